@@ -1,0 +1,8 @@
+"""Start the server from a checkout: ``python api_main.py [--host H] [--port P]``."""
+
+import sys
+
+from mflux_api.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["serve", *sys.argv[1:]]))

@@ -1,0 +1,7 @@
+"""``python -m mflux_api``."""
+
+import sys
+
+from mflux_api.cli import main
+
+sys.exit(main())

@@ -1,0 +1,145 @@
+"""The event hub: a log of events per job, and everybody who follows it.
+
+The publisher never waits. A subscriber that keeps up gets every event; a slow one loses progress events, never the
+terminal one, for which a place in its channel is kept free. The log holds no pixels.
+"""
+
+import secrets
+from collections import OrderedDict
+from typing import NoReturn, assert_never
+
+import attrs
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.mailbox import Mailbox
+from mflux_api.jobs import Finished, JobEvent, Progress
+from mflux_api.supervisor import Started
+
+SUBSCRIBER_BUFFER = 32
+FINISHED_LOGS = 256
+"""Logs of finished jobs that are kept for late followers."""
+
+
+@attrs.define
+class _Log:
+    entries: list[m.Logged] = attrs.field(factory=list)
+    subscribers: list[trio.MemorySendChannel[m.Logged]] = attrs.field(factory=list)
+    finished: bool = False
+    highest: float = 0.0
+
+
+class EventHub:
+    """Keeps the logs and fans out."""
+
+    def __init__(self, mailbox: Mailbox[m.HubMessage]) -> None:
+        self._mailbox = mailbox
+
+    async def run(self, status: Started) -> NoReturn:
+        """Serve the mailbox until cancelled; then every follower's channel is closed."""
+        boot = _Boot(secrets.token_hex(4))
+        try:
+            status.started()
+            while True:
+                message = await self._mailbox.receive()
+                match message:
+                    case m.Publish():
+                        boot.publish(message.job_id, message.event)
+                    case m.Subscribe():
+                        message.reply.ok(boot.subscribe(message.job_id, message.last_event_id))
+                    case m.OpenLogs():
+                        message.reply.ok(boot.open_logs())
+                    case _:
+                        assert_never(message)
+        finally:
+            boot.close()
+
+
+class _Boot:
+    """The hub's state from one start to the next; its name is part of every event id."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._logs: OrderedDict[str, _Log] = OrderedDict()
+        self._finished: OrderedDict[str, None] = OrderedDict()
+
+    def publish(self, job_id: str, event: JobEvent) -> None:
+        log = self._logs.setdefault(job_id, _Log())
+        if log.finished:
+            return
+        if isinstance(event, Progress):
+            # A restarted scheduler counts from nothing again; what a follower sees never decreases.
+            log.highest = max(log.highest, event.progress)
+            event = attrs.evolve(event, progress=log.highest)
+        entry = m.Logged(id=f"{self._name}-{len(log.entries) + 1}", event=event)
+        log.entries.append(entry)
+        terminal = isinstance(event, Finished)
+        log.subscribers = [channel for channel in log.subscribers if _deliver(channel, entry, terminal=terminal)]
+        if terminal:
+            log.finished = True
+            for channel in log.subscribers:
+                channel.close()
+            log.subscribers.clear()
+            self._retire(job_id)
+
+    def subscribe(self, job_id: str, last_event_id: str | None) -> m.Subscription:
+        send, receive = trio.open_memory_channel[m.Logged](SUBSCRIBER_BUFFER)
+        log = self._logs.get(job_id)
+        if log is None:
+            send.close()
+            return m.Subscription(missed=(), present=None, channel=receive)
+        if log.finished:
+            send.close()
+        else:
+            log.subscribers = [channel for channel in log.subscribers if _followed(channel)]
+            log.subscribers.append(send)
+        if last_event_id is None:
+            present, missed = _present(log)
+            return m.Subscription(missed=missed, present=present, channel=receive)
+        return m.Subscription(missed=self._after(log, last_event_id), present=None, channel=receive)
+
+    def open_logs(self) -> tuple[str, ...]:
+        return tuple(job_id for job_id, log in self._logs.items() if not log.finished)
+
+    def close(self) -> None:
+        for log in self._logs.values():
+            for channel in log.subscribers:
+                channel.close()
+
+    def _after(self, log: _Log, last_event_id: str) -> tuple[m.Logged, ...]:
+        ids = [entry.id for entry in log.entries]
+        if last_event_id not in ids:
+            return tuple(log.entries)
+        known = ids.index(last_event_id) + 1
+        # Who already has the terminal event and comes back gets it again: EventSource would reconnect for ever.
+        return tuple(log.entries[min(known, len(ids) - 1) if log.finished else known :])
+
+    def _retire(self, job_id: str) -> None:
+        self._finished[job_id] = None
+        while len(self._finished) > FINISHED_LOGS:
+            oldest, _ = self._finished.popitem(last=False)
+            del self._logs[oldest]
+
+
+def _present(log: _Log) -> tuple[m.Logged | None, tuple[m.Logged, ...]]:
+    """Return the newest state, and the terminal event that may follow it."""
+    if not log.finished:
+        return (log.entries[-1] if log.entries else None), ()
+    # The state before the terminal event: whoever is cut off between the two still gets the terminal one.
+    return (log.entries[-2] if len(log.entries) > 1 else None), (log.entries[-1],)
+
+
+def _followed(channel: trio.MemorySendChannel[m.Logged]) -> bool:
+    return channel.statistics().open_receive_channels > 0
+
+
+def _deliver(channel: trio.MemorySendChannel[m.Logged], entry: m.Logged, *, terminal: bool) -> bool:
+    """Send without waiting; return ``False`` when nobody listens any more."""
+    statistics = channel.statistics()
+    if statistics.open_receive_channels == 0:
+        channel.close()
+        return False
+    last_place = statistics.current_buffer_used >= statistics.max_buffer_size - 1
+    if terminal or not last_place:
+        channel.send_nowait(entry)
+    return True

@@ -1,0 +1,259 @@
+"""The way in: what HTTP routes and embedding programs may ask of the actors, and nothing but messages."""
+
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import attrs
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.mailbox import ActorGone, Address, Ask
+from mflux_api.catalog import Catalog
+from mflux_api.config import Settings
+from mflux_api.errors import ImageGone, JobNotFound, ServiceRestarting
+from mflux_api.jobs import Finished, Job, Progress, Stage, Status, StoredImage
+from mflux_api.requests import GenerateRequest, check_supported, find_model, resolve, validate
+from mflux_api.storage.repository import Page, Totals
+
+T = TypeVar("T")
+M = TypeVar("M")
+
+
+@attrs.frozen(kw_only=True)
+class Addresses:
+    """Every actor that can be asked from outside the tree."""
+
+    scheduler: Address[m.SchedulerMessage]
+    store: Address[m.StoreMessage]
+    hub: Address[m.HubMessage]
+    loader: Address[m.LoaderMessage]
+    generator: Address[m.GeneratorMessage]
+    stats: Address[m.StatsMessage]
+
+
+@attrs.frozen(kw_only=True)
+class JobView:
+    """A job with what is only known while it is unfinished."""
+
+    job: Job
+    live: m.Live | None
+
+
+class Gateway:
+    """Typed questions to the actors. Every method raises :class:`ServiceRestarting` when its actor just died."""
+
+    def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog) -> None:
+        self._to = addresses
+        self._readers = trio.CapacityLimiter(4)
+        self.settings = settings
+        self.catalog = catalog
+
+    async def submit(self, request: GenerateRequest, *, synchronous: bool = False) -> m.Accepted:
+        """Check, resolve and queue a request; when this returns the job is kept.
+
+        Raises:
+            InvalidParameter: a field is outside its limits.
+            InvalidModel: no model has that name.
+            ModelNotFound: it is a Flux1 model's name.
+            NotYetSupported: this version cannot do it.
+            QueueFull: too many jobs wait.
+            ShuttingDown: the service is draining.
+            EngineUnavailable: the engine does not start.
+        """
+        generation = self.settings.generation
+        checked = validate(request, max_images=generation.max_batch_size)
+        model = find_model(checked.model or self.settings.models.default, self.catalog)
+        check_supported(checked, model)
+        resolved = resolve(checked, model, default_steps=generation.default_steps)
+        return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous))
+
+    async def job(self, job_id: str) -> JobView:
+        """Return one job as it is now.
+
+        Raises:
+            JobNotFound: there is none with that id.
+        """
+        job = await self._job(job_id)
+        if job.status.terminal:
+            return JobView(job=job, live=None)
+        live = (await self._ask(self._to.scheduler, m.GetLive())).get(job_id)
+        if live is None:
+            # It ended between the two questions.
+            job = await self._job(job_id)
+        return JobView(job=job, live=live)
+
+    async def jobs(
+        self, *, limit: int = 50, cursor: str | None = None, status: Status | None = None
+    ) -> tuple[tuple[JobView, ...], str | None]:
+        """Return a page of jobs, newest first, and the cursor of the next one."""
+        live = await self._ask(self._to.scheduler, m.GetLive())
+        page: Page = await self._ask(self._to.store, m.ListJobs(limit=limit, cursor=cursor, status=status))
+        views = tuple(JobView(job=job, live=None if job.status.terminal else live.get(job.id)) for job in page.jobs)
+        return views, page.next_cursor
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job and return it; a finished one is returned as it is.
+
+        Raises:
+            JobNotFound: there is none with that id.
+        """
+        job = await self._ask(self._to.scheduler, m.CancelJob(job_id=job_id))
+        if job is None:
+            raise _unknown(job_id)
+        return job
+
+    def abandon(self, job_id: str) -> None:
+        """Cancel a job without waiting for the answer, for callers that are being cancelled themselves."""
+        self._to.scheduler.tell_now(m.Abandon(job_id=job_id), control=True)
+
+    async def follow(self, job_id: str, last_event_id: str | None = None) -> "EventStream":
+        """Follow a job's events; use the result as an async context manager and iterate over it.
+
+        Raises:
+            JobNotFound: there is none with that id.
+        """
+        await self._job(job_id)
+        subscription = await self._ask(self._to.hub, m.Subscribe(job_id=job_id, last_event_id=last_event_id))
+        try:
+            # Read after subscribing: an end that this row does not show yet will come through the channel.
+            job = await self._job(job_id)
+        except BaseException:
+            subscription.channel.close()
+            raise
+        return EventStream(self, job, subscription, from_start=last_event_id is None)
+
+    async def finished(self, job_id: str) -> Job:
+        """Wait until a job has ended and return it."""
+        while True:
+            async with await self.follow(job_id) as stream:
+                try:
+                    async for logged in stream:
+                        if isinstance(logged.event, Finished):
+                            return logged.event.job
+                except ServiceRestarting:
+                    # The hub was restarted under us; the job goes on.
+                    await trio.lowlevel.checkpoint()
+
+    async def image_bytes(self, image: StoredImage) -> bytes:
+        """Read a finished image's PNG file.
+
+        Raises:
+            ImageGone: somebody removed the file.
+        """
+        try:
+            return await trio.to_thread.run_sync(Path(image.path).read_bytes, limiter=self._readers)
+        except FileNotFoundError:
+            raise ImageGone("The image's file was removed from the output directory") from None
+
+    async def load(self) -> m.Load:
+        """Return how busy the scheduler is."""
+        return await self._ask(self._to.scheduler, m.GetLoad())
+
+    async def live(self) -> Mapping[str, m.Live]:
+        """Return every unfinished job: running ones first, then the queue in order."""
+        return await self._ask(self._to.scheduler, m.GetLive())
+
+    async def engine(self) -> m.EngineState:
+        """Return the state of the engine child."""
+        return await self._ask(self._to.generator, m.GetEngine())
+
+    async def residency(self) -> m.Residency:
+        """Return which model is in memory."""
+        return await self._ask(self._to.loader, m.GetResidency())
+
+    async def totals(self) -> Totals:
+        """Return the running counters of the store."""
+        return await self._ask(self._to.store, m.GetTotals())
+
+    async def counters(self) -> m.Counters:
+        """Return the counters of this process."""
+        return await self._ask(self._to.stats, m.GetCounters())
+
+    async def drain(self) -> None:
+        """Take no new work, and wait until nothing runs any more."""
+        await self._ask(self._to.scheduler, m.Drain(), control=True)
+
+    async def _job(self, job_id: str) -> Job:
+        job = await self._ask(self._to.store, m.GetJob(job_id=job_id))
+        if job is None:
+            raise _unknown(job_id)
+        return job
+
+    async def _ask(self, address: Address[M], message: Ask[T], *, control: bool = False) -> T:
+        try:
+            return await address.ask(message, control=control)
+        except ActorGone as gone:
+            raise ServiceRestarting(f"The service's {gone} was restarted; try again") from None
+
+
+class EventStream:
+    """One follower of one job: the present or what was missed, then what happens, then the end."""
+
+    def __init__(self, gateway: Gateway, job: Job, subscription: m.Subscription, *, from_start: bool) -> None:
+        self._gateway = gateway
+        self._job = job
+        self._channel = subscription.channel
+        self._past = deque(subscription.missed)
+        self._ended = False
+        if from_start:
+            present = subscription.present
+            if present is None or job.status.terminal:
+                present = m.Logged(id=present.id if present is not None else "", event=_present(job))
+            self._past.appendleft(present)
+
+    async def __aenter__(self) -> "EventStream":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def __aiter__(self) -> "EventStream":
+        return self
+
+    async def __anext__(self) -> m.Logged:
+        """Return the next event.
+
+        Raises:
+            ServiceRestarting: the hub ended and the job goes on; follow again.
+        """
+        if self._ended:
+            raise StopAsyncIteration
+        logged = self._past.popleft() if self._past else await self._receive()
+        self._ended = isinstance(logged.event, Finished)
+        return logged
+
+    async def _receive(self) -> m.Logged:
+        try:
+            return await self._channel.receive()
+        except trio.EndOfChannel:
+            job = (await self._gateway.job(self._job.id)).job
+            if job.status.terminal:
+                return m.Logged(id="", event=Finished(job=job))
+            raise ServiceRestarting("The event stream was restarted; follow the job again") from None
+
+
+def _present(job: Job) -> Progress:
+    """State where a job is when no log says so."""
+    done = job.status is Status.COMPLETED
+    steps = job.request.steps or 0
+    return Progress(
+        id=job.id,
+        status=job.status,
+        stage=Stage.SAVING if done else Stage.QUEUED,
+        progress=job.progress,
+        step=steps if done else 0,
+        steps=steps,
+        image=len(job.images),
+        images=job.request.num_images,
+        attempt=job.attempts + 1,
+    )
+
+
+def _unknown(job_id: str) -> JobNotFound:
+    shown = job_id[:32]
+    return JobNotFound(f"Job '{shown}' not found", {"job_id": shown})

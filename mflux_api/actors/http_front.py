@@ -1,0 +1,23 @@
+"""The HTTP front: Hypercorn and the Quart app as one supervised child, and a leaf of the tree."""
+
+import socket
+from collections.abc import Sequence
+
+import trio
+
+from mflux_api.actors.gateway import Gateway
+from mflux_api.http.app import create_app
+from mflux_api.http.server import serve
+from mflux_api.supervisor import Started
+
+
+class HttpFront:
+    """Serves the REST API on sockets that outlive it, so a restart refuses no connection."""
+
+    def __init__(self, gateway: Gateway, sockets: Sequence[socket.socket]) -> None:
+        self._gateway = gateway
+        self._sockets = sockets
+
+    async def run(self, status: Started) -> None:
+        """Serve until cancelled; reports the URLs."""
+        await serve(create_app(self._gateway), self._sockets, drain=trio.Event(), task_status=status)

@@ -1,0 +1,214 @@
+"""Mailboxes and addresses: how actors send each other messages, and nothing else.
+
+A mailbox has two bounded lanes, control before work, and belongs to the supervisor's side of the house: it outlives
+the actor that reads it. Queued messages survive that actor's restart. A message that the actor had taken and not
+answered is lost with it, and whoever asked gets :class:`ActorGone`, never a hang.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+import attrs
+import trio
+
+M = TypeVar("M")
+T = TypeVar("T")
+
+WORK_CAPACITY = 256
+CONTROL_CAPACITY = 1024
+
+
+class ActorGone(Exception):
+    """The actor that was asked ended before it answered, or has stopped for good."""
+
+
+class MailboxFull(Exception):
+    """``tell_now`` found no room in the lane."""
+
+
+class Reply(Generic[T]):
+    """A one-shot channel for the answer to one message; answering never blocks."""
+
+    def __init__(self) -> None:
+        self._send, self._receive = trio.open_memory_channel[T | BaseException](1)
+        self._answered = False
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the asker still waits."""
+        return self._send.statistics().open_receive_channels > 0
+
+    def ok(self, value: T) -> bool:
+        """Answer; returns ``False`` when the asker is gone."""
+        return self._put(value)
+
+    def fail(self, error: BaseException) -> bool:
+        """Answer with an exception, raised in the asker."""
+        return self._put(error)
+
+    def abandon(self) -> None:
+        """Give up without an answer: the asker gets :class:`ActorGone`."""
+        self._answered = True
+        self._send.close()
+
+    @property
+    def answered(self) -> bool:
+        """Whether nothing more is owed to the asker."""
+        return self._answered
+
+    def _put(self, value: T | BaseException) -> bool:
+        if self._answered:
+            raise RuntimeError("a message is answered once")
+        self._answered = True
+        try:
+            self._send.send_nowait(value)
+        except trio.BrokenResourceError:
+            return False
+        finally:
+            self._send.close()
+        return True
+
+    async def receive(self, asked: str) -> T:
+        """Wait for the answer.
+
+        Raises:
+            ActorGone: nobody will answer any more.
+        """
+        with self._receive:
+            try:
+                answer = await self._receive.receive()
+            except trio.EndOfChannel:
+                raise ActorGone(asked) from None
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+
+@attrs.frozen(kw_only=True)
+class Ask(Generic[T]):
+    """Base of every message that expects an answer of type ``T``."""
+
+    reply: Reply[T] = attrs.field(factory=Reply, eq=False, repr=False)
+
+
+class Mailbox(Generic[M]):
+    """The receiving side; one per actor name, kept across restarts."""
+
+    def __init__(
+        self, name: str, *, work_capacity: int = WORK_CAPACITY, control_capacity: int = CONTROL_CAPACITY
+    ) -> None:
+        self.name = name
+        self._work_in, self._work_out = trio.open_memory_channel[M](work_capacity)
+        self._control_in, self._control_out = trio.open_memory_channel[M](control_capacity)
+        # One token per queued message, so that one await serves two lanes.
+        self._bell_in, self._bell_out = trio.open_memory_channel[None](math.inf)
+        self._in_hand: list[Reply[Any]] = []
+        self._closed = False
+
+    async def receive(self) -> M:
+        """Take the next message, control lane first."""
+        await self._bell_out.receive()
+        try:
+            message = self._control_out.receive_nowait()
+        except trio.WouldBlock:
+            message = self._work_out.receive_nowait()
+        if isinstance(message, Ask):
+            self._in_hand = [reply for reply in self._in_hand if not reply.answered]
+            self._in_hand.append(message.reply)
+        return message
+
+    def drop_in_hand(self) -> None:
+        """The reading actor ended: everything it took and did not answer is lost."""
+        for reply in self._in_hand:
+            if not reply.answered:
+                reply.abandon()
+        self._in_hand.clear()
+
+    def close(self) -> None:
+        """The actor will not come back: nobody waits in vain, and nothing more is taken."""
+        self._closed = True
+        self.drop_in_hand()
+        for lane in (self._control_out, self._work_out):
+            while True:
+                try:
+                    message = lane.receive_nowait()
+                except trio.WouldBlock:
+                    break
+                if isinstance(message, Ask):
+                    message.reply.abandon()
+            lane.close()
+
+    def queued(self) -> int:
+        """Messages waiting in both lanes."""
+        return self._bell_out.statistics().current_buffer_used
+
+    async def put(self, message: M, *, control: bool) -> None:
+        """Queue a message, waiting for room.
+
+        Raises:
+            ActorGone: the mailbox is closed.
+        """
+        try:
+            await (self._control_in if control else self._work_in).send(message)
+        except trio.BrokenResourceError:
+            raise ActorGone(self.name) from None
+        self._bell_in.send_nowait(None)
+
+    def put_now(self, message: M, *, control: bool) -> None:
+        """Queue a message if there is room.
+
+        Raises:
+            ActorGone: the mailbox is closed.
+            MailboxFull: the lane is full.
+        """
+        try:
+            (self._control_in if control else self._work_in).send_nowait(message)
+        except trio.BrokenResourceError:
+            raise ActorGone(self.name) from None
+        except trio.WouldBlock:
+            raise MailboxFull(self.name) from None
+        self._bell_in.send_nowait(None)
+
+
+class Address(Generic[M]):
+    """The sending side, made out to one sender: what an actor knows of another."""
+
+    def __init__(self, mailbox: Mailbox[M], *, sender: str, asks: Mapping[str, frozenset[str]]) -> None:
+        self._mailbox = mailbox
+        self._sender = sender
+        self._may_ask = mailbox.name in asks.get(sender, frozenset())
+
+    @property
+    def name(self) -> str:
+        """The receiver's name."""
+        return self._mailbox.name
+
+    async def tell(self, message: M, *, control: bool = False) -> None:
+        """Send, waiting while the receiver's lane is full.
+
+        Raises:
+            ActorGone: the receiver has stopped for good.
+        """
+        await self._mailbox.put(message, control=control)
+
+    def tell_now(self, message: M, *, control: bool = False) -> None:
+        """Send without waiting.
+
+        Raises:
+            ActorGone: the receiver has stopped for good.
+            MailboxFull: the receiver's lane is full.
+        """
+        self._mailbox.put_now(message, control=control)
+
+    async def ask(self, message: Ask[T], *, control: bool = False) -> T:
+        """Send a message and wait for its answer.
+
+        Raises:
+            ActorGone: the receiver ended before it answered.
+            RuntimeError: the ask graph of :mod:`mflux_api.actors.messages` has no such edge.
+        """
+        if not self._may_ask:
+            raise RuntimeError(f"{self._sender} may not ask {self.name}: the ask graph has no such edge")
+        await self._mailbox.put(message, control=control)  # type: ignore[arg-type]
+        return await message.reply.receive(self.name)

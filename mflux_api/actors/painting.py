@@ -1,0 +1,169 @@
+"""One attempt at one job, as the job's task sees it: lease, run, follow, save."""
+
+import errno
+import itertools
+import logging
+from collections.abc import Callable, Iterable
+from typing import assert_never
+
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.mailbox import ActorGone, Address
+from mflux_api.engine.interface import EngineDied
+from mflux_api.errors import DiskFull, InternalError, ServiceError
+from mflux_api.jobs import Job, Progress, ProgressTracker, Stage, StoredImage, Timings
+from mflux_api.storage.files import ImageFiles
+
+logger = logging.getLogger(__name__)
+
+Publish = Callable[[Progress], None]
+
+
+class SaveFailed(Exception):
+    """An image was painted but cannot be kept; ``error`` is what the client sees."""
+
+    def __init__(self, error: ServiceError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+class Painter:
+    """Runs attempts; shared by the scheduler's job tasks."""
+
+    def __init__(
+        self,
+        loader: Address[m.LoaderMessage],
+        generator: Address[m.GeneratorMessage],
+        files: ImageFiles,
+        encoders: trio.CapacityLimiter,
+    ) -> None:
+        self._loader = loader
+        self._generator = generator
+        self._files = files
+        self._encoders = encoders
+        self._attempts = itertools.count(1)
+
+    async def paint(self, job: Job, tracker: ProgressTracker, images: list[StoredImage], publish: Publish) -> Timings:
+        """Paint the job's images, appending each to ``images`` once it is on disk.
+
+        Raises:
+            EngineDied: the engine ended with the job inside.
+            ActorGone: the loader or the generator was restarted.
+            SaveFailed: an image cannot be written.
+            ServiceError: the engine refuses the job.
+        """
+        while True:
+            publish(tracker.stage(Stage.LOADING))
+            lease = await self._loader.ask(m.Acquire(model=job.model))
+            try:
+                return await self._run(job, lease, tracker, images, publish)
+            except m.StaleLease:
+                logger.debug("job %s: the engine was replaced before the run began", job.id)
+            finally:
+                self._release(lease)
+
+    def discard(self, images: Iterable[StoredImage]) -> None:
+        """Remove images that no job will show."""
+        for image in images:
+            self._files.discard(image)
+
+    def _release(self, lease: m.Lease) -> None:
+        try:
+            self._loader.tell_now(m.Release(lease_id=lease.id), control=True)
+        except ActorGone:
+            logger.debug("the loader is gone, and its leases with it")
+
+    async def _run(
+        self, job: Job, lease: m.Lease, tracker: ProgressTracker, images: list[StoredImage], publish: Publish
+    ) -> Timings:
+        count, steps = job.request.num_images, job.request.steps or 1
+        # Room for all that one run can report, so that the generator never waits for us.
+        events, reports = trio.open_memory_channel[m.RunEvent](count * (steps + 5) + 8)
+        paint = m.Paint(lease=lease, request=job.request, attempt=next(self._attempts), events=events)
+        timings: Timings | None = None
+        error: Exception | None = None
+        async with trio.open_nursery() as nursery:
+
+            async def follow() -> None:
+                nonlocal error
+                try:
+                    await self._follow(job, reports, tracker, images, publish)
+                except SaveFailed as failed:
+                    error = failed
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(follow)
+            try:
+                timings = await self._generator.ask(paint)
+            except (ServiceError, EngineDied, ActorGone, m.StaleLease) as failed:
+                error = failed
+                nursery.cancel_scope.cancel()
+            finally:
+                if timings is None:
+                    self._stop(paint)
+        if error is not None:
+            raise error
+        if timings is None:
+            raise ActorGone(self._generator.name)
+        return timings
+
+    def _stop(self, paint: m.Paint) -> None:
+        try:
+            self._generator.tell_now(m.StopPainting(attempt=paint.attempt), control=True)
+        except ActorGone:
+            logger.debug("the generator is gone, and its run with it")
+
+    async def _follow(
+        self,
+        job: Job,
+        reports: trio.MemoryReceiveChannel[m.RunEvent],
+        tracker: ProgressTracker,
+        images: list[StoredImage],
+        publish: Publish,
+    ) -> None:
+        with reports:
+            async for report in reports:
+                match report:
+                    case m.Entered():
+                        publish(tracker.stage(Stage(report.stage)))
+                    case m.Stepped():
+                        publish(tracker.step(report.step, report.steps))
+                    case m.Painted():
+                        publish(tracker.stage(Stage.SAVING))
+                        images.append(await self._save(job, report))
+                        publish(tracker.image_saved(len(images)))
+                    case _:
+                        assert_never(report)
+
+    async def _save(self, job: Job, painted: m.Painted) -> StoredImage:
+        def save() -> StoredImage:
+            return self._files.save(
+                job,
+                painted.index,
+                seed=painted.seed,
+                width=painted.width,
+                height=painted.height,
+                rgb=painted.rgb,
+            )
+
+        try:
+            stored = await trio.to_thread.run_sync(save, limiter=self._encoders)
+        except OSError as failed:
+            raise SaveFailed(_save_error(failed)) from failed
+        try:
+            await trio.lowlevel.checkpoint_if_cancelled()
+        except trio.Cancelled:
+            # The job ended while the file was being written; nothing will ever point to it.
+            self._files.discard(stored)
+            raise
+        return stored
+
+
+def _save_error(error: OSError) -> ServiceError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull("No space left in the output directory; free some and try again")
+    return InternalError(
+        "The image cannot be written to the output directory; check that generation.output_dir is writable",
+        {"reason": error.strerror or type(error).__name__},
+    )

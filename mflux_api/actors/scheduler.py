@@ -1,0 +1,325 @@
+"""The scheduler: what runs next, and what becomes of it.
+
+Its receive loop only decides. Every accepted, running or cancelled job has a task of its own in the scheduler's
+nursery that does the asking; a running job's cancel scope is the job.
+"""
+
+import itertools
+import logging
+from datetime import UTC, datetime
+from typing import assert_never
+
+import attrs
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
+from mflux_api.actors.painting import Painter, SaveFailed
+from mflux_api.config import SchedulerSettings
+from mflux_api.engine.interface import EngineDied
+from mflux_api.errors import EngineCrashed, EngineUnavailable, QueueFull, ServerCrashed, ServiceError, ShuttingDown
+from mflux_api.jobs import Failure, Finished, Job, Progress, ProgressTracker, Status, StoredImage, new_job_id
+from mflux_api.supervisor import Started
+
+logger = logging.getLogger(__name__)
+
+MAX_SERVICE_DEATHS = 5
+
+
+@attrs.define(eq=False)
+class _Entry:
+    """A job that is not finished, as the scheduler knows it."""
+
+    job: Job
+    number: int
+    """Order of acceptance; a job that goes back to the queue keeps its place."""
+    tracker: ProgressTracker
+    images: list[StoredImage] = attrs.field(factory=list)
+    scope: trio.CancelScope | None = None
+    """Set while it runs."""
+    kept: trio.Event = attrs.field(factory=trio.Event)
+    """Set once the store has it."""
+    finishing: bool = False
+    """Somebody is committing its end; nobody else may."""
+    finished: trio.Event = attrs.field(factory=trio.Event)
+
+
+class Scheduler:
+    """Admission, order, retries and cancellation."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox[m.SchedulerMessage],
+        *,
+        store: Address[m.StoreMessage],
+        hub: Address[m.HubMessage],
+        stats: Address[m.StatsMessage],
+        painter: Painter,
+        settings: SchedulerSettings,
+        slots: int = 1,
+    ) -> None:
+        self._mailbox = mailbox
+        self._store = store
+        self._hub = hub
+        self._stats = stats
+        self._painter = painter
+        self._settings = settings
+        self._slots = slots
+        self._draining = False
+
+    async def run(self, status: Started) -> None:
+        """Take up what the store has unfinished, then serve the mailbox until cancelled."""
+        self._entries: dict[str, _Entry] = {}
+        self._queue: list[_Entry] = []
+        self._numbers = itertools.count()
+        self._active = 0
+        self._degraded = False
+        self._drains: list[m.Drain] = []
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await self._take_up()
+            status.started()
+            self._dispatch()
+            while True:
+                self._handle(await self._mailbox.receive())
+
+    def _handle(self, message: m.SchedulerMessage) -> None:
+        match message:
+            case m.Submit():
+                self._submit(message)
+            case m.CancelJob():
+                self._nursery.start_soon(self._cancel_and_answer, message)
+            case m.Abandon():
+                self._nursery.start_soon(self._cancel, message.job_id)
+            case m.GetLive():
+                message.reply.ok(self._live())
+            case m.GetLoad():
+                message.reply.ok(
+                    m.Load(
+                        active=self._active,
+                        queued=self._waiting(),
+                        draining=self._draining,
+                        degraded=self._degraded,
+                    )
+                )
+            case m.Drain():
+                self._draining = True
+                self._drains.append(message)
+                self._answer_drains()
+            case m.EngineHealth():
+                self._degraded = message.degraded
+            case _:
+                assert_never(message)
+
+    # --- admission ---
+
+    def _submit(self, message: m.Submit) -> None:
+        refusal = self._refusal()
+        if refusal is not None:
+            message.reply.fail(refusal)
+            return
+        job = Job(
+            id=new_job_id(),
+            request=message.request,
+            created_at=datetime.now(UTC),
+            synchronous=message.synchronous,
+        )
+        entry = self._enter(job)
+        self._nursery.start_soon(self._keep, entry, message)
+
+    def _refusal(self) -> ServiceError | None:
+        if self._draining:
+            return ShuttingDown("The service is shutting down and takes no new work")
+        if self._degraded:
+            return EngineUnavailable("The engine does not start; see GET /api/v1/health and the log")
+        if self._waiting() >= self._settings.max_queue:
+            return QueueFull(
+                f"The queue is full ({self._settings.max_queue} jobs); try again later",
+                {"max_queue": self._settings.max_queue},
+            )
+        return None
+
+    def _waiting(self) -> int:
+        """Jobs that are queued or on their way into the store."""
+        return sum(entry.scope is None and not entry.finishing for entry in self._entries.values())
+
+    def _enter(self, job: Job) -> _Entry:
+        entry = _Entry(job=job, number=next(self._numbers), tracker=ProgressTracker(job))
+        self._entries[job.id] = entry
+        return entry
+
+    async def _keep(self, entry: _Entry, message: m.Submit) -> None:
+        try:
+            await self._store.ask(m.Insert(job=entry.job))
+        except (ServiceError, ActorGone) as error:
+            del self._entries[entry.job.id]
+            entry.kept.set()
+            message.reply.fail(error)
+            return
+        self._line_up(entry)
+        entry.kept.set()
+        self._publish(entry.tracker.latest)
+        told = message.reply.ok(m.Accepted(job=entry.job, position=self._queue.index(entry) + 1))
+        # When whoever submitted is gone, an async job stays: it was accepted, and its id may be read elsewhere.
+        if entry.job.synchronous and not told:
+            self._nursery.start_soon(self._cancel, entry.job.id)
+        self._dispatch()
+
+    def _line_up(self, entry: _Entry) -> None:
+        self._queue.append(entry)
+        self._queue.sort(key=lambda waiting: waiting.number)
+
+    # --- running ---
+
+    def _dispatch(self) -> None:
+        while self._queue and self._active < self._slots and not self._draining:
+            entry = self._queue.pop(0)
+            entry.scope = trio.CancelScope()
+            self._active += 1
+            self._nursery.start_soon(self._work, entry, entry.scope)
+
+    async def _work(self, entry: _Entry, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                await self._run(entry)
+        finally:
+            self._active -= 1
+            entry.scope = None
+        self._answer_drains()
+        self._dispatch()
+
+    async def _run(self, entry: _Entry) -> None:
+        entry.job = await self._store.ask(m.Begin(job_id=entry.job.id))
+        entry.tracker.begin_attempt(entry.job.attempts + 1)
+        entry.images.clear()
+        try:
+            timings = await self._painter.paint(entry.job, entry.tracker, entry.images, self._publish)
+        except EngineDied as died:
+            logger.warning("job %s: the engine died (%s)", entry.job.id, died.reason)
+            await self._again(entry, m.Requeue(job_id=entry.job.id, engine_died=True))
+        except ActorGone:
+            await self._again(entry, m.Requeue(job_id=entry.job.id, service_died=True))
+        except SaveFailed as failed:
+            await self._fail(entry, failed.error)
+        except ServiceError as error:
+            await self._fail(entry, error)
+        else:
+            await self._finish(entry, m.Completed(images=tuple(entry.images), timings=timings))
+
+    async def _again(self, entry: _Entry, requeue: m.Requeue) -> None:
+        if entry.finishing:
+            return
+        self._painter.discard(entry.images)
+        entry.images.clear()
+        entry.job = await self._store.ask(requeue)
+        exhausted = self._exhausted(entry.job)
+        if exhausted is not None:
+            await self._fail(entry, exhausted)
+            return
+        self._publish(entry.tracker.back_to_queue())
+        self._line_up(entry)
+
+    def _exhausted(self, job: Job) -> ServiceError | None:
+        if job.attempts >= self._settings.max_attempts:
+            return EngineCrashed(
+                f"The engine crashed {job.attempts} times on this job; try a smaller size or another model",
+                {"attempts": job.attempts},
+            )
+        if job.service_deaths >= MAX_SERVICE_DEATHS:
+            return ServerCrashed(
+                f"The service ended {job.service_deaths} times on this job; submit it again to retry",
+                {"deaths": job.service_deaths},
+            )
+        return None
+
+    # --- endings ---
+
+    async def _finish(self, entry: _Entry, outcome: m.Outcome) -> None:
+        """Commit the end and tell the world; only the first caller does anything."""
+        if entry.finishing:
+            return
+        entry.finishing = True
+        entry.job = await self._store.ask(m.Finish(job_id=entry.job.id, outcome=outcome))
+        await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job)))
+        del self._entries[entry.job.id]
+        entry.finished.set()
+        self._count(entry.job.status.value)
+
+    async def _fail(self, entry: _Entry, error: ServiceError) -> None:
+        outcome = m.Failed(
+            failure=Failure.of(error), images=tuple(entry.images), progress=entry.tracker.latest.progress
+        )
+        await self._finish(entry, outcome)
+
+    async def _cancel_and_answer(self, message: m.CancelJob) -> None:
+        try:
+            message.reply.ok(await self._cancel(message.job_id))
+        except ActorGone as error:
+            message.reply.fail(error)
+
+    async def _cancel(self, job_id: str) -> Job | None:
+        entry = self._entries.get(job_id)
+        if entry is None:
+            return await self._store.ask(m.GetJob(job_id=job_id))
+        await entry.kept.wait()
+        if entry.finishing:
+            await entry.finished.wait()
+            return entry.job
+        if self._entries.get(job_id) is not entry:
+            return None
+        if entry in self._queue:
+            self._queue.remove(entry)
+        if entry.scope is not None:
+            # The task ends at its next checkpoint; by then the job is taken, and it cannot finish it any more.
+            entry.scope.cancel()
+        await self._finish(entry, m.Cancelled(images=tuple(entry.images), progress=entry.tracker.latest.progress))
+        return entry.job
+
+    async def _take_up(self) -> None:
+        """After a start: requeue what was running, and publish every end that nobody heard of."""
+        for job in await self._store.ask(m.Unfinished()):
+            if job.status is Status.GENERATING:
+                job = await self._store.ask(m.Requeue(job_id=job.id, service_died=True))
+            entry = self._enter(job)
+            entry.kept.set()
+            exhausted = self._exhausted(job)
+            if exhausted is not None:
+                await self._fail(entry, exhausted)
+                continue
+            self._publish(entry.tracker.latest)
+            self._line_up(entry)
+        for job_id in await self._hub.ask(m.OpenLogs()):
+            if job_id not in self._entries:
+                finished = await self._store.ask(m.GetJob(job_id=job_id))
+                if finished is not None and finished.status.terminal:
+                    await self._hub.tell(m.Publish(job_id=job_id, event=Finished(job=finished)))
+
+    def _answer_drains(self) -> None:
+        if self._active == 0:
+            while self._drains:
+                self._drains.pop().reply.ok(None)
+
+    # --- telling ---
+
+    def _live(self) -> dict[str, m.Live]:
+        running = [entry for entry in self._entries.values() if entry.scope is not None]
+        positions = {entry.job.id: place for place, entry in enumerate(self._queue, start=1)}
+        return {
+            entry.job.id: m.Live(progress=entry.tracker.latest, position=positions.get(entry.job.id))
+            for entry in (*running, *self._queue)
+        }
+
+    def _publish(self, progress: Progress) -> None:
+        entry = self._entries.get(progress.id)
+        if entry is None or entry.finishing:
+            return
+        try:
+            self._hub.tell_now(m.Publish(job_id=progress.id, event=progress))
+        except (MailboxFull, ActorGone):
+            logger.debug("a progress event was dropped")
+
+    def _count(self, name: str) -> None:
+        try:
+            self._stats.tell_now(m.Count(name=name))
+        except (MailboxFull, ActorGone):
+            logger.debug("a count was dropped")

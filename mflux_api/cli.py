@@ -1,0 +1,176 @@
+"""The command line: the only place that touches signals, exit codes and the logging set-up."""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import trio
+
+from mflux_api.config import Settings, load_settings
+from mflux_api.errors import ConfigError, ServiceError, ServiceFailed
+from mflux_api.jobs import Finished
+from mflux_api.progress_bar import ProgressBar
+from mflux_api.requests import GenerateRequest
+from mflux_api.service import Service, open_service
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+EXIT_INTERNAL = 70
+"""The supervision tree gave up (``EX_SOFTWARE``)."""
+EXIT_INTERRUPTED = 130
+
+SECOND_SIGNAL_AFTER = 1.0
+"""Seconds: a process group's signal may reach the server twice at once, and that is one signal."""
+
+_LOG_LEVELS = {"serve": "info", "generate": "error"}
+
+logger = logging.getLogger("mflux_api")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status."""
+    options = _parser().parse_args(arguments)
+    _set_up_logging(options.log_level or _LOG_LEVELS[options.command])
+    command = {"serve": _serve, "generate": _generate}[options.command]
+    try:
+        with _typed_failures():
+            return command(options)
+    except (ConfigError, OSError, ServiceError) as error:
+        print(f"mflux-api: {error}", file=sys.stderr)
+        return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
+    except ServiceFailed as error:
+        print(f"mflux-api: the service gave up: {error}", file=sys.stderr)
+        return EXIT_INTERNAL
+    except KeyboardInterrupt:
+        print("mflux-api: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mflux-api", description="FLUX.2 Klein image generation on MLX.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", type=Path, metavar="FILE", help="TOML file (default: ./config.toml if present)")
+    shared.add_argument(
+        "--log-level", choices=["debug", "info", "warning", "error"], help="what to report on standard error"
+    )
+
+    serve = commands.add_parser("serve", parents=[shared], help="serve the REST API")
+    serve.add_argument("--host", help="address to listen on (default: 0.0.0.0)")
+    serve.add_argument("--port", type=int, help="port to listen on (default: 7861)")
+
+    generate = commands.add_parser("generate", parents=[shared], help="paint a picture and print its path")
+    generate.add_argument("prompt", help="what to paint")
+    generate.add_argument("--model", help="which model (default: models.default)")
+    generate.add_argument("--negative-prompt", help="what not to paint (base models)")
+    generate.add_argument("--seed", type=int, help="random seed (default: a new one)")
+    generate.add_argument("--width", type=int, help="pixels, a multiple of 16 (default: the model's own)")
+    generate.add_argument("--height", type=int, help="pixels, a multiple of 16 (default: the model's own)")
+    generate.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+    generate.add_argument("--guidance", type=float, help="guidance (base models)")
+    generate.add_argument("--num-images", type=int, default=1, help="how many pictures (default: 1)")
+    generate.add_argument("--output-dir", type=Path, help="where to put them (default: ./output)")
+    return parser
+
+
+def _set_up_logging(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
+
+
+@contextmanager
+def _typed_failures() -> Iterator[None]:
+    """Turn a group that holds one error into that error."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        raise error from None
+
+
+# --- serve ---------------------------------------------------------------------------------------------------------
+
+
+def _serve(options: argparse.Namespace) -> int:
+    overrides: dict[str, dict[str, Any]] = {"server": {"host": options.host, "port": options.port}}
+    settings = load_settings(options.config, overrides=overrides)
+    trio.run(_serve_until_signal, settings)
+    return 0
+
+
+async def _serve_until_signal(settings: Settings) -> None:
+    if settings.server.host not in ("127.0.0.1", "localhost", "::1") and not settings.security.api_keys:
+        logger.warning(
+            "listening on %s without an API key: anybody who reaches this port can use it "
+            "(set server.host to 127.0.0.1 or security.api_keys)",
+            settings.server.host,
+        )
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with open_service(settings) as service, trio.open_nursery() as nursery:
+            for url in await nursery.start(service.serve_http):
+                logger.info("listening on %s", url)
+            await anext(aiter(signals))
+            first = trio.current_time()
+            nursery.start_soon(_cancel_on_second_signal, signals, first, nursery.cancel_scope)
+            await _drain(service, settings.server.drain_timeout_seconds)
+            nursery.cancel_scope.cancel()
+    logger.info("stopped")
+
+
+async def _drain(service: Service, seconds: float) -> None:
+    logger.info("draining: no new work; waiting up to %g s for the running job", seconds)
+    with trio.move_on_after(seconds):
+        await service.drain()
+
+
+async def _cancel_on_second_signal(signals: Any, first: float, scope: trio.CancelScope) -> None:
+    async for _ in signals:
+        if trio.current_time() - first >= SECOND_SIGNAL_AFTER:
+            logger.warning("second signal: stopping now")
+            scope.cancel()
+
+
+# --- generate ------------------------------------------------------------------------------------------------------
+
+
+def _generate(options: argparse.Namespace) -> int:
+    overrides: dict[str, dict[str, Any]] = {"generation": {"output_dir": options.output_dir}}
+    settings = load_settings(options.config, overrides=overrides)
+    model = settings.catalog().get(options.model or settings.models.default)
+    width, height = model.native_size if model is not None else (512, 512)
+    request = GenerateRequest(
+        prompt=options.prompt.strip(),
+        model=options.model,
+        negative_prompt=options.negative_prompt,
+        seed=options.seed,
+        width=options.width or width,
+        height=options.height or height,
+        steps=options.steps,
+        guidance=options.guidance,
+        num_images=options.num_images,
+    )
+    for path in trio.run(partial(_paint, settings, request)):
+        print(path)
+    return 0
+
+
+async def _paint(settings: Settings, request: GenerateRequest) -> list[str]:
+    async with open_service(settings) as service:
+        with ProgressBar(sys.stderr) as bar:
+            bar.note("starting the engine")
+            job = await service.submit(request)
+            async with service.events(job.id) as events:
+                async for event in events:
+                    if not isinstance(event, Finished):
+                        bar.update(event)
+            result = await service.result(job.id)
+    return [image.path for image in result.images]

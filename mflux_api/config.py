@@ -1,0 +1,291 @@
+"""Settings: defaults < config.toml < ``MFLUX_*`` environment < command line. Frozen, and complete once made."""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import attrs
+import msgspec
+from msgspec import Meta
+
+from mflux_api.catalog import BUILT_IN, Catalog, Model
+from mflux_api.errors import ConfigError
+
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0.0)]
+
+
+@attrs.frozen(kw_only=True)
+class ServerSettings:
+    """``[server]``: where to listen and how to stop."""
+
+    host: str = "0.0.0.0"
+    port: Port = 7861
+    drain_timeout_seconds: Seconds = 30.0
+    cors_origins: tuple[str, ...] = ("*",)
+
+
+@attrs.frozen(kw_only=True)
+class CustomModel:
+    """``[[models.custom]]``: a checkpoint of your own under a name of your own."""
+
+    name: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+$")]
+    base: str
+    path: Path | None = None
+    repo: str | None = None
+    revision: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class ModelSettings:
+    """``[models]``: which models, and where they are kept."""
+
+    default: str = "flux2-klein-4b"
+    auto_download: bool = True
+    cache_dir: Path = Path("models")
+    custom: tuple[CustomModel, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class GenerationSettings:
+    """``[generation]``: defaults of a job, and where its images go."""
+
+    default_steps: Annotated[int, Meta(ge=1, le=200)] = 4
+    max_batch_size: Annotated[int, Meta(ge=1, le=64)] = 4
+    output_dir: Path = Path("output")
+
+
+@attrs.frozen(kw_only=True)
+class SchedulerSettings:
+    """``[scheduler]``: the queue."""
+
+    max_queue: Positive = 100
+    max_attempts: Positive = 2
+    max_affinity_skips: Annotated[int, Meta(ge=0)] = 4
+    cancel_grace_seconds: Seconds = 10.0
+    batch_window_ms: Annotated[int, Meta(ge=0)] = 0
+
+
+@attrs.frozen(kw_only=True)
+class EngineSettings:
+    """``[engine]``: the child process that holds the model."""
+
+    start_timeout_seconds: Seconds = 60.0
+    step_timeout_seconds: Seconds = 300.0
+    heartbeat_seconds: Seconds = 10.0
+    preload: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class JobSettings:
+    """``[jobs]``: how long finished jobs are kept."""
+
+    keep_completed: Annotated[int, Meta(ge=0)] = 1000
+    ttl_hours: Annotated[float, Meta(ge=0.0)] = 168.0
+    state_dir: Path | None = None
+
+
+@attrs.frozen(kw_only=True)
+class LoraSettings:
+    """``[lora]``: where LoRA files may come from."""
+
+    dirs: tuple[Path, ...] = (Path("loras"),)
+
+
+@attrs.frozen(kw_only=True)
+class MemorySettings:
+    """``[memory]``: how much the models may take."""
+
+    budget_gb: Annotated[float, Meta(gt=0.0)] | None = None
+    idle_unload_seconds: Seconds = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class SecuritySettings:
+    """``[security]``: who may call."""
+
+    api_keys: tuple[str, ...] = attrs.field(default=(), repr=False)
+    allowed_hosts: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """Everything one service can be told. ``Settings()`` is what an empty config file gives."""
+
+    server: ServerSettings = ServerSettings()
+    models: ModelSettings = ModelSettings()
+    generation: GenerationSettings = GenerationSettings()
+    scheduler: SchedulerSettings = SchedulerSettings()
+    engine: EngineSettings = EngineSettings()
+    jobs: JobSettings = JobSettings()
+    lora: LoraSettings = LoraSettings()
+    memory: MemorySettings = MemorySettings()
+    security: SecuritySettings = SecuritySettings()
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the job store and its lock live."""
+        return self.jobs.state_dir or self.generation.output_dir
+
+    def catalog(self) -> Catalog:
+        """Return the model table with the custom entries laid over it.
+
+        Raises:
+            ConfigError: a custom entry is incomplete, doubled or names an unknown base.
+        """
+        bases = {model.alias: model for model in BUILT_IN if model.base == model.alias}
+        entries: dict[str, Model] = {}
+        for custom in self.models.custom:
+            where = f"models.custom '{custom.name}'"
+            if custom.base not in bases:
+                raise ConfigError(f"{where}: base '{custom.base}' is unknown; choose one of {', '.join(bases)}")
+            if (custom.path is None) == (custom.repo is None):
+                raise ConfigError(f"{where}: give either 'path' or 'repo'")
+            if custom.name in entries:
+                raise ConfigError(f"{where}: the name is used twice")
+            entries[custom.name] = attrs.evolve(
+                bases[custom.base],
+                alias=custom.name,
+                repo=custom.repo or "",
+                revision=custom.revision,
+                path=None if custom.path is None else str(custom.path),
+                description=f"Custom checkpoint with the rules of {custom.base}",
+                embedded=False,
+                size_gb=None,
+            )
+        return Catalog(entries.values())
+
+
+_ENVIRONMENT: dict[str, tuple[str, str]] = {
+    "MFLUX_API_HOST": ("server", "host"),
+    "MFLUX_API_PORT": ("server", "port"),
+    "MFLUX_DEFAULT_MODEL": ("models", "default"),
+    "MFLUX_OUTPUT_DIR": ("generation", "output_dir"),
+    "MFLUX_MODELS_DIR": ("models", "cache_dir"),
+    "MFLUX_API_KEYS": ("security", "api_keys"),
+}
+
+
+def load_settings(
+    config: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+) -> Settings:
+    """Read the settings.
+
+    Args:
+        config: the TOML file; ``None`` takes ``./config.toml`` if there is one.
+        environ: the environment; ``os.environ`` by default.
+        overrides: section → key → value from the command line; ``None`` values are ignored.
+
+    Raises:
+        ConfigError: the file cannot be read, has an unknown key, or a value of the wrong type.
+    """
+    tree: dict[str, Any] = {}
+    if config is None and Path("config.toml").is_file():
+        config = Path("config.toml")
+    if config is not None:
+        tree = _read(config)
+        _check(tree, Settings, config.name)
+        _anchor_paths(tree, config.resolve().parent)
+    settings = _convert(tree, str(config.name) if config is not None else "defaults")
+    for name, (section, key) in _ENVIRONMENT.items():
+        value = (os.environ if environ is None else environ).get(name)
+        if value:
+            settings = _override(settings, section, key, value.split(",") if key == "api_keys" else value, name)
+    for section, keys in (overrides or {}).items():
+        for key, value in keys.items():
+            if value is not None:
+                settings = _override(settings, section, key, value, f"--{key.replace('_', '-')}")
+    settings = _absolute(settings)
+    if settings.catalog().get(settings.models.default) is None:
+        raise ConfigError(f"models.default: no model is called '{settings.models.default}'")
+    return settings
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.suffix in {".yaml", ".yml"}:
+        raise ConfigError(f"{path.name}: the configuration is TOML; write it as config.toml")
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path.name}: no such file; copy config.toml.example") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path.name}: not valid TOML: {error}") from None
+    except OSError as error:
+        raise ConfigError(f"{path.name}: cannot be read: {error.strerror}") from None
+
+
+def _check(tree: Mapping[str, Any], target: type[Any], where: str, prefix: str = "") -> None:
+    """Raise on a key that no settings class has."""
+    hints = get_type_hints(target)
+    for key, value in tree.items():
+        if key not in hints:
+            raise ConfigError(f"{where}: unknown key '{prefix}{key}'; known keys here: {', '.join(hints)}")
+        hint = hints[key]
+        if attrs.has(hint):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{where}: '{prefix}{key}' must be a table")
+            _check(value, hint, where, f"{prefix}{key}.")
+        elif get_origin(hint) is tuple and attrs.has(get_args(hint)[0]) and isinstance(value, list):
+            for entry in value:
+                if not isinstance(entry, Mapping):
+                    raise ConfigError(f"{where}: '{prefix}{key}' must be an array of tables: [[{prefix}{key}]]")
+                _check(entry, get_args(hint)[0], where, f"{prefix}{key}.")
+
+
+_PATHS = (("models", "cache_dir"), ("generation", "output_dir"), ("jobs", "state_dir"))
+
+
+def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
+    """Make the file's relative paths relative to the file's folder."""
+
+    def anchored(value: Any) -> Any:
+        return str(folder / Path(value).expanduser()) if isinstance(value, str) else value
+
+    for section, key in _PATHS:
+        if key in tree.get(section, {}):
+            tree[section][key] = anchored(tree[section][key])
+    if isinstance(dirs := tree.get("lora", {}).get("dirs"), list):
+        tree["lora"]["dirs"] = [anchored(value) for value in dirs]
+    for custom in tree.get("models", {}).get("custom", []):
+        if "path" in custom:
+            custom["path"] = anchored(custom["path"])
+
+
+def _decode(kind: type[Any], value: Any) -> Any:
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise TypeError(f"expected a path as a string, got {type(value).__name__}")
+
+
+def _convert(tree: Mapping[str, Any], where: str) -> Settings:
+    try:
+        return msgspec.convert(tree, Settings, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at ")
+        raise ConfigError(f"{where}: '{path.strip('`').removeprefix('$.')}': {message}") from None
+
+
+def _override(settings: Settings, section: str, key: str, value: Any, source: str) -> Settings:
+    part = getattr(settings, section)
+    hint = get_type_hints(type(part), include_extras=True)[key]
+    try:
+        converted = msgspec.convert(value, hint, strict=False, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {error}") from None
+    return attrs.evolve(settings, **{section: attrs.evolve(part, **{key: converted})})
+
+
+def _absolute(settings: Settings) -> Settings:
+    """Bind what is still relative to the working directory of this moment."""
+    return attrs.evolve(
+        settings,
+        models=attrs.evolve(settings.models, cache_dir=settings.models.cache_dir.absolute()),
+        generation=attrs.evolve(settings.generation, output_dir=settings.generation.output_dir.absolute()),
+        lora=attrs.evolve(settings.lora, dirs=tuple(path.absolute() for path in settings.lora.dirs)),
+    )

@@ -1,0 +1,205 @@
+"""The service's side of a local engine child: start it, talk to it, end it."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from pathlib import Path
+
+import attrs
+import trio
+
+import mflux_api
+from mflux_api.engine import protocol
+from mflux_api.engine.interface import EngineDied, Received
+from mflux_api.engine.protocol import PREFIX_LENGTH, Beat, Command, Header, ProtocolError, Ready, Shutdown
+
+logger = logging.getLogger(__name__)
+
+READ_SIZE = 1 << 20
+SHUTDOWN_SECONDS = 1.0
+"""How long a child has after the shutdown frame, and again after SIGTERM."""
+
+
+@attrs.frozen(kw_only=True)
+class LocalEngineOptions:
+    """How to start a child and when to give it up."""
+
+    start_timeout: float = 60.0
+    """Seconds from the start to the handshake."""
+    heartbeat_timeout: float = 10.0
+    """Seconds of silence after which it counts as dead."""
+    command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.engine.worker")
+
+
+class LocalEngine:
+    """An engine in a child process, spoken to over its standard input and output."""
+
+    def __init__(self, process: trio.Process, options: LocalEngineOptions) -> None:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise ValueError("the child needs pipes for all three streams")
+        self._process = process
+        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
+        self._options = options
+        self._buffer = bytearray()
+        self._sending = trio.Lock()
+        self._last_lines: deque[str] = deque(maxlen=20)
+        self._info: Ready | None = None
+
+    @classmethod
+    async def start(cls, nursery: trio.Nursery, options: LocalEngineOptions = LocalEngineOptions()) -> "LocalEngine":
+        """Start a child and wait for its handshake.
+
+        Raises:
+            EngineDied: it ended or stayed silent before the handshake.
+        """
+        process = await trio.lowlevel.open_process(
+            list(options.command),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            env=_environment(),
+        )
+        engine = cls(process, options)
+        nursery.start_soon(engine._log_stderr, name=f"engine {process.pid} stderr")
+        try:
+            with trio.fail_after(options.start_timeout):
+                info = await engine._handshake()
+        except BaseException as error:
+            with trio.CancelScope(shield=True):
+                await engine.aclose(force=True)
+            if isinstance(error, trio.TooSlowError):
+                raise EngineDied(f"no handshake within {options.start_timeout:g} s") from None
+            raise
+        engine._info = info
+        logger.info("engine %d is ready on %s", process.pid, info.device_name)
+        return engine
+
+    @property
+    def info(self) -> Ready:
+        """What the child said of itself."""
+        if self._info is None:
+            raise RuntimeError("the handshake is not over")
+        return self._info
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    async def send(self, command: Command) -> None:
+        """Write one frame.
+
+        Raises:
+            EngineDied: the pipe is broken.
+        """
+        async with self._sending:
+            try:
+                await self._stdin.send_all(protocol.encode(command))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise EngineDied(self._epitaph()) from None
+
+    async def receive(self) -> Received:
+        """Read one frame; silence for longer than the heartbeat allows is death.
+
+        Raises:
+            EngineDied: it is gone, silent, or broke the protocol.
+        """
+        return await self._receive(self._options.heartbeat_timeout)
+
+    async def aclose(self, *, force: bool = False) -> None:
+        """End the child: shutdown frame, SIGTERM, SIGKILL; with ``force`` SIGKILL at once."""
+        if not force:
+            with trio.move_on_after(SHUTDOWN_SECONDS):
+                await self._ask_to_leave()
+            if self._process.returncode is None:
+                self._process.terminate()
+                with trio.move_on_after(SHUTDOWN_SECONDS):
+                    await self._process.wait()
+        if self._process.returncode is None:
+            self._process.kill()
+        await self._process.wait()
+        for stream in (self._stdin, self._stdout, self._stderr):
+            await stream.aclose()
+
+    async def _handshake(self) -> Ready:
+        while True:
+            match (await self._receive()).event:
+                case Ready() as ready:
+                    return ready
+                case Beat():
+                    # It beats from its first moment on, long before its imports are done.
+                    continue
+                case _:
+                    raise EngineDied("it did not begin with a handshake")
+
+    async def _ask_to_leave(self) -> None:
+        try:
+            await self.send(Shutdown())
+        except EngineDied:
+            logger.debug("engine %d was gone before it was told to leave", self.pid)
+        await self._stdin.aclose()
+        await self._process.wait()
+
+    async def _receive(self, silence: float = float("inf")) -> Received:
+        try:
+            prefix = await self._read(PREFIX_LENGTH, silence)
+            header: Header = protocol.decode_header(await self._read(protocol.header_length(prefix), silence))
+            blobs = tuple([await self._read(length, silence) for length in header.blob_lengths])
+        except ProtocolError as error:
+            raise EngineDied(f"it sent {error}") from None
+        return Received(header.frame, blobs)  # type: ignore[arg-type]
+
+    async def _read(self, count: int, silence: float) -> bytes:
+        while len(self._buffer) < count:
+            chunk: bytes | None = None
+            with trio.move_on_after(silence):
+                try:
+                    chunk = bytes(await self._stdout.receive_some(READ_SIZE))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    chunk = b""
+            if chunk is None:
+                raise EngineDied(f"no sign of life for {silence:g} s")
+            if not chunk:
+                with trio.move_on_after(SHUTDOWN_SECONDS):
+                    await self._process.wait()
+                raise EngineDied(self._epitaph())
+            self._buffer += chunk
+        data = bytes(self._buffer[:count])
+        del self._buffer[:count]
+        return data
+
+    async def _log_stderr(self) -> None:
+        # What the child's libraries print may hold a prompt, so it goes to the debug log only.
+        rest = b""
+        while True:
+            try:
+                chunk = await self._stderr.receive_some(READ_SIZE)
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                return
+            if not chunk:
+                return
+            *lines, rest = (rest + bytes(chunk)).split(b"\n")
+            rest = rest[-4096:]
+            for line in lines:
+                text = line.decode("utf-8", "replace").rstrip()
+                self._last_lines.append(text)
+                logger.debug("engine %d: %s", self.pid, text)
+
+    def _epitaph(self) -> str:
+        code = self._process.poll()
+        if code is None:
+            return "its pipe is closed"
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exited with status {code}"
+
+
+def _environment() -> dict[str, str]:
+    """Return the child's environment: it finds this very package, also in an uninstalled checkout."""
+    parent = str(Path(mflux_api.__file__).resolve().parent.parent)
+    path = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": parent if not path else f"{parent}{os.pathsep}{path}"}

@@ -1,0 +1,54 @@
+"""What an engine is to the service: something that takes commands, sends events, and can die."""
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol
+
+import attrs
+import trio
+
+from mflux_api.engine.protocol import Command, Event, Ready
+
+
+class EngineDied(Exception):
+    """The engine ended, fell silent or broke the protocol; ``reason`` says which, for a log line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@attrs.frozen
+class Received:
+    """One event and the raw bytes that came with it."""
+
+    event: Event
+    blobs: tuple[bytes, ...] = ()
+
+
+class Engine(Protocol):
+    """One incarnation of an engine, past its handshake."""
+
+    @property
+    def info(self) -> Ready:
+        """What it said of itself in the handshake."""
+
+    async def send(self, command: Command) -> None:
+        """Pass a command on.
+
+        Raises:
+            EngineDied: it is gone.
+        """
+
+    async def receive(self) -> Received:
+        """Wait for the next event.
+
+        Raises:
+            EngineDied: it is gone, silent for too long, or talks nonsense.
+        """
+
+    async def aclose(self, *, force: bool = False) -> None:
+        """End it: politely, then less so; with ``force`` at once. Nothing is left when this returns."""
+
+
+EngineStarter = Callable[[trio.Nursery], Awaitable[Engine]]
+"""Starts an engine whose helper tasks live in the nursery; raises :class:`EngineDied` when it does not come up."""

@@ -1,0 +1,267 @@
+"""What the service and an engine child say to each other, and how it looks on the pipe.
+
+A frame is a 4-byte big-endian length, a MessagePack array ``[tag, body, blob lengths]`` of that length, and then the
+blobs, raw. Both sides cap every size, so that a broken peer cannot make the other allocate at will.
+"""
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+import msgspec
+
+MAX_HEADER = 1 << 20
+MAX_BLOB = 1 << 26
+MAX_BLOBS = 8
+
+_LENGTH = struct.Struct(">I")
+
+
+class ProtocolError(Exception):
+    """The peer sent something that is not a frame of this protocol."""
+
+
+# --- commands: service → engine ------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Load:
+    """Make a checkpoint resident, in place of the one that is."""
+
+    model: str
+    path: str
+    """The checkpoint's folder."""
+    embedded: bool = False
+    """The folder belongs to the embedded checkpoint and is made if it does not exist."""
+
+
+@attrs.frozen(kw_only=True)
+class Unload:
+    """Drop the resident model and its memory."""
+
+
+@attrs.frozen(kw_only=True)
+class Run:
+    """Paint images with the resident model."""
+
+    attempt: int
+    """Every frame about this run carries it; frames of another attempt are dropped."""
+    model: str
+    prompt: str
+    negative_prompt: str | None
+    seeds: tuple[int, ...]
+    width: int
+    height: int
+    steps: int
+    guidance: float
+    low_ram: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Cancel:
+    """Stop the run with that attempt number at the next step."""
+
+    attempt: int
+
+
+@attrs.frozen(kw_only=True)
+class Shutdown:
+    """Exit at once."""
+
+
+Command = Load | Unload | Run | Cancel | Shutdown
+
+# --- events: engine → service --------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Ready:
+    """The handshake: the child has imported everything and waits for work."""
+
+    pid: int
+    device: str
+    """``cpu``, ``metal`` or ``cuda``."""
+    device_name: str
+    precision: str
+    blas: str
+    """The matrix library on CPU; empty on a GPU."""
+    blas_fast: bool
+    versions: Mapping[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class Beat:
+    """The child lives. Sent once a second."""
+
+    active_bytes: int
+    peak_bytes: int
+
+
+@attrs.frozen(kw_only=True)
+class Loaded:
+    """The model is resident."""
+
+    model: str
+    seconds: float
+    active_bytes: int
+
+
+@attrs.frozen(kw_only=True)
+class LoadFailed:
+    """The model cannot be loaded; nothing is resident now."""
+
+    model: str
+    code: str
+    message: str
+
+
+@attrs.frozen(kw_only=True)
+class Unloaded:
+    """Nothing is resident."""
+
+
+@attrs.frozen(kw_only=True)
+class StageChanged:
+    """The run entered another stage: ``encoding``, ``denoising`` or ``decoding``."""
+
+    attempt: int
+    stage: str
+
+
+@attrs.frozen(kw_only=True)
+class StepDone:
+    """A denoising step is computed."""
+
+    attempt: int
+    image: int
+    step: int
+    steps: int
+
+
+@attrs.frozen(kw_only=True)
+class ImageDone:
+    """An image is painted; its one blob is RGB8, row by row."""
+
+    attempt: int
+    index: int
+    seed: int
+    width: int
+    height: int
+
+
+@attrs.frozen(kw_only=True)
+class RunDone:
+    """All images of the run were sent."""
+
+    attempt: int
+    encode_seconds: float
+    denoise_seconds: float
+    decode_seconds: float
+
+
+@attrs.frozen(kw_only=True)
+class RunStopped:
+    """The run was cancelled and the engine is free."""
+
+    attempt: int
+
+
+@attrs.frozen(kw_only=True)
+class RunFailed:
+    """The run ended with an error and the engine is free."""
+
+    attempt: int
+    code: str
+    message: str
+
+
+Event = (
+    Ready
+    | Beat
+    | Loaded
+    | LoadFailed
+    | Unloaded
+    | StageChanged
+    | StepDone
+    | ImageDone
+    | RunDone
+    | RunStopped
+    | RunFailed
+)
+
+Frame = Command | Event
+
+_TYPES: tuple[type[Any], ...] = (
+    Load,
+    Unload,
+    Run,
+    Cancel,
+    Shutdown,
+    Ready,
+    Beat,
+    Loaded,
+    LoadFailed,
+    Unloaded,
+    StageChanged,
+    StepDone,
+    ImageDone,
+    RunDone,
+    RunStopped,
+    RunFailed,
+)
+_BY_TAG = {kind.__name__: kind for kind in _TYPES}
+
+
+@attrs.frozen
+class Header:
+    """A decoded header: the frame and the lengths of the blobs that follow it."""
+
+    frame: Frame
+    blob_lengths: tuple[int, ...]
+
+
+def encode(frame: Frame, blobs: Sequence[bytes] = ()) -> bytes:
+    """Return a frame as bytes.
+
+    Raises:
+        ProtocolError: it is larger than the receiver would take.
+    """
+    lengths = [len(blob) for blob in blobs]
+    header = msgspec.msgpack.encode([type(frame).__name__, attrs.asdict(frame, recurse=False), lengths])
+    if len(header) > MAX_HEADER or len(blobs) > MAX_BLOBS or any(length > MAX_BLOB for length in lengths):
+        raise ProtocolError(f"a {type(frame).__name__} frame is too large")
+    return b"".join((_LENGTH.pack(len(header)), header, *blobs))
+
+
+def header_length(prefix: bytes) -> int:
+    """Return the header's length from the first 4 bytes of a frame.
+
+    Raises:
+        ProtocolError: no frame is that long.
+    """
+    (length,) = _LENGTH.unpack(prefix)
+    if not 0 < length <= MAX_HEADER:
+        raise ProtocolError(f"a frame header of {length} bytes")
+    return int(length)
+
+
+def decode_header(data: bytes) -> Header:
+    """Decode a header.
+
+    Raises:
+        ProtocolError: it is not one of ours.
+    """
+    try:
+        tag, body, lengths = msgspec.msgpack.decode(data, type=tuple[str, dict[str, Any], tuple[int, ...]])
+        if tag not in _BY_TAG:
+            raise ProtocolError("a frame with an unknown tag")
+        frame = msgspec.convert(body, _BY_TAG[tag])
+    except (msgspec.DecodeError, RecursionError):
+        raise ProtocolError("a frame that cannot be decoded") from None
+    if len(lengths) > MAX_BLOBS or not all(0 <= length <= MAX_BLOB for length in lengths):
+        raise ProtocolError("a frame with blobs out of bounds")
+    return Header(frame, lengths)
+
+
+PREFIX_LENGTH = _LENGTH.size

@@ -1,0 +1,277 @@
+"""The engine child: reads commands, runs the model on its main thread, writes events.
+
+Started as ``python -P -m mflux_api.engine.worker`` by :mod:`mflux_api.engine.client`; never by hand.
+"""
+
+import os
+import queue
+import select
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from mflux_api.engine import protocol
+from mflux_api.engine.protocol import (
+    PREFIX_LENGTH,
+    Beat,
+    Cancel,
+    Command,
+    Event,
+    ImageDone,
+    Load,
+    Loaded,
+    LoadFailed,
+    Ready,
+    Run,
+    RunDone,
+    RunFailed,
+    RunStopped,
+    Shutdown,
+    StageChanged,
+    StepDone,
+    Unload,
+    Unloaded,
+)
+
+if TYPE_CHECKING:
+    from mflux_api.engine.memory import Device
+    from mflux_api.engine.pipeline import Pipeline
+
+BEAT_SECONDS = 1.0
+NICENESS = 5
+
+
+class Pipe:
+    """The child's end of the two pipes; writing is safe from both threads."""
+
+    def __init__(self, incoming: int, outgoing: int) -> None:
+        self._incoming = incoming
+        self._outgoing = outgoing
+        self._writing = threading.Lock()
+
+    def write(self, event: Event, blobs: Sequence[bytes] = ()) -> None:
+        """Send one frame; a parent that is gone ends this process."""
+        data = memoryview(protocol.encode(event, blobs))
+        with self._writing:
+            while data:
+                try:
+                    written = os.write(self._outgoing, data)
+                except BrokenPipeError:
+                    os._exit(0)
+                data = data[written:]
+
+    def wait_readable(self, seconds: float) -> bool:
+        """Wait until there is something to read, or the time is over."""
+        return bool(select.select([self._incoming], [], [], seconds)[0])
+
+    def read(self, count: int) -> bytes:
+        """Read exactly that much; end-of-file ends this process, so that no orphan stays."""
+        data = b""
+        while len(data) < count:
+            chunk = os.read(self._incoming, count - len(data))
+            if not chunk:
+                os._exit(0)
+            data += chunk
+        return data
+
+    def read_command(self) -> Command:
+        """Read one frame."""
+        length = protocol.header_length(self.read(PREFIX_LENGTH))
+        return protocol.decode_header(self.read(length)).frame  # type: ignore[return-value]
+
+
+class Reader(threading.Thread):
+    """Takes control frames at once, passes work on, and beats; it runs beside a busy main thread."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        super().__init__(name="control", daemon=True)
+        self.work: queue.SimpleQueue[Load | Unload | Run] = queue.SimpleQueue()
+        self.cancelled: set[int] = set()
+        self.memory: tuple[int, int] = (0, 0)
+        self._pipe = pipe
+
+    def run(self) -> None:
+        """Read until the parent goes away."""
+        next_beat = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now >= next_beat:
+                active, peak = self.memory
+                self._pipe.write(Beat(active_bytes=active, peak_bytes=peak))
+                next_beat = now + BEAT_SECONDS
+            if not self._pipe.wait_readable(next_beat - now if next_beat > now else 0.0):
+                continue
+            match self._pipe.read_command():
+                case Shutdown():
+                    os._exit(0)
+                case Cancel(attempt=attempt):
+                    self.cancelled.add(attempt)
+                case Load() | Unload() | Run() as command:
+                    self.work.put(command)
+
+
+class Worker:
+    """The main thread: one resident model, one command at a time."""
+
+    def __init__(self, pipe: Pipe, reader: Reader, device: "Device") -> None:
+        self._pipe = pipe
+        self._reader = reader
+        self._device = device
+        self._resident: tuple[str, Pipeline] | None = None
+
+    def serve(self) -> NoReturn:
+        """Work until the process ends."""
+        while True:
+            match self._reader.work.get():
+                case Load() as command:
+                    self._load(command)
+                case Unload():
+                    self._unload()
+                    self._pipe.write(Unloaded())
+                case Run() as command:
+                    self._run(command)
+            self._reader.memory = self._memory()
+
+    def _load(self, command: Load) -> None:
+        from mflux_api.engine.components import CheckpointError, load_components
+        from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
+        from mflux_api.engine.pipeline import Pipeline
+
+        started = time.monotonic()
+        self._unload()
+        try:
+            if command.embedded:
+                write_random_checkpoint(Path(command.path))
+            pipeline = Pipeline(load_components(Path(command.path)), self._device)
+        except CheckpointError as error:
+            self._unload()
+            self._pipe.write(LoadFailed(model=command.model, code="GENERATION_FAILED", message=str(error)))
+            return
+        except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
+            self._unload()
+            code, message = _classified(error, "The model cannot be loaded")
+            self._pipe.write(LoadFailed(model=command.model, code=code, message=message))
+            return
+        self._resident = (command.model, pipeline)
+        active, _ = self._memory()
+        self._pipe.write(Loaded(model=command.model, seconds=time.monotonic() - started, active_bytes=active))
+
+    def _unload(self) -> None:
+        from mflux_api.engine import memory
+
+        self._resident = None
+        memory.release()
+
+    def _run(self, command: Run) -> None:
+        from mflux_api.engine import memory
+        from mflux_api.engine.pipeline import Stopped
+
+        try:
+            self._paint(command)
+        except Stopped:
+            self._pipe.write(RunStopped(attempt=command.attempt))
+        except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
+            code, message = _classified(error, "The engine failed while painting")
+            self._pipe.write(RunFailed(attempt=command.attempt, code=code, message=message))
+        finally:
+            self._reader.cancelled.discard(command.attempt)
+            memory.release()
+
+    def _paint(self, command: Run) -> None:
+        from mflux_api.engine.pipeline import DoneEvent, ImageEvent, PipelineRequest, StageEvent, StepEvent
+
+        if self._resident is None or self._resident[0] != command.model:
+            raise RuntimeError("the model is not resident")
+        pipeline = self._resident[1]
+        seconds = [0.0, 0.0, 0.0]
+        for index, seed in enumerate(command.seeds):
+            request = PipelineRequest(
+                prompt=command.prompt,
+                negative_prompt=command.negative_prompt,
+                seeds=(seed,),
+                width=command.width,
+                height=command.height,
+                steps=command.steps,
+                guidance=command.guidance,
+                low_ram=command.low_ram,
+            )
+            for event in pipeline.run(request, lambda: command.attempt in self._reader.cancelled):
+                match event:
+                    case StageEvent(stage=stage):
+                        self._pipe.write(StageChanged(attempt=command.attempt, stage=stage))
+                    case StepEvent(step=step, steps=steps):
+                        self._reader.memory = self._memory()
+                        self._pipe.write(StepDone(attempt=command.attempt, image=index, step=step, steps=steps))
+                    case ImageEvent(seed=painted, pixels=pixels):
+                        height, width, _ = pixels.shape
+                        image = ImageDone(
+                            attempt=command.attempt, index=index, seed=painted, width=width, height=height
+                        )
+                        self._pipe.write(image, [pixels.tobytes()])
+                    case DoneEvent(encode_s=encode, denoise_s=denoise, decode_s=decode):
+                        seconds = [a + b for a, b in zip(seconds, (encode, denoise, decode), strict=True)]
+        encode, denoise, decode = seconds
+        self._pipe.write(
+            RunDone(attempt=command.attempt, encode_seconds=encode, denoise_seconds=denoise, decode_seconds=decode)
+        )
+
+    def _memory(self) -> tuple[int, int]:
+        from mflux_api.engine import memory
+
+        return memory.active_bytes(), memory.peak_bytes()
+
+
+_OUT_OF_MEMORY = ("Insufficient Memory", "Unable to allocate", "Resource limit", "out of memory")
+
+
+def _classified(error: Exception, what: str) -> tuple[str, str]:
+    """Return a code and a sentence without the error's own text, which may hold paths or prompts."""
+    print(f"{what}: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
+    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
+        return "OOM_ERROR", "Insufficient memory. Try using a quantized model or low_ram mode"
+    return "GENERATION_FAILED", f"{what} ({type(error).__name__}); the debug log has the details"
+
+
+def _ready(device: "Device", blas_name: str, *, blas_fast: bool) -> Ready:
+    from importlib.metadata import version
+
+    return Ready(
+        pid=os.getpid(),
+        device=device.kind,
+        device_name=device.name,
+        precision="float32" if device.kind == "cpu" else "bfloat16",
+        blas=blas_name if device.kind == "cpu" else "",
+        blas_fast=blas_fast,
+        versions={name: version(name) for name in ("mlx", "mflux")},
+    )
+
+
+def main() -> None:
+    """Set up the pipes before anything can print, then import the model code, then serve."""
+    outgoing = os.dup(1)
+    os.dup2(2, 1)
+    os.nice(NICENESS)
+    pipe = Pipe(0, outgoing)
+    reader = Reader(pipe)
+    reader.start()
+    # Loading a checkpoint from disk must never reach for the network.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+
+    from mflux_api.engine import blas
+
+    library = blas.preload()
+    from mflux_api.engine import memory
+
+    device = memory.detect_device()
+    memory.configure(device)
+    import mflux_api.engine.pipeline  # noqa: F401 - the slow imports belong before the handshake
+
+    pipe.write(_ready(device, library.name, blas_fast=library.fast))
+    Worker(pipe, reader, device).serve()
+
+
+if __name__ == "__main__":
+    main()

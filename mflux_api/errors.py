@@ -1,0 +1,238 @@
+"""Every error a client can see: one flat tree, each class with its code and HTTP status.
+
+The HTTP layer, the job rows and the error table in ``docs/api.md`` are all made from these classes.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+
+class ServiceError(Exception):
+    """An error with a code, a sentence that says what to do next, and details for a program.
+
+    The message never holds a prompt, a traceback or an absolute path.
+    """
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    status: ClassVar[int] = 500
+    retry_after: ClassVar[int | None] = None
+    """Seconds after which the same request may succeed; sent as ``Retry-After``."""
+
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: Mapping[str, Any] = MappingProxyType(dict(details or {}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.message, dict(self.details))
+
+
+class InvalidJSON(ServiceError):
+    """The body is not JSON, or not a JSON object."""
+
+    code, status = "INVALID_JSON", 400
+
+
+class InvalidParameter(ServiceError):
+    """A field is missing, of the wrong type or outside its limits (details: field, value, limit)."""
+
+    code, status = "INVALID_PARAMETER", 400
+
+
+class InvalidModel(ServiceError):
+    """A generation request names a model that does not exist (details: model, available_models)."""
+
+    code, status = "INVALID_MODEL", 400
+
+
+class ModelNotDownloaded(ServiceError):
+    """The model is not on disk and automatic download is off."""
+
+    code, status = "MODEL_NOT_DOWNLOADED", 400
+
+
+class ModelNotDeletable(ServiceError):
+    """The model's files were not put there by this service."""
+
+    code, status = "MODEL_NOT_DELETABLE", 400
+
+
+class Unauthorized(ServiceError):
+    """The request carries no valid API key."""
+
+    code, status = "UNAUTHORIZED", 401
+
+
+class HostNotAllowed(ServiceError):
+    """The Host header is not in ``security.allowed_hosts``."""
+
+    code, status = "HOST_NOT_ALLOWED", 403
+
+
+class OriginNotAllowed(ServiceError):
+    """The Origin header is not in ``server.cors_origins``."""
+
+    code, status = "ORIGIN_NOT_ALLOWED", 403
+
+
+class NotFound(ServiceError):
+    """No route has this path."""
+
+    code, status = "NOT_FOUND", 404
+
+
+class ModelNotFound(ServiceError):
+    """A path names an unknown model, or a request names a Flux1 model."""
+
+    code, status = "MODEL_NOT_FOUND", 404
+
+
+class JobNotFound(ServiceError):
+    """No job has this id."""
+
+    code, status = "JOB_NOT_FOUND", 404
+
+
+class MethodNotAllowed(ServiceError):
+    """The path exists, but not for this method."""
+
+    code, status = "METHOD_NOT_ALLOWED", 405
+
+
+class RequestTimeout(ServiceError):
+    """The request's body did not arrive in time."""
+
+    code, status = "REQUEST_TIMEOUT", 408
+
+
+class IdempotencyConflict(ServiceError):
+    """The ``Idempotency-Key`` was used before with another body."""
+
+    code, status = "IDEMPOTENCY_CONFLICT", 409
+
+
+class ModelInUse(ServiceError):
+    """The model is leased by a running job."""
+
+    code, status = "MODEL_IN_USE", 409
+
+
+class JobCancelled(ServiceError):
+    """Somebody else cancelled the job of this synchronous call."""
+
+    code, status = "JOB_CANCELLED", 409
+
+
+class JobGone(ServiceError):
+    """The job existed and was removed by retention."""
+
+    code, status = "JOB_GONE", 410
+
+
+class ImageGone(ServiceError):
+    """The image's file was removed from disk."""
+
+    code, status = "IMAGE_GONE", 410
+
+
+class BodyTooLarge(ServiceError):
+    """The request's body is over the limit."""
+
+    code, status = "BODY_TOO_LARGE", 413
+
+
+class GenerationFailed(ServiceError):
+    """The engine reported an error for this job."""
+
+    code, status = "GENERATION_FAILED", 500
+
+
+class EngineCrashed(ServiceError):
+    """The engine process died with this job inside, on every attempt."""
+
+    code, status = "ENGINE_CRASHED", 500
+
+
+class ServerCrashed(ServiceError):
+    """The server died repeatedly with this job inside."""
+
+    code, status = "SERVER_CRASHED", 500
+
+
+class OutOfMemory(ServiceError):
+    """The model or the picture does not fit in memory."""
+
+    code, status = "OOM_ERROR", 500
+
+
+class InternalError(ServiceError):
+    """A defect in the service."""
+
+    code, status = "INTERNAL_ERROR", 500
+
+
+class NotYetSupported(ServiceError):
+    """A documented feature that this version does not have yet."""
+
+    code, status = "NOT_YET_SUPPORTED", 501
+
+
+class QueueFull(ServiceError):
+    """``scheduler.max_queue`` jobs are waiting already."""
+
+    code, status, retry_after = "QUEUE_FULL", 503, 5
+
+
+class ShuttingDown(ServiceError):
+    """The service is draining and takes no new work."""
+
+    code, status, retry_after = "SHUTTING_DOWN", 503, 5
+
+
+class ServiceRestarting(ServiceError):
+    """The part that held this request was restarted by its supervisor."""
+
+    code, status, retry_after = "SERVICE_RESTARTING", 503, 1
+
+
+class EngineUnavailable(ServiceError):
+    """The engine process fails to start."""
+
+    code, status, retry_after = "ENGINE_UNAVAILABLE", 503, 10
+
+
+class ModelGated(ServiceError):
+    """The model's licence has to be accepted first."""
+
+    code, status = "MODEL_GATED", 503
+
+
+class DownloadFailed(ServiceError):
+    """The model could not be fetched."""
+
+    code, status, retry_after = "DOWNLOAD_FAILED", 503, 30
+
+
+class DiskFull(ServiceError):
+    """There is no space left to keep the result."""
+
+    code, status, retry_after = "DISK_FULL", 503, 30
+
+
+def all_errors() -> tuple[type[ServiceError], ...]:
+    """Every concrete error class, ordered by status, then code."""
+    return tuple(sorted(ServiceError.__subclasses__(), key=lambda error: (error.status, error.code)))
+
+
+def by_code(code: str) -> type[ServiceError]:
+    """Return the class for a code; :class:`InternalError` for one this version does not know."""
+    return next((error for error in all_errors() if error.code == code), InternalError)
+
+
+class ConfigError(Exception):
+    """The configuration is unusable; the message names the file, the key and what was expected."""
+
+
+class ServiceFailed(Exception):
+    """The supervision tree gave up: a part of it kept failing, and restarting it did not help."""

@@ -1,0 +1,51 @@
+"""The Quart app: every section of the API, the error shape and CORS put together."""
+
+from quart import Response, request
+from quart_trio import QuartTrio
+
+from mflux_api.actors.gateway import Gateway
+from mflux_api.http import errors, jobs, sdapi, system
+from mflux_api.http.body import MAX_BODY_BYTES
+from mflux_api.http.connection import HTTPConnection
+from mflux_api.http.render import Renderer
+
+ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, Last-Event-ID, Idempotency-Key"
+EXPOSED_HEADERS = "Retry-After, X-Request-ID"
+BODY_TIMEOUT_SECONDS = 60
+
+
+def create_app(gateway: Gateway) -> QuartTrio:
+    """Build the app; it holds no state but a cache of rendered results."""
+    app = QuartTrio("mflux_api", static_folder=None)
+    app.asgi_http_class = HTTPConnection
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_SECONDS
+    # A synchronous call may take as long as its job; a client that leaves cancels it.
+    app.config["RESPONSE_TIMEOUT"] = None
+    app.url_map.strict_slashes = False
+    renderer = Renderer(gateway)
+    app.register_blueprint(sdapi.blueprint(gateway, renderer))
+    app.register_blueprint(jobs.blueprint(gateway, renderer))
+    app.register_blueprint(system.blueprint(gateway))
+    errors.install(app)
+    _allow_origins(app, gateway.settings.server.cors_origins)
+    return app
+
+
+def _allow_origins(app: QuartTrio, origins: tuple[str, ...]) -> None:
+    @app.after_request
+    async def add_headers(response: Response) -> Response:
+        origin = request.headers.get("Origin")
+        if "*" in origins:
+            response.headers["Access-Control-Allow-Origin"] = "*"
+        elif origin in origins:
+            response.headers["Access-Control-Allow-Origin"] = origin
+            response.headers.add("Vary", "Origin")
+        else:
+            return response
+        response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+        if request.method == "OPTIONS":
+            response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
+            response.headers["Access-Control-Max-Age"] = "600"
+        return response

@@ -1,0 +1,35 @@
+"""Request bodies: JSON objects, read within limits."""
+
+from typing import Any
+
+import msgspec
+import trio
+from quart import request
+
+from mflux_api.errors import InvalidJSON
+
+MAX_BODY_BYTES = 64 * 1024 * 1024
+THREAD_ABOVE_BYTES = 256 * 1024
+"""Larger bodies are parsed in a thread: images in JSON would hold up everybody else."""
+
+
+async def json_object() -> dict[str, Any]:
+    """Read the body as a JSON object, whatever its content type says.
+
+    Raises:
+        InvalidJSON: it is not JSON, or not an object.
+    """
+    data = await request.get_data(as_text=False, cache=False)
+    value = await trio.to_thread.run_sync(_parse, data) if len(data) > THREAD_ABOVE_BYTES else _parse(data)
+    if not isinstance(value, dict):
+        raise InvalidJSON("The body must be a JSON object")
+    return value
+
+
+def _parse(data: str | bytes) -> Any:
+    try:
+        return msgspec.json.decode(data)
+    except RecursionError:
+        raise InvalidJSON("The body is nested too deeply") from None
+    except msgspec.DecodeError as error:
+        raise InvalidJSON(f"The body is not valid JSON: {error}") from None

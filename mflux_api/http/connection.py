@@ -1,0 +1,153 @@
+"""One client connection: what Hypercorn and Quart-Trio get wrong between them, put right by subclassing.
+
+`HTTPConnection` belongs to the app (`app.asgi_http_class = HTTPConnection`), `Connection` to the server.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final, cast
+
+import trio
+from hypercorn.config import Config
+from hypercorn.events import Closed, Event, RawData
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import AppWrapper, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope, LifespanState
+from quart import Quart
+from quart.asgi import ASGIHTTPConnection
+from quart.wrappers import Request
+from quart_trio.asgi import TrioASGIHTTPConnection
+
+logger = logging.getLogger("mflux_api.http")
+
+SEND_CHUNK_BYTES: Final = 64 * 1024
+"""A client is alive as long as it takes this much within `SendLimit.stall_seconds`."""
+
+_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+
+
+class HTTPConnection(TrioASGIHTTPConnection):
+    """One request: cancelled when its client leaves early, left alone once its answer is complete.
+
+    Hypercorn says `http.disconnect` at the end of every request, from inside the app's last `send`. Cancelling then, as
+    Quart-Trio does, cancels Hypercorn's own work of closing or recycling the connection.
+    """
+
+    def __init__(self, app: Quart, scope: HTTPScope) -> None:
+        super().__init__(app, scope)
+        self._answered = False
+
+    async def handle_messages(  # type: ignore[override]  # Quart-Trio's own signature differs from Quart's
+        self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
+    ) -> None:
+        """Feed the request's body; cancel `nursery` if the client leaves before the answer is complete."""
+        await ASGIHTTPConnection.handle_messages(self, request, receive)
+        if not self._answered:
+            nursery.cancel_scope.cancel("the client disconnected")
+
+    async def handle_request(  # type: ignore[override]  # Quart-Trio's own signature differs from Quart's
+        self, nursery: trio.Nursery, request: Request, send: ASGISendCallable
+    ) -> None:
+        """Run the handler and send its response."""
+
+        async def watched_send(message: ASGISendEvent) -> None:
+            if message["type"] == "http.response.body" and not message.get("more_body", False):
+                self._answered = True  # before the send: the disconnect arrives inside it
+            await send(message)
+
+        await super().handle_request(nursery, request, watched_send)
+
+
+class SendLimit:
+    """How long the sends of one server's connections may wait for their clients."""
+
+    def __init__(self, stall_seconds: float) -> None:
+        self.stall_seconds = stall_seconds
+        self._deadline = float("inf")
+        self._scopes: set[trio.CancelScope] = set()
+
+    @contextmanager
+    def shield(self) -> Iterator[trio.CancelScope]:
+        """Shield one send from cancellation, for `stall_seconds` at most and never beyond `finish_by`."""
+        deadline = min(trio.current_time() + self.stall_seconds, self._deadline)
+        with trio.CancelScope(shield=True, deadline=deadline) as scope:
+            self._scopes.add(scope)
+            try:
+                yield scope
+            finally:
+                self._scopes.discard(scope)
+
+    def finish_by(self, deadline: float) -> None:
+        """Let no send, running or to come, outlast `deadline` (in Trio's time)."""
+        self._deadline = min(self._deadline, deadline)
+        for scope in self._scopes:
+            scope.deadline = min(scope.deadline, self._deadline)
+
+
+class Connection(TCPServer):
+    """Hypercorn's connection, which a client that stopped reading can neither block nor keep from being cancelled.
+
+    An error inside one connection is logged and closes that connection only.
+    """
+
+    def __init__(
+        self,
+        app: AppWrapper,
+        config: Config,
+        context: WorkerContext,
+        state: LifespanState,
+        limit: SendLimit,
+        stream: trio.SocketStream,
+    ) -> None:
+        # Hypercorn's annotation names the SSL stream only; it takes either.
+        super().__init__(app, config, context, state, cast("trio.SSLStream[trio.SocketStream]", stream))
+        self._limit = limit
+        self._socket_stream = stream
+        self._scope = trio.CancelScope()
+
+    async def run(self) -> None:
+        """Serve the connection until either side closes it. Raises only what is no `Exception`: cancellation."""
+        try:
+            with self._scope:
+                await super().run()
+        except* Exception as errors:
+            # The boundary of one client: without it a broken peer would take down every other connection.
+            logger.error("a connection failed and was closed", exc_info=errors)
+
+    async def protocol_send(self, event: Event) -> None:
+        """Send bytes, or pass Hypercorn's other events on."""
+        if not isinstance(event, RawData):
+            await super().protocol_send(event)
+            return
+        async with self.send_lock:
+            try:
+                alive = await self._send(event.data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                await self.protocol.handle(Closed())
+                return
+            if not alive:
+                await self._drop()
+
+    async def _send(self, data: bytes) -> bool:
+        """Send all of `data`; False if the client stopped taking it. The shield keeps the framing whole."""
+        view = memoryview(data)
+        for start in range(0, len(view), SEND_CHUNK_BYTES):
+            with self._limit.shield() as scope:
+                await self._socket_stream.send_all(view[start : start + SEND_CHUNK_BYTES])
+            if scope.cancelled_caught:
+                return False
+        return True
+
+    async def _drop(self) -> None:
+        """Close at once and end everything that runs for this client."""
+        logger.info("dropped a client which stopped reading")
+        with suppress(OSError):  # it may be closed already
+            # A reset frees the unsent bytes in the kernel and tells the client that the answer was cut.
+            self._socket_stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+        self._scope.cancel("the client stopped reading")
+        await trio.aclose_forcefully(self._socket_stream)

@@ -1,0 +1,71 @@
+"""Every failure of every route as ``{"error", "code", "details"}``."""
+
+import logging
+
+from quart import Response
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException
+
+from mflux_api.errors import (
+    BodyTooLarge,
+    InternalError,
+    InvalidJSON,
+    MethodNotAllowed,
+    NotFound,
+    RequestTimeout,
+    ServiceError,
+)
+from mflux_api.http.body import MAX_BODY_BYTES
+from mflux_api.http.responses import json_response
+
+logger = logging.getLogger(__name__)
+
+
+def error_response(error: ServiceError) -> Response:
+    """Return an error in the contract's shape."""
+    body = {"error": error.message, "code": error.code, "details": dict(error.details)}
+    response = json_response(body, error.status)
+    if error.retry_after is not None:
+        response.headers["Retry-After"] = str(error.retry_after)
+    return response
+
+
+def install(app: QuartTrio) -> None:
+    """Register the handlers."""
+
+    @app.errorhandler(ServiceError)
+    async def known(error: ServiceError) -> Response:
+        return error_response(error)
+
+    @app.errorhandler(HTTPException)
+    async def protocol(error: HTTPException) -> Response:
+        response = error_response(_translated(error))
+        for name, value in error.get_headers():
+            if name == "Allow":
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(Exception)
+    async def unknown(error: Exception) -> Response:
+        logger.error("a request failed: %s", type(error).__name__)
+        logger.debug("a request failed", exc_info=error)
+        return error_response(InternalError("Internal error; the debug log has the details"))
+
+
+def _translated(error: HTTPException) -> ServiceError:
+    match error.code:
+        case 404:
+            return NotFound("There is nothing at this path; see docs/api.md for the endpoints")
+        case 405:
+            return MethodNotAllowed("This path does not take this method; the Allow header names those it does")
+        case 408:
+            return RequestTimeout("The request's body did not arrive in time")
+        case 413:
+            return BodyTooLarge(
+                f"The request's body is over {MAX_BODY_BYTES // 2**20} MB", {"limit_bytes": MAX_BODY_BYTES}
+            )
+        case 400:
+            return InvalidJSON("The request cannot be read")
+        case _:
+            logger.error("a request failed with HTTP status %s", error.code)
+            return InternalError("Internal error; the debug log has the details")

@@ -1,0 +1,83 @@
+"""``/api/v1/generate`` and ``/api/v1/jobs``."""
+
+from quart import Blueprint, Response, request
+
+from mflux_api.actors.gateway import Gateway
+from mflux_api.errors import InvalidParameter
+from mflux_api.http.body import json_object
+from mflux_api.http.render import Renderer, job_object
+from mflux_api.http.responses import json_bytes, json_response
+from mflux_api.http.sse import stream_response
+from mflux_api.jobs import Status
+from mflux_api.requests import GenerateRequest, convert
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 500
+
+
+def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
+    """Build the routes."""
+    routes = Blueprint("jobs", __name__, url_prefix="/api/v1")
+
+    @routes.post("/generate")
+    async def generate() -> Response:
+        accepted = await gateway.submit(convert(await json_object(), GenerateRequest))
+        return json_response(
+            {"job_id": accepted.job.id, "status": accepted.job.status.value, "position": accepted.position}
+        )
+
+    @routes.get("/jobs")
+    async def list_jobs() -> Response:
+        views, cursor = await gateway.jobs(
+            limit=_limit(request.args.get("limit")),
+            cursor=request.args.get("cursor"),
+            status=_status(request.args.get("status")),
+        )
+        return json_response({"jobs": [job_object(view) for view in views], "next_cursor": cursor})
+
+    @routes.get("/jobs/<job_id>")
+    async def get_job(job_id: str) -> Response:
+        return json_bytes(await renderer.job(await gateway.job(job_id), urls=_urls()))
+
+    @routes.get("/jobs/<job_id>/stream")
+    async def stream(job_id: str) -> Response:
+        last_event_id = request.headers.get("Last-Event-ID") or None
+        return stream_response(await gateway.follow(job_id, last_event_id), renderer, urls=_urls())
+
+    @routes.delete("/jobs/<job_id>")
+    async def cancel(job_id: str) -> Response:
+        job = await gateway.cancel(job_id)
+        return json_response({"status": job.status.value})
+
+    return routes
+
+
+def _urls() -> bool:
+    value = request.args.get("images", "base64")
+    if value not in ("base64", "url"):
+        raise _invalid("images", value, "base64 or url")
+    return value == "url"
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    limit = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= limit <= MAX_LIMIT:
+        raise _invalid("limit", text, f"1 to {MAX_LIMIT}")
+    return limit
+
+
+def _status(text: str | None) -> Status | None:
+    if text is None:
+        return None
+    try:
+        return Status(text)
+    except ValueError:
+        raise _invalid("status", text, ", ".join(Status)) from None
+
+
+def _invalid(field: str, value: str, limit: str) -> InvalidParameter:
+    return InvalidParameter(
+        f"'{field}' is invalid: expected {limit}", {"field": field, "value": value[:64], "limit": limit}
+    )

@@ -1,0 +1,127 @@
+"""Jobs as JSON. Results with pixels are rendered once and shared by everybody who asks."""
+
+import base64
+from collections import OrderedDict
+from datetime import UTC, datetime
+from typing import Any
+
+import attrs
+import msgspec
+import trio
+
+from mflux_api.actors.gateway import Gateway, JobView
+from mflux_api.jobs import Job, Progress, Stage, Status
+
+CACHE_BYTES = 64 * 1024 * 1024
+
+
+def timestamp(moment: datetime | None) -> str | None:
+    """Return a time as API clients see it: UTC, seconds, ``Z``."""
+    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def job_object(view: JobView) -> dict[str, Any]:
+    """Return a job as JSON, with every key and no result."""
+    job, live = view.job, view.live
+    progress = live.progress if live is not None else None
+    return {
+        "id": job.id,
+        "status": job.status.value,
+        "stage": _stage(job, progress),
+        "progress": progress.progress if progress is not None else job.progress,
+        "prompt": job.request.prompt,
+        "model": job.model,
+        "position": live.position if live is not None else None,
+        "eta_seconds": progress.eta_seconds if progress is not None else None,
+        "created_at": timestamp(job.created_at),
+        "started_at": timestamp(job.started_at),
+        "completed_at": timestamp(job.completed_at),
+        "result": None,
+        "error": job.failure.message if job.failure is not None else None,
+        "code": job.failure.code if job.failure is not None else None,
+        "details": dict(job.failure.details) if job.failure is not None else None,
+    }
+
+
+def _stage(job: Job, progress: Progress | None) -> str | None:
+    if job.status.terminal:
+        return None
+    return progress.stage.value if progress is not None else Stage.QUEUED.value
+
+
+def progress_object(progress: Progress) -> dict[str, Any]:
+    """Return a progress event's data."""
+    data = attrs.asdict(progress)
+    return {**data, "status": progress.status.value, "stage": progress.stage.value}
+
+
+class Renderer:
+    """Renders finished jobs with their images; keeps the newest results within a number of bytes."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._cache: OrderedDict[tuple[str, bool], bytes] = OrderedDict()
+        self._size = 0
+        self._rendering: dict[tuple[str, bool], trio.Event] = {}
+
+    async def job(self, view: JobView, *, urls: bool = False) -> bytes:
+        """Return a job as JSON bytes; a finished one with its result.
+
+        Args:
+            view: the job.
+            urls: put the images' paths on this server into the result, in place of base64.
+
+        Raises:
+            ImageGone: an image's file was removed.
+        """
+        if not view.job.images:
+            return msgspec.json.encode(_with_result(view, []))
+        if not view.job.status.terminal:
+            return msgspec.json.encode(job_object(view))
+        key = (view.job.id, urls)
+        while key not in self._cache:
+            if key in self._rendering:
+                await self._rendering[key].wait()
+                continue
+            self._rendering[key] = trio.Event()
+            try:
+                data = await self._render(view, urls=urls)
+            finally:
+                self._rendering.pop(key).set()
+            self._keep(key, data)
+            return data
+        self._cache.move_to_end(key)
+        return self._cache[key]
+
+    async def images(self, job: Job) -> list[str]:
+        """Return a finished job's images as base64 PNG.
+
+        Raises:
+            ImageGone: an image's file was removed.
+        """
+        return [base64.b64encode(await self._gateway.image_bytes(image)).decode() for image in job.images]
+
+    async def _render(self, view: JobView, *, urls: bool) -> bytes:
+        job = view.job
+        if urls:
+            images = [f"/api/v1/jobs/{job.id}/images/{index}" for index in range(len(job.images))]
+        else:
+            images = await self.images(job)
+        return msgspec.json.encode(_with_result(view, images))
+
+    def _keep(self, key: tuple[str, bool], data: bytes) -> None:
+        if len(data) > CACHE_BYTES // 4:
+            return
+        self._cache[key] = data
+        self._size += len(data)
+        while self._size > CACHE_BYTES:
+            _, dropped = self._cache.popitem(last=False)
+            self._size -= len(dropped)
+
+
+def _with_result(view: JobView, images: list[str]) -> dict[str, Any]:
+    job = view.job
+    rendered = job_object(view)
+    if job.status is Status.COMPLETED or (job.status.terminal and images):
+        rendered["result"] = {"images": images, "seeds": [image.seed for image in job.images]}
+    return rendered

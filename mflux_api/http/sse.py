@@ -1,0 +1,79 @@
+"""Server-sent events: one job's stream as a Quart response body.
+
+Clients differ in what they survive (docs/clients.md): the keep-alive is a comment line that ends with ONE newline, no
+event is called ``error``, and the server ends the stream after the terminal event.
+"""
+
+from types import TracebackType
+
+import msgspec
+import trio
+from quart import Response
+from quart.wrappers.response import ResponseBody
+
+from mflux_api.actors.gateway import EventStream, JobView
+from mflux_api.actors.messages import Logged
+from mflux_api.errors import ImageGone, ServiceRestarting
+from mflux_api.http.render import Renderer, progress_object
+from mflux_api.jobs import Finished, Status
+
+KEEP_ALIVE_SECONDS = 15.0
+KEEP_ALIVE = b": keep-alive\n"
+
+_NAMES = {Status.COMPLETED: "complete", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
+
+
+def stream_response(stream: EventStream, renderer: Renderer, *, urls: bool) -> Response:
+    """Return the response that streams a job's events until its end."""
+    response = Response(
+        _Body(stream, renderer, urls=urls),
+        content_type="text/event-stream; charset=utf-8",
+        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+    )
+    response.timeout = None
+    return response
+
+
+class _Body(ResponseBody):
+    def __init__(self, stream: EventStream, renderer: Renderer, *, urls: bool) -> None:
+        self._stream = stream
+        self._renderer = renderer
+        self._urls = urls
+
+    async def __aenter__(self) -> "_Body":
+        await self._stream.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._stream.__aexit__(kind, error, traceback)
+
+    def __aiter__(self) -> "_Body":
+        return self
+
+    async def __anext__(self) -> bytes:
+        logged: Logged | None = None
+        with trio.move_on_after(KEEP_ALIVE_SECONDS):
+            try:
+                logged = await self._stream.__anext__()
+            except ServiceRestarting:
+                # The client reconnects with Last-Event-ID, and the new hub takes it from there.
+                raise StopAsyncIteration from None
+        return KEEP_ALIVE if logged is None else await self._render(logged)
+
+    async def _render(self, logged: Logged) -> bytes:
+        if not isinstance(logged.event, Finished):
+            return _event("progress", logged.id, msgspec.json.encode(progress_object(logged.event)))
+        job = logged.event.job
+        try:
+            data = await self._renderer.job(JobView(job=job, live=None), urls=self._urls)
+        except ImageGone:
+            # The end must be told, even when somebody has removed the pictures since.
+            data = await self._renderer.job(JobView(job=job, live=None), urls=True)
+        return _event(_NAMES[job.status], logged.id, data)
+
+
+def _event(name: str, event_id: str, data: bytes) -> bytes:
+    identity = f"id: {event_id}\n".encode() if event_id else b""
+    return identity + b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"

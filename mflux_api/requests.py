@@ -1,0 +1,198 @@
+"""What a job asks for, with every limit in one place."""
+
+import re
+import secrets
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+import attrs
+import msgspec
+from msgspec import Meta
+
+from mflux_api.catalog import Catalog, Model, is_flux1
+from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotFound, NotYetSupported
+
+T = TypeVar("T")
+
+MAX_SEED = 2**53 - 5
+"""Largest seed: seed + 3 (the fourth image) is still exact in a JSON number."""
+
+Prompt = Annotated[str, Meta(min_length=1, max_length=10_000, description="Text description of the image")]
+NegativePrompt = Annotated[str, Meta(max_length=10_000, description="What the image should not show (base models)")]
+Seed = Annotated[int, Meta(ge=-1, le=MAX_SEED, description="Random seed; null or -1: random")]
+Side = Annotated[int, Meta(ge=64, le=2048, multiple_of=16)]
+Steps = Annotated[int, Meta(ge=1, le=200, description="Denoising steps; null: the model's default")]
+Guidance = Annotated[float, Meta(ge=0.0, le=30.0, description="Guidance; distilled models always run at 1.0")]
+ImageCount = Annotated[int, Meta(ge=1, le=64, description="Number of images")]
+LoraScale = Annotated[float, Meta(ge=0.0, le=2.0)]
+Strength = Annotated[float, Meta(ge=0.0, le=1.0, description="How much to transform; 0 keeps the image")]
+
+MAX_INIT_IMAGES = 4
+
+
+@attrs.frozen(kw_only=True)
+class GenerateRequest:
+    """One job: a prompt and how to paint it.
+
+    Build one directly when embedding; :func:`validate` says whether it is within the limits. The field names and
+    defaults are those of the HTTP API.
+    """
+
+    prompt: Prompt
+    model: str | None = None
+    """An alias of the catalog; ``None`` means ``models.default``."""
+    negative_prompt: NegativePrompt | None = None
+    seed: Seed | None = None
+    width: Side = 512
+    height: Side = 512
+    steps: Steps | None = None
+    guidance: Guidance | None = None
+    num_images: ImageCount = 1
+    lora_files: tuple[str, ...] = ()
+    lora_scales: tuple[LoraScale, ...] = ()
+    low_ram: bool = False
+    init_images: tuple[str, ...] = ()
+    image_strength: Strength | None = None
+
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of every image of a resolved request: image i uses seed + i."""
+        if self.seed is None:
+            raise ValueError("the request is not resolved: it has no seed yet")
+        return tuple(self.seed + index for index in range(self.num_images))
+
+
+def convert(body: Mapping[str, Any], target: type[T], *, strict: bool = True) -> T:
+    """Convert a JSON object to a request class; nulls are absent, unknown fields are ignored.
+
+    Args:
+        body: the decoded JSON object.
+        target: a frozen attrs class whose annotations carry the limits.
+        strict: ``False`` also takes numbers written as strings, which A1111's clients send.
+
+    Raises:
+        InvalidParameter: a field is missing, of the wrong type or outside its limits.
+    """
+    known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
+    cleaned = {name: _stripped(name, value) for name, value in body.items() if name in known and value is not None}
+    try:
+        return msgspec.convert(cleaned, target, strict=strict)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), cleaned, target) from None
+
+
+def _stripped(name: str, value: Any) -> Any:
+    return value.strip() if name == "prompt" and isinstance(value, str) else value
+
+
+def _invalid(message: str, body: Mapping[str, Any], target: type[Any]) -> InvalidParameter:
+    missing = re.search(r"missing required field `(\w+)`", message)
+    if missing:
+        field = missing.group(1)
+        return InvalidParameter(f"'{field}' is required", {"field": field, "value": None, "limit": "required"})
+    path = re.search(r"`\$\.(\w+)", message)
+    field = path.group(1) if path else "body"
+    reason = re.sub(r" - at `.*`$", "", message).replace("`", "").replace(" | null", "").removeprefix("Expected ")
+    value = "…" if "prompt" in field else _shown(body.get(field))
+    return InvalidParameter(
+        f"'{field}' is invalid: expected {reason}",
+        {"field": field, "value": value, "limit": reason.partition(", got")[0], **_bounds(target, field)},
+    )
+
+
+def _shown(value: Any) -> Any:
+    """Return the value for the error's details, cut so that an error stays small."""
+    if isinstance(value, str):
+        return value if len(value) <= 64 else value[:64] + "…"
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return type(value).__name__
+
+
+def _bounds(target: type[Any], field: str) -> dict[str, Any]:
+    hint = get_type_hints(target, include_extras=True).get(field)
+    candidates = (hint, *getattr(hint, "__args__", ()))
+    metas = (meta for candidate in candidates for meta in getattr(candidate, "__metadata__", ()))
+    names = {"ge": "minimum", "le": "maximum", "multiple_of": "multiple_of", "max_length": "max_length"}
+    return {
+        label: getattr(meta, name)
+        for meta in metas
+        if isinstance(meta, Meta)
+        for name, label in names.items()
+        if getattr(meta, name) is not None
+    }
+
+
+def validate(request: GenerateRequest, *, max_images: int) -> GenerateRequest:
+    """Check a request made in Python against the same limits as one that came over HTTP.
+
+    Raises:
+        InvalidParameter: a field is outside its limits.
+    """
+    checked = convert(attrs.asdict(request, filter=lambda _, value: value is not None), GenerateRequest)
+    if checked.num_images > max_images:
+        raise InvalidParameter(
+            f"'num_images' is invalid: expected at most {max_images} (generation.max_batch_size)",
+            {"field": "num_images", "value": checked.num_images, "limit": max_images, "minimum": 1},
+        )
+    if len(checked.lora_scales) > len(checked.lora_files):
+        raise InvalidParameter(
+            "'lora_scales' has more entries than 'lora_files'",
+            {"field": "lora_scales", "value": len(checked.lora_scales), "limit": len(checked.lora_files)},
+        )
+    if len(checked.init_images) > MAX_INIT_IMAGES:
+        raise InvalidParameter(
+            f"'init_images' is invalid: expected at most {MAX_INIT_IMAGES} images",
+            {"field": "init_images", "value": len(checked.init_images), "limit": MAX_INIT_IMAGES},
+        )
+    return checked
+
+
+def find_model(alias: str, catalog: Catalog) -> Model:
+    """Return the catalog entry that a generation request names.
+
+    Raises:
+        ModelNotFound: the name is a Flux1 model's.
+        InvalidModel: no model has this name.
+    """
+    model = catalog.get(alias)
+    if model is not None:
+        return model
+    if is_flux1(alias):
+        raise ModelNotFound(
+            f"Model '{_shown(alias)}' not found. Flux1 models removed. Use flux2-klein-4b or flux2-klein-9b"
+        )
+    raise InvalidModel("Invalid model specified", {"model": _shown(alias), "available_models": catalog.aliases()})
+
+
+def check_supported(request: GenerateRequest, model: Model) -> None:
+    """Refuse what is documented but not built yet.
+
+    Raises:
+        NotYetSupported: with the name of the feature in details.
+    """
+    missing = {
+        "img2img": bool(request.init_images),
+        "lora": bool(request.lora_files),
+        "quantization": model.quantization != "none",
+        "remote_models": not model.embedded and model.path is None,
+    }
+    for feature, wanted in missing.items():
+        if wanted:
+            raise NotYetSupported(
+                "This version cannot do that yet; use the model 'demo' or a local checkpoint from [[models.custom]]",
+                {"feature": feature, "model": model.alias},
+            )
+
+
+def resolve(request: GenerateRequest, model: Model, *, default_steps: int) -> GenerateRequest:
+    """Fill in what the request leaves to the service: seed, steps, guidance; the result runs as it stands."""
+    steps = request.steps if request.steps is not None else (model.default_steps or default_steps)
+    guidance = request.guidance if request.guidance is not None else model.default_guidance
+    seed = request.seed if request.seed not in (None, -1) else secrets.randbelow(2**32)
+    return attrs.evolve(
+        request,
+        model=model.alias,
+        seed=seed,
+        steps=steps,
+        guidance=guidance if model.supports_guidance else 1.0,
+    )

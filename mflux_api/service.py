@@ -1,0 +1,328 @@
+"""The composition root: builds the actors, puts them under supervision, and hands out a :class:`Service`."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from functools import partial
+from typing import TypeVar
+
+import attrs
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.event_hub import EventHub
+from mflux_api.actors.gateway import Addresses, EventStream, Gateway
+from mflux_api.actors.generator import Generator, GeneratorOptions
+from mflux_api.actors.job_store import JobStore
+from mflux_api.actors.mailbox import Address, Mailbox
+from mflux_api.actors.model_loader import ModelLoader
+from mflux_api.actors.painting import Painter
+from mflux_api.actors.scheduler import Scheduler
+from mflux_api.actors.stats import Stats
+from mflux_api.config import Settings
+from mflux_api.engine.client import LocalEngine, LocalEngineOptions
+from mflux_api.engine.interface import EngineStarter
+from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, by_code
+from mflux_api.jobs import Job, JobEvent, Status, StoredImage, Timings
+from mflux_api.requests import GenerateRequest
+from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.memory import MemoryRepository
+from mflux_api.storage.repository import Repository
+from mflux_api.supervisor import ChildSpec, Ended, Started, Strategy, Supervisor
+
+M = TypeVar("M")
+
+ENCODER_THREADS = 2
+
+
+@attrs.frozen(kw_only=True)
+class Result:
+    """What a completed job left."""
+
+    job: Job
+
+    @property
+    def images(self) -> tuple[StoredImage, ...]:
+        """The images on disk, in order."""
+        return self.job.images
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of each image; each can be painted again alone."""
+        return tuple(image.seed for image in self.job.images)
+
+    @property
+    def timings(self) -> Timings:
+        """Seconds spent in each part of the engine."""
+        return self.job.timings or Timings()
+
+
+class Service:
+    """One running service. Get it from :func:`open_service`; its methods may be called from any task inside."""
+
+    def __init__(self, gateway: Gateway, root: Supervisor) -> None:
+        self._gateway = gateway
+        self._root = root
+
+    @property
+    def settings(self) -> Settings:
+        """What the service was opened with."""
+        return self._gateway.settings
+
+    async def submit(self, request: GenerateRequest) -> Job:
+        """Queue a job; when this returns the job is kept.
+
+        Raises:
+            ServiceError: the request is refused; the class says why.
+        """
+        return (await self._gateway.submit(request)).job
+
+    async def job(self, job_id: str) -> Job:
+        """Return a job as it is now.
+
+        Raises:
+            JobNotFound: there is none with that id.
+        """
+        return (await self._gateway.job(job_id)).job
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job; a finished one is returned as it is.
+
+        Raises:
+            JobNotFound: there is none with that id.
+        """
+        return await self._gateway.cancel(job_id)
+
+    @asynccontextmanager
+    async def events(self, job_id: str) -> AsyncIterator[AsyncIterator[JobEvent]]:
+        """Follow a job: an async iterator of :class:`Progress`, and last one :class:`Finished`.
+
+        Raises:
+            JobNotFound: there is none with that id.
+        """
+        async with await self._gateway.follow(job_id) as stream:
+            yield _Events(stream)
+
+    async def result(self, job_id: str) -> Result:
+        """Wait for a job's end and return what it left.
+
+        Raises:
+            JobNotFound: there is none with that id.
+            JobCancelled: it was cancelled.
+            ServiceError: it failed; the class says why.
+        """
+        job = await self._gateway.finished(job_id)
+        if job.status is Status.CANCELLED:
+            raise JobCancelled(f"Job '{job.id}' was cancelled", {"job_id": job.id})
+        if job.failure is not None:
+            raise by_code(job.failure.code)(job.failure.message, job.failure.details)
+        return Result(job=job)
+
+    async def drain(self) -> None:
+        """Take no new work, and wait until nothing runs any more."""
+        await self._gateway.drain()
+
+    async def serve_http(
+        self,
+        binds: Sequence[str] | None = None,
+        *,
+        task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Serve the REST API until cancelled; reports the URLs when it listens.
+
+        Args:
+            binds: addresses as ``host:port``; port 0 takes a free one. By default those of ``[server]``.
+
+        Raises:
+            BindError: an address cannot be listened on.
+        """
+        # Imported here: an embedding program without HTTP does not pay for the web stack.
+        from mflux_api.actors.http_front import HttpFront
+        from mflux_api.http.server import open_sockets
+
+        server = self.settings.server
+        sockets = open_sockets(binds if binds is not None else [f"{server.host}:{server.port}"])
+        front = HttpFront(self._gateway, sockets)
+        try:
+            urls = await self._root.add(ChildSpec(name=m.HTTP_FRONT, run=front.run))
+            task_status.started(urls)
+            await trio.sleep_forever()
+        finally:
+            # When the whole tree has ended, this child has ended with it.
+            with trio.CancelScope(shield=True), suppress(Ended):
+                await self._root.remove(m.HTTP_FRONT)
+            for socket in sockets:
+                socket.close()
+
+
+class _Events:
+    """A job's events without their place in the log."""
+
+    def __init__(self, stream: EventStream) -> None:
+        self._stream = stream
+
+    def __aiter__(self) -> "_Events":
+        return self
+
+    async def __anext__(self) -> JobEvent:
+        return (await self._stream.__anext__()).event
+
+
+@asynccontextmanager
+async def open_service(
+    settings: Settings | None = None,
+    *,
+    repository: Repository | None = None,
+    start_engine: EngineStarter | None = None,
+) -> AsyncIterator[Service]:
+    """Run a service for as long as the block lasts: no sockets, no signals, no global state.
+
+    Args:
+        settings: by default ``Settings()``, with paths in the working directory.
+        repository: where jobs are kept; by default in memory.
+        start_engine: starts the engine; by default a child process with MLX.
+
+    Raises:
+        ServiceFailed: the supervision tree gave up. The caller's own exceptions pass through as they are.
+    """
+    house = _House(settings or Settings(), repository or MemoryRepository(), start_engine)
+    callers: BaseException | None = None
+    failure: ServiceFailed | None = None
+    ended = trio.Event()
+    status = Started()
+    try:
+        async with trio.open_nursery() as nursery:
+
+            async def run_tree() -> None:
+                nonlocal failure
+                try:
+                    await house.root.run(status)
+                except ServiceFailed as error:
+                    failure = error
+                finally:
+                    status.event.set()
+                    ended.set()
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(run_tree, name="supervision tree")
+            await status.event.wait()
+            try:
+                if not ended.is_set():
+                    yield house.service
+            except trio.Cancelled:
+                raise
+            except BaseException as error:  # noqa: BLE001 - kept aside so that the nursery does not wrap it in a group
+                callers = _without_cancellation(error)
+            finally:
+                nursery.cancel_scope.cancel()
+    finally:
+        house.close()
+    if failure is not None and (callers is None or isinstance(callers, ServiceRestarting)):
+        raise failure
+    if callers is not None:
+        raise callers
+
+
+def _without_cancellation(error: BaseException) -> BaseException | None:
+    """A group may hold the cancellation that this service caused; that one is over now."""
+    return error.split(trio.Cancelled)[1] if isinstance(error, BaseExceptionGroup) else error
+
+
+class _House:
+    """Every mailbox and actor of one service."""
+
+    def __init__(self, settings: Settings, repository: Repository, start_engine: EngineStarter | None) -> None:
+        self._mailboxes: list[Mailbox[object]] = []
+        catalog = settings.catalog()
+        store_box: Mailbox[m.StoreMessage] = self._mailbox(m.JOB_STORE)
+        hub_box: Mailbox[m.HubMessage] = self._mailbox(m.EVENT_HUB, work_capacity=1024)
+        loader_box: Mailbox[m.LoaderMessage] = self._mailbox(m.MODEL_LOADER)
+        generator_box: Mailbox[m.GeneratorMessage] = self._mailbox(m.GENERATOR)
+        scheduler_box: Mailbox[m.SchedulerMessage] = self._mailbox(m.SCHEDULER)
+        stats_box: Mailbox[m.StatsMessage] = self._mailbox(m.STATS)
+
+        store = JobStore(store_box, repository)
+        hub = EventHub(hub_box)
+        stats = Stats(stats_box)
+        loader = ModelLoader(
+            loader_box,
+            _address(generator_box, m.MODEL_LOADER),
+            catalog,
+            embedded_path=str(settings.models.cache_dir / "demo"),
+        )
+        generator = Generator(
+            generator_box,
+            start_engine or _local_engine(settings),
+            GeneratorOptions(
+                step_timeout=settings.engine.step_timeout_seconds,
+                cancel_grace=settings.scheduler.cancel_grace_seconds,
+            ),
+            _address(scheduler_box, m.GENERATOR),
+        )
+        scheduler = Scheduler(
+            scheduler_box,
+            store=_address(store_box, m.SCHEDULER),
+            hub=_address(hub_box, m.SCHEDULER),
+            stats=_address(stats_box, m.SCHEDULER),
+            painter=Painter(
+                _address(loader_box, m.SCHEDULER),
+                _address(generator_box, m.SCHEDULER),
+                ImageFiles(settings.generation.output_dir),
+                trio.CapacityLimiter(ENCODER_THREADS),
+            ),
+            settings=settings.scheduler,
+        )
+        engines = Supervisor(
+            "engines",
+            [_child(generator_box, generator.run), _child(loader_box, loader.run)],
+            strategy=Strategy.ONE_FOR_ALL,
+        )
+        core = Supervisor(
+            "core",
+            [
+                _child(store_box, store.run),
+                _child(hub_box, hub.run),
+                ChildSpec(name="engines", run=engines.run),
+                _child(scheduler_box, scheduler.run),
+            ],
+            strategy=Strategy.REST_FOR_ONE,
+        )
+        self.root = Supervisor("root", [ChildSpec(name="core", run=core.run), _child(stats_box, stats.run)])
+        gateway = Gateway(
+            Addresses(
+                scheduler=_address(scheduler_box, m.GATEWAY),
+                store=_address(store_box, m.GATEWAY),
+                hub=_address(hub_box, m.GATEWAY),
+                loader=_address(loader_box, m.GATEWAY),
+                generator=_address(generator_box, m.GATEWAY),
+                stats=_address(stats_box, m.GATEWAY),
+            ),
+            settings,
+            catalog,
+        )
+        self.service = Service(gateway, self.root)
+
+    def _mailbox(self, name: str, **options: int) -> Mailbox[M]:
+        mailbox: Mailbox[M] = Mailbox(name, **options)
+        self._mailboxes.append(mailbox)  # type: ignore[arg-type]
+        return mailbox
+
+    def close(self) -> None:
+        """Answer everybody who still waits for an actor: it will not come back."""
+        for mailbox in self._mailboxes:
+            mailbox.close()
+
+
+def _address(mailbox: Mailbox[M], sender: str) -> Address[M]:
+    return Address(mailbox, sender=sender, asks=m.ASK_GRAPH)
+
+
+def _child(mailbox: Mailbox[M], run: Callable[[Started], Awaitable[None]]) -> ChildSpec:
+    return ChildSpec(name=mailbox.name, run=run, on_exit=mailbox.drop_in_hand)
+
+
+def _local_engine(settings: Settings) -> EngineStarter:
+    options = LocalEngineOptions(
+        start_timeout=settings.engine.start_timeout_seconds,
+        heartbeat_timeout=settings.engine.heartbeat_seconds,
+    )
+    return partial(LocalEngine.start, options=options)

@@ -1,0 +1,53 @@
+"""Finished images on disk: written whole or not at all."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import attrs
+
+from mflux_api.images import encode_png
+from mflux_api.jobs import Job, StoredImage
+
+
+@attrs.frozen
+class ImageFiles:
+    """Images as ``{folder}/{YYYY-MM-DD}/{job id}-{n}.png``, by the day the job was made (UTC)."""
+
+    folder: Path
+
+    def save(self, job: Job, index: int, *, seed: int, width: int, height: int, rgb: bytes) -> StoredImage:
+        """Encode and keep one image; it is durable when this returns.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written.
+        """
+        data = encode_png(rgb, width, height)
+        path = self.folder / f"{job.created_at:%Y-%m-%d}" / f"{job.id}-{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_atomically(path, data)
+        return StoredImage(
+            path=str(path), seed=seed, width=width, height=height, sha256=hashlib.sha256(data).hexdigest()
+        )
+
+    def discard(self, image: StoredImage) -> None:
+        """Remove an image that no job keeps."""
+        Path(image.path).unlink(missing_ok=True)
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

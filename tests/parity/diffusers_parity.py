@@ -1,0 +1,179 @@
+"""Comparing the engine's pictures with diffusers' ``Flux2KleinPipeline``: same checkpoint, same noise, float32.
+
+MLX and torch need not share an environment, so there are two sides and a folder between them. From the repository:
+
+    python -m tests.parity.diffusers_parity paint FOLDER
+    python -m venv TORCH && TORCH/bin/pip install torch diffusers transformers accelerate safetensors numpy pillow
+    TORCH/bin/python tests/parity/diffusers_parity.py compare FOLDER
+
+``paint`` runs in the project's environment. It writes random checkpoints, distilled and base (or takes an own one with
+``--checkpoint``, for instance a downloaded Klein), then each case's noise and the engine's picture. ``compare`` loads
+the same checkpoints with diffusers in float32 on the CPU, prints a PSNR per case and exits with 1 below 60 dB.
+
+diffusers takes no negative prompt as text: it is given as embeddings, made by its own ``encode_prompt``.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+MIN_DECIBELS = 60.0
+SEED = 20_240_607
+
+# (checkpoint, prompt, negative prompt, width, height, steps, guidance)
+CASES: tuple[tuple[str, str, str | None, int, int, int, float], ...] = (
+    ("distilled", "a red cat at night", None, 128, 128, 4, 1.0),
+    ("distilled", "ein altes Haus am See, 猫, Straßenbahn", None, 256, 256, 4, 1.0),
+    ("distilled", "the sea, a very long prompt that is cut at the end of the sequence " * 3, None, 128, 128, 8, 1.0),
+    ("distilled", "a blue tree in the city", None, 256, 128, 4, 1.0),
+    ("distilled", "a blue tree in the city", None, 112, 272, 8, 1.0),
+    ("distilled", "x", None, 128, 128, 1, 1.0),
+    ("base", "a portrait of a dog", "night", 128, 128, 4, 4.0),
+    ("base", "a portrait of a dog", " ", 256, 256, 8, 4.0),
+    ("base", "a portrait of a dog", "", 128, 256, 4, 4.0),
+    ("base", "a portrait of a dog", None, 128, 128, 4, 1.0),
+)
+
+
+def paint(folder: Path, checkpoint: Path | None) -> None:
+    """The engine's side: checkpoints, noise and pictures into ``folder``."""
+    os.environ["MLX_DISABLE_COMPILE"] = "1"
+    from mflux_api.engine import blas
+
+    blas.preload()
+    import attrs
+    import mlx.core as mx
+    from mflux.models.common.config.model_config import ModelConfig
+    from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
+
+    from mflux_api.engine.components import load_components
+    from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint
+    from mflux_api.engine.memory import configure, detect_device
+    from mflux_api.engine.pipeline import ImageEvent, Pipeline, PipelineRequest
+
+    device = detect_device()
+    configure(device)
+    ModelConfig.precision = mx.float32
+    folder.mkdir(parents=True, exist_ok=True)
+    pipelines: dict[str, Pipeline] = {}
+    cases = []
+    for number, (kind, prompt, negative, width, height, steps, guidance) in enumerate(CASES):
+        if checkpoint is None:
+            shape = attrs.evolve(CheckpointShape(), is_distilled=kind == "distilled")
+            path = write_random_checkpoint(folder / kind, shape, dtype="float32")
+        else:
+            path = checkpoint
+        if kind not in pipelines:
+            pipelines[kind] = Pipeline(load_components(path), device)
+        request = PipelineRequest(
+            prompt=prompt,
+            negative_prompt=negative,
+            seeds=(SEED + number,),
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+        )
+        noise = Flux2LatentCreator.prepare_latents(seed=SEED + number, height=height, width=width, batch_size=1)[0]
+        np.save(folder / f"{number}.noise.npy", np.array(noise))
+        for event in pipelines[kind].run(request, lambda: False):
+            if isinstance(event, ImageEvent):
+                np.save(folder / f"{number}.pixels.npy", event.pixels)
+        cases.append(
+            {
+                "checkpoint": str(path),
+                "prompt": prompt,
+                "negative": negative,
+                "width": width,
+                "height": height,
+                "steps": steps,
+                "guidance": guidance,
+            }
+        )
+    (folder / "cases.json").write_text(json.dumps(cases, indent=2))
+
+
+def compare(folder: Path) -> bool:
+    """diffusers' side: print a line per case; whether all reach the bound."""
+    worst = math.inf
+    pipelines: dict[str, Any] = {}
+    for number, case in enumerate(json.loads((folder / "cases.json").read_text())):
+        path = case["checkpoint"]
+        if path not in pipelines:
+            pipelines[path] = _load_diffusers(path)
+        theirs = _diffusers_picture(pipelines[path], path, case, np.load(folder / f"{number}.noise.npy"))
+        ours = np.load(folder / f"{number}.pixels.npy")
+        level = int(np.abs(ours.astype(np.int16) - theirs).max())
+        decibels = psnr(ours, theirs)
+        worst = min(worst, decibels)
+        print(  # noqa: T201 - a script's result
+            f"{case['width']:4}x{case['height']:<4} {case['steps']} steps, guidance {case['guidance']}: "
+            f"{decibels:6.1f} dB, at most {level} of 255, std {ours.std():.0f}"
+        )
+    return worst >= MIN_DECIBELS
+
+
+def psnr(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
+    """Peak signal-to-noise ratio in dB of two 8-bit pictures; infinite for equal ones."""
+    error = float(np.mean((one.astype(np.float64) - other) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def _load_diffusers(path: str) -> Any:
+    import torch  # type: ignore[import-not-found, unused-ignore]
+    from diffusers import Flux2KleinPipeline  # type: ignore[import-not-found, unused-ignore]
+
+    pipeline = Flux2KleinPipeline.from_pretrained(path, dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def _diffusers_picture(
+    pipeline: Any, path: str, case: dict[str, Any], noise: npt.NDArray[np.float32]
+) -> npt.NDArray[np.uint8]:
+    import torch
+
+    index = json.loads((Path(path) / "model_index.json").read_text())
+    text = {
+        "text_encoder_out_layers": tuple(index.get("text_encoder_out_layers", (9, 18, 27))),
+        "max_sequence_length": index.get("max_sequence_length", 512),
+    }
+    negative = {}
+    if case["negative"] is not None:
+        negative["negative_prompt_embeds"] = pipeline.encode_prompt(case["negative"], **text)[0]
+    picture = pipeline(
+        prompt=case["prompt"],
+        height=case["height"],
+        width=case["width"],
+        num_inference_steps=case["steps"],
+        guidance_scale=case["guidance"],
+        latents=torch.from_numpy(noise),
+        output_type="np",
+        **text,
+        **negative,
+    ).images[0]
+    pixels: npt.NDArray[np.uint8] = (picture * 255).round().astype(np.uint8)
+    return pixels
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare the engine's pictures with diffusers'.")
+    parser.add_argument("side", choices=["paint", "compare"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--checkpoint", type=Path, help="paint: use this checkpoint for every case")
+    arguments = parser.parse_args()
+    if arguments.side == "paint":
+        paint(arguments.folder.resolve(), arguments.checkpoint.resolve() if arguments.checkpoint else None)
+        return 0
+    return 0 if compare(arguments.folder) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
