@@ -12,6 +12,7 @@ from typing import Any
 
 import trio
 
+from mflux_api import doctor
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError, ServiceError, ServiceFailed
 from mflux_api.jobs import Finished
@@ -28,7 +29,7 @@ EXIT_INTERRUPTED = 130
 SECOND_SIGNAL_AFTER = 1.0
 """Seconds: a process group's signal may reach the server twice at once, and that is one signal."""
 
-_LOG_LEVELS = {"serve": "info", "generate": "error"}
+_LOG_LEVELS = {"serve": "info", "generate": "error", "doctor": "error"}
 
 logger = logging.getLogger("mflux_api")
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = _parser().parse_args(arguments)
     _set_up_logging(options.log_level or _LOG_LEVELS[options.command])
-    command = {"serve": _serve, "generate": _generate}[options.command]
+    command = {"serve": _serve, "generate": _generate, "doctor": _doctor}[options.command]
     try:
         with _typed_failures():
             return command(options)
@@ -76,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--guidance", type=float, help="guidance (base models)")
     generate.add_argument("--num-images", type=int, default=1, help="how many pictures (default: 1)")
     generate.add_argument("--output-dir", type=Path, help="where to put them (default: ./output)")
+
+    commands.add_parser("doctor", parents=[shared], help="say what will be used here, and what is wrong")
     return parser
 
 
@@ -137,6 +140,15 @@ async def _cancel_on_second_signal(signals: Any, first: float, scope: trio.Cance
         if trio.current_time() - first >= SECOND_SIGNAL_AFTER:
             logger.warning("second signal: stopping now")
             scope.cancel()
+
+
+# --- doctor --------------------------------------------------------------------------------------------------------
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    findings = trio.run(doctor.examine, load_settings(options.config))
+    print(doctor.report(findings))
+    return EXIT_FAILED if any(finding.state == "problem" for finding in findings) else 0
 
 
 # --- generate ------------------------------------------------------------------------------------------------------

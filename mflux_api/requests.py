@@ -29,6 +29,8 @@ Strength = Annotated[float, Meta(ge=0.0, le=1.0, description="How much to transf
 
 MAX_INIT_IMAGES = 4
 
+_ALIASES = {"model": "sd_model_checkpoint", "image_strength": "denoising_strength"}
+
 
 @attrs.frozen(kw_only=True)
 class GenerateRequest:
@@ -78,6 +80,19 @@ def convert(body: Mapping[str, Any], target: type[T], *, strict: bool = True) ->
         return msgspec.convert(cleaned, target, strict=strict)
     except msgspec.ValidationError as error:
         raise _invalid(str(error), cleaned, target) from None
+
+
+def from_body(body: Mapping[str, Any], *, strict: bool = True) -> GenerateRequest:
+    """Read a generation request from a JSON object, with the names that SD-WebUI has for our fields.
+
+    Raises:
+        InvalidParameter: a field is missing, of the wrong type or outside its limits.
+    """
+    fields = dict(body)
+    for ours, theirs in _ALIASES.items():
+        if fields.get(ours) in (None, ""):
+            fields[ours] = fields.get(theirs)
+    return convert(fields, GenerateRequest, strict=strict)
 
 
 def _stripped(name: str, value: Any) -> Any:

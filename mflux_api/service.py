@@ -1,5 +1,6 @@
 """The composition root: builds the actors, puts them under supervision, and hands out a :class:`Service`."""
 
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -62,6 +63,7 @@ class Service:
     def __init__(self, gateway: Gateway, root: Supervisor) -> None:
         self._gateway = gateway
         self._root = root
+        self._fronts = itertools.count(1)
 
     @property
     def settings(self) -> Settings:
@@ -98,6 +100,7 @@ class Service:
 
         Raises:
             JobNotFound: there is none with that id.
+            ServiceRestarting: while iterating: the stream was cut and the job goes on; follow it again.
         """
         async with await self._gateway.follow(job_id) as stream:
             yield _Events(stream)
@@ -142,14 +145,16 @@ class Service:
         server = self.settings.server
         sockets = open_sockets(binds if binds is not None else [f"{server.host}:{server.port}"])
         front = HttpFront(self._gateway, sockets)
+        # Each call has a front of its own: the end of one must not take another's along.
+        name = f"{m.HTTP_FRONT} {next(self._fronts)}"
         try:
-            urls = await self._root.add(ChildSpec(name=m.HTTP_FRONT, run=front.run))
+            urls = await self._root.add(ChildSpec(name=name, run=front.run))
             task_status.started(urls)
             await trio.sleep_forever()
         finally:
             # When the whole tree has ended, this child has ended with it.
             with trio.CancelScope(shield=True), suppress(Ended):
-                await self._root.remove(m.HTTP_FRONT)
+                await self._root.remove(name)
             for socket in sockets:
                 socket.close()
 
@@ -189,42 +194,51 @@ async def open_service(
     failure: ServiceFailed | None = None
     ended = trio.Event()
     status = Started()
-    try:
-        async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as nursery:
 
-            async def run_tree() -> None:
-                nonlocal failure
-                try:
-                    await house.root.run(status)
-                except ServiceFailed as error:
-                    failure = error
-                finally:
-                    status.event.set()
-                    ended.set()
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(run_tree, name="supervision tree")
-            await status.event.wait()
+        async def run_tree() -> None:
+            nonlocal failure
             try:
-                if not ended.is_set():
-                    yield house.service
-            except trio.Cancelled:
-                raise
-            except BaseException as error:  # noqa: BLE001 - kept aside so that the nursery does not wrap it in a group
-                callers = _without_cancellation(error)
+                await house.root.run(status)
+            except ServiceFailed as error:
+                failure = error
             finally:
+                # Before the caller's block has ended: what it does in a shielded scope may still ask.
+                house.close()
+                status.event.set()
+                ended.set()
                 nursery.cancel_scope.cancel()
-    finally:
-        house.close()
-    if failure is not None and (callers is None or isinstance(callers, ServiceRestarting)):
-        raise failure
+
+        nursery.start_soon(run_tree, name="supervision tree")
+        await status.event.wait()
+        try:
+            if not ended.is_set():
+                yield house.service
+        except BaseException as error:
+            callers = _without(trio.Cancelled, error)
+            if callers is None:
+                raise
+            # Kept aside so that the nursery does not wrap it in a group.
+        finally:
+            nursery.cancel_scope.cancel()
     if callers is not None:
-        raise callers
+        if failure is None:
+            raise callers
+        # What the caller saw of the tree's end is not the caller's own.
+        own = _without((ServiceRestarting, ServiceFailed), callers)
+        if own is not None:
+            raise own from failure
+    if failure is not None:
+        raise failure
 
 
-def _without_cancellation(error: BaseException) -> BaseException | None:
-    """A group may hold the cancellation that this service caused; that one is over now."""
-    return error.split(trio.Cancelled)[1] if isinstance(error, BaseExceptionGroup) else error
+def _without(
+    kinds: type[BaseException] | tuple[type[BaseException], ...], error: BaseException
+) -> BaseException | None:
+    """Return the error, or what is left of the group, without exceptions of those kinds."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(kinds)[1]
+    return None if isinstance(error, kinds) else error
 
 
 class _House:
@@ -307,7 +321,7 @@ class _House:
         return mailbox
 
     def close(self) -> None:
-        """Answer everybody who still waits for an actor: it will not come back."""
+        """Answer everybody who still waits for an actor, or asks one from now on: it will not come back."""
         for mailbox in self._mailboxes:
             mailbox.close()
 

@@ -1,11 +1,14 @@
 """Supervision after Erlang/OTP on one Trio nursery; it imports no actor.
 
-Children start in order, each awaited until it is ready, and stop in exact reverse order. A child that ends is
+Children start in order, each after those before it are ready, and stop in exact reverse order. A child that ends is
 restarted by the strategy after an exponential backoff. More than ``intensity.restarts`` failures within
 ``intensity.seconds`` escalate: the supervisor stops everything it has and raises one :class:`Escalated`.
 
 Every child lives in a shielded cancel scope that only its supervisor cancels. So an outer cancellation reaches the
 supervisor alone, and the order in which children stop does not depend on luck.
+
+The supervisor never waits for a child to become ready: it takes one event after another. So a child whose start needs
+one that has just died (the scheduler asks the job store) does not keep that one from being restarted.
 """
 
 import logging
@@ -70,9 +73,17 @@ class Escalated(ServiceFailed):
     """A supervisor gave up on a child that kept failing; ``__cause__`` is the child's last error."""
 
     def __init__(self, supervisor: str, child: str, restarts: int, cause: BaseException | None) -> None:
-        kind = "it returned" if cause is None else type(_innermost(cause)).__name__
-        super().__init__(f"{supervisor}: '{child}' kept failing after {restarts} restarts (last: {kind})")
+        super().__init__(f"{supervisor}: '{child}' kept failing after {restarts} restarts (last: {_named(cause)})")
         self.supervisor = supervisor
+        self.child = child
+        self.__cause__ = cause
+
+
+class StartFailed(ServiceFailed):
+    """A child ended before it was ready, at the start of its supervisor; ``__cause__`` is its error."""
+
+    def __init__(self, child: str, cause: BaseException | None) -> None:
+        super().__init__(f"'{child}' ended before it was ready ({_named(cause)})")
         self.child = child
         self.__cause__ = cause
 
@@ -84,26 +95,42 @@ class Ended(ServiceFailed):
 class Started:
     """What a child calls when it is ready, with a value for whoever started it (Trio's ``task_status``)."""
 
-    def __init__(self) -> None:
+    def __init__(self, announce: Callable[[], None] = lambda: None) -> None:
         self.event = trio.Event()
         self.value: Any = None
+        self._announce = announce
 
     def started(self, value: Any = None) -> None:
         """Report readiness."""
         self.value = value
         self.event.set()
+        self._announce()
 
 
-class _Running:
+class _Child:
     """One incarnation of a child."""
 
-    def __init__(self, spec: ChildSpec) -> None:
+    def __init__(self, spec: ChildSpec, report: Callable[["_Event"], None]) -> None:
         self.spec = spec
         self.scope = trio.CancelScope(shield=True)
-        self.status = Started()
+        self.status = Started(lambda: report(_Ready(self)))
         self.done = trio.Event()
         self.error: BaseException | None = None
         self.stopping = False
+
+    @property
+    def ready(self) -> bool:
+        return self.status.event.is_set()
+
+
+@attrs.frozen
+class _Ready:
+    child: _Child
+
+
+@attrs.frozen
+class _Exited:
+    child: _Child
 
 
 @attrs.frozen
@@ -116,6 +143,9 @@ class _Add:
 class _Remove:
     name: str
     result: trio.MemorySendChannel[Any]
+
+
+_Event = _Ready | _Exited | _Add | _Remove
 
 
 class Supervisor:
@@ -131,55 +161,57 @@ class Supervisor:
         backoff: Backoff = Backoff(),
     ) -> None:
         self.name = name
-        self._specs = list(children)
+        self._children = tuple(children)
         self._strategy = strategy
         self._intensity = intensity
         self._backoff = backoff
-        self._running: dict[str, _Running] = {}
+        self._specs = list(children)
+        self._running: dict[str, _Child] = {}
         self._due: dict[str, float] = {}
+        # Who waits for a child that was added to become ready.
+        self._adding: dict[str, trio.MemorySendChannel[Any]] = {}
         self._failures: deque[float] = deque()
         self._ended = False
         # Unbounded: a child that ends must never wait, and requests come from few callers.
-        self._inbox_send, self._inbox = trio.open_memory_channel[_Running | _Add | _Remove](math.inf)
+        self._inbox_send, self._inbox = trio.open_memory_channel[_Event](math.inf)
 
     async def run(self, status: Started) -> None:
-        """Run the children until cancelled.
+        """Run the children until cancelled. May be called again after it ended.
 
         Raises:
+            StartFailed: a child ended before it was ready, and before this supervisor had been ready.
             Escalated: a child failed more often than the intensity allows.
         """
         failure: ServiceFailed | None = None
         self._ended = False
         async with trio.open_nursery() as nursery:
             try:
-                for spec in list(self._specs):
-                    await self._start(nursery, spec)
-                status.started()
-                await self._supervise(nursery)
+                await self._supervise(nursery, status)
             except ServiceFailed as error:
                 # Kept aside so that the nursery does not wrap it in a group.
                 failure = error
             finally:
                 with trio.CancelScope(shield=True):
                     await self._stop(self._specs)
-                self._running.clear()
-                self._due.clear()
-                self._failures.clear()
-                self._refuse_requests()
+                self._forget_everything()
         if failure is not None:
             raise failure
 
     async def add(self, spec: ChildSpec) -> Any:
         """Start one more child, last in order; returns what it reported when it was ready.
 
+        It is supervised like the others until it is removed or this run of the supervisor ends. If the caller is
+        cancelled while it waits, the child is not kept.
+
         Raises:
             Exception: whatever the child raised before it was ready; it is not kept then.
-            Ended: the supervisor has stopped.
+            ValueError: a child has that name already.
+            Ended: the supervisor has stopped, or the child was removed before it was ready.
         """
         return await self._request(lambda result: _Add(spec, result))
 
     async def remove(self, name: str) -> None:
-        """Stop a child that was added and forget it.
+        """Stop a child that was added and forget it; returns when it has stopped, at once if there is none.
 
         Raises:
             Ended: the supervisor has stopped, and all its children with it.
@@ -189,12 +221,12 @@ class Supervisor:
     def is_running(self, name: str) -> bool:
         """Whether the child is up and ready."""
         child = self._running.get(name)
-        return child is not None and child.status.event.is_set()
+        return child is not None and child.ready
 
     async def _request(self, build: Callable[[trio.MemorySendChannel[Any]], _Add | _Remove]) -> Any:
-        send, receive = trio.open_memory_channel[Any](1)
         if self._ended:
             raise Ended(self.name)
+        send, receive = trio.open_memory_channel[Any](1)
         self._inbox_send.send_nowait(build(send))
         with receive:
             try:
@@ -205,57 +237,84 @@ class Supervisor:
             raise answer
         return answer
 
-    def _refuse_requests(self) -> None:
-        """Nobody reads the inbox any more: whoever waits for an answer learns it."""
+    def _forget_everything(self) -> None:
+        """Be as new for the next run; whoever waits for an answer learns that there is none."""
         self._ended = True
+        self._specs = list(self._children)
+        self._running.clear()
+        self._due.clear()
+        self._failures.clear()
+        for waiting in self._adding.values():
+            waiting.close()
+        self._adding.clear()
         while True:
             try:
                 event = self._inbox.receive_nowait()
             except trio.WouldBlock:
                 return
-            if not isinstance(event, _Running):
+            if isinstance(event, _Add | _Remove):
                 event.result.close()
 
-    async def _supervise(self, nursery: trio.Nursery) -> None:
+    async def _supervise(self, nursery: trio.Nursery, status: Started) -> None:
+        self._due = {spec.name: -math.inf for spec in self._specs}
         while True:
-            deadline = min(self._due.values(), default=math.inf)
-            event: _Running | _Add | _Remove | None = None
+            deadline = self._start_next(nursery)
+            if not status.event.is_set() and not self._due and all(child.ready for child in self._running.values()):
+                status.started()
+            event: _Event | None = None
             with trio.move_on_at(deadline):
                 event = await self._inbox.receive()
             match event:
                 case None:
-                    await self._restart_due(nursery)
-                case _Running():
-                    # A child that was stopped on purpose also reports its end; that is no failure.
-                    if self._running.get(event.spec.name) is event:
-                        del self._running[event.spec.name]
-                        await self._failed(event.spec, event.error)
+                    pass
+                case _Ready(child=child):
+                    if self._is_current(child):
+                        await self._answer_adder(child)
+                case _Exited(child=child):
+                    # A child that was stopped meanwhile may have left word of its end; that is no failure.
+                    if self._is_current(child):
+                        del self._running[child.spec.name]
+                        await self._exited(child, starting_up=not status.event.is_set())
                 case _Add():
-                    await self._add(nursery, event)
+                    self._add(event)
                 case _Remove():
                     await self._remove(event)
 
-    async def _start(self, nursery: trio.Nursery, spec: ChildSpec) -> _Running:
-        child = _Running(spec)
-        self._running[spec.name] = child
-        nursery.start_soon(self._run_child, child, name=f"{self.name}/{spec.name}")
-        await _first_of(child.status.event, child.done)
-        if not child.status.event.is_set():
-            self._running.pop(spec.name, None)
-            raise _start_error(spec, child.error)
-        return child
+    def _is_current(self, child: _Child) -> bool:
+        return self._running.get(child.spec.name) is child
 
-    async def _run_child(self, child: _Running) -> None:
+    def _start_next(self, nursery: trio.Nursery) -> float:
+        """Start the first child whose time has come; return when to look again."""
+        now = trio.current_time()
+        next_due = math.inf
+        for spec in self._specs:
+            child = self._running.get(spec.name)
+            if child is not None and not child.ready:
+                # Those after it start when it is ready.
+                break
+            due = self._due.get(spec.name, math.inf)
+            if due <= now:
+                del self._due[spec.name]
+                started = _Child(spec, self._inbox_send.send_nowait)
+                self._running[spec.name] = started
+                nursery.start_soon(self._run_child, started, name=f"{self.name}/{spec.name}")
+                break
+            next_due = min(next_due, due)
+        return next_due
+
+    async def _run_child(self, child: _Child) -> None:
         try:
-            with child.scope:
-                await child.spec.run(child.status)
+            try:
+                with child.scope:
+                    await child.spec.run(child.status)
+            finally:
+                child.spec.on_exit()
         except Exception as error:  # noqa: BLE001 - the one place where any failure becomes a decision
             child.error = error
         finally:
-            child.spec.on_exit()
             child.done.set()
             if not child.stopping:
-                self._inbox_send.send_nowait(child)
+                self._inbox_send.send_nowait(_Exited(child))
 
     async def _stop(self, specs: Sequence[ChildSpec]) -> None:
         for spec in reversed(specs):
@@ -269,10 +328,21 @@ class Supervisor:
             if child.error is not None:
                 logger.error("%s: '%s' failed while stopping: %s", self.name, spec.name, _named(child.error))
 
+    async def _exited(self, child: _Child, *, starting_up: bool) -> None:
+        if not child.ready:
+            adder = self._adding.pop(child.spec.name, None)
+            if adder is not None:
+                self._specs.remove(child.spec)
+                _answer(adder, child.error or StartFailed(child.spec.name, None))
+                return
+            if starting_up:
+                raise StartFailed(child.spec.name, child.error)
+        await self._failed(child.spec, child.error)
+
     async def _failed(self, spec: ChildSpec, error: BaseException | None) -> None:
         now = trio.current_time()
         self._failures.append(now)
-        while self._failures and self._failures[0] <= now - self._intensity.seconds:
+        while self._failures[0] <= now - self._intensity.seconds:
             self._failures.popleft()
         logger.error("%s: '%s' failed: %s", self.name, spec.name, _named(error))
         logger.debug("%s: '%s' failed", self.name, spec.name, exc_info=error)
@@ -292,75 +362,47 @@ class Supervisor:
             case Strategy.ONE_FOR_ALL:
                 return list(self._specs)
 
-    async def _restart_due(self, nursery: trio.Nursery) -> None:
-        now = trio.current_time()
-        for spec in [spec for spec in self._specs if self._due.get(spec.name, math.inf) <= now]:
-            # A failure on the way may have stopped or postponed the ones after it.
-            if self._due.get(spec.name, math.inf) > now:
-                continue
-            del self._due[spec.name]
-            try:
-                await self._start(nursery, spec)
-            except _StartFailed as failed:
-                await self._failed(spec, failed.__cause__)
-
-    async def _add(self, nursery: trio.Nursery, request: _Add) -> None:
+    def _add(self, request: _Add) -> None:
         if any(spec.name == request.spec.name for spec in self._specs):
             _answer(request.result, ValueError(f"'{request.spec.name}' is running already"))
             return
         self._specs.append(request.spec)
-        try:
-            child = await self._start(nursery, request.spec)
-        except _StartFailed as failed:
-            self._specs.remove(request.spec)
-            _answer(request.result, failed.__cause__ or failed)
-        else:
-            _answer(request.result, child.status.value)
+        self._due[request.spec.name] = -math.inf
+        self._adding[request.spec.name] = request.result
+
+    async def _answer_adder(self, child: _Child) -> None:
+        adder = self._adding.pop(child.spec.name, None)
+        if adder is not None and not _answer(adder, child.status.value):
+            await self._drop(child.spec)
 
     async def _remove(self, request: _Remove) -> None:
-        specs = [spec for spec in self._specs if spec.name == request.name]
-        await self._stop(specs)
-        for spec in specs:
-            self._specs.remove(spec)
-            self._due.pop(spec.name, None)
-        _answer(request.result, None)
+        # Closed in any case: this may be cancelled while the child stops, and nobody is left hanging.
+        with request.result:
+            for spec in [spec for spec in self._specs if spec.name == request.name]:
+                await self._drop(spec)
+            _answer(request.result, None)
+
+    async def _drop(self, spec: ChildSpec) -> None:
+        await self._stop([spec])
+        self._specs.remove(spec)
+        self._due.pop(spec.name, None)
+        adder = self._adding.pop(spec.name, None)
+        if adder is not None:
+            adder.close()
 
 
-class _StartFailed(ServiceFailed):
-    """A child ended before it was ready; ``__cause__`` is its error."""
-
-
-def _start_error(spec: ChildSpec, error: BaseException | None) -> _StartFailed:
-    failed = _StartFailed(f"'{spec.name}' ended before it was ready ({_named(error)})")
-    failed.__cause__ = error
-    return failed
-
-
-def _answer(channel: trio.MemorySendChannel[Any], value: Any) -> None:
+def _answer(channel: trio.MemorySendChannel[Any], value: Any) -> bool:
+    """Answer a request; return ``False`` when the caller is gone."""
     with channel:
         try:
             channel.send_nowait(value)
         except trio.BrokenResourceError:
-            logger.debug("the caller of a supervisor request is gone")
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+            return False
+    return True
 
 
 def _named(error: BaseException | None) -> str:
     """Return the error's type only: its text may hold a prompt."""
-    return "it returned" if error is None else type(_innermost(error)).__name__
-
-
-async def _first_of(*events: trio.Event) -> None:
-    async with trio.open_nursery() as nursery:
-
-        async def wait(event: trio.Event) -> None:
-            await event.wait()
-            nursery.cancel_scope.cancel()
-
-        for event in events:
-            nursery.start_soon(wait, event)
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return "it returned" if error is None else type(error).__name__

@@ -46,7 +46,10 @@ class EventHub:
                     case m.Publish():
                         boot.publish(message.job_id, message.event)
                     case m.Subscribe():
-                        message.reply.ok(boot.subscribe(message.job_id, message.last_event_id))
+                        subscription = boot.subscribe(message.job_id, message.last_event_id)
+                        if not message.reply.ok(subscription):
+                            # Nobody else would ever close it.
+                            subscription.channel.close()
                     case m.OpenLogs():
                         message.reply.ok(boot.open_logs())
                     case _:

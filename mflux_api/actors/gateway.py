@@ -14,6 +14,7 @@ from mflux_api.actors.mailbox import ActorGone, Address, Ask
 from mflux_api.catalog import Catalog
 from mflux_api.config import Settings
 from mflux_api.errors import ImageGone, JobNotFound, ServiceRestarting
+from mflux_api.images import ImageFormat, convert_png
 from mflux_api.jobs import Finished, Job, Progress, Stage, Status, StoredImage
 from mflux_api.requests import GenerateRequest, check_supported, find_model, resolve, validate
 from mflux_api.storage.repository import Page, Totals
@@ -148,6 +149,15 @@ class Gateway:
         except FileNotFoundError:
             raise ImageGone("The image's file was removed from the output directory") from None
 
+    async def image_as(self, image: StoredImage, target: ImageFormat) -> bytes:
+        """Read a finished image in another format.
+
+        Raises:
+            ImageGone: somebody removed the file.
+        """
+        data = await self.image_bytes(image)
+        return await trio.to_thread.run_sync(convert_png, data, target, limiter=self._readers)
+
     async def load(self) -> m.Load:
         """Return how busy the scheduler is."""
         return await self._ask(self._to.scheduler, m.GetLoad())
@@ -155,6 +165,10 @@ class Gateway:
     async def live(self) -> Mapping[str, m.Live]:
         """Return every unfinished job: running ones first, then the queue in order."""
         return await self._ask(self._to.scheduler, m.GetLive())
+
+    async def unfinished(self) -> dict[str, Job]:
+        """Return every job that is queued or generating, by id, oldest first."""
+        return {job.id: job for job in await self._ask(self._to.store, m.Unfinished())}
 
     async def engine(self) -> m.EngineState:
         """Return the state of the engine child."""

@@ -15,7 +15,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import Engine, EngineDied, EngineStarter, Received
-from mflux_api.errors import by_code
+from mflux_api.errors import GenerationFailed, by_code
 from mflux_api.jobs import Timings
 from mflux_api.supervisor import Started
 
@@ -29,7 +29,8 @@ DEGRADED_AFTER = 3
 
 def respawn_delay(failures: int) -> float:
     """Return the wait before the next child: 0, 0, 0.5, 1, 2 … 30 s after 0, 1, 2, 3, 4 … failures in a row."""
-    return 0.0 if failures <= 1 else min(RESPAWN_MAXIMUM, RESPAWN_FIRST * 2.0 ** (failures - 2))
+    # The exponent is bounded too: a child that fails all night would overflow a float.
+    return 0.0 if failures <= 1 else min(RESPAWN_MAXIMUM, RESPAWN_FIRST * 2.0 ** min(failures - 2, 16))
 
 
 @attrs.frozen(kw_only=True)
@@ -181,16 +182,21 @@ class Generator:
             await self._arrived.wait()
 
     async def _execute(self, engine: Engine, work: _Work, frames: trio.MemoryReceiveChannel[Received]) -> None:
-        match work:
-            case m.LoadModel():
-                await self._load(engine, work, frames)
-            case m.Paint():
-                if work.lease.incarnation != self._incarnation:
-                    work.reply.fail(m.StaleLease())
-                else:
-                    await self._paint(engine, work, frames)
-            case _:
-                assert_never(work)
+        try:
+            match work:
+                case m.LoadModel():
+                    await self._load(engine, work, frames)
+                case m.Paint():
+                    if work.lease.incarnation != self._incarnation:
+                        work.reply.fail(m.StaleLease())
+                    else:
+                        await self._paint(engine, work, frames)
+                case _:
+                    assert_never(work)
+        except p.ProtocolError as error:
+            # Nothing was sent: it is this request that cannot be said, and the engine is as good as before.
+            logger.warning("a request cannot be passed to the engine: %s", error)
+            work.reply.fail(GenerationFailed("The request cannot be passed to the engine; check its text"))
 
     async def _load(self, engine: Engine, work: m.LoadModel, frames: trio.MemoryReceiveChannel[Received]) -> None:
         await engine.send(p.Load(model=work.model, path=work.path, embedded=work.embedded))
@@ -261,7 +267,11 @@ class Generator:
                 return
 
     def _handle(self, work: m.Paint, received: Received) -> bool:
-        """Pass one frame of the running attempt on; return whether it was its last."""
+        """Pass one frame of the running attempt on; return whether it was its last.
+
+        Raises:
+            EngineDied: the frame is none that a working engine sends.
+        """
         match received.event:
             case p.StageChanged(stage=stage):
                 _pass_on(work, m.Entered(stage=stage))
@@ -269,6 +279,8 @@ class Generator:
                 self._failures = 0
                 _pass_on(work, m.Stepped(image=image, step=step, steps=steps))
             case p.ImageDone() as image:
+                if [len(blob) for blob in received.blobs] != [image.width * image.height * 3]:
+                    raise EngineDied("it sent an image without its pixels")
                 (rgb,) = received.blobs
                 _pass_on(
                     work,

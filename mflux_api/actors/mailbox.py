@@ -70,19 +70,26 @@ class Reply(Generic[T]):
         return True
 
     async def receive(self, asked: str) -> T:
-        """Wait for the answer.
+        """Wait for the answer; one that :meth:`ok` called delivered arrives, even when the asker is being cancelled.
 
         Raises:
             ActorGone: nobody will answer any more.
         """
         with self._receive:
             try:
-                answer = await self._receive.receive()
+                answer = await self._take()
             except trio.EndOfChannel:
                 raise ActorGone(asked) from None
         if isinstance(answer, BaseException):
             raise answer
         return answer
+
+    async def _take(self) -> T | BaseException:
+        try:
+            # No checkpoint before this: a cancellation there would drop what came already, a lease for example.
+            return self._receive.receive_nowait()
+        except trio.WouldBlock:
+            return await self._receive.receive()
 
 
 @attrs.frozen(kw_only=True)
@@ -153,6 +160,9 @@ class Mailbox(Generic[M]):
             await (self._control_in if control else self._work_in).send(message)
         except trio.BrokenResourceError:
             raise ActorGone(self.name) from None
+        if self._closed:
+            # It was closed between the message's way in and now, and the message went with it.
+            raise ActorGone(self.name)
         self._bell_in.send_nowait(None)
 
     def put_now(self, message: M, *, control: bool) -> None:

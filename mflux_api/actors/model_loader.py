@@ -90,6 +90,9 @@ class ModelLoader:
         if self._resident is None or self._resident[0] != request.model:
             while self._leases:
                 await self._change()
+                if not request.reply.wanted:
+                    request.reply.abandon()
+                    return
             seconds = await self._load(request.model)
         if self._resident is None:
             raise EngineDied("the model is gone again")

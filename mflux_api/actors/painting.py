@@ -64,9 +64,12 @@ class Painter:
                 self._release(lease)
 
     def discard(self, images: Iterable[StoredImage]) -> None:
-        """Remove images that no job will show."""
+        """Remove images that no job will show; one that cannot be removed is left, and its job goes on."""
         for image in images:
-            self._files.discard(image)
+            try:
+                self._files.discard(image)
+            except OSError as error:
+                logger.warning("an abandoned image stays on disk (%s)", error.strerror)
 
     def _release(self, lease: m.Lease) -> None:
         try:
@@ -155,7 +158,7 @@ class Painter:
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
             # The job ended while the file was being written; nothing will ever point to it.
-            self._files.discard(stored)
+            self.discard([stored])
             raise
         return stored
 

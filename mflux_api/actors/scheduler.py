@@ -17,7 +17,15 @@ from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
 from mflux_api.actors.painting import Painter, SaveFailed
 from mflux_api.config import SchedulerSettings
 from mflux_api.engine.interface import EngineDied
-from mflux_api.errors import EngineCrashed, EngineUnavailable, QueueFull, ServerCrashed, ServiceError, ShuttingDown
+from mflux_api.errors import (
+    EngineCrashed,
+    EngineUnavailable,
+    InternalError,
+    QueueFull,
+    ServerCrashed,
+    ServiceError,
+    ShuttingDown,
+)
 from mflux_api.jobs import Failure, Finished, Job, Progress, ProgressTracker, Status, StoredImage, new_job_id
 from mflux_api.supervisor import Started
 
@@ -185,6 +193,10 @@ class Scheduler:
         finally:
             self._active -= 1
             entry.scope = None
+            if not entry.finishing:
+                # This attempt is over and the job is not: nobody will ever point to what it saved.
+                self._painter.discard(entry.images)
+                entry.images.clear()
         self._answer_drains()
         self._dispatch()
 
@@ -203,15 +215,21 @@ class Scheduler:
             await self._fail(entry, failed.error)
         except ServiceError as error:
             await self._fail(entry, error)
+        except Exception as error:
+            # A defect. After a restart it would meet this job again, and in the end take the whole tree along.
+            logger.error("job %s: a defect: %s", entry.job.id, type(error).__name__)
+            logger.debug("job %s: a defect", entry.job.id, exc_info=error)
+            await self._fail(entry, InternalError("The service failed on this job; the log has the details"))
         else:
             await self._finish(entry, m.Completed(images=tuple(entry.images), timings=timings))
 
     async def _again(self, entry: _Entry, requeue: m.Requeue) -> None:
+        # A cancelled job's scope lets this question not pass; but it may be cancelled after the answer was given.
+        entry.job = await self._store.ask(requeue)
         if entry.finishing:
             return
         self._painter.discard(entry.images)
         entry.images.clear()
-        entry.job = await self._store.ask(requeue)
         exhausted = self._exhausted(entry.job)
         if exhausted is not None:
             await self._fail(entry, exhausted)
@@ -244,6 +262,7 @@ class Scheduler:
         del self._entries[entry.job.id]
         entry.finished.set()
         self._count(entry.job.status.value)
+        self._answer_drains()
 
     async def _fail(self, entry: _Entry, error: ServiceError) -> None:
         outcome = m.Failed(
@@ -295,7 +314,7 @@ class Scheduler:
                     await self._hub.tell(m.Publish(job_id=job_id, event=Finished(job=finished)))
 
     def _answer_drains(self) -> None:
-        if self._active == 0:
+        if self._active == 0 and not any(entry.finishing for entry in self._entries.values()):
             while self._drains:
                 self._drains.pop().reply.ok(None)
 

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections import deque
 from pathlib import Path
 
 import attrs
@@ -14,7 +13,7 @@ import trio
 import mflux_api
 from mflux_api.engine import protocol
 from mflux_api.engine.interface import EngineDied, Received
-from mflux_api.engine.protocol import PREFIX_LENGTH, Beat, Command, Header, ProtocolError, Ready, Shutdown
+from mflux_api.engine.protocol import PREFIX_LENGTH, Beat, Command, Event, ProtocolError, Ready, Shutdown
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +44,6 @@ class LocalEngine:
         self._options = options
         self._buffer = bytearray()
         self._sending = trio.Lock()
-        self._last_lines: deque[str] = deque(maxlen=20)
         self._info: Ready | None = None
 
     @classmethod
@@ -53,16 +51,19 @@ class LocalEngine:
         """Start a child and wait for its handshake.
 
         Raises:
-            EngineDied: it ended or stayed silent before the handshake.
+            EngineDied: it cannot be started, or ended or stayed silent before the handshake.
         """
-        process = await trio.lowlevel.open_process(
-            list(options.command),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env=_environment(),
-        )
+        try:
+            process = await trio.lowlevel.open_process(
+                list(options.command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env=_environment(),
+            )
+        except OSError as error:
+            raise EngineDied(f"it cannot be started ({error.strerror or type(error).__name__})") from None
         engine = cls(process, options)
         nursery.start_soon(engine._log_stderr, name=f"engine {process.pid} stderr")
         try:
@@ -95,15 +96,17 @@ class LocalEngine:
 
         Raises:
             EngineDied: the pipe is broken.
+            ProtocolError: the command cannot be put into a frame; nothing was sent.
         """
+        data = protocol.encode(command)
         async with self._sending:
             try:
-                await self._stdin.send_all(protocol.encode(command))
+                await self._stdin.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                raise EngineDied(self._epitaph()) from None
+                raise EngineDied(await self._epitaph()) from None
 
     async def receive(self) -> Received:
-        """Read one frame; silence for longer than the heartbeat allows is death.
+        """Read one frame; silence for longer than the heartbeat allows is death. Cancelling it loses nothing.
 
         Raises:
             EngineDied: it is gone, silent, or broke the protocol.
@@ -111,19 +114,22 @@ class LocalEngine:
         return await self._receive(self._options.heartbeat_timeout)
 
     async def aclose(self, *, force: bool = False) -> None:
-        """End the child: shutdown frame, SIGTERM, SIGKILL; with ``force`` SIGKILL at once."""
-        if not force:
-            with trio.move_on_after(SHUTDOWN_SECONDS):
-                await self._ask_to_leave()
-            if self._process.returncode is None:
-                self._process.terminate()
+        """End the child: shutdown frame, SIGTERM, SIGKILL; with ``force``, or when cancelled, SIGKILL at once."""
+        try:
+            if not force:
                 with trio.move_on_after(SHUTDOWN_SECONDS):
-                    await self._process.wait()
-        if self._process.returncode is None:
-            self._process.kill()
-        await self._process.wait()
-        for stream in (self._stdin, self._stdout, self._stderr):
-            await stream.aclose()
+                    await self._ask_to_leave()
+                if self._process.returncode is None:
+                    self._process.terminate()
+                    with trio.move_on_after(SHUTDOWN_SECONDS):
+                        await self._process.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                if self._process.returncode is None:
+                    self._process.kill()
+                await self._process.wait()
+                for stream in (self._stdin, self._stdout, self._stderr):
+                    await stream.aclose()
 
     async def _handshake(self) -> Ready:
         while True:
@@ -145,15 +151,26 @@ class LocalEngine:
         await self._process.wait()
 
     async def _receive(self, silence: float = float("inf")) -> Received:
+        # Nothing leaves the buffer before the whole frame is there.
         try:
-            prefix = await self._read(PREFIX_LENGTH, silence)
-            header: Header = protocol.decode_header(await self._read(protocol.header_length(prefix), silence))
-            blobs = tuple([await self._read(length, silence) for length in header.blob_lengths])
+            await self._fill(PREFIX_LENGTH, silence)
+            end = PREFIX_LENGTH + protocol.header_length(bytes(self._buffer[:PREFIX_LENGTH]))
+            await self._fill(end, silence)
+            header = protocol.decode_header(bytes(self._buffer[PREFIX_LENGTH:end]))
         except ProtocolError as error:
             raise EngineDied(f"it sent {error}") from None
-        return Received(header.frame, blobs)  # type: ignore[arg-type]
+        if not isinstance(header.frame, Event):
+            raise EngineDied("it sent a command")
+        await self._fill(end + sum(header.blob_lengths), silence)
+        blobs = []
+        for length in header.blob_lengths:
+            with memoryview(self._buffer) as view:
+                blobs.append(bytes(view[end : end + length]))
+            end += length
+        del self._buffer[:end]
+        return Received(header.frame, tuple(blobs))
 
-    async def _read(self, count: int, silence: float) -> bytes:
+    async def _fill(self, count: int, silence: float) -> None:
         while len(self._buffer) < count:
             chunk: bytes | None = None
             with trio.move_on_after(silence):
@@ -164,13 +181,8 @@ class LocalEngine:
             if chunk is None:
                 raise EngineDied(f"no sign of life for {silence:g} s")
             if not chunk:
-                with trio.move_on_after(SHUTDOWN_SECONDS):
-                    await self._process.wait()
-                raise EngineDied(self._epitaph())
+                raise EngineDied(await self._epitaph())
             self._buffer += chunk
-        data = bytes(self._buffer[:count])
-        del self._buffer[:count]
-        return data
 
     async def _log_stderr(self) -> None:
         # What the child's libraries print may hold a prompt, so it goes to the debug log only.
@@ -185,12 +197,13 @@ class LocalEngine:
             *lines, rest = (rest + bytes(chunk)).split(b"\n")
             rest = rest[-4096:]
             for line in lines:
-                text = line.decode("utf-8", "replace").rstrip()
-                self._last_lines.append(text)
-                logger.debug("engine %d: %s", self.pid, text)
+                logger.debug("engine %d: %s", self.pid, line.decode("utf-8", "replace").rstrip())
 
-    def _epitaph(self) -> str:
-        code = self._process.poll()
+    async def _epitaph(self) -> str:
+        # A broken pipe is seen a moment before the end of the process that held it.
+        with trio.move_on_after(SHUTDOWN_SECONDS):
+            await self._process.wait()
+        code = self._process.returncode
         if code is None:
             return "its pipe is closed"
         if code < 0:

@@ -6,16 +6,22 @@ blobs, raw. Both sides cap every size, so that a broken peer cannot make the oth
 
 import struct
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import attrs
 import msgspec
+from msgspec import Meta
 
 MAX_HEADER = 1 << 20
 MAX_BLOB = 1 << 26
 MAX_BLOBS = 8
 
 _LENGTH = struct.Struct(">I")
+
+# What a receiver may rely on is checked here, where a frame is decoded, and nowhere else.
+Natural = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Stage = Literal["encoding", "denoising", "decoding"]
 
 
 class ProtocolError(Exception):
@@ -123,10 +129,10 @@ class Unloaded:
 
 @attrs.frozen(kw_only=True)
 class StageChanged:
-    """The run entered another stage: ``encoding``, ``denoising`` or ``decoding``."""
+    """The run entered another stage."""
 
     attempt: int
-    stage: str
+    stage: Stage
 
 
 @attrs.frozen(kw_only=True)
@@ -134,9 +140,9 @@ class StepDone:
     """A denoising step is computed."""
 
     attempt: int
-    image: int
-    step: int
-    steps: int
+    image: Natural
+    step: Natural
+    steps: Positive
 
 
 @attrs.frozen(kw_only=True)
@@ -144,10 +150,10 @@ class ImageDone:
     """An image is painted; its one blob is RGB8, row by row."""
 
     attempt: int
-    index: int
-    seed: int
-    width: int
-    height: int
+    index: Natural
+    seed: Natural
+    width: Positive
+    height: Positive
 
 
 @attrs.frozen(kw_only=True)
@@ -225,10 +231,14 @@ def encode(frame: Frame, blobs: Sequence[bytes] = ()) -> bytes:
     """Return a frame as bytes.
 
     Raises:
-        ProtocolError: it is larger than the receiver would take.
+        ProtocolError: it is larger than the receiver would take, or holds what MessagePack cannot say.
     """
     lengths = [len(blob) for blob in blobs]
-    header = msgspec.msgpack.encode([type(frame).__name__, attrs.asdict(frame, recurse=False), lengths])
+    try:
+        header = msgspec.msgpack.encode([type(frame).__name__, attrs.asdict(frame, recurse=False), lengths])
+    except (UnicodeEncodeError, OverflowError) as error:
+        # A lone surrogate in a prompt, a number beyond 64 bits.
+        raise ProtocolError(f"a {type(frame).__name__} frame cannot be encoded ({type(error).__name__})") from None
     if len(header) > MAX_HEADER or len(blobs) > MAX_BLOBS or any(length > MAX_BLOB for length in lengths):
         raise ProtocolError(f"a {type(frame).__name__} frame is too large")
     return b"".join((_LENGTH.pack(len(header)), header, *blobs))

@@ -9,6 +9,7 @@ import select
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -94,7 +95,15 @@ class Reader(threading.Thread):
         self._pipe = pipe
 
     def run(self) -> None:
-        """Read until the parent goes away."""
+        """Read until the parent goes away; whatever else ends this thread ends the process: nobody else would."""
+        try:
+            self._control()
+        except Exception:  # noqa: BLE001 - a parent that talks nonsense; the debug log gets it
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+    def _control(self) -> NoReturn:
         next_beat = time.monotonic()
         while True:
             now = time.monotonic()
@@ -147,17 +156,17 @@ class Worker:
                 write_random_checkpoint(Path(command.path))
             pipeline = Pipeline(load_components(Path(command.path)), self._device)
         except CheckpointError as error:
-            self._unload()
-            self._pipe.write(LoadFailed(model=command.model, code="GENERATION_FAILED", message=str(error)))
-            return
+            code, message = "GENERATION_FAILED", str(error)
         except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
-            self._unload()
             code, message = _classified(error, "The model cannot be loaded")
-            self._pipe.write(LoadFailed(model=command.model, code=code, message=message))
+        else:
+            self._resident = (command.model, pipeline)
+            active, _ = self._memory()
+            self._pipe.write(Loaded(model=command.model, seconds=time.monotonic() - started, active_bytes=active))
             return
-        self._resident = (command.model, pipeline)
-        active, _ = self._memory()
-        self._pipe.write(Loaded(model=command.model, seconds=time.monotonic() - started, active_bytes=active))
+        # Only now: the exception held what was loaded up to there.
+        self._unload()
+        self._pipe.write(LoadFailed(model=command.model, code=code, message=message))
 
     def _unload(self) -> None:
         from mflux_api.engine import memory
@@ -251,10 +260,14 @@ def _ready(device: "Device", blas_name: str, *, blas_fast: bool) -> Ready:
 
 def main() -> None:
     """Set up the pipes before anything can print, then import the model code, then serve."""
-    outgoing = os.dup(1)
+    incoming, outgoing = os.dup(0), os.dup(1)
     os.dup2(2, 1)
+    # A library that asks a question, or a process it starts, must not take frames.
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     os.nice(NICENESS)
-    pipe = Pipe(0, outgoing)
+    pipe = Pipe(incoming, outgoing)
     reader = Reader(pipe)
     reader.start()
     # Loading a checkpoint from disk must never reach for the network.

@@ -4,7 +4,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from mflux_api.actors.gateway import Gateway
-from mflux_api.http import errors, jobs, sdapi, system
+from mflux_api.http import errors, jobs, models, openapi, sdapi, security, system
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.render import Renderer
@@ -26,9 +26,13 @@ def create_app(gateway: Gateway) -> QuartTrio:
     renderer = Renderer(gateway)
     app.register_blueprint(sdapi.blueprint(gateway, renderer))
     app.register_blueprint(jobs.blueprint(gateway, renderer))
+    app.register_blueprint(models.blueprint(gateway))
     app.register_blueprint(system.blueprint(gateway))
+    app.register_blueprint(openapi.blueprint(max_images=gateway.settings.generation.max_batch_size))
     errors.install(app)
-    _allow_origins(app, gateway.settings.server.cors_origins)
+    origins = gateway.settings.server.cors_origins
+    security.install(app, gateway.settings.security, origins)
+    _allow_origins(app, origins)
     return app
 
 

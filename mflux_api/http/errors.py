@@ -14,17 +14,22 @@ from mflux_api.errors import (
     NotFound,
     RequestTimeout,
     ServiceError,
+    Unauthorized,
 )
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.responses import json_response
+from mflux_api.http.schemas import ErrorBody
 
 logger = logging.getLogger(__name__)
 
 
 def error_response(error: ServiceError) -> Response:
     """Return an error in the contract's shape."""
-    body = {"error": error.message, "code": error.code, "details": dict(error.details)}
+    body = ErrorBody(error=error.message, code=error.code, details=dict(error.details))
     response = json_response(body, error.status)
+    if isinstance(error, Unauthorized):
+        # Lets a browser ask for the key where it cannot set headers: EventSource and <img>.
+        response.headers["WWW-Authenticate"] = 'Basic realm="mflux-api"'
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response

@@ -3,13 +3,15 @@
 from quart import Blueprint, Response, request
 
 from mflux_api.actors.gateway import Gateway
-from mflux_api.errors import InvalidParameter
+from mflux_api.errors import InvalidParameter, NotFound
 from mflux_api.http.body import json_object
 from mflux_api.http.render import Renderer, job_object
 from mflux_api.http.responses import json_bytes, json_response
+from mflux_api.http.schemas import CancelAnswer, GenerateAnswer, JobList
 from mflux_api.http.sse import stream_response
+from mflux_api.images import MEDIA_TYPES, ImageFormat
 from mflux_api.jobs import Status
-from mflux_api.requests import GenerateRequest, convert
+from mflux_api.requests import from_body
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
@@ -21,9 +23,9 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.post("/generate")
     async def generate() -> Response:
-        accepted = await gateway.submit(convert(await json_object(), GenerateRequest))
+        accepted = await gateway.submit(from_body(await json_object()))
         return json_response(
-            {"job_id": accepted.job.id, "status": accepted.job.status.value, "position": accepted.position}
+            GenerateAnswer(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)
         )
 
     @routes.get("/jobs")
@@ -33,7 +35,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             cursor=request.args.get("cursor"),
             status=_status(request.args.get("status")),
         )
-        return json_response({"jobs": [job_object(view) for view in views], "next_cursor": cursor})
+        return json_response(JobList(jobs=tuple(job_object(view) for view in views), next_cursor=cursor))
 
     @routes.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
@@ -47,9 +49,31 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     @routes.delete("/jobs/<job_id>")
     async def cancel(job_id: str) -> Response:
         job = await gateway.cancel(job_id)
-        return json_response({"status": job.status.value})
+        return json_response(CancelAnswer(status=job.status.value))
+
+    @routes.get("/jobs/<job_id>/images/<int:index>")
+    async def image(job_id: str, index: int) -> Response:
+        job = (await gateway.job(job_id)).job
+        if not 0 <= index < len(job.images):
+            raise NotFound("The job has no such image (yet)", {"images": len(job.images)})
+        wanted = _format(request.args.get("format"))
+        etag = f"{job.images[index].sha256[:32]}-{wanted}"
+        if etag in request.if_none_match:
+            response = Response(b"", status=304)
+        else:
+            response = Response(await gateway.image_as(job.images[index], wanted), content_type=MEDIA_TYPES[wanted])
+        response.set_etag(etag)
+        response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
+        return response
 
     return routes
+
+
+def _format(text: str | None) -> ImageFormat:
+    for known in MEDIA_TYPES:
+        if (text or "png") == known:
+            return known
+    raise _invalid("format", text or "", ", ".join(MEDIA_TYPES))
 
 
 def _urls() -> bool:

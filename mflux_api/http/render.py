@@ -3,56 +3,56 @@
 import base64
 from collections import OrderedDict
 from datetime import UTC, datetime
-from typing import Any
 
 import attrs
-import msgspec
 import trio
 
 from mflux_api.actors.gateway import Gateway, JobView
+from mflux_api.http.responses import to_json
+from mflux_api.http.schemas import JobObject, JobResult, ProgressData, StageName
 from mflux_api.jobs import Job, Progress, Stage, Status
 
 CACHE_BYTES = 64 * 1024 * 1024
 
 
-def timestamp(moment: datetime | None) -> str | None:
-    """Return a time as API clients see it: UTC, seconds, ``Z``."""
-    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+def timestamp(moment: datetime) -> str:
+    """Return a time as clients see it: UTC, seconds, ``Z``."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def job_object(view: JobView) -> dict[str, Any]:
-    """Return a job as JSON, with every key and no result."""
+def job_object(view: JobView, result: JobResult | None = None) -> JobObject:
+    """Return a job as clients see it, with every key."""
     job, live = view.job, view.live
     progress = live.progress if live is not None else None
-    return {
-        "id": job.id,
-        "status": job.status.value,
-        "stage": _stage(job, progress),
-        "progress": progress.progress if progress is not None else job.progress,
-        "prompt": job.request.prompt,
-        "model": job.model,
-        "position": live.position if live is not None else None,
-        "eta_seconds": progress.eta_seconds if progress is not None else None,
-        "created_at": timestamp(job.created_at),
-        "started_at": timestamp(job.started_at),
-        "completed_at": timestamp(job.completed_at),
-        "result": None,
-        "error": job.failure.message if job.failure is not None else None,
-        "code": job.failure.code if job.failure is not None else None,
-        "details": dict(job.failure.details) if job.failure is not None else None,
-    }
+    return JobObject(
+        id=job.id,
+        status=job.status.value,
+        stage=_stage(job, progress),
+        progress=progress.progress if progress is not None else job.progress,
+        prompt=job.request.prompt,
+        model=job.model,
+        position=live.position if live is not None else None,
+        eta_seconds=progress.eta_seconds if progress is not None else None,
+        created_at=timestamp(job.created_at),
+        started_at=None if job.started_at is None else timestamp(job.started_at),
+        completed_at=None if job.completed_at is None else timestamp(job.completed_at),
+        result=result,
+        error=job.failure.message if job.failure is not None else None,
+        code=job.failure.code if job.failure is not None else None,
+        details=dict(job.failure.details) if job.failure is not None else None,
+    )
 
 
-def _stage(job: Job, progress: Progress | None) -> str | None:
+def _stage(job: Job, progress: Progress | None) -> StageName | None:
     if job.status.terminal:
         return None
     return progress.stage.value if progress is not None else Stage.QUEUED.value
 
 
-def progress_object(progress: Progress) -> dict[str, Any]:
+def progress_data(progress: Progress) -> ProgressData:
     """Return a progress event's data."""
-    data = attrs.asdict(progress)
-    return {**data, "status": progress.status.value, "stage": progress.stage.value}
+    values = attrs.asdict(progress)
+    return ProgressData(**{**values, "status": progress.status.value, "stage": progress.stage.value})
 
 
 class Renderer:
@@ -75,9 +75,9 @@ class Renderer:
             ImageGone: an image's file was removed.
         """
         if not view.job.images:
-            return msgspec.json.encode(_with_result(view, []))
+            return to_json(_with_result(view, []))
         if not view.job.status.terminal:
-            return msgspec.json.encode(job_object(view))
+            return to_json(job_object(view))
         key = (view.job.id, urls)
         while key not in self._cache:
             if key in self._rendering:
@@ -107,7 +107,7 @@ class Renderer:
             images = [f"/api/v1/jobs/{job.id}/images/{index}" for index in range(len(job.images))]
         else:
             images = await self.images(job)
-        return msgspec.json.encode(_with_result(view, images))
+        return to_json(_with_result(view, images))
 
     def _keep(self, key: tuple[str, bool], data: bytes) -> None:
         if len(data) > CACHE_BYTES // 4:
@@ -119,9 +119,8 @@ class Renderer:
             self._size -= len(dropped)
 
 
-def _with_result(view: JobView, images: list[str]) -> dict[str, Any]:
+def _with_result(view: JobView, images: list[str]) -> JobObject:
     job = view.job
-    rendered = job_object(view)
-    if job.status is Status.COMPLETED or (job.status.terminal and images):
-        rendered["result"] = {"images": images, "seeds": [image.seed for image in job.images]}
-    return rendered
+    if job.status is not Status.COMPLETED and not images:
+        return job_object(view)
+    return job_object(view, JobResult(images=tuple(images), seeds=tuple(image.seed for image in job.images)))

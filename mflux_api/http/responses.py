@@ -2,15 +2,21 @@
 
 from typing import Any
 
+import attrs
 import msgspec
 from quart import Response
 
 
 def json_response(value: Any, status: int = 200) -> Response:
-    """Return a value as a JSON response."""
-    return json_bytes(msgspec.json.encode(value), status)
+    """Return an attrs object as a JSON response."""
+    return json_bytes(to_json(value), status)
 
 
 def json_bytes(data: bytes, status: int = 200) -> Response:
     """Return bytes that are JSON already."""
     return Response(data, status=status, content_type="application/json")
+
+
+def to_json(value: Any) -> bytes:
+    """Encode an attrs object with its keys in the order of its class, which is the order of the docs."""
+    return msgspec.json.encode(attrs.asdict(value))

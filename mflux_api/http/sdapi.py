@@ -1,17 +1,20 @@
 """``/sdapi/v1``: the synchronous, SD-WebUI-compatible section."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import trio
 from quart import Blueprint, Response
 
 from mflux_api.actors.gateway import Gateway
-from mflux_api.errors import JobCancelled, by_code
+from mflux_api.errors import InvalidParameter, JobCancelled, by_code
+from mflux_api.http import a1111
 from mflux_api.http.body import json_object
 from mflux_api.http.render import Renderer
 from mflux_api.http.responses import json_response
+from mflux_api.http.schemas import ImagesAnswer
 from mflux_api.jobs import Job, Status
-from mflux_api.requests import GenerateRequest, convert
+from mflux_api.requests import GenerateRequest, from_body
 
 
 def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
@@ -21,27 +24,42 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     @routes.post("/txt2img")
     async def txt2img() -> Response:
         body = await json_object()
-        # SD-WebUI's name for the same thing; the service's own field wins.
-        body["model"] = body.get("model") or body.get("sd_model_checkpoint")
+        # A1111's img2img alone takes pictures; a stray field must not turn this into an edit.
+        return await answer({name: value for name, value in body.items() if name != "init_images"})
+
+    @routes.post("/img2img")
+    async def img2img() -> Response:
+        body = await json_object()
+        if not body.get("init_images"):
+            raise InvalidParameter(
+                "'init_images' is required", {"field": "init_images", "value": None, "limit": "required"}
+            )
+        return await answer(body)
+
+    async def answer(body: Mapping[str, Any]) -> Response:
+        dialect = a1111.speaks_a1111(body)
+        fields = a1111.translated(body) if dialect else dict(body)
         started = trio.current_time()
-        job = await _painted(gateway, convert(body, GenerateRequest))
+        job = await _painted(gateway, from_body(fields, strict=not dialect))
+        if job.status is Status.CANCELLED and not dialect:
+            raise JobCancelled("The job was cancelled", {"job_id": job.id})
+        sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
         return json_response(
-            {
-                "images": await renderer.images(job),
-                "parameters": _parameters(job),
-                "info": f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s",
-            }
+            ImagesAnswer(
+                images=tuple(await renderer.images(job)) if body.get("send_images") is not False else (),
+                parameters=_parameters(job),
+                info=a1111.info(job) if dialect else sentence,
+            )
         )
 
     return routes
 
 
 async def _painted(gateway: Gateway, request: GenerateRequest) -> Job:
-    """Run a job to its end; a caller that leaves takes its job with it.
+    """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
 
     Raises:
         ServiceError: the request was refused, or the job failed.
-        JobCancelled: somebody else cancelled it.
     """
     accepted = await gateway.submit(request, synchronous=True)
     try:
@@ -51,8 +69,6 @@ async def _painted(gateway: Gateway, request: GenerateRequest) -> Job:
         raise
     if job.failure is not None:
         raise by_code(job.failure.code)(job.failure.message, job.failure.details)
-    if job.status is Status.CANCELLED:
-        raise JobCancelled("The job was cancelled", {"job_id": job.id})
     return job
 
 

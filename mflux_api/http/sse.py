@@ -6,7 +6,6 @@ event is called ``error``, and the server ends the stream after the terminal eve
 
 from types import TracebackType
 
-import msgspec
 import trio
 from quart import Response
 from quart.wrappers.response import ResponseBody
@@ -14,7 +13,8 @@ from quart.wrappers.response import ResponseBody
 from mflux_api.actors.gateway import EventStream, JobView
 from mflux_api.actors.messages import Logged
 from mflux_api.errors import ImageGone, ServiceRestarting
-from mflux_api.http.render import Renderer, progress_object
+from mflux_api.http.render import Renderer, progress_data
+from mflux_api.http.responses import to_json
 from mflux_api.jobs import Finished, Status
 
 KEEP_ALIVE_SECONDS = 15.0
@@ -64,7 +64,7 @@ class _Body(ResponseBody):
 
     async def _render(self, logged: Logged) -> bytes:
         if not isinstance(logged.event, Finished):
-            return _event("progress", logged.id, msgspec.json.encode(progress_object(logged.event)))
+            return _event("progress", logged.id, to_json(progress_data(logged.event)))
         job = logged.event.job
         try:
             data = await self._renderer.job(JobView(job=job, live=None), urls=self._urls)

@@ -7,6 +7,7 @@ from pathlib import Path
 import attrs
 
 from mflux_api.images import encode_png
+from mflux_api.infotext import infotext
 from mflux_api.jobs import Job, StoredImage
 
 
@@ -22,7 +23,7 @@ class ImageFiles:
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
-        data = encode_png(rgb, width, height)
+        data = encode_png(rgb, width, height, parameters=infotext(job.request, seed))
         path = self.folder / f"{job.created_at:%Y-%m-%d}" / f"{job.id}-{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_atomically(path, data)

@@ -1,50 +1,75 @@
 """Jobs kept in this process only: what ``generate`` and short-lived embeddings use."""
 
+from datetime import datetime, timedelta
+from itertools import islice
+
+from mflux_api.errors import InternalError
 from mflux_api.jobs import Job, Status
-from mflux_api.storage.repository import Page, Totals
+from mflux_api.storage.repository import Page, Tombstone, Totals, first_number_not_on_page, horizon, page_of
 
 
 class MemoryRepository:
     """A :class:`~mflux_api.storage.repository.Repository` that forgets everything at the end.
 
-    It keeps at most ``keep_finished`` finished jobs; the oldest go first.
+    It keeps at most ``keep_finished`` finished jobs and as many tombstones; the oldest go first. Nobody is told of the
+    jobs that go this way: their image files stay.
     """
 
     def __init__(self, *, keep_finished: int = 1000) -> None:
-        self._jobs: dict[str, Job] = {}
-        self._finished: dict[str, None] = {}
+        self._jobs: dict[int, Job] = {}
+        self._numbers: dict[str, int] = {}
+        self._finished: dict[int, Job] = {}
+        self._tombstones: dict[str, Tombstone] = {}
+        self._next_number = 1
         self._keep_finished = keep_finished
         self._totals = Totals()
 
     def insert(self, job: Job) -> None:
-        """Keep a new job."""
-        self._jobs[job.id] = job
+        """Keep a new job.
+
+        Raises:
+            InternalError: there is, or was, a job with this id.
+        """
+        if job.id in self._numbers or job.id in self._tombstones:
+            raise InternalError("A job with this id exists already; submit it again")
+        self._numbers[job.id] = self._next_number
+        self._next_number += 1
+        self.replace(job)
 
     def replace(self, job: Job) -> None:
-        """Overwrite a job with its next state."""
-        self._jobs[job.id] = job
-        if job.status.terminal:
-            self._totals = self._totals.after(job)
-            self._finished[job.id] = None
-            while len(self._finished) > self._keep_finished:
-                oldest = next(iter(self._finished))
-                del self._finished[oldest], self._jobs[oldest]
+        """Overwrite a job with its next state.
 
-    def get(self, job_id: str) -> Job | None:
-        """Return one job, or ``None``."""
-        return self._jobs.get(job_id)
+        Raises:
+            KeyError: no job has this id.
+        """
+        number = self._numbers[job.id]
+        self._jobs[number] = job
+        if not job.status.terminal:
+            return
+        if number not in self._finished:
+            self._totals = self._totals.after(job)
+        self._finished[number] = job
+        while len(self._finished) > self._keep_finished:
+            self._remove(next(iter(self._finished)), job.completed_at or job.created_at)
+
+    def get(self, job_id: str) -> Job | Tombstone | None:
+        """Return one job, or what retention left of it, or ``None``."""
+        number = self._numbers.get(job_id)
+        return self._tombstones.get(job_id) if number is None else self._jobs[number]
 
     def page(self, *, limit: int, cursor: str | None, status: Status | None) -> Page:
-        """Return a page of jobs, newest first."""
-        newest_first = list(reversed(self._jobs.values()))
-        if cursor is not None:
-            ids = [job.id for job in newest_first]
-            if cursor not in ids:
-                raise ValueError("unknown cursor")
-            newest_first = newest_first[ids.index(cursor) + 1 :]
-        matching = [job for job in newest_first if status is None or job.status is status]
-        jobs = tuple(matching[:limit])
-        return Page(jobs=jobs, next_cursor=jobs[-1].id if len(matching) > limit else None)
+        """Return a page of jobs, newest first.
+
+        Raises:
+            ValueError: the cursor is none of ours.
+        """
+        before = first_number_not_on_page(cursor)
+        matching = (
+            (number, job)
+            for number, job in reversed(self._jobs.items())
+            if number < before and (status is None or job.status is status)
+        )
+        return page_of(tuple(islice(matching, limit + 1)), limit)
 
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first."""
@@ -53,3 +78,25 @@ class MemoryRepository:
     def totals(self) -> Totals:
         """Return the running counters."""
         return self._totals
+
+    def expire(self, *, now: datetime, keep: int, ttl: timedelta) -> tuple[Job, ...]:
+        """Remove old finished jobs and older tombstones; the removed jobs' files are the caller's to delete."""
+        oldest = horizon(now, ttl)
+        for old in [tombstone.id for tombstone in self._tombstones.values() if tombstone.removed_at < oldest]:
+            del self._tombstones[old]
+        surplus = len(self._finished) - keep
+        removed = [
+            (number, job)
+            for place, (number, job) in enumerate(self._finished.items())
+            if place < surplus or (job.completed_at is not None and job.completed_at < oldest)
+        ]
+        for number, _ in removed:
+            self._remove(number, now)
+        return tuple(job for _, job in removed)
+
+    def _remove(self, number: int, now: datetime) -> None:
+        job = self._jobs.pop(number)
+        del self._finished[number], self._numbers[job.id]
+        self._tombstones[job.id] = Tombstone(id=job.id, removed_at=now)
+        while len(self._tombstones) > self._keep_finished:
+            del self._tombstones[next(iter(self._tombstones))]

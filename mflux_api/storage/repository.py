@@ -1,10 +1,21 @@
 """What the job store needs of its storage. One contract, several implementations."""
 
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import attrs
 
 from mflux_api.jobs import Job, Status
+
+
+@attrs.frozen(kw_only=True)
+class Tombstone:
+    """What is left of a job that retention removed."""
+
+    id: str
+    removed_at: datetime
 
 
 @attrs.frozen(kw_only=True)
@@ -37,19 +48,31 @@ class Totals:
 
 
 class Repository(Protocol):
-    """Keeps jobs. Calls are synchronous and come one at a time, from one thread."""
+    """Keeps jobs. Calls are synchronous and come one at a time, but not always from the same thread.
+
+    A call that raises has changed nothing, and the next one may succeed. Each may raise
+    :class:`~mflux_api.errors.DiskFull`, or :class:`~mflux_api.errors.InternalError` when the storage fails.
+    """
 
     def insert(self, job: Job) -> None:
-        """Keep a new job; it is durable when this returns."""
+        """Keep a new job; it is durable when this returns, unless it is synchronous and not finished.
+
+        Raises:
+            InternalError: there is, or was, a job with this id.
+        """
 
     def replace(self, job: Job) -> None:
-        """Overwrite a job with its next state; counts it when it completed."""
+        """Overwrite a job with its next state; counts it when it completed. Durable like :meth:`insert`.
 
-    def get(self, job_id: str) -> Job | None:
-        """Return one job, or ``None``."""
+        Raises:
+            KeyError: no job has this id.
+        """
+
+    def get(self, job_id: str) -> Job | Tombstone | None:
+        """Return one job, or what retention left of it, or ``None``."""
 
     def page(self, *, limit: int, cursor: str | None, status: Status | None) -> Page:
-        """Return a page of jobs, newest first.
+        """Return a page of at most ``limit`` (at least 1) jobs, newest first.
 
         Raises:
             ValueError: the cursor is none of ours.
@@ -60,3 +83,44 @@ class Repository(Protocol):
 
     def totals(self) -> Totals:
         """Return the running counters."""
+
+    def expire(self, *, now: datetime, keep: int, ttl: timedelta) -> tuple[Job, ...]:
+        """Remove finished jobs and leave a tombstone of each; remove tombstones older than ``ttl``.
+
+        Args:
+            now: the time that the tombstones get.
+            keep: how many jobs may stay; those that finished first go.
+            ttl: jobs that finished longer ago than this go too.
+
+        Returns:
+            The removed jobs in the order they finished; their image files are now the caller's to delete.
+        """
+
+
+def page_of(numbered: Sequence[tuple[int, Job]], limit: int) -> Page:
+    """Make a page of up to ``limit + 1`` jobs with their insert numbers; the one too many says that there are more."""
+    shown = numbered[:limit]
+    more = len(numbered) > limit
+    return Page(jobs=tuple(job for _, job in shown), next_cursor=f"{shown[-1][0]:x}" if more else None)
+
+
+def first_number_not_on_page(cursor: str | None) -> int:
+    """Return the insert number below which the page begins.
+
+    Raises:
+        ValueError: the cursor is none of ours.
+    """
+    if cursor is None:
+        return 1 << 62
+    # Fifteen digits fit SQLite's integers; int() alone would also take signs, blanks and underscores.
+    if re.fullmatch("[1-9a-f][0-9a-f]{0,14}", cursor) is None:
+        raise ValueError("the cursor is none of ours")
+    return int(cursor, 16)
+
+
+def horizon(now: datetime, ttl: timedelta) -> datetime:
+    """Return ``now - ttl``, however long ago that was."""
+    try:
+        return now - ttl
+    except OverflowError:
+        return datetime.min.replace(tzinfo=UTC)

@@ -1,0 +1,64 @@
+"""How fast ``/api/v1/health`` answers while a 512×512 job runs, beside the same server when it is idle.
+
+Run: ``uv run python -m benchmarks.health_under_load [requests]``
+"""
+
+import http.client
+import json
+import statistics
+import sys
+import time
+
+from benchmarks.server import running_server
+
+
+def latencies(port: int, count: int) -> list[float]:
+    """Return the milliseconds of ``count`` requests, one after another on one connection."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    times = []
+    for _ in range(count):
+        started = time.perf_counter()
+        connection.request("GET", "/api/v1/health")
+        answer = connection.getresponse()
+        answer.read()
+        times.append((time.perf_counter() - started) * 1000)
+        if answer.status != 200:
+            raise SystemExit(f"health answered {answer.status}")
+    connection.close()
+    return times
+
+
+def main() -> None:
+    """Print median and p99, idle and busy, and their ratio."""
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    with running_server() as port:
+        post(port, {"prompt": "warm up", "model": "demo", "width": 64, "height": 64, "steps": 1})
+        time.sleep(8)
+        idle = latencies(port, count)
+        post(port, {"prompt": "a lake", "model": "demo", "width": 512, "height": 512, "steps": 100})
+        time.sleep(1)
+        busy = latencies(port, count)
+    print(f"{'':<8}{'median':>10}{'p99':>10}{'worst':>10}")
+    for name, times in (("idle", idle), ("busy", busy)):
+        print(f"{name:<8}{statistics.median(times):>7.2f} ms{p99(times):>7.2f} ms{max(times):>7.2f} ms")
+    print(f"p99 busy / idle: {p99(busy) / p99(idle):.1f} ×")
+
+
+def p99(times: list[float]) -> float:
+    """Return the 99th percentile."""
+    return statistics.quantiles(times, n=100)[98]
+
+
+def post(port: int, body: dict[str, object]) -> None:
+    """Submit a job."""
+    connection = http.client.HTTPConnection("127.0.0.1", port)
+    connection.request("POST", "/api/v1/generate", json.dumps(body))
+    answer = connection.getresponse()
+    answer.read()
+    connection.close()
+    if answer.status != 200:
+        raise SystemExit(f"the job was refused with {answer.status}")
+
+
+if __name__ == "__main__":
+    main()

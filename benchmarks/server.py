@@ -1,0 +1,49 @@
+"""A server of our own for a benchmark."""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+@contextmanager
+def running_server(command: Sequence[str] = (sys.executable, "-m", "mflux_api")) -> Iterator[int]:
+    """Start a server with an output directory of its own and wait for its health; yields the port."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        server = subprocess.Popen(
+            [*command, "serve", "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"],
+            env=os.environ | {"MFLUX_OUTPUT_DIR": folder},
+        )
+        try:
+            wait_until_healthy(port)
+            yield port
+        finally:
+            server.terminate()
+            time.sleep(1.1)
+            server.terminate()
+            server.wait()
+
+
+def wait_until_healthy(port: int) -> None:
+    """Poll until the server answers."""
+    while True:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/health", timeout=1) as answer:
+                answer.read()
+                return
+        except (urllib.error.URLError, ConnectionError):
+            time.sleep(0.005)

@@ -1,0 +1,105 @@
+"""A1111's dialect of txt2img: which requests speak it, what its fields mean here, how it is answered."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mflux_api.errors import InvalidParameter
+from mflux_api.infotext import SAMPLER, infotext
+from mflux_api.jobs import Job
+from mflux_api.version import package_version
+
+_FIELDS = """
+    styles subseed subseed_strength seed_resize_from_h seed_resize_from_w sampler_name sampler_index scheduler
+    batch_size n_iter cfg_scale distilled_cfg_scale restore_faces tiling do_not_save_samples do_not_save_grid eta
+    s_min_uncond s_churn s_tmax s_tmin s_noise override_settings override_settings_restore_afterwards
+    refiner_checkpoint refiner_switch_at disable_extra_networks firstpass_image comments enable_hr firstphase_width
+    firstphase_height hr_scale hr_upscaler hr_second_pass_steps hr_resize_x hr_resize_y hr_checkpoint_name
+    hr_sampler_name hr_scheduler hr_prompt hr_negative_prompt force_task_id script_name script_args send_images
+    save_images alwayson_scripts infotext resize_mode image_cfg_scale mask mask_blur mask_blur_x mask_blur_y
+    inpainting_fill inpaint_full_res inpaint_full_res_padding inpainting_mask_invert initial_noise_multiplier
+    latent_mask include_init_images
+"""
+ONLY_FIELDS = frozenset(_FIELDS.split())
+"""Fields that only A1111's clients send; one of them, even as null, makes a request speak the dialect."""
+
+
+def speaks_a1111(body: Mapping[str, Any]) -> bool:
+    """Whether a request is in A1111's dialect."""
+    return not ONLY_FIELDS.isdisjoint(body)
+
+
+def translated(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the body with A1111's fields under our names; ours win where both are there.
+
+    Raises:
+        InvalidParameter: ``batch_size`` or ``n_iter`` is not a number from 1.
+    """
+    fields = dict(body)
+    if fields.get("guidance") is None:
+        fields["guidance"] = fields.get("cfg_scale")
+    if fields.get("num_images") is None:
+        fields["num_images"] = _count(fields, "batch_size") * _count(fields, "n_iter")
+    settings = fields.get("override_settings")
+    if not fields.get("sd_model_checkpoint") and isinstance(settings, Mapping):
+        fields["sd_model_checkpoint"] = settings.get("sd_model_checkpoint")
+    return fields
+
+
+def _count(fields: Mapping[str, Any], name: str) -> int:
+    value = fields.get(name)
+    if value is None:
+        return 1
+    if isinstance(value, str) and value.strip().isdecimal():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 64:
+        raise InvalidParameter(
+            f"'{name}' is invalid: expected int from 1 to 64",
+            {"field": name, "value": value if isinstance(value, int) else type(value).__name__, "limit": "1 to 64"},
+        )
+    return value
+
+
+def info(job: Job) -> str:
+    """Return the ``info`` of an answer: A1111's JSON in a string."""
+    request = job.request
+    seeds = [image.seed for image in job.images] or list(request.seeds())
+    count = len(seeds)
+    negative = request.negative_prompt or ""
+    return json.dumps(
+        {
+            "prompt": request.prompt,
+            "all_prompts": [request.prompt] * count,
+            "negative_prompt": negative,
+            "all_negative_prompts": [negative] * count,
+            "seed": seeds[0],
+            "all_seeds": seeds,
+            "subseed": seeds[0],
+            "all_subseeds": seeds,
+            "subseed_strength": 0,
+            "width": request.width,
+            "height": request.height,
+            "sampler_name": SAMPLER,
+            "cfg_scale": request.guidance,
+            "steps": request.steps,
+            "batch_size": count,
+            "restore_faces": False,
+            "face_restoration_model": None,
+            "sd_model_name": job.model,
+            "sd_model_hash": None,
+            "sd_vae_name": None,
+            "sd_vae_hash": None,
+            "seed_resize_from_w": -1,
+            "seed_resize_from_h": -1,
+            "denoising_strength": None,
+            "extra_generation_params": {},
+            "index_of_first_image": 0,
+            "infotexts": [infotext(request, seed) for seed in seeds],
+            "styles": [],
+            "job_timestamp": f"{job.created_at:%Y%m%d%H%M%S}",
+            "clip_skip": 1,
+            "is_using_inpainting_conditioning": False,
+            "version": f"mflux-api {package_version()}",
+        },
+        ensure_ascii=False,
+    )

@@ -1,0 +1,59 @@
+"""Who may call: API keys, host names and, for web pages, origins."""
+
+import base64
+import binascii
+import hmac
+
+from quart import request
+from quart_trio import QuartTrio
+
+from mflux_api.config import SecuritySettings
+from mflux_api.errors import HostNotAllowed, OriginNotAllowed, Unauthorized
+
+OPEN_PATHS = frozenset({"/api/v1/health"})
+"""Answered without a key, so that a supervisor or a load balancer needs none."""
+
+
+def install(app: QuartTrio, security: SecuritySettings, origins: tuple[str, ...]) -> None:
+    """Check every request before its route."""
+
+    @app.before_request
+    async def check() -> None:
+        host = request.host.rsplit(":", 1)[0] if not request.host.endswith("]") else request.host
+        if security.allowed_hosts and host not in security.allowed_hosts:
+            raise HostNotAllowed("This host name is not in security.allowed_hosts", {"host": host[:64]})
+        if request.method == "OPTIONS":
+            # A browser's preflight carries no credentials.
+            return
+        _check_origin(origins)
+        if security.api_keys and request.path not in OPEN_PATHS and not _has_key(security.api_keys):
+            raise Unauthorized("A valid API key is required: send it as 'Authorization: Bearer KEY'")
+
+
+def _check_origin(origins: tuple[str, ...]) -> None:
+    """Content types that need no preflight let a page post blindly, so a page's origin is checked here too."""
+    origin = request.headers.get("Origin")
+    if "*" in origins or origin is None or request.method in ("GET", "HEAD") or origin in origins:
+        return
+    if origin.partition("://")[2] != request.host:
+        raise OriginNotAllowed("This page's origin is not in server.cors_origins", {"origin": origin[:128]})
+
+
+def _has_key(keys: tuple[str, ...]) -> bool:
+    offered = [request.headers.get("X-API-Key", "")]
+    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+    if scheme.lower() == "bearer":
+        offered.append(credentials.strip())
+    elif scheme.lower() == "basic":
+        offered += _basic(credentials)
+    return any(hmac.compare_digest(offer.encode(), key.encode()) for offer in offered for key in keys)
+
+
+def _basic(credentials: str) -> list[str]:
+    """The key may be the user name, the password, or ``user:password`` as a whole."""
+    try:
+        text = base64.b64decode(credentials, validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return []
+    user, _, password = text.partition(":")
+    return [text, user, password]

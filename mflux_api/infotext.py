@@ -1,0 +1,29 @@
+"""A1111's infotext: how a picture was made, as the text that galleries and chat front ends parse.
+
+The form is ``prompt``, then ``Negative prompt: …`` where there is one, then one line of ``Key: value`` pairs.
+"""
+
+from mflux_api.requests import GenerateRequest
+from mflux_api.version import package_version
+
+SAMPLER = "Euler"
+SCHEDULE = "Simple"
+
+
+def infotext(request: GenerateRequest, seed: int) -> str:
+    """Return the infotext of one image of a resolved request."""
+    lines = [request.prompt]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    pairs = {
+        "Steps": request.steps,
+        "Sampler": SAMPLER,
+        "Schedule type": SCHEDULE,
+        "CFG scale": f"{request.guidance:g}" if request.guidance is not None else None,
+        "Seed": seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model": request.model,
+        "Version": f"mflux-api {package_version()}",
+    }
+    lines.append(", ".join(f"{key}: {value}" for key, value in pairs.items() if value is not None))
+    return "\n".join(lines)

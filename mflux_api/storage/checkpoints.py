@@ -1,0 +1,48 @@
+"""Checkpoints on disk: where a model's folder is, whether it is there, and what identifies it."""
+
+import hashlib
+from pathlib import Path
+
+import attrs
+
+from mflux_api.catalog import Model
+
+MARKER = "model_index.json"
+"""The file that every diffusers-layout checkpoint has at its top."""
+
+
+@attrs.frozen(kw_only=True)
+class CheckpointState:
+    """What is known of a model without loading it."""
+
+    downloaded: bool
+    path: Path | None
+    """The folder, when it is on disk."""
+    sha256: str | None
+    """Digest of the sorted file manifest (name and size of every file); ``None`` when not on disk."""
+
+
+@attrs.frozen
+class Checkpoints:
+    """The folders of one service's models."""
+
+    cache_dir: Path
+
+    def folder(self, model: Model) -> Path | None:
+        """Return where the model's checkpoint is or, for the embedded one, will be made; ``None`` if nowhere."""
+        if model.path is not None:
+            return Path(model.path)
+        return self.cache_dir / "demo" if model.embedded else None
+
+    def state(self, model: Model) -> CheckpointState:
+        """Look at the disk; takes a file listing, so call it in a thread."""
+        folder = self.folder(model)
+        if folder is None or not (folder / MARKER).is_file():
+            return CheckpointState(downloaded=model.embedded, path=None, sha256=None)
+        return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder))
+
+
+def _manifest_digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    manifest = "".join(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n" for path in files)
+    return hashlib.sha256(manifest.encode()).hexdigest()

@@ -1,0 +1,304 @@
+"""Jobs in an SQLite file: what the service uses."""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import attrs
+
+from mflux_api.errors import DiskFull, InternalError
+from mflux_api.jobs import Failure, Job, Status, StoredImage, Timings
+from mflux_api.requests import GenerateRequest
+from mflux_api.storage.repository import Page, Tombstone, Totals, first_number_not_on_page, horizon, page_of
+from mflux_api.storage.schema import NO_ROOM, open_database
+
+T = TypeVar("T")
+
+DATABASE_NAME = "mflux-api.sqlite3"
+
+_COLUMNS = (
+    "number, id, status, created_at, started_at, completed_at, finished, attempts, service_deaths, progress, "
+    "synchronous, request, images, failure, timings"
+)
+_PUT = f"""
+    INSERT INTO jobs ({_COLUMNS}) VALUES ({", ".join(f":{name.strip()}" for name in _COLUMNS.split(","))})
+    ON CONFLICT (id) DO UPDATE SET
+        status = excluded.status, started_at = excluded.started_at, completed_at = excluded.completed_at,
+        finished = excluded.finished, attempts = excluded.attempts, service_deaths = excluded.service_deaths,
+        progress = excluded.progress, images = excluded.images, failure = excluded.failure, timings = excluded.timings
+"""
+_EXPIRED = f"""
+    SELECT {_COLUMNS} FROM jobs WHERE finished IS NOT NULL AND (
+        completed_at < :horizon OR finished <= (
+            SELECT finished FROM jobs WHERE finished IS NOT NULL ORDER BY finished DESC LIMIT 1 OFFSET :keep
+        )
+    ) ORDER BY finished
+"""
+
+
+@attrs.frozen
+class _Held:
+    """A synchronous job that is not finished, with the place in the list that it will have."""
+
+    number: int
+    job: Job
+
+
+class SqliteRepository:
+    """A durable :class:`~mflux_api.storage.repository.Repository`.
+
+    Only one process may use the file: hold a :class:`~mflux_api.storage.state_lock.StateLock` meanwhile. An image below
+    the file's own folder is stored by its relative path, so the folder may be moved as a whole.
+
+    Raises:
+        ConfigError: the file is not a job store, is damaged, was written by a newer version, or cannot be opened.
+        DiskFull: no space is left to create it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path = Path(os.path.abspath(path))
+        self._folder = path.parent
+        self._connection = open_database(path)
+        try:
+            used = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
+        except BaseException:
+            self._connection.close()
+            raise
+        self._next_number: int = 1 if used is None else used[0] + 1
+        self._held: dict[str, _Held] = {}
+
+    def __enter__(self) -> "SqliteRepository":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; calling it again does nothing."""
+        self._connection.close()
+
+    def insert(self, job: Job) -> None:
+        """Keep a new job; it is durable when this returns, unless it is synchronous and not finished.
+
+        Raises:
+            DiskFull: no space is left.
+            InternalError: the id is taken, or the file cannot be written.
+        """
+        if self.get(job.id) is not None:
+            raise InternalError("A job with this id exists already; submit it again")
+        if job.synchronous and not job.status.terminal:
+            self._held[job.id] = _Held(self._next_number, job)
+        else:
+            with self._transaction():
+                self._put(self._next_number, job, finished=None)
+        self._next_number += 1
+
+    def replace(self, job: Job) -> None:
+        """Overwrite a job with its next state; counts it when it completed. Durable like :meth:`insert`.
+
+        Raises:
+            KeyError: no job has this id.
+            DiskFull: no space is left.
+            InternalError: the file cannot be written.
+        """
+        held = self._held.get(job.id)
+        if held is not None and not job.status.terminal:
+            self._held[job.id] = _Held(held.number, job)
+            return
+        with self._transaction():
+            if held is not None:
+                self._put(held.number, job, finished=None)
+            else:
+                row = self._one("SELECT number, finished FROM jobs WHERE id = ?", job.id)
+                if row is None:
+                    raise KeyError(job.id)
+                self._put(row[0], job, finished=row[1])
+        self._held.pop(job.id, None)
+
+    def get(self, job_id: str) -> Job | Tombstone | None:
+        """Return one job, or what retention left of it, or ``None``."""
+        held = self._held.get(job_id)
+        if held is not None:
+            return held.job
+        if not job_id.isascii():
+            # None of ours, and SQLite takes no lone surrogates.
+            return None
+        with _typed_errors():
+            row = self._one(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", job_id)
+            if row is not None:
+                return self._job(row)[1]
+            row = self._one("SELECT removed_at FROM tombstones WHERE id = ?", job_id)
+        return None if row is None else Tombstone(id=job_id, removed_at=datetime.fromisoformat(row[0]))
+
+    def page(self, *, limit: int, cursor: str | None, status: Status | None) -> Page:
+        """Return a page of jobs, newest first.
+
+        Raises:
+            ValueError: the cursor is none of ours.
+        """
+        before = first_number_not_on_page(cursor)
+        # Two queries and not `status = ? OR ? IS NULL`: that one would use no index.
+        where = "number < ?" if status is None else "number < ? AND status = ?"
+        values = (before,) if status is None else (before, status.value)
+        query = f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY number DESC LIMIT ?"
+        numbered = self._jobs(query, *values, limit + 1)
+        numbered += [
+            (held.number, held.job)
+            for held in self._held.values()
+            if held.number < before and (status is None or held.job.status is status)
+        ]
+        return page_of(sorted(numbered, key=_number, reverse=True)[: limit + 1], limit)
+
+    def unfinished(self) -> tuple[Job, ...]:
+        """Return every job that is queued or generating, oldest first."""
+        query = f"SELECT {_COLUMNS} FROM jobs WHERE status IN (?, ?)"
+        numbered = self._jobs(query, *(status.value for status in Status if not status.terminal))
+        numbered += [(held.number, held.job) for held in self._held.values()]
+        return tuple(job for _, job in sorted(numbered, key=_number))
+
+    def totals(self) -> Totals:
+        """Return the running counters."""
+        with _typed_errors():
+            row = self._connection.execute("SELECT generations, images, seconds FROM totals").fetchone()
+        return Totals(generations=row[0], images=row[1], seconds=row[2])
+
+    def expire(self, *, now: datetime, keep: int, ttl: timedelta) -> tuple[Job, ...]:
+        """Remove old finished jobs and older tombstones; the removed jobs' files are the caller's to delete.
+
+        Raises:
+            DiskFull: no space is left.
+            InternalError: the file cannot be written.
+        """
+        oldest = _text(horizon(now, ttl))
+        with self._transaction():
+            self._connection.execute("DELETE FROM tombstones WHERE removed_at < ?", (oldest,))
+            expired = self._jobs(_EXPIRED, horizon=oldest, keep=keep)
+            self._connection.executemany(
+                "INSERT INTO tombstones VALUES (?, ?)", [(job.id, _text(now)) for _, job in expired]
+            )
+            self._connection.executemany("DELETE FROM jobs WHERE number = ?", [(number,) for number, _ in expired])
+        return tuple(job for _, job in expired)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _typed_errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                # SQLite has rolled back by itself after some errors.
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+
+    def _put(self, number: int, job: Job, *, finished: int | None) -> None:
+        """Write one row, and count the job if this is its end; ``finished`` is the rank of one that ended before."""
+        if finished is None and job.status.terminal:
+            finished = self._connection.execute("SELECT coalesce(max(finished), 0) + 1 FROM jobs").fetchone()[0]
+            more = Totals().after(job)
+            self._connection.execute(
+                "UPDATE totals SET generations = generations + ?, images = images + ?, seconds = seconds + ?",
+                attrs.astuple(more),
+            )
+        self._connection.execute(_PUT, self._row(number, job, finished))
+
+    def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
+        row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
+        return row
+
+    def _jobs(self, query: str, *values: Any, **named: Any) -> list[tuple[int, Job]]:
+        with _typed_errors():
+            return [self._job(row) for row in self._connection.execute(query, named or values).fetchall()]
+
+    # --- rows ---
+
+    def _row(self, number: int, job: Job, finished: int | None) -> dict[str, Any]:
+        images = [attrs.evolve(image, path=self._stored_path(image.path)) for image in job.images]
+        return {
+            "number": number,
+            "id": job.id,
+            "status": job.status.value,
+            "created_at": _text(job.created_at),
+            "started_at": None if job.started_at is None else _text(job.started_at),
+            "completed_at": None if job.completed_at is None else _text(job.completed_at),
+            "finished": finished,
+            "attempts": job.attempts,
+            "service_deaths": job.service_deaths,
+            "progress": job.progress,
+            "synchronous": job.synchronous,
+            "request": _json(attrs.asdict(job.request)),
+            "images": _json([attrs.asdict(image) for image in images]),
+            "failure": None if job.failure is None else _json(attrs.asdict(job.failure)),
+            "timings": None if job.timings is None else _json(attrs.asdict(job.timings)),
+        }
+
+    def _job(self, row: tuple[Any, ...]) -> tuple[int, Job]:
+        number, job_id, status, created, started, completed, _, *counts, request, images, failure, timings = row
+        attempts, service_deaths, progress, synchronous = counts
+        try:
+            stored = [_build(StoredImage, image) for image in json.loads(images)]
+            job = Job(
+                id=job_id,
+                request=_build(GenerateRequest, json.loads(request)),
+                created_at=datetime.fromisoformat(created),
+                status=Status(status),
+                started_at=None if started is None else datetime.fromisoformat(started),
+                completed_at=None if completed is None else datetime.fromisoformat(completed),
+                attempts=attempts,
+                service_deaths=service_deaths,
+                images=tuple(attrs.evolve(image, path=str(self._folder / image.path)) for image in stored),
+                progress=progress,
+                failure=None if failure is None else _build(Failure, json.loads(failure)),
+                timings=None if timings is None else _build(Timings, json.loads(timings)),
+                synchronous=bool(synchronous),
+            )
+        except (ValueError, TypeError, AttributeError) as error:
+            # Not a ValueError: page() raises that for a cursor.
+            raise InternalError(f"The row of job '{job_id}' cannot be read") from error
+        return number, job
+
+    def _stored_path(self, path: str) -> str:
+        return str(Path(path).relative_to(self._folder)) if Path(path).is_relative_to(self._folder) else path
+
+
+@contextmanager
+def _typed_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorname", type(error).__name__)
+        if code in NO_ROOM:
+            raise DiskFull("No space left for the job store; free some in jobs.state_dir and try again") from error
+        raise InternalError(
+            "The job store cannot be read or written; check the disk that holds jobs.state_dir", {"reason": code}
+        ) from error
+
+
+def _text(moment: datetime) -> str:
+    """All of one width, so that SQL can compare them."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _json(value: Any) -> str:
+    # Escaped to ASCII: SQLite takes no lone surrogates, but a prompt or the path of a file may hold one.
+    return json.dumps(value, default=str)
+
+
+def _build(target: type[T], fields: Mapping[str, Any]) -> T:
+    """Build a value of what this version knows of it; the limits of requests do not apply to what was accepted once."""
+    known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return target(**{name: value for name, value in plain.items() if name in known})
+
+
+def _number(numbered: tuple[int, Job]) -> int:
+    return numbered[0]

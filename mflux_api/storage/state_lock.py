@@ -1,0 +1,88 @@
+"""One service per state directory."""
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+from mflux_api.errors import ConfigError
+
+LOCK_NAME = "mflux-api.lock"
+
+
+class StateInUse(ConfigError):
+    """Another process holds the state directory."""
+
+    code: ClassVar[str] = "STATE_IN_USE"
+
+
+class StateLock:
+    """Holds a state directory from construction until :meth:`close` or the end of the process, however it ends.
+
+    The file itself stays: removing it would let two processes lock two files of the same name.
+
+    Raises:
+        StateInUse: another process, or another lock of this one, holds it.
+        ConfigError: the directory cannot be created or written.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._file: int | None = None
+        try:
+            state_dir.mkdir(parents=True, exist_ok=True)
+            # Python's descriptors are closed in child processes, so the engine never keeps the lock of a dead server.
+            file = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise _unusable(error) from error
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            holder = _read_holder(file)
+            os.close(file)
+            raise (_in_use(holder) if isinstance(error, BlockingIOError) else _unusable(error)) from error
+        self._file = file
+        _write_holder(file)
+
+    def __enter__(self) -> "StateLock":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the next one in; calling it again does nothing."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+
+def _write_holder(file: int) -> None:
+    # For people only: a full disk must not keep the service from starting.
+    with contextlib.suppress(OSError):
+        os.ftruncate(file, 0)
+        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+
+
+def _read_holder(file: int) -> str:
+    with contextlib.suppress(OSError):
+        written = os.pread(file, 32, 0).strip()
+        if written.isdigit():
+            return f", process {written.decode()}"
+    return ""
+
+
+def _in_use(holder: str) -> StateInUse:
+    return StateInUse(
+        f"STATE_IN_USE: another service uses this state directory ({LOCK_NAME}{holder}); stop it or set jobs.state_dir"
+    )
+
+
+def _unusable(error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{LOCK_NAME}: the state directory cannot be used: {error.strerror or type(error).__name__}; "
+        "make it writable or set jobs.state_dir to another folder"
+    )

@@ -1,0 +1,105 @@
+"""Finished images: whole files or none, and nothing left over."""
+
+import hashlib
+import os
+import stat
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mflux_api.jobs import StoredImage
+from mflux_api.storage.files import ImageFiles
+from tests.storage import queued, read_only_folder
+
+JOB = queued("0123456789ab", created_at=datetime(2026, 3, 1, 23, 59, tzinfo=UTC))
+
+
+def pixels(value: int = 0) -> bytes:
+    return bytes((value + n) % 256 for n in range(8 * 4 * 3))
+
+
+def save(files: ImageFiles, *, index: int = 0, value: int = 0) -> StoredImage:
+    return files.save(JOB, index, seed=9, width=8, height=4, rgb=pixels(value))
+
+
+def everything_below(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_an_image_is_where_it_says_with_the_digest_and_the_pixels(tmp_path: Path) -> None:
+    stored = save(ImageFiles(tmp_path / "new" / "output"), index=1)
+    path = tmp_path / "new" / "output" / "2026-03-01" / "0123456789ab-1.png"
+    data = path.read_bytes()
+    assert stored == StoredImage(path=str(path), seed=9, width=8, height=4, sha256=hashlib.sha256(data).hexdigest())
+    with Image.open(BytesIO(data)) as picture:
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (8, 4))
+        assert picture.tobytes() == pixels()
+
+
+def test_no_temporary_file_is_left(tmp_path: Path) -> None:
+    for index in range(3):
+        save(ImageFiles(tmp_path), index=index)
+    assert everything_below(tmp_path) == [f"2026-03-01/0123456789ab-{index}.png" for index in range(3)]
+
+
+def test_the_mode_is_that_of_an_ordinary_file(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        stored = save(ImageFiles(tmp_path))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(Path(stored.path).stat().st_mode) == 0o640
+
+
+def test_the_name_never_shows_half_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = save(ImageFiles(tmp_path))
+    seen: list[tuple[list[str], str]] = []
+    sync = os.fsync
+
+    def watch(descriptor: int) -> None:
+        seen.append((everything_below(tmp_path), hashlib.sha256(Path(first.path).read_bytes()).hexdigest()))
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", watch)
+    second = save(ImageFiles(tmp_path), value=1)
+    assert first.sha256 != second.sha256
+    # The data is synced under a temporary name, and the folder once the file has its own.
+    (names, digest), (names_after, digest_after) = seen
+    assert (len(names), digest) == (2, first.sha256)
+    assert (names_after, digest_after) == (["2026-03-01/0123456789ab-0.png"], second.sha256)
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        save(ImageFiles(tmp_path))
+    assert everything_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("day_exists", [False, True])
+def test_a_read_only_folder_is_an_os_error_and_stays_as_it_was(day_exists: bool, tmp_path: Path) -> None:
+    # Load the encoder while the tests still may read the installation.
+    save(ImageFiles(tmp_path))
+    with read_only_folder() as folder:
+        day = folder / "2026-03-01"
+        if day_exists:
+            folder.chmod(0o700)
+            day.mkdir(mode=0o500)
+        with pytest.raises(PermissionError):
+            save(ImageFiles(folder))
+        assert list(folder.rglob("*")) == ([day] if day_exists else [])
+
+
+def test_discarding_removes_the_file_and_may_be_repeated(tmp_path: Path) -> None:
+    files = ImageFiles(tmp_path)
+    kept, dropped = save(files, index=0), save(files, index=1)
+    files.discard(dropped)
+    files.discard(dropped)
+    assert everything_below(tmp_path) == ["2026-03-01/0123456789ab-0.png"]
+    assert Path(kept.path).is_file()

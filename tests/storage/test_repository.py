@@ -1,0 +1,282 @@
+"""What every repository promises: one suite, run against each of them."""
+
+from collections.abc import Iterator
+from datetime import timedelta, timezone
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mflux_api import jobs
+from mflux_api.errors import InternalError
+from mflux_api.jobs import Job, Status
+from mflux_api.requests import GenerateRequest
+from mflux_api.storage.memory import MemoryRepository
+from mflux_api.storage.repository import Repository, Tombstone, Totals
+from mflux_api.storage.sqlite import SqliteRepository
+from tests.storage import NOW, completed, failed, pictures, queued, started
+
+HOUR = timedelta(hours=1)
+FOREVER = timedelta.max
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Repository]:
+    if request.param == "memory":
+        yield MemoryRepository()
+        return
+    with SqliteRepository(tmp_path / "jobs.sqlite3") as sqlite:
+        yield sqlite
+
+
+def fill(repository: Repository, *names: str) -> None:
+    """One completed job per name; a name in capitals is a synchronous one."""
+    for name in names:
+        job = queued(name, synchronous=name.isupper())
+        repository.insert(job)
+        repository.replace(completed(job))
+
+
+def ids(found: tuple[Job, ...]) -> list[str]:
+    return [job.id for job in found]
+
+
+def listed(repository: Repository, *, status: Status | None = None, limit: int = 100) -> list[str]:
+    """Follow the cursors through all pages."""
+    names: list[str] = []
+    cursor = None
+    while True:
+        page = repository.page(limit=limit, cursor=cursor, status=status)
+        assert len(page.jobs) <= limit
+        names += ids(page.jobs)
+        if page.next_cursor is None:
+            return names
+        cursor = page.next_cursor
+
+
+# --- insert, replace, get ---
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_a_job_comes_back_as_it_was_in_every_state(repository: Repository, synchronous: bool) -> None:
+    job = queued("a", synchronous=synchronous)
+    states = [job, started(job), jobs.requeue(started(job), engine_died=True, service_died=True)]
+    states += [started(states[-1]), completed(started(states[-1], NOW + HOUR), at=NOW + 2 * HOUR)]
+    repository.insert(states[0])
+    assert repository.get("a") == states[0]
+    for state in states[1:]:
+        repository.replace(state)
+        assert repository.get("a") == state
+
+
+@pytest.mark.parametrize("end", [completed, failed, lambda job: jobs.cancel(job, NOW, progress=0.5)])
+def test_every_end_comes_back_with_its_result(repository: Repository, end: object) -> None:
+    assert callable(end)
+    job = started(queued("a"))
+    repository.insert(job)
+    repository.replace(end(job))
+    assert repository.get("a") == end(job)
+
+
+def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
+    request = GenerateRequest(
+        prompt="naïve 猫 \U0001f408 \ud800 \0 'x\"",
+        model="demo",
+        negative_prompt="dogs",
+        seed=2**53 - 5,
+        width=1024,
+        height=768,
+        steps=50,
+        guidance=4.5,
+        num_images=3,
+        lora_files=("a.safetensors", "b.safetensors"),
+        lora_scales=(0.5, 1.0),
+        low_ram=True,
+        init_images=("one", "two"),
+        image_strength=0.75,
+    )
+    untouched = {field.name for field in attrs.fields(GenerateRequest) if getattr(request, field.name) == field.default}
+    assert untouched == set()
+    job = attrs.evolve(queued("a"), request=request)
+    repository.insert(job)
+    assert repository.get("a") == job
+
+
+def test_times_of_other_zones_are_the_same_moments(repository: Repository) -> None:
+    job = queued("a", created_at=NOW.astimezone(timezone(timedelta(hours=5, minutes=30))))
+    repository.insert(job)
+    found = repository.get("a")
+    assert isinstance(found, Job)
+    assert found.created_at == NOW
+
+
+@pytest.mark.parametrize("name", ["", "nobody", "\0", "\ud800", "ä", "a' OR 1=1 --", "x" * 100_000])
+def test_an_unknown_id_is_nothing(repository: Repository, name: str) -> None:
+    fill(repository, "a")
+    assert repository.get(name) is None
+
+
+def test_replacing_an_unknown_job_is_a_key_error_and_changes_nothing(repository: Repository) -> None:
+    with pytest.raises(KeyError):
+        repository.replace(completed(queued("a")))
+    assert repository.get("a") is None
+    assert repository.totals() == Totals()
+
+
+@pytest.mark.parametrize("first", ["a", "A"])
+@pytest.mark.parametrize("second_is_synchronous", [False, True])
+def test_an_id_is_taken_once(repository: Repository, first: str, second_is_synchronous: bool) -> None:
+    job = queued(first, synchronous=first.isupper())
+    repository.insert(job)
+    with pytest.raises(InternalError):
+        repository.insert(queued(first, synchronous=second_is_synchronous, prompt="another"))
+    assert repository.get(first) == job
+    assert listed(repository) == [first]
+
+
+# --- lists ---
+
+
+def test_the_list_is_newest_first_whatever_the_clock_says(repository: Repository) -> None:
+    for n, name in enumerate("abc"):
+        repository.insert(queued(name, created_at=NOW - n * HOUR))
+    assert listed(repository) == ["c", "b", "a"]
+
+
+def test_synchronous_jobs_stand_among_the_others_before_and_after_their_end(repository: Repository) -> None:
+    for name in ["a", "B", "c", "D", "e"]:
+        repository.insert(queued(name, synchronous=name.isupper()))
+    assert listed(repository) == ["e", "D", "c", "B", "a"]
+    assert listed(repository, limit=2) == ["e", "D", "c", "B", "a"]
+    assert ids(repository.unfinished()) == ["a", "B", "c", "D", "e"]
+    repository.replace(completed(queued("D", synchronous=True)))
+    repository.replace(started(queued("B", synchronous=True)))
+    repository.replace(completed(queued("a")))
+    assert listed(repository, limit=1) == ["e", "D", "c", "B", "a"]
+    assert ids(repository.unfinished()) == ["B", "c", "e"]
+    assert listed(repository, status=Status.GENERATING) == ["B"]
+    assert listed(repository, status=Status.COMPLETED, limit=1) == ["D", "a"]
+    assert listed(repository, status=Status.QUEUED, limit=1) == ["e", "c"]
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3, 6, 7, 8])
+def test_pages_are_full_and_miss_nothing(repository: Repository, limit: int) -> None:
+    fill(repository, "a", "B", "c", "D", "e", "F", "g")
+    assert listed(repository, limit=limit) == ["g", "F", "e", "D", "c", "B", "a"]
+    assert len(repository.page(limit=limit, cursor=None, status=None).jobs) == min(limit, 7)
+
+
+def test_an_empty_list_is_one_page(repository: Repository) -> None:
+    page = repository.page(limit=1, cursor=None, status=None)
+    assert (page.jobs, page.next_cursor) == ((), None)
+
+
+def test_paging_goes_on_below_the_cursor_though_jobs_come_and_go(repository: Repository) -> None:
+    fill(repository, "a", "b", "c", "d")
+    cursor = repository.page(limit=2, cursor=None, status=None).next_cursor
+    fill(repository, "e")
+    repository.expire(now=NOW, keep=1, ttl=FOREVER)
+    fill(repository, "f")
+    assert repository.page(limit=2, cursor=cursor, status=None).jobs == ()
+    fill(repository, "g")
+    assert listed(repository) == ["g", "f", "e"]
+
+
+@pytest.mark.parametrize("cursor", ["", "-1", "+1", " 1", "1_0", "0", "01", "g", "A", "٣", "1\n", "f" * 16, "\ud800"])
+def test_a_cursor_that_is_none_of_ours_is_a_value_error(repository: Repository, cursor: str) -> None:
+    fill(repository, "a", "b")
+    with pytest.raises(ValueError, match="cursor"):
+        repository.page(limit=1, cursor=cursor, status=None)
+
+
+# --- totals ---
+
+
+def test_totals_count_completed_jobs_once(repository: Repository) -> None:
+    first, second, third, fourth = queued("a"), queued("B", synchronous=True), queued("c"), queued("d")
+    for job in (first, second, third, fourth):
+        repository.insert(job)
+    repository.replace(completed(first, seconds=1.5))
+    repository.replace(completed(first, seconds=1.5))
+    assert repository.totals() == Totals(generations=1, images=2, seconds=1.5)
+    repository.replace(completed(second, seconds=2.25, images=pictures("B", 1)))
+    repository.replace(failed(third))
+    repository.replace(jobs.cancel(fourth, NOW))
+    assert repository.totals() == Totals(generations=2, images=3, seconds=3.75)
+
+
+# --- retention ---
+
+
+def test_jobs_beyond_the_newest_are_removed_and_leave_a_tombstone(repository: Repository) -> None:
+    fill(repository, "a", "B", "c", "d")
+    before = repository.totals()
+    removed = repository.expire(now=NOW, keep=2, ttl=FOREVER)
+    assert removed == (completed(queued("a")), completed(queued("B", synchronous=True)))
+    assert repository.get("a") == Tombstone(id="a", removed_at=NOW)
+    assert repository.get("B") == Tombstone(id="B", removed_at=NOW)
+    assert listed(repository) == ["d", "c"]
+    assert repository.totals() == before
+    assert repository.expire(now=NOW, keep=2, ttl=FOREVER) == ()
+
+
+def test_the_job_that_finished_last_outlives_those_accepted_after_it(repository: Repository) -> None:
+    slow, quick = queued("slow"), queued("quick")
+    repository.insert(slow)
+    repository.insert(quick)
+    repository.replace(completed(quick, at=NOW + HOUR))
+    # The clock was set back in between.
+    repository.replace(completed(slow, at=NOW))
+    assert ids(repository.expire(now=NOW, keep=1, ttl=FOREVER)) == ["quick"]
+
+
+def test_jobs_go_when_they_ended_longer_than_ttl_ago(repository: Repository) -> None:
+    for n, name in enumerate(["a", "B", "c"]):
+        job = queued(name, synchronous=name.isupper(), created_at=NOW - 100 * HOUR)
+        repository.insert(job)
+        repository.replace(completed(job, at=NOW + n * HOUR))
+    assert repository.expire(now=NOW + 3 * HOUR, keep=100, ttl=3 * HOUR) == ()
+    late = NOW + 4 * HOUR + timedelta(microseconds=1)
+    assert ids(repository.expire(now=late, keep=100, ttl=3 * HOUR)) == ["a", "B"]
+    assert listed(repository) == ["c"]
+
+
+def test_a_tombstone_goes_after_another_ttl(repository: Repository) -> None:
+    fill(repository, "a")
+    gone = NOW + HOUR
+    repository.expire(now=gone, keep=0, ttl=2 * HOUR)
+    repository.expire(now=gone + 2 * HOUR, keep=0, ttl=2 * HOUR)
+    assert repository.get("a") == Tombstone(id="a", removed_at=gone)
+    repository.expire(now=gone + 2 * HOUR + timedelta(microseconds=1), keep=0, ttl=2 * HOUR)
+    assert repository.get("a") is None
+
+
+def test_unfinished_jobs_never_expire(repository: Repository) -> None:
+    for name in ["a", "B", "c"]:
+        repository.insert(queued(name, synchronous=name.isupper(), created_at=NOW - 1000 * HOUR))
+    repository.replace(started(queued("c"), NOW - 1000 * HOUR))
+    assert repository.expire(now=NOW, keep=0, ttl=timedelta(0)) == ()
+    assert ids(repository.unfinished()) == ["a", "B", "c"]
+
+
+def test_the_id_of_a_removed_job_is_not_used_again(repository: Repository) -> None:
+    fill(repository, "a")
+    repository.expire(now=NOW, keep=0, ttl=FOREVER)
+    with pytest.raises(InternalError):
+        repository.insert(queued("a"))
+    with pytest.raises(KeyError):
+        repository.replace(completed(queued("a")))
+
+
+# --- the memory repository alone ---
+
+
+def test_memory_stays_bounded_by_itself() -> None:
+    repository = MemoryRepository(keep_finished=2)
+    waiting = queued("waiting")
+    repository.insert(waiting)
+    fill(repository, "a", "b", "c", "d", "e")
+    assert listed(repository) == ["e", "d", "waiting"]
+    assert repository.get("c") == Tombstone(id="c", removed_at=NOW)
+    assert repository.get("a") is None
+    assert repository.totals().generations == 5
