@@ -25,4 +25,4 @@ format:
 # Write the dependency pins anew.
 pin:
     uv lock --upgrade
-    uv run python tools/pin.py
+    uv run python -m tools.pin

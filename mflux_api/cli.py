@@ -19,6 +19,9 @@ from mflux_api.jobs import Finished
 from mflux_api.progress_bar import ProgressBar
 from mflux_api.requests import GenerateRequest
 from mflux_api.service import Service, open_service
+from mflux_api.storage.repository import Repository
+from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
+from mflux_api.storage.state_lock import StateLock
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -106,11 +109,12 @@ def _typed_failures() -> Iterator[None]:
 def _serve(options: argparse.Namespace) -> int:
     overrides: dict[str, dict[str, Any]] = {"server": {"host": options.host, "port": options.port}}
     settings = load_settings(options.config, overrides=overrides)
-    trio.run(_serve_until_signal, settings)
+    with StateLock(settings.state_dir), SqliteRepository(settings.state_dir / DATABASE_NAME) as repository:
+        trio.run(_serve_until_signal, settings, repository)
     return 0
 
 
-async def _serve_until_signal(settings: Settings) -> None:
+async def _serve_until_signal(settings: Settings, repository: Repository) -> None:
     if settings.server.host not in ("127.0.0.1", "localhost", "::1") and not settings.security.api_keys:
         logger.warning(
             "listening on %s without an API key: anybody who reaches this port can use it "
@@ -118,7 +122,7 @@ async def _serve_until_signal(settings: Settings) -> None:
             settings.server.host,
         )
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with open_service(settings) as service, trio.open_nursery() as nursery:
+        async with open_service(settings, repository=repository) as service, trio.open_nursery() as nursery:
             for url in await nursery.start(service.serve_http):
                 logger.info("listening on %s", url)
             await anext(aiter(signals))

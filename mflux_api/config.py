@@ -231,8 +231,8 @@ def _check(tree: Mapping[str, Any], target: type[Any], where: str, prefix: str =
             if not isinstance(value, Mapping):
                 raise ConfigError(f"{where}: '{prefix}{key}' must be a table")
             _check(value, hint, where, f"{prefix}{key}.")
-        elif get_origin(hint) is tuple and attrs.has(get_args(hint)[0]) and isinstance(value, list):
-            for entry in value:
+        elif get_origin(hint) is tuple and attrs.has(get_args(hint)[0]):
+            for entry in value if isinstance(value, list) else [value]:
                 if not isinstance(entry, Mapping):
                     raise ConfigError(f"{where}: '{prefix}{key}' must be an array of tables: [[{prefix}{key}]]")
                 _check(entry, get_args(hint)[0], where, f"{prefix}{key}.")
@@ -258,7 +258,7 @@ def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
 
 
 def _decode(kind: type[Any], value: Any) -> Any:
-    if kind is Path and isinstance(value, str):
+    if kind is Path and isinstance(value, str | Path):
         return Path(value)
     raise TypeError(f"expected a path as a string, got {type(value).__name__}")
 

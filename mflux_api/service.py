@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.event_hub import EventHub
 from mflux_api.actors.gateway import Addresses, EventStream, Gateway
 from mflux_api.actors.generator import Generator, GeneratorOptions
-from mflux_api.actors.job_store import JobStore
+from mflux_api.actors.job_store import JobStore, Retention
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.actors.model_loader import ModelLoader
 from mflux_api.actors.painting import Painter
@@ -254,7 +255,8 @@ class _House:
         scheduler_box: Mailbox[m.SchedulerMessage] = self._mailbox(m.SCHEDULER)
         stats_box: Mailbox[m.StatsMessage] = self._mailbox(m.STATS)
 
-        store = JobStore(store_box, repository)
+        files = ImageFiles(settings.generation.output_dir)
+        store = JobStore(store_box, repository, _retention(settings, files))
         hub = EventHub(hub_box)
         stats = Stats(stats_box)
         loader = ModelLoader(
@@ -280,7 +282,7 @@ class _House:
             painter=Painter(
                 _address(loader_box, m.SCHEDULER),
                 _address(generator_box, m.SCHEDULER),
-                ImageFiles(settings.generation.output_dir),
+                files,
                 trio.CapacityLimiter(ENCODER_THREADS),
             ),
             settings=settings.scheduler,
@@ -332,6 +334,14 @@ def _address(mailbox: Mailbox[M], sender: str) -> Address[M]:
 
 def _child(mailbox: Mailbox[M], run: Callable[[Started], Awaitable[None]]) -> ChildSpec:
     return ChildSpec(name=mailbox.name, run=run, on_exit=mailbox.drop_in_hand)
+
+
+def _retention(settings: Settings, files: ImageFiles) -> Retention:
+    try:
+        ttl = timedelta(hours=settings.jobs.ttl_hours)
+    except OverflowError:
+        ttl = timedelta.max
+    return Retention(keep=settings.jobs.keep_completed, ttl=ttl, files=files)
 
 
 def _local_engine(settings: Settings) -> EngineStarter:

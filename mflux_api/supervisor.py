@@ -15,6 +15,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from typing import Any
 
@@ -116,7 +117,6 @@ class _Child:
         self.status = Started(lambda: report(_Ready(self)))
         self.done = trio.Event()
         self.error: BaseException | None = None
-        self.stopping = False
 
     @property
     def ready(self) -> bool:
@@ -233,6 +233,14 @@ class Supervisor:
                 answer = await receive.receive()
             except trio.EndOfChannel:
                 raise Ended(self.name) from None
+            except trio.Cancelled:
+                # The answer may have come in the same moment: then the caller has what it asked for, and gets the
+                # cancellation at its next checkpoint.
+                with suppress(trio.WouldBlock, trio.EndOfChannel):
+                    answer = receive.receive_nowait()
+                    if not isinstance(answer, BaseException):
+                        return answer
+                raise
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -271,7 +279,7 @@ class Supervisor:
                     if self._is_current(child):
                         await self._answer_adder(child)
                 case _Exited(child=child):
-                    # A child that was stopped meanwhile may have left word of its end; that is no failure.
+                    # A child that was stopped on purpose also reports its end; that is no failure.
                     if self._is_current(child):
                         del self._running[child.spec.name]
                         await self._exited(child, starting_up=not status.event.is_set())
@@ -313,15 +321,13 @@ class Supervisor:
             child.error = error
         finally:
             child.done.set()
-            if not child.stopping:
-                self._inbox_send.send_nowait(_Exited(child))
+            self._inbox_send.send_nowait(_Exited(child))
 
     async def _stop(self, specs: Sequence[ChildSpec]) -> None:
         for spec in reversed(specs):
             child = self._running.get(spec.name)
             if child is None:
                 continue
-            child.stopping = True
             child.scope.cancel()
             await child.done.wait()
             del self._running[spec.name]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Awaitable, Callable
 from functools import partial
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from mflux_api.actors.mailbox import Address, Ask, Mailbox
 from mflux_api.supervisor import (
     Backoff,
     ChildSpec,
@@ -25,11 +27,14 @@ from mflux_api.supervisor import (
 from tests.actors import Crew, checkpoints, family, run_mocked, running, specs
 
 ROUNDS = 200
-TOLERANT = Intensity(restarts=1000)
 
 
 class _Broke(Exception):
     pass
+
+
+async def _never_ready(_status: Started) -> None:
+    await trio.sleep_forever()
 
 
 async def _cancelled_after(turns: int, supervisor: Supervisor, crew: Crew, order: str, failing: str = "") -> None:
@@ -233,22 +238,22 @@ async def test_who_is_stopped_and_restarted_and_in_which_order(
         await trio.sleep(1)
         assert crew.said("end", since=before) == [f"end {name}" for name in ended]
         # Each only after the one before it is ready.
-        assert crew.said("begin", "ready", since=before) == [f"{word} {n}" for n in begun for word in ("begin", "ready")]
+        started = crew.said("begin", "ready", since=before)
+        assert started == [f"{word} {n}" for n in begun for word in ("begin", "ready")]
 
 
 async def test_two_that_fail_at_the_same_moment_are_both_restarted_and_both_count(autojump_clock: MockClock) -> None:
     crew = Crew()
     supervisor = Supervisor("s", specs(crew, "abc"), backoff=Backoff(first=1.0), intensity=Intensity(restarts=2))
-    with pytest.raises(Escalated):
-        async with trio.open_nursery(strict_exception_groups=False) as nursery:
-            nursery.start_soon(supervisor.run, Started())
-            await wait_all_tasks_blocked()
+    with pytest.RaisesGroup(Escalated):
+        async with running(supervisor.run):
             crew.fail("a")
             crew.fail("c")
             await trio.sleep(5)
             assert sorted(crew.alive) == ["a", "b", "c"]
             assert sorted(crew.begun["a"] + crew.begun["c"]) == [0.0, 0.0, 1.0, 2.0]
             crew.fail("b")
+            await trio.sleep_forever()
 
 
 async def test_under_one_for_all_a_second_death_at_the_same_moment_is_no_second_failure(
@@ -280,25 +285,50 @@ async def test_a_start_that_needs_one_that_just_died_does_not_hang_the_tree(
     strategy: Strategy, autojump_clock: MockClock
 ) -> None:
     """The scheduler asks the job store before it is ready; the message waits for the store's next incarnation."""
-    crew = Crew()
-    fate = trio.Event()
+    doomed, lives = trio.Event(), itertools.count()
+    mailbox: Mailbox[Ask[int]] = Mailbox("store")
+    store = Address(mailbox, sender="scheduler", asks={"scheduler": frozenset({"store"})})
+
+    async def answering(status: Started) -> None:
+        status.started()
+        life = next(lives)
+        if life == 0:
+            await doomed.wait()
+            raise _Broke
+        while True:
+            (await mailbox.receive()).reply.ok(life)
 
     async def needy(status: Started) -> None:
-        crew.fail("a", _Broke())
-        while len(crew.begun["a"]) < 2:
-            await trio.sleep(0.01)
-        status.started()
-        fate.set()
+        doomed.set()
+        status.started(await store.ask(Ask[int]()))
         await trio.sleep_forever()
 
+    children = [ChildSpec(name="store", run=answering), ChildSpec(name="scheduler", run=needy)]
     with trio.fail_after(10):
-        supervisor = Supervisor("s", [crew.spec("a"), ChildSpec(name="needy", run=needy)], strategy=strategy)
-        supervisor._intensity = TOLERANT
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(supervisor.run, Started())
-            await fate.wait()
-            nursery.cancel_scope.cancel()
-    assert len(crew.begun["a"]) >= 2
+        async with running(Supervisor("s", children, strategy=strategy).run):
+            assert next(lives) == 2
+
+
+async def test_whatever_comes_meanwhile_a_child_starts_only_when_the_one_before_it_is_ready() -> None:
+    crew = Crew()
+    supervisor = Supervisor("s", specs(crew, "abc", startup=10))
+    async with running(supervisor.run), trio.open_nursery() as nursery:
+        for child in specs(crew, "de", startup=10):
+            nursery.start_soon(supervisor.add, child)
+    began = crew.said("begin", "ready")
+    assert began[::2] == [entry.replace("ready", "begin") for entry in began[1::2]]
+
+    status = Started()
+    async with trio.open_nursery() as nursery:
+        supervisor = Supervisor("s", [crew.spec("f"), ChildSpec(name="slow", run=_never_ready), *specs(crew, "gh")])
+        nursery.start_soon(supervisor.run, status)
+        await supervisor.remove("h")
+        assert crew.alive == ["f"]
+        assert not status.event.is_set()
+        await supervisor.remove("slow")
+        await status.event.wait()
+        assert crew.alive == ["f", "g"]
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_child_is_cleaned_up_after_before_anybody_learns_of_its_end(autojump_clock: MockClock) -> None:
@@ -320,3 +350,192 @@ async def test_a_clean_up_that_raises_is_a_failure_of_the_child_and_hangs_nobody
 
     with pytest.raises(Escalated, match="_Broke"):
         await Supervisor("s", [ChildSpec(name="a", run=run, on_exit=explode)]).run(Started())
+
+
+# --- children that come and go ---
+
+
+async def test_add_returns_what_the_child_reported_and_supervises_it_from_then_on(autojump_clock: MockClock) -> None:
+    crew = Crew()
+    supervisor = Supervisor("s", specs(crew, "a"))
+    async with running(supervisor.run):
+        assert await supervisor.add(crew.spec("b", startup=3, cleanup=2)) == "b 1"
+        assert supervisor.is_running("b")
+        crew.fail("b")
+        await wait_all_tasks_blocked()
+        assert not supervisor.is_running("b")
+        await trio.sleep(1)
+        assert supervisor.is_running("b")
+    assert crew.said("end") == ["end b", "end b", "end a"]
+
+
+async def test_add_raises_the_childs_own_error_and_keeps_nothing(autojump_clock: MockClock) -> None:
+    crew, error = Crew(), _Broke()
+    supervisor = Supervisor("s", specs(crew, "a"), intensity=Intensity(restarts=0))
+    async with running(supervisor.run):
+        with pytest.raises(_Broke) as raised:
+            await supervisor.add(crew.spec("b", error=error, fails_at_start=lambda _: True))
+        assert raised.value is error
+
+        async def returns(status: Started) -> None:
+            pass
+
+        with pytest.raises(StartFailed, match="it returned"):
+            await supervisor.add(ChildSpec(name="b", run=returns))
+        await trio.sleep(100)
+        assert crew.begun == {"a": [0.0], "b": [0.0]}
+        assert await supervisor.add(crew.spec("b")) == "b 2"
+
+
+async def test_a_name_is_taken_until_its_child_is_removed() -> None:
+    crew = Crew()
+    supervisor = Supervisor("s", specs(crew, "a"))
+    async with running(supervisor.run):
+        with pytest.raises(ValueError, match="'a' is running already"):
+            await supervisor.add(crew.spec("a"))
+        await supervisor.remove("a")
+        assert crew.alive == []
+        assert await supervisor.add(crew.spec("a")) == "a 2"
+
+
+async def test_remove_of_an_unknown_a_starting_or_a_waiting_child_leaves_nothing_behind(
+    autojump_clock: MockClock,
+) -> None:
+    crew = Crew()
+    supervisor = Supervisor("s", specs(crew, "a"), backoff=Backoff(first=10.0, maximum=10.0))
+    async with running(supervisor.run) as _, trio.open_nursery() as nursery:
+        await supervisor.remove("nobody")
+        crew.fail("a")
+        await trio.sleep(5)
+        await supervisor.remove("a")
+        await trio.sleep(100)
+        assert crew.begun == {"a": [0.0]}
+
+        async def add_forever() -> None:
+            with pytest.raises(Ended):
+                await supervisor.add(ChildSpec(name="b", run=_never_ready))
+
+        nursery.start_soon(add_forever)
+        await wait_all_tasks_blocked()
+        await supervisor.remove("b")
+        assert await supervisor.add(crew.spec("b")) == "b 1"
+
+
+async def test_a_child_that_takes_long_to_start_does_not_delay_the_restart_of_another(
+    autojump_clock: MockClock,
+) -> None:
+    crew = Crew()
+    supervisor = Supervisor("s", specs(crew, "a"), backoff=Backoff(first=1.0))
+    async with running(supervisor.run), trio.open_nursery() as nursery:
+        nursery.start_soon(supervisor.add, ChildSpec(name="slow", run=_never_ready))
+        await wait_all_tasks_blocked()
+        crew.fail("a")
+        await trio.sleep(2)
+        assert crew.begun["a"] == [0.0, 1.0]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_caller_that_is_cancelled_while_its_child_starts_leaves_no_child() -> None:
+    crew = Crew()
+    supervisor = Supervisor("s", specs(crew, "a"))
+    async with running(supervisor.run):
+        for turns in range(30):
+            added = False
+            async with trio.open_nursery() as nursery:
+
+                async def add() -> None:
+                    nonlocal added
+                    await supervisor.add(crew.spec("b", startup=10, cleanup=2))
+                    added = True
+
+                nursery.start_soon(add)
+                await checkpoints(turns)
+                nursery.cancel_scope.cancel()
+            await wait_all_tasks_blocked()
+            assert ("b" in crew.alive) is added
+            await supervisor.remove("b")
+        assert added
+
+
+async def test_nobody_who_waits_for_an_ending_supervisor_is_left_hanging() -> None:
+    """Also not when the request had been taken and the child is just being started or stopped."""
+    for turns in range(60):
+        crew = Crew()
+        answers: list[object] = []
+        supervisor = Supervisor("s", [*specs(crew, "ab", cleanup=10)])
+
+        async def request(call: Callable[[], Awaitable[object]], answers: list[object] = answers) -> None:
+            try:
+                answers.append(await call())
+            except Ended:
+                answers.append(Ended)
+
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery, running(supervisor.run):
+                nursery.start_soon(request, partial(supervisor.remove, "a"))
+                nursery.start_soon(request, partial(supervisor.add, crew.spec("c", startup=10)))
+                nursery.start_soon(request, partial(supervisor.remove, "c"))
+                await checkpoints(turns)
+        assert len(answers) == 3
+        assert crew.alive == []
+        with pytest.raises(Ended):
+            await supervisor.add(crew.spec("d"))
+        with pytest.raises(Ended):
+            await supervisor.remove("b")
+
+
+async def test_a_supervisor_that_is_restarted_begins_as_new(autojump_clock: MockClock) -> None:
+    crew = Crew()
+    inner = Supervisor("inner", specs(crew, "ab"), intensity=Intensity(restarts=1), backoff=Backoff(first=1.0))
+    async with running(Supervisor("outer", [ChildSpec(name="inner", run=inner.run)]).run):
+        for _ in range(3):
+            await inner.add(crew.spec("c"))
+            crew.fail("a")
+            await trio.sleep(1.5)
+            crew.fail("a")
+            await wait_all_tasks_blocked()
+            with pytest.raises(Ended):
+                await inner.remove("c")
+            await trio.sleep(1)
+            # Its own children only, and no failure of the run before counts.
+            assert sorted(crew.alive) == ["a", "b"]
+    assert crew.alive == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(Strategy),
+    st.lists(st.tuples(st.sampled_from(["fail", "add", "remove", "wait", "turns"]), st.integers(0, 5)), max_size=25),
+)
+def test_whatever_happens_everybody_who_should_run_runs_in_the_end(
+    strategy: Strategy, steps: list[tuple[str, int]]
+) -> None:
+    async def main() -> None:
+        crew, wanted = Crew(), set("abc")
+        supervisor = Supervisor(
+            "s", specs(crew, "abc", startup=2, cleanup=2), strategy=strategy, intensity=Intensity(restarts=1000)
+        )
+        async with running(supervisor.run):
+            for kind, number in steps:
+                name = "abcdef"[number]
+                match kind:
+                    case "fail" if name in crew.alive:
+                        crew.fail(name, _Broke())
+                    case "add" if name not in wanted:
+                        await supervisor.add(crew.spec(name, startup=2, cleanup=2))
+                        wanted.add(name)
+                    case "remove":
+                        await supervisor.remove(name)
+                        wanted.discard(name)
+                        assert name not in crew.alive
+                    case "wait":
+                        await trio.sleep(number / 50)
+                    case "turns":
+                        await checkpoints(number)
+                assert len(crew.alive) == len(set(crew.alive))
+            await trio.sleep(60)
+            assert sorted(crew.alive) == sorted(wanted)
+            assert all(supervisor.is_running(name) for name in wanted)
+        assert crew.alive == []
+
+    run_mocked(main)

@@ -1,92 +1,149 @@
 """The job store: the one place that knows what became of every job."""
 
+import logging
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import NoReturn, TypeVar, assert_never
 
+import attrs
 import trio
 
 from mflux_api import jobs
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import Mailbox
-from mflux_api.errors import InvalidParameter
+from mflux_api.actors.mailbox import Ask, Mailbox, MailboxFull
+from mflux_api.errors import InvalidParameter, JobGone, ServiceError
 from mflux_api.jobs import InvalidTransition, Job
-from mflux_api.storage.repository import Repository
+from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.repository import Page, Repository, Tombstone
 from mflux_api.supervisor import Started
 
 T = TypeVar("T")
 
+SWEEP_SECONDS = 600.0
+"""Between two looks for jobs that are too old; every finished job is a look too."""
+
+logger = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class Retention:
+    """How long finished jobs and their images are kept."""
+
+    keep: int
+    """Finished jobs; older ones go."""
+    ttl: timedelta
+    """Age at which a finished job goes, and again its tombstone."""
+    files: ImageFiles
+
 
 class JobStore:
-    """Serializes every change of every job; the repository's calls run in one thread of its own."""
+    """Serializes every change of every job; the repository's calls run in one thread at a time."""
 
-    def __init__(self, mailbox: Mailbox[m.StoreMessage], repository: Repository) -> None:
+    def __init__(
+        self, mailbox: Mailbox[m.StoreMessage], repository: Repository, retention: Retention | None = None
+    ) -> None:
         self._mailbox = mailbox
         self._repository = repository
+        self._retention = retention
         self._thread = trio.CapacityLimiter(1)
 
-    async def run(self, status: Started) -> NoReturn:
-        """Serve the mailbox until cancelled."""
+    async def run(self, status: Started) -> None:
+        """Serve the mailbox until cancelled, and sweep out what is too old."""
+        await self._sweep()
         status.started()
-        while True:
-            message = await self._mailbox.receive()
-            match message:
-                case m.Insert():
-                    await self._call(partial(self._repository.insert, message.job))
-                    message.reply.ok(None)
-                case m.Begin():
-                    await self._change(message, lambda job: jobs.start(job, _now()))
-                case m.Requeue():
-                    await self._change(message, _requeued(message))
-                case m.Finish():
-                    await self._change(message, _finished(message.outcome))
-                case m.GetJob():
-                    message.reply.ok(await self._call(partial(self._repository.get, message.job_id)))
-                case m.ListJobs():
-                    await self._list(message)
-                case m.Unfinished():
-                    message.reply.ok(await self._call(self._repository.unfinished))
-                case m.GetTotals():
-                    message.reply.ok(await self._call(self._repository.totals))
-                case _:
-                    assert_never(message)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._remind)
+            while True:
+                message = await self._mailbox.receive()
+                try:
+                    await self._handle(message)
+                except (ServiceError, InvalidTransition) as error:
+                    # A full disk, or an asker that lost a race: its problem, and the store goes on.
+                    if isinstance(message, Ask):
+                        message.reply.fail(error)
+
+    async def _handle(self, message: m.StoreMessage) -> None:
+        match message:
+            case m.Insert():
+                await self._call(partial(self._repository.insert, message.job))
+                message.reply.ok(None)
+            case m.Begin():
+                message.reply.ok(await self._change(message.job_id, lambda job: jobs.start(job, _now())))
+            case m.Requeue():
+                message.reply.ok(await self._change(message.job_id, _requeued(message)))
+            case m.Finish():
+                message.reply.ok(await self._change(message.job_id, _finished(message.outcome)))
+                await self._sweep()
+            case m.GetJob():
+                message.reply.ok(await self._get(message.job_id))
+            case m.ListJobs():
+                message.reply.ok(await self._page(message))
+            case m.Unfinished():
+                message.reply.ok(await self._call(self._repository.unfinished))
+            case m.GetTotals():
+                message.reply.ok(await self._call(self._repository.totals))
+            case m.Sweep():
+                await self._sweep()
+            case _:
+                assert_never(message)
 
     async def _call(self, function: Callable[[], T]) -> T:
         return await trio.to_thread.run_sync(function, limiter=self._thread)
 
-    async def _change(self, message: m.Begin | m.Requeue | m.Finish, change: Callable[[Job], Job]) -> None:
+    async def _get(self, job_id: str) -> Job | None:
+        found = await self._call(partial(self._repository.get, job_id))
+        if isinstance(found, Tombstone):
+            raise JobGone(
+                f"Job '{found.id}' was removed after jobs.ttl_hours or jobs.keep_completed", {"job_id": job_id}
+            )
+        return found
+
+    async def _change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         def read_change_write() -> Job:
-            job = self._repository.get(message.job_id)
-            if job is None:
-                raise InvalidTransition(f"job {message.job_id} is not in the store")
+            job = self._repository.get(job_id)
+            if not isinstance(job, Job):
+                raise InvalidTransition(f"job {job_id} is not in the store")
             changed = change(job)
             if changed is not job:
                 self._repository.replace(changed)
             return changed
 
-        try:
-            changed = await self._call(read_change_write)
-        except InvalidTransition as error:
-            # The asker lost a race, or asks for a job that retention removed: its problem, not the store's.
-            message.reply.fail(error)
-        else:
-            message.reply.ok(changed)
+        return await self._call(read_change_write)
 
-    async def _list(self, message: m.ListJobs) -> None:
+    async def _page(self, message: m.ListJobs) -> Page:
         try:
-            page = await self._call(
-                lambda: self._repository.page(limit=message.limit, cursor=message.cursor, status=message.status)
+            return await self._call(
+                partial(self._repository.page, limit=message.limit, cursor=message.cursor, status=message.status)
             )
         except ValueError:
-            message.reply.fail(
-                InvalidParameter(
-                    "'cursor' is invalid: take it from 'next_cursor' of the page before",
-                    {"field": "cursor", "value": message.cursor, "limit": "a next_cursor"},
-                )
-            )
-        else:
-            message.reply.ok(page)
+            raise InvalidParameter(
+                "'cursor' is invalid: take it from 'next_cursor' of the page before",
+                {"field": "cursor", "value": message.cursor, "limit": "a next_cursor"},
+            ) from None
+
+    async def _remind(self) -> NoReturn:
+        while True:
+            await trio.sleep(SWEEP_SECONDS)
+            with suppress(MailboxFull):
+                self._mailbox.put_now(m.Sweep(), control=False)
+
+    async def _sweep(self) -> None:
+        if self._retention is None:
+            return
+        retention = self._retention
+
+        def sweep() -> None:
+            for job in self._repository.expire(now=_now(), keep=retention.keep, ttl=retention.ttl):
+                for image in job.images:
+                    retention.files.discard(image)
+
+        try:
+            await self._call(sweep)
+        except (ServiceError, OSError) as error:
+            # What is too old now is too old at the next sweep as well.
+            logger.warning("finished jobs cannot be removed now: %s", type(error).__name__)
 
 
 def _requeued(message: m.Requeue) -> Callable[[Job], Job]:

@@ -7,6 +7,7 @@ answered is lost with it, and whoever asked gets :class:`ActorGone`, never a han
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import attrs
@@ -40,7 +41,7 @@ class Reply(Generic[T]):
         return self._send.statistics().open_receive_channels > 0
 
     def ok(self, value: T) -> bool:
-        """Answer; returns ``False`` when the asker is gone."""
+        """Answer; returns ``False`` when the asker is gone, else it gets the answer for certain."""
         return self._put(value)
 
     def fail(self, error: BaseException) -> bool:
@@ -70,7 +71,7 @@ class Reply(Generic[T]):
         return True
 
     async def receive(self, asked: str) -> T:
-        """Wait for the answer; one that :meth:`ok` called delivered arrives, even when the asker is being cancelled.
+        """Wait for the answer. What :meth:`ok` called taken arrives, even while the asker is being cancelled.
 
         Raises:
             ActorGone: nobody will answer any more.
@@ -86,10 +87,15 @@ class Reply(Generic[T]):
 
     async def _take(self) -> T | BaseException:
         try:
-            # No checkpoint before this: a cancellation there would drop what came already, a lease for example.
-            return self._receive.receive_nowait()
-        except trio.WouldBlock:
             return await self._receive.receive()
+        except trio.Cancelled:
+            # The answer may have come in the same moment. It may be a lease, so the asker gets it now, and the
+            # cancellation at its next checkpoint.
+            with suppress(trio.WouldBlock, trio.EndOfChannel):
+                answer = self._receive.receive_nowait()
+                if not isinstance(answer, BaseException):
+                    return answer
+            raise
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +140,8 @@ class Mailbox(Generic[M]):
 
     def close(self) -> None:
         """The actor will not come back: nobody waits in vain, and nothing more is taken."""
+        if self._closed:
+            return
         self._closed = True
         self.drop_in_hand()
         for lane in (self._control_out, self._work_out):

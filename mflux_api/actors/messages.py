@@ -120,7 +120,12 @@ class GetTotals(Ask[Totals]):
     """Read the running counters."""
 
 
-StoreMessage = Insert | Begin | Requeue | Finish | GetJob | ListJobs | Unfinished | GetTotals
+@attrs.frozen(kw_only=True)
+class Sweep:
+    """Remove finished jobs that are too old."""
+
+
+StoreMessage = Insert | Begin | Requeue | Finish | GetJob | ListJobs | Unfinished | GetTotals | Sweep
 
 # --- event_hub -----------------------------------------------------------------------------------------------------
 

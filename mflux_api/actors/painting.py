@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable
 from typing import assert_never
 
+import attrs
 import trio
 
 from mflux_api.actors import messages as m
@@ -53,11 +54,13 @@ class Painter:
             SaveFailed: an image cannot be written.
             ServiceError: the engine refuses the job.
         """
+        started = trio.current_time()
         while True:
             publish(tracker.stage(Stage.LOADING))
             lease = await self._loader.ask(m.Acquire(model=job.model))
             try:
-                return await self._run(job, lease, tracker, images, publish)
+                timings = await self._run(job, lease, tracker, images, publish)
+                return attrs.evolve(timings, total=trio.current_time() - started)
             except m.StaleLease:
                 logger.debug("job %s: the engine was replaced before the run began", job.id)
             finally:

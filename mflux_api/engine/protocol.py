@@ -267,7 +267,8 @@ def decode_header(data: bytes) -> Header:
         if tag not in _BY_TAG:
             raise ProtocolError("a frame with an unknown tag")
         frame = msgspec.convert(body, _BY_TAG[tag])
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
+        # Not all that msgspec raises is its own: text that is not UTF-8 is a UnicodeDecodeError.
         raise ProtocolError("a frame that cannot be decoded") from None
     if len(lengths) > MAX_BLOBS or not all(0 <= length <= MAX_BLOB for length in lengths):
         raise ProtocolError("a frame with blobs out of bounds")

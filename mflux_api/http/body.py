@@ -31,5 +31,7 @@ def _parse(data: str | bytes) -> Any:
         return msgspec.json.decode(data)
     except RecursionError:
         raise InvalidJSON("The body is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise InvalidJSON("The body is not valid JSON: it is not UTF-8") from None
     except msgspec.DecodeError as error:
         raise InvalidJSON(f"The body is not valid JSON: {error}") from None

@@ -14,6 +14,7 @@ from mflux_api.errors import (
     EngineCrashed,
     EngineUnavailable,
     GenerationFailed,
+    HostNotAllowed,
     ImageGone,
     InternalError,
     InvalidJSON,
@@ -25,12 +26,14 @@ from mflux_api.errors import (
     ModelNotFound,
     NotFound,
     NotYetSupported,
+    OriginNotAllowed,
     OutOfMemory,
     QueueFull,
     RequestTimeout,
     ServiceError,
     ServiceRestarting,
     ShuttingDown,
+    Unauthorized,
 )
 from mflux_api.http import schemas
 from mflux_api.http.responses import json_bytes
@@ -53,7 +56,7 @@ _SUBMIT: Errors = (
 )
 _PAINT: Errors = (JobCancelled, GenerationFailed, EngineCrashed, OutOfMemory, ImageGone)
 _JOB: Errors = (JobNotFound, JobGone)
-_ALWAYS: Errors = (InternalError, ServiceRestarting)
+_ALWAYS: Errors = (Unauthorized, HostNotAllowed, OriginNotAllowed, InternalError, ServiceRestarting)
 
 _JOB_ID = {"name": "job_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _MODEL_ID = {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}

@@ -1,11 +1,12 @@
-"""The SQLite file: opening it, and bringing an older one up to date."""
+"""The SQLite file: opening it, bringing an older one up to date, and what its errors mean."""
 
 import sqlite3
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
-from mflux_api.errors import ConfigError, DiskFull
+from mflux_api.errors import ConfigError, DiskFull, InternalError
 
 APPLICATION_ID = int.from_bytes(b"mflx")
 """Marks the file as ours, so that another program's database is never migrated."""
@@ -13,8 +14,10 @@ APPLICATION_ID = int.from_bytes(b"mflx")
 BUSY_SECONDS = 5.0
 """How long to wait for somebody who looks at the file with another program."""
 
-NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
+_NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
 """Error names that mean a full disk: the database or its log, or the log's index, could not grow."""
+
+_FULL = "No space left for the job store; free some in jobs.state_dir and try again"
 
 Migration = Sequence[str]
 
@@ -101,6 +104,25 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
             raise
 
 
+@contextmanager
+def typed_errors() -> Iterator[None]:
+    """Turn the errors of an open database into those that a client may see.
+
+    Raises:
+        DiskFull: no space is left.
+        InternalError: anything else that SQLite reports.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = _code(error)
+        if code in _NO_ROOM:
+            raise DiskFull(_FULL) from error
+        raise InternalError(
+            "The job store cannot be read or written; check the disk that holds jobs.state_dir", {"reason": code}
+        ) from error
+
+
 def _configure(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     # FULL: in WAL mode NORMAL would lose the newest commits with the power.
@@ -132,10 +154,15 @@ def _number(connection: sqlite3.Connection, query: str) -> int:
     return int(connection.execute(query).fetchone()[0])
 
 
+def _code(error: sqlite3.Error) -> str:
+    # The module's own errors have no code of SQLite's.
+    return getattr(error, "sqlite_errorname", type(error).__name__)
+
+
 def _reason(error: sqlite3.Error, name: str) -> ConfigError | DiskFull:
-    code = getattr(error, "sqlite_errorname", type(error).__name__)
-    if code in NO_ROOM:
-        return DiskFull("No space left for the job store; free some in jobs.state_dir and try again")
+    code = _code(error)
+    if code in _NO_ROOM:
+        return DiskFull(_FULL)
     if code == "SQLITE_NOTADB" or code.startswith("SQLITE_CORRUPT"):
         return ConfigError(_damaged(name))
     return ConfigError(_cannot_open(name, str(error)))

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,11 +11,11 @@ from typing import Any, TypeVar
 
 import attrs
 
-from mflux_api.errors import DiskFull, InternalError
+from mflux_api.errors import InternalError
 from mflux_api.jobs import Failure, Job, Status, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
 from mflux_api.storage.repository import Page, Tombstone, Totals, first_number_not_on_page, horizon, page_of
-from mflux_api.storage.schema import NO_ROOM, open_database
+from mflux_api.storage.schema import open_database, typed_errors
 
 T = TypeVar("T")
 
@@ -131,7 +130,7 @@ class SqliteRepository:
         if not job_id.isascii():
             # None of ours, and SQLite takes no lone surrogates.
             return None
-        with _typed_errors():
+        with typed_errors():
             row = self._one(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", job_id)
             if row is not None:
                 return self._job(row)[1]
@@ -166,7 +165,7 @@ class SqliteRepository:
 
     def totals(self) -> Totals:
         """Return the running counters."""
-        with _typed_errors():
+        with typed_errors():
             row = self._connection.execute("SELECT generations, images, seconds FROM totals").fetchone()
         return Totals(generations=row[0], images=row[1], seconds=row[2])
 
@@ -189,7 +188,7 @@ class SqliteRepository:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _typed_errors():
+        with typed_errors():
             self._connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -216,7 +215,7 @@ class SqliteRepository:
         return row
 
     def _jobs(self, query: str, *values: Any, **named: Any) -> list[tuple[int, Job]]:
-        with _typed_errors():
+        with typed_errors():
             return [self._job(row) for row in self._connection.execute(query, named or values).fetchall()]
 
     # --- rows ---
@@ -268,19 +267,6 @@ class SqliteRepository:
 
     def _stored_path(self, path: str) -> str:
         return str(Path(path).relative_to(self._folder)) if Path(path).is_relative_to(self._folder) else path
-
-
-@contextmanager
-def _typed_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorname", type(error).__name__)
-        if code in NO_ROOM:
-            raise DiskFull("No space left for the job store; free some in jobs.state_dir and try again") from error
-        raise InternalError(
-            "The job store cannot be read or written; check the disk that holds jobs.state_dir", {"reason": code}
-        ) from error
 
 
 def _text(moment: datetime) -> str:

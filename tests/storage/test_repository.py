@@ -121,6 +121,8 @@ def test_replacing_an_unknown_job_is_a_key_error_and_changes_nothing(repository:
         repository.replace(completed(queued("a")))
     assert repository.get("a") is None
     assert repository.totals() == Totals()
+    fill(repository, "a")
+    assert repository.get("a") == completed(queued("a"))
 
 
 @pytest.mark.parametrize("first", ["a", "A"])

@@ -1,0 +1,228 @@
+"""The generator over scripted engines, in virtual time: running, hanging, cancelling."""
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.generator import GeneratorOptions
+from mflux_api.actors.mailbox import ActorGone
+from mflux_api.engine import protocol as p
+from mflux_api.engine.interface import EngineDied
+from mflux_api.errors import GenerationFailed, OutOfMemory
+from mflux_api.jobs import Timings
+from tests.actors.bench import REQUEST, Bench, generator
+from tests.scripted_engine import Fail, Hang, Hold, Script, pixels
+
+# --- painting ------------------------------------------------------------------------------------------------------
+
+
+async def test_run_passes_everything_on_in_order(autojump_clock: MockClock) -> None:
+    async with generator(Script()) as bench:
+        timings = await bench.paint()
+    assert timings == Timings(load=0.5, encode=0.1, denoise=0.2, decode=0.3)
+    assert [type(event) for event in bench.events] == [m.Entered, m.Entered, m.Stepped, m.Stepped, m.Entered, m.Painted]
+    painted = bench.events[-1]
+    assert isinstance(painted, m.Painted)
+    assert (painted.index, painted.seed, painted.rgb) == (0, 5, pixels(5, 64, 64))
+
+
+async def test_frames_of_another_attempt_are_dropped(autojump_clock: MockClock) -> None:
+    async with generator(Script(stale_frames=True)) as bench:
+        await bench.paint()
+        assert [event.step for event in bench.events if isinstance(event, m.Stepped)] == [1, 2]
+        assert sum(isinstance(event, m.Painted) for event in bench.events) == 1
+
+
+async def test_late_frames_of_an_ended_run_do_not_disturb_the_next(autojump_clock: MockClock) -> None:
+    script = Script()
+    async with generator(script) as bench:
+        lease = await bench.lease()
+        await bench.paint(lease)
+        script.current.say(p.StepDone(attempt=1, image=0, step=9, steps=9))
+        script.current.say(p.RunDone(attempt=1, encode_seconds=9, denoise_seconds=9, decode_seconds=9))
+        assert (await bench.paint(lease)).encode == 0.1
+        assert [event.step for event in bench.events if isinstance(event, m.Stepped)] == [1, 2]
+
+
+async def test_lease_of_a_dead_incarnation_is_refused_and_nothing_is_sent(autojump_clock: MockClock) -> None:
+    script = Script()
+    async with generator(script) as bench:
+        lease = await bench.lease()
+        script.current.die()
+        await wait_all_tasks_blocked()
+        with pytest.raises(m.StaleLease):
+            await bench.paint(lease)
+        assert script.current.received == []
+        assert (await bench.lease()).incarnation == lease.incarnation + 1
+
+
+@pytest.mark.parametrize(("code", "error"), [("OOM_ERROR", OutOfMemory), ("GENERATION_FAILED", GenerationFailed)])
+async def test_failed_run_is_a_typed_error_and_the_engine_stays(
+    autojump_clock: MockClock, code: str, error: type[Exception]
+) -> None:
+    script = Script(at={"step 0/2": Fail(code)})
+    async with generator(script) as bench:
+        with pytest.raises(error):
+            await bench.paint()
+        await bench.paint()
+    assert len(script.engines) == 1
+
+
+async def test_failed_load_is_a_typed_error_with_the_model(autojump_clock: MockClock) -> None:
+    async with generator(Script(at={"load": Fail("OOM_ERROR")})) as bench:
+        with pytest.raises(OutOfMemory) as caught:
+            await bench.load()
+        assert caught.value.details == {"model": "demo"}
+        await bench.load()
+
+
+async def test_request_that_no_frame_can_hold_fails_alone(autojump_clock: MockClock) -> None:
+    class Strict(Script):
+        async def start(self, nursery: trio.Nursery):  # type: ignore[no-untyped-def]
+            engine = await Script.start(self, nursery)
+            send = engine.send
+
+            async def checked(command: p.Command) -> None:
+                p.encode(command)
+                await send(command)
+
+            engine.send = checked  # type: ignore[method-assign]
+            return engine
+
+    script = Strict()
+    async with generator(script) as bench:
+        with pytest.raises(GenerationFailed):
+            await bench.paint(request=attrs.evolve(REQUEST, prompt="\ud800"))
+        await bench.paint()
+    assert len(script.engines) == 1
+
+
+async def test_image_without_its_pixels_is_the_engines_death_not_the_actors(autojump_clock: MockClock) -> None:
+    script = Script(tamper=lambda event, blobs: (event, tuple(blob[:-1] for blob in blobs)))
+    async with generator(script) as bench:
+        with pytest.raises(EngineDied, match="without its pixels"):
+            await bench.paint()
+        assert (await bench.state()).incarnation >= 1
+
+
+# --- hangs and cancels ---------------------------------------------------------------------------------------------
+
+
+async def test_step_that_takes_too_long_kills_the_engine(autojump_clock: MockClock) -> None:
+    script = Script(at={"step 0/2": Hang()}, step_seconds=10)
+    async with generator(script, GeneratorOptions(step_timeout=60)) as bench:
+        with pytest.raises(EngineDied, match="no step for 60 s"):
+            await bench.paint()
+        assert trio.current_time() - script.starts[0] == 70
+        assert script.engines[0].closed == "by force"
+
+
+async def test_slow_run_whose_steps_come_in_time_is_left_alone(autojump_clock: MockClock) -> None:
+    async with generator(Script(step_seconds=59), GeneratorOptions(step_timeout=60)) as bench:
+        await bench.paint(request=attrs.evolve(REQUEST, steps=50))
+    assert len(bench.script.engines) == 1
+
+
+async def test_load_may_take_as_long_as_it_likes(autojump_clock: MockClock) -> None:
+    hold = Hold()
+    async with generator(Script(at={"load": hold}), GeneratorOptions(step_timeout=60)) as bench:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.load)
+            await trio.sleep(3600)
+            hold.release.set()
+        assert (await bench.state()).incarnation == 1
+
+
+async def cancelled_paint(bench: Bench, hold: Hold, *, tell: bool) -> None:
+    """Start to paint, and go away when the engine has come to the hold."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.paint)
+        await hold.reached.wait()
+        nursery.cancel_scope.cancel()
+    if tell:
+        await bench.to.tell(m.StopPainting(attempt=bench.attempts), control=True)
+
+
+async def test_stopped_run_frees_the_engine_for_the_next(autojump_clock: MockClock) -> None:
+    hold = Hold()
+    script = Script(at={"step 0/1": hold})
+    async with generator(script) as bench:
+        await cancelled_paint(bench, hold, tell=True)
+        assert (await bench.paint()).encode == 0.1
+    assert [command for command in script.current.received if isinstance(command, p.Cancel)] == [p.Cancel(attempt=1)]
+    assert len(script.engines) == 1
+
+
+async def test_asker_that_goes_without_a_word_is_noticed_at_the_next_frame(autojump_clock: MockClock) -> None:
+    hold = Hold()
+    script = Script(at={"step 0/1": hold}, step_seconds=1)
+    async with generator(script) as bench:
+        await cancelled_paint(bench, hold, tell=False)
+        hold.release.set()
+        await bench.load()
+        assert p.Cancel(attempt=1) in script.current.received
+    assert len(script.engines) == 1
+
+
+async def test_engine_that_ignores_a_cancel_is_killed_after_the_grace(autojump_clock: MockClock) -> None:
+    hold = Hold()
+    script = Script(at={"step 0/1": hold, "step 0/2": Hang()}, ignore_cancel=True)
+    async with generator(script, GeneratorOptions(cancel_grace=10)) as bench:
+        await cancelled_paint(bench, hold, tell=True)
+        told = trio.current_time()
+        await bench.load()
+    assert script.starts == [0, told + 10]
+    assert script.engines[0].closed == "by force"
+
+
+async def test_stop_for_a_run_that_still_waits_keeps_it_from_the_engine(autojump_clock: MockClock) -> None:
+    hold = Hold()
+    script = Script(at={"step 0/1": hold})
+    async with generator(script) as bench:
+        lease = await bench.lease()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.paint, lease)
+            await hold.reached.wait()
+            with trio.move_on_after(5):
+                await bench.paint(lease)
+            await bench.to.tell(m.StopPainting(attempt=2), control=True)
+            hold.release.set()
+    assert [command.attempt for command in script.current.received if isinstance(command, p.Run)] == [1]
+
+
+async def test_stop_for_another_attempt_stops_nothing(autojump_clock: MockClock) -> None:
+    hold = Hold()
+    script = Script(at={"step 0/1": hold})
+    async with generator(script) as bench, trio.open_nursery() as nursery:
+        nursery.start_soon(bench.paint)
+        await hold.reached.wait()
+        await bench.to.tell(m.StopPainting(attempt=77), control=True)
+        await wait_all_tasks_blocked()
+        hold.release.set()
+    assert not any(isinstance(command, p.Cancel) for command in script.current.received)
+
+
+async def test_end_of_the_actor_closes_the_engine_politely_and_whoever_asked_learns_it(
+    autojump_clock: MockClock,
+) -> None:
+    hold = Hold()
+    script = Script(at={"step 0/1": hold})
+    async with trio.open_nursery() as nursery:
+        async with generator(script) as bench:
+
+            async def paint() -> None:
+                with pytest.raises(ActorGone):
+                    await bench.paint()
+
+            nursery.start_soon(paint)
+            await hold.reached.wait()
+        bench.mailbox.close()
+    assert script.current.closed == "politely"
+
+
+async def test_end_of_the_actor_while_an_engine_starts_leaves_none(autojump_clock: MockClock) -> None:
+    hold = Hold()
+    async with generator(Script(at={"start": hold})):
+        await hold.reached.wait()

@@ -1,0 +1,127 @@
+"""Named for what a scheduler or a client would see if `job_store.py` did not keep its word."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.job_store import JobStore
+from mflux_api.actors.mailbox import Address, Ask, Mailbox, T
+from mflux_api.errors import InvalidParameter
+from mflux_api.jobs import Failure, InvalidTransition, Job, Status, StoredImage, Timings
+from mflux_api.storage.memory import MemoryRepository
+from tests.actors import a_job, running
+
+IMAGE = StoredImage(path="/x.png", seed=1, width=64, height=64, sha256="0" * 64)
+DONE = m.Completed(images=(IMAGE,), timings=Timings(total=1.0))
+BROKEN = m.Failed(failure=Failure(message="broken", code="GENERATION_FAILED"), progress=0.5)
+CANCELLED = m.Cancelled(images=(IMAGE,), progress=0.25)
+
+
+class _Store:
+    def __init__(self) -> None:
+        self._mailbox: Mailbox[m.StoreMessage] = Mailbox(m.JOB_STORE)
+        self._address = Address(self._mailbox, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
+        self.run = JobStore(self._mailbox, MemoryRepository()).run
+
+    async def __call__(self, message: Ask[T]) -> T:
+        return await self._address.ask(message)
+
+    async def insert(self, *, begun: bool = False) -> Job:
+        job = a_job()
+        await self(m.Insert(job=job))
+        return await self(m.Begin(job_id=job.id)) if begun else job
+
+
+@asynccontextmanager
+async def a_store() -> AsyncIterator[_Store]:
+    store = _Store()
+    async with running(store.run):
+        yield store
+
+
+async def test_what_was_inserted_can_be_read() -> None:
+    async with a_store() as store:
+        job = await store.insert()
+        assert await store(m.GetJob(job_id=job.id)) == job
+        assert await store(m.GetJob(job_id="unknown")) is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"), [(DONE, Status.COMPLETED), (BROKEN, Status.FAILED), (CANCELLED, Status.CANCELLED)]
+)
+@pytest.mark.parametrize("second", [DONE, BROKEN, CANCELLED])
+async def test_the_first_end_of_a_job_wins(outcome: m.Outcome, status: Status, second: m.Outcome) -> None:
+    async with a_store() as store:
+        job = await store.insert(begun=True)
+        first = await store(m.Finish(job_id=job.id, outcome=outcome))
+        assert first.status is status
+        assert await store(m.Finish(job_id=job.id, outcome=second)) == first
+        assert await store(m.GetJob(job_id=job.id)) == first
+        assert (await store(m.GetTotals())).generations == (status is Status.COMPLETED)
+
+
+async def test_an_end_keeps_what_was_painted_and_how_far_it_came() -> None:
+    async with a_store() as store:
+        one, two = await store.insert(begun=True), await store.insert(begun=True)
+        cancelled = await store(m.Finish(job_id=one.id, outcome=CANCELLED))
+        assert (cancelled.images, cancelled.progress) == ((IMAGE,), 0.25)
+        failed = await store(m.Finish(job_id=two.id, outcome=BROKEN))
+        assert failed.failure == BROKEN.failure
+        assert failed.completed_at is not None
+
+
+async def test_beginning_a_cancelled_job_is_the_askers_error_and_the_store_lives_on() -> None:
+    async with a_store() as store:
+        job = await store.insert()
+        await store(m.Finish(job_id=job.id, outcome=m.Cancelled()))
+        with pytest.raises(InvalidTransition):
+            await store(m.Begin(job_id=job.id))
+        with pytest.raises(InvalidTransition):
+            await store(m.Requeue(job_id=job.id))
+        with pytest.raises(InvalidTransition):
+            await store(m.Begin(job_id="unknown"))
+        assert (await store(m.Begin(job_id=(await store.insert()).id))).status is Status.GENERATING
+
+
+async def test_a_requeue_counts_whose_death_it_was() -> None:
+    async with a_store() as store:
+        job = await store.insert(begun=True)
+        job = await store(m.Requeue(job_id=job.id, engine_died=True))
+        assert (job.status, job.attempts, job.service_deaths) == (Status.QUEUED, 1, 0)
+        await store(m.Begin(job_id=job.id))
+        job = await store(m.Requeue(job_id=job.id, service_died=True))
+        assert (job.attempts, job.service_deaths) == (1, 1)
+
+
+async def test_the_unfinished_are_listed_oldest_first() -> None:
+    async with a_store() as store:
+        queued, running_, done = await store.insert(), await store.insert(begun=True), await store.insert(begun=True)
+        await store(m.Finish(job_id=done.id, outcome=DONE))
+        assert await store(m.Unfinished()) == (queued, running_)
+
+
+async def test_a_listing_pages_newest_first_without_gap_or_double() -> None:
+    async with a_store() as store:
+        jobs = [await store.insert(begun=number % 3 == 0) for number in range(10)]
+        for status in (None, Status.QUEUED, Status.GENERATING):
+            listed: list[Job] = []
+            cursor, pages = None, 0
+            while pages == 0 or cursor is not None:
+                page = await store(m.ListJobs(limit=3, cursor=cursor, status=status))
+                assert len(page.jobs) <= 3
+                listed.extend(page.jobs)
+                cursor, pages = page.next_cursor, pages + 1
+            assert listed == [job for job in reversed(jobs) if status in (None, job.status)]
+
+
+async def test_a_cursor_of_nobody_is_the_askers_error_and_the_store_lives_on() -> None:
+    async with a_store() as store:
+        job = await store.insert()
+        with pytest.raises(InvalidParameter) as raised:
+            await store(m.ListJobs(limit=3, cursor="nonsense"))
+        assert raised.value.details["field"] == "cursor"
+        assert (await store(m.ListJobs(limit=3))).jobs == (job,)

@@ -1,0 +1,350 @@
+"""Named for what a job would see if `model_loader.py` did not keep its word."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
+from mflux_api.actors.model_loader import ModelLoader
+from mflux_api.catalog import Catalog, Model
+from mflux_api.engine.interface import EngineDied
+from mflux_api.engine.protocol import Ready
+from mflux_api.errors import ModelNotFound, OutOfMemory
+from tests.actors import checkpoints, run_mocked, running
+
+READY = Ready(
+    pid=1,
+    device="cpu",
+    device_name="a CPU",
+    precision="float32",
+    blas="",
+    blas_fast=False,
+    versions={},
+)
+CUSTOM = Model(alias="mine", repo="", base="flux2-klein-4b", description="custom", path="/models/mine")
+
+
+class _House:
+    """A loader, and a generator that does what it is told."""
+
+    def __init__(self) -> None:
+        self.loader_box: Mailbox[m.LoaderMessage] = Mailbox(m.MODEL_LOADER)
+        self.generator_box: Mailbox[m.GeneratorMessage] = Mailbox(m.GENERATOR)
+        self.address = Address(self.loader_box, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
+        self.loader = ModelLoader(
+            self.loader_box,
+            Address(self.generator_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
+            Catalog([CUSTOM, attrs.evolve(CUSTOM, alias="other", path="/models/other")]),
+            embedded_path="/cache/demo",
+        )
+        self.incarnation = 1
+        self.up = True
+        self.hold = False
+        """Whether loads wait for the test to answer them."""
+        self.held: m.LoadModel | None = None
+        self.loads: list[str] = []
+        self.got: dict[str, m.Lease | type[Exception]] = {}
+        """What came of each acquisition, in the order of the answers."""
+
+    async def generate(self) -> None:
+        while True:
+            message = await self.generator_box.receive()
+            match message:
+                case m.GetEngine():
+                    message.reply.ok(
+                        m.EngineState(
+                            info=READY if self.up else None,
+                            incarnation=self.incarnation,
+                            degraded=False,
+                            active_bytes=0,
+                            peak_bytes=0,
+                        )
+                    )
+                case m.LoadModel():
+                    self.loads.append(f"{message.path} {message.embedded}")
+                    if self.hold:
+                        self.held = message
+                    else:
+                        self.up = True
+                        message.reply.ok(self.resident())
+
+    def resident(self) -> m.Resident:
+        return m.Resident(incarnation=self.incarnation, seconds=2.5)
+
+    def loading(self) -> m.LoadModel:
+        assert self.held is not None
+        return self.held
+
+    async def acquire(self, who: str, model: str, scope: trio.CancelScope | None = None) -> None:
+        with scope or trio.CancelScope():
+            try:
+                lease = await self.address.ask(m.Acquire(model=model))
+                self.got[who] = lease
+            except (ModelNotFound, OutOfMemory, EngineDied, ActorGone) as error:
+                self.got[who] = type(error)
+
+    def release(self, who: str) -> None:
+        lease = self.got[who]
+        assert isinstance(lease, m.Lease)
+        self.address.tell_now(m.Release(lease_id=lease.id), control=True)
+
+    async def residency(self) -> m.Residency:
+        return await self.address.ask(m.GetResidency())
+
+
+@asynccontextmanager
+async def a_house() -> AsyncIterator[tuple[_House, trio.Nursery]]:
+    house = _House()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.generate)
+        async with running(house.loader.run):
+            yield house, nursery
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_lease_says_what_was_loaded_where_and_at_what_cost() -> None:
+    async with a_house() as (house, _):
+        await house.acquire("a", "mine")
+        assert house.got["a"] == m.Lease(id=1, model="mine", incarnation=1, load_seconds=2.5)
+        house.release("a")
+        await house.acquire("b", "demo")
+        assert house.loads == ["/models/mine False", "/cache/demo True"]
+
+
+async def test_a_resident_model_is_shared_and_not_loaded_again() -> None:
+    async with a_house() as (house, _):
+        await house.acquire("a", "mine")
+        await house.acquire("b", "mine")
+        assert house.got["b"] == m.Lease(id=2, model="mine", incarnation=1, load_seconds=0.0)
+        assert await house.residency() == m.Residency(model="mine", leases=2, loading=None)
+        house.release("a")
+        house.release("b")
+        await house.acquire("c", "mine")
+        assert len(house.loads) == 1
+
+
+async def test_another_model_waits_until_every_lease_is_back() -> None:
+    async with a_house() as (house, nursery):
+        await house.acquire("a", "mine")
+        await house.acquire("b", "mine")
+        nursery.start_soon(house.acquire, "c", "other")
+        for who in "ab":
+            await wait_all_tasks_blocked()
+            assert "c" not in house.got
+            house.release(who)
+        await wait_all_tasks_blocked()
+        assert "c" in house.got
+        assert await house.residency() == m.Residency(model="other", leases=1, loading=None)
+        # A lease that is given back twice gives back nobody else's.
+        house.release("a")
+        assert (await house.residency()).leases == 1
+
+
+async def test_first_come_first_served() -> None:
+    """Also when a later one could have what is resident."""
+    async with a_house() as (house, nursery):
+        await house.acquire("a", "mine")
+        for who, model in [("b", "other"), ("c", "mine"), ("d", "other")]:
+            nursery.start_soon(house.acquire, who, model)
+            await wait_all_tasks_blocked()
+        for done, expected in [("a", "ab"), ("b", "abc"), ("c", "abcd")]:
+            house.release(done)
+            await wait_all_tasks_blocked()
+            assert "".join(house.got) == expected
+
+
+async def test_who_is_cancelled_while_waiting_has_nothing_loaded_for_it() -> None:
+    async with a_house() as (house, nursery):
+        await house.acquire("a", "mine")
+        scope = trio.CancelScope()
+        nursery.start_soon(house.acquire, "b", "other", scope)
+        await wait_all_tasks_blocked()
+        scope.cancel()
+        nursery.start_soon(house.acquire, "c", "mine")
+        await wait_all_tasks_blocked()
+        # The resident model serves the next one at once.
+        assert "c" in house.got
+        assert house.loads == ["/models/mine False"]
+
+
+async def test_who_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -> None:
+    async with a_house() as (house, nursery):
+        house.hold = True
+        scope = trio.CancelScope()
+        nursery.start_soon(house.acquire, "a", "mine", scope)
+        nursery.start_soon(_later, house, "b", "other")
+        await wait_all_tasks_blocked()
+        assert await house.residency() == m.Residency(model=None, leases=0, loading="mine")
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        house.hold = False
+        house.loading().reply.ok(house.resident())
+        await wait_all_tasks_blocked()
+        assert await house.residency() == m.Residency(model="other", leases=1, loading=None)
+        assert "a" not in house.got
+
+
+async def _later(house: _House, who: str, model: str) -> None:
+    await wait_all_tasks_blocked()
+    await house.acquire(who, model)
+
+
+async def test_a_lease_granted_in_the_moment_its_asker_is_cancelled_is_not_lost() -> None:
+    for turns in range(100):
+        async with a_house() as (house, nursery):
+            scope = trio.CancelScope()
+            nursery.start_soon(house.acquire, "a", "mine", scope)
+            await checkpoints(turns % 25)
+            scope.cancel()
+            await wait_all_tasks_blocked()
+            assert (await house.residency()).leases == ("a" in house.got)
+
+
+@pytest.mark.parametrize("up", [True, False])
+async def test_a_dead_childs_model_is_loaded_again_and_its_leases_hold_nobody_up(up: bool) -> None:
+    async with a_house() as (house, _):
+        await house.acquire("a", "mine")
+        house.up, house.incarnation = up, 2
+        await house.acquire("b", "mine")
+        assert house.got["b"] == m.Lease(id=2, model="mine", incarnation=2, load_seconds=2.5)
+        assert (await house.residency()).leases == 1
+        house.release("a")
+        assert (await house.residency()).leases == 1
+        house.incarnation = 3
+        await house.acquire("c", "other")
+        assert len(house.loads) == 3
+
+
+@pytest.mark.parametrize("error", [OutOfMemory("too big"), EngineDied("killed")])
+async def test_a_load_that_fails_is_its_askers_error_and_the_next_one_is_served(error: Exception) -> None:
+    async with a_house() as (house, nursery):
+        house.hold = True
+        nursery.start_soon(house.acquire, "a", "mine")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(house.acquire, "b", "mine")
+        await wait_all_tasks_blocked()
+        house.hold = False
+        house.loading().reply.fail(error)
+        await wait_all_tasks_blocked()
+        assert house.got["a"] is type(error)
+        assert isinstance(house.got["b"], m.Lease)
+        assert len(house.loads) == 2
+
+
+async def test_after_a_load_that_failed_nothing_counts_as_resident() -> None:
+    """The engine lets go of the old model before it loads the new one."""
+    async with a_house() as (house, nursery):
+        await house.acquire("a", "mine")
+        house.release("a")
+        house.hold = True
+        nursery.start_soon(house.acquire, "b", "other")
+        await wait_all_tasks_blocked()
+        house.loading().reply.fail(OutOfMemory("too big"))
+        house.hold = False
+        await wait_all_tasks_blocked()
+        assert (await house.residency()).model is None
+        await house.acquire("c", "mine")
+        assert len(house.loads) == 3
+
+
+async def test_an_unknown_model_is_its_askers_error_and_leaves_the_resident_one_alone() -> None:
+    async with a_house() as (house, _):
+        await house.acquire("a", "mine")
+        house.release("a")
+        await house.acquire("b", "nonsense")
+        assert house.got["b"] is ModelNotFound
+        assert (await house.residency()).model == "mine"
+
+
+async def test_a_generator_that_is_restarted_in_the_middle_of_a_load_is_its_askers_error() -> None:
+    async with a_house() as (house, nursery):
+        house.hold = True
+        nursery.start_soon(house.acquire, "a", "mine")
+        await wait_all_tasks_blocked()
+        nursery.start_soon(house.acquire, "b", "other")
+        await wait_all_tasks_blocked()
+        house.hold = False
+        house.generator_box.drop_in_hand()
+        await wait_all_tasks_blocked()
+        assert house.got["a"] is ActorGone
+        assert isinstance(house.got["b"], m.Lease)
+        assert await house.residency() == m.Residency(model="other", leases=1, loading=None)
+
+
+async def test_a_restarted_loader_begins_as_new_and_knows_no_old_lease() -> None:
+    house = _House()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(house.generate)
+        async with running(house.loader.run):
+            await house.acquire("a", "mine")
+            nursery.start_soon(house.acquire, "b", "other")
+            await wait_all_tasks_blocked()
+        house.loader_box.drop_in_hand()
+        await wait_all_tasks_blocked()
+        assert house.got["b"] is ActorGone
+        async with running(house.loader.run):
+            assert await house.residency() == m.Residency(model=None, leases=0, loading=None)
+            await house.acquire("c", "other")
+            house.release("a")
+            assert (await house.residency()).leases == 1
+        nursery.cancel_scope.cancel()
+
+
+_STEPS = st.tuples(st.sampled_from(["acquire", "release", "cancel", "die", "turns"]), st.integers(0, 5))
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(_STEPS, max_size=30))
+def test_leases_are_on_one_model_at_a_time_and_everybody_is_served_in_the_end(steps: list[tuple[str, int]]) -> None:
+    async def main() -> None:
+        scopes: dict[str, trio.CancelScope] = {}
+        held: set[str] = set()
+        async with a_house() as (house, nursery):
+
+            def settle() -> set[str]:
+                leases = {who: lease for who, lease in house.got.items() if isinstance(lease, m.Lease)}
+                open_ = {who for who in leases if who not in held and leases[who].incarnation == house.incarnation}
+                assert len({leases[who].model for who in open_}) <= 1
+                return open_
+
+            for number, (step, choice) in enumerate(steps):
+                match step:
+                    case "acquire":
+                        scopes[str(number)] = trio.CancelScope()
+                        model = ("mine", "other")[choice % 2]
+                        nursery.start_soon(house.acquire, str(number), model, scopes[str(number)])
+                    case "release":
+                        for who in sorted(settle())[:choice]:
+                            house.release(who)
+                            held.add(who)
+                    case "cancel" if scopes:
+                        sorted(scopes.items())[choice % len(scopes)][1].cancel()
+                    case "die":
+                        house.incarnation += 1
+                    case "turns":
+                        await checkpoints(choice)
+                settle()
+            while True:
+                await wait_all_tasks_blocked()
+                still = settle()
+                if not still:
+                    break
+                for who in still:
+                    house.release(who)
+                    held.add(who)
+            await house.acquire("last", "demo")
+            assert await house.residency() == m.Residency(model="demo", leases=1, loading=None)
+            wanted = {who for who, scope in scopes.items() if not scope.cancel_called}
+            assert wanted <= set(house.got)
+            assert all(isinstance(got, m.Lease) for got in house.got.values())
+
+    run_mocked(main)

@@ -1,0 +1,179 @@
+"""Actors that crash in the middle of a job: they come back, and the job ends once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+import trio
+
+from mflux_api import jobs
+from mflux_api.actors.event_hub import _Boot
+from mflux_api.actors.generator import Generator
+from mflux_api.actors.model_loader import ModelLoader
+from mflux_api.actors.painting import Painter
+from mflux_api.actors.scheduler import Scheduler
+from mflux_api.errors import ServiceRestarting
+from mflux_api.jobs import Job, Status
+from mflux_api.service import open_service
+from mflux_api.storage.memory import MemoryRepository
+from tests.actors.bench import (
+    PATIENCE,
+    ended,
+    eventually,
+    gateway,
+    images,
+    request,
+    rgb,
+    scripted_service,
+    settings,
+)
+from tests.scripted_engine import Hold, Script, pixels
+
+
+@contextmanager
+def crash(owner: type[Any], method: str) -> Iterator[None]:
+    """The method raises at its next call, once."""
+    real = getattr(owner, method)
+
+    def raising(*_: object, **__: object) -> None:
+        setattr(owner, method, real)
+        raise ZeroDivisionError("injected")
+
+    setattr(owner, method, raising)
+    try:
+        yield
+    finally:
+        setattr(owner, method, real)
+
+
+async def provoke(question: Any) -> None:
+    """Ask until the crash is met."""
+    while True:
+        try:
+            await question()
+        except ServiceRestarting:
+            return
+
+
+@pytest.mark.parametrize("moment", ["load", "step 0/1", "image 1"])
+@pytest.mark.parametrize(
+    ("owner", "method", "question"),
+    [
+        (Scheduler, "_live", "live"),
+        (Generator, "_state", "engine"),
+        (ModelLoader, "_residency", "residency"),
+        (_Boot, "subscribe", "follow"),
+    ],
+    ids=["scheduler", "generator", "model_loader", "event_hub"],
+)
+async def test_job_inside_a_crashed_actor_is_done_again(
+    tmp_path: Path, owner: type[Any], method: str, question: str, moment: str
+) -> None:
+    hold = Hold()
+    script = Script(at={moment: hold})
+    async with scripted_service(tmp_path, script) as service:
+        job = await service.submit(request(5, num_images=2))
+        waiting = await service.submit(request(9))
+        await hold.reached.wait()
+        with crash(owner, method):
+            way_in = gateway(service)
+            ask = {
+                "live": way_in.live,
+                "engine": way_in.engine,
+                "residency": lambda: way_in._ask(way_in._to.loader, _residency()),
+                "follow": lambda: way_in.follow(job.id),
+            }[question]
+            await provoke(ask)
+        hold.release.set()
+        result = await service.result(job.id)
+        assert [rgb(image) for image in result.images] == [pixels(5, 64, 64), pixels(6, 64, 64)]
+        assert (result.job.attempts, result.job.service_deaths) == (0, 1)
+        second = await service.result(waiting.id)
+        assert (second.job.attempts, second.job.service_deaths) == (0, 0)
+        assert await ended(service, job.id) == result.job
+
+
+def _residency() -> Any:
+    from mflux_api.actors.messages import GetResidency
+
+    return GetResidency()
+
+
+async def test_follower_of_a_job_sees_one_end_across_a_crash_of_the_scheduler(tmp_path: Path) -> None:
+    hold = Hold()
+    async with scripted_service(tmp_path, Script(at={"step 1/1": hold})) as service, trio.open_nursery() as nursery:
+        job = await service.submit(request(num_images=2))
+        ends: list[Job] = []
+
+        async def follow() -> None:
+            ends.append(await ended(service, job.id))
+
+        for _ in range(3):
+            nursery.start_soon(follow)
+        await hold.reached.wait()
+        with crash(Scheduler, "_live"):
+            await provoke(gateway(service).live)
+        hold.release.set()
+        ended_job = (await service.result(job.id)).job
+        await eventually(lambda: len(ends) == 3)
+        assert ends == [ended_job] * 3
+
+
+async def test_images_of_an_attempt_that_a_crash_ended_are_removed(tmp_path: Path) -> None:
+    hold, again = Hold(), Hold()
+    script = Script(at={"step 1/1": hold})
+    async with scripted_service(tmp_path, script) as service:
+        job = await service.submit(request(num_images=2))
+        await hold.reached.wait()
+        await eventually(lambda: images(tmp_path) == [f"{job.id}-0.png"])
+        script.at["run"] = again
+        with crash(Scheduler, "_live"):
+            await provoke(gateway(service).live)
+        await again.reached.wait()
+        assert images(tmp_path) == []
+        assert (await service.cancel(job.id)).images == ()
+        assert images(tmp_path) == []
+
+
+async def test_defect_that_only_one_job_meets_fails_that_job_and_no_actor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paint = Painter.paint
+
+    async def defective(self: Painter, job: Job, *rest: Any) -> Any:
+        if job.request.prompt == "poison":
+            raise ZeroDivisionError("injected")
+        return await paint(self, job, *rest)
+
+    monkeypatch.setattr(Painter, "paint", defective)
+    async with scripted_service(tmp_path, Script()) as service:
+        for _ in range(6):
+            poisoned = await ended(service, (await service.submit(request(prompt="poison"))).id)
+            assert poisoned.failure is not None
+            assert poisoned.failure.code == "INTERNAL_ERROR"
+            assert "injected" not in poisoned.failure.message
+        healthy = await ended(service, (await service.submit(request())).id)
+        assert (healthy.status, healthy.service_deaths) == (Status.COMPLETED, 0)
+
+
+@pytest.mark.parametrize(("deaths", "status"), [(0, Status.COMPLETED), (4, Status.FAILED)])
+async def test_job_that_was_running_when_the_last_service_ended_is_taken_up(
+    tmp_path: Path, deaths: int, status: Status
+) -> None:
+    now = datetime.now(UTC)
+    job = jobs.start(Job(id="0123456789ab", request=request(), created_at=now, service_deaths=deaths), now)
+    waiting = Job(id="ba9876543210", request=attrs.evolve(request(), seed=6), created_at=now)
+    repository = MemoryRepository()
+    repository.insert(job)
+    repository.insert(waiting)
+    script = Script()
+    with trio.fail_after(PATIENCE):
+        async with open_service(settings(tmp_path), repository=repository, start_engine=script.start) as service:
+            taken_up = await ended(service, job.id)
+            assert (taken_up.status, taken_up.service_deaths) == (status, deaths + 1)
+            assert taken_up.failure is None or taken_up.failure.code == "SERVER_CRASHED"
+            assert (await ended(service, waiting.id)).status is Status.COMPLETED

@@ -1,0 +1,1 @@
+"""The product from outside: a real server process, spoken to over real sockets."""

@@ -1,0 +1,41 @@
+"""One server for all tests that leave it as they found it."""
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.api.server import Server, api_client, serving
+
+CUSTOM = """
+[models]
+default = "demo"
+
+[[models.custom]]
+name = "flux2-klein-4b"
+base = "demo"
+path = "models/demo"
+
+[[models.custom]]
+name = "flux2-klein-4b-mlx-4bit"
+base = "demo"
+path = "models/demo"
+"""
+"""The embedded checkpoint under the names that the API document's examples use."""
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server with the embedded checkpoint, warm."""
+    with serving(tmp_path_factory.mktemp("server"), CUSTOM) as running:
+        with api_client(running.url) as client:
+            warm = {"prompt": "warm up", "model": "demo", "width": 64, "height": 64, "steps": 1}
+            client.post("/sdapi/v1/txt2img", json=warm).raise_for_status()
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    """A client of that server, checking every answer against the OpenAPI document."""
+    with api_client(server.url) as connected:
+        yield connected

@@ -1,0 +1,205 @@
+"""What a server promises about its end and its next start."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.api.server import Server, api_client, clean_environment, serving
+from tests.api.test_jobs import SMALL, finished, submit, wait_for
+
+CONFIG = '[models]\ndefault = "demo"\n'
+
+
+def gone(processes: list[psutil.Process], seconds: float) -> bool:
+    _, alive = psutil.wait_procs(processes, timeout=seconds)
+    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+def engine_of(server: Server) -> psutil.Process:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if children := server.children():
+            return children[0]
+        time.sleep(0.02)
+    raise AssertionError("there is no engine child")
+
+
+def test_ten_submits_kill_minus_nine_restart_all_ten_end_once(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as first, api_client(first.url) as client:
+        ids = [submit(client, steps=3, seed=seed) for seed in range(10)]
+        wait_for(client, ids[1], lambda job: job["status"] != "queued")
+        engine = engine_of(first)
+        first.stop(signal.SIGKILL)
+        assert gone([engine], 2.0), "the engine child outlived its server"
+    with serving(tmp_path, CONFIG) as second, api_client(second.url) as client:
+        for job_id in ids:
+            assert finished(client, job_id)["status"] == "completed"
+        listed = [job["id"] for job in client.get("/api/v1/jobs").json()["jobs"]]
+        assert listed == ids[::-1]
+        assert client.get("/api/v1/stats").json()["total_generations"] == 10
+        assert second.stop() == 0
+
+
+def test_restart_shows_the_old_jobs_with_their_images(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as first, api_client(first.url) as client:
+        before = finished(client, submit(client, seed=4, prompt="Grüße, 世界"))
+        first.stop()
+    with serving(tmp_path, CONFIG) as second, api_client(second.url) as client:
+        assert client.get(f"/api/v1/jobs/{before['id']}").json() == before
+
+
+def test_second_server_on_one_state_directory_exits_with_state_in_use(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as first:
+        second = subprocess.run(
+            [sys.executable, "-m", "mflux_api", "serve", "--port", "0"],
+            cwd=tmp_path,
+            env=clean_environment(),
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+        assert second.returncode == 2
+        assert "STATE_IN_USE" in second.stderr
+        assert "Traceback" not in second.stderr
+        assert httpx.get(f"{first.url}/api/v1/health").json()["status"] == "healthy"
+
+
+def test_generate_beside_a_running_server_does_not_touch_its_jobs(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+        finished(client, submit(client))
+        before = client.get("/api/v1/jobs").json()
+        command = [sys.executable, "-m", "mflux_api", "generate", "a lake", "--width", "64", "--height", "64"]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=60
+        )
+        assert done.returncode == 0, done.stderr
+        assert Path(done.stdout.strip()).is_file()
+        assert client.get("/api/v1/jobs").json() == before
+
+
+def test_sigterm_drains_the_running_job_and_keeps_the_queued_ones(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as first, api_client(first.url) as client:
+        finished(client, submit(client))
+        running = submit(client, steps=20, width=256, height=256)
+        queued = submit(client, seed=1)
+        wait_for(client, running, lambda job: job["progress"] > 0)
+        first.process.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + 10
+        while client.get("/api/v1/health").json()["status"] != "draining":
+            assert time.monotonic() < deadline
+        refused = client.post("/api/v1/generate", json=SMALL)
+        assert (refused.status_code, refused.json()["code"]) == (503, "SHUTTING_DOWN")
+        assert refused.headers["retry-after"]
+        assert first.process.wait(40) == 0
+    with serving(tmp_path, CONFIG) as second, api_client(second.url) as client:
+        assert client.get(f"/api/v1/jobs/{running}").json()["status"] == "completed"
+        assert finished(client, queued)["result"]["seeds"] == [1]
+
+
+def test_second_signal_stops_at_once_and_a_doubled_first_one_does_not(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+        running = submit(client, steps=200, width=512, height=512)
+        wait_for(client, running, lambda job: job["progress"] > 0)
+        for _ in range(2):
+            server.process.send_signal(signal.SIGTERM)
+        time.sleep(1.5)
+        assert server.process.poll() is None
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+
+
+def test_killed_engine_costs_one_attempt_and_no_pixel(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+        wanted = {"steps": 12, "width": 256, "height": 256, "seed": 21}
+        undisturbed = finished(client, submit(client, **wanted))["result"]["images"]
+        job_id = submit(client, **wanted)
+        wait_for(client, job_id, lambda job: job["progress"] > 0.2)
+        engine_of(server).kill()
+        assert client.get("/api/v1/health").status_code == 200
+        job = finished(client, job_id)
+        assert job["status"] == "completed"
+        assert job["result"]["images"] == undisturbed
+        attempts = [
+            json.loads(line[6:])["attempt"]
+            for line in client.get(f"/api/v1/jobs/{job_id}/stream", headers={"Last-Event-ID": "x"}).text.splitlines()
+            if line.startswith("data: ") and '"attempt"' in line
+        ]
+        assert sorted(set(attempts)) == [1, 2]
+
+
+def test_old_jobs_go_with_their_images_and_leave_a_tombstone(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG + "\n[jobs]\nkeep_completed = 2\n") as server, api_client(server.url) as client:
+        ids = [submit(client, seed=seed) for seed in range(4)]
+        for job_id in ids:
+            client.get(f"/api/v1/jobs/{job_id}/stream").read()
+        wait_for_gone(client, ids[1])
+        gone_job = client.get(f"/api/v1/jobs/{ids[0]}")
+        assert (gone_job.status_code, gone_job.json()["code"]) == (410, "JOB_GONE")
+        assert client.delete(f"/api/v1/jobs/{ids[0]}").status_code == 410
+        assert client.get(f"/api/v1/jobs/{ids[0]}/stream").status_code == 410
+        assert client.get(f"/api/v1/jobs/{ids[3]}").json()["status"] == "completed"
+        assert len(list((tmp_path / "output").rglob("*.png"))) == 2
+        assert client.get("/api/v1/stats").json()["total_generations"] == 4
+
+
+def wait_for_gone(client: httpx.Client, job_id: str) -> None:
+    deadline = time.monotonic() + 10
+    while client.get(f"/api/v1/jobs/{job_id}").status_code != 410:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_image_removed_by_hand_is_gone(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+        job_id = submit(client)
+        client.get(f"/api/v1/jobs/{job_id}/stream", params={"images": "url"}).read()
+        (picture,) = (tmp_path / "output").rglob("*.png")
+        picture.unlink()
+        for path in (f"/api/v1/jobs/{job_id}", f"/api/v1/jobs/{job_id}/images/0"):
+            answer = client.get(path)
+            assert (answer.status_code, answer.json()["code"]) == (410, "IMAGE_GONE")
+        assert client.get(f"/api/v1/jobs/{job_id}", params={"images": "url"}).status_code == 200
+        assert "event: complete" in client.get(f"/api/v1/jobs/{job_id}/stream").text
+
+
+def test_serving_process_never_imports_the_model_code(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+        finished(client, submit(client))
+        client.get("/api/v1/system").raise_for_status()
+        maps = Path(f"/proc/{server.process.pid}/maps")
+        if not maps.exists():
+            pytest.skip("needs /proc")
+        loaded = maps.read_text()
+        engine = Path(f"/proc/{engine_of(server).pid}/maps").read_text()
+        assert "/mlx/" in engine
+        assert "/mlx/" not in loaded
+        assert "/tokenizers/" not in loaded
+
+
+KEYS = 'allowed_hosts = ["127.0.0.1"]\napi_keys = ["first", "second"]\n'
+
+
+def test_keys_hosts_and_origins(tmp_path: Path) -> None:
+    config = f'{CONFIG}[server]\ncors_origins = ["http://good.example"]\n[security]\n{KEYS}'
+    with serving(tmp_path, config) as server, api_client(server.url) as client:
+        refused = client.get("/api/v1/jobs")
+        assert (refused.status_code, refused.json()["code"]) == (401, "UNAUTHORIZED")
+        assert refused.headers["www-authenticate"].startswith("Basic")
+        assert client.get("/api/v1/health").status_code == 200
+        for headers in ({"Authorization": "Bearer second"}, {"X-API-Key": "first"}):
+            assert client.get("/api/v1/jobs", headers=headers).status_code == 200
+        assert client.get("/api/v1/jobs", auth=("anybody", "first")).status_code == 200
+        assert client.get("/api/v1/jobs", headers={"X-API-Key": "firs"}).status_code == 401
+        assert client.get("/api/v1/jobs", headers={"Host": "evil.example"}).json()["code"] == "HOST_NOT_ALLOWED"
+        key = {"X-API-Key": "first"}
+        blind = client.post("/api/v1/generate", json=SMALL, headers={**key, "Origin": "http://bad.example"})
+        assert (blind.status_code, blind.json()["code"]) == (403, "ORIGIN_NOT_ALLOWED")
+        good = client.post("/api/v1/generate", json=SMALL, headers={**key, "Origin": "http://good.example"})
+        assert (good.status_code, good.headers["access-control-allow-origin"]) == (200, "http://good.example")

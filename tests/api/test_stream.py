@@ -1,0 +1,124 @@
+"""Server-sent events over a real socket, read by a client that other people wrote."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from httpx_sse import ServerSentEvent, connect_sse
+
+from tests.api.test_jobs import finished, submit
+
+
+def follow(client: httpx.Client, job_id: str, **headers: str) -> list[ServerSentEvent]:
+    """Read a stream until the server ends it."""
+    with connect_sse(client, "GET", f"/api/v1/jobs/{job_id}/stream", headers=headers) as source:
+        return list(source.iter_sse())
+
+
+def data(event: ServerSentEvent) -> dict[str, Any]:
+    parsed: dict[str, Any] = json.loads(event.data)
+    return parsed
+
+
+def test_progress_is_monotonic_by_steps_reaches_one_and_then_complete(client: httpx.Client) -> None:
+    events = follow(client, submit(client, steps=4, num_images=2, seed=5))
+    assert [event.event for event in events] == ["progress"] * (len(events) - 1) + ["complete"]
+    progress = [data(event) for event in events[:-1]]
+    values = [entry["progress"] for entry in progress]
+    assert values == sorted(values)
+    assert values[-1] == 1.0
+    steps = [(entry["image"], entry["step"]) for entry in progress if entry["stage"] == "denoising" and entry["step"]]
+    assert [step for step in steps if step[0] == 0] == [(0, 1), (0, 2), (0, 3), (0, 4)]
+    assert {entry["steps"] for entry in progress} == {4}
+    stages = list(dict.fromkeys(entry["stage"] for entry in progress))
+    assert stages[-4:] == ["encoding", "denoising", "decoding", "saving"]
+    done = data(events[-1])
+    assert (done["status"], done["result"]["seeds"], len(done["result"]["images"])) == ("completed", [5, 6], 2)
+
+
+def test_progress_counts_steps_and_saved_images(client: httpx.Client) -> None:
+    for event in follow(client, submit(client, steps=3, num_images=2))[:-1]:
+        entry = data(event)
+        done = 4 * entry["image"] + (entry["step"] if entry["image"] < 2 else 0)
+        assert entry["progress"] >= done / 8 - 1e-9
+
+
+def test_stream_of_a_finished_job_replays_its_end(client: httpx.Client) -> None:
+    job_id = submit(client)
+    job = finished(client, job_id)
+    events = follow(client, job_id)
+    assert [event.event for event in events] == ["progress", "complete"]
+    assert data(events[0]).items() >= {"status": "completed", "progress": 1.0, "id": job_id}.items()
+    assert data(events[1]) == job
+
+
+def test_resume_by_last_event_id_has_no_gap_and_no_double(client: httpx.Client) -> None:
+    job_id = submit(client, steps=5)
+    whole = follow(client, job_id, **{"Last-Event-ID": "unknown"})
+    ids = [event.id for event in whole]
+    assert len(ids) == len(set(ids)) > 6
+    for index in range(len(ids) - 1):
+        assert [event.id for event in follow(client, job_id, **{"Last-Event-ID": ids[index]})] == ids[index + 1 :]
+    # EventSource comes back by itself after the end; it gets the end again, not an empty stream for ever.
+    assert [event.event for event in follow(client, job_id, **{"Last-Event-ID": ids[-1]})] == ["complete"]
+
+
+def test_cancelled_job_ends_its_stream_with_cancelled(client: httpx.Client) -> None:
+    job_id = submit(client, steps=200, width=256, height=256)
+    with connect_sse(client, "GET", f"/api/v1/jobs/{job_id}/stream") as source:
+        names = []
+        for event in source.iter_sse():
+            names.append(event.event)
+            if event.event == "progress" and data(event)["step"] == 1:
+                httpx.delete(client.base_url.join(f"/api/v1/jobs/{job_id}"))
+    assert names[-1] == "cancelled"
+    assert names.count("cancelled") == 1
+
+
+def test_images_by_url_keep_the_stream_small(client: httpx.Client) -> None:
+    job_id = submit(client)
+    with connect_sse(client, "GET", f"/api/v1/jobs/{job_id}/stream", params={"images": "url"}) as source:
+        events = list(source.iter_sse())
+    assert data(events[-1])["result"]["images"] == [f"/api/v1/jobs/{job_id}/images/0"]
+
+
+def test_stream_may_be_read_by_any_page(client: httpx.Client) -> None:
+    job_id = submit(client)
+    answer = client.get(f"/api/v1/jobs/{job_id}/stream", headers={"Origin": "http://elsewhere.example"})
+    assert answer.headers["access-control-allow-origin"] == "*"
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["cache-control"] == "no-cache"
+
+
+NODE_CLIENT = """
+const {EventSource} = require("eventsource");
+const source = new EventSource(process.argv[2]);
+const seen = [];
+source.addEventListener("progress", (e) => seen.push(JSON.parse(e.data).progress));
+source.addEventListener("complete", (e) => {
+  source.close();
+  console.log(JSON.stringify({seen, seeds: JSON.parse(e.data).result.seeds}));
+});
+"""
+
+
+def test_npm_eventsource_reads_it(client: httpx.Client, tmp_path: Path) -> None:
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed")
+    installed = subprocess.run(
+        ["npm", "install", "--silent", "--no-audit", "--no-fund", "eventsource@4"], cwd=tmp_path, capture_output=True
+    )
+    if installed.returncode != 0:
+        pytest.skip("the npm registry cannot be reached")
+    (tmp_path / "client.js").write_text(NODE_CLIENT)
+    job_id = submit(client, steps=4, seed=3)
+    url = client.base_url.join(f"/api/v1/jobs/{job_id}/stream")
+    done = subprocess.run(["node", "client.js", str(url)], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    result = json.loads(done.stdout)
+    assert result["seeds"] == [3]
+    assert result["seen"] == sorted(result["seen"])
+    assert result["seen"][-1] == 1.0

@@ -1,0 +1,167 @@
+"""What every engine promises, whatever it is made of. Modules that test one subclass :class:`EngineContract`."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from mflux_api.engine.interface import Engine, EngineDied, EngineStarter, Received
+from mflux_api.engine.protocol import (
+    Beat,
+    Cancel,
+    Event,
+    ImageDone,
+    Load,
+    Loaded,
+    LoadFailed,
+    Run,
+    RunDone,
+    RunFailed,
+    RunStopped,
+    StageChanged,
+    StepDone,
+    Unload,
+    Unloaded,
+)
+
+PATIENCE = 30.0
+RUN = Run(
+    attempt=1,
+    model="demo",
+    prompt="a red house",
+    negative_prompt=None,
+    seeds=(7,),
+    width=64,
+    height=64,
+    steps=2,
+    guidance=1.0,
+)
+
+
+async def until(engine: Engine, *kinds: type[Event]) -> list[Received]:
+    """Everything but beats, up to and including the first event of one of the kinds."""
+    seen: list[Received] = []
+    with trio.fail_after(PATIENCE):
+        while not seen or not isinstance(seen[-1].event, kinds):
+            received = await engine.receive()
+            if not isinstance(received.event, Beat):
+                seen.append(received)
+    return seen
+
+
+async def load(engine: Engine, command: Load) -> Event:
+    """Load and return the answer."""
+    await engine.send(command)
+    return (await until(engine, Loaded, LoadFailed))[-1].event
+
+
+async def run(engine: Engine, command: Run) -> list[Received]:
+    """Run and return every frame of it."""
+    await engine.send(command)
+    return await until(engine, RunDone, RunFailed, RunStopped)
+
+
+def pictures(frames: list[Received]) -> list[bytes]:
+    """The pixels in a run's frames."""
+    return [frame.blobs[0] for frame in frames if isinstance(frame.event, ImageDone)]
+
+
+class EngineContract:
+    """Subclasses give the fixtures ``start``, an engine starter, and ``good``, the command that loads ``demo``."""
+
+    @pytest.fixture
+    async def engine(self, start: EngineStarter, nursery: trio.Nursery) -> AsyncIterator[Engine]:
+        """An engine past its handshake."""
+        engine = await start(nursery)
+        yield engine
+        await engine.aclose(force=True)
+
+    async def test_handshake_says_what_the_engine_is(self, engine: Engine) -> None:
+        assert engine.info.pid > 0
+        assert engine.info.device in {"cpu", "metal", "cuda"}
+        assert engine.info.device_name
+        assert engine.info.versions
+
+    async def test_run_reports_stages_steps_and_every_image(self, engine: Engine, good: Load) -> None:
+        loaded = await load(engine, good)
+        assert isinstance(loaded, Loaded)
+        assert loaded.model == "demo"
+
+        frames = await run(engine, attrs.evolve(RUN, seeds=(7, 8), steps=3))
+
+        assert all(getattr(frame.event, "attempt", None) == RUN.attempt for frame in frames)
+        assert isinstance(frames[-1].event, RunDone)
+        steps = [(frame.event.image, frame.event.step) for frame in frames if isinstance(frame.event, StepDone)]
+        assert steps == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]
+        stages = [frame.event.stage for frame in frames if isinstance(frame.event, StageChanged)]
+        assert stages == ["encoding", "denoising", "decoding"] * 2
+        images = [frame for frame in frames if isinstance(frame.event, ImageDone)]
+        assert [(image.event.index, image.event.seed) for image in images if isinstance(image.event, ImageDone)] == [
+            (0, 7),
+            (1, 8),
+        ]
+        assert [len(blob) for image in images for blob in image.blobs] == [64 * 64 * 3] * 2
+        assert images[0].blobs != images[1].blobs
+        assert not any(frame.blobs for frame in frames if not isinstance(frame.event, ImageDone))
+
+    async def test_failed_load_leaves_an_engine_that_can_load(self, engine: Engine, good: Load, tmp_path: Path) -> None:
+        failed = await load(engine, Load(model="other", path=str(tmp_path / "nowhere")))
+        assert isinstance(failed, LoadFailed)
+        assert failed.model == "other"
+        assert str(tmp_path) not in failed.message
+
+        assert isinstance(await load(engine, good), Loaded)
+        assert isinstance((await run(engine, RUN))[-1].event, RunDone)
+
+    async def test_failed_load_leaves_nothing_resident(self, engine: Engine, good: Load, tmp_path: Path) -> None:
+        await load(engine, good)
+        await load(engine, Load(model="other", path=str(tmp_path / "nowhere")))
+        assert isinstance((await run(engine, RUN))[-1].event, RunFailed)
+
+    async def test_run_without_the_model_fails_and_leaves_the_engine_free(self, engine: Engine, good: Load) -> None:
+        frames = await run(engine, RUN)
+        assert isinstance(frames[-1].event, RunFailed)
+        assert frames[-1].event.code == "GENERATION_FAILED"
+        assert RUN.prompt not in frames[-1].event.message
+
+        await load(engine, good)
+        await engine.send(Unload())
+        await until(engine, Unloaded)
+        assert isinstance((await run(engine, RUN))[-1].event, RunFailed)
+
+    async def test_cancel_stops_within_a_step_and_the_next_run_is_as_if_it_had_never_been(
+        self, engine: Engine, good: Load
+    ) -> None:
+        await load(engine, good)
+        fresh = pictures(await run(engine, RUN))
+
+        await engine.send(attrs.evolve(RUN, attempt=2, steps=200, seeds=(7, 8, 9)))
+        await until(engine, StepDone)
+        await engine.send(Cancel(attempt=2))
+        rest = await until(engine, RunDone, RunFailed, RunStopped)
+        assert isinstance(rest[-1].event, RunStopped)
+        assert not pictures(rest)
+
+        assert pictures(await run(engine, attrs.evolve(RUN, attempt=3))) == fresh
+
+    async def test_cancel_of_another_attempt_changes_nothing(self, engine: Engine, good: Load) -> None:
+        await load(engine, good)
+        await engine.send(Cancel(attempt=99))
+        await engine.send(RUN)
+        await engine.send(Cancel(attempt=98))
+        assert isinstance((await until(engine, RunDone, RunFailed, RunStopped))[-1].event, RunDone)
+
+    async def test_run_cancelled_before_it_began_is_stopped(self, engine: Engine, good: Load) -> None:
+        await load(engine, good)
+        await engine.send(Cancel(attempt=1))
+        assert isinstance((await run(engine, RUN))[-1].event, RunStopped)
+
+    async def test_closed_engine_is_dead_to_both_sides(self, engine: Engine) -> None:
+        await engine.aclose()
+        with pytest.raises(EngineDied):
+            await engine.send(RUN)
+        with pytest.raises(EngineDied):
+            await until(engine, RunDone)
+        await engine.aclose(force=True)

@@ -1,0 +1,192 @@
+"""Engine children as the service sees them: started, watched and ended. Stand-ins play the part of the worker."""
+
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import attrs
+import psutil
+import pytest
+import trio
+
+from mflux_api.engine import protocol as p
+from mflux_api.engine.client import LocalEngine, LocalEngineOptions
+from mflux_api.engine.interface import EngineDied
+from tests.engine.contract import PATIENCE
+
+PRELUDE = """
+import os, signal, struct, sys, time
+from mflux_api.engine import protocol as p
+def say(frame, *blobs): os.write(1, p.encode(frame, blobs))
+def ready(): say(p.Ready(pid=os.getpid(), device="cpu", device_name="stand-in", precision="", blas="",
+                         blas_fast=True, versions={}))
+"""
+
+
+def stand_in(code: str, **options: float) -> LocalEngineOptions:
+    """A child that runs that code in place of the worker."""
+    return attrs.evolve(LocalEngineOptions(), command=(sys.executable, "-P", "-c", PRELUDE + code), **options)
+
+
+WORKER = LocalEngineOptions()
+
+
+@asynccontextmanager
+async def running(options: LocalEngineOptions = WORKER) -> AsyncIterator[LocalEngine]:
+    """A child past its handshake, gone when the block ends."""
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(PATIENCE):
+            engine = await LocalEngine.start(nursery, options)
+        try:
+            yield engine
+        finally:
+            with trio.CancelScope(shield=True):
+                await engine.aclose(force=True)
+
+
+async def death(engine: LocalEngine) -> str:
+    """Wait for the engine's death and return its reason."""
+    with trio.fail_after(PATIENCE):
+        while True:
+            try:
+                await engine.receive()
+            except EngineDied as died:
+                return died.reason
+
+
+async def start_error(options: LocalEngineOptions) -> str:
+    """The reason why a child does not come up; there is none left of it."""
+    reason = ""
+    async with trio.open_nursery() as nursery:
+        with trio.fail_after(PATIENCE):
+            try:
+                await LocalEngine.start(nursery, options)
+            except EngineDied as died:
+                reason = died.reason
+    assert not psutil.Process().children()
+    return reason
+
+
+# --- the handshake -------------------------------------------------------------------------------------------------
+
+
+async def test_child_silent_before_its_handshake_is_given_up() -> None:
+    assert await start_error(stand_in("time.sleep(60)", start_timeout=0.5)) == "no handshake within 0.5 s"
+
+
+async def test_beats_alone_do_not_prolong_the_handshake() -> None:
+    code = "while True: say(p.Beat(active_bytes=0, peak_bytes=0)); time.sleep(0.05)"
+    assert await start_error(stand_in(code, start_timeout=0.5)) == "no handshake within 0.5 s"
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("sys.exit(3)", "exited with status 3"),
+        ("os.kill(os.getpid(), signal.SIGSEGV)", "killed by SIGSEGV"),
+        ("say(p.Unloaded())", "it did not begin with a handshake"),
+        ("say(p.Shutdown())", "it sent a command"),
+        ("os.write(1, b'Loading checkpoint shards: 100%')", "it sent a frame header of"),
+        ("os.write(1, struct.pack('>I', 1 << 31))", "it sent a frame header of 2147483648 bytes"),
+        ("os.write(1, struct.pack('>I', 3) + b'abc')", "it sent a frame that cannot be decoded"),
+        (
+            "os.write(1, p.encode(p.Unloaded()).replace(b'Unloaded', b'Unknown!'))",
+            "it sent a frame with an unknown tag",
+        ),
+    ],
+)
+async def test_child_that_does_not_come_up_is_named_and_reaped(code: str, reason: str) -> None:
+    assert (await start_error(stand_in(code + "\ntime.sleep(0.2)"))).startswith(reason)
+
+
+async def test_command_that_cannot_be_started_is_a_dead_engine() -> None:
+    options = LocalEngineOptions(command=("/nowhere/python",))
+    assert await start_error(options) == "it cannot be started (No such file or directory)"
+
+
+async def test_cancelled_start_leaves_no_child() -> None:
+    with trio.move_on_after(0.3) as scope:
+        async with trio.open_nursery() as nursery:
+            await LocalEngine.start(nursery, stand_in("time.sleep(60)"))
+    assert scope.cancelled_caught
+    assert not psutil.Process().children()
+
+
+# --- life and death ------------------------------------------------------------------------------------------------
+
+
+async def test_cancelled_receive_loses_no_byte() -> None:
+    code = """
+ready()
+data = p.encode(p.ImageDone(attempt=1, index=0, seed=1, width=64, height=64), [bytes(range(256)) * 48])
+one = len(p.encode(p.Unload()))
+os.write(1, data[:3]); sys.stdin.buffer.read(one)
+os.write(1, data[3:2000]); sys.stdin.buffer.read(one)
+os.write(1, data[2000:])
+time.sleep(60)
+"""
+    async with running(stand_in(code)) as engine:
+        for _ in range(2):
+            with trio.move_on_after(0.1) as scope:
+                await engine.receive()
+            assert scope.cancelled_caught
+            await engine.send(p.Unload())
+        with trio.fail_after(PATIENCE):
+            received = await engine.receive()
+    assert received.blobs == (bytes(range(256)) * 48,)
+
+
+async def test_death_on_the_way_of_a_frame_is_named() -> None:
+    code = "ready(); os.write(1, p.encode(p.Unloaded(), [bytes(100)])[:50]); os.kill(os.getpid(), signal.SIGKILL)"
+    async with running(stand_in(code)) as engine:
+        assert await death(engine) == "killed by SIGKILL"
+        with pytest.raises(EngineDied, match="killed by SIGKILL"):
+            await engine.send(p.Unload())
+
+
+async def test_silent_child_is_dead() -> None:
+    async with running(stand_in("ready(); time.sleep(60)", heartbeat_timeout=0.3)) as engine:
+        assert await death(engine) == "no sign of life for 0.3 s"
+
+
+@pytest.mark.parametrize(
+    ("code", "signal_number"),
+    [
+        ("sys.stdin.buffer.read(); sys.exit(0)", 0),
+        ("time.sleep(60)", -signal.SIGTERM),
+        ("signal.signal(signal.SIGTERM, signal.SIG_IGN); ready(); time.sleep(60)", -signal.SIGKILL),
+    ],
+    ids=["leaves when asked", "needs SIGTERM", "needs SIGKILL"],
+)
+async def test_child_is_ended_as_gently_as_it_allows(code: str, signal_number: int) -> None:
+    # The third child says it twice: by its second word its signal handler is in place.
+    async with running(stand_in(f"ready(); {code}")) as engine:
+        if "SIG_IGN" in code:
+            with trio.fail_after(PATIENCE):
+                await engine.receive()
+        with trio.fail_after(PATIENCE):
+            await engine.aclose()
+        assert engine._process.returncode == signal_number
+
+
+async def test_cancelled_close_kills_and_reaps() -> None:
+    async with running(stand_in("ready(); time.sleep(60)")) as engine:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await engine.aclose()
+        assert engine._process.returncode == -signal.SIGKILL
+
+
+async def test_many_lives_leave_no_descriptor_and_no_zombie() -> None:
+    me = psutil.Process()
+    async with running(stand_in("ready(); time.sleep(60)")):
+        pass
+    before = me.num_fds()
+    for _ in range(20):
+        async with running(stand_in("ready(); time.sleep(60)")) as engine:
+            os.kill(engine.pid, signal.SIGKILL)
+            assert await death(engine) == "killed by SIGKILL"
+    assert me.num_fds() <= before
+    assert not me.children()

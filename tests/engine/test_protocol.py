@@ -1,0 +1,169 @@
+"""Frames: what goes in comes out, and nothing but ProtocolError comes of anything else."""
+
+import struct
+
+import attrs
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mflux_api.engine import protocol as p
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+INT = st.integers(-(2**63), 2**63 - 1)
+NATURAL = st.integers(0, 2**63 - 1)
+FLOAT = st.floats(allow_nan=False)
+STAGE = st.sampled_from(["encoding", "denoising", "decoding"])
+FRAMES = st.one_of(
+    st.builds(p.Load, model=TEXT, path=TEXT, embedded=st.booleans()),
+    st.just(p.Unload()),
+    st.builds(
+        p.Run,
+        attempt=INT,
+        model=TEXT,
+        prompt=TEXT,
+        negative_prompt=st.none() | TEXT,
+        seeds=st.lists(INT, max_size=5).map(tuple),
+        width=INT,
+        height=INT,
+        steps=INT,
+        guidance=FLOAT,
+        low_ram=st.booleans(),
+    ),
+    st.builds(p.Cancel, attempt=INT),
+    st.just(p.Shutdown()),
+    st.builds(
+        p.Ready,
+        pid=INT,
+        device=TEXT,
+        device_name=TEXT,
+        precision=TEXT,
+        blas=TEXT,
+        blas_fast=st.booleans(),
+        versions=st.dictionaries(TEXT, TEXT, max_size=3),
+    ),
+    st.builds(p.Beat, active_bytes=INT, peak_bytes=INT),
+    st.builds(p.Loaded, model=TEXT, seconds=FLOAT, active_bytes=INT),
+    st.builds(p.LoadFailed, model=TEXT, code=TEXT, message=TEXT),
+    st.just(p.Unloaded()),
+    st.builds(p.StageChanged, attempt=INT, stage=STAGE),
+    st.builds(p.StepDone, attempt=INT, image=NATURAL, step=NATURAL, steps=st.integers(1, 2**31)),
+    st.builds(
+        p.ImageDone,
+        attempt=INT,
+        index=NATURAL,
+        seed=NATURAL,
+        width=st.integers(1, 2**31),
+        height=st.integers(1, 2**31),
+    ),
+    st.builds(p.RunDone, attempt=INT, encode_seconds=FLOAT, denoise_seconds=FLOAT, decode_seconds=FLOAT),
+    st.builds(p.RunStopped, attempt=INT),
+    st.builds(p.RunFailed, attempt=INT, code=TEXT, message=TEXT),
+)
+CANCEL = p.encode(p.Cancel(attempt=3))
+
+
+def decode(data: bytes) -> tuple[p.Frame, list[bytes]]:
+    """A frame as a receiver takes it apart."""
+    end = p.PREFIX_LENGTH + p.header_length(data[: p.PREFIX_LENGTH])
+    header = p.decode_header(data[p.PREFIX_LENGTH : end])
+    blobs = []
+    for length in header.blob_lengths:
+        blobs.append(data[end : end + length])
+        end += length
+    assert end == len(data)
+    return header.frame, blobs
+
+
+def framed(*header: object) -> bytes:
+    return msgspec.msgpack.encode(list(header))
+
+
+@given(frame=FRAMES, blobs=st.lists(st.binary(max_size=64), max_size=p.MAX_BLOBS))
+def test_every_frame_comes_out_as_it_went_in(frame: p.Frame, blobs: list[bytes]) -> None:
+    assert decode(p.encode(frame, blobs)) == (frame, blobs)
+
+
+@given(frame=FRAMES, data=st.data())
+def test_truncated_header_is_a_protocol_error(frame: p.Frame, data: st.DataObject) -> None:
+    header = p.encode(frame)[p.PREFIX_LENGTH :]
+    cut = data.draw(st.integers(0, len(header) - 1))
+    with pytest.raises(p.ProtocolError):
+        p.decode_header(header[:cut])
+
+
+@given(st.binary(max_size=200))
+def test_junk_is_a_frame_or_a_protocol_error(junk: bytes) -> None:
+    try:
+        header = p.decode_header(junk)
+    except p.ProtocolError:
+        return
+    assert attrs.has(type(header.frame))
+
+
+@given(frame=FRAMES, data=st.data())
+def test_flipped_byte_is_a_frame_or_a_protocol_error(frame: p.Frame, data: st.DataObject) -> None:
+    header = bytearray(p.encode(frame)[p.PREFIX_LENGTH :])
+    header[data.draw(st.integers(0, len(header) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        decoded = p.decode_header(bytes(header))
+    except p.ProtocolError:
+        return
+    assert all(0 <= length <= p.MAX_BLOB for length in decoded.blob_lengths)
+
+
+@given(st.binary(min_size=4, max_size=4))
+def test_only_lengths_within_the_cap_pass(prefix: bytes) -> None:
+    (length,) = struct.unpack(">I", prefix)
+    if 0 < length <= p.MAX_HEADER:
+        assert p.header_length(prefix) == length
+    else:
+        with pytest.raises(p.ProtocolError):
+            p.header_length(prefix)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        framed("Nonsense", {}, []),
+        framed("Cancel", {}, []),
+        framed("Cancel", {"attempt": "3"}, []),
+        framed("Cancel", {"attempt": 3}, [-1]),
+        framed("Cancel", {"attempt": 3}, [p.MAX_BLOB + 1]),
+        framed("Cancel", {"attempt": 3}, [1] * (p.MAX_BLOBS + 1)),
+        framed("Cancel", {"attempt": 3}),
+        framed("StageChanged", {"attempt": 3, "stage": "napping"}, []),
+        framed("StepDone", {"attempt": 3, "image": 0, "step": 1, "steps": 0}, []),
+        framed("ImageDone", {"attempt": 3, "index": -1, "seed": 1, "width": 64, "height": 64}, []),
+        b"\x91" * 100_000,
+        b"",
+    ],
+    ids=lambda header: repr(header[:24]),
+)
+def test_header_that_is_none_of_ours_is_a_protocol_error(header: bytes) -> None:
+    with pytest.raises(p.ProtocolError):
+        p.decode_header(header)
+
+
+def test_sender_keeps_to_the_receivers_caps() -> None:
+    message = "x" * p.MAX_HEADER
+    with pytest.raises(p.ProtocolError, match="too large"):
+        p.encode(p.RunFailed(attempt=1, code="c", message=message))
+    with pytest.raises(p.ProtocolError, match="too large"):
+        p.encode(p.Unloaded(), [b""] * (p.MAX_BLOBS + 1))
+    with pytest.raises(p.ProtocolError, match="too large"):
+        p.encode(p.Unloaded(), [bytes(p.MAX_BLOB + 1)])
+
+
+@pytest.mark.parametrize("frame", [p.Load(model="\ud800", path=""), p.Cancel(attempt=2**64)], ids=["surrogate", "int"])
+def test_what_messagepack_cannot_say_is_a_protocol_error(frame: p.Frame) -> None:
+    with pytest.raises(p.ProtocolError, match="cannot be encoded"):
+        p.encode(frame)
+
+
+def test_error_text_holds_nothing_of_the_frame() -> None:
+    with pytest.raises(p.ProtocolError) as caught:
+        p.decode_header(framed("Cancel", {"attempt": "a secret prompt"}, []))
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None

@@ -1,0 +1,149 @@
+"""The real worker process: when it ends, and what its libraries may do to it."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import attrs
+import psutil
+import pytest
+import trio
+
+from mflux_api.engine import protocol as p
+from mflux_api.engine.client import LocalEngineOptions
+from tests.engine.contract import RUN, load, until
+from tests.engine.test_child import death, running
+
+
+@contextmanager
+def worker() -> Iterator[subprocess.Popen[bytes]]:
+    """A worker whose pipes this test holds itself."""
+    with subprocess.Popen(LocalEngineOptions().command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(process: subprocess.Popen[bytes], kind: type[p.Event]) -> p.Frame:
+    """The next frame of that kind, read without any care for time: the worker beats."""
+    assert process.stdout is not None
+    while True:
+        header = p.decode_header(process.stdout.read(p.header_length(process.stdout.read(p.PREFIX_LENGTH))))
+        process.stdout.read(sum(header.blob_lengths))
+        if isinstance(header.frame, kind):
+            return header.frame
+
+
+def test_worker_leaves_at_end_of_file_also_while_it_imports() -> None:
+    with worker() as process:
+        assert process.stdin is not None
+        # The first beat comes from the control thread, which is started before the slow imports.
+        read_until(process, p.Beat)
+        process.stdin.close()
+        assert process.wait(timeout=1.5) == 0
+
+
+def test_worker_leaves_at_end_of_file_in_the_middle_of_a_run(tmp_path: Path) -> None:
+    with worker() as process:
+        assert process.stdin is not None
+        read_until(process, p.Ready)
+        process.stdin.write(p.encode(p.Load(model="demo", path=str(tmp_path / "demo"), embedded=True)))
+        process.stdin.write(p.encode(attrs.evolve(RUN, steps=200)))
+        process.stdin.flush()
+        read_until(process, p.StepDone)
+        process.stdin.close()
+        assert process.wait(timeout=1.5) == 0
+
+
+def test_worker_that_is_told_nonsense_ends_instead_of_going_deaf() -> None:
+    with worker() as process:
+        assert process.stdin is not None
+        read_until(process, p.Beat)
+        process.stdin.write(b"\0\0\0\1\xff")
+        process.stdin.flush()
+        assert process.wait(timeout=5) == 1
+
+
+async def test_killed_worker_is_found_at_once_and_named() -> None:
+    async with running() as engine:
+        os.kill(engine.pid, signal.SIGKILL)
+        with trio.fail_after(1.0):
+            assert await death(engine) == "killed by SIGKILL"
+    assert not psutil.Process().children()
+
+
+async def test_stopped_worker_is_found_by_its_silence_and_reaped() -> None:
+    async with running(LocalEngineOptions(heartbeat_timeout=2.0)) as engine:
+        os.kill(engine.pid, signal.SIGSTOP)
+        assert await death(engine) == "no sign of life for 2 s"
+        with trio.fail_after(1.0):
+            await engine.aclose(force=True)
+    assert not psutil.Process().children()
+
+
+INTRUDER = """
+import builtins, os, subprocess, sys, socket
+from mflux_api.engine import worker
+from mflux_api.engine.worker import Worker
+
+def connect(*_): raise SystemExit("the network")
+socket.socket.connect = connect
+
+def load(self, command, stock=Worker._load):
+    print("Loading", "x" * 100_000, flush=True)
+    os.write(1, b"raw")
+    subprocess.run(["echo", "from a child of the child"], check=True)
+    assert sys.stdin.read() == ""
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    stock(self, command)
+Worker._load = load
+worker.main()
+"""
+
+
+async def test_what_the_model_code_prints_and_reads_touches_no_frame_and_it_has_no_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    options = LocalEngineOptions(command=(sys.executable, "-P", "-c", INTRUDER))
+    async with running(options) as engine:
+        await load(engine, p.Load(model="demo", path=str(tmp_path / "demo"), embedded=True))
+        await engine.send(RUN)
+        done = await until(engine, p.RunDone, p.RunFailed)
+    assert isinstance(done[-1].event, p.RunDone)
+    if engine.info.device == "cpu":
+        assert list((tmp_path / "tmp").iterdir()) == [], "it compiled something"
+
+
+PARENT = """
+import sys, trio
+from pathlib import Path
+from mflux_api import Settings, open_service
+from mflux_api.config import GenerationSettings, ModelSettings
+
+async def main(folder):
+    settings = Settings(models=ModelSettings(cache_dir=folder / "models"),
+                        generation=GenerationSettings(output_dir=folder / "output"))
+    async with open_service(settings) as service:
+        while (engine := await service._gateway.engine()).info is None:
+            await trio.sleep(0.05)
+        print(engine.info.pid, flush=True)
+        await trio.sleep_forever()
+
+trio.run(main, Path(sys.argv[1]))
+"""
+
+
+def test_killed_service_leaves_no_engine_behind(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-P", "-c", PARENT, str(tmp_path)], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.kill()
+    _, alive = psutil.wait_procs([child], timeout=2.0)
+    assert not alive

@@ -1,0 +1,74 @@
+"""The documents fail when they fall behind the code."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mflux_api
+from mflux_api.errors import all_errors
+from tests.api.server import ROOT, clean_environment
+from tools.error_table import DOCUMENT, written
+
+
+def test_error_table_is_made_from_the_errors() -> None:
+    text = DOCUMENT.read_text("utf-8")
+    assert written(text) == text, "run: uv run python -m tools.error_table"
+    assert all(f"`{error.code}`" in text for error in all_errors())
+
+
+def test_error_codes_are_unique_and_statuses_agree_with_the_contract() -> None:
+    codes = [error.code for error in all_errors()]
+    assert len(codes) == len(set(codes))
+    assert {error.status for error in all_errors()} <= {400, 401, 403, 404, 405, 408, 409, 410, 413, 500, 501, 503}
+
+
+def test_every_route_is_documented_in_openapi_and_in_the_docs() -> None:
+    from mflux_api.http.openapi import OPERATIONS
+
+    text = DOCUMENT.read_text("utf-8")
+    for operation in OPERATIONS:
+        path = operation.path.replace("{job_id}", "{id}").replace("{model_id}", "{id}").replace("{index}", "{n}")
+        assert path in text or path.removeprefix("/sdapi/v1") in text, path
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/embedding.md"])
+def test_embedding_example_runs_as_printed(name: str, tmp_path: Path) -> None:
+    text = (ROOT / name).read_text("utf-8")
+    (example,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "trio.run(main)" in block]
+    script = tmp_path / "example.py"
+    script.write_text(example, "utf-8")
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=clean_environment(), capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 0, done.stderr
+    assert ".png" in done.stdout
+    assert "denoising" in done.stdout
+
+
+def test_public_names_all_resolve() -> None:
+    assert sorted(mflux_api.__all__) == mflux_api.__all__
+    assert all(getattr(mflux_api, name) is not None for name in mflux_api.__all__)
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text("utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_readme_commands_are_the_two_of_the_project() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert 'pip install uv && uv run mflux-api generate "a beautiful sunset over mountains" --model demo' in text
+    assert "pip install uv && uv run pytest" in text
+    assert "uv run pytest" in (ROOT / ".ci" / "run").read_text("utf-8")
+
+
+def test_promises_name_tests_that_exist() -> None:
+    text = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
+    proofs = re.findall(r"`(tests/[^`:]+)::(\w+)`", text)
+    assert proofs
+    for file, test in proofs:
+        assert f"def {test}(" in (ROOT / file).read_text("utf-8"), f"{file}::{test}"
