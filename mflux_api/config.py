@@ -75,7 +75,7 @@ class EngineSettings:
 
     start_timeout_seconds: Seconds = 60.0
     step_timeout_seconds: Seconds = 300.0
-    heartbeat_seconds: Seconds = 10.0
+    heartbeat_seconds: Annotated[float, Meta(ge=2.0)] = 10.0
     preload: bool = False
 
 

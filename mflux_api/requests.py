@@ -76,6 +76,12 @@ def convert(body: Mapping[str, Any], target: type[T], *, strict: bool = True) ->
     """
     known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
     cleaned = {name: _stripped(name, value) for name, value in body.items() if name in known and value is not None}
+    for name in ("prompt", "negative_prompt"):
+        if isinstance(text := cleaned.get(name), str) and not _is_unicode(text):
+            raise InvalidParameter(
+                f"'{name}' is invalid: expected Unicode text without lone surrogates",
+                {"field": name, "value": "…", "limit": "Unicode text"},
+            )
     try:
         return msgspec.convert(cleaned, target, strict=strict)
     except msgspec.ValidationError as error:
@@ -112,6 +118,14 @@ def _invalid(message: str, body: Mapping[str, Any], target: type[Any]) -> Invali
         f"'{field}' is invalid: expected {reason}",
         {"field": field, "value": value, "limit": reason.partition(", got")[0], **_bounds(target, field)},
     )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _shown(value: Any) -> Any:

@@ -23,7 +23,7 @@ from mflux_api import (
     Status,
     open_service,
 )
-from mflux_api.actors.scheduler import Scheduler
+from mflux_api.actors.job_queue import JobQueue
 from mflux_api.actors.stats import Stats
 from mflux_api.errors import GenerationFailed, InvalidModel, InvalidParameter, JobNotFound, ServiceRestarting
 from tests.actors.bench import ended, gateway, images, request, rgb, scripted_service, settings
@@ -91,7 +91,7 @@ async def test_tree_that_cannot_start_is_one_service_failed(tmp_path: Path, monk
 async def broken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     """A service whose scheduler dies at every question; the block is entered when the tree has given up."""
     async with scripted_service(folder, Script()) as service:
-        monkeypatch.setattr(Scheduler, "_live", lambda _: 1 / 0)
+        monkeypatch.setattr(JobQueue, "live", lambda _: 1 / 0)
         try:
             while True:
                 with suppress(ServiceRestarting):

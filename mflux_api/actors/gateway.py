@@ -19,6 +19,9 @@ from mflux_api.jobs import Finished, Job, Progress, Stage, Status, StoredImage
 from mflux_api.requests import GenerateRequest, check_supported, find_model, resolve, validate
 from mflux_api.storage.repository import Page, Totals
 
+RETRY_SECONDS = 0.05
+"""Before a question is put again to an actor that is being restarted."""
+
 T = TypeVar("T")
 M = TypeVar("M")
 
@@ -129,14 +132,14 @@ class Gateway:
     async def finished(self, job_id: str) -> Job:
         """Wait until a job has ended and return it."""
         while True:
-            async with await self.follow(job_id) as stream:
-                try:
+            try:
+                async with await self.follow(job_id) as stream:
                     async for logged in stream:
                         if isinstance(logged.event, Finished):
                             return logged.event.job
-                except ServiceRestarting:
-                    # The hub was restarted under us; the job goes on.
-                    await trio.lowlevel.checkpoint()
+            except ServiceRestarting:
+                # A part of the service was restarted under us; the job goes on.
+                await trio.sleep(RETRY_SECONDS)
 
     async def image_bytes(self, image: StoredImage) -> bytes:
         """Read a finished image's PNG file.

@@ -13,7 +13,9 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address
 from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import DiskFull, InternalError, ServiceError
+from mflux_api.estimates import Estimates
 from mflux_api.jobs import Job, Progress, ProgressTracker, Stage, StoredImage, Timings
+from mflux_api.requests import GenerateRequest
 from mflux_api.storage.files import ImageFiles
 
 logger = logging.getLogger(__name__)
@@ -43,6 +45,8 @@ class Painter:
         self._generator = generator
         self._files = files
         self._encoders = encoders
+        self.estimates = Estimates()
+        """What the attempts so far have taught about how long jobs take."""
         self._attempts = itertools.count(1)
 
     async def paint(self, job: Job, tracker: ProgressTracker, images: list[StoredImage], publish: Publish) -> Timings:
@@ -128,16 +132,20 @@ class Painter:
         images: list[StoredImage],
         publish: Publish,
     ) -> None:
+        stopwatch = Stopwatch(self.estimates, job.request)
         with reports:
             async for report in reports:
                 match report:
                     case m.Entered():
+                        stopwatch.stage_began()
                         publish(tracker.stage(Stage(report.stage)))
                     case m.Stepped():
+                        stopwatch.step_done()
                         publish(tracker.step(report.step, report.steps))
                     case m.Painted():
                         publish(tracker.stage(Stage.SAVING))
                         images.append(await self._save(job, report))
+                        stopwatch.image_saved()
                         publish(tracker.image_saved(len(images)))
                     case _:
                         assert_never(report)
@@ -164,6 +172,33 @@ class Painter:
             self.discard([stored])
             raise
         return stored
+
+
+class Stopwatch:
+    """Measures one run for the estimates: each step, and what an image takes besides."""
+
+    def __init__(self, estimates: Estimates, request: GenerateRequest) -> None:
+        self._estimates = estimates
+        self._request = request
+        self._image_began = self._last = trio.current_time()
+        self._stepping = 0.0
+
+    def stage_began(self) -> None:
+        """The engine entered another stage."""
+        self._last = trio.current_time()
+
+    def step_done(self) -> None:
+        """A denoising step ended."""
+        now = trio.current_time()
+        self._estimates.add_step(self._request, now - self._last)
+        self._stepping += now - self._last
+        self._last = now
+
+    def image_saved(self) -> None:
+        """An image is on disk."""
+        now = trio.current_time()
+        self._estimates.add_rest(self._request, now - self._image_began - self._stepping)
+        self._image_began, self._stepping = now, 0.0
 
 
 def _save_error(error: OSError) -> ServiceError:

@@ -4,16 +4,18 @@ Its receive loop only decides. Every accepted, running or cancelled job has a ta
 nursery that does the asking; a running job's cancel scope is the job.
 """
 
-import itertools
 import logging
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from typing import assert_never
 
 import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
+from mflux_api.actors.job_queue import Entry, JobQueue
+from mflux_api.actors.mailbox import ActorGone, Address, Ask, Mailbox, MailboxFull
 from mflux_api.actors.painting import Painter, SaveFailed
 from mflux_api.config import SchedulerSettings
 from mflux_api.engine.interface import EngineDied
@@ -26,30 +28,13 @@ from mflux_api.errors import (
     ServiceError,
     ShuttingDown,
 )
-from mflux_api.jobs import Failure, Finished, Job, Progress, ProgressTracker, Status, StoredImage, new_job_id
+from mflux_api.jobs import Failure, Finished, Job, Progress, Status, new_job_id
 from mflux_api.supervisor import Started
 
 logger = logging.getLogger(__name__)
 
 MAX_SERVICE_DEATHS = 5
-
-
-@attrs.define(eq=False)
-class _Entry:
-    """A job that is not finished, as the scheduler knows it."""
-
-    job: Job
-    number: int
-    """Order of acceptance; a job that goes back to the queue keeps its place."""
-    tracker: ProgressTracker
-    images: list[StoredImage] = attrs.field(factory=list)
-    scope: trio.CancelScope | None = None
-    """Set while it runs."""
-    kept: trio.Event = attrs.field(factory=trio.Event)
-    """Set once the store has it."""
-    finishing: bool = False
-    """Somebody is committing its end; nobody else may."""
-    finished: trio.Event = attrs.field(factory=trio.Event)
+STORE_RETRY_SECONDS = 1.0
 
 
 class Scheduler:
@@ -77,9 +62,7 @@ class Scheduler:
 
     async def run(self, status: Started) -> None:
         """Take up what the store has unfinished, then serve the mailbox until cancelled."""
-        self._entries: dict[str, _Entry] = {}
-        self._queue: list[_Entry] = []
-        self._numbers = itertools.count()
+        self._queue = JobQueue(self._painter.estimates)
         self._active = 0
         self._degraded = False
         self._drains: list[m.Drain] = []
@@ -98,14 +81,14 @@ class Scheduler:
             case m.CancelJob():
                 self._nursery.start_soon(self._cancel_and_answer, message)
             case m.Abandon():
-                self._nursery.start_soon(self._cancel, message.job_id)
+                self._nursery.start_soon(self._abandon, message.job_id)
             case m.GetLive():
-                message.reply.ok(self._live())
+                message.reply.ok(self._queue.live())
             case m.GetLoad():
                 message.reply.ok(
                     m.Load(
                         active=self._active,
-                        queued=self._waiting(),
+                        queued=self._queue.accepted(),
                         draining=self._draining,
                         degraded=self._degraded,
                     )
@@ -132,7 +115,7 @@ class Scheduler:
             created_at=datetime.now(UTC),
             synchronous=message.synchronous,
         )
-        entry = self._enter(job)
+        entry = self._queue.enter(job)
         self._nursery.start_soon(self._keep, entry, message)
 
     def _refusal(self) -> ServiceError | None:
@@ -140,53 +123,43 @@ class Scheduler:
             return ShuttingDown("The service is shutting down and takes no new work")
         if self._degraded:
             return EngineUnavailable("The engine does not start; see GET /api/v1/health and the log")
-        if self._waiting() >= self._settings.max_queue:
+        if self._queue.accepted() >= self._settings.max_queue:
             return QueueFull(
                 f"The queue is full ({self._settings.max_queue} jobs); try again later",
                 {"max_queue": self._settings.max_queue},
             )
         return None
 
-    def _waiting(self) -> int:
-        """Jobs that are queued or on their way into the store."""
-        return sum(entry.scope is None and not entry.finishing for entry in self._entries.values())
-
-    def _enter(self, job: Job) -> _Entry:
-        entry = _Entry(job=job, number=next(self._numbers), tracker=ProgressTracker(job))
-        self._entries[job.id] = entry
-        return entry
-
-    async def _keep(self, entry: _Entry, message: m.Submit) -> None:
+    async def _keep(self, entry: Entry, message: m.Submit) -> None:
         try:
             await self._store.ask(m.Insert(job=entry.job))
         except (ServiceError, ActorGone) as error:
-            del self._entries[entry.job.id]
+            self._queue.forget(entry)
             entry.kept.set()
             message.reply.fail(error)
             return
-        self._line_up(entry)
+        # Not lossy, unlike later progress: it opens the job's log, which followers need.
+        await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest))
+        position = self._queue.line_up(entry)
         entry.kept.set()
-        self._publish(entry.tracker.latest)
-        told = message.reply.ok(m.Accepted(job=entry.job, position=self._queue.index(entry) + 1))
+        told = message.reply.ok(m.Accepted(job=entry.job, position=position))
         # When whoever submitted is gone, an async job stays: it was accepted, and its id may be read elsewhere.
         if entry.job.synchronous and not told:
-            self._nursery.start_soon(self._cancel, entry.job.id)
+            self._nursery.start_soon(self._abandon, entry.job.id)
         self._dispatch()
-
-    def _line_up(self, entry: _Entry) -> None:
-        self._queue.append(entry)
-        self._queue.sort(key=lambda waiting: waiting.number)
 
     # --- running ---
 
     def _dispatch(self) -> None:
-        while self._queue and self._active < self._slots and not self._draining:
-            entry = self._queue.pop(0)
+        while self._active < self._slots and not self._draining:
+            entry = self._queue.next()
+            if entry is None:
+                return
             entry.scope = trio.CancelScope()
             self._active += 1
             self._nursery.start_soon(self._work, entry, entry.scope)
 
-    async def _work(self, entry: _Entry, scope: trio.CancelScope) -> None:
+    async def _work(self, entry: Entry, scope: trio.CancelScope) -> None:
         try:
             with scope:
                 await self._run(entry)
@@ -200,17 +173,17 @@ class Scheduler:
         self._answer_drains()
         self._dispatch()
 
-    async def _run(self, entry: _Entry) -> None:
-        entry.job = await self._store.ask(m.Begin(job_id=entry.job.id))
+    async def _run(self, entry: Entry) -> None:
+        entry.job = await self._written(partial(m.Begin, job_id=entry.job.id))
         entry.tracker.begin_attempt(entry.job.attempts + 1)
         entry.images.clear()
         try:
             timings = await self._painter.paint(entry.job, entry.tracker, entry.images, self._publish)
         except EngineDied as died:
             logger.warning("job %s: the engine died (%s)", entry.job.id, died.reason)
-            await self._again(entry, m.Requeue(job_id=entry.job.id, engine_died=True))
+            await self._again(entry, partial(m.Requeue, job_id=entry.job.id, engine_died=True))
         except ActorGone:
-            await self._again(entry, m.Requeue(job_id=entry.job.id, service_died=True))
+            await self._again(entry, partial(m.Requeue, job_id=entry.job.id, service_died=True))
         except SaveFailed as failed:
             await self._fail(entry, failed.error)
         except ServiceError as error:
@@ -223,9 +196,9 @@ class Scheduler:
         else:
             await self._finish(entry, m.Completed(images=tuple(entry.images), timings=timings))
 
-    async def _again(self, entry: _Entry, requeue: m.Requeue) -> None:
+    async def _again(self, entry: Entry, requeue: Callable[[], m.Requeue]) -> None:
         # A cancelled job's scope lets this question not pass; but it may be cancelled after the answer was given.
-        entry.job = await self._store.ask(requeue)
+        entry.job = await self._written(requeue)
         if entry.finishing:
             return
         self._painter.discard(entry.images)
@@ -235,7 +208,7 @@ class Scheduler:
             await self._fail(entry, exhausted)
             return
         self._publish(entry.tracker.back_to_queue())
-        self._line_up(entry)
+        self._queue.line_up(entry)
 
     def _exhausted(self, job: Job) -> ServiceError | None:
         if job.attempts >= self._settings.max_attempts:
@@ -252,19 +225,28 @@ class Scheduler:
 
     # --- endings ---
 
-    async def _finish(self, entry: _Entry, outcome: m.Outcome) -> None:
+    async def _finish(self, entry: Entry, outcome: m.Outcome) -> None:
         """Commit the end and tell the world; only the first caller does anything."""
         if entry.finishing:
             return
         entry.finishing = True
-        entry.job = await self._store.ask(m.Finish(job_id=entry.job.id, outcome=outcome))
+        entry.job = await self._written(partial(m.Finish, job_id=entry.job.id, outcome=outcome))
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job)))
-        del self._entries[entry.job.id]
+        self._queue.forget(entry)
         entry.finished.set()
         self._count(entry.job.status.value)
         self._answer_drains()
 
-    async def _fail(self, entry: _Entry, error: ServiceError) -> None:
+    async def _written(self, change: Callable[[], Ask[Job]]) -> Job:
+        """Have the store change a job. What it cannot write now, on a full disk, it is asked to write again."""
+        while True:
+            try:
+                return await self._store.ask(change())
+            except ServiceError as error:
+                logger.warning("a job's state cannot be stored (%s); trying again", error.code)
+                await trio.sleep(STORE_RETRY_SECONDS)
+
+    async def _fail(self, entry: Entry, error: ServiceError) -> None:
         outcome = m.Failed(
             failure=Failure.of(error), images=tuple(entry.images), progress=entry.tracker.latest.progress
         )
@@ -273,21 +255,26 @@ class Scheduler:
     async def _cancel_and_answer(self, message: m.CancelJob) -> None:
         try:
             message.reply.ok(await self._cancel(message.job_id))
-        except ActorGone as error:
+        except (ServiceError, ActorGone) as error:
             message.reply.fail(error)
 
+    async def _abandon(self, job_id: str) -> None:
+        try:
+            await self._cancel(job_id)
+        except ServiceError as error:
+            logger.debug("an abandoned job needs no cancelling: %s", error.code)
+
     async def _cancel(self, job_id: str) -> Job | None:
-        entry = self._entries.get(job_id)
+        entry = self._queue.get(job_id)
         if entry is None:
             return await self._store.ask(m.GetJob(job_id=job_id))
         await entry.kept.wait()
         if entry.finishing:
             await entry.finished.wait()
             return entry.job
-        if self._entries.get(job_id) is not entry:
+        if self._queue.get(job_id) is not entry:
             return None
-        if entry in self._queue:
-            self._queue.remove(entry)
+        self._queue.take(entry)
         if entry.scope is not None:
             # The task ends at its next checkpoint; by then the job is taken, and it cannot finish it any more.
             entry.scope.cancel()
@@ -298,42 +285,42 @@ class Scheduler:
         """After a start: requeue what was running, and publish every end that nobody heard of."""
         for job in await self._store.ask(m.Unfinished()):
             if job.status is Status.GENERATING:
-                job = await self._store.ask(m.Requeue(job_id=job.id, service_died=True))
-            entry = self._enter(job)
+                job = await self._written(partial(m.Requeue, job_id=job.id, service_died=True))
+            entry = self._queue.enter(job)
             entry.kept.set()
             exhausted = self._exhausted(job)
             if exhausted is not None:
                 await self._fail(entry, exhausted)
                 continue
-            self._publish(entry.tracker.latest)
-            self._line_up(entry)
+            await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
+            self._queue.line_up(entry)
         for job_id in await self._hub.ask(m.OpenLogs()):
-            if job_id not in self._entries:
-                finished = await self._store.ask(m.GetJob(job_id=job_id))
-                if finished is not None and finished.status.terminal:
-                    await self._hub.tell(m.Publish(job_id=job_id, event=Finished(job=finished)))
+            if self._queue.get(job_id) is None:
+                await self._publish_end(job_id)
+
+    async def _publish_end(self, job_id: str) -> None:
+        try:
+            job = await self._store.ask(m.GetJob(job_id=job_id))
+        except ServiceError as error:
+            logger.warning("job %s: its end cannot be told (%s)", job_id, error.code)
+            return
+        if job is not None and job.status.terminal:
+            await self._hub.tell(m.Publish(job_id=job_id, event=Finished(job=job)))
 
     def _answer_drains(self) -> None:
-        if self._active == 0 and not any(entry.finishing for entry in self._entries.values()):
+        if self._active == 0 and not any(entry.finishing for entry in self._queue):
             while self._drains:
                 self._drains.pop().reply.ok(None)
 
     # --- telling ---
 
-    def _live(self) -> dict[str, m.Live]:
-        running = [entry for entry in self._entries.values() if entry.scope is not None]
-        positions = {entry.job.id: place for place, entry in enumerate(self._queue, start=1)}
-        return {
-            entry.job.id: m.Live(progress=entry.tracker.latest, position=positions.get(entry.job.id))
-            for entry in (*running, *self._queue)
-        }
-
     def _publish(self, progress: Progress) -> None:
-        entry = self._entries.get(progress.id)
+        entry = self._queue.get(progress.id)
         if entry is None or entry.finishing:
             return
+        timed = attrs.evolve(progress, eta_seconds=self._queue.etas().get(progress.id))
         try:
-            self._hub.tell_now(m.Publish(job_id=progress.id, event=progress))
+            self._hub.tell_now(m.Publish(job_id=progress.id, event=timed))
         except (MailboxFull, ActorGone):
             logger.debug("a progress event was dropped")
 

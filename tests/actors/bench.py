@@ -11,7 +11,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.gateway import Gateway
 from mflux_api.actors.generator import Generator, GeneratorOptions
 from mflux_api.actors.mailbox import Address, Mailbox
-from mflux_api.config import GenerationSettings, ModelSettings, SchedulerSettings, Settings
+from mflux_api.config import GenerationSettings, JobSettings, ModelSettings, SchedulerSettings, Settings
 from mflux_api.engine.protocol import Run
 from mflux_api.jobs import Finished, Job, JobEvent, Progress, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
@@ -95,21 +95,24 @@ def request(seed: int = 5, *, num_images: int = 1, prompt: str = "a red house") 
     return attrs.evolve(REQUEST, seed=seed, num_images=num_images, prompt=prompt)
 
 
-def settings(folder: Path, **scheduler: float) -> Settings:
+def settings(folder: Path, *, keep: int = 1000, **scheduler: float) -> Settings:
     """Settings with every path below a folder."""
     return Settings(
         models=ModelSettings(cache_dir=folder / "models"),
         generation=GenerationSettings(output_dir=folder / "output"),
+        jobs=JobSettings(keep_completed=keep),
         scheduler=attrs.evolve(SchedulerSettings(), **scheduler),  # type: ignore[arg-type]
     )
 
 
 @asynccontextmanager
-async def scripted_service(folder: Path, script: Script, **scheduler: float) -> AsyncIterator[Service]:
+async def scripted_service(
+    folder: Path, script: Script, *, keep: int = 1000, **scheduler: float
+) -> AsyncIterator[Service]:
     """A service over scripted engines in real time; when the block ends nothing of it is left."""
     before = trio.lowlevel.current_statistics().tasks_living
     with trio.fail_after(PATIENCE):
-        async with open_service(settings(folder, **scheduler), start_engine=script.start) as service:
+        async with open_service(settings(folder, keep=keep, **scheduler), start_engine=script.start) as service:
             yield service
     assert script.alive == 0
     assert trio.lowlevel.current_statistics().tasks_living == before

@@ -9,8 +9,9 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Address, Ask
-from mflux_api.errors import JobNotFound
+from mflux_api.errors import JobGone, JobNotFound
 from mflux_api.jobs import Job, Status
+from mflux_api.service import Service
 from mflux_api.storage.memory import MemoryRepository
 from tests.actors.bench import (
     checked,
@@ -147,6 +148,25 @@ async def test_cancel_of_an_unknown_job_says_so(tmp_path: Path) -> None:
     async with scripted_service(tmp_path, Script()) as service:
         with pytest.raises(JobNotFound):
             await service.cancel("0" * 12)
+
+
+async def test_cancel_of_a_job_that_retention_removed_says_so_and_harms_nobody(tmp_path: Path) -> None:
+    async with scripted_service(tmp_path, Script(), keep=1) as service:
+        job, _ = [await ended(service, (await service.submit(request())).id) for _ in range(2)]
+        await eventually(lambda: _gone(service, job.id))
+        with pytest.raises(JobGone):
+            await service.cancel(job.id)
+        gateway(service).abandon(job.id)
+        assert (await gateway(service).load()).active == 0
+        assert (await ended(service, (await service.submit(request())).id)).service_deaths == 0
+
+
+async def _gone(service: Service, job_id: str) -> bool:
+    try:
+        await service.job(job_id)
+    except JobGone:
+        return True
+    return False
 
 
 async def test_synchronous_job_whose_submitter_went_away_is_cancelled(

@@ -13,9 +13,9 @@ import trio
 from mflux_api import jobs
 from mflux_api.actors.event_hub import _Boot
 from mflux_api.actors.generator import Generator
+from mflux_api.actors.job_queue import JobQueue
 from mflux_api.actors.model_loader import ModelLoader
 from mflux_api.actors.painting import Painter
-from mflux_api.actors.scheduler import Scheduler
 from mflux_api.errors import ServiceRestarting
 from mflux_api.jobs import Job, Status
 from mflux_api.service import open_service
@@ -63,7 +63,7 @@ async def provoke(question: Any) -> None:
 @pytest.mark.parametrize(
     ("owner", "method", "question"),
     [
-        (Scheduler, "_live", "live"),
+        (JobQueue, "live", "live"),
         (Generator, "_state", "engine"),
         (ModelLoader, "_residency", "residency"),
         (_Boot, "subscribe", "follow"),
@@ -115,7 +115,7 @@ async def test_follower_of_a_job_sees_one_end_across_a_crash_of_the_scheduler(tm
         for _ in range(3):
             nursery.start_soon(follow)
         await hold.reached.wait()
-        with crash(Scheduler, "_live"):
+        with crash(JobQueue, "live"):
             await provoke(gateway(service).live)
         hold.release.set()
         ended_job = (await service.result(job.id)).job
@@ -131,7 +131,7 @@ async def test_images_of_an_attempt_that_a_crash_ended_are_removed(tmp_path: Pat
         await hold.reached.wait()
         await eventually(lambda: images(tmp_path) == [f"{job.id}-0.png"])
         script.at["run"] = again
-        with crash(Scheduler, "_live"):
+        with crash(JobQueue, "live"):
             await provoke(gateway(service).live)
         await again.reached.wait()
         assert images(tmp_path) == []

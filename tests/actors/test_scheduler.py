@@ -1,15 +1,18 @@
 """The scheduler in a whole service over scripted engines: order, admission, retries, cancellation."""
 
 import errno
+import itertools
 from pathlib import Path
 
 import pytest
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.errors import EngineUnavailable, QueueFull, ShuttingDown
-from mflux_api.jobs import Status, StoredImage
+from mflux_api.actors import scheduler
+from mflux_api.errors import DiskFull, EngineUnavailable, QueueFull, ShuttingDown
+from mflux_api.jobs import Job, Status, StoredImage
 from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.memory import MemoryRepository
 from tests.actors.bench import ended, eventually, gateway, images, request, rgb, scripted_service, seeds_run
 from tests.scripted_engine import Crash, Fail, Hold, Script, pixels
 
@@ -151,6 +154,40 @@ async def test_output_directory_that_is_a_file_fails_jobs_with_a_code(tmp_path: 
         job = await ended(service, (await service.submit(request())).id)
     assert job.failure is not None
     assert job.failure.code == "INTERNAL_ERROR"
+
+
+@pytest.mark.parametrize("write", range(3), ids=["begin", "requeue", "finish"])
+async def test_state_that_cannot_be_stored_is_stored_when_there_is_space_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
+) -> None:
+    monkeypatch.setattr(scheduler, "STORE_RETRY_SECONDS", 0.01)
+    replace = MemoryRepository.replace
+    # An insert is written through the same method: it comes first, and is let through.
+    refused = {1: [1, 2], 2: [2, 3], 3: [4, 5]}[write + 1]
+    calls = itertools.count()
+
+    def full(self: MemoryRepository, job: Job) -> None:
+        if next(calls) in refused:
+            raise DiskFull("scripted")
+        replace(self, job)
+
+    monkeypatch.setattr(MemoryRepository, "replace", full)
+    async with scripted_service(tmp_path, Script(at={"step 0/2": Crash()})) as service:
+        job = await ended(service, (await service.submit(request())).id)
+    assert (job.status, job.attempts, job.service_deaths) == (Status.COMPLETED, 1, 0)
+    assert next(calls) > max(refused)
+
+
+async def test_job_that_cannot_be_kept_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: MemoryRepository, job: Job) -> None:
+        raise DiskFull("scripted")
+
+    async with scripted_service(tmp_path, Script()) as service:
+        with monkeypatch.context() as patch:
+            patch.setattr(MemoryRepository, "insert", full)
+            with pytest.raises(DiskFull):
+                await service.submit(request())
+        assert (await ended(service, (await service.submit(request())).id)).status is Status.COMPLETED
 
 
 # --- drain ---------------------------------------------------------------------------------------------------------

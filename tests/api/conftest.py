@@ -24,7 +24,8 @@ path = "models/demo"
 """The embedded checkpoint under the names that the API document's examples use."""
 
 
-@pytest.fixture(scope="session")
+# Per package: tests elsewhere look at the children of the test process.
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the embedded checkpoint, warm."""
     with serving(tmp_path_factory.mktemp("server"), CUSTOM) as running:
