@@ -26,6 +26,7 @@ from mflux_api.engine.interface import EngineStarter
 from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, by_code
 from mflux_api.jobs import Job, JobEvent, Status, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
+from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.files import ImageFiles
 from mflux_api.storage.memory import MemoryRepository
 from mflux_api.storage.repository import Repository
@@ -263,7 +264,8 @@ class _House:
             loader_box,
             _address(generator_box, m.MODEL_LOADER),
             catalog,
-            embedded_path=str(settings.models.cache_dir / "demo"),
+            Checkpoints(settings.models.cache_dir),
+            preload=settings.models.default if settings.engine.preload else None,
         )
         generator = Generator(
             generator_box,

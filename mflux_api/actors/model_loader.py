@@ -12,9 +12,10 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
-from mflux_api.catalog import Catalog, Model
+from mflux_api.catalog import Catalog
 from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import ModelNotFound, ServiceError
+from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.supervisor import Started
 
 logger = logging.getLogger(__name__)
@@ -28,12 +29,15 @@ class ModelLoader:
         mailbox: Mailbox[m.LoaderMessage],
         generator: Address[m.GeneratorMessage],
         catalog: Catalog,
-        embedded_path: str,
+        checkpoints: Checkpoints,
+        *,
+        preload: str | None = None,
     ) -> None:
         self._mailbox = mailbox
         self._generator = generator
         self._catalog = catalog
-        self._embedded_path = embedded_path
+        self._checkpoints = checkpoints
+        self._preload = preload
         self._ids = itertools.count(1)
         self._reset()
 
@@ -49,6 +53,8 @@ class ModelLoader:
         self._reset()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._grant_in_order)
+            if self._preload is not None:
+                nursery.start_soon(self._load_ahead, self._preload)
             status.started()
             while True:
                 message = await self._mailbox.receive()
@@ -62,6 +68,19 @@ class ModelLoader:
                     case _:
                         assert_never(message)
                 self._changed.set()
+
+    async def _load_ahead(self, alias: str) -> None:
+        """Make a model resident before anybody asks for it, in line with everybody else."""
+        request = m.Acquire(model=alias)
+        self._waiting.append(request)
+        self._changed.set()
+        try:
+            lease = await request.reply.receive(self._mailbox.name)
+        except (ServiceError, EngineDied, ActorGone) as error:
+            logger.warning("model %s cannot be loaded ahead (%s)", alias, type(error).__name__)
+            return
+        self._leases.pop(lease.id, None)
+        self._changed.set()
 
     def _residency(self) -> m.Residency:
         model = self._resident[0] if self._resident is not None else None
@@ -112,19 +131,15 @@ class ModelLoader:
 
     async def _load(self, alias: str) -> float:
         model = self._catalog.get(alias)
-        if model is None:
+        folder = None if model is None else self._checkpoints.folder(model)
+        if model is None or folder is None:
             raise ModelNotFound(f"Model '{alias}' not found", {"model": alias})
         self._resident = None
         self._loading = alias
         try:
-            loaded = await self._generator.ask(
-                m.LoadModel(model=alias, path=self._path(model), embedded=model.embedded)
-            )
+            loaded = await self._generator.ask(m.LoadModel(model=alias, path=str(folder), embedded=model.embedded))
         finally:
             self._loading = None
         self._resident = (alias, loaded.incarnation)
         logger.info("model %s loaded in %.1f s", alias, loaded.seconds)
         return loaded.seconds
-
-    def _path(self, model: Model) -> str:
-        return self._embedded_path if model.path is None else model.path

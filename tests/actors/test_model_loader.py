@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import attrs
 import pytest
@@ -19,6 +20,7 @@ from mflux_api.catalog import Catalog, Model
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.protocol import Ready
 from mflux_api.errors import ModelNotFound, OutOfMemory
+from mflux_api.storage.checkpoints import Checkpoints
 from tests.actors import checkpoints, run_mocked, running
 
 READY = Ready(
@@ -36,7 +38,7 @@ CUSTOM = Model(alias="mine", repo="", base="flux2-klein-4b", description="custom
 class _House:
     """A loader, and a generator that does what it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, preload: str | None = None) -> None:
         self.loader_box: Mailbox[m.LoaderMessage] = Mailbox(m.MODEL_LOADER)
         self.generator_box: Mailbox[m.GeneratorMessage] = Mailbox(m.GENERATOR)
         self.address = Address(self.loader_box, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
@@ -44,7 +46,8 @@ class _House:
             self.loader_box,
             Address(self.generator_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
             Catalog([CUSTOM, attrs.evolve(CUSTOM, alias="other", path="/models/other")]),
-            embedded_path="/cache/demo",
+            Checkpoints(Path("/cache")),
+            preload=preload,
         )
         self.incarnation = 1
         self.up = True
@@ -102,8 +105,8 @@ class _House:
 
 
 @asynccontextmanager
-async def a_house() -> AsyncIterator[tuple[_House, trio.Nursery]]:
-    house = _House()
+async def a_house(preload: str | None = None) -> AsyncIterator[tuple[_House, trio.Nursery]]:
+    house = _House(preload)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(house.generate)
         async with running(house.loader.run):
@@ -118,6 +121,21 @@ async def test_a_lease_says_what_was_loaded_where_and_at_what_cost() -> None:
         house.release("a")
         await house.acquire("b", "demo")
         assert house.loads == ["/models/mine False", "/cache/demo True"]
+
+
+async def test_a_model_loaded_ahead_is_resident_before_anybody_asks_and_leased_to_nobody() -> None:
+    async with a_house(preload="mine") as (house, _):
+        await wait_all_tasks_blocked()
+        assert await house.residency() == m.Residency(model="mine", leases=0, loading=None)
+        await house.acquire("a", "mine")
+        assert house.loads == ["/models/mine False"]
+
+
+async def test_a_model_that_cannot_be_loaded_ahead_harms_nobody() -> None:
+    async with a_house(preload="flux2-klein-9b") as (house, _):
+        await wait_all_tasks_blocked()
+        await house.acquire("a", "mine")
+        assert isinstance(house.got["a"], m.Lease)
 
 
 async def test_a_resident_model_is_shared_and_not_loaded_again() -> None:
