@@ -26,3 +26,12 @@ format:
 pin:
     uv lock --upgrade
     uv run python -m tools.pin
+
+# The tables of docs/performance.md.
+bench:
+    uv run python -m benchmarks.startup
+    uv run python -m benchmarks.health_under_load
+
+# The table of errors in docs/api.md.
+docs:
+    uv run python -m tools.error_table

@@ -10,7 +10,6 @@ from pathlib import Path
 import attrs
 import trio
 
-import mflux_api
 from mflux_api.engine import protocol
 from mflux_api.engine.interface import EngineDied, Received
 from mflux_api.engine.protocol import PREFIX_LENGTH, Beat, Command, Event, ProtocolError, Ready, Shutdown
@@ -213,6 +212,6 @@ class LocalEngine:
 
 def _environment() -> dict[str, str]:
     """Return the child's environment: it finds this very package, also in an uninstalled checkout."""
-    parent = str(Path(mflux_api.__file__).resolve().parent.parent)
+    parent = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
     return os.environ | {"PYTHONPATH": parent if not path else f"{parent}{os.pathsep}{path}"}
