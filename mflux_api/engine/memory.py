@@ -35,12 +35,17 @@ def detect_device() -> Device:
 
 
 def configure(device: Device) -> None:
-    """Set the precision of everything that mflux builds from now on, and a limit for MLX's cache of freed buffers.
+    """Set the precision of everything that mflux builds from now on, and a limit for MLX's cache of freed buffers;
+    on a CPU also switch MLX's compiler off.
 
     Call it before any component is built: mflux reads the precision while it builds and while it runs.
     """
     # MLX's CPU backend has no fast bfloat16 matrix product: float32 through BLAS is 40 times faster.
     ModelConfig.precision = mx.bfloat16 if device.is_gpu else mx.float32
+    if not device.is_gpu:
+        # There it would call the system's C++ compiler: seconds at the first step, other rounding where none is
+        # installed, and libraries loaded from a folder in /tmp that anybody could have made.
+        mx.disable_compile()
     # Without a limit the cache grows until the machine swaps (a 9B model locked up a 64 GB Mac).
     mx.set_cache_limit(max(_MIN_CACHE_BYTES, _device_bytes() // _CACHE_SHARE))
 

@@ -280,12 +280,6 @@ def main() -> None:
 
     device = memory.detect_device()
     memory.configure(device)
-    if not device.is_gpu:
-        import mlx.core as mx
-
-        # There it would call the system's C++ compiler: seconds at the first step, other rounding where none is
-        # installed, and libraries loaded from a folder in /tmp that anybody could have made.
-        mx.disable_compile()
     import mflux_api.engine.pipeline  # noqa: F401 - the slow imports belong before the handshake
 
     pipe.write(_ready(device, library.name, blas_fast=library.fast))
