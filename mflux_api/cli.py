@@ -7,7 +7,9 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import trio
@@ -19,6 +21,7 @@ from mflux_api.jobs import Finished
 from mflux_api.progress_bar import ProgressBar
 from mflux_api.requests import GenerateRequest
 from mflux_api.service import Service, open_service
+from mflux_api.storage.files import ImageFiles
 from mflux_api.storage.repository import Repository
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from mflux_api.storage.state_lock import StateLock
@@ -31,6 +34,11 @@ EXIT_INTERRUPTED = 130
 
 SECOND_SIGNAL_AFTER = 1.0
 """Seconds: a process group's signal may reach the server twice at once, and that is one signal."""
+
+HALT_SECONDS = 5.0
+"""What putting a halted job back into the queue may take; it is a write to the disk."""
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 _LOG_LEVELS = {"serve": "info", "generate": "error", "doctor": "error"}
 
@@ -109,41 +117,112 @@ def _typed_failures() -> Iterator[None]:
 def _serve(options: argparse.Namespace) -> int:
     overrides: dict[str, dict[str, Any]] = {"server": {"host": options.host, "port": options.port}}
     settings = load_settings(options.config, overrides=overrides)
-    with StateLock(settings.state_dir), SqliteRepository(settings.state_dir / DATABASE_NAME) as repository:
-        trio.run(_serve_until_signal, settings, repository)
+    stop = _StopSignals()
+    with _harmless_signals(stop), StateLock(settings.state_dir):
+        _remove_leftovers(settings)
+        with SqliteRepository(settings.state_dir / DATABASE_NAME) as repository:
+            trio.run(_serve_until_signal, settings, repository, stop)
     return 0
 
 
-async def _serve_until_signal(settings: Settings, repository: Repository) -> None:
-    if settings.server.host not in ("127.0.0.1", "localhost", "::1") and not settings.security.api_keys:
+@contextmanager
+def _harmless_signals(stop: "_StopSignals") -> Iterator[None]:
+    """Keep signals that come too late, or once too often, from killing a server that is ending anyway.
+
+    Trio raises what its receiver has not delivered once more when that closes, for the handlers from before.
+    """
+    for number in _STOP_SIGNALS:
+        signal.signal(number, stop.came_early)
+    try:
+        yield
+    finally:
+        # The interpreter gives a handler in Python up before its own end, but not this. The engine child, which would
+        # inherit it, is gone.
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _remove_leftovers(settings: Settings) -> None:
+    try:
+        count = ImageFiles(settings.generation.output_dir).remove_leftovers()
+    except OSError as error:
+        logger.warning("half-written images cannot be removed from the output directory: %s", error.strerror)
+        return
+    if count:
+        logger.info("removed %d half-written image(s) of a server that was killed", count)
+
+
+class _StopSignals:
+    """The first signal asks for an end, the second for one at once."""
+
+    def __init__(self) -> None:
+        self.first = trio.Event()
+        self.second = trio.Event()
+        self._early = False
+
+    def came_early(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal that nobody watches for yet, or no more."""
+        self._early = True
+
+    async def watch(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Take signals until cancelled."""
+        began = 0.0
+        with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
+            task_status.started()
+            if self._early:
+                began = trio.current_time()
+                self.first.set()
+            async for _ in signals:
+                if not self.first.is_set():
+                    began = trio.current_time()
+                    self.first.set()
+                elif trio.current_time() - began >= SECOND_SIGNAL_AFTER and not self.second.is_set():
+                    logger.warning("second signal: stopping now")
+                    self.second.set()
+
+
+async def _serve_until_signal(settings: Settings, repository: Repository, stop: _StopSignals) -> None:
+    if not _is_loopback(settings.server.host) and not settings.security.api_keys:
         logger.warning(
             "listening on %s without an API key: anybody who reaches this port can use it "
             "(set server.host to 127.0.0.1 or security.api_keys)",
             settings.server.host,
         )
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    async with trio.open_nursery() as watching:
+        # Around the service: signals that come while it ends have a taker, too.
+        await watching.start(stop.watch)
         async with open_service(settings, repository=repository) as service, trio.open_nursery() as nursery:
             for url in await nursery.start(service.serve_http):
                 logger.info("listening on %s", url)
-            await anext(aiter(signals))
-            first = trio.current_time()
-            nursery.start_soon(_cancel_on_second_signal, signals, first, nursery.cancel_scope)
-            await _drain(service, settings.server.drain_timeout_seconds)
+            await stop.first.wait()
+            await _drain(service, settings.server.drain_timeout_seconds, stop.second)
             nursery.cancel_scope.cancel()
+        watching.cancel_scope.cancel()
     logger.info("stopped")
 
 
-async def _drain(service: Service, seconds: float) -> None:
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _drain(service: Service, seconds: float, at_once: trio.Event) -> None:
+    """Let the running job end, for so long or until told otherwise; then stop it and give it back to the queue."""
     logger.info("draining: no new work; waiting up to %g s for the running job", seconds)
     with trio.move_on_after(seconds):
-        await service.drain()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when, at_once, nursery.cancel_scope)
+            await service.drain()
+            nursery.cancel_scope.cancel()
+    with trio.move_on_after(HALT_SECONDS):
+        await service.drain(halt=True)
 
 
-async def _cancel_on_second_signal(signals: Any, first: float, scope: trio.CancelScope) -> None:
-    async for _ in signals:
-        if trio.current_time() - first >= SECOND_SIGNAL_AFTER:
-            logger.warning("second signal: stopping now")
-            scope.cancel()
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
 
 
 # --- doctor --------------------------------------------------------------------------------------------------------
@@ -168,8 +247,8 @@ def _generate(options: argparse.Namespace) -> int:
         model=options.model,
         negative_prompt=options.negative_prompt,
         seed=options.seed,
-        width=options.width or width,
-        height=options.height or height,
+        width=options.width if options.width is not None else width,
+        height=options.height if options.height is not None else height,
         steps=options.steps,
         guidance=options.guidance,
         num_images=options.num_images,

@@ -16,6 +16,7 @@ from mflux_api.errors import ConfigError
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0.0)]
+Timeout = Annotated[float, Meta(gt=0.0)]
 
 
 @attrs.frozen(kw_only=True)
@@ -73,8 +74,8 @@ class SchedulerSettings:
 class EngineSettings:
     """``[engine]``: the child process that holds the model."""
 
-    start_timeout_seconds: Seconds = 60.0
-    step_timeout_seconds: Seconds = 300.0
+    start_timeout_seconds: Timeout = 60.0
+    step_timeout_seconds: Timeout = 300.0
     heartbeat_seconds: Annotated[float, Meta(ge=2.0)] = 10.0
     preload: bool = False
 
@@ -107,7 +108,7 @@ class MemorySettings:
 class SecuritySettings:
     """``[security]``: who may call."""
 
-    api_keys: tuple[str, ...] = attrs.field(default=(), repr=False)
+    api_keys: tuple[Annotated[str, Meta(min_length=1)], ...] = attrs.field(default=(), repr=False)
     allowed_hosts: tuple[str, ...] = ()
 
 
@@ -195,8 +196,10 @@ def load_settings(
     settings = _convert(tree, str(config.name) if config is not None else "defaults")
     for name, (section, key) in _ENVIRONMENT.items():
         value = (os.environ if environ is None else environ).get(name)
-        if value:
-            settings = _override(settings, section, key, value.split(",") if key == "api_keys" else value, name)
+        if key == "api_keys" and value is not None:
+            settings = _override(settings, section, key, _keys(value, name), name)
+        elif value:
+            settings = _override(settings, section, key, value, name)
     for section, keys in (overrides or {}).items():
         for key, value in keys.items():
             if value is not None:
@@ -207,11 +210,19 @@ def load_settings(
     return settings
 
 
+def _keys(text: str, source: str) -> list[str]:
+    """Split the variable's keys; none at all is a mistake, not a wish for a service that is open to everybody."""
+    keys = [key for part in text.split(",") if (key := part.strip())]
+    if not keys:
+        raise ConfigError(f"{source}: it is set but holds no key; unset it to serve without keys")
+    return keys
+
+
 def _read(path: Path) -> dict[str, Any]:
-    if path.suffix in {".yaml", ".yml"}:
+    if path.suffix.lower() in {".yaml", ".yml"}:
         raise ConfigError(f"{path.name}: the configuration is TOML; write it as config.toml")
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(path.read_text("utf-8-sig"))  # editors on Windows write a byte order mark
     except FileNotFoundError:
         raise ConfigError(f"{path.name}: no such file; copy config.toml.example") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -232,9 +243,9 @@ def _check(tree: Mapping[str, Any], target: type[Any], where: str, prefix: str =
                 raise ConfigError(f"{where}: '{prefix}{key}' must be a table")
             _check(value, hint, where, f"{prefix}{key}.")
         elif get_origin(hint) is tuple and attrs.has(get_args(hint)[0]):
-            for entry in value if isinstance(value, list) else [value]:
-                if not isinstance(entry, Mapping):
-                    raise ConfigError(f"{where}: '{prefix}{key}' must be an array of tables: [[{prefix}{key}]]")
+            if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+                raise ConfigError(f"{where}: '{prefix}{key}' must be an array of tables: [[{prefix}{key}]]")
+            for entry in value:
                 _check(entry, get_args(hint)[0], where, f"{prefix}{key}.")
 
 
@@ -245,7 +256,8 @@ def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
     """Make the file's relative paths relative to the file's folder."""
 
     def anchored(value: Any) -> Any:
-        return str(folder / Path(value).expanduser()) if isinstance(value, str) else value
+        # What begins with a home folder belongs to no other; `_decode` finds out which one it is.
+        return str(folder / value) if isinstance(value, str) and not value.startswith("~") else value
 
     for section, key in _PATHS:
         if key in tree.get(section, {}):
@@ -259,7 +271,10 @@ def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
 
 def _decode(kind: type[Any], value: Any) -> Any:
     if kind is Path and isinstance(value, str | Path):
-        return Path(value)
+        try:
+            return Path(value).expanduser()
+        except RuntimeError:
+            raise ValueError("the home folder that '~' stands for is unknown; write the whole path") from None
     raise TypeError(f"expected a path as a string, got {type(value).__name__}")
 
 
@@ -275,7 +290,8 @@ def _override(settings: Settings, section: str, key: str, value: Any, source: st
     part = getattr(settings, section)
     hint = get_type_hints(type(part), include_extras=True)[key]
     try:
-        converted = msgspec.convert(value, hint, strict=False, dec_hook=_decode)
+        plain = str(value) if isinstance(value, Path) else value
+        converted = msgspec.convert(plain, hint, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{source}: {error}") from None
     return attrs.evolve(settings, **{section: attrs.evolve(part, **{key: converted})})

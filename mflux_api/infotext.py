@@ -10,7 +10,7 @@ SAMPLER = "Euler"
 SCHEDULE = "Simple"
 
 
-def infotext(request: GenerateRequest, seed: int) -> str:
+def infotext(request: GenerateRequest, seed: int, model_hash: str | None = None) -> str:
     """Return the infotext of one image of a resolved request."""
     lines = [request.prompt]
     if request.negative_prompt:
@@ -22,6 +22,7 @@ def infotext(request: GenerateRequest, seed: int) -> str:
         "CFG scale": f"{request.guidance:g}" if request.guidance is not None else None,
         "Seed": seed,
         "Size": f"{request.width}x{request.height}",
+        "Model hash": model_hash,
         "Model": request.model,
         "Version": f"mflux-api {package_version()}",
     }

@@ -23,13 +23,15 @@ Seed = Annotated[int, Meta(ge=-1, le=MAX_SEED, description="Random seed; null or
 Side = Annotated[int, Meta(ge=64, le=2048, multiple_of=16)]
 Steps = Annotated[int, Meta(ge=1, le=200, description="Denoising steps; null: the model's default")]
 Guidance = Annotated[float, Meta(ge=0.0, le=30.0, description="Guidance; distilled models always run at 1.0")]
-ImageCount = Annotated[int, Meta(ge=1, le=64, description="Number of images")]
+# How many at most is a setting: see `validate`.
+ImageCount = Annotated[int, Meta(ge=1, description="Number of images")]
 LoraScale = Annotated[float, Meta(ge=0.0, le=2.0)]
 Strength = Annotated[float, Meta(ge=0.0, le=1.0, description="How much to transform; 0 keeps the image")]
 
 MAX_INIT_IMAGES = 4
 
-_ALIASES = {"model": "sd_model_checkpoint", "image_strength": "denoising_strength"}
+ALIASES: Mapping[str, str] = {"model": "sd_model_checkpoint", "image_strength": "denoising_strength"}
+"""Our fields by the names that SD-WebUI has for them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -63,13 +65,16 @@ class GenerateRequest:
         return tuple(self.seed + index for index in range(self.num_images))
 
 
-def convert(body: Mapping[str, Any], target: type[T], *, strict: bool = True) -> T:
+def convert(
+    body: Mapping[str, Any], target: type[T], *, strict: bool = True, names: Mapping[str, str] | None = None
+) -> T:
     """Convert a JSON object to a request class; nulls are absent, unknown fields are ignored.
 
     Args:
         body: the decoded JSON object.
         target: a frozen attrs class whose annotations carry the limits.
         strict: ``False`` also takes numbers written as strings, which A1111's clients send.
+        names: what the client calls a field, where it has a name of its own; errors use it.
 
     Raises:
         InvalidParameter: a field is missing, of the wrong type or outside its limits.
@@ -85,27 +90,29 @@ def convert(body: Mapping[str, Any], target: type[T], *, strict: bool = True) ->
     try:
         return msgspec.convert(cleaned, target, strict=strict)
     except msgspec.ValidationError as error:
-        raise _invalid(str(error), cleaned, target) from None
+        raise _invalid(str(error), cleaned, target, names or {}) from None
 
 
-def from_body(body: Mapping[str, Any], *, strict: bool = True) -> GenerateRequest:
-    """Read a generation request from a JSON object, with the names that SD-WebUI has for our fields.
+def from_body(body: Mapping[str, Any], *, strict: bool = True, aliases: Mapping[str, str] = ALIASES) -> GenerateRequest:
+    """Read a generation request from a JSON object; a field that is not there is looked for under its other name.
 
     Raises:
         InvalidParameter: a field is missing, of the wrong type or outside its limits.
     """
     fields = dict(body)
-    for ours, theirs in _ALIASES.items():
+    names: dict[str, str] = {}
+    for ours, theirs in aliases.items():
         if fields.get(ours) in (None, ""):
             fields[ours] = fields.get(theirs)
-    return convert(fields, GenerateRequest, strict=strict)
+            names[ours] = theirs
+    return convert(fields, GenerateRequest, strict=strict, names=names)
 
 
 def _stripped(name: str, value: Any) -> Any:
     return value.strip() if name == "prompt" and isinstance(value, str) else value
 
 
-def _invalid(message: str, body: Mapping[str, Any], target: type[Any]) -> InvalidParameter:
+def _invalid(message: str, body: Mapping[str, Any], target: type[Any], names: Mapping[str, str]) -> InvalidParameter:
     missing = re.search(r"missing required field `(\w+)`", message)
     if missing:
         field = missing.group(1)
@@ -114,9 +121,10 @@ def _invalid(message: str, body: Mapping[str, Any], target: type[Any]) -> Invali
     field = path.group(1) if path else "body"
     reason = re.sub(r" - at `.*`$", "", message).replace("`", "").replace(" | null", "").removeprefix("Expected ")
     value = "…" if "prompt" in field else _shown(body.get(field))
+    shown = names.get(field, field)
     return InvalidParameter(
-        f"'{field}' is invalid: expected {reason}",
-        {"field": field, "value": value, "limit": reason.partition(", got")[0], **_bounds(target, field)},
+        f"'{shown}' is invalid: expected {reason}",
+        {"field": shown, "value": value, "limit": reason.partition(", got")[0], **_bounds(target, field)},
     )
 
 

@@ -20,10 +20,11 @@ from mflux_api.actors.model_loader import ModelLoader
 from mflux_api.actors.painting import Painter
 from mflux_api.actors.scheduler import Scheduler
 from mflux_api.actors.stats import Stats
+from mflux_api.catalog import Catalog
 from mflux_api.config import Settings
 from mflux_api.engine.client import LocalEngine, LocalEngineOptions
 from mflux_api.engine.interface import EngineStarter
-from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, by_code
+from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown, by_code
 from mflux_api.jobs import Job, JobEvent, Status, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
 from mflux_api.storage.checkpoints import Checkpoints
@@ -122,9 +123,13 @@ class Service:
             raise by_code(job.failure.code)(job.failure.message, job.failure.details)
         return Result(job=job)
 
-    async def drain(self) -> None:
-        """Take no new work, and wait until nothing runs any more."""
-        await self._gateway.drain()
+    async def drain(self, *, halt: bool = False) -> None:
+        """Take no new work, and wait until nothing runs any more.
+
+        Args:
+            halt: stop what runs: asynchronous jobs go back to the queue, synchronous ones fail with ``SHUTTING_DOWN``.
+        """
+        await self._gateway.drain(halt=halt)
 
     async def serve_http(
         self,
@@ -145,7 +150,7 @@ class Service:
         from mflux_api.http.server import open_sockets
 
         server = self.settings.server
-        sockets = open_sockets(binds if binds is not None else [f"{server.host}:{server.port}"])
+        sockets = open_sockets(binds if binds is not None else [_bind(server.host, server.port)])
         front = HttpFront(self._gateway, sockets)
         # Each call has a front of its own: the end of one must not take another's along.
         name = f"{m.HTTP_FRONT} {next(self._fronts)}"
@@ -159,6 +164,10 @@ class Service:
                 await self._root.remove(name)
             for socket in sockets:
                 socket.close()
+
+
+def _bind(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host and not host.startswith("[") else f"{host}:{port}"
 
 
 class _Events:
@@ -191,7 +200,10 @@ async def open_service(
     Raises:
         ServiceFailed: the supervision tree gave up. The caller's own exceptions pass through as they are.
     """
-    house = _House(settings or Settings(), repository or MemoryRepository(), start_engine)
+    if repository is None:
+        # Retention bounds it; what the repository dropped by itself would leave its images behind.
+        repository = MemoryRepository(keep_finished=None)
+    house = _House(settings or Settings(), repository, start_engine)
     callers: BaseException | None = None
     failure: ServiceFailed | None = None
     ended = trio.Event()
@@ -227,7 +239,7 @@ async def open_service(
         if failure is None:
             raise callers
         # What the caller saw of the tree's end is not the caller's own.
-        own = _without((ServiceRestarting, ServiceFailed), callers)
+        own = _without((ServiceRestarting, ShuttingDown, ServiceFailed), callers)
         if own is not None:
             raise own from failure
     if failure is not None:
@@ -257,6 +269,7 @@ class _House:
         stats_box: Mailbox[m.StatsMessage] = self._mailbox(m.STATS)
 
         files = ImageFiles(settings.generation.output_dir)
+        checkpoints = Checkpoints(settings.models.cache_dir)
         store = JobStore(store_box, repository, _retention(settings, files))
         hub = EventHub(hub_box)
         stats = Stats(stats_box)
@@ -264,7 +277,7 @@ class _House:
             loader_box,
             _address(generator_box, m.MODEL_LOADER),
             catalog,
-            Checkpoints(settings.models.cache_dir),
+            checkpoints,
             preload=settings.models.default if settings.engine.preload else None,
         )
         generator = Generator(
@@ -286,6 +299,7 @@ class _House:
                 _address(generator_box, m.SCHEDULER),
                 files,
                 trio.CapacityLimiter(ENCODER_THREADS),
+                partial(_model_hash, catalog, checkpoints),
             ),
             settings=settings.scheduler,
         )
@@ -336,6 +350,11 @@ def _address(mailbox: Mailbox[M], sender: str) -> Address[M]:
 
 def _child(mailbox: Mailbox[M], run: Callable[[Started], Awaitable[None]]) -> ChildSpec:
     return ChildSpec(name=mailbox.name, run=run, on_exit=mailbox.drop_in_hand)
+
+
+def _model_hash(catalog: Catalog, checkpoints: Checkpoints, alias: str) -> str | None:
+    model = catalog.get(alias)
+    return None if model is None else checkpoints.short_hash(model)
 
 
 def _retention(settings: Settings, files: ImageFiles) -> Retention:

@@ -92,6 +92,10 @@ class StartFailed(ServiceFailed):
 class Ended(ServiceFailed):
     """The supervisor has stopped and takes no requests."""
 
+    def __init__(self, supervisor: str) -> None:
+        super().__init__(f"the supervisor '{supervisor}' has stopped, and all its children with it")
+        self.supervisor = supervisor
+
 
 class Started:
     """What a child calls when it is ready, with a value for whoever started it (Trio's ``task_status``)."""

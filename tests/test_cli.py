@@ -113,3 +113,10 @@ def test_api_main_is_serve_and_runs_from_anywhere(tmp_path: Path) -> None:
 def test_help_names_every_command(tmp_path: Path) -> None:
     done = run(tmp_path, "--help")
     assert all(name in done.stdout for name in ("serve", "generate", "doctor"))
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_side_of_0_is_refused_and_not_taken_for_the_default(tmp_path: Path, side: str) -> None:
+    done = run(tmp_path, "generate", "a", "--model", "demo", f"--{side}", "0")
+    assert done.returncode == 1
+    assert f"'{side}' is invalid" in done.stderr

@@ -166,3 +166,56 @@ def test_missing_file_and_bad_variable(tmp_path: Path) -> None:
         load_settings(tmp_path / "nothing.toml", environ={})
     with pytest.raises(ConfigError, match="MFLUX_API_PORT"):
         load_settings(written(tmp_path, ""), environ={"MFLUX_API_PORT": "many"})
+
+
+@pytest.mark.parametrize(("text", "keys"), [("secret,", ("secret",)), (" a , ,b ", ("a", "b")), (",x", ("x",))])
+def test_trailing_comma_in_the_keys_variable_adds_no_empty_key(
+    tmp_path: Path, text: str, keys: tuple[str, ...]
+) -> None:
+    settings = load_settings(written(tmp_path, ""), environ={"MFLUX_API_KEYS": text})
+    assert settings.security.api_keys == keys
+
+
+@pytest.mark.parametrize("text", ["", ",", " , "])
+def test_keys_variable_without_a_key_is_a_mistake_and_no_open_door(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match="MFLUX_API_KEYS"):
+        load_settings(written(tmp_path, ""), environ={"MFLUX_API_KEYS": text})
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('[security]\napi_keys = ["a", ""]', "'security.api_keys"),
+        ('[models]\ncustom = {name = "a", base = "demo", path = "x"}', "'models.custom' must be an array of tables"),
+        ('[generation]\noutput_dir = "~no-such-user-of-ours/x"', "'generation.output_dir'"),
+        ('[lora]\ndirs = ["~no-such-user-of-ours/x"]', "'lora.dirs"),
+        ("[[models.custom]]\nname = 'a'\nbase = 'demo'\npath = '~no-such-user-of-ours/x'", "'models.custom[0].path'"),
+        ("[engine]\nstart_timeout_seconds = 0", "'engine.start_timeout_seconds'"),
+        ("[engine]\nstep_timeout_seconds = 0.0", "'engine.step_timeout_seconds'"),
+    ],
+)
+def test_value_that_once_crashed_the_start_is_a_mistake_with_its_key(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_settings(written(tmp_path, text), environ={})
+    assert says in str(caught.value)
+
+
+def test_tilde_is_the_home_folder_wherever_a_path_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    settings = load_settings(
+        written(tmp_path, '[jobs]\nstate_dir = "~/state"\n'),
+        environ={"MFLUX_MODELS_DIR": "~/models"},
+        overrides={"generation": {"output_dir": Path("~/output")}},
+    )
+    home = tmp_path / "home"
+    assert (settings.models.cache_dir, settings.generation.output_dir) == (home / "models", home / "output")
+    assert settings.state_dir == home / "state"
+    with pytest.raises(ConfigError, match="MFLUX_MODELS_DIR"):
+        load_settings(written(tmp_path, ""), environ={"MFLUX_MODELS_DIR": "~no-such-user-of-ours/x"})
+
+
+def test_yaml_in_capitals_is_told_to_be_toml_and_a_byte_order_mark_is_none_of_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="TOML"):
+        load_settings(tmp_path / "config.YAML", environ={})
+    (tmp_path / "config.toml").write_text("[server]\nport = 7\n", "utf-8-sig")
+    assert load_settings(tmp_path / "config.toml", environ={}).server.port == 7

@@ -25,7 +25,14 @@ from mflux_api import (
 )
 from mflux_api.actors.job_queue import JobQueue
 from mflux_api.actors.stats import Stats
-from mflux_api.errors import GenerationFailed, InvalidModel, InvalidParameter, JobNotFound, ServiceRestarting
+from mflux_api.errors import (
+    GenerationFailed,
+    InvalidModel,
+    InvalidParameter,
+    JobNotFound,
+    ServiceRestarting,
+    ShuttingDown,
+)
 from tests.actors.bench import ended, gateway, images, request, rgb, scripted_service, settings
 from tests.scripted_engine import Fail, Hold, Script, pixels
 
@@ -115,7 +122,7 @@ async def test_question_to_a_dead_tree_is_answered_and_what_it_raises_is_the_tre
     async def ask(service: Service) -> None:
         try:
             await service.submit(request())
-        except ServiceRestarting as error:
+        except ShuttingDown as error:
             asked.append(type(error))
             raise
 
@@ -125,7 +132,7 @@ async def test_question_to_a_dead_tree_is_answered_and_what_it_raises_is_the_tre
 
     with pytest.raises(ServiceFailed):
         await body()
-    assert asked == [ServiceRestarting]
+    assert asked == [ShuttingDown]
 
 
 async def test_callers_exception_is_not_lost_when_the_tree_gives_up_too(

@@ -1,5 +1,6 @@
 """The way in: what HTTP routes and embedding programs may ask of the actors, and nothing but messages."""
 
+import logging
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,14 +11,17 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import ActorGone, Address, Ask
+from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask, MailboxFull
 from mflux_api.catalog import Catalog
 from mflux_api.config import Settings
-from mflux_api.errors import ImageGone, JobNotFound, ServiceRestarting
+from mflux_api.errors import ImageGone, JobNotFound, ServiceRestarting, ShuttingDown
 from mflux_api.images import ImageFormat, convert_png
 from mflux_api.jobs import Finished, Job, Progress, Stage, Status, StoredImage
 from mflux_api.requests import GenerateRequest, check_supported, find_model, resolve, validate
+from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.repository import Page, Totals
+
+logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.05
 """Before a question is put again to an actor that is being restarted."""
@@ -47,11 +51,16 @@ class JobView:
 
 
 class Gateway:
-    """Typed questions to the actors. Every method raises :class:`ServiceRestarting` when its actor just died."""
+    """Typed questions to the actors.
+
+    Every method raises :class:`ServiceRestarting` when its actor just died, and :class:`ShuttingDown` once the service
+    has ended.
+    """
 
     def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog) -> None:
         self._to = addresses
         self._readers = trio.CapacityLimiter(4)
+        self._checkpoints = Checkpoints(settings.models.cache_dir)
         self.settings = settings
         self.catalog = catalog
 
@@ -111,7 +120,11 @@ class Gateway:
 
     def abandon(self, job_id: str) -> None:
         """Cancel a job without waiting for the answer, for callers that are being cancelled themselves."""
-        self._to.scheduler.tell_now(m.Abandon(job_id=job_id), control=True)
+        try:
+            self._to.scheduler.tell_now(m.Abandon(job_id=job_id), control=True)
+        except (ActorGone, MailboxFull) as error:
+            # Raising would hide the caller's cancellation.
+            logger.debug("an abandoned job is not cancelled: %s", type(error).__name__)
 
     async def follow(self, job_id: str, last_event_id: str | None = None) -> "EventStream":
         """Follow a job's events; use the result as an async context manager and iterate over it.
@@ -161,6 +174,13 @@ class Gateway:
         data = await self.image_bytes(image)
         return await trio.to_thread.run_sync(convert_png, data, target, limiter=self._readers)
 
+    async def model_hash(self, alias: str) -> str | None:
+        """Return the short digest of a model's checkpoint; ``None`` when it is not on disk."""
+        model = self.catalog.get(alias)
+        if model is None:
+            return None
+        return await trio.to_thread.run_sync(self._checkpoints.short_hash, model, limiter=self._readers)
+
     async def load(self) -> m.Load:
         """Return how busy the scheduler is."""
         return await self._ask(self._to.scheduler, m.GetLoad())
@@ -189,9 +209,14 @@ class Gateway:
         """Return the counters of this process."""
         return await self._ask(self._to.stats, m.GetCounters())
 
-    async def drain(self) -> None:
-        """Take no new work, and wait until nothing runs any more."""
-        await self._ask(self._to.scheduler, m.Drain(), control=True)
+    async def drain(self, *, halt: bool = False) -> None:
+        """Take no new work, and wait until nothing runs any more; with ``halt`` stop what runs."""
+        while True:
+            try:
+                return await self._ask(self._to.scheduler, m.Drain(halt=halt), control=True)
+            except ServiceRestarting:
+                # A scheduler that was restarted still takes no new work, but has forgotten who waits for its rest.
+                await trio.sleep(RETRY_SECONDS)
 
     async def _job(self, job_id: str) -> Job:
         job = await self._ask(self._to.store, m.GetJob(job_id=job_id))
@@ -202,6 +227,8 @@ class Gateway:
     async def _ask(self, address: Address[M], message: Ask[T], *, control: bool = False) -> T:
         try:
             return await address.ask(message, control=control)
+        except ActorStopped:
+            raise ShuttingDown("The service has ended") from None
         except ActorGone as gone:
             raise ServiceRestarting(f"The service's {gone} was restarted; try again") from None
 

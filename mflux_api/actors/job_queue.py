@@ -26,6 +26,8 @@ class Entry:
     """Set once the store has it."""
     finishing: bool = False
     """Somebody is committing its end; nobody else may."""
+    halted: bool = False
+    """A drain stopped its run."""
     finished: trio.Event = attrs.field(factory=trio.Event)
 
 

@@ -24,6 +24,10 @@ class ActorGone(Exception):
     """The actor that was asked ended before it answered, or has stopped for good."""
 
 
+class ActorStopped(ActorGone):
+    """The actor has stopped for good; asking again is no use."""
+
+
 class MailboxFull(Exception):
     """``tell_now`` found no room in the lane."""
 
@@ -143,7 +147,9 @@ class Mailbox(Generic[M]):
         if self._closed:
             return
         self._closed = True
-        self.drop_in_hand()
+        for reply in self._in_hand:
+            self._stopped(reply)
+        self._in_hand.clear()
         for lane in (self._control_out, self._work_out):
             while True:
                 try:
@@ -151,8 +157,12 @@ class Mailbox(Generic[M]):
                 except trio.WouldBlock:
                     break
                 if isinstance(message, Ask):
-                    message.reply.abandon()
+                    self._stopped(message.reply)
             lane.close()
+
+    def _stopped(self, reply: Reply[Any]) -> None:
+        if not reply.answered:
+            reply.fail(ActorStopped(self.name))
 
     def queued(self) -> int:
         """Messages waiting in both lanes."""
@@ -162,28 +172,28 @@ class Mailbox(Generic[M]):
         """Queue a message, waiting for room.
 
         Raises:
-            ActorGone: the mailbox is closed.
+            ActorStopped: the mailbox is closed.
         """
         try:
             await (self._control_in if control else self._work_in).send(message)
         except trio.BrokenResourceError:
-            raise ActorGone(self.name) from None
+            raise ActorStopped(self.name) from None
         if self._closed:
             # It was closed between the message's way in and now, and the message went with it.
-            raise ActorGone(self.name)
+            raise ActorStopped(self.name)
         self._bell_in.send_nowait(None)
 
     def put_now(self, message: M, *, control: bool) -> None:
         """Queue a message if there is room.
 
         Raises:
-            ActorGone: the mailbox is closed.
+            ActorStopped: the mailbox is closed.
             MailboxFull: the lane is full.
         """
         try:
             (self._control_in if control else self._work_in).send_nowait(message)
         except trio.BrokenResourceError:
-            raise ActorGone(self.name) from None
+            raise ActorStopped(self.name) from None
         except trio.WouldBlock:
             raise MailboxFull(self.name) from None
         self._bell_in.send_nowait(None)
@@ -206,7 +216,7 @@ class Address(Generic[M]):
         """Send, waiting while the receiver's lane is full.
 
         Raises:
-            ActorGone: the receiver has stopped for good.
+            ActorStopped: the receiver has stopped for good.
         """
         await self._mailbox.put(message, control=control)
 
@@ -214,7 +224,7 @@ class Address(Generic[M]):
         """Send without waiting.
 
         Raises:
-            ActorGone: the receiver has stopped for good.
+            ActorStopped: the receiver has stopped for good.
             MailboxFull: the receiver's lane is full.
         """
         self._mailbox.put_now(message, control=control)
@@ -223,7 +233,7 @@ class Address(Generic[M]):
         """Send a message and wait for its answer.
 
         Raises:
-            ActorGone: the receiver ended before it answered.
+            ActorGone: the receiver ended before it answered; :class:`ActorStopped` when it will not come back.
             RuntimeError: the ask graph of :mod:`mflux_api.actors.messages` has no such edge.
         """
         if not self._may_ask:

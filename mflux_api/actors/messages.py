@@ -368,7 +368,13 @@ class GetLoad(Ask[Load]):
 
 @attrs.frozen(kw_only=True)
 class Drain(Ask[None]):
-    """Take no new work and start none; answered when nothing runs any more."""
+    """Take no new work and start none; answered when nothing runs any more.
+
+    Synchronous jobs that wait fail at once: their callers need an answer, and a restart would lose them.
+    """
+
+    halt: bool = False
+    """Stop what runs, too: asynchronous jobs go back to the queue, which is nobody's death; synchronous ones fail."""
 
 
 @attrs.frozen(kw_only=True)

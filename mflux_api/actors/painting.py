@@ -40,11 +40,13 @@ class Painter:
         generator: Address[m.GeneratorMessage],
         files: ImageFiles,
         encoders: trio.CapacityLimiter,
+        model_hash: Callable[[str], str | None],
     ) -> None:
         self._loader = loader
         self._generator = generator
         self._files = files
         self._encoders = encoders
+        self._model_hash = model_hash
         self.estimates = Estimates()
         """What the attempts so far have taught about how long jobs take."""
         self._attempts = itertools.count(1)
@@ -159,6 +161,7 @@ class Painter:
                 width=painted.width,
                 height=painted.height,
                 rgb=painted.rgb,
+                model_hash=self._model_hash(job.model),
             )
 
         try:

@@ -96,6 +96,9 @@ class Scheduler:
             case m.Drain():
                 self._draining = True
                 self._drains.append(message)
+                self._turn_away()
+                if message.halt:
+                    self._halt()
                 self._answer_drains()
             case m.EngineHealth():
                 self._degraded = message.degraded
@@ -120,7 +123,7 @@ class Scheduler:
 
     def _refusal(self) -> ServiceError | None:
         if self._draining:
-            return ShuttingDown("The service is shutting down and takes no new work")
+            return _shutting_down()
         if self._degraded:
             return EngineUnavailable("The engine does not start; see GET /api/v1/health and the log")
         if self._queue.accepted() >= self._settings.max_queue:
@@ -137,6 +140,7 @@ class Scheduler:
             self._queue.forget(entry)
             entry.kept.set()
             message.reply.fail(error)
+            self._answer_drains()
             return
         # Not lossy, unlike later progress: it opens the job's log, which followers need.
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest))
@@ -146,6 +150,8 @@ class Scheduler:
         # When whoever submitted is gone, an async job stays: it was accepted, and its id may be read elsewhere.
         if entry.job.synchronous and not told:
             self._nursery.start_soon(self._abandon, entry.job.id)
+        if self._draining:
+            self._turn_away()
         self._dispatch()
 
     # --- running ---
@@ -163,6 +169,8 @@ class Scheduler:
         try:
             with scope:
                 await self._run(entry)
+            if entry.halted and not entry.finishing:
+                await self._put_back(entry)
         finally:
             self._active -= 1
             entry.scope = None
@@ -204,6 +212,8 @@ class Scheduler:
         self._painter.discard(entry.images)
         entry.images.clear()
         exhausted = self._exhausted(entry.job)
+        if exhausted is None and self._draining and entry.job.synchronous:
+            exhausted = _shutting_down()
         if exhausted is not None:
             await self._fail(entry, exhausted)
             return
@@ -223,10 +233,55 @@ class Scheduler:
             )
         return None
 
+    # --- draining ---
+
+    def _turn_away(self) -> None:
+        """Fail the synchronous jobs that wait: their callers need an answer, and a restart would lose them."""
+        for entry in self._queue:
+            waits = entry.scope is None and entry.kept.is_set() and not entry.finishing
+            if waits and entry.job.synchronous:
+                self._nursery.start_soon(self._fail, entry, _shutting_down())
+
+    def _halt(self) -> None:
+        for entry in self._queue:
+            if entry.scope is not None and not entry.finishing and not entry.halted:
+                entry.halted = True
+                entry.scope.cancel()
+
+    async def _put_back(self, entry: Entry) -> None:
+        """What becomes of a job whose run was halted. It is nobody's death."""
+        # A scope of its own: a cancel may come while the store is asked, and wins.
+        entry.scope = trio.CancelScope()
+        with entry.scope:
+            if entry.job.synchronous:
+                await self._fail(entry, _shutting_down())
+                return
+            try:
+                # What the halt cut off may have been a question to the store: only the store knows the answer.
+                job = await self._store.ask(m.GetJob(job_id=entry.job.id))
+            except ServiceError as error:
+                logger.warning("job %s: it is left to the next start (%s)", entry.job.id, error.code)
+                return
+            if job is not None and job.status is Status.GENERATING:
+                entry.job = await self._written(partial(m.Requeue, job_id=job.id))
+            self._publish(entry.tracker.back_to_queue())
+            self._queue.take(entry)
+            self._queue.line_up(entry)
+
+    def _answer_drains(self) -> None:
+        if self._active == 0 and not any(self._drain_waits_for(entry) for entry in self._queue):
+            while self._drains:
+                self._drains.pop().reply.ok(None)
+
+    def _drain_waits_for(self, entry: Entry) -> bool:
+        return entry.finishing or entry.job.synchronous
+
     # --- endings ---
 
     async def _finish(self, entry: Entry, outcome: m.Outcome) -> None:
         """Commit the end and tell the world; only the first caller does anything."""
+        # A task that is being stopped must not begin what it cannot complete.
+        await trio.lowlevel.checkpoint_if_cancelled()
         if entry.finishing:
             return
         entry.finishing = True
@@ -234,6 +289,8 @@ class Scheduler:
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job)))
         self._queue.forget(entry)
         entry.finished.set()
+        if entry.job.failure is not None:
+            logger.warning("job %s failed: %s", entry.job.id, entry.job.failure.code)
         self._count(entry.job.status.value)
         self._answer_drains()
 
@@ -243,7 +300,7 @@ class Scheduler:
             try:
                 return await self._store.ask(change())
             except ServiceError as error:
-                logger.warning("a job's state cannot be stored (%s); trying again", error.code)
+                logger.warning("a job's state cannot be stored (%s: %s); trying again", error.code, error.message)
                 await trio.sleep(STORE_RETRY_SECONDS)
 
     async def _fail(self, entry: Entry, error: ServiceError) -> None:
@@ -294,6 +351,8 @@ class Scheduler:
                 continue
             await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
             self._queue.line_up(entry)
+        if self._draining:
+            self._turn_away()
         for job_id in await self._hub.ask(m.OpenLogs()):
             if self._queue.get(job_id) is None:
                 await self._publish_end(job_id)
@@ -306,11 +365,6 @@ class Scheduler:
             return
         if job is not None and job.status.terminal:
             await self._hub.tell(m.Publish(job_id=job_id, event=Finished(job=job)))
-
-    def _answer_drains(self) -> None:
-        if self._active == 0 and not any(entry.finishing for entry in self._queue):
-            while self._drains:
-                self._drains.pop().reply.ok(None)
 
     # --- telling ---
 
@@ -329,3 +383,7 @@ class Scheduler:
             self._stats.tell_now(m.Count(name=name))
         except (MailboxFull, ActorGone):
             logger.debug("a count was dropped")
+
+
+def _shutting_down() -> ShuttingDown:
+    return ShuttingDown("The service is shutting down and takes no new work; try again when it is back")

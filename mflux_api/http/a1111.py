@@ -7,6 +7,7 @@ from typing import Any
 from mflux_api.errors import InvalidParameter
 from mflux_api.infotext import SAMPLER, infotext
 from mflux_api.jobs import Job
+from mflux_api.requests import ALIASES as SHARED_ALIASES
 from mflux_api.version import package_version
 
 _FIELDS = """
@@ -23,6 +24,12 @@ _FIELDS = """
 ONLY_FIELDS = frozenset(_FIELDS.split())
 """Fields that only A1111's clients send; one of them, even as null, makes a request speak the dialect."""
 
+ALIASES = {**SHARED_ALIASES, "guidance": "cfg_scale"}
+"""Our fields by A1111's names for them."""
+
+_MAX_COUNT = 64
+_COUNT_DIGITS = 9
+
 
 def speaks_a1111(body: Mapping[str, Any]) -> bool:
     """Whether a request is in A1111's dialect."""
@@ -30,14 +37,12 @@ def speaks_a1111(body: Mapping[str, Any]) -> bool:
 
 
 def translated(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the body with A1111's fields under our names; ours win where both are there.
+    """Return the body with what :data:`ALIASES` alone cannot translate under our names; ours win where both are there.
 
     Raises:
         InvalidParameter: ``batch_size`` or ``n_iter`` is not a number from 1.
     """
     fields = dict(body)
-    if fields.get("guidance") is None:
-        fields["guidance"] = fields.get("cfg_scale")
     if fields.get("num_images") is None:
         fields["num_images"] = _count(fields, "batch_size") * _count(fields, "n_iter")
     settings = fields.get("override_settings")
@@ -50,17 +55,19 @@ def _count(fields: Mapping[str, Any], name: str) -> int:
     value = fields.get(name)
     if value is None:
         return 1
-    if isinstance(value, str) and value.strip().isdecimal():
+    # Measured first: int() itself refuses thousands of digits, with an error of its own.
+    if isinstance(value, str) and value.strip().isdecimal() and len(value) <= _COUNT_DIGITS:
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 64:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_COUNT:
+        limit = f"1 to {_MAX_COUNT}"
+        shown = value if isinstance(value, int) and abs(value) < 10**_COUNT_DIGITS else type(value).__name__
         raise InvalidParameter(
-            f"'{name}' is invalid: expected int from 1 to 64",
-            {"field": name, "value": value if isinstance(value, int) else type(value).__name__, "limit": "1 to 64"},
+            f"'{name}' is invalid: expected int from {limit}", {"field": name, "value": shown, "limit": limit}
         )
     return value
 
 
-def info(job: Job) -> str:
+def info(job: Job, model_hash: str | None) -> str:
     """Return the ``info`` of an answer: A1111's JSON in a string."""
     request = job.request
     seeds = [image.seed for image in job.images] or list(request.seeds())
@@ -86,7 +93,7 @@ def info(job: Job) -> str:
             "restore_faces": False,
             "face_restoration_model": None,
             "sd_model_name": job.model,
-            "sd_model_hash": None,
+            "sd_model_hash": model_hash,
             "sd_vae_name": None,
             "sd_vae_hash": None,
             "seed_resize_from_w": -1,
@@ -94,7 +101,7 @@ def info(job: Job) -> str:
             "denoising_strength": None,
             "extra_generation_params": {},
             "index_of_first_image": 0,
-            "infotexts": [infotext(request, seed) for seed in seeds],
+            "infotexts": [infotext(request, seed, model_hash) for seed in seeds],
             "styles": [],
             "job_timestamp": f"{job.created_at:%Y%m%d%H%M%S}",
             "clip_skip": 1,

@@ -1,5 +1,8 @@
 """The Quart app: every section of the API, the error shape and CORS put together."""
 
+import re
+import secrets
+
 from quart import Response, request
 from quart_trio import QuartTrio
 
@@ -12,6 +15,8 @@ from mflux_api.http.render import Renderer
 ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, Last-Event-ID, Idempotency-Key"
 EXPOSED_HEADERS = "Retry-After, X-Request-ID"
 BODY_TIMEOUT_SECONDS = 60
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def create_app(gateway: Gateway) -> QuartTrio:
@@ -33,7 +38,18 @@ def create_app(gateway: Gateway) -> QuartTrio:
     origins = gateway.settings.server.cors_origins
     security.install(app, gateway.settings.security, origins)
     _allow_origins(app, origins)
+    _identify(app)
     return app
+
+
+def _identify(app: QuartTrio) -> None:
+    """Give every response an id that the client's log and its proxy's can name: the client's own, or a fresh one."""
+
+    @app.after_request
+    async def add_id(response: Response) -> Response:
+        theirs = request.headers.get("X-Request-ID", "")
+        response.headers["X-Request-ID"] = theirs if _REQUEST_ID.fullmatch(theirs) else secrets.token_hex(8)
+        return response
 
 
 def _allow_origins(app: QuartTrio, origins: tuple[str, ...]) -> None:
@@ -42,11 +58,12 @@ def _allow_origins(app: QuartTrio, origins: tuple[str, ...]) -> None:
         origin = request.headers.get("Origin")
         if "*" in origins:
             response.headers["Access-Control-Allow-Origin"] = "*"
-        elif origin in origins:
-            response.headers["Access-Control-Allow-Origin"] = origin
-            response.headers.add("Vary", "Origin")
         else:
-            return response
+            # Also on what another origin, or none, gets: a cache must give it to no page that may read it.
+            response.headers.add("Vary", "Origin")
+            if origin not in origins:
+                return response
+            response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
         if request.method == "OPTIONS":
             response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS

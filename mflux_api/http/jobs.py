@@ -15,6 +15,7 @@ from mflux_api.requests import from_body
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
+MAX_DIGITS = 9
 
 
 def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
@@ -86,7 +87,8 @@ def _urls() -> bool:
 def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_LIMIT
-    limit = int(text) if text.isascii() and text.isdigit() else 0
+    # Measured first: int() itself refuses thousands of digits, with an error of its own.
+    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else 0
     if not 1 <= limit <= MAX_LIMIT:
         raise _invalid("limit", text, f"1 to {MAX_LIMIT}")
     return limit

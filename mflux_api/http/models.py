@@ -8,7 +8,7 @@ from mflux_api.catalog import Model
 from mflux_api.errors import ModelNotFound
 from mflux_api.http.responses import json_response
 from mflux_api.http.schemas import ModelConfigObject, ModelList, ModelObject, ModelStatus
-from mflux_api.storage.checkpoints import Checkpoints, CheckpointState
+from mflux_api.storage.checkpoints import SHORT_HASH_DIGITS, Checkpoints, CheckpointState
 
 SEQUENCE_LENGTH = 512
 EMBEDDED_SEQUENCE_LENGTH = 64
@@ -61,7 +61,7 @@ def _object(model: Model, state: CheckpointState, default_steps: int) -> ModelOb
     return ModelObject(
         title=model.alias,
         model_name=model.repo or model.alias,
-        hash=None if state.sha256 is None else state.sha256[:10],
+        hash=None if state.sha256 is None else state.sha256[:SHORT_HASH_DIGITS],
         sha256=state.sha256,
         config=ModelConfigObject(
             base_arch="seedvr2" if model.family == "seedvr2" else "flux2",

@@ -8,7 +8,7 @@ import attrs
 import trio
 
 from mflux_api.actors.gateway import Gateway, JobView
-from mflux_api.http.responses import to_json
+from mflux_api.http.responses import in_thread, to_json
 from mflux_api.http.schemas import JobObject, JobResult, ProgressData, StageName
 from mflux_api.jobs import Job, Progress, Stage, Status
 
@@ -99,7 +99,8 @@ class Renderer:
         Raises:
             ImageGone: an image's file was removed.
         """
-        return [base64.b64encode(await self._gateway.image_bytes(image)).decode() for image in job.images]
+        files = [await self._gateway.image_bytes(image) for image in job.images]
+        return await trio.to_thread.run_sync(lambda: [base64.b64encode(data).decode() for data in files])
 
     async def _render(self, view: JobView, *, urls: bool) -> bytes:
         job = view.job
@@ -107,7 +108,7 @@ class Renderer:
             images = [f"/api/v1/jobs/{job.id}/images/{index}" for index in range(len(job.images))]
         else:
             images = await self.images(job)
-        return to_json(_with_result(view, images))
+        return await in_thread(_with_result(view, images))
 
     def _keep(self, key: tuple[str, bool], data: bytes) -> None:
         if len(data) > CACHE_BYTES // 4:

@@ -4,6 +4,7 @@ from typing import Any
 
 import attrs
 import msgspec
+import trio
 from quart import Response
 
 
@@ -20,3 +21,8 @@ def json_bytes(data: bytes, status: int = 200) -> Response:
 def to_json(value: Any) -> bytes:
     """Encode an attrs object with its keys in the order of its class, which is the order of the docs."""
     return msgspec.json.encode(attrs.asdict(value))
+
+
+async def in_thread(value: Any) -> bytes:
+    """Encode what holds pictures, in a thread: megabytes of text would hold up everybody else."""
+    return await trio.to_thread.run_sync(to_json, value)

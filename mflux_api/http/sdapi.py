@@ -11,10 +11,10 @@ from mflux_api.errors import InvalidParameter, JobCancelled, by_code
 from mflux_api.http import a1111
 from mflux_api.http.body import json_object
 from mflux_api.http.render import Renderer
-from mflux_api.http.responses import json_response
+from mflux_api.http.responses import in_thread, json_bytes
 from mflux_api.http.schemas import ImagesAnswer
 from mflux_api.jobs import Job, Status
-from mflux_api.requests import GenerateRequest, from_body
+from mflux_api.requests import ALIASES, GenerateRequest, from_body
 
 
 def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
@@ -40,17 +40,14 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         dialect = a1111.speaks_a1111(body)
         fields = a1111.translated(body) if dialect else dict(body)
         started = trio.current_time()
-        job = await _painted(gateway, from_body(fields, strict=not dialect))
+        aliases = a1111.ALIASES if dialect else ALIASES
+        job = await _painted(gateway, from_body(fields, strict=not dialect, aliases=aliases))
         if job.status is Status.CANCELLED and not dialect:
             raise JobCancelled("The job was cancelled", {"job_id": job.id})
         sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
-        return json_response(
-            ImagesAnswer(
-                images=tuple(await renderer.images(job)) if body.get("send_images") is not False else (),
-                parameters=_parameters(job),
-                info=a1111.info(job) if dialect else sentence,
-            )
-        )
+        info = a1111.info(job, await gateway.model_hash(job.model)) if dialect else sentence
+        images = await renderer.images(job) if body.get("send_images") is not False else []
+        return json_bytes(await in_thread(ImagesAnswer(images=tuple(images), parameters=_parameters(job), info=info)))
 
     return routes
 

@@ -46,7 +46,8 @@ def _has_key(keys: tuple[str, ...]) -> bool:
         offered.append(credentials.strip())
     elif scheme.lower() == "basic":
         offered += _basic(credentials)
-    return any(hmac.compare_digest(offer.encode(), key.encode()) for offer in offered for key in keys)
+    # An absent header offers nothing, whatever the keys are.
+    return any(hmac.compare_digest(offer.encode(), key.encode()) for offer in offered if offer for key in keys)
 
 
 def _basic(credentials: str) -> list[str]:

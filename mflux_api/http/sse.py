@@ -12,7 +12,7 @@ from quart.wrappers.response import ResponseBody
 
 from mflux_api.actors.gateway import EventStream, JobView
 from mflux_api.actors.messages import Logged
-from mflux_api.errors import ImageGone, ServiceRestarting
+from mflux_api.errors import ImageGone, ServiceRestarting, ShuttingDown
 from mflux_api.http.render import Renderer, progress_data
 from mflux_api.http.responses import to_json
 from mflux_api.jobs import Finished, Status
@@ -57,7 +57,7 @@ class _Body(ResponseBody):
         with trio.move_on_after(KEEP_ALIVE_SECONDS):
             try:
                 logged = await self._stream.__anext__()
-            except ServiceRestarting:
+            except (ServiceRestarting, ShuttingDown):
                 # The client reconnects with Last-Event-ID, and the new hub takes it from there.
                 raise StopAsyncIteration from None
         return KEEP_ALIVE if logged is None else await self._render(logged)

@@ -1,12 +1,16 @@
 """Checkpoints on disk: where a model's folder is, whether it is there, and what identifies it."""
 
 import hashlib
+import logging
 from pathlib import Path
 
 import attrs
 
 from mflux_api.catalog import Model
 
+logger = logging.getLogger(__name__)
+
+SHORT_HASH_DIGITS = 10
 MARKER = "model_index.json"
 """The file that every diffusers-layout checkpoint has at its top."""
 
@@ -37,9 +41,18 @@ class Checkpoints:
     def state(self, model: Model) -> CheckpointState:
         """Look at the disk; takes a file listing, so call it in a thread."""
         folder = self.folder(model)
-        if folder is None or not (folder / MARKER).is_file():
-            return CheckpointState(downloaded=model.embedded, path=None, sha256=None)
-        return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder))
+        try:
+            if folder is not None and (folder / MARKER).is_file():
+                return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder))
+        except (OSError, ValueError) as error:
+            # A path that is too long, forbidden or holds a NUL: for the service there is nothing there.
+            logger.debug("the checkpoint of %s cannot be looked at: %s", model.alias, type(error).__name__)
+        return CheckpointState(downloaded=model.embedded, path=None, sha256=None)
+
+    def short_hash(self, model: Model) -> str | None:
+        """Return the first digits of the model's digest, as SD-WebUI shows it; looks at the disk like :meth:`state`."""
+        digest = self.state(model).sha256
+        return None if digest is None else digest[:SHORT_HASH_DIGITS]
 
 
 def _manifest_digest(folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import attrs
@@ -10,6 +11,9 @@ from mflux_api.images import encode_png
 from mflux_api.infotext import infotext
 from mflux_api.jobs import Job, StoredImage
 
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_LEFTOVER = re.compile(r"\.[0-9a-f]{12}-[0-9]+\.png\.tmp")
+
 
 @attrs.frozen
 class ImageFiles:
@@ -17,13 +21,15 @@ class ImageFiles:
 
     folder: Path
 
-    def save(self, job: Job, index: int, *, seed: int, width: int, height: int, rgb: bytes) -> StoredImage:
+    def save(
+        self, job: Job, index: int, *, seed: int, width: int, height: int, rgb: bytes, model_hash: str | None = None
+    ) -> StoredImage:
         """Encode and keep one image; it is durable when this returns.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
-        data = encode_png(rgb, width, height, parameters=infotext(job.request, seed))
+        data = encode_png(rgb, width, height, parameters=infotext(job.request, seed, model_hash))
         path = self.folder / f"{job.created_at:%Y-%m-%d}" / f"{job.id}-{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         _write_atomically(path, data)
@@ -34,6 +40,24 @@ class ImageFiles:
     def discard(self, image: StoredImage) -> None:
         """Remove an image that no job keeps."""
         Path(image.path).unlink(missing_ok=True)
+
+    def remove_leftovers(self) -> int:
+        """Remove what a killed process left half written, and nothing else; return how many files that were.
+
+        Raises:
+            OSError: the folder cannot be read or written.
+        """
+        days = self.folder.iterdir() if self.folder.is_dir() else ()
+        found = [
+            file
+            for day in days
+            if _DAY.fullmatch(day.name) and day.is_dir() and not day.is_symlink()
+            for file in day.iterdir()
+            if _LEFTOVER.fullmatch(file.name) and file.is_file()
+        ]
+        for file in found:
+            file.unlink(missing_ok=True)
+        return len(found)
 
 
 def _write_atomically(path: Path, data: bytes) -> None:

@@ -1,5 +1,6 @@
 """Jobs kept in this process only: what ``generate`` and short-lived embeddings use."""
 
+import math
 from datetime import datetime, timedelta
 from itertools import islice
 
@@ -12,16 +13,16 @@ class MemoryRepository:
     """A :class:`~mflux_api.storage.repository.Repository` that forgets everything at the end.
 
     It keeps at most ``keep_finished`` finished jobs and as many tombstones; the oldest go first. Nobody is told of the
-    jobs that go this way: their image files stay.
+    jobs that go this way: their image files stay. With ``None`` only :meth:`expire` removes jobs.
     """
 
-    def __init__(self, *, keep_finished: int = 1000) -> None:
+    def __init__(self, *, keep_finished: int | None = 1000) -> None:
         self._jobs: dict[int, Job] = {}
         self._numbers: dict[str, int] = {}
         self._finished: dict[int, Job] = {}
         self._tombstones: dict[str, Tombstone] = {}
         self._next_number = 1
-        self._keep_finished = keep_finished
+        self._keep_finished = math.inf if keep_finished is None else keep_finished
         self._totals = Totals()
 
     def insert(self, job: Job) -> None:

@@ -62,9 +62,11 @@ class SqliteRepository:
 
     def __init__(self, path: Path) -> None:
         path = Path(os.path.abspath(path))
+        self._path = path
         self._folder = path.parent
         self._connection = open_database(path)
         try:
+            self._identity = _identity(path)
             used = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
         except BaseException:
             self._connection.close()
@@ -89,8 +91,9 @@ class SqliteRepository:
 
         Raises:
             DiskFull: no space is left.
-            InternalError: the id is taken, or the file cannot be written.
+            InternalError: the id is taken, or the file cannot be written or was removed.
         """
+        self._check_file()
         if self.get(job.id) is not None:
             raise InternalError("A job with this id exists already; submit it again")
         if job.synchronous and not job.status.terminal:
@@ -106,8 +109,9 @@ class SqliteRepository:
         Raises:
             KeyError: no job has this id.
             DiskFull: no space is left.
-            InternalError: the file cannot be written.
+            InternalError: the file cannot be written or was removed.
         """
+        self._check_file()
         held = self._held.get(job.id)
         if held is not None and not job.status.terminal:
             self._held[job.id] = _Held(held.number, job)
@@ -185,6 +189,11 @@ class SqliteRepository:
             )
             self._connection.executemany("DELETE FROM jobs WHERE number = ?", [(number,) for number, _ in expired])
         return tuple(job for _, job in expired)
+
+    def _check_file(self) -> None:
+        """Make sure that what is written can be found again: SQLite goes on writing to a file that was removed."""
+        if self._identity is None or _identity(self._path) != self._identity:
+            raise InternalError("The job database was removed from the state directory; restart the service")
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
@@ -267,6 +276,14 @@ class SqliteRepository:
 
     def _stored_path(self, path: str) -> str:
         return str(Path(path).relative_to(self._folder)) if Path(path).is_relative_to(self._folder) else path
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _text(moment: datetime) -> str:

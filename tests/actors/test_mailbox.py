@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mflux_api.actors.mailbox import ActorGone, Address, Ask, Mailbox, MailboxFull
+from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask, Mailbox, MailboxFull
 from mflux_api.supervisor import Backoff, ChildSpec, Started, Supervisor
 from tests.actors import checkpoints, run_mocked, running
 
@@ -178,8 +178,8 @@ async def test_closing_tells_those_in_hand_those_queued_and_those_who_come_later
     await outcomes.ask("late ask")
     await outcomes.tell("late tell")
     await wait_all_tasks_blocked()
-    assert outcomes.of == dict.fromkeys(("a", "b", "late ask", "late tell"), ActorGone)
-    with pytest.raises(ActorGone):
+    assert outcomes.of == dict.fromkeys(("a", "b", "late ask", "late tell"), ActorStopped)
+    with pytest.raises(ActorStopped):
         _address(mailbox).tell_now(Question(text="late"))
     mailbox.close()
 
@@ -196,7 +196,7 @@ async def test_senders_who_wait_for_room_when_the_mailbox_is_closed_learn_it(nur
         await checkpoints(turns)
         mailbox.close()
         await wait_all_tasks_blocked()
-        assert outcomes.of == {"in time": "told"} | dict.fromkeys("abcde", ActorGone)
+        assert outcomes.of == {"in time": "told"} | dict.fromkeys("abcde", ActorStopped)
 
 
 async def test_a_message_on_its_way_in_when_the_mailbox_is_closed_is_not_reported_as_told(
@@ -209,7 +209,7 @@ async def test_a_message_on_its_way_in_when_the_mailbox_is_closed_is_not_reporte
         await checkpoints(1)
         mailbox.close()
         await wait_all_tasks_blocked()
-        assert outcomes.of == {"a": ActorGone}
+        assert outcomes.of == {"a": ActorStopped}
 
 
 # --- lanes ---

@@ -44,12 +44,14 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, config: str = "", environ: Mapping[str, str] | None = None) -> Iterator[Server]:
+def serving(
+    folder: Path, config: str = "", environ: Mapping[str, str] | None = None, *, host: str = "127.0.0.1"
+) -> Iterator[Server]:
     """Run a server whose working directory, state and output are in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(config, "utf-8")
     process = subprocess.Popen(
-        [sys.executable, "-m", "mflux_api", "serve", "--host", "127.0.0.1", "--port", "0"],
+        [sys.executable, "-m", "mflux_api", "serve", "--host", host, "--port", "0"],
         cwd=folder,
         env=clean_environment() | dict(environ or {}),
         stderr=subprocess.PIPE,

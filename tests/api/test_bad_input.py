@@ -230,3 +230,42 @@ def test_errors_hold_no_path_and_no_traceback(client: httpx.Client, server: Serv
     for answer in answers:
         assert "Traceback" not in answer.text
         assert str(server.folder) not in json.dumps(answer.json())
+
+
+@pytest.mark.parametrize("field", ["batch_size", "n_iter"])
+@pytest.mark.parametrize("value", ["9" * 5000, "0" * 5000 + "1", "٣" * 5000, 10**400])
+def test_number_of_thousands_of_digits_is_a_bad_parameter(client: httpx.Client, field: str, value: Any) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={**OK, field: value})
+    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_PARAMETER")
+    assert answer.json()["details"]["field"] == field
+
+
+def test_limit_and_index_of_thousands_of_digits_are_no_defect(client: httpx.Client) -> None:
+    answer = client.get("/api/v1/jobs", params={"limit": "9" * 5000})
+    assert (answer.status_code, answer.json()["details"]["field"]) == (400, "limit")
+    assert client.get(f"/api/v1/jobs/000000000000/images/{'9' * 5000}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "dialect"),
+    [
+        ("cfg_scale", 31, {}),
+        ("cfg_scale", "high", {}),
+        ("denoising_strength", 1.5, {}),
+        ("denoising_strength", 1.5, {"sampler_name": "Euler"}),
+        ("sd_model_checkpoint", 5, {}),
+    ],
+)
+def test_error_names_the_field_as_the_client_does(
+    client: httpx.Client, field: str, value: Any, dialect: dict[str, Any]
+) -> None:
+    body = {key: kept for key, kept in OK.items() if key != "model"} | {field: value} | dialect
+    answer = client.post("/sdapi/v1/txt2img", json=body)
+    assert (answer.status_code, answer.json()["details"]["field"]) == (400, field)
+    assert f"'{field}'" in answer.json()["error"]
+
+
+@pytest.mark.parametrize("count", [5, 65, 10**9])
+def test_too_many_images_are_told_the_services_own_limit(client: httpx.Client, count: int) -> None:
+    answer = client.post("/api/v1/generate", json={**OK, "num_images": count}).json()
+    assert (answer["details"]["field"], answer["details"]["limit"]) == ("num_images", 4)

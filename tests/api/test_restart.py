@@ -203,3 +203,5 @@ def test_keys_hosts_and_origins(tmp_path: Path) -> None:
         assert (blind.status_code, blind.json()["code"]) == (403, "ORIGIN_NOT_ALLOWED")
         good = client.post("/api/v1/generate", json=SMALL, headers={**key, "Origin": "http://good.example"})
         assert (good.status_code, good.headers["access-control-allow-origin"]) == (200, "http://good.example")
+        # A cache that kept what one origin got must not give it to another.
+        assert {answer.headers["vary"] for answer in (good, blind, refused)} == {"Origin"}

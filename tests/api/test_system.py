@@ -1,6 +1,7 @@
 """Models, health, system, queue, stats, the OpenAPI document and CORS."""
 
 import json
+import re
 
 import httpx
 import pytest
@@ -151,3 +152,12 @@ def test_head_is_answered_like_get_without_a_body(client: httpx.Client, path: st
 def test_keys_come_in_the_order_of_the_document(client: httpx.Client) -> None:
     text = client.get("/api/v1/health").text
     assert list(json.loads(text)) == ["status", "version", "models_available", "active_jobs", "queue_length"]
+
+
+@pytest.mark.parametrize("path", ["/api/v1/health", "/api/v1/nothing", "/api/v1/jobs/000000000000/stream"])
+def test_every_response_has_a_request_id_and_the_clients_own_is_kept(client: httpx.Client, path: str) -> None:
+    assert client.get(path, headers={"X-Request-ID": "My.id_1-2"}).headers["x-request-id"] == "My.id_1-2"
+    for bad in ("x" * 65, "a b", "a,b", ""):
+        assert re.fullmatch("[0-9a-f]{16}", client.get(path, headers={"X-Request-ID": bad}).headers["x-request-id"])
+    fresh = [client.get(path).headers["x-request-id"] for _ in range(2)]
+    assert fresh[0] != fresh[1]

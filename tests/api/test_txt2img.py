@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from io import BytesIO
 from typing import Any
 
@@ -74,12 +75,19 @@ def test_random_seeds_are_reported_and_below_two_to_the_32(client: httpx.Client,
     assert all(0 <= chosen < 2**32 for chosen in seeds)
 
 
+def model_hash(client: httpx.Client) -> str:
+    models = client.get("/api/v1/models").json()["models"]
+    (found,) = [model["hash"] for model in models if model["title"] == "demo"]
+    assert re.fullmatch("[0-9a-f]{10}", found)
+    return str(found)
+
+
 def test_png_carries_its_infotext(client: httpx.Client) -> None:
     body = {"prompt": "eine Hütte", "negative_prompt": "fog", "seed": 9, **SMALL}
     answer = client.post("/sdapi/v1/txt2img", json=body).json()
     text = picture(answer["images"][0]).info["parameters"]
     assert text.startswith("eine Hütte\nNegative prompt: fog\nSteps: 1, Sampler: Euler, ")
-    assert "Seed: 9, Size: 64x64, Model: demo" in text
+    assert f"Seed: 9, Size: 64x64, Model hash: {model_hash(client)}, Model: demo" in text
 
 
 # --- A1111 ---
@@ -115,6 +123,8 @@ def test_a1111_clients_get_info_as_a_json_string(client: httpx.Client) -> None:
         info["infotexts"][1].splitlines()[-1].startswith("Steps: 1, Sampler: Euler, Schedule type: Simple, CFG scale")
     )
     assert info["sd_model_name"] == "demo"
+    assert info["sd_model_hash"] == model_hash(client)
+    assert all(f"Model hash: {model_hash(client)}, Model: demo" in text for text in info["infotexts"])
 
 
 def test_an_a1111_field_counts_even_when_it_is_null(client: httpx.Client) -> None:

@@ -282,3 +282,13 @@ def test_memory_stays_bounded_by_itself() -> None:
     assert repository.get("c") == Tombstone(id="c", removed_at=NOW)
     assert repository.get("a") is None
     assert repository.totals().generations == 5
+
+
+def test_memory_without_a_bound_of_its_own_drops_nothing_unasked() -> None:
+    repository = MemoryRepository(keep_finished=None)
+    for number in range(1500):
+        job = queued(f"{number:012x}")
+        repository.insert(job)
+        repository.replace(completed(job))
+    assert len(repository.page(limit=2000, cursor=None, status=None).jobs) == 1500
+    assert len(repository.expire(now=NOW, keep=500, ttl=timedelta.max)) == 1000

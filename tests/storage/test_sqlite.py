@@ -3,6 +3,7 @@
 import json
 import random
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -429,3 +430,20 @@ def test_a_page_is_read_through_an_index(path: Path, status: Status | None) -> N
     plan = " ".join(row[3] for row in sql(path, f"EXPLAIN QUERY PLAN {query}"))
     assert "SEARCH jobs USING" in plan
     assert "B-TREE" not in plan
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+@pytest.mark.parametrize("replaced", [False, True])
+def test_removed_database_acknowledges_nothing(tmp_path: Path, synchronous: bool, replaced: bool) -> None:
+    path = tmp_path / "state" / "jobs.sqlite3"
+    with SqliteRepository(path) as repository:
+        kept = queued("a")
+        repository.insert(kept)
+        shutil.rmtree(path.parent)
+        if replaced:
+            path.parent.mkdir()
+            path.write_bytes(b"another file")
+        with pytest.raises(InternalError, match="was removed from the state directory; restart"):
+            repository.insert(queued("b", synchronous=synchronous))
+        with pytest.raises(InternalError, match="was removed"):
+            repository.replace(started(kept))

@@ -1,0 +1,138 @@
+"""What signals do to a server, however many come and whenever."""
+
+import base64
+import signal
+import threading
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
+from tests.api.server import api_client, serving
+from tests.api.test_jobs import SMALL, finished, submit, wait_for
+from tests.api.test_restart import CONFIG
+
+LONG = {"steps": 200, "width": 512, "height": 512}
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("gap", [0.0, 0.001, 0.02, 0.1])
+def test_signal_twice_on_an_idle_server_is_exit_status_0(tmp_path: Path, kind: signal.Signals, gap: float) -> None:
+    with serving(tmp_path, CONFIG) as server:
+        server.process.send_signal(kind)
+        time.sleep(gap)
+        server.process.send_signal(kind)
+        assert server.process.wait(20) == 0
+
+
+def test_rain_of_signals_until_the_very_end_is_exit_status_0(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as server:
+        deadline = time.monotonic() + 20
+        while server.process.poll() is None and time.monotonic() < deadline:
+            server.process.send_signal(signal.SIGTERM)
+            time.sleep(0.002)
+        assert server.process.wait(1) == 0
+
+
+def test_five_impatient_stops_cost_a_job_nothing(tmp_path: Path) -> None:
+    impatient = CONFIG + "[server]\ndrain_timeout_seconds = 0\n"
+    job_id = ""
+    for _ in range(5):
+        with serving(tmp_path, impatient) as server, api_client(server.url) as client:
+            job_id = job_id or submit(client, steps=40, width=256, height=256)
+            wait_for(client, job_id, lambda job: job["progress"] > 0)
+            assert server.stop() == 0
+        with SqliteRepository(tmp_path / "output" / DATABASE_NAME) as repository:
+            kept = repository.get(job_id)
+            assert (kept.status, kept.attempts, kept.service_deaths) == ("queued", 0, 0)  # type: ignore[union-attr]
+    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+        assert finished(client, job_id)["status"] == "completed"
+    assert len(list((tmp_path / "output").rglob("*.png"))) == 1
+
+
+def test_synchronous_callers_get_503_when_the_server_is_told_to_stop(tmp_path: Path) -> None:
+    answers: dict[str, httpx.Response] = {}
+    with (
+        serving(tmp_path, CONFIG + "[server]\ndrain_timeout_seconds = 1\n") as server,
+        api_client(server.url) as client,
+    ):
+
+        def paint(name: str, **fields: int) -> None:
+            answers[name] = client.post("/sdapi/v1/txt2img", json={**SMALL, **fields})
+
+        callers = [threading.Thread(target=paint, args=("running",), kwargs=LONG)]
+        callers[0].start()
+        deadline = time.monotonic() + 20
+        while client.get("/api/v1/queue").json()["active"] is None:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        callers.append(threading.Thread(target=paint, args=("queued",)))
+        callers[1].start()
+        while len(client.get("/api/v1/queue").json()["queued"]) < 1:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert server.stop() == 0
+        for caller in callers:
+            caller.join(10)
+    for name in ("running", "queued"):
+        assert (answers[name].status_code, answers[name].json()["code"]) == (503, "SHUTTING_DOWN"), name
+        assert answers[name].headers["retry-after"]
+
+
+def test_half_written_images_of_a_killed_server_are_removed_at_the_next_start(tmp_path: Path) -> None:
+    day = tmp_path / "output" / "2026-01-02"
+    day.mkdir(parents=True)
+    ours = day / ".0123456789ab-0.png.tmp"
+    others = [day / ".notes.tmp", day / "0123456789ab-0.png", day / ".0123456789AB-0.png.tmp"]
+    others += [tmp_path / "output" / ours.name, tmp_path / ours.name]
+    for file in (ours, *others):
+        file.write_bytes(b"x")
+    with serving(tmp_path, CONFIG) as server:
+        assert not ours.exists()
+        assert all(file.exists() for file in others)
+        assert any("removed 1 half-written image" in line for line in server.lines)
+
+
+def test_removed_output_directory_refuses_new_jobs_at_once_and_goes_on_answering(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+        finished(client, submit(client))
+        for file in sorted((tmp_path / "output").rglob("*"), reverse=True):
+            file.rmdir() if file.is_dir() else file.unlink()
+        (tmp_path / "output").rmdir()
+        for path in ("/api/v1/generate", "/sdapi/v1/txt2img"):
+            answer = client.post(path, json=SMALL, timeout=5)
+            assert (answer.status_code, answer.json()["code"]) == (500, "INTERNAL_ERROR")
+            assert "The job database was removed from the state directory; restart" in answer.json()["error"]
+        assert client.get("/api/v1/health").json()["status"] == "healthy"
+        assert server.stop() == 0
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6_host_is_listened_on_without_a_warning(tmp_path: Path, host: str) -> None:
+    with serving(tmp_path, CONFIG, host=host) as server:
+        assert server.url.startswith("http://[::1]:")
+        assert httpx.get(f"{server.url}/api/v1/health").status_code == 200
+        assert not any("API key" in line for line in server.lines)
+
+
+def test_trailing_comma_in_the_keys_variable_does_not_switch_authentication_off(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG, {"MFLUX_API_KEYS": "secret,"}) as server, api_client(server.url) as client:
+        empty = base64.b64encode(b":").decode()
+        for headers in ({}, {"X-API-Key": ""}, {"Authorization": "Bearer"}, {"Authorization": f"Basic {empty}"}):
+            assert client.get("/api/v1/jobs", headers=headers).status_code == 401
+        assert client.get("/api/v1/jobs", headers={"X-API-Key": "secret"}).status_code == 200
+
+
+def test_models_are_listed_beside_custom_paths_that_cannot_be_looked_at(tmp_path: Path) -> None:
+    custom = "".join(
+        f'[[models.custom]]\nname = "{name}"\nbase = "demo"\npath = "{path}"\n'
+        for name, path in (("long", "x" * 5000), ("nul", "a\\u0000b"), ("loop", "loop"))
+    )
+    (tmp_path / "loop").symlink_to("loop")
+    with serving(tmp_path, CONFIG + custom) as server, api_client(server.url) as client:
+        models = {model["title"]: model for model in client.get("/api/v1/models").json()["models"]}
+        for name in ("long", "nul", "loop"):
+            assert models[name]["hash"] is None
+            assert client.get(f"/api/v1/models/{name}/status").json()["loaded"] is False
