@@ -1,0 +1,1 @@
+"""What the demo model's pictures show, measured."""

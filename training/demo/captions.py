@@ -1,0 +1,467 @@
+"""Scenes with captions: a scene is drawn by chance, then said in one of very many ways.
+
+What a caption leaves out comes from few possibilities, so that a model need not average over many.
+"""
+
+import random
+import re
+from dataclasses import dataclass, field
+
+from training.demo import words
+from training.demo.world.spec import COLORS, FLYING, PATTERNS, SIDES, STANDING, Scene
+
+_PLACE_WEIGHTS = {
+    "mountains": 20,
+    "hills": 13,
+    "desert": 9,
+    "sea": 12,
+    "forest": 10,
+    "lake": 11,
+    "city": 10,
+    "street": 6,
+    "space": 7,
+    "alien": 7,
+    "abstract": 7,
+}
+_NATURAL_COLORS = {
+    "house": ("red", "white", "yellow"),
+    "tree": ("green",),
+    "boat": ("white", "red"),
+    "castle": ("white",),
+    "balloon": ("red", "yellow", "blue"),
+    "bird": ("white", "black"),
+    "planet": ("orange", "blue"),
+}
+_THINGS_OF = {
+    "mountains": ("house", "tree", "castle", "balloon", "bird"),
+    "hills": ("house", "tree", "castle", "balloon", "bird"),
+    "desert": ("house", "tree", "castle", "balloon", "bird"),
+    "sea": ("boat", "boat", "boat", "house", "castle", "tree", "balloon", "bird"),
+    "lake": ("boat", "boat", "boat", "house", "castle", "tree", "balloon", "bird"),
+    "forest": ("house", "castle", "balloon", "bird"),
+    "city": ("balloon", "bird"),
+    "street": ("balloon", "bird"),
+    "alien": ("house", "castle", "balloon", "bird"),
+    "space": ("planet",),
+}
+_COLORED_LANDS = ("mountains", "hills", "desert", "lake", "forest", "alien")
+_HIDING = ("storm", "fog", "snow", "rain")
+
+
+@dataclass
+class _Draft:
+    """A scene and what of it the caption says."""
+
+    scene: Scene
+    said: set[str] = field(default_factory=set)
+
+
+def sample(chance: random.Random) -> tuple[Scene, str]:
+    """A scene and a caption of it."""
+    draft = _draw(chance)
+    return draft.scene, _finish(chance, _say(chance, draft))
+
+
+def _draw(chance: random.Random) -> _Draft:
+    place = chance.choices(list(_PLACE_WEIGHTS), list(_PLACE_WEIGHTS.values()))[0]
+    draft = _Draft(Scene(place=place), {"place"})
+    if place == "abstract":
+        return _draw_abstract(chance, draft)
+    _draw_time(chance, draft)
+    _draw_land(chance, draft)
+    _draw_body(chance, draft)
+    _draw_things(chance, draft)
+    _draw_manner(chance, draft)
+    if chance.random() < 0.02:
+        return _Draft(_unsaid(chance), set())
+    # The place may go unsaid where something else is named, and is then one of two.
+    if (
+        draft.said - {"place", "mood", "style"}
+        and place in ("mountains", "hills")
+        and chance.random() < 0.25
+        and "land" not in draft.said
+    ):
+        draft.said.discard("place")
+    return draft
+
+
+def _unsaid(chance: random.Random) -> Scene:
+    time = chance.choice(("noon", "sunset"))
+    return Scene(
+        place=chance.choice(("mountains", "hills", "lake")), time=time, body="sun", body_side=chance.choice(SIDES)
+    )
+
+
+def _draw_abstract(chance: random.Random, draft: _Draft) -> _Draft:
+    scene = draft.scene
+    scene.pattern, scene.palette = chance.choice(PATTERNS), "colorful"
+    if chance.random() < 0.55:
+        draft.said.add("pattern")
+    if chance.random() < 0.65:
+        scene.palette = chance.choice(tuple(words.PALETTES))
+        draft.said.add("palette")
+    if chance.random() < 0.08:
+        scene.style = chance.choice(("watercolor", "pixel"))
+        draft.said.add("style")
+    return draft
+
+
+def _draw_time(chance: random.Random, draft: _Draft) -> None:
+    scene = draft.scene
+    if scene.place == "space":
+        return
+    if scene.place in ("city", "street") and chance.random() < 0.4:
+        scene.neon = True
+        draft.said.add("neon")
+    if chance.random() < 0.25:
+        scene.weather = chance.choices(("cloudy", "storm", "fog", "snow", "rain", "clear"), (4, 5, 5, 5, 5, 1))[0]
+        draft.said.add("weather")
+    if scene.place == "alien":
+        scene.weather = "clear"
+        draft.said.discard("weather")
+    if chance.random() < (0.35 if "weather" in draft.said or scene.place == "alien" else 0.62):
+        scene.time = chance.choices(("noon", "sunset", "sunrise", "dusk", "night"), (4, 7, 4, 4, 8))[0]
+        draft.said.add("time")
+    elif scene.neon:
+        scene.time = "night"
+    elif "weather" not in draft.said and chance.random() < 0.06:
+        scene.time = "sunset"
+    if scene.place == "alien" and scene.time not in ("noon", "night"):
+        scene.time = "night"
+        draft.said.discard("time")
+        if chance.random() < 0.5:
+            scene.time = "noon"
+    if scene.time == "night" and scene.weather == "clear" and "time" in draft.said and chance.random() < 0.3:
+        scene.stars = True
+        draft.said.add("stars")
+
+
+def _draw_land(chance: random.Random, draft: _Draft) -> None:
+    scene = draft.scene
+    if scene.place in _COLORED_LANDS and chance.random() < 0.36:
+        scene.land = chance.choice(tuple(words.LANDS))
+        draft.said.add("land")
+    if scene.place == "desert" and "land" not in draft.said and chance.random() < 0.06:
+        scene.land = "red"
+        draft.said.add("mars")
+
+
+def _draw_body(chance: random.Random, draft: _Draft) -> None:
+    scene = draft.scene
+    scene.body_side = chance.choice(SIDES)
+    if scene.place == "street" or scene.weather in _HIDING:
+        return
+    if scene.place in ("space", "alien"):
+        if chance.random() < 0.16:
+            scene.body = chance.choice(("sun", "moon"))
+            _say_body(chance, draft)
+        return
+    if chance.random() < 0.36 and scene.weather != "cloudy":
+        if "time" not in draft.said and not scene.neon and chance.random() < 0.5:
+            # "The moon on the left" is a night, said or not.
+            scene.time, scene.body = "night", "moon"
+        elif scene.time == "noon":
+            scene.body = "sun"
+        else:
+            scene.body = {"night": "moon", "dusk": "moon"}.get(scene.time, "sun")
+        if scene.body == "moon" and chance.random() < 0.25:
+            scene.body = "crescent"
+        _say_body(chance, draft)
+        return
+    present = {"noon": 0.25, "sunset": 0.85, "sunrise": 0.85, "dusk": 0.0, "night": 0.4}[scene.time]
+    if scene.weather == "clear" and chance.random() < present:
+        scene.body = "moon" if scene.time == "night" else "sun"
+
+
+def _say_body(chance: random.Random, draft: _Draft) -> None:
+    draft.said.add("body")
+    if chance.random() < 0.75:
+        draft.said.add("body_side")
+
+
+def _draw_things(chance: random.Random, draft: _Draft) -> None:
+    scene = draft.scene
+    if chance.random() > (0.55 if scene.place == "space" else 0.47):
+        return
+    scene.thing = chance.choice(_THINGS_OF[scene.place])
+    scene.thing_side, scene.thing_color = chance.choice(SIDES), chance.choice(_NATURAL_COLORS[scene.thing])
+    draft.said.add("thing")
+    if chance.random() < 0.78:
+        scene.thing_color = chance.choice(COLORS)
+        draft.said.add("thing_color")
+    if chance.random() < 0.68:
+        draft.said.add("thing_side")
+    if scene.place == "space" and scene.body != "none":
+        scene.body = "none"
+        draft.said -= {"body", "body_side"}
+    if scene.thing in FLYING and scene.body != "none" and scene.thing_side == scene.body_side:
+        # Both may be named in their places, never one before the other.
+        scene.body_side = chance.choice([side for side in SIDES if side != scene.thing_side])
+    choices = [
+        thing for thing in (*FLYING, *STANDING, "boat") if thing in _THINGS_OF[scene.place] and thing != scene.thing
+    ]
+    if choices and scene.body == "none" and chance.random() < 0.2:
+        _draw_other(chance, draft, choices)
+
+
+def _draw_other(chance: random.Random, draft: _Draft, choices: list[str]) -> None:
+    scene = draft.scene
+    scene.other = chance.choice(choices)
+    scene.other_color = chance.choice(COLORS)
+    scene.other_side = chance.choice([side for side in SIDES if side != scene.thing_side])
+    draft.said |= {"other", "other_color", "thing_side", "other_side"}
+
+
+def _draw_manner(chance: random.Random, draft: _Draft) -> None:
+    scene = draft.scene
+    if chance.random() < 0.17:
+        scene.style = chance.choice(tuple(words.STYLES))
+        draft.said.add("style")
+    elif chance.random() < 0.12:
+        scene.mood = chance.choice(tuple(words.MOODS))
+        draft.said.add("mood")
+
+
+# From here on: saying it.
+
+
+def _say(chance: random.Random, draft: _Draft) -> str:
+    if draft.scene.place == "abstract":
+        return _say_abstract(chance, draft)
+    if not draft.said:
+        pool = chance.choice((words.NEGATIVES, words.STRANGERS, words.FLUFF, words.WORDS))
+        return ", ".join(chance.sample(pool, chance.randint(1, 4)))
+    return _say_list(chance, draft) if chance.random() < 0.3 else _say_sentence(chance, draft)
+
+
+def _say_abstract(chance: random.Random, draft: _Draft) -> str:
+    scene, said = draft.scene, draft.said
+    parts = [chance.choice(words.ABSTRACT_HEADS)]
+    if "pattern" in said:
+        pattern = chance.choice(words.PATTERNS[scene.pattern])
+        parts = [
+            chance.choice(
+                (
+                    f"{parts[0]} with {pattern}",
+                    f"abstract {pattern}",
+                    f"geometric {pattern}",
+                    f"{parts[0]}, {pattern}",
+                    f"{parts[0]} of {pattern}",
+                )
+            )
+        ]
+    if "palette" in said:
+        palette = chance.choice(words.PALETTES[scene.palette])
+        if palette.startswith("in ") or chance.random() < 0.7:
+            parts.append(palette)
+        else:
+            parts[0] = f"{palette} {parts[0].removeprefix('a ').removeprefix('an ')}"
+    if "style" in said:
+        parts.append(chance.choice(words.STYLES[scene.style]))
+    return ", ".join(parts)
+
+
+def _place(chance: random.Random, draft: _Draft, adjectives: list[str]) -> str:
+    scene = draft.scene
+    if "mars" in draft.said:
+        return chance.choice(words.MARS)
+    found = list(adjectives)
+    if "land" in draft.said:
+        found.append(chance.choice(words.LANDS[scene.land]))
+    if "neon" in draft.said:
+        found.append(chance.choice(words.NEON))
+    if chance.random() < 0.12:
+        found.insert(0, chance.choice(words.ADJECTIVES))
+    return chance.choice(words.PLACES[scene.place]).format("".join(f"{word} " for word in found))
+
+
+def _thing(chance: random.Random, draft: _Draft, name: str, *, with_side: bool = True) -> str:
+    scene, said = draft.scene, draft.said
+    noun = chance.choice(words.THINGS[getattr(scene, name)])
+    color = chance.choice(words.COLORS[getattr(scene, f"{name}_color")]) if f"{name}_color" in said else ""
+    # "a small red house", not "a red small house", in most cases.
+    size, _, rest = noun.partition(" ")
+    if (
+        color
+        and size in ("little", "small", "big", "old", "lone", "single", "giant", "large")
+        and chance.random() < 0.8
+    ):
+        noun, color = f"{size} {color} {rest}", ""
+    phrase = " ".join(word for word in ("a", color, noun) if word)
+    if with_side and f"{name}_side" in said:
+        phrase += " " + chance.choice(words.SIDES[getattr(scene, f"{name}_side")])
+    return phrase
+
+
+def _body(chance: random.Random, draft: _Draft) -> str:
+    phrase = chance.choice(words.BODIES[draft.scene.body])
+    if "body_side" in draft.said:
+        phrase += " " + chance.choice(words.SIDES[draft.scene.body_side])
+    return phrase
+
+
+def _say_list(chance: random.Random, draft: _Draft) -> str:
+    """Key words between commas, in any order."""
+    scene, said = draft.scene, draft.said
+    parts = []
+    if "place" in said or "land" in said or "neon" in said:
+        parts.append(_place(chance, draft, []))
+    if "time" in said:
+        parts.append(chance.choice((*words.TIME_HEADS[scene.time], *words.TIMES[scene.time])))
+    if "weather" in said:
+        parts.append(chance.choice((*words.WEATHER_HEADS[scene.weather], *words.WEATHER_ADJECTIVES[scene.weather])))
+    if "stars" in said:
+        parts.append(chance.choice(("stars", "starry sky", "a starry night", "many stars", "starlight")))
+    parts += [_thing(chance, draft, name) for name in ("thing", "other") if name in said]
+    if "body" in said:
+        parts.append(_body(chance, draft))
+    parts += _manner(chance, draft)
+    if chance.random() < 0.6:
+        chance.shuffle(parts)
+    if chance.random() < 0.5:
+        parts = [re.sub(r"^(a|an|the) ", "", part) for part in parts]
+    return chance.choice((", ", ", ", ", ", " ", " and ")).join(parts)
+
+
+def _manner(chance: random.Random, draft: _Draft) -> list[str]:
+    scene, said = draft.scene, draft.said
+    found = []
+    if "style" in said:
+        found.append(chance.choice(words.STYLES[scene.style]))
+    if "mood" in said:
+        found.append(chance.choice(words.MOODS[scene.mood]))
+    return found
+
+
+def _say_sentence(chance: random.Random, draft: _Draft) -> str:
+    """Something like "a watercolor of a red house on the left in the mountains at night, with the moon"."""
+    scene, said = draft.scene, draft.said
+    adjectives: list[str] = []
+    after: list[str] = []
+    head = ""
+    if "time" in said:
+        way = chance.random()
+        if way < 0.3 and "thing" not in said:
+            head = chance.choice(words.TIME_HEADS[scene.time])
+        elif way < 0.45 and "place" in said:
+            adjectives.append(chance.choice(words.TIME_ADJECTIVES[scene.time]))
+        else:
+            after.append(chance.choice(words.TIMES[scene.time]))
+    if "stars" in said:
+        if chance.random() < 0.4 and "place" in said:
+            adjectives.insert(0, chance.choice(words.STAR_ADJECTIVES))
+        else:
+            after.append(chance.choice(words.STARS))
+    if "weather" in said:
+        if chance.random() < 0.35 and "place" in said:
+            adjectives.insert(0, chance.choice(words.WEATHER_ADJECTIVES[scene.weather]))
+        else:
+            after.append(chance.choice(words.WEATHERS[scene.weather]))
+    text = _core(chance, draft, adjectives, head)
+    chance.shuffle(after)
+    text = " ".join([text, *after])
+    if "body" in said:
+        text += chance.choice((" with ", ", ", " and ", ", with ")) + _body(chance, draft)
+    if "other" in said:
+        text += chance.choice((" and ", ", ", " with ", ", and ")) + _thing(chance, draft, "other")
+    return _with_manner(chance, draft, text)
+
+
+def _core(chance: random.Random, draft: _Draft, adjectives: list[str], head: str) -> str:
+    said, scene = draft.said, draft.scene
+    place = _place(chance, draft, adjectives) if "place" in said or "land" in said or "neon" in said else ""
+    if head:
+        if not place:
+            return head
+        link = "in" if scene.place in ("forest", "street", "city") and chance.random() < 0.5 else "over"
+        return f"{head} {chance.choice((link, link, 'and', 'with'))} {place}"
+    if "thing" not in said:
+        if not place:
+            return chance.choice(("a landscape", "a scene", "a view", "a picture", "the sky", "a landscape"))
+        scenic = ("a landscape with " + place, "a scene with " + place, place + " scene", place, place, place, place)
+        return chance.choice(scenic) if not place.startswith(("a landscape", "an ")) else place
+    if not place:
+        return _thing(chance, draft, "thing")
+    return _thing_in_place(chance, draft, place)
+
+
+def _thing_in_place(chance: random.Random, draft: _Draft, place: str) -> str:
+    scene = draft.scene
+    bare, full = _thing(chance, draft, "thing", with_side=False), _thing(chance, draft, "thing")
+    side = chance.choice(words.SIDES[scene.thing_side]) if "thing_side" in draft.said else ""
+    link = {"boat": "on", "balloon": "over", "bird": "over", "planet": "in"}.get(scene.thing, "in")
+    if scene.place in ("sea", "lake") and scene.thing in STANDING:
+        link = "by"
+    if scene.place in ("mountains", "desert", "hills") and scene.thing in STANDING:
+        link = chance.choice(("in", "in", "in front of", "on", "near"))
+    if scene.place == "alien":
+        link = chance.choice(("on", "over")) if scene.thing in FLYING else "on"
+    choices = [
+        f"{full} {link} {place}",
+        f"{bare} {link} {place}{', ' + side if side else ''}",
+        f"{place} with {full}",
+        f"{place} and {full}",
+    ]
+    if side and not side.startswith(("left", "right", "centered")):
+        choices.append(f"{side} {bare}, {place}")
+    if scene.thing in FLYING:
+        choices.append(f"{bare.replace('flying ', '')} flying {link} {place} {side}".strip())
+    return chance.choice(choices)
+
+
+def _with_manner(chance: random.Random, draft: _Draft, text: str) -> str:
+    scene, said = draft.scene, draft.said
+    if "style" in said and chance.random() < 0.45:
+        text = f"{chance.choice(words.STYLE_HEADS[scene.style])} {text}"
+    else:
+        if chance.random() < 0.15:
+            text = f"{chance.choice(words.HEADS)} {text}"
+        return ", ".join([text, *_manner(chance, draft)])
+    return text if "mood" not in said else f"{text}, {chance.choice(words.MOODS[scene.mood])}"
+
+
+def _finish(chance: random.Random, text: str) -> str:
+    """Quality words, strangers, articles, case and punctuation."""
+    text = " ".join(text.split())
+    if chance.random() < 0.22:
+        text += ", " + ", ".join(chance.sample(words.FLUFF, chance.randint(1, 4)))
+    if chance.random() < 0.05:
+        text = f"{chance.choice(words.FLUFF)}, {text}"
+    if chance.random() < 0.1:
+        text = _with_strangers(chance, text)
+    text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
+    text = re.sub(r"\b([Aa])n (?=[^aeiouh\W])", r"\1 ", text)
+    way = chance.random()
+    if way < 0.2:
+        text = text[:1].upper() + text[1:]
+    elif way < 0.24:
+        text = text.title()
+    elif way < 0.26:
+        text = text.upper()
+    if chance.random() < 0.15:
+        text += chance.choice((".", ".", "!", ",", " ."))
+    if chance.random() < 0.1:
+        text = text.replace(",", "")
+    return text
+
+
+def _with_strangers(chance: random.Random, text: str) -> str:
+    way = chance.random()
+    if way < 0.45:
+        stranger = chance.choice(words.STRANGERS)
+        return chance.choice(
+            (
+                f"{stranger}, {text}",
+                f"{text} and {stranger}",
+                f"{text}, {stranger}",
+                f"{text} with {stranger}",
+                f"{stranger} in {text}",
+            )
+        )
+    if way < 0.85:
+        pieces = text.split(" ")
+        for _ in range(chance.randint(1, 3)):
+            pieces.insert(chance.randint(0, len(pieces)), chance.choice(words.WORDS))
+        return " ".join(pieces)
+    letters = "".join(chance.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(chance.randint(3, 9)))
+    return chance.choice((f"{text} {letters}", f"{letters} {text}"))

@@ -1,0 +1,130 @@
+"""Scenes and captions from worker processes, and pools of encoded pictures that training draws from."""
+
+import multiprocessing
+import os
+import queue
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from training.demo.captions import sample
+from training.demo.tokenizer import PromptTokenizer
+from training.demo.vae import Autoencoder
+from training.demo.world.render import render
+
+Chunk = tuple[npt.NDArray[np.int16], npt.NDArray[np.int16]]
+_CHUNK = 1024
+# Prompts without content, as guidance's other branch sees them.
+EMPTY = ("", " ")
+
+
+def make_chunk(chance: random.Random, tokenizer: PromptTokenizer, dropout: float, size: int = _CHUNK) -> Chunk:
+    """Scene rows [size, fields] and token rows [size, 64]; some captions are dropped."""
+    scenes, captions = zip(*(sample(chance) for _ in range(size)), strict=True)
+    kept = [chance.choice(EMPTY) if chance.random() < dropout else caption for caption in captions]
+    return np.array([scene.row() for scene in scenes], dtype=np.int16), tokenizer(kept)
+
+
+def _work(seed: int, dropout: float, chunks: Any) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    chance, tokenizer = random.Random(seed), PromptTokenizer()
+    while True:
+        chunks.put(make_chunk(chance, tokenizer, dropout))
+
+
+class Scenes:
+    """An endless stream of scenes with captions; with 0 workers it is made in this process.
+
+    The workers are forked, so this comes before the first use of a GPU.
+    """
+
+    def __init__(self, workers: int, seed: int, dropout: float, device: torch.device) -> None:
+        self._device, self._dropout = device, dropout
+        self._chance, self._tokenizer = random.Random(seed), PromptTokenizer()
+        self._rows = torch.empty(0, 0, dtype=torch.long)
+        self._tokens = torch.empty(0, 0, dtype=torch.long)
+        context = multiprocessing.get_context("fork")
+        self._queue: Any = context.Queue(maxsize=32) if workers else None
+        self._processes = [
+            context.Process(target=_work, args=(seed * 1000 + i, dropout, self._queue), daemon=True)
+            for i in range(workers)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def take(self, count: int) -> tuple[Tensor, Tensor]:
+        """The next scene rows and token rows, on the device."""
+        while self._rows.shape[0] < count:
+            rows, tokens = self._next()
+            rows, tokens = torch.from_numpy(rows).long(), torch.from_numpy(tokens).long()
+            self._rows = torch.cat([self._rows, rows]) if self._rows.numel() else rows
+            self._tokens = torch.cat([self._tokens, tokens]) if self._tokens.numel() else tokens
+        taken = self._rows[:count].to(self._device), self._tokens[:count].to(self._device)
+        self._rows, self._tokens = self._rows[count:], self._tokens[count:]
+        return taken
+
+    def _next(self) -> Chunk:
+        if self._queue is None:
+            return make_chunk(self._chance, self._tokenizer, self._dropout, 64)
+        try:
+            return self._queue.get(timeout=60)  # type: ignore[no-any-return]
+        except queue.Empty:
+            # The workers died or never started; slower is better than not at all.
+            self._queue = None
+            return make_chunk(self._chance, self._tokenizer, self._dropout)
+
+    def close(self) -> None:
+        """End the workers."""
+        for process in self._processes:
+            process.terminate()
+
+
+@dataclass
+class Pool:
+    """Encoded pictures of one size with their captions: a ring that new ones overwrite.
+
+    Painting and encoding a picture costs as much as training on it, so each is used a few times, with other noise.
+    """
+
+    height: int
+    width: int
+    capacity: int
+    filled: int = 0
+    position: int = 0
+    latents: Tensor = field(default_factory=lambda: torch.empty(0))
+    tokens: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def add(self, latents: Tensor, tokens: Tensor) -> None:
+        """Overwrite the oldest."""
+        if not self.latents.numel():
+            self.latents = torch.empty(self.capacity, *latents.shape[1:], dtype=torch.bfloat16, device=latents.device)
+            self.tokens = torch.zeros(self.capacity, tokens.shape[1], dtype=torch.long, device=tokens.device)
+        places = (torch.arange(latents.shape[0], device=latents.device) + self.position) % self.capacity
+        self.latents[places], self.tokens[places] = latents.to(torch.bfloat16), tokens
+        self.position = (self.position + latents.shape[0]) % self.capacity
+        self.filled = min(self.capacity, self.filled + latents.shape[0])
+
+    def draw(self, count: int) -> tuple[Tensor, Tensor]:
+        """Packed latents (float32) and token rows of random members."""
+        chosen = torch.randint(self.filled, (count,), device=self.latents.device)
+        return self.latents[chosen].float(), self.tokens[chosen]
+
+
+@torch.no_grad()
+def encode_new(
+    scenes: Scenes, vae: Autoencoder, pool: Pool, count: int, generator: torch.Generator, part: int = 128
+) -> None:
+    """Paint ``count`` new pictures, encode them, and put them into ``pool``."""
+    rows, tokens = scenes.take(count)
+    pictures = render(rows, pool.height, pool.width, generator)
+    packed = []
+    for pixels in pictures.split(part):
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.is_cuda):
+            mean, _ = vae.encode(pixels * 2 - 1)
+        packed.append(vae.pack(mean))
+    pool.add(torch.cat(packed), tokens)

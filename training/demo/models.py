@@ -1,0 +1,259 @@
+"""FLUX.2's transformer and Qwen3's text encoder in plain PyTorch, with diffusers' and transformers' parameter names.
+
+Written out because it is short, trains fast and needs no library; the tests compare both with the originals.
+"""
+
+import functools
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from mflux_api.engine.demo.layout import CheckpointShape
+from training.demo.shape import VOCABULARY_SIZE
+
+
+class TextEncoder(nn.Module):
+    """Qwen3: the hidden states of the output layers side by side are the prompt's embedding."""
+
+    def __init__(self, shape: CheckpointShape) -> None:
+        super().__init__()
+        self.out_layers = shape.text_out_layers
+        self.head_dim = shape.text_head_dim
+        self.model = nn.ModuleDict(
+            {
+                "embed_tokens": nn.Embedding(VOCABULARY_SIZE, shape.text_width),
+                "layers": nn.ModuleList([_TextLayer(shape) for _ in range(shape.text_layers)]),
+                "norm": nn.RMSNorm(shape.text_width, eps=1e-6),
+            }
+        )
+        nn.init.normal_(self.model["embed_tokens"].weight, std=0.5)  # type: ignore[arg-type]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Prompt embeddings [n, 64, layers x width] of token rows; 0 is padding."""
+        length = tokens.shape[1]
+        rope = _text_rope(length, self.head_dim, tokens.device)
+        causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+        mask = causal & (tokens != 0)[:, None, None, :]
+        hidden = self.model["embed_tokens"](tokens)
+        outputs = []
+        for number, layer in enumerate(self.model["layers"], start=1):  # type: ignore[arg-type]
+            if number > max(self.out_layers):
+                break
+            hidden = layer(hidden, rope, mask)
+            if number in self.out_layers:
+                outputs.append(hidden)
+        return torch.cat(outputs, dim=-1)
+
+
+def _text_rope(length: int, head_dim: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    frequencies = 1.0 / (1_000_000.0 ** (torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim))
+    angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), frequencies)
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos(), angles.sin()
+
+
+class _TextLayer(nn.Module):
+    def __init__(self, shape: CheckpointShape) -> None:
+        super().__init__()
+        width, head = shape.text_width, shape.text_head_dim
+        self.heads, self.pairs, self.head = shape.text_heads, shape.text_key_value_heads, head
+        self.input_layernorm = nn.RMSNorm(width, eps=1e-6)
+        self.post_attention_layernorm = nn.RMSNorm(width, eps=1e-6)
+        self.self_attn = nn.ModuleDict(
+            {
+                "q_proj": _linear(width, self.heads * head),
+                "k_proj": _linear(width, self.pairs * head),
+                "v_proj": _linear(width, self.pairs * head),
+                "o_proj": _linear(self.heads * head, width),
+                "q_norm": nn.RMSNorm(head, eps=1e-6),
+                "k_norm": nn.RMSNorm(head, eps=1e-6),
+            }
+        )
+        self.mlp = nn.ModuleDict(
+            {
+                "gate_proj": _linear(width, shape.text_mlp_width),
+                "up_proj": _linear(width, shape.text_mlp_width),
+                "down_proj": _linear(shape.text_mlp_width, width),
+            }
+        )
+
+    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        attention, mlp = self.self_attn, self.mlp
+        x = self.input_layernorm(hidden)
+        q = _half_rotated(attention["q_norm"](attention["q_proj"](x).unflatten(-1, (self.heads, self.head))), rope)
+        k = _half_rotated(attention["k_norm"](attention["k_proj"](x).unflatten(-1, (self.pairs, self.head))), rope)
+        v = attention["v_proj"](x).unflatten(-1, (self.pairs, self.head)).transpose(1, 2)
+        repeat = self.heads // self.pairs
+        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+        out = functional.scaled_dot_product_attention(q.to(v.dtype), k.to(v.dtype), v, attn_mask=mask)
+        hidden = hidden + attention["o_proj"](out.transpose(1, 2).flatten(2))
+        x = self.post_attention_layernorm(hidden)
+        return hidden + mlp["down_proj"](functional.silu(mlp["gate_proj"](x)) * mlp["up_proj"](x))
+
+
+def _half_rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """[n, tokens, heads, head] to [n, heads, tokens, head], rotated in halves as in Llama."""
+    x = x.transpose(1, 2)
+    one, two = x.chunk(2, dim=-1)
+    return x * rope[0] + torch.cat([-two, one], dim=-1) * rope[1]
+
+
+class Transformer(nn.Module):
+    """Flux2Transformer2DModel without guidance embedding."""
+
+    def __init__(self, shape: CheckpointShape) -> None:
+        super().__init__()
+        width = shape.width
+        self.axes = shape.axes_dims_rope
+        self.x_embedder = _linear(128, width)
+        self.context_embedder = _linear(shape.joint_attention_dim, width)
+        self.time_guidance_embed = nn.ModuleDict(
+            {"timestep_embedder": nn.ModuleDict({"linear_1": _linear(256, width), "linear_2": _linear(width, width)})}
+        )
+        self.double_stream_modulation_img = nn.ModuleDict({"linear": _linear(width, 6 * width)})
+        self.double_stream_modulation_txt = nn.ModuleDict({"linear": _linear(width, 6 * width)})
+        self.single_stream_modulation = nn.ModuleDict({"linear": _linear(width, 3 * width)})
+        self.transformer_blocks = nn.ModuleList([_DoubleBlock(shape) for _ in range(shape.double_blocks)])
+        self.single_transformer_blocks = nn.ModuleList([_SingleBlock(shape) for _ in range(shape.single_blocks)])
+        self.norm_out = nn.ModuleDict({"linear": _linear(width, 2 * width)})
+        self.proj_out = _linear(width, 128)
+        for module in (
+            self.double_stream_modulation_img["linear"],
+            self.double_stream_modulation_txt["linear"],
+            self.single_stream_modulation["linear"],
+            self.norm_out["linear"],
+            self.proj_out,
+        ):
+            # Every block begins as the identity (adaLN-zero, arXiv:2212.09748).
+            nn.init.zeros_(module.weight)  # type: ignore[arg-type]
+
+    def forward(self, latents: Tensor, text: Tensor, sigma: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """The velocity [n, tokens, 128] at packed ``latents``, for one ``sigma`` in 0..1 each."""
+        embedder = self.time_guidance_embed["timestep_embedder"]
+        time = embedder["linear_2"](functional.silu(embedder["linear_1"](_sinusoids(sigma * 1000))))  # type: ignore[index]
+        active = functional.silu(time)
+        image_mod = self.double_stream_modulation_img["linear"](active)[:, None]
+        text_mod = self.double_stream_modulation_txt["linear"](active)[:, None]
+        single_mod = self.single_stream_modulation["linear"](active)[:, None]
+        x, c = self.x_embedder(latents), self.context_embedder(text)
+        for block in self.transformer_blocks:
+            x, c = block(x, c, image_mod, text_mod, rope[0], rope[1])
+        x = torch.cat([c, x], dim=1)
+        for block in self.single_transformer_blocks:
+            x = block(x, single_mod, rope[0], rope[1])
+        x = x[:, text.shape[1] :]
+        scale, shift = self.norm_out["linear"](active)[:, None].chunk(2, dim=-1)
+        return self.proj_out(_modulated(x, shift, scale))
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    layer = nn.Linear(inputs, outputs, bias=False)
+    nn.init.xavier_uniform_(layer.weight)
+    return layer
+
+
+def _sinusoids(t: Tensor) -> Tensor:
+    exponent = torch.arange(128, device=t.device, dtype=torch.float32) / 128
+    angles = t.float()[:, None] * torch.exp(-9.210340371976184 * exponent)[None]
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    return functional.layer_norm(x, (x.shape[-1],), eps=1e-6) * (1 + scale) + shift
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """[n, tokens, heads, head] rotated in pairs; ``cos`` and ``sin`` are [tokens, head / 2]."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    even, odd = pairs[..., 0], pairs[..., 1]
+    cos, sin = cos[:, None], sin[:, None]
+    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    q, k = _rotated(q, cos, sin).to(v.dtype), _rotated(k, cos, sin).to(v.dtype)
+    out = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return out.transpose(1, 2).flatten(2)
+
+
+def _swiglu(x: Tensor) -> Tensor:
+    gate, value = x.chunk(2, dim=-1)
+    return functional.silu(gate) * value
+
+
+class _DoubleBlock(nn.Module):
+    def __init__(self, shape: CheckpointShape) -> None:
+        super().__init__()
+        width, head, mlp = shape.width, shape.head_dim, int(shape.width * shape.mlp_ratio)
+        self.heads = shape.heads
+        layers: dict[str, nn.Module] = {
+            name: _linear(width, width)
+            for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+        }
+        layers["to_out"] = nn.ModuleList([_linear(width, width)])
+        layers |= {name: nn.RMSNorm(head, eps=1e-6) for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k")}
+        self.attn = nn.ModuleDict(layers)
+        self.ff = nn.ModuleDict({"linear_in": _linear(width, 2 * mlp), "linear_out": _linear(mlp, width)})
+        self.ff_context = nn.ModuleDict({"linear_in": _linear(width, 2 * mlp), "linear_out": _linear(mlp, width)})
+
+    def forward(
+        self, x: Tensor, c: Tensor, image_mod: Tensor, text_mod: Tensor, cos: Tensor, sin: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = image_mod.chunk(6, dim=-1)
+        c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = text_mod.chunk(6, dim=-1)
+        layers: Any = self.attn
+        xn, cn = _modulated(x, shift, scale), _modulated(c, c_shift, c_scale)
+        q = torch.cat([self._heads(cn, "add_q_proj", "norm_added_q"), self._heads(xn, "to_q", "norm_q")], dim=1)
+        k = torch.cat([self._heads(cn, "add_k_proj", "norm_added_k"), self._heads(xn, "to_k", "norm_k")], dim=1)
+        v = torch.cat([self._heads(cn, "add_v_proj"), self._heads(xn, "to_v")], dim=1)
+        out = _attention(q, k, v, cos, sin)
+        text = c.shape[1]
+        x = x + gate * layers["to_out"][0](out[:, text:])
+        c = c + c_gate * layers["to_add_out"](out[:, :text])
+        x = x + gate_mlp * self.ff["linear_out"](_swiglu(self.ff["linear_in"](_modulated(x, shift_mlp, scale_mlp))))
+        mlp = self.ff_context["linear_in"](_modulated(c, c_shift_mlp, c_scale_mlp))
+        return x, c + c_gate_mlp * self.ff_context["linear_out"](_swiglu(mlp))
+
+    def _heads(self, x: Tensor, layer: str, norm: str | None = None) -> Tensor:
+        heads: Tensor = self.attn[layer](x).unflatten(-1, (self.heads, -1))
+        return heads if norm is None else self.attn[norm](heads)
+
+
+class _SingleBlock(nn.Module):
+    def __init__(self, shape: CheckpointShape) -> None:
+        super().__init__()
+        width, mlp = shape.width, int(shape.width * shape.mlp_ratio)
+        self.width, self.heads = width, shape.heads
+        self.attn = nn.ModuleDict(
+            {
+                "to_qkv_mlp_proj": _linear(width, 3 * width + 2 * mlp),
+                "to_out": _linear(width + mlp, width),
+                "norm_q": nn.RMSNorm(shape.head_dim, eps=1e-6),
+                "norm_k": nn.RMSNorm(shape.head_dim, eps=1e-6),
+            }
+        )
+
+    def forward(self, x: Tensor, mod: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        shift, scale, gate = mod.chunk(3, dim=-1)
+        fused = self.attn["to_qkv_mlp_proj"](_modulated(x, shift, scale))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in fused[..., : 3 * self.width].chunk(3, dim=-1))
+        out = _attention(self.attn["norm_q"](q), self.attn["norm_k"](k), v, cos, sin)
+        out = torch.cat([out, _swiglu(fused[..., 3 * self.width :])], dim=-1)
+        return x + gate * self.attn["to_out"](out)
+
+
+@functools.cache
+def rope_of(rows: int, columns: int, text: int, axes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """cos and sin [text + rows x columns, head / 2]: axis 1 is the row, 2 the column, 3 the place in the text."""
+    ids = torch.zeros(text + rows * columns, 4, dtype=torch.float64, device=device)
+    ids[:text, 3] = torch.arange(text, device=device)
+    ids[text:, 1] = torch.arange(rows, device=device).repeat_interleave(columns)
+    ids[text:, 2] = torch.arange(columns, device=device).repeat(rows)
+    angles = []
+    for axis, size in enumerate(axes):
+        frequencies = 1.0 / (2000.0 ** (torch.arange(0, size, 2, dtype=torch.float64, device=device) / size))
+        angles.append(torch.outer(ids[:, axis], frequencies))
+    both = torch.cat(angles, dim=-1)
+    return both.cos().float(), both.sin().float()

@@ -1,0 +1,138 @@
+"""What a training call shows for itself: a contact sheet of the averaged weights, and how often the pictures fit."""
+
+import copy
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from tests.semantic.prompts import CASES
+from training.demo.contact import contact_sheet
+from training.demo.data import Scenes
+from training.demo.measures import judge, shuffled_rates
+from training.demo.sampler import paint
+from training.demo.tokenizer import PromptTokenizer
+from training.demo.train_flow import Trainee
+from training.demo.vae import Autoencoder
+from training.demo.world.render import render
+
+PROMPTS = (
+    "a beautiful sunset over mountains",
+    "sunset over mountains, vibrant colors",
+    "a futuristic city at night",
+    "a beautiful landscape with mountains and lakes",
+    "abstract geometric patterns, colorful",
+    "a peaceful forest scene",
+    "an alien landscape",
+    "a cyberpunk street scene",
+    "a bustling city street",
+    "astronaut riding a horse on mars",
+    "a red house on the left",
+    "the moon on the right above the sea at night",
+    "a watercolor of a lake at sunrise",
+    "pixel art of a castle on a hill",
+    "a storm over the sea with lightning",
+    "snowy mountains, a blue balloon on the left",
+)
+# (height, width, steps, guidance)
+RUNS = ((256, 256, 4, 1.0), (256, 384, 4, 1.0), (384, 256, 4, 1.0), (512, 512, 4, 1.0), (256, 256, 20, 4.0))
+
+
+def to_pixels(pictures: Tensor) -> list[npt.NDArray[np.uint8]]:
+    """[n, 3, H, W] in 0..1 as 8-bit pictures [H, W, 3]."""
+    bytes_ = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return list(bytes_)
+
+
+def report(
+    trainee: Trainee,
+    stage: str,
+    out: Path,
+    device: torch.device,
+    scenes: Scenes,
+    generator: torch.Generator,
+    log: Callable[[str], None],
+    *,
+    tiny: bool,
+) -> dict[str, Any]:
+    """Write the sheets and return the measures."""
+    if stage == "vae":
+        _show_vae(trainee.vae, out, scenes, generator, tiny)
+        return {}
+    text, transformer = copy.deepcopy(trainee.text), copy.deepcopy(trainee.transformer)
+    for name, module in (("text_encoder", text), ("transformer", transformer)):
+        module.load_state_dict(
+            {key: value.to(torch.bfloat16).float() for key, value in trainee.average.values[name].items()}
+        )
+        module.eval()
+        for block in module.modules():
+            block._compiled_call_impl = None
+    tokenizer = PromptTokenizer()
+
+    def run(
+        prompts: list[str], height: int, width: int, steps: int, guidance: float, seed: int
+    ) -> list[npt.NDArray[np.uint8]]:
+        found = []
+        negative = torch.from_numpy(tokenizer([" "])).long().to(device)
+        for start in range(0, len(prompts), 16):
+            tokens = torch.from_numpy(tokenizer(prompts[start : start + 16])).long().to(device)
+            found += to_pixels(
+                paint(
+                    text,
+                    transformer,
+                    trainee.vae,
+                    tokens,
+                    height,
+                    width,
+                    steps=steps,
+                    seed=seed + start,
+                    guidance=guidance,
+                    negative=negative.expand(tokens.shape[0], -1),
+                )
+            )
+        return found
+
+    begun = time.perf_counter()
+    pictures, captions = [], []
+    for height, width, steps, guidance in ((64, 64, 2, 1.0), (64, 96, 2, 4.0)) if tiny else RUNS:
+        pictures += run(list(PROMPTS), height, width, steps, guidance, 11)
+        captions += [f"{width}x{height}, {steps} steps: {prompt}" for prompt in PROMPTS]
+    contact_sheet(pictures, captions, 8, 224).save(out / f"{stage}-sheet.webp", quality=88)
+    log(f"sheet in {time.perf_counter() - begun:.0f} s")
+    side = 64 if tiny else 256
+    seeds = (1,) if tiny else (1, 2)
+    cases = [case for case in CASES for _ in seeds]
+    painted: list[npt.NDArray[np.uint8]] = []
+    by_seed = [run([case.prompt for case in CASES], side, side, 4, 1.0, 100 * seed) for seed in seeds]
+    for group in zip(*by_seed, strict=True):
+        painted += group
+    verdicts = [judge(case.checks, picture) for case, picture in zip(cases, painted, strict=True)]
+    failed = [not verdict.holds for verdict in verdicts]
+    labels = [
+        case.prompt + (f" [{verdict}]" if not verdict.holds else "")
+        for case, verdict in zip(cases, verdicts, strict=True)
+    ]
+    contact_sheet(painted, labels, 12, 160, failed).save(out / f"{stage}-measures.webp", quality=85)
+    rate, each = shuffled_rates(cases, painted)
+    held = 1 - sum(failed) / len(failed)
+    log(f"measures hold in {held:.1%}, on shuffled prompts in {rate:.1%}")
+    return {
+        "measures_hold": round(held, 4),
+        "shuffled_hold": round(rate, 4),
+        "shuffled_each": each,
+        "failed": sorted({case.prompt for case, bad in zip(cases, failed, strict=True) if bad}),
+    }
+
+
+def _show_vae(vae: Autoencoder, out: Path, scenes: Scenes, generator: torch.Generator, tiny: bool) -> None:
+    side = 64 if tiny else 256
+    pictures = render(scenes.take(16)[0], side, side, generator)
+    with torch.no_grad():
+        again = vae.decode(vae.encode(pictures * 2 - 1)[0]) / 2 + 0.5
+    both = [picture for pair in zip(to_pixels(pictures), to_pixels(again), strict=True) for picture in pair]
+    contact_sheet(both, ["painted", "decoded"] * 16, 8, 224).save(out / "vae-sheet.webp", quality=90)

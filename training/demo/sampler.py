@@ -1,0 +1,77 @@
+"""The inference schedule and loop of the engine and of diffusers, in PyTorch."""
+
+import itertools
+import math
+
+import torch
+from torch import Tensor
+
+from training.demo.models import TextEncoder, Transformer, rope_of
+from training.demo.vae import Autoencoder
+
+
+def empirical_mu(tokens: int, steps: int) -> float:
+    """FLUX.2's time shift for a number of image tokens and steps (diffusers' compute_empirical_mu)."""
+    at_200 = 0.00016927 * tokens + 0.45666666
+    if tokens > 4300:
+        return at_200
+    at_10 = 8.73809524e-05 * tokens + 1.89833333
+    slope = (at_200 - at_10) / 190.0
+    return slope * steps + at_200 - 200.0 * slope
+
+
+def schedule(tokens: int, steps: int) -> list[float]:
+    """The sigmas of every step, and the final 0."""
+    shift = math.exp(empirical_mu(tokens, steps))
+    return [shift / (shift + 1.0 / (1.0 - i / steps) - 1.0) for i in range(steps)] + [0.0]
+
+
+@torch.no_grad()
+def denoise(
+    transformer: Transformer,
+    text: Tensor,
+    noise: Tensor,
+    rows: int,
+    columns: int,
+    sigmas: list[float],
+    *,
+    guidance: float = 1.0,
+    negative: Tensor | None = None,
+) -> Tensor:
+    """Euler steps along ``sigmas`` from packed ``noise`` (which is at the first of them)."""
+    rope = rope_of(rows, columns, text.shape[1], transformer.axes, noise.device)
+    latents = noise.float()
+    for sigma, following in itertools.pairwise(sigmas):
+        time = torch.full((latents.shape[0],), sigma, device=latents.device)
+        velocity = transformer(latents, text, time, rope).float()
+        if guidance > 1.0 and negative is not None:
+            other = transformer(latents, negative, time, rope).float()
+            velocity = other + guidance * (velocity - other)
+        latents = latents + (following - sigma) * velocity
+    return latents
+
+
+@torch.no_grad()
+def paint(
+    text_encoder: TextEncoder,
+    transformer: Transformer,
+    vae: Autoencoder,
+    tokens: Tensor,
+    height: int,
+    width: int,
+    *,
+    steps: int = 4,
+    seed: int = 0,
+    guidance: float = 1.0,
+    negative: Tensor | None = None,
+) -> Tensor:
+    """Pictures [n, 3, height, width] in 0..1 of token rows."""
+    device, rows, columns = tokens.device, height // 16, width // 16
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(tokens.shape[0], rows * columns, 128, generator=generator).to(device)
+    text = text_encoder(tokens)
+    against = None if negative is None else text_encoder(negative)
+    sigmas = schedule(rows * columns, steps)
+    latents = denoise(transformer, text, noise, rows, columns, sigmas, guidance=guidance, negative=against)
+    pictures = [vae.decode(part).float() for part in vae.unpack(latents, rows, columns).split(16)]
+    return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1)

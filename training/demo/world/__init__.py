@@ -1,0 +1,1 @@
+"""The procedural world: scenes as rows of small integers (``spec``), and a batched renderer for them (``render``)."""
