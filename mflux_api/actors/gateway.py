@@ -189,10 +189,6 @@ class Gateway:
         """Return every unfinished job: running ones first, then the queue in order."""
         return await self._ask(self._to.scheduler, m.GetLive())
 
-    async def unfinished(self) -> dict[str, Job]:
-        """Return every job that is queued or generating, by id, oldest first."""
-        return {job.id: job for job in await self._ask(self._to.store, m.Unfinished())}
-
     async def engine(self) -> m.EngineState:
         """Return the state of the engine child."""
         return await self._ask(self._to.generator, m.GetEngine())

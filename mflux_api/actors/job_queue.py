@@ -83,6 +83,7 @@ class JobQueue:
         positions = {entry.job.id: place for place, entry in enumerate(self._waiting, start=1)}
         return {
             entry.job.id: m.Live(
+                prompt=entry.job.request.prompt,
                 progress=attrs.evolve(entry.tracker.latest, eta_seconds=etas[entry.job.id]),
                 position=positions.get(entry.job.id),
             )

@@ -342,6 +342,7 @@ class Abandon:
 class Live:
     """What only the scheduler knows of a job that is not finished."""
 
+    prompt: str = attrs.field(repr=False)
     progress: Progress
     position: int | None
 

@@ -74,26 +74,24 @@ def blueprint(gateway: Gateway) -> Blueprint:
     @routes.get("/queue")
     async def queue() -> Response:
         live = await gateway.live()
-        prompts = {job_id: job.request.prompt for job_id, job in (await gateway.unfinished()).items()}
-        known = {job_id: state for job_id, state in live.items() if job_id in prompts}
         running = [
             ActiveJob(
                 job_id=job_id,
-                prompt=prompts[job_id],
+                prompt=state.prompt,
                 progress=state.progress.progress,
                 eta_seconds=state.progress.eta_seconds,
             )
-            for job_id, state in known.items()
+            for job_id, state in live.items()
             if state.position is None
         ]
         queued = tuple(
             QueuedJob(
                 job_id=job_id,
                 position=state.position,
-                prompt=prompts[job_id],
+                prompt=state.prompt,
                 eta_seconds=state.progress.eta_seconds,
             )
-            for job_id, state in known.items()
+            for job_id, state in live.items()
             if state.position is not None
         )
         return json_response(QueueObject(active=running[0] if running else None, queued=queued))

@@ -32,7 +32,7 @@ class ImageFiles:
         data = encode_png(rgb, width, height, parameters=infotext(job.request, seed, model_hash))
         path = self.folder / f"{job.created_at:%Y-%m-%d}" / f"{job.id}-{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_atomically(path, data)
+        write_atomically(path, data)
         return StoredImage(
             path=str(path), seed=seed, width=width, height=height, sha256=hashlib.sha256(data).hexdigest()
         )
@@ -60,7 +60,12 @@ class ImageFiles:
         return len(found)
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; it is durable when this returns.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:

@@ -1,5 +1,6 @@
 """The SQLite file: opening it, bringing an older one up to date, and what its errors mean."""
 
+import errno
 import sqlite3
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,8 @@ _NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_SHMSIZE"})
 """Error names that mean a full disk: the database or its log, or the log's index, could not grow."""
 
 _FULL = "No space left for the job store; free some in jobs.state_dir and try again"
+
+_BROKEN = "The job store cannot be read or written; check the disk that holds jobs.state_dir"
 
 Migration = Sequence[str]
 
@@ -56,6 +59,18 @@ MIGRATIONS: Sequence[Migration] = (
         ) STRICT
         """,
         "INSERT INTO totals VALUES (1, 0, 0, 0.0)",
+    ),
+    (
+        # The init images of a job, in their order; the files are named by digest, and jobs may share them.
+        """
+        CREATE TABLE inputs (
+            number INTEGER NOT NULL REFERENCES jobs (number) ON DELETE CASCADE,
+            place INTEGER NOT NULL,
+            sha256 TEXT NOT NULL,
+            PRIMARY KEY (number, place)
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX inputs_by_digest ON inputs (sha256)",
     ),
 )
 """Entry n leads from schema n to schema n + 1. Released entries never change; new ones are added at the end."""
@@ -106,7 +121,7 @@ def migrate(connection: sqlite3.Connection, migrations: Sequence[Migration] = MI
 
 @contextmanager
 def typed_errors() -> Iterator[None]:
-    """Turn the errors of an open database into those that a client may see.
+    """Turn the errors of an open database, or of the files beside it, into those that a client may see.
 
     Raises:
         DiskFull: no space is left.
@@ -118,9 +133,11 @@ def typed_errors() -> Iterator[None]:
         code = _code(error)
         if code in _NO_ROOM:
             raise DiskFull(_FULL) from error
-        raise InternalError(
-            "The job store cannot be read or written; check the disk that holds jobs.state_dir", {"reason": code}
-        ) from error
+        raise InternalError(_BROKEN, {"reason": code}) from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(_FULL) from error
+        raise InternalError(_BROKEN, {"reason": error.strerror or type(error).__name__}) from error
 
 
 def _configure(connection: sqlite3.Connection) -> None:

@@ -14,12 +14,14 @@ import attrs
 from mflux_api.errors import InternalError
 from mflux_api.jobs import Failure, Job, Status, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
+from mflux_api.storage.inputs import InputFiles
 from mflux_api.storage.repository import Page, Tombstone, Totals, first_number_not_on_page, horizon, page_of
 from mflux_api.storage.schema import open_database, typed_errors
 
 T = TypeVar("T")
 
 DATABASE_NAME = "mflux-api.sqlite3"
+INPUTS_FOLDER = "inputs"
 
 _COLUMNS = (
     "number, id, status, created_at, started_at, completed_at, finished, attempts, service_deaths, progress, "
@@ -64,6 +66,7 @@ class SqliteRepository:
         path = Path(os.path.abspath(path))
         self._path = path
         self._folder = path.parent
+        self._inputs = InputFiles(path.parent / INPUTS_FOLDER)
         self._connection = open_database(path)
         try:
             self._identity = _identity(path)
@@ -101,6 +104,8 @@ class SqliteRepository:
         else:
             with self._transaction():
                 self._put(self._next_number, job, finished=None)
+                if not job.synchronous:
+                    self._keep_inputs(self._next_number, job)
         self._next_number += 1
 
     def replace(self, job: Job) -> None:
@@ -137,7 +142,7 @@ class SqliteRepository:
         with typed_errors():
             row = self._one(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", job_id)
             if row is not None:
-                return self._job(row)[1]
+                return self._with_inputs(*self._job(row))
             row = self._one("SELECT removed_at FROM tombstones WHERE id = ?", job_id)
         return None if row is None else Tombstone(id=job_id, removed_at=datetime.fromisoformat(row[0]))
 
@@ -163,7 +168,8 @@ class SqliteRepository:
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first."""
         query = f"SELECT {_COLUMNS} FROM jobs WHERE status IN (?, ?)"
-        numbered = self._jobs(query, *(status.value for status in Status if not status.terminal))
+        rows = self._jobs(query, *(status.value for status in Status if not status.terminal))
+        numbered = [(number, self._with_inputs(number, job)) for number, job in rows]
         numbered += [(held.number, held.job) for held in self._held.values()]
         return tuple(job for _, job in sorted(numbered, key=_number))
 
@@ -187,7 +193,11 @@ class SqliteRepository:
             self._connection.executemany(
                 "INSERT INTO tombstones VALUES (?, ?)", [(job.id, _text(now)) for _, job in expired]
             )
+            inputs = {digest for number, _ in expired for digest in self._digests(number)}
             self._connection.executemany("DELETE FROM jobs WHERE number = ?", [(number,) for number, _ in expired])
+            orphans = [digest for digest in inputs if not self._one("SELECT 1 FROM inputs WHERE sha256 = ?", digest)]
+        for digest in orphans:
+            self._inputs.discard(digest)
         return tuple(job for _, job in expired)
 
     def _check_file(self) -> None:
@@ -219,6 +229,25 @@ class SqliteRepository:
             )
         self._connection.execute(_PUT, self._row(number, job, finished))
 
+    def _keep_inputs(self, number: int, job: Job) -> None:
+        with typed_errors():
+            digests = [self._inputs.keep(text) for text in job.request.init_images]
+        self._connection.executemany(
+            "INSERT INTO inputs VALUES (?, ?, ?)", [(number, place, digest) for place, digest in enumerate(digests)]
+        )
+
+    def _digests(self, number: int) -> list[str]:
+        rows = self._connection.execute("SELECT sha256 FROM inputs WHERE number = ? ORDER BY place", (number,))
+        return [digest for (digest,) in rows.fetchall()]
+
+    def _with_inputs(self, number: int, job: Job) -> Job:
+        """Only a job that will still run needs its inputs; they are large."""
+        if job.status.terminal:
+            return job
+        with typed_errors():
+            images = tuple(map(self._inputs.read, self._digests(number)))
+        return attrs.evolve(job, request=attrs.evolve(job.request, init_images=images))
+
     def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
         row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
         return row
@@ -243,7 +272,7 @@ class SqliteRepository:
             "service_deaths": job.service_deaths,
             "progress": job.progress,
             "synchronous": job.synchronous,
-            "request": _json(attrs.asdict(job.request)),
+            "request": _json(attrs.asdict(attrs.evolve(job.request, init_images=()))),
             "images": _json([attrs.asdict(image) for image in images]),
             "failure": None if job.failure is None else _json(attrs.asdict(job.failure)),
             "timings": None if job.timings is None else _json(attrs.asdict(job.timings)),
@@ -253,10 +282,11 @@ class SqliteRepository:
         number, job_id, status, created, started, completed, _, *counts, request, images, failure, timings = row
         attempts, service_deaths, progress, synchronous = counts
         try:
+            asked = _build(GenerateRequest, json.loads(request))
             stored = [_build(StoredImage, image) for image in json.loads(images)]
             job = Job(
                 id=job_id,
-                request=_build(GenerateRequest, json.loads(request)),
+                request=asked,
                 created_at=datetime.fromisoformat(created),
                 status=Status(status),
                 started_at=None if started is None else datetime.fromisoformat(started),

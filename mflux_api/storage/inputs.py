@@ -1,0 +1,40 @@
+"""Init images of asynchronous jobs on disk: a job that waits across a restart still has what it was given."""
+
+import hashlib
+from pathlib import Path
+
+import attrs
+
+from mflux_api.storage.files import write_atomically
+
+
+@attrs.frozen
+class InputFiles:
+    """Files by the digest of their content, so that what several jobs share is kept once."""
+
+    folder: Path
+
+    def keep(self, text: str) -> str:
+        """Keep an input as it was given (base64 or data URL) and return its digest; durable when this returns.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written.
+        """
+        data = text.encode()
+        digest = hashlib.sha256(data).hexdigest()
+        path = self.folder / digest
+        if not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, data)
+        return digest
+
+    def read(self, digest: str) -> str:
+        """Return an input; one that somebody removed is empty, so that its own job fails and no other."""
+        try:
+            return (self.folder / digest).read_text("utf-8")
+        except OSError:
+            return ""
+
+    def discard(self, digest: str) -> None:
+        """Remove an input that no job needs any more."""
+        (self.folder / digest).unlink(missing_ok=True)

@@ -1,0 +1,95 @@
+"""Init images of jobs that wait: kept across a restart, shared, and removed with their last job."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import attrs
+import pytest
+
+from mflux_api import jobs
+from mflux_api.errors import DiskFull
+from mflux_api.jobs import Job
+from mflux_api.requests import GenerateRequest
+from mflux_api.storage.inputs import InputFiles
+from mflux_api.storage.sqlite import DATABASE_NAME, INPUTS_FOLDER, SqliteRepository
+
+NOW = datetime(2026, 11, 22, tzinfo=UTC)
+
+
+def job(job_id: str, *images: str, synchronous: bool = False) -> Job:
+    request = GenerateRequest(prompt="a", model="demo", seed=1, steps=1, guidance=1.0, init_images=images)
+    return Job(id=job_id, request=request, created_at=NOW, synchronous=synchronous)
+
+
+def ended(one: Job) -> Job:
+    return jobs.cancel(one, NOW)
+
+
+def files(folder: Path) -> int:
+    return len(list((folder / INPUTS_FOLDER).glob("*")))
+
+
+def test_inputs_of_a_waiting_job_come_back_in_their_order_after_a_restart(tmp_path: Path) -> None:
+    with SqliteRepository(tmp_path / DATABASE_NAME) as first:
+        first.insert(job("a" * 12, "picture-2", "picture-1", "picture-2"))
+    with SqliteRepository(tmp_path / DATABASE_NAME) as again:
+        (waiting,) = again.unfinished()
+        assert waiting == again.get("a" * 12) == job("a" * 12, "picture-2", "picture-1", "picture-2")
+        assert files(tmp_path) == 2
+    assert b"picture" not in (tmp_path / DATABASE_NAME).read_bytes()
+
+
+def test_inputs_go_with_their_last_job(tmp_path: Path) -> None:
+    with SqliteRepository(tmp_path / DATABASE_NAME) as repository:
+        one, two = job("a" * 12, "shared", "own"), job("b" * 12, "shared")
+        for each in (one, two):
+            repository.insert(each)
+        repository.replace(ended(one))
+        repository.expire(now=NOW, keep=0, ttl=timedelta(hours=1))
+        assert files(tmp_path) == 1
+        assert repository.unfinished() == (two,)
+        repository.replace(ended(two))
+        repository.expire(now=NOW, keep=0, ttl=timedelta(hours=1))
+        assert files(tmp_path) == 0
+
+
+def test_a_finished_job_is_read_without_its_inputs(tmp_path: Path) -> None:
+    with SqliteRepository(tmp_path / DATABASE_NAME) as repository:
+        repository.insert(job("a" * 12, "large"))
+        repository.replace(ended(job("a" * 12, "large")))
+        found = repository.get("a" * 12)
+        assert isinstance(found, Job)
+        assert found.request.init_images == ()
+
+
+def test_inputs_of_a_synchronous_job_stay_in_memory(tmp_path: Path) -> None:
+    with SqliteRepository(tmp_path / DATABASE_NAME) as repository:
+        waiting = job("a" * 12, "large", synchronous=True)
+        repository.insert(waiting)
+        assert repository.unfinished() == (waiting,)
+        repository.replace(ended(waiting))
+    assert not (tmp_path / INPUTS_FOLDER).exists()
+
+
+def test_an_input_that_somebody_removed_is_empty_and_harms_no_other_job(tmp_path: Path) -> None:
+    with SqliteRepository(tmp_path / DATABASE_NAME) as repository:
+        repository.insert(job("a" * 12, "gone"))
+        for path in (tmp_path / INPUTS_FOLDER).iterdir():
+            path.unlink()
+        repository.insert(job("b" * 12, "there"))
+        assert repository.unfinished() == (job("a" * 12, ""), job("b" * 12, "there"))
+
+
+def test_a_full_disk_refuses_the_job_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: InputFiles, text: str) -> str:
+        raise OSError(28, "No space left on device")
+
+    with SqliteRepository(tmp_path / DATABASE_NAME) as repository:
+        with monkeypatch.context() as patched:
+            patched.setattr(InputFiles, "keep", full)
+            with pytest.raises(DiskFull):
+                repository.insert(job("a" * 12, "large"))
+        assert repository.unfinished() == ()
+        assert repository.get("a" * 12) is None
+        repository.insert(attrs.evolve(job("b" * 12, "large")))
+        assert len(repository.unfinished()) == 1
