@@ -27,11 +27,12 @@ from mflux_api.engine.interface import EngineStarter
 from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown, by_code
 from mflux_api.jobs import Job, JobEvent, Status, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
+from mflux_api.restart_policy import Strategy
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.files import ImageFiles
 from mflux_api.storage.memory import MemoryRepository
 from mflux_api.storage.repository import Repository
-from mflux_api.supervisor import ChildSpec, Ended, Started, Strategy, Supervisor
+from mflux_api.supervisor import ChildSpec, Ended, Started, Supervisor
 
 M = TypeVar("M")
 
