@@ -20,7 +20,6 @@ from mflux_api.actors.model_loader import ModelLoader
 from mflux_api.actors.painting import Painter
 from mflux_api.actors.scheduler import Scheduler
 from mflux_api.actors.stats import Stats
-from mflux_api.catalog import Catalog
 from mflux_api.config import Settings
 from mflux_api.engine.client import LocalEngine, LocalEngineOptions
 from mflux_api.engine.interface import EngineStarter
@@ -300,7 +299,7 @@ class _House:
                 _address(generator_box, m.SCHEDULER),
                 files,
                 trio.CapacityLimiter(ENCODER_THREADS),
-                partial(_model_hash, catalog, checkpoints),
+                lambda alias: checkpoints.short_hash(catalog.get(alias)),
             ),
             settings=settings.scheduler,
         )
@@ -331,6 +330,7 @@ class _House:
             ),
             settings,
             catalog,
+            checkpoints,
         )
         self.service = Service(gateway, self.root)
 
@@ -351,11 +351,6 @@ def _address(mailbox: Mailbox[M], sender: str) -> Address[M]:
 
 def _child(mailbox: Mailbox[M], run: Callable[[Started], Awaitable[None]]) -> ChildSpec:
     return ChildSpec(name=mailbox.name, run=run, on_exit=mailbox.drop_in_hand)
-
-
-def _model_hash(catalog: Catalog, checkpoints: Checkpoints, alias: str) -> str | None:
-    model = catalog.get(alias)
-    return None if model is None else checkpoints.short_hash(model)
 
 
 def _retention(settings: Settings, files: ImageFiles) -> Retention:

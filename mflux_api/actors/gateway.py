@@ -57,12 +57,12 @@ class Gateway:
     has ended.
     """
 
-    def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog) -> None:
+    def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog, checkpoints: Checkpoints) -> None:
         self._to = addresses
         self._readers = trio.CapacityLimiter(4)
-        self._checkpoints = Checkpoints(settings.models.cache_dir)
         self.settings = settings
         self.catalog = catalog
+        self.checkpoints = checkpoints
 
     async def submit(self, request: GenerateRequest, *, synchronous: bool = False) -> m.Accepted:
         """Check, resolve and queue a request; when this returns the job is kept.
@@ -177,9 +177,7 @@ class Gateway:
     async def model_hash(self, alias: str) -> str | None:
         """Return the short digest of a model's checkpoint; ``None`` when it is not on disk."""
         model = self.catalog.get(alias)
-        if model is None:
-            return None
-        return await trio.to_thread.run_sync(self._checkpoints.short_hash, model, limiter=self._readers)
+        return await trio.to_thread.run_sync(self.checkpoints.short_hash, model, limiter=self._readers)
 
     async def load(self) -> m.Load:
         """Return how busy the scheduler is."""

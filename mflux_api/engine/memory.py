@@ -62,13 +62,8 @@ def active_bytes() -> int:
 
 
 def peak_bytes() -> int:
-    """The most bytes of live MLX arrays since the process started or ``reset_peak``."""
+    """The most bytes of live MLX arrays since the process started."""
     return int(mx.get_peak_memory())
-
-
-def reset_peak() -> None:
-    """Start a new measurement for ``peak_bytes``."""
-    mx.reset_peak_memory()
 
 
 def _device_bytes() -> int:

@@ -4,11 +4,12 @@ import trio
 from quart import Blueprint, Response
 
 from mflux_api.actors.gateway import Gateway
+from mflux_api.actors.messages import Residency
 from mflux_api.catalog import Model
 from mflux_api.errors import ModelNotFound
 from mflux_api.http.responses import json_response
-from mflux_api.http.schemas import ModelConfigObject, ModelList, ModelObject, ModelStatus
-from mflux_api.storage.checkpoints import SHORT_HASH_DIGITS, Checkpoints, CheckpointState
+from mflux_api.http.schemas import ModelConfigObject, ModelList, ModelObject, ModelStatus, ModelStatusName
+from mflux_api.storage.checkpoints import CheckpointState
 
 SEQUENCE_LENGTH = 512
 EMBEDDED_SEQUENCE_LENGTH = 64
@@ -17,7 +18,7 @@ EMBEDDED_SEQUENCE_LENGTH = 64
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("models", __name__, url_prefix="/api/v1")
-    checkpoints = Checkpoints(gateway.settings.models.cache_dir)
+    checkpoints = gateway.checkpoints
     default_steps = gateway.settings.generation.default_steps
 
     @routes.get("/models")
@@ -36,19 +37,13 @@ def blueprint(gateway: Gateway) -> Blueprint:
             )
         residency = await gateway.residency()
         state = await trio.to_thread.run_sync(checkpoints.state, model)
-        loaded = residency.model == model.alias
+        status_name = _status_name(model, residency, state)
         return json_response(
             ModelStatus(
                 model=model.alias,
-                status="loaded"
-                if loaded
-                else "loading"
-                if residency.loading == model.alias
-                else "ready"
-                if state.downloaded
-                else "not_downloaded",
+                status=status_name,
                 downloaded=state.downloaded,
-                loaded=loaded,
+                loaded=status_name == "loaded",
                 size_gb=model.size_gb,
                 path=None if state.path is None else str(state.path),
             )
@@ -57,11 +52,19 @@ def blueprint(gateway: Gateway) -> Blueprint:
     return routes
 
 
+def _status_name(model: Model, residency: Residency, state: CheckpointState) -> ModelStatusName:
+    if residency.model == model.alias:
+        return "loaded"
+    if residency.loading == model.alias:
+        return "loading"
+    return "ready" if state.downloaded else "not_downloaded"
+
+
 def _object(model: Model, state: CheckpointState, default_steps: int) -> ModelObject:
     return ModelObject(
         title=model.alias,
         model_name=model.repo or model.alias,
-        hash=None if state.sha256 is None else state.sha256[:SHORT_HASH_DIGITS],
+        hash=state.short_hash,
         sha256=state.sha256,
         config=ModelConfigObject(
             base_arch="seedvr2" if model.family == "seedvr2" else "flux2",

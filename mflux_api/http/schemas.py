@@ -6,6 +6,7 @@ from typing import Any, Literal
 import attrs
 
 StatusName = Literal["queued", "generating", "completed", "failed", "cancelled"]
+ModelStatusName = Literal["not_downloaded", "ready", "loading", "loaded"]
 StageName = Literal["queued", "downloading", "loading", "encoding", "denoising", "decoding", "saving"]
 
 
@@ -153,7 +154,7 @@ class ModelStatus:
     """``GET /api/v1/models/{model_id}/status``."""
 
     model: str
-    status: Literal["not_downloaded", "ready", "loading", "loaded"]
+    status: ModelStatusName
     downloaded: bool
     loaded: bool
     size_gb: float | None

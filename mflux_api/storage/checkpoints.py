@@ -25,6 +25,11 @@ class CheckpointState:
     sha256: str | None
     """Digest of the sorted file manifest (name and size of every file); ``None`` when not on disk."""
 
+    @property
+    def short_hash(self) -> str | None:
+        """The first digits of the digest, as SD-WebUI shows it."""
+        return None if self.sha256 is None else self.sha256[:SHORT_HASH_DIGITS]
+
 
 @attrs.frozen
 class Checkpoints:
@@ -49,10 +54,9 @@ class Checkpoints:
             logger.debug("the checkpoint of %s cannot be looked at: %s", model.alias, type(error).__name__)
         return CheckpointState(downloaded=model.embedded, path=None, sha256=None)
 
-    def short_hash(self, model: Model) -> str | None:
-        """Return the first digits of the model's digest, as SD-WebUI shows it; looks at the disk like :meth:`state`."""
-        digest = self.state(model).sha256
-        return None if digest is None else digest[:SHORT_HASH_DIGITS]
+    def short_hash(self, model: Model | None) -> str | None:
+        """Return the short digest of a model, ``None`` for none; looks at the disk like :meth:`state`."""
+        return None if model is None else self.state(model).short_hash
 
 
 def _manifest_digest(folder: Path) -> str:
