@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from mflux_api.engine.demo.layout import CheckpointShape
 from training.demo.shape import VOCABULARY_SIZE
 
+# Between the pictures on the time axis, as in diffusers' Flux2KleinPipeline._prepare_image_ids.
+_REFERENCE_DISTANCE = 10
+
 
 class TextEncoder(nn.Module):
     """Qwen3: the hidden states of the output layers side by side are the prompt's embedding."""
@@ -245,15 +248,32 @@ class _SingleBlock(nn.Module):
 
 
 @functools.cache
-def rope_of(rows: int, columns: int, text: int, axes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [text + rows x columns, head / 2]: axis 1 is the row, 2 the column, 3 the place in the text."""
-    ids = torch.zeros(text + rows * columns, 4, dtype=torch.float64, device=device)
-    ids[:text, 3] = torch.arange(text, device=device)
-    ids[text:, 1] = torch.arange(rows, device=device).repeat_interleave(columns)
-    ids[text:, 2] = torch.arange(columns, device=device).repeat(rows)
+def rope_of(
+    rows: int,
+    columns: int,
+    text: int,
+    axes: tuple[int, ...],
+    device: torch.device,
+    references: tuple[tuple[int, int], ...] = (),
+) -> tuple[Tensor, Tensor]:
+    """cos and sin [text + rows x columns + references, head / 2].
+
+    Axis 0 is the picture (0, and 10, 20, ... for the ``references``, which are rows and columns), 1 the row, 2 the
+    column, 3 the place in the text.
+    """
+    pictures = []
+    for number, (high, wide) in enumerate(((rows, columns), *references)):
+        ids = torch.zeros(high * wide, 4, dtype=torch.float64, device=device)
+        ids[:, 0] = _REFERENCE_DISTANCE * number
+        ids[:, 1] = torch.arange(high, device=device).repeat_interleave(wide)
+        ids[:, 2] = torch.arange(wide, device=device).repeat(high)
+        pictures.append(ids)
+    words = torch.zeros(text, 4, dtype=torch.float64, device=device)
+    words[:, 3] = torch.arange(text, device=device)
+    places = torch.cat([words, *pictures])
     angles = []
     for axis, size in enumerate(axes):
         frequencies = 1.0 / (2000.0 ** (torch.arange(0, size, 2, dtype=torch.float64, device=device) / size))
-        angles.append(torch.outer(ids[:, axis], frequencies))
+        angles.append(torch.outer(places[:, axis], frequencies))
     both = torch.cat(angles, dim=-1)
     return both.cos().float(), both.sin().float()
