@@ -45,6 +45,7 @@ THINGS_OF = {
     "space": ("planet",),
 }
 COLORED_LANDS = ("mountains", "hills", "desert", "lake", "forest", "alien")
+_UNSAID_SIDES = ("left", "center", "center", "center", "right")
 HIDING = ("storm", "fog", "snow", "rain")
 
 
@@ -156,7 +157,7 @@ def _draw_body(chance: random.Random, draft: _Draft) -> None:
             scene.body = chance.choice(("sun", "moon"))
             _say_body(chance, draft)
         return
-    if chance.random() < 0.36 and scene.weather != "cloudy":
+    if chance.random() < 0.42 and scene.weather != "cloudy":
         if "time" not in draft.said and not scene.neon and chance.random() < 0.5:
             # "The moon on the left" is a night, said or not.
             scene.time, scene.body = "night", "moon"
@@ -175,21 +176,22 @@ def _draw_body(chance: random.Random, draft: _Draft) -> None:
 
 def _say_body(chance: random.Random, draft: _Draft) -> None:
     draft.said.add("body")
-    if chance.random() < 0.75:
+    if chance.random() < 0.8:
         draft.said.add("body_side")
 
 
 def _draw_things(chance: random.Random, draft: _Draft) -> None:
     scene = draft.scene
-    if chance.random() > (0.55 if scene.place == "space" else 0.47):
+    if chance.random() > (0.6 if scene.place == "space" else 0.55):
         return
     scene.thing = chance.choice(THINGS_OF[scene.place])
-    scene.thing_side, scene.thing_color = chance.choice(SIDES), chance.choice(NATURAL_COLORS[scene.thing])
+    scene.thing_side, scene.thing_color = chance.choice(_UNSAID_SIDES), chance.choice(NATURAL_COLORS[scene.thing])
     draft.said.add("thing")
     if chance.random() < 0.78:
         scene.thing_color = chance.choice(COLORS)
         draft.said.add("thing_color")
-    if chance.random() < 0.68:
+    if chance.random() < 0.75:
+        scene.thing_side = chance.choice(SIDES)
         draft.said.add("thing_side")
     if scene.place == "space" and scene.body != "none":
         scene.body = "none"
