@@ -15,7 +15,7 @@ from training.demo.edit_measures import judge_edit, shuffled_edit_rates
 from training.demo.report import to_pixels
 from training.demo.sampler import encode_reference, paint
 from training.demo.tokenizer import PromptTokenizer
-from training.demo.train_edit import averaged
+from training.demo.train_edit import shipped
 from training.demo.trainee import Trainee
 from training.demo.world.render import render
 from training.demo.world.spec import Scene
@@ -37,9 +37,7 @@ def report_edit(
     trainee: Trainee, out: Path, device: torch.device, log: Callable[[str], None], *, tiny: bool
 ) -> dict[str, Any]:
     """Write ``edit-sheet.webp`` and return the measures of the 256 x 256 results."""
-    models = averaged(trainee)
-    for model in models:
-        model.load_state_dict({name: value.to(torch.bfloat16).float() for name, value in model.state_dict().items()})
+    models = shipped(trainee)
     tokenizer, generator = PromptTokenizer(), torch.Generator(device).manual_seed(1)
 
     def paint_case(case: EditCase, target: tuple[int, int], given: list[Tensor]) -> Pixels:

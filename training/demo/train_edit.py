@@ -102,7 +102,15 @@ def averaged(trainee: Trainee) -> Models:
     return models
 
 
-def _leap_sigmas(count: int, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def shipped(trainee: Trainee) -> Models:
+    """The averaged weights as they are exported: rounded to bfloat16."""
+    models = averaged(trainee)
+    for model in models:
+        model.load_state_dict({name: value.to(torch.bfloat16).float() for name, value in model.state_dict().items()})
+    return models
+
+
+def leap_sigmas(count: int, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Where leaps begin and end: those of the schedule of four steps, and as long ones from anywhere."""
     anywhere = torch.rand(count, device=device) * 0.98 + 0.02
     on_schedule = torch.randint(1, _LEAPS + 1, (count,), device=device) / _LEAPS
@@ -112,15 +120,16 @@ def _leap_sigmas(count: int, tokens: int, device: torch.device) -> tuple[Tensor,
     return start, end
 
 
-def _noised(clean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+def noised(clean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents on the way from ``clean`` at each ``sigma``, and the noise."""
     noise = torch.randn_like(clean)
     return clean + sigma[:, None, None] * (noise - clean), noise
 
 
 def text_loss(trainee: Trainee, teacher: Models, size: Size, clean: Tensor, tokens: Tensor) -> Tensor:
     """The squared distance from what the model said before the stage, mostly where four steps will ask it."""
-    sigma = _leap_sigmas(clean.shape[0], clean.shape[1], clean.device)[0]
-    latents, _ = _noised(clean, sigma)
+    sigma = leap_sigmas(clean.shape[0], clean.shape[1], clean.device)[0]
+    latents, _ = noised(clean, sigma)
     with torch.no_grad():
         target = velocity(teacher, size, latents, tokens, sigma)
     return functional.mse_loss(velocity(trainee.models, size, latents, tokens, sigma), target)
@@ -129,7 +138,7 @@ def text_loss(trainee: Trainee, teacher: Models, size: Size, clean: Tensor, toke
 def edit_loss(trainee: Trainee, size: EditSize, references: list[Tensor], clean: Tensor, tokens: Tensor) -> Tensor:
     """The squared error of the velocity from a changed picture to noise."""
     sigma = draw_sigmas(clean.shape[0], clean.shape[1], clean.device)
-    latents, noise = _noised(clean, sigma)
+    latents, noise = noised(clean, sigma)
     return functional.mse_loss(edit_velocity(trainee.models, size, latents, references, tokens, sigma), noise - clean)
 
 
@@ -137,8 +146,8 @@ def leap_loss(
     trainee: Trainee, teacher: Models, size: EditSize, references: list[Tensor], clean: Tensor, tokens: Tensor
 ) -> Tensor:
     """The squared error of the velocity to where the teacher's path is one leap later."""
-    sigma, end = _leap_sigmas(clean.shape[0], clean.shape[1], clean.device)
-    latents, _ = _noised(clean, sigma)
+    sigma, end = leap_sigmas(clean.shape[0], clean.shape[1], clean.device)
+    latents, _ = noised(clean, sigma)
     with torch.no_grad():
         step, reached = (sigma - end) / _TEACHER_STEPS, latents
         for number in range(_TEACHER_STEPS):

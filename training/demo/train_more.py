@@ -11,21 +11,26 @@ the state was lost.
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mflux_api.engine.demo.layout import CheckpointShape
 from training.demo.data import Scenes
 from training.demo.edit_data import Edits
 from training.demo.export import write_parts
 from training.demo.report import report
 from training.demo.report_edit import report_edit
 from training.demo.shape import SHAPE, TINY
-from training.demo.state import Clock
+from training.demo.state import Clock, load
 from training.demo.train import DROPOUT, SEED, _from_parts
-from training.demo.train_edit import train_edit
-from training.demo.trainee import build, exported, resume
+from training.demo.train_edit import FILE as EDIT_FILE
+from training.demo.train_edit import shipped, train_edit
+from training.demo.train_lora import FILE as LORA_FILE
+from training.demo.train_lora import report_lora, train_lora
+from training.demo.trainee import Trainee, build, exported, resume
 
 _INSTRUCTION_DROPOUT = 0.08
 
@@ -41,7 +46,7 @@ def main() -> None:
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     editing = arguments.stage == "edit"
     # Workers are forked before the first use of a GPU.
-    scenes = Scenes(arguments.workers // 2, seed, DROPOUT, device)
+    scenes = Scenes(arguments.workers // 2 if editing else 0, seed, DROPOUT, device)
     streams = [Edits(arguments.workers // 2, seed, count, _INSTRUCTION_DROPOUT, device) for count in (1, 2) if editing]
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     torch.manual_seed(seed)
@@ -56,32 +61,69 @@ def main() -> None:
     try:
         if arguments.parts and not (arguments.state / "flow.pt").is_file():
             _from_parts(arguments, device)
-        trainee = build(TINY if arguments.tiny else SHAPE, device, 0.998)
+        trainee = build(_shape(arguments), device, 0.998)
         if not resume(trainee, arguments.state, device):
             raise SystemExit(f"{arguments.state / 'flow.pt'} is missing: train the flow first, or give --parts.")
-        metrics = train_edit(
-            trainee,
-            scenes,
-            (streams[0], streams[1]),
-            generator,
-            clock,
-            log,
-            device,
-            compiled=not (arguments.eager or arguments.tiny),
-            tiny=arguments.tiny,
-            keep_to=arguments.state,
-        )
-        log("exporting")
-        write_parts(exported(trainee), arguments.out)
-        metrics |= {"device": name}
-        _note(arguments.out, arguments.stage, metrics)
-        metrics |= report_edit(trainee, arguments.out, device, log, tiny=arguments.tiny)
-        metrics |= report(trainee, arguments.stage, arguments.out, device, scenes, generator, log, tiny=arguments.tiny)
-        _note(arguments.out, arguments.stage, metrics)
+        if editing:
+            metrics = _edit(arguments, trainee, scenes, (streams[0], streams[1]), generator, clock, log)
+        else:
+            metrics = _lora(arguments, trainee, generator, clock, log, seed)
+        _note(arguments.out, arguments.stage, metrics | {"device": name})
         log("done")
     finally:
         for stream in (scenes, *streams):
             stream.close()
+
+
+def _edit(
+    arguments: argparse.Namespace,
+    trainee: Trainee,
+    scenes: Scenes,
+    streams: tuple[Edits, Edits],
+    generator: torch.Generator,
+    clock: Callable[[float], Clock],
+    log: Callable[[str], None],
+) -> dict[str, Any]:
+    device, tiny = generator.device, arguments.tiny
+    metrics = train_edit(
+        trainee,
+        scenes,
+        streams,
+        generator,
+        clock,
+        log,
+        device,
+        compiled=not (arguments.eager or tiny),
+        tiny=tiny,
+        keep_to=arguments.state,
+    )
+    log("exporting")
+    write_parts(exported(trainee), arguments.out)
+    _note(arguments.out, "edit", metrics)
+    metrics |= report_edit(trainee, arguments.out, device, log, tiny=tiny)
+    return metrics | report(trainee, "edit-text", arguments.out, device, scenes, generator, log, tiny=tiny)
+
+
+def _lora(
+    arguments: argparse.Namespace,
+    trainee: Trainee,
+    generator: torch.Generator,
+    clock: Callable[[float], Clock],
+    log: Callable[[str], None],
+    seed: int,
+) -> dict[str, Any]:
+    edited = load(arguments.state / EDIT_FILE, generator.device)
+    if edited is not None:
+        trainee.average.restore(edited["average"], 0)
+    log(f"on the weights of {'edit' if edited else 'flow'}.pt")
+    models = shipped(trainee)
+    lora, metrics = train_lora(models, trainee.vae, _shape(arguments), generator, clock, log, seed, tiny=arguments.tiny)
+    lora.save(arguments.out / LORA_FILE)
+    return metrics | report_lora(lora, models, trainee.vae, arguments.out, tiny=arguments.tiny)
+
+
+def _shape(arguments: argparse.Namespace) -> CheckpointShape:
+    return TINY if arguments.tiny else SHAPE
 
 
 def _note(out: Path, stage: str, metrics: dict[str, Any]) -> None:
@@ -92,8 +134,8 @@ def _note(out: Path, stage: str, metrics: dict[str, Any]) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Teach the demo model to edit.")
-    parser.add_argument("--stage", choices=["edit"], required=True)
+    parser = argparse.ArgumentParser(description="Teach the demo model to edit, or make its example LoRA.")
+    parser.add_argument("--stage", choices=["edit", "lora"], required=True)
     parser.add_argument("--minutes", type=float, required=True, help="training time of this call")
     parser.add_argument("--plan", type=float, required=True, help="training time of the stage over all calls")
     parser.add_argument("--state", type=Path, default=Path("/tmp/demo-train"))
