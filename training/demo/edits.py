@@ -14,7 +14,7 @@ from training.demo.captions import COLORED_LANDS, NATURAL_COLORS, THINGS_OF, sam
 from training.demo.world.spec import COLORS, FLYING, SIDES, STANDING, Scene
 
 _SEEDS = 2**31
-_TRIES = 60
+_TRIES = 300
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from tests.semantic.edit_cases import EDIT_CASES, EditCase
+from tests.semantic.edit_cases import EDIT_CASES, EditCase, seed_of
 from training.demo.contact import contact_sheet
 from training.demo.edit_measures import judge_edit, shuffled_edit_rates
 from training.demo.report import to_pixels
@@ -48,7 +48,7 @@ def report_edit(
 
     def given_to(cases: Sequence[EditCase], size: tuple[int, int]) -> list[list[Tensor]]:
         """Each case's references [1, 3, H, W], painted in one call."""
-        scenes = [(Scene(**fields), _SEED + i) for case in cases for i, fields in enumerate(case.before)]  # type: ignore[arg-type]
+        scenes = [(Scene(**fields), seed_of(case, i)) for case in cases for i, fields in enumerate(case.before)]  # type: ignore[arg-type]
         rows = torch.tensor([scene.row() for scene, _ in scenes], device=device)
         seeds = torch.tensor([seed for _, seed in scenes], device=device)
         painted = iter(render(rows, *size, generator, seeds).split(1))
