@@ -17,7 +17,7 @@ from training.demo.tokenizer import PromptTokenizer
 from training.demo.trainee import Size, Trainee, velocity
 
 STEPS = 4
-GUIDANCE = 2.5
+GUIDANCE = 1.5
 _TEACHER_STEPS = 4
 # The rest starts anywhere on the path: for other numbers of steps.
 _ON_SCHEDULE = 0.65
