@@ -49,7 +49,10 @@ class Unload:
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """Paint images with the resident model."""
+    """Paint images with the resident model.
+
+    Its blobs are pictures, RGB8 row by row: the references in their order, then the start picture if there is one.
+    """
 
     attempt: int
     """Every frame about this run carries it; frames of another attempt are dropped."""
@@ -62,6 +65,12 @@ class Run:
     steps: int
     guidance: float
     low_ram: bool = False
+    references: tuple[tuple[Positive, Positive], ...] = ()
+    """Width and height of each reference picture, multiples of 16; at most 4."""
+    start: bool = False
+    """Whether the last blob is a picture of ``width`` by ``height`` to start from."""
+    image_strength: float = 1.0
+    """How much of the start picture to transform, 0 to 1."""
 
 
 @attrs.frozen(kw_only=True)

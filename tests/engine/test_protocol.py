@@ -14,6 +14,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 INT = st.integers(-(2**63), 2**63 - 1)
 NATURAL = st.integers(0, 2**63 - 1)
 FLOAT = st.floats(allow_nan=False)
+SIDE = st.integers(1, 2**31)
 STAGE = st.sampled_from(["encoding", "denoising", "decoding"])
 FRAMES = st.one_of(
     st.builds(p.Load, model=TEXT, path=TEXT, embedded=st.booleans()),
@@ -30,6 +31,9 @@ FRAMES = st.one_of(
         steps=INT,
         guidance=FLOAT,
         low_ram=st.booleans(),
+        references=st.lists(st.tuples(SIDE, SIDE), max_size=4).map(tuple),
+        start=st.booleans(),
+        image_strength=FLOAT,
     ),
     st.builds(p.Cancel, attempt=INT),
     st.just(p.Shutdown()),
