@@ -6,6 +6,7 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from mflux_api.engine.lora import Lora
 from mflux_api.engine.references import Picture
 from mflux_api.engine.schedule import steps_to_run
 
@@ -46,6 +47,9 @@ class PipelineRequest:
     """What ``strength`` below 1 starts from, in the size of the painted picture."""
     strength: float = attrs.field(default=1.0)
     """How much of ``start`` to transform: 1 begins with pure noise, 0 gives it back as the VAE keeps it."""
+
+    loras: tuple[Lora, ...] = ()
+    """Adapters for this pass alone, working together."""
 
     @property
     def steps_run(self) -> int:

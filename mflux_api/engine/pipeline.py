@@ -16,7 +16,8 @@ from mflux.utils.apple_silicon import AppleSiliconUtil
 
 from mflux_api.engine.components import Components
 from mflux_api.engine.decoding import decode_mode, decode_packed, to_pixels
-from mflux_api.engine.denoising import Conditioning, Denoiser, mixed, transformer_function
+from mflux_api.engine.denoising import Conditioning, Denoiser, Predict, mixed, transformer_function
+from mflux_api.engine.lora import Adapted, Lora, LoraError
 from mflux_api.engine.memory import Device
 from mflux_api.engine.passes import DoneEvent, Event, ImageEvent, PipelineRequest, Stage, StageEvent, StepEvent
 from mflux_api.engine.prompt_cache import PromptCache
@@ -32,6 +33,7 @@ __all__ = [
     "DoneEvent",
     "Event",
     "ImageEvent",
+    "LoraError",
     "Pipeline",
     "PipelineRequest",
     "Stage",
@@ -53,6 +55,7 @@ class Pipeline:
         self._device = device
         self._cache = PromptCache(prompt_cache_bytes)
         self._predict = _compiled(components.transformer, device)
+        self._adapted: Adapted | None = None
 
     @property
     def prompt_cache(self) -> PromptCache:
@@ -67,6 +70,7 @@ class Pipeline:
 
         Raises:
             Stopped: ``should_stop`` returned true.
+            LoraError: an adapter cannot be used.
             RuntimeError: from MLX, for instance when the device has too little memory.
         """
 
@@ -77,6 +81,7 @@ class Pipeline:
         clock = _Clock()
         check()
         yield from clock.pausing(StageEvent("encoding"))
+        predict = self._with_loras(request.loras)
         conditioning = self._encode(request, check) if request.steps_run else None
         start = self._encode_start(request, check)
         encode_s = clock.lap()
@@ -91,7 +96,7 @@ class Pipeline:
         if start is not None:
             latents = mixed(start, latents, sigmas[skipped])
         if conditioning is not None:
-            denoiser = Denoiser(self._predict, conditioning, ids)
+            denoiser = Denoiser(predict, conditioning, ids)
             for step in range(skipped, request.steps):
                 check()
                 velocity = denoiser.velocity(latents, timesteps[step])
@@ -113,6 +118,17 @@ class Pipeline:
             pixels = to_pixels(decode_packed(self._components.vae, grid[index : index + 1], mode, check))
             yield from clock.pausing(ImageEvent(index, seed, pixels))
         yield DoneEvent(encode_s=encode_s, denoise_s=denoise_s, decode_s=clock.lap())
+
+    def _with_loras(self, loras: tuple[Lora, ...]) -> Predict:
+        if not loras:
+            # Whoever goes without them gets their memory back.
+            self._adapted = None
+            return self._predict
+        if self._adapted is None or not self._adapted.fits(loras):
+            self._adapted = None
+            transformer = self._components.transformer
+            self._adapted = Adapted(transformer, loras, _compiled(transformer, self._device))
+        return self._adapted
 
     def _encode(self, request: PipelineRequest, check: Callable[[], None]) -> Conditioning:
         texts = [request.prompt]
