@@ -5,8 +5,8 @@ A test names moments of an engine's life and what happens there::
     script = Script(at={"step 0/2": Crash()})
     async with open_service(settings, start_engine=script.start) as service: ...
 
-The moments: ``start``, ``load``, ``run``, ``encoding``, ``denoising``, ``decoding``, ``step I/S`` (image I, before step
-S, counted from 1), ``image I`` (before it is sent) and ``done`` (before the run's last frame).
+The moments: ``start``, ``load``, ``run``, ``encoding``, ``denoising``, ``decoding``, ``step I/S`` (first image I of a
+pass, before step S, counted from 1), ``image I`` (before it is sent) and ``done`` (before the run's last frame).
 """
 
 import math
@@ -88,6 +88,8 @@ class Script:
 
     at: dict[str, Action] = attrs.field(factory=dict)
     step_seconds: float = 0.0
+    per_pass: int = 1
+    """How many images of a run share their steps."""
     ignore_cancel: bool = False
     stale_frames: bool = False
     """Send every frame of a run twice, first under the attempt number of a run that never was."""
@@ -251,20 +253,23 @@ class ScriptedEngine:
             raise _Failed("GENERATION_FAILED")
         await self._reach("run", command)
         steps = steps_to_run(command.steps, command.image_strength)
-        for image, seed in enumerate(command.seeds):
+        for first in range(0, len(command.seeds), self._script.per_pass):
+            seeds = command.seeds[first : first + self._script.per_pass]
             for stage in ("encoding", "denoising", "decoding"):
                 self.say(StageChanged(attempt=command.attempt, stage=_stage(stage)))
                 await self._reach(stage, command)
                 for step in range(1, steps + 1) if stage == "denoising" else ():
-                    await self._reach(f"step {image}/{step}", command)
+                    await self._reach(f"step {first}/{step}", command)
                     if self._script.step_seconds:
                         await trio.sleep(self._script.step_seconds)
-                    self.say(StepDone(attempt=command.attempt, image=image, step=step, steps=steps))
-            await self._reach(f"image {image}", command)
-            done = ImageDone(
-                attempt=command.attempt, index=image, seed=seed, width=command.width, height=command.height
-            )
-            self.say(done, (pixels(seed, command.width, command.height),))
+                    done = StepDone(attempt=command.attempt, image=first, step=step, steps=steps, images=len(seeds))
+                    self.say(done)
+            for index, seed in enumerate(seeds, first):
+                await self._reach(f"image {index}", command)
+                image = ImageDone(
+                    attempt=command.attempt, index=index, seed=seed, width=command.width, height=command.height
+                )
+                self.say(image, (pixels(seed, command.width, command.height),))
         await self._reach("done", command)
         self.say(RunDone(attempt=command.attempt, encode_seconds=0.1, denoise_seconds=0.2, decode_seconds=0.3))
 

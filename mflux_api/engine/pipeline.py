@@ -14,6 +14,7 @@ from mflux.models.common.schedulers.flow_match_euler_discrete_scheduler import F
 from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
 from mflux.utils.apple_silicon import AppleSiliconUtil
 
+from mflux_api.engine.batching import Load, images_per_pass
 from mflux_api.engine.components import Components
 from mflux_api.engine.decoding import decode_mode, decode_packed, to_pixels
 from mflux_api.engine.denoising import Conditioning, Denoiser, Predict, mixed, transformer_function
@@ -54,6 +55,7 @@ class Pipeline:
         self._components = components
         self._device = device
         self._cache = PromptCache(prompt_cache_bytes)
+        self._width: int = components.transformer.inner_dim
         self._predict = _compiled(components.transformer, device)
         self._adapted: Adapted | None = None
 
@@ -61,6 +63,18 @@ class Pipeline:
     def prompt_cache(self) -> PromptCache:
         """The cached prompt embeddings."""
         return self._cache
+
+    def images_per_pass(self, request: PipelineRequest) -> int:
+        """How many of the request's images one pass should take; a fixed function of device, model and request."""
+        pictures = [(request.width, request.height), *((each.width, each.height) for each in request.references)]
+        info = self._components.info
+        load = Load(
+            parameters=info.transformer_parameters,
+            width=self._width,
+            tokens=info.max_sequence_length + sum(width * height for width, height in pictures) // 256,
+            branches=2 if request.guidance > 1.0 else 1,
+        )
+        return images_per_pass(self._device.kind, load, low_ram=request.low_ram)
 
     def run(self, request: PipelineRequest, should_stop: ShouldStop) -> Iterator[Event]:
         """Run one pass and yield its events: a StageEvent per stage, a StepEvent per step, an ImageEvent per seed, and

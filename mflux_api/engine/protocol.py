@@ -71,6 +71,10 @@ class Run:
     """Whether the last blob is a picture of ``width`` by ``height`` to start from."""
     image_strength: float = 1.0
     """How much of the start picture to transform, 0 to 1."""
+    lora_files: tuple[str, ...] = ()
+    """Absolute paths of adapters, for this run alone."""
+    lora_scales: tuple[float, ...] = ()
+    """One for each file."""
 
 
 @attrs.frozen(kw_only=True)
@@ -150,8 +154,11 @@ class StepDone:
 
     attempt: int
     image: Natural
+    """The first image that the step was for."""
     step: Natural
     steps: Positive
+    images: Positive = 1
+    """How many images the step was for, each of them now as far."""
 
 
 @attrs.frozen(kw_only=True)
@@ -189,6 +196,7 @@ class RunFailed:
     attempt: int
     code: str
     message: str
+    details: Mapping[str, str] = attrs.field(factory=dict)
 
 
 Event = (

@@ -180,12 +180,17 @@ class Worker:
 
     def _run(self, command: Run, blobs: Blobs) -> None:
         from mflux_api.engine import memory
-        from mflux_api.engine.pipeline import Stopped
+        from mflux_api.engine.pipeline import LoraError, Stopped
 
         try:
             self._paint(command, blobs)
         except Stopped:
             self._pipe.write(RunStopped(attempt=command.attempt))
+        except LoraError as error:
+            failed = RunFailed(
+                attempt=command.attempt, code="INVALID_PARAMETER", message=str(error), details={"field": "lora_files"}
+            )
+            self._pipe.write(failed)
         except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
             code, message = _classified(error, "The engine failed while painting")
             self._pipe.write(RunFailed(attempt=command.attempt, code=code, message=message))
@@ -201,14 +206,16 @@ class Worker:
             raise RuntimeError("the model is not resident")
         pipeline = self._resident[1]
         seconds = [0.0, 0.0, 0.0]
-        for first, request in passes(command, blobs):
+        for first, request in passes(command, blobs, pipeline):
             for event in pipeline.run(request, lambda: command.attempt in self._reader.cancelled):
                 match event:
                     case StageEvent(stage=stage):
                         self._pipe.write(StageChanged(attempt=command.attempt, stage=stage))
                     case StepEvent(step=step, steps=steps):
                         self._reader.memory = self._memory()
-                        self._pipe.write(StepDone(attempt=command.attempt, image=first, step=step, steps=steps))
+                        images = len(request.seeds)
+                        done = StepDone(attempt=command.attempt, image=first, step=step, steps=steps, images=images)
+                        self._pipe.write(done)
                     case ImageEvent(index=index, seed=seed, pixels=pixels):
                         height, width, _ = pixels.shape
                         image = ImageDone(

@@ -34,6 +34,8 @@ FRAMES = st.one_of(
         references=st.lists(st.tuples(SIDE, SIDE), max_size=4).map(tuple),
         start=st.booleans(),
         image_strength=FLOAT,
+        lora_files=st.lists(TEXT, max_size=3).map(tuple),
+        lora_scales=st.lists(FLOAT, max_size=3).map(tuple),
     ),
     st.builds(p.Cancel, attempt=INT),
     st.just(p.Shutdown()),
@@ -52,7 +54,7 @@ FRAMES = st.one_of(
     st.builds(p.LoadFailed, model=TEXT, code=TEXT, message=TEXT),
     st.just(p.Unloaded()),
     st.builds(p.StageChanged, attempt=INT, stage=STAGE),
-    st.builds(p.StepDone, attempt=INT, image=NATURAL, step=NATURAL, steps=st.integers(1, 2**31)),
+    st.builds(p.StepDone, attempt=INT, image=NATURAL, step=NATURAL, steps=SIDE, images=SIDE),
     st.builds(
         p.ImageDone,
         attempt=INT,
@@ -63,7 +65,7 @@ FRAMES = st.one_of(
     ),
     st.builds(p.RunDone, attempt=INT, encode_seconds=FLOAT, denoise_seconds=FLOAT, decode_seconds=FLOAT),
     st.builds(p.RunStopped, attempt=INT),
-    st.builds(p.RunFailed, attempt=INT, code=TEXT, message=TEXT),
+    st.builds(p.RunFailed, attempt=INT, code=TEXT, message=TEXT, details=st.dictionaries(TEXT, TEXT, max_size=2)),
 )
 CANCEL = p.encode(p.Cancel(attempt=3))
 
