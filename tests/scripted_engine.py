@@ -27,6 +27,7 @@ from mflux_api.engine.protocol import (
     Load,
     Loaded,
     LoadFailed,
+    PreviewMade,
     Ready,
     Run,
     RunDone,
@@ -41,6 +42,7 @@ from mflux_api.engine.protocol import (
 )
 from mflux_api.engine.schedule import steps_to_run
 
+PREVIEW = b"\xff\xd8 what every scripted engine's preview is"
 FOREIGN = 1_000_000
 """Added to the attempt number of stale frames."""
 
@@ -264,6 +266,9 @@ class ScriptedEngine:
                         await trio.sleep(self._script.step_seconds)
                     done = StepDone(attempt=command.attempt, image=first, step=step, steps=steps, images=len(seeds))
                     self.say(done)
+                    for index in range(first, first + len(seeds) if command.previews else first):
+                        preview = PreviewMade(attempt=command.attempt, index=index, step=step, width=8, height=8)
+                        self.say(preview, (PREVIEW,))
             for index, seed in enumerate(seeds, first):
                 await self._reach(f"image {index}", command)
                 image = ImageDone(

@@ -50,6 +50,8 @@ class PipelineRequest:
 
     loras: tuple[Lora, ...] = ()
     """Adapters for this pass alone, working together."""
+    previews: bool = False
+    """Report a small picture of every image after every step."""
 
     @property
     def steps_run(self) -> int:
@@ -86,6 +88,19 @@ class StepEvent:
     """The steps that this pass runs."""
 
 
+@attrs.frozen
+class PreviewEvent:
+    """What a picture would be, were the noise that the last step foretold taken away at once."""
+
+    index: int
+    """The position of its seed in the request."""
+    step: int
+    width: int
+    height: int
+    jpeg: bytes = attrs.field(repr=False)
+    """A file; an eighth of the picture's size."""
+
+
 @attrs.frozen(eq=False)
 class ImageEvent:
     """A picture is finished."""
@@ -106,4 +121,4 @@ class DoneEvent:
     decode_s: float
 
 
-Event: TypeAlias = StageEvent | StepEvent | ImageEvent | DoneEvent
+Event: TypeAlias = StageEvent | StepEvent | PreviewEvent | ImageEvent | DoneEvent

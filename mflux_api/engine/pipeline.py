@@ -7,7 +7,7 @@ For one seed at guidance 1 the picture is the one of mflux's own ``Flux2Klein`` 
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import mlx.core as mx
 from mflux.models.common.schedulers.flow_match_euler_discrete_scheduler import FlowMatchEulerDiscreteScheduler
@@ -16,11 +16,29 @@ from mflux.utils.apple_silicon import AppleSiliconUtil
 
 from mflux_api.engine.batching import Load, images_per_pass
 from mflux_api.engine.components import Components
-from mflux_api.engine.decoding import decode_mode, decode_packed, to_pixels
-from mflux_api.engine.denoising import Conditioning, Denoiser, Predict, mixed, transformer_function
+from mflux_api.engine.decoding import Pixels, decode_mode, decode_packed, to_pixels
+from mflux_api.engine.denoising import (
+    Conditioning,
+    Denoiser,
+    Predict,
+    clean_estimate,
+    mixed,
+    new_cache,
+    transformer_function,
+)
 from mflux_api.engine.lora import Adapted, Lora, LoraError
 from mflux_api.engine.memory import Device
-from mflux_api.engine.passes import DoneEvent, Event, ImageEvent, PipelineRequest, Stage, StageEvent, StepEvent
+from mflux_api.engine.passes import (
+    DoneEvent,
+    Event,
+    ImageEvent,
+    PipelineRequest,
+    PreviewEvent,
+    Stage,
+    StageEvent,
+    StepEvent,
+)
+from mflux_api.engine.preview import SAMPLE_SIDE, PreviewDecoder, as_jpeg, fit
 from mflux_api.engine.prompt_cache import PromptCache
 from mflux_api.engine.references import encode_picture, encode_references
 
@@ -37,6 +55,7 @@ __all__ = [
     "LoraError",
     "Pipeline",
     "PipelineRequest",
+    "PreviewEvent",
     "Stage",
     "StageEvent",
     "StepEvent",
@@ -56,7 +75,8 @@ class Pipeline:
         self._device = device
         self._cache = PromptCache(prompt_cache_bytes)
         self._width: int = components.transformer.inner_dim
-        self._predict = _compiled(components.transformer, device)
+        self._predict = self._function()
+        self._preview_decoder: PreviewDecoder | None = None
         self._adapted: Adapted | None = None
 
     @property
@@ -98,6 +118,7 @@ class Pipeline:
         predict = self._with_loras(request.loras)
         conditioning = self._encode(request, check) if request.steps_run else None
         start = self._encode_start(request, check)
+        decoder = self._fitted(request, check) if request.previews else None
         encode_s = clock.lap()
 
         check()
@@ -110,28 +131,60 @@ class Pipeline:
         if start is not None:
             latents = mixed(start, latents, sigmas[skipped])
         if conditioning is not None:
-            denoiser = Denoiser(predict, conditioning, ids)
+            caching = self._components.info.caches_references
+            cache = new_cache(self._components.transformer) if caching else None
+            denoiser = Denoiser(predict, conditioning, ids, cache)
             for step in range(skipped, request.steps):
                 check()
                 velocity = denoiser.velocity(latents, timesteps[step])
+                clean = [] if decoder is None else [clean_estimate(velocity, latents, sigmas[step])]
                 latents = _euler_step(velocity, latents, sigmas[step + 1], sigmas[step])
                 # Without this the graph is only queued, and the step would be reported before it ran.
-                mx.eval(latents)
-                yield from clock.pausing(StepEvent(step + 1 - skipped, request.steps_run))
+                mx.eval(latents, *clean)
+                number = step + 1 - skipped
+                yield from clock.pausing(StepEvent(number, request.steps_run))
+                for index, pixels in enumerate(self._previews(decoder, clean, rows, columns)):
+                    height, width, _ = pixels.shape
+                    yield from clock.pausing(PreviewEvent(index, number, width, height, as_jpeg(pixels)))
                 check()
-            del denoiser
+            del denoiser, cache
         del conditioning
         denoise_s = clock.lap()
 
         yield from clock.pausing(StageEvent("decoding"))
         mode = decode_mode(self._device, request.width, request.height, request.low_ram)
-        grid = latents.reshape(len(request.seeds), rows, columns, latents.shape[-1]).transpose(0, 3, 1, 2)
+        grid = _grid(latents, rows, columns)
         for index, seed in enumerate(request.seeds):
             check()
             # One at a time: exact, and memory does not grow with the batch.
             pixels = to_pixels(decode_packed(self._components.vae, grid[index : index + 1], mode, check))
             yield from clock.pausing(ImageEvent(index, seed, pixels))
         yield DoneEvent(encode_s=encode_s, denoise_s=denoise_s, decode_s=clock.lap())
+
+    def _fitted(self, request: PipelineRequest, check: Callable[[], None]) -> PreviewDecoder:
+        if self._preview_decoder is None:
+            mode = decode_mode(self._device, SAMPLE_SIDE, SAMPLE_SIDE, request.low_ram)
+            self._preview_decoder = fit(self._components.vae, mode, check)
+        return self._preview_decoder
+
+    def _previews(
+        self, decoder: PreviewDecoder | None, clean: list[mx.array], rows: int, columns: int
+    ) -> Iterator[Pixels]:
+        """Every picture's preview, from the clean estimate; none without a decoder."""
+        if decoder is not None:
+            for packed in clean:
+                grid = _grid(packed, rows, columns)
+                for index in range(grid.shape[0]):
+                    yield decoder.pixels(self._components.vae, grid[index : index + 1])
+
+    def _function(self) -> Predict:
+        """The transformer, compiled where stock mflux compiles it, except on a CPU (20 s of C++ there)."""
+        predict = transformer_function(self._components.transformer)
+        caching = self._components.info.caches_references
+        if not self._device.is_gpu or AppleSiliconUtil.is_m1_or_m2() or caching:
+            return predict
+        compiled: Predict = mx.compile(predict)
+        return compiled
 
     def _with_loras(self, loras: tuple[Lora, ...]) -> Predict:
         if not loras:
@@ -140,8 +193,7 @@ class Pipeline:
             return self._predict
         if self._adapted is None or not self._adapted.fits(loras):
             self._adapted = None
-            transformer = self._components.transformer
-            self._adapted = Adapted(transformer, loras, _compiled(transformer, self._device))
+            self._adapted = Adapted(self._components.transformer, loras, self._function())
         return self._adapted
 
     def _encode(self, request: PipelineRequest, check: Callable[[], None]) -> Conditioning:
@@ -200,21 +252,16 @@ class _Clock:
         return elapsed
 
 
-def _compiled(transformer: Any, device: Device) -> Callable[..., mx.array]:
-    """The transformer as a function, compiled where stock mflux compiles it, except on a CPU (20 s of C++ there)."""
-
-    predict = transformer_function(transformer)
-    if not device.is_gpu or AppleSiliconUtil.is_m1_or_m2():
-        return predict
-    compiled: Callable[..., mx.array] = mx.compile(predict)
-    return compiled
-
-
 @functools.partial(mx.compile, shapeless=True)
 def _euler_step(noise: mx.array, latents: mx.array, sigma_next: mx.array, sigma: mx.array) -> mx.array:
     """One Euler step along the flow, in mflux's formula and compiled as there, so that the rounding is the same."""
     step = (sigma_next - sigma).astype(latents.dtype)
     return latents + step * noise.astype(latents.dtype)
+
+
+def _grid(latents: mx.array, rows: int, columns: int) -> mx.array:
+    """Packed latents [B, tokens, 128] as the VAE takes them, [B, 128, rows, columns]."""
+    return latents.reshape(latents.shape[0], rows, columns, latents.shape[-1]).transpose(0, 3, 1, 2)
 
 
 def _noise(request: PipelineRequest) -> tuple[mx.array, mx.array, int, int]:

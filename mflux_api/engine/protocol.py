@@ -75,6 +75,8 @@ class Run:
     """Absolute paths of adapters, for this run alone."""
     lora_scales: tuple[float, ...] = ()
     """One for each file."""
+    previews: bool = False
+    """Whether a :class:`PreviewMade` of every image follows each step."""
 
 
 @attrs.frozen(kw_only=True)
@@ -162,6 +164,17 @@ class StepDone:
 
 
 @attrs.frozen(kw_only=True)
+class PreviewMade:
+    """What an image is coming to; its one blob is a small JPEG file."""
+
+    attempt: int
+    index: Natural
+    step: Natural
+    width: Positive
+    height: Positive
+
+
+@attrs.frozen(kw_only=True)
 class ImageDone:
     """An image is painted; its one blob is RGB8, row by row."""
 
@@ -207,6 +220,7 @@ Event = (
     | Unloaded
     | StageChanged
     | StepDone
+    | PreviewMade
     | ImageDone
     | RunDone
     | RunStopped
@@ -228,6 +242,7 @@ _TYPES: tuple[type[Any], ...] = (
     Unloaded,
     StageChanged,
     StepDone,
+    PreviewMade,
     ImageDone,
     RunDone,
     RunStopped,

@@ -35,6 +35,7 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
         start=pictures[-1] if command.start else None,
         strength=command.image_strength,
         loras=loras,
+        previews=command.previews,
     )
     count = pipeline.images_per_pass(whole)
     for first in range(0, len(command.seeds), count):

@@ -25,6 +25,7 @@ from mflux_api.engine.protocol import (
     Load,
     Loaded,
     LoadFailed,
+    PreviewMade,
     Ready,
     Run,
     RunDone,
@@ -199,7 +200,7 @@ class Worker:
             memory.release()
 
     def _paint(self, command: Run, blobs: Blobs) -> None:
-        from mflux_api.engine.pipeline import DoneEvent, ImageEvent, StageEvent, StepEvent
+        from mflux_api.engine.pipeline import DoneEvent, ImageEvent, PreviewEvent, StageEvent, StepEvent
         from mflux_api.engine.runs import passes
 
         if self._resident is None or self._resident[0] != command.model:
@@ -216,6 +217,11 @@ class Worker:
                         images = len(request.seeds)
                         done = StepDone(attempt=command.attempt, image=first, step=step, steps=steps, images=images)
                         self._pipe.write(done)
+                    case PreviewEvent(index=index, step=step, width=width, height=height, jpeg=jpeg):
+                        preview = PreviewMade(
+                            attempt=command.attempt, index=first + index, step=step, width=width, height=height
+                        )
+                        self._pipe.write(preview, [jpeg])
                     case ImageEvent(index=index, seed=seed, pixels=pixels):
                         height, width, _ = pixels.shape
                         image = ImageDone(

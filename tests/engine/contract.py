@@ -16,6 +16,7 @@ from mflux_api.engine.protocol import (
     Load,
     Loaded,
     LoadFailed,
+    PreviewMade,
     Run,
     RunDone,
     RunFailed,
@@ -109,6 +110,23 @@ class EngineContract:
         assert [len(blob) for image in images for blob in image.blobs] == [64 * 64 * 3] * 2
         assert images[0].blobs != images[1].blobs
         assert not any(frame.blobs for frame in frames if not isinstance(frame.event, ImageDone))
+
+    async def test_previews_follow_each_step_where_they_are_asked_for(self, engine: Engine, good: Load) -> None:
+        await load(engine, good)
+        plain = await run(engine, attrs.evolve(RUN, seeds=(7, 8)))
+        assert not any(isinstance(frame.event, PreviewMade) for frame in plain)
+
+        frames = await run(engine, attrs.evolve(RUN, seeds=(7, 8), previews=True))
+
+        assert pictures(frames) == pictures(plain)
+        made = [frame for frame in frames if isinstance(frame.event, PreviewMade)]
+        assert sorted(
+            (frame.event.index, frame.event.step) for frame in made if isinstance(frame.event, PreviewMade)
+        ) == [(index, step) for index in (0, 1) for step in (1, 2)]
+        assert all(len(frame.blobs) == 1 and frame.blobs[0].startswith(b"\xff\xd8") for frame in made)
+        assert all(len(frame.blobs[0]) < 20_000 for frame in made)
+        rest = [frame.event for frame in frames if not isinstance(frame.event, PreviewMade)]
+        assert [type(event) for event in rest] == [type(frame.event) for frame in plain]
 
     async def test_run_with_pictures_takes_them_from_its_blobs(self, engine: Engine, good: Load) -> None:
         await load(engine, good)

@@ -107,6 +107,21 @@ def test_prompts_and_negative_prompts_matter(pipeline: Pipeline) -> None:
     assert default.tobytes() == paint(pipeline, attrs.evolve(guided, negative_prompt=" "))[0].tobytes()
 
 
+def test_both_branches_of_guidance_share_one_call(tiny: Components, device: Device) -> None:
+    pipeline = Pipeline(tiny, device)
+    rows: list[int] = []
+    predict = pipeline._predict
+
+    def watched(latents: mx.array, *rest: mx.array) -> mx.array:
+        rows.append(latents.shape[0])
+        return predict(latents, *rest)
+
+    pipeline._predict = watched
+    paint(pipeline, attrs.evolve(REQUEST, seeds=(1, 2, 3), guidance=4.0, negative_prompt="dog"))
+    paint(pipeline, attrs.evolve(REQUEST, seeds=(1, 2, 3)))
+    assert rows == [6, 6, 3, 3]
+
+
 def test_events_in_order(pipeline: Pipeline) -> None:
     events: list[Event] = list(pipeline.run(attrs.evolve(REQUEST, seeds=(8, 9)), never))
     assert events[:5] == [

@@ -34,6 +34,7 @@ FRAMES = st.one_of(
         references=st.lists(st.tuples(SIDE, SIDE), max_size=4).map(tuple),
         start=st.booleans(),
         image_strength=FLOAT,
+        previews=st.booleans(),
         lora_files=st.lists(TEXT, max_size=3).map(tuple),
         lora_scales=st.lists(FLOAT, max_size=3).map(tuple),
     ),
@@ -55,6 +56,7 @@ FRAMES = st.one_of(
     st.just(p.Unloaded()),
     st.builds(p.StageChanged, attempt=INT, stage=STAGE),
     st.builds(p.StepDone, attempt=INT, image=NATURAL, step=NATURAL, steps=SIDE, images=SIDE),
+    st.builds(p.PreviewMade, attempt=INT, index=NATURAL, step=NATURAL, width=SIDE, height=SIDE),
     st.builds(
         p.ImageDone,
         attempt=INT,
