@@ -6,7 +6,7 @@ For one seed at guidance 1 the picture is the one of mflux's own ``Flux2Klein`` 
 
 import functools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TypeAlias
 
 import mlx.core as mx
@@ -96,7 +96,7 @@ class Pipeline:
         )
         return images_per_pass(self._device.kind, load, low_ram=request.low_ram)
 
-    def run(self, request: PipelineRequest, should_stop: ShouldStop) -> Iterator[Event]:
+    def run(self, request: PipelineRequest, should_stop: ShouldStop) -> Generator[Event, None, None]:
         """Run one pass and yield its events: a StageEvent per stage, a StepEvent per step, an ImageEvent per seed, and
         a DoneEvent last.
 

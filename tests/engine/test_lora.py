@@ -255,6 +255,33 @@ def test_adapter_is_on_only_while_the_transformer_is_called(
     assert all(weights(tiny.transformer) == parameters for _ in pipeline.run(request, never))
 
 
+def test_lora_that_came_after_a_compiled_run_is_not_ignored(
+    tiny: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiled function goes on with the layers that it met at its first call."""
+    compiled: list[list[tuple[str, int]]] = []
+
+    def compile_once(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        met: list[tuple[str, int]] = []
+        compiled.append(met)
+
+        def call(*arguments: mx.array) -> mx.array:
+            met[:] = met or weights(tiny.transformer)
+            assert met == weights(tiny.transformer), "this would be an old compiled function with other layers"
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(mx, "compile", compile_once)
+    monkeypatch.setattr("mflux_api.engine.pipeline.AppleSiliconUtil.is_m1_or_m2", lambda: False)
+    pipeline = Pipeline(tiny, Device(kind="metal", name="any"))
+    one, other = (Lora(peft(tmp_path / f"{seed}.safetensors", TINY, seed)) for seed in (1, 2))
+    for loras in ((), (one,), (one,), (one, other), (attrs.evolve(one, scale=0.5),), ()):
+        paint(pipeline, attrs.evolve(REQUEST, loras=loras))
+    # Without, one, both, half.
+    assert len(compiled) == 4
+
+
 KEY = "transformer.transformer_blocks.0.attn.to_q"
 
 
