@@ -76,6 +76,9 @@ def test_every_reference_and_their_order_matter(pipeline: Pipeline) -> None:
     choices = [(), (one,), (other,), (one, other), (other, one), (one, one)]
     pictures = {paint(pipeline, attrs.evolve(REQUEST, references=each))[0].tobytes() for each in choices}
     assert len(pictures) == len(choices)
+    swapped = [paint(pipeline, attrs.evolve(REQUEST, references=each))[0] for each in ((one, other), (other, one))]
+    # A sum in another order would round by a level.
+    assert distance(*swapped) > 1
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
