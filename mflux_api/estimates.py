@@ -43,7 +43,7 @@ class Estimates:
 
         Args:
             request: the resolved request.
-            step: steps done of the image being painted.
+            step: steps done of the images being painted, all together.
             image: images done.
         """
         nearest = self._nearest(request)

@@ -216,6 +216,12 @@ class ProgressTracker:
             images=job.request.num_images,
             attempt=job.attempts + 1,
         )
+        self._pass_end = 0
+
+    @property
+    def steps_ahead(self) -> int:
+        """Steps done of images that are not saved yet, all together."""
+        return self._latest.step * self._open(self._latest)
 
     @property
     def latest(self) -> Progress:
@@ -237,19 +243,24 @@ class ProgressTracker:
         """Another kind of work began."""
         return self._advance(stage=stage)
 
-    def step(self, step: int, steps: int) -> Progress:
-        """Step ``step`` of ``steps`` of the current image is done (1-based)."""
+    def step(self, step: int, steps: int, images: int = 1) -> Progress:
+        """Step ``step`` of ``steps`` of the current images is done (1-based); ``images`` of them share the pass."""
+        self._pass_end = min(self._latest.image + images, self._latest.images)
         return self._advance(stage=Stage.DENOISING, step=step, steps=steps)
 
     def image_saved(self, count: int) -> Progress:
         """``count`` images are on disk."""
-        more = count < self._latest.images
-        return self._advance(stage=Stage.SAVING, image=count, step=0 if more else self._latest.steps)
+        nothing_yet = self._pass_end <= count < self._latest.images
+        return self._advance(stage=Stage.SAVING, image=count, step=0 if nothing_yet else self._latest.steps)
+
+    def _open(self, progress: Progress) -> int:
+        """How many images of the current pass are not saved yet."""
+        return max(0, self._pass_end - progress.image)
 
     def _advance(self, **changes: Any) -> Progress:
         changed = attrs.evolve(self._latest, **changes)
         per_image = changed.steps + 1
-        done = changed.image * per_image + (changed.step if changed.image < changed.images else 0)
+        done = changed.image * per_image + changed.step * self._open(changed)
         ratio = done / (changed.images * per_image)
         self._latest = attrs.evolve(changed, progress=max(self._latest.progress, min(ratio, 1.0)))
         return self._latest

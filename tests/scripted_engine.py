@@ -5,13 +5,13 @@ A test names moments of an engine's life and what happens there::
     script = Script(at={"step 0/2": Crash()})
     async with open_service(settings, start_engine=script.start) as service: ...
 
-The moments: ``start``, ``load``, ``run``, ``encoding``, ``denoising``, ``decoding``, ``step I/S`` (image I, before step
-S, counted from 1), ``image I`` (before it is sent) and ``done`` (before the run's last frame).
+The moments: ``start``, ``load``, ``run``, ``encoding``, ``denoising``, ``decoding``, ``step I/S`` (first image I of a
+pass, before step S, counted from 1), ``image I`` (before it is sent) and ``done`` (before the run's last frame).
 """
 
 import math
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import attrs
@@ -27,6 +27,7 @@ from mflux_api.engine.protocol import (
     Load,
     Loaded,
     LoadFailed,
+    PreviewMade,
     Ready,
     Run,
     RunDone,
@@ -39,7 +40,9 @@ from mflux_api.engine.protocol import (
     Unload,
     Unloaded,
 )
+from mflux_api.engine.schedule import steps_to_run
 
+PREVIEW = b"\xff\xd8 what every scripted engine's preview is"
 FOREIGN = 1_000_000
 """Added to the attempt number of stale frames."""
 
@@ -87,6 +90,8 @@ class Script:
 
     at: dict[str, Action] = attrs.field(factory=dict)
     step_seconds: float = 0.0
+    per_pass: int = 1
+    """How many images of a run share their steps."""
     ignore_cancel: bool = False
     stale_frames: bool = False
     """Send every frame of a run twice, first under the attempt number of a run that never was."""
@@ -135,7 +140,7 @@ class ScriptedEngine:
 
     def __init__(self, script: Script, number: int) -> None:
         self._script = script
-        self._inbox, self._commands = trio.open_memory_channel[Command](math.inf)
+        self._inbox, self._commands = trio.open_memory_channel[tuple[Command, Sequence[bytes]]](math.inf)
         self._outbox, self._frames = trio.open_memory_channel[Received](math.inf)
         self._cancelled: set[int] = set()
         self._stop = trio.Event()
@@ -145,6 +150,8 @@ class ScriptedEngine:
         self._death: str | None = None
         self.received: list[Command] = []
         """Every command it was sent."""
+        self.blobs: list[tuple[bytes, ...]] = []
+        """What came with each of them."""
         self.closed: str | None = None
         """How it was closed: ``politely`` or ``by force``."""
         self.info = Ready(
@@ -157,11 +164,12 @@ class ScriptedEngine:
             versions={"script": "1"},
         )
 
-    async def send(self, command: Command) -> None:
+    async def send(self, command: Command, blobs: Sequence[bytes] = ()) -> None:
         await trio.lowlevel.checkpoint()
         if self._death is not None:
             raise EngineDied(self._death)
         self.received.append(command)
+        self.blobs.append(tuple(blobs))
         match command:
             case Cancel(attempt=attempt):
                 if not self._script.ignore_cancel:
@@ -171,7 +179,7 @@ class ScriptedEngine:
             case Shutdown():
                 self.die("exited with status 0")
             case _:
-                self._inbox.send_nowait(command)
+                self._inbox.send_nowait((command, blobs))
 
     async def receive(self) -> Received:
         try:
@@ -205,12 +213,12 @@ class ScriptedEngine:
         with self._scope:
             self.say(Beat(active_bytes=1, peak_bytes=2))
             task_status.started()
-            async for command in self._commands:
+            async for command, blobs in self._commands:
                 match command:
                     case Load():
                         await self._load(command)
                     case Run():
-                        await self._run(command)
+                        await self._run(command, blobs)
                     case Unload():
                         self._model = None
                         self.say(Unloaded())
@@ -228,9 +236,11 @@ class ScriptedEngine:
         self._model = command.model
         self.say(Loaded(model=command.model, seconds=0.5, active_bytes=1))
 
-    async def _run(self, command: Run) -> None:
+    async def _run(self, command: Run, blobs: Sequence[bytes]) -> None:
         self._running, self._stop = command.attempt, trio.Event()
         try:
+            if len(blobs) != len(command.references) + command.start:
+                raise _Failed("GENERATION_FAILED")
             await self._paint(command)
         except _Stopped:
             self.say(RunStopped(attempt=command.attempt))
@@ -244,20 +254,27 @@ class ScriptedEngine:
         if self._model != command.model:
             raise _Failed("GENERATION_FAILED")
         await self._reach("run", command)
-        for image, seed in enumerate(command.seeds):
+        steps = steps_to_run(command.steps, command.image_strength)
+        for first in range(0, len(command.seeds), self._script.per_pass):
+            seeds = command.seeds[first : first + self._script.per_pass]
             for stage in ("encoding", "denoising", "decoding"):
                 self.say(StageChanged(attempt=command.attempt, stage=_stage(stage)))
                 await self._reach(stage, command)
-                for step in range(1, command.steps + 1) if stage == "denoising" else ():
-                    await self._reach(f"step {image}/{step}", command)
+                for step in range(1, steps + 1) if stage == "denoising" else ():
+                    await self._reach(f"step {first}/{step}", command)
                     if self._script.step_seconds:
                         await trio.sleep(self._script.step_seconds)
-                    self.say(StepDone(attempt=command.attempt, image=image, step=step, steps=command.steps))
-            await self._reach(f"image {image}", command)
-            done = ImageDone(
-                attempt=command.attempt, index=image, seed=seed, width=command.width, height=command.height
-            )
-            self.say(done, (pixels(seed, command.width, command.height),))
+                    done = StepDone(attempt=command.attempt, image=first, step=step, steps=steps, images=len(seeds))
+                    self.say(done)
+                    for index in range(first, first + len(seeds) if command.previews else first):
+                        preview = PreviewMade(attempt=command.attempt, index=index, step=step, width=8, height=8)
+                        self.say(preview, (PREVIEW,))
+            for index, seed in enumerate(seeds, first):
+                await self._reach(f"image {index}", command)
+                image = ImageDone(
+                    attempt=command.attempt, index=index, seed=seed, width=command.width, height=command.height
+                )
+                self.say(image, (pixels(seed, command.width, command.height),))
         await self._reach("done", command)
         self.say(RunDone(attempt=command.attempt, encode_seconds=0.1, denoise_seconds=0.2, decode_seconds=0.3))
 

@@ -151,6 +151,25 @@ def test_progress_is_steps_done_and_images_saved_of_all_there_are(images: int, s
     assert done == images * (steps + 1)
 
 
+@given(st.integers(1, 4), st.integers(1, 12), st.integers(1, 4))
+def test_step_of_several_images_counts_for_each_of_them(images: int, steps: int, per_pass: int) -> None:
+    tracker = ProgressTracker(a_job(steps=steps, num_images=images))
+    tracker.begin_attempt(1)
+    total = images * (steps + 1)
+    for first in range(0, images, per_pass):
+        together = min(per_pass, images - first)
+        for step in range(1, steps + 1):
+            assert tracker.step(step, steps, together).progress == (first * (steps + 1) + step * together) / total
+            assert tracker.steps_ahead == step * together
+        tracker.stage(Stage.DECODING)
+        for saved in range(1, together + 1):
+            progress = tracker.image_saved(first + saved)
+            done = first * (steps + 1) + together * steps + saved
+            assert progress.progress == pytest.approx(done / total)
+            assert tracker.steps_ahead == (together - saved) * steps
+    assert (progress.progress, progress.step, progress.image) == (1.0, steps, images)
+
+
 def test_the_engine_says_how_many_steps_really_run() -> None:
     """An edit at strength 0.5 runs half the steps that were asked for."""
     tracker = ProgressTracker(a_job(steps=8))

@@ -275,9 +275,9 @@ class Generator:
         match received.event:
             case p.StageChanged(stage=stage):
                 _pass_on(work, m.Entered(stage=stage))
-            case p.StepDone(image=image, step=step, steps=steps):
+            case p.StepDone(image=image, step=step, steps=steps, images=images):
                 self._failures = 0
-                _pass_on(work, m.Stepped(image=image, step=step, steps=steps))
+                _pass_on(work, m.Stepped(image=image, step=step, steps=steps, images=images))
             case p.ImageDone() as image:
                 if [len(blob) for blob in received.blobs] != [image.width * image.height * 3]:
                     raise EngineDied("it sent an image without its pixels")
@@ -297,7 +297,7 @@ class Generator:
                 )
                 return True
             case p.RunFailed() as failed:
-                work.reply.fail(by_code(failed.code)(failed.message))
+                work.reply.fail(by_code(failed.code)(failed.message, failed.details))
                 return True
             case p.RunStopped():
                 work.reply.abandon()

@@ -95,8 +95,8 @@ class JobQueue:
         etas: dict[str, float | None] = {}
         total: float | None = 0.0
         for entry in (*self._running(), *self._waiting):
-            now = entry.tracker.latest
-            seconds = self._estimates.remaining(entry.job.request, step=now.step, image=now.image)
+            image = entry.tracker.latest.image
+            seconds = self._estimates.remaining(entry.job.request, step=entry.tracker.steps_ahead, image=image)
             total = None if total is None or seconds is None else total + seconds
             etas[entry.job.id] = None if total is None else round(total, 1)
         return etas

@@ -253,8 +253,11 @@ class Stepped:
     """One denoising step is done."""
 
     image: int
+    """The first image that the step was for."""
     step: int
     steps: int
+    images: int = 1
+    """How many images the step was for."""
 
 
 @attrs.frozen(kw_only=True)

@@ -142,8 +142,8 @@ class Painter:
                         stopwatch.stage_began()
                         publish(tracker.stage(Stage(report.stage)))
                     case m.Stepped():
-                        stopwatch.step_done()
-                        publish(tracker.step(report.step, report.steps))
+                        stopwatch.step_done(report.images)
+                        publish(tracker.step(report.step, report.steps, report.images))
                     case m.Painted():
                         publish(tracker.stage(Stage.SAVING))
                         images.append(await self._save(job, report))
@@ -190,10 +190,10 @@ class Stopwatch:
         """The engine entered another stage."""
         self._last = trio.current_time()
 
-    def step_done(self) -> None:
-        """A denoising step ended."""
+    def step_done(self, images: int) -> None:
+        """A denoising step of so many images ended."""
         now = trio.current_time()
-        self._estimates.add_step(self._request, now - self._last)
+        self._estimates.add_step(self._request, (now - self._last) / images)
         self._stepping += now - self._last
         self._last = now
 

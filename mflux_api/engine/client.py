@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -90,14 +91,14 @@ class LocalEngine:
         """The child's process id."""
         return self._process.pid
 
-    async def send(self, command: Command) -> None:
+    async def send(self, command: Command, blobs: Sequence[bytes] = ()) -> None:
         """Write one frame.
 
         Raises:
             EngineDied: the pipe is broken.
             ProtocolError: the command cannot be put into a frame; nothing was sent.
         """
-        data = protocol.encode(command)
+        data = protocol.encode(command, blobs)
         async with self._sending:
             try:
                 await self._stdin.send_all(data)

@@ -28,6 +28,8 @@ _DEFAULT_SEQUENCE_LENGTH = 512
 _LATENT_CHANNELS = 32
 _IN_CHANNELS = 128  # 32 latent channels in patches of 2 x 2
 _MAX_LAYERS = 512
+# diffusers' class for the model with cached references; the components' files do not tell it from the others.
+_KV_PIPELINE = "Flux2KleinKVPipeline"
 
 
 @attrs.frozen
@@ -41,6 +43,8 @@ class CheckpointInfo:
     latent_channels: int
     is_distilled: bool | None
     """As ``model_index.json`` says; None where it does not."""
+    caches_references: bool
+    """Whether the model was made to see reference pictures at its first step only (FLUX.2 Klein 9B KV)."""
     transformer_parameters: int
     vae_parameters: int
     text_encoder_parameters: int
@@ -106,6 +110,7 @@ def load_components(path: Path) -> Components:
             max_sequence_length=sequence_length,
             latent_channels=_LATENT_CHANNELS,
             is_distilled=index.boolean("is_distilled") if "is_distilled" in index.values else None,
+            caches_references=index.values.get("_class_name") == _KV_PIPELINE,
             transformer_parameters=counts["transformer"],
             vae_parameters=counts["vae"],
             text_encoder_parameters=counts["text_encoder"],

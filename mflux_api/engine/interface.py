@@ -1,6 +1,6 @@
 """What an engine is to the service: something that takes commands, sends events, and can die."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol
 
 import attrs
@@ -32,8 +32,8 @@ class Engine(Protocol):
     def info(self) -> Ready:
         """What it said of itself in the handshake."""
 
-    async def send(self, command: Command) -> None:
-        """Pass a command on.
+    async def send(self, command: Command, blobs: Sequence[bytes] = ()) -> None:
+        """Pass a command on, with the raw bytes that belong to it.
 
         Raises:
             EngineDied: it is gone.

@@ -1,110 +1,70 @@
-"""Text to image over the loaded components: encode, denoise, decode; reported step by step and stoppable throughout.
+"""Text and pictures to pictures over the loaded components: encode, denoise, decode; reported step by step and
+stoppable throughout.
 
-For one seed at guidance 1 the picture is the one of mflux's own ``Flux2Klein.generate_image``, bit for bit.
+For one seed at guidance 1 the picture is the one of mflux's own ``Flux2Klein`` or ``Flux2KleinEdit``, bit for bit.
 """
 
 import functools
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeAlias
+from collections.abc import Callable, Generator, Iterator
+from typing import TypeAlias
 
-import attrs
 import mlx.core as mx
-import numpy as np
-import numpy.typing as npt
 from mflux.models.common.schedulers.flow_match_euler_discrete_scheduler import FlowMatchEulerDiscreteScheduler
 from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
-from mflux.models.flux2.model.flux2_text_encoder.prompt_encoder import Flux2PromptEncoder
 from mflux.utils.apple_silicon import AppleSiliconUtil
 
+from mflux_api.engine.batching import Load, images_per_pass
 from mflux_api.engine.components import Components
-from mflux_api.engine.decoding import decode_mode, decode_packed, to_pixels
+from mflux_api.engine.decoding import Pixels, decode_mode, decode_packed, to_pixels
+from mflux_api.engine.denoising import (
+    Conditioning,
+    Denoiser,
+    Predict,
+    clean_estimate,
+    mixed,
+    new_cache,
+    transformer_function,
+)
+from mflux_api.engine.lora import Adapted, Lora, LoraError
 from mflux_api.engine.memory import Device
+from mflux_api.engine.passes import (
+    DoneEvent,
+    Event,
+    ImageEvent,
+    PipelineRequest,
+    PreviewEvent,
+    Stage,
+    StageEvent,
+    StepEvent,
+)
+from mflux_api.engine.preview import SAMPLE_SIDE, PreviewDecoder, as_jpeg, fit
 from mflux_api.engine.prompt_cache import PromptCache
+from mflux_api.engine.references import encode_picture, encode_references
 
-Stage: TypeAlias = Literal["encoding", "denoising", "decoding"]
 ShouldStop: TypeAlias = Callable[[], bool]
 
 PROMPT_CACHE_BYTES = 64 << 20
 # What mflux encodes where no negative prompt is given.
 _NO_NEGATIVE_PROMPT = " "
-_PIXELS_PER_LATENT = 16
+
+__all__ = [
+    "DoneEvent",
+    "Event",
+    "ImageEvent",
+    "LoraError",
+    "Pipeline",
+    "PipelineRequest",
+    "PreviewEvent",
+    "Stage",
+    "StageEvent",
+    "StepEvent",
+    "Stopped",
+]
 
 
 class Stopped(Exception):
     """``should_stop`` said so; the run left nothing behind but cached prompt embeddings."""
-
-
-def _positive(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{attribute.name} must be at least 1, and is {value}.")
-
-
-def _size(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
-    if value < _PIXELS_PER_LATENT or value % _PIXELS_PER_LATENT:
-        raise ValueError(f"{attribute.name} must be a multiple of {_PIXELS_PER_LATENT} pixels, and is {value}.")
-
-
-@attrs.frozen
-class PipelineRequest:
-    """One pass: one prompt, one picture per seed, all in one batch. Raises ValueError for what cannot be computed."""
-
-    prompt: str = attrs.field(repr=False)
-    seeds: tuple[int, ...] = attrs.field()
-    """Each in 0 to 2**64 - 1."""
-    width: int = attrs.field(validator=_size)
-    """Pixels, a multiple of 16."""
-    height: int = attrs.field(validator=_size)
-    steps: int = attrs.field(validator=_positive)
-    guidance: float = 1.0
-    """Above 1.0 a second branch with the negative prompt runs, also for a distilled model."""
-    negative_prompt: str | None = attrs.field(default=None, repr=False)
-    low_ram: bool = False
-    """Decode with the least memory."""
-
-    @seeds.validator
-    def _check_seeds(self, _: "attrs.Attribute[tuple[int, ...]]", value: tuple[int, ...]) -> None:
-        if not value or any(not 0 <= seed < 1 << 64 for seed in value):
-            raise ValueError("seeds must hold at least one number, each from 0 to 2**64 - 1.")
-
-
-@attrs.frozen
-class StageEvent:
-    """A stage begins."""
-
-    stage: Stage
-
-
-@attrs.frozen
-class StepEvent:
-    """A denoising step is finished: computed, not only queued."""
-
-    step: int
-    """From 1 to ``steps``."""
-    steps: int
-
-
-@attrs.frozen(eq=False)
-class ImageEvent:
-    """A picture is finished."""
-
-    index: int
-    """The position of ``seed`` in the request."""
-    seed: int
-    pixels: npt.NDArray[np.uint8] = attrs.field(repr=False)
-    """Contiguous RGB8, (height, width, 3)."""
-
-
-@attrs.frozen
-class DoneEvent:
-    """The pass is finished; seconds of wall time per stage, without the time the consumer took."""
-
-    encode_s: float
-    denoise_s: float
-    decode_s: float
-
-
-Event: TypeAlias = StageEvent | StepEvent | ImageEvent | DoneEvent
 
 
 class Pipeline:
@@ -114,14 +74,29 @@ class Pipeline:
         self._components = components
         self._device = device
         self._cache = PromptCache(prompt_cache_bytes)
-        self._predict = _compiled(components.transformer, device)
+        self._width: int = components.transformer.inner_dim
+        self._predict = self._function()
+        self._preview_decoder: PreviewDecoder | None = None
+        self._adapted: Adapted | None = None
 
     @property
     def prompt_cache(self) -> PromptCache:
         """The cached prompt embeddings."""
         return self._cache
 
-    def run(self, request: PipelineRequest, should_stop: ShouldStop) -> Iterator[Event]:
+    def images_per_pass(self, request: PipelineRequest) -> int:
+        """How many of the request's images one pass should take; a fixed function of device, model and request."""
+        pictures = [(request.width, request.height), *((each.width, each.height) for each in request.references)]
+        info = self._components.info
+        load = Load(
+            parameters=info.transformer_parameters,
+            width=self._width,
+            tokens=info.max_sequence_length + sum(width * height for width, height in pictures) // 256,
+            branches=2 if request.guidance > 1.0 else 1,
+        )
+        return images_per_pass(self._device.kind, load, low_ram=request.low_ram)
+
+    def run(self, request: PipelineRequest, should_stop: ShouldStop) -> Generator[Event, None, None]:
         """Run one pass and yield its events: a StageEvent per stage, a StepEvent per step, an ImageEvent per seed, and
         a DoneEvent last.
 
@@ -129,6 +104,7 @@ class Pipeline:
 
         Raises:
             Stopped: ``should_stop`` returned true.
+            LoraError: an adapter cannot be used.
             RuntimeError: from MLX, for instance when the device has too little memory.
         """
 
@@ -139,30 +115,45 @@ class Pipeline:
         clock = _Clock()
         check()
         yield from clock.pausing(StageEvent("encoding"))
-        embeddings = self._encode(request, check)
+        predict = self._with_loras(request.loras)
+        conditioning = self._encode(request, check) if request.steps_run else None
+        start = self._encode_start(request, check)
+        decoder = self._fitted(request, check) if request.previews else None
         encode_s = clock.lap()
 
         check()
         yield from clock.pausing(StageEvent("denoising"))
         latents, ids, rows, columns = _noise(request)
-        text_ids = Flux2PromptEncoder.prepare_text_ids(embeddings[:1])
         timesteps, sigmas = FlowMatchEulerDiscreteScheduler.get_timesteps_and_sigmas(
             image_seq_len=latents.shape[1], num_inference_steps=request.steps
         )
-        for step in range(request.steps):
-            check()
-            noise = self._velocity(latents, ids, embeddings, text_ids, timesteps[step], request.guidance)
-            latents = _euler_step(noise, latents, sigmas[step + 1], sigmas[step])
-            # Without this the graph is only queued, and the step would be reported before it ran.
-            mx.eval(latents)
-            yield from clock.pausing(StepEvent(step + 1, request.steps))
-            check()
-        del embeddings
+        skipped = request.steps - request.steps_run
+        if start is not None:
+            latents = mixed(start, latents, sigmas[skipped])
+        if conditioning is not None:
+            caching = self._components.info.caches_references
+            cache = new_cache(self._components.transformer) if caching else None
+            denoiser = Denoiser(predict, conditioning, ids, cache)
+            for step in range(skipped, request.steps):
+                check()
+                velocity = denoiser.velocity(latents, timesteps[step])
+                clean = [] if decoder is None else [clean_estimate(velocity, latents, sigmas[step])]
+                latents = _euler_step(velocity, latents, sigmas[step + 1], sigmas[step])
+                # Without this the graph is only queued, and the step would be reported before it ran.
+                mx.eval(latents, *clean)
+                number = step + 1 - skipped
+                yield from clock.pausing(StepEvent(number, request.steps_run))
+                for index, pixels in enumerate(self._previews(decoder, clean, rows, columns)):
+                    height, width, _ = pixels.shape
+                    yield from clock.pausing(PreviewEvent(index, number, width, height, as_jpeg(pixels)))
+                check()
+            del denoiser, cache
+        del conditioning
         denoise_s = clock.lap()
 
         yield from clock.pausing(StageEvent("decoding"))
         mode = decode_mode(self._device, request.width, request.height, request.low_ram)
-        grid = latents.reshape(len(request.seeds), rows, columns, latents.shape[-1]).transpose(0, 3, 1, 2)
+        grid = _grid(latents, rows, columns)
         for index, seed in enumerate(request.seeds):
             check()
             # One at a time: exact, and memory does not grow with the batch.
@@ -170,8 +161,42 @@ class Pipeline:
             yield from clock.pausing(ImageEvent(index, seed, pixels))
         yield DoneEvent(encode_s=encode_s, denoise_s=denoise_s, decode_s=clock.lap())
 
-    def _encode(self, request: PipelineRequest, check: Callable[[], None]) -> mx.array:
-        """Prompt embeddings [branches x seeds, tokens, width]: the positive rows first, then the negative ones."""
+    def _fitted(self, request: PipelineRequest, check: Callable[[], None]) -> PreviewDecoder:
+        if self._preview_decoder is None:
+            mode = decode_mode(self._device, SAMPLE_SIDE, SAMPLE_SIDE, request.low_ram)
+            self._preview_decoder = fit(self._components.vae, mode, check)
+        return self._preview_decoder
+
+    def _previews(
+        self, decoder: PreviewDecoder | None, clean: list[mx.array], rows: int, columns: int
+    ) -> Iterator[Pixels]:
+        """Every picture's preview, from the clean estimate; none without a decoder."""
+        if decoder is not None:
+            for packed in clean:
+                grid = _grid(packed, rows, columns)
+                for index in range(grid.shape[0]):
+                    yield decoder.pixels(self._components.vae, grid[index : index + 1])
+
+    def _function(self) -> Predict:
+        """The transformer, compiled where stock mflux compiles it, except on a CPU (20 s of C++ there)."""
+        predict = transformer_function(self._components.transformer)
+        caching = self._components.info.caches_references
+        if not self._device.is_gpu or AppleSiliconUtil.is_m1_or_m2() or caching:
+            return predict
+        compiled: Predict = mx.compile(predict)
+        return compiled
+
+    def _with_loras(self, loras: tuple[Lora, ...]) -> Predict:
+        if not loras:
+            # Whoever goes without them gets their memory back.
+            self._adapted = None
+            return self._predict
+        if self._adapted is None or not self._adapted.fits(loras):
+            self._adapted = None
+            self._adapted = Adapted(self._components.transformer, loras, self._function())
+        return self._adapted
+
+    def _encode(self, request: PipelineRequest, check: Callable[[], None]) -> Conditioning:
         texts = [request.prompt]
         if request.guidance > 1.0:
             texts.append(_NO_NEGATIVE_PROMPT if request.negative_prompt is None else request.negative_prompt)
@@ -179,7 +204,11 @@ class Pipeline:
         for text in texts:
             check()
             rows += [self._embedding(text)] * len(request.seeds)
-        return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
+        return Conditioning(
+            embeddings=rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0),
+            guidance=request.guidance,
+            references=encode_references(self._components.vae, request.references, check),
+        )
 
     def _embedding(self, text: str) -> mx.array:
         cached = self._cache.get(text)
@@ -198,22 +227,12 @@ class Pipeline:
         self._cache.put(text, embedding)
         return embedding
 
-    def _velocity(
-        self,
-        latents: mx.array,
-        ids: mx.array,
-        embeddings: mx.array,
-        text_ids: mx.array,
-        timestep: mx.array,
-        guidance: float,
-    ) -> mx.array:
-        if guidance <= 1.0:
-            return self._predict(latents, ids, embeddings, text_ids, timestep)
-        # Both branches of classifier-free guidance (Ho & Salimans, arXiv:2207.12598) share one batch.
-        both = mx.concatenate([latents, latents], axis=0)
-        positive, negative = mx.split(self._predict(both, ids, embeddings, text_ids, timestep), 2, axis=0)
-        guided: mx.array = negative + guidance * (positive - negative)
-        return guided
+    def _encode_start(self, request: PipelineRequest, check: Callable[[], None]) -> mx.array | None:
+        """The start picture's packed latents [1, tokens, 128]; None where the run begins with pure noise."""
+        if request.start is None or request.steps_run == request.steps:
+            return None
+        packed: mx.array = Flux2LatentCreator.pack_latents(encode_picture(self._components.vae, request.start, check))
+        return packed
 
 
 class _Clock:
@@ -233,33 +252,16 @@ class _Clock:
         return elapsed
 
 
-def _compiled(transformer: Any, device: Device) -> Callable[..., mx.array]:
-    """The transformer as a function, compiled where stock mflux compiles it, except on a CPU (20 s of C++ there)."""
-
-    def predict(
-        latents: mx.array, ids: mx.array, embeddings: mx.array, text_ids: mx.array, timestep: mx.array
-    ) -> mx.array:
-        noise: mx.array = transformer(
-            hidden_states=latents,
-            encoder_hidden_states=embeddings,
-            timestep=timestep,
-            img_ids=ids,
-            txt_ids=text_ids,
-            guidance=None,
-        )
-        return noise
-
-    if not device.is_gpu or AppleSiliconUtil.is_m1_or_m2():
-        return predict
-    compiled: Callable[..., mx.array] = mx.compile(predict)
-    return compiled
-
-
 @functools.partial(mx.compile, shapeless=True)
 def _euler_step(noise: mx.array, latents: mx.array, sigma_next: mx.array, sigma: mx.array) -> mx.array:
     """One Euler step along the flow, in mflux's formula and compiled as there, so that the rounding is the same."""
     step = (sigma_next - sigma).astype(latents.dtype)
     return latents + step * noise.astype(latents.dtype)
+
+
+def _grid(latents: mx.array, rows: int, columns: int) -> mx.array:
+    """Packed latents [B, tokens, 128] as the VAE takes them, [B, 128, rows, columns]."""
+    return latents.reshape(latents.shape[0], rows, columns, latents.shape[-1]).transpose(0, 3, 1, 2)
 
 
 def _noise(request: PipelineRequest) -> tuple[mx.array, mx.array, int, int]:

@@ -49,7 +49,10 @@ class Unload:
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """Paint images with the resident model."""
+    """Paint images with the resident model.
+
+    Its blobs are pictures, RGB8 row by row: the references in their order, then the start picture if there is one.
+    """
 
     attempt: int
     """Every frame about this run carries it; frames of another attempt are dropped."""
@@ -62,6 +65,18 @@ class Run:
     steps: int
     guidance: float
     low_ram: bool = False
+    references: tuple[tuple[Positive, Positive], ...] = ()
+    """Width and height of each reference picture, multiples of 16; at most 4."""
+    start: bool = False
+    """Whether the last blob is a picture of ``width`` by ``height`` to start from."""
+    image_strength: float = 1.0
+    """How much of the start picture to transform, 0 to 1."""
+    lora_files: tuple[str, ...] = ()
+    """Absolute paths of adapters, for this run alone."""
+    lora_scales: tuple[float, ...] = ()
+    """One for each file."""
+    previews: bool = False
+    """Whether a :class:`PreviewMade` of every image follows each step."""
 
 
 @attrs.frozen(kw_only=True)
@@ -141,8 +156,22 @@ class StepDone:
 
     attempt: int
     image: Natural
+    """The first image that the step was for."""
     step: Natural
     steps: Positive
+    images: Positive = 1
+    """How many images the step was for, each of them now as far."""
+
+
+@attrs.frozen(kw_only=True)
+class PreviewMade:
+    """What an image is coming to; its one blob is a small JPEG file."""
+
+    attempt: int
+    index: Natural
+    step: Natural
+    width: Positive
+    height: Positive
 
 
 @attrs.frozen(kw_only=True)
@@ -180,6 +209,7 @@ class RunFailed:
     attempt: int
     code: str
     message: str
+    details: Mapping[str, str] = attrs.field(factory=dict)
 
 
 Event = (
@@ -190,6 +220,7 @@ Event = (
     | Unloaded
     | StageChanged
     | StepDone
+    | PreviewMade
     | ImageDone
     | RunDone
     | RunStopped
@@ -211,6 +242,7 @@ _TYPES: tuple[type[Any], ...] = (
     Unloaded,
     StageChanged,
     StepDone,
+    PreviewMade,
     ImageDone,
     RunDone,
     RunStopped,

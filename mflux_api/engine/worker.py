@@ -25,6 +25,7 @@ from mflux_api.engine.protocol import (
     Load,
     Loaded,
     LoadFailed,
+    PreviewMade,
     Ready,
     Run,
     RunDone,
@@ -41,7 +42,10 @@ if TYPE_CHECKING:
     from mflux_api.engine.memory import Device
     from mflux_api.engine.pipeline import Pipeline
 
+Blobs = tuple[bytes, ...]
+
 BEAT_SECONDS = 1.0
+READ_SIZE = 1 << 20
 NICENESS = 5
 
 
@@ -70,18 +74,19 @@ class Pipe:
 
     def read(self, count: int) -> bytes:
         """Read exactly that much; end-of-file ends this process, so that no orphan stays."""
-        data = b""
+        data = bytearray()
         while len(data) < count:
-            chunk = os.read(self._incoming, count - len(data))
+            chunk = os.read(self._incoming, min(count - len(data), READ_SIZE))
             if not chunk:
                 os._exit(0)
             data += chunk
-        return data
+        return bytes(data)
 
-    def read_command(self) -> Command:
-        """Read one frame."""
+    def read_command(self) -> tuple[Command, Blobs]:
+        """Read one frame and the raw bytes that belong to it."""
         length = protocol.header_length(self.read(PREFIX_LENGTH))
-        return protocol.decode_header(self.read(length)).frame  # type: ignore[return-value]
+        header = protocol.decode_header(self.read(length))
+        return header.frame, tuple(self.read(size) for size in header.blob_lengths)  # type: ignore[return-value]
 
 
 class Reader(threading.Thread):
@@ -89,7 +94,7 @@ class Reader(threading.Thread):
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(name="control", daemon=True)
-        self.work: queue.SimpleQueue[Load | Unload | Run] = queue.SimpleQueue()
+        self.work: queue.SimpleQueue[tuple[Load | Unload | Run, Blobs]] = queue.SimpleQueue()
         self.cancelled: set[int] = set()
         self.memory: tuple[int, int] = (0, 0)
         self._pipe = pipe
@@ -114,12 +119,12 @@ class Reader(threading.Thread):
             if not self._pipe.wait_readable(next_beat - now if next_beat > now else 0.0):
                 continue
             match self._pipe.read_command():
-                case Shutdown():
+                case Shutdown(), _:
                     os._exit(0)
-                case Cancel(attempt=attempt):
+                case Cancel(attempt=attempt), _:
                     self.cancelled.add(attempt)
-                case Load() | Unload() | Run() as command:
-                    self.work.put(command)
+                case ((Load() | Unload() | Run() as command), blobs):
+                    self.work.put((command, blobs))
 
 
 class Worker:
@@ -135,13 +140,13 @@ class Worker:
         """Work until the process ends."""
         while True:
             match self._reader.work.get():
-                case Load() as command:
+                case Load() as command, _:
                     self._load(command)
-                case Unload():
+                case Unload(), _:
                     self._unload()
                     self._pipe.write(Unloaded())
-                case Run() as command:
-                    self._run(command)
+                case Run() as command, blobs:
+                    self._run(command, blobs)
             self._reader.memory = self._memory()
 
     def _load(self, command: Load) -> None:
@@ -174,14 +179,19 @@ class Worker:
         self._resident = None
         memory.release()
 
-    def _run(self, command: Run) -> None:
+    def _run(self, command: Run, blobs: Blobs) -> None:
         from mflux_api.engine import memory
-        from mflux_api.engine.pipeline import Stopped
+        from mflux_api.engine.pipeline import LoraError, Stopped
 
         try:
-            self._paint(command)
+            self._paint(command, blobs)
         except Stopped:
             self._pipe.write(RunStopped(attempt=command.attempt))
+        except LoraError as error:
+            failed = RunFailed(
+                attempt=command.attempt, code="INVALID_PARAMETER", message=str(error), details={"field": "lora_files"}
+            )
+            self._pipe.write(failed)
         except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
             code, message = _classified(error, "The engine failed while painting")
             self._pipe.write(RunFailed(attempt=command.attempt, code=code, message=message))
@@ -189,35 +199,33 @@ class Worker:
             self._reader.cancelled.discard(command.attempt)
             memory.release()
 
-    def _paint(self, command: Run) -> None:
-        from mflux_api.engine.pipeline import DoneEvent, ImageEvent, PipelineRequest, StageEvent, StepEvent
+    def _paint(self, command: Run, blobs: Blobs) -> None:
+        from mflux_api.engine.pipeline import DoneEvent, ImageEvent, PreviewEvent, StageEvent, StepEvent
+        from mflux_api.engine.runs import passes
 
         if self._resident is None or self._resident[0] != command.model:
             raise RuntimeError("the model is not resident")
         pipeline = self._resident[1]
         seconds = [0.0, 0.0, 0.0]
-        for index, seed in enumerate(command.seeds):
-            request = PipelineRequest(
-                prompt=command.prompt,
-                negative_prompt=command.negative_prompt,
-                seeds=(seed,),
-                width=command.width,
-                height=command.height,
-                steps=command.steps,
-                guidance=command.guidance,
-                low_ram=command.low_ram,
-            )
+        for first, request in passes(command, blobs, pipeline):
             for event in pipeline.run(request, lambda: command.attempt in self._reader.cancelled):
                 match event:
                     case StageEvent(stage=stage):
                         self._pipe.write(StageChanged(attempt=command.attempt, stage=stage))
                     case StepEvent(step=step, steps=steps):
                         self._reader.memory = self._memory()
-                        self._pipe.write(StepDone(attempt=command.attempt, image=index, step=step, steps=steps))
-                    case ImageEvent(seed=painted, pixels=pixels):
+                        images = len(request.seeds)
+                        done = StepDone(attempt=command.attempt, image=first, step=step, steps=steps, images=images)
+                        self._pipe.write(done)
+                    case PreviewEvent(index=index, step=step, width=width, height=height, jpeg=jpeg):
+                        preview = PreviewMade(
+                            attempt=command.attempt, index=first + index, step=step, width=width, height=height
+                        )
+                        self._pipe.write(preview, [jpeg])
+                    case ImageEvent(index=index, seed=seed, pixels=pixels):
                         height, width, _ = pixels.shape
                         image = ImageDone(
-                            attempt=command.attempt, index=index, seed=painted, width=width, height=height
+                            attempt=command.attempt, index=first + index, seed=seed, width=width, height=height
                         )
                         self._pipe.write(image, [pixels.tobytes()])
                     case DoneEvent(encode_s=encode, denoise_s=denoise, decode_s=decode):

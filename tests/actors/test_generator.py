@@ -1,5 +1,7 @@
 """The generator over scripted engines, in virtual time: running, hanging, cancelling."""
 
+from collections.abc import Sequence
+
 import attrs
 import pytest
 import trio
@@ -84,9 +86,9 @@ async def test_request_that_no_frame_can_hold_fails_alone(autojump_clock: MockCl
             engine = await Script.start(self, nursery)
             send = engine.send
 
-            async def checked(command: p.Command) -> None:
-                p.encode(command)
-                await send(command)
+            async def checked(command: p.Command, blobs: Sequence[bytes] = ()) -> None:
+                p.encode(command, blobs)
+                await send(command, blobs)
 
             engine.send = checked  # type: ignore[method-assign]
             return engine

@@ -10,7 +10,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors import scheduler
 from mflux_api.errors import DiskFull, EngineUnavailable, QueueFull, ShuttingDown
-from mflux_api.jobs import Job, Status, StoredImage
+from mflux_api.jobs import Job, Progress, Status, StoredImage
 from mflux_api.storage.files import ImageFiles
 from mflux_api.storage.memory import MemoryRepository
 from tests.actors.bench import ended, eventually, gateway, images, request, rgb, scripted_service, seeds_run
@@ -124,6 +124,22 @@ async def test_error_of_the_engine_fails_the_job_at_once(tmp_path: Path, moment:
         assert (job.failure.code, job.attempts) == ("OOM_ERROR", 0)
         assert (await ended(service, (await service.submit(request())).id)).status is Status.COMPLETED
     assert len(script.engines) == 1
+
+
+async def test_images_that_share_a_pass_are_followed_and_saved_one_by_one(tmp_path: Path) -> None:
+    script = Script(per_pass=3, at={"image 2": Crash()})
+    async with scripted_service(tmp_path, script) as service:
+        job = await service.submit(request(5, num_images=4))
+        async with service.events(job.id) as events:
+            seen = [event async for event in events if isinstance(event, Progress)]
+        done = await ended(service, job.id)
+    values = [progress.progress for progress in seen]
+    assert values == sorted(values)
+    assert values[-1] == 1.0
+    # 2 steps of 4 images and 4 saves; a step of the first pass counts for its three images.
+    assert {3 / 12, 6 / 12, 7 / 12, 8 / 12, 9 / 12, 10 / 12, 11 / 12} <= set(values)
+    assert (done.status, done.attempts) == (Status.COMPLETED, 1)
+    assert [rgb(image) for image in done.images] == [pixels(seed, 64, 64) for seed in (5, 6, 7, 8)]
 
 
 # --- saving --------------------------------------------------------------------------------------------------------

@@ -45,7 +45,9 @@ def test_image_i_can_be_made_again_alone_with_seed_plus_i(client: httpx.Client) 
     three = client.post("/sdapi/v1/txt2img", json={"prompt": "a", "seed": 5, "num_images": 3, **SMALL}).json()
     alone = client.post("/sdapi/v1/txt2img", json={"prompt": "a", "seed": 7, **SMALL}).json()
     assert len(three["images"]) == 3
-    assert picture(three["images"][2]).tobytes() == picture(alone["images"][0]).tobytes()
+    one, other = (picture(answer["images"][-1]).tobytes() for answer in (three, alone))
+    # They share a pass of the transformer, where a sum may round the other way.
+    assert max(abs(a - b) for a, b in zip(one, other, strict=True)) <= 1
 
 
 def test_distilled_models_run_at_guidance_one_and_base_models_as_asked(client: httpx.Client) -> None:

@@ -1,6 +1,6 @@
 """What every engine promises, whatever it is made of. Modules that test one subclass :class:`EngineContract`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import attrs
@@ -16,6 +16,7 @@ from mflux_api.engine.protocol import (
     Load,
     Loaded,
     LoadFailed,
+    PreviewMade,
     Run,
     RunDone,
     RunFailed,
@@ -57,9 +58,9 @@ async def load(engine: Engine, command: Load) -> Event:
     return (await until(engine, Loaded, LoadFailed))[-1].event
 
 
-async def run(engine: Engine, command: Run) -> list[Received]:
+async def run(engine: Engine, command: Run, blobs: Sequence[bytes] = ()) -> list[Received]:
     """Run and return every frame of it."""
-    await engine.send(command)
+    await engine.send(command, blobs)
     return await until(engine, RunDone, RunFailed, RunStopped)
 
 
@@ -93,10 +94,14 @@ class EngineContract:
 
         assert all(getattr(frame.event, "attempt", None) == RUN.attempt for frame in frames)
         assert isinstance(frames[-1].event, RunDone)
-        steps = [(frame.event.image, frame.event.step) for frame in frames if isinstance(frame.event, StepDone)]
-        assert steps == [(0, 1), (0, 2), (0, 3), (1, 1), (1, 2), (1, 3)]
+        steps = [frame.event for frame in frames if isinstance(frame.event, StepDone)]
+        passes = {event.image: event.images for event in steps}
+        assert passes in ({0: 2}, {0: 1, 1: 1})
+        assert [(event.image, event.step, event.steps) for event in steps] == [
+            (first, step, 3) for first in passes for step in (1, 2, 3)
+        ]
         stages = [frame.event.stage for frame in frames if isinstance(frame.event, StageChanged)]
-        assert stages == ["encoding", "denoising", "decoding"] * 2
+        assert stages == ["encoding", "denoising", "decoding"] * len(passes)
         images = [frame for frame in frames if isinstance(frame.event, ImageDone)]
         assert [(image.event.index, image.event.seed) for image in images if isinstance(image.event, ImageDone)] == [
             (0, 7),
@@ -105,6 +110,44 @@ class EngineContract:
         assert [len(blob) for image in images for blob in image.blobs] == [64 * 64 * 3] * 2
         assert images[0].blobs != images[1].blobs
         assert not any(frame.blobs for frame in frames if not isinstance(frame.event, ImageDone))
+
+    async def test_previews_follow_each_step_where_they_are_asked_for(self, engine: Engine, good: Load) -> None:
+        await load(engine, good)
+        plain = await run(engine, attrs.evolve(RUN, seeds=(7, 8)))
+        assert not any(isinstance(frame.event, PreviewMade) for frame in plain)
+
+        frames = await run(engine, attrs.evolve(RUN, seeds=(7, 8), previews=True))
+
+        assert pictures(frames) == pictures(plain)
+        made = [frame for frame in frames if isinstance(frame.event, PreviewMade)]
+        assert sorted(
+            (frame.event.index, frame.event.step) for frame in made if isinstance(frame.event, PreviewMade)
+        ) == [(index, step) for index in (0, 1) for step in (1, 2)]
+        assert all(len(frame.blobs) == 1 and frame.blobs[0].startswith(b"\xff\xd8") for frame in made)
+        assert all(len(frame.blobs[0]) < 20_000 for frame in made)
+        rest = [frame.event for frame in frames if not isinstance(frame.event, PreviewMade)]
+        assert [type(event) for event in rest] == [type(frame.event) for frame in plain]
+
+    async def test_run_with_pictures_takes_them_from_its_blobs(self, engine: Engine, good: Load) -> None:
+        await load(engine, good)
+        edit = attrs.evolve(RUN, steps=4, references=((32, 48), (64, 16)), start=True, image_strength=0.5)
+        blobs = [bytes(32 * 48 * 3), bytes(range(256)) * (64 * 16 * 3 // 256), bytes(64 * 64 * 3)]
+
+        frames = await run(engine, edit, blobs)
+
+        assert isinstance(frames[-1].event, RunDone)
+        steps = [(frame.event.step, frame.event.steps) for frame in frames if isinstance(frame.event, StepDone)]
+        assert steps == [(1, 2), (2, 2)]
+        assert [len(pixels) for pixels in pictures(frames)] == [64 * 64 * 3]
+
+    async def test_run_without_the_pictures_it_names_fails_and_leaves_the_engine_free(
+        self, engine: Engine, good: Load
+    ) -> None:
+        await load(engine, good)
+        frames = await run(engine, attrs.evolve(RUN, references=((32, 48),)))
+        assert isinstance(frames[-1].event, RunFailed)
+        assert frames[-1].event.code == "GENERATION_FAILED"
+        assert isinstance((await run(engine, RUN))[-1].event, RunDone)
 
     async def test_failed_load_leaves_an_engine_that_can_load(self, engine: Engine, good: Load, tmp_path: Path) -> None:
         failed = await load(engine, Load(model="other", path=str(tmp_path / "nowhere")))

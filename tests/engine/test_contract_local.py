@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import attrs
 import pytest
 
 from mflux_api.engine.client import LocalEngine
-from mflux_api.engine.interface import EngineStarter
-from mflux_api.engine.protocol import Load
-from tests.engine.contract import EngineContract
+from mflux_api.engine.interface import Engine, EngineStarter
+from mflux_api.engine.protocol import Load, Loaded, RunFailed, StepDone
+from tests.engine.adapter_files import peft
+from tests.engine.contract import RUN, EngineContract, load, pictures, run
+from tests.engine.shapes import TINY
 
 
 @pytest.fixture(scope="session")
@@ -24,3 +27,37 @@ class TestLocalEngine(EngineContract):
     @pytest.fixture
     def good(self, demo_folder: Path) -> Load:
         return Load(model="demo", path=str(demo_folder), embedded=True)
+
+    async def test_loras_belong_to_one_run(self, engine: Engine, tiny_folder: Path, tmp_path: Path) -> None:
+        assert isinstance(await load(engine, Load(model="demo", path=str(tiny_folder))), Loaded)
+        before = pictures(await run(engine, RUN))
+        lora = str(peft(tmp_path / "ink.safetensors", TINY))
+        worn = pictures(await run(engine, attrs.evolve(RUN, lora_files=(lora,), lora_scales=(1.0,))))
+        halved = pictures(await run(engine, attrs.evolve(RUN, lora_files=(lora,), lora_scales=(0.5,))))
+        assert len({*before, *worn, *halved}) == 3
+        assert pictures(await run(engine, RUN)) == before
+
+    async def test_lora_that_does_not_fit_is_the_requests_fault(
+        self, engine: Engine, good: Load, tmp_path: Path
+    ) -> None:
+        await load(engine, good)
+        before = pictures(await run(engine, RUN))
+        lora = str(peft(tmp_path / "ink.safetensors", attrs.evolve(TINY, heads=3)))
+        for path, words in ((lora, "another"), (str(tmp_path / "none.safetensors"), "gone")):
+            failed = (await run(engine, attrs.evolve(RUN, lora_files=(path,), lora_scales=(1.0,))))[-1].event
+            assert isinstance(failed, RunFailed)
+            assert (failed.code, failed.details) == ("INVALID_PARAMETER", {"field": "lora_files"})
+            assert words in failed.message
+            assert str(tmp_path) not in failed.message
+        assert pictures(await run(engine, RUN)) == before
+
+    async def test_images_share_a_pass_and_are_their_single_runs(self, engine: Engine, good: Load) -> None:
+        await load(engine, good)
+        frames = await run(engine, attrs.evolve(RUN, seeds=(7, 8, 9, 10)))
+        steps = [frame.event for frame in frames if isinstance(frame.event, StepDone)]
+        assert [(event.image, event.images, event.step) for event in steps] == [(0, 4, 1), (0, 4, 2)]
+        for seed, pixels in zip((7, 8, 9, 10), pictures(frames), strict=True):
+            (single,) = pictures(await run(engine, attrs.evolve(RUN, seeds=(seed,))))
+            assert max(abs(one - other) for one, other in zip(pixels, single, strict=True)) <= 1
+        careful = await run(engine, attrs.evolve(RUN, seeds=(7, 8), low_ram=True))
+        assert [frame.event.images for frame in careful if isinstance(frame.event, StepDone)] == [1] * 4

@@ -9,9 +9,9 @@ from tests.scripted_engine import Script
 
 
 class TestScriptedEngine(EngineContract):
-    @pytest.fixture
-    def start(self) -> EngineStarter:
-        return Script().start
+    @pytest.fixture(params=[1, 2], ids=["one image a pass", "two"])
+    def start(self, request: pytest.FixtureRequest) -> EngineStarter:
+        return Script(per_pass=request.param).start
 
     @pytest.fixture
     def good(self) -> Load:

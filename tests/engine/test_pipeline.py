@@ -1,21 +1,17 @@
 """The pipeline beside stock mflux, and what stock mflux cannot do: batches, events, stopping, a bounded cache."""
 
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import attrs
 import mlx.core as mx
-import numpy as np
-import numpy.typing as npt
 import pytest
-from mflux.models.common.config.model_config import ModelConfig
 from mflux.models.flux2.variants import Flux2Klein
 
 from mflux_api.engine.components import Components, load_components
 from mflux_api.engine.decoding import decode_mode, decode_packed, to_pixels
-from mflux_api.engine.demo.byte_tokenizer import VOCABULARY_SIZE
 from mflux_api.engine.memory import Device
 from mflux_api.engine.pipeline import (
     DoneEvent,
@@ -28,28 +24,9 @@ from mflux_api.engine.pipeline import (
     Stopped,
 )
 from mflux_api.engine.prompt_cache import PromptCache
-from tests.engine.shapes import STOCK
-
-Pixels = npt.NDArray[np.uint8]
+from tests.engine.klein import consume, distance, klein_config, never, paint, paint_stock
 
 REQUEST = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=2)
-
-
-def never() -> bool:
-    return False
-
-
-def paint(pipeline: Pipeline, request: PipelineRequest) -> list[Pixels]:
-    return [event.pixels for event in pipeline.run(request, never) if isinstance(event, ImageEvent)]
-
-
-def consume(run: Iterator[Event], seen: list[Event]) -> None:
-    """Append events one by one, so that those before an exception stay."""
-    seen.extend(run)
-
-
-def distance(one: Pixels, other: Pixels) -> int:
-    return int(np.abs(one.astype(np.int16) - other).max())
 
 
 @pytest.fixture(scope="module")
@@ -57,55 +34,9 @@ def stock(stock_folder: Path, device: Device) -> Any:
     return Flux2Klein(model_path=str(stock_folder), model_config=klein_config())
 
 
-def klein_config() -> ModelConfig:
-    """Klein 4B's configuration with the dimensions of the test checkpoint."""
-    return ModelConfig(
-        priority=0,
-        aliases=["test"],
-        model_name="test",
-        base_model=None,
-        controlnet_model=None,
-        custom_transformer_model=None,
-        num_train_steps=1000,
-        max_sequence_length=512,
-        supports_guidance=True,
-        requires_sigma_shift=True,
-        transformer_overrides={
-            "num_layers": STOCK.double_blocks,
-            "num_single_layers": STOCK.single_blocks,
-            "num_attention_heads": STOCK.heads,
-            "attention_head_dim": STOCK.head_dim,
-            "axes_dims_rope": STOCK.axes_dims_rope,
-            "joint_attention_dim": STOCK.joint_attention_dim,
-        },
-        text_encoder_overrides={
-            "vocab_size": VOCABULARY_SIZE,
-            "hidden_size": STOCK.text_width,
-            "num_hidden_layers": STOCK.text_layers,
-            "num_attention_heads": STOCK.text_heads,
-            "num_key_value_heads": STOCK.text_key_value_heads,
-            "intermediate_size": STOCK.text_mlp_width,
-            "head_dim": STOCK.text_head_dim,
-        },
-    )
-
-
 @pytest.fixture(scope="module")
 def same_as_stock(stock_folder: Path, device: Device) -> Pipeline:
     return Pipeline(load_components(stock_folder), device)
-
-
-def paint_stock(stock: Any, request: PipelineRequest, device: Device) -> Pixels:
-    stock.vae.decode_mode = decode_mode(device, request.width, request.height, request.low_ram)
-    image = stock.generate_image(
-        seed=request.seeds[0],
-        prompt=request.prompt,
-        num_inference_steps=request.steps,
-        width=request.width,
-        height=request.height,
-        guidance=request.guidance,
-    ).image
-    return np.asarray(image.convert("RGB"))
 
 
 @pytest.mark.parametrize(
@@ -174,6 +105,21 @@ def test_prompts_and_negative_prompts_matter(pipeline: Pipeline) -> None:
     assert len(pictures) == len(requests)
     (default,) = paint(pipeline, guided)
     assert default.tobytes() == paint(pipeline, attrs.evolve(guided, negative_prompt=" "))[0].tobytes()
+
+
+def test_both_branches_of_guidance_share_one_call(tiny: Components, device: Device) -> None:
+    pipeline = Pipeline(tiny, device)
+    rows: list[int] = []
+    predict = pipeline._predict
+
+    def watched(latents: mx.array, *rest: mx.array) -> mx.array:
+        rows.append(latents.shape[0])
+        return predict(latents, *rest)
+
+    pipeline._predict = watched
+    paint(pipeline, attrs.evolve(REQUEST, seeds=(1, 2, 3), guidance=4.0, negative_prompt="dog"))
+    paint(pipeline, attrs.evolve(REQUEST, seeds=(1, 2, 3)))
+    assert rows == [6, 6, 3, 3]
 
 
 def test_events_in_order(pipeline: Pipeline) -> None:

@@ -14,6 +14,7 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 INT = st.integers(-(2**63), 2**63 - 1)
 NATURAL = st.integers(0, 2**63 - 1)
 FLOAT = st.floats(allow_nan=False)
+SIDE = st.integers(1, 2**31)
 STAGE = st.sampled_from(["encoding", "denoising", "decoding"])
 FRAMES = st.one_of(
     st.builds(p.Load, model=TEXT, path=TEXT, embedded=st.booleans()),
@@ -30,6 +31,12 @@ FRAMES = st.one_of(
         steps=INT,
         guidance=FLOAT,
         low_ram=st.booleans(),
+        references=st.lists(st.tuples(SIDE, SIDE), max_size=4).map(tuple),
+        start=st.booleans(),
+        image_strength=FLOAT,
+        previews=st.booleans(),
+        lora_files=st.lists(TEXT, max_size=3).map(tuple),
+        lora_scales=st.lists(FLOAT, max_size=3).map(tuple),
     ),
     st.builds(p.Cancel, attempt=INT),
     st.just(p.Shutdown()),
@@ -48,7 +55,8 @@ FRAMES = st.one_of(
     st.builds(p.LoadFailed, model=TEXT, code=TEXT, message=TEXT),
     st.just(p.Unloaded()),
     st.builds(p.StageChanged, attempt=INT, stage=STAGE),
-    st.builds(p.StepDone, attempt=INT, image=NATURAL, step=NATURAL, steps=st.integers(1, 2**31)),
+    st.builds(p.StepDone, attempt=INT, image=NATURAL, step=NATURAL, steps=SIDE, images=SIDE),
+    st.builds(p.PreviewMade, attempt=INT, index=NATURAL, step=NATURAL, width=SIDE, height=SIDE),
     st.builds(
         p.ImageDone,
         attempt=INT,
@@ -59,7 +67,7 @@ FRAMES = st.one_of(
     ),
     st.builds(p.RunDone, attempt=INT, encode_seconds=FLOAT, denoise_seconds=FLOAT, decode_seconds=FLOAT),
     st.builds(p.RunStopped, attempt=INT),
-    st.builds(p.RunFailed, attempt=INT, code=TEXT, message=TEXT),
+    st.builds(p.RunFailed, attempt=INT, code=TEXT, message=TEXT, details=st.dictionaries(TEXT, TEXT, max_size=2)),
 )
 CANCEL = p.encode(p.Cancel(attempt=3))
 

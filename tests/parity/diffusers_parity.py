@@ -27,18 +27,34 @@ import numpy.typing as npt
 MIN_DECIBELS = 60.0
 SEED = 20_240_607
 
-# (checkpoint, prompt, negative prompt, width, height, steps, guidance)
-CASES: tuple[tuple[str, str, str | None, int, int, int, float], ...] = (
-    ("distilled", "a red cat at night", None, 128, 128, 4, 1.0),
-    ("distilled", "ein altes Haus am See, 猫, Straßenbahn", None, 256, 256, 4, 1.0),
-    ("distilled", "the sea, a very long prompt that is cut at the end of the sequence " * 3, None, 128, 128, 8, 1.0),
-    ("distilled", "a blue tree in the city", None, 256, 128, 4, 1.0),
-    ("distilled", "a blue tree in the city", None, 112, 272, 8, 1.0),
-    ("distilled", "x", None, 128, 128, 1, 1.0),
-    ("base", "a portrait of a dog", "night", 128, 128, 4, 4.0),
-    ("base", "a portrait of a dog", " ", 256, 256, 8, 4.0),
-    ("base", "a portrait of a dog", "", 128, 256, 4, 4.0),
-    ("base", "a portrait of a dog", None, 128, 128, 4, 1.0),
+Size = tuple[int, int]
+
+# (checkpoint, prompt, negative prompt, width, height, steps, guidance, sizes of the reference pictures)
+CASES: tuple[tuple[str, str, str | None, int, int, int, float, tuple[Size, ...]], ...] = (
+    ("distilled", "a red cat at night", None, 128, 128, 4, 1.0, ()),
+    ("distilled", "ein altes Haus am See, 猫, Straßenbahn", None, 256, 256, 4, 1.0, ()),
+    (
+        "distilled",
+        "the sea, a very long prompt that is cut at the end of the sequence " * 3,
+        None,
+        128,
+        128,
+        8,
+        1.0,
+        (),
+    ),
+    ("distilled", "a blue tree in the city", None, 256, 128, 4, 1.0, ()),
+    ("distilled", "a blue tree in the city", None, 112, 272, 8, 1.0, ()),
+    ("distilled", "x", None, 128, 128, 1, 1.0, ()),
+    ("base", "a portrait of a dog", "night", 128, 128, 4, 4.0, ()),
+    ("base", "a portrait of a dog", " ", 256, 256, 8, 4.0, ()),
+    ("base", "a portrait of a dog", "", 128, 256, 4, 4.0, ()),
+    ("base", "a portrait of a dog", None, 128, 128, 4, 1.0, ()),
+    ("distilled", "make it night", None, 128, 128, 4, 1.0, ((128, 128),)),
+    ("distilled", "turn this into a watercolor painting", None, 256, 128, 4, 1.0, ((192, 256),)),
+    ("distilled", "the house of the first in the style of the second", None, 128, 256, 8, 1.0, ((256, 128), (96, 64))),
+    ("distilled", "add snow", None, 128, 128, 4, 1.0, ((64, 64), (128, 64), (64, 128), (112, 80))),
+    ("base", "make the house blue", "night", 128, 128, 4, 4.0, ((128, 160), (64, 64))),
 )
 
 
@@ -62,6 +78,7 @@ def paint(folder: Path, checkpoint: Path | None) -> None:
     from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint
     from mflux_api.engine.memory import configure, detect_device
     from mflux_api.engine.pipeline import ImageEvent, Pipeline, PipelineRequest
+    from mflux_api.engine.references import Picture
 
     device = detect_device()
     configure(device)
@@ -70,7 +87,7 @@ def paint(folder: Path, checkpoint: Path | None) -> None:
     pipelines: dict[str, Pipeline] = {}
     cases = []
     own = None if checkpoint is None else _kind_of(checkpoint)
-    for number, (kind, prompt, negative, width, height, steps, guidance) in enumerate(CASES):
+    for number, (kind, prompt, negative, width, height, steps, guidance, sizes) in enumerate(CASES):
         # diffusers ignores guidance on a distilled checkpoint; our catalog, not the checkpoint, decides that here.
         if own == "distilled" and kind != own:
             continue
@@ -89,6 +106,7 @@ def paint(folder: Path, checkpoint: Path | None) -> None:
             height=height,
             steps=steps,
             guidance=guidance,
+            references=tuple(Picture(w, h, _reference(w, h, i).tobytes()) for i, (w, h) in enumerate(sizes)),
         )
         noise = Flux2LatentCreator.prepare_latents(seed=SEED + number, height=height, width=width, batch_size=1)[0]
         np.save(folder / f"{number}.noise.npy", np.array(noise))
@@ -104,6 +122,7 @@ def paint(folder: Path, checkpoint: Path | None) -> None:
                 "height": height,
                 "steps": steps,
                 "guidance": guidance,
+                "references": sizes,
             }
         )
     (folder / "cases.json").write_text(json.dumps(cases, indent=2))
@@ -123,10 +142,20 @@ def compare(folder: Path) -> bool:
         decibels = psnr(ours, theirs)
         worst = min(worst, decibels)
         print(  # noqa: T201 - a script's result
-            f"{case['width']:4}x{case['height']:<4} {case['steps']} steps, guidance {case['guidance']}: "
+            f"{case['width']:4}x{case['height']:<4} {case['steps']} steps, guidance {case['guidance']}, "
+            f"{len(case['references'])} references: "
             f"{decibels:6.1f} dB, at most {level} of 255, std {ours.std():.0f}"
         )
     return worst >= MIN_DECIBELS
+
+
+def _reference(width: int, height: int, index: int) -> npt.NDArray[np.uint8]:
+    """A picture with large shapes and some noise; diffusers scales none of these sizes."""
+    random = np.random.default_rng(SEED + index)
+    rows, columns = np.mgrid[0:height, 0:width] / max(width, height)
+    waves = [np.sin(random.uniform(2, 9) * rows + random.uniform(2, 9) * columns + index) for _ in range(3)]
+    levels = 127.5 + 110 * np.stack(waves, axis=-1) + random.normal(0, 8, (height, width, 3))
+    return np.clip(levels, 0, 255).astype(np.uint8)
 
 
 def psnr(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
@@ -148,6 +177,7 @@ def _diffusers_picture(
     pipeline: Any, path: str, case: dict[str, Any], noise: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.uint8]:
     import torch
+    from PIL import Image
 
     index = json.loads((Path(path) / "model_index.json").read_text())
     text = {
@@ -157,7 +187,9 @@ def _diffusers_picture(
     negative = {}
     if case["negative"] is not None:
         negative["negative_prompt_embeds"] = pipeline.encode_prompt(case["negative"], **text)[0]
+    images = [Image.fromarray(_reference(width, height, i)) for i, (width, height) in enumerate(case["references"])]
     picture = pipeline(
+        image=images or None,
         prompt=case["prompt"],
         height=case["height"],
         width=case["width"],

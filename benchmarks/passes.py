@@ -1,0 +1,97 @@
+"""What sharing a pass saves, and what adapters, references and previews cost: ratios of one run on this device, of the
+best of some rounds.
+
+uv run python -m benchmarks.passes
+"""
+
+import os
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+
+os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
+
+from mflux_api.engine import blas
+
+blas.preload()
+
+import attrs  # noqa: E402
+import mlx.core as mx  # noqa: E402
+import numpy as np  # noqa: E402
+
+from mflux_api.engine.components import load_components  # noqa: E402
+from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint  # noqa: E402
+from mflux_api.engine.lora import Lora  # noqa: E402
+from mflux_api.engine.memory import configure, detect_device  # noqa: E402
+from mflux_api.engine.pipeline import Pipeline, PipelineRequest, StageEvent  # noqa: E402
+from mflux_api.engine.references import Picture  # noqa: E402
+
+ROUNDS = 8
+SIDE = 128
+REQUEST = PipelineRequest(prompt="a red house", seeds=(1,), width=SIDE, height=SIDE, steps=4)
+
+
+def denoise_seconds(pipeline: Pipeline, request: PipelineRequest) -> float:
+    """Seconds of the denoising stage, for all images of the request; nothing is decoded."""
+    begun = 0.0
+    run = pipeline.run(request, lambda: False)
+    with closing(run):
+        for event in run:
+            match event:
+                case StageEvent(stage="denoising"):
+                    begun = time.perf_counter()
+                case StageEvent(stage="decoding"):
+                    break
+    return time.perf_counter() - begun
+
+
+def write_lora(path: Path, shape: CheckpointShape) -> Path:
+    """A rank-8 adapter on every attention layer."""
+    tensors = {}
+    for block in range(shape.double_blocks):
+        for layer in ("to_q", "to_k", "to_v", "to_out.0"):
+            name = f"transformer.transformer_blocks.{block}.attn.{layer}"
+            tensors[f"{name}.lora_A.weight"] = mx.ones((8, shape.width)) * 0.001
+            tensors[f"{name}.lora_B.weight"] = mx.ones((shape.width, 8)) * 0.001
+    for block in range(shape.single_blocks):
+        name = f"transformer.single_transformer_blocks.{block}.attn.to_out"
+        inputs = shape.width + int(shape.width * shape.mlp_ratio)
+        tensors[f"{name}.lora_A.weight"] = mx.ones((8, inputs)) * 0.001
+        tensors[f"{name}.lora_B.weight"] = mx.ones((shape.width, 8)) * 0.001
+    mx.save_safetensors(str(path), tensors)
+    return path
+
+
+def main() -> None:
+    """Print the table."""
+    device = detect_device()
+    configure(device)
+    shape = CheckpointShape()
+    with tempfile.TemporaryDirectory() as folder:
+        pipeline = Pipeline(load_components(write_random_checkpoint(Path(folder) / "model", shape)), device)
+        lora = Lora(write_lora(Path(folder) / "lora.safetensors", shape))
+        noise = np.random.default_rng(0).integers(0, 256, SIDE * SIDE * 3, np.uint8)
+        reference = Picture(SIDE, SIDE, noise.tobytes())
+        cases = {
+            "one image": REQUEST,
+            "4 images, one pass": attrs.evolve(REQUEST, seeds=(1, 2, 3, 4)),
+            "guidance": attrs.evolve(REQUEST, guidance=4.0),
+            "a LoRA": attrs.evolve(REQUEST, loras=(lora,)),
+            "one reference": attrs.evolve(REQUEST, references=(reference,)),
+            "previews": attrs.evolve(REQUEST, previews=True),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in cases}
+        for request in cases.values():
+            denoise_seconds(pipeline, request)
+        for _ in range(ROUNDS):
+            for name, request in cases.items():
+                seconds[name].append(denoise_seconds(pipeline, request))
+    base = min(seconds["one image"])
+    print(f"{device.name}: 4 steps at {SIDE} x {SIDE}, {base:.2f} s")
+    for name, times in seconds.items():
+        print(f"{name:20} {min(times) / base:5.2f} x")
+
+
+if __name__ == "__main__":
+    main()

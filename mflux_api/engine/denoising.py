@@ -1,0 +1,125 @@
+"""One pass's denoising steps: what conditions the transformer, both branches of guidance, reference tokens."""
+
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import mlx.core as mx
+from mflux.models.flux2.model.flux2_text_encoder.prompt_encoder import Flux2PromptEncoder
+from mflux.models.flux2.model.flux2_transformer.flux2_kv_cache import Flux2KVCache
+
+from mflux_api.engine.references import References
+
+Predict = Callable[..., mx.array]
+"""The transformer as a function of (tokens, position ids, embeddings, text ids, timestep), all of one batch; and of a
+cache where there is one."""
+
+
+@attrs.frozen(eq=False)
+class Conditioning:
+    """What a pass's pictures are painted from."""
+
+    embeddings: mx.array
+    """Prompt embeddings [branches x seeds, tokens, width]: the positive rows first, then the negative ones."""
+    guidance: float
+    """Above 1.0 there are two branches."""
+    references: References | None = None
+
+
+class Denoiser:
+    """Predicts the velocity of a pass's latents, step by step."""
+
+    def __init__(
+        self, predict: Predict, conditioning: Conditioning, ids: mx.array, cache: Flux2KVCache | None = None
+    ) -> None:
+        """Prepare a pass.
+
+        Args:
+            predict: the transformer.
+            conditioning: what the pictures are painted from.
+            ids: position ids of the painted picture's tokens [1, tokens, 4].
+            cache: an empty one where the model was made to see references at its first step only, and to keep their
+                keys and values from then on (FLUX.2 Klein 9B KV).
+        """
+        self._predict = predict
+        self._conditioning = conditioning
+        self._text_ids = Flux2PromptEncoder.prepare_text_ids(conditioning.embeddings[:1])
+        self._ids = ids
+        self._cache = cache if conditioning.references is not None else None
+
+    def velocity(self, latents: mx.array, timestep: mx.array) -> mx.array:
+        """The velocity of packed latents [seeds, tokens, 128] at a timestep from 0 to 1000; not yet computed."""
+        guidance = self._conditioning.guidance
+        # Both branches of classifier-free guidance (Ho & Salimans, arXiv:2207.12598) share one batch.
+        rows = mx.concatenate([latents, latents], axis=0) if guidance > 1.0 else latents
+        velocity = self._call(rows, timestep)
+        velocity = velocity[:, : latents.shape[1]]
+        if guidance <= 1.0:
+            return velocity
+        positive, negative = mx.split(velocity, 2, axis=0)
+        guided: mx.array = negative + guidance * (positive - negative)
+        return guided
+
+    def _call(self, rows: mx.array, timestep: mx.array) -> mx.array:
+        embeddings, text_ids, references = self._conditioning.embeddings, self._text_ids, self._conditioning.references
+        cache = self._cache
+        if references is None:
+            return self._predict(rows, self._ids, embeddings, text_ids, timestep)
+        count = references.tokens.shape[1]
+        if cache is not None and cache.mode is not None:
+            cache.configure(mode="cached", num_ref_tokens=count)
+            return self._predict(rows, self._ids, embeddings, text_ids, timestep, cache)
+        # The painted picture's own tokens come first, as in mflux and diffusers.
+        tokens = mx.broadcast_to(references.tokens, (rows.shape[0], *references.tokens.shape[1:]))
+        tokens = mx.concatenate([rows, tokens], axis=1)
+        ids = mx.concatenate([self._ids, references.ids], axis=1)
+        if cache is None:
+            return self._predict(tokens, ids, embeddings, text_ids, timestep)
+        cache.configure(mode="extract", num_ref_tokens=count)
+        return self._predict(tokens, ids, embeddings, text_ids, timestep, cache)
+
+
+def new_cache(transformer: Any) -> Flux2KVCache:
+    """An empty cache for one pass."""
+    return Flux2KVCache(
+        num_double_layers=len(transformer.transformer_blocks),
+        num_single_layers=len(transformer.single_transformer_blocks),
+    )
+
+
+def mixed(start: mx.array, noise: mx.array, sigma: mx.array) -> mx.array:
+    """Where the flow from ``start`` to each row of ``noise`` is at ``sigma``: (1 - sigma) start + sigma noise."""
+    share = sigma.astype(noise.dtype)
+    latents: mx.array = (1 - share) * start.astype(noise.dtype) + share * noise
+    return latents
+
+
+def clean_estimate(velocity: mx.array, latents: mx.array, sigma: mx.array) -> mx.array:
+    """Where the flow would end if it went straight on from ``latents`` at ``sigma``."""
+    estimate: mx.array = latents - sigma.astype(latents.dtype) * velocity.astype(latents.dtype)
+    return estimate
+
+
+def transformer_function(transformer: Any) -> Predict:
+    """mflux's ``Flux2Transformer`` as a plain function."""
+
+    def predict(
+        latents: mx.array,
+        ids: mx.array,
+        embeddings: mx.array,
+        text_ids: mx.array,
+        timestep: mx.array,
+        cache: Flux2KVCache | None = None,
+    ) -> mx.array:
+        velocity: mx.array = transformer(
+            hidden_states=latents,
+            encoder_hidden_states=embeddings,
+            timestep=timestep,
+            img_ids=ids,
+            txt_ids=text_ids,
+            guidance=None,
+            kv_cache=cache,
+        )
+        return velocity
+
+    return predict

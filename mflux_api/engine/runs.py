@@ -1,0 +1,42 @@
+"""A run as the service asks for it becomes passes of the pipeline."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import attrs
+
+from mflux_api.engine.lora import Lora
+from mflux_api.engine.pipeline import Pipeline, PipelineRequest
+from mflux_api.engine.protocol import Run
+from mflux_api.engine.references import Picture
+
+
+def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator[tuple[int, PipelineRequest]]:
+    """The passes of a run in their order, each with the position of its first image in the run.
+
+    Raises:
+        ValueError: the frame asks for what cannot be computed, or its pictures are not what it says.
+    """
+    sizes = [*command.references, (command.width, command.height)][: len(command.references) + command.start]
+    if len(blobs) != len(sizes):
+        raise ValueError("a run must come with as many pictures as it names")
+    pictures = [Picture(width, height, rgb) for (width, height), rgb in zip(sizes, blobs, strict=True)]
+    loras = tuple(Lora(Path(path), scale) for path, scale in zip(command.lora_files, command.lora_scales, strict=True))
+    whole = PipelineRequest(
+        prompt=command.prompt,
+        negative_prompt=command.negative_prompt,
+        seeds=command.seeds,
+        width=command.width,
+        height=command.height,
+        steps=command.steps,
+        guidance=command.guidance,
+        low_ram=command.low_ram,
+        references=tuple(pictures[: len(command.references)]),
+        start=pictures[-1] if command.start else None,
+        strength=command.image_strength,
+        loras=loras,
+        previews=command.previews,
+    )
+    count = pipeline.images_per_pass(whole)
+    for first in range(0, len(command.seeds), count):
+        yield first, attrs.evolve(whole, seeds=command.seeds[first : first + count])

@@ -1,0 +1,72 @@
+"""Init images as the engine takes them: RGB8 in the sizes that FLUX.2's edit mode conditions on."""
+
+import math
+from typing import TYPE_CHECKING
+
+import attrs
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_AREA = 1024 * 1024
+"""Pixels of a reference; a larger one is scaled down. Also of an output whose size nobody named."""
+MULTIPLE = 16
+
+
+@attrs.frozen
+class EnginePicture:
+    """Raw pixels for a run."""
+
+    width: int
+    height: int
+    rgb: bytes = attrs.field(repr=False)
+
+
+def reference_size(width: int, height: int) -> tuple[int, int]:
+    """The size in which a picture becomes a reference: its own shape, at most 1 MP, snapped down to multiples of 16.
+
+    It is also the output's size where a request names none. What is smaller than 16 pixels comes out as 0.
+    """
+    scaled = _scaled(width, height)
+    return scaled[0] - scaled[0] % MULTIPLE, scaled[1] - scaled[1] % MULTIPLE
+
+
+def as_reference(image: "Image") -> EnginePicture:
+    """An RGB picture as a reference, as mflux prepares it: scaled down to 1 MP, then cropped to multiples of 16.
+
+    Raises:
+        ValueError: a side is too small, or the picture so narrow that a side gets too small.
+    """
+    from PIL.Image import Resampling
+
+    width, height = reference_size(*image.size)
+    if not width or not height:
+        raise ValueError(f"a reference needs at least {MULTIPLE} pixels on each side")
+    scaled = _scaled(*image.size)
+    if scaled != image.size:
+        image = image.resize(scaled, Resampling.LANCZOS)
+    return _cropped(image, width, height)
+
+
+def as_start(image: "Image", width: int, height: int) -> EnginePicture:
+    """An RGB picture in exactly the output's size: scaled until it covers it, the rest cropped around its centre."""
+    from PIL.Image import Resampling
+
+    scale = max(width / image.width, height / image.height)
+    scaled = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
+    if scaled != image.size:
+        image = image.resize(scaled, Resampling.LANCZOS)
+    return _cropped(image, width, height)
+
+
+def _scaled(width: int, height: int) -> tuple[int, int]:
+    area = width * height
+    if area <= MAX_AREA:
+        return width, height
+    scale = math.sqrt(MAX_AREA / area)
+    return round(width * scale), round(height * scale)
+
+
+def _cropped(image: "Image", width: int, height: int) -> EnginePicture:
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return EnginePicture(width, height, image.crop((left, top, left + width, top + height)).tobytes())

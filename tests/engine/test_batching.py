@@ -1,0 +1,42 @@
+"""How many images share a pass: a table of device, model and size."""
+
+from typing import Any
+
+import attrs
+import pytest
+
+from mflux_api.engine.batching import Load, images_per_pass
+
+
+def load(parameters: float, width: int, side: int, *, text: int = 512, branches: Any = 1) -> Load:
+    """One square image."""
+    return Load(parameters=int(parameters), width=width, tokens=text + side * side // 256, branches=branches)
+
+
+DEMO = load(16e6, 256, 256, text=64)
+SMALL_4B, LARGE_4B = load(3.9e9, 3072, 512), load(3.9e9, 3072, 1024)
+LARGE_9B = load(9.1e9, 4096, 1024)
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "count"),
+    [
+        ("cpu", DEMO, 4),
+        ("cpu", attrs.evolve(DEMO, branches=2), 4),
+        ("cpu", SMALL_4B, 1),
+        ("cpu", LARGE_9B, 1),
+        ("metal", DEMO, 4),
+        ("metal", SMALL_4B, 3),
+        ("metal", attrs.evolve(SMALL_4B, branches=2), 1),
+        ("metal", LARGE_4B, 1),
+        ("metal", LARGE_9B, 1),
+        ("cuda", SMALL_4B, 4),
+        ("cuda", LARGE_4B, 4),
+        ("cuda", attrs.evolve(LARGE_4B, branches=2), 3),
+        ("cuda", LARGE_9B, 4),
+        ("cuda", load(9.1e9, 4096, 2048), 1),
+    ],
+)
+def test_images_per_pass_is_a_table(device: Any, asked: Load, count: int) -> None:
+    assert images_per_pass(device, asked, low_ram=False) == count
+    assert images_per_pass(device, asked, low_ram=True) == 1

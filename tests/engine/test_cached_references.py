@@ -1,0 +1,75 @@
+"""FLUX.2 Klein 9B KV: references are seen at the first step only, beside stock mflux."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import attrs
+import mlx.core as mx
+import pytest
+from mflux.models.flux2.variants import Flux2KleinEdit
+
+from mflux_api.engine.components import load_components
+from mflux_api.engine.memory import Device
+from mflux_api.engine.pipeline import Pipeline, PipelineRequest
+from tests.engine.klein import distance, klein_config, paint, paint_stock, picture
+from tests.engine.test_edit import saved
+
+REQUEST = PipelineRequest(
+    prompt="make it night", seeds=(3,), width=64, height=64, steps=3, references=(picture(48, 32), picture(64, 64, 1))
+)
+
+
+def caching(folder: Path, target: Path) -> Path:
+    """The checkpoint as one of diffusers' KV pipeline; the files are shared."""
+    shutil.copytree(folder, target, copy_function=os.link)
+    index = target / "model_index.json"
+    values = json.loads(index.read_text("utf-8"))
+    index.unlink()
+    index.write_text(json.dumps(values | {"_class_name": "Flux2KleinKVPipeline"}), encoding="utf-8")
+    return target
+
+
+@pytest.fixture(scope="module")
+def tiny_kv(tiny_folder: Path, device: Device, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+    return Pipeline(load_components(caching(tiny_folder, tmp_path_factory.mktemp("kv") / "tiny")), device)
+
+
+def test_same_pixels_as_stock_edit_with_its_cache(stock_folder: Path, device: Device, tmp_path: Path) -> None:
+    folder = caching(stock_folder, tmp_path / "model")
+    pipeline = Pipeline(load_components(folder), device)
+    stock = Flux2KleinEdit(model_path=str(folder), model_config=klein_config(kv_cache=True))
+    files = saved(tmp_path, REQUEST.references)
+    (ours,) = paint(pipeline, REQUEST)
+    assert distance(ours, paint_stock(stock, REQUEST, device, files)) == 0
+    guided = attrs.evolve(REQUEST, guidance=4.0, steps=2)
+    assert distance(paint(pipeline, guided)[0], paint_stock(stock, guided, device, files)) <= 1
+
+
+def test_references_are_in_the_first_step_only(tiny_kv: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens: list[int] = []
+    predict = tiny_kv._predict
+
+    def watched(rows: mx.array, *rest: mx.array) -> mx.array:
+        tokens.append(rows.shape[1])
+        return predict(rows, *rest)
+
+    monkeypatch.setattr(tiny_kv, "_predict", watched)
+    paint(tiny_kv, REQUEST)
+    assert tokens == [16 + 6 + 16, 16, 16]
+
+
+def test_cached_references_work_on_and_batches_are_the_single_pictures(tiny_kv: Pipeline, pipeline: Pipeline) -> None:
+    (cached,) = paint(tiny_kv, REQUEST)
+    assert distance(cached, paint(tiny_kv, attrs.evolve(REQUEST, references=()))[0]) > 1
+    assert distance(cached, paint(pipeline, REQUEST)[0]) > 0
+    guided = attrs.evolve(REQUEST, guidance=3.0, strength=0.7, start=picture(64, 64, 5))
+    batch = paint(tiny_kv, attrs.evolve(guided, seeds=(3, 4)))
+    singles = [paint(tiny_kv, attrs.evolve(guided, seeds=(seed,)))[0] for seed in (3, 4)]
+    assert [distance(one, other) <= 1 for one, other in zip(batch, singles, strict=True)] == [True, True]
+
+
+def test_without_references_the_model_paints_as_the_others(tiny_kv: Pipeline, pipeline: Pipeline) -> None:
+    request = attrs.evolve(REQUEST, references=())
+    assert paint(tiny_kv, request)[0].tobytes() == paint(pipeline, request)[0].tobytes()

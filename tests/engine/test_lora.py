@@ -1,0 +1,360 @@
+"""Adapters: every naming that mflux knows, on plain and quantized bases, and gone without a trace."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+import pytest
+from mflux.models.flux2.variants import Flux2Klein
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from mflux_api.engine.adapters import Kronecker, LowRank, read_adapter
+from mflux_api.engine.components import Components, load_components
+from mflux_api.engine.lora import Lora, LoraError, LoraStack
+from mflux_api.engine.memory import Device
+from mflux_api.engine.pipeline import Event, Pipeline, PipelineRequest, StepEvent, Stopped
+from tests.engine.adapter_files import factors, peft, save
+from tests.engine.klein import consume, distance, klein_config, never, paint, paint_stock
+from tests.engine.shapes import STOCK, TINY
+
+REQUEST = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=2)
+WIDTH = TINY.width
+
+
+def weights(module: Any) -> list[tuple[str, int]]:
+    """Every parameter's name and the array that it is."""
+    return [(name, id(array)) for name, array in tree_flatten(module.parameters())]
+
+
+def delta(components: Components, path: Path, target: str, scale: float = 1.0) -> mx.array:
+    """What an adapter adds to a layer's output for the unit vectors: its update, transposed."""
+    layer = _layer(components.transformer, target)
+    unit = mx.eye(_inputs(layer))
+    with LoraStack(components.transformer, [Lora(path, scale)]).applied():
+        wrapped = _layer(components.transformer, target)
+        assert wrapped is not layer
+        added: mx.array = wrapped(unit) - layer(unit)
+        return added
+
+
+def _layer(transformer: Any, target: str) -> Any:
+    found = transformer
+    for part in target.split("."):
+        found = found[int(part)] if part.isdigit() else getattr(found, part)
+    return found
+
+
+def _inputs(layer: Any) -> int:
+    quantized = isinstance(layer, nn.QuantizedLinear)
+    return int(layer.scales.shape[1] * layer.group_size if quantized else layer.weight.shape[1])
+
+
+def test_same_pixels_as_stock_with_two_loras(stock_folder: Path, device: Device, tmp_path: Path) -> None:
+    files = [peft(tmp_path / f"{seed}.safetensors", STOCK, seed) for seed in (1, 2)]
+    request = attrs.evolve(REQUEST, loras=(Lora(files[0], 0.7), Lora(files[1], 1.5)))
+    stock = Flux2Klein(
+        model_path=str(stock_folder),
+        model_config=klein_config(),
+        lora_paths=[str(file) for file in files],
+        lora_scales=[0.7, 1.5],
+        bake_lora=False,
+    )
+    pipeline = Pipeline(load_components(stock_folder), device)
+    (ours,) = paint(pipeline, request)
+    assert distance(ours, paint_stock(stock, request, device)) == 0
+    assert distance(ours, paint(pipeline, attrs.evolve(request, loras=()))[0]) > 10
+
+
+DOWN, UP = factors(WIDTH, WIDTH, seed=5)
+QKV_DOWN, QKV_UP = factors(3 * WIDTH, WIDTH, seed=6)
+SINGLE = 3 * WIDTH + 2 * int(WIDTH * TINY.mlp_ratio)
+SINGLE_DOWN, SINGLE_UP = factors(SINGLE, WIDTH, seed=7)
+ALPHA = mx.array(2.0)
+
+# name, tensors, metadata, the changed layer, its update [outputs, inputs]
+NAMINGS: list[tuple[str, dict[str, mx.array], dict[str, str], str, mx.array]] = [
+    (
+        "diffusers",
+        {
+            "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": DOWN,
+            "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": UP,
+        },
+        {},
+        "transformer_blocks.0.attn.to_q",
+        UP @ DOWN,
+    ),
+    (
+        "peft with its own alpha",
+        {
+            "transformer.transformer_blocks.0.attn.to_k.lora_A.default.weight": DOWN,
+            "transformer.transformer_blocks.0.attn.to_k.lora_B.default.weight": UP,
+        },
+        {"lora_adapter_metadata": json.dumps({"transformer.lora_alpha": 8, "transformer.r": 4})},
+        "transformer_blocks.0.attn.to_k",
+        2 * UP @ DOWN,
+    ),
+    (
+        "kohya",
+        {
+            "lora_unet_transformer_blocks_0_attn_to_q.lora_down.weight": DOWN,
+            "lora_unet_transformer_blocks_0_attn_to_q.lora_up.weight": UP,
+            "lora_unet_transformer_blocks_0_attn_to_q.alpha": ALPHA,
+        },
+        {},
+        "transformer_blocks.0.attn.to_q",
+        0.5 * UP @ DOWN,
+    ),
+    (
+        "bfl, fused",
+        {
+            "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight": QKV_DOWN,
+            "diffusion_model.double_blocks.0.img_attn.qkv.lora_B.weight": QKV_UP,
+        },
+        {},
+        "transformer_blocks.0.attn.to_k",
+        (QKV_UP @ QKV_DOWN)[WIDTH : 2 * WIDTH],
+    ),
+    (
+        "comfyui, bare",
+        {
+            "diffusion_model.single_blocks.1.linear1.lora_A": SINGLE_DOWN,
+            "diffusion_model.single_blocks.1.linear1.lora_B": SINGLE_UP,
+        },
+        {},
+        "single_transformer_blocks.1.attn.to_qkv_mlp_proj",
+        SINGLE_UP @ SINGLE_DOWN,
+    ),
+    (
+        "lokr",
+        {
+            "transformer.transformer_blocks.0.attn.to_v.lokr_w1": DOWN[:, :8],
+            "transformer.transformer_blocks.0.attn.to_v.lokr_w2_a": UP[: WIDTH // 4, :2],
+            "transformer.transformer_blocks.0.attn.to_v.lokr_w2_b": DOWN[:2, : WIDTH // 8],
+            "transformer.transformer_blocks.0.attn.to_v.alpha": mx.array(1.0),
+        },
+        {},
+        "transformer_blocks.0.attn.to_v",
+        0.5 * mx.kron(DOWN[:, :8], UP[: WIDTH // 4, :2] @ DOWN[:2, : WIDTH // 8]),
+    ),
+    (
+        "lokr, fused",
+        {
+            "lycoris_double_blocks_0_img_attn_qkv.lokr_w1": DOWN[:, :8],
+            "lycoris_double_blocks_0_img_attn_qkv.lokr_w2": QKV_UP[: 3 * WIDTH // 4, :4] @ DOWN[:, : WIDTH // 8],
+        },
+        {},
+        "transformer_blocks.0.attn.to_v",
+        mx.kron(DOWN[:, :8], QKV_UP[: 3 * WIDTH // 4, :4] @ DOWN[:, : WIDTH // 8])[2 * WIDTH :],
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("tensors", "metadata", "target", "update"), [each[1:] for each in NAMINGS], ids=[each[0] for each in NAMINGS]
+)
+def test_naming_is_understood(
+    tiny: Components,
+    tmp_path: Path,
+    tensors: dict[str, mx.array],
+    metadata: dict[str, str],
+    target: str,
+    update: mx.array,
+) -> None:
+    path = save(tmp_path / "a.safetensors", tensors, metadata)
+    np.testing.assert_allclose(delta(tiny, path, target, 0.5), 0.5 * update.T, atol=1e-4)
+
+
+def test_lokr_with_magnitudes_is_mfluxs(tiny: Components, tmp_path: Path) -> None:
+    left, right = DOWN[:, :8], UP[: WIDTH // 4, :4] @ DOWN[:, : WIDTH // 8]
+    name = "lora_unet_transformer_blocks_0_attn_to_q"
+    magnitude = mx.ones((WIDTH, 1)) * 3
+    path = save(
+        tmp_path / "a.safetensors",
+        {f"{name}.lokr_w1": left, f"{name}.lokr_w2": right, f"{name}.dora_scale": magnitude},
+    )
+    base = tiny.transformer.transformer_blocks[0].attn.to_q.weight
+    merged = base + mx.kron(left, right)
+    expected = 3 * merged / mx.linalg.norm(merged, axis=1, keepdims=True) - base
+    np.testing.assert_allclose(delta(tiny, path, "transformer_blocks.0.attn.to_q"), expected.T, atol=1e-4)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+def test_quantized_base_wears_a_lora_and_a_lokr_and_loses_them_without_a_trace(
+    tiny_folder: Path, device: Device, tmp_path: Path, bits: int
+) -> None:
+    components = load_components(tiny_folder)
+    nn.quantize(components.transformer, group_size=64, bits=bits)
+    pipeline = Pipeline(components, device)
+    before = paint(pipeline, REQUEST)[0]
+    parameters = weights(components.transformer)
+    for _, tensors, metadata, target, update in NAMINGS:
+        path = save(tmp_path / "a.safetensors", tensors, metadata)
+        np.testing.assert_allclose(delta(components, path, target), update.T, atol=1e-4)
+        (worn,) = paint(pipeline, attrs.evolve(REQUEST, loras=(Lora(path), Lora(path, 0.5))))
+        assert distance(worn, before) > 0
+    assert paint(pipeline, REQUEST)[0].tobytes() == before.tobytes()
+    assert weights(components.transformer) == parameters
+
+
+def test_without_the_lora_again_the_bytes_are_the_same(tiny: Components, device: Device, tmp_path: Path) -> None:
+    pipeline = Pipeline(tiny, device)
+    parameters = weights(tiny.transformer)
+    before = paint(pipeline, REQUEST)[0].tobytes()
+    one, other = (Lora(peft(tmp_path / f"{seed}.safetensors", TINY, seed)) for seed in (1, 2))
+    pictures = [paint(pipeline, attrs.evolve(REQUEST, loras=loras))[0].tobytes() for loras in ((one,), (one, other))]
+    assert len({before, *pictures}) == 3
+    assert paint(pipeline, REQUEST)[0].tobytes() == before
+    assert weights(tiny.transformer) == parameters
+    again = [paint(pipeline, attrs.evolve(REQUEST, loras=loras))[0].tobytes() for loras in ((one,), (one, other))]
+    assert again == pictures
+
+
+def test_between_0_and_1_the_lora_works_more_and_more(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = peft(tmp_path / "a.safetensors", TINY, scale=0.05)
+    base = paint(pipeline, REQUEST)[0]
+
+    def away(scale: float) -> float:
+        (painted,) = paint(pipeline, attrs.evolve(REQUEST, loras=(Lora(path, scale),)))
+        return float(np.sqrt(np.mean((painted.astype(np.float64) - base) ** 2)))
+
+    distances = [away(scale) for scale in (0.0, 0.25, 0.5, 0.75, 1.0)]
+    assert distances[0] == 0
+    assert distances == sorted(set(distances))
+
+
+def test_lora_that_was_saved_again_is_read_again(pipeline: Pipeline, tmp_path: Path) -> None:
+    request = attrs.evolve(REQUEST, loras=(Lora(peft(tmp_path / "a.safetensors", TINY, 1)),))
+    first = paint(pipeline, request)[0].tobytes()
+    assert paint(pipeline, request)[0].tobytes() == first
+    peft(tmp_path / "a.safetensors", TINY, 2, prefix="diffusion_model.")
+    assert paint(pipeline, request)[0].tobytes() != first
+
+
+def test_run_stopped_in_the_middle_leaves_no_adapter(tiny: Components, device: Device, tmp_path: Path) -> None:
+    pipeline = Pipeline(tiny, device)
+    parameters = weights(tiny.transformer)
+    before = paint(pipeline, REQUEST)[0].tobytes()
+    seen: list[Event] = []
+    request = attrs.evolve(REQUEST, steps=4, loras=(Lora(peft(tmp_path / "a.safetensors", TINY)),))
+    with pytest.raises(Stopped):
+        consume(pipeline.run(request, lambda: StepEvent(2, 4) in seen), seen)
+    assert weights(tiny.transformer) == parameters
+    assert paint(pipeline, REQUEST)[0].tobytes() == before
+
+
+def test_adapter_is_on_only_while_the_transformer_is_called(
+    tiny: Components, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    parameters = weights(tiny.transformer)
+    request = attrs.evolve(REQUEST, loras=(Lora(peft(tmp_path / "a.safetensors", TINY)),))
+    assert all(weights(tiny.transformer) == parameters for _ in pipeline.run(request, never))
+
+
+def test_lora_that_came_after_a_compiled_run_is_not_ignored(
+    tiny: Components, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiled function goes on with the layers that it met at its first call."""
+    compiled: list[list[tuple[str, int]]] = []
+
+    def compile_once(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+        met: list[tuple[str, int]] = []
+        compiled.append(met)
+
+        def call(*arguments: mx.array) -> mx.array:
+            met[:] = met or weights(tiny.transformer)
+            assert met == weights(tiny.transformer), "this would be an old compiled function with other layers"
+            return function(*arguments)
+
+        return call
+
+    monkeypatch.setattr(mx, "compile", compile_once)
+    monkeypatch.setattr("mflux_api.engine.pipeline.AppleSiliconUtil.is_m1_or_m2", lambda: False)
+    pipeline = Pipeline(tiny, Device(kind="metal", name="any"))
+    one, other = (Lora(peft(tmp_path / f"{seed}.safetensors", TINY, seed)) for seed in (1, 2))
+    for loras in ((), (one,), (one,), (one, other), (attrs.evolve(one, scale=0.5),), ()):
+        paint(pipeline, attrs.evolve(REQUEST, loras=loras))
+    # Without, one, both, half.
+    assert len(compiled) == 4
+
+
+KEY = "transformer.transformer_blocks.0.attn.to_q"
+
+
+def _damaged(path: Path) -> Path:
+    whole = peft(path, TINY).read_bytes()
+    path.write_bytes(whole[:-10])
+    return path
+
+
+def _junk(path: Path) -> Path:
+    path.write_bytes(b"\xff" * 100)
+    return path
+
+
+def _with(tensors: dict[str, mx.array], metadata: dict[str, str] | None = None) -> Callable[[Path], Path]:
+    return lambda path: save(path, tensors, metadata)
+
+
+PAIR = {f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP}
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda path: path, "gone or cannot be read"),
+        (_damaged, "no whole safetensors file"),
+        (_junk, "no whole safetensors file"),
+        (_with({"text_model.encoder.lora_A.weight": DOWN}), "another kind of model"),
+        (_with({f"{KEY}.lora_A.weight": DOWN}), "no complete update"),
+        (_with({f"{KEY}.lora_A.weight": DOWN[:3], f"{KEY}.lora_B.weight": UP}), "no complete update"),
+        (_with({f"{KEY}.lora_A.weight": DOWN[:0], f"{KEY}.lora_B.weight": UP[:, :0]}), "no complete update"),
+        (_with({f"{KEY}.lora_A.weight": DOWN[:, :64], f"{KEY}.lora_B.weight": UP}), "another size of the model"),
+        (_with({f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP[:64]}), "another size of the model"),
+        (_with({f"{KEY}.lora_A.weight": DOWN[None], f"{KEY}.lora_B.weight": UP}), "not as a matrix"),
+        (_with({name.replace("s.0", "s.7"): each for name, each in PAIR.items()}), "does not have"),
+        (_with({**PAIR, f"{KEY}.dora_scale": mx.ones((WIDTH,))}), "is a DoRA"),
+        (_with({**PAIR, f"{KEY}.lora_magnitude_vector": mx.ones((WIDTH,))}), "is a DoRA"),
+        (_with({**PAIR, f"{KEY}.lora_up.weight": UP}), "two updates"),
+        (_with({name: each.astype(mx.int32) for name, each in PAIR.items()}), "as I32"),
+        (_with(PAIR, {"lora_adapter_metadata": json.dumps({"lora_alpha": "much"})}), "metadata"),
+        (
+            _with(PAIR, {"lora_adapter_metadata": json.dumps({"lora_alpha": 1, "alpha_pattern": {"(a+)+$": 2}})}),
+            "alpha pattern",
+        ),
+        (_with({f"{KEY}.lokr_w1": DOWN, f"{KEY}.lokr_w2": UP}), "another size of the model"),
+        (_with({f"{KEY}.lokr_w1": DOWN}), "no complete update"),
+    ],
+)
+def test_adapter_that_cannot_be_used_is_refused_and_leaves_the_model_as_it_was(
+    tiny: Components, pipeline: Pipeline, tmp_path: Path, make: Callable[[Path], Path], words: str
+) -> None:
+    parameters = weights(tiny.transformer)
+    good = peft(tmp_path / "good.safetensors", TINY)
+    request = attrs.evolve(REQUEST, loras=(Lora(good), Lora(make(tmp_path / "secret-folder.safetensors"), 0.0)))
+    with pytest.raises(LoraError, match=words) as caught:
+        paint(pipeline, request)
+    assert str(tmp_path) not in str(caught.value)
+    assert caught.value.__cause__ is None
+    assert weights(tiny.transformer) == parameters
+
+
+def test_known_names_are_found_in_a_large_file_at_once(tmp_path: Path) -> None:
+    tensors: dict[str, mx.array] = {}
+    for block in range(300):
+        for layer in ("to_q", "to_k", "to_v", "to_add_out"):
+            name = f"transformer.transformer_blocks.{block}.attn.{layer}"
+            tensors |= {f"{name}.lora_A.weight": DOWN[:1, :8], f"{name}.lora_B.weight": UP[:8, :1]}
+    found = read_adapter(save(tmp_path / "a.safetensors", tensors))
+    assert len(found) == 1200
+    assert all(isinstance(each, LowRank) for each in found.values())
+
+
+def test_third_of_a_fused_layer_is_remembered(tmp_path: Path) -> None:
+    found = read_adapter(save(tmp_path / "a.safetensors", NAMINGS[-1][1]))
+    thirds = {target.rsplit(".", 1)[1]: each.third for target, each in found.items() if isinstance(each, Kronecker)}
+    assert thirds == {"to_q": 0, "to_k": 1, "to_v": 2}

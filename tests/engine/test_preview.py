@@ -1,0 +1,109 @@
+"""Previews: fitted on whatever VAE there is, near the picture, and without any effect on it."""
+
+from io import BytesIO
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+import pytest
+from PIL import Image
+
+from mflux_api.engine.components import Components
+from mflux_api.engine.decoding import Pixels, decode_mode, decode_packed, to_pixels
+from mflux_api.engine.memory import Device
+from mflux_api.engine.pipeline import Event, ImageEvent, Pipeline, PipelineRequest, PreviewEvent, StepEvent, Stopped
+from mflux_api.engine.preview import SAMPLE_SIDE, fit
+from mflux_api.engine.references import encode_picture
+from tests.engine.klein import consume, never, paint, picture
+
+REQUEST = PipelineRequest(prompt="a red cat", seeds=(3, 4), width=64, height=48, steps=3, previews=True)
+
+
+def small(pixels: Pixels) -> Pixels:
+    """A picture at an eighth of its size, each pixel the mean of 8 x 8."""
+    height, width, _ = pixels.shape
+    means: Pixels = pixels.reshape(height // 8, 8, width // 8, 8, 3).mean(axis=(1, 3)).round().astype(np.uint8)
+    return means
+
+
+def likeness(one: Pixels, other: Pixels) -> float:
+    """The correlation of two pictures."""
+    return float(np.corrcoef(one.ravel().astype(float), other.ravel().astype(float))[0, 1])
+
+
+def test_every_step_has_a_preview_of_every_image(pipeline: Pipeline) -> None:
+    events = list(pipeline.run(REQUEST, never))
+    previews = [event for event in events if isinstance(event, PreviewEvent)]
+    assert [(event.step, event.index) for event in previews] == [
+        (step, index) for step in (1, 2, 3) for index in (0, 1)
+    ]
+    for event in previews:
+        image = Image.open(BytesIO(event.jpeg))
+        assert (image.format, image.size, (event.width, event.height)) == ("JPEG", (8, 6), (8, 6))
+    first = events.index(previews[0])
+    assert events[first - 1] == StepEvent(1, 3)
+
+
+def test_previews_change_no_pixel(pipeline: Pipeline) -> None:
+    with_previews, without = paint(pipeline, REQUEST), paint(pipeline, attrs.evolve(REQUEST, previews=False))
+    assert [one.tobytes() for one in with_previews] == [one.tobytes() for one in without]
+
+
+def test_map_foretells_what_the_decoder_makes(tiny: Components, device: Device) -> None:
+    mode = decode_mode(device, SAMPLE_SIDE, SAMPLE_SIDE, low_ram=False)
+    decoder = fit(tiny.vae, mode, lambda: None)
+    grids = [encode_picture(tiny.vae, picture(96, 64, seed), lambda: None) for seed in range(6)]
+    previews = [decoder.pixels(tiny.vae, packed) for packed in grids]
+    wholes = [small(to_pixels(decode_packed(tiny.vae, packed, mode, lambda: None))) for packed in grids]
+    assert {preview.shape for preview in previews} == {(8, 12, 3)}
+    own = np.mean([likeness(one, other) for one, other in zip(previews, wholes, strict=True)])
+    foreign = np.mean([likeness(one, other) for one, other in zip(previews, wholes[1:] + wholes[:1], strict=True)])
+    # A random VAE is hardly linear, a trained one comes to 0.99; a map that mixed up cells would not tell them apart.
+    assert own > 0.2
+    assert own > foreign + 0.15
+
+
+def test_fit_is_always_the_same_and_made_once(
+    tiny: Components, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    factors = [fit(tiny.vae, "low_memory", lambda: None).factors for _ in range(2)]
+    assert factors[0].tobytes() == factors[1].tobytes()
+    assert np.isfinite(factors[0]).all()
+    pipeline = Pipeline(tiny, device)
+    paint(pipeline, attrs.evolve(REQUEST, previews=False))
+    assert pipeline._preview_decoder is None
+    paint(pipeline, REQUEST)
+    fitted = pipeline._preview_decoder
+    paint(pipeline, REQUEST)
+    assert pipeline._preview_decoder is fitted
+
+
+def test_last_preview_is_the_map_of_the_final_latents(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the last step the clean estimate and the Euler step are the same thing."""
+    seen: list[Pixels] = []
+    grids: list[mx.array] = []
+
+    def keep(pixels: Pixels) -> bytes:
+        seen.append(pixels)
+        return b""
+
+    def watch(vae: Any, grid: mx.array, *rest: Any) -> mx.array:
+        grids.append(grid)
+        return decode_packed(vae, grid, *rest)
+
+    monkeypatch.setattr("mflux_api.engine.pipeline.as_jpeg", keep)
+    monkeypatch.setattr("mflux_api.engine.pipeline.decode_packed", watch)
+    paint(pipeline, attrs.evolve(REQUEST, seeds=(3,)))
+    assert pipeline._preview_decoder is not None
+    expected = pipeline._preview_decoder.pixels(pipeline._components.vae, grids[-1])
+    assert int(np.abs(seen[-1].astype(int) - expected).max()) <= 1
+    assert int(np.abs(seen[0].astype(int) - expected).max()) > 1
+
+
+def test_stopping_between_previews_stops_before_the_next_step(pipeline: Pipeline) -> None:
+    seen: list[Event] = []
+    with pytest.raises(Stopped):
+        consume(pipeline.run(REQUEST, lambda: any(isinstance(event, PreviewEvent) for event in seen)), seen)
+    assert [event for event in seen if isinstance(event, StepEvent)] == [StepEvent(1, 3)]
+    assert not any(isinstance(event, ImageEvent) for event in seen)
