@@ -10,6 +10,8 @@ from mflux.models.common.config.model_config import ModelConfig
 _GIB = 1 << 30
 _MIN_CACHE_BYTES = _GIB // 2
 _CACHE_SHARE = 16
+# In the texts of MLX's RuntimeErrors on Metal, CUDA and a CPU; C++'s own is std::bad_alloc.
+_OUT_OF_MEMORY = ("Insufficient Memory", "Unable to allocate", "Resource limit", "out of memory", "bad_alloc")
 
 
 @attrs.frozen
@@ -64,6 +66,11 @@ def active_bytes() -> int:
 def peak_bytes() -> int:
     """The most bytes of live MLX arrays since the process started."""
     return int(mx.get_peak_memory())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception is MLX's, or Python's, way to say that the memory is used up."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def _device_bytes() -> int:
