@@ -140,7 +140,7 @@ class ScriptedEngine:
         self._cancelled: set[int] = set()
         self._stop = trio.Event()
         self._running: int | None = None
-        self._model: str | None = None
+        self._models: set[str] = set()
         self._scope = trio.CancelScope()
         self._death: str | None = None
         self.received: list[Command] = []
@@ -211,21 +211,21 @@ class ScriptedEngine:
                         await self._load(command)
                     case Run():
                         await self._run(command)
-                    case Unload():
-                        self._model = None
+                    case Unload(model=model):
+                        self._models = self._models - {model} if model is not None else set()
                         self.say(Unloaded())
 
     async def _load(self, command: Load) -> None:
-        self._model = None
         try:
             await self._reach("load")
         except _Failed as failed:
+            self._models.discard(command.model)
             self.say(LoadFailed(model=command.model, code=str(failed), message="scripted"))
             return
         if not command.embedded and not Path(command.path).is_dir():  # noqa: ASYNC240
             self.say(LoadFailed(model=command.model, code="GENERATION_FAILED", message="no such folder"))
             return
-        self._model = command.model
+        self._models.add(command.model)
         self.say(Loaded(model=command.model, seconds=0.5, active_bytes=1))
 
     async def _run(self, command: Run) -> None:
@@ -241,7 +241,7 @@ class ScriptedEngine:
             self._cancelled.discard(command.attempt)
 
     async def _paint(self, command: Run) -> None:
-        if self._model != command.model:
+        if command.model not in self._models:
             raise _Failed("GENERATION_FAILED")
         await self._reach("run", command)
         for image, seed in enumerate(command.seeds):

@@ -7,6 +7,8 @@ import attrs
 import mlx.core as mx
 from mflux.models.common.config.model_config import ModelConfig
 
+from mflux_api import machine
+
 _GIB = 1 << 30
 _MIN_CACHE_BYTES = _GIB // 2
 _CACHE_SHARE = 16
@@ -50,6 +52,15 @@ def configure(device: Device) -> None:
         mx.disable_compile()
     # Without a limit the cache grows until the machine swaps (a 9B model locked up a 64 GB Mac).
     mx.set_cache_limit(max(_MIN_CACHE_BYTES, _device_bytes() // _CACHE_SHARE))
+
+
+def memory_bytes(device: Device) -> int:
+    """What the device has for models and pictures."""
+    info = mx.device_info()
+    if device.kind == "metal":
+        # Beyond it Metal begins to swap, or fails.
+        return int(info.get("max_recommended_working_set_size") or _device_bytes())
+    return _device_bytes() if device.kind == "cuda" else machine.total_bytes()
 
 
 def release() -> None:

@@ -6,7 +6,7 @@ For one seed at guidance 1 the picture is the one of mflux's own ``Flux2Klein.ge
 import functools
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import attrs
 import mlx.core as mx
@@ -17,7 +17,7 @@ from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCr
 from mflux.models.flux2.model.flux2_text_encoder.prompt_encoder import Flux2PromptEncoder
 from mflux.utils.apple_silicon import AppleSiliconUtil
 
-from mflux_api.engine.components import Components
+from mflux_api.engine.components import ComponentName, Components
 from mflux_api.engine.decoding import decode_mode, decode_packed, to_pixels
 from mflux_api.engine.memory import Device
 from mflux_api.engine.prompt_cache import PromptCache
@@ -60,7 +60,7 @@ class PipelineRequest:
     """Above 1.0 a second branch with the negative prompt runs, also for a distilled model."""
     negative_prompt: str | None = attrs.field(default=None, repr=False)
     low_ram: bool = False
-    """Decode with the least memory."""
+    """Keep one component in memory at a time, and decode with the least memory."""
 
     @seeds.validator
     def _check_seeds(self, _: "attrs.Attribute[tuple[int, ...]]", value: tuple[int, ...]) -> None:
@@ -114,7 +114,12 @@ class Pipeline:
         self._components = components
         self._device = device
         self._cache = PromptCache(prompt_cache_bytes)
-        self._predict = _compiled(components.transformer, device)
+        self._predict = _compiled(components, device)
+
+    @property
+    def components(self) -> Components:
+        """What it runs on."""
+        return self._components
 
     @property
     def prompt_cache(self) -> PromptCache:
@@ -137,10 +142,15 @@ class Pipeline:
                 raise Stopped
 
         clock = _Clock()
+        if request.low_ram:
+            for component in self._components.resident - {"text_encoder"}:
+                self._free(component)
         check()
         yield from clock.pausing(StageEvent("encoding"))
         embeddings = self._encode(request, check)
         encode_s = clock.lap()
+        if request.low_ram:
+            self._free("text_encoder")
 
         check()
         yield from clock.pausing(StageEvent("denoising"))
@@ -159,6 +169,8 @@ class Pipeline:
             check()
         del embeddings
         denoise_s = clock.lap()
+        if request.low_ram:
+            self._free("transformer")
 
         yield from clock.pausing(StageEvent("decoding"))
         mode = decode_mode(self._device, request.width, request.height, request.low_ram)
@@ -168,7 +180,16 @@ class Pipeline:
             # One at a time: exact, and memory does not grow with the batch.
             pixels = to_pixels(decode_packed(self._components.vae, grid[index : index + 1], mode, check))
             yield from clock.pausing(ImageEvent(index, seed, pixels))
+        if request.low_ram:
+            self._free("vae")
         yield DoneEvent(encode_s=encode_s, denoise_s=denoise_s, decode_s=clock.lap())
+
+    def _free(self, component: ComponentName) -> None:
+        """Give up a component that the picture needs no more; its next use reads it from disk again."""
+        self._components.drop(component)
+        if component == "transformer":
+            # A compiled function holds the weights that it was traced with.
+            self._predict = _compiled(self._components, self._device)
 
     def _encode(self, request: PipelineRequest, check: Callable[[], None]) -> mx.array:
         """Prompt embeddings [branches x seeds, tokens, width]: the positive rows first, then the negative ones."""
@@ -233,13 +254,13 @@ class _Clock:
         return elapsed
 
 
-def _compiled(transformer: Any, device: Device) -> Callable[..., mx.array]:
+def _compiled(components: Components, device: Device) -> Callable[..., mx.array]:
     """The transformer as a function, compiled where stock mflux compiles it, except on a CPU (20 s of C++ there)."""
 
     def predict(
         latents: mx.array, ids: mx.array, embeddings: mx.array, text_ids: mx.array, timestep: mx.array
     ) -> mx.array:
-        noise: mx.array = transformer(
+        noise: mx.array = components.transformer(
             hidden_states=latents,
             encoder_hidden_states=embeddings,
             timestep=timestep,
