@@ -92,6 +92,9 @@ class Script:
     """Send every frame of a run twice, first under the attempt number of a run that never was."""
     tamper: Callable[[Event, tuple[bytes, ...]], tuple[Event, tuple[bytes, ...]]] = lambda event, blobs: (event, blobs)
     """Changes what is sent."""
+    memory_bytes: int = 0
+    free_bytes: int | None = None
+    """The memory of its machine, and what is left of it."""
     engines: list["ScriptedEngine"] = attrs.field(factory=list)
     starts: list[float] = attrs.field(factory=list)
     """When each start was tried."""
@@ -155,6 +158,7 @@ class ScriptedEngine:
             blas="none",
             blas_fast=True,
             versions={"script": "1"},
+            memory_bytes=script.memory_bytes,
         )
 
     async def send(self, command: Command) -> None:
@@ -203,7 +207,7 @@ class ScriptedEngine:
     async def work(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow commands until the end."""
         with self._scope:
-            self.say(Beat(active_bytes=1, peak_bytes=2))
+            self.say(Beat(active_bytes=1, peak_bytes=2, free_bytes=self._script.free_bytes))
             task_status.started()
             async for command in self._commands:
                 match command:

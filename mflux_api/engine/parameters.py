@@ -18,8 +18,8 @@ GROUP_SIZE = 64
 
 # Tensors that other libraries save with a component and that no module here has.
 _KNOWN_EXTRAS = re.compile(r"lm_head\.weight|bn\.num_batches_tracked|.*rotary_emb\.inv_freq")
-# Parameters that a module computes from its configuration, so no file holds them.
 COMPUTED = ("rotary_emb.inv_freq",)
+"""Parameters that a module computes from its configuration, so no file has to hold them."""
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 

@@ -26,7 +26,7 @@ from mlx.utils import tree_flatten
 from mflux_api.engine.checkpoint import read_weights
 from mflux_api.engine.components import COMPONENTS, CheckpointError, ComponentName, Components, load_components
 from mflux_api.engine.memory import is_out_of_memory
-from mflux_api.engine.parameters import GROUP_SIZE
+from mflux_api.engine.parameters import COMPUTED, GROUP_SIZE
 
 MARKER = "mflux-api.json"
 """Says what an entry was made from; written last."""
@@ -107,7 +107,7 @@ def _save_component(module: Any, bits: int, folder: Path) -> None:
     shards: list[dict[str, mx.array]] = [{}]
     size = 0
     for name, array in tree_flatten(module.parameters()):
-        if not isinstance(array, mx.array):
+        if not isinstance(array, mx.array) or name in COMPUTED:
             continue
         if shards[-1] and size + array.nbytes > _SHARD_BYTES:
             shards.append({})
