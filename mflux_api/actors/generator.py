@@ -235,7 +235,9 @@ class Generator:
         while True:
             match (await frames.receive()).event:
                 case p.Loaded() as loaded:
-                    work.reply.ok(m.Resident(incarnation=self._incarnation, seconds=loaded.seconds))
+                    work.reply.ok(
+                        m.Resident(incarnation=self._incarnation, seconds=loaded.seconds, warning=loaded.warning)
+                    )
                     return
                 case p.LoadFailed() as failed:
                     work.reply.fail(by_code(failed.code)(failed.message, {"model": work.model}))

@@ -232,6 +232,8 @@ class Resident:
 
     incarnation: int
     seconds: float
+    warning: str = ""
+    """What an operator should know."""
 
 
 @attrs.frozen(kw_only=True)

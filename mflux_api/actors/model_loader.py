@@ -287,6 +287,8 @@ class ModelLoader:
             )
         )
         self._tell()
+        if loaded.warning:
+            logger.warning("model %s: %s", model.alias, loaded.warning)
         logger.info("model %s loaded in %.1f s, %.2f GB", model.alias, loaded.seconds, size / GIGABYTE)
         return loaded.seconds
 

@@ -125,6 +125,8 @@ class Loaded:
     model: str
     seconds: float
     active_bytes: int
+    warning: str = ""
+    """What an operator should know of it; holds no path."""
 
 
 @attrs.frozen(kw_only=True)

@@ -5,14 +5,14 @@ of its own. It appears whole or not at all, one process makes it while the other
 compared before it is used: an entry that is damaged or belongs to other weights is made anew.
 """
 
+import errno
 import fcntl
 import json
 import os
 import secrets
 import shutil
-import sys
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -34,19 +34,32 @@ MARKER = "mflux-api.json"
 _FORMAT = 1
 _SHARD_BYTES = 2 << 30
 _CHUNK_BYTES = 16 << 20
+_SPARED_BYTES = 256 << 20
 _CONFIGURATION = ("model_index.json", "transformer/config.json", "text_encoder/config.json", "vae/config.json")
 
 
-def load_quantized(source: Path, bits: int, entry: Path, *, staged: bool = False) -> Components:
+Warn = Callable[[str], None]
+
+
+def load_quantized(
+    source: Path, bits: int, entry: Path, *, staged: bool = False, warn: Warn = lambda text: None
+) -> Components:
     """Load ``source`` in ``bits`` bits from ``entry``, making or repairing the entry first where that is needed.
 
     Where the entry cannot be kept (a full disk, a folder that cannot be written) the weights are quantized in memory.
+
+    Args:
+        source: the checkpoint with the full weights.
+        bits: 3, 4, 6 or 8.
+        entry: the folder of the quantized ones.
+        staged: check everything now and read each component's weights only when it is used.
+        warn: called with a clause, without paths, for what an operator should know.
 
     Raises:
         CheckpointError: ``source`` cannot be used, or there is neither a source nor an entry.
     """
     made_from = _identity(source, bits)
-    components = _load_whole(entry, made_from, staged)
+    components = _load_whole(entry, made_from, staged, warn)
     if components is not None:
         return components
     if made_from is None:
@@ -54,7 +67,7 @@ def load_quantized(source: Path, bits: int, entry: Path, *, staged: bool = False
     try:
         with _single_writer(entry):
             # Whoever held the lock may have made it.
-            components = _load_whole(entry, made_from, staged)
+            components = _load_whole(entry, made_from, staged, warn)
             if components is None:
                 _make(source, bits, entry, made_from)
                 components = load_components(entry, staged=staged)
@@ -62,17 +75,20 @@ def load_quantized(source: Path, bits: int, entry: Path, *, staged: bool = False
     except (OSError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
-        _note(f"the quantized weights of {entry.name} cannot be kept: {error}")
+        reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        warn(f"its quantized weights cannot be kept in models.cache_dir ({reason}), so every load makes them anew")
         return load_components(source, bits=bits, staged=staged)
 
 
-def _load_whole(entry: Path, made_from: Mapping[str, Any] | None, staged: bool) -> Components | None:
+def _load_whole(entry: Path, made_from: Mapping[str, Any] | None, staged: bool, warn: Warn) -> Components | None:
     if not _is_whole(entry, made_from):
+        if (entry / MARKER).is_file():
+            warn("its kept quantized weights are damaged or belong to other weights")
         return None
     try:
         return load_components(entry, staged=staged)
     except CheckpointError as error:
-        _note(f"the kept weights of {entry.name} are of no use: {error}")
+        warn(f"its kept quantized weights are of no use: {error}")
         return None
 
 
@@ -103,6 +119,10 @@ def _make(source: Path, bits: int, entry: Path, made_from: Mapping[str, Any]) ->
 def _save_component(module: Any, bits: int, folder: Path) -> None:
     """Write a module as mflux's ModelSaver does: numbered shards and an index of them."""
     folder.mkdir()
+    size = sum(array.nbytes for _, array in tree_flatten(module.parameters()) if isinstance(array, mx.array))
+    if shutil.disk_usage(folder).free < size + _SPARED_BYTES:
+        # To the last byte would take the disk from everybody else too.
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     metadata = {"quantization_level": str(bits), "mflux_version": version("mflux")}
     shards: list[dict[str, mx.array]] = [{}]
     size = 0
@@ -234,7 +254,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _note(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201 - the parent's debug log

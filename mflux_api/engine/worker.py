@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -156,9 +156,10 @@ class Worker:
         from mflux_api.engine.components import CheckpointError
 
         started = time.monotonic()
+        warnings: list[str] = []
         try:
             if command.model not in self._resident:
-                self._resident[command.model] = self._opened(command)
+                self._resident[command.model] = self._opened(command, warnings.append)
             if not command.staged:
                 self._resident[command.model].components.load_all()
         except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
@@ -169,13 +170,20 @@ class Worker:
         else:
             self._measure()
             active, _ = self._reader.memory
-            self._pipe.write(Loaded(model=command.model, seconds=time.monotonic() - started, active_bytes=active))
+            self._pipe.write(
+                Loaded(
+                    model=command.model,
+                    seconds=time.monotonic() - started,
+                    active_bytes=active,
+                    warning="; ".join(warnings),
+                )
+            )
             return
         # Only now: the exception held what was loaded up to there.
         self._unload(command.model)
         self._pipe.write(LoadFailed(model=command.model, code=code, message=message))
 
-    def _opened(self, command: Load) -> "Pipeline":
+    def _opened(self, command: Load, warn: Callable[[str], None]) -> "Pipeline":
         from mflux_api.engine.components import load_components
         from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
         from mflux_api.engine.pipeline import Pipeline
@@ -187,7 +195,8 @@ class Worker:
         if command.bits is None:
             components = load_components(folder, staged=command.staged)
         else:
-            components = load_quantized(folder, command.bits, Path(command.entry), staged=command.staged)
+            entry = Path(command.entry)
+            components = load_quantized(folder, command.bits, entry, staged=command.staged, warn=warn)
         return Pipeline(components, self._device)
 
     def _unload(self, model: str | None) -> None:

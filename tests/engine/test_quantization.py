@@ -164,7 +164,11 @@ def test_what_a_killed_maker_left_is_removed(source: Path, tmp_path: Path) -> No
 
 def test_weights_that_cannot_be_kept_are_used_all_the_same(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    components = load_quantized(source, 4, tmp_path / "file" / "q")
+    warnings: list[str] = []
+    components = load_quantized(source, 4, tmp_path / "file" / "q", warn=warnings.append)
+    (warning,) = warnings
+    assert "cannot be kept" in warning
+    assert str(tmp_path) not in warning
     assert same(components, load_components(source, bits=4))
 
 
@@ -178,6 +182,17 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_picture(
     entry = tmp_path / "kept" / "q"
     assert same(load_quantized(source, 4, entry), load_components(source, bits=4))
     assert [path.name for path in entry.parent.iterdir()] == [".q.lock"]
+
+
+def test_a_disk_with_too_little_space_is_not_filled_up(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1000, 900, 100))
+    warnings: list[str] = []
+    entry = tmp_path / "kept" / "q"
+    assert same(load_quantized(source, 4, entry, warn=warnings.append), load_components(source, bits=4))
+    assert [path.name for path in entry.parent.iterdir()] == [".q.lock"]
+    assert "No space left" in warnings[0]
 
 
 def test_who_waited_for_another_maker_takes_what_that_one_made(
