@@ -210,7 +210,6 @@ def check_supported(request: GenerateRequest, model: Model) -> None:
     missing = {
         "img2img": bool(request.init_images),
         "lora": bool(request.lora_files),
-        "quantization": model.quantization != "none",
         "remote_models": not model.embedded and model.path is None,
     }
     for feature, wanted in missing.items():

@@ -1,7 +1,7 @@
 """The unfinished jobs of a scheduler: which wait, in which order, which run, and how long it will take."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import attrs
 import trio
@@ -20,6 +20,10 @@ class Entry:
     """Order of acceptance; a job that goes back to the queue keeps its place."""
     tracker: ProgressTracker
     images: list[StoredImage] = attrs.field(factory=list)
+    overtaken: int = 0
+    """How often a later job ran before it."""
+    starved: bool = False
+    """There is evidence that the last engine that died with it inside was out of memory."""
     scope: trio.CancelScope | None = None
     """Set while it runs."""
     kept: trio.Event = attrs.field(factory=trio.Event)
@@ -69,8 +73,20 @@ class JobQueue:
         if entry in self._waiting:
             self._waiting.remove(entry)
 
-    def next(self) -> Entry | None:
-        """Take the entry that is due."""
+    def next(self, resident: Collection[str] = (), max_skips: int = 0) -> Entry | None:
+        """Take the entry that is due: the first, or the first whose model is in memory.
+
+        Args:
+            resident: the models in memory.
+            max_skips: how often an entry may be overtaken for the sake of them.
+        """
+        for place, entry in enumerate(self._waiting):
+            if entry.job.model in resident:
+                for passed in self._waiting[:place]:
+                    passed.overtaken += 1
+                return self._waiting.pop(place)
+            if entry.overtaken >= max_skips:
+                break
         return self._waiting.pop(0) if self._waiting else None
 
     def accepted(self) -> int:

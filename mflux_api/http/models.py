@@ -53,7 +53,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
 
 def _status_name(model: Model, residency: Residency, state: CheckpointState) -> ModelStatusName:
-    if residency.model == model.alias:
+    if model.alias in residency.models:
         return "loaded"
     if residency.loading == model.alias:
         return "loading"

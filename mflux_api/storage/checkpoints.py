@@ -7,12 +7,15 @@ from pathlib import Path
 import attrs
 
 from mflux_api.catalog import Model
+from mflux_api.storage.footprint import Footprint, measure
 
 logger = logging.getLogger(__name__)
 
 SHORT_HASH_DIGITS = 10
 MARKER = "model_index.json"
 """The file that every diffusers-layout checkpoint has at its top."""
+SAVED_MARKER = "transformer/model.safetensors.index.json"
+"""A file of every checkpoint that mflux saved; those have no ``model_index.json``."""
 
 EMBEDDED = Path(__file__).parents[1] / "engine" / "demo" / "weights"
 """The checkpoint that comes with the package, shared by ``demo`` and ``demo-base``."""
@@ -46,11 +49,24 @@ class Checkpoints:
             return Path(model.path)
         return EMBEDDED if model.embedded else None
 
+    def quantized_folder(self, model: Model) -> Path | None:
+        """Return where the weights that this service quantizes itself are kept; ``None`` for other models."""
+        return self.cache_dir / "quantized" / model.alias if model.quantization == "runtime" else None
+
+    def footprint(self, model: Model, float_bytes: int) -> Footprint | None:
+        """Return the memory that a model will take, ``None`` when that cannot be told; looks at the disk."""
+        kept = self.quantized_folder(model)
+        measured = None if kept is None else measure(kept, float_bytes=float_bytes)
+        folder = self.folder(model)
+        if measured is None and folder is not None:
+            measured = measure(folder, float_bytes=float_bytes, bits=model.bits if kept is not None else None)
+        return measured
+
     def state(self, model: Model) -> CheckpointState:
         """Look at the disk; takes a file listing, so call it in a thread."""
         folder = self.folder(model)
         try:
-            if folder is not None and (folder / MARKER).is_file():
+            if folder is not None and any((folder / marker).is_file() for marker in (MARKER, SAVED_MARKER)):
                 return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder))
         except (OSError, ValueError) as error:
             # A path that is too long, forbidden or holds a NUL: for the service there is nothing there.

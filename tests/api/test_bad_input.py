@@ -128,7 +128,7 @@ def test_body_that_is_no_json_object(client: httpx.Client, path: str, body: byte
         ("dev-4-bit", 404, "MODEL_NOT_FOUND"),
         ("schnell-8-bit", 404, "MODEL_NOT_FOUND"),
         ("flux2-klein-9b", 501, "NOT_YET_SUPPORTED"),
-        ("flux2-klein-4b-8-bit", 501, "NOT_YET_SUPPORTED"),
+        ("flux2-klein-9b-8-bit", 501, "NOT_YET_SUPPORTED"),
         ("flux2-dev", 501, "NOT_YET_SUPPORTED"),
         ("seedvr2", 501, "NOT_YET_SUPPORTED"),
     ],

@@ -15,7 +15,7 @@ import trio
 
 from mflux_api.engine import protocol as p
 from mflux_api.engine.client import LocalEngineOptions
-from tests.engine.contract import RUN, load, until
+from tests.engine.contract import RUN, load, pictures, run, until
 from tests.engine.test_child import death, running
 
 
@@ -119,6 +119,39 @@ async def test_what_the_model_code_prints_and_reads_touches_no_frame_and_it_has_
     assert isinstance(done[-1].event, p.RunDone)
     if engine.info.device == "cpu":
         assert list((tmp_path / "tmp").iterdir()) == [], "it compiled something"
+
+
+@pytest.mark.parametrize("bits", [3, 6])
+async def test_embedded_checkpoint_is_quantized_too(tmp_path: Path, bits: p.Bits) -> None:
+    async with running() as engine:
+        whole = p.Load(model="demo", path=str(tmp_path / "demo"), embedded=True)
+        few = attrs.evolve(whole, model="few", bits=bits, entry=str(tmp_path / "quantized" / "few"))
+        for command in (few, whole):
+            assert isinstance(await load(engine, command), p.Loaded)
+        painted = [pictures(await run(engine, attrs.evolve(RUN, model=model))) for model in ("demo", "few")]
+    assert len(painted[0]) == len(painted[1]) == 1
+    assert painted[0] != painted[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008)"), "OOM_ERROR"),
+        (RuntimeError("[malloc] Unable to allocate 1099511627776 bytes."), "OOM_ERROR"),
+        (RuntimeError("[metal::malloc] Resource limit (499000) exceeded."), "OOM_ERROR"),
+        (RuntimeError("cudaMallocAsync(&data, size, stream) failed: out of memory"), "OOM_ERROR"),
+        (RuntimeError("std::bad_alloc"), "OOM_ERROR"),
+        (MemoryError(), "OOM_ERROR"),
+        (RuntimeError("[METAL] Command buffer execution failed: GPU Timeout"), "GENERATION_FAILED"),
+        (ValueError("/a/path"), "GENERATION_FAILED"),
+    ],
+)
+def test_mlx_ways_to_say_that_memory_is_out(error: Exception, code: str) -> None:
+    from mflux_api.engine.worker import _classified
+
+    found, message = _classified(error, "The engine failed while painting")
+    assert found == code
+    assert "/a/path" not in message
 
 
 PARENT = """
