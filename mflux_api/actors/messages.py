@@ -242,7 +242,6 @@ class LoadModel(Ask[Resident]):
 
     model: str
     path: str
-    embedded: bool
     bits: Bits | None = None
     """Quantize to that many bits."""
     entry: str = ""

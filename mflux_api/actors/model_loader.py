@@ -268,7 +268,6 @@ class ModelLoader:
                 m.LoadModel(
                     model=model.alias,
                     path=str(folder),
-                    embedded=model.embedded,
                     bits=None if entry is None else _bits(model),
                     entry="" if entry is None else str(entry),
                     staged=low_ram,

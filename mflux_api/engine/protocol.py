@@ -39,8 +39,6 @@ class Load:
     model: str
     path: str
     """The checkpoint's folder."""
-    embedded: bool = False
-    """The folder belongs to the embedded checkpoint and is made if it does not exist."""
     bits: Bits | None = None
     """Quantize the checkpoint to that many bits."""
     entry: str = ""

@@ -190,13 +190,10 @@ class Worker:
 
     def _opened(self, command: Load, warn: Callable[[str], None]) -> "Pipeline":
         from mflux_api.engine.components import load_components
-        from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
         from mflux_api.engine.pipeline import Pipeline
         from mflux_api.engine.quantization import load_quantized
 
         folder = Path(command.path)
-        if command.embedded:
-            write_random_checkpoint(folder)
         if command.bits is None:
             components = load_components(folder, staged=command.staged)
         else:

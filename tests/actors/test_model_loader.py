@@ -21,7 +21,7 @@ from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.protocol import Ready
 from mflux_api.errors import ModelNotFound, OutOfMemory
-from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.storage.checkpoints import EMBEDDED, Checkpoints
 from mflux_api.storage.footprint import Footprint
 from tests.actors import checkpoints, run_mocked, running
 
@@ -95,7 +95,7 @@ class _House:
                     self.unloads.append(message.model)
                     message.reply.ok(None)
                 case m.LoadModel():
-                    self.loads.append(f"{message.path} {message.embedded}")
+                    self.loads.append(message.path)
                     self.asked = message
                     if self.hold:
                         self.held = message
@@ -175,7 +175,7 @@ async def test_a_lease_says_what_was_loaded_where_and_at_what_cost() -> None:
         assert house.got["a"] == m.Lease(id=1, model="mine", incarnation=1, load_seconds=2.5)
         house.release("a")
         await house.acquire("b", "demo")
-        assert house.loads == ["/models/mine False", "/cache/demo True"]
+        assert house.loads == ["/models/mine", str(EMBEDDED)]
 
 
 async def test_a_model_loaded_ahead_is_resident_before_anybody_asks_and_leased_to_nobody() -> None:
@@ -183,7 +183,7 @@ async def test_a_model_loaded_ahead_is_resident_before_anybody_asks_and_leased_t
         await wait_all_tasks_blocked()
         assert await house.residency() == _only("mine", leases=0)
         await house.acquire("a", "mine")
-        assert house.loads == ["/models/mine False"]
+        assert house.loads == ["/models/mine"]
 
 
 async def test_a_model_that_cannot_be_loaded_ahead_harms_nobody() -> None:
@@ -246,7 +246,7 @@ async def test_who_is_cancelled_while_waiting_has_nothing_loaded_for_it() -> Non
         await wait_all_tasks_blocked()
         # The resident model serves the next one at once.
         assert "c" in house.got
-        assert house.loads == ["/models/mine False"]
+        assert house.loads == ["/models/mine"]
 
 
 async def test_who_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -> None:
