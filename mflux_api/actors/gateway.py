@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -131,6 +132,7 @@ class Gateway:
 
         Raises:
             JobNotFound: there is none with that id.
+            ShuttingDown: it goes on at the next start only.
         """
         await self._job(job_id)
         subscription = await self._ask(self._to.hub, m.Subscribe(job_id=job_id, last_event_id=last_event_id))
@@ -204,13 +206,21 @@ class Gateway:
         return await self._ask(self._to.stats, m.GetCounters())
 
     async def drain(self, *, halt: bool = False) -> None:
-        """Take no new work, and wait until nothing runs any more; with ``halt`` stop what runs."""
+        """Take no new work, and wait until nothing runs any more; with ``halt`` stop what runs.
+
+        Then the streams of jobs that go on at the next start end.
+        """
         while True:
             try:
-                return await self._ask(self._to.scheduler, m.Drain(halt=halt), control=True)
+                await self._ask(self._to.scheduler, m.Drain(halt=halt), control=True)
             except ServiceRestarting:
                 # A scheduler that was restarted still takes no new work, but has forgotten who waits for its rest.
                 await trio.sleep(RETRY_SECONDS)
+            else:
+                break
+        with suppress(ActorGone):
+            # Behind the terminal events of what has just ended, so not in the control lane.
+            await self._to.hub.tell(m.EndStreams())
 
     async def _job(self, job_id: str) -> Job:
         job = await self._ask(self._to.store, m.GetJob(job_id=job_id))

@@ -170,7 +170,12 @@ class OpenLogs(Ask[tuple[str, ...]]):
     """The jobs that have a log without a terminal event."""
 
 
-HubMessage = Publish | Subscribe | OpenLogs
+@attrs.frozen(kw_only=True)
+class EndStreams:
+    """Nothing more will happen to any job here: end the streams of unfinished jobs, and open no new ones."""
+
+
+HubMessage = Publish | Subscribe | OpenLogs | EndStreams
 
 # --- model_loader --------------------------------------------------------------------------------------------------
 

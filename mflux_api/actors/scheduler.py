@@ -342,6 +342,7 @@ class Scheduler:
         """After a start: requeue what was running, and publish every end that nobody heard of."""
         for job in await self._store.ask(m.Unfinished()):
             if job.status is Status.GENERATING:
+                self._painter.discard_all(job)
                 job = await self._written(partial(m.Requeue, job_id=job.id, service_died=True))
             entry = self._queue.enter(job)
             entry.kept.set()

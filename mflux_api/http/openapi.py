@@ -150,7 +150,7 @@ OPERATIONS = (
         answer=None,
         parameters=(_JOB_ID, _LAST_EVENT_ID, _IMAGES),
         content={"text/event-stream": {"schema": {"type": "string"}}},
-        errors=(*_JOB, InvalidParameter),
+        errors=(*_JOB, InvalidParameter, ShuttingDown),
     ),
     Operation(
         method="get",
