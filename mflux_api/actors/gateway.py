@@ -16,6 +16,7 @@ from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask, Mail
 from mflux_api.catalog import Catalog
 from mflux_api.config import Settings
 from mflux_api.errors import ImageGone, JobNotFound, ServiceRestarting, ShuttingDown
+from mflux_api.idempotency import IdempotencyKey
 from mflux_api.images import ImageFormat, convert_png
 from mflux_api.jobs import Finished, Job, Progress, Stage, Status, StoredImage
 from mflux_api.requests import GenerateRequest, check_supported, find_model, resolve, validate
@@ -65,8 +66,12 @@ class Gateway:
         self.catalog = catalog
         self.checkpoints = checkpoints
 
-    async def submit(self, request: GenerateRequest, *, synchronous: bool = False) -> m.Accepted:
+    async def submit(
+        self, request: GenerateRequest, *, synchronous: bool = False, key: IdempotencyKey | None = None
+    ) -> m.Accepted:
         """Check, resolve and queue a request; when this returns the job is kept.
+
+        With a ``key`` under which a job was accepted before, that job is the answer.
 
         Raises:
             InvalidParameter: a field is outside its limits.
@@ -76,13 +81,15 @@ class Gateway:
             QueueFull: too many jobs wait.
             ShuttingDown: the service is draining.
             EngineUnavailable: the engine does not start.
+            IdempotencyConflict: the key was used before with another body.
+            JobGone: the key's job was removed by retention.
         """
         generation = self.settings.generation
         checked = validate(request, max_images=generation.max_batch_size)
         model = find_model(checked.model or self.settings.models.default, self.catalog)
         check_supported(checked, model)
         resolved = resolve(checked, model, default_steps=generation.default_steps)
-        return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous))
+        return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous, key=key))
 
     async def job(self, job_id: str) -> JobView:
         """Return one job as it is now.

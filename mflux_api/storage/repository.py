@@ -7,6 +7,7 @@ from typing import Protocol
 
 import attrs
 
+from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Job, Status
 
 
@@ -54,12 +55,17 @@ class Repository(Protocol):
     :class:`~mflux_api.errors.DiskFull`, or :class:`~mflux_api.errors.InternalError` when the storage fails.
     """
 
-    def insert(self, job: Job) -> None:
+    def insert(self, job: Job, key: IdempotencyKey | None = None) -> None:
         """Keep a new job; it is durable when this returns, unless it is synchronous and not finished.
 
+        An asynchronous job's ``key`` is kept with it, in one transaction, until the job's tombstone goes.
+
         Raises:
-            InternalError: there is, or was, a job with this id.
+            InternalError: there is, or was, a job with this id, or one with this key.
         """
+
+    def recall(self, key: str) -> Remembered | None:
+        """Return what was kept under an idempotency key (its digest)."""
 
     def replace(self, job: Job) -> None:
         """Overwrite a job with its next state; counts it when it completed. Durable like :meth:`insert`.
