@@ -23,7 +23,7 @@ CONFIG = '[models]\ndefault = "demo"\n'
 WORK = {"steps": 12, "width": 128, "height": 128, "seed": 21}
 PATIENCE = 60.0
 RESPAWN_ALLOWANCE = 0.5
-"""Seconds that a respawn may take beyond the slowest cold start."""
+"""Seconds that a respawn may take beyond what a cold child needs."""
 
 
 def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
@@ -86,21 +86,14 @@ def attempts(client: httpx.Client, job_id: str) -> list[int]:
     return sorted({event["attempt"] for event in data if "attempt" in event})
 
 
-def start_seconds(server: Server, pid: int) -> float:
-    """How long a cold child took from its birth to its handshake; call it while the child is on its way."""
-    born = psutil.Process(pid).create_time()
-    until(lambda: said(server, f"engine {pid} is ready"))
-    return time.time() - born
-
-
 def test_killed_engine_costs_one_attempt_and_http_never_stops(tmp_path: Path, full: bool) -> None:
     chance = random.Random()
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
-        cold = start_seconds(server, engine_of(server).pid)
         undisturbed = finished(client, submit(client, **WORK))["result"]["images"]
         process = psutil.Process(server.process.pid)
         descriptors = process.num_fds()
         respawns: list[float] = []
+        added: list[float] = []
         with HealthWatch(server.url) as watch:
             for _ in range(100 if full else 2):
                 job_id = submit(client, **WORK)
@@ -112,9 +105,11 @@ def test_killed_engine_costs_one_attempt_and_http_never_stops(tmp_path: Path, fu
                     continue
                 ready = said(server, "is ready on")
                 engine.kill()
-                killed = time.monotonic()
+                killed = time.time()
                 until(partial(has_said_more, server, "is ready on", ready))
-                respawns.append(time.monotonic() - killed)
+                respawns.append(time.time() - killed)
+                # What lies between the death and the birth is ours; the rest is a cold start, as slow as the machine.
+                added.append(engine_of(server).create_time() - killed)
                 job = finished(client, job_id)
                 assert job["status"] == "completed", job
                 assert job["result"]["images"] == undisturbed
@@ -125,13 +120,10 @@ def test_killed_engine_costs_one_attempt_and_http_never_stops(tmp_path: Path, fu
         # A connection that its client left is closed a little later.
         until(lambda: process.num_fds() <= descriptors)
         report(
-            f"{len(respawns)} kills; cold start {cold:.2f} s, respawns up to {max(respawns):.2f} s; "
+            f"{len(respawns)} kills; respawns up to {max(respawns):.2f} s, {max(added):.2f} s of it before the birth; "
             f"{watch.answers} health answers, the slowest {watch.slowest * 1000:.0f} ms; {descriptors} descriptors"
         )
-        if full:
-            # A measured time, so only where nothing else runs. The machine's own noise hits cold starts as well.
-            typical = sorted(respawns)[len(respawns) // 2]
-            assert typical <= cold + RESPAWN_ALLOWANCE
+        assert max(added) <= RESPAWN_ALLOWANCE
 
 
 def test_job_that_kills_the_engine_twice_fails_and_the_next_one_runs(tmp_path: Path) -> None:
