@@ -79,17 +79,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         OSError: the disk is full, or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
+    # First: where descriptors are short, nothing is left behind.
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        os.fsync(folder)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
     finally:
         os.close(folder)

@@ -44,7 +44,8 @@ class Totals:
         return Totals(
             generations=self.generations + 1,
             images=self.images + len(job.images),
-            seconds=self.seconds + (job.completed_at - job.started_at).total_seconds(),
+            # A clock that was set back in between takes nothing away.
+            seconds=self.seconds + max(0.0, (job.completed_at - job.started_at).total_seconds()),
         )
 
 
