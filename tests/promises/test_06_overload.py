@@ -51,7 +51,7 @@ def memory(server: Server) -> int:
 
 def test_full_queue_refuses_with_retry_after_and_takes_no_memory(tmp_path: Path, full: bool) -> None:
     with (
-        scripted(tmp_path, "[scheduler]\nmax_queue = 20\n", step_seconds=0.5) as server,
+        scripted(tmp_path, "[scheduler]\nmax_queue = 20\n", step_seconds=5.0) as server,
         api_client(server.url) as client,
     ):
         for _ in range(21):
@@ -81,7 +81,8 @@ async def follower(url: httpx.URL, job_id: str) -> AsyncIterator[trio.SocketStre
 
 def test_every_follower_gets_the_end_while_submits_stay_quick(tmp_path: Path, full: bool, many_sockets: None) -> None:
     count, jobs = (1000, 50) if full else (100, 10)
-    with scripted(tmp_path, step_seconds=0.05) as server, api_client(server.url) as client:
+    config = "[scheduler]\nmax_queue = 100000\n"
+    with scripted(tmp_path, config, step_seconds=0.05) as server, api_client(server.url) as client:
         submit(client)
         before = memory(server)
         # They wait behind one that runs as long as the followers need to come.

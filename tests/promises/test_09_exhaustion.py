@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NoReturn
 
 import httpx
 import psutil
@@ -61,11 +61,13 @@ def fill(folder: Path) -> None:
     """Leave no byte free."""
     with (folder / "filler").open("wb", buffering=0) as file:
         for size in (4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError as error:
-                assert error.errno == errno.ENOSPC
+            with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+                write_forever(file, b"x" * size)
+
+
+def write_forever(file: IO[bytes], data: bytes) -> NoReturn:
+    while True:
+        file.write(data)
 
 
 def every_job_ends(client: httpx.Client) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +19,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mflux_api.actors.job_queue import JobQueue
 from mflux_api.errors import QueueFull, ServiceError, ServiceRestarting, ShuttingDown
-from mflux_api.jobs import Finished
+from mflux_api.jobs import Finished, StoredImage
 from mflux_api.requests import GenerateRequest
 from mflux_api.service import Service, open_service
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
@@ -252,14 +253,16 @@ class Jobs(RuleBasedStateMachine):
         self.draining = True
 
         async def begin(service: Service) -> None:
+            async def draining() -> bool:
+                return (await bench.gateway(service).load()).draining
+
             async def wait() -> None:
                 # It ends with the service at the latest.
                 with contextlib.suppress(ShuttingDown):
                     await service.drain()
 
             self.house.nursery.start_soon(wait)
-            while not (await bench.gateway(service).load()).draining:
-                await trio.sleep(0)
+            await bench.eventually(draining)
 
         self.house.call(begin)
 
@@ -291,7 +294,7 @@ class Jobs(RuleBasedStateMachine):
         for job in self.jobs:
             if job.over and job.id not in self.told:
                 self.told.add(job.id)
-                self.house.call(lambda service, job=job: self.check_events(service, job))
+                self.house.call(partial(self.check_events, job))
 
     async def observed(self, service: Service) -> list[tuple[str, str, int, int]]:
         try:
@@ -309,7 +312,7 @@ class Jobs(RuleBasedStateMachine):
         places = {job_id: each.position for job_id, each in live.items() if each.position is not None}
         assert places == {job.id: place for place, job in enumerate(self.waiting(), start=1)}
 
-    async def check_events(self, service: Service, job: Known) -> None:
+    async def check_events(self, job: Known, service: Service) -> None:
         # An unknown event: from the first one on, whether the log is this boot's or there is none any more.
         async with await bench.gateway(service).follow(job.id, "unknown") as stream:
             events = [logged.event async for logged in stream]
@@ -317,12 +320,11 @@ class Jobs(RuleBasedStateMachine):
         assert last.status.value == job.status
         assert sum(isinstance(event, Finished) for event in events) == 1
 
+    async def all_images(self, service: Service) -> list[StoredImage]:
+        return [image for known in self.jobs for image in (await service.job(known.id)).images]
+
     def teardown(self) -> None:
-        shown = {
-            Path(image.path).name
-            for known in self.jobs
-            for image in self.house.call(lambda service, known=known: service.job(known.id)).images
-        }
+        shown = {Path(image.path).name for image in self.house.call(self.all_images)}
         self.house.close()
         unfinished = {job.id for job in self.jobs if not job.over}
         on_disk = {name for name in bench.images(self.folder) if name.endswith(".png")}
