@@ -3,6 +3,7 @@
 import argparse
 import logging
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -40,6 +41,8 @@ FAREWELL_SECONDS = 0.9
 
 STUCK_SECONDS = 5.0
 """After the drain: the hard limit, at which the watchdog ends the process. An end takes less than 2 s."""
+
+LOG_PAUSE_SECONDS = 10.0
 
 _LOG_LEVELS = {"serve": "info", "generate": "error", "doctor": "error"}
 
@@ -98,6 +101,24 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
+    # Where descriptors run out Trio tries to accept ten times a second, with a traceback each time.
+    logging.getLogger("trio.serve_listeners").addFilter(_NowAndThen())
+
+
+class _NowAndThen(logging.Filter):
+    """Passes a line every ten seconds, without its traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.exc_info = record.exc_text = None
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + LOG_PAUSE_SECONDS
+        return True
 
 
 @contextmanager

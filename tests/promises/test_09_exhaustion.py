@@ -180,6 +180,9 @@ def test_no_descriptors_left_is_typed_and_over_when_there_are_some_again(tmp_pat
             assert httpx.get(f"{server.url}/api/v1/health", timeout=PATIENCE).json()["status"] == "healthy"
             assert finished_by(clients[0], submit(clients[0]))["status"] == "completed"
         assert not list((tmp_path / "output").rglob("*.tmp"))
+        assert not any("Traceback" in line for line in server.lines)
+        # Ten seconds lie between two such lines.
+        assert 1 <= sum("accept returned EMFILE" in line for line in server.lines) <= 4
         assert server.stop() == 0
 
 
