@@ -1,6 +1,7 @@
 """The composition root: builds the actors, puts them under supervision, and hands out a :class:`Service`."""
 
 import itertools
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -67,6 +68,7 @@ class Service:
         self._gateway = gateway
         self._root = root
         self._fronts = itertools.count(1)
+        self._end_by = math.inf
 
     @property
     def settings(self) -> Settings:
@@ -131,6 +133,10 @@ class Service:
         """
         await self._gateway.drain(halt=halt)
 
+    def end_by(self, deadline: float) -> None:
+        """Say until when, in Trio's time, HTTP answers that are on their way when the service ends may be sent."""
+        self._end_by = deadline
+
     async def serve_http(
         self,
         binds: Sequence[str] | None = None,
@@ -151,7 +157,7 @@ class Service:
 
         server = self.settings.server
         sockets = open_sockets(binds if binds is not None else [_bind(server.host, server.port)])
-        front = HttpFront(self._gateway, sockets)
+        front = HttpFront(self._gateway, sockets, lambda: self._end_by)
         # Each call has a front of its own: the end of one must not take another's along.
         name = f"{m.HTTP_FRONT} {next(self._fronts)}"
         try:

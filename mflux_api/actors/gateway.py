@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -15,6 +16,7 @@ from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask, Mail
 from mflux_api.catalog import Catalog
 from mflux_api.config import Settings
 from mflux_api.errors import ImageGone, JobNotFound, ServiceRestarting, ShuttingDown
+from mflux_api.idempotency import IdempotencyKey
 from mflux_api.images import ImageFormat, convert_png
 from mflux_api.jobs import Finished, Job, Progress, Stage, Status, StoredImage
 from mflux_api.requests import GenerateRequest, check_supported, find_model, resolve, validate
@@ -64,8 +66,12 @@ class Gateway:
         self.catalog = catalog
         self.checkpoints = checkpoints
 
-    async def submit(self, request: GenerateRequest, *, synchronous: bool = False) -> m.Accepted:
+    async def submit(
+        self, request: GenerateRequest, *, synchronous: bool = False, key: IdempotencyKey | None = None
+    ) -> m.Accepted:
         """Check, resolve and queue a request; when this returns the job is kept.
+
+        With a ``key`` under which a job was accepted before, that job is the answer.
 
         Raises:
             InvalidParameter: a field is outside its limits.
@@ -75,13 +81,15 @@ class Gateway:
             QueueFull: too many jobs wait.
             ShuttingDown: the service is draining.
             EngineUnavailable: the engine does not start.
+            IdempotencyConflict: the key was used before with another body.
+            JobGone: the key's job was removed by retention.
         """
         generation = self.settings.generation
         checked = validate(request, max_images=generation.max_batch_size)
         model = find_model(checked.model or self.settings.models.default, self.catalog)
         check_supported(checked, model)
         resolved = resolve(checked, model, default_steps=generation.default_steps)
-        return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous))
+        return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous, key=key))
 
     async def job(self, job_id: str) -> JobView:
         """Return one job as it is now.
@@ -131,6 +139,7 @@ class Gateway:
 
         Raises:
             JobNotFound: there is none with that id.
+            ShuttingDown: it goes on at the next start only.
         """
         await self._job(job_id)
         subscription = await self._ask(self._to.hub, m.Subscribe(job_id=job_id, last_event_id=last_event_id))
@@ -204,13 +213,21 @@ class Gateway:
         return await self._ask(self._to.stats, m.GetCounters())
 
     async def drain(self, *, halt: bool = False) -> None:
-        """Take no new work, and wait until nothing runs any more; with ``halt`` stop what runs."""
+        """Take no new work, and wait until nothing runs any more; with ``halt`` stop what runs.
+
+        Then the streams of jobs that go on at the next start end.
+        """
         while True:
             try:
-                return await self._ask(self._to.scheduler, m.Drain(halt=halt), control=True)
+                await self._ask(self._to.scheduler, m.Drain(halt=halt), control=True)
             except ServiceRestarting:
                 # A scheduler that was restarted still takes no new work, but has forgotten who waits for its rest.
                 await trio.sleep(RETRY_SECONDS)
+            else:
+                break
+        with suppress(ActorGone):
+            # Behind the terminal events of what has just ended, so not in the control lane.
+            await self._to.hub.tell(m.EndStreams())
 
     async def _job(self, job_id: str) -> Job:
         job = await self._ask(self._to.store, m.GetJob(job_id=job_id))

@@ -64,6 +64,10 @@ class JobQueue:
         self._waiting.sort(key=lambda waiting: waiting.number)
         return self._waiting.index(entry) + 1
 
+    def position(self, job_id: str) -> int:
+        """Return a job's place among the waiting, counted from 1; 0 when it does not wait."""
+        return next((place for place, entry in enumerate(self._waiting, start=1) if entry.job.id == job_id), 0)
+
     def take(self, entry: Entry) -> None:
         """Take an entry out of the waiting, if it is there."""
         if entry in self._waiting:

@@ -11,6 +11,7 @@ import trio
 
 from mflux_api.actors.mailbox import Ask
 from mflux_api.engine.protocol import Ready
+from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Failure, Job, JobEvent, Progress, Status, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
 from mflux_api.storage.repository import Page, Totals
@@ -40,6 +41,14 @@ class Insert(Ask[None]):
     """Keep a new job; the answer means it is kept."""
 
     job: Job
+    key: IdempotencyKey | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Recall(Ask[Remembered | None]):
+    """Read what was kept under an idempotency key."""
+
+    key: str
 
 
 @attrs.frozen(kw_only=True)
@@ -125,7 +134,7 @@ class Sweep:
     """Remove finished jobs that are too old."""
 
 
-StoreMessage = Insert | Begin | Requeue | Finish | GetJob | ListJobs | Unfinished | GetTotals | Sweep
+StoreMessage = Insert | Recall | Begin | Requeue | Finish | GetJob | ListJobs | Unfinished | GetTotals | Sweep
 
 # --- event_hub -----------------------------------------------------------------------------------------------------
 
@@ -170,7 +179,12 @@ class OpenLogs(Ask[tuple[str, ...]]):
     """The jobs that have a log without a terminal event."""
 
 
-HubMessage = Publish | Subscribe | OpenLogs
+@attrs.frozen(kw_only=True)
+class EndStreams:
+    """Nothing more will happen to any job here: end the streams of unfinished jobs, and open no new ones."""
+
+
+HubMessage = Publish | Subscribe | OpenLogs | EndStreams
 
 # --- model_loader --------------------------------------------------------------------------------------------------
 
@@ -310,7 +324,7 @@ GeneratorMessage = LoadModel | Paint | StopPainting | GetEngine
 
 @attrs.frozen(kw_only=True)
 class Accepted:
-    """A job and its place in the queue (1: next)."""
+    """A job and its place in the queue (1: next; 0: it does not wait any more)."""
 
     job: Job
     position: int
@@ -322,6 +336,8 @@ class Submit(Ask[Accepted]):
 
     request: GenerateRequest
     synchronous: bool
+    key: IdempotencyKey | None = None
+    """A job that was accepted under it is the answer, whatever became of it since."""
 
 
 @attrs.frozen(kw_only=True)

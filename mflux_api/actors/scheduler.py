@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.claims import Claims
 from mflux_api.actors.job_queue import Entry, JobQueue
 from mflux_api.actors.mailbox import ActorGone, Address, Ask, Mailbox, MailboxFull
 from mflux_api.actors.painting import Painter, SaveFailed
@@ -22,12 +23,14 @@ from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import (
     EngineCrashed,
     EngineUnavailable,
+    IdempotencyConflict,
     InternalError,
     QueueFull,
     ServerCrashed,
     ServiceError,
     ShuttingDown,
 )
+from mflux_api.idempotency import IdempotencyKey
 from mflux_api.jobs import Failure, Finished, Job, Progress, Status, new_job_id
 from mflux_api.supervisor import Started
 
@@ -63,6 +66,7 @@ class Scheduler:
     async def run(self, status: Started) -> None:
         """Take up what the store has unfinished, then serve the mailbox until cancelled."""
         self._queue = JobQueue(self._painter.estimates)
+        self._claims = Claims()
         self._active = 0
         self._degraded = False
         self._drains: list[m.Drain] = []
@@ -108,18 +112,46 @@ class Scheduler:
     # --- admission ---
 
     def _submit(self, message: m.Submit) -> None:
+        if message.key is not None:
+            self._nursery.start_soon(self._submit_once, message, message.key)
+            return
+        entry = self._admit(message)
+        if entry is not None:
+            self._nursery.start_soon(self._keep, entry, message)
+
+    async def _submit_once(self, message: m.Submit, key: IdempotencyKey) -> None:
+        """Answer with the job that was accepted under the key, or accept one."""
+        async with self._claims.of(key.key):
+            try:
+                known = await self._store.ask(m.Recall(key=key.key))
+                job = None if known is None else await self._store.ask(m.GetJob(job_id=known.job_id))
+            except (ServiceError, ActorGone) as error:
+                message.reply.fail(error)
+                return
+            if known is not None and known.body != key.body:
+                message.reply.fail(
+                    IdempotencyConflict("This Idempotency-Key was used before with another body; choose a new one")
+                )
+            elif job is not None:
+                message.reply.ok(m.Accepted(job=job, position=self._queue.position(job.id)))
+            else:
+                entry = self._admit(message)
+                if entry is not None:
+                    await self._keep(entry, message)
+
+    def _admit(self, message: m.Submit) -> Entry | None:
+        """Give a job that may come a place, or refuse it."""
         refusal = self._refusal()
         if refusal is not None:
             message.reply.fail(refusal)
-            return
+            return None
         job = Job(
             id=new_job_id(),
             request=message.request,
             created_at=datetime.now(UTC),
             synchronous=message.synchronous,
         )
-        entry = self._queue.enter(job)
-        self._nursery.start_soon(self._keep, entry, message)
+        return self._queue.enter(job)
 
     def _refusal(self) -> ServiceError | None:
         if self._draining:
@@ -135,7 +167,7 @@ class Scheduler:
 
     async def _keep(self, entry: Entry, message: m.Submit) -> None:
         try:
-            await self._store.ask(m.Insert(job=entry.job))
+            await self._store.ask(m.Insert(job=entry.job, key=message.key))
         except (ServiceError, ActorGone) as error:
             self._queue.forget(entry)
             entry.kept.set()
@@ -342,6 +374,7 @@ class Scheduler:
         """After a start: requeue what was running, and publish every end that nobody heard of."""
         for job in await self._store.ask(m.Unfinished()):
             if job.status is Status.GENERATING:
+                self._painter.discard_all(job)
                 job = await self._written(partial(m.Requeue, job_id=job.id, service_died=True))
             entry = self._queue.enter(job)
             entry.kept.set()

@@ -17,8 +17,11 @@ from mflux_api.engine.protocol import PREFIX_LENGTH, Beat, Command, Event, Proto
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 1 << 20
-SHUTDOWN_SECONDS = 1.0
-"""How long a child has after the shutdown frame, and again after SIGTERM."""
+SHUTDOWN_SECONDS = 0.4
+"""How long a child has after the shutdown frame, and again after SIGTERM. It has nothing to save."""
+
+EPITAPH_SECONDS = 1.0
+"""How long to wait for the end of a process whose pipe is broken."""
 
 
 @attrs.frozen(kw_only=True)
@@ -131,13 +134,14 @@ class LocalEngine:
                     await stream.aclose()
 
     async def _handshake(self) -> Ready:
+        silence = float("inf")
         while True:
-            match (await self._receive()).event:
+            match (await self._receive(silence)).event:
                 case Ready() as ready:
                     return ready
                 case Beat():
                     # It beats from its first moment on, long before its imports are done.
-                    continue
+                    silence = self._options.heartbeat_timeout
                 case _:
                     raise EngineDied("it did not begin with a handshake")
 
@@ -200,7 +204,7 @@ class LocalEngine:
 
     async def _epitaph(self) -> str:
         # A broken pipe is seen a moment before the end of the process that held it.
-        with trio.move_on_after(SHUTDOWN_SECONDS):
+        with trio.move_on_after(EPITAPH_SECONDS):
             await self._process.wait()
         code = self._process.returncode
         if code is None:

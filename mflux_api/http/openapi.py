@@ -15,6 +15,7 @@ from mflux_api.errors import (
     EngineUnavailable,
     GenerationFailed,
     HostNotAllowed,
+    IdempotencyConflict,
     ImageGone,
     InternalError,
     InvalidJSON,
@@ -37,6 +38,7 @@ from mflux_api.errors import (
 )
 from mflux_api.http import schemas
 from mflux_api.http.responses import json_bytes
+from mflux_api.idempotency import HEADER, MAX_LENGTH
 from mflux_api.images import MEDIA_TYPES
 from mflux_api.requests import GenerateRequest
 from mflux_api.version import package_version
@@ -62,6 +64,8 @@ _JOB_ID = {"name": "job_id", "in": "path", "required": True, "schema": {"type": 
 _MODEL_ID = {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _INDEX = {"name": "index", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
 _LAST_EVENT_ID = {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}}
+
+_IDEMPOTENCY_KEY = {"name": HEADER, "in": "header", "schema": {"type": "string", "maxLength": MAX_LENGTH}}
 
 
 def _query(name: str, schema: Mapping[str, Any], description: str) -> dict[str, Any]:
@@ -113,7 +117,8 @@ OPERATIONS = (
         summary="Submit a job and return at once",
         body=GenerateRequest,
         answer=schemas.GenerateAnswer,
-        errors=_SUBMIT,
+        parameters=(_IDEMPOTENCY_KEY,),
+        errors=(*_SUBMIT, IdempotencyConflict, JobGone),
     ),
     Operation(
         method="get",
@@ -150,7 +155,7 @@ OPERATIONS = (
         answer=None,
         parameters=(_JOB_ID, _LAST_EVENT_ID, _IMAGES),
         content={"text/event-stream": {"schema": {"type": "string"}}},
-        errors=(*_JOB, InvalidParameter),
+        errors=(*_JOB, InvalidParameter, ShuttingDown),
     ),
     Operation(
         method="get",

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -45,13 +45,22 @@ class Server:
 
 @contextmanager
 def serving(
-    folder: Path, config: str = "", environ: Mapping[str, str] | None = None, *, host: str = "127.0.0.1"
+    folder: Path,
+    config: str = "",
+    environ: Mapping[str, str] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    module: str = "mflux_api",
+    wrapper: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """Run a server whose working directory, state and output are in ``folder``."""
+    """Run a server whose working directory, state and output are in ``folder``.
+
+    ``module`` is what is run in place of the product's own command line; ``wrapper`` a program that runs it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(config, "utf-8")
     process = subprocess.Popen(
-        [sys.executable, "-m", "mflux_api", "serve", "--host", host, "--port", "0"],
+        [*wrapper, sys.executable, "-m", module, "serve", "--host", host, "--port", "0"],
         cwd=folder,
         env=clean_environment() | dict(environ or {}),
         stderr=subprocess.PIPE,
