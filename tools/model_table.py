@@ -7,18 +7,19 @@ from mflux_api.catalog import BUILT_IN, Model
 from mflux_api.catalog.names import SPELLINGS
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "models.md"
-SECTIONS = ("rules", "sources", "spellings")
 
 
 def written(text: str) -> str:
     """Return the document with the tables in their places."""
-    tables = {"rules": rules(), "sources": sources(), "spellings": spellings()}
-    for name in SECTIONS:
-        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-        pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
-        table = tables[name]
-        text = pattern.sub(lambda _, b=begin, t=table, e=end: f"{b}\n{t}\n{e}", text)
+    for name, table in (("rules", rules()), ("sources", sources()), ("spellings", spellings())):
+        text = _placed(text, name, table)
     return text
+
+
+def _placed(text: str, name: str, table: str) -> str:
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
+    return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)
 
 
 def rules() -> str:

@@ -73,6 +73,7 @@ class Model:
 
 _DIFFUSERS_LAYOUT = (
     "model_index.json",
+    "scheduler/*.json",
     "vae/*.safetensors",
     "vae/*.json",
     "transformer/*.safetensors",
