@@ -99,14 +99,21 @@ class HubCache:
         Raises:
             OSError: it cannot be removed.
         """
-        trash = self.root / f"{_TRASH}{secrets.token_hex(4)}"
         try:
-            # In one step: no half of it is ever found.
-            self.repository(repo).rename(trash)
+            self.remove_folder(self.repository(repo))
         except FileNotFoundError:
             return False
-        shutil.rmtree(trash)
         return True
+
+    def remove_folder(self, folder: Path) -> None:
+        """Remove a folder in one step, so that no half of it is ever found.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        trash = self.root / f"{_TRASH}{secrets.token_hex(4)}"
+        folder.rename(trash)
+        shutil.rmtree(trash)
 
     def empty_trash(self) -> None:
         """Remove what a killed process had begun to remove."""

@@ -1,6 +1,5 @@
 """The table of models: complete, true to mflux where mflux knows better, and the same in the document."""
 
-import attrs
 import pytest
 
 from mflux_api.catalog import BUILT_IN, Catalog, Model
@@ -78,17 +77,6 @@ def test_custom_entry_takes_the_runtime_aliases_along_with_its_own_rules() -> No
 def test_custom_name_wins_over_a_spelling() -> None:
     custom = Model(alias="klein-4b", repo="a/b", base="flux2-klein-9b", description="mine")
     assert Catalog([custom]).get("klein-4b") is custom
-
-
-def test_models_of_the_same_files_are_found() -> None:
-    catalog = Catalog()
-    model = catalog.get("flux2-klein-9b-4-bit")
-    assert model is not None
-    assert [each.alias for each in catalog.sharing(model)] == [
-        "flux2-klein-9b",
-        *(f"flux2-klein-9b-{bits}-bit" for bits in (3, 4, 6, 8)),
-    ]
-    assert len(catalog.sharing(attrs.evolve(model, revision="main"))) == 0
 
 
 def test_custom_repository_keeps_its_revision_and_nothing_of_the_built_in_source() -> None:

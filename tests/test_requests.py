@@ -102,7 +102,7 @@ def test_what_cannot_be_done_yet_is_said() -> None:
     for refused, model in (
         (attrs.evolve(request, init_images=("x",)), DEMO),
         (attrs.evolve(request, lora_files=("x",)), DEMO),
-        (request, BUILT_IN[0]),
+        (request, attrs.evolve(BUILT_IN[0], family="seedvr2")),
     ):
         with pytest.raises(NotYetSupported):
             check_supported(refused, model)

@@ -36,11 +36,6 @@ class Catalog:
         """Return the entry for an alias, or for a spelling of it that mflux takes; else ``None``."""
         return self._models.get(name) or self._models.get(self._spellings.get(name, ""))
 
-    def sharing(self, model: Model) -> tuple[Model, ...]:
-        """Return every entry that is made of the same files, the model itself included."""
-        source = (model.repo, model.revision, model.path, model.embedded)
-        return tuple(each for each in self if (each.repo, each.revision, each.path, each.embedded) == source)
-
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 

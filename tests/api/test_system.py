@@ -64,6 +64,15 @@ def test_model_status_follows_the_model_into_memory(client: httpx.Client) -> Non
         "loaded": False,
         "size_gb": 33.46,
         "path": None,
+        "commit": None,
+        "percent": None,
+        "bytes_done": None,
+        "bytes_total": None,
+        "bytes_per_second": None,
+        "eta_seconds": None,
+        "error": None,
+        "code": None,
+        "details": None,
     }
     finished(client, submit(client, model="demo-base", steps=1))
     assert client.get("/api/v1/models/demo/status").json()["status"] == "ready"

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.hub.server import Hub, running
@@ -15,6 +16,19 @@ _NOT_NEEDED = {"README.md", "single_file.safetensors"}
 def needed(hub: Hub) -> dict[str, bytes]:
     """The files of the checkpoint that belong to the model."""
     return {name: data for name, data in hub.repositories[REPO].items() if name not in _NOT_NEEDED}
+
+
+def children(name: str = "mflux_api.engine.download") -> list[psutil.Process]:
+    """Download children of this process."""
+    return [child for child in psutil.Process().children() if name in " ".join(command(child))]
+
+
+def command(process: psutil.Process) -> list[str]:
+    """Return a process's command line; of one that is ending, none."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from mflux_api.engine.download_client import DownloadOptions, fetch
 from mflux_api.engine.download_protocol import Fetch, Fetched, Fetching
 from mflux_api.errors import DiskFull, DownloadFailed
 from mflux_api.hub_cache import HubCache
-from tests.hub.conftest import REPO, needed
+from tests.hub.conftest import REPO, children, command, needed
 from tests.hub.server import Hub, wait_until
 from tests.hub.test_hub import order
 
@@ -25,18 +25,6 @@ async def fetched(wanted: Fetch, seen: list[Fetching] | None = None) -> Fetched:
     """Fetch, with a deadline."""
     with trio.fail_after(60):
         return await fetch(wanted, OPTIONS, (seen if seen is not None else []).append)
-
-
-def children(name: str = "mflux_api.engine.download") -> list[psutil.Process]:
-    """Download children of this process."""
-    return [child for child in psutil.Process().children() if name in " ".join(_command(child))]
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 async def test_the_total_is_known_first_and_bytes_only_grow(hub: Hub, tmp_path: Path) -> None:
@@ -122,7 +110,7 @@ async def test_orphans_end_with_the_service(hub: Hub, tmp_path: Path) -> None:
     )
     parent = await trio.lowlevel.open_process([sys.executable, "-c", script, str(tmp_path)])
     await trio.to_thread.run_sync(wait_until, lambda: hub.total_sent() > 0)
-    (child,) = _descendants(parent.pid, lambda process: "engine.download" in " ".join(_command(process)))
+    (child,) = _descendants(parent.pid, lambda process: "engine.download" in " ".join(command(process)))
     parent.kill()
     await parent.wait()
     await trio.to_thread.run_sync(wait_until, lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
