@@ -491,7 +491,9 @@ class GetCounters(Ask[Counters]):
 
 StatsMessage = Count | GetCounters
 
-AnyMessage = StoreMessage | HubMessage | LoaderMessage | GeneratorMessage | SchedulerMessage | StatsMessage
+AnyMessage = (
+    StoreMessage | HubMessage | DownloaderMessage | LoaderMessage | GeneratorMessage | SchedulerMessage | StatsMessage
+)
 
 
 class StaleLease(Exception):
