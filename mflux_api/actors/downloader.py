@@ -65,6 +65,9 @@ class _Download:
     def note(self, progress: Fetching) -> None:
         """Take how far the child is, and pass it on."""
         now = trio.current_time()
+        if self.transfer.bytes_total is None:
+            # What an earlier try left was not counted yet, and would look like speed.
+            self.samples.clear()
         self.samples.append((now, progress.bytes_done))
         while self.samples[0][0] < now - SPEED_SECONDS:
             self.samples.popleft()

@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.1
 """Before a downloader that was restarted is asked again."""
+TELL_SECONDS = 1.0
+"""Between two events of one job: every one is kept, and a download may take hours."""
 
 
 class Fetcher:
@@ -57,7 +59,12 @@ class Fetcher:
             async with trio.open_nursery() as nursery:
 
                 async def follow() -> None:
+                    told = -math.inf
                     async for transfer in transfers:
+                        last = transfer.bytes_done == transfer.bytes_total
+                        if trio.current_time() - told < TELL_SECONDS and not last:
+                            continue
+                        told = trio.current_time()
                         publish(tracker.downloading(transfer.bytes_done, transfer.bytes_total, transfer.eta_seconds))
 
                 nursery.start_soon(follow)

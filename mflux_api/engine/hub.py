@@ -8,15 +8,17 @@ cache; its own ``snapshot_download`` then makes the snapshot out of the blobs.
 import hashlib
 import re
 import shutil
+import threading
 from collections.abc import Iterable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import attrs
 import httpx
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.file_download import DryRunFileInfo, http_get, repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
@@ -73,16 +75,35 @@ class _Silent:
     update = close = refresh = reset = set_description = set_description_str = set_postfix_str = _ignore
 
 
+class _Stopped(Exception):
+    """Another file failed."""
+
+
+class _Stoppable(_Silent):
+    """A silent bar that ends its download when that is of no use any more."""
+
+    def __init__(self, stopping: threading.Event, **options: Any) -> None:
+        super().__init__(**options)
+        self._stopping = stopping
+
+    def update(self, *_: Any, **__: Any) -> None:
+        if self._stopping.is_set():
+            raise _Stopped
+
+
 @attrs.frozen(kw_only=True)
 class _File:
-    """One file that is not there yet."""
+    """One file of the repository."""
 
     name: str
+    commit: str
     size: int
     etag: str
     url: str
     blob: Path
     """Where it goes once it is whole."""
+    pointer: Path
+    """Its place in the snapshot: a link to the blob."""
 
     @property
     def partial(self) -> Path:
@@ -100,7 +121,7 @@ class Download:
         self._headers = build_hf_headers(library_name=LIBRARY)
         self._present = 0
         self._missing: tuple[_File, ...] = ()
-        self._stopping = False
+        self._stopping = threading.Event()
         self.total: int | None = None
         """Bytes of everything that is wanted; ``None`` until :meth:`run` has asked the hub."""
 
@@ -120,12 +141,12 @@ class Download:
         self._cache.root.mkdir(parents=True, exist_ok=True)
         self._cache.claim(self._order.repo)
         files = self._plan()
-        commit = files[0].commit_hash
+        commit = files[0].commit
         self._check_space()
         self._fetch_all()
         # Nothing is left to fetch but what has no digest of its own; this makes the snapshot.
         folder = Path(self._snapshot(revision=commit, dry_run=False))
-        sizes = {file.filename: _size(file) for file in files}
+        sizes = {file.name: file.size for file in files}
         for name, size in sizes.items():
             if (folder / name).stat().st_size != size:
                 raise Damaged(name, "has the wrong size")
@@ -146,29 +167,44 @@ class Download:
             dry_run=dry_run,
         )
 
-    def _plan(self) -> list[DryRunFileInfo]:
-        files: list[DryRunFileInfo] = self._snapshot(revision=self._order.revision, dry_run=True)
-        if not files:
+    def _plan(self) -> tuple[_File, ...]:
+        listed: list[DryRunFileInfo] = self._snapshot(revision=self._order.revision, dry_run=True)
+        if not listed:
             raise Damaged("the repository", "has none of the files of a model")
         with ThreadPoolExecutor(WORKERS) as pool:
-            missing = tuple(pool.map(self._described, (file for file in files if file.will_download)))
+            files = tuple(pool.map(self._described, listed))
         # One blob may stand for several files of the same content.
-        self._missing = tuple({file.etag: file for file in missing}.values())
-        self._present = sum(map(_size, files)) - sum(file.size for file in self._missing)
-        self.total = sum(map(_size, files))
+        self._missing = tuple({file.etag: file for file in files if not _is_whole(file)}.values())
+        self.total = sum(file.size for file in files)
+        self._present = self.total - sum(file.size for file in self._missing)
         return files
 
     def _described(self, info: DryRunFileInfo) -> _File:
         url = hf_hub_url(self._order.repo, info.filename, revision=info.commit_hash, endpoint=self._endpoint)
-        metadata = get_hf_file_metadata(url, headers=self._headers, endpoint=self._endpoint)
-        if metadata.etag is None or "/" in metadata.etag:
+        pointer = self._repository / "snapshots" / info.commit_hash / info.filename
+        size: int | None
+        etag: str | None
+        try:
+            metadata = get_hf_file_metadata(url, headers=self._headers, endpoint=self._endpoint)
+        except (httpx.TransportError, OfflineModeIsEnabled):
+            if not pointer.is_file():
+                raise
+            # A cache that somebody else filled needs no hub.
+            size, etag = pointer.stat().st_size, pointer.resolve().name
+        else:
+            size, etag = metadata.size, metadata.etag
+        if size is None:
+            raise Damaged(info.filename, "has no size on the hub")
+        if etag is None or "/" in etag:
             raise Damaged(info.filename, "has no name for its content on the hub")
         return _File(
             name=info.filename,
-            size=_size(info),
-            etag=metadata.etag,
+            commit=info.commit_hash,
+            size=size,
+            etag=etag,
             url=url,
-            blob=self._repository / "blobs" / metadata.etag,
+            blob=self._repository / "blobs" / etag,
+            pointer=pointer,
         )
 
     def _check_space(self) -> None:
@@ -179,23 +215,25 @@ class Download:
 
     def _fetch_all(self) -> None:
         (self._repository / "blobs").mkdir(parents=True, exist_ok=True)
-        with ThreadPoolExecutor(WORKERS) as pool:
+        pool = ThreadPoolExecutor(WORKERS)
+        try:
             # The largest first: nothing else is left to wait for in the end.
             largest_first = sorted(self._missing, key=lambda file: -file.size)
             futures = [pool.submit(self._fetch, file) for file in largest_first]
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
-            failed = [future for future in finished if future.exception() is not None]
-            if failed:
-                self._stopping = True
-                pool.shutdown(wait=False, cancel_futures=True)
-                failed[0].result()
+            for future in finished:
+                future.result()
+        finally:
+            # A failure is told at once; what the others have of their files stays.
+            self._stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _fetch(self, file: _File) -> None:
         # huggingface_hub's own lock: neither another process of ours nor one of its own fetches the same.
         lock = self._cache.root / ".locks" / self._repository.name / f"{file.etag}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):
-            if file.blob.exists() or self._stopping:
+            if file.blob.exists() or self._stopping.is_set():
                 return
             try:
                 self._grow(file)
@@ -223,7 +261,7 @@ class Download:
                 headers=self._headers,
                 expected_size=file.size,
                 displayed_filename=file.name,
-                tqdm_class=_Silent,
+                tqdm_class=partial(_Stoppable, self._stopping),  # type: ignore[arg-type]
             )
 
     def _check(self, file: _File) -> None:
@@ -236,10 +274,12 @@ class Download:
             raise Damaged(file.name, "is not what the hub says it is")
 
 
-def _size(info: DryRunFileInfo) -> int:
-    if info.file_size is None:
-        raise Damaged(info.filename, "has no size on the hub")
-    return info.file_size
+def _is_whole(file: _File) -> bool:
+    """Whether a file is there; what has another size than it should is removed."""
+    for path in (file.pointer, file.blob):
+        if path.is_file() and path.stat().st_size != file.size:
+            path.unlink()
+    return file.pointer.is_file() or file.blob.is_file()
 
 
 def _arrived(file: _File) -> int:

@@ -26,7 +26,7 @@ CHUNK = 16_384
 _REPO = r"(?P<repo>[^/]+/[^/]+)"
 _INFO = re.compile(rf"/api/models/{_REPO}(?:/revision/(?P<revision>.+))?")
 _TREE = re.compile(rf"/api/models/{_REPO}/tree/(?P<revision>[^/]+)")
-_FILE = re.compile(rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
+_FILE = re.compile(rf"(?P<elsewhere>/elsewhere)?/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
 
 
 @attrs.define(kw_only=True)
@@ -50,6 +50,8 @@ class Faults:
     claimed_size: int | None = None
     """What the listing says of every large file's size."""
     without_ranges: bool = False
+    redirected: bool = False
+    """Large files lie on another host, as on the real hub, and the hub's own answer has only their description."""
 
 
 @attrs.define(kw_only=True)
@@ -140,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif hub.faults.forbidden:
             self._reply(403, b"{}")
         elif match := _FILE.fullmatch(path.path):
-            self._file(match["repo"], match["revision"], unquote(match["name"]))
+            self._file(match["repo"], match["revision"], unquote(match["name"]), elsewhere=bool(match["elsewhere"]))
         elif match := _TREE.fullmatch(path.path):
             self._tree(match["repo"], match["revision"])
         elif match := _INFO.fullmatch(path.path):
@@ -189,11 +191,14 @@ class _Handler(BaseHTTPRequestHandler):
         claimed = self.server.hub.faults.claimed_size
         return claimed if claimed is not None and len(data) >= LARGE else len(data)
 
-    def _file(self, repo: str, revision: str, name: str) -> None:
+    def _file(self, repo: str, revision: str, name: str, *, elsewhere: bool) -> None:
         hub, faults = self.server.hub, self.server.hub.faults
         if not self._known(repo, revision):
             return
-        if faults.gated and self.headers.get("Authorization") is None:
+        if elsewhere and self.headers.get("Authorization") is not None:
+            self._reply(400, b"a token has no business here")
+            return
+        if faults.gated and not elsewhere and self.headers.get("Authorization") is None:
             self._reply(401, b"{}", {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."})
             return
         data = hub.repositories[repo].get(name)
@@ -201,6 +206,15 @@ class _Handler(BaseHTTPRequestHandler):
             self._reply(404, b"{}", {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": hub.commits[repo]})
             return
         large = len(data) >= LARGE
+        if large and faults.redirected and not elsewhere:
+            described = {
+                "Location": f"http://localhost:{self.server.server_port}/elsewhere{self.path}",
+                "X-Linked-Etag": f'"{_etag(data)}"',
+                "X-Linked-Size": str(self._claimed(data)),
+                "X-Repo-Commit": hub.commits[repo],
+            }
+            self._reply(302, b"", described)
+            return
         headers = {"ETag": f'"{_etag(data)}"', "X-Repo-Commit": hub.commits[repo], "Accept-Ranges": "bytes"}
         if self.command == "HEAD":
             self._reply(200, b"", {**headers, "Content-Length": str(self._claimed(data))})

@@ -14,9 +14,9 @@ from mflux_api.engine.download_client import DownloadOptions, fetch
 from mflux_api.engine.download_protocol import Fetch, Fetched, Fetching
 from mflux_api.errors import DiskFull, DownloadFailed
 from mflux_api.hub_cache import HubCache
-from tests.hub.conftest import REPO, children, command, needed
+from tests.hub.conftest import REPO, TRANSFORMER, children, command, needed
 from tests.hub.server import Hub, wait_until
-from tests.hub.test_hub import order
+from tests.hub.test_hub import Client, order
 
 OPTIONS = DownloadOptions()
 
@@ -83,6 +83,15 @@ async def test_a_disk_that_fills_up_on_the_way_keeps_what_arrived(hub: Hub, tmp_
         await fetch(order(tmp_path), options, lambda _: None)
     await fetched(order(tmp_path))
     assert hub.ranges
+
+
+async def test_a_failure_is_told_while_other_files_are_still_on_their_way(hub: Hub, tmp_path: Path) -> None:
+    data = hub.repositories[REPO][TRANSFORMER]
+    Client(tmp_path, hub.url).leave_partial(hub, data[:-1] + bytes([data[-1] ^ 1]))
+    hub.faults.bytes_per_second = 3e5
+    with pytest.raises(DownloadFailed, match="is not what the hub says it is"):
+        await fetched(order(tmp_path))
+    assert hub.total_sent() < sum(map(len, needed(hub).values())) / 2
 
 
 async def test_offline_mode_is_said(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,7 +66,7 @@ class Client:
     def leave_partial(self, hub: Hub, data: bytes) -> None:
         """Make it look as if a download of the transformer had been killed."""
         etag = sha256(hub.repositories[REPO][TRANSFORMER]).hexdigest()
-        self.cache.root.mkdir()
+        self.cache.root.mkdir(exist_ok=True)
         self.cache.claim(REPO)
         blobs = self.cache.repository(REPO) / "blobs"
         blobs.mkdir()
@@ -123,6 +123,17 @@ def test_a_partial_file_of_other_bytes_is_found_and_the_next_try_succeeds(hub: H
     client.leave_partial(hub, bytes(50_000))
     assert "is not what the hub says it is" in client.fail().message
     client.succeed()
+
+
+def test_files_on_another_host_are_followed_resumed_and_get_no_token(
+    hub: Hub, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_a_secret")
+    hub.faults.redirected = True
+    client.leave_partial(hub, hub.repositories[REPO][TRANSFORMER][:50_001])
+    client.succeed()
+    assert hub.ranges == ["bytes=50001-"]
+    assert any(request.startswith("GET /elsewhere/") for request in hub.requests)
 
 
 def test_gated_says_which_licence_where_and_which_variable(hub: Hub, client: Client) -> None:
@@ -208,6 +219,18 @@ def test_a_file_that_goes_from_a_complete_download_makes_it_incomplete(hub: Hub,
     found = client.cache.snapshot(REPO, None)
     assert found is not None
     (found[0] / TRANSFORMER).resolve().unlink()
+    assert client.cache.snapshot(REPO, None) is None
+    hub.sent.clear()
+    client.succeed()
+    assert set(hub.sent) == {TRANSFORMER}
+
+
+def test_a_file_that_was_cut_after_its_download_is_fetched_again(hub: Hub, client: Client) -> None:
+    client.succeed()
+    found = client.cache.snapshot(REPO, None)
+    assert found is not None
+    with (found[0] / TRANSFORMER).resolve().open("r+b") as file:
+        file.truncate(1000)
     assert client.cache.snapshot(REPO, None) is None
     hub.sent.clear()
     client.succeed()
