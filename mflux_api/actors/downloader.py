@@ -5,6 +5,7 @@ A download runs in a child process for as long as somebody wants it: jobs that w
 
 import logging
 from collections import deque
+from contextlib import suppress
 from typing import assert_never
 
 import attrs
@@ -15,6 +16,7 @@ from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
 from mflux_api.catalog import Catalog, Model
 from mflux_api.engine.download_client import DownloadOptions, fetch
 from mflux_api.engine.download_protocol import Fetch, Fetching
+from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import (
     InternalError,
     ModelInUse,
@@ -87,7 +89,8 @@ class _Download:
         for each in self.waiting:
             try:
                 each.updates.send_nowait(self.transfer)
-            except (trio.WouldBlock, trio.BrokenResourceError):
+            except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
+                # Who waited has gone, and says so next.
                 logger.debug("nobody takes the progress of a download")
 
 
@@ -220,6 +223,11 @@ class Downloader:
                     logger.info("downloaded %s at %s, %.2f GB", model.repo, done.commit[:12], done.bytes_total / 1e9)
             except ServiceError as failed:
                 error = failed
+            except Exception as defect:
+                # After a restart it would meet this model again, and in the end take the whole tree along.
+                logger.error("the download of %s: a defect: %s", model.repo, type(defect).__name__)
+                logger.debug("the download of %s: a defect", model.repo, exc_info=defect)
+                error = InternalError("The service failed on this download; the log has the details")
         download.ended.set()
         if download.scope.cancelled_caught:
             logger.info("the download of %s was stopped; what has arrived is kept", model.repo)
@@ -267,7 +275,9 @@ class Downloader:
         if download is not None and model.quantization != "runtime":
             await self._stop(download)
         for each in self._checkpoints.made_of_the_same(model, self._catalog):
-            await self._loader.ask(m.Evict(model=each.alias))
+            # When the engine dies over it, the model is out of memory too.
+            with suppress(EngineDied):
+                await self._loader.ask(m.Evict(model=each.alias))
         try:
             await trio.to_thread.run_sync(self._checkpoints.delete, model)
         except OSError as error:

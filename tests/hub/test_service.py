@@ -258,6 +258,21 @@ def _tasks(task: trio.lowlevel.Task | None) -> list[trio.lowlevel.Task]:
     return [task, *(each for child in children for each in _tasks(child))]
 
 
+async def test_a_defect_in_a_download_is_its_jobs_error_and_nobody_elses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("mflux_api.actors.downloader.fetch", broken)
+    async with house(tmp_path) as home:
+        for _ in range(5):
+            failed = await home.end(await home.submit())
+            assert failed.failure is not None
+            assert failed.failure.code == "INTERNAL_ERROR"
+        assert (await home.end(await home.submit("demo"))).status is Status.COMPLETED
+
+
 async def test_loading_and_unloading_by_name(hub: Hub, tmp_path: Path) -> None:
     async with house(tmp_path) as home:
         with pytest.raises(ModelNotDownloaded, match="/download first"):
