@@ -61,8 +61,13 @@ class House:
             await trio.sleep(0.02)
 
     async def quiet(self) -> None:
-        """Wait until no download child is left."""
-        await eventually(lambda: not children())
+        """Wait until nothing is downloaded any more."""
+
+        async def over() -> bool:
+            transfer = (await self.gateway.download_state(self.model())).transfer
+            return transfer is None and not children()
+
+        await eventually(over)
 
     def on_disk(self, alias: str = "tiny") -> bool:
         return self.gateway.checkpoints.folder(self.model(alias)) is not None
