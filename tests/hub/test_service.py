@@ -129,12 +129,13 @@ async def test_jobs_that_wait_for_one_repository_share_its_download_and_others_r
 async def test_a_cancelled_job_ends_at_once_and_the_download_with_the_last_who_wants_it(
     hub: Hub, tmp_path: Path
 ) -> None:
-    hub.faults.bytes_per_second = 3e5
+    hub.faults.bytes_per_second = 5e5
     async with house(tmp_path) as home:
         first, second = await home.submit(), await home.submit()
         await home.downloading()
         assert (await home.service.cancel(first.id)).status is Status.CANCELLED
-        await home.downloading()
+        # So much that a large file has begun.
+        await home.downloading(least=300_000)
         assert len(children()) == 1
         assert (await home.service.cancel(second.id)).status is Status.CANCELLED
         await home.quiet()
