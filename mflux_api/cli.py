@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from mflux_api import doctor
+from mflux_api import doctor, model_commands
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError, ServiceError, ServiceFailed
 from mflux_api.jobs import Finished
@@ -44,7 +44,7 @@ STUCK_SECONDS = 5.0
 
 LOG_PAUSE_SECONDS = 10.0
 
-_LOG_LEVELS = {"serve": "info", "generate": "error", "doctor": "error"}
+_LOG_LEVELS = {"serve": "info", "generate": "error", "models": "error", "doctor": "error"}
 
 logger = logging.getLogger("mflux_api")
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = _parser().parse_args(arguments)
     _set_up_logging(options.log_level or _LOG_LEVELS[options.command])
-    command = {"serve": _serve, "generate": _generate, "doctor": _doctor}[options.command]
+    command = {"serve": _serve, "generate": _generate, "models": _models, "doctor": _doctor}[options.command]
     try:
         with _typed_failures():
             return command(options)
@@ -92,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--guidance", type=float, help="guidance (base models)")
     generate.add_argument("--num-images", type=int, default=1, help="how many pictures (default: 1)")
     generate.add_argument("--output-dir", type=Path, help="where to put them (default: ./output)")
+
+    models = commands.add_parser("models", help="list, download, delete, load and unload models")
+    model_commands.add_arguments(models, shared)
 
     commands.add_parser("doctor", parents=[shared], help="say what will be used here, and what is wrong")
     return parser
@@ -216,6 +219,13 @@ def _doctor(options: argparse.Namespace) -> int:
     findings = trio.run(doctor.examine, load_settings(options.config))
     print(doctor.report(findings))
     return EXIT_FAILED if any(finding.state == "problem" for finding in findings) else 0
+
+
+# --- models --------------------------------------------------------------------------------------------------------
+
+
+def _models(options: argparse.Namespace) -> int:
+    return model_commands.run(options, load_settings(options.config))
 
 
 # --- generate ------------------------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.downloader import Downloader
 from mflux_api.actors.event_hub import EventHub
+from mflux_api.actors.fetching import Fetcher
 from mflux_api.actors.gateway import Addresses, EventStream, Gateway
 from mflux_api.actors.generator import Generator, GeneratorOptions
 from mflux_api.actors.job_store import JobStore, Retention
@@ -269,6 +271,7 @@ class _House:
         catalog = settings.catalog()
         store_box: Mailbox[m.StoreMessage] = self._mailbox(m.JOB_STORE)
         hub_box: Mailbox[m.HubMessage] = self._mailbox(m.EVENT_HUB, work_capacity=1024)
+        downloader_box: Mailbox[m.DownloaderMessage] = self._mailbox(m.DOWNLOADER)
         loader_box: Mailbox[m.LoaderMessage] = self._mailbox(m.MODEL_LOADER)
         generator_box: Mailbox[m.GeneratorMessage] = self._mailbox(m.GENERATOR)
         scheduler_box: Mailbox[m.SchedulerMessage] = self._mailbox(m.SCHEDULER)
@@ -279,6 +282,13 @@ class _House:
         store = JobStore(store_box, repository, _retention(settings, files))
         hub = EventHub(hub_box)
         stats = Stats(stats_box)
+        downloader = Downloader(
+            downloader_box,
+            _address(loader_box, m.DOWNLOADER),
+            catalog,
+            checkpoints,
+            automatic=settings.models.auto_download,
+        )
         loader = ModelLoader(
             loader_box,
             _address(generator_box, m.MODEL_LOADER),
@@ -300,6 +310,7 @@ class _House:
             store=_address(store_box, m.SCHEDULER),
             hub=_address(hub_box, m.SCHEDULER),
             stats=_address(stats_box, m.SCHEDULER),
+            fetcher=Fetcher(_address(downloader_box, m.SCHEDULER), catalog),
             painter=Painter(
                 _address(loader_box, m.SCHEDULER),
                 _address(generator_box, m.SCHEDULER),
@@ -324,12 +335,21 @@ class _House:
             ],
             strategy=Strategy.REST_FOR_ONE,
         )
-        self.root = Supervisor("root", [ChildSpec(name="core", run=core.run), _child(stats_box, stats.run)])
+        self.root = Supervisor(
+            "root",
+            [
+                ChildSpec(name="core", run=core.run),
+                _child(stats_box, stats.run),
+                # Beside the core: when it fails, no running job is touched, and those that wait ask again.
+                _child(downloader_box, downloader.run),
+            ],
+        )
         gateway = Gateway(
             Addresses(
                 scheduler=_address(scheduler_box, m.GATEWAY),
                 store=_address(store_box, m.GATEWAY),
                 hub=_address(hub_box, m.GATEWAY),
+                downloader=_address(downloader_box, m.GATEWAY),
                 loader=_address(loader_box, m.GATEWAY),
                 generator=_address(generator_box, m.GATEWAY),
                 stats=_address(stats_box, m.GATEWAY),

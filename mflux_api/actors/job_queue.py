@@ -22,6 +22,8 @@ class Entry:
     images: list[StoredImage] = attrs.field(factory=list)
     scope: trio.CancelScope | None = None
     """Set while it runs."""
+    fetching: trio.CancelScope | None = None
+    """Set while its model is being brought to disk; it keeps its place, and others overtake it."""
     kept: trio.Event = attrs.field(factory=trio.Event)
     """Set once the store has it."""
     finishing: bool = False
@@ -75,7 +77,10 @@ class JobQueue:
 
     def next(self) -> Entry | None:
         """Take the entry that is due."""
-        return self._waiting.pop(0) if self._waiting else None
+        for place, entry in enumerate(self._waiting):
+            if entry.fetching is None:
+                return self._waiting.pop(place)
+        return None
 
     def accepted(self) -> int:
         """How many jobs wait or are on their way into the store."""
@@ -100,6 +105,10 @@ class JobQueue:
         total: float | None = 0.0
         for entry in (*self._running(), *self._waiting):
             now = entry.tracker.latest
+            if entry.fetching is not None:
+                # Until its model is there; nobody waits for it.
+                etas[entry.job.id] = now.eta_seconds
+                continue
             seconds = self._estimates.remaining(entry.job.request, step=now.step, image=now.image)
             total = None if total is None or seconds is None else total + seconds
             etas[entry.job.id] = None if total is None else round(total, 1)

@@ -19,6 +19,7 @@ from mflux_api.storage.repository import Page, Totals
 GATEWAY = "gateway"
 JOB_STORE = "job_store"
 EVENT_HUB = "event_hub"
+DOWNLOADER = "downloader"
 MODEL_LOADER = "model_loader"
 GENERATOR = "generator"
 SCHEDULER = "scheduler"
@@ -26,8 +27,9 @@ STATS = "stats"
 HTTP_FRONT = "http_front"
 
 ASK_GRAPH: Mapping[str, frozenset[str]] = {
-    GATEWAY: frozenset({SCHEDULER, JOB_STORE, EVENT_HUB, MODEL_LOADER, GENERATOR, STATS}),
-    SCHEDULER: frozenset({JOB_STORE, EVENT_HUB, MODEL_LOADER, GENERATOR}),
+    GATEWAY: frozenset({SCHEDULER, JOB_STORE, EVENT_HUB, DOWNLOADER, MODEL_LOADER, GENERATOR, STATS}),
+    SCHEDULER: frozenset({JOB_STORE, EVENT_HUB, DOWNLOADER, MODEL_LOADER, GENERATOR}),
+    DOWNLOADER: frozenset({MODEL_LOADER}),
     MODEL_LOADER: frozenset({GENERATOR}),
 }
 """Who may wait for an answer of whom: always downhill, so nobody can wait in a circle. ``tell`` may go anywhere."""
@@ -186,6 +188,68 @@ class EndStreams:
 
 HubMessage = Publish | Subscribe | OpenLogs | EndStreams
 
+# --- downloader ----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Transfer:
+    """How far a download is."""
+
+    bytes_done: int = 0
+    bytes_total: int | None = None
+    """``None`` until the hub has said how large it all is."""
+    bytes_per_second: float | None = None
+    """Over the last seconds."""
+    eta_seconds: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class EnsureOnDisk(Ask[None]):
+    """Have a model's files on disk, downloading them where that is needed and allowed; answered when they are."""
+
+    model: str
+    updates: trio.MemorySendChannel[Transfer] = attrs.field(eq=False, repr=False)
+    """Gets how far it is; lossy."""
+
+
+@attrs.frozen(kw_only=True)
+class LetGo:
+    """Somebody waits no more for a model: a download that nobody wants is stopped, and what it has is kept."""
+
+
+@attrs.frozen(kw_only=True)
+class StartDownload(Ask[None]):
+    """Download a model whether a job needs it or not; answered when that has begun, or there is nothing to do."""
+
+    model: str
+
+
+@attrs.frozen(kw_only=True)
+class DownloadState:
+    """What a downloader knows of one model."""
+
+    transfer: Transfer | None = None
+    """Set while it is being downloaded."""
+    failure: Failure | None = None
+    """Why the last try failed."""
+
+
+@attrs.frozen(kw_only=True)
+class GetDownload(Ask[DownloadState]):
+    """Read how far a model's download is."""
+
+    model: str
+
+
+@attrs.frozen(kw_only=True)
+class DeleteModel(Ask[None]):
+    """Remove a model from disk, if this service put it there; a download that only waits for itself is stopped."""
+
+    model: str
+
+
+DownloaderMessage = EnsureOnDisk | LetGo | StartDownload | GetDownload | DeleteModel
+
 # --- model_loader --------------------------------------------------------------------------------------------------
 
 
@@ -229,7 +293,14 @@ class GetResidency(Ask[Residency]):
     """Read what is resident."""
 
 
-LoaderMessage = Acquire | Release | GetResidency
+@attrs.frozen(kw_only=True)
+class Evict(Ask[None]):
+    """Have a model out of memory; refused while somebody holds or loads it."""
+
+    model: str
+
+
+LoaderMessage = Acquire | Release | GetResidency | Evict
 
 # --- generator -----------------------------------------------------------------------------------------------------
 
@@ -249,6 +320,13 @@ class LoadModel(Ask[Resident]):
     model: str
     path: str
     embedded: bool
+
+
+@attrs.frozen(kw_only=True)
+class UnloadModel(Ask[None]):
+    """Have the engine drop a model; answered when its memory is free."""
+
+    model: str
 
 
 @attrs.frozen(kw_only=True)
@@ -317,7 +395,7 @@ class GetEngine(Ask[EngineState]):
     """Read the state of the engine."""
 
 
-GeneratorMessage = LoadModel | Paint | StopPainting | GetEngine
+GeneratorMessage = LoadModel | UnloadModel | Paint | StopPainting | GetEngine
 
 # --- scheduler -----------------------------------------------------------------------------------------------------
 
@@ -429,7 +507,9 @@ class GetCounters(Ask[Counters]):
 
 StatsMessage = Count | GetCounters
 
-AnyMessage = StoreMessage | HubMessage | LoaderMessage | GeneratorMessage | SchedulerMessage | StatsMessage
+AnyMessage = (
+    StoreMessage | HubMessage | DownloaderMessage | LoaderMessage | GeneratorMessage | SchedulerMessage | StatsMessage
+)
 
 
 class StaleLease(Exception):

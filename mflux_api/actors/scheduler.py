@@ -15,6 +15,7 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.claims import Claims
+from mflux_api.actors.fetching import Fetcher
 from mflux_api.actors.job_queue import Entry, JobQueue
 from mflux_api.actors.mailbox import ActorGone, Address, Ask, Mailbox, MailboxFull
 from mflux_api.actors.painting import Painter, SaveFailed
@@ -25,6 +26,7 @@ from mflux_api.errors import (
     EngineUnavailable,
     IdempotencyConflict,
     InternalError,
+    ModelNotDownloaded,
     QueueFull,
     ServerCrashed,
     ServiceError,
@@ -50,6 +52,7 @@ class Scheduler:
         store: Address[m.StoreMessage],
         hub: Address[m.HubMessage],
         stats: Address[m.StatsMessage],
+        fetcher: Fetcher,
         painter: Painter,
         settings: SchedulerSettings,
         slots: int = 1,
@@ -58,6 +61,7 @@ class Scheduler:
         self._store = store
         self._hub = hub
         self._stats = stats
+        self._fetcher = fetcher
         self._painter = painter
         self._settings = settings
         self._slots = slots
@@ -176,7 +180,7 @@ class Scheduler:
             return
         # Not lossy, unlike later progress: it opens the job's log, which followers need.
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest))
-        position = self._queue.line_up(entry)
+        position = self._line_up(entry)
         entry.kept.set()
         told = message.reply.ok(m.Accepted(job=entry.job, position=position))
         # When whoever submitted is gone, an async job stays: it was accepted, and its id may be read elsewhere.
@@ -184,6 +188,30 @@ class Scheduler:
             self._nursery.start_soon(self._abandon, entry.job.id)
         if self._draining:
             self._turn_away()
+        self._dispatch()
+
+    def _line_up(self, entry: Entry) -> int:
+        """Put a job into the queue and have its model brought to disk, if it is not there; return its place."""
+        position = self._queue.line_up(entry)
+        if self._fetcher.concerns(entry.job):
+            entry.fetching = trio.CancelScope()
+            self._nursery.start_soon(self._fetch, entry, entry.fetching)
+        return position
+
+    async def _fetch(self, entry: Entry, scope: trio.CancelScope) -> None:
+        failure: ServiceError | None = None
+        with scope:
+            try:
+                await self._fetcher.fetch(entry.job, entry.tracker, self._publish)
+            except ServiceError as error:
+                failure = error
+        if scope.cancelled_caught or entry.fetching is not scope:
+            return
+        if failure is not None:
+            self._queue.take(entry)
+            await self._fail(entry, failure)
+            return
+        entry.fetching = None
         self._dispatch()
 
     # --- running ---
@@ -224,6 +252,9 @@ class Scheduler:
             await self._again(entry, partial(m.Requeue, job_id=entry.job.id, engine_died=True))
         except ActorGone:
             await self._again(entry, partial(m.Requeue, job_id=entry.job.id, service_died=True))
+        except ModelNotDownloaded:
+            # It was deleted after it had been looked for: that is nobody's death, and it is looked for again.
+            await self._again(entry, partial(m.Requeue, job_id=entry.job.id))
         except SaveFailed as failed:
             await self._fail(entry, failed.error)
         except ServiceError as error:
@@ -250,7 +281,7 @@ class Scheduler:
             await self._fail(entry, exhausted)
             return
         self._publish(entry.tracker.back_to_queue())
-        self._queue.line_up(entry)
+        self._line_up(entry)
 
     def _exhausted(self, job: Job) -> ServiceError | None:
         if job.attempts >= self._settings.max_attempts:
@@ -298,7 +329,7 @@ class Scheduler:
                 entry.job = await self._written(partial(m.Requeue, job_id=job.id))
             self._publish(entry.tracker.back_to_queue())
             self._queue.take(entry)
-            self._queue.line_up(entry)
+            self._line_up(entry)
 
     def _answer_drains(self) -> None:
         if self._active == 0 and not any(self._drain_waits_for(entry) for entry in self._queue):
@@ -317,6 +348,8 @@ class Scheduler:
         if entry.finishing:
             return
         entry.finishing = True
+        if entry.fetching is not None:
+            entry.fetching.cancel()
         entry.job = await self._written(partial(m.Finish, job_id=entry.job.id, outcome=outcome))
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job)))
         self._queue.forget(entry)
@@ -383,7 +416,7 @@ class Scheduler:
                 await self._fail(entry, exhausted)
                 continue
             await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
-            self._queue.line_up(entry)
+            self._line_up(entry)
         if self._draining:
             self._turn_away()
         for job_id in await self._hub.ask(m.OpenLogs()):

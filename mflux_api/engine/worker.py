@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mflux_api.engine import protocol
 from mflux_api.engine.protocol import (
@@ -20,7 +20,6 @@ from mflux_api.engine.protocol import (
     Beat,
     Cancel,
     Command,
-    Event,
     ImageDone,
     Load,
     Loaded,
@@ -53,7 +52,7 @@ class Pipe:
         self._outgoing = outgoing
         self._writing = threading.Lock()
 
-    def write(self, event: Event, blobs: Sequence[bytes] = ()) -> None:
+    def write(self, event: Any, blobs: Sequence[bytes] = ()) -> None:
         """Send one frame; a parent that is gone ends this process."""
         data = memoryview(protocol.encode(event, blobs))
         with self._writing:
@@ -81,7 +80,8 @@ class Pipe:
     def read_command(self) -> Command:
         """Read one frame."""
         length = protocol.header_length(self.read(PREFIX_LENGTH))
-        return protocol.decode_header(self.read(length)).frame  # type: ignore[return-value]
+        command: Command = protocol.decode_header(self.read(length)).frame
+        return command
 
 
 class Reader(threading.Thread):

@@ -11,6 +11,7 @@ from quart import Blueprint, Response
 from mflux_api.errors import (
     BodyTooLarge,
     DiskFull,
+    DownloadFailed,
     EngineCrashed,
     EngineUnavailable,
     GenerationFailed,
@@ -24,6 +25,10 @@ from mflux_api.errors import (
     JobCancelled,
     JobGone,
     JobNotFound,
+    ModelGated,
+    ModelInUse,
+    ModelNotDeletable,
+    ModelNotDownloaded,
     ModelNotFound,
     NotFound,
     NotYetSupported,
@@ -49,6 +54,7 @@ _BODY: Errors = (InvalidJSON, InvalidParameter, BodyTooLarge, RequestTimeout)
 _SUBMIT: Errors = (
     *_BODY,
     InvalidModel,
+    ModelNotDownloaded,
     ModelNotFound,
     NotYetSupported,
     QueueFull,
@@ -56,7 +62,15 @@ _SUBMIT: Errors = (
     EngineUnavailable,
     DiskFull,
 )
-_PAINT: Errors = (JobCancelled, GenerationFailed, EngineCrashed, OutOfMemory, ImageGone)
+_PAINT: Errors = (
+    JobCancelled,
+    GenerationFailed,
+    EngineCrashed,
+    OutOfMemory,
+    ImageGone,
+    ModelGated,
+    DownloadFailed,
+)
 _JOB: Errors = (JobNotFound, JobGone)
 _ALWAYS: Errors = (Unauthorized, HostNotAllowed, OriginNotAllowed, InternalError, ServiceRestarting)
 
@@ -170,10 +184,50 @@ OPERATIONS = (
     Operation(
         method="get",
         path="/api/v1/models/{model_id}/status",
-        summary="Whether a model is on disk and in memory",
+        summary="Whether a model is on disk and in memory, or how far its download is",
         answer=schemas.ModelStatus,
         parameters=(_MODEL_ID,),
         errors=(ModelNotFound,),
+    ),
+    Operation(
+        method="post",
+        path="/api/v1/models/{model_id}/download",
+        summary="Begin to download a model; its status says how far it is",
+        answer=schemas.ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(ModelNotFound, ShuttingDown),
+    ),
+    Operation(
+        method="post",
+        path="/api/v1/models/{model_id}/load",
+        summary="Bring a model into memory, and answer when it is there",
+        answer=schemas.ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(
+            ModelNotFound,
+            ModelNotDownloaded,
+            NotYetSupported,
+            OutOfMemory,
+            GenerationFailed,
+            EngineUnavailable,
+            ShuttingDown,
+        ),
+    ),
+    Operation(
+        method="post",
+        path="/api/v1/models/{model_id}/unload",
+        summary="Have a model out of memory",
+        answer=schemas.ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(ModelNotFound, ModelInUse, ShuttingDown),
+    ),
+    Operation(
+        method="delete",
+        path="/api/v1/models/{model_id}",
+        summary="Remove from disk what this service downloaded or quantized",
+        answer=schemas.ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(ModelNotFound, ModelNotDeletable, ModelNotDownloaded, ModelInUse, ShuttingDown),
     ),
     Operation(method="get", path="/api/v1/health", summary="Whether the service works", answer=schemas.Health),
     Operation(method="get", path="/api/v1/system", summary="Device and memory", answer=schemas.SystemObject),
