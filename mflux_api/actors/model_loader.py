@@ -9,6 +9,7 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import NoReturn, assert_never
 
 import trio
@@ -19,7 +20,7 @@ from mflux_api.actors.residency import ResidentModel, Residents, budget
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied
-from mflux_api.errors import ModelNotFound, OutOfMemory, ServiceError
+from mflux_api.errors import ModelInUse, ModelNotDownloaded, ModelNotFound, OutOfMemory, ServiceError
 from mflux_api.memory_advice import MemoryAdvice
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.footprint import Footprint
@@ -61,7 +62,7 @@ class ModelLoader:
         self._reset()
 
     def _reset(self) -> None:
-        self._waiting: deque[m.Acquire] = deque()
+        self._waiting: deque[m.Acquire | m.Evict] = deque()
         self._changed = trio.Event()
         self._leases: dict[int, m.Lease] = {}
         self._residents = Residents()
@@ -82,6 +83,8 @@ class ModelLoader:
                         self._waiting.append(message)
                     case m.Release():
                         self._release(message.lease_id)
+                    case m.Evict():
+                        self._consider(message)
                     case m.GetResidency():
                         message.reply.ok(self._residency())
                     case _:
@@ -129,7 +132,10 @@ class ModelLoader:
                 request.reply.abandon()
                 continue
             try:
-                await self._grant(request)
+                if isinstance(request, m.Evict):
+                    await self._evict(request)
+                else:
+                    await self._grant(request)
             except (ServiceError, EngineDied, ActorGone) as error:
                 request.reply.fail(error)
 
@@ -143,14 +149,17 @@ class ModelLoader:
         seconds = 0.0
         if resident is None or (resident.staged and not request.low_ram):
             model = self._catalog.get(request.model)
-            if model is None or self._checkpoints.folder(model) is None:
+            if model is None:
                 raise ModelNotFound(f"Model '{request.model}' not found", {"model": request.model})
+            folder = await trio.to_thread.run_sync(self._checkpoints.folder, model)
+            if folder is None:
+                raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk any more", {"model": model.alias})
             size = await self._size(model, engine, low_ram=request.low_ram)
             self._require_that_it_can_fit(model, size, engine, low_ram=request.low_ram)
             if not await self._make_room(request, size, engine):
                 request.reply.abandon()
                 return
-            seconds = await self._load(model, size, low_ram=request.low_ram)
+            seconds = await self._load(model, folder, size, low_ram=request.low_ram)
         elif request.low_ram:
             # The run gives up each component after its use.
             resident.staged = True
@@ -164,15 +173,41 @@ class ModelLoader:
             # The asker died while it waited.
             del self._leases[lease.id]
 
+    def _consider(self, request: m.Evict) -> None:
+        """Answer at once where there is nothing to do, or nothing that may be done; else it waits in line."""
+        if self._is_held(request.model):
+            request.reply.fail(_in_use(request.model))
+        elif self._residents.get(request.model) is None:
+            request.reply.ok(None)
+        else:
+            self._waiting.append(request)
+
+    async def _evict(self, request: m.Evict) -> None:
+        await self._forget_the_dead()
+        if self._is_held(request.model):
+            raise _in_use(request.model)
+        resident = self._residents.get(request.model)
+        if resident is not None:
+            await self._unload(resident)
+        request.reply.ok(None)
+
+    def _is_held(self, alias: str) -> bool:
+        return self._loading == alias or any(lease.model == alias for lease in self._leases.values())
+
     async def _engine(self) -> m.EngineState:
-        """Return the engine that is up; what a dead child had in memory is gone, and so are the leases on it."""
+        """Return the engine that is up, waiting for it."""
+        engine = await self._forget_the_dead()
+        if engine.info is None:
+            # How much memory there is, and in which precision it computes, only a child that is up can tell.
+            engine = await self._generator.ask(m.AwaitEngine())
+        return engine
+
+    async def _forget_the_dead(self) -> m.EngineState:
+        """Return the engine as it is; what a dead child had in memory is gone, and so are the leases on it."""
         engine = await self._generator.ask(m.GetEngine())
         alive = engine.incarnation if engine.info is not None else None
         self._residents.keep_only(alive)
         self._leases = {key: lease for key, lease in self._leases.items() if lease.incarnation == alive}
-        if engine.info is None:
-            # How much memory there is, and in which precision it computes, only a child that is up can tell.
-            engine = await self._generator.ask(m.AwaitEngine())
         return engine
 
     # --- room ---
@@ -247,10 +282,10 @@ class ModelLoader:
         await self._generator.ask(m.UnloadModel(model=resident.alias))
         logger.info("model %s unloaded, %.2f GB", resident.alias, resident.size / GIGABYTE)
 
-    async def _load(self, model: Model, size: int, *, low_ram: bool) -> float:
+    async def _load(self, model: Model, folder: Path, size: int, *, low_ram: bool) -> float:
         while True:
             try:
-                return await self._load_once(model, size, low_ram=low_ram)
+                return await self._load_once(model, folder, size, low_ram=low_ram)
             except OutOfMemory as error:
                 # It should have fitted, but the device says no: perhaps without the others.
                 leased = {lease.model for lease in self._leases.values()}
@@ -259,8 +294,8 @@ class ModelLoader:
                     raise self._advice.error(model.alias, low_ram=low_ram) from error
                 await self._unload(victim)
 
-    async def _load_once(self, model: Model, size: int, *, low_ram: bool) -> float:
-        folder, entry = self._checkpoints.folder(model), self._checkpoints.quantized_folder(model)
+    async def _load_once(self, model: Model, folder: Path, size: int, *, low_ram: bool) -> float:
+        entry = self._checkpoints.quantized_folder(model)
         self._residents.drop(model.alias)
         self._loading = model.alias
         try:
@@ -305,3 +340,9 @@ def _bits(model: Model) -> m.Bits:
             return bits
         case other:
             raise ValueError(f"{model.alias} cannot be quantized to {other} bits")
+
+
+def _in_use(alias: str) -> ModelInUse:
+    return ModelInUse(
+        f"Model '{alias}' is in use; try again when its jobs have ended, or cancel them", {"model": alias}
+    )
