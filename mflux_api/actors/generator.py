@@ -265,6 +265,7 @@ class Generator:
                 steps=request.steps or 1,
                 guidance=request.guidance or 0.0,
                 low_ram=request.low_ram,
+                alternating=work.lease.alternating,
             )
         )
         died: EngineDied | None = None

@@ -186,6 +186,8 @@ class Lease:
     """The engine child that has the model in memory. A run with an older number is refused."""
     load_seconds: float
     """What loading cost this lease; 0 when the model was resident."""
+    alternating: bool = False
+    """There is no room for the whole model: its text encoder and its transformer take turns."""
 
 
 @attrs.frozen(kw_only=True)

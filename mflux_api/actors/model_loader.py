@@ -145,19 +145,25 @@ class ModelLoader:
             model = self._catalog.get(request.model)
             if model is None or self._checkpoints.folder(model) is None:
                 raise ModelNotFound(f"Model '{request.model}' not found", {"model": request.model})
-            size = await self._size(model, engine, low_ram=request.low_ram)
+            size, alternating = await self._size(model, engine, low_ram=request.low_ram)
             self._require_that_it_can_fit(model, size, engine, low_ram=request.low_ram)
             if not await self._make_room(request, size, engine):
                 request.reply.abandon()
                 return
-            seconds = await self._load(model, size, low_ram=request.low_ram)
+            seconds = await self._load(model, size, low_ram=request.low_ram, alternating=alternating)
         elif request.low_ram:
             # The run gives up each component after its use.
             resident.staged = True
         resident = self._residents.get(request.model)
         if resident is None:
             raise EngineDied("the model is gone again")
-        lease = m.Lease(id=next(self._ids), model=request.model, incarnation=resident.incarnation, load_seconds=seconds)
+        lease = m.Lease(
+            id=next(self._ids),
+            model=request.model,
+            incarnation=resident.incarnation,
+            load_seconds=seconds,
+            alternating=resident.alternating,
+        )
         self._leases[lease.id] = lease
         self._used(request.model)
         if not request.reply.ok(lease):
@@ -177,13 +183,17 @@ class ModelLoader:
 
     # --- room ---
 
-    async def _size(self, model: Model, engine: m.EngineState, *, low_ram: bool) -> int:
+    async def _size(self, model: Model, engine: m.EngineState, *, low_ram: bool) -> tuple[int, bool]:
+        """Bytes to make room for, and whether they are those of a model whose large components take turns."""
         float_bytes = 4 if engine.info is not None and engine.info.precision == "float32" else 2
         footprint = await self._measure(model, float_bytes)
-        if footprint is not None:
-            return footprint.of(low_ram=low_ram)
-        # Not on disk yet, or broken: the engine will say which.
-        return int((model.size_gb or 0.0) * GIGABYTE * float_bytes / 2)
+        if footprint is None:
+            # Not on disk yet, or broken: the engine will say which.
+            return int((model.size_gb or 0.0) * GIGABYTE * float_bytes / 2), False
+        limit = self._budget(engine)
+        if footprint.alternating is not None and not low_ram and limit is not None and footprint.whole > limit:
+            return footprint.alternating, True
+        return footprint.of(low_ram=low_ram), False
 
     def _budget(self, engine: m.EngineState) -> int | None:
         return budget(self._memory.budget_gb, engine.info, engine.free_bytes, self._residents.size)
@@ -247,10 +257,10 @@ class ModelLoader:
         await self._generator.ask(m.UnloadModel(model=resident.alias))
         logger.info("model %s unloaded, %.2f GB", resident.alias, resident.size / GIGABYTE)
 
-    async def _load(self, model: Model, size: int, *, low_ram: bool) -> float:
+    async def _load(self, model: Model, size: int, *, low_ram: bool, alternating: bool) -> float:
         while True:
             try:
-                return await self._load_once(model, size, low_ram=low_ram)
+                return await self._load_once(model, size, low_ram=low_ram, alternating=alternating)
             except OutOfMemory as error:
                 # It should have fitted, but the device says no: perhaps without the others.
                 leased = {lease.model for lease in self._leases.values()}
@@ -259,7 +269,7 @@ class ModelLoader:
                     raise self._advice.error(model.alias, low_ram=low_ram) from error
                 await self._unload(victim)
 
-    async def _load_once(self, model: Model, size: int, *, low_ram: bool) -> float:
+    async def _load_once(self, model: Model, size: int, *, low_ram: bool, alternating: bool) -> float:
         folder, entry = self._checkpoints.folder(model), self._checkpoints.quantized_folder(model)
         self._residents.drop(model.alias)
         self._loading = model.alias
@@ -271,7 +281,7 @@ class ModelLoader:
                     embedded=model.embedded,
                     bits=None if entry is None else _bits(model),
                     entry="" if entry is None else str(entry),
-                    staged=low_ram,
+                    staged=low_ram or alternating,
                 )
             )
         finally:
@@ -284,6 +294,7 @@ class ModelLoader:
                 size=size,
                 staged=low_ram,
                 used_at=trio.current_time(),
+                alternating=alternating,
             )
         )
         self._tell()

@@ -75,6 +75,8 @@ class Run:
     steps: int
     guidance: float
     low_ram: bool = False
+    alternating: bool = False
+    """Text encoder and transformer take turns in memory."""
     references: tuple[tuple[Positive, Positive], ...] = ()
     """Width and height of each reference picture, multiples of 16; at most 4."""
     start: bool = False

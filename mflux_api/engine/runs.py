@@ -31,6 +31,7 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
         steps=command.steps,
         guidance=command.guidance,
         low_ram=command.low_ram,
+        alternating=command.alternating,
         references=tuple(pictures[: len(command.references)]),
         start=pictures[-1] if command.start else None,
         strength=command.image_strength,
