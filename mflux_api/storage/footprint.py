@@ -14,6 +14,8 @@ from typing import Any
 
 import attrs
 
+from mflux_api.upscaler_files import UPSCALER_FILES
+
 COMPONENTS = ("text_encoder", "transformer", "vae")
 GROUP_SIZE = 64
 _MAX_HEADER_BYTES = 100_000_000
@@ -56,6 +58,12 @@ def measure(folder: Path, *, float_bytes: int, bits: int | None = None) -> Footp
         bits: what the weights are quantized to when they are loaded.
     """
     try:
+        if (folder / UPSCALER_FILES["transformer"]).is_file():
+            parts = [
+                sum(_tensor_bytes(name, tensor, float_bytes, None) for name, tensor in _tensors(folder / file))
+                for file in UPSCALER_FILES.values()
+            ]
+            return Footprint(whole=sum(parts), staged=max(parts))
         dev = _is_dev(folder)
         used_layers = _used_text_layers(folder, _DEV_OUT_LAYERS if dev else _DEFAULT_OUT_LAYERS)
         sizes = {}
