@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from mflux_api.catalog import Catalog, Model, is_flux1
-from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotFound, NotYetSupported
+from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotDownloaded, ModelNotFound, NotYetSupported
 
 T = TypeVar("T")
 
@@ -210,7 +210,7 @@ def check_supported(request: GenerateRequest, model: Model) -> None:
     missing = {
         "img2img": bool(request.init_images),
         "lora": bool(request.lora_files),
-        "remote_models": not model.embedded and model.path is None,
+        model.family: model.family != "flux2-klein",
     }
     for feature, wanted in missing.items():
         if wanted:
@@ -218,6 +218,19 @@ def check_supported(request: GenerateRequest, model: Model) -> None:
                 "This version cannot do that yet; use the model 'demo' or a local checkpoint from [[models.custom]]",
                 {"feature": feature, "model": model.alias},
             )
+
+
+def not_downloaded(model: Model) -> ModelNotDownloaded:
+    """Return the error for a model that is not on disk and may not be fetched unasked."""
+    return ModelNotDownloaded(
+        f"Model '{model.alias}' is not on disk and models.auto_download is off; run "
+        f"`mflux-api models download {model.alias}` or POST /api/v1/models/{model.alias}/download first",
+        {
+            "model": model.alias,
+            "command": f"mflux-api models download {model.alias}",
+            "endpoint": f"POST /api/v1/models/{model.alias}/download",
+        },
+    )
 
 
 def resolve(request: GenerateRequest, model: Model, *, default_steps: int) -> GenerateRequest:

@@ -234,7 +234,7 @@ class ScriptedEngine:
             self._models.discard(command.model)
             self.say(LoadFailed(model=command.model, code=str(failed), message="scripted"))
             return
-        if not command.embedded and not Path(command.path).is_dir():  # noqa: ASYNC240
+        if not Path(command.path).is_dir():  # noqa: ASYNC240
             self.say(LoadFailed(model=command.model, code="GENERATION_FAILED", message="no such folder"))
             return
         self._models.add(command.model)

@@ -226,7 +226,6 @@ class Generator:
             p.Load(
                 model=work.model,
                 path=work.path,
-                embedded=work.embedded,
                 bits=work.bits,
                 entry=work.entry,
                 staged=work.staged,

@@ -9,8 +9,10 @@ import logging
 import math
 from collections import deque
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import NoReturn, assert_never
 
+import attrs
 import trio
 
 from mflux_api.actors import messages as m
@@ -19,7 +21,7 @@ from mflux_api.actors.residency import ResidentModel, Residents, budget
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied
-from mflux_api.errors import ModelNotFound, OutOfMemory, ServiceError
+from mflux_api.errors import ModelInUse, ModelNotDownloaded, ModelNotFound, OutOfMemory, ServiceError
 from mflux_api.memory_advice import MemoryAdvice
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.footprint import Footprint
@@ -29,8 +31,15 @@ logger = logging.getLogger(__name__)
 
 GIGABYTE = 1e9
 
-Measure = Callable[[Model, int], Awaitable[Footprint | None]]
-"""Tells what a model will take with so many bytes for a number; ``None`` where that cannot be told."""
+
+@attrs.frozen(kw_only=True)
+class Disk:
+    """What the loader asks the disk; it takes a while, so the service answers from a thread."""
+
+    locate: Callable[[Model], Awaitable[Path | None]]
+    """Tells a model's folder; ``None`` where there is none."""
+    measure: Callable[[Model, int], Awaitable[Footprint | None]]
+    """Tells what a model will take with so many bytes for a number; ``None`` where that cannot be told."""
 
 
 class ModelLoader:
@@ -44,7 +53,7 @@ class ModelLoader:
         checkpoints: Checkpoints,
         scheduler: Address[m.SchedulerMessage],
         memory: MemorySettings,
-        measure: Measure,
+        disk: Disk,
         *,
         preload: str | None = None,
     ) -> None:
@@ -54,14 +63,14 @@ class ModelLoader:
         self._checkpoints = checkpoints
         self._scheduler = scheduler
         self._memory = memory
-        self._measure = measure
+        self._disk = disk
         self._advice = MemoryAdvice(catalog)
         self._preload = preload
         self._ids = itertools.count(1)
         self._reset()
 
     def _reset(self) -> None:
-        self._waiting: deque[m.Acquire] = deque()
+        self._waiting: deque[m.Acquire | m.Evict] = deque()
         self._changed = trio.Event()
         self._leases: dict[int, m.Lease] = {}
         self._residents = Residents()
@@ -82,6 +91,8 @@ class ModelLoader:
                         self._waiting.append(message)
                     case m.Release():
                         self._release(message.lease_id)
+                    case m.Evict():
+                        self._consider(message)
                     case m.GetResidency():
                         message.reply.ok(self._residency())
                     case _:
@@ -129,7 +140,10 @@ class ModelLoader:
                 request.reply.abandon()
                 continue
             try:
-                await self._grant(request)
+                if isinstance(request, m.Evict):
+                    await self._evict(request)
+                else:
+                    await self._grant(request)
             except (ServiceError, EngineDied, ActorGone) as error:
                 request.reply.fail(error)
 
@@ -143,14 +157,17 @@ class ModelLoader:
         seconds = 0.0
         if resident is None or (resident.staged and not request.low_ram):
             model = self._catalog.get(request.model)
-            if model is None or self._checkpoints.folder(model) is None:
+            if model is None:
                 raise ModelNotFound(f"Model '{request.model}' not found", {"model": request.model})
+            folder = await self._disk.locate(model)
+            if folder is None:
+                raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk any more", {"model": model.alias})
             size, alternating = await self._size(model, engine, low_ram=request.low_ram)
             self._require_that_it_can_fit(model, size, engine, low_ram=request.low_ram)
             if not await self._make_room(request, size, engine):
                 request.reply.abandon()
                 return
-            seconds = await self._load(model, size, low_ram=request.low_ram, alternating=alternating)
+            seconds = await self._load(model, folder, size, low_ram=request.low_ram, alternating=alternating)
         elif request.low_ram:
             # The run gives up each component after its use.
             resident.staged = True
@@ -170,15 +187,41 @@ class ModelLoader:
             # The asker died while it waited.
             del self._leases[lease.id]
 
+    def _consider(self, request: m.Evict) -> None:
+        """Answer at once where there is nothing to do, or nothing that may be done; else it waits in line."""
+        if self._is_held(request.model):
+            request.reply.fail(_in_use(request.model))
+        elif self._residents.get(request.model) is None:
+            request.reply.ok(None)
+        else:
+            self._waiting.append(request)
+
+    async def _evict(self, request: m.Evict) -> None:
+        await self._forget_the_dead()
+        if self._is_held(request.model):
+            raise _in_use(request.model)
+        resident = self._residents.get(request.model)
+        if resident is not None:
+            await self._unload(resident)
+        request.reply.ok(None)
+
+    def _is_held(self, alias: str) -> bool:
+        return self._loading == alias or any(lease.model == alias for lease in self._leases.values())
+
     async def _engine(self) -> m.EngineState:
-        """Return the engine that is up; what a dead child had in memory is gone, and so are the leases on it."""
+        """Return the engine that is up, waiting for it."""
+        engine = await self._forget_the_dead()
+        if engine.info is None:
+            # How much memory there is, and in which precision it computes, only a child that is up can tell.
+            engine = await self._generator.ask(m.AwaitEngine())
+        return engine
+
+    async def _forget_the_dead(self) -> m.EngineState:
+        """Return the engine as it is; what a dead child had in memory is gone, and so are the leases on it."""
         engine = await self._generator.ask(m.GetEngine())
         alive = engine.incarnation if engine.info is not None else None
         self._residents.keep_only(alive)
         self._leases = {key: lease for key, lease in self._leases.items() if lease.incarnation == alive}
-        if engine.info is None:
-            # How much memory there is, and in which precision it computes, only a child that is up can tell.
-            engine = await self._generator.ask(m.AwaitEngine())
         return engine
 
     # --- room ---
@@ -186,7 +229,7 @@ class ModelLoader:
     async def _size(self, model: Model, engine: m.EngineState, *, low_ram: bool) -> tuple[int, bool]:
         """Bytes to make room for, and whether they are those of a model whose large components take turns."""
         float_bytes = 4 if engine.info is not None and engine.info.precision == "float32" else 2
-        footprint = await self._measure(model, float_bytes)
+        footprint = await self._disk.measure(model, float_bytes)
         if footprint is None:
             # Not on disk yet, or broken: the engine will say which.
             return int((model.size_gb or 0.0) * GIGABYTE * float_bytes / 2), False
@@ -257,10 +300,10 @@ class ModelLoader:
         await self._generator.ask(m.UnloadModel(model=resident.alias))
         logger.info("model %s unloaded, %.2f GB", resident.alias, resident.size / GIGABYTE)
 
-    async def _load(self, model: Model, size: int, *, low_ram: bool, alternating: bool) -> float:
+    async def _load(self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating: bool) -> float:
         while True:
             try:
-                return await self._load_once(model, size, low_ram=low_ram, alternating=alternating)
+                return await self._load_once(model, folder, size, low_ram=low_ram, alternating=alternating)
             except OutOfMemory as error:
                 # It should have fitted, but the device says no: perhaps without the others.
                 leased = {lease.model for lease in self._leases.values()}
@@ -269,8 +312,8 @@ class ModelLoader:
                     raise self._advice.error(model.alias, low_ram=low_ram) from error
                 await self._unload(victim)
 
-    async def _load_once(self, model: Model, size: int, *, low_ram: bool, alternating: bool) -> float:
-        folder, entry = self._checkpoints.folder(model), self._checkpoints.quantized_folder(model)
+    async def _load_once(self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating: bool) -> float:
+        entry = self._checkpoints.quantized_folder(model)
         self._residents.drop(model.alias)
         self._loading = model.alias
         try:
@@ -278,7 +321,6 @@ class ModelLoader:
                 m.LoadModel(
                     model=model.alias,
                     path=str(folder),
-                    embedded=model.embedded,
                     bits=None if entry is None else _bits(model),
                     entry="" if entry is None else str(entry),
                     staged=low_ram or alternating,
@@ -317,3 +359,9 @@ def _bits(model: Model) -> m.Bits:
             return bits
         case other:
             raise ValueError(f"{model.alias} cannot be quantized to {other} bits")
+
+
+def _in_use(alias: str) -> ModelInUse:
+    return ModelInUse(
+        f"Model '{alias}' is in use; try again when its jobs have ended, or cancel them", {"model": alias}
+    )

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mflux_api import machine
 from mflux_api.engine import protocol
@@ -21,7 +21,6 @@ from mflux_api.engine.protocol import (
     Beat,
     Cancel,
     Command,
-    Event,
     ImageDone,
     Load,
     Loaded,
@@ -61,7 +60,7 @@ class Pipe:
         self._outgoing = outgoing
         self._writing = threading.Lock()
 
-    def write(self, event: Event, blobs: Sequence[bytes] = ()) -> None:
+    def write(self, event: Any, blobs: Sequence[bytes] = ()) -> None:
         """Send one frame; a parent that is gone ends this process."""
         data = memoryview(protocol.encode(event, blobs))
         with self._writing:
@@ -90,7 +89,7 @@ class Pipe:
         """Read one frame and the raw bytes that belong to it."""
         length = protocol.header_length(self.read(PREFIX_LENGTH))
         header = protocol.decode_header(self.read(length))
-        return header.frame, tuple(self.read(size) for size in header.blob_lengths)  # type: ignore[return-value]
+        return header.frame, tuple(self.read(size) for size in header.blob_lengths)
 
 
 class Reader(threading.Thread):
@@ -193,7 +192,6 @@ class Worker:
 
     def _opened(self, command: Load, warn: Callable[[str], None]) -> "Pipeline | Upscaler":
         from mflux_api.engine.components import load_components
-        from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
         from mflux_api.engine.pipeline import Pipeline
         from mflux_api.engine.quantization import load_quantized
         from mflux_api.engine.upscaling.components import UpscalerComponents, is_upscaler
@@ -202,8 +200,6 @@ class Worker:
         folder = Path(command.path)
         if is_upscaler(folder):
             return Upscaler(UpscalerComponents(folder))
-        if command.embedded:
-            write_random_checkpoint(folder)
         if command.bits is None:
             components = load_components(folder, staged=command.staged)
         else:

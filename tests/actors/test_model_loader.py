@@ -15,13 +15,13 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
-from mflux_api.actors.model_loader import ModelLoader
+from mflux_api.actors.model_loader import Disk, ModelLoader
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.protocol import Ready
 from mflux_api.errors import ModelNotFound, OutOfMemory
-from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.storage.checkpoints import EMBEDDED, Checkpoints
 from mflux_api.storage.footprint import Footprint
 from tests.actors import checkpoints, run_mocked, running
 
@@ -52,6 +52,10 @@ SIZES = {
 """In GB; a fifth of it when it is staged, three fifths when its large components take turns (dev alone can)."""
 
 
+async def _locate(model: Model) -> Path | None:
+    return Checkpoints(Path("/cache")).folder(model)
+
+
 async def _measure(model: Model, float_bytes: int) -> Footprint | None:
     await trio.lowlevel.checkpoint()
     assert float_bytes == 4
@@ -75,7 +79,7 @@ class _House:
             Checkpoints(Path("/cache")),
             Address(self.scheduler_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
             memory,
-            _measure,
+            Disk(locate=_locate, measure=_measure),
             preload=preload,
         )
         self.ready = READY
@@ -105,7 +109,7 @@ class _House:
                     self.unloads.append(message.model)
                     message.reply.ok(None)
                 case m.LoadModel():
-                    self.loads.append(f"{message.path} {message.embedded}")
+                    self.loads.append(message.path)
                     self.asked = message
                     if self.hold:
                         self.held = message
@@ -185,7 +189,7 @@ async def test_a_lease_says_what_was_loaded_where_and_at_what_cost() -> None:
         assert house.got["a"] == m.Lease(id=1, model="mine", incarnation=1, load_seconds=2.5)
         house.release("a")
         await house.acquire("b", "demo")
-        assert house.loads == ["/models/mine False", "/cache/demo True"]
+        assert house.loads == ["/models/mine", str(EMBEDDED)]
 
 
 async def test_a_model_loaded_ahead_is_resident_before_anybody_asks_and_leased_to_nobody() -> None:
@@ -193,7 +197,7 @@ async def test_a_model_loaded_ahead_is_resident_before_anybody_asks_and_leased_t
         await wait_all_tasks_blocked()
         assert await house.residency() == _only("mine", leases=0)
         await house.acquire("a", "mine")
-        assert house.loads == ["/models/mine False"]
+        assert house.loads == ["/models/mine"]
 
 
 async def test_a_model_that_cannot_be_loaded_ahead_harms_nobody() -> None:
@@ -256,7 +260,7 @@ async def test_who_is_cancelled_while_waiting_has_nothing_loaded_for_it() -> Non
         await wait_all_tasks_blocked()
         # The resident model serves the next one at once.
         assert "c" in house.got
-        assert house.loads == ["/models/mine False"]
+        assert house.loads == ["/models/mine"]
 
 
 async def test_who_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -> None:
