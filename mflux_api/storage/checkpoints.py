@@ -14,6 +14,9 @@ SHORT_HASH_DIGITS = 10
 MARKER = "model_index.json"
 """The file that every diffusers-layout checkpoint has at its top."""
 
+EMBEDDED = Path(__file__).parents[1] / "engine" / "demo" / "weights"
+"""The checkpoint that comes with the package, shared by ``demo`` and ``demo-base``."""
+
 
 @attrs.frozen(kw_only=True)
 class CheckpointState:
@@ -38,10 +41,10 @@ class Checkpoints:
     cache_dir: Path
 
     def folder(self, model: Model) -> Path | None:
-        """Return where the model's checkpoint is or, for the embedded one, will be made; ``None`` if nowhere."""
+        """Return where the model's checkpoint is; ``None`` if nowhere."""
         if model.path is not None:
             return Path(model.path)
-        return self.cache_dir / "demo" if model.embedded else None
+        return EMBEDDED if model.embedded else None
 
     def state(self, model: Model) -> CheckpointState:
         """Look at the disk; takes a file listing, so call it in a thread."""
@@ -52,7 +55,7 @@ class Checkpoints:
         except (OSError, ValueError) as error:
             # A path that is too long, forbidden or holds a NUL: for the service there is nothing there.
             logger.debug("the checkpoint of %s cannot be looked at: %s", model.alias, type(error).__name__)
-        return CheckpointState(downloaded=model.embedded, path=None, sha256=None)
+        return CheckpointState(downloaded=False, path=None, sha256=None)
 
     def short_hash(self, model: Model | None) -> str | None:
         """Return the short digest of a model, ``None`` for none; looks at the disk like :meth:`state`."""

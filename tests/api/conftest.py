@@ -5,21 +5,22 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from mflux_api.storage.checkpoints import EMBEDDED
 from tests.api.server import Server, api_client, serving
 
-CUSTOM = """
+CUSTOM = f"""
 [models]
 default = "demo"
 
 [[models.custom]]
 name = "flux2-klein-4b"
 base = "demo"
-path = "models/demo"
+path = {str(EMBEDDED)!r}
 
 [[models.custom]]
 name = "flux2-klein-4b-mlx-4bit"
 base = "demo"
-path = "models/demo"
+path = {str(EMBEDDED)!r}
 """
 """The embedded checkpoint under the names that the API document's examples use."""
 

@@ -8,6 +8,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from mflux_api.catalog import BUILT_IN
+from mflux_api.storage.checkpoints import EMBEDDED
 from tests.api.test_jobs import finished, submit
 
 _ALIASES = """
@@ -70,7 +71,7 @@ def test_model_status_follows_the_model_into_memory(client: httpx.Client) -> Non
     finished(client, submit(client))
     loaded = client.get("/api/v1/models/demo/status").json()
     assert (loaded["status"], loaded["loaded"]) == ("loaded", True)
-    assert loaded["path"].endswith("/models/demo")
+    assert loaded["path"] == str(EMBEDDED)
 
 
 def test_health_counts_jobs(client: httpx.Client) -> None:

@@ -1,5 +1,6 @@
 """Painting prompts with the real engine, in this process."""
 
+import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -43,3 +44,38 @@ def paint(
     for event in pipeline.run(request, lambda: False):
         if isinstance(event, ImageEvent):
             yield event.pixels
+
+
+LORA = Path(__file__).parents[2] / "loras" / "demo-ink.safetensors"
+"""The example LoRA."""
+
+
+def can_edit() -> bool:
+    """Whether the engine takes reference pictures."""
+    return importlib.util.find_spec("mflux_api.engine.references") is not None
+
+
+def paint_edit(
+    pipeline: Any, prompt: str, references: Sequence[npt.NDArray[np.uint8]], seed: int
+) -> npt.NDArray[np.uint8]:
+    """One picture in the size of the first reference, in four steps."""
+    picture = importlib.import_module("mflux_api.engine.references").Picture
+    given = tuple(picture(pixels.shape[1], pixels.shape[0], pixels.tobytes()) for pixels in references)
+    height, width = references[0].shape[:2]
+    return _first(pipeline, prompt=prompt, seeds=(seed,), width=width, height=height, steps=4, references=given)
+
+
+def paint_with_lora(pipeline: Any, prompt: str, scale: float | None, seed: int, *, side: int) -> npt.NDArray[np.uint8]:
+    """One picture with the example LoRA at a scale, or without one."""
+    lora = importlib.import_module("mflux_api.engine.lora").Lora
+    loras = () if scale is None else (lora(LORA, scale),)
+    return _first(pipeline, prompt=prompt, seeds=(seed,), width=side, height=side, steps=4, loras=loras)
+
+
+def _first(pipeline: Any, **request: Any) -> npt.NDArray[np.uint8]:
+    from mflux_api.engine import pipeline as engine
+
+    for event in pipeline.run(engine.PipelineRequest(**request), lambda: False):
+        if isinstance(event, engine.ImageEvent):
+            return event.pixels
+    raise AssertionError("the pass ended without a picture")

@@ -23,7 +23,7 @@ _PLACE_WEIGHTS = {
     "alien": 7,
     "abstract": 7,
 }
-_NATURAL_COLORS = {
+NATURAL_COLORS = {
     "house": ("red", "white", "yellow"),
     "tree": ("green",),
     "boat": ("white", "red"),
@@ -32,7 +32,7 @@ _NATURAL_COLORS = {
     "bird": ("white", "black"),
     "planet": ("orange", "blue"),
 }
-_THINGS_OF = {
+THINGS_OF = {
     "mountains": ("house", "tree", "castle", "balloon", "bird"),
     "hills": ("house", "tree", "castle", "balloon", "bird"),
     "desert": ("house", "tree", "castle", "balloon", "bird"),
@@ -44,8 +44,9 @@ _THINGS_OF = {
     "alien": ("house", "castle", "balloon", "bird"),
     "space": ("planet",),
 }
-_COLORED_LANDS = ("mountains", "hills", "desert", "lake", "forest", "alien")
-_HIDING = ("storm", "fog", "snow", "rain")
+COLORED_LANDS = ("mountains", "hills", "desert", "lake", "forest", "alien")
+_UNSAID_SIDES = ("left", "center", "center", "center", "right")
+HIDING = ("storm", "fog", "snow", "rain")
 
 
 @dataclass
@@ -138,7 +139,7 @@ def _draw_time(chance: random.Random, draft: _Draft) -> None:
 
 def _draw_land(chance: random.Random, draft: _Draft) -> None:
     scene = draft.scene
-    if scene.place in _COLORED_LANDS and chance.random() < 0.36:
+    if scene.place in COLORED_LANDS and chance.random() < 0.36:
         scene.land = chance.choice(tuple(words.LANDS))
         draft.said.add("land")
     if scene.place == "desert" and "land" not in draft.said and chance.random() < 0.06:
@@ -149,14 +150,14 @@ def _draw_land(chance: random.Random, draft: _Draft) -> None:
 def _draw_body(chance: random.Random, draft: _Draft) -> None:
     scene = draft.scene
     scene.body_side = chance.choice(SIDES)
-    if scene.place == "street" or scene.weather in _HIDING:
+    if scene.place == "street" or scene.weather in HIDING:
         return
     if scene.place in ("space", "alien"):
         if chance.random() < 0.16:
             scene.body = chance.choice(("sun", "moon"))
             _say_body(chance, draft)
         return
-    if chance.random() < 0.36 and scene.weather != "cloudy":
+    if chance.random() < 0.42 and scene.weather != "cloudy":
         if "time" not in draft.said and not scene.neon and chance.random() < 0.5:
             # "The moon on the left" is a night, said or not.
             scene.time, scene.body = "night", "moon"
@@ -175,21 +176,22 @@ def _draw_body(chance: random.Random, draft: _Draft) -> None:
 
 def _say_body(chance: random.Random, draft: _Draft) -> None:
     draft.said.add("body")
-    if chance.random() < 0.75:
+    if chance.random() < 0.8:
         draft.said.add("body_side")
 
 
 def _draw_things(chance: random.Random, draft: _Draft) -> None:
     scene = draft.scene
-    if chance.random() > (0.55 if scene.place == "space" else 0.47):
+    if chance.random() > (0.6 if scene.place == "space" else 0.55):
         return
-    scene.thing = chance.choice(_THINGS_OF[scene.place])
-    scene.thing_side, scene.thing_color = chance.choice(SIDES), chance.choice(_NATURAL_COLORS[scene.thing])
+    scene.thing = chance.choice(THINGS_OF[scene.place])
+    scene.thing_side, scene.thing_color = chance.choice(_UNSAID_SIDES), chance.choice(NATURAL_COLORS[scene.thing])
     draft.said.add("thing")
     if chance.random() < 0.78:
         scene.thing_color = chance.choice(COLORS)
         draft.said.add("thing_color")
-    if chance.random() < 0.68:
+    if chance.random() < 0.75:
+        scene.thing_side = chance.choice(SIDES)
         draft.said.add("thing_side")
     if scene.place == "space" and scene.body != "none":
         scene.body = "none"
@@ -198,7 +200,7 @@ def _draw_things(chance: random.Random, draft: _Draft) -> None:
         # Both may be named in their places, never one before the other.
         scene.body_side = chance.choice([side for side in SIDES if side != scene.thing_side])
     choices = [
-        thing for thing in (*FLYING, *STANDING, "boat") if thing in _THINGS_OF[scene.place] and thing != scene.thing
+        thing for thing in (*FLYING, *STANDING, "boat") if thing in THINGS_OF[scene.place] and thing != scene.thing
     ]
     if choices and scene.body == "none" and chance.random() < 0.2:
         _draw_other(chance, draft, choices)

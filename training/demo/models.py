@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from mflux_api.engine.demo.layout import CheckpointShape
 from training.demo.shape import VOCABULARY_SIZE
 
+# Between the pictures on the time axis, as in diffusers' Flux2KleinPipeline._prepare_image_ids.
+_REFERENCE_DISTANCE = 10
+
 
 class TextEncoder(nn.Module):
     """Qwen3: the hidden states of the output layers side by side are the prompt's embedding."""
@@ -59,16 +62,16 @@ class _TextLayer(nn.Module):
         super().__init__()
         width, head = shape.text_width, shape.text_head_dim
         self.heads, self.pairs, self.head = shape.text_heads, shape.text_key_value_heads, head
-        self.input_layernorm = nn.RMSNorm(width, eps=1e-6)
-        self.post_attention_layernorm = nn.RMSNorm(width, eps=1e-6)
+        self.input_layernorm = _RMSNorm(width, eps=1e-6)
+        self.post_attention_layernorm = _RMSNorm(width, eps=1e-6)
         self.self_attn = nn.ModuleDict(
             {
                 "q_proj": _linear(width, self.heads * head),
                 "k_proj": _linear(width, self.pairs * head),
                 "v_proj": _linear(width, self.pairs * head),
                 "o_proj": _linear(self.heads * head, width),
-                "q_norm": nn.RMSNorm(head, eps=1e-6),
-                "k_norm": nn.RMSNorm(head, eps=1e-6),
+                "q_norm": _RMSNorm(head, eps=1e-6),
+                "k_norm": _RMSNorm(head, eps=1e-6),
             }
         )
         self.mlp = nn.ModuleDict(
@@ -129,7 +132,7 @@ class Transformer(nn.Module):
             # Every block begins as the identity (adaLN-zero, arXiv:2212.09748).
             nn.init.zeros_(module.weight)  # type: ignore[arg-type]
 
-    def forward(self, latents: Tensor, text: Tensor, sigma: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, latents: Tensor, text: Tensor, sigma: Tensor, rope: Tensor) -> Tensor:
         """The velocity [n, tokens, 128] at packed ``latents``, for one ``sigma`` in 0..1 each."""
         embedder = self.time_guidance_embed["timestep_embedder"]
         time = embedder["linear_2"](functional.silu(embedder["linear_1"](_sinusoids(sigma * 1000))))  # type: ignore[index]
@@ -139,10 +142,10 @@ class Transformer(nn.Module):
         single_mod = self.single_stream_modulation["linear"](active)[:, None]
         x, c = self.x_embedder(latents), self.context_embedder(text)
         for block in self.transformer_blocks:
-            x, c = block(x, c, image_mod, text_mod, rope[0], rope[1])
+            x, c = block(x, c, image_mod, text_mod, rope)
         x = torch.cat([c, x], dim=1)
         for block in self.single_transformer_blocks:
-            x = block(x, single_mod, rope[0], rope[1])
+            x = block(x, single_mod, rope)
         x = x[:, text.shape[1] :]
         scale, shift = self.norm_out["linear"](active)[:, None].chunk(2, dim=-1)
         return self.proj_out(_modulated(x, shift, scale))
@@ -160,20 +163,27 @@ def _sinusoids(t: Tensor) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+class _RMSNorm(nn.RMSNorm):
+    """A norm that stays in its input's precision: autocast would move twice the memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return functional.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    return functional.layer_norm(x, (x.shape[-1],), eps=1e-6) * (1 + scale) + shift
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.addcmul(shift, functional.layer_norm(x, (x.shape[-1],), eps=1e-6), 1 + scale)
 
 
-def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """[n, tokens, heads, head] rotated in pairs; ``cos`` and ``sin`` are [tokens, head / 2]."""
-    pairs = x.float().unflatten(-1, (-1, 2))
-    even, odd = pairs[..., 0], pairs[..., 1]
-    cos, sin = cos[:, None], sin[:, None]
-    return torch.stack([even * cos - odd * sin, odd * cos + even * sin], dim=-1).flatten(-2)
+def _rotated(x: Tensor, turns: Tensor) -> Tensor:
+    """[n, tokens, heads, head] rotated in pairs; ``turns`` are complex [tokens, head / 2]."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    q, k = _rotated(q, cos, sin).to(v.dtype), _rotated(k, cos, sin).to(v.dtype)
+def _attention(q: Tensor, k: Tensor, v: Tensor, turns: Tensor) -> Tensor:
+    q, k = _rotated(q, turns), _rotated(k, turns)
     out = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return out.transpose(1, 2).flatten(2)
 
@@ -193,14 +203,12 @@ class _DoubleBlock(nn.Module):
             for name in ("to_q", "to_k", "to_v", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
         }
         layers["to_out"] = nn.ModuleList([_linear(width, width)])
-        layers |= {name: nn.RMSNorm(head, eps=1e-6) for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k")}
+        layers |= {name: _RMSNorm(head, eps=1e-6) for name in ("norm_q", "norm_k", "norm_added_q", "norm_added_k")}
         self.attn = nn.ModuleDict(layers)
         self.ff = nn.ModuleDict({"linear_in": _linear(width, 2 * mlp), "linear_out": _linear(mlp, width)})
         self.ff_context = nn.ModuleDict({"linear_in": _linear(width, 2 * mlp), "linear_out": _linear(mlp, width)})
 
-    def forward(
-        self, x: Tensor, c: Tensor, image_mod: Tensor, text_mod: Tensor, cos: Tensor, sin: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, c: Tensor, image_mod: Tensor, text_mod: Tensor, rope: Tensor) -> tuple[Tensor, Tensor]:
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = image_mod.chunk(6, dim=-1)
         c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = text_mod.chunk(6, dim=-1)
         layers: Any = self.attn
@@ -208,13 +216,14 @@ class _DoubleBlock(nn.Module):
         q = torch.cat([self._heads(cn, "add_q_proj", "norm_added_q"), self._heads(xn, "to_q", "norm_q")], dim=1)
         k = torch.cat([self._heads(cn, "add_k_proj", "norm_added_k"), self._heads(xn, "to_k", "norm_k")], dim=1)
         v = torch.cat([self._heads(cn, "add_v_proj"), self._heads(xn, "to_v")], dim=1)
-        out = _attention(q, k, v, cos, sin)
+        out = _attention(q, k, v, rope)
         text = c.shape[1]
-        x = x + gate * layers["to_out"][0](out[:, text:])
-        c = c + c_gate * layers["to_add_out"](out[:, :text])
-        x = x + gate_mlp * self.ff["linear_out"](_swiglu(self.ff["linear_in"](_modulated(x, shift_mlp, scale_mlp))))
+        x = torch.addcmul(x, gate, layers["to_out"][0](out[:, text:]))
+        c = torch.addcmul(c, c_gate, layers["to_add_out"](out[:, :text]))
+        mlp = self.ff["linear_in"](_modulated(x, shift_mlp, scale_mlp))
+        x = torch.addcmul(x, gate_mlp, self.ff["linear_out"](_swiglu(mlp)))
         mlp = self.ff_context["linear_in"](_modulated(c, c_shift_mlp, c_scale_mlp))
-        return x, c + c_gate_mlp * self.ff_context["linear_out"](_swiglu(mlp))
+        return x, torch.addcmul(c, c_gate_mlp, self.ff_context["linear_out"](_swiglu(mlp)))
 
     def _heads(self, x: Tensor, layer: str, norm: str | None = None) -> Tensor:
         heads: Tensor = self.attn[layer](x).unflatten(-1, (self.heads, -1))
@@ -230,30 +239,47 @@ class _SingleBlock(nn.Module):
             {
                 "to_qkv_mlp_proj": _linear(width, 3 * width + 2 * mlp),
                 "to_out": _linear(width + mlp, width),
-                "norm_q": nn.RMSNorm(shape.head_dim, eps=1e-6),
-                "norm_k": nn.RMSNorm(shape.head_dim, eps=1e-6),
+                "norm_q": _RMSNorm(shape.head_dim, eps=1e-6),
+                "norm_k": _RMSNorm(shape.head_dim, eps=1e-6),
             }
         )
 
-    def forward(self, x: Tensor, mod: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    def forward(self, x: Tensor, mod: Tensor, rope: Tensor) -> Tensor:
         shift, scale, gate = mod.chunk(3, dim=-1)
         fused = self.attn["to_qkv_mlp_proj"](_modulated(x, shift, scale))
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in fused[..., : 3 * self.width].chunk(3, dim=-1))
-        out = _attention(self.attn["norm_q"](q), self.attn["norm_k"](k), v, cos, sin)
+        out = _attention(self.attn["norm_q"](q), self.attn["norm_k"](k), v, rope)
         out = torch.cat([out, _swiglu(fused[..., 3 * self.width :])], dim=-1)
-        return x + gate * self.attn["to_out"](out)
+        return torch.addcmul(x, gate, self.attn["to_out"](out))
 
 
 @functools.cache
-def rope_of(rows: int, columns: int, text: int, axes: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin [text + rows x columns, head / 2]: axis 1 is the row, 2 the column, 3 the place in the text."""
-    ids = torch.zeros(text + rows * columns, 4, dtype=torch.float64, device=device)
-    ids[:text, 3] = torch.arange(text, device=device)
-    ids[text:, 1] = torch.arange(rows, device=device).repeat_interleave(columns)
-    ids[text:, 2] = torch.arange(columns, device=device).repeat(rows)
+def rope_of(
+    rows: int,
+    columns: int,
+    text: int,
+    axes: tuple[int, ...],
+    device: torch.device,
+    references: tuple[tuple[int, int], ...] = (),
+) -> Tensor:
+    """Turns as complex numbers [text + rows x columns + references, head / 2].
+
+    Axis 0 is the picture (0, and 10, 20, ... for the ``references``, which are rows and columns), 1 the row, 2 the
+    column, 3 the place in the text.
+    """
+    pictures = []
+    for number, (high, wide) in enumerate(((rows, columns), *references)):
+        ids = torch.zeros(high * wide, 4, dtype=torch.float64, device=device)
+        ids[:, 0] = _REFERENCE_DISTANCE * number
+        ids[:, 1] = torch.arange(high, device=device).repeat_interleave(wide)
+        ids[:, 2] = torch.arange(wide, device=device).repeat(high)
+        pictures.append(ids)
+    words = torch.zeros(text, 4, dtype=torch.float64, device=device)
+    words[:, 3] = torch.arange(text, device=device)
+    places = torch.cat([words, *pictures])
     angles = []
     for axis, size in enumerate(axes):
         frequencies = 1.0 / (2000.0 ** (torch.arange(0, size, 2, dtype=torch.float64, device=device) / size))
-        angles.append(torch.outer(ids[:, axis], frequencies))
+        angles.append(torch.outer(places[:, axis], frequencies))
     both = torch.cat(angles, dim=-1)
-    return both.cos().float(), both.sin().float()
+    return torch.polar(torch.ones_like(both), both).to(torch.complex64)

@@ -17,7 +17,7 @@ from training.demo.data import Scenes
 from training.demo.measures import judge, shuffled_rates
 from training.demo.sampler import paint
 from training.demo.tokenizer import PromptTokenizer
-from training.demo.train_flow import Trainee
+from training.demo.trainee import Trainee
 from training.demo.vae import Autoencoder
 from training.demo.world.render import render
 
@@ -40,7 +40,14 @@ PROMPTS = (
     "snowy mountains, a blue balloon on the left",
 )
 # (height, width, steps, guidance)
-RUNS = ((256, 256, 4, 1.0), (256, 384, 4, 1.0), (384, 256, 4, 1.0), (512, 512, 4, 1.0), (256, 256, 20, 4.0))
+RUNS = (
+    (256, 256, 4, 1.0),
+    (256, 384, 4, 1.0),
+    (384, 256, 4, 1.0),
+    (512, 512, 4, 1.0),
+    (256, 256, 20, 1.0),
+    (256, 256, 20, 2.5),
+)
 
 
 def to_pixels(pictures: Tensor) -> list[npt.NDArray[np.uint8]]:

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,6 +28,23 @@ def schedule(tokens: int, steps: int) -> list[float]:
     return [shift / (shift + 1.0 / (1.0 - i / steps) - 1.0) for i in range(steps)] + [0.0]
 
 
+@dataclass(frozen=True)
+class Reference:
+    """Pictures that the new ones are made from, encoded without chance."""
+
+    latents: Tensor
+    """[1 or n, rows x columns, 128], packed."""
+    rows: int
+    columns: int
+
+
+@torch.no_grad()
+def encode_reference(vae: Autoencoder, pictures: Tensor) -> Reference:
+    """Pictures [n, 3, height, width] in 0..1, whose sides are multiples of 16, as a reference."""
+    mean, _ = vae.encode(pictures * 2 - 1)
+    return Reference(vae.pack(mean), pictures.shape[2] // 16, pictures.shape[3] // 16)
+
+
 @torch.no_grad()
 def denoise(
     transformer: Transformer,
@@ -37,15 +56,23 @@ def denoise(
     *,
     guidance: float = 1.0,
     negative: Tensor | None = None,
+    references: Sequence[Reference] = (),
 ) -> Tensor:
     """Euler steps along ``sigmas`` from packed ``noise`` (which is at the first of them)."""
-    rope = rope_of(rows, columns, text.shape[1], transformer.axes, noise.device)
+    grids = tuple((reference.rows, reference.columns) for reference in references)
+    rope = rope_of(rows, columns, text.shape[1], transformer.axes, noise.device, grids)
     latents = noise.float()
+    clean = [reference.latents.expand(noise.shape[0], -1, -1) for reference in references]
+
+    def predict(embedded: Tensor, time: Tensor) -> Tensor:
+        found: Tensor = transformer(torch.cat([latents, *clean], dim=1), embedded, time, rope)
+        return found[:, : latents.shape[1]].float()
+
     for sigma, following in itertools.pairwise(sigmas):
         time = torch.full((latents.shape[0],), sigma, device=latents.device)
-        velocity = transformer(latents, text, time, rope).float()
+        velocity = predict(text, time)
         if guidance > 1.0 and negative is not None:
-            other = transformer(latents, negative, time, rope).float()
+            other = predict(negative, time)
             velocity = other + guidance * (velocity - other)
         latents = latents + (following - sigma) * velocity
     return latents
@@ -64,14 +91,17 @@ def paint(
     seed: int = 0,
     guidance: float = 1.0,
     negative: Tensor | None = None,
+    references: Sequence[Reference] = (),
 ) -> Tensor:
-    """Pictures [n, 3, height, width] in 0..1 of token rows."""
+    """Pictures [n, 3, height, width] in 0..1 of token rows; each reference is one for all, or one a row."""
     device, rows, columns = tokens.device, height // 16, width // 16
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(tokens.shape[0], rows * columns, 128, generator=generator).to(device)
     text = text_encoder(tokens)
     against = None if negative is None else text_encoder(negative)
     sigmas = schedule(rows * columns, steps)
-    latents = denoise(transformer, text, noise, rows, columns, sigmas, guidance=guidance, negative=against)
+    latents = denoise(
+        transformer, text, noise, rows, columns, sigmas, guidance=guidance, negative=against, references=references
+    )
     pictures = [vae.decode(part).float() for part in vae.unpack(latents, rows, columns).split(16)]
     return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1)

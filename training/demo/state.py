@@ -13,21 +13,19 @@ class Average:
 
     def __init__(self, modules: dict[str, nn.Module], decay: float) -> None:
         self.decay, self.updates = decay, 0
-        self._modules = modules
         self.values: dict[str, dict[str, Tensor]] = {
             name: {key: value.detach().clone().float() for key, value in module.state_dict().items()}
             for name, module in modules.items()
         }
+        self._averages = [value for state in self.values.values() for value in state.values()]
+        self._followed = [value for module in modules.values() for value in module.state_dict().values()]
 
     @torch.no_grad()
     def update(self) -> None:
         """Move towards the current weights; faster at the beginning."""
         self.updates += 1
         share = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        for name, module in self._modules.items():
-            state = module.state_dict()
-            keys = [key for key in state if state[key].is_floating_point()]
-            torch._foreach_lerp_([self.values[name][key] for key in keys], [state[key].float() for key in keys], share)
+        torch._foreach_lerp_(self._averages, self._followed, share)
 
     def restore(self, values: dict[str, dict[str, Tensor]], updates: int) -> None:
         """Continue from saved averages."""

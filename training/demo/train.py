@@ -3,7 +3,7 @@
     python -m training.demo.train --stage vae --minutes 2.5 --plan 2.5 --state /tmp/demo-train --out out
     python -m training.demo.train --stage flow --minutes 6 --plan 9 --state /tmp/demo-train --out out
     python -m training.demo.train --stage flow --minutes 3 --plan 9 --state /tmp/demo-train --out out
-    python -m training.demo.train --stage refine --minutes 1.5 --plan 1.5 --state /tmp/demo-train --out out
+    python -m training.demo.train --stage distill --minutes 1.5 --plan 1.5 --state /tmp/demo-train --out out
 
 Each call ends with the averaged weights in bfloat16 parts, a contact sheet and the measures in ``--out``. Where the
 state was lost, ``--parts FOLDER`` begins from such parts with a fresh optimizer; ``--spent`` then says how many minutes
@@ -23,8 +23,9 @@ from training.demo.export import read_parts, write_parts
 from training.demo.report import report
 from training.demo.shape import SHAPE, TINY
 from training.demo.state import Clock, save
-from training.demo.train_flow import Trainee, build, exported, resume, train_flow
+from training.demo.train_flow import train_flow
 from training.demo.train_vae import train_vae
+from training.demo.trainee import Trainee, build, exported, resume
 
 DROPOUT = 0.12
 SEED = 20_240_607
@@ -41,7 +42,7 @@ def main() -> None:
     device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     scenes = Scenes(arguments.workers, seed, DROPOUT, device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    torch.backends.cudnn.benchmark = not arguments.tiny
+    torch.backends.cudnn.benchmark = False
     shape = TINY if arguments.tiny else SHAPE
     torch.manual_seed(seed)
     generator = torch.Generator(device).manual_seed(seed)
@@ -55,14 +56,24 @@ def main() -> None:
     metrics: dict[str, Any] = {}
     try:
         if arguments.stage == "vae":
-            metrics = train_vae(shape, scenes, generator, arguments.state, clock, log, device, arguments.tiny)
+            metrics = train_vae(
+                shape,
+                scenes,
+                generator,
+                clock,
+                log,
+                device,
+                tiny=arguments.tiny,
+                graphed=not arguments.eager,
+                keep_to=arguments.state,
+            )
             trainee = build(shape, device, 0.999)
             resume(trainee, arguments.state, device)
         else:
             if arguments.parts and not (arguments.state / "flow.pt").is_file():
                 _from_parts(arguments, device)
-            refine = arguments.stage == "refine"
-            trainee = build(shape, device, 0.9985 if refine else 0.999)
+            distill = arguments.stage == "distill"
+            trainee = build(shape, device, 0.9985 if distill else 0.999)
             resumed = resume(trainee, arguments.state, device)
             log(f"{'continuing' if resumed else 'beginning'} at step {trainee.step}, {_millions(trainee)} parameters")
             metrics = train_flow(
@@ -72,8 +83,8 @@ def main() -> None:
                 clock,
                 log,
                 device,
-                refine=refine,
-                compiled=arguments.compile,
+                distill=distill,
+                compiled=not (arguments.eager or arguments.tiny),
                 tiny=arguments.tiny,
                 keep_to=arguments.state,
             )
@@ -122,14 +133,14 @@ def _from_parts(arguments: argparse.Namespace, device: torch.device) -> None:
             "optimizer": None,
             "step": 5000,
             "spent": arguments.spent * 60,
-            "refine_spent": 0.0,
+            "distill_spent": 0.0,
         },
     )
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the demo model.")
-    parser.add_argument("--stage", choices=["vae", "flow", "refine"], required=True)
+    parser.add_argument("--stage", choices=["vae", "flow", "distill"], required=True)
     parser.add_argument("--minutes", type=float, required=True, help="training time of this call")
     parser.add_argument("--plan", type=float, required=True, help="training time of the stage over all calls")
     parser.add_argument("--state", type=Path, default=Path("/tmp/demo-train"))
@@ -140,7 +151,7 @@ def _arguments() -> argparse.Namespace:
         "--stop-at", type=float, default=0.0, help="end the training at this time (seconds of the epoch)"
     )
     parser.add_argument("--workers", type=int, default=6)
-    parser.add_argument("--compile", action="store_true", help="compile the transformer's blocks")
+    parser.add_argument("--eager", action="store_true", help="neither compile blocks nor record CUDA graphs")
     parser.add_argument("--tiny", action="store_true", help="tiny models and batches, to try everything out on a CPU")
     parser.add_argument("--device")
     parser.add_argument("--seed", type=int, default=0)

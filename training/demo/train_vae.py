@@ -1,7 +1,9 @@
 """The autoencoder's training: painted pictures in and out, through 32 channels at an eighth of the size."""
 
+import copy
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,25 +13,40 @@ from torch import Tensor
 
 from mflux_api.engine.demo.layout import CheckpointShape
 from training.demo.data import Scenes
-from training.demo.state import Average, Clock, load, save
+from training.demo.replay import Replayed
+from training.demo.state import Clock, load, save
 from training.demo.vae import Autoencoder, patchify
 from training.demo.world.render import render
 
-_PEAK_RATE = 1e-3
-_KL_WEIGHT = 3e-4
-# (height, width, share, pictures a step, pictures kept)
-_SIZES = (
-    (256, 256, 0.8, 14, 3072),
-    (256, 384, 0.07, 10, 512),
-    (384, 256, 0.07, 10, 512),
-    (512, 512, 0.06, 4, 192),
-)
-_TINY_SIZES = ((64, 64, 0.5, 4, 16), (64, 96, 0.5, 4, 16))
-# Of the steps on 256 x 256, this share sees crops of half the side, four times as many.
-_CROPS = 0.6
+_PEAK_RATE = 1.2e-3
+_KL_WEIGHT = 1e-4
+_AVERAGED_STEPS = 500
 # Painting has a high cost a call and a low one a picture.
 _PAINTED_AT_ONCE = 512
-_RENEW_EVERY = 250
+_RENEW_EVERY = 1500
+
+
+@dataclass(frozen=True)
+class _View:
+    """What a step sees: pictures of a size, or crops of them; many small steps teach more than few large ones."""
+
+    height: int
+    width: int
+    kept: int
+    batch: int
+    crop: int
+    shares: tuple[float, float]
+    """Of the steps, at the beginning and in the last third."""
+
+
+_VIEWS = (
+    _View(256, 256, 4096, 32, 128, (0.74, 0.42)),
+    _View(256, 256, 4096, 8, 0, (0.14, 0.30)),
+    _View(256, 384, 512, 5, 0, (0.04, 0.09)),
+    _View(384, 256, 512, 5, 0, (0.04, 0.09)),
+    _View(512, 512, 256, 2, 0, (0.04, 0.10)),
+)
+_TINY_VIEWS = (_View(64, 64, 16, 4, 32, (0.5, 0.2)), _View(64, 96, 16, 4, 0, (0.5, 0.8)))
 
 
 def vae_loss(vae: Autoencoder, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -45,81 +62,123 @@ def vae_loss(vae: Autoencoder, pixels: Tensor) -> tuple[Tensor, Tensor]:
     return functional.l1_loss(found, pixels) + 0.5 * (across + down) + squared + _KL_WEIGHT * kl, squared.detach()
 
 
+class _Learner:
+    """The autoencoder with its optimizer and average: one step on one batch, with no wait for the device."""
+
+    def __init__(self, shape: CheckpointShape, device: torch.device) -> None:
+        self.device = device
+        self.vae = Autoencoder(shape).to(device)
+        self.average = copy.deepcopy(self.vae).requires_grad_(False)
+        graphed = device.type == "cuda"
+        self.rate = torch.tensor(_PEAK_RATE, device=device)
+        self.optimizer = torch.optim.AdamW(
+            self.vae.parameters(),
+            lr=self.rate if graphed else _PEAK_RATE,
+            betas=(0.9, 0.99),
+            weight_decay=1e-3,
+            fused=graphed,
+            capturable=graphed,
+        )
+        self.error = torch.zeros((), device=device)
+
+    def step(self, pixels: Tensor) -> None:
+        """Learn from ``pixels`` [n, 3, h, w] in -1..1."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda", cache_enabled=False):
+            loss, squared = vae_loss(self.vae, pixels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.vae.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.parameters()), list(self.vae.parameters()), 1 / _AVERAGED_STEPS)
+            self.error.lerp_(squared, 0.01)
+
+    def set_rate(self, rate: float) -> None:
+        """The learning rate from here on."""
+        self.rate.fill_(rate)
+        if self.device.type != "cuda":
+            self.optimizer.param_groups[0]["lr"] = rate
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self.vae.load_state_dict(saved["vae"])
+        self.average.load_state_dict(saved["average"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        if self.device.type == "cuda":
+            self.optimizer.param_groups[0]["lr"] = self.rate
+
+    def exported(self) -> Autoencoder:
+        """The averaged autoencoder with bfloat16's values, as it is shipped."""
+        worker = copy.deepcopy(self.average)
+        rounded = {name: value.to(torch.bfloat16).float() for name, value in self.average.state_dict().items()}
+        worker.load_state_dict(rounded)
+        return worker.eval()
+
+
 def train_vae(
     shape: CheckpointShape,
     scenes: Scenes,
     generator: torch.Generator,
-    state: Path,
     clock: Callable[[float], Clock],
     log: Callable[[str], None],
     device: torch.device,
+    *,
     tiny: bool,
+    graphed: bool,
+    keep_to: Path,
 ) -> dict[str, Any]:
     """Train for the clock's time and save ``vae.pt``."""
-    vae = Autoencoder(shape).to(device)
-    average = Average({"vae": vae}, 0.998)
-    optimizer = torch.optim.AdamW(
-        vae.parameters(), lr=_PEAK_RATE, betas=(0.9, 0.99), weight_decay=1e-3, fused=device.type == "cuda"
-    )
-    saved = load(state / "vae.pt", device)
-    step, spent = 0, 0.0
+    learner = _Learner(shape, device)
+    saved = load(keep_to / "vae.pt", device)
+    number, spent = 0, 0.0
     if saved is not None:
-        vae.load_state_dict(saved["vae"])
-        optimizer.load_state_dict(saved["optimizer"])
-        average.restore({"vae": saved["average"]}, saved["step"])
-        step, spent = saved["step"], saved["spent"]
+        learner.restore(saved)
+        number, spent = saved["step"], saved["spent"]
+    views = _TINY_VIEWS if tiny else _VIEWS
+    chooser = torch.Generator().manual_seed(number + 1)
+    pools: dict[tuple[int, int], Tensor] = {}
+    for view in views:
+        if (view.height, view.width) not in pools:
+            pools[view.height, view.width] = _paint(scenes, view.height, view.width, view.kept, generator)
+    log(f"painted {sum(len(pool) for pool in pools.values())} pictures")
+    replayed = Replayed(learner.step, graphed=graphed and device.type == "cuda")
     timer = clock(spent)
-    sizes = _TINY_SIZES if tiny else _SIZES
-    chooser = torch.Generator().manual_seed(step + 1)
-    shares = torch.tensor([size[2] for size in sizes])
-    pools = [_paint(scenes, height, width, kept, generator) for height, width, _, _, kept in sizes]
-    log(f"painted {sum(len(pool) for pool in pools)} pictures")
-    pictures, error, logged = 0, torch.zeros((), device=device), timer.spent
+    logged, first, begun = timer.spent, number, timer.spent
     timer.begin()
     while not timer.over:
-        if (step + 1) % _RENEW_EVERY == 0:
-            height, width, _, _, kept = sizes[0]
+        if (number + 1) % _RENEW_EVERY == 0:
+            height, width, kept = views[0].height, views[0].width, views[0].kept
             fresh = _paint(scenes, height, width, min(_PAINTED_AT_ONCE, kept), generator)
-            pools[0] = torch.cat([pools[0][len(fresh) :], fresh])
-        number = int(torch.multinomial(shares, 1, generator=chooser))
-        crop = number == 0 and float(torch.rand((), generator=chooser)) < _CROPS
-        pixels = _draw(pools[number], sizes[number][3], crop, chooser)
-        warm = min(1.0, (step + 1) / 100)
-        rate = _PEAK_RATE * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * timer.progress)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss, squared = vae_loss(vae, pixels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimizer.step()
-        average.update()
-        step, pictures = step + 1, pictures + pixels.shape[0]
-        error = error * 0.98 + squared * 0.02
-        if step % 10 == 0:
+            pools[height, width] = torch.cat([pools[height, width][len(fresh) :], fresh])
+        late = int(timer.progress > 2 / 3)
+        view = views[int(torch.multinomial(torch.tensor([v.shares[late] for v in views]), 1, generator=chooser))]
+        warm = min(1.0, (number + 1) / 200)
+        learner.set_rate(_PEAK_RATE * warm * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * timer.progress))))
+        replayed(_draw(pools[view.height, view.width], view.batch, view.crop, chooser))
+        number += 1
+        if number % 20 == 0:
             if device.type == "cuda":
                 torch.cuda.synchronize()
             timer.tick()
             if timer.spent - logged > 10 or tiny:
-                decibels = 10 * math.log10(4 / max(float(error) / (1 - 0.98**step), 1e-9))
-                speed = pictures / max(timer.spent - spent, 1e-3)
-                log(f"vae step {step} {timer.spent:.0f} s, {speed:.0f} pictures/s, psnr {decibels:.1f} dB")
+                decibels = 10 * math.log10(4 / max(float(learner.error), 1e-9))
+                speed = (number - first) / max(timer.spent - begun, 1e-3)
+                log(f"vae step {number} {timer.spent:.0f} s, {speed:.0f} steps/s, psnr {decibels:.1f} dB")
                 logged = timer.spent
-    _measure_latents(vae, average, scenes, generator, sizes, device)
-    decibels = _measure_psnr(vae, average, scenes, generator, device, tiny)
-    log(f"vae done: step {step}, average weights {decibels:.2f} dB")
+    _measure_latents(learner, scenes, generator, views)
+    decibels = _measure_psnr(learner.exported(), scenes, generator, tiny)
+    log(f"vae done: step {number}, average weights {decibels:.2f} dB")
     save(
-        state / "vae.pt",
+        keep_to / "vae.pt",
         {
-            "vae": vae.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "average": average.values["vae"],
-            "step": step,
+            "vae": learner.vae.state_dict(),
+            "optimizer": learner.optimizer.state_dict(),
+            "average": learner.average.state_dict(),
+            "step": number,
             "spent": timer.spent,
         },
     )
-    return {"vae_steps": step, "vae_seconds": round(timer.spent), "vae_psnr": round(decibels, 2)}
+    return {"vae_steps": number, "vae_seconds": round(timer.spent), "vae_psnr": round(decibels, 2)}
 
 
 @torch.no_grad()
@@ -131,59 +190,42 @@ def _paint(scenes: Scenes, height: int, width: int, count: int, generator: torch
     return torch.cat(painted)
 
 
-def _draw(pool: Tensor, count: int, crop: bool, chooser: torch.Generator) -> Tensor:
-    """Pictures of a pool in -1..1; or four times as many crops of half the side."""
-    if crop:
-        half = pool.shape[-1] // 2
-        top, left = (int(torch.randint(half + 1, (), generator=chooser)) for _ in range(2))
-        count, pool = 4 * count, pool[..., top : top + half, left : left + half]
+def _draw(pool: Tensor, count: int, crop: int, chooser: torch.Generator) -> Tensor:
+    """Pictures of a pool in -1..1, or crops of them, two places for each batch."""
     chosen = torch.randint(len(pool), (count,), generator=chooser).to(pool.device)
-    return pool[chosen].float() / 127.5 - 1
+    if not crop:
+        return pool[chosen].float() / 127.5 - 1
+    parts = []
+    for half in chosen.chunk(4):
+        top = int(torch.randint(pool.shape[-2] - crop + 1, (), generator=chooser))
+        left = int(torch.randint(pool.shape[-1] - crop + 1, (), generator=chooser))
+        parts.append(pool[half, :, top : top + crop, left : left + crop])
+    return torch.cat(parts).float() / 127.5 - 1
 
 
 @torch.no_grad()
-def _measure_latents(
-    vae: Autoencoder,
-    average: Average,
-    scenes: Scenes,
-    generator: torch.Generator,
-    sizes: tuple[Any, ...],
-    device: torch.device,
-) -> None:
+def _measure_latents(learner: _Learner, scenes: Scenes, generator: torch.Generator, views: tuple[_View, ...]) -> None:
     """Mean and variance of the patched latents over many pictures: what normalises them from now on."""
-    worker = _averaged(vae, average)
+    worker, device = learner.exported(), learner.device
     sums, squares, count = torch.zeros(128, device=device), torch.zeros(128, device=device), 0
     for number in range(16):
-        height, width, _, _, kept = sizes[number % len(sizes)]
-        pixels = render(scenes.take(min(32, kept))[0], height, width, generator) * 2 - 1
+        view = views[number % len(views)]
+        pixels = render(scenes.take(min(32, view.kept))[0], view.height, view.width, generator) * 2 - 1
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             mean, _ = worker.encode(pixels)
         flat = patchify(mean.float()).transpose(0, 1).flatten(1)
         sums, squares, count = sums + flat.sum(1), squares + (flat**2).sum(1), count + flat.shape[1]
     found = sums / count
-    statistics = {"bn.running_mean": found, "bn.running_var": squares / count - found**2}
-    for name, values in statistics.items():
+    for name, values in (("running_mean", found), ("running_var", squares / count - found**2)):
         # Exported in bfloat16, so used in bfloat16.
-        rounded = values.to(torch.bfloat16).float()
-        average.values["vae"][name].copy_(rounded)
-        vae.state_dict()[name].copy_(rounded)
-
-
-def _averaged(vae: Autoencoder, average: Average) -> Autoencoder:
-    import copy
-
-    worker = copy.deepcopy(vae)
-    worker.load_state_dict({name: value.to(torch.bfloat16).float() for name, value in average.values["vae"].items()})
-    return worker.eval()
+        for vae in (learner.vae, learner.average):
+            getattr(vae.bn, name).copy_(values.to(torch.bfloat16).float())
 
 
 @torch.no_grad()
-def _measure_psnr(
-    vae: Autoencoder, average: Average, scenes: Scenes, generator: torch.Generator, device: torch.device, tiny: bool
-) -> float:
-    worker = _averaged(vae, average)
+def _measure_psnr(vae: Autoencoder, scenes: Scenes, generator: torch.Generator, tiny: bool) -> float:
     side = 64 if tiny else 256
     pixels = render(scenes.take(16 if tiny else 128)[0], side, side, generator) * 2 - 1
-    found = torch.cat([worker.decode(worker.encode(part)[0]) for part in pixels.split(16)]).clamp(-1, 1)
+    found = torch.cat([vae.decode(vae.encode(part)[0]) for part in pixels.split(16)]).clamp(-1, 1)
     errors = ((found - pixels) ** 2).mean((1, 2, 3)).clamp(min=1e-9)
     return float((10 * torch.log10(4 / errors)).mean())

@@ -9,12 +9,23 @@ from mflux_api.engine.demo.layout import CheckpointShape
 BATCH_NORM_EPSILON = 1e-4
 
 
+class _GroupNorm(nn.GroupNorm):
+    """A norm that stays in its input's precision: autocast would move twice the memory."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = self.weight.to(x.dtype), self.bias.to(x.dtype)
+            return functional.group_norm(x, self.num_groups, weight, bias, self.eps)
+
+
 class _Resnet(nn.Module):
     def __init__(self, inputs: int, outputs: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = nn.GroupNorm(groups, inputs, eps=1e-6)
+        self.norm1 = _GroupNorm(groups, inputs, eps=1e-6)
         self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
-        self.norm2 = nn.GroupNorm(groups, outputs, eps=1e-6)
+        self.norm2 = _GroupNorm(groups, outputs, eps=1e-6)
         self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
         self.conv_shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else None
 
@@ -27,7 +38,7 @@ class _Resnet(nn.Module):
 class _Attention(nn.Module):
     def __init__(self, width: int, groups: int) -> None:
         super().__init__()
-        self.group_norm = nn.GroupNorm(groups, width, eps=1e-6)
+        self.group_norm = _GroupNorm(groups, width, eps=1e-6)
         self.to_q, self.to_k, self.to_v = (nn.Linear(width, width) for _ in range(3))
         self.to_out = nn.ModuleList([nn.Linear(width, width)])
 
@@ -81,7 +92,7 @@ class _Encoder(nn.Module):
             ]
         )
         self.mid_block = _Middle(widths[-1], groups)
-        self.conv_norm_out = nn.GroupNorm(groups, widths[-1], eps=1e-6)
+        self.conv_norm_out = _GroupNorm(groups, widths[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(widths[-1], 64, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -103,7 +114,7 @@ class _Decoder(nn.Module):
                 for i, width in enumerate(reverse)
             ]
         )
-        self.conv_norm_out = nn.GroupNorm(groups, reverse[-1], eps=1e-6)
+        self.conv_norm_out = _GroupNorm(groups, reverse[-1], eps=1e-6)
         self.conv_out = nn.Conv2d(reverse[-1], 3, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:

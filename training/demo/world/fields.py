@@ -13,6 +13,8 @@ from training.demo.world.spec import CHOICES, FIELDS
 
 SIDE_POSITIONS = (0.22, 0.5, 0.78)
 _TABLE_SIZE = 4096
+# Draws of a seeded scene: its own, and after them a branch for whatever not every scene has.
+_DRAWS, _BRANCH_DRAWS, _BRANCHES = 96, 16, 3
 
 
 def smooth(low: Tensor | float, high: Tensor | float, x: Tensor) -> Tensor:
@@ -75,6 +77,14 @@ def rgb(code: str) -> tuple[float, float, float]:
     return tuple(int(code[i : i + 2], 16) / 255 for i in (1, 3, 5))  # type: ignore[return-value]
 
 
+def _seeded(seeds: Tensor, count: int) -> Tensor:
+    """Numbers in 0..1, [n, count], that only the seeds decide: integer arithmetic, so the same on every device."""
+    x = (seeds[:, None] * 1_000_003 + torch.arange(count, device=seeds.device) * 7_368_787) & 0x7FFFFFFF
+    for factor in (0x45D9F3B, 0x3C6EF35F):
+        x = ((x ^ (x >> 16)) * factor) & 0x7FFFFFFF
+    return ((x ^ (x >> 15)) & 0xFFFFFF).float() / 0x1000000
+
+
 _COLORS: dict[tuple[tuple[str, ...], torch.device], Tensor] = {}
 
 
@@ -94,6 +104,8 @@ class Canvas:
     rows: Tensor
     """[n, fields], on the device."""
     generator: torch.Generator
+    seeds: Tensor | None = None
+    """[n]: the same seed draws the same numbers, whatever the size, the batch and the other fields."""
     image: Tensor = field(init=False)
     light: Tensor = field(init=False)
     """[n, 3, 1, 1]: what a white surface looks like."""
@@ -108,6 +120,8 @@ class Canvas:
         self.light = torch.ones(self.count, 3, 1, 1, device=grid.device)
         self.haze = torch.ones(self.count, 3, 1, 1, device=grid.device)
         self.body_x = self.body_y = torch.zeros(self.count, 1, 1, 1, device=grid.device)
+        self._draws = None if self.seeds is None else _seeded(self.seeds, _DRAWS + _BRANCHES * _BRANCH_DRAWS)
+        self._drawn = 0
 
     @property
     def count(self) -> int:
@@ -142,8 +156,16 @@ class Canvas:
 
     def chance(self, low: float = 0.0, high: float = 1.0) -> Tensor:
         """A number per scene, evenly between the bounds, [n, 1, 1, 1]."""
-        values = torch.rand(self.count, 1, 1, 1, device=self.grid.device, generator=self.generator)
+        if self._draws is None:
+            values = torch.rand(self.count, 1, 1, 1, device=self.grid.device, generator=self.generator)
+        else:
+            values = self._draws[:, self._drawn].view(-1, 1, 1, 1)
+            self._drawn += 1
         return low + (high - low) * values
+
+    def branch(self, number: int) -> None:
+        """From here on a seeded scene draws the numbers of branch 0, 1 or 2, whatever was drawn before."""
+        self._drawn = _DRAWS + number * _BRANCH_DRAWS
 
     def whole(self, choices: int) -> Tensor:
         """An integer per scene below ``choices``, [n, 1, 1, 1]."""

@@ -208,6 +208,7 @@ def reflect(canvas: Canvas, horizon: Tensor) -> None:
 def paint_shore(canvas: Canvas, where: Tensor) -> None:
     """Land in the foreground of a water scene, where a thing needs ground to stand on."""
     grid = canvas.grid
+    canvas.branch(2)
     edge = grid.at_y(0.85) + 0.04 * (0.5 - swell(canvas, grid.x))
     color = layer_color(canvas, _GRASS_NEAR, _GRASS_FAR, 0.95) * (1.05 - 0.3 * smooth(0.0, 0.2, grid.y - edge))
     canvas.lay(color, grid.inside(edge - grid.y) * where)

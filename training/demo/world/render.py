@@ -36,15 +36,20 @@ _HORIZONS = {
 
 
 @torch.no_grad()
-def render(rows: Tensor, height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Pictures [n, 3, height, width] in 0..1 of scene ``rows`` [n, fields], which are on the generator's device."""
+def render(rows: Tensor, height: int, width: int, generator: torch.Generator, seeds: Tensor | None = None) -> Tensor:
+    """Pictures [n, 3, height, width] in 0..1 of scene ``rows`` [n, fields], which are on the generator's device.
+
+    With ``seeds`` [n] the renderer's own chance comes from them: scenes of one seed and one place have one layout.
+    """
     grid = Grid(height, width, rows.device)
     pictures = torch.empty(rows.shape[0], 3, height, width, device=rows.device)
     places = rows[:, FIELDS.index("place")]
     for number, place in enumerate(PLACES):
         chosen = (places == number).nonzero().view(-1)
         if chosen.numel():
-            pictures[chosen] = _paint(place, Canvas(grid, rows[chosen], generator))
+            pictures[chosen] = _paint(
+                place, Canvas(grid, rows[chosen], generator, None if seeds is None else seeds[chosen])
+            )
     return pictures
 
 

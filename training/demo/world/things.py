@@ -51,6 +51,7 @@ def paint_things(canvas: Canvas, field: str) -> None:
     kinds = set(canvas.index(field).view(-1).tolist())
     for number, painter in enumerate((_house, _tree, _boat, _castle, _balloon, _bird, _planet), start=1):
         if number in kinds:
+            canvas.branch(("other", "thing").index(field))
             painter(canvas, field)
 
 

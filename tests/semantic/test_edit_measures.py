@@ -1,0 +1,59 @@
+"""The measures of edits, on pairs that the renderer painted: what was asked is seen, and the layout is kept."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from PIL import Image
+
+from tests.semantic.edit_cases import EDIT_CASES, EditCase
+from training.demo.edit_measures import LEAST_LAYOUT, judge_edit, layout, shuffled_edit_rates
+from training.demo.measures import MEASURES, judge
+
+Pixels = npt.NDArray[np.uint8]
+_SIDE = 128
+_IDS = [f"{number}: {case.instruction}" for number, case in enumerate(EDIT_CASES)]
+
+
+def _pairs() -> list[tuple[Pixels, Pixels]]:
+    sheet = np.asarray(Image.open(Path(__file__).with_name("painted_pairs.webp")).convert("RGB"))
+    rows = [sheet[top : top + _SIDE] for top in range(0, sheet.shape[0], _SIDE)]
+    return [(row[:, :_SIDE], row[:, _SIDE:]) for row in rows]
+
+
+PAIRS = _pairs()
+
+
+def test_there_is_a_painted_pair_for_every_case() -> None:
+    assert len(PAIRS) == len(EDIT_CASES)
+    assert {check[0] for case in EDIT_CASES for check in case.checks} <= set(MEASURES)
+
+
+@pytest.mark.parametrize(("case", "pair"), list(zip(EDIT_CASES, PAIRS, strict=True)), ids=_IDS)
+def test_what_is_asked_is_seen_afterwards_and_not_before(case: EditCase, pair: tuple[Pixels, Pixels]) -> None:
+    before, after = pair
+    assert judge_edit(case, before, after).holds, str(judge_edit(case, before, after))
+    assert not judge(case.checks, before).holds
+
+
+def test_other_pictures_neither_fit_the_layout_nor_show_the_change() -> None:
+    layouts, changes = shuffled_edit_rates(EDIT_CASES, [before for before, _ in PAIRS], [after for _, after in PAIRS])
+    assert layouts <= 0.2
+    assert changes <= 0.15
+
+
+def test_a_picture_has_its_own_layout_and_not_its_mirror_image_s() -> None:
+    before = PAIRS[0][0]
+    assert layout(before, before) == pytest.approx(1.0)
+    assert layout(before, before[:, ::-1]) < LEAST_LAYOUT
+
+
+def test_a_lost_layout_is_named_with_its_value() -> None:
+    case, (before, after) = EDIT_CASES[0], PAIRS[0]
+    assert str(judge_edit(case, before[::-1], after)).startswith("layout: ")
+
+
+def test_without_a_picture_of_the_same_size_only_the_change_is_judged() -> None:
+    case, (_, after) = EDIT_CASES[0], PAIRS[0]
+    assert judge_edit(case, None, after).holds

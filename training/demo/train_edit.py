@@ -1,0 +1,346 @@
+"""The stage that teaches editing: from a picture (or two) and an instruction to the changed picture.
+
+References are fed as diffusers' Flux2KleinPipeline and mflux's Flux2KleinEdit feed them: clean packed latents behind
+the noised ones, told apart by the first axis of their positions; only the noised ones' velocity counts.
+
+What the model already paints from text is kept by its own words: on text alone the target is what the averaged weights
+from before the stage say. Edits are learnt as a plain flow first, then, from their averaged weights, in the four leaps
+of the schedule (as in ``distillation``), where the teacher gets the same references.
+"""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+from training.demo.compiling import compile_blocks
+from training.demo.data import Pool, Scenes, encode_new
+from training.demo.edit_data import EditPool, Edits, EditSize, encode_edits
+from training.demo.models import TextEncoder, Transformer, rope_of
+from training.demo.optimizer import Optimizer
+from training.demo.sampler import empirical_mu
+from training.demo.state import Clock, load, save
+from training.demo.train_flow import draw_sigmas
+from training.demo.trainee import Size, Trainee, velocity
+
+FILE = "edit.pt"
+_PEAK_RATE, _PEAK_MATRIX_RATE = 5.0e-4, 1.0e-3
+_WARM_STEPS = 150
+# From this share of the plan on, edits are learnt in leaps.
+_LEAPS_FROM = 0.62
+_LEAPS, _TEACHER_STEPS, _ON_SCHEDULE = 4, 3, 0.7
+_FRESH_TEXT, _FRESH_EDITS = 0.06, 0.1
+_TEXT_SHARE, _ONE_SHARE = 0.4, 0.43
+
+_TEXT_SIZES = (
+    Size(128, 128, 384, 16384, (0.2, 0.12, 0.1)),
+    Size(192, 192, 200, 8192, (0.1, 0.08, 0.08)),
+    Size(256, 256, 160, 24576, (0.42, 0.42, 0.42)),
+    Size(256, 384, 104, 8192, (0.12, 0.14, 0.14)),
+    Size(384, 256, 104, 8192, (0.12, 0.14, 0.14)),
+    Size(512, 512, 44, 4096, (0.04, 0.1, 0.12)),
+)
+
+
+def _same(side: tuple[int, int], count: int, batch: int, capacity: int, shares: tuple[float, float, float]) -> EditSize:
+    return EditSize(side, (side,) * count, batch, capacity, shares)
+
+
+_ONE_SIZES = (
+    _same((128, 128), 1, 224, 16384, (0.34, 0.12, 0.08)),
+    _same((192, 192), 1, 128, 12288, (0.16, 0.1, 0.08)),
+    _same((256, 256), 1, 96, 16384, (0.3, 0.36, 0.36)),
+    _same((256, 384), 1, 64, 6144, (0.06, 0.1, 0.1)),
+    _same((384, 256), 1, 64, 6144, (0.06, 0.1, 0.1)),
+    EditSize((256, 256), ((256, 384),), 80, 4096, (0.02, 0.04, 0.05)),
+    EditSize((256, 384), ((256, 256),), 72, 4096, (0.02, 0.04, 0.05)),
+    EditSize((512, 512), ((256, 256),), 36, 2048, (0.01, 0.05, 0.06)),
+    EditSize((256, 256), ((512, 512),), 36, 2048, (0.01, 0.03, 0.04)),
+    _same((512, 512), 1, 24, 2048, (0.02, 0.06, 0.08)),
+)
+_TWO_SIZES = (
+    _same((128, 128), 2, 176, 12288, (0.45, 0.2, 0.15)),
+    _same((192, 192), 2, 88, 6144, (0.15, 0.12, 0.1)),
+    _same((256, 256), 2, 64, 12288, (0.34, 0.5, 0.5)),
+    EditSize((256, 384), ((256, 384), (256, 256)), 48, 3072, (0.03, 0.09, 0.12)),
+    EditSize((384, 256), ((384, 256), (256, 256)), 48, 3072, (0.03, 0.09, 0.12)),
+)
+_TINY_TEXT = (Size(64, 64, 4, 64, (1.0, 1.0, 1.0)),)
+_TINY_ONE = (_same((64, 64), 1, 4, 64, (0.5, 0.5, 0.5)), EditSize((64, 96), ((64, 64),), 4, 64, (0.5, 0.5, 0.5)))
+_TINY_TWO = (_same((64, 64), 2, 4, 64, (0.5, 0.5, 0.5)), EditSize((64, 64), ((96, 64), (64, 64)), 4, 64, (0.5,) * 3))
+
+Models = tuple[TextEncoder, Transformer]
+
+
+def edit_velocity(
+    models: Models, size: EditSize, latents: Tensor, references: list[Tensor], tokens: Tensor, sigma: Tensor
+) -> Tensor:
+    """The velocity [n, tokens, 128] of the noised ``latents``, seen with clean ``references``."""
+    grids = tuple((height // 16, width // 16) for height, width in size.references)
+    height, width = size.target
+    text, transformer = models
+    rope = rope_of(height // 16, width // 16, tokens.shape[1], transformer.axes, latents.device, grids)
+    found = transformer(torch.cat([latents, *references], dim=1), text(tokens), sigma, rope)
+    return found[:, : latents.shape[1]].float()
+
+
+def averaged(trainee: Trainee) -> Models:
+    """The averaged weights, to teach."""
+    models = copy.deepcopy(trainee.text), copy.deepcopy(trainee.transformer)
+    for name, model in zip(("text_encoder", "transformer"), models, strict=True):
+        model.load_state_dict(trainee.average.values[name])
+        model.eval().requires_grad_(False)
+        for module in model.modules():
+            # A copy's compiled call would still be its original's.
+            module._compiled_call_impl = None
+    return models
+
+
+def shipped(trainee: Trainee) -> Models:
+    """The averaged weights as they are exported: rounded to bfloat16."""
+    models = averaged(trainee)
+    for model in models:
+        model.load_state_dict({name: value.to(torch.bfloat16).float() for name, value in model.state_dict().items()})
+    return models
+
+
+def leap_sigmas(count: int, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where leaps begin and end: those of the schedule of four steps, and as long ones from anywhere."""
+    anywhere = torch.rand(count, device=device) * 0.98 + 0.02
+    on_schedule = torch.randint(1, _LEAPS + 1, (count,), device=device) / _LEAPS
+    time = torch.where(torch.rand(count, device=device) < _ON_SCHEDULE, on_schedule, anywhere)
+    shift = math.exp(empirical_mu(tokens, _LEAPS))
+    start, end = (shift * t / (1 + (shift - 1) * t) for t in (time, (time - 1 / _LEAPS).clamp(min=0)))
+    return start, end
+
+
+def noised(clean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Latents on the way from ``clean`` at each ``sigma``, and the noise."""
+    noise = torch.randn_like(clean)
+    return clean + sigma[:, None, None] * (noise - clean), noise
+
+
+def text_loss(trainee: Trainee, teacher: Models, size: Size, clean: Tensor, tokens: Tensor) -> Tensor:
+    """The squared distance from what the model said before the stage, mostly where four steps will ask it."""
+    sigma = leap_sigmas(clean.shape[0], clean.shape[1], clean.device)[0]
+    latents, _ = noised(clean, sigma)
+    with torch.no_grad():
+        target = velocity(teacher, size, latents, tokens, sigma)
+    return functional.mse_loss(velocity(trainee.models, size, latents, tokens, sigma), target)
+
+
+def edit_loss(trainee: Trainee, size: EditSize, references: list[Tensor], clean: Tensor, tokens: Tensor) -> Tensor:
+    """The squared error of the velocity from a changed picture to noise."""
+    sigma = draw_sigmas(clean.shape[0], clean.shape[1], clean.device)
+    latents, noise = noised(clean, sigma)
+    return functional.mse_loss(edit_velocity(trainee.models, size, latents, references, tokens, sigma), noise - clean)
+
+
+def leap_loss(
+    trainee: Trainee, teacher: Models, size: EditSize, references: list[Tensor], clean: Tensor, tokens: Tensor
+) -> Tensor:
+    """The squared error of the velocity to where the teacher's path is one leap later."""
+    sigma, end = leap_sigmas(clean.shape[0], clean.shape[1], clean.device)
+    latents, _ = noised(clean, sigma)
+    with torch.no_grad():
+        step, reached = (sigma - end) / _TEACHER_STEPS, latents
+        for number in range(_TEACHER_STEPS):
+            found = edit_velocity(teacher, size, reached, references, tokens, sigma - number * step)
+            reached = reached - step[:, None, None] * found
+        target = (latents - reached) / (sigma - end)[:, None, None]
+    return functional.mse_loss(edit_velocity(trainee.models, size, latents, references, tokens, sigma), target)
+
+
+@dataclass
+class _Source:
+    """A kind of batch: its sizes, and the pools they are drawn from."""
+
+    sizes: tuple[Any, ...]
+    pools: list[Any]
+    fill: Callable[[Any, Any], None]
+    fresh: float
+    owed: list[float]
+
+    def choose(self, progress: float, chooser: torch.Generator) -> tuple[Any, Any]:
+        """A size by its share, and its pool with the new pictures that are due."""
+        shares = torch.tensor([size.shares[min(2, int(progress * 3))] for size in self.sizes])
+        number = int(torch.multinomial(shares, 1, generator=chooser))
+        size, pool = self.sizes[number], self.pools[number]
+        self.owed[number] += self.fresh * size.batch
+        if self.owed[number] >= size.painted_at_once:
+            self.owed[number] -= size.painted_at_once
+            self.fill(size, pool)
+        return size, pool
+
+
+def _sources(
+    trainee: Trainee, scenes: Scenes, streams: tuple[Edits, Edits], generator: torch.Generator, *, tiny: bool
+) -> list[_Source]:
+    text_sizes, one_sizes, two_sizes = (
+        (_TINY_TEXT, _TINY_ONE, _TINY_TWO) if tiny else (_TEXT_SIZES, _ONE_SIZES, _TWO_SIZES)
+    )
+
+    def paint_scenes(size: Size, pool: Pool) -> None:
+        encode_new(scenes, trainee.vae, pool, size.painted_at_once, generator)
+
+    def paint_edits(edits: Edits) -> Callable[[EditSize, EditPool], None]:
+        return lambda size, pool: encode_edits(edits, trainee.vae, pool, size.painted_at_once, generator)
+
+    sources = [
+        _Source(
+            text_sizes,
+            [Pool(size.height, size.width, size.capacity) for size in text_sizes],
+            paint_scenes,
+            _FRESH_TEXT,
+            [0.0] * len(text_sizes),
+        )
+    ]
+    for sizes, edits in zip((one_sizes, two_sizes), streams, strict=True):
+        pools = [EditPool(size) for size in sizes]
+        sources.append(_Source(sizes, pools, paint_edits(edits), _FRESH_EDITS, [0.0] * len(sizes)))
+    for source in sources:
+        for size, pool in zip(source.sizes, source.pools, strict=True):
+            source.fill(size, pool)
+    return sources
+
+
+def train_edit(
+    trainee: Trainee,
+    scenes: Scenes,
+    streams: tuple[Edits, Edits],
+    generator: torch.Generator,
+    clock: Callable[[float], Clock],
+    log: Callable[[str], None],
+    device: torch.device,
+    *,
+    compiled: bool,
+    tiny: bool,
+    keep_to: Path,
+) -> dict[str, Any]:
+    """Train for the clock's time from ``trainee``, whose averaged weights are the flow's (or go on from edit.pt)."""
+    before = averaged(trainee)
+    run = _Run(trainee, keep_to / FILE, device)
+    log(f"edit: {'continuing' if run.resumed else 'beginning'} at step {run.step}")
+    teachers = [before[1], *([run.teacher[1]] if run.teacher else [])]
+    if compiled:
+        compile_blocks([trainee.transformer, *teachers], device, log)
+    sources = _sources(trainee, scenes, streams, generator, tiny=tiny)
+    log("pools are filled")
+    timer = clock(run.spent)
+    chooser = torch.Generator().manual_seed(run.step + 1)
+    weights = torch.tensor([_TEXT_SHARE, _ONE_SHARE, 1 - _TEXT_SHARE - _ONE_SHARE])
+    losses, counts = torch.zeros(3, device=device), [0, 0, 0]
+    logged = saved = timer.spent
+    first = run.step
+    timer.begin()
+    while not timer.over:
+        if timer.progress >= _LEAPS_FROM and run.teacher is None:
+            run.teacher = averaged(trainee)
+            _compile_like(run.teacher[1], trainee.transformer)
+            log(f"edit step {run.step}: from here on in leaps")
+        kind = int(torch.multinomial(weights, 1, generator=chooser))
+        size, pool = sources[kind].choose(timer.progress, chooser)
+        rate = _rate(timer.progress, run.step - first)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            if kind == 0:
+                clean, tokens = pool.draw(size.batch)
+                loss = text_loss(trainee, before, size, clean, tokens)
+            else:
+                references, clean, tokens = pool.draw(size.batch)
+                if run.teacher is None:
+                    loss = edit_loss(trainee, size, references, clean, tokens)
+                else:
+                    loss = leap_loss(trainee, run.teacher, size, references, clean, tokens)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trainee.optimizer.parameters, 1.0)
+        trainee.optimizer.step(rate * _PEAK_RATE, rate * _PEAK_MATRIX_RATE)
+        trainee.average.update()
+        run.step += 1
+        losses[kind] = losses[kind] * 0.98 + loss.detach() * 0.02
+        counts[kind] += 1
+        if run.step % 10 == 0:
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            timer.tick()
+            if timer.spent - logged > 15 or tiny:
+                log(
+                    f"edit step {run.step} {timer.spent:.0f} s, losses (text, one, two) "
+                    f"{_means(losses, counts)}, rate {rate:.2f}"
+                )
+                logged = timer.spent
+            if timer.spent - saved > 60:
+                run.keep(timer.spent)
+                saved = timer.spent
+    run.keep(timer.spent)
+    return {"edit_steps": run.step, "edit_seconds": round(timer.spent), "edit_losses": _means(losses, counts)}
+
+
+def _compile_like(model: Transformer, other: Transformer) -> None:
+    """Compile the blocks that are compiled in ``other``: the graphs are there already."""
+    for name in ("transformer_blocks", "single_transformer_blocks"):
+        for own, compiled in zip(getattr(model, name), getattr(other, name), strict=True):
+            if compiled._compiled_call_impl is not None:
+                own.compile(dynamic=True)
+
+
+def _means(losses: Tensor, counts: list[int]) -> list[float]:
+    """The moving means, without their beginning at 0."""
+    return [
+        round(value / max(1 - 0.98**count, 1e-9), 4) if count else 0.0
+        for value, count in zip(losses.tolist(), counts, strict=True)
+    ]
+
+
+def _rate(progress: float, done: int) -> float:
+    """The share of the peak rates: warm up, hold, and fall to nothing over the last 60 % of the planned time."""
+    fall = max(0.0, (progress - 0.4) / 0.6)
+    return min(1.0, (done + 1) / _WARM_STEPS) * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall)))
+
+
+class _Run:
+    """What the stage keeps between calls."""
+
+    def __init__(self, trainee: Trainee, file: Path, device: torch.device) -> None:
+        self._trainee, self._file = trainee, file
+        self.step, self.spent = 0, 0.0
+        self.teacher: Models | None = None
+        """Of edits in leaps: the averaged weights when those began."""
+        saved = load(file, device)
+        self.resumed = saved is not None
+        for name, model in zip(("text_encoder", "transformer"), trainee.models, strict=True):
+            model.load_state_dict(saved["models"][name] if saved else trainee.average.values[name])
+        # The flow's moments fit neither the new task nor the averaged weights.
+        trainee.optimizer = Optimizer(list(trainee.models), fused=device.type == "cuda")
+        if saved:
+            trainee.optimizer.load_state_dict(saved["optimizer"])
+            self.step, self.spent = saved["step"], saved["spent"]
+            trainee.average.restore(saved["average"], self.step)
+            if saved["teacher"] is not None:
+                self.teacher = averaged(trainee)
+                for name, model in zip(("text_encoder", "transformer"), self.teacher, strict=True):
+                    model.load_state_dict(saved["teacher"][name])
+        else:
+            trainee.average.updates = 0
+
+    def keep(self, spent: float) -> None:
+        """Save the run."""
+        self.spent = spent
+        names = ("text_encoder", "transformer")
+        teacher = self.teacher and {name: model.state_dict() for name, model in zip(names, self.teacher, strict=True)}
+        save(
+            self._file,
+            {
+                "models": {name: model.state_dict() for name, model in zip(names, self._trainee.models, strict=True)},
+                "average": self._trainee.average.values,
+                "optimizer": self._trainee.optimizer.state_dict(),
+                "teacher": teacher,
+                "step": self.step,
+                "spent": spent,
+            },
+        )
