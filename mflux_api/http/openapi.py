@@ -148,7 +148,12 @@ OPERATIONS = (
         path="/api/v1/jobs/{job_id}/stream",
         summary="Follow a job: progress events, then one of complete, failed, cancelled",
         answer=None,
-        parameters=(_JOB_ID, _LAST_EVENT_ID, _IMAGES),
+        parameters=(
+            _JOB_ID,
+            _LAST_EVENT_ID,
+            _IMAGES,
+            _query("previews", {"enum": ["none", "jpeg"]}, "jpeg: also events with a small picture in `preview`"),
+        ),
         content={"text/event-stream": {"schema": {"type": "string"}}},
         errors=(*_JOB, InvalidParameter),
     ),
