@@ -7,6 +7,10 @@ default:
 test *args:
     uv run pytest {{args}}
 
+# The promises of docs/guarantees.md in their long forms, with their figures: about an hour.
+promises *args:
+    uv run pytest tests/promises --full -s {{args}}
+
 # Style and import directions.
 lint:
     uv run ruff format --check .

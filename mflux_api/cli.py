@@ -2,29 +2,30 @@
 
 import argparse
 import logging
-import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import trio
 
-from mflux_api import doctor
+from mflux_api import doctor, model_commands
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError, ServiceError, ServiceFailed
 from mflux_api.jobs import Finished
 from mflux_api.progress_bar import ProgressBar
 from mflux_api.requests import GenerateRequest
 from mflux_api.service import Service, open_service
+from mflux_api.stop_signals import StopSignals
 from mflux_api.storage.files import ImageFiles
 from mflux_api.storage.repository import Repository
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from mflux_api.storage.state_lock import StateLock
+from mflux_api.watchdog import Watchdog
 
 EXIT_FAILED = 1
 EXIT_USAGE = 2
@@ -32,15 +33,18 @@ EXIT_INTERNAL = 70
 """The supervision tree gave up (``EX_SOFTWARE``)."""
 EXIT_INTERRUPTED = 130
 
-SECOND_SIGNAL_AFTER = 1.0
-"""Seconds: a process group's signal may reach the server twice at once, and that is one signal."""
+HALT_SECONDS = 0.6
+"""After the drain: what putting a halted job back into the queue may take; it is a write to the disk."""
 
-HALT_SECONDS = 5.0
-"""What putting a halted job back into the queue may take; it is a write to the disk."""
+FAREWELL_SECONDS = 0.9
+"""After the drain: until when answers that are on their way may be sent."""
 
-_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STUCK_SECONDS = 5.0
+"""After the drain: the hard limit, at which the watchdog ends the process. An end takes less than 2 s."""
 
-_LOG_LEVELS = {"serve": "info", "generate": "error", "doctor": "error"}
+LOG_PAUSE_SECONDS = 10.0
+
+_LOG_LEVELS = {"serve": "info", "generate": "error", "models": "error", "doctor": "error"}
 
 logger = logging.getLogger("mflux_api")
 
@@ -49,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = _parser().parse_args(arguments)
     _set_up_logging(options.log_level or _LOG_LEVELS[options.command])
-    command = {"serve": _serve, "generate": _generate, "doctor": _doctor}[options.command]
+    command = {"serve": _serve, "generate": _generate, "models": _models, "doctor": _doctor}[options.command]
     try:
         with _typed_failures():
             return command(options)
@@ -89,6 +93,9 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--num-images", type=int, default=1, help="how many pictures (default: 1)")
     generate.add_argument("--output-dir", type=Path, help="where to put them (default: ./output)")
 
+    models = commands.add_parser("models", help="list, download, delete, load and unload models")
+    model_commands.add_arguments(models, shared)
+
     commands.add_parser("doctor", parents=[shared], help="say what will be used here, and what is wrong")
     return parser
 
@@ -97,6 +104,24 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
+    # Where descriptors run out Trio tries to accept ten times a second, with a traceback each time.
+    logging.getLogger("trio.serve_listeners").addFilter(_NowAndThen())
+
+
+class _NowAndThen(logging.Filter):
+    """Passes a line every ten seconds, without its traceback."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._next = 0.0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.exc_info = record.exc_text = None
+        now = time.monotonic()
+        if now < self._next:
+            return False
+        self._next = now + LOG_PAUSE_SECONDS
+        return True
 
 
 @contextmanager
@@ -117,29 +142,20 @@ def _typed_failures() -> Iterator[None]:
 def _serve(options: argparse.Namespace) -> int:
     overrides: dict[str, dict[str, Any]] = {"server": {"host": options.host, "port": options.port}}
     settings = load_settings(options.config, overrides=overrides)
-    stop = _StopSignals()
-    with _harmless_signals(stop), StateLock(settings.state_dir):
-        _remove_leftovers(settings)
-        with SqliteRepository(settings.state_dir / DATABASE_NAME) as repository:
-            trio.run(_serve_until_signal, settings, repository, stop)
+    with Watchdog(EXIT_INTERNAL) as watchdog:
+        stop = StopSignals(
+            on_first=partial(watchdog.arm, settings.server.drain_timeout_seconds + STUCK_SECONDS),
+            on_second=partial(watchdog.arm, STUCK_SECONDS),
+        )
+        with stop.installed(), StateLock(settings.state_dir):
+            _serve_jobs(settings, stop)
     return 0
 
 
-@contextmanager
-def _harmless_signals(stop: "_StopSignals") -> Iterator[None]:
-    """Keep signals that come too late, or once too often, from killing a server that is ending anyway.
-
-    Trio raises what its receiver has not delivered once more when that closes, for the handlers from before.
-    """
-    for number in _STOP_SIGNALS:
-        signal.signal(number, stop.came_early)
-    try:
-        yield
-    finally:
-        # The interpreter gives a handler in Python up before its own end, but not this. The engine child, which would
-        # inherit it, is gone.
-        for number in _STOP_SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
+def _serve_jobs(settings: Settings, stop: StopSignals) -> None:
+    _remove_leftovers(settings)
+    with SqliteRepository(settings.state_dir / DATABASE_NAME) as repository:
+        trio.run(_serve_until_signal, settings, repository, stop)
 
 
 def _remove_leftovers(settings: Settings) -> None:
@@ -152,52 +168,20 @@ def _remove_leftovers(settings: Settings) -> None:
         logger.info("removed %d half-written image(s) of a server that was killed", count)
 
 
-class _StopSignals:
-    """The first signal asks for an end, the second for one at once."""
-
-    def __init__(self) -> None:
-        self.first = trio.Event()
-        self.second = trio.Event()
-        self._early = False
-
-    def came_early(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal that nobody watches for yet, or no more."""
-        self._early = True
-
-    async def watch(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Take signals until cancelled."""
-        began = 0.0
-        with trio.open_signal_receiver(*_STOP_SIGNALS) as signals:
-            task_status.started()
-            if self._early:
-                began = trio.current_time()
-                self.first.set()
-            async for _ in signals:
-                if not self.first.is_set():
-                    began = trio.current_time()
-                    self.first.set()
-                elif trio.current_time() - began >= SECOND_SIGNAL_AFTER and not self.second.is_set():
-                    logger.warning("second signal: stopping now")
-                    self.second.set()
-
-
-async def _serve_until_signal(settings: Settings, repository: Repository, stop: _StopSignals) -> None:
+async def _serve_until_signal(settings: Settings, repository: Repository, stop: StopSignals) -> None:
     if not _is_loopback(settings.server.host) and not settings.security.api_keys:
         logger.warning(
             "listening on %s without an API key: anybody who reaches this port can use it "
             "(set server.host to 127.0.0.1 or security.api_keys)",
             settings.server.host,
         )
-    async with trio.open_nursery() as watching:
-        # Around the service: signals that come while it ends have a taker, too.
-        await watching.start(stop.watch)
-        async with open_service(settings, repository=repository) as service, trio.open_nursery() as nursery:
-            for url in await nursery.start(service.serve_http):
-                logger.info("listening on %s", url)
-            await stop.first.wait()
-            await _drain(service, settings.server.drain_timeout_seconds, stop.second)
-            nursery.cancel_scope.cancel()
-        watching.cancel_scope.cancel()
+    stop.listen()
+    async with open_service(settings, repository=repository) as service, trio.open_nursery() as nursery:
+        for url in await nursery.start(service.serve_http):
+            logger.info("listening on %s", url)
+        await stop.first.wait()
+        await _drain(service, settings.server.drain_timeout_seconds, stop.second)
+        nursery.cancel_scope.cancel()
     logger.info("stopped")
 
 
@@ -211,11 +195,14 @@ def _is_loopback(host: str) -> bool:
 async def _drain(service: Service, seconds: float, at_once: trio.Event) -> None:
     """Let the running job end, for so long or until told otherwise; then stop it and give it back to the queue."""
     logger.info("draining: no new work; waiting up to %g s for the running job", seconds)
-    with trio.move_on_after(seconds):
+    deadline = trio.current_time() + seconds
+    with trio.move_on_at(deadline):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_cancel_when, at_once, nursery.cancel_scope)
             await service.drain()
             nursery.cancel_scope.cancel()
+    deadline = min(deadline, trio.current_time()) if at_once.is_set() else deadline
+    service.end_by(deadline + FAREWELL_SECONDS)
     with trio.move_on_after(HALT_SECONDS):
         await service.drain(halt=True)
 
@@ -232,6 +219,13 @@ def _doctor(options: argparse.Namespace) -> int:
     findings = trio.run(doctor.examine, load_settings(options.config))
     print(doctor.report(findings))
     return EXIT_FAILED if any(finding.state == "problem" for finding in findings) else 0
+
+
+# --- models --------------------------------------------------------------------------------------------------------
+
+
+def _models(options: argparse.Namespace) -> int:
+    return model_commands.run(options, load_settings(options.config))
 
 
 # --- generate ------------------------------------------------------------------------------------------------------

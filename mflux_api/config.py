@@ -155,7 +155,9 @@ class Settings:
                 path=None if custom.path is None else str(custom.path),
                 description=f"Custom checkpoint with the rules of {custom.base}",
                 embedded=False,
+                gated=False,
                 size_gb=None,
+                size_source=None,
             )
         return Catalog(entries.values())
 

@@ -96,7 +96,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
     if settings.models.default in present:
         yield Finding("default model", settings.models.default)
     else:
-        advice = "set models.default to one that is (demo is always there)"
+        advice = f"mflux-api models download {settings.models.default}, or set models.default to demo"
         yield Finding("default model", f"{settings.models.default} is not on disk", "warning", advice)
 
 

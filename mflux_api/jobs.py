@@ -209,6 +209,9 @@ JobEvent = Progress | Finished
 """What a subscriber of one job receives: any number of :class:`Progress`, then one :class:`Finished`."""
 
 
+_NO_TRANSFER: Mapping[str, Any] = {"bytes_done": None, "bytes_total": None, "eta_seconds": None}
+
+
 class ProgressTracker:
     """Turns what the engine reports into :class:`Progress` values whose ``progress`` never decreases."""
 
@@ -237,12 +240,27 @@ class ProgressTracker:
     def begin_attempt(self, attempt: int) -> None:
         """Start counting from the first step again; ``progress`` keeps its highest value."""
         self._latest = attrs.evolve(
-            self._latest, status=Status.GENERATING, stage=Stage.LOADING, attempt=attempt, step=0, image=0
+            self._latest,
+            status=Status.GENERATING,
+            stage=Stage.LOADING,
+            attempt=attempt,
+            step=0,
+            image=0,
+            **_NO_TRANSFER,
         )
 
     def back_to_queue(self) -> Progress:
         """The job waits again."""
-        self._latest = attrs.evolve(self._latest, status=Status.QUEUED, stage=Stage.QUEUED, step=0, image=0)
+        self._latest = attrs.evolve(
+            self._latest, status=Status.QUEUED, stage=Stage.QUEUED, step=0, image=0, **_NO_TRANSFER
+        )
+        return self._latest
+
+    def downloading(self, done: int, total: int | None, eta_seconds: float | None) -> Progress:
+        """The model is being downloaded; the job keeps its place in the queue meanwhile."""
+        self._latest = attrs.evolve(
+            self._latest, stage=Stage.DOWNLOADING, bytes_done=done, bytes_total=total, eta_seconds=eta_seconds
+        )
         return self._latest
 
     def stage(self, stage: Stage) -> Progress:

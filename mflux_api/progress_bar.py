@@ -46,11 +46,21 @@ class ProgressBar:
     def update(self, progress: Progress) -> None:
         """Show where the job is."""
         text = _NOTES[progress.stage]
+        if progress.stage is Stage.DOWNLOADING and progress.bytes_total:
+            self.transfer(text, progress.bytes_done or 0, progress.bytes_total)
+            return
         if progress.stage is Stage.DENOISING and progress.step:
             text += f", step {progress.step}/{progress.steps}"
         if progress.images > 1:
             text += f" (image {min(progress.image + 1, progress.images)}/{progress.images})"
         self._show(progress.progress, text)
+
+    def transfer(self, text: str, done: int, total: int, bytes_per_second: float | None = None) -> None:
+        """Show how far a download is."""
+        text = f"{text}, {_bytes(done)} of {_bytes(total)}"
+        if bytes_per_second:
+            text += f", {_bytes(bytes_per_second)}/s, {_clock((total - done) / bytes_per_second)} left"
+        self._show(done / total if total else 1.0, text)
 
     def _show(self, ratio: float, text: str) -> None:
         filled = round(ratio * BAR_WIDTH)
@@ -65,3 +75,15 @@ class ProgressBar:
         else:
             self._stream.write(timed + "\n")
         self._stream.flush()
+
+
+def _bytes(count: float) -> str:
+    if count < 1e6:
+        return f"{count / 1e3:.0f} kB"
+    return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

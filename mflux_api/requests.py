@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from mflux_api.catalog import Catalog, Model, is_flux1
 from mflux_api.engine.schedule import steps_to_run
-from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotFound, NotYetSupported
+from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotDownloaded, ModelNotFound, NotYetSupported
 
 T = TypeVar("T")
 
@@ -238,7 +238,7 @@ def check_supported(request: GenerateRequest, model: Model) -> None:
     """
     missing = {
         "quantization": model.quantization != "none",
-        "remote_models": not model.embedded and model.path is None,
+        model.family: model.family != "flux2-klein",
     }
     for feature, wanted in missing.items():
         if wanted:
@@ -246,6 +246,19 @@ def check_supported(request: GenerateRequest, model: Model) -> None:
                 "This version cannot do that yet; use the model 'demo' or a local checkpoint from [[models.custom]]",
                 {"feature": feature, "model": model.alias},
             )
+
+
+def not_downloaded(model: Model) -> ModelNotDownloaded:
+    """Return the error for a model that is not on disk and may not be fetched unasked."""
+    return ModelNotDownloaded(
+        f"Model '{model.alias}' is not on disk and models.auto_download is off; run "
+        f"`mflux-api models download {model.alias}` or POST /api/v1/models/{model.alias}/download first",
+        {
+            "model": model.alias,
+            "command": f"mflux-api models download {model.alias}",
+            "endpoint": f"POST /api/v1/models/{model.alias}/download",
+        },
+    )
 
 
 def resolve(

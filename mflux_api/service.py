@@ -1,6 +1,7 @@
 """The composition root: builds the actors, puts them under supervision, and hands out a :class:`Service`."""
 
 import itertools
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
@@ -11,7 +12,9 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.downloader import Downloader
 from mflux_api.actors.event_hub import EventHub
+from mflux_api.actors.fetching import Fetcher
 from mflux_api.actors.gateway import Addresses, EventStream, Gateway
 from mflux_api.actors.generator import Generator, GeneratorOptions
 from mflux_api.actors.job_store import JobStore, Retention
@@ -68,6 +71,7 @@ class Service:
         self._gateway = gateway
         self._root = root
         self._fronts = itertools.count(1)
+        self._end_by = math.inf
 
     @property
     def settings(self) -> Settings:
@@ -134,6 +138,10 @@ class Service:
         """
         await self._gateway.drain(halt=halt)
 
+    def end_by(self, deadline: float) -> None:
+        """Say until when, in Trio's time, HTTP answers that are on their way when the service ends may be sent."""
+        self._end_by = deadline
+
     async def serve_http(
         self,
         binds: Sequence[str] | None = None,
@@ -154,7 +162,7 @@ class Service:
 
         server = self.settings.server
         sockets = open_sockets(binds if binds is not None else [_bind(server.host, server.port)])
-        front = HttpFront(self._gateway, sockets)
+        front = HttpFront(self._gateway, sockets, lambda: self._end_by)
         # Each call has a front of its own: the end of one must not take another's along.
         name = f"{m.HTTP_FRONT} {next(self._fronts)}"
         try:
@@ -266,6 +274,7 @@ class _House:
         catalog = settings.catalog()
         store_box: Mailbox[m.StoreMessage] = self._mailbox(m.JOB_STORE)
         hub_box: Mailbox[m.HubMessage] = self._mailbox(m.EVENT_HUB, work_capacity=1024)
+        downloader_box: Mailbox[m.DownloaderMessage] = self._mailbox(m.DOWNLOADER)
         loader_box: Mailbox[m.LoaderMessage] = self._mailbox(m.MODEL_LOADER)
         generator_box: Mailbox[m.GeneratorMessage] = self._mailbox(m.GENERATOR)
         scheduler_box: Mailbox[m.SchedulerMessage] = self._mailbox(m.SCHEDULER)
@@ -276,6 +285,13 @@ class _House:
         store = JobStore(store_box, repository, _retention(settings, files))
         hub = EventHub(hub_box)
         stats = Stats(stats_box)
+        downloader = Downloader(
+            downloader_box,
+            _address(loader_box, m.DOWNLOADER),
+            catalog,
+            checkpoints,
+            automatic=settings.models.auto_download,
+        )
         loader = ModelLoader(
             loader_box,
             _address(generator_box, m.MODEL_LOADER),
@@ -297,6 +313,7 @@ class _House:
             store=_address(store_box, m.SCHEDULER),
             hub=_address(hub_box, m.SCHEDULER),
             stats=_address(stats_box, m.SCHEDULER),
+            fetcher=Fetcher(_address(downloader_box, m.SCHEDULER), catalog),
             painter=Painter(
                 _address(loader_box, m.SCHEDULER),
                 _address(generator_box, m.SCHEDULER),
@@ -322,12 +339,21 @@ class _House:
             ],
             strategy=Strategy.REST_FOR_ONE,
         )
-        self.root = Supervisor("root", [ChildSpec(name="core", run=core.run), _child(stats_box, stats.run)])
+        self.root = Supervisor(
+            "root",
+            [
+                ChildSpec(name="core", run=core.run),
+                _child(stats_box, stats.run),
+                # Beside the core: when it fails, no running job is touched, and those that wait ask again.
+                _child(downloader_box, downloader.run),
+            ],
+        )
         gateway = Gateway(
             Addresses(
                 scheduler=_address(scheduler_box, m.GATEWAY),
                 store=_address(store_box, m.GATEWAY),
                 hub=_address(hub_box, m.GATEWAY),
+                downloader=_address(downloader_box, m.GATEWAY),
                 loader=_address(loader_box, m.GATEWAY),
                 generator=_address(generator_box, m.GATEWAY),
                 stats=_address(stats_box, m.GATEWAY),

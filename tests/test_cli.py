@@ -70,7 +70,8 @@ def test_generate_takes_its_options(tmp_path: Path) -> None:
         (("generate", "a", "--model", "nonsense"), "Invalid model specified"),
         (("generate", "a", "--model", "demo", "--width", "100"), "'width' is invalid"),
         (("generate", "  ", "--model", "demo"), "'prompt' is invalid"),
-        (("generate", "a"), "cannot do that yet"),
+        (("generate", "a", "--model", "seedvr2"), "cannot do that yet"),
+        (("generate", "a"), "the next try goes on from there"),
         (("generate", "a", "--config", "nothing.toml"), "nothing.toml: no such file"),
         (("serve", "--port", "70000"), "--port"),
         (("serve", "--host", "no.such.host.invalid", "--port", "0"), "cannot listen on"),
@@ -89,7 +90,7 @@ def test_doctor_says_what_will_be_used(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for subject in ("mflux-api", "python", "mlx", "mflux", "engine", "backend", "device", "memory", "output directory"):
         assert re.search(rf"^. {subject} ", done.stdout, re.MULTILINE), subject
-    assert "set models.default to one that is" in done.stdout
+    assert "mflux-api models download flux2-klein-4b, or set models.default to demo" in done.stdout
 
 
 def test_doctor_finds_what_is_wrong_and_says_what_to_do(tmp_path: Path) -> None:

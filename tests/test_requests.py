@@ -7,7 +7,7 @@ import pytest
 from hypothesis import event, given
 from hypothesis import strategies as st
 
-from mflux_api.catalog import BUILT_IN, Catalog, Model, is_flux1
+from mflux_api.catalog import BUILT_IN, Catalog, is_flux1
 from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotFound, NotYetSupported, ServiceError
 from mflux_api.requests import (
     MAX_SEED,
@@ -102,25 +102,7 @@ def test_what_cannot_be_done_yet_is_said() -> None:
     check_supported(request, DEMO)
     check_supported(attrs.evolve(request, init_images=("x",), lora_files=("x",)), DEMO)
     with pytest.raises(NotYetSupported):
-        check_supported(request, BUILT_IN[0])
-
-
-def test_catalog_has_thirty_aliases_and_two_demos_each_with_its_rules() -> None:
-    assert len(BUILT_IN) == 32
-    assert len({model.alias for model in BUILT_IN}) == 32
-    assert sum(model.quantization == "runtime" for model in BUILT_IN) == 18
-    assert sum(model.quantization == "stored" for model in BUILT_IN) == 6
-    for model in BUILT_IN:
-        assert model.distilled == (not model.alias.startswith(("flux2-klein-base", "flux2-dev", "demo-base")))
-        assert (model.bits is None) == (model.quantization == "none")
-
-
-def test_custom_entry_takes_the_runtime_aliases_along() -> None:
-    custom = Model(alias="flux2-klein-4b", repo="", base="flux2-klein-4b", description="mine", path="/weights")
-    catalog = Catalog([custom])
-    followers = [model for model in catalog if model.path == "/weights"]
-    assert [model.bits for model in followers] == [None, 3, 4, 6, 8]
-    assert len(catalog) == 32
+        check_supported(request, attrs.evolve(BUILT_IN[0], family="seedvr2"))
 
 
 def test_errors_survive_pickling_with_their_details() -> None:

@@ -13,6 +13,7 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Mailbox
+from mflux_api.errors import ShuttingDown
 from mflux_api.jobs import Finished, JobEvent, Progress
 from mflux_api.supervisor import Started
 
@@ -47,6 +48,8 @@ class EventHub:
                 match message:
                     case m.Publish():
                         boot.publish(message.job_id, message.event)
+                    case m.Subscribe() if boot.over(message.job_id):
+                        message.reply.fail(ShuttingDown("The service is shutting down; follow the job when it is back"))
                     case m.Subscribe():
                         subscription = boot.subscribe(message.job_id, message.last_event_id)
                         if message.previews:
@@ -56,6 +59,8 @@ class EventHub:
                             subscription.channel.close()
                     case m.OpenLogs():
                         message.reply.ok(boot.open_logs())
+                    case m.EndStreams():
+                        boot.end_streams()
                     case _:
                         assert_never(message)
         finally:
@@ -69,6 +74,7 @@ class _Boot:
         self._name = name
         self._logs: OrderedDict[str, _Log] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
+        self._streams_ended = False
 
     def publish(self, job_id: str, event: JobEvent) -> None:
         log = self._logs.setdefault(job_id, _Log())
@@ -125,10 +131,20 @@ class _Boot:
     def open_logs(self) -> tuple[str, ...]:
         return tuple(job_id for job_id, log in self._logs.items() if not log.finished)
 
+    def over(self, job_id: str) -> bool:
+        """Whether the job will have no further event here, and no end."""
+        log = self._logs.get(job_id)
+        return self._streams_ended and log is not None and not log.finished
+
+    def end_streams(self) -> None:
+        self._streams_ended = True
+        self.close()
+
     def close(self) -> None:
         for log in self._logs.values():
             for channel in log.subscribers:
                 channel.close()
+            log.subscribers.clear()
 
     def _after(self, log: _Log, last_event_id: str) -> tuple[m.Logged, ...]:
         ids = [entry.id for entry in log.entries]

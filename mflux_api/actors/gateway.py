@@ -3,6 +3,7 @@
 import logging
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -12,13 +13,22 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask, MailboxFull
-from mflux_api.catalog import Catalog
+from mflux_api.catalog import Catalog, Model
 from mflux_api.config import Settings
-from mflux_api.errors import ImageGone, JobNotFound, ServiceRestarting, ShuttingDown
+from mflux_api.engine.interface import EngineDied
+from mflux_api.errors import (
+    EngineUnavailable,
+    ImageGone,
+    JobNotFound,
+    ModelNotDownloaded,
+    ServiceRestarting,
+    ShuttingDown,
+)
+from mflux_api.idempotency import IdempotencyKey
 from mflux_api.images import ImageFormat, convert_png
 from mflux_api.jobs import Finished, Job, Progress, Stage, Status, StoredImage
 from mflux_api.lora_tags import without_tags
-from mflux_api.requests import GenerateRequest, check_supported, find_model, resolve, validate
+from mflux_api.requests import GenerateRequest, check_supported, find_model, not_downloaded, resolve, validate
 from mflux_api.run_inputs import output_size
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.loras import LoraFiles
@@ -40,6 +50,7 @@ class Addresses:
     scheduler: Address[m.SchedulerMessage]
     store: Address[m.StoreMessage]
     hub: Address[m.HubMessage]
+    downloader: Address[m.DownloaderMessage]
     loader: Address[m.LoaderMessage]
     generator: Address[m.GeneratorMessage]
     stats: Address[m.StatsMessage]
@@ -69,23 +80,32 @@ class Gateway:
         self.catalog = catalog
         self.checkpoints = checkpoints
 
-    async def submit(self, request: GenerateRequest, *, synchronous: bool = False) -> m.Accepted:
+    async def submit(
+        self, request: GenerateRequest, *, synchronous: bool = False, key: IdempotencyKey | None = None
+    ) -> m.Accepted:
         """Check, resolve and queue a request; when this returns the job is kept.
+
+        With a ``key`` under which a job was accepted before, that job is the answer.
 
         Raises:
             InvalidParameter: a field is outside its limits.
             InvalidModel: no model has that name.
             ModelNotFound: it is a Flux1 model's name.
             NotYetSupported: this version cannot do it.
+            ModelNotDownloaded: it is not on disk, and ``models.auto_download`` is off.
             QueueFull: too many jobs wait.
             ShuttingDown: the service is draining.
             EngineUnavailable: the engine does not start.
+            IdempotencyConflict: the key was used before with another body.
+            JobGone: the key's job was removed by retention.
         """
         generation = self.settings.generation
         most = generation.max_batch_size
         checked = validate(without_tags(validate(request, max_images=most)), max_images=most)
         model = find_model(checked.model or self.settings.models.default, self.catalog)
         check_supported(checked, model)
+        if model.remote and not self.settings.models.auto_download and not await self._on_disk(model):
+            raise not_downloaded(model)
         loras = await self._named(checked.lora_files)
         size: tuple[int, int] | None = None
         if checked.init_images:
@@ -93,7 +113,7 @@ class Gateway:
         resolved = resolve(
             attrs.evolve(checked, lora_files=loras), model, default_steps=generation.default_steps, default_size=size
         )
-        return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous))
+        return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous, key=key))
 
     async def _named(self, loras: tuple[str, ...]) -> tuple[str, ...]:
         """Return every LoRA's one name, under which it is found again after a restart, too."""
@@ -152,6 +172,7 @@ class Gateway:
 
         Raises:
             JobNotFound: there is none with that id.
+            ShuttingDown: it goes on at the next start only.
         """
         await self._job(job_id)
         subscription = await self._ask(
@@ -218,6 +239,62 @@ class Gateway:
         """Return which model is in memory."""
         return await self._ask(self._to.loader, m.GetResidency())
 
+    async def download_state(self, model: Model) -> m.DownloadState:
+        """Return how far a model's download is, or why the last one failed."""
+        return await self._ask(self._to.downloader, m.GetDownload(model=model.alias))
+
+    async def download(self, model: Model) -> None:
+        """Begin to download a model, whether a job needs it or not; nothing to do when it is on disk."""
+        await self._ask(self._to.downloader, m.StartDownload(model=model.alias))
+
+    async def load_model(self, model: Model) -> None:
+        """Bring a model into memory, in line with the jobs that need one; returns when it is there.
+
+        Raises:
+            NotYetSupported: this version cannot paint with it.
+            ModelNotDownloaded: it is not on disk.
+            OutOfMemory: it does not fit.
+            EngineUnavailable: the engine died while it loaded.
+            GenerationFailed: the checkpoint cannot be used.
+        """
+        check_supported(GenerateRequest(prompt=model.alias), model)
+        if not await self._on_disk(model):
+            raise ModelNotDownloaded(
+                f"Model '{model.alias}' is not on disk; POST /api/v1/models/{model.alias}/download first",
+                {"model": model.alias, "endpoint": f"POST /api/v1/models/{model.alias}/download"},
+            )
+        try:
+            lease = await self._ask(self._to.loader, m.Acquire(model=model.alias))
+        except EngineDied as died:
+            raise EngineUnavailable(
+                f"The engine ended while it loaded '{model.alias}' ({died.reason}); try again or see the log"
+            ) from None
+        await self._to.loader.tell(m.Release(lease_id=lease.id), control=True)
+
+    async def unload_model(self, model: Model) -> None:
+        """Have a model out of memory; nothing to do when it is not there.
+
+        Raises:
+            ModelInUse: a job runs on it.
+        """
+        try:
+            await self._ask(self._to.loader, m.Evict(model=model.alias))
+        except EngineDied:
+            logger.debug("the engine died, and what it had in memory with it")
+
+    async def delete_model(self, model: Model) -> None:
+        """Remove a model from memory and from disk.
+
+        Raises:
+            ModelNotDeletable: this service did not put it there.
+            ModelNotDownloaded: there is nothing to remove.
+            ModelInUse: a job runs on it or waits for its download.
+        """
+        await self._ask(self._to.downloader, m.DeleteModel(model=model.alias))
+
+    async def _on_disk(self, model: Model) -> bool:
+        return await trio.to_thread.run_sync(self.checkpoints.folder, model, limiter=self._readers) is not None
+
     async def totals(self) -> Totals:
         """Return the running counters of the store."""
         return await self._ask(self._to.store, m.GetTotals())
@@ -227,13 +304,21 @@ class Gateway:
         return await self._ask(self._to.stats, m.GetCounters())
 
     async def drain(self, *, halt: bool = False) -> None:
-        """Take no new work, and wait until nothing runs any more; with ``halt`` stop what runs."""
+        """Take no new work, and wait until nothing runs any more; with ``halt`` stop what runs.
+
+        Then the streams of jobs that go on at the next start end.
+        """
         while True:
             try:
-                return await self._ask(self._to.scheduler, m.Drain(halt=halt), control=True)
+                await self._ask(self._to.scheduler, m.Drain(halt=halt), control=True)
             except ServiceRestarting:
                 # A scheduler that was restarted still takes no new work, but has forgotten who waits for its rest.
                 await trio.sleep(RETRY_SECONDS)
+            else:
+                break
+        with suppress(ActorGone):
+            # Behind the terminal events of what has just ended, so not in the control lane.
+            await self._to.hub.tell(m.EndStreams())
 
     async def _job(self, job_id: str) -> Job:
         job = await self._ask(self._to.store, m.GetJob(job_id=job_id))

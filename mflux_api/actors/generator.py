@@ -43,7 +43,7 @@ class GeneratorOptions:
     """Seconds a child has to stop a cancelled run."""
 
 
-_Work = m.LoadModel | m.Paint
+_Work = m.LoadModel | m.UnloadModel | m.Paint
 
 
 class Generator:
@@ -82,7 +82,7 @@ class Generator:
             while True:
                 message = await self._mailbox.receive()
                 match message:
-                    case m.LoadModel() | m.Paint():
+                    case m.LoadModel() | m.UnloadModel() | m.Paint():
                         self._waiting.append(message)
                         self._arrived.set()
                     case m.StopPainting():
@@ -186,6 +186,8 @@ class Generator:
             match work:
                 case m.LoadModel():
                     await self._load(engine, work, frames)
+                case m.UnloadModel():
+                    await self._unload(engine, work, frames)
                 case m.Paint():
                     if work.lease.incarnation != self._incarnation:
                         work.reply.fail(m.StaleLease())
@@ -210,6 +212,12 @@ class Generator:
                     return
                 case other:
                     logger.debug("dropped a late %s frame", type(other).__name__)
+
+    async def _unload(self, engine: Engine, work: m.UnloadModel, frames: trio.MemoryReceiveChannel[Received]) -> None:
+        await engine.send(p.Unload())
+        while not isinstance((event := (await frames.receive()).event), p.Unloaded):
+            logger.debug("dropped a late %s frame", type(event).__name__)
+        work.reply.ok(None)
 
     async def _paint(self, engine: Engine, work: m.Paint, frames: trio.MemoryReceiveChannel[Received]) -> None:
         request, inputs = work.request, work.inputs

@@ -22,6 +22,8 @@ class Entry:
     images: list[StoredImage] = attrs.field(factory=list)
     scope: trio.CancelScope | None = None
     """Set while it runs."""
+    fetching: trio.CancelScope | None = None
+    """Set while its model is being brought to disk; it keeps its place, and others overtake it."""
     kept: trio.Event = attrs.field(factory=trio.Event)
     """Set once the store has it."""
     finishing: bool = False
@@ -68,6 +70,10 @@ class JobQueue:
         self._waiting.sort(key=lambda waiting: waiting.number)
         return self._waiting.index(entry) + 1
 
+    def position(self, job_id: str) -> int:
+        """Return a job's place among the waiting, counted from 1; 0 when it does not wait."""
+        return next((place for place, entry in enumerate(self._waiting, start=1) if entry.job.id == job_id), 0)
+
     def take(self, entry: Entry) -> None:
         """Take an entry out of the waiting, if it is there."""
         if entry in self._waiting:
@@ -75,7 +81,10 @@ class JobQueue:
 
     def next(self) -> Entry | None:
         """Take the entry that is due."""
-        return self._waiting.pop(0) if self._waiting else None
+        for place, entry in enumerate(self._waiting):
+            if entry.fetching is None:
+                return self._waiting.pop(place)
+        return None
 
     def accepted(self) -> int:
         """How many jobs wait or are on their way into the store."""
@@ -99,8 +108,13 @@ class JobQueue:
         etas: dict[str, float | None] = {}
         total: float | None = 0.0
         for entry in (*self._running(), *self._waiting):
-            image = entry.tracker.latest.image
-            seconds = self._estimates.remaining(entry.job.request, step=entry.tracker.steps_ahead, image=image)
+            now = entry.tracker.latest
+            if entry.fetching is not None:
+                # Until its model is there; nobody waits for it.
+                etas[entry.job.id] = now.eta_seconds
+                continue
+            steps = entry.tracker.steps_ahead
+            seconds = self._estimates.remaining(entry.job.request, step=steps, image=now.image)
             total = None if total is None or seconds is None else total + seconds
             etas[entry.job.id] = None if total is None else round(total, 1)
         return etas

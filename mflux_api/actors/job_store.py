@@ -67,8 +67,10 @@ class JobStore:
     async def _handle(self, message: m.StoreMessage) -> None:
         match message:
             case m.Insert():
-                await self._call(partial(self._repository.insert, message.job))
+                await self._call(partial(self._repository.insert, message.job, message.key))
                 message.reply.ok(None)
+            case m.Recall():
+                message.reply.ok(await self._call(partial(self._repository.recall, message.key)))
             case m.Begin():
                 message.reply.ok(await self._change(message.job_id, lambda job: jobs.start(job, _now())))
             case m.Requeue():

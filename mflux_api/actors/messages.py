@@ -11,6 +11,7 @@ import trio
 
 from mflux_api.actors.mailbox import Ask
 from mflux_api.engine.protocol import Ready
+from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Failure, Job, JobEvent, Progress, Status, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
 from mflux_api.run_inputs import RunInputs
@@ -19,6 +20,7 @@ from mflux_api.storage.repository import Page, Totals
 GATEWAY = "gateway"
 JOB_STORE = "job_store"
 EVENT_HUB = "event_hub"
+DOWNLOADER = "downloader"
 MODEL_LOADER = "model_loader"
 GENERATOR = "generator"
 SCHEDULER = "scheduler"
@@ -26,8 +28,9 @@ STATS = "stats"
 HTTP_FRONT = "http_front"
 
 ASK_GRAPH: Mapping[str, frozenset[str]] = {
-    GATEWAY: frozenset({SCHEDULER, JOB_STORE, EVENT_HUB, MODEL_LOADER, GENERATOR, STATS}),
-    SCHEDULER: frozenset({JOB_STORE, EVENT_HUB, MODEL_LOADER, GENERATOR}),
+    GATEWAY: frozenset({SCHEDULER, JOB_STORE, EVENT_HUB, DOWNLOADER, MODEL_LOADER, GENERATOR, STATS}),
+    SCHEDULER: frozenset({JOB_STORE, EVENT_HUB, DOWNLOADER, MODEL_LOADER, GENERATOR}),
+    DOWNLOADER: frozenset({MODEL_LOADER}),
     MODEL_LOADER: frozenset({GENERATOR}),
 }
 """Who may wait for an answer of whom: always downhill, so nobody can wait in a circle. ``tell`` may go anywhere."""
@@ -41,6 +44,14 @@ class Insert(Ask[None]):
     """Keep a new job; the answer means it is kept."""
 
     job: Job
+    key: IdempotencyKey | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Recall(Ask[Remembered | None]):
+    """Read what was kept under an idempotency key."""
+
+    key: str
 
 
 @attrs.frozen(kw_only=True)
@@ -126,7 +137,7 @@ class Sweep:
     """Remove finished jobs that are too old."""
 
 
-StoreMessage = Insert | Begin | Requeue | Finish | GetJob | ListJobs | Unfinished | GetTotals | Sweep
+StoreMessage = Insert | Recall | Begin | Requeue | Finish | GetJob | ListJobs | Unfinished | GetTotals | Sweep
 
 # --- event_hub -----------------------------------------------------------------------------------------------------
 
@@ -173,7 +184,74 @@ class OpenLogs(Ask[tuple[str, ...]]):
     """The jobs that have a log without a terminal event."""
 
 
-HubMessage = Publish | Subscribe | OpenLogs
+@attrs.frozen(kw_only=True)
+class EndStreams:
+    """Nothing more will happen to any job here: end the streams of unfinished jobs, and open no new ones."""
+
+
+HubMessage = Publish | Subscribe | OpenLogs | EndStreams
+
+# --- downloader ----------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Transfer:
+    """How far a download is."""
+
+    bytes_done: int = 0
+    bytes_total: int | None = None
+    """``None`` until the hub has said how large it all is."""
+    bytes_per_second: float | None = None
+    """Over the last seconds."""
+    eta_seconds: float | None = None
+
+
+@attrs.frozen(kw_only=True)
+class EnsureOnDisk(Ask[None]):
+    """Have a model's files on disk, downloading them where that is needed and allowed; answered when they are."""
+
+    model: str
+    updates: trio.MemorySendChannel[Transfer] = attrs.field(eq=False, repr=False)
+    """Gets how far it is; lossy."""
+
+
+@attrs.frozen(kw_only=True)
+class LetGo:
+    """Somebody waits no more for a model: a download that nobody wants is stopped, and what it has is kept."""
+
+
+@attrs.frozen(kw_only=True)
+class StartDownload(Ask[None]):
+    """Download a model whether a job needs it or not; answered when that has begun, or there is nothing to do."""
+
+    model: str
+
+
+@attrs.frozen(kw_only=True)
+class DownloadState:
+    """What a downloader knows of one model."""
+
+    transfer: Transfer | None = None
+    """Set while it is being downloaded."""
+    failure: Failure | None = None
+    """Why the last try failed."""
+
+
+@attrs.frozen(kw_only=True)
+class GetDownload(Ask[DownloadState]):
+    """Read how far a model's download is."""
+
+    model: str
+
+
+@attrs.frozen(kw_only=True)
+class DeleteModel(Ask[None]):
+    """Remove a model from disk, if this service put it there; a download that only waits for itself is stopped."""
+
+    model: str
+
+
+DownloaderMessage = EnsureOnDisk | LetGo | StartDownload | GetDownload | DeleteModel
 
 # --- model_loader --------------------------------------------------------------------------------------------------
 
@@ -218,7 +296,14 @@ class GetResidency(Ask[Residency]):
     """Read what is resident."""
 
 
-LoaderMessage = Acquire | Release | GetResidency
+@attrs.frozen(kw_only=True)
+class Evict(Ask[None]):
+    """Have a model out of memory; refused while somebody holds or loads it."""
+
+    model: str
+
+
+LoaderMessage = Acquire | Release | GetResidency | Evict
 
 # --- generator -----------------------------------------------------------------------------------------------------
 
@@ -238,6 +323,13 @@ class LoadModel(Ask[Resident]):
     model: str
     path: str
     embedded: bool
+
+
+@attrs.frozen(kw_only=True)
+class UnloadModel(Ask[None]):
+    """Have the engine drop a model; answered when its memory is free."""
+
+    model: str
 
 
 @attrs.frozen(kw_only=True)
@@ -318,14 +410,14 @@ class GetEngine(Ask[EngineState]):
     """Read the state of the engine."""
 
 
-GeneratorMessage = LoadModel | Paint | StopPainting | GetEngine
+GeneratorMessage = LoadModel | UnloadModel | Paint | StopPainting | GetEngine
 
 # --- scheduler -----------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(kw_only=True)
 class Accepted:
-    """A job and its place in the queue (1: next)."""
+    """A job and its place in the queue (1: next; 0: it does not wait any more)."""
 
     job: Job
     position: int
@@ -337,6 +429,8 @@ class Submit(Ask[Accepted]):
 
     request: GenerateRequest
     synchronous: bool
+    key: IdempotencyKey | None = None
+    """A job that was accepted under it is the answer, whatever became of it since."""
 
 
 @attrs.frozen(kw_only=True)
@@ -428,7 +522,9 @@ class GetCounters(Ask[Counters]):
 
 StatsMessage = Count | GetCounters
 
-AnyMessage = StoreMessage | HubMessage | LoaderMessage | GeneratorMessage | SchedulerMessage | StatsMessage
+AnyMessage = (
+    StoreMessage | HubMessage | DownloaderMessage | LoaderMessage | GeneratorMessage | SchedulerMessage | StatsMessage
+)
 
 
 class StaleLease(Exception):

@@ -14,7 +14,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
 from mflux_api.catalog import Catalog
 from mflux_api.engine.interface import EngineDied
-from mflux_api.errors import ModelNotFound, ServiceError
+from mflux_api.errors import ModelInUse, ModelNotDownloaded, ModelNotFound, ServiceError
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.supervisor import Started
 
@@ -42,7 +42,7 @@ class ModelLoader:
         self._reset()
 
     def _reset(self) -> None:
-        self._waiting: deque[m.Acquire] = deque()
+        self._waiting: deque[m.Acquire | m.Evict] = deque()
         self._changed = trio.Event()
         self._leases: dict[int, m.Lease] = {}
         self._resident: tuple[str, int] | None = None
@@ -63,6 +63,8 @@ class ModelLoader:
                         self._waiting.append(message)
                     case m.Release():
                         self._leases.pop(message.lease_id, None)
+                    case m.Evict():
+                        self._consider(message)
                     case m.GetResidency():
                         message.reply.ok(self._residency())
                     case _:
@@ -95,7 +97,10 @@ class ModelLoader:
                 request.reply.abandon()
                 continue
             try:
-                await self._grant(request)
+                if isinstance(request, m.Evict):
+                    await self._evict(request)
+                else:
+                    await self._grant(request)
             except (ServiceError, EngineDied, ActorGone) as error:
                 request.reply.fail(error)
 
@@ -121,6 +126,29 @@ class ModelLoader:
             # The asker died while it waited.
             del self._leases[lease.id]
 
+    def _consider(self, request: m.Evict) -> None:
+        """Answer at once where there is nothing to do, or nothing that may be done; else it waits in line."""
+        if self._is_held(request.model):
+            request.reply.fail(_in_use(request.model))
+        elif self._resident is None or self._resident[0] != request.model:
+            request.reply.ok(None)
+        else:
+            self._waiting.append(request)
+
+    async def _evict(self, request: m.Evict) -> None:
+        await self._forget_the_dead()
+        if self._is_held(request.model):
+            raise _in_use(request.model)
+        if self._resident is not None and self._resident[0] == request.model:
+            # Forgotten first: when the question fails, the child is gone and the model with it.
+            self._resident = None
+            await self._generator.ask(m.UnloadModel(model=request.model))
+            logger.info("model %s unloaded", request.model)
+        request.reply.ok(None)
+
+    def _is_held(self, alias: str) -> bool:
+        return self._loading == alias or any(lease.model == alias for lease in self._leases.values())
+
     async def _forget_the_dead(self) -> None:
         """What a dead child had in memory is gone, and so are the leases on it."""
         engine = await self._generator.ask(m.GetEngine())
@@ -132,8 +160,10 @@ class ModelLoader:
     async def _load(self, alias: str) -> float:
         model = self._catalog.get(alias)
         folder = None if model is None else self._checkpoints.folder(model)
-        if model is None or folder is None:
+        if model is None:
             raise ModelNotFound(f"Model '{alias}' not found", {"model": alias})
+        if folder is None:
+            raise ModelNotDownloaded(f"Model '{alias}' is not on disk any more", {"model": alias})
         self._resident = None
         self._loading = alias
         try:
@@ -143,3 +173,9 @@ class ModelLoader:
         self._resident = (alias, loaded.incarnation)
         logger.info("model %s loaded in %.1f s", alias, loaded.seconds)
         return loaded.seconds
+
+
+def _in_use(alias: str) -> ModelInUse:
+    return ModelInUse(
+        f"Model '{alias}' is in use; try again when its jobs have ended, or cancel them", {"model": alias}
+    )

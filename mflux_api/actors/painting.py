@@ -5,6 +5,7 @@ import errno
 import itertools
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import assert_never
 
 import attrs
@@ -81,10 +82,17 @@ class Painter:
     def discard(self, images: Iterable[StoredImage]) -> None:
         """Remove images that no job will show; one that cannot be removed is left, and its job goes on."""
         for image in images:
-            try:
-                self._files.discard(image)
-            except OSError as error:
-                logger.warning("an abandoned image stays on disk (%s)", error.strerror)
+            self._tidy(partial(self._files.discard, image))
+
+    def discard_all(self, job: Job) -> None:
+        """Remove every image of a job that a killed process had begun, and of which no row tells."""
+        self._tidy(partial(self._files.discard_all, job))
+
+    def _tidy(self, remove: Callable[[], None]) -> None:
+        try:
+            remove()
+        except OSError as error:
+            logger.warning("an abandoned image stays on disk (%s)", error.strerror)
 
     async def _inputs(self, request: GenerateRequest) -> RunInputs:
         """What the request names, read from text and disk before the engine is taken."""

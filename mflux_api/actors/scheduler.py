@@ -14,6 +14,8 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.claims import Claims
+from mflux_api.actors.fetching import Fetcher
 from mflux_api.actors.job_queue import Entry, JobQueue
 from mflux_api.actors.mailbox import ActorGone, Address, Ask, Mailbox, MailboxFull
 from mflux_api.actors.painting import Painter, SaveFailed
@@ -22,12 +24,15 @@ from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import (
     EngineCrashed,
     EngineUnavailable,
+    IdempotencyConflict,
     InternalError,
+    ModelNotDownloaded,
     QueueFull,
     ServerCrashed,
     ServiceError,
     ShuttingDown,
 )
+from mflux_api.idempotency import IdempotencyKey
 from mflux_api.jobs import Failure, Finished, Job, Progress, Status, new_job_id
 from mflux_api.supervisor import Started
 
@@ -49,6 +54,7 @@ class Scheduler:
         store: Address[m.StoreMessage],
         hub: Address[m.HubMessage],
         stats: Address[m.StatsMessage],
+        fetcher: Fetcher,
         painter: Painter,
         settings: SchedulerSettings,
         slots: int = 1,
@@ -57,6 +63,7 @@ class Scheduler:
         self._store = store
         self._hub = hub
         self._stats = stats
+        self._fetcher = fetcher
         self._painter = painter
         self._settings = settings
         self._slots = slots
@@ -65,6 +72,7 @@ class Scheduler:
     async def run(self, status: Started) -> None:
         """Take up what the store has unfinished, then serve the mailbox until cancelled."""
         self._queue = JobQueue(self._painter.estimates)
+        self._claims = Claims()
         self._active = 0
         self._degraded = False
         self._drains: list[m.Drain] = []
@@ -110,18 +118,46 @@ class Scheduler:
     # --- admission ---
 
     def _submit(self, message: m.Submit) -> None:
+        if message.key is not None:
+            self._nursery.start_soon(self._submit_once, message, message.key)
+            return
+        entry = self._admit(message)
+        if entry is not None:
+            self._nursery.start_soon(self._keep, entry, message)
+
+    async def _submit_once(self, message: m.Submit, key: IdempotencyKey) -> None:
+        """Answer with the job that was accepted under the key, or accept one."""
+        async with self._claims.of(key.key):
+            try:
+                known = await self._store.ask(m.Recall(key=key.key))
+                job = None if known is None else await self._store.ask(m.GetJob(job_id=known.job_id))
+            except (ServiceError, ActorGone) as error:
+                message.reply.fail(error)
+                return
+            if known is not None and known.body != key.body:
+                message.reply.fail(
+                    IdempotencyConflict("This Idempotency-Key was used before with another body; choose a new one")
+                )
+            elif job is not None:
+                message.reply.ok(m.Accepted(job=job, position=self._queue.position(job.id)))
+            else:
+                entry = self._admit(message)
+                if entry is not None:
+                    await self._keep(entry, message)
+
+    def _admit(self, message: m.Submit) -> Entry | None:
+        """Give a job that may come a place, or refuse it."""
         refusal = self._refusal()
         if refusal is not None:
             message.reply.fail(refusal)
-            return
+            return None
         job = Job(
             id=new_job_id(),
             request=message.request,
             created_at=datetime.now(UTC),
             synchronous=message.synchronous,
         )
-        entry = self._queue.enter(job)
-        self._nursery.start_soon(self._keep, entry, message)
+        return self._queue.enter(job)
 
     def _refusal(self) -> ServiceError | None:
         if self._draining:
@@ -139,7 +175,7 @@ class Scheduler:
 
     async def _keep(self, entry: Entry, message: m.Submit) -> None:
         try:
-            await self._store.ask(m.Insert(job=entry.job))
+            await self._store.ask(m.Insert(job=entry.job, key=message.key))
         except (ServiceError, ActorGone) as error:
             self._queue.forget(entry)
             entry.kept.set()
@@ -148,7 +184,7 @@ class Scheduler:
             return
         # Not lossy, unlike later progress: it opens the job's log, which followers need.
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest))
-        position = self._queue.line_up(entry)
+        position = self._line_up(entry)
         entry.kept.set()
         told = message.reply.ok(m.Accepted(job=entry.job, position=position))
         # When whoever submitted is gone, an async job stays: it was accepted, and its id may be read elsewhere.
@@ -156,6 +192,30 @@ class Scheduler:
             self._nursery.start_soon(self._abandon, entry.job.id)
         if self._draining:
             self._turn_away()
+        self._dispatch()
+
+    def _line_up(self, entry: Entry) -> int:
+        """Put a job into the queue and have its model brought to disk, if it is not there; return its place."""
+        position = self._queue.line_up(entry)
+        if self._fetcher.concerns(entry.job):
+            entry.fetching = trio.CancelScope()
+            self._nursery.start_soon(self._fetch, entry, entry.fetching)
+        return position
+
+    async def _fetch(self, entry: Entry, scope: trio.CancelScope) -> None:
+        failure: ServiceError | None = None
+        with scope:
+            try:
+                await self._fetcher.fetch(entry.job, entry.tracker, self._publish)
+            except ServiceError as error:
+                failure = error
+        if scope.cancelled_caught or entry.fetching is not scope:
+            return
+        if failure is not None:
+            self._queue.take(entry)
+            await self._fail(entry, failure)
+            return
+        entry.fetching = None
         self._dispatch()
 
     # --- running ---
@@ -196,6 +256,9 @@ class Scheduler:
             await self._again(entry, partial(m.Requeue, job_id=entry.job.id, engine_died=True))
         except ActorGone:
             await self._again(entry, partial(m.Requeue, job_id=entry.job.id, service_died=True))
+        except ModelNotDownloaded:
+            # It was deleted after it had been looked for: that is nobody's death, and it is looked for again.
+            await self._again(entry, partial(m.Requeue, job_id=entry.job.id))
         except SaveFailed as failed:
             await self._fail(entry, failed.error)
         except ServiceError as error:
@@ -222,7 +285,7 @@ class Scheduler:
             await self._fail(entry, exhausted)
             return
         self._publish(entry.tracker.back_to_queue())
-        self._queue.line_up(entry)
+        self._line_up(entry)
 
     def _exhausted(self, job: Job) -> ServiceError | None:
         if job.attempts >= self._settings.max_attempts:
@@ -270,7 +333,7 @@ class Scheduler:
                 entry.job = await self._written(partial(m.Requeue, job_id=job.id))
             self._publish(entry.tracker.back_to_queue())
             self._queue.take(entry)
-            self._queue.line_up(entry)
+            self._line_up(entry)
 
     def _answer_drains(self) -> None:
         if self._active == 0 and not any(self._drain_waits_for(entry) for entry in self._queue):
@@ -289,6 +352,8 @@ class Scheduler:
         if entry.finishing:
             return
         entry.finishing = True
+        if entry.fetching is not None:
+            entry.fetching.cancel()
         entry.job = await self._written(partial(m.Finish, job_id=entry.job.id, outcome=outcome))
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job)))
         self._queue.forget(entry)
@@ -346,6 +411,7 @@ class Scheduler:
         """After a start: requeue what was running, and publish every end that nobody heard of."""
         for job in await self._store.ask(m.Unfinished()):
             if job.status is Status.GENERATING:
+                self._painter.discard_all(job)
                 job = await self._written(partial(m.Requeue, job_id=job.id, service_died=True))
             entry = self._queue.enter(job)
             entry.kept.set()
@@ -354,7 +420,7 @@ class Scheduler:
                 await self._fail(entry, exhausted)
                 continue
             await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
-            self._queue.line_up(entry)
+            self._line_up(entry)
         if self._draining:
             self._turn_away()
         for job_id in await self._hub.ask(m.OpenLogs()):

@@ -248,18 +248,20 @@ _TYPES: tuple[type[Any], ...] = (
     RunStopped,
     RunFailed,
 )
-_BY_TAG = {kind.__name__: kind for kind in _TYPES}
+ENGINE_TYPES: Mapping[str, type[Any]] = {kind.__name__: kind for kind in _TYPES}
+"""Tag → class of every frame between the service and an engine."""
 
 
 @attrs.frozen
 class Header:
     """A decoded header: the frame and the lengths of the blobs that follow it."""
 
-    frame: Frame
+    frame: Any
+    """An instance of one of the types that were asked for."""
     blob_lengths: tuple[int, ...]
 
 
-def encode(frame: Frame, blobs: Sequence[bytes] = ()) -> bytes:
+def encode(frame: Any, blobs: Sequence[bytes] = ()) -> bytes:
     """Return a frame as bytes.
 
     Raises:
@@ -288,17 +290,21 @@ def header_length(prefix: bytes) -> int:
     return int(length)
 
 
-def decode_header(data: bytes) -> Header:
+def decode_header(data: bytes, types: Mapping[str, type[Any]] = ENGINE_TYPES) -> Header:
     """Decode a header.
+
+    Args:
+        data: the bytes between the length and the blobs.
+        types: tag → class of every frame that may come; by default those of an engine.
 
     Raises:
         ProtocolError: it is not one of ours.
     """
     try:
         tag, body, lengths = msgspec.msgpack.decode(data, type=tuple[str, dict[str, Any], tuple[int, ...]])
-        if tag not in _BY_TAG:
+        if tag not in types:
             raise ProtocolError("a frame with an unknown tag")
-        frame = msgspec.convert(body, _BY_TAG[tag])
+        frame = msgspec.convert(body, types[tag])
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
         # Not all that msgspec raises is its own: text that is not UTF-8 is a UnicodeDecodeError.
         raise ProtocolError("a frame that cannot be decoded") from None

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mflux_api.engine import protocol
 from mflux_api.engine.protocol import (
@@ -20,7 +20,6 @@ from mflux_api.engine.protocol import (
     Beat,
     Cancel,
     Command,
-    Event,
     ImageDone,
     Load,
     Loaded,
@@ -57,7 +56,7 @@ class Pipe:
         self._outgoing = outgoing
         self._writing = threading.Lock()
 
-    def write(self, event: Event, blobs: Sequence[bytes] = ()) -> None:
+    def write(self, event: Any, blobs: Sequence[bytes] = ()) -> None:
         """Send one frame; a parent that is gone ends this process."""
         data = memoryview(protocol.encode(event, blobs))
         with self._writing:
@@ -86,7 +85,7 @@ class Pipe:
         """Read one frame and the raw bytes that belong to it."""
         length = protocol.header_length(self.read(PREFIX_LENGTH))
         header = protocol.decode_header(self.read(length))
-        return header.frame, tuple(self.read(size) for size in header.blob_lengths)  # type: ignore[return-value]
+        return header.frame, tuple(self.read(size) for size in header.blob_lengths)
 
 
 class Reader(threading.Thread):

@@ -1,5 +1,10 @@
 """``/api/v1/generate`` and ``/api/v1/jobs``."""
 
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import trio
 from quart import Blueprint, Response, request
 
 from mflux_api.actors.gateway import Gateway
@@ -8,7 +13,9 @@ from mflux_api.http.body import json_object
 from mflux_api.http.render import Renderer, job_object
 from mflux_api.http.responses import json_bytes, json_response
 from mflux_api.http.schemas import CancelAnswer, GenerateAnswer, JobList
+from mflux_api.http.security import offered_key
 from mflux_api.http.sse import stream_response
+from mflux_api.idempotency import HEADER, IdempotencyKey, idempotency_key
 from mflux_api.images import MEDIA_TYPES, ImageFormat
 from mflux_api.jobs import Status
 from mflux_api.requests import from_body
@@ -24,7 +31,9 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.post("/generate")
     async def generate() -> Response:
-        accepted = await gateway.submit(from_body(await json_object()))
+        body = await json_object()
+        wanted = from_body(body)
+        accepted = await gateway.submit(wanted, key=await _idempotency_key(body))
         return json_response(
             GenerateAnswer(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)
         )
@@ -67,6 +76,14 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         response.set_etag(etag)
         response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
         return response
+
+    async def _idempotency_key(body: Mapping[str, Any]) -> IdempotencyKey | None:
+        text = request.headers.get(HEADER)
+        if text is None:
+            return None
+        caller = offered_key(gateway.settings.security.api_keys) or ""
+        # In a thread: a body may hold megabytes of pictures.
+        return await trio.to_thread.run_sync(partial(idempotency_key, text, body, caller=caller))
 
     return routes
 

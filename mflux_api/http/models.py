@@ -4,7 +4,7 @@ import trio
 from quart import Blueprint, Response
 
 from mflux_api.actors.gateway import Gateway
-from mflux_api.actors.messages import Residency
+from mflux_api.actors.messages import DownloadState, Residency, Transfer
 from mflux_api.catalog import Model
 from mflux_api.errors import ModelNotFound
 from mflux_api.http.responses import json_response
@@ -30,34 +30,87 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/models/<model_id>/status")
     async def status(model_id: str) -> Response:
+        return await answer(known(model_id))
+
+    @routes.post("/models/<model_id>/download")
+    async def download(model_id: str) -> Response:
+        model = known(model_id)
+        await gateway.download(model)
+        return await answer(model)
+
+    @routes.post("/models/<model_id>/load")
+    async def load(model_id: str) -> Response:
+        model = known(model_id)
+        await gateway.load_model(model)
+        return await answer(model)
+
+    @routes.post("/models/<model_id>/unload")
+    async def unload(model_id: str) -> Response:
+        model = known(model_id)
+        await gateway.unload_model(model)
+        return await answer(model)
+
+    @routes.delete("/models/<model_id>")
+    async def delete(model_id: str) -> Response:
+        model = known(model_id)
+        await gateway.delete_model(model)
+        return await answer(model)
+
+    def known(model_id: str) -> Model:
         model = gateway.catalog.get(model_id)
         if model is None:
-            raise ModelNotFound(
-                f"Model '{model_id[:64]}' not found; GET /api/v1/models lists them all", {"model": model_id[:64]}
-            )
+            shown = model_id[:64]
+            raise ModelNotFound(f"Model '{shown}' not found; GET /api/v1/models lists them all", {"model": shown})
+        return model
+
+    async def answer(model: Model) -> Response:
+        download = await gateway.download_state(model)
         residency = await gateway.residency()
         state = await trio.to_thread.run_sync(checkpoints.state, model)
-        status_name = _status_name(model, residency, state)
-        return json_response(
-            ModelStatus(
-                model=model.alias,
-                status=status_name,
-                downloaded=state.downloaded,
-                loaded=status_name == "loaded",
-                size_gb=model.size_gb,
-                path=None if state.path is None else str(state.path),
-            )
-        )
+        return json_response(_status(model, residency, download, state))
 
     return routes
 
 
-def _status_name(model: Model, residency: Residency, state: CheckpointState) -> ModelStatusName:
+def _status(model: Model, residency: Residency, download: DownloadState, state: CheckpointState) -> ModelStatus:
+    name = _status_name(model, residency, download, state)
+    transfer = download.transfer if name == "downloading" else None
+    failure = download.failure if name == "error" else None
+    return ModelStatus(
+        model=model.alias,
+        status=name,
+        downloaded=state.downloaded,
+        loaded=name == "loaded",
+        size_gb=model.size_gb,
+        path=None if state.path is None else str(state.path),
+        commit=state.commit,
+        percent=None if transfer is None else _percent(transfer),
+        bytes_done=None if transfer is None else transfer.bytes_done,
+        bytes_total=None if transfer is None else transfer.bytes_total,
+        bytes_per_second=None if transfer is None else transfer.bytes_per_second,
+        eta_seconds=None if transfer is None else transfer.eta_seconds,
+        error=None if failure is None else failure.message,
+        code=None if failure is None else failure.code,
+        details=None if failure is None else failure.details,
+    )
+
+
+def _status_name(
+    model: Model, residency: Residency, download: DownloadState, state: CheckpointState
+) -> ModelStatusName:
     if residency.model == model.alias:
         return "loaded"
     if residency.loading == model.alias:
         return "loading"
-    return "ready" if state.downloaded else "not_downloaded"
+    if state.downloaded:
+        return "ready"
+    if download.transfer is not None:
+        return "downloading"
+    return "not_downloaded" if download.failure is None else "error"
+
+
+def _percent(transfer: Transfer) -> float:
+    return round(100 * transfer.bytes_done / transfer.bytes_total, 1) if transfer.bytes_total else 0.0
 
 
 def _object(model: Model, state: CheckpointState, default_steps: int) -> ModelObject:
@@ -73,10 +126,14 @@ def _object(model: Model, state: CheckpointState, default_steps: int) -> ModelOb
         ),
         downloaded=state.downloaded,
         size_gb=model.size_gb,
+        size_source=model.size_source,
         description=model.description,
+        base=model.base,
+        revision=model.revision,
         quantization=model.quantization,
         bits=model.bits,
         licence=model.licence,
+        gated=model.gated,
         default_steps=model.default_steps or default_steps,
         default_guidance=model.default_guidance,
         native_size=model.native_size,

@@ -11,10 +11,12 @@ from quart import Blueprint, Response
 from mflux_api.errors import (
     BodyTooLarge,
     DiskFull,
+    DownloadFailed,
     EngineCrashed,
     EngineUnavailable,
     GenerationFailed,
     HostNotAllowed,
+    IdempotencyConflict,
     ImageGone,
     InternalError,
     InvalidJSON,
@@ -23,6 +25,10 @@ from mflux_api.errors import (
     JobCancelled,
     JobGone,
     JobNotFound,
+    ModelGated,
+    ModelInUse,
+    ModelNotDeletable,
+    ModelNotDownloaded,
     ModelNotFound,
     NotFound,
     NotYetSupported,
@@ -37,6 +43,7 @@ from mflux_api.errors import (
 )
 from mflux_api.http import schemas
 from mflux_api.http.responses import json_bytes
+from mflux_api.idempotency import HEADER, MAX_LENGTH
 from mflux_api.images import MEDIA_TYPES
 from mflux_api.requests import GenerateRequest
 from mflux_api.version import package_version
@@ -47,6 +54,7 @@ _BODY: Errors = (InvalidJSON, InvalidParameter, BodyTooLarge, RequestTimeout)
 _SUBMIT: Errors = (
     *_BODY,
     InvalidModel,
+    ModelNotDownloaded,
     ModelNotFound,
     NotYetSupported,
     QueueFull,
@@ -54,7 +62,15 @@ _SUBMIT: Errors = (
     EngineUnavailable,
     DiskFull,
 )
-_PAINT: Errors = (JobCancelled, GenerationFailed, EngineCrashed, OutOfMemory, ImageGone)
+_PAINT: Errors = (
+    JobCancelled,
+    GenerationFailed,
+    EngineCrashed,
+    OutOfMemory,
+    ImageGone,
+    ModelGated,
+    DownloadFailed,
+)
 _JOB: Errors = (JobNotFound, JobGone)
 _ALWAYS: Errors = (Unauthorized, HostNotAllowed, OriginNotAllowed, InternalError, ServiceRestarting)
 
@@ -62,6 +78,8 @@ _JOB_ID = {"name": "job_id", "in": "path", "required": True, "schema": {"type": 
 _MODEL_ID = {"name": "model_id", "in": "path", "required": True, "schema": {"type": "string"}}
 _INDEX = {"name": "index", "in": "path", "required": True, "schema": {"type": "integer", "minimum": 0}}
 _LAST_EVENT_ID = {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}}
+
+_IDEMPOTENCY_KEY = {"name": HEADER, "in": "header", "schema": {"type": "string", "maxLength": MAX_LENGTH}}
 
 
 def _query(name: str, schema: Mapping[str, Any], description: str) -> dict[str, Any]:
@@ -113,7 +131,8 @@ OPERATIONS = (
         summary="Submit a job and return at once",
         body=GenerateRequest,
         answer=schemas.GenerateAnswer,
-        errors=_SUBMIT,
+        parameters=(_IDEMPOTENCY_KEY,),
+        errors=(*_SUBMIT, IdempotencyConflict, JobGone),
     ),
     Operation(
         method="get",
@@ -155,7 +174,7 @@ OPERATIONS = (
             _query("previews", {"enum": ["none", "jpeg"]}, "jpeg: also events with a small picture in `preview`"),
         ),
         content={"text/event-stream": {"schema": {"type": "string"}}},
-        errors=(*_JOB, InvalidParameter),
+        errors=(*_JOB, InvalidParameter, ShuttingDown),
     ),
     Operation(
         method="get",
@@ -170,10 +189,50 @@ OPERATIONS = (
     Operation(
         method="get",
         path="/api/v1/models/{model_id}/status",
-        summary="Whether a model is on disk and in memory",
+        summary="Whether a model is on disk and in memory, or how far its download is",
         answer=schemas.ModelStatus,
         parameters=(_MODEL_ID,),
         errors=(ModelNotFound,),
+    ),
+    Operation(
+        method="post",
+        path="/api/v1/models/{model_id}/download",
+        summary="Begin to download a model; its status says how far it is",
+        answer=schemas.ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(ModelNotFound, ShuttingDown),
+    ),
+    Operation(
+        method="post",
+        path="/api/v1/models/{model_id}/load",
+        summary="Bring a model into memory, and answer when it is there",
+        answer=schemas.ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(
+            ModelNotFound,
+            ModelNotDownloaded,
+            NotYetSupported,
+            OutOfMemory,
+            GenerationFailed,
+            EngineUnavailable,
+            ShuttingDown,
+        ),
+    ),
+    Operation(
+        method="post",
+        path="/api/v1/models/{model_id}/unload",
+        summary="Have a model out of memory",
+        answer=schemas.ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(ModelNotFound, ModelInUse, ShuttingDown),
+    ),
+    Operation(
+        method="delete",
+        path="/api/v1/models/{model_id}",
+        summary="Remove from disk what this service downloaded or quantized",
+        answer=schemas.ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(ModelNotFound, ModelNotDeletable, ModelNotDownloaded, ModelInUse, ShuttingDown),
     ),
     Operation(method="get", path="/api/v1/health", summary="Whether the service works", answer=schemas.Health),
     Operation(method="get", path="/api/v1/system", summary="Device and memory", answer=schemas.SystemObject),

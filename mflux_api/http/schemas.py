@@ -6,7 +6,7 @@ from typing import Any, Literal
 import attrs
 
 StatusName = Literal["queued", "generating", "completed", "failed", "cancelled"]
-ModelStatusName = Literal["not_downloaded", "ready", "loading", "loaded"]
+ModelStatusName = Literal["not_downloaded", "downloading", "ready", "loading", "loaded", "error"]
 StageName = Literal["queued", "downloading", "loading", "encoding", "denoising", "decoding", "saving"]
 
 
@@ -133,10 +133,16 @@ class ModelObject:
     config: ModelConfigObject
     downloaded: bool
     size_gb: float | None
+    size_source: Literal["measured", "computed"] | None
+    """Whether the files were weighed, or the size follows from the shapes of the parameters."""
     description: str
+    base: str
+    """The alias whose architecture and rules it has."""
+    revision: str | None
     quantization: Literal["none", "stored", "runtime"]
     bits: int | None
     licence: str
+    gated: bool
     default_steps: int
     default_guidance: float
     native_size: tuple[int, int]
@@ -159,6 +165,18 @@ class ModelStatus:
     loaded: bool
     size_gb: float | None
     path: str | None
+    commit: str | None
+    """The repository's commit that is on disk."""
+    percent: float | None
+    """This and the next four: of a download that is under way."""
+    bytes_done: int | None
+    bytes_total: int | None
+    bytes_per_second: float | None
+    eta_seconds: float | None
+    error: str | None
+    """This and the next two: why the last download failed."""
+    code: str | None
+    details: Mapping[str, Any] | None
 
 
 @attrs.frozen(kw_only=True)

@@ -26,7 +26,7 @@ def install(app: QuartTrio, security: SecuritySettings, origins: tuple[str, ...]
             # A browser's preflight carries no credentials.
             return
         _check_origin(origins)
-        if security.api_keys and request.path not in OPEN_PATHS and not _has_key(security.api_keys):
+        if security.api_keys and request.path not in OPEN_PATHS and offered_key(security.api_keys) is None:
             raise Unauthorized("A valid API key is required: send it as 'Authorization: Bearer KEY'")
 
 
@@ -39,7 +39,8 @@ def _check_origin(origins: tuple[str, ...]) -> None:
         raise OriginNotAllowed("This page's origin is not in server.cors_origins", {"origin": origin[:128]})
 
 
-def _has_key(keys: tuple[str, ...]) -> bool:
+def offered_key(keys: tuple[str, ...]) -> str | None:
+    """Return the one of our keys that the request carries."""
     offered = [request.headers.get("X-API-Key", "")]
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
@@ -47,7 +48,9 @@ def _has_key(keys: tuple[str, ...]) -> bool:
     elif scheme.lower() == "basic":
         offered += _basic(credentials)
     # An absent header offers nothing, whatever the keys are.
-    return any(hmac.compare_digest(offer.encode(), key.encode()) for offer in offered if offer for key in keys)
+    return next(
+        (key for offer in offered if offer for key in keys if hmac.compare_digest(offer.encode(), key.encode())), None
+    )
 
 
 def _basic(credentials: str) -> list[str]:

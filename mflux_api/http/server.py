@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Final
@@ -90,13 +91,15 @@ async def serve(
     *,
     drain: trio.Event,
     config: ServerOptions = DEFAULT_OPTIONS,
+    end_by: Callable[[], float] = lambda: math.inf,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Run `app` on listening `sockets` until `drain` is set or the caller cancels; report the URLs when accepting.
 
     The sockets stay the caller's and go on listening: clients which connect between two servers wait in the backlog.
     Both ways of ending are the same: no more accepts, idle connections closed at once, running requests cancelled after
-    `config.graceful_seconds`, then the app's shutdown hooks (bounded by Quart's BACKGROUND_TASK_SHUTDOWN_TIMEOUT).
+    `config.graceful_seconds`, or at `end_by()` (in Trio's time, asked at the end) if that is sooner, then the app's
+    shutdown hooks (bounded by Quart's BACKGROUND_TASK_SHUTDOWN_TIMEOUT).
 
     Raises whatever the app's startup, shutdown or background tasks raise (a lone error as itself, several as a group),
     TypeError if the app does not use `HTTPConnection`, OSError if a socket does not listen.
@@ -104,7 +107,7 @@ async def serve(
     if not issubclass(app.asgi_http_class, HTTPConnection):
         raise TypeError("the app must have asgi_http_class = HTTPConnection")
     try:
-        await _serve(app, sockets, drain, config, task_status)
+        await _serve(app, sockets, drain, config, end_by, task_status)
     except BaseExceptionGroup as group:
         error = _lone(group)
     else:
@@ -117,6 +120,7 @@ async def _serve(
     sockets: Sequence[socket.socket],
     drain: trio.Event,
     options: ServerOptions,
+    end_by: Callable[[], float],
     task_status: trio.TaskStatus[list[str]],
 ) -> None:
     config = _hypercorn_config(options)
@@ -128,7 +132,7 @@ async def _serve(
         listeners = [_listener(sock, stack) for sock in sockets]
         async with trio.open_nursery() as nursery:
             # Cancellation must reach the accepting, but not the connections: these live in a shielded task.
-            connections = await nursery.start(_run_app, app, context, limit, options.graceful_seconds, closing)
+            connections = await nursery.start(_run_app, app, context, limit, options.graceful_seconds, end_by, closing)
             try:
                 async with trio.open_nursery() as accepting:
                     accepting.start_soon(partial(trio.serve_listeners, handler, listeners, handler_nursery=connections))
@@ -144,6 +148,7 @@ async def _run_app(
     context: WorkerContext,
     limit: SendLimit,
     graceful_seconds: float,
+    end_by: Callable[[], float],
     closing: trio.Event,
     *,
     task_status: trio.TaskStatus[trio.Nursery],
@@ -162,7 +167,7 @@ async def _run_app(
                     limit.finish_by(trio.current_time())
                     raise
                 await context.terminated.set()  # closes the idle connections
-                deadline = trio.current_time() + graceful_seconds
+                deadline = min(trio.current_time() + graceful_seconds, end_by())
                 limit.finish_by(deadline)
                 connections.cancel_scope.deadline = deadline
             await app.shutdown()

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import attrs
 
-from mflux_api.catalog import Model
+from mflux_api.catalog import Catalog, Model
+from mflux_api.errors import ModelNotDeletable, ModelNotDownloaded
+from mflux_api.hub_cache import HubCache
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +29,8 @@ class CheckpointState:
     """The folder, when it is on disk."""
     sha256: str | None
     """Digest of the sorted file manifest (name and size of every file); ``None`` when not on disk."""
+    commit: str | None = None
+    """The repository's commit; ``None`` for what was not downloaded."""
 
     @property
     def short_hash(self) -> str | None:
@@ -40,18 +44,82 @@ class Checkpoints:
 
     cache_dir: Path
 
+    @property
+    def hub(self) -> HubCache:
+        """The repositories that were downloaded."""
+        return HubCache(self.cache_dir)
+
     def folder(self, model: Model) -> Path | None:
-        """Return where the model's checkpoint is; ``None`` if nowhere."""
+        """Return where the model's checkpoint is; ``None`` if nowhere.
+
+        Of a downloaded model every file is looked at: a folder that is not complete is none.
+        """
         if model.path is not None:
             return Path(model.path)
-        return EMBEDDED if model.embedded else None
+        if model.embedded:
+            return EMBEDDED
+        found = self.hub.snapshot(model.repo, model.revision) if model.remote else None
+        return None if found is None else found[0]
+
+    def quantized_folder(self, model: Model) -> Path | None:
+        """Return where the weights that this service quantizes itself are kept; ``None`` for other models."""
+        return self.cache_dir / "quantized" / model.alias if model.quantization == "runtime" else None
+
+    def check_deletable(self, model: Model) -> None:
+        """Look whether a model's files may be removed.
+
+        Raises:
+            ModelNotDeletable: this service did not put them there.
+            ModelNotDownloaded: there are none.
+        """
+        details = {"model": model.alias}
+        quantized = self.quantized_folder(model)
+        if quantized is not None:
+            if quantized.is_dir():
+                return
+            raise ModelNotDeletable(
+                f"Model '{model.alias}' has no files of its own: it is quantized from '{model.base}'", details
+            )
+        if not model.remote:
+            whose = "comes with the package" if model.embedded else "is a folder of yours"
+            raise ModelNotDeletable(f"Model '{model.alias}' {whose}: this service did not put it there", details)
+        if not self.hub.repository(model.repo).is_dir():
+            raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk: there is nothing to delete", details)
+        if not self.hub.is_ours(model.repo):
+            raise ModelNotDeletable(
+                f"Model '{model.alias}' was in models.cache_dir before this service: remove it by hand", details
+            )
+
+    def made_of_the_same(self, model: Model, catalog: Catalog) -> tuple[Model, ...]:
+        """Return every model that loses its files when this one's are removed."""
+        if model.quantization == "runtime":
+            return (model,)
+        return tuple(each for each in catalog if each.remote and each.repo == model.repo)
+
+    def delete(self, model: Model) -> None:
+        """Remove a model's files: its own quantized ones, or the whole repository in all its revisions.
+
+        Raises:
+            OSError: they cannot be removed.
+        """
+        quantized = self.quantized_folder(model)
+        if quantized is None:
+            self.hub.remove(model.repo)
+        elif quantized.is_dir():
+            self.hub.remove_folder(quantized)
+
+    def empty_trash(self) -> None:
+        """Remove what a killed process had begun to delete."""
+        self.hub.empty_trash()
 
     def state(self, model: Model) -> CheckpointState:
         """Look at the disk; takes a file listing, so call it in a thread."""
         folder = self.folder(model)
         try:
-            if folder is not None and (folder / MARKER).is_file():
-                return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder))
+            # A download has its own mark of completeness, and not every one has this file.
+            if folder is not None and (model.remote or (folder / MARKER).is_file()):
+                commit = folder.name if model.remote else None
+                return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder), commit=commit)
         except (OSError, ValueError) as error:
             # A path that is too long, forbidden or holds a NUL: for the service there is nothing there.
             logger.debug("the checkpoint of %s cannot be looked at: %s", model.alias, type(error).__name__)

@@ -30,7 +30,7 @@ class ImageFiles:
             OSError: the disk is full, or the folder cannot be written.
         """
         data = encode_png(rgb, width, height, parameters=infotext(job.request, seed, model_hash))
-        path = self.folder / f"{job.created_at:%Y-%m-%d}" / f"{job.id}-{index}.png"
+        path = self._path(job, index)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
         return StoredImage(
@@ -40,6 +40,18 @@ class ImageFiles:
     def discard(self, image: StoredImage) -> None:
         """Remove an image that no job keeps."""
         Path(image.path).unlink(missing_ok=True)
+
+    def discard_all(self, job: Job) -> None:
+        """Remove whatever a process that was killed had painted for a job, which is to be painted again.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        for index in range(job.request.num_images):
+            self._path(job, index).unlink(missing_ok=True)
+
+    def _path(self, job: Job, index: int) -> Path:
+        return self.folder / f"{job.created_at:%Y-%m-%d}" / f"{job.id}-{index}.png"
 
     def remove_leftovers(self) -> int:
         """Remove what a killed process left half written, and nothing else; return how many files that were.
@@ -67,17 +79,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         OSError: the disk is full, or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.tmp")
+    # First: where descriptors are short, nothing is left behind.
+    folder = os.open(path.parent, os.O_RDONLY)
     try:
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        os.fsync(folder)
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
     finally:
         os.close(folder)

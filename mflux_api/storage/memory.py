@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from mflux_api.errors import InternalError
+from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Job, Status
 from mflux_api.storage.repository import Page, Tombstone, Totals, first_number_not_on_page, horizon, page_of
 
@@ -21,21 +22,32 @@ class MemoryRepository:
         self._numbers: dict[str, int] = {}
         self._finished: dict[int, Job] = {}
         self._tombstones: dict[str, Tombstone] = {}
+        self._keys: dict[str, Remembered] = {}
+        self._key_of: dict[str, str] = {}
         self._next_number = 1
         self._keep_finished = math.inf if keep_finished is None else keep_finished
         self._totals = Totals()
 
-    def insert(self, job: Job) -> None:
-        """Keep a new job.
+    def insert(self, job: Job, key: IdempotencyKey | None = None) -> None:
+        """Keep a new job, and its key until its tombstone goes.
 
         Raises:
-            InternalError: there is, or was, a job with this id.
+            InternalError: there is, or was, a job with this id, or one with this key.
         """
         if job.id in self._numbers or job.id in self._tombstones:
             raise InternalError("A job with this id exists already; submit it again")
+        if key is not None and not job.synchronous:
+            if key.key in self._keys:
+                raise InternalError("A job with this key exists already")
+            self._keys[key.key] = Remembered(body=key.body, job_id=job.id)
+            self._key_of[job.id] = key.key
         self._numbers[job.id] = self._next_number
         self._next_number += 1
         self.replace(job)
+
+    def recall(self, key: str) -> Remembered | None:
+        """Return what was kept under an idempotency key (its digest)."""
+        return self._keys.get(key)
 
     def replace(self, job: Job) -> None:
         """Overwrite a job with its next state.
@@ -84,7 +96,7 @@ class MemoryRepository:
         """Remove old finished jobs and older tombstones; the removed jobs' files are the caller's to delete."""
         oldest = horizon(now, ttl)
         for old in [tombstone.id for tombstone in self._tombstones.values() if tombstone.removed_at < oldest]:
-            del self._tombstones[old]
+            self._forget(old)
         surplus = len(self._finished) - keep
         removed = [
             (number, job)
@@ -100,4 +112,10 @@ class MemoryRepository:
         del self._finished[number], self._numbers[job.id]
         self._tombstones[job.id] = Tombstone(id=job.id, removed_at=now)
         while len(self._tombstones) > self._keep_finished:
-            del self._tombstones[next(iter(self._tombstones))]
+            self._forget(next(iter(self._tombstones)))
+
+    def _forget(self, job_id: str) -> None:
+        del self._tombstones[job_id]
+        key = self._key_of.pop(job_id, None)
+        if key is not None:
+            del self._keys[key]

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import attrs
 
+from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Job, Status
 
 
@@ -43,7 +44,8 @@ class Totals:
         return Totals(
             generations=self.generations + 1,
             images=self.images + len(job.images),
-            seconds=self.seconds + (job.completed_at - job.started_at).total_seconds(),
+            # A clock that was set back in between takes nothing away.
+            seconds=self.seconds + max(0.0, (job.completed_at - job.started_at).total_seconds()),
         )
 
 
@@ -54,12 +56,17 @@ class Repository(Protocol):
     :class:`~mflux_api.errors.DiskFull`, or :class:`~mflux_api.errors.InternalError` when the storage fails.
     """
 
-    def insert(self, job: Job) -> None:
+    def insert(self, job: Job, key: IdempotencyKey | None = None) -> None:
         """Keep a new job; it is durable when this returns, unless it is synchronous and not finished.
 
+        An asynchronous job's ``key`` is kept with it, in one transaction, until the job's tombstone goes.
+
         Raises:
-            InternalError: there is, or was, a job with this id.
+            InternalError: there is, or was, a job with this id, or one with this key.
         """
+
+    def recall(self, key: str) -> Remembered | None:
+        """Return what was kept under an idempotency key (its digest)."""
 
     def replace(self, job: Job) -> None:
         """Overwrite a job with its next state; counts it when it completed. Durable like :meth:`insert`.

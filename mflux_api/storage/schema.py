@@ -72,6 +72,17 @@ MIGRATIONS: Sequence[Migration] = (
         """,
         "CREATE INDEX inputs_by_digest ON inputs (sha256)",
     ),
+    (
+        # A key outlives its job's row and goes with the tombstone: a late retry must not paint again.
+        """
+        CREATE TABLE idempotency_keys (
+            key TEXT PRIMARY KEY,
+            body TEXT NOT NULL,
+            job_id TEXT NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+        "CREATE INDEX idempotency_keys_by_job ON idempotency_keys (job_id)",
+    ),
 )
 """Entry n leads from schema n to schema n + 1. Released entries never change; new ones are added at the end."""
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import attrs
 
 from mflux_api.errors import InternalError
+from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Failure, Job, Status, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
 from mflux_api.storage.inputs import InputFiles
@@ -89,12 +90,14 @@ class SqliteRepository:
         """Close the file; calling it again does nothing."""
         self._connection.close()
 
-    def insert(self, job: Job) -> None:
+    def insert(self, job: Job, key: IdempotencyKey | None = None) -> None:
         """Keep a new job; it is durable when this returns, unless it is synchronous and not finished.
+
+        An asynchronous job's ``key`` is kept with it, in one transaction, until the job's tombstone goes.
 
         Raises:
             DiskFull: no space is left.
-            InternalError: the id is taken, or the file cannot be written or was removed.
+            InternalError: the id or the key is taken, or the file cannot be written or was removed.
         """
         self._check_file()
         if self.get(job.id) is not None:
@@ -106,7 +109,14 @@ class SqliteRepository:
                 self._put(self._next_number, job, finished=None)
                 if not job.synchronous:
                     self._keep_inputs(self._next_number, job)
+                    self._keep_key(job, key)
         self._next_number += 1
+
+    def recall(self, key: str) -> Remembered | None:
+        """Return what was kept under an idempotency key (its digest)."""
+        with typed_errors():
+            row = self._one("SELECT body, job_id FROM idempotency_keys WHERE key = ?", key)
+        return None if row is None else Remembered(body=row[0], job_id=row[1])
 
     def replace(self, job: Job) -> None:
         """Overwrite a job with its next state; counts it when it completed. Durable like :meth:`insert`.
@@ -188,7 +198,10 @@ class SqliteRepository:
         """
         oldest = _text(horizon(now, ttl))
         with self._transaction():
-            self._connection.execute("DELETE FROM tombstones WHERE removed_at < ?", (oldest,))
+            for table in ("idempotency_keys WHERE job_id", "tombstones WHERE id"):
+                self._connection.execute(
+                    f"DELETE FROM {table} IN (SELECT id FROM tombstones WHERE removed_at < ?)", (oldest,)
+                )
             expired = self._jobs(_EXPIRED, horizon=oldest, keep=keep)
             self._connection.executemany(
                 "INSERT INTO tombstones VALUES (?, ?)", [(job.id, _text(now)) for _, job in expired]
@@ -235,6 +248,10 @@ class SqliteRepository:
         self._connection.executemany(
             "INSERT INTO inputs VALUES (?, ?, ?)", [(number, place, digest) for place, digest in enumerate(digests)]
         )
+
+    def _keep_key(self, job: Job, key: IdempotencyKey | None) -> None:
+        if key is not None:
+            self._connection.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?)", (key.key, key.body, job.id))
 
     def _digests(self, number: int) -> list[str]:
         rows = self._connection.execute("SELECT sha256 FROM inputs WHERE number = ? ORDER BY place", (number,))

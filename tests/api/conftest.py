@@ -11,6 +11,7 @@ from tests.api.server import Server, api_client, serving
 CUSTOM = f"""
 [models]
 default = "demo"
+auto_download = false
 
 [[models.custom]]
 name = "flux2-klein-4b"

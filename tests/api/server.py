@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -45,13 +45,22 @@ class Server:
 
 @contextmanager
 def serving(
-    folder: Path, config: str = "", environ: Mapping[str, str] | None = None, *, host: str = "127.0.0.1"
+    folder: Path,
+    config: str = "",
+    environ: Mapping[str, str] | None = None,
+    *,
+    host: str = "127.0.0.1",
+    module: str = "mflux_api",
+    wrapper: Sequence[str] = (),
 ) -> Iterator[Server]:
-    """Run a server whose working directory, state and output are in ``folder``."""
+    """Run a server whose working directory, state and output are in ``folder``.
+
+    ``module`` is what is run in place of the product's own command line; ``wrapper`` a program that runs it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(config, "utf-8")
     process = subprocess.Popen(
-        [sys.executable, "-m", "mflux_api", "serve", "--host", host, "--port", "0"],
+        [*wrapper, sys.executable, "-m", module, "serve", "--host", host, "--port", "0"],
         cwd=folder,
         env=clean_environment() | dict(environ or {}),
         stderr=subprocess.PIPE,
@@ -87,6 +96,8 @@ def serving(
 def clean_environment() -> dict[str, str]:
     """Return an environment without settings of ours, in which the package is found."""
     return {
+        # A test that would download something comes to nobody.
+        "HF_ENDPOINT": "http://127.0.0.1:9",
         **{name: value for name, value in os.environ.items() if not name.startswith("MFLUX_")},
         "PYTHONPATH": str(ROOT),
     }

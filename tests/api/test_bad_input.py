@@ -127,7 +127,8 @@ def test_body_that_is_no_json_object(client: httpx.Client, path: str, body: byte
         ("flux1-dev", 404, "MODEL_NOT_FOUND"),
         ("dev-4-bit", 404, "MODEL_NOT_FOUND"),
         ("schnell-8-bit", 404, "MODEL_NOT_FOUND"),
-        ("flux2-klein-9b", 501, "NOT_YET_SUPPORTED"),
+        ("flux2-klein-9b", 400, "MODEL_NOT_DOWNLOADED"),
+        ("klein-9b", 400, "MODEL_NOT_DOWNLOADED"),
         ("flux2-klein-4b-8-bit", 501, "NOT_YET_SUPPORTED"),
         ("flux2-dev", 501, "NOT_YET_SUPPORTED"),
         ("seedvr2", 501, "NOT_YET_SUPPORTED"),
@@ -139,6 +140,13 @@ def test_models_that_cannot_be_used(client: httpx.Client, path: str, model: str,
     if code == "INVALID_MODEL":
         assert answer.json()["error"] == "Invalid model specified"
         assert "flux2-klein-4b" in answer.json()["details"]["available_models"]
+    if code == "MODEL_NOT_DOWNLOADED":
+        assert answer.json()["details"] == {
+            "model": "flux2-klein-9b",
+            "command": "mflux-api models download flux2-klein-9b",
+            "endpoint": "POST /api/v1/models/flux2-klein-9b/download",
+        }
+        assert all(answer.json()["details"][part] in answer.json()["error"] for part in ("command", "endpoint"))
     if model == "schnell":
         sentence = "Model 'schnell' not found. Flux1 models removed. Use flux2-klein-4b or flux2-klein-9b"
         assert answer.json()["error"] == sentence

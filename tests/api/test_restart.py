@@ -1,7 +1,5 @@
 """What a server promises about its end and its next start."""
 
-import json
-import signal
 import subprocess
 import sys
 import time
@@ -12,14 +10,9 @@ import psutil
 import pytest
 
 from tests.api.server import Server, api_client, clean_environment, serving
-from tests.api.test_jobs import SMALL, finished, submit, wait_for
+from tests.api.test_jobs import SMALL, finished, submit
 
 CONFIG = '[models]\ndefault = "demo"\n'
-
-
-def gone(processes: list[psutil.Process], seconds: float) -> bool:
-    _, alive = psutil.wait_procs(processes, timeout=seconds)
-    return not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 def engine_of(server: Server) -> psutil.Process:
@@ -29,22 +22,6 @@ def engine_of(server: Server) -> psutil.Process:
             return children[0]
         time.sleep(0.02)
     raise AssertionError("there is no engine child")
-
-
-def test_ten_submits_kill_minus_nine_restart_all_ten_end_once(tmp_path: Path) -> None:
-    with serving(tmp_path, CONFIG) as first, api_client(first.url) as client:
-        ids = [submit(client, steps=3, seed=seed) for seed in range(10)]
-        wait_for(client, ids[1], lambda job: job["status"] != "queued")
-        engine = engine_of(first)
-        first.stop(signal.SIGKILL)
-        assert gone([engine], 2.0), "the engine child outlived its server"
-    with serving(tmp_path, CONFIG) as second, api_client(second.url) as client:
-        for job_id in ids:
-            assert finished(client, job_id)["status"] == "completed"
-        listed = [job["id"] for job in client.get("/api/v1/jobs").json()["jobs"]]
-        assert listed == ids[::-1]
-        assert client.get("/api/v1/stats").json()["total_generations"] == 10
-        assert second.stop() == 0
 
 
 def test_restart_shows_the_old_jobs_with_their_images(tmp_path: Path) -> None:
@@ -82,56 +59,6 @@ def test_generate_beside_a_running_server_does_not_touch_its_jobs(tmp_path: Path
         assert done.returncode == 0, done.stderr
         assert Path(done.stdout.strip()).is_file()
         assert client.get("/api/v1/jobs").json() == before
-
-
-def test_sigterm_drains_the_running_job_and_keeps_the_queued_ones(tmp_path: Path) -> None:
-    with serving(tmp_path, CONFIG) as first, api_client(first.url) as client:
-        finished(client, submit(client))
-        running = submit(client, steps=20, width=256, height=256)
-        queued = submit(client, seed=1)
-        wait_for(client, running, lambda job: job["progress"] > 0)
-        first.process.send_signal(signal.SIGTERM)
-        deadline = time.monotonic() + 10
-        while client.get("/api/v1/health").json()["status"] != "draining":
-            assert time.monotonic() < deadline
-        refused = client.post("/api/v1/generate", json=SMALL)
-        assert (refused.status_code, refused.json()["code"]) == (503, "SHUTTING_DOWN")
-        assert refused.headers["retry-after"]
-        assert first.process.wait(40) == 0
-    with serving(tmp_path, CONFIG) as second, api_client(second.url) as client:
-        assert client.get(f"/api/v1/jobs/{running}").json()["status"] == "completed"
-        assert finished(client, queued)["result"]["seeds"] == [1]
-
-
-def test_second_signal_stops_at_once_and_a_doubled_first_one_does_not(tmp_path: Path) -> None:
-    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
-        running = submit(client, steps=200, width=512, height=512)
-        wait_for(client, running, lambda job: job["progress"] > 0)
-        for _ in range(2):
-            server.process.send_signal(signal.SIGTERM)
-        time.sleep(1.5)
-        assert server.process.poll() is None
-        server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
-
-
-def test_killed_engine_costs_one_attempt_and_no_pixel(tmp_path: Path) -> None:
-    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
-        wanted = {"steps": 12, "width": 256, "height": 256, "seed": 21}
-        undisturbed = finished(client, submit(client, **wanted))["result"]["images"]
-        job_id = submit(client, **wanted)
-        wait_for(client, job_id, lambda job: job["progress"] > 0.2)
-        engine_of(server).kill()
-        assert client.get("/api/v1/health").status_code == 200
-        job = finished(client, job_id)
-        assert job["status"] == "completed"
-        assert job["result"]["images"] == undisturbed
-        attempts = [
-            json.loads(line[6:])["attempt"]
-            for line in client.get(f"/api/v1/jobs/{job_id}/stream", headers={"Last-Event-ID": "x"}).text.splitlines()
-            if line.startswith("data: ") and '"attempt"' in line
-        ]
-        assert sorted(set(attempts)) == [1, 2]
 
 
 def test_old_jobs_go_with_their_images_and_leave_a_tombstone(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,7 @@ from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.api.server import api_client, serving
 from tests.api.test_jobs import SMALL, finished, submit, wait_for
 from tests.api.test_restart import CONFIG
+from tests.promises import scripted_server
 
 LONG = {"steps": 200, "width": 512, "height": 512}
 
@@ -38,16 +40,17 @@ def test_rain_of_signals_until_the_very_end_is_exit_status_0(tmp_path: Path) -> 
 
 def test_five_impatient_stops_cost_a_job_nothing(tmp_path: Path) -> None:
     impatient = CONFIG + "[server]\ndrain_timeout_seconds = 0\n"
+    scripted: Any = {"environ": scripted_server.environ(step_seconds=0.05), "module": scripted_server.MODULE}
     job_id = ""
     for _ in range(5):
-        with serving(tmp_path, impatient) as server, api_client(server.url) as client:
-            job_id = job_id or submit(client, steps=40, width=256, height=256)
+        with serving(tmp_path, impatient, **scripted) as server, api_client(server.url) as client:
+            job_id = job_id or submit(client, steps=40)
             wait_for(client, job_id, lambda job: job["progress"] > 0)
             assert server.stop() == 0
         with SqliteRepository(tmp_path / "output" / DATABASE_NAME) as repository:
             kept = repository.get(job_id)
             assert (kept.status, kept.attempts, kept.service_deaths) == ("queued", 0, 0)  # type: ignore[union-attr]
-    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+    with serving(tmp_path, CONFIG, **scripted) as server, api_client(server.url) as client:
         assert finished(client, job_id)["status"] == "completed"
     assert len(list((tmp_path / "output").rglob("*.png"))) == 1
 

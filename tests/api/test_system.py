@@ -18,7 +18,7 @@ flux2-klein-9b-3-bit flux2-klein-9b-4-bit flux2-klein-9b-6-bit flux2-klein-9b-8-
 flux2-klein-base-4b-mlx-4bit flux2-klein-base-4b-mlx-8bit flux2-klein-base-4b-3-bit flux2-klein-base-4b-4-bit
 flux2-klein-base-4b-6-bit flux2-klein-base-4b-8-bit flux2-klein-base-9b flux2-klein-base-9b-3-bit
 flux2-klein-base-9b-4-bit flux2-klein-base-9b-6-bit flux2-klein-base-9b-8-bit flux2-dev flux2-dev-4-bit
-flux2-dev-8-bit seedvr2 demo demo-base
+flux2-dev-8-bit seedvr2 flux2-klein-9b-kv demo demo-base
 """
 ALIASES = _ALIASES.split()
 
@@ -65,6 +65,15 @@ def test_model_status_follows_the_model_into_memory(client: httpx.Client) -> Non
         "loaded": False,
         "size_gb": 33.46,
         "path": None,
+        "commit": None,
+        "percent": None,
+        "bytes_done": None,
+        "bytes_total": None,
+        "bytes_per_second": None,
+        "eta_seconds": None,
+        "error": None,
+        "code": None,
+        "details": None,
     }
     finished(client, submit(client, model="demo-base", steps=1))
     assert client.get("/api/v1/models/demo/status").json()["status"] == "ready"
@@ -79,7 +88,7 @@ def test_health_counts_jobs(client: httpx.Client) -> None:
     assert idle == {
         "status": "healthy",
         "version": "2.0.0",
-        "models_available": 32,
+        "models_available": 33,
         "active_jobs": 0,
         "queue_length": 0,
     }

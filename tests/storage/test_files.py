@@ -103,3 +103,14 @@ def test_discarding_removes_the_file_and_may_be_repeated(tmp_path: Path) -> None
     files.discard(dropped)
     assert everything_below(tmp_path) == ["2026-03-01/0123456789ab-0.png"]
     assert Path(kept.path).is_file()
+
+
+def test_pictures_that_a_killed_process_painted_for_a_job_can_be_removed_without_their_row(tmp_path: Path) -> None:
+    files = ImageFiles(tmp_path)
+    job, other = queued("0" * 12), queued("1" * 12)
+    for painted in (job, other):
+        for index in range(2):
+            files.save(painted, index, seed=1, width=16, height=16, rgb=bytes(16 * 16 * 3))
+    files.discard_all(job)
+    assert sorted(path.name for path in tmp_path.rglob("*.png")) == [f"{other.id}-0.png", f"{other.id}-1.png"]
+    files.discard_all(job)

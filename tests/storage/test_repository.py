@@ -9,6 +9,7 @@ import pytest
 
 from mflux_api import jobs
 from mflux_api.errors import InternalError
+from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Job, Status
 from mflux_api.requests import GenerateRequest
 from mflux_api.storage.memory import MemoryRepository
@@ -292,3 +293,21 @@ def test_memory_without_a_bound_of_its_own_drops_nothing_unasked() -> None:
         repository.replace(completed(job))
     assert len(repository.page(limit=2000, cursor=None, status=None).jobs) == 1500
     assert len(repository.expire(now=NOW, keep=500, ttl=timedelta.max)) == 1000
+
+
+def test_key_is_kept_with_its_job_and_goes_with_its_tombstone(repository: Repository) -> None:
+    job, key = queued("0" * 12), IdempotencyKey(key="k", body="b")
+    repository.insert(job, key)
+    repository.insert(queued("1" * 12), IdempotencyKey(key="other", body="b"))
+    with pytest.raises(InternalError):
+        repository.insert(queued("2" * 12), key)
+    assert repository.get("2" * 12) is None
+    kept = Remembered(body="b", job_id=job.id)
+    repository.replace(started(job))
+    repository.replace(completed(started(job)))
+    assert repository.recall("k") == kept
+    repository.expire(now=NOW, keep=0, ttl=timedelta(hours=1))
+    assert repository.recall("k") == kept
+    repository.expire(now=NOW + timedelta(hours=2), keep=0, ttl=timedelta(hours=1))
+    assert repository.recall("k") is None
+    assert repository.recall("other") is not None

@@ -77,8 +77,6 @@ def report(
             {key: value.to(torch.bfloat16).float() for key, value in trainee.average.values[name].items()}
         )
         module.eval()
-        for block in module.modules():
-            block._compiled_call_impl = None
     tokenizer = PromptTokenizer()
 
     def run(

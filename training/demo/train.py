@@ -84,7 +84,6 @@ def main() -> None:
                 log,
                 device,
                 distill=distill,
-                compiled=not (arguments.eager or arguments.tiny),
                 tiny=arguments.tiny,
                 keep_to=arguments.state,
             )
@@ -151,7 +150,7 @@ def _arguments() -> argparse.Namespace:
         "--stop-at", type=float, default=0.0, help="end the training at this time (seconds of the epoch)"
     )
     parser.add_argument("--workers", type=int, default=6)
-    parser.add_argument("--eager", action="store_true", help="neither compile blocks nor record CUDA graphs")
+    parser.add_argument("--eager", action="store_true", help="record no CUDA graphs")
     parser.add_argument("--tiny", action="store_true", help="tiny models and batches, to try everything out on a CPU")
     parser.add_argument("--device")
     parser.add_argument("--seed", type=int, default=0)

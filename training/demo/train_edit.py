@@ -19,7 +19,6 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from training.demo.compiling import compile_blocks
 from training.demo.data import Pool, Scenes, encode_new
 from training.demo.edit_data import EditPool, Edits, EditSize, encode_edits
 from training.demo.models import TextEncoder, Transformer, rope_of
@@ -96,9 +95,6 @@ def averaged(trainee: Trainee) -> Models:
     for name, model in zip(("text_encoder", "transformer"), models, strict=True):
         model.load_state_dict(trainee.average.values[name])
         model.eval().requires_grad_(False)
-        for module in model.modules():
-            # A copy's compiled call would still be its original's.
-            module._compiled_call_impl = None
     return models
 
 
@@ -219,7 +215,6 @@ def train_edit(
     log: Callable[[str], None],
     device: torch.device,
     *,
-    compiled: bool,
     tiny: bool,
     keep_to: Path,
 ) -> dict[str, Any]:
@@ -227,9 +222,6 @@ def train_edit(
     before = averaged(trainee)
     run = _Run(trainee, keep_to / FILE, device)
     log(f"edit: {'continuing' if run.resumed else 'beginning'} at step {run.step}")
-    teachers = [before[1], *([run.teacher[1]] if run.teacher else [])]
-    if compiled:
-        compile_blocks([trainee.transformer, *teachers], device, log)
     sources = _sources(trainee, scenes, streams, generator, tiny=tiny)
     log("pools are filled")
     timer = clock(run.spent)
@@ -242,7 +234,6 @@ def train_edit(
     while not timer.over:
         if timer.progress >= _LEAPS_FROM and run.teacher is None:
             run.teacher = averaged(trainee)
-            _compile_like(run.teacher[1], trainee.transformer)
             log(f"edit step {run.step}: from here on in leaps")
         kind = int(torch.multinomial(weights, 1, generator=chooser))
         size, pool = sources[kind].choose(timer.progress, chooser)
@@ -279,14 +270,6 @@ def train_edit(
                 saved = timer.spent
     run.keep(timer.spent)
     return {"edit_steps": run.step, "edit_seconds": round(timer.spent), "edit_losses": _means(losses, counts)}
-
-
-def _compile_like(model: Transformer, other: Transformer) -> None:
-    """Compile the blocks that are compiled in ``other``: the graphs are there already."""
-    for name in ("transformer_blocks", "single_transformer_blocks"):
-        for own, compiled in zip(getattr(model, name), getattr(other, name), strict=True):
-            if compiled._compiled_call_impl is not None:
-                own.compile(dynamic=True)
 
 
 def _means(losses: Tensor, counts: list[int]) -> list[float]:

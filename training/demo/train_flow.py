@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from training.demo.compiling import compile_blocks
 from training.demo.data import Pool, Scenes, encode_new
 from training.demo.distillation import Distillation
 from training.demo.sampler import schedule
@@ -80,7 +79,6 @@ def train_flow(
     device: torch.device,
     *,
     distill: bool,
-    compiled: bool,
     tiny: bool,
     keep_to: Path,
 ) -> dict[str, Any]:
@@ -88,8 +86,6 @@ def train_flow(
     sizes = TINY_SIZES if tiny else SIZES
     pools = [Pool(size.height, size.width, size.capacity) for size in sizes]
     distillation = Distillation(trainee) if distill else None
-    if compiled:
-        compile_blocks([trainee.transformer] + ([distillation.teacher[1]] if distillation else []), device, log)
     for size, pool in zip(sizes, pools, strict=True):
         encode_new(scenes, trainee.vae, pool, size.painted_at_once, generator)
     owed = [0.0] * len(sizes)

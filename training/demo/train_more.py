@@ -93,7 +93,6 @@ def _edit(
         clock,
         log,
         device,
-        compiled=not (arguments.eager or tiny),
         tiny=tiny,
         keep_to=arguments.state,
     )
@@ -146,7 +145,6 @@ def _arguments() -> argparse.Namespace:
         "--stop-at", type=float, default=0.0, help="end the training at this time (seconds of the epoch)"
     )
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--eager", action="store_true", help="do not compile the transformer's blocks")
     parser.add_argument("--tiny", action="store_true", help="tiny models and batches, to try everything out on a CPU")
     parser.add_argument("--device")
     parser.add_argument("--seed", type=int, default=0)

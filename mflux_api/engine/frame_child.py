@@ -1,0 +1,179 @@
+"""A child process that speaks frames over its standard input and output, seen from the service: start, talk, end."""
+
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import trio
+
+from mflux_api.engine import protocol
+from mflux_api.engine.interface import EngineDied
+from mflux_api.engine.protocol import PREFIX_LENGTH, ProtocolError
+
+logger = logging.getLogger(__name__)
+
+READ_SIZE = 1 << 20
+SHUTDOWN_SECONDS = 0.4
+"""How long a child has after it was told to leave, and again after SIGTERM. It has nothing to save."""
+
+EPITAPH_SECONDS = 1.0
+"""How long to wait for the end of a process whose pipe is broken."""
+
+C = TypeVar("C", bound="FrameChild")
+
+
+class FrameChild:
+    """One child process; subclasses know what its frames mean."""
+
+    kind = "child"
+    """What a log line calls it."""
+    types: Mapping[str, type[Any]]
+    """Tag → class of every frame it may send."""
+
+    def __init__(self, process: trio.Process) -> None:
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise ValueError("the child needs pipes for all three streams")
+        self._process = process
+        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
+        self._buffer = bytearray()
+        self._sending = trio.Lock()
+
+    @staticmethod
+    async def launch(command: Sequence[str]) -> trio.Process:
+        """Start a process in a session of its own, so that Ctrl-C does not reach it.
+
+        Raises:
+            EngineDied: it cannot be started.
+        """
+        try:
+            return await trio.lowlevel.open_process(
+                list(command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                start_new_session=True,
+                env=_environment(),
+            )
+        except OSError as error:
+            raise EngineDied(f"it cannot be started ({error.strerror or type(error).__name__})") from None
+
+    @property
+    def pid(self) -> int:
+        """The child's process id."""
+        return self._process.pid
+
+    async def send(self, frame: Any, blobs: Sequence[bytes] = ()) -> None:
+        """Write one frame, with the raw bytes that belong to it.
+
+        Raises:
+            EngineDied: the pipe is broken.
+            ProtocolError: it cannot be put into a frame; nothing was sent.
+        """
+        data = protocol.encode(frame, blobs)
+        async with self._sending:
+            try:
+                await self._stdin.send_all(data)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise EngineDied(await self._epitaph()) from None
+
+    async def receive_within(self, silence: float) -> tuple[Any, tuple[bytes, ...]]:
+        """Read one frame and its blobs; silence for longer than that is death. Cancelling it loses nothing.
+
+        Raises:
+            EngineDied: it is gone, silent, or broke the protocol.
+        """
+        # Nothing leaves the buffer before the whole frame is there.
+        try:
+            await self._fill(PREFIX_LENGTH, silence)
+            end = PREFIX_LENGTH + protocol.header_length(bytes(self._buffer[:PREFIX_LENGTH]))
+            await self._fill(end, silence)
+            header = protocol.decode_header(bytes(self._buffer[PREFIX_LENGTH:end]), self.types)
+        except ProtocolError as error:
+            raise EngineDied(f"it sent {error}") from None
+        if not self._may_send(header.frame):
+            raise EngineDied("it sent a command")
+        await self._fill(end + sum(header.blob_lengths), silence)
+        blobs = []
+        for length in header.blob_lengths:
+            with memoryview(self._buffer) as view:
+                blobs.append(bytes(view[end : end + length]))
+            end += length
+        del self._buffer[:end]
+        return header.frame, tuple(blobs)
+
+    async def aclose(self, *, force: bool = False) -> None:
+        """End the child: a farewell, SIGTERM, SIGKILL; with ``force``, or when cancelled, SIGKILL at once."""
+        try:
+            if not force:
+                with trio.move_on_after(SHUTDOWN_SECONDS):
+                    await self._say_farewell()
+                    await self._stdin.aclose()
+                    await self._process.wait()
+                if self._process.returncode is None:
+                    self._process.terminate()
+                    with trio.move_on_after(SHUTDOWN_SECONDS):
+                        await self._process.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                if self._process.returncode is None:
+                    self._process.kill()
+                await self._process.wait()
+                for stream in (self._stdin, self._stdout, self._stderr):
+                    await stream.aclose()
+
+    async def log_stderr(self) -> None:
+        """Pass on what the child prints, until it ends. It may hold a prompt, so it goes to the debug log only."""
+        rest = b""
+        while True:
+            try:
+                chunk = await self._stderr.receive_some(READ_SIZE)
+            except (trio.ClosedResourceError, trio.BrokenResourceError):
+                return
+            if not chunk:
+                return
+            *lines, rest = (rest + bytes(chunk)).split(b"\n")
+            rest = rest[-4096:]
+            for line in lines:
+                logger.debug("%s %d: %s", self.kind, self.pid, line.decode("utf-8", "replace").rstrip())
+
+    def _may_send(self, frame: Any) -> bool:
+        return True
+
+    async def _say_farewell(self) -> None:
+        """Tell the child to leave; end-of-file on its input does, too."""
+
+    async def _fill(self, count: int, silence: float) -> None:
+        while len(self._buffer) < count:
+            chunk: bytes | None = None
+            with trio.move_on_after(silence):
+                try:
+                    chunk = bytes(await self._stdout.receive_some(READ_SIZE))
+                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    chunk = b""
+            if chunk is None:
+                raise EngineDied(f"no sign of life for {silence:g} s")
+            if not chunk:
+                raise EngineDied(await self._epitaph())
+            self._buffer += chunk
+
+    async def _epitaph(self) -> str:
+        # A broken pipe is seen a moment before the end of the process that held it.
+        with trio.move_on_after(EPITAPH_SECONDS):
+            await self._process.wait()
+        code = self._process.returncode
+        if code is None:
+            return "its pipe is closed"
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exited with status {code}"
+
+
+def _environment() -> dict[str, str]:
+    """Return the child's environment: it finds this very package, also in an uninstalled checkout."""
+    parent = str(Path(__file__).resolve().parents[2])
+    path = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": parent if not path else f"{parent}{os.pathsep}{path}"}

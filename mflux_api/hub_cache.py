@@ -1,0 +1,138 @@
+"""Where downloaded repositories lie, and what says that one is complete. Read by the service, written by its child.
+
+The layout is huggingface_hub's own (``models--{owner}--{name}/snapshots/{commit}``), so an existing cache can be used.
+Beside it, in ``.mflux-api``, lie our marks: what is complete, and that we made the folder.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import attrs
+import msgspec
+
+MAIN = "main"
+OURS = ".mflux-api"
+_OWNED = "owned"
+_TRASH = ".deleted-"
+
+
+@attrs.frozen(kw_only=True)
+class Marker:
+    """What one finished download left."""
+
+    repo: str
+    revision: str
+    """What was asked for."""
+    commit: str
+    """What that was on the day."""
+    files: Mapping[str, int]
+    """Every file of the snapshot, by its path in the repository, and its bytes."""
+
+
+@attrs.frozen
+class HubCache:
+    """The repositories below one folder."""
+
+    root: Path
+
+    def repository(self, repo: str) -> Path:
+        """Return the folder of a repository, whether it exists or not."""
+        return self.root / f"models--{repo.replace('/', '--')}"
+
+    def snapshot(self, repo: str, revision: str | None) -> tuple[Path, Marker] | None:
+        """Return the folder of a complete download and its marker; ``None`` when a file is missing or cut.
+
+        Takes a look at every file, so call it in a thread.
+        """
+        marker = self._read_marker(repo, revision)
+        if marker is None:
+            return None
+        folder = self.repository(repo) / "snapshots" / marker.commit
+        whole = all(_size(folder / name) == size for name, size in marker.files.items())
+        return (folder, marker) if whole else None
+
+    def is_ours(self, repo: str) -> bool:
+        """Whether this service made the repository's folder."""
+        return (self.repository(repo) / OURS / _OWNED).is_file()
+
+    def claim(self, repo: str) -> None:
+        """Make the repository's folder; what was there before stays somebody else's.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        folder = self.repository(repo)
+        if not folder.exists():
+            # Named in the end, so that a folder without our mark is never ours.
+            fresh = self.root / f".{folder.name}.{secrets.token_hex(4)}"
+            (fresh / OURS).mkdir(parents=True)
+            (fresh / OURS / _OWNED).touch()
+            try:
+                fresh.rename(folder)
+            except OSError:
+                shutil.rmtree(fresh, ignore_errors=True)
+                if not folder.is_dir():
+                    raise
+        (folder / OURS).mkdir(exist_ok=True)
+
+    def complete(self, marker: Marker) -> None:
+        """Write the mark that a download is complete; durable when this returns.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = self._marker_path(marker.repo, marker.revision)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        with temporary.open("wb") as file:
+            file.write(msgspec.json.encode(attrs.asdict(marker)))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+
+    def remove(self, repo: str) -> bool:
+        """Remove a repository with all that was fetched of it, complete or not; return whether there was anything.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        try:
+            self.remove_folder(self.repository(repo))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove_folder(self, folder: Path) -> None:
+        """Remove a folder in one step, so that no half of it is ever found.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        trash = self.root / f"{_TRASH}{secrets.token_hex(4)}"
+        folder.rename(trash)
+        shutil.rmtree(trash)
+
+    def empty_trash(self) -> None:
+        """Remove what a killed process had begun to remove."""
+        for folder in self.root.glob(f"{_TRASH}*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _marker_path(self, repo: str, revision: str | None) -> Path:
+        return self.repository(repo) / OURS / f"complete@{quote(revision or MAIN, safe='')}.json"
+
+    def _read_marker(self, repo: str, revision: str | None) -> Marker | None:
+        try:
+            return msgspec.json.decode(self._marker_path(repo, revision).read_bytes(), type=Marker)
+        except (OSError, ValueError, msgspec.DecodeError):
+            # A name that no file can have, too.
+            return None
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

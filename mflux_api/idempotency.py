@@ -1,0 +1,53 @@
+"""``Idempotency-Key``: the same key with the same body is one job, however often it is sent."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from mflux_api.errors import InvalidJSON, InvalidParameter
+
+HEADER = "Idempotency-Key"
+MAX_LENGTH = 255
+
+_PRINTABLE = re.compile(rf"[!-~]([ -~]{{0,{MAX_LENGTH - 2}}}[!-~])?")
+
+
+@attrs.frozen(kw_only=True)
+class IdempotencyKey:
+    """A client's key and what it was sent with, as digests: neither credentials nor prompts are kept twice."""
+
+    key: str
+    """Of the caller and the key: two callers with keys of their own never meet."""
+    body: str
+    """Of the JSON object, whatever its order and blanks."""
+
+
+@attrs.frozen(kw_only=True)
+class Remembered:
+    """What became of a key's first submission."""
+
+    body: str
+    job_id: str
+
+
+def idempotency_key(text: str, body: Mapping[str, Any], *, caller: str) -> IdempotencyKey:
+    """Read the header's value.
+
+    Raises:
+        InvalidParameter: it is no key.
+        InvalidJSON: the body is nested too deeply to be compared.
+    """
+    if _PRINTABLE.fullmatch(text) is None:
+        limit = f"1 to {MAX_LENGTH} printable ASCII characters"
+        raise InvalidParameter(f"'{HEADER}' is invalid: expected {limit}", {"field": HEADER, "limit": limit})
+    try:
+        # Escaped to ASCII: a prompt may hold a lone surrogate, which has no bytes in UTF-8.
+        data = json.dumps(body, sort_keys=True).encode()
+    except RecursionError:
+        raise InvalidJSON("The body is nested too deeply") from None
+    owned = hashlib.sha256(caller.encode()).digest() + text.encode()
+    return IdempotencyKey(key=hashlib.sha256(owned).hexdigest(), body=hashlib.sha256(data).hexdigest())

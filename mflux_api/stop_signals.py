@@ -1,0 +1,70 @@
+"""SIGTERM and SIGINT: the first asks for an end, the second for one at once. Only the command line uses this."""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+import trio
+
+SECOND_SIGNAL_AFTER = 1.0
+"""Seconds: a process group's signal may reach the server twice at once, and that is one signal."""
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+logger = logging.getLogger("mflux_api")
+
+
+class StopSignals:
+    """Two events for the event loop, set by signals that may also come before the loop runs, or when it is stuck."""
+
+    def __init__(self, on_first: Callable[[], None], on_second: Callable[[], None]) -> None:
+        """Take what to do at once in the signal handler, where next to nothing is allowed."""
+        self.first = trio.Event()
+        self.second = trio.Event()
+        self._on_first = on_first
+        self._on_second = on_second
+        self._began = math.inf
+        self._hurried = False
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take the signals while the block runs, and ignore what comes later: the process is ending anyway."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._handle)
+        try:
+            yield
+        finally:
+            # The interpreter gives a handler in Python up before its own end, but not this. The engine child, which
+            # would inherit it, is gone.
+            for number in STOP_SIGNALS:
+                signal.signal(number, signal.SIG_IGN)
+
+    def listen(self) -> None:
+        """Set the events of the loop that calls this, also for a signal that came before."""
+        self._token = trio.lowlevel.current_trio_token()
+        self._tell()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if self._began == math.inf:
+            self._began = now
+            self._on_first()
+        elif now - self._began >= SECOND_SIGNAL_AFTER and not self._hurried:
+            self._hurried = True
+            self._on_second()
+        if self._token is not None:
+            # The loop may have ended by now.
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._tell, idempotent=True)
+
+    def _tell(self) -> None:
+        if self._began < math.inf:
+            self.first.set()
+        if self._hurried and not self.second.is_set():
+            logger.warning("second signal: stopping now")
+            self.second.set()

@@ -1,0 +1,56 @@
+"""A hub with one small checkpoint."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.hub.server import Hub, running
+
+REPO = "somebody/tiny-klein"
+TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
+_NOT_NEEDED = {"README.md", "single_file.safetensors"}
+
+
+def needed(hub: Hub) -> dict[str, bytes]:
+    """The files of the checkpoint that belong to the model."""
+    return {name: data for name, data in hub.repositories[REPO].items() if name not in _NOT_NEEDED}
+
+
+def children(name: str = "mflux_api.engine.download") -> list[psutil.Process]:
+    """Download children of this process."""
+    return [child for child in psutil.Process().children() if name in " ".join(command(child))]
+
+
+def command(process: psutil.Process) -> list[str]:
+    """Return a process's command line; of one that is ending, none."""
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint of the smallest shape, with a file that nobody needs."""
+    from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
+    from tests.engine.shapes import TINY
+
+    folder = write_random_checkpoint(tmp_path_factory.mktemp("hub") / "model", TINY)
+    (folder / "README.md").write_text("not needed")
+    (folder / "single_file.safetensors").write_bytes(bytes(200_000))
+    return folder
+
+
+@pytest.fixture
+def hub(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub that children of this process come to; they have no token."""
+    with running() as hub:
+        hub.add(REPO, checkpoint)
+        for name, value in hub.environ().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("HF_HOME", str(checkpoint.parent / "hf-home"))
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+            monkeypatch.delenv(name, raising=False)
+        yield hub
