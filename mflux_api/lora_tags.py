@@ -23,7 +23,7 @@ def without_tags(request: GenerateRequest) -> GenerateRequest:
     tags = _TAG.findall(request.prompt)
     if not tags:
         return request
-    prompt = _TAG.sub("", request.prompt).strip()
+    prompt = _TAG.sub(_gap, request.prompt).strip()
     if not prompt:
         raise _invalid("a text beside its <lora:…> tags")
     found = [_read(tag) for tag in tags]
@@ -34,6 +34,12 @@ def without_tags(request: GenerateRequest) -> GenerateRequest:
         lora_files=(*request.lora_files, *(name for name, _ in found)),
         lora_scales=(*request.lora_scales, *[1.0] * given, *(scale for _, scale in found)),
     )
+
+
+def _gap(match: re.Match[str]) -> str:
+    """What stays where a tag was: a space where two words would grow together."""
+    following = match.string[match.end() : match.end() + 1]
+    return " " if match.group().startswith((" ", "\t")) and following.isalnum() else ""
 
 
 def _read(tag: str) -> tuple[str, float]:
