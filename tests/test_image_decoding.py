@@ -145,6 +145,10 @@ REFUSED = {
     "33 megapixels": _png(8250, 4000),
     "missing pixels": _png(512, 512),
     "no pixels": _png(0, 0),
+    "ppm": encoded(halves(), "PPM"),
+    "tga": encoded(halves(), "TGA"),
+    "eps": encoded(halves(), "EPS"),
+    "icon": encoded(halves(), "ICO"),
     "too small": encoded(Image.new("RGB", (15, 64))),
     "too narrow": encoded(Image.new("RGB", (100_000, 20))),
 }

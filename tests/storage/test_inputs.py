@@ -41,7 +41,7 @@ def test_inputs_of_a_waiting_job_come_back_in_their_order_after_a_restart(tmp_pa
 
 
 def test_waiting_job_keeps_its_loras_strength_and_size(tmp_path: Path) -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "lora_files": ("a.safetensors",),
         "lora_scales": (0.5,),
         "image_strength": 0.25,
