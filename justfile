@@ -35,6 +35,9 @@ pin:
 bench:
     uv run python -m benchmarks.startup
     uv run python -m benchmarks.health_under_load
+    uv run python -m benchmarks.quantized_load
+    uv run python -m benchmarks.low_ram
+    uv run python -m benchmarks.model_switches
 
 # The table of errors in docs/api.md.
 docs:

@@ -31,7 +31,7 @@ def latencies(port: int, count: int) -> list[float]:
 def main() -> None:
     """Print median and p99, idle and busy, and their ratio."""
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
-    with running_server() as port:
+    with running_server() as (port, _):
         post(port, {"prompt": "warm up", "model": "demo", "width": 64, "height": 64, "steps": 1})
         time.sleep(8)
         idle = latencies(port, count)

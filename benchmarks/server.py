@@ -20,17 +20,19 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_server(command: Sequence[str] = (sys.executable, "-m", "mflux_api")) -> Iterator[int]:
-    """Start a server with an output directory of its own and wait for its health; yields the port."""
+def running_server(
+    command: Sequence[str] = (sys.executable, "-m", "mflux_api"), arguments: Sequence[str] = ()
+) -> Iterator[tuple[int, int]]:
+    """Start a server with an output directory of its own and wait for its health; yields its port and process id."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         server = subprocess.Popen(
-            [*command, "serve", "--host", "127.0.0.1", "--port", str(port), "--log-level", "error"],
+            [*command, "serve", "--host", "127.0.0.1", "--port", str(port), "--log-level", "error", *arguments],
             env=os.environ | {"MFLUX_OUTPUT_DIR": folder},
         )
         try:
             wait_until_healthy(port)
-            yield port
+            yield port, server.pid
         finally:
             server.terminate()
             time.sleep(1.1)

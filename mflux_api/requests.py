@@ -230,22 +230,17 @@ def find_model(alias: str, catalog: Catalog) -> Model:
     raise InvalidModel("Invalid model specified", {"model": _shown(alias), "available_models": catalog.aliases()})
 
 
-def check_supported(request: GenerateRequest, model: Model) -> None:
-    """Refuse what is documented but not built yet.
+def check_supported(model: Model) -> None:
+    """Refuse a model that is in the catalog and cannot be painted with yet.
 
     Raises:
-        NotYetSupported: with the name of the feature in details.
+        NotYetSupported: with the name of the family in details.
     """
-    missing = {
-        "quantization": model.quantization != "none",
-        model.family: model.family != "flux2-klein",
-    }
-    for feature, wanted in missing.items():
-        if wanted:
-            raise NotYetSupported(
-                "This version cannot do that yet; use the model 'demo' or a local checkpoint from [[models.custom]]",
-                {"feature": feature, "model": model.alias},
-            )
+    if model.family != "flux2-klein":
+        raise NotYetSupported(
+            "This version cannot do that yet; use a FLUX.2 Klein model or 'demo'",
+            {"feature": model.family, "model": model.alias},
+        )
 
 
 def not_downloaded(model: Model) -> ModelNotDownloaded:

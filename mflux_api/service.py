@@ -28,6 +28,7 @@ from mflux_api.engine.client import LocalEngine, LocalEngineOptions
 from mflux_api.engine.interface import EngineStarter
 from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown, by_code
 from mflux_api.jobs import Job, JobEvent, Status, StoredImage, Timings
+from mflux_api.memory_advice import MemoryAdvice
 from mflux_api.requests import GenerateRequest
 from mflux_api.restart_policy import Strategy
 from mflux_api.storage.checkpoints import Checkpoints
@@ -297,6 +298,9 @@ class _House:
             _address(generator_box, m.MODEL_LOADER),
             catalog,
             checkpoints,
+            _address(scheduler_box, m.MODEL_LOADER),
+            settings.memory,
+            lambda model, float_bytes: trio.to_thread.run_sync(checkpoints.footprint, model, float_bytes),
             preload=settings.models.default if settings.engine.preload else None,
         )
         generator = Generator(
@@ -321,6 +325,7 @@ class _House:
                 trio.CapacityLimiter(ENCODER_THREADS),
                 lambda alias: checkpoints.short_hash(catalog.get(alias)),
                 LoraFiles(settings.lora.dirs),
+                MemoryAdvice(catalog),
             ),
             settings=settings.scheduler,
         )

@@ -97,6 +97,9 @@ class Script:
     """Send every frame of a run twice, first under the attempt number of a run that never was."""
     tamper: Callable[[Event, tuple[bytes, ...]], tuple[Event, tuple[bytes, ...]]] = lambda event, blobs: (event, blobs)
     """Changes what is sent."""
+    memory_bytes: int = 0
+    free_bytes: int | None = None
+    """The memory of its machine, and what is left of it."""
     engines: list["ScriptedEngine"] = attrs.field(factory=list)
     starts: list[float] = attrs.field(factory=list)
     """When each start was tried."""
@@ -145,7 +148,7 @@ class ScriptedEngine:
         self._cancelled: set[int] = set()
         self._stop = trio.Event()
         self._running: int | None = None
-        self._model: str | None = None
+        self._models: set[str] = set()
         self._scope = trio.CancelScope()
         self._death: str | None = None
         self.received: list[Command] = []
@@ -162,6 +165,7 @@ class ScriptedEngine:
             blas="none",
             blas_fast=True,
             versions={"script": "1"},
+            memory_bytes=script.memory_bytes,
         )
 
     async def send(self, command: Command, blobs: Sequence[bytes] = ()) -> None:
@@ -211,7 +215,7 @@ class ScriptedEngine:
     async def work(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow commands until the end."""
         with self._scope:
-            self.say(Beat(active_bytes=1, peak_bytes=2))
+            self.say(Beat(active_bytes=1, peak_bytes=2, free_bytes=self._script.free_bytes))
             task_status.started()
             async for command, blobs in self._commands:
                 match command:
@@ -219,21 +223,21 @@ class ScriptedEngine:
                         await self._load(command)
                     case Run():
                         await self._run(command, blobs)
-                    case Unload():
-                        self._model = None
+                    case Unload(model=model):
+                        self._models = self._models - {model} if model is not None else set()
                         self.say(Unloaded())
 
     async def _load(self, command: Load) -> None:
-        self._model = None
         try:
             await self._reach("load")
         except _Failed as failed:
+            self._models.discard(command.model)
             self.say(LoadFailed(model=command.model, code=str(failed), message="scripted"))
             return
-        if not command.embedded and not Path(command.path).is_dir():  # noqa: ASYNC240
+        if not Path(command.path).is_dir():  # noqa: ASYNC240
             self.say(LoadFailed(model=command.model, code="GENERATION_FAILED", message="no such folder"))
             return
-        self._model = command.model
+        self._models.add(command.model)
         self.say(Loaded(model=command.model, seconds=0.5, active_bytes=1))
 
     async def _run(self, command: Run, blobs: Sequence[bytes]) -> None:
@@ -251,7 +255,7 @@ class ScriptedEngine:
             self._cancelled.discard(command.attempt)
 
     async def _paint(self, command: Run) -> None:
-        if self._model != command.model:
+        if command.model not in self._models:
             raise _Failed("GENERATION_FAILED")
         await self._reach("run", command)
         steps = steps_to_run(command.steps, command.image_strength)

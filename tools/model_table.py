@@ -87,8 +87,7 @@ def _verified(model: Model) -> str:
         return "A"
     if model.family != "flux2-klein":
         return "D"
-    # D until `tests/api/test_aliases.py` paints with quantized ones, too.
-    return {"none": "B", "runtime": "D", "stored": "C"}[model.quantization]
+    return {"none": "B", "runtime": "B", "stored": "C"}[model.quantization]
 
 
 if __name__ == "__main__":

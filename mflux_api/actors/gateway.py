@@ -103,7 +103,7 @@ class Gateway:
         most = generation.max_batch_size
         checked = validate(without_tags(validate(request, max_images=most)), max_images=most)
         model = find_model(checked.model or self.settings.models.default, self.catalog)
-        check_supported(checked, model)
+        check_supported(model)
         if model.remote and not self.settings.models.auto_download and not await self._on_disk(model):
             raise not_downloaded(model)
         loras = await self._named(checked.lora_files)
@@ -257,7 +257,7 @@ class Gateway:
             EngineUnavailable: the engine died while it loaded.
             GenerationFailed: the checkpoint cannot be used.
         """
-        check_supported(GenerateRequest(prompt=model.alias), model)
+        check_supported(model)
         if not await self._on_disk(model):
             raise ModelNotDownloaded(
                 f"Model '{model.alias}' is not on disk; POST /api/v1/models/{model.alias}/download first",

@@ -6,11 +6,13 @@ a step. The work that was inside fails with :class:`EngineDied`; work that was w
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import NoReturn, assert_never
 
 import attrs
 import trio
 
+from mflux_api import machine
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
 from mflux_api.engine import protocol as p
@@ -41,9 +43,14 @@ class GeneratorOptions:
     """Seconds without a finished step after which a running child counts as hung."""
     cancel_grace: float = 10.0
     """Seconds a child has to stop a cancelled run."""
+    oom_kills: Callable[[], int] = machine.oom_kills
+    """Counts what the system killed for want of memory."""
 
 
-_Work = m.LoadModel | m.UnloadModel | m.Paint
+NEARLY_FULL = 0.05
+"""A child that dies with less than this share of its device's memory left died of that."""
+
+_Work = m.LoadModel | m.UnloadModel | m.Paint | m.AwaitEngine
 
 
 class Generator:
@@ -70,7 +77,7 @@ class Generator:
         self._current: _Work | None = None
         self._stop = trio.Event()
         self._info: p.Ready | None = None
-        self._memory = (0, 0)
+        self._memory = p.Beat(active_bytes=0, peak_bytes=0)
         self._failures = 0
 
     async def run(self, status: Started) -> None:
@@ -82,7 +89,7 @@ class Generator:
             while True:
                 message = await self._mailbox.receive()
                 match message:
-                    case m.LoadModel() | m.UnloadModel() | m.Paint():
+                    case m.LoadModel() | m.UnloadModel() | m.Paint() | m.AwaitEngine():
                         self._waiting.append(message)
                         self._arrived.set()
                     case m.StopPainting():
@@ -94,13 +101,13 @@ class Generator:
                         assert_never(message)
 
     def _state(self) -> m.EngineState:
-        active, peak = self._memory
         return m.EngineState(
             info=self._info,
             incarnation=self._incarnation,
             degraded=self._degraded(),
-            active_bytes=active,
-            peak_bytes=peak,
+            active_bytes=self._memory.active_bytes,
+            peak_bytes=self._memory.peak_bytes,
+            free_bytes=self._memory.free_bytes,
         )
 
     async def _keep_engine(self) -> NoReturn:
@@ -108,14 +115,26 @@ class Generator:
         while True:
             await trio.sleep(respawn_delay(self._failures))
             self._incarnation += 1
+            kills = self._options.oom_kills()
             reason = await self._live_once()
+            starved = self._starved(reason, kills)
             self._info = None
+            self._memory = p.Beat(active_bytes=0, peak_bytes=0)
             self._failures += 1
             if self._current is not None and not self._current.reply.answered:
-                self._current.reply.fail(EngineDied(reason))
+                self._current.reply.fail(EngineDied(reason, out_of_memory=starved))
             self._current = None
             logger.warning("engine died: %s; starting another", reason)
             self._report_health()
+
+    def _starved(self, reason: str, kills_before: int) -> bool:
+        """Whether there is evidence that the child was ended for want of memory."""
+        if not reason.startswith("killed by"):
+            return False
+        if reason == "killed by SIGKILL" and self._options.oom_kills() > kills_before:
+            return True
+        free = self._memory.free_bytes
+        return free is not None and self._info is not None and free < self._info.memory_bytes * NEARLY_FULL
 
     async def _live_once(self) -> str:
         """Run one child from start to death; return why it died."""
@@ -152,7 +171,7 @@ class Generator:
                     while True:
                         received = await engine.receive()
                         if isinstance(received.event, p.Beat):
-                            self._memory = (received.event.active_bytes, received.event.peak_bytes)
+                            self._memory = received.event
                         else:
                             await frames_in.send(received)
                 except EngineDied as died:
@@ -188,6 +207,8 @@ class Generator:
                     await self._load(engine, work, frames)
                 case m.UnloadModel():
                     await self._unload(engine, work, frames)
+                case m.AwaitEngine():
+                    work.reply.ok(self._state())
                 case m.Paint():
                     if work.lease.incarnation != self._incarnation:
                         work.reply.fail(m.StaleLease())
@@ -201,11 +222,21 @@ class Generator:
             work.reply.fail(GenerationFailed("The request cannot be passed to the engine; check its text"))
 
     async def _load(self, engine: Engine, work: m.LoadModel, frames: trio.MemoryReceiveChannel[Received]) -> None:
-        await engine.send(p.Load(model=work.model, path=work.path, embedded=work.embedded))
+        await engine.send(
+            p.Load(
+                model=work.model,
+                path=work.path,
+                bits=work.bits,
+                entry=work.entry,
+                staged=work.staged,
+            )
+        )
         while True:
             match (await frames.receive()).event:
                 case p.Loaded() as loaded:
-                    work.reply.ok(m.Resident(incarnation=self._incarnation, seconds=loaded.seconds))
+                    work.reply.ok(
+                        m.Resident(incarnation=self._incarnation, seconds=loaded.seconds, warning=loaded.warning)
+                    )
                     return
                 case p.LoadFailed() as failed:
                     work.reply.fail(by_code(failed.code)(failed.message, {"model": work.model}))
@@ -214,7 +245,7 @@ class Generator:
                     logger.debug("dropped a late %s frame", type(other).__name__)
 
     async def _unload(self, engine: Engine, work: m.UnloadModel, frames: trio.MemoryReceiveChannel[Received]) -> None:
-        await engine.send(p.Unload())
+        await engine.send(p.Unload(model=work.model))
         while not isinstance((event := (await frames.receive()).event), p.Unloaded):
             logger.debug("dropped a late %s frame", type(event).__name__)
         work.reply.ok(None)

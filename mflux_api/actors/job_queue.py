@@ -1,7 +1,7 @@
 """The unfinished jobs of a scheduler: which wait, in which order, which run, and how long it will take."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import attrs
 import trio
@@ -20,6 +20,10 @@ class Entry:
     """Order of acceptance; a job that goes back to the queue keeps its place."""
     tracker: ProgressTracker
     images: list[StoredImage] = attrs.field(factory=list)
+    overtaken: int = 0
+    """How often a later job ran before it."""
+    starved: bool = False
+    """There is evidence that the last engine that died with it inside was out of memory."""
     scope: trio.CancelScope | None = None
     """Set while it runs."""
     fetching: trio.CancelScope | None = None
@@ -79,12 +83,26 @@ class JobQueue:
         if entry in self._waiting:
             self._waiting.remove(entry)
 
-    def next(self) -> Entry | None:
-        """Take the entry that is due."""
-        for place, entry in enumerate(self._waiting):
-            if entry.fetching is None:
-                return self._waiting.pop(place)
-        return None
+    def next(self, resident: Collection[str] = (), max_skips: int = 0) -> Entry | None:
+        """Take the entry that is due: the first, or the first whose model is in memory.
+
+        Args:
+            resident: the models in memory.
+            max_skips: how often an entry may be overtaken for the sake of them.
+        """
+        ready = [entry for entry in self._waiting if entry.fetching is None]
+        for place, entry in enumerate(ready):
+            if entry.job.model in resident:
+                for passed in ready[:place]:
+                    passed.overtaken += 1
+                return self._take(entry)
+            if entry.overtaken >= max_skips:
+                break
+        return self._take(ready[0]) if ready else None
+
+    def _take(self, entry: Entry) -> Entry:
+        self._waiting.remove(entry)
+        return entry
 
     def accepted(self) -> int:
         """How many jobs wait or are on their way into the store."""
@@ -113,8 +131,7 @@ class JobQueue:
                 # Until its model is there; nobody waits for it.
                 etas[entry.job.id] = now.eta_seconds
                 continue
-            steps = entry.tracker.steps_ahead
-            seconds = self._estimates.remaining(entry.job.request, step=steps, image=now.image)
+            seconds = self._estimates.remaining(entry.job.request, step=entry.tracker.steps_ahead, image=now.image)
             total = None if total is None or seconds is None else total + seconds
             etas[entry.job.id] = None if total is None else round(total, 1)
         return etas

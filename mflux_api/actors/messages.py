@@ -10,6 +10,7 @@ import attrs
 import trio
 
 from mflux_api.actors.mailbox import Ask
+from mflux_api.engine.protocol import Bits as Bits
 from mflux_api.engine.protocol import Ready
 from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Failure, Job, JobEvent, Progress, Status, StoredImage, Timings
@@ -273,6 +274,8 @@ class Acquire(Ask[Lease]):
     """Make a model resident and keep it so until the lease is released."""
 
     model: str
+    low_ram: bool = False
+    """One component in memory at a time is enough."""
 
 
 @attrs.frozen(kw_only=True)
@@ -284,11 +287,14 @@ class Release:
 
 @attrs.frozen(kw_only=True)
 class Residency:
-    """Which model is in memory."""
+    """Which models are in memory."""
 
     model: str | None
+    """The most recently used one."""
     leases: int
     loading: str | None
+    models: tuple[str, ...] = ()
+    """All of them, the most recently used first."""
 
 
 @attrs.frozen(kw_only=True)
@@ -314,6 +320,8 @@ class Resident:
 
     incarnation: int
     seconds: float
+    warning: str = ""
+    """What an operator should know."""
 
 
 @attrs.frozen(kw_only=True)
@@ -322,7 +330,12 @@ class LoadModel(Ask[Resident]):
 
     model: str
     path: str
-    embedded: bool
+    bits: Bits | None = None
+    """Quantize to that many bits."""
+    entry: str = ""
+    """With ``bits``: where the quantized weights are kept."""
+    staged: bool = False
+    """Read each component only when a run needs it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -403,6 +416,8 @@ class EngineState:
     """The child kept dying before it finished a step."""
     active_bytes: int
     peak_bytes: int
+    free_bytes: int | None = None
+    """What the device had left at the last heartbeat."""
 
 
 @attrs.frozen(kw_only=True)
@@ -410,7 +425,12 @@ class GetEngine(Ask[EngineState]):
     """Read the state of the engine."""
 
 
-GeneratorMessage = LoadModel | UnloadModel | Paint | StopPainting | GetEngine
+@attrs.frozen(kw_only=True)
+class AwaitEngine(Ask[EngineState]):
+    """Read the state of the engine once a child is up and has nothing to do."""
+
+
+GeneratorMessage = LoadModel | UnloadModel | Paint | StopPainting | GetEngine | AwaitEngine
 
 # --- scheduler -----------------------------------------------------------------------------------------------------
 
@@ -494,7 +514,14 @@ class EngineHealth:
     degraded: bool
 
 
-SchedulerMessage = Submit | CancelJob | Abandon | GetLive | GetLoad | Drain | EngineHealth
+@attrs.frozen(kw_only=True)
+class ModelsResident:
+    """The model loader's word on which models are in memory; lossy, repeated at every change."""
+
+    models: frozenset[str]
+
+
+SchedulerMessage = Submit | CancelJob | Abandon | GetLive | GetLoad | Drain | EngineHealth | ModelsResident
 
 # --- stats ---------------------------------------------------------------------------------------------------------
 

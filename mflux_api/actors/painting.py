@@ -14,9 +14,10 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address
 from mflux_api.engine.interface import EngineDied
-from mflux_api.errors import DiskFull, InternalError, ServiceError
+from mflux_api.errors import DiskFull, InternalError, OutOfMemory, ServiceError
 from mflux_api.estimates import Estimates
 from mflux_api.jobs import Job, Progress, ProgressTracker, Stage, StoredImage, Timings
+from mflux_api.memory_advice import MemoryAdvice
 from mflux_api.requests import GenerateRequest
 from mflux_api.run_inputs import RunInputs, pictures
 from mflux_api.storage.files import ImageFiles
@@ -46,6 +47,7 @@ class Painter:
         encoders: trio.CapacityLimiter,
         model_hash: Callable[[str], str | None],
         loras: LoraFiles,
+        advice: MemoryAdvice,
     ) -> None:
         self._loader = loader
         self._generator = generator
@@ -53,6 +55,8 @@ class Painter:
         self._encoders = encoders
         self._model_hash = model_hash
         self._loras = loras
+        self.advice = advice
+        """What jobs are told that do not fit in memory."""
         self.estimates = Estimates()
         """What the attempts so far have taught about how long jobs take."""
         self._attempts = itertools.count(1)
@@ -70,10 +74,12 @@ class Painter:
         inputs = await self._inputs(job.request)
         while True:
             publish(tracker.stage(Stage.LOADING))
-            lease = await self._loader.ask(m.Acquire(model=job.model))
+            lease = await self._loader.ask(m.Acquire(model=job.model, low_ram=job.request.low_ram))
             try:
                 timings = await self._run(job, inputs, lease, tracker, images, publish)
                 return attrs.evolve(timings, total=trio.current_time() - started)
+            except OutOfMemory as error:
+                raise self.advice.error(job.model, low_ram=job.request.low_ram) from error
             except m.StaleLease:
                 logger.debug("job %s: the engine was replaced before the run began", job.id)
             finally:

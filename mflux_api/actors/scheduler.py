@@ -75,6 +75,7 @@ class Scheduler:
         self._claims = Claims()
         self._active = 0
         self._degraded = False
+        self._resident: frozenset[str] = frozenset()
         self._drains: list[m.Drain] = []
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -112,6 +113,8 @@ class Scheduler:
                 self._answer_drains()
             case m.EngineHealth():
                 self._degraded = message.degraded
+            case m.ModelsResident():
+                self._resident = message.models
             case _:
                 assert_never(message)
 
@@ -222,7 +225,7 @@ class Scheduler:
 
     def _dispatch(self) -> None:
         while self._active < self._slots and not self._draining:
-            entry = self._queue.next()
+            entry = self._queue.next(self._resident, self._settings.max_affinity_skips)
             if entry is None:
                 return
             entry.scope = trio.CancelScope()
@@ -253,6 +256,7 @@ class Scheduler:
             timings = await self._painter.paint(entry.job, entry.tracker, entry.images, self._publish)
         except EngineDied as died:
             logger.warning("job %s: the engine died (%s)", entry.job.id, died.reason)
+            entry.starved = died.out_of_memory
             await self._again(entry, partial(m.Requeue, job_id=entry.job.id, engine_died=True))
         except ActorGone:
             await self._again(entry, partial(m.Requeue, job_id=entry.job.id, service_died=True))
@@ -278,7 +282,7 @@ class Scheduler:
             return
         self._painter.discard(entry.images)
         entry.images.clear()
-        exhausted = self._exhausted(entry.job)
+        exhausted = self._exhausted(entry.job, starved=entry.starved)
         if exhausted is None and self._draining and entry.job.synchronous:
             exhausted = _shutting_down()
         if exhausted is not None:
@@ -287,8 +291,15 @@ class Scheduler:
         self._publish(entry.tracker.back_to_queue())
         self._line_up(entry)
 
-    def _exhausted(self, job: Job) -> ServiceError | None:
+    def _exhausted(self, job: Job, *, starved: bool = False) -> ServiceError | None:
         if job.attempts >= self._settings.max_attempts:
+            if starved:
+                return self._painter.advice.error(
+                    job.model,
+                    low_ram=job.request.low_ram,
+                    reason=f"the engine was ended {job.attempts} times on this job, at last for want of memory",
+                    attempts=job.attempts,
+                )
             return EngineCrashed(
                 f"The engine crashed {job.attempts} times on this job; try a smaller size or another model",
                 {"attempts": job.attempts},

@@ -11,7 +11,6 @@ import mlx.core as mx
 
 _MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 _MAX_JSON_BYTES = 64 << 20
-_NOT_QUANTIZED = (None, "", "None", "null")
 
 
 class CheckpointError(Exception):
@@ -100,30 +99,54 @@ def read_json(root: Path, name: str) -> JsonConfig:
     return JsonConfig(name=name, values=values)
 
 
-def read_weights(root: Path, component: str) -> dict[str, mx.array]:
-    """Every tensor of a component's safetensors files, not yet read from disk (MLX loads lazily).
+@attrs.frozen(eq=False)
+class Weights:
+    """The tensors of one component."""
+
+    tensors: dict[str, mx.array]
+    """By the name in the files; not yet read from disk (MLX loads lazily)."""
+    saved_by_mflux: bool
+    """mflux's saved layout: the module's own names and shapes, perhaps quantized; else diffusers' layout."""
+
+
+def read_weights(root: Path, component: str) -> Weights:
+    """Every tensor of a component's safetensors files.
 
     An index file, where there is one, decides which files count; else all ``*.safetensors`` do.
 
     Raises:
-        CheckpointError: files missing, truncated, corrupt, contradictory, or quantized by mflux.
+        CheckpointError: files missing, truncated, corrupt or contradictory.
     """
     index, files = _weight_files(root, component)
     tensors: dict[str, mx.array] = {}
     owners: dict[str, str] = {}
+    saved = index.saved_by_mflux
     for name in files:
+        # Checked first: MLX would meet a missing end only while it computes.
+        saved |= _has_mflux_marks(_checked_metadata(root, name))
         for key, tensor in _read_safetensors(root, name).items():
             if key in owners:
                 raise CheckpointError(f"{component}: {key} is in both {owners[key]} and {name}: keep one set of files.")
             owners[key] = name
             tensors[key] = tensor
-    for key, name in index.items():
+    for key, name in index.located.items():
         if owners.get(key) != name:
             raise CheckpointError(f"{name} lacks {key}, which the index of {component} places there.")
-    return tensors
+    return Weights(tensors, saved)
 
 
-def _weight_files(root: Path, component: str) -> tuple[dict[str, str], list[str]]:
+@attrs.frozen
+class _Index:
+    located: Mapping[str, str]
+    """The file of each tensor."""
+    saved_by_mflux: bool
+
+
+def _has_mflux_marks(metadata: Mapping[str, object]) -> bool:
+    return "quantization_level" in metadata or "mflux_version" in metadata
+
+
+def _weight_files(root: Path, component: str) -> tuple[_Index, list[str]]:
     folder = root / component
     if not folder.is_dir():
         raise CheckpointError(f"The folder {component} is missing.")
@@ -132,11 +155,11 @@ def _weight_files(root: Path, component: str) -> tuple[dict[str, str], list[str]
         raise CheckpointError(f"{component} has more than one index ({indexes[0]}, {indexes[1]}): keep one.")
     if indexes:
         index = _read_index(root, component, indexes[0])
-        return index, sorted(set(index.values()))
+        return index, sorted(set(index.located.values()))
     files = [f"{component}/{name}" for name in _names(folder, "*.safetensors")]
     if not files:
         raise CheckpointError(f"{component} holds no safetensors files.")
-    return {}, files
+    return _Index({}, saved_by_mflux=False), files
 
 
 def _names(folder: Path, pattern: str) -> list[str]:
@@ -144,7 +167,7 @@ def _names(folder: Path, pattern: str) -> list[str]:
     return sorted(path.name for path in folder.glob(pattern) if not path.name.startswith("._"))
 
 
-def _read_index(root: Path, component: str, index: str) -> dict[str, str]:
+def _read_index(root: Path, component: str, index: str) -> _Index:
     config = read_json(root, f"{component}/{index}")
     weight_map = config.section("weight_map")
     if weight_map is None or not weight_map.values:
@@ -155,13 +178,12 @@ def _read_index(root: Path, component: str, index: str) -> dict[str, str]:
         if not isinstance(name, str) or PurePath(name).name != name or not name.endswith(".safetensors"):
             raise CheckpointError(f"{config.name} places {key} in something that is no safetensors file beside it.")
         located[key] = f"{component}/{name}"
-    return located
+    metadata = config.section("metadata")
+    # Tools that copy a model may drop the files' own marks; mflux writes them here too.
+    return _Index(located, saved_by_mflux=metadata is not None and _has_mflux_marks(metadata.values))
 
 
 def _read_safetensors(root: Path, name: str) -> dict[str, mx.array]:
-    metadata = _checked_metadata(root, name)
-    if metadata.get("quantization_level") not in _NOT_QUANTIZED:
-        raise CheckpointError(f"{name} is quantized by mflux: quantized checkpoints are not supported yet.")
     try:
         loaded = mx.load(str(root / name))
     except (RuntimeError, ValueError, OSError):
@@ -170,7 +192,7 @@ def _read_safetensors(root: Path, name: str) -> dict[str, mx.array]:
 
 
 def _checked_metadata(root: Path, name: str) -> Mapping[str, object]:
-    """Check that a safetensors file is whole: MLX reads lazily and would meet a missing end only while it computes."""
+    """The free-form part of a safetensors file's header, once the file is known to be whole."""
     file = root / name
     try:
         size = file.stat().st_size

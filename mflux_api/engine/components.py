@@ -4,10 +4,13 @@ mflux itself reads no configuration and checks neither shapes nor completeness, 
 from random weights without an error. Here every parameter's name and shape is compared before anything is used.
 """
 
+import gc
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import attrs
+import mlx.core as mx
 from mflux.models.common.tokenizer import LanguageTokenizer, TokenizerLoader
 from mflux.models.common.weights.loading.weight_definition import TokenizerDefinition
 from mflux.models.flux2.model.flux2_text_encoder.qwen3_text_encoder import Qwen3TextEncoder
@@ -18,10 +21,23 @@ from mflux.models.flux2.model.flux2_vae.encoder.encoder import Flux2Encoder
 from mflux.models.flux2.model.flux2_vae.vae import Flux2VAE
 from mflux.models.flux2.weights.flux2_weight_mapping import Flux2WeightMapping
 
-from mflux_api.engine.checkpoint import CheckpointError, JsonConfig, read_json, read_weights
-from mflux_api.engine.parameters import check, expected_tensors, fill, with_unused_layers
+from mflux_api.engine import saved_layout
+from mflux_api.engine.checkpoint import CheckpointError, JsonConfig, Weights, read_json, read_weights
+from mflux_api.engine.parameters import (
+    ExpectedTensor,
+    check,
+    count,
+    expected_tensors,
+    fill,
+    quantize_layers,
+    with_unused_layers,
+)
 
-__all__ = ["CheckpointError", "CheckpointInfo", "Components", "load_components"]
+__all__ = ["COMPONENTS", "CheckpointError", "CheckpointInfo", "ComponentName", "Components", "load_components"]
+
+ComponentName: TypeAlias = Literal["text_encoder", "transformer", "vae"]
+COMPONENTS: tuple[ComponentName, ...] = ("text_encoder", "transformer", "vae")
+"""In the order in which a picture needs them."""
 
 _DEFAULT_OUT_LAYERS = (9, 18, 27)
 _DEFAULT_SEQUENCE_LENGTH = 512
@@ -45,77 +61,190 @@ class CheckpointInfo:
     """As ``model_index.json`` says; None where it does not."""
     caches_references: bool
     """Whether the model was made to see reference pictures at its first step only (FLUX.2 Klein 9B KV)."""
+    transformer_width: int
+    """Of its hidden states."""
     transformer_parameters: int
     vae_parameters: int
     text_encoder_parameters: int
     """Only the layers that are loaded: those after the last used one are never read."""
 
 
-@attrs.frozen(eq=False)
 class Components:
-    """mflux's modules of one checkpoint, weights in memory, and its tokenizer."""
+    """mflux's modules of one checkpoint and its tokenizer.
 
-    transformer: Any
-    vae: Any
-    text_encoder: Any
-    tokenizer: Any
-    info: CheckpointInfo
+    A module's weights are read from disk when it is first used, unless they were read before; ``drop`` frees them, and
+    the next use reads the same bits again. Raises CheckpointError where the files have changed in between.
+    """
+
+    def __init__(
+        self, tokenizer: Any, info: CheckpointInfo, readers: Mapping[ComponentName, Callable[[], Any]]
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.info = info
+        self._readers = readers
+        self._modules: dict[ComponentName, Any] = {}
+
+    @property
+    def text_encoder(self) -> Any:
+        """mflux's Qwen3TextEncoder."""
+        return self._module("text_encoder")
+
+    @property
+    def transformer(self) -> Any:
+        """mflux's Flux2Transformer."""
+        return self._module("transformer")
+
+    @property
+    def vae(self) -> Any:
+        """mflux's Flux2VAE."""
+        return self._module("vae")
+
+    @property
+    def resident(self) -> frozenset[ComponentName]:
+        """The modules whose weights are in memory."""
+        return frozenset(self._modules)
+
+    def load_all(self) -> None:
+        """Read what is not in memory yet."""
+        for name in COMPONENTS:
+            self._module(name)
+
+    def drop(self, name: ComponentName) -> None:
+        """Free a module's weights; whoever still holds the module keeps them alive."""
+        if self._modules.pop(name, None) is not None:
+            gc.collect()
+            mx.clear_cache()
+
+    def _module(self, name: ComponentName) -> Any:
+        if name not in self._modules:
+            self._modules[name] = self._readers[name]()
+        return self._modules[name]
 
 
-def load_components(path: Path) -> Components:
-    """Load the checkpoint folder ``path`` in ``ModelConfig.precision``.
+def load_components(path: Path, *, bits: int | None = None, staged: bool = False) -> Components:
+    """Load the checkpoint folder ``path`` in ``ModelConfig.precision``: diffusers' layout or mflux's saved layout.
 
     ``memory.configure`` must have set the precision. Nothing is downloaded.
 
+    Args:
+        path: the folder.
+        bits: quantize to that many bits on the way (3, 4, 6 or 8).
+        staged: check everything now and read each component's weights only when it is used.
+
     Raises:
-        CheckpointError: a file is missing or corrupt, a dimension is unsupported, or a parameter is missing,
-            unexpected or of the wrong shape (the first such one is named, with both shapes).
+        CheckpointError: a file is missing or corrupt, a dimension is unsupported, a parameter is missing, unexpected or
+            of the wrong shape (the first such one is named, with both shapes), or ``bits`` are asked of weights that
+            are quantized already.
     """
     if not path.is_dir():
         raise CheckpointError(f"There is no checkpoint folder {path.name}.")
-    # Weights first: a quantized checkpoint of mflux has no configuration files, and should be told what it is.
-    weights = {name: read_weights(path, name) for name in ("transformer", "vae", "text_encoder")}
-    index = read_json(path, "model_index.json")
+    weights = {name: read_weights(path, name) for name in COMPONENTS}
+    saved = weights["transformer"].saved_by_mflux
+    index = read_json(path, "model_index.json") if not saved else _json_or(path, "model_index.json", lambda: {})
     out_layers = index.integers("text_encoder_out_layers", _DEFAULT_OUT_LAYERS)
     sequence_length = index.integer("max_sequence_length", _DEFAULT_SEQUENCE_LENGTH, high=1 << 16)
-    text_config = read_json(path, "text_encoder/config.json")
-    transformer = _build_transformer(read_json(path, "transformer/config.json"), text_config, out_layers)
-    vae = _build_vae(read_json(path, "vae/config.json"))
-    text_encoder = _build_text_encoder(text_config, max(out_layers))
-    layers = text_config.integer("num_hidden_layers", high=_MAX_LAYERS)
-    tokenizer = _load_tokenizer(path, sequence_length, text_encoder.vocab_size)
-
-    expected = {
-        "transformer": expected_tensors(transformer, Flux2WeightMapping.get_transformer_mapping()),
-        "vae": expected_tensors(vae, Flux2WeightMapping.get_vae_mapping()),
-        "text_encoder": with_unused_layers(
-            expected_tensors(text_encoder, Flux2WeightMapping.get_text_encoder_mapping()), max(out_layers), layers
-        ),
-    }
-    weights["text_encoder"] = {_causal_name(name): array for name, array in weights["text_encoder"].items()}
+    opened = {name: _open(path, name, weights.pop(name), out_layers, bits) for name in COMPONENTS}
+    tokenizer = _load_tokenizer(path, sequence_length, opened["text_encoder"].module.vocab_size)
     # All names and shapes before any byte: a mismatch in the last component must not cost the loading of the first.
-    for component, tensors in expected.items():
-        check(component, tensors, weights[component])
-    counts = {
-        component: fill(component, module, expected[component], weights.pop(component))
-        for component, module in (("text_encoder", text_encoder), ("transformer", transformer), ("vae", vae))
-    }
-    return Components(
-        transformer=transformer,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        info=CheckpointInfo(
-            text_encoder_out_layers=out_layers,
-            max_sequence_length=sequence_length,
-            latent_channels=_LATENT_CHANNELS,
-            is_distilled=index.boolean("is_distilled") if "is_distilled" in index.values else None,
-            caches_references=index.values.get("_class_name") == _KV_PIPELINE,
-            transformer_parameters=counts["transformer"],
-            vae_parameters=counts["vae"],
-            text_encoder_parameters=counts["text_encoder"],
-        ),
+    for component in opened.values():
+        component.check()
+    info = CheckpointInfo(
+        text_encoder_out_layers=out_layers,
+        max_sequence_length=sequence_length,
+        latent_channels=_LATENT_CHANNELS,
+        is_distilled=index.boolean("is_distilled") if "is_distilled" in index.values else None,
+        caches_references=index.values.get("_class_name") == _KV_PIPELINE,
+        transformer_width=opened["transformer"].module.inner_dim,
+        transformer_parameters=opened["transformer"].parameters,
+        vae_parameters=opened["vae"].parameters,
+        text_encoder_parameters=opened["text_encoder"].parameters,
     )
+
+    def reader(name: ComponentName) -> Callable[[], Any]:
+        def read() -> Any:
+            # The first time it is open and checked already.
+            component = opened.pop(name, None)
+            if component is None:
+                component = _open(path, name, read_weights(path, name), out_layers, bits)
+                component.check()
+            return component.fill()
+
+        return read
+
+    components = Components(tokenizer, info, {name: reader(name) for name in COMPONENTS})
+    if staged:
+        # Open files and half-built modules are not for keeping until some job comes.
+        opened.clear()
+    else:
+        components.load_all()
+    return components
+
+
+@attrs.define(eq=False)
+class _Opened:
+    """A component whose files were looked at and not read."""
+
+    name: ComponentName
+    module: Any
+    expected: Mapping[str, ExpectedTensor]
+    found: dict[str, mx.array]
+    parameters: int
+    bits: int | None
+
+    def check(self) -> None:
+        check(self.name, self.expected, self.found)
+        if self.bits is not None and any(tensor.packed for tensor in self.expected.values()):
+            raise CheckpointError(f"{self.name} is quantized already: use the checkpoint as it is, under its own name.")
+
+    def fill(self) -> Any:
+        quantize = None if self.bits is None else quantize_layers(self.module, self.bits)
+        fill(self.name, self.module, self.expected, self.found, quantize=quantize)
+        return self.module
+
+
+def _open(path: Path, name: ComponentName, weights: Weights, out_layers: tuple[int, ...], bits: int | None) -> _Opened:
+    tensors = weights.tensors
+    mapping: list[Any]
+    if name == "transformer":
+        module = _build_transformer(_config(path, name, weights), _text_config(path), out_layers)
+        mapping = Flux2WeightMapping.get_transformer_mapping()
+    elif name == "vae":
+        module = _build_vae(_config(path, name, weights))
+        mapping = Flux2WeightMapping.get_vae_mapping()
+    else:
+        module = _build_text_encoder(_config(path, name, weights), max(out_layers))
+        mapping = Flux2WeightMapping.get_text_encoder_mapping()
+    parameters = count(module)
+    if weights.saved_by_mflux:
+        if name == "text_encoder":
+            tensors = saved_layout.without_unused_layers(tensors, max(out_layers))
+        saved_layout.restructure(name, module, tensors)
+        return _Opened(name, module, saved_layout.expected_saved(module), tensors, parameters, bits)
+    expected = expected_tensors(module, mapping)
+    if name == "text_encoder":
+        layers = _text_config(path).integer("num_hidden_layers", high=_MAX_LAYERS)
+        expected = with_unused_layers(expected, max(out_layers), layers)
+        tensors = {_causal_name(key): array for key, array in tensors.items()}
+    return _Opened(name, module, expected, tensors, parameters, bits)
+
+
+def _config(path: Path, name: ComponentName, weights: Weights) -> JsonConfig:
+    file = f"{name}/config.json"
+    if not weights.saved_by_mflux:
+        return read_json(path, file)
+    # mflux saves no configuration.
+    return _json_or(path, file, lambda: saved_layout.DIMENSIONS[name](weights.tensors).values)
+
+
+def _text_config(path: Path) -> JsonConfig:
+    file = "text_encoder/config.json"
+    if (path / file).is_file():
+        return read_json(path, file)
+    return _config(path, "text_encoder", read_weights(path, "text_encoder"))
+
+
+def _json_or(path: Path, name: str, otherwise: Callable[[], Mapping[str, Any]]) -> JsonConfig:
+    return read_json(path, name) if (path / name).is_file() else JsonConfig(name, otherwise())
 
 
 def _build_transformer(config: JsonConfig, text_config: JsonConfig, out_layers: tuple[int, ...]) -> Any:

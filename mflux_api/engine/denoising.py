@@ -8,6 +8,7 @@ import mlx.core as mx
 from mflux.models.flux2.model.flux2_text_encoder.prompt_encoder import Flux2PromptEncoder
 from mflux.models.flux2.model.flux2_transformer.flux2_kv_cache import Flux2KVCache
 
+from mflux_api.engine.components import Components
 from mflux_api.engine.references import References
 
 Predict = Callable[..., mx.array]
@@ -100,8 +101,8 @@ def clean_estimate(velocity: mx.array, latents: mx.array, sigma: mx.array) -> mx
     return estimate
 
 
-def transformer_function(transformer: Any) -> Predict:
-    """mflux's ``Flux2Transformer`` as a plain function."""
+def transformer_function(components: Components) -> Predict:
+    """mflux's ``Flux2Transformer`` as a plain function, which keeps no transformer in memory that is given up."""
 
     def predict(
         latents: mx.array,
@@ -111,7 +112,7 @@ def transformer_function(transformer: Any) -> Predict:
         timestep: mx.array,
         cache: Flux2KVCache | None = None,
     ) -> mx.array:
-        velocity: mx.array = transformer(
+        velocity: mx.array = components.transformer(
             hidden_states=latents,
             encoder_hidden_states=embeddings,
             timestep=timestep,

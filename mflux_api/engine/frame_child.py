@@ -67,7 +67,7 @@ class FrameChild:
         return self._process.pid
 
     async def send(self, frame: Any, blobs: Sequence[bytes] = ()) -> None:
-        """Write one frame, with the raw bytes that belong to it.
+        """Write one frame, and the raw bytes that belong to it.
 
         Raises:
             EngineDied: the pipe is broken.

@@ -12,9 +12,11 @@ from mflux_api.engine.protocol import Command, Event, Ready
 class EngineDied(Exception):
     """The engine ended, fell silent or broke the protocol; ``reason`` says which, for a log line."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, out_of_memory: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.out_of_memory = out_of_memory
+        """Whether there is evidence that the system ended it for want of memory."""
 
 
 @attrs.frozen

@@ -7,9 +7,13 @@ import attrs
 import mlx.core as mx
 from mflux.models.common.config.model_config import ModelConfig
 
+from mflux_api import machine
+
 _GIB = 1 << 30
 _MIN_CACHE_BYTES = _GIB // 2
 _CACHE_SHARE = 16
+# In the texts of MLX's RuntimeErrors on Metal, CUDA and a CPU; C++'s own is std::bad_alloc.
+_OUT_OF_MEMORY = ("Insufficient Memory", "Unable to allocate", "Resource limit", "out of memory", "bad_alloc")
 
 
 @attrs.frozen
@@ -50,6 +54,15 @@ def configure(device: Device) -> None:
     mx.set_cache_limit(max(_MIN_CACHE_BYTES, _device_bytes() // _CACHE_SHARE))
 
 
+def memory_bytes(device: Device) -> int:
+    """What the device has for models and pictures."""
+    info = mx.device_info()
+    if device.kind == "metal":
+        # Beyond it Metal begins to swap, or fails.
+        return int(info.get("max_recommended_working_set_size") or _device_bytes())
+    return _device_bytes() if device.kind == "cuda" else machine.total_bytes()
+
+
 def release() -> None:
     """Drop unreachable arrays and give MLX's cached buffers back to the system."""
     gc.collect()
@@ -64,6 +77,11 @@ def active_bytes() -> int:
 def peak_bytes() -> int:
     """The most bytes of live MLX arrays since the process started."""
     return int(mx.get_peak_memory())
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception is MLX's, or Python's, way to say that the memory is used up."""
+    return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
 def _device_bytes() -> int:

@@ -7,14 +7,19 @@ from typing import Any
 import attrs
 import mlx.core as mx
 from mflux.models.common.config.model_config import ModelConfig
+from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from mflux_api.engine.checkpoint import CheckpointError
+from mflux_api.engine.memory import is_out_of_memory
+
+GROUP_SIZE = 64
+"""Numbers that share a scale when weights are quantized here; mflux's own choice."""
 
 # Tensors that other libraries save with a component and that no module here has.
 _KNOWN_EXTRAS = re.compile(r"lm_head\.weight|bn\.num_batches_tracked|.*rotary_emb\.inv_freq")
-# Parameters that a module computes from its configuration, so no file holds them.
-_COMPUTED = ("rotary_emb.inv_freq",)
+COMPUTED = ("rotary_emb.inv_freq",)
+"""Parameters that a module computes from its configuration, so no file has to hold them."""
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 
@@ -28,6 +33,8 @@ class ExpectedTensor:
     """As in the file: convolutions in PyTorch's (out, in, height, width)."""
     transform: Callable[[mx.array], mx.array] | None
     """From the file's layout to the module's."""
+    packed: bool = False
+    """Quantized numbers, several in each 32-bit integer."""
 
 
 def expected_tensors(module: Any, mapping: Sequence[Any]) -> dict[str, ExpectedTensor]:
@@ -42,7 +49,7 @@ def expected_tensors(module: Any, mapping: Sequence[Any]) -> dict[str, ExpectedT
     rules = [(_pattern(target.to_pattern), target) for target in mapping]
     expected: dict[str, ExpectedTensor] = {}
     for parameter, array in _arrays(module):
-        if parameter in _COMPUTED:
+        if parameter in COMPUTED:
             continue
         for pattern, target in rules:
             match = pattern.fullmatch(parameter)
@@ -79,7 +86,9 @@ def check(component: str, expected: Mapping[str, ExpectedTensor], found: Mapping
         shape = tuple(found[name].shape)
         if shape != tensor.shape:
             raise CheckpointError(f"{component}: {name} has shape {shape}, and the configuration needs {tensor.shape}.")
-        if not mx.issubdtype(found[name].dtype, mx.floating):
+        if tensor.packed and found[name].dtype != mx.uint32:
+            raise CheckpointError(f"{component}: {name} must hold packed 32-bit integers.")
+        if not tensor.packed and not mx.issubdtype(found[name].dtype, mx.floating):
             raise CheckpointError(f"{component}: {name} must hold floating-point numbers.")
     for name in sorted(found):
         if name not in expected and not _KNOWN_EXTRAS.fullmatch(name):
@@ -89,33 +98,73 @@ def check(component: str, expected: Mapping[str, ExpectedTensor], found: Mapping
             )
 
 
-def fill(component: str, module: Any, expected: Mapping[str, ExpectedTensor], found: dict[str, mx.array]) -> int:
+def fill(
+    component: str,
+    module: Any,
+    expected: Mapping[str, ExpectedTensor],
+    found: dict[str, mx.array],
+    *,
+    quantize: Mapping[str, int] | None = None,
+) -> None:
     """Give ``module`` the checked tensors, in ``ModelConfig.precision``, and read them from disk now.
 
-    ``found`` is emptied. Returns the number of parameters (single numbers) loaded.
+    ``found`` is emptied. ``quantize`` names the weights to quantize on the way, with their bits; the module has
+    quantized layers in their place already.
 
     Raises:
         CheckpointError: the files cannot be read.
     """
     arrays: list[tuple[str, mx.array]] = []
-    for name, tensor in expected.items():
-        raw = found.pop(name)
-        if tensor.parameter is None:
-            continue
-        # A transposed convolution would stay a strided view, to be copied again at every call.
-        array = raw if tensor.transform is None else mx.contiguous(tensor.transform(raw))
-        arrays.append((tensor.parameter, array.astype(ModelConfig.precision)))
-    found.clear()
-    del raw
-    module.update(tree_unflatten(arrays))
     try:
-        # One at a time, so that a file's bytes and their converted copy exist together for one tensor only.
-        for _, array in arrays:
-            mx.eval(array)
+        for name, tensor in expected.items():
+            raw = found.pop(name)
+            if tensor.parameter is None:
+                continue
+            # A transposed convolution would stay a strided view, to be copied again at every call.
+            array = raw if tensor.transform is None else mx.contiguous(tensor.transform(raw))
+            if not tensor.packed:
+                array = array.astype(ModelConfig.precision)
+            bits = (quantize or {}).get(tensor.parameter)
+            made = [(tensor.parameter, array)] if bits is None else _quantized(tensor.parameter, array, bits)
+            # One at a time, so that a file's bytes and their converted copy exist together for one tensor only.
+            mx.eval([each for _, each in made])
+            arrays += made
+            del raw, array
+        found.clear()
+        module.update(tree_unflatten(arrays))
         mx.eval(module.parameters())
-    except (RuntimeError, OSError):
+    except (RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(f"{component}: the weights cannot be read from disk.") from None
-    return sum(int(array.size) for _, array in arrays)
+
+
+def quantize_layers(module: Any, bits: int) -> dict[str, int]:
+    """Put quantized layers in place of those that can be; return their weights' names with the bits of each.
+
+    As mflux does it: every linear layer and embedding; only those whose rows are no whole groups stay as they are.
+    """
+    weights: dict[str, int] = {}
+
+    def chosen(path: str, layer: Any) -> bool:
+        if not hasattr(layer, "to_quantized") or layer.weight.shape[-1] % GROUP_SIZE:
+            return False
+        weights[f"{path}.weight"] = bits
+        return True
+
+    nn.quantize(module, group_size=GROUP_SIZE, bits=bits, class_predicate=chosen)
+    return weights
+
+
+def count(module: Any) -> int:
+    """The numbers that the files of an unquantized module hold."""
+    return sum(int(array.size) for name, array in _arrays(module) if name not in COMPUTED)
+
+
+def _quantized(parameter: str, weight: mx.array, bits: int) -> list[tuple[str, mx.array]]:
+    layer = parameter.removesuffix(".weight")
+    packed, scales, biases = mx.quantize(weight, group_size=GROUP_SIZE, bits=bits)
+    return [(parameter, packed), (f"{layer}.scales", scales), (f"{layer}.biases", biases)]
 
 
 def _arrays(module: Any) -> list[tuple[str, mx.array]]:

@@ -40,7 +40,7 @@ class PipelineRequest:
     """Above 1.0 a second branch with the negative prompt runs, also for a distilled model."""
     negative_prompt: str | None = attrs.field(default=None, repr=False)
     low_ram: bool = False
-    """Decode with the least memory."""
+    """Keep one component in memory at a time, and decode with the least memory."""
     references: tuple[Picture, ...] = ()
     """What the prompt may speak of: each in its own size, which is not the painted picture's."""
     start: Picture | None = None

@@ -15,7 +15,7 @@ from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCr
 from mflux.utils.apple_silicon import AppleSiliconUtil
 
 from mflux_api.engine.batching import Load, images_per_pass
-from mflux_api.engine.components import Components
+from mflux_api.engine.components import ComponentName, Components
 from mflux_api.engine.decoding import Pixels, decode_mode, decode_packed, to_pixels
 from mflux_api.engine.denoising import (
     Conditioning,
@@ -74,10 +74,14 @@ class Pipeline:
         self._components = components
         self._device = device
         self._cache = PromptCache(prompt_cache_bytes)
-        self._width: int = components.transformer.inner_dim
         self._predict = self._function()
         self._preview_decoder: PreviewDecoder | None = None
         self._adapted: Adapted | None = None
+
+    @property
+    def components(self) -> Components:
+        """What it runs on."""
+        return self._components
 
     @property
     def prompt_cache(self) -> PromptCache:
@@ -90,7 +94,7 @@ class Pipeline:
         info = self._components.info
         load = Load(
             parameters=info.transformer_parameters,
-            width=self._width,
+            width=info.transformer_width,
             tokens=info.max_sequence_length + sum(width * height for width, height in pictures) // 256,
             branches=2 if request.guidance > 1.0 else 1,
         )
@@ -105,6 +109,7 @@ class Pipeline:
         Raises:
             Stopped: ``should_stop`` returned true.
             LoraError: an adapter cannot be used.
+            CheckpointError: a component that is not in memory cannot be read again.
             RuntimeError: from MLX, for instance when the device has too little memory.
         """
 
@@ -113,12 +118,19 @@ class Pipeline:
                 raise Stopped
 
         clock = _Clock()
+        for component in self._components.resident - {"text_encoder"}:
+            self._done_with(component, request)
         check()
         yield from clock.pausing(StageEvent("encoding"))
-        predict = self._with_loras(request.loras)
-        conditioning = self._encode(request, check) if request.steps_run else None
+        # An adapter that does not fit is found first, unless the transformer's turn is yet to come.
+        predict = None if request.low_ram else self._with_loras(request.loras)
+        embeddings = self._embeddings(request, check) if request.steps_run else None
+        self._done_with("text_encoder", request)
+        conditioning = None if embeddings is None else self._condition(embeddings, request, check)
+        del embeddings
         start = self._encode_start(request, check)
         decoder = self._fitted(request, check) if request.previews else None
+        self._done_with("vae", request)
         encode_s = clock.lap()
 
         check()
@@ -130,6 +142,8 @@ class Pipeline:
         skipped = request.steps - request.steps_run
         if start is not None:
             latents = mixed(start, latents, sigmas[skipped])
+        if predict is None:
+            predict = self._with_loras(request.loras)
         if conditioning is not None:
             caching = self._components.info.caches_references
             cache = new_cache(self._components.transformer) if caching else None
@@ -148,7 +162,8 @@ class Pipeline:
                     yield from clock.pausing(PreviewEvent(index, number, width, height, as_jpeg(pixels)))
                 check()
             del denoiser, cache
-        del conditioning
+        del conditioning, predict
+        self._done_with("transformer", request)
         denoise_s = clock.lap()
 
         yield from clock.pausing(StageEvent("decoding"))
@@ -159,7 +174,18 @@ class Pipeline:
             # One at a time: exact, and memory does not grow with the batch.
             pixels = to_pixels(decode_packed(self._components.vae, grid[index : index + 1], mode, check))
             yield from clock.pausing(ImageEvent(index, seed, pixels))
+        self._done_with("vae", request)
         yield DoneEvent(encode_s=encode_s, denoise_s=denoise_s, decode_s=clock.lap())
+
+    def _done_with(self, component: ComponentName, request: PipelineRequest) -> None:
+        """With ``low_ram``, give up what the picture needs no more; its next use reads it from disk again."""
+        if not request.low_ram:
+            return
+        if component == "transformer":
+            # Adapters wrap its layers, and a compiled function holds the weights that it was traced with.
+            self._adapted = None
+            self._predict = self._function()
+        self._components.drop(component)
 
     def _fitted(self, request: PipelineRequest, check: Callable[[], None]) -> PreviewDecoder:
         if self._preview_decoder is None:
@@ -175,11 +201,11 @@ class Pipeline:
             for packed in clean:
                 grid = _grid(packed, rows, columns)
                 for index in range(grid.shape[0]):
-                    yield decoder.pixels(self._components.vae, grid[index : index + 1])
+                    yield decoder.pixels(grid[index : index + 1])
 
     def _function(self) -> Predict:
         """The transformer, compiled where stock mflux compiles it, except on a CPU (20 s of C++ there)."""
-        predict = transformer_function(self._components.transformer)
+        predict = transformer_function(self._components)
         caching = self._components.info.caches_references
         if not self._device.is_gpu or AppleSiliconUtil.is_m1_or_m2() or caching:
             return predict
@@ -196,7 +222,8 @@ class Pipeline:
             self._adapted = Adapted(self._components.transformer, loras, self._function())
         return self._adapted
 
-    def _encode(self, request: PipelineRequest, check: Callable[[], None]) -> Conditioning:
+    def _embeddings(self, request: PipelineRequest, check: Callable[[], None]) -> mx.array:
+        """Prompt embeddings [branches x seeds, tokens, width]: the positive rows first, then the negative ones."""
         texts = [request.prompt]
         if request.guidance > 1.0:
             texts.append(_NO_NEGATIVE_PROMPT if request.negative_prompt is None else request.negative_prompt)
@@ -204,11 +231,12 @@ class Pipeline:
         for text in texts:
             check()
             rows += [self._embedding(text)] * len(request.seeds)
-        return Conditioning(
-            embeddings=rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0),
-            guidance=request.guidance,
-            references=encode_references(self._components.vae, request.references, check),
-        )
+        return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
+
+    def _condition(self, embeddings: mx.array, request: PipelineRequest, check: Callable[[], None]) -> Conditioning:
+        # Without references the VAE is not asked for: it may not be in memory.
+        references = encode_references(self._components.vae, request.references, check) if request.references else None
+        return Conditioning(embeddings, request.guidance, references)
 
     def _embedding(self, text: str) -> mx.array:
         cached = self._cache.get(text)

@@ -27,15 +27,33 @@ _RIDGE = 1e-3
 
 
 @attrs.frozen(eq=False)
+class _Statistics:
+    """How a VAE norms its patched latents; a copy, because a VAE that is given up must not be kept by its previews."""
+
+    mean: npt.NDArray[np.float64]
+    """[128, 1, 1], like the other."""
+    deviation: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, vae: Any) -> "_Statistics":
+        mean, variance = (
+            np.array(values.astype(mx.float32)).astype(np.float64).reshape(-1, 1, 1)
+            for values in (vae.bn.running_mean, vae.bn.running_var)
+        )
+        return cls(mean, np.sqrt(variance + vae.bn.eps))
+
+
+@attrs.frozen(eq=False)
 class PreviewDecoder:
     """RGB in [-1, 1] as an affine function of a cell's 32 latent channels."""
 
     factors: npt.NDArray[np.float64]
     """[33, 3]; the last row is the constant."""
+    statistics: _Statistics
 
-    def pixels(self, vae: Any, packed: mx.array) -> Pixels:
+    def pixels(self, packed: mx.array) -> Pixels:
         """The first picture of packed latents [B, 128, H/16, W/16] as RGB8 (H/8, W/8, 3)."""
-        cells, rows, columns = _cells(vae, packed[:1])
+        cells, rows, columns = _cells(self.statistics, packed)
         colours = (cells @ self.factors).reshape(rows, columns, 3)
         return np.ascontiguousarray(np.clip(np.rint(colours * 127.5 + 127.5), 0, 255).astype(np.uint8))
 
@@ -48,12 +66,13 @@ def fit(vae: Any, mode: DecodeMode, check: Callable[[], None]) -> PreviewDecoder
     """
     packed = encode_picture(vae, _sample(), check)
     decoded = np.array(decode_packed(vae, packed, mode, check).astype(mx.float32))[0]
-    cells, rows, columns = _cells(vae, packed)
+    statistics = _Statistics.of(vae)
+    cells, rows, columns = _cells(statistics, packed)
     blocks = decoded.reshape(3, rows, _PIXELS_PER_CELL, columns, _PIXELS_PER_CELL).mean(axis=(2, 4))
     colours = blocks.transpose(1, 2, 0).reshape(-1, 3).astype(np.float64)
     scale = float(np.trace(cells.T @ cells)) / cells.shape[1]
     normal = cells.T @ cells + _RIDGE * scale * np.eye(cells.shape[1])
-    return PreviewDecoder(np.linalg.solve(normal, cells.T @ colours))
+    return PreviewDecoder(np.linalg.solve(normal, cells.T @ colours), statistics)
 
 
 def as_jpeg(pixels: Pixels) -> bytes:
@@ -63,11 +82,15 @@ def as_jpeg(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def _cells(vae: Any, packed: mx.array) -> tuple[npt.NDArray[np.float64], int, int]:
+def _cells(statistics: _Statistics, packed: mx.array) -> tuple[npt.NDArray[np.float64], int, int]:
     """The latents of each 8 x 8 pixels with a 1 at their end [cells, 33], and the grid's rows and columns."""
-    latents = np.array(vae.unpack_packed_latents(packed).astype(mx.float32))[0].astype(np.float64)
+    normed = np.array(packed[0].astype(mx.float32)).astype(np.float64)
+    latents = normed * statistics.deviation + statistics.mean
     channels, rows, columns = latents.shape
-    cells = latents.reshape(channels, rows * columns).T
+    # Flux2VAE._unpatchify_latents: each latent pixel of 16 is 2 x 2 of 8.
+    patches = latents.reshape(channels // 4, 2, 2, rows, columns).transpose(3, 1, 4, 2, 0)
+    rows, columns = 2 * rows, 2 * columns
+    cells = patches.reshape(rows * columns, channels // 4)
     return np.concatenate([cells, np.ones((rows * columns, 1))], axis=1), rows, columns
 
 

@@ -21,6 +21,7 @@ _LENGTH = struct.Struct(">I")
 # What a receiver may rely on is checked here, where a frame is decoded, and nowhere else.
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
+Bits = Literal[3, 4, 6, 8]
 Stage = Literal["encoding", "denoising", "decoding"]
 
 
@@ -33,23 +34,30 @@ class ProtocolError(Exception):
 
 @attrs.frozen(kw_only=True)
 class Load:
-    """Make a checkpoint resident, in place of the one that is."""
+    """Make a checkpoint resident, beside those that are."""
 
     model: str
     path: str
     """The checkpoint's folder."""
-    embedded: bool = False
-    """The folder belongs to the embedded checkpoint and is made if it does not exist."""
+    bits: Bits | None = None
+    """Quantize the checkpoint to that many bits."""
+    entry: str = ""
+    """With ``bits``: the folder where the quantized weights are kept."""
+    staged: bool = False
+    """Read each component's weights only when a run needs them."""
 
 
 @attrs.frozen(kw_only=True)
 class Unload:
-    """Drop the resident model and its memory."""
+    """Drop a resident model and its memory."""
+
+    model: str | None = None
+    """``None``: all of them."""
 
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """Paint images with the resident model.
+    """Paint images with a resident model.
 
     Its blobs are pictures, RGB8 row by row: the references in their order, then the start picture if there is one.
     """
@@ -109,6 +117,8 @@ class Ready:
     """The matrix library on CPU; empty on a GPU."""
     blas_fast: bool
     versions: Mapping[str, str]
+    memory_bytes: Natural = 0
+    """What the device has for models and pictures; 0 when it does not say."""
 
 
 @attrs.frozen(kw_only=True)
@@ -117,6 +127,8 @@ class Beat:
 
     active_bytes: int
     peak_bytes: int
+    free_bytes: int | None = None
+    """What the device has left; ``None`` when it does not say."""
 
 
 @attrs.frozen(kw_only=True)
@@ -126,11 +138,13 @@ class Loaded:
     model: str
     seconds: float
     active_bytes: int
+    warning: str = ""
+    """What an operator should know of it; holds no path."""
 
 
 @attrs.frozen(kw_only=True)
 class LoadFailed:
-    """The model cannot be loaded; nothing is resident now."""
+    """The model cannot be loaded and is not resident; the others are as they were."""
 
     model: str
     code: str
@@ -139,7 +153,7 @@ class LoadFailed:
 
 @attrs.frozen(kw_only=True)
 class Unloaded:
-    """Nothing is resident."""
+    """What was to be dropped is not resident any more."""
 
 
 @attrs.frozen(kw_only=True)

@@ -10,10 +10,11 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mflux_api import machine
 from mflux_api.engine import protocol
 from mflux_api.engine.protocol import (
     PREFIX_LENGTH,
@@ -96,6 +97,8 @@ class Reader(threading.Thread):
         self.work: queue.SimpleQueue[tuple[Load | Unload | Run, Blobs]] = queue.SimpleQueue()
         self.cancelled: set[int] = set()
         self.memory: tuple[int, int] = (0, 0)
+        self.device_bytes: int | None = None
+        """The memory of a device that has its own."""
         self._pipe = pipe
 
     def run(self) -> None:
@@ -112,8 +115,7 @@ class Reader(threading.Thread):
         while True:
             now = time.monotonic()
             if now >= next_beat:
-                active, peak = self.memory
-                self._pipe.write(Beat(active_bytes=active, peak_bytes=peak))
+                self.beat()
                 next_beat = now + BEAT_SECONDS
             if not self._pipe.wait_readable(next_beat - now if next_beat > now else 0.0):
                 continue
@@ -125,15 +127,21 @@ class Reader(threading.Thread):
                 case ((Load() | Unload() | Run() as command), blobs):
                     self.work.put((command, blobs))
 
+    def beat(self) -> None:
+        """Say that the child lives, and what memory it has."""
+        active, peak = self.memory
+        free = machine.available_bytes() if self.device_bytes is None else max(0, self.device_bytes - active)
+        self._pipe.write(Beat(active_bytes=active, peak_bytes=peak, free_bytes=free))
+
 
 class Worker:
-    """The main thread: one resident model, one command at a time."""
+    """The main thread: the resident models, one command at a time."""
 
     def __init__(self, pipe: Pipe, reader: Reader, device: "Device") -> None:
         self._pipe = pipe
         self._reader = reader
         self._device = device
-        self._resident: tuple[str, Pipeline] | None = None
+        self._resident: dict[str, Pipeline] = {}
 
     def serve(self) -> NoReturn:
         """Work until the process ends."""
@@ -141,45 +149,75 @@ class Worker:
             match self._reader.work.get():
                 case Load() as command, _:
                     self._load(command)
-                case Unload(), _:
-                    self._unload()
+                case Unload(model=model), _:
+                    self._unload(model)
                     self._pipe.write(Unloaded())
                 case Run() as command, blobs:
                     self._run(command, blobs)
             self._reader.memory = self._memory()
 
     def _load(self, command: Load) -> None:
-        from mflux_api.engine.components import CheckpointError, load_components
-        from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
-        from mflux_api.engine.pipeline import Pipeline
+        from mflux_api.engine.components import CheckpointError
 
         started = time.monotonic()
-        self._unload()
+        warnings: list[str] = []
         try:
-            if command.embedded:
-                write_random_checkpoint(Path(command.path))
-            pipeline = Pipeline(load_components(Path(command.path)), self._device)
-        except CheckpointError as error:
-            code, message = "GENERATION_FAILED", str(error)
+            if command.model not in self._resident:
+                self._resident[command.model] = self._opened(command, warnings.append)
+            if not command.staged:
+                self._resident[command.model].components.load_all()
         except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
-            code, message = _classified(error, "The model cannot be loaded")
+            if isinstance(error, CheckpointError):
+                code, message = "GENERATION_FAILED", str(error)
+            else:
+                code, message = _classified(error, "The model cannot be loaded")
         else:
-            self._resident = (command.model, pipeline)
-            active, _ = self._memory()
-            self._pipe.write(Loaded(model=command.model, seconds=time.monotonic() - started, active_bytes=active))
+            self._measure()
+            active, _ = self._reader.memory
+            self._pipe.write(
+                Loaded(
+                    model=command.model,
+                    seconds=time.monotonic() - started,
+                    active_bytes=active,
+                    warning="; ".join(warnings),
+                )
+            )
             return
         # Only now: the exception held what was loaded up to there.
-        self._unload()
+        self._unload(command.model)
         self._pipe.write(LoadFailed(model=command.model, code=code, message=message))
 
-    def _unload(self) -> None:
+    def _opened(self, command: Load, warn: Callable[[str], None]) -> "Pipeline":
+        from mflux_api.engine.components import load_components
+        from mflux_api.engine.pipeline import Pipeline
+        from mflux_api.engine.quantization import load_quantized
+
+        folder = Path(command.path)
+        if command.bits is None:
+            components = load_components(folder, staged=command.staged)
+        else:
+            entry = Path(command.entry)
+            components = load_quantized(folder, command.bits, entry, staged=command.staged, warn=warn)
+        return Pipeline(components, self._device)
+
+    def _unload(self, model: str | None) -> None:
         from mflux_api.engine import memory
 
-        self._resident = None
+        if model is None:
+            self._resident.clear()
+        else:
+            self._resident.pop(model, None)
         memory.release()
+        self._measure()
+
+    def _measure(self) -> None:
+        """Tell the parent at once what memory there is: it decides by that what to load next."""
+        self._reader.memory = self._memory()
+        self._reader.beat()
 
     def _run(self, command: Run, blobs: Blobs) -> None:
         from mflux_api.engine import memory
+        from mflux_api.engine.components import CheckpointError
         from mflux_api.engine.pipeline import LoraError, Stopped
 
         try:
@@ -191,6 +229,9 @@ class Worker:
                 attempt=command.attempt, code="INVALID_PARAMETER", message=str(error), details={"field": "lora_files"}
             )
             self._pipe.write(failed)
+        except CheckpointError as error:
+            # A component that was freed and cannot be read again.
+            self._pipe.write(RunFailed(attempt=command.attempt, code="GENERATION_FAILED", message=str(error)))
         except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
             code, message = _classified(error, "The engine failed while painting")
             self._pipe.write(RunFailed(attempt=command.attempt, code=code, message=message))
@@ -202,9 +243,9 @@ class Worker:
         from mflux_api.engine.pipeline import DoneEvent, ImageEvent, PreviewEvent, StageEvent, StepEvent
         from mflux_api.engine.runs import passes
 
-        if self._resident is None or self._resident[0] != command.model:
+        if command.model not in self._resident:
             raise RuntimeError("the model is not resident")
-        pipeline = self._resident[1]
+        pipeline = self._resident[command.model]
         seconds = [0.0, 0.0, 0.0]
         for first, request in passes(command, blobs, pipeline):
             for event in pipeline.run(request, lambda: command.attempt in self._reader.cancelled):
@@ -240,19 +281,20 @@ class Worker:
         return memory.active_bytes(), memory.peak_bytes()
 
 
-_OUT_OF_MEMORY = ("Insufficient Memory", "Unable to allocate", "Resource limit", "out of memory")
-
-
 def _classified(error: Exception, what: str) -> tuple[str, str]:
     """Return a code and a sentence without the error's own text, which may hold paths or prompts."""
+    from mflux_api.engine.memory import is_out_of_memory
+
     print(f"{what}: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
-    if isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY):
+    if is_out_of_memory(error):
         return "OOM_ERROR", "Insufficient memory. Try using a quantized model or low_ram mode"
     return "GENERATION_FAILED", f"{what} ({type(error).__name__}); the debug log has the details"
 
 
 def _ready(device: "Device", blas_name: str, *, blas_fast: bool) -> Ready:
     from importlib.metadata import version
+
+    from mflux_api.engine.memory import memory_bytes
 
     return Ready(
         pid=os.getpid(),
@@ -262,6 +304,7 @@ def _ready(device: "Device", blas_name: str, *, blas_fast: bool) -> Ready:
         blas=blas_name if device.kind == "cpu" else "",
         blas_fast=blas_fast,
         versions={name: version(name) for name in ("mlx", "mflux")},
+        memory_bytes=memory_bytes(device),
     )
 
 
@@ -287,6 +330,8 @@ def main() -> None:
 
     device = memory.detect_device()
     memory.configure(device)
+    if device.kind == "cuda":
+        reader.device_bytes = memory.memory_bytes(device)
     import mflux_api.engine.pipeline  # noqa: F401 - the slow imports belong before the handshake
 
     pipe.write(_ready(device, library.name, blas_fast=library.fast))

@@ -98,7 +98,7 @@ def _status(model: Model, residency: Residency, download: DownloadState, state: 
 def _status_name(
     model: Model, residency: Residency, download: DownloadState, state: CheckpointState
 ) -> ModelStatusName:
-    if residency.model == model.alias:
+    if model.alias in residency.models:
         return "loaded"
     if residency.loading == model.alias:
         return "loading"

@@ -9,12 +9,15 @@ import attrs
 from mflux_api.catalog import Catalog, Model
 from mflux_api.errors import ModelNotDeletable, ModelNotDownloaded
 from mflux_api.hub_cache import HubCache
+from mflux_api.storage.footprint import Footprint, measure
 
 logger = logging.getLogger(__name__)
 
 SHORT_HASH_DIGITS = 10
 MARKER = "model_index.json"
 """The file that every diffusers-layout checkpoint has at its top."""
+SAVED_MARKER = "transformer/model.safetensors.index.json"
+"""A file of every checkpoint that mflux saved; those have no ``model_index.json``."""
 
 EMBEDDED = Path(__file__).parents[1] / "engine" / "demo" / "weights"
 """The checkpoint that comes with the package, shared by ``demo`` and ``demo-base``."""
@@ -112,12 +115,23 @@ class Checkpoints:
         """Remove what a killed process had begun to delete."""
         self.hub.empty_trash()
 
+    def footprint(self, model: Model, float_bytes: int) -> Footprint | None:
+        """Return the memory that a model will take, ``None`` when that cannot be told; looks at the disk."""
+        kept = self.quantized_folder(model)
+        measured = None if kept is None else measure(kept, float_bytes=float_bytes)
+        folder = self.folder(model)
+        if measured is None and folder is not None:
+            measured = measure(folder, float_bytes=float_bytes, bits=model.bits if kept is not None else None)
+        return measured
+
     def state(self, model: Model) -> CheckpointState:
         """Look at the disk; takes a file listing, so call it in a thread."""
         folder = self.folder(model)
         try:
-            # A download has its own mark of completeness, and not every one has this file.
-            if folder is not None and (model.remote or (folder / MARKER).is_file()):
+            # A download has its own mark of completeness, and not every one has these files.
+            if folder is not None and (
+                model.remote or any((folder / marker).is_file() for marker in (MARKER, SAVED_MARKER))
+            ):
                 commit = folder.name if model.remote else None
                 return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder), commit=commit)
         except (OSError, ValueError) as error:

@@ -16,6 +16,7 @@ from mflux_api.engine.protocol import Run
 from mflux_api.jobs import Finished, Job, JobEvent, Progress, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
 from mflux_api.service import Service, open_service
+from mflux_api.storage.checkpoints import EMBEDDED
 from mflux_api.supervisor import Started
 from tests.scripted_engine import Script
 
@@ -40,7 +41,7 @@ class Bench:
         return Address(self.mailbox, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
 
     async def load(self) -> m.Resident:
-        return await self.to.ask(m.LoadModel(model="demo", path="", embedded=True))
+        return await self.to.ask(m.LoadModel(model="demo", path=str(EMBEDDED)))
 
     async def lease(self) -> m.Lease:
         return m.Lease(id=1, model="demo", incarnation=(await self.load()).incarnation, load_seconds=0.5)

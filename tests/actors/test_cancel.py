@@ -10,6 +10,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Address, Ask
 from mflux_api.errors import JobGone, JobNotFound
+from mflux_api.idempotency import IdempotencyKey
 from mflux_api.jobs import Job, Status
 from mflux_api.service import Service
 from mflux_api.storage.memory import MemoryRepository
@@ -175,10 +176,10 @@ async def test_synchronous_job_whose_submitter_went_away_is_cancelled(
     inserting, go_on = threading.Event(), threading.Event()
     insert = MemoryRepository.insert
 
-    def slow(self: MemoryRepository, job: Job) -> None:
+    def slow(self: MemoryRepository, job: Job, key: IdempotencyKey | None = None) -> None:
         inserting.set()
         go_on.wait(5)
-        insert(self, job)
+        insert(self, job, key)
 
     monkeypatch.setattr(MemoryRepository, "insert", slow)
     script = Script()

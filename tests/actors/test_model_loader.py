@@ -11,16 +11,18 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
 from mflux_api.actors.model_loader import ModelLoader
 from mflux_api.catalog import Catalog, Model
+from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.protocol import Ready
 from mflux_api.errors import ModelNotFound, OutOfMemory
-from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.storage.checkpoints import EMBEDDED, Checkpoints
+from mflux_api.storage.footprint import Footprint
 from tests.actors import checkpoints, run_mocked, running
 
 READY = Ready(
@@ -35,20 +37,42 @@ READY = Ready(
 CUSTOM = Model(alias="mine", repo="", base="flux2-klein-4b", description="custom", path="/models/mine")
 
 
+ONE = MemorySettings(budget_gb=1.0)
+"""Room for one model."""
+SIZES = {"mine": 1.0, "other": 1.0, "demo": 1.0, "small": 0.4, "tiny": 0.3, "huge": 5.0, "flux2-klein-4b": 1.0}
+"""In GB; a fifth of it when it is staged."""
+
+
+async def _measure(model: Model, float_bytes: int) -> Footprint | None:
+    await trio.lowlevel.checkpoint()
+    assert float_bytes == 4
+    size = SIZES[model.base if model.bits else model.alias]
+    return Footprint(whole=int(size * 1e9), staged=int(size * 2e8))
+
+
 class _House:
     """A loader, and a generator that does what it is told."""
 
-    def __init__(self, preload: str | None = None) -> None:
+    def __init__(self, preload: str | None = None, memory: MemorySettings = ONE) -> None:
         self.loader_box: Mailbox[m.LoaderMessage] = Mailbox(m.MODEL_LOADER)
         self.generator_box: Mailbox[m.GeneratorMessage] = Mailbox(m.GENERATOR)
+        self.scheduler_box: Mailbox[m.SchedulerMessage] = Mailbox(m.SCHEDULER)
         self.address = Address(self.loader_box, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
         self.loader = ModelLoader(
             self.loader_box,
             Address(self.generator_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
-            Catalog([CUSTOM, attrs.evolve(CUSTOM, alias="other", path="/models/other")]),
+            Catalog(attrs.evolve(CUSTOM, alias=alias, path=f"/models/{alias}") for alias in SIZES if alias != "demo"),
             Checkpoints(Path("/cache")),
+            Address(self.scheduler_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
+            memory,
+            _measure,
             preload=preload,
         )
+        self.ready = READY
+        self.free: int | None = None
+        self.unloads: list[str] = []
+        self.out_of_memory = 0
+        """How many loads the engine refuses."""
         self.incarnation = 1
         self.up = True
         self.hold = False
@@ -63,22 +87,44 @@ class _House:
             message = await self.generator_box.receive()
             match message:
                 case m.GetEngine():
-                    message.reply.ok(
-                        m.EngineState(
-                            info=READY if self.up else None,
-                            incarnation=self.incarnation,
-                            degraded=False,
-                            active_bytes=0,
-                            peak_bytes=0,
-                        )
-                    )
+                    message.reply.ok(self.state())
+                case m.AwaitEngine():
+                    self.up = True
+                    message.reply.ok(self.state())
+                case m.UnloadModel():
+                    self.unloads.append(message.model)
+                    message.reply.ok(None)
                 case m.LoadModel():
-                    self.loads.append(f"{message.path} {message.embedded}")
+                    self.loads.append(message.path)
+                    self.asked = message
                     if self.hold:
                         self.held = message
+                    elif self.out_of_memory:
+                        self.out_of_memory -= 1
+                        message.reply.fail(OutOfMemory("too big"))
                     else:
                         self.up = True
                         message.reply.ok(self.resident())
+
+    def state(self) -> m.EngineState:
+        return m.EngineState(
+            info=self.ready if self.up else None,
+            incarnation=self.incarnation,
+            degraded=False,
+            active_bytes=0,
+            peak_bytes=0,
+            free_bytes=self.free,
+        )
+
+    def told(self) -> frozenset[str] | None:
+        """What the scheduler was told last."""
+        last: frozenset[str] | None = None
+        while self.scheduler_box.queued():
+            self.scheduler_box._bell_out.receive_nowait()
+            message = self.scheduler_box._control_out.receive_nowait()
+            assert isinstance(message, m.ModelsResident)
+            last = message.models
+        return last
 
     def resident(self) -> m.Resident:
         return m.Resident(incarnation=self.incarnation, seconds=2.5)
@@ -87,13 +133,16 @@ class _House:
         assert self.held is not None
         return self.held
 
-    async def acquire(self, who: str, model: str, scope: trio.CancelScope | None = None) -> None:
+    async def acquire(
+        self, who: str, model: str, scope: trio.CancelScope | None = None, *, low_ram: bool = False
+    ) -> None:
         with scope or trio.CancelScope():
             try:
-                lease = await self.address.ask(m.Acquire(model=model))
+                lease = await self.address.ask(m.Acquire(model=model, low_ram=low_ram))
                 self.got[who] = lease
             except (ModelNotFound, OutOfMemory, EngineDied, ActorGone) as error:
                 self.got[who] = type(error)
+                self.error = error
 
     def release(self, who: str) -> None:
         lease = self.got[who]
@@ -105,13 +154,19 @@ class _House:
 
 
 @asynccontextmanager
-async def a_house(preload: str | None = None) -> AsyncIterator[tuple[_House, trio.Nursery]]:
-    house = _House(preload)
+async def a_house(
+    preload: str | None = None, memory: MemorySettings = ONE
+) -> AsyncIterator[tuple[_House, trio.Nursery]]:
+    house = _House(preload, memory)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(house.generate)
         async with running(house.loader.run):
             yield house, nursery
         nursery.cancel_scope.cancel()
+
+
+def _only(model: str, leases: int) -> m.Residency:
+    return m.Residency(model=model, leases=leases, loading=None, models=(model,))
 
 
 async def test_a_lease_says_what_was_loaded_where_and_at_what_cost() -> None:
@@ -120,15 +175,15 @@ async def test_a_lease_says_what_was_loaded_where_and_at_what_cost() -> None:
         assert house.got["a"] == m.Lease(id=1, model="mine", incarnation=1, load_seconds=2.5)
         house.release("a")
         await house.acquire("b", "demo")
-        assert house.loads == ["/models/mine False", "/cache/demo True"]
+        assert house.loads == ["/models/mine", str(EMBEDDED)]
 
 
 async def test_a_model_loaded_ahead_is_resident_before_anybody_asks_and_leased_to_nobody() -> None:
     async with a_house(preload="mine") as (house, _):
         await wait_all_tasks_blocked()
-        assert await house.residency() == m.Residency(model="mine", leases=0, loading=None)
+        assert await house.residency() == _only("mine", leases=0)
         await house.acquire("a", "mine")
-        assert house.loads == ["/models/mine False"]
+        assert house.loads == ["/models/mine"]
 
 
 async def test_a_model_that_cannot_be_loaded_ahead_harms_nobody() -> None:
@@ -143,7 +198,7 @@ async def test_a_resident_model_is_shared_and_not_loaded_again() -> None:
         await house.acquire("a", "mine")
         await house.acquire("b", "mine")
         assert house.got["b"] == m.Lease(id=2, model="mine", incarnation=1, load_seconds=0.0)
-        assert await house.residency() == m.Residency(model="mine", leases=2, loading=None)
+        assert await house.residency() == _only("mine", leases=2)
         house.release("a")
         house.release("b")
         await house.acquire("c", "mine")
@@ -161,7 +216,7 @@ async def test_another_model_waits_until_every_lease_is_back() -> None:
             house.release(who)
         await wait_all_tasks_blocked()
         assert "c" in house.got
-        assert await house.residency() == m.Residency(model="other", leases=1, loading=None)
+        assert await house.residency() == _only("other", leases=1)
         # A lease that is given back twice gives back nobody else's.
         house.release("a")
         assert (await house.residency()).leases == 1
@@ -191,7 +246,7 @@ async def test_who_is_cancelled_while_waiting_has_nothing_loaded_for_it() -> Non
         await wait_all_tasks_blocked()
         # The resident model serves the next one at once.
         assert "c" in house.got
-        assert house.loads == ["/models/mine False"]
+        assert house.loads == ["/models/mine"]
 
 
 async def test_who_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -> None:
@@ -207,7 +262,7 @@ async def test_who_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -
         house.hold = False
         house.loading().reply.ok(house.resident())
         await wait_all_tasks_blocked()
-        assert await house.residency() == m.Residency(model="other", leases=1, loading=None)
+        assert await house.residency() == _only("other", leases=1)
         assert "a" not in house.got
 
 
@@ -259,7 +314,7 @@ async def test_a_load_that_fails_is_its_askers_error_and_the_next_one_is_served(
 
 
 async def test_after_a_load_that_failed_nothing_counts_as_resident() -> None:
-    """The engine lets go of the old model before it loads the new one."""
+    """There was room for one: the old model had to go before the new one was loaded."""
     async with a_house() as (house, nursery):
         await house.acquire("a", "mine")
         house.release("a")
@@ -295,7 +350,7 @@ async def test_a_generator_that_is_restarted_in_the_middle_of_a_load_is_its_aske
         await wait_all_tasks_blocked()
         assert house.got["a"] is ActorGone
         assert isinstance(house.got["b"], m.Lease)
-        assert await house.residency() == m.Residency(model="other", leases=1, loading=None)
+        assert await house.residency() == _only("other", leases=1)
 
 
 async def test_a_restarted_loader_begins_as_new_and_knows_no_old_lease() -> None:
@@ -315,6 +370,145 @@ async def test_a_restarted_loader_begins_as_new_and_knows_no_old_lease() -> None
             house.release("a")
             assert (await house.residency()).leases == 1
         nursery.cancel_scope.cancel()
+
+
+# --- memory ---
+
+ROOMY = MemorySettings(budget_gb=1.5)
+
+
+async def _use(house: _House, model: str, *, low_ram: bool = False) -> None:
+    """A job on that model, from beginning to end."""
+    who = f"{model} {len(house.got)}"
+    await house.acquire(who, model, low_ram=low_ram)
+    house.release(who)
+    await wait_all_tasks_blocked()
+
+
+async def test_models_stay_while_they_fit_and_the_least_recently_used_goes_first() -> None:
+    async with a_house(memory=ROOMY) as (house, _):
+        for model in ("small", "tiny", "small"):
+            await _use(house, model)
+        assert house.told() == frozenset({"small", "tiny"})
+        await _use(house, "mine")
+        assert house.unloads == ["tiny"]
+        assert (await house.residency()).models == ("mine", "small")
+        assert house.told() == frozenset({"mine", "small"})
+        await _use(house, "other")
+        assert house.unloads == ["tiny", "small", "mine"]
+        assert len(house.loads) == 4
+
+
+async def test_a_leased_model_is_never_evicted() -> None:
+    async with a_house(memory=ROOMY) as (house, nursery):
+        await house.acquire("a", "small")
+        await _use(house, "tiny")
+        await _use(house, "mine")
+        assert house.unloads == ["tiny"]
+        nursery.start_soon(house.acquire, "b", "other")
+        await wait_all_tasks_blocked()
+        assert house.unloads == ["tiny", "mine"]
+        assert isinstance(house.got["b"], m.Lease)
+        assert set((await house.residency()).models) == {"other", "small"}
+
+
+async def test_a_model_that_cannot_fit_is_refused_before_anything_is_touched() -> None:
+    async with a_house(memory=ROOMY) as (house, _):
+        await _use(house, "small")
+        await house.acquire("a", "huge")
+        assert house.got["a"] is OutOfMemory
+        assert isinstance(house.error, OutOfMemory)
+        assert house.error.details == {
+            "model": "huge",
+            "needed_gb": 5.0,
+            "available_gb": 1.5,
+            "suggestion": "Use flux2-klein-4b-mlx-4bit or set low_ram=true",
+        }
+        assert house.error.message.startswith("Insufficient memory: 'huge' needs 5.0 GB")
+        assert house.unloads == []
+        assert len(house.loads) == 1
+        assert (await house.residency()).models == ("small",)
+
+
+async def test_low_ram_needs_room_for_its_largest_component_alone() -> None:
+    async with a_house(memory=ROOMY) as (house, _):
+        await house.acquire("a", "huge", low_ram=True)
+        assert isinstance(house.got["a"], m.Lease)
+        assert house.asked.staged
+        house.release("a")
+        # What is there in stages is not there for those who want it whole.
+        await house.acquire("b", "huge")
+        assert house.got["b"] is OutOfMemory
+        await _use(house, "small")
+        await _use(house, "small", low_ram=True)
+        assert len(house.loads) == 2
+        await _use(house, "small")
+        assert len(house.loads) == 3
+        assert not house.asked.staged
+
+
+async def test_the_default_budget_is_what_the_device_has() -> None:
+    async with a_house(memory=MemorySettings()) as (house, _):
+        house.ready = attrs.evolve(READY, memory_bytes=int(5.8e9))
+        await house.acquire("a", "huge")
+        assert house.got["a"] is OutOfMemory
+        house.ready = attrs.evolve(READY, memory_bytes=int(5.9e9))
+        await _use(house, "huge")
+        # On a CPU other programs live in the same memory.
+        house.incarnation = 2
+        house.free = int(4.9e9)
+        await house.acquire("b", "huge")
+        assert house.got["b"] is OutOfMemory
+        house.free = int(5.1e9)
+        await _use(house, "huge")
+        house.free = int(0.4e9)
+        await _use(house, "mine")
+        assert house.unloads == ["huge"]
+
+
+async def test_an_idle_model_is_unloaded_after_its_time_and_a_leased_one_is_not(autojump_clock: MockClock) -> None:
+    memory = MemorySettings(budget_gb=1.5, idle_unload_seconds=60.0)
+    async with a_house(memory=memory) as (house, _):
+        await house.acquire("a", "small")
+        await trio.sleep(30)
+        await _use(house, "tiny")
+        await trio.sleep(59)
+        assert house.unloads == []
+        await trio.sleep(2)
+        assert house.unloads == ["tiny"]
+        assert house.told() == frozenset({"small"})
+        house.release("a")
+        await trio.sleep(59)
+        assert house.unloads == ["tiny"]
+        await trio.sleep(2)
+        assert house.unloads == ["tiny", "small"]
+        assert (await house.residency()).model is None
+        await _use(house, "small")
+        assert len(house.loads) == 3
+
+
+async def test_when_the_device_refuses_what_should_have_fitted_the_others_go_and_it_is_tried_again() -> None:
+    async with a_house(memory=ROOMY) as (house, _):
+        await _use(house, "small")
+        await _use(house, "tiny")
+        house.out_of_memory = 1
+        await _use(house, "mine")
+        # The first made the room that was thought to be enough.
+        assert house.unloads == ["small", "tiny"]
+        house.out_of_memory = 2
+        await house.acquire("a", "small")
+        assert house.got["a"] is OutOfMemory
+        assert isinstance(house.error, OutOfMemory)
+        assert "suggestion" in house.error.details
+
+
+async def test_a_quantized_model_is_loaded_with_its_bits_and_a_place_to_keep_it() -> None:
+    async with a_house(memory=MemorySettings(budget_gb=30.0)) as (house, _):
+        await _use(house, "flux2-klein-4b-3-bit")
+        assert (house.asked.path, house.asked.bits) == ("/models/flux2-klein-4b", 3)
+        assert house.asked.entry == "/cache/quantized/flux2-klein-4b-3-bit"
+        await _use(house, "flux2-klein-4b")
+        assert (house.asked.bits, house.asked.entry) == (None, "")
 
 
 _STEPS = st.tuples(st.sampled_from(["acquire", "release", "cancel", "die", "turns"]), st.integers(0, 5))
@@ -360,7 +554,7 @@ def test_leases_are_on_one_model_at_a_time_and_everybody_is_served_in_the_end(st
                     house.release(who)
                     held.add(who)
             await house.acquire("last", "demo")
-            assert await house.residency() == m.Residency(model="demo", leases=1, loading=None)
+            assert await house.residency() == _only("demo", leases=1)
             wanted = {who for who, scope in scopes.items() if not scope.cancel_called}
             assert wanted <= set(house.got)
             assert all(isinstance(got, m.Lease) for got in house.got.values())

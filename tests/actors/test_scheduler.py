@@ -10,6 +10,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors import scheduler
 from mflux_api.errors import DiskFull, EngineUnavailable, QueueFull, ShuttingDown
+from mflux_api.idempotency import IdempotencyKey
 from mflux_api.jobs import Job, Progress, Status, StoredImage
 from mflux_api.storage.files import ImageFiles
 from mflux_api.storage.memory import MemoryRepository
@@ -198,7 +199,7 @@ async def test_state_that_cannot_be_stored_is_stored_when_there_is_space_again(
 
 
 async def test_job_that_cannot_be_kept_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: MemoryRepository, job: Job) -> None:
+    def full(self: MemoryRepository, job: Job, key: IdempotencyKey | None = None) -> None:
         raise DiskFull("scripted")
 
     async with scripted_service(tmp_path, Script()) as service:

@@ -129,7 +129,7 @@ def test_body_that_is_no_json_object(client: httpx.Client, path: str, body: byte
         ("schnell-8-bit", 404, "MODEL_NOT_FOUND"),
         ("flux2-klein-9b", 400, "MODEL_NOT_DOWNLOADED"),
         ("klein-9b", 400, "MODEL_NOT_DOWNLOADED"),
-        ("flux2-klein-4b-8-bit", 501, "NOT_YET_SUPPORTED"),
+        ("flux2-klein-9b-8-bit", 400, "MODEL_NOT_DOWNLOADED"),
         ("flux2-dev", 501, "NOT_YET_SUPPORTED"),
         ("seedvr2", 501, "NOT_YET_SUPPORTED"),
     ],
@@ -141,10 +141,11 @@ def test_models_that_cannot_be_used(client: httpx.Client, path: str, model: str,
         assert answer.json()["error"] == "Invalid model specified"
         assert "flux2-klein-4b" in answer.json()["details"]["available_models"]
     if code == "MODEL_NOT_DOWNLOADED":
+        alias = model if model.startswith("flux2-") else f"flux2-{model}"
         assert answer.json()["details"] == {
-            "model": "flux2-klein-9b",
-            "command": "mflux-api models download flux2-klein-9b",
-            "endpoint": "POST /api/v1/models/flux2-klein-9b/download",
+            "model": alias,
+            "command": f"mflux-api models download {alias}",
+            "endpoint": f"POST /api/v1/models/{alias}/download",
         }
         assert all(answer.json()["details"][part] in answer.json()["error"] for part in ("command", "endpoint"))
     if model == "schnell":

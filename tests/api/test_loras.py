@@ -119,6 +119,13 @@ def test_concurrent_requests_with_different_loras_and_models_never_mix(client: h
     assert together == alone * 2
 
 
+def test_loras_work_on_a_quantized_base_and_leave_no_trace(client: httpx.Client) -> None:
+    quantized = {"model": "flux2-klein-4b-4-bit"}
+    plain, styled = painted(client, **quantized), painted(client, **quantized, lora_files=["one"])
+    assert pixels(plain) != pixels(styled)
+    assert painted(client, **quantized) == plain
+
+
 # --- uploads ---
 
 

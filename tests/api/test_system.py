@@ -75,12 +75,14 @@ def test_model_status_follows_the_model_into_memory(client: httpx.Client) -> Non
         "code": None,
         "details": None,
     }
-    finished(client, submit(client, model="demo-base", steps=1))
-    assert client.get("/api/v1/models/demo/status").json()["status"] == "ready"
+    assert client.get("/api/v1/models/flux2-klein-4b-8-bit/status").json()["status"] == "ready"
+    finished(client, submit(client, model="flux2-klein-4b-8-bit", steps=1))
     finished(client, submit(client))
-    loaded = client.get("/api/v1/models/demo/status").json()
-    assert (loaded["status"], loaded["loaded"]) == ("loaded", True)
-    assert loaded["path"] == str(EMBEDDED)
+    # Both are small: they stay side by side.
+    for alias in ("demo", "flux2-klein-4b-8-bit"):
+        loaded = client.get(f"/api/v1/models/{alias}/status").json()
+        assert (loaded["status"], loaded["loaded"]) == ("loaded", True)
+        assert loaded["path"] == str(EMBEDDED)
 
 
 def test_health_counts_jobs(client: httpx.Client) -> None:

@@ -158,10 +158,34 @@ class EngineContract:
         assert isinstance(await load(engine, good), Loaded)
         assert isinstance((await run(engine, RUN))[-1].event, RunDone)
 
-    async def test_failed_load_leaves_nothing_resident(self, engine: Engine, good: Load, tmp_path: Path) -> None:
+    async def test_failed_load_leaves_the_others_resident(self, engine: Engine, good: Load, tmp_path: Path) -> None:
         await load(engine, good)
         await load(engine, Load(model="other", path=str(tmp_path / "nowhere")))
-        assert isinstance((await run(engine, RUN))[-1].event, RunFailed)
+        assert isinstance((await run(engine, attrs.evolve(RUN, model="other")))[-1].event, RunFailed)
+        assert isinstance((await run(engine, RUN))[-1].event, RunDone)
+
+    async def test_several_models_are_resident_and_leave_one_by_one(self, engine: Engine, good: Load) -> None:
+        await load(engine, good)
+        await load(engine, attrs.evolve(good, model="second"))
+        # Loading a model again is no error.
+        assert isinstance(await load(engine, good), Loaded)
+        first = await run(engine, RUN)
+        second = await run(engine, attrs.evolve(RUN, attempt=2, model="second"))
+        assert pictures(first) == pictures(second)
+
+        await engine.send(Unload(model="demo"))
+        await until(engine, Unloaded)
+        assert isinstance((await run(engine, attrs.evolve(RUN, attempt=3)))[-1].event, RunFailed)
+        last = await run(engine, attrs.evolve(RUN, attempt=4, model="second"))
+        assert pictures(last) == pictures(first)
+
+    async def test_staged_model_paints_the_same(self, engine: Engine, good: Load) -> None:
+        await load(engine, good)
+        whole = pictures(await run(engine, RUN))
+        await load(engine, attrs.evolve(good, model="staged", staged=True))
+        for attempt, low_ram in enumerate((True, True, False, True), start=2):
+            frames = await run(engine, attrs.evolve(RUN, attempt=attempt, model="staged", low_ram=low_ram))
+            assert pictures(frames) == whole
 
     async def test_run_without_the_model_fails_and_leaves_the_engine_free(self, engine: Engine, good: Load) -> None:
         frames = await run(engine, RUN)

@@ -299,12 +299,6 @@ def test_truncated_and_corrupt_safetensors(folder: Path) -> None:
         assert message(folder) == f"{TRANSFORMER} is no safetensors file: download it again."
 
 
-def test_quantized_checkpoints_are_named_as_such(folder: Path) -> None:
-    edit_tensors(folder / TRANSFORMER, lambda tensors: None, {"quantization_level": "4", "mflux_version": "0.24.0"})
-    (folder / "transformer" / "config.json").unlink()
-    assert message(folder) == f"{TRANSFORMER} is quantized by mflux: quantized checkpoints are not supported yet."
-
-
 def test_loading_reaches_for_no_network(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import socket
 

@@ -6,17 +6,13 @@ import attrs
 import pytest
 
 from mflux_api.engine.client import LocalEngine
+from mflux_api.engine.demo.layout import CheckpointShape
 from mflux_api.engine.interface import Engine, EngineStarter
 from mflux_api.engine.protocol import Load, Loaded, RunFailed, StepDone
+from mflux_api.storage.checkpoints import EMBEDDED
 from tests.engine.adapter_files import peft
 from tests.engine.contract import RUN, EngineContract, load, pictures, run
 from tests.engine.shapes import TINY
-
-
-@pytest.fixture(scope="session")
-def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the embedded checkpoint is made, by whichever child needs it first."""
-    return tmp_path_factory.mktemp("embedded") / "demo"
 
 
 class TestLocalEngine(EngineContract):
@@ -25,8 +21,8 @@ class TestLocalEngine(EngineContract):
         return LocalEngine.start
 
     @pytest.fixture
-    def good(self, demo_folder: Path) -> Load:
-        return Load(model="demo", path=str(demo_folder), embedded=True)
+    def good(self) -> Load:
+        return Load(model="demo", path=str(EMBEDDED))
 
     async def test_loras_belong_to_one_run(self, engine: Engine, tiny_folder: Path, tmp_path: Path) -> None:
         assert isinstance(await load(engine, Load(model="demo", path=str(tiny_folder))), Loaded)
@@ -36,6 +32,24 @@ class TestLocalEngine(EngineContract):
         halved = pictures(await run(engine, attrs.evolve(RUN, lora_files=(lora,), lora_scales=(0.5,))))
         assert len({*before, *worn, *halved}) == 3
         assert pictures(await run(engine, RUN)) == before
+
+    async def test_resident_models_wear_adapters_of_their_own(
+        self, engine: Engine, good: Load, tiny_folder: Path, tmp_path: Path
+    ) -> None:
+        loads = {"demo": good, "small": Load(model="small", path=str(tiny_folder))}
+        shapes = {"demo": CheckpointShape(), "small": TINY}
+        runs = {}
+        for model, shape in shapes.items():
+            assert isinstance(await load(engine, loads[model]), Loaded)
+            lora = str(peft(tmp_path / f"{model}.safetensors", shape))
+            plain = attrs.evolve(RUN, model=model)
+            runs[model, "plain"] = plain
+            runs[model, "worn"] = attrs.evolve(plain, lora_files=(lora,), lora_scales=(1.0,))
+        first = {key: pictures(await run(engine, command)) for key, command in runs.items()}
+        assert len({picture for each in first.values() for picture in each}) == len(runs)
+        # The other model's runs in between, and the other order, change nothing.
+        for key in sorted(runs, key=lambda key: key[1], reverse=True):
+            assert pictures(await run(engine, runs[key])) == first[key]
 
     async def test_lora_that_does_not_fit_is_the_requests_fault(
         self, engine: Engine, good: Load, tmp_path: Path

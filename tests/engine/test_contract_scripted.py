@@ -4,6 +4,7 @@ import pytest
 
 from mflux_api.engine.interface import EngineStarter
 from mflux_api.engine.protocol import Load
+from mflux_api.storage.checkpoints import EMBEDDED
 from tests.engine.contract import EngineContract
 from tests.scripted_engine import Script
 
@@ -15,4 +16,4 @@ class TestScriptedEngine(EngineContract):
 
     @pytest.fixture
     def good(self) -> Load:
-        return Load(model="demo", path="/nowhere", embedded=True)
+        return Load(model="demo", path=str(EMBEDDED))

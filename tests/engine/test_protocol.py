@@ -17,7 +17,7 @@ FLOAT = st.floats(allow_nan=False)
 SIDE = st.integers(1, 2**31)
 STAGE = st.sampled_from(["encoding", "denoising", "decoding"])
 FRAMES = st.one_of(
-    st.builds(p.Load, model=TEXT, path=TEXT, embedded=st.booleans()),
+    st.builds(p.Load, model=TEXT, path=TEXT, staged=st.booleans()),
     st.just(p.Unload()),
     st.builds(
         p.Run,

@@ -15,7 +15,8 @@ import trio
 
 from mflux_api.engine import protocol as p
 from mflux_api.engine.client import LocalEngineOptions
-from tests.engine.contract import RUN, load, until
+from mflux_api.storage.checkpoints import EMBEDDED
+from tests.engine.contract import RUN, load, pictures, run, until
 from tests.engine.test_child import death, running
 
 
@@ -48,11 +49,11 @@ def test_worker_leaves_at_end_of_file_also_while_it_imports() -> None:
         assert process.wait(timeout=1.5) == 0
 
 
-def test_worker_leaves_at_end_of_file_in_the_middle_of_a_run(tmp_path: Path) -> None:
+def test_worker_leaves_at_end_of_file_in_the_middle_of_a_run() -> None:
     with worker() as process:
         assert process.stdin is not None
         read_until(process, p.Ready)
-        process.stdin.write(p.encode(p.Load(model="demo", path=str(tmp_path / "demo"), embedded=True)))
+        process.stdin.write(p.encode(p.Load(model="demo", path=str(EMBEDDED))))
         process.stdin.write(p.encode(attrs.evolve(RUN, steps=200)))
         process.stdin.flush()
         read_until(process, p.StepDone)
@@ -113,12 +114,45 @@ async def test_what_the_model_code_prints_and_reads_touches_no_frame_and_it_has_
     (tmp_path / "tmp").mkdir()
     options = LocalEngineOptions(command=(sys.executable, "-P", "-c", INTRUDER))
     async with running(options) as engine:
-        await load(engine, p.Load(model="demo", path=str(tmp_path / "demo"), embedded=True))
+        await load(engine, p.Load(model="demo", path=str(EMBEDDED)))
         await engine.send(RUN)
         done = await until(engine, p.RunDone, p.RunFailed)
     assert isinstance(done[-1].event, p.RunDone)
     if engine.info.device == "cpu":
         assert list((tmp_path / "tmp").iterdir()) == [], "it compiled something"
+
+
+@pytest.mark.parametrize("bits", [3, 6])
+async def test_embedded_checkpoint_is_quantized_too(tmp_path: Path, bits: p.Bits) -> None:
+    async with running() as engine:
+        whole = p.Load(model="demo", path=str(EMBEDDED))
+        few = attrs.evolve(whole, model="few", bits=bits, entry=str(tmp_path / "quantized" / "few"))
+        for command in (few, whole):
+            assert isinstance(await load(engine, command), p.Loaded)
+        painted = [pictures(await run(engine, attrs.evolve(RUN, model=model))) for model in ("demo", "few")]
+    assert len(painted[0]) == len(painted[1]) == 1
+    assert painted[0] != painted[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (RuntimeError("[METAL] Command buffer execution failed: Insufficient Memory (00000008)"), "OOM_ERROR"),
+        (RuntimeError("[malloc] Unable to allocate 1099511627776 bytes."), "OOM_ERROR"),
+        (RuntimeError("[metal::malloc] Resource limit (499000) exceeded."), "OOM_ERROR"),
+        (RuntimeError("cudaMallocAsync(&data, size, stream) failed: out of memory"), "OOM_ERROR"),
+        (RuntimeError("std::bad_alloc"), "OOM_ERROR"),
+        (MemoryError(), "OOM_ERROR"),
+        (RuntimeError("[METAL] Command buffer execution failed: GPU Timeout"), "GENERATION_FAILED"),
+        (ValueError("/a/path"), "GENERATION_FAILED"),
+    ],
+)
+def test_mlx_ways_to_say_that_memory_is_out(error: Exception, code: str) -> None:
+    from mflux_api.engine.worker import _classified
+
+    found, message = _classified(error, "The engine failed while painting")
+    assert found == code
+    assert "/a/path" not in message
 
 
 PARENT = """

@@ -1,0 +1,73 @@
+"""The memory of the server and all its children after two and after ten switches between two models.
+
+The budget has room for one of them, so each switch evicts. PSS (Linux) counts shared pages once; elsewhere RSS is used.
+
+Run: ``uv run python -m benchmarks.model_switches [switches]``
+"""
+
+import http.client
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+
+from benchmarks.checkpoints import MEDIUM, write
+from benchmarks.server import running_server
+
+SIDE = 128
+FIRST = 2
+ALLOWED_SHARE, ALLOWED_BYTES = 0.05, 50e6
+
+
+def tree_bytes(root: psutil.Process) -> int:
+    """Sum the memory of a process and everything below it."""
+    total = 0
+    for process in (root, *root.children(recursive=True)):
+        info = process.memory_full_info()
+        total += getattr(info, "pss", 0) or info.rss
+    return total
+
+
+def paint(port: int, model: str) -> None:
+    """Paint one small picture and wait for it."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+    body = {"prompt": "a lake", "model": model, "width": SIDE, "height": SIDE, "steps": 1, "seed": 1}
+    connection.request("POST", "/sdapi/v1/txt2img", json.dumps(body))
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    if answer.status != 200:
+        raise SystemExit(f"{answer.status}: {text[:500]!r}")
+
+
+def main() -> None:
+    """Print the memory after every switch; exit with 1 when it grew by more than is allowed."""
+    switches = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    after: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = [write(Path(folder) / name, MEDIUM, seed) for seed, name in enumerate("ab")]
+        # On a CPU the weights are computed with in float32: twice the file.
+        config = Path(folder) / "config.toml"
+        entries = "".join(
+            f'[[models.custom]]\nname = "{name}"\nbase = "flux2-klein-4b"\npath = "{name}"\n' for name in "ab"
+        )
+        config.write_text(f"[memory]\nbudget_gb = {2.2 * max(sizes):.3f}\n{entries}", "utf-8")
+        with running_server(arguments=["--config", str(config)]) as (port, server):
+            paint(port, "b")
+            for number in range(switches):
+                paint(port, "ab"[number % 2])
+                time.sleep(1.5)
+                after.append(tree_bytes(psutil.Process(server)))
+                print(f"after switch {number + 1:>2}: {after[-1] / 1e6:8.1f} MB")
+    early, late = after[FIRST - 1], after[-1]
+    allowed = early * (1 + ALLOWED_SHARE) + ALLOWED_BYTES
+    print(f"after {len(after)} / after {FIRST}: {late / early:.3f} (allowed: {allowed / early:.3f})")
+    if late > allowed:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

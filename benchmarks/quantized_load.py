@@ -1,0 +1,74 @@
+"""Loading quantized weights that are kept, beside quantizing them at every start, on a random checkpoint of over 1 GB.
+
+Every figure is from a process of its own, with the files in the system's cache. The digests show that all of them end
+with the same bits.
+
+Run: ``uv run python -m benchmarks.quantized_load [bits]``
+"""
+
+import hashlib
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.checkpoints import LARGE, measured, write
+
+ROUNDS = 3
+
+
+def load(how: str, source: Path, entry: Path, bits: int) -> None:
+    """Load once and print the seconds and a digest of every array."""
+    from mflux_api.engine import blas
+
+    blas.preload()
+    import mlx.core as mx
+    import numpy as np
+    from mlx.utils import tree_flatten
+
+    from mflux_api.engine import memory
+    from mflux_api.engine.components import COMPONENTS, load_components
+    from mflux_api.engine.quantization import load_quantized
+
+    memory.configure(memory.detect_device())
+    started = time.perf_counter()
+    components = load_components(source, bits=bits) if how == "anew" else load_quantized(source, bits, entry)
+    seconds = time.perf_counter() - started
+    digest = hashlib.sha256()
+    for component in COMPONENTS:
+        for name, array in tree_flatten(getattr(components, component).parameters()):
+            digest.update(name.encode())
+            digest.update(np.array(array.view(mx.uint8)).tobytes())
+    print(json.dumps({"seconds": seconds, "digest": digest.hexdigest(), "peak": memory.peak_bytes() / 1e9}))
+
+
+def main() -> None:
+    """Print seconds, ratios and whether the bits agree."""
+    bits = int(sys.argv[1]) if len(sys.argv) > 1 else 4
+    module = "benchmarks.quantized_load"
+    with tempfile.TemporaryDirectory() as folder:
+        source, entry = Path(folder) / "model", Path(folder) / "kept"
+        size = write(source, LARGE)
+        first = measured(module, ["--load", "kept", source, entry, bits])
+        kept_size = sum(file.stat().st_size for file in entry.rglob("*") if file.is_file()) / 1e9
+        anew = [measured(module, ["--load", "anew", source, entry, bits]) for _ in range(ROUNDS)]
+        kept = [measured(module, ["--load", "kept", source, entry, bits]) for _ in range(ROUNDS)]
+    slow = statistics.median(run["seconds"] for run in anew)
+    fast = statistics.median(run["seconds"] for run in kept)
+    same = len({run["digest"] for run in (first, *anew, *kept)}) == 1
+    print(f"{size:.2f} GB checkpoint, {bits} bits, {kept_size:.2f} GB kept")
+    print(f"{'quantized and kept, the first time':<36}{first['seconds']:6.2f} s   peak {first['peak']:.2f} GB")
+    print(f"{'quantized anew':<36}{slow:6.2f} s   peak {anew[0]['peak']:.2f} GB")
+    print(f"{'loaded from what is kept':<36}{fast:6.2f} s   peak {kept[0]['peak']:.2f} GB   {slow / fast:.1f} × faster")
+    print(f"same bits in all: {'yes' if same else 'NO'}")
+    if not same:
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--load"]:
+        load(sys.argv[2], Path(sys.argv[3]), Path(sys.argv[4]), int(sys.argv[5]))
+    else:
+        main()

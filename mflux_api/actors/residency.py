@@ -1,0 +1,85 @@
+"""Which models are in the memory of the engine, what they take, and who has to go: bookkeeping without I/O."""
+
+from collections.abc import Collection, Iterator
+
+import attrs
+
+from mflux_api.engine.protocol import Ready
+
+DEVICE_SHARE = 0.85
+"""How much of the device's memory the models may take by default; the rest is for pictures in the making."""
+
+
+@attrs.define
+class ResidentModel:
+    """One model in memory."""
+
+    alias: str
+    incarnation: int
+    """The engine child that has it."""
+    size: int
+    """Bytes of its weights."""
+    staged: bool
+    """Only the component in use is in memory."""
+    used_at: float
+    """When it was last leased or given back."""
+
+
+class Residents:
+    """The models of one engine child."""
+
+    def __init__(self) -> None:
+        self._models: dict[str, ResidentModel] = {}
+
+    def __iter__(self) -> Iterator[ResidentModel]:
+        """The most recently used first."""
+        return iter(sorted(self._models.values(), key=lambda model: model.used_at, reverse=True))
+
+    def __len__(self) -> int:
+        return len(self._models)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all of them."""
+        return sum(model.size for model in self._models.values())
+
+    def get(self, alias: str) -> ResidentModel | None:
+        """Return a model's entry."""
+        return self._models.get(alias)
+
+    def put(self, model: ResidentModel) -> None:
+        """A model is in memory."""
+        self._models[model.alias] = model
+
+    def drop(self, alias: str) -> None:
+        """A model is not in memory any more."""
+        self._models.pop(alias, None)
+
+    def keep_only(self, incarnation: int | None) -> None:
+        """Forget what other engine children had."""
+        self._models = {alias: model for alias, model in self._models.items() if model.incarnation == incarnation}
+
+    def least_recently_used(self, spared: Collection[str]) -> ResidentModel | None:
+        """Return the model to evict first, or ``None`` where all are spared."""
+        candidates = [model for model in self._models.values() if model.alias not in spared]
+        return min(candidates, key=lambda model: model.used_at, default=None)
+
+
+def budget(configured_gb: float | None, engine: Ready | None, free: int | None, resident: int) -> int | None:
+    """Return the bytes that models may take together; ``None`` where nothing is known.
+
+    Args:
+        configured_gb: ``memory.budget_gb``.
+        engine: the child that is up.
+        free: what its device had left at its last heartbeat.
+        resident: bytes of the models in it.
+    """
+    if configured_gb is not None:
+        return int(configured_gb * 1e9)
+    if engine is None or not engine.memory_bytes:
+        return None
+    share = int(engine.memory_bytes * DEVICE_SHARE)
+    if engine.device == "cpu" and free is not None:
+        # Other programs use this memory too, and what is not there when it is needed ends the engine.
+        return min(share, free + resident)
+    return share

@@ -1,0 +1,104 @@
+"""How much memory a checkpoint will take, from the headers of its files alone.
+
+The serving process never loads the model code, so it reads what the safetensors format
+(https://huggingface.co/docs/safetensors) says of each tensor: a type and a shape.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+COMPONENTS = ("text_encoder", "transformer", "vae")
+GROUP_SIZE = 64
+_MAX_HEADER_BYTES = 100_000_000
+_DEFAULT_OUT_LAYERS = (9, 18, 27)
+
+
+@attrs.frozen
+class Footprint:
+    """Bytes of a model's weights in memory."""
+
+    whole: int
+    """All components at once."""
+    staged: int
+    """The largest component alone, which is all that ``low_ram`` keeps."""
+
+    def of(self, *, low_ram: bool) -> int:
+        """The bytes that a job needs."""
+        return self.staged if low_ram else self.whole
+
+
+def measure(folder: Path, *, float_bytes: int, bits: int | None = None) -> Footprint | None:
+    """Read what the checkpoint in ``folder`` will take; ``None`` where that cannot be told.
+
+    Takes a few file accesses per shard: call it in a thread.
+
+    Args:
+        folder: diffusers' layout or mflux's saved layout.
+        float_bytes: bytes of a number in the engine's precision, whatever the files hold.
+        bits: what the weights are quantized to when they are loaded.
+    """
+    try:
+        used_layers = _used_text_layers(folder)
+        sizes = []
+        for component in COMPONENTS:
+            files = _weight_files(folder / component)
+            if not files:
+                return None
+            sizes.append(
+                sum(
+                    _tensor_bytes(name, tensor, float_bytes, bits)
+                    for file in files
+                    for name, tensor in _tensors(file)
+                    if component != "text_encoder" or _is_used(name, used_layers)
+                )
+            )
+        return Footprint(whole=sum(sizes), staged=max(sizes))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
+        return None
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    if indexes:
+        names = set(json.loads(indexes[0].read_bytes())["weight_map"].values())
+        return [folder / Path(name).name for name in sorted(names)]
+    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("._"))
+
+
+def _tensors(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        if length > _MAX_HEADER_BYTES:
+            raise ValueError("no safetensors header")
+        header = json.loads(stream.read(length))
+    return ((name, tensor) for name, tensor in header.items() if name != "__metadata__")
+
+
+def _tensor_bytes(name: str, tensor: dict[str, Any], float_bytes: int, bits: int | None) -> int:
+    shape = tensor["shape"]
+    count = int(math.prod(shape))
+    if not tensor["dtype"].startswith(("F", "BF")):
+        start, end = tensor["data_offsets"]
+        return int(end) - int(start)
+    if bits is None or len(shape) != 2 or not name.endswith(".weight") or shape[-1] % GROUP_SIZE:
+        return count * float_bytes
+    # Two numbers, a scale and a bias, for every group.
+    return count * bits // 8 + count // GROUP_SIZE * 2 * float_bytes
+
+
+def _used_text_layers(folder: Path) -> int:
+    file = folder / "model_index.json"
+    index = json.loads(file.read_bytes()) if file.is_file() else {}
+    return int(max(index.get("text_encoder_out_layers") or _DEFAULT_OUT_LAYERS))
+
+
+def _is_used(name: str, used_layers: int) -> bool:
+    _, found, rest = name.partition("layers.")
+    number = rest.partition(".")[0]
+    return name != "lm_head.weight" and not (found and number.isdigit() and int(number) >= used_layers)

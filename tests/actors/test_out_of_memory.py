@@ -1,0 +1,156 @@
+"""Deaths for want of memory, told apart from others; what engines say at once; and jobs that overtake for memory."""
+
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+from trio.testing import MockClock
+
+from mflux_api.actors.generator import GeneratorOptions
+from mflux_api.actors.job_queue import JobQueue
+from mflux_api.engine import protocol as p
+from mflux_api.engine.interface import EngineDied
+from mflux_api.estimates import Estimates
+from mflux_api.jobs import Job, Status
+from tests.actors import a_job
+from tests.actors.bench import Bench, ended, generator, request, scripted_service
+from tests.scripted_engine import Crash, Fail, Hold, Script
+
+GB = 10**9
+
+
+async def _death(bench: Bench) -> EngineDied:
+    with pytest.raises(EngineDied) as caught:
+        await bench.paint()
+    return caught.value
+
+
+class _Kills:
+    """A count of the system's kills that a test moves."""
+
+    def __init__(self) -> None:
+        self.count = 3
+
+    def __call__(self) -> int:
+        return self.count
+
+
+async def test_a_kill_that_the_system_counted_was_for_want_of_memory(autojump_clock: MockClock) -> None:
+    kills = _Kills()
+    script = Script(at={"step 0/1": Crash(times=3)})
+    async with generator(script, GeneratorOptions(oom_kills=kills)) as bench:
+        assert not (await _death(bench)).out_of_memory
+        await bench.load()
+        kills.count += 1
+        assert (await _death(bench)).out_of_memory
+        # Counted once: the next death is just a death.
+        assert not (await _death(bench)).out_of_memory
+
+
+async def test_a_crash_is_no_kill_whatever_the_system_counted(autojump_clock: MockClock) -> None:
+    kills = _Kills()
+    script = Script(at={"step 0/1": Crash(reason="killed by SIGSEGV")})
+    async with generator(script, GeneratorOptions(oom_kills=kills)) as bench:
+        await bench.load()
+        kills.count += 1
+        assert not (await _death(bench)).out_of_memory
+
+
+@pytest.mark.parametrize(
+    ("free", "reason", "evidence"),
+    [
+        (4, "killed by SIGKILL", True),
+        (4, "killed by SIGABRT", True),
+        (6, "killed by SIGKILL", False),
+        (None, "killed by SIGKILL", False),
+        (4, "exited with status 1", False),
+    ],
+)
+async def test_a_child_that_was_nearly_out_of_memory_at_its_last_heartbeat_died_of_it(
+    autojump_clock: MockClock, free: int | None, reason: str, evidence: bool
+) -> None:
+    hold = Hold()
+    script = Script(at={"run": hold, "step 0/1": Crash(reason=reason)}, memory_bytes=100)
+    async with generator(script) as bench, trio.open_nursery() as nursery:
+
+        async def starve() -> None:
+            await hold.reached.wait()
+            script.current.say(p.Beat(active_bytes=1, peak_bytes=1, free_bytes=free))
+            hold.release.set()
+
+        nursery.start_soon(starve)
+        assert (await _death(bench)).out_of_memory is evidence
+
+
+async def _failed(folder: Path, script: Script) -> Job:
+    async with scripted_service(folder, script, max_attempts=2) as service:
+        job = await service.submit(request())
+        return await ended(service, job.id)
+
+
+async def test_only_the_last_attempt_decides_between_a_crash_and_want_of_memory(tmp_path: Path) -> None:
+    for name, free, code in (("starved", 20, "OOM_ERROR"), ("crashed", 500, "ENGINE_CRASHED")):
+        script = Script(at={"step 0/1": Crash(times=2)}, memory_bytes=1000 * GB, free_bytes=free * GB)
+        job = await _failed(tmp_path / name, script)
+        assert job.failure is not None
+        assert (job.status, job.failure.code) == (Status.FAILED, code)
+        assert job.failure.details["attempts"] == job.attempts == 2
+        assert ("suggestion" in job.failure.details) == (code == "OOM_ERROR")
+
+
+async def test_a_job_that_was_killed_for_memory_once_is_retried_like_any_other(tmp_path: Path) -> None:
+    script = Script(at={"step 0/1": Crash()}, memory_bytes=1000 * GB, free_bytes=GB)
+    job = await _failed(tmp_path, script)
+    assert (job.status, job.attempts) == (Status.COMPLETED, 1)
+
+
+@pytest.mark.parametrize("moment", ["load", "step 0/1"])
+async def test_what_the_engine_says_of_its_memory_fails_the_job_at_once_with_a_suggestion(
+    tmp_path: Path, moment: str
+) -> None:
+    job = await _failed(tmp_path, Script(at={moment: Fail(code="OOM_ERROR")}))
+    assert job.failure is not None
+    assert (job.failure.code, job.attempts) == ("OOM_ERROR", 0)
+    assert job.failure.message == "Insufficient memory. Try using a quantized model or low_ram mode"
+    assert job.failure.details == {"model": "demo", "suggestion": "Set low_ram=true"}
+
+
+# --- affinity ---
+
+
+def _taken(queue: JobQueue, resident: set[str], max_skips: int) -> list[str]:
+    taken = []
+    while (entry := queue.next(resident, max_skips)) is not None:
+        taken.append(entry.job.model)
+    return taken
+
+
+def _queue(*models: str) -> JobQueue:
+    queue = JobQueue(Estimates())
+    for model in models:
+        queue.line_up(queue.enter(a_job(model=model)))
+    return queue
+
+
+def test_a_job_whose_model_is_in_memory_overtakes_so_often_and_no_more() -> None:
+    assert _taken(_queue("a", "b", "b", "b"), {"b"}, 2) == ["b", "b", "a", "b"]
+    assert _taken(_queue("a", "c", "b", "b"), {"b"}, 1) == ["b", "a", "c", "b"]
+    assert _taken(_queue("a", "b", "a", "b"), {"a", "b"}, 4) == ["a", "b", "a", "b"]
+    assert _taken(_queue("a", "b"), {"b"}, 0) == ["a", "b"]
+    assert _taken(_queue("a", "b"), set(), 4) == ["a", "b"]
+
+
+async def test_jobs_on_the_resident_model_go_first_and_nobody_waits_for_ever(tmp_path: Path) -> None:
+    hold = Hold()
+    script = Script(at={"run": hold})
+    async with scripted_service(tmp_path, script, max_affinity_skips=2) as service:
+        jobs = [await service.submit(request(0))]
+        await hold.reached.wait()
+        other = attrs.evolve(request(1), model="demo-base")
+        jobs += [await service.submit(job) for job in (other, request(2), request(3), request(4))]
+        hold.release.set()
+        for job in jobs:
+            assert (await ended(service, job.id)).status is Status.COMPLETED
+    runs = [command.seeds[0] for command in script.current.received if isinstance(command, p.Run)]
+    assert runs == [0, 2, 3, 1, 4]

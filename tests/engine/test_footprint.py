@@ -1,0 +1,62 @@
+"""What the service expects a model to take is what the engine then holds."""
+
+import shutil
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+from mlx.utils import tree_flatten
+
+from mflux_api.engine.components import COMPONENTS, Components, load_components
+from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
+from mflux_api.engine.memory import Device
+from mflux_api.engine.quantization import load_quantized
+from mflux_api.storage.footprint import Footprint, measure
+from tests.engine.shapes import TINY
+
+
+def held(components: Components) -> Footprint:
+    """The bytes of the arrays themselves."""
+    sizes = [
+        sum(
+            array.nbytes
+            for name, array in tree_flatten(getattr(components, component).parameters())
+            if isinstance(array, mx.array) and not name.endswith("inv_freq")
+        )
+        for component in COMPONENTS
+    ]
+    return Footprint(whole=sum(sizes), staged=max(sizes))
+
+
+@pytest.mark.parametrize("bits", [None, 3, 4, 6, 8])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_expected_bytes_are_the_bytes_that_are_held(
+    tmp_path: Path, device: Device, bits: int | None, dtype: str
+) -> None:
+    folder = write_random_checkpoint(tmp_path / "model", TINY, dtype="float32" if dtype == "float32" else "bfloat16")
+    float_bytes = 2 if device.is_gpu else 4
+    expected = measure(folder, float_bytes=float_bytes, bits=bits)
+    if bits is None:
+        assert held(load_components(folder)) == expected
+    else:
+        components = load_quantized(folder, bits, tmp_path / "q")
+        assert held(components) == expected
+        assert measure(tmp_path / "q", float_bytes=float_bytes) == expected
+
+
+def test_low_ram_takes_the_largest_component_alone(tiny_folder: Path) -> None:
+    footprint = measure(tiny_folder, float_bytes=4)
+    assert footprint is not None
+    assert footprint.of(low_ram=True) == footprint.staged < footprint.whole == footprint.of(low_ram=False)
+
+
+@pytest.mark.parametrize("damage", ["vae", "transformer/diffusion_pytorch_model.safetensors", "model_index.json"])
+def test_what_cannot_be_told_is_not_guessed(tiny_folder: Path, tmp_path: Path, damage: str) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    target = folder / damage
+    if target.is_dir():
+        shutil.rmtree(target)
+    else:
+        target.write_bytes(b"\xff" * 20)
+    assert measure(folder, float_bytes=4) is None
+    assert measure(tmp_path / "nowhere", float_bytes=4) is None

@@ -1,0 +1,136 @@
+"""``low_ram``: one component in memory at a time, the same picture, and sound again after whatever happened."""
+
+import shutil
+from pathlib import Path
+
+import attrs
+import mlx.core as mx
+import numpy as np
+import psutil
+import pytest
+import trio
+
+from mflux_api.engine import memory
+from mflux_api.engine import protocol as p
+from mflux_api.engine.client import LocalEngine
+from mflux_api.engine.components import CheckpointError, load_components
+from mflux_api.engine.memory import Device
+from mflux_api.engine.pipeline import Pipeline, StageEvent, StepEvent, Stopped
+from tests.engine.contract import PATIENCE, RUN, load, run, until
+from tests.engine.klein import consume, distance, never, paint
+from tests.engine.test_pipeline import REQUEST
+
+LOW = attrs.evolve(REQUEST, low_ram=True)
+
+
+def test_each_component_is_there_only_while_it_is_needed(tiny_folder: Path, device: Device) -> None:
+    pipeline = Pipeline(load_components(tiny_folder, staged=True), device)
+    components = pipeline.components
+    assert components.resident == frozenset()
+    seen = [(type(event).__name__, sorted(components.resident)) for event in pipeline.run(LOW, never)]
+    assert seen == [
+        ("StageEvent", []),
+        ("StageEvent", []),
+        ("StepEvent", ["transformer"]),
+        ("StepEvent", ["transformer"]),
+        ("StageEvent", []),
+        ("ImageEvent", ["vae"]),
+        ("DoneEvent", []),
+    ]
+    assert components.resident == frozenset()
+
+
+@pytest.mark.parametrize("guidance", [1.0, 4.0])
+def test_pixels_are_those_of_a_model_that_is_there_as_a_whole(
+    pipeline: Pipeline, tiny_folder: Path, device: Device, guidance: float
+) -> None:
+    request = attrs.evolve(REQUEST, seeds=(3, 4), guidance=guidance)
+    whole = paint(pipeline, request)
+    staged = Pipeline(load_components(tiny_folder, staged=True), device)
+    for _ in range(2):
+        pictures = paint(staged, attrs.evolve(request, low_ram=True))
+        assert max(distance(one, other) for one, other in zip(whole, pictures, strict=True)) <= 1
+    again = paint(staged, request)
+    assert all(np.array_equal(one, other) for one, other in zip(whole, again, strict=True))
+
+
+def test_the_peak_is_lower(stock_folder: Path, device: Device) -> None:
+    """By at least the smaller of the two large components."""
+    peaks = []
+    for low_ram in (False, True):
+        memory.release()
+        mx.reset_peak_memory()
+        before = mx.get_active_memory()
+        pipeline = Pipeline(load_components(stock_folder, staged=low_ram), device)
+        events = pipeline.run(attrs.evolve(REQUEST, low_ram=low_ram), never)
+        while not isinstance(next(events), StepEvent):
+            pass
+        peaks.append(mx.get_peak_memory() - before)
+        del events, pipeline
+    assert peaks[1] < 0.75 * peaks[0]
+
+
+@pytest.mark.parametrize("stage", ["encoding", "denoising", "decoding"])
+def test_stopped_run_leaves_a_model_that_paints_the_same(
+    pipeline: Pipeline, tiny_folder: Path, device: Device, stage: str
+) -> None:
+    staged = Pipeline(load_components(tiny_folder, staged=True), device)
+    stopping: list[bool] = []
+    events = staged.run(LOW, lambda: bool(stopping))
+    seen = []
+    while not (isinstance(event := next(events), StageEvent) and event.stage == stage):
+        seen.append(event)
+    stopping.append(True)
+    with pytest.raises(Stopped):
+        consume(events, [])
+    (picture,) = paint(staged, LOW)
+    assert np.array_equal(picture, paint(pipeline, REQUEST)[0])
+
+
+def test_checkpoint_that_is_wrong_is_refused_when_it_is_opened_and_not_when_it_is_used(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="vae holds no safetensors"):
+        load_components(folder, staged=True)
+
+
+async def test_checkpoint_that_goes_away_under_a_staged_model_fails_the_run_and_leaves_the_engine(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    async with trio.open_nursery() as nursery:
+        engine = await LocalEngine.start(nursery)
+        try:
+            await load(engine, p.Load(model="demo", path=str(folder), staged=True))
+            shutil.rmtree(folder / "transformer")
+            failed = (await run(engine, attrs.evolve(RUN, low_ram=True)))[-1].event
+            assert isinstance(failed, p.RunFailed)
+            assert failed.message == "The folder transformer is missing."
+            await load(engine, p.Load(model="other", path=str(tiny_folder)))
+            assert isinstance((await run(engine, attrs.evolve(RUN, model="other")))[-1].event, p.RunDone)
+        finally:
+            with trio.CancelScope(shield=True):
+                await engine.aclose()
+            nursery.cancel_scope.cancel()
+
+
+async def test_switching_between_models_does_not_add_up(tiny_folder: Path) -> None:
+    """A few switches of small models; benchmarks/model_switches.py measures ten of large ones, with the server."""
+
+    async def switch(engine: LocalEngine, model: str, other: str) -> int:
+        await engine.send(p.Unload(model=other))
+        await until(engine, p.Unloaded)
+        await load(engine, p.Load(model=model, path=str(tiny_folder)))
+        await run(engine, attrs.evolve(RUN, model=model))
+        info = psutil.Process(engine.pid).memory_full_info()
+        return int(getattr(info, "pss", 0) or info.rss)
+
+    async with trio.open_nursery() as nursery:
+        engine = await LocalEngine.start(nursery)
+        with trio.fail_after(PATIENCE * 2):
+            after = [await switch(engine, *("ab" if number % 2 else "ba")) for number in range(10)]
+        await engine.aclose()
+        nursery.cancel_scope.cancel()
+    assert after[-1] <= after[1] * 1.05 + 50e6
