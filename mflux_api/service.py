@@ -19,7 +19,7 @@ from mflux_api.actors.gateway import Addresses, EventStream, Gateway
 from mflux_api.actors.generator import Generator, GeneratorOptions
 from mflux_api.actors.job_store import JobStore, Retention
 from mflux_api.actors.mailbox import Address, Mailbox
-from mflux_api.actors.model_loader import ModelLoader
+from mflux_api.actors.model_loader import Disk, ModelLoader
 from mflux_api.actors.painting import Painter
 from mflux_api.actors.scheduler import Scheduler
 from mflux_api.actors.stats import Stats
@@ -300,7 +300,10 @@ class _House:
             checkpoints,
             _address(scheduler_box, m.MODEL_LOADER),
             settings.memory,
-            lambda model, float_bytes: trio.to_thread.run_sync(checkpoints.footprint, model, float_bytes),
+            Disk(
+                locate=lambda model: trio.to_thread.run_sync(checkpoints.folder, model),
+                measure=lambda model, float_bytes: trio.to_thread.run_sync(checkpoints.footprint, model, float_bytes),
+            ),
             preload=settings.models.default if settings.engine.preload else None,
         )
         generator = Generator(

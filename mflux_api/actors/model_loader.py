@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NoReturn, assert_never
 
+import attrs
 import trio
 
 from mflux_api.actors import messages as m
@@ -30,8 +31,15 @@ logger = logging.getLogger(__name__)
 
 GIGABYTE = 1e9
 
-Measure = Callable[[Model, int], Awaitable[Footprint | None]]
-"""Tells what a model will take with so many bytes for a number; ``None`` where that cannot be told."""
+
+@attrs.frozen(kw_only=True)
+class Disk:
+    """What the loader asks the disk; it takes a while, so the service answers from a thread."""
+
+    locate: Callable[[Model], Awaitable[Path | None]]
+    """Tells a model's folder; ``None`` where there is none."""
+    measure: Callable[[Model, int], Awaitable[Footprint | None]]
+    """Tells what a model will take with so many bytes for a number; ``None`` where that cannot be told."""
 
 
 class ModelLoader:
@@ -45,7 +53,7 @@ class ModelLoader:
         checkpoints: Checkpoints,
         scheduler: Address[m.SchedulerMessage],
         memory: MemorySettings,
-        measure: Measure,
+        disk: Disk,
         *,
         preload: str | None = None,
     ) -> None:
@@ -55,7 +63,7 @@ class ModelLoader:
         self._checkpoints = checkpoints
         self._scheduler = scheduler
         self._memory = memory
-        self._measure = measure
+        self._disk = disk
         self._advice = MemoryAdvice(catalog)
         self._preload = preload
         self._ids = itertools.count(1)
@@ -151,7 +159,7 @@ class ModelLoader:
             model = self._catalog.get(request.model)
             if model is None:
                 raise ModelNotFound(f"Model '{request.model}' not found", {"model": request.model})
-            folder = await trio.to_thread.run_sync(self._checkpoints.folder, model)
+            folder = await self._disk.locate(model)
             if folder is None:
                 raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk any more", {"model": model.alias})
             size = await self._size(model, engine, low_ram=request.low_ram)
@@ -214,7 +222,7 @@ class ModelLoader:
 
     async def _size(self, model: Model, engine: m.EngineState, *, low_ram: bool) -> int:
         float_bytes = 4 if engine.info is not None and engine.info.precision == "float32" else 2
-        footprint = await self._measure(model, float_bytes)
+        footprint = await self._disk.measure(model, float_bytes)
         if footprint is not None:
             return footprint.of(low_ram=low_ram)
         # Not on disk yet, or broken: the engine will say which.

@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
-from mflux_api.actors.model_loader import ModelLoader
+from mflux_api.actors.model_loader import Disk, ModelLoader
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied
@@ -43,6 +43,10 @@ SIZES = {"mine": 1.0, "other": 1.0, "demo": 1.0, "small": 0.4, "tiny": 0.3, "hug
 """In GB; a fifth of it when it is staged."""
 
 
+async def _locate(model: Model) -> Path | None:
+    return Checkpoints(Path("/cache")).folder(model)
+
+
 async def _measure(model: Model, float_bytes: int) -> Footprint | None:
     await trio.lowlevel.checkpoint()
     assert float_bytes == 4
@@ -65,7 +69,7 @@ class _House:
             Checkpoints(Path("/cache")),
             Address(self.scheduler_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
             memory,
-            _measure,
+            Disk(locate=_locate, measure=_measure),
             preload=preload,
         )
         self.ready = READY
