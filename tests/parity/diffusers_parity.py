@@ -115,6 +115,7 @@ def paint(folder: Path, checkpoint: Path | None) -> None:
                 np.save(folder / f"{number}.pixels.npy", event.pixels)
         cases.append(
             {
+                "number": number,
                 "checkpoint": str(path),
                 "prompt": prompt,
                 "negative": negative,
@@ -132,8 +133,8 @@ def compare(folder: Path) -> bool:
     """diffusers' side: print a line per case; whether all reach the bound."""
     worst = math.inf
     pipelines: dict[str, Any] = {}
-    for number, case in enumerate(json.loads((folder / "cases.json").read_text())):
-        path = case["checkpoint"]
+    for case in json.loads((folder / "cases.json").read_text()):
+        number, path = case["number"], case["checkpoint"]
         if path not in pipelines:
             pipelines[path] = _load_diffusers(path)
         theirs = _diffusers_picture(pipelines[path], path, case, np.load(folder / f"{number}.noise.npy"))
