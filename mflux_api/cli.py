@@ -13,7 +13,7 @@ from typing import Any
 
 import trio
 
-from mflux_api import doctor, model_commands
+from mflux_api import doctor, generate_options, model_commands
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError, ServiceError, ServiceFailed
 from mflux_api.jobs import Finished
@@ -22,6 +22,7 @@ from mflux_api.requests import GenerateRequest
 from mflux_api.service import Service, open_service
 from mflux_api.stop_signals import StopSignals
 from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from mflux_api.storage.state_lock import StateLock
@@ -86,11 +87,23 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--model", help="which model (default: models.default)")
     generate.add_argument("--negative-prompt", help="what not to paint (base models)")
     generate.add_argument("--seed", type=int, help="random seed (default: a new one)")
-    generate.add_argument("--width", type=int, help="pixels, a multiple of 16 (default: the model's own)")
-    generate.add_argument("--height", type=int, help="pixels, a multiple of 16 (default: the model's own)")
+    generate.add_argument(
+        "--width", type=int, help="pixels, a multiple of 16 (default: the model's, or the init image's)"
+    )
+    generate.add_argument(
+        "--height", type=int, help="pixels, a multiple of 16 (default: the model's, or the init image's)"
+    )
     generate.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
     generate.add_argument("--guidance", type=float, help="guidance (base models)")
     generate.add_argument("--num-images", type=int, default=1, help="how many pictures (default: 1)")
+    generate.add_argument("--low-ram", action="store_true", help="take longer and less memory")
+    generate.add_argument(
+        "--init-image", type=Path, action="append", default=[], metavar="FILE", help="a picture to edit; up to four"
+    )
+    generate.add_argument("--image-strength", type=float, help="how much to transform it, 0 to 1 (default: 0.75)")
+    generate.add_argument(
+        "--lora", action="append", default=[], metavar="NAME[:SCALE]", help="a LoRA of lora.dirs or a file; repeatable"
+    )
     generate.add_argument("--output-dir", type=Path, help="where to put them (default: ./output)")
 
     models = commands.add_parser("models", help="list, download, delete, load and unload models")
@@ -161,11 +174,14 @@ def _serve_jobs(settings: Settings, stop: StopSignals) -> None:
 def _remove_leftovers(settings: Settings) -> None:
     try:
         count = ImageFiles(settings.generation.output_dir).remove_leftovers()
+        uploads = LoraFiles(settings.lora.dirs).remove_leftovers()
     except OSError as error:
-        logger.warning("half-written images cannot be removed from the output directory: %s", error.strerror)
+        logger.warning("half-written files cannot be removed: %s", error.strerror)
         return
     if count:
         logger.info("removed %d half-written image(s) of a server that was killed", count)
+    if uploads:
+        logger.info("removed %d half-written LoRA(s) of a server that was killed", uploads)
 
 
 async def _serve_until_signal(settings: Settings, repository: Repository, stop: StopSignals) -> None:
@@ -235,7 +251,8 @@ def _generate(options: argparse.Namespace) -> int:
     overrides: dict[str, dict[str, Any]] = {"generation": {"output_dir": options.output_dir}}
     settings = load_settings(options.config, overrides=overrides)
     model = settings.catalog().get(options.model or settings.models.default)
-    width, height = model.native_size if model is not None else (512, 512)
+    width, height = model.native_size if model is not None and not options.init_image else (None, None)
+    named = generate_options.loras(options.lora, settings)
     request = GenerateRequest(
         prompt=options.prompt.strip(),
         model=options.model,
@@ -246,8 +263,13 @@ def _generate(options: argparse.Namespace) -> int:
         steps=options.steps,
         guidance=options.guidance,
         num_images=options.num_images,
+        low_ram=options.low_ram,
+        init_images=generate_options.init_images(options.init_image),
+        image_strength=options.image_strength,
+        lora_files=named.files,
+        lora_scales=named.scales,
     )
-    for path in trio.run(partial(_paint, settings, request)):
+    for path in trio.run(partial(_paint, named.settings, request)):
         print(path)
     return 0
 

@@ -94,6 +94,7 @@ class LoraSettings:
     """``[lora]``: where LoRA files may come from."""
 
     dirs: tuple[Path, ...] = (Path("loras"),)
+    max_upload_mb: Positive = 1024
 
 
 @attrs.frozen(kw_only=True)

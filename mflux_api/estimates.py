@@ -25,10 +25,14 @@ class _Measured:
 
 
 class Estimates:
-    """Moving averages per model and size. A size that was never seen is scaled from the nearest one that was."""
+    """Moving averages per model, number of init images, and size.
+
+    A size that was never seen is scaled from the nearest one that was. Edits are measured apart: their references cost
+    time at every step.
+    """
 
     def __init__(self) -> None:
-        self._measured: dict[str, dict[int, _Measured]] = {}
+        self._measured: dict[tuple[str, int], dict[int, _Measured]] = {}
 
     def add_step(self, request: GenerateRequest, seconds: float) -> None:
         """Learn from one denoising step."""
@@ -51,22 +55,27 @@ class Estimates:
             return None
         pixels, measured = nearest
         scale = _pixels(request) / pixels
-        steps = (request.steps or 1) * (request.num_images - image) - step
+        steps = request.steps_run * (request.num_images - image) - step
         step_seconds = (measured.step.value or 0.0) * scale
         rest_seconds = (measured.rest.value or 0.0) * scale
         return max(0.0, steps * step_seconds + (request.num_images - image) * rest_seconds)
 
     def _of(self, request: GenerateRequest) -> _Measured:
-        sizes = self._measured.setdefault(request.model or "", {})
+        sizes = self._measured.setdefault((request.model or "", len(request.init_images)), {})
         return sizes.setdefault(_pixels(request), _Measured())
 
     def _nearest(self, request: GenerateRequest) -> tuple[int, _Measured] | None:
-        known = {
-            pixels: measured
-            for pixels, measured in self._measured.get(request.model or "", {}).items()
-            if measured.step.value is not None
-        }
-        if not known:
+        model, count = request.model or "", len(request.init_images)
+        others = sorted((abs(other - count), other) for name, other in self._measured if name == model)
+        for _, other in others:
+            known = {
+                pixels: measured
+                for pixels, measured in self._measured[model, other].items()
+                if measured.step.value is not None
+            }
+            if known:
+                break
+        else:
             return None
         wanted = _pixels(request)
         pixels = min(known, key=lambda seen: max(seen, wanted) / min(seen, wanted))
@@ -74,4 +83,5 @@ class Estimates:
 
 
 def _pixels(request: GenerateRequest) -> int:
-    return request.width * request.height
+    width, height = request.size
+    return width * height

@@ -8,11 +8,16 @@ from mflux_api.version import package_version
 
 SAMPLER = "Euler"
 SCHEDULE = "Simple"
+SUFFIX = ".safetensors"
 
 
 def infotext(request: GenerateRequest, seed: int, model_hash: str | None = None) -> str:
     """Return the infotext of one image of a resolved request."""
-    lines = [request.prompt]
+    tags = (
+        f" <lora:{file.removesuffix(SUFFIX)}:{scale:g}>"
+        for file, scale in zip(request.lora_files, request.lora_scales, strict=True)
+    )
+    lines = [request.prompt + "".join(tags)]
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     pairs = {
@@ -21,9 +26,10 @@ def infotext(request: GenerateRequest, seed: int, model_hash: str | None = None)
         "Schedule type": SCHEDULE,
         "CFG scale": f"{request.guidance:g}" if request.guidance is not None else None,
         "Seed": seed,
-        "Size": f"{request.width}x{request.height}",
+        "Size": "{}x{}".format(*request.size),
         "Model hash": model_hash,
         "Model": request.model,
+        "Denoising strength": None if request.image_strength is None else f"{request.image_strength:g}",
         "Version": f"mflux-api {package_version()}",
     }
     lines.append(", ".join(f"{key}: {value}" for key, value in pairs.items() if value is not None))

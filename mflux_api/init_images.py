@@ -53,10 +53,10 @@ def as_start(image: "Image", width: int, height: int) -> EnginePicture:
     from PIL.Image import Resampling
 
     scale = max(width / image.width, height / image.height)
-    scaled = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
-    if scaled != image.size:
-        image = image.resize(scaled, Resampling.LANCZOS)
-    return _cropped(image, width, height)
+    # Cut first: a strip of 20,000 pixels scaled to 512 rows would be a gigabyte before its cut.
+    across, down = (image.width - width / scale) / 2, (image.height - height / scale) / 2
+    box = (across, down, image.width - across, image.height - down)
+    return EnginePicture(width, height, image.resize((width, height), Resampling.LANCZOS, box=box).tobytes())
 
 
 def _scaled(width: int, height: int) -> tuple[int, int]:

@@ -148,7 +148,7 @@ def requeue(job: Job, *, engine_died: bool = False, service_died: bool = False) 
 def complete(job: Job, images: tuple[StoredImage, ...], timings: Timings | None, now: datetime) -> Job:
     """generating → completed."""
     _require(job, Status.GENERATING)
-    return attrs.evolve(job, status=Status.COMPLETED, images=images, progress=1.0, timings=timings, completed_at=now)
+    return _ended(job, status=Status.COMPLETED, images=images, progress=1.0, timings=timings, completed_at=now)
 
 
 def fail(
@@ -156,13 +156,18 @@ def fail(
 ) -> Job:
     """queued | generating → failed; what was saved stays."""
     _require(job, Status.QUEUED, Status.GENERATING)
-    return attrs.evolve(job, status=Status.FAILED, failure=failure, images=images, progress=progress, completed_at=now)
+    return _ended(job, status=Status.FAILED, failure=failure, images=images, progress=progress, completed_at=now)
 
 
 def cancel(job: Job, now: datetime, *, images: tuple[StoredImage, ...] = (), progress: float = 0.0) -> Job:
     """queued | generating → cancelled; what was saved stays."""
     _require(job, Status.QUEUED, Status.GENERATING)
-    return attrs.evolve(job, status=Status.CANCELLED, images=images, progress=progress, completed_at=now)
+    return _ended(job, status=Status.CANCELLED, images=images, progress=progress, completed_at=now)
+
+
+def _ended(job: Job, **changes: Any) -> Job:
+    """A finished job needs its inputs no more, and they are large."""
+    return attrs.evolve(job, request=attrs.evolve(job.request, init_images=()), **changes)
 
 
 def _require(job: Job, *allowed: Status) -> None:
@@ -190,6 +195,7 @@ class Progress:
     bytes_done: int | None = None
     bytes_total: int | None = None
     preview: str | None = None
+    """A small JPEG in base64 of image number ``image``; only in events that nobody gets unasked."""
 
 
 @attrs.frozen(kw_only=True)
@@ -215,7 +221,7 @@ class ProgressTracker:
             status=job.status,
             stage=Stage.QUEUED,
             progress=0.0,
-            steps=job.request.steps or 0,
+            steps=job.request.steps_run,
             images=job.request.num_images,
             attempt=job.attempts + 1,
         )
@@ -265,6 +271,10 @@ class ProgressTracker:
         """Step ``step`` of ``steps`` of the current images is done (1-based); ``images`` of them share the pass."""
         self._pass_end = min(self._latest.image + images, self._latest.images)
         return self._advance(stage=Stage.DENOISING, step=step, steps=steps)
+
+    def preview(self, picture: str) -> Progress:
+        """What the image being painted is coming to, in base64; no later event repeats it."""
+        return attrs.evolve(self._latest, preview=picture)
 
     def image_saved(self, count: int) -> Progress:
         """``count`` images are on disk."""

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from mflux_api.catalog import Catalog, Model, is_flux1
+from mflux_api.engine.schedule import steps_to_run
 from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotDownloaded, ModelNotFound, NotYetSupported
 
 T = TypeVar("T")
@@ -20,15 +21,24 @@ MAX_SEED = 2**53 - 5
 Prompt = Annotated[str, Meta(min_length=1, max_length=10_000, description="Text description of the image")]
 NegativePrompt = Annotated[str, Meta(max_length=10_000, description="What the image should not show (base models)")]
 Seed = Annotated[int, Meta(ge=-1, le=MAX_SEED, description="Random seed; null or -1: random")]
-Side = Annotated[int, Meta(ge=64, le=2048, multiple_of=16)]
+MIN_SIDE, MAX_SIDE = 64, 2048
+Side = Annotated[
+    int, Meta(ge=MIN_SIDE, le=MAX_SIDE, multiple_of=16, description="Pixels; null: 512, or the first init image's")
+]
 Steps = Annotated[int, Meta(ge=1, le=200, description="Denoising steps; null: the model's default")]
 Guidance = Annotated[float, Meta(ge=0.0, le=30.0, description="Guidance; distilled models always run at 1.0")]
 # How many at most is a setting: see `validate`.
 ImageCount = Annotated[int, Meta(ge=1, description="Number of images")]
-LoraScale = Annotated[float, Meta(ge=0.0, le=2.0)]
-Strength = Annotated[float, Meta(ge=0.0, le=1.0, description="How much to transform; 0 keeps the image")]
+MIN_LORA_SCALE, MAX_LORA_SCALE = 0.0, 2.0
+LoraScale = Annotated[float, Meta(ge=MIN_LORA_SCALE, le=MAX_LORA_SCALE)]
+Strength = Annotated[
+    float, Meta(ge=0.0, le=1.0, description="How much to transform the init image (0.75); 0 keeps it, 1 ignores it")
+]
 
+DEFAULT_SIDE = 512
+DEFAULT_STRENGTH = 0.75
 MAX_INIT_IMAGES = 4
+MAX_LORAS = 16
 
 ALIASES: Mapping[str, str] = {"model": "sd_model_checkpoint", "image_strength": "denoising_strength"}
 """Our fields by the names that SD-WebUI has for them."""
@@ -47,8 +57,9 @@ class GenerateRequest:
     """An alias of the catalog; ``None`` means ``models.default``."""
     negative_prompt: NegativePrompt | None = None
     seed: Seed | None = None
-    width: Side = 512
-    height: Side = 512
+    width: Side | None = None
+    """``None``: 512 or, with init images, the first one's own, snapped and at most 1 MP."""
+    height: Side | None = None
     steps: Steps | None = None
     guidance: Guidance | None = None
     num_images: ImageCount = 1
@@ -56,7 +67,21 @@ class GenerateRequest:
     lora_scales: tuple[LoraScale, ...] = ()
     low_ram: bool = False
     init_images: tuple[str, ...] = ()
+    """Base64 or data URLs: the first is what gets painted over, all are what the prompt may speak of."""
     image_strength: Strength | None = None
+    """Only with init images; ``None`` is 0.75 then."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of a resolved request."""
+        if self.width is None or self.height is None:
+            raise ValueError("the request is not resolved: it has no size yet")
+        return self.width, self.height
+
+    @property
+    def steps_run(self) -> int:
+        """How many steps a resolved request runs: an image strength below 1 leaves out the first ones."""
+        return steps_to_run(self.steps or 0, 1.0 if self.image_strength is None else self.image_strength)
 
     def seeds(self) -> tuple[int, ...]:
         """The seed of every image of a resolved request: image i uses seed + i."""
@@ -176,12 +201,16 @@ def validate(request: GenerateRequest, *, max_images: int) -> GenerateRequest:
             "'lora_scales' has more entries than 'lora_files'",
             {"field": "lora_scales", "value": len(checked.lora_scales), "limit": len(checked.lora_files)},
         )
-    if len(checked.init_images) > MAX_INIT_IMAGES:
-        raise InvalidParameter(
-            f"'init_images' is invalid: expected at most {MAX_INIT_IMAGES} images",
-            {"field": "init_images", "value": len(checked.init_images), "limit": MAX_INIT_IMAGES},
-        )
+    _at_most("init_images", len(checked.init_images), MAX_INIT_IMAGES)
+    _at_most("lora_files", len(checked.lora_files), MAX_LORAS)
     return checked
+
+
+def _at_most(field: str, count: int, limit: int) -> None:
+    if count > limit:
+        raise InvalidParameter(
+            f"'{field}' is invalid: expected at most {limit} entries", {"field": field, "value": count, "limit": limit}
+        )
 
 
 def find_model(alias: str, catalog: Catalog) -> Model:
@@ -201,23 +230,17 @@ def find_model(alias: str, catalog: Catalog) -> Model:
     raise InvalidModel("Invalid model specified", {"model": _shown(alias), "available_models": catalog.aliases()})
 
 
-def check_supported(request: GenerateRequest, model: Model) -> None:
-    """Refuse what is documented but not built yet.
+def check_supported(model: Model) -> None:
+    """Refuse a model that is in the catalog and cannot be painted with yet.
 
     Raises:
-        NotYetSupported: with the name of the feature in details.
+        NotYetSupported: with the name of the family in details.
     """
-    missing = {
-        "img2img": bool(request.init_images),
-        "lora": bool(request.lora_files),
-        model.family: model.family != "flux2-klein",
-    }
-    for feature, wanted in missing.items():
-        if wanted:
-            raise NotYetSupported(
-                "This version cannot do that yet; use the model 'demo' or a local checkpoint from [[models.custom]]",
-                {"feature": feature, "model": model.alias},
-            )
+    if model.family != "flux2-klein":
+        raise NotYetSupported(
+            "This version cannot do that yet; use a FLUX.2 Klein model or 'demo'",
+            {"feature": model.family, "model": model.alias},
+        )
 
 
 def not_downloaded(model: Model) -> ModelNotDownloaded:
@@ -233,8 +256,20 @@ def not_downloaded(model: Model) -> ModelNotDownloaded:
     )
 
 
-def resolve(request: GenerateRequest, model: Model, *, default_steps: int) -> GenerateRequest:
-    """Fill in what the request leaves to the service: seed, steps, guidance; the result runs as it stands."""
+def resolve(
+    request: GenerateRequest, model: Model, *, default_steps: int, default_size: tuple[int, int] | None = None
+) -> GenerateRequest:
+    """Fill in what the request leaves to the service; the result runs as it stands.
+
+    Args:
+        request: a checked request.
+        model: the catalog entry that it names.
+        default_steps: ``generation.default_steps``.
+        default_size: of a picture whose size nobody named; by default 512 by 512.
+    """
+    width, height = default_size or (DEFAULT_SIDE, DEFAULT_SIDE)
+    strength = DEFAULT_STRENGTH if request.image_strength is None else request.image_strength
+    missing = len(request.lora_files) - len(request.lora_scales)
     steps = request.steps if request.steps is not None else (model.default_steps or default_steps)
     guidance = request.guidance if request.guidance is not None else model.default_guidance
     seed = request.seed if request.seed not in (None, -1) else secrets.randbelow(2**32)
@@ -242,6 +277,10 @@ def resolve(request: GenerateRequest, model: Model, *, default_steps: int) -> Ge
         request,
         model=model.alias,
         seed=seed,
+        width=width if request.width is None else request.width,
+        height=height if request.height is None else request.height,
         steps=steps,
         guidance=guidance if model.supports_guidance else 1.0,
+        lora_scales=(*request.lora_scales, *[1.0] * missing),
+        image_strength=strength if request.init_images else None,
     )

@@ -33,6 +33,7 @@ from mflux_api.requests import GenerateRequest
 from mflux_api.restart_policy import Strategy
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.memory import MemoryRepository
 from mflux_api.storage.repository import Repository
 from mflux_api.supervisor import ChildSpec, Ended, Started, Supervisor
@@ -103,14 +104,16 @@ class Service:
         return await self._gateway.cancel(job_id)
 
     @asynccontextmanager
-    async def events(self, job_id: str) -> AsyncIterator[AsyncIterator[JobEvent]]:
+    async def events(self, job_id: str, *, previews: bool = False) -> AsyncIterator[AsyncIterator[JobEvent]]:
         """Follow a job: an async iterator of :class:`Progress`, and last one :class:`Finished`.
+
+        With ``previews`` there are more of them, whose ``preview`` is a small JPEG of what an image is coming to.
 
         Raises:
             JobNotFound: there is none with that id.
             ServiceRestarting: while iterating: the stream was cut and the job goes on; follow it again.
         """
-        async with await self._gateway.follow(job_id) as stream:
+        async with await self._gateway.follow(job_id, previews=previews) as stream:
             yield _Events(stream)
 
     async def result(self, job_id: str) -> Result:
@@ -324,6 +327,7 @@ class _House:
                 files,
                 trio.CapacityLimiter(ENCODER_THREADS),
                 lambda alias: checkpoints.short_hash(catalog.get(alias)),
+                LoraFiles(settings.lora.dirs),
                 MemoryAdvice(catalog),
             ),
             settings=settings.scheduler,

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.api.loras import write_lora
 from tests.api.server import ROOT, clean_environment
 
 
@@ -121,3 +122,21 @@ def test_side_of_0_is_refused_and_not_taken_for_the_default(tmp_path: Path, side
     done = run(tmp_path, "generate", "a", "--model", "demo", f"--{side}", "0")
     assert done.returncode == 1
     assert f"'{side}' is invalid" in done.stderr
+
+
+def test_generate_edits_pictures_with_loras_wherever_they_lie(tmp_path: Path) -> None:
+    write_lora(tmp_path / "elsewhere" / "style.safetensors", seed=1)
+    Image.new("RGB", (80, 64), (90, 160, 230)).save(tmp_path / "day.jpg")
+    options = ["--model", "demo", "--seed", "3", "--init-image", "day.jpg", "--image-strength", "0.5"]
+    done = run(tmp_path, "generate", "make it night", *options, "--lora", "elsewhere/style.safetensors:0.5")
+    assert done.returncode == 0, done.stderr
+    (path,) = done.stdout.splitlines()
+    with Image.open(path) as picture:
+        assert picture.size == (80, 64)
+        assert "style:0.5>" in picture.info["parameters"].splitlines()[0]
+        assert "Denoising strength: 0.5" in picture.info["parameters"]
+    assert "painting, step 2/2" in done.stderr
+    missing = run(tmp_path, "generate", "a", *options, "--lora", "nothing")
+    assert (missing.returncode, "lora.dirs" in missing.stderr) == (1, True)
+    gone = run(tmp_path, "generate", "a", "--init-image", "gone.png")
+    assert (gone.returncode, gone.stderr.count("\n")) == (1, 1)

@@ -36,3 +36,15 @@ def test_newer_measurements_weigh_more() -> None:
     for _ in range(20):
         estimates.add_step(LARGE, 1.0)
     assert estimates.remaining(LARGE) == pytest.approx(4.0, rel=0.05)
+
+
+def test_edits_are_measured_apart_and_count_the_steps_that_run() -> None:
+    edit = GenerateRequest(
+        prompt="a", model="demo", width=64, height=64, steps=4, seed=0, init_images=("x",), image_strength=0.5
+    )
+    estimates = Estimates()
+    estimates.add_step(SMALL, 1.0)
+    assert estimates.remaining(edit) == pytest.approx(2 * 1.0)
+    estimates.add_step(edit, 3.0)
+    assert estimates.remaining(edit) == pytest.approx(2 * 3.0)
+    assert estimates.remaining(SMALL) == pytest.approx(2 * 4 * 1.0)

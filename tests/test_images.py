@@ -34,7 +34,9 @@ def test_png_as_png_is_the_same_file() -> None:
 
 
 def test_infotext_has_a1111s_form() -> None:
-    request = GenerateRequest(prompt="a lake", negative_prompt="fog", model="demo", seed=7, steps=4, guidance=1.0)
+    request = GenerateRequest(
+        prompt="a lake", negative_prompt="fog", model="demo", seed=7, width=512, height=512, steps=4, guidance=1.0
+    )
     lines = infotext(request, 8).splitlines()
     assert lines[:2] == ["a lake", "Negative prompt: fog"]
     assert lines[2].startswith(

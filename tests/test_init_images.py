@@ -51,3 +51,15 @@ def test_start_picture_covers_the_output(size: tuple[int, int]) -> None:
 def test_start_picture_of_the_right_size_is_unchanged() -> None:
     image = Image.effect_noise((64, 48), 60).convert("RGB")
     assert as_start(image, 64, 48).rgb == image.tobytes()
+
+
+@pytest.mark.parametrize(("size", "middle"), [((192, 64), (64, 0, 128, 64)), ((64, 192), (0, 64, 64, 128))])
+def test_start_picture_is_the_middle(size: tuple[int, int], middle: tuple[int, int, int, int]) -> None:
+    image = Image.new("RGB", size, (255, 0, 0))
+    image.paste((0, 0, 255), middle)
+    assert as_start(image, 64, 64).rgb == bytes((0, 0, 255)) * 64 * 64
+
+
+def test_start_picture_of_a_strip_takes_no_memory() -> None:
+    # Scaled as a whole it would have 640,000 by 512 pixels, which is a gigabyte.
+    assert len(as_start(Image.new("RGB", (20_000, 16)), 512, 512).rgb) == 512 * 512 * 3

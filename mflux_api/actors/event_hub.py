@@ -26,6 +26,8 @@ FINISHED_LOGS = 256
 class _Log:
     entries: list[m.Logged] = attrs.field(factory=list)
     subscribers: list[trio.MemorySendChannel[m.Logged]] = attrs.field(factory=list)
+    watchers: list[trio.MemorySendChannel[m.Logged]] = attrs.field(factory=list)
+    """Those subscribers who also take previews."""
     finished: bool = False
     highest: float = 0.0
 
@@ -50,6 +52,8 @@ class EventHub:
                         message.reply.fail(ShuttingDown("The service is shutting down; follow the job when it is back"))
                     case m.Subscribe():
                         subscription = boot.subscribe(message.job_id, message.last_event_id)
+                        if message.previews:
+                            boot.watch(message.job_id)
                         if not message.reply.ok(subscription):
                             # Nobody else would ever close it.
                             subscription.channel.close()
@@ -80,6 +84,9 @@ class _Boot:
             # A restarted scheduler counts from nothing again; what a follower sees never decreases.
             log.highest = max(log.highest, event.progress)
             event = attrs.evolve(event, progress=log.highest)
+            if event.preview is not None:
+                self._show(log, event)
+                return
         entry = m.Logged(id=f"{self._name}-{len(log.entries) + 1}", event=event)
         log.entries.append(entry)
         terminal = isinstance(event, Finished)
@@ -89,6 +96,7 @@ class _Boot:
             for channel in log.subscribers:
                 channel.close()
             log.subscribers.clear()
+            log.watchers.clear()
             self._retire(job_id)
 
     def subscribe(self, job_id: str, last_event_id: str | None) -> m.Subscription:
@@ -106,6 +114,19 @@ class _Boot:
             present, missed = _present(log)
             return m.Subscription(missed=missed, present=present, channel=receive)
         return m.Subscription(missed=self._after(log, last_event_id), present=None, channel=receive)
+
+    def watch(self, job_id: str) -> None:
+        """Send previews to whoever subscribed last."""
+        log = self._logs.get(job_id)
+        if log is not None and log.subscribers:
+            log.watchers = [channel for channel in log.watchers if _followed(channel)]
+            log.watchers.append(log.subscribers[-1])
+
+    def _show(self, log: _Log, event: Progress) -> None:
+        """Send a preview and keep nothing of it: it says where the log is, and resuming after it resumes there."""
+        if log.entries:
+            entry = m.Logged(id=log.entries[-1].id, event=event)
+            log.watchers = [channel for channel in log.watchers if _deliver(channel, entry, terminal=False)]
 
     def open_logs(self) -> tuple[str, ...]:
         return tuple(job_id for job_id, log in self._logs.items() if not log.finished)

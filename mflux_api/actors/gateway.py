@@ -27,8 +27,11 @@ from mflux_api.errors import (
 from mflux_api.idempotency import IdempotencyKey
 from mflux_api.images import ImageFormat, convert_png
 from mflux_api.jobs import Finished, Job, Progress, Stage, Status, StoredImage
+from mflux_api.lora_tags import without_tags
 from mflux_api.requests import GenerateRequest, check_supported, find_model, not_downloaded, resolve, validate
+from mflux_api.run_inputs import output_size
 from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Page, Totals
 
 logger = logging.getLogger(__name__)
@@ -71,6 +74,8 @@ class Gateway:
     def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog, checkpoints: Checkpoints) -> None:
         self._to = addresses
         self._readers = trio.CapacityLimiter(4)
+        self._decoders = trio.CapacityLimiter(2)
+        self.loras = LoraFiles(settings.lora.dirs)
         self.settings = settings
         self.catalog = catalog
         self.checkpoints = checkpoints
@@ -95,13 +100,27 @@ class Gateway:
             JobGone: the key's job was removed by retention.
         """
         generation = self.settings.generation
-        checked = validate(request, max_images=generation.max_batch_size)
+        most = generation.max_batch_size
+        checked = validate(without_tags(validate(request, max_images=most)), max_images=most)
         model = find_model(checked.model or self.settings.models.default, self.catalog)
-        check_supported(checked, model)
+        check_supported(model)
         if model.remote and not self.settings.models.auto_download and not await self._on_disk(model):
             raise not_downloaded(model)
-        resolved = resolve(checked, model, default_steps=generation.default_steps)
+        loras = await self._named(checked.lora_files)
+        size: tuple[int, int] | None = None
+        if checked.init_images:
+            size = await trio.to_thread.run_sync(output_size, checked.init_images, limiter=self._decoders)
+        resolved = resolve(
+            attrs.evolve(checked, lora_files=loras), model, default_steps=generation.default_steps, default_size=size
+        )
         return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous, key=key))
+
+    async def _named(self, loras: tuple[str, ...]) -> tuple[str, ...]:
+        """Return every LoRA's one name, under which it is found again after a restart, too."""
+        if not loras:
+            return ()
+        files = await trio.to_thread.run_sync(self.loras.resolve, loras, limiter=self._readers)
+        return tuple(file.name for file in files)
 
     async def job(self, job_id: str) -> JobView:
         """Return one job as it is now.
@@ -146,15 +165,19 @@ class Gateway:
             # Raising would hide the caller's cancellation.
             logger.debug("an abandoned job is not cancelled: %s", type(error).__name__)
 
-    async def follow(self, job_id: str, last_event_id: str | None = None) -> "EventStream":
+    async def follow(self, job_id: str, last_event_id: str | None = None, *, previews: bool = False) -> "EventStream":
         """Follow a job's events; use the result as an async context manager and iterate over it.
+
+        With ``previews`` there are more events, which carry a small picture of what an image is coming to.
 
         Raises:
             JobNotFound: there is none with that id.
             ShuttingDown: it goes on at the next start only.
         """
         await self._job(job_id)
-        subscription = await self._ask(self._to.hub, m.Subscribe(job_id=job_id, last_event_id=last_event_id))
+        subscription = await self._ask(
+            self._to.hub, m.Subscribe(job_id=job_id, last_event_id=last_event_id, previews=previews)
+        )
         try:
             # Read after subscribing: an end that this row does not show yet will come through the channel.
             job = await self._job(job_id)
@@ -234,7 +257,7 @@ class Gateway:
             EngineUnavailable: the engine died while it loaded.
             GenerationFailed: the checkpoint cannot be used.
         """
-        check_supported(GenerateRequest(prompt=model.alias), model)
+        check_supported(model)
         if not await self._on_disk(model):
             raise ModelNotDownloaded(
                 f"Model '{model.alias}' is not on disk; POST /api/v1/models/{model.alias}/download first",
@@ -363,7 +386,7 @@ class EventStream:
 def _present(job: Job) -> Progress:
     """State where a job is when no log says so."""
     done = job.status is Status.COMPLETED
-    steps = job.request.steps or 0
+    steps = job.request.steps_run
     return Progress(
         id=job.id,
         status=job.status,

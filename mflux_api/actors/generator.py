@@ -251,7 +251,9 @@ class Generator:
         work.reply.ok(None)
 
     async def _paint(self, engine: Engine, work: m.Paint, frames: trio.MemoryReceiveChannel[Received]) -> None:
-        request = work.request
+        request, inputs = work.request, work.inputs
+        width, height = request.size
+        pictures = (*inputs.references, inputs.start) if inputs.start is not None else inputs.references
         await engine.send(
             p.Run(
                 attempt=work.attempt,
@@ -259,12 +261,20 @@ class Generator:
                 prompt=request.prompt,
                 negative_prompt=request.negative_prompt,
                 seeds=request.seeds(),
-                width=request.width,
-                height=request.height,
+                width=width,
+                height=height,
                 steps=request.steps or 1,
                 guidance=request.guidance or 0.0,
                 low_ram=request.low_ram,
-            )
+                references=tuple((picture.width, picture.height) for picture in inputs.references),
+                start=inputs.start is not None,
+                image_strength=1.0 if inputs.start is None else request.image_strength or 0.0,
+                lora_files=inputs.lora_paths,
+                lora_scales=request.lora_scales,
+                previews=True,
+                alternating=work.lease.alternating,
+            ),
+            [picture.rgb for picture in pictures],
         )
         died: EngineDied | None = None
         with work.events:
@@ -317,6 +327,10 @@ class Generator:
             case p.StepDone(image=image, step=step, steps=steps, images=images):
                 self._failures = 0
                 _pass_on(work, m.Stepped(image=image, step=step, steps=steps, images=images))
+            case p.PreviewMade(index=index):
+                if len(received.blobs) != 1:
+                    raise EngineDied("it sent a preview without its picture")
+                _pass_on(work, m.Previewed(index=index, jpeg=received.blobs[0]))
             case p.ImageDone() as image:
                 if [len(blob) for blob in received.blobs] != [image.width * image.height * 3]:
                     raise EngineDied("it sent an image without its pixels")

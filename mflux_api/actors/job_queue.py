@@ -49,6 +49,10 @@ class JobQueue:
     def __iter__(self) -> Iterator[Entry]:
         return iter(self._entries.values())
 
+    def input_bytes(self) -> int:
+        """Return how much the init images of all unfinished jobs take; they are held as text."""
+        return sum(len(text) for entry in self for text in entry.job.request.init_images)
+
     def get(self, job_id: str) -> Entry | None:
         """Return a job's entry."""
         return self._entries.get(job_id)

@@ -15,6 +15,7 @@ from mflux_api.engine.protocol import Ready
 from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Failure, Job, JobEvent, Progress, Status, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
+from mflux_api.run_inputs import RunInputs
 from mflux_api.storage.repository import Page, Totals
 
 GATEWAY = "gateway"
@@ -175,6 +176,8 @@ class Subscribe(Ask[Subscription]):
 
     job_id: str
     last_event_id: str | None = None
+    previews: bool = False
+    """Also send events that carry a preview; no log has them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -264,6 +267,8 @@ class Lease:
     """The engine child that has the model in memory. A run with an older number is refused."""
     load_seconds: float
     """What loading cost this lease; 0 when the model was resident."""
+    alternating: bool = False
+    """There is no room for the whole model: its text encoder and its transformer take turns."""
 
 
 @attrs.frozen(kw_only=True)
@@ -372,7 +377,15 @@ class Entered:
     stage: str
 
 
-RunEvent = Painted | Stepped | Entered
+@attrs.frozen(kw_only=True)
+class Previewed:
+    """What an image is coming to."""
+
+    index: int
+    jpeg: bytes = attrs.field(repr=False)
+
+
+RunEvent = Painted | Stepped | Entered | Previewed
 
 
 @attrs.frozen(kw_only=True)
@@ -384,6 +397,7 @@ class Paint(Ask[Timings]):
     attempt: int
     """Unique for this run; also what :class:`StopPainting` names."""
     events: trio.MemorySendChannel[RunEvent] = attrs.field(eq=False, repr=False)
+    inputs: RunInputs = attrs.field(factory=RunInputs, repr=False)
 
 
 @attrs.frozen(kw_only=True)

@@ -162,19 +162,25 @@ class ModelLoader:
             folder = await self._disk.locate(model)
             if folder is None:
                 raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk any more", {"model": model.alias})
-            size = await self._size(model, engine, low_ram=request.low_ram)
+            size, alternating = await self._size(model, engine, low_ram=request.low_ram)
             self._require_that_it_can_fit(model, size, engine, low_ram=request.low_ram)
             if not await self._make_room(request, size, engine):
                 request.reply.abandon()
                 return
-            seconds = await self._load(model, folder, size, low_ram=request.low_ram)
+            seconds = await self._load(model, folder, size, low_ram=request.low_ram, alternating=alternating)
         elif request.low_ram:
             # The run gives up each component after its use.
             resident.staged = True
         resident = self._residents.get(request.model)
         if resident is None:
             raise EngineDied("the model is gone again")
-        lease = m.Lease(id=next(self._ids), model=request.model, incarnation=resident.incarnation, load_seconds=seconds)
+        lease = m.Lease(
+            id=next(self._ids),
+            model=request.model,
+            incarnation=resident.incarnation,
+            load_seconds=seconds,
+            alternating=resident.alternating,
+        )
         self._leases[lease.id] = lease
         self._used(request.model)
         if not request.reply.ok(lease):
@@ -220,13 +226,17 @@ class ModelLoader:
 
     # --- room ---
 
-    async def _size(self, model: Model, engine: m.EngineState, *, low_ram: bool) -> int:
+    async def _size(self, model: Model, engine: m.EngineState, *, low_ram: bool) -> tuple[int, bool]:
+        """Bytes to make room for, and whether they are those of a model whose large components take turns."""
         float_bytes = 4 if engine.info is not None and engine.info.precision == "float32" else 2
         footprint = await self._disk.measure(model, float_bytes)
-        if footprint is not None:
-            return footprint.of(low_ram=low_ram)
-        # Not on disk yet, or broken: the engine will say which.
-        return int((model.size_gb or 0.0) * GIGABYTE * float_bytes / 2)
+        if footprint is None:
+            # Not on disk yet, or broken: the engine will say which.
+            return int((model.size_gb or 0.0) * GIGABYTE * float_bytes / 2), False
+        limit = self._budget(engine)
+        if footprint.alternating is not None and not low_ram and limit is not None and footprint.whole > limit:
+            return footprint.alternating, True
+        return footprint.of(low_ram=low_ram), False
 
     def _budget(self, engine: m.EngineState) -> int | None:
         return budget(self._memory.budget_gb, engine.info, engine.free_bytes, self._residents.size)
@@ -290,10 +300,10 @@ class ModelLoader:
         await self._generator.ask(m.UnloadModel(model=resident.alias))
         logger.info("model %s unloaded, %.2f GB", resident.alias, resident.size / GIGABYTE)
 
-    async def _load(self, model: Model, folder: Path, size: int, *, low_ram: bool) -> float:
+    async def _load(self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating: bool) -> float:
         while True:
             try:
-                return await self._load_once(model, folder, size, low_ram=low_ram)
+                return await self._load_once(model, folder, size, low_ram=low_ram, alternating=alternating)
             except OutOfMemory as error:
                 # It should have fitted, but the device says no: perhaps without the others.
                 leased = {lease.model for lease in self._leases.values()}
@@ -302,7 +312,7 @@ class ModelLoader:
                     raise self._advice.error(model.alias, low_ram=low_ram) from error
                 await self._unload(victim)
 
-    async def _load_once(self, model: Model, folder: Path, size: int, *, low_ram: bool) -> float:
+    async def _load_once(self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating: bool) -> float:
         entry = self._checkpoints.quantized_folder(model)
         self._residents.drop(model.alias)
         self._loading = model.alias
@@ -313,7 +323,7 @@ class ModelLoader:
                     path=str(folder),
                     bits=None if entry is None else _bits(model),
                     entry="" if entry is None else str(entry),
-                    staged=low_ram,
+                    staged=low_ram or alternating,
                 )
             )
         finally:
@@ -326,6 +336,7 @@ class ModelLoader:
                 size=size,
                 staged=low_ram,
                 used_at=trio.current_time(),
+                alternating=alternating,
             )
         )
         self._tell()

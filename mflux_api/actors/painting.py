@@ -1,5 +1,6 @@
 """One attempt at one job, as the job's task sees it: lease, run, follow, save."""
 
+import base64
 import errno
 import itertools
 import logging
@@ -18,7 +19,9 @@ from mflux_api.estimates import Estimates
 from mflux_api.jobs import Job, Progress, ProgressTracker, Stage, StoredImage, Timings
 from mflux_api.memory_advice import MemoryAdvice
 from mflux_api.requests import GenerateRequest
+from mflux_api.run_inputs import RunInputs, pictures
 from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.loras import LoraFiles
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +46,7 @@ class Painter:
         files: ImageFiles,
         encoders: trio.CapacityLimiter,
         model_hash: Callable[[str], str | None],
+        loras: LoraFiles,
         advice: MemoryAdvice,
     ) -> None:
         self._loader = loader
@@ -50,6 +54,7 @@ class Painter:
         self._files = files
         self._encoders = encoders
         self._model_hash = model_hash
+        self._loras = loras
         self.advice = advice
         """What jobs are told that do not fit in memory."""
         self.estimates = Estimates()
@@ -66,11 +71,12 @@ class Painter:
             ServiceError: the engine refuses the job.
         """
         started = trio.current_time()
+        inputs = await self._inputs(job.request)
         while True:
             publish(tracker.stage(Stage.LOADING))
             lease = await self._loader.ask(m.Acquire(model=job.model, low_ram=job.request.low_ram))
             try:
-                timings = await self._run(job, lease, tracker, images, publish)
+                timings = await self._run(job, inputs, lease, tracker, images, publish)
                 return attrs.evolve(timings, total=trio.current_time() - started)
             except OutOfMemory as error:
                 raise self.advice.error(job.model, low_ram=job.request.low_ram) from error
@@ -94,6 +100,18 @@ class Painter:
         except OSError as error:
             logger.warning("an abandoned image stays on disk (%s)", error.strerror)
 
+    async def _inputs(self, request: GenerateRequest) -> RunInputs:
+        """What the request names, read from text and disk before the engine is taken."""
+        if not request.init_images and not request.lora_files:
+            return RunInputs()
+
+        def prepare() -> RunInputs:
+            references, start = pictures(request)
+            paths = tuple(str(file.path) for file in self._loras.resolve(request.lora_files))
+            return RunInputs(references=references, start=start, lora_paths=paths)
+
+        return await trio.to_thread.run_sync(prepare, limiter=self._encoders)
+
     def _release(self, lease: m.Lease) -> None:
         try:
             self._loader.tell_now(m.Release(lease_id=lease.id), control=True)
@@ -101,12 +119,18 @@ class Painter:
             logger.debug("the loader is gone, and its leases with it")
 
     async def _run(
-        self, job: Job, lease: m.Lease, tracker: ProgressTracker, images: list[StoredImage], publish: Publish
+        self,
+        job: Job,
+        inputs: RunInputs,
+        lease: m.Lease,
+        tracker: ProgressTracker,
+        images: list[StoredImage],
+        publish: Publish,
     ) -> Timings:
         count, steps = job.request.num_images, job.request.steps or 1
         # Room for all that one run can report, so that the generator never waits for us.
-        events, reports = trio.open_memory_channel[m.RunEvent](count * (steps + 5) + 8)
-        paint = m.Paint(lease=lease, request=job.request, attempt=next(self._attempts), events=events)
+        events, reports = trio.open_memory_channel[m.RunEvent](count * (2 * steps + 5) + 8)
+        paint = m.Paint(lease=lease, request=job.request, attempt=next(self._attempts), events=events, inputs=inputs)
         timings: Timings | None = None
         error: Exception | None = None
         async with trio.open_nursery() as nursery:
@@ -158,6 +182,10 @@ class Painter:
                     case m.Stepped():
                         stopwatch.step_done(report.images)
                         publish(tracker.step(report.step, report.steps, report.images))
+                    case m.Previewed():
+                        # The one being painted; of others in its pass nobody could say which they are.
+                        if report.index == len(images):
+                            publish(tracker.preview(base64.b64encode(report.jpeg).decode()))
                     case m.Painted():
                         publish(tracker.stage(Stage.SAVING))
                         images.append(await self._save(job, report))

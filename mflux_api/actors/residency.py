@@ -23,6 +23,8 @@ class ResidentModel:
     """Only the component in use is in memory."""
     used_at: float
     """When it was last leased or given back."""
+    alternating: bool = False
+    """There is no room for the whole model: its text encoder and its transformer take turns."""
 
 
 class Residents:

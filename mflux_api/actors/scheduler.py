@@ -40,6 +40,8 @@ logger = logging.getLogger(__name__)
 
 MAX_SERVICE_DEATHS = 5
 STORE_RETRY_SECONDS = 1.0
+MAX_INPUT_BYTES = 1 << 30
+"""Init images of unfinished jobs, all together; a full queue of large ones would fill the memory."""
 
 
 class Scheduler:
@@ -170,6 +172,8 @@ class Scheduler:
                 f"The queue is full ({self._settings.max_queue} jobs); try again later",
                 {"max_queue": self._settings.max_queue},
             )
+        if self._queue.input_bytes() >= MAX_INPUT_BYTES:
+            return QueueFull("The init images of waiting jobs take all the room there is for them; try again later")
         return None
 
     async def _keep(self, entry: Entry, message: m.Submit) -> None:

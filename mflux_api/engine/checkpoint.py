@@ -135,6 +135,16 @@ def read_weights(root: Path, component: str) -> Weights:
     return Weights(tensors, saved)
 
 
+def read_tensors(root: Path, name: str) -> dict[str, mx.array]:
+    """Every tensor of the safetensors file ``name``, a path relative to ``root``; not yet read from disk.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or corrupt.
+    """
+    _checked_metadata(root, name)
+    return _read_safetensors(root, name)
+
+
 @attrs.frozen
 class _Index:
     located: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""Loading any diffusers-layout FLUX.2 Klein checkpoint into mflux's modules, with every dimension from its own files.
+"""Loading any diffusers-layout FLUX.2 checkpoint, Klein or dev, with every dimension from its own files.
 
 mflux itself reads no configuration and checks neither shapes nor completeness, so a wrong checkpoint would generate
 from random weights without an error. Here every parameter's name and shape is compared before anything is used.
@@ -23,6 +23,9 @@ from mflux.models.flux2.weights.flux2_weight_mapping import Flux2WeightMapping
 
 from mflux_api.engine import saved_layout
 from mflux_api.engine.checkpoint import CheckpointError, JsonConfig, Weights, read_json, read_weights
+from mflux_api.engine.dev import layout as dev
+from mflux_api.engine.dev.conversation import load_conversation_tokenizer
+from mflux_api.engine.dev.text_encoder import MistralTextEncoder
 from mflux_api.engine.parameters import (
     ExpectedTensor,
     check,
@@ -61,6 +64,8 @@ class CheckpointInfo:
     """As ``model_index.json`` says; None where it does not."""
     caches_references: bool
     """Whether the model was made to see reference pictures at its first step only (FLUX.2 Klein 9B KV)."""
+    embeds_guidance: bool
+    """Whether guidance is an input of the transformer (FLUX.2-dev), so that one branch is enough."""
     transformer_width: int
     """Of its hidden states."""
     transformer_parameters: int
@@ -86,7 +91,7 @@ class Components:
 
     @property
     def text_encoder(self) -> Any:
-        """mflux's Qwen3TextEncoder."""
+        """mflux's Qwen3TextEncoder, or FLUX.2-dev's Mistral."""
         return self._module("text_encoder")
 
     @property
@@ -141,10 +146,12 @@ def load_components(path: Path, *, bits: int | None = None, staged: bool = False
     weights = {name: read_weights(path, name) for name in COMPONENTS}
     saved = weights["transformer"].saved_by_mflux
     index = read_json(path, "model_index.json") if not saved else _json_or(path, "model_index.json", lambda: {})
-    out_layers = index.integers("text_encoder_out_layers", _DEFAULT_OUT_LAYERS)
+    mistral = dev.is_mistral(_text_encoder_config(path))
+    out_layers = index.integers("text_encoder_out_layers", dev.OUT_LAYERS if mistral else _DEFAULT_OUT_LAYERS)
     sequence_length = index.integer("max_sequence_length", _DEFAULT_SEQUENCE_LENGTH, high=1 << 16)
     opened = {name: _open(path, name, weights.pop(name), out_layers, bits) for name in COMPONENTS}
-    tokenizer = _load_tokenizer(path, sequence_length, opened["text_encoder"].module.vocab_size)
+    load_tokenizer = load_conversation_tokenizer if mistral else _load_tokenizer
+    tokenizer = load_tokenizer(path, sequence_length, opened["text_encoder"].module.vocab_size)
     # All names and shapes before any byte: a mismatch in the last component must not cost the loading of the first.
     for component in opened.values():
         component.check()
@@ -154,6 +161,7 @@ def load_components(path: Path, *, bits: int | None = None, staged: bool = False
         latent_channels=_LATENT_CHANNELS,
         is_distilled=index.boolean("is_distilled") if "is_distilled" in index.values else None,
         caches_references=index.values.get("_class_name") == _KV_PIPELINE,
+        embeds_guidance=opened["transformer"].module.time_guidance_embed.guidance_embeds,
         transformer_width=opened["transformer"].module.inner_dim,
         transformer_parameters=opened["transformer"].parameters,
         vae_parameters=opened["vae"].parameters,
@@ -207,13 +215,14 @@ def _open(path: Path, name: ComponentName, weights: Weights, out_layers: tuple[i
     mapping: list[Any]
     if name == "transformer":
         module = _build_transformer(_config(path, name, weights), _text_config(path), out_layers)
-        mapping = Flux2WeightMapping.get_transformer_mapping()
+        mapping = [*Flux2WeightMapping.get_transformer_mapping(), *dev.GUIDANCE_TARGETS]
     elif name == "vae":
         module = _build_vae(_config(path, name, weights))
         mapping = Flux2WeightMapping.get_vae_mapping()
     else:
-        module = _build_text_encoder(_config(path, name, weights), max(out_layers))
-        mapping = Flux2WeightMapping.get_text_encoder_mapping()
+        module = _build_text_encoder(path, max(out_layers))
+        mistral = isinstance(module, MistralTextEncoder)
+        mapping = dev.TEXT_ENCODER_TARGETS if mistral else Flux2WeightMapping.get_text_encoder_mapping()
     parameters = count(module)
     if weights.saved_by_mflux:
         if name == "text_encoder":
@@ -222,9 +231,14 @@ def _open(path: Path, name: ComponentName, weights: Weights, out_layers: tuple[i
         return _Opened(name, module, saved_layout.expected_saved(module), tensors, parameters, bits)
     expected = expected_tensors(module, mapping)
     if name == "text_encoder":
-        layers = _text_config(path).integer("num_hidden_layers", high=_MAX_LAYERS)
-        expected = with_unused_layers(expected, max(out_layers), layers)
-        tensors = {_causal_name(key): array for key, array in tensors.items()}
+        config = _text_config(path)
+        layers = config.integer("num_hidden_layers", high=_MAX_LAYERS)
+        if isinstance(module, MistralTextEncoder):
+            expected = dev.with_unread(expected, max(out_layers), layers, config.integer("hidden_size"))
+            tensors = dev.language_tensors(tensors)
+        else:
+            expected = with_unused_layers(expected, max(out_layers), layers)
+            tensors = {_causal_name(key): array for key, array in tensors.items()}
     return _Opened(name, module, expected, tensors, parameters, bits)
 
 
@@ -237,6 +251,12 @@ def _config(path: Path, name: ComponentName, weights: Weights) -> JsonConfig:
 
 
 def _text_config(path: Path) -> JsonConfig:
+    """The language model's dimensions; a text encoder that also sees pictures has them in a part of their own."""
+    config = _text_encoder_config(path)
+    return config.section("text_config") or config
+
+
+def _text_encoder_config(path: Path) -> JsonConfig:
     file = "text_encoder/config.json"
     if (path / file).is_file():
         return read_json(path, file)
@@ -250,7 +270,6 @@ def _json_or(path: Path, name: str, otherwise: Callable[[], Mapping[str, Any]]) 
 def _build_transformer(config: JsonConfig, text_config: JsonConfig, out_layers: tuple[int, ...]) -> Any:
     config.demand("in_channels", _IN_CHANNELS, _IN_CHANNELS)
     config.demand("patch_size", 1, 1)
-    config.demand("guidance_embeds", False, True)
     config.demand("eps", 1e-6, 1e-6)
     if config.values.get("out_channels") not in (None, _IN_CHANNELS):
         raise CheckpointError(f"{config.name}: out_channels must be {_IN_CHANNELS}, as many as in_channels.")
@@ -277,7 +296,7 @@ def _build_transformer(config: JsonConfig, text_config: JsonConfig, out_layers: 
         mlp_ratio=config.number("mlp_ratio", 3.0),
         axes_dims_rope=axes,
         rope_theta=config.integer("rope_theta", 2000),
-        guidance_embeds=False,
+        guidance_embeds=config.boolean("guidance_embeds", True),
     )
 
 
@@ -311,13 +330,16 @@ def _build_vae(config: JsonConfig) -> Any:
     return vae
 
 
-def _build_text_encoder(config: JsonConfig, used_layers: int) -> Any:
+def _build_text_encoder(path: Path, used_layers: int) -> Any:
+    config = _text_config(path)
     layers = config.integer("num_hidden_layers", high=_MAX_LAYERS)
     if used_layers >= layers:
         raise CheckpointError(
             f"model_index.json uses the output of text-encoder layer {used_layers} of {layers}: the last layer's "
             "output is normed in transformers and not here, so an output layer must come before the last one."
         )
+    if dev.is_mistral(_text_encoder_config(path)):
+        return dev.build_text_encoder(config, used_layers, _rope_theta(config))
     for key, value in (("hidden_act", "silu"), ("attention_bias", False), ("use_sliding_window", False)):
         config.demand(key, value, value)
     heads = config.integer("num_attention_heads")

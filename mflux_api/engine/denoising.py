@@ -1,7 +1,7 @@
 """One pass's denoising steps: what conditions the transformer, both branches of guidance, reference tokens."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import attrs
 import mlx.core as mx
@@ -12,8 +12,11 @@ from mflux_api.engine.components import Components
 from mflux_api.engine.references import References
 
 Predict = Callable[..., mx.array]
-"""The transformer as a function of (tokens, position ids, embeddings, text ids, timestep), all of one batch; and of a
-cache where there is one."""
+"""The transformer as a function of (tokens, position ids, embeddings, text ids, timestep), all of one batch; then of
+guidance, and of a cache, where there is one."""
+
+# What FLUX.2-dev's guidance is multiplied with before it is embedded, like the timestep.
+_GUIDANCE_SCALE = 1000.0
 
 
 @attrs.frozen(eq=False)
@@ -23,8 +26,20 @@ class Conditioning:
     embeddings: mx.array
     """Prompt embeddings [branches x seeds, tokens, width]: the positive rows first, then the negative ones."""
     guidance: float
-    """Above 1.0 there are two branches."""
+    """Above 1.0 there are two branches, unless the transformer takes it as an input."""
     references: References | None = None
+    embeds_guidance: bool = False
+    """Whether the transformer takes guidance as an input (FLUX.2-dev); there is one branch then."""
+
+    @property
+    def branches(self) -> Literal[1, 2]:
+        """How many rows of embeddings each picture has."""
+        return branches(self.guidance, embeds_guidance=self.embeds_guidance)
+
+
+def branches(guidance: float, *, embeds_guidance: bool) -> Literal[1, 2]:
+    """How often the transformer is asked for each picture at each step."""
+    return 2 if guidance > 1.0 and not embeds_guidance else 1
 
 
 class Denoiser:
@@ -50,12 +65,12 @@ class Denoiser:
 
     def velocity(self, latents: mx.array, timestep: mx.array) -> mx.array:
         """The velocity of packed latents [seeds, tokens, 128] at a timestep from 0 to 1000; not yet computed."""
-        guidance = self._conditioning.guidance
+        guidance, two = self._conditioning.guidance, self._conditioning.branches == 2
         # Both branches of classifier-free guidance (Ho & Salimans, arXiv:2207.12598) share one batch.
-        rows = mx.concatenate([latents, latents], axis=0) if guidance > 1.0 else latents
+        rows = mx.concatenate([latents, latents], axis=0) if two else latents
         velocity = self._call(rows, timestep)
         velocity = velocity[:, : latents.shape[1]]
-        if guidance <= 1.0:
+        if not two:
             return velocity
         positive, negative = mx.split(velocity, 2, axis=0)
         guided: mx.array = negative + guidance * (positive - negative)
@@ -64,20 +79,21 @@ class Denoiser:
     def _call(self, rows: mx.array, timestep: mx.array) -> mx.array:
         embeddings, text_ids, references = self._conditioning.embeddings, self._text_ids, self._conditioning.references
         cache = self._cache
+        guidance = [mx.array(self._conditioning.guidance * _GUIDANCE_SCALE)] * self._conditioning.embeds_guidance
         if references is None:
-            return self._predict(rows, self._ids, embeddings, text_ids, timestep)
+            return self._predict(rows, self._ids, embeddings, text_ids, timestep, *guidance)
         count = references.tokens.shape[1]
         if cache is not None and cache.mode is not None:
             cache.configure(mode="cached", num_ref_tokens=count)
-            return self._predict(rows, self._ids, embeddings, text_ids, timestep, cache)
+            return self._predict(rows, self._ids, embeddings, text_ids, timestep, None, cache)
         # The painted picture's own tokens come first, as in mflux and diffusers.
         tokens = mx.broadcast_to(references.tokens, (rows.shape[0], *references.tokens.shape[1:]))
         tokens = mx.concatenate([rows, tokens], axis=1)
         ids = mx.concatenate([self._ids, references.ids], axis=1)
         if cache is None:
-            return self._predict(tokens, ids, embeddings, text_ids, timestep)
+            return self._predict(tokens, ids, embeddings, text_ids, timestep, *guidance)
         cache.configure(mode="extract", num_ref_tokens=count)
-        return self._predict(tokens, ids, embeddings, text_ids, timestep, cache)
+        return self._predict(tokens, ids, embeddings, text_ids, timestep, None, cache)
 
 
 def new_cache(transformer: Any) -> Flux2KVCache:
@@ -110,6 +126,7 @@ def transformer_function(components: Components) -> Predict:
         embeddings: mx.array,
         text_ids: mx.array,
         timestep: mx.array,
+        guidance: mx.array | None = None,
         cache: Flux2KVCache | None = None,
     ) -> mx.array:
         velocity: mx.array = components.transformer(
@@ -118,7 +135,7 @@ def transformer_function(components: Components) -> Predict:
             timestep=timestep,
             img_ids=ids,
             txt_ids=text_ids,
-            guidance=None,
+            guidance=guidance,
             kv_cache=cache,
         )
         return velocity

@@ -180,7 +180,8 @@ def _pattern(template: str) -> re.Pattern[str]:
 
 
 def _file_shape(shape: Sequence[int], target: Any) -> tuple[int, ...]:
-    if target.transform is not None and len(shape) == 4:
-        out_channels, height, width, in_channels = shape
-        return (out_channels, in_channels, height, width)
+    if target.transform is not None and len(shape) in (4, 5):
+        # A convolution, of two or of three dimensions.
+        out_channels, *kernel, in_channels = shape
+        return (out_channels, in_channels, *kernel)
     return tuple(shape)

@@ -41,6 +41,8 @@ class PipelineRequest:
     negative_prompt: str | None = attrs.field(default=None, repr=False)
     low_ram: bool = False
     """Keep one component in memory at a time, and decode with the least memory."""
+    alternating: bool = False
+    """Never keep text encoder and transformer in memory together; what the next picture may need stays."""
     references: tuple[Picture, ...] = ()
     """What the prompt may speak of: each in its own size, which is not the painted picture's."""
     start: Picture | None = None

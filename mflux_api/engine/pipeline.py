@@ -21,6 +21,7 @@ from mflux_api.engine.denoising import (
     Conditioning,
     Denoiser,
     Predict,
+    branches,
     clean_estimate,
     mixed,
     new_cache,
@@ -96,7 +97,7 @@ class Pipeline:
             parameters=info.transformer_parameters,
             width=info.transformer_width,
             tokens=info.max_sequence_length + sum(width * height for width, height in pictures) // 256,
-            branches=2 if request.guidance > 1.0 else 1,
+            branches=branches(request.guidance, embeds_guidance=info.embeds_guidance),
         )
         return images_per_pass(self._device.kind, load, low_ram=request.low_ram)
 
@@ -123,7 +124,8 @@ class Pipeline:
         check()
         yield from clock.pausing(StageEvent("encoding"))
         # An adapter that does not fit is found first, unless the transformer's turn is yet to come.
-        predict = None if request.low_ram else self._with_loras(request.loras)
+        staged = request.low_ram or request.alternating
+        predict = None if staged else self._with_loras(request.loras)
         embeddings = self._embeddings(request, check) if request.steps_run else None
         self._done_with("text_encoder", request)
         conditioning = None if embeddings is None else self._condition(embeddings, request, check)
@@ -178,9 +180,11 @@ class Pipeline:
         yield DoneEvent(encode_s=encode_s, denoise_s=denoise_s, decode_s=clock.lap())
 
     def _done_with(self, component: ComponentName, request: PipelineRequest) -> None:
-        """With ``low_ram``, give up what the picture needs no more; its next use reads it from disk again."""
-        if not request.low_ram:
-            return
+        """Give up what the picture needs no more, where the request says so; its next use reads it from disk again."""
+        if request.low_ram or (request.alternating and component == "text_encoder"):
+            self._give_up(component)
+
+    def _give_up(self, component: ComponentName) -> None:
         if component == "transformer":
             # Adapters wrap its layers, and a compiled function holds the weights that it was traced with.
             self._adapted = None
@@ -225,8 +229,11 @@ class Pipeline:
     def _embeddings(self, request: PipelineRequest, check: Callable[[], None]) -> mx.array:
         """Prompt embeddings [branches x seeds, tokens, width]: the positive rows first, then the negative ones."""
         texts = [request.prompt]
-        if request.guidance > 1.0:
+        if branches(request.guidance, embeds_guidance=self._components.info.embeds_guidance) == 2:
             texts.append(_NO_NEGATIVE_PROMPT if request.negative_prompt is None else request.negative_prompt)
+        if request.alternating and any(self._cache.get(text) is None for text in texts):
+            # Its turn is over: the text encoder needs its place.
+            self._give_up("transformer")
         rows: list[mx.array] = []
         for text in texts:
             check()
@@ -236,7 +243,7 @@ class Pipeline:
     def _condition(self, embeddings: mx.array, request: PipelineRequest, check: Callable[[], None]) -> Conditioning:
         # Without references the VAE is not asked for: it may not be in memory.
         references = encode_references(self._components.vae, request.references, check) if request.references else None
-        return Conditioning(embeddings, request.guidance, references)
+        return Conditioning(embeddings, request.guidance, references, self._components.info.embeds_guidance)
 
     def _embedding(self, text: str) -> mx.array:
         cached = self._cache.get(text)

@@ -73,6 +73,8 @@ class Run:
     steps: int
     guidance: float
     low_ram: bool = False
+    alternating: bool = False
+    """Text encoder and transformer take turns in memory."""
     references: tuple[tuple[Positive, Positive], ...] = ()
     """Width and height of each reference picture, multiples of 16; at most 4."""
     start: bool = False
@@ -88,6 +90,27 @@ class Run:
 
 
 @attrs.frozen(kw_only=True)
+class Upscale:
+    """Enlarge a picture with a resident upscaler; its events are those of a :class:`Run` of one step.
+
+    Its one blob is the picture, RGB8 row by row, in any size.
+    """
+
+    attempt: int
+    model: str
+    seeds: tuple[Natural, ...]
+    """One enlarged picture for each."""
+    width: Positive
+    """Of the given picture."""
+    height: Positive
+    resolution: Positive
+    """The shorter side of the enlarged picture in pixels."""
+    softness: float = 0.0
+    """How much detail to take away first, 0 to 1."""
+    low_ram: bool = False
+
+
+@attrs.frozen(kw_only=True)
 class Cancel:
     """Stop the run with that attempt number at the next step."""
 
@@ -99,7 +122,7 @@ class Shutdown:
     """Exit at once."""
 
 
-Command = Load | Unload | Run | Cancel | Shutdown
+Command = Load | Unload | Run | Upscale | Cancel | Shutdown
 
 # --- events: engine → service --------------------------------------------------------------------------------------
 
@@ -247,6 +270,7 @@ _TYPES: tuple[type[Any], ...] = (
     Load,
     Unload,
     Run,
+    Upscale,
     Cancel,
     Shutdown,
     Ready,

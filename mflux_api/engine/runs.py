@@ -7,8 +7,9 @@ import attrs
 
 from mflux_api.engine.lora import Lora
 from mflux_api.engine.pipeline import Pipeline, PipelineRequest
-from mflux_api.engine.protocol import Run
+from mflux_api.engine.protocol import Run, Upscale
 from mflux_api.engine.references import Picture
+from mflux_api.engine.upscaling.upscaler import UpscaleRequest
 
 
 def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator[tuple[int, PipelineRequest]]:
@@ -31,6 +32,7 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
         steps=command.steps,
         guidance=command.guidance,
         low_ram=command.low_ram,
+        alternating=command.alternating,
         references=tuple(pictures[: len(command.references)]),
         start=pictures[-1] if command.start else None,
         strength=command.image_strength,
@@ -40,3 +42,26 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
     count = pipeline.images_per_pass(whole)
     for first in range(0, len(command.seeds), count):
         yield first, attrs.evolve(whole, seeds=command.seeds[first : first + count])
+
+
+def enlargements(command: Upscale, blobs: Sequence[bytes]) -> Iterator[tuple[int, UpscaleRequest]]:
+    """The enlarged pictures of a command in their order, one a pass.
+
+    Raises:
+        ValueError: the frame asks for what cannot be computed, or its picture is not what it says.
+    """
+    if len(blobs) != 1:
+        raise ValueError("an upscaling must come with one picture")
+    for first, seed in enumerate(command.seeds):
+        yield (
+            first,
+            UpscaleRequest(
+                width=command.width,
+                height=command.height,
+                rgb=blobs[0],
+                resolution=command.resolution,
+                seeds=(seed,),
+                softness=command.softness,
+                low_ram=command.low_ram,
+            ),
+        )

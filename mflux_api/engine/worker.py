@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -36,11 +36,14 @@ from mflux_api.engine.protocol import (
     StepDone,
     Unload,
     Unloaded,
+    Upscale,
 )
 
 if TYPE_CHECKING:
     from mflux_api.engine.memory import Device
+    from mflux_api.engine.passes import Event as PassEvent
     from mflux_api.engine.pipeline import Pipeline
+    from mflux_api.engine.upscaling.upscaler import Upscaler
 
 Blobs = tuple[bytes, ...]
 
@@ -94,7 +97,7 @@ class Reader(threading.Thread):
 
     def __init__(self, pipe: Pipe) -> None:
         super().__init__(name="control", daemon=True)
-        self.work: queue.SimpleQueue[tuple[Load | Unload | Run, Blobs]] = queue.SimpleQueue()
+        self.work: queue.SimpleQueue[tuple[Load | Unload | Run | Upscale, Blobs]] = queue.SimpleQueue()
         self.cancelled: set[int] = set()
         self.memory: tuple[int, int] = (0, 0)
         self.device_bytes: int | None = None
@@ -124,7 +127,7 @@ class Reader(threading.Thread):
                     os._exit(0)
                 case Cancel(attempt=attempt), _:
                     self.cancelled.add(attempt)
-                case ((Load() | Unload() | Run() as command), blobs):
+                case ((Load() | Unload() | Run() | Upscale() as command), blobs):
                     self.work.put((command, blobs))
 
     def beat(self) -> None:
@@ -141,7 +144,7 @@ class Worker:
         self._pipe = pipe
         self._reader = reader
         self._device = device
-        self._resident: dict[str, Pipeline] = {}
+        self._resident: dict[str, Pipeline | Upscaler] = {}
 
     def serve(self) -> NoReturn:
         """Work until the process ends."""
@@ -152,7 +155,7 @@ class Worker:
                 case Unload(model=model), _:
                     self._unload(model)
                     self._pipe.write(Unloaded())
-                case Run() as command, blobs:
+                case ((Run() | Upscale() as command), blobs):
                     self._run(command, blobs)
             self._reader.memory = self._memory()
 
@@ -187,12 +190,16 @@ class Worker:
         self._unload(command.model)
         self._pipe.write(LoadFailed(model=command.model, code=code, message=message))
 
-    def _opened(self, command: Load, warn: Callable[[str], None]) -> "Pipeline":
+    def _opened(self, command: Load, warn: Callable[[str], None]) -> "Pipeline | Upscaler":
         from mflux_api.engine.components import load_components
         from mflux_api.engine.pipeline import Pipeline
         from mflux_api.engine.quantization import load_quantized
+        from mflux_api.engine.upscaling.components import UpscalerComponents, is_upscaler
+        from mflux_api.engine.upscaling.upscaler import Upscaler
 
         folder = Path(command.path)
+        if is_upscaler(folder):
+            return Upscaler(UpscalerComponents(folder))
         if command.bits is None:
             components = load_components(folder, staged=command.staged)
         else:
@@ -215,7 +222,7 @@ class Worker:
         self._reader.memory = self._memory()
         self._reader.beat()
 
-    def _run(self, command: Run, blobs: Blobs) -> None:
+    def _run(self, command: Run | Upscale, blobs: Blobs) -> None:
         from mflux_api.engine import memory
         from mflux_api.engine.components import CheckpointError
         from mflux_api.engine.pipeline import LoraError, Stopped
@@ -239,22 +246,17 @@ class Worker:
             self._reader.cancelled.discard(command.attempt)
             memory.release()
 
-    def _paint(self, command: Run, blobs: Blobs) -> None:
+    def _paint(self, command: Run | Upscale, blobs: Blobs) -> None:
         from mflux_api.engine.pipeline import DoneEvent, ImageEvent, PreviewEvent, StageEvent, StepEvent
-        from mflux_api.engine.runs import passes
 
-        if command.model not in self._resident:
-            raise RuntimeError("the model is not resident")
-        pipeline = self._resident[command.model]
         seconds = [0.0, 0.0, 0.0]
-        for first, request in passes(command, blobs, pipeline):
-            for event in pipeline.run(request, lambda: command.attempt in self._reader.cancelled):
+        for first, images, events in self._passes(command, blobs):
+            for event in events:
                 match event:
                     case StageEvent(stage=stage):
                         self._pipe.write(StageChanged(attempt=command.attempt, stage=stage))
                     case StepEvent(step=step, steps=steps):
                         self._reader.memory = self._memory()
-                        images = len(request.seeds)
                         done = StepDone(attempt=command.attempt, image=first, step=step, steps=steps, images=images)
                         self._pipe.write(done)
                     case PreviewEvent(index=index, step=step, width=width, height=height, jpeg=jpeg):
@@ -274,6 +276,25 @@ class Worker:
         self._pipe.write(
             RunDone(attempt=command.attempt, encode_seconds=encode, denoise_seconds=denoise, decode_seconds=decode)
         )
+
+    def _passes(self, command: Run | Upscale, blobs: Blobs) -> "Iterator[tuple[int, int, Iterator[PassEvent]]]":
+        """The first image of each pass, how many it takes, and its events."""
+        from mflux_api.engine.pipeline import Pipeline
+        from mflux_api.engine.runs import enlargements, passes
+        from mflux_api.engine.upscaling.upscaler import Upscaler
+
+        def stopped() -> bool:
+            return command.attempt in self._reader.cancelled
+
+        match command, self._resident.get(command.model):
+            case Run() as run, Pipeline() as pipeline:
+                for first, request in passes(run, blobs, pipeline):
+                    yield first, len(request.seeds), pipeline.run(request, stopped)
+            case Upscale() as upscale, Upscaler() as upscaler:
+                for first, enlargement in enlargements(upscale, blobs):
+                    yield first, 1, upscaler.run(enlargement, stopped)
+            case _:
+                raise RuntimeError("no model that can do it is resident under that name")
 
     def _memory(self) -> tuple[int, int]:
         from mflux_api.engine import memory

@@ -98,7 +98,7 @@ def info(job: Job, model_hash: str | None) -> str:
             "sd_vae_hash": None,
             "seed_resize_from_w": -1,
             "seed_resize_from_h": -1,
-            "denoising_strength": None,
+            "denoising_strength": request.image_strength,
             "extra_generation_params": {},
             "index_of_first_image": 0,
             "infotexts": [infotext(request, seed, model_hash) for seed in seeds],

@@ -7,10 +7,11 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from mflux_api.actors.gateway import Gateway
-from mflux_api.http import errors, jobs, models, openapi, sdapi, security, system
+from mflux_api.http import errors, jobs, loras, models, openapi, sdapi, security, system
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.render import Renderer
+from mflux_api.http.uploads import LIMITS
 
 ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, Last-Event-ID, Idempotency-Key"
 EXPOSED_HEADERS = "Retry-After, X-Request-ID"
@@ -25,6 +26,7 @@ def create_app(gateway: Gateway) -> QuartTrio:
     app.asgi_http_class = HTTPConnection
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_SECONDS
+    app.config[LIMITS] = {("POST", loras.PATH): gateway.settings.lora.max_upload_mb * 2**20}
     # A synchronous call may take as long as its job; a client that leaves cancels it.
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.strict_slashes = False
@@ -32,6 +34,7 @@ def create_app(gateway: Gateway) -> QuartTrio:
     app.register_blueprint(sdapi.blueprint(gateway, renderer))
     app.register_blueprint(jobs.blueprint(gateway, renderer))
     app.register_blueprint(models.blueprint(gateway))
+    app.register_blueprint(loras.blueprint(gateway))
     app.register_blueprint(system.blueprint(gateway))
     app.register_blueprint(openapi.blueprint(max_images=gateway.settings.generation.max_batch_size))
     errors.install(app)

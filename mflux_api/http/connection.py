@@ -17,11 +17,21 @@ from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
-from hypercorn.typing import AppWrapper, ASGIReceiveCallable, ASGISendCallable, ASGISendEvent, HTTPScope, LifespanState
+from hypercorn.typing import (
+    AppWrapper,
+    ASGIReceiveCallable,
+    ASGIReceiveEvent,
+    ASGISendCallable,
+    ASGISendEvent,
+    HTTPScope,
+    LifespanState,
+)
 from quart import Quart
 from quart.asgi import ASGIHTTPConnection
 from quart.wrappers import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
+
+from mflux_api.http.uploads import LIMITS, UploadBody
 
 logger = logging.getLogger("mflux_api.http")
 
@@ -42,10 +52,22 @@ class HTTPConnection(TrioASGIHTTPConnection):
         super().__init__(app, scope)
         self._answered = False
 
+    def _create_request_from_scope(self, send: ASGISendCallable) -> Request:
+        request = super()._create_request_from_scope(send)
+        limit = self.app.config.get(LIMITS, {}).get((request.method, request.path))
+        if limit is not None:
+            request.body = UploadBody(request.content_length, limit)
+            request.max_content_length = limit
+            # A large file may take its time; the body itself watches for a client that sends nothing.
+            request.body_timeout = None
+        return request
+
     async def handle_messages(  # type: ignore[override]  # Quart-Trio's own signature differs from Quart's
         self, nursery: trio.Nursery, request: Request, receive: ASGIReceiveCallable
     ) -> None:
         """Feed the request's body; cancel `nursery` if the client leaves before the answer is complete."""
+        if isinstance(request.body, UploadBody):
+            receive = _waiting_for_room(receive, request.body)
         await ASGIHTTPConnection.handle_messages(self, request, receive)
         if not self._answered:
             nursery.cancel_scope.cancel("the client disconnected")
@@ -61,6 +83,14 @@ class HTTPConnection(TrioASGIHTTPConnection):
             await send(message)
 
         await super().handle_request(nursery, request, watched_send)
+
+
+def _waiting_for_room(receive: ASGIReceiveCallable, body: UploadBody) -> ASGIReceiveCallable:
+    async def receive_with_room() -> ASGIReceiveEvent:
+        await body.room()
+        return await receive()
+
+    return receive_with_room
 
 
 class SendLimit:

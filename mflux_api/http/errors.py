@@ -2,7 +2,7 @@
 
 import logging
 
-from quart import Response
+from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
@@ -66,9 +66,8 @@ def _translated(error: HTTPException) -> ServiceError:
         case 408:
             return RequestTimeout("The request's body did not arrive in time")
         case 413:
-            return BodyTooLarge(
-                f"The request's body is over {MAX_BODY_BYTES // 2**20} MB", {"limit_bytes": MAX_BODY_BYTES}
-            )
+            limit = request.max_content_length or MAX_BODY_BYTES
+            return BodyTooLarge(f"The request's body is over {limit // 2**20} MB", {"limit_bytes": limit})
         case 400:
             return InvalidJSON("The request cannot be read")
         case _:

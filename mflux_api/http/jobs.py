@@ -54,7 +54,8 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     @routes.get("/jobs/<job_id>/stream")
     async def stream(job_id: str) -> Response:
         last_event_id = request.headers.get("Last-Event-ID") or None
-        return stream_response(await gateway.follow(job_id, last_event_id), renderer, urls=_urls())
+        urls, previews = _urls(), _previews()
+        return stream_response(await gateway.follow(job_id, last_event_id, previews=previews), renderer, urls=urls)
 
     @routes.delete("/jobs/<job_id>")
     async def cancel(job_id: str) -> Response:
@@ -99,6 +100,13 @@ def _urls() -> bool:
     if value not in ("base64", "url"):
         raise _invalid("images", value, "base64 or url")
     return value == "url"
+
+
+def _previews() -> bool:
+    value = request.args.get("previews", "none")
+    if value not in ("none", "jpeg"):
+        raise _invalid("previews", value, "none or jpeg")
+    return value == "jpeg"
 
 
 def _limit(text: str | None) -> int:

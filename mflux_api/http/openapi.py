@@ -86,6 +86,9 @@ def _query(name: str, schema: Mapping[str, Any], description: str) -> dict[str, 
     return {"name": name, "in": "query", "schema": dict(schema), "description": description}
 
 
+_FILE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "properties": {"file": _FILE, "name": {"type": "string"}}, "required": ["file"]}
+_UPLOAD = {"application/octet-stream": {"schema": _FILE}, "multipart/form-data": {"schema": _FORM}}
 _IMAGES = _query("images", {"enum": ["base64", "url"]}, "How the result names its images")
 _STATUSES = ["queued", "generating", "completed", "failed", "cancelled"]
 
@@ -101,6 +104,8 @@ class Operation:
     """The class of the answer; ``None`` where it is no JSON object."""
     body: type[Any] | None = None
     body_required: tuple[str, ...] = ()
+    upload: bool = False
+    """The body is a file, and no JSON object."""
     parameters: tuple[Mapping[str, Any], ...] = ()
     errors: Errors = ()
     content: Mapping[str, Any] = attrs.field(factory=dict)
@@ -167,7 +172,12 @@ OPERATIONS = (
         path="/api/v1/jobs/{job_id}/stream",
         summary="Follow a job: progress events, then one of complete, failed, cancelled",
         answer=None,
-        parameters=(_JOB_ID, _LAST_EVENT_ID, _IMAGES),
+        parameters=(
+            _JOB_ID,
+            _LAST_EVENT_ID,
+            _IMAGES,
+            _query("previews", {"enum": ["none", "jpeg"]}, "jpeg: also events with a small picture in `preview`"),
+        ),
         content={"text/event-stream": {"schema": {"type": "string"}}},
         errors=(*_JOB, InvalidParameter, ShuttingDown),
     ),
@@ -228,6 +238,24 @@ OPERATIONS = (
         answer=schemas.ModelStatus,
         parameters=(_MODEL_ID,),
         errors=(ModelNotFound, ModelNotDeletable, ModelNotDownloaded, ModelInUse, ShuttingDown),
+    ),
+    Operation(
+        method="get",
+        path="/api/v1/loras",
+        summary="List the LoRA files that requests may name",
+        answer=schemas.LoraList,
+    ),
+    Operation(
+        method="post",
+        path="/api/v1/loras",
+        summary="Add a LoRA file: the body is the file, or a form with the field `file`",
+        answer=schemas.LoraObject,
+        parameters=(
+            _query("name", {"type": "string"}, "What to call it; a form's own file name by default"),
+            _query("overwrite", {"enum": ["true", "false"]}, "Replace a file of that name"),
+        ),
+        upload=True,
+        errors=(InvalidParameter, BodyTooLarge, RequestTimeout, DiskFull),
     ),
     Operation(method="get", path="/api/v1/health", summary="Whether the service works", answer=schemas.Health),
     Operation(method="get", path="/api/v1/system", summary="Device and memory", answer=schemas.SystemObject),
@@ -305,6 +333,8 @@ def _described(operation: Operation) -> dict[str, Any]:
         if operation.body_required:
             schema = {"allOf": [schema, {"required": list(operation.body_required)}]}
         described["requestBody"] = {"required": True, "content": {"application/json": {"schema": schema}}}
+    if operation.upload:
+        described["requestBody"] = {"required": True, "content": _UPLOAD}
     return described
 
 

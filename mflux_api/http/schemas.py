@@ -180,6 +180,22 @@ class ModelStatus:
 
 
 @attrs.frozen(kw_only=True)
+class LoraObject:
+    """One LoRA file; its name is what ``lora_files`` takes."""
+
+    name: str
+    size_bytes: int
+    modified_at: str
+
+
+@attrs.frozen(kw_only=True)
+class LoraList:
+    """``GET /api/v1/loras``."""
+
+    loras: tuple[LoraObject, ...]
+
+
+@attrs.frozen(kw_only=True)
 class SystemMemory:
     """Gigabytes of the machine's memory."""
 

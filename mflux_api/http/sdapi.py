@@ -72,17 +72,21 @@ async def _painted(gateway: Gateway, request: GenerateRequest) -> Job:
 def _parameters(job: Job) -> dict[str, Any]:
     """What ran, which may differ from what was asked: a distilled model always runs at guidance 1.0."""
     request = job.request
+    width, height = request.size
+    guided = (request.guidance or 0.0) > 1.0
     return {
         "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt,
+        "negative_prompt": request.negative_prompt if guided else None,
         "model": job.model,
         "seed": request.seed,
-        "width": request.width,
-        "height": request.height,
+        "width": width,
+        "height": height,
         "steps": request.steps,
+        "steps_run": request.steps_run,
         "guidance": request.guidance,
         "num_images": request.num_images,
         "lora_files": list(request.lora_files),
         "lora_scales": list(request.lora_scales),
         "low_ram": request.low_ram,
+        "image_strength": request.image_strength,
     }

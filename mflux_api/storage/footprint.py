@@ -6,6 +6,7 @@ The serving process never loads the model code, so it reads what the safetensors
 
 import json
 import math
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,20 @@ from typing import Any
 
 import attrs
 
+from mflux_api.upscaler_files import UPSCALER_FILES
+
 COMPONENTS = ("text_encoder", "transformer", "vae")
 GROUP_SIZE = 64
 _MAX_HEADER_BYTES = 100_000_000
 _DEFAULT_OUT_LAYERS = (9, 18, 27)
+# FLUX.2-dev: Mistral, with parts that are never read.
+_DEV_TEXT_ENCODER = "mistral3"
+_DEV_OUT_LAYERS = (10, 20, 30)
+_DEV_UNREAD = re.compile(
+    r"(model\.)?(vision_tower|multi_modal_projector)\."
+    r"|(language_model\.)?lm_head\."
+    r"|(language_model\.model|model\.language_model)\.norm\."
+)
 
 
 @attrs.frozen
@@ -27,6 +38,9 @@ class Footprint:
     """All components at once."""
     staged: int
     """The largest component alone, which is all that ``low_ram`` keeps."""
+    alternating: int | None = None
+    """The VAE and the larger of the other two, for a model whose text encoder and transformer may take turns where
+    there is no room for both (FLUX.2-dev); ``None`` for any other."""
 
     def of(self, *, low_ram: bool) -> int:
         """The bytes that a job needs."""
@@ -44,21 +58,28 @@ def measure(folder: Path, *, float_bytes: int, bits: int | None = None) -> Footp
         bits: what the weights are quantized to when they are loaded.
     """
     try:
-        used_layers = _used_text_layers(folder)
-        sizes = []
+        if (folder / UPSCALER_FILES["transformer"]).is_file():
+            parts = [
+                sum(_tensor_bytes(name, tensor, float_bytes, None) for name, tensor in _tensors(folder / file))
+                for file in UPSCALER_FILES.values()
+            ]
+            return Footprint(whole=sum(parts), staged=max(parts))
+        dev = _is_dev(folder)
+        used_layers = _used_text_layers(folder, _DEV_OUT_LAYERS if dev else _DEFAULT_OUT_LAYERS)
+        sizes = {}
         for component in COMPONENTS:
             files = _weight_files(folder / component)
             if not files:
                 return None
-            sizes.append(
-                sum(
-                    _tensor_bytes(name, tensor, float_bytes, bits)
-                    for file in files
-                    for name, tensor in _tensors(file)
-                    if component != "text_encoder" or _is_used(name, used_layers)
-                )
+            sizes[component] = sum(
+                _tensor_bytes(name, tensor, float_bytes, bits)
+                for file in files
+                for name, tensor in _tensors(file)
+                if component != "text_encoder" or _is_used(name, used_layers, dev=dev)
             )
-        return Footprint(whole=sum(sizes), staged=max(sizes))
+        whole = sum(sizes.values())
+        alternating = whole - min(sizes["text_encoder"], sizes["transformer"]) if dev else None
+        return Footprint(whole=whole, staged=max(sizes.values()), alternating=alternating)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
         return None
 
@@ -92,13 +113,20 @@ def _tensor_bytes(name: str, tensor: dict[str, Any], float_bytes: int, bits: int
     return count * bits // 8 + count // GROUP_SIZE * 2 * float_bytes
 
 
-def _used_text_layers(folder: Path) -> int:
+def _is_dev(folder: Path) -> bool:
+    file = folder / "text_encoder" / "config.json"
+    return file.is_file() and json.loads(file.read_bytes()).get("model_type") == _DEV_TEXT_ENCODER
+
+
+def _used_text_layers(folder: Path, default: tuple[int, ...]) -> int:
     file = folder / "model_index.json"
     index = json.loads(file.read_bytes()) if file.is_file() else {}
-    return int(max(index.get("text_encoder_out_layers") or _DEFAULT_OUT_LAYERS))
+    return int(max(index.get("text_encoder_out_layers") or default))
 
 
-def _is_used(name: str, used_layers: int) -> bool:
+def _is_used(name: str, used_layers: int, *, dev: bool) -> bool:
+    if dev and _DEV_UNREAD.match(name):
+        return False
     _, found, rest = name.partition("layers.")
     number = rest.partition(".")[0]
     return name != "lm_head.weight" and not (found and number.isdigit() and int(number) >= used_layers)

@@ -11,7 +11,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.gateway import Gateway
 from mflux_api.actors.generator import Generator, GeneratorOptions
 from mflux_api.actors.mailbox import Address, Mailbox
-from mflux_api.config import GenerationSettings, JobSettings, ModelSettings, SchedulerSettings, Settings
+from mflux_api.config import GenerationSettings, JobSettings, LoraSettings, ModelSettings, SchedulerSettings, Settings
 from mflux_api.engine.protocol import Run
 from mflux_api.jobs import Finished, Job, JobEvent, Progress, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
@@ -102,6 +102,7 @@ def settings(folder: Path, *, keep: int = 1000, **scheduler: float) -> Settings:
         models=ModelSettings(cache_dir=folder / "models"),
         generation=GenerationSettings(output_dir=folder / "output"),
         jobs=JobSettings(keep_completed=keep),
+        lora=LoraSettings(dirs=(folder / "loras",)),
         scheduler=attrs.evolve(SchedulerSettings(), **scheduler),  # type: ignore[arg-type]
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
+import attrs
 import pytest
 import trio
 from hypothesis import given, settings
@@ -31,8 +32,8 @@ class _Hub:
         for event in events:
             self.address.tell_now(m.Publish(job_id=job.id, event=event))
 
-    async def subscribe(self, job: Job, last: str | None = None) -> m.Subscription:
-        return await self.address.ask(m.Subscribe(job_id=job.id, last_event_id=last))
+    async def subscribe(self, job: Job, last: str | None = None, *, previews: bool = False) -> m.Subscription:
+        return await self.address.ask(m.Subscribe(job_id=job.id, last_event_id=last, previews=previews))
 
     async def open_logs(self) -> tuple[str, ...]:
         return await self.address.ask(m.OpenLogs())
@@ -65,6 +66,34 @@ async def _rest(subscription: m.Subscription) -> list[m.Logged]:
 def _values(entries: Iterable[m.Logged]) -> list[float | None]:
     """The progress of each event; None for the terminal one."""
     return [entry.event.progress if isinstance(entry.event, Progress) else None for entry in entries]
+
+
+async def test_previews_reach_who_asked_and_stay_in_no_log() -> None:
+    job = a_job()
+    one, two = _progress(job, 0.1, 0.2)
+    async with a_hub() as hub:
+        hub.publish(job, *_progress(job, 0.0))
+        plain, shown = await hub.subscribe(job), await hub.subscribe(job, previews=True)
+        hub.publish(job, one, attrs.evolve(one, preview="a"), two, attrs.evolve(two, preview="b"), _end(job))
+        late = await hub.subscribe(job, "unknown", previews=True)
+        seen = {name: await _rest(each) for name, each in (("plain", plain), ("shown", shown), ("late", late))}
+    pictures = {
+        name: [entry.event.preview for entry in entries if isinstance(entry.event, Progress)]
+        for name, entries in seen.items()
+    }
+    assert pictures == {"plain": [None, None], "shown": [None, "a", None, "b"], "late": [None, None, None]}
+    # A preview says where the log is: who resumes after it misses nothing.
+    assert [entry.id for entry in seen["shown"]][1] == seen["plain"][0].id
+
+
+async def test_slow_follower_of_previews_still_gets_the_end() -> None:
+    job = a_job()
+    async with a_hub() as hub:
+        hub.publish(job, *_progress(job, 0.0))
+        subscription = await hub.subscribe(job, previews=True)
+        (step,) = _progress(job, 0.5)
+        hub.publish(job, *[attrs.evolve(step, preview="a")] * (3 * SUBSCRIBER_BUFFER), _end(job))
+        assert isinstance((await _rest(subscription))[-1].event, Finished)
 
 
 async def test_ids_name_the_boot_and_count_the_jobs_events() -> None:

@@ -24,7 +24,8 @@ async def test_run_passes_everything_on_in_order(autojump_clock: MockClock) -> N
     async with generator(Script()) as bench:
         timings = await bench.paint()
     assert timings == Timings(load=0.5, encode=0.1, denoise=0.2, decode=0.3)
-    assert [type(event) for event in bench.events] == [m.Entered, m.Entered, m.Stepped, m.Stepped, m.Entered, m.Painted]
+    steps = [m.Stepped, m.Previewed] * 2
+    assert [type(event) for event in bench.events] == [m.Entered, m.Entered, *steps, m.Entered, m.Painted]
     painted = bench.events[-1]
     assert isinstance(painted, m.Painted)
     assert (painted.index, painted.seed, painted.rgb) == (0, 5, pixels(5, 64, 64))

@@ -39,8 +39,17 @@ CUSTOM = Model(alias="mine", repo="", base="flux2-klein-4b", description="custom
 
 ONE = MemorySettings(budget_gb=1.0)
 """Room for one model."""
-SIZES = {"mine": 1.0, "other": 1.0, "demo": 1.0, "small": 0.4, "tiny": 0.3, "huge": 5.0, "flux2-klein-4b": 1.0}
-"""In GB; a fifth of it when it is staged."""
+SIZES = {
+    "mine": 1.0,
+    "other": 1.0,
+    "demo": 1.0,
+    "small": 0.4,
+    "tiny": 0.3,
+    "huge": 5.0,
+    "dev": 3.0,
+    "flux2-klein-4b": 1.0,
+}
+"""In GB; a fifth of it when it is staged, three fifths when its large components take turns (dev alone can)."""
 
 
 async def _locate(model: Model) -> Path | None:
@@ -51,7 +60,8 @@ async def _measure(model: Model, float_bytes: int) -> Footprint | None:
     await trio.lowlevel.checkpoint()
     assert float_bytes == 4
     size = SIZES[model.base if model.bits else model.alias]
-    return Footprint(whole=int(size * 1e9), staged=int(size * 2e8))
+    alternating = int(size * 6e8) if model.alias == "dev" else None
+    return Footprint(whole=int(size * 1e9), staged=int(size * 2e8), alternating=alternating)
 
 
 class _House:
@@ -449,6 +459,39 @@ async def test_low_ram_needs_room_for_its_largest_component_alone() -> None:
         await _use(house, "small")
         assert len(house.loads) == 3
         assert not house.asked.staged
+
+
+async def test_dev_takes_turns_where_it_does_not_fit_whole_and_is_refused_with_its_sizes_where_not_even_that_fits() -> (
+    None
+):
+    async with a_house(memory=MemorySettings(budget_gb=3.0)) as (house, _):
+        await house.acquire("whole", "dev")
+        assert isinstance(lease := house.got["whole"], m.Lease)
+        assert not lease.alternating
+        assert not house.asked.staged
+    async with a_house(memory=MemorySettings(budget_gb=2.1)) as (house, _):
+        await _use(house, "tiny")
+        await house.acquire("turns", "dev")
+        assert isinstance(lease := house.got["turns"], m.Lease)
+        assert lease.alternating
+        assert house.asked.staged
+        assert house.unloads == []
+        house.release("turns")
+        # It is as much there as it can be: the next job loads nothing.
+        await house.acquire("again", "dev")
+        assert isinstance(lease := house.got["again"], m.Lease)
+        assert lease.alternating
+        assert len(house.loads) == 2
+        house.release("again")
+        await _use(house, "mine")
+        assert house.unloads == ["tiny", "dev"]
+    async with a_house(memory=MemorySettings(budget_gb=1.7)) as (house, _):
+        await house.acquire("refused", "dev")
+        assert isinstance(house.error, OutOfMemory)
+        assert (house.error.details["needed_gb"], house.error.details["available_gb"]) == (1.8, 1.7)
+        await house.acquire("low", "dev", low_ram=True)
+        assert isinstance(lease := house.got["low"], m.Lease)
+        assert not lease.alternating
 
 
 async def test_the_default_budget_is_what_the_device_has() -> None:

@@ -128,10 +128,13 @@ async def test_error_of_the_engine_fails_the_job_at_once(tmp_path: Path, moment:
 
 
 async def test_images_that_share_a_pass_are_followed_and_saved_one_by_one(tmp_path: Path) -> None:
-    script = Script(per_pass=3, at={"image 2": Crash()})
+    # Nothing may happen before the follower is there.
+    begin = Hold()
+    script = Script(per_pass=3, at={"run": begin, "image 2": Crash()})
     async with scripted_service(tmp_path, script) as service:
         job = await service.submit(request(5, num_images=4))
         async with service.events(job.id) as events:
+            begin.release.set()
             seen = [event async for event in events if isinstance(event, Progress)]
         done = await ended(service, job.id)
     values = [progress.progress for progress in seen]

@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from mflux_api.storage.checkpoints import EMBEDDED
+from tests.api.loras import write_lora
 from tests.api.server import Server, api_client, serving
 
 CUSTOM = f"""
@@ -30,7 +31,11 @@ path = {str(EMBEDDED)!r}
 @pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the embedded checkpoint, warm."""
-    with serving(tmp_path_factory.mktemp("server"), CUSTOM) as running:
+    folder = tmp_path_factory.mktemp("server")
+    write_lora(folder / "loras" / "one.safetensors", seed=1)
+    write_lora(folder / "loras" / "two.safetensors", seed=2)
+    write_lora(folder / "loras" / "styles" / "three.safetensors", seed=3)
+    with serving(folder, CUSTOM) as running:
         with api_client(running.url) as client:
             warm = {"prompt": "warm up", "model": "demo", "width": 64, "height": 64, "steps": 1}
             client.post("/sdapi/v1/txt2img", json=warm).raise_for_status()

@@ -158,15 +158,12 @@ def test_checks_come_in_order_parameters_then_model_then_what_is_missing(client:
     assert answer.json()["code"] == "INVALID_PARAMETER"
     answer = client.post("/api/v1/generate", json={**OK, "model": "nonsense", "init_images": ["a"]})
     assert answer.json()["code"] == "INVALID_MODEL"
+    answer = client.post("/api/v1/generate", json={**OK, "model": "flux2-dev", "init_images": ["a"]})
+    assert (answer.status_code, answer.json()["code"]) == (501, "NOT_YET_SUPPORTED")
+    answer = client.post("/api/v1/generate", json={**OK, "init_images": ["a"], "lora_files": ["a"]})
+    assert (answer.status_code, answer.json()["details"]["field"]) == (400, "lora_files")
     answer = client.post("/api/v1/generate", json={**OK, "init_images": ["a"]})
-    assert (answer.status_code, answer.json()["code"]) == (501, "NOT_YET_SUPPORTED")
-
-
-def test_img2img_needs_init_images(client: httpx.Client) -> None:
-    answer = client.post("/sdapi/v1/img2img", json=OK)
     assert (answer.status_code, answer.json()["details"]["field"]) == (400, "init_images")
-    answer = client.post("/sdapi/v1/img2img", json={**OK, "init_images": ["aGk="]})
-    assert (answer.status_code, answer.json()["code"]) == (501, "NOT_YET_SUPPORTED")
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """Server-sent events over a real socket, read by a client that other people wrote."""
 
+import base64
 import json
 import shutil
 import subprocess
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from httpx_sse import ServerSentEvent, connect_sse
+from PIL import Image
 
 from tests.api.test_jobs import finished, submit
 
@@ -86,6 +89,26 @@ def test_images_by_url_keep_the_stream_small(client: httpx.Client) -> None:
     with connect_sse(client, "GET", f"/api/v1/jobs/{job_id}/stream", params={"images": "url"}) as source:
         events = list(source.iter_sse())
     assert data(events[-1])["result"]["images"] == [f"/api/v1/jobs/{job_id}/images/0"]
+
+
+def test_previews_come_on_demand_alone_and_change_no_pixel(client: httpx.Client) -> None:
+    body = {"steps": 6, "width": 128, "height": 128, "num_images": 2, "seed": 3}
+    job_id = submit(client, **body)
+    with connect_sse(client, "GET", f"/api/v1/jobs/{job_id}/stream", params={"previews": "jpeg"}) as source:
+        events = [data(event) for event in source.iter_sse()]
+    shown = [event for event in events[:-1] if event["preview"] is not None]
+    assert shown
+    for event in shown:
+        assert Image.open(BytesIO(base64.b64decode(event["preview"]))).size == (16, 16)
+        assert (event["stage"], event["steps"]) == ("denoising", 6)
+    values = [event["progress"] for event in events[:-1]]
+    assert values == sorted(values)
+    plain = follow(client, job_id, **{"Last-Event-ID": "unknown"})
+    assert all(data(event)["preview"] is None for event in plain[:-1])
+    again = finished(client, submit(client, **body))
+    assert again["result"]["images"] == events[-1]["result"]["images"]
+    answer = client.get(f"/api/v1/jobs/{job_id}/stream", params={"previews": "png"})
+    assert (answer.status_code, answer.json()["details"]["field"]) == (400, "previews")
 
 
 def test_stream_may_be_read_by_any_page(client: httpx.Client) -> None:

@@ -204,7 +204,7 @@ def test_a_parameter_that_is_not_floating_point(folder: Path) -> None:
         ("transformer", "num_layers", 10**9, "num_layers must be an integer from 0 to 512"),
         ("transformer", "num_attention_heads", ..., "transformer/config.json lacks num_attention_heads"),
         ("transformer", "in_channels", 64, "in_channels must be 128, the only value supported, and is 64"),
-        ("transformer", "guidance_embeds", True, "guidance_embeds must be false"),
+        ("transformer", "guidance_embeds", True, "guidance_embedder.linear_1.weight of shape (128, 256) is missing"),
         ("transformer", "axes_dims_rope", [16, 16, 16, 32], "axes_dims_rope must be 4 even numbers of sum 64"),
         ("transformer", "axes_dims_rope", [64], "axes_dims_rope must be 4 even numbers of sum 64"),
         ("transformer", "joint_attention_dim", 128, "joint_attention_dim is 128, but 3 outputs of the text encoder"),

@@ -18,7 +18,9 @@ NOBODY = 65534
 
 
 def queued(job_id: str, *, synchronous: bool = False, prompt: str = "a cat", created_at: datetime = NOW) -> Job:
-    request = GenerateRequest(prompt=prompt, model="demo", seed=7, steps=4, guidance=1.0, num_images=2)
+    request = GenerateRequest(
+        prompt=prompt, model="demo", seed=7, width=64, height=48, steps=4, guidance=1.0, num_images=2
+    )
     return Job(id=job_id, request=request, created_at=created_at, synchronous=synchronous)
 
 

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -37,6 +38,22 @@ def test_inputs_of_a_waiting_job_come_back_in_their_order_after_a_restart(tmp_pa
         assert waiting == again.get("a" * 12) == job("a" * 12, "picture-2", "picture-1", "picture-2")
         assert files(tmp_path) == 2
     assert b"picture" not in (tmp_path / DATABASE_NAME).read_bytes()
+
+
+def test_waiting_job_keeps_its_loras_strength_and_size(tmp_path: Path) -> None:
+    fields: dict[str, Any] = {
+        "lora_files": ("a.safetensors",),
+        "lora_scales": (0.5,),
+        "image_strength": 0.25,
+        "width": 80,
+        "height": 64,
+    }
+    one = job("a" * 12, "picture")
+    waiting = attrs.evolve(one, request=attrs.evolve(one.request, **fields))
+    with SqliteRepository(tmp_path / DATABASE_NAME) as first:
+        first.insert(waiting)
+    with SqliteRepository(tmp_path / DATABASE_NAME) as again:
+        assert again.unfinished() == (waiting,)
 
 
 def test_inputs_go_with_their_last_job(tmp_path: Path) -> None:

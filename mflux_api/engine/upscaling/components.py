@@ -1,0 +1,131 @@
+"""Loading a SeedVR2 checkpoint: two files, and every dimension read off the shapes in them."""
+
+import gc
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import mlx.core as mx
+from mflux.models.seedvr2.model.seedvr2_transformer.transformer import SeedVR2Transformer
+from mflux.models.seedvr2.model.seedvr2_vae.vae import SeedVR2VAE
+from mflux.models.seedvr2.weights.seedvr2_weight_mapping import SeedVR2WeightMapping
+
+from mflux_api.engine.checkpoint import CheckpointError, read_tensors
+from mflux_api.engine.parameters import check, expected_tensors, fill
+from mflux_api.upscaler_files import UPSCALER_FILES
+
+UpscalerPart: TypeAlias = Literal["transformer", "vae"]
+
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
+# Where both streams share a layer the file has it once, and mflux's module under both names.
+_SHARED = re.compile(r"(blocks\.\d+\.attn\.\w+)\.all\.")
+_TEXT_WIDTH = 5120  # of the prompt embedding that mflux carries
+_VAE_BLOCKS = 4
+
+
+def is_upscaler(path: Path) -> bool:
+    """Whether a folder holds SeedVR2."""
+    return (path / UPSCALER_FILES["transformer"]).is_file()
+
+
+class UpscalerComponents:
+    """SeedVR2's two modules; a module's weights are read when it is first used, and again after ``drop``."""
+
+    def __init__(self, path: Path) -> None:
+        """Check the folder ``path``; no weights are read.
+
+        Raises:
+            CheckpointError: a file is missing or corrupt, or a parameter is missing or of the wrong shape.
+        """
+        self._path = path
+        self._modules: dict[UpscalerPart, Any] = {}
+        for part in ("transformer", "vae"):
+            self._open(part)
+
+    @property
+    def transformer(self) -> Any:
+        """mflux's SeedVR2Transformer."""
+        return self._module("transformer")
+
+    @property
+    def vae(self) -> Any:
+        """mflux's SeedVR2VAE."""
+        return self._module("vae")
+
+    @property
+    def resident(self) -> frozenset[UpscalerPart]:
+        """The modules whose weights are in memory."""
+        return frozenset(self._modules)
+
+    def load_all(self) -> None:
+        """Read what is not in memory yet."""
+        self._module("transformer")
+        self._module("vae")
+
+    def drop(self, part: UpscalerPart) -> None:
+        """Free a module's weights."""
+        if self._modules.pop(part, None) is not None:
+            gc.collect()
+            mx.clear_cache()
+
+    def _module(self, part: UpscalerPart) -> Any:
+        if part not in self._modules:
+            module, expected, found = self._open(part)
+            fill(part, module, expected, found)
+            self._modules[part] = module
+        return self._modules[part]
+
+    def _open(self, part: Literal["transformer", "vae"]) -> tuple[Any, Any, dict[str, mx.array]]:
+        tensors = read_tensors(self._path, UPSCALER_FILES[part])
+        if part == "transformer":
+            tensors = _unshared(tensors)
+            module = _build_transformer(tensors)
+            mapping = SeedVR2WeightMapping.get_transformer_mapping(num_blocks=module.num_layers)
+        else:
+            module = _build_vae(tensors)
+            mapping = SeedVR2WeightMapping.get_vae_mapping()
+        expected = expected_tensors(module, mapping)
+        # What else the released files hold, nobody here has seen; what is needed has to be there.
+        found = {name: tensor for name, tensor in tensors.items() if name in expected}
+        check(part, expected, found)
+        return module, expected, found
+
+
+def _unshared(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
+    separate: dict[str, mx.array] = {}
+    for name, tensor in tensors.items():
+        if _SHARED.match(name):
+            separate |= {_SHARED.sub(rf"\1.{stream}.", name): tensor for stream in ("vid", "txt")}
+        separate[name] = tensor
+    return separate
+
+
+def _build_transformer(tensors: Mapping[str, mx.array]) -> Any:
+    layers = max((int(found.group(1)) for name in tensors if (found := _BLOCK.match(name))), default=-1) + 1
+    width = _shape("transformer", tensors, "vid_in.proj.weight")[0]
+    head_dim = _shape("transformer", tensors, "blocks.0.attn.norm_q.vid.weight")[0]
+    inner = _shape("transformer", tensors, "blocks.0.attn.proj_out.vid.weight")[1]
+    text_width, text_in = _shape("transformer", tensors, "txt_in.weight")
+    if text_in != _TEXT_WIDTH or text_width != width or inner % head_dim:
+        raise CheckpointError(f"transformer: no SeedVR2 of {width} channels and {head_dim} to a head is known.")
+    return SeedVR2Transformer(
+        vid_dim=width,
+        txt_in_dim=text_in,
+        heads=inner // head_dim,
+        head_dim=head_dim,
+        rope_dim=head_dim,
+        num_layers=layers,
+        mm_layers=sum(f"blocks.{layer}.mlp.vid.proj_in.weight" in tensors for layer in range(layers)),
+    )
+
+
+def _build_vae(tensors: Mapping[str, mx.array]) -> Any:
+    names = (f"encoder.down_blocks.{block}.resnets.0.conv1.weight" for block in range(_VAE_BLOCKS))
+    return SeedVR2VAE(block_out_channels=tuple(_shape("vae", tensors, name)[0] for name in names))
+
+
+def _shape(part: str, tensors: Mapping[str, mx.array], name: str) -> tuple[int, ...]:
+    if name not in tensors or tensors[name].ndim == 0:
+        raise CheckpointError(f"{part}: {name} is missing.")
+    return tuple(tensors[name].shape)

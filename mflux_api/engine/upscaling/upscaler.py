@@ -1,0 +1,159 @@
+"""One still picture through SeedVR2: the maths and the pixels of mflux's own ``SeedVR2.generate_image``, with stages,
+and a cancel between tiles and between blocks."""
+
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+import mlx.core as mx
+from mflux.models.common.config.model_config import ModelConfig
+from mflux.models.common.schedulers.seedvr2_euler_scheduler import SeedVR2EulerScheduler
+from mflux.models.common.vae.tiling_config import TilingConfig
+from mflux.models.common.vae.vae_util import VAEUtil
+from mflux.models.seedvr2.latent_creator.seedvr2_latent_creator import SeedVR2LatentCreator
+from mflux.models.seedvr2.model.seedvr2_text_encoder.text_embeddings import SeedVR2TextEmbeddings
+from mflux.models.seedvr2.variants.upscale.seedvr2_util import SeedVR2Util
+from PIL import Image
+
+from mflux_api.engine.decoding import to_pixels
+from mflux_api.engine.passes import DoneEvent, Event, ImageEvent, StageEvent, StepEvent
+from mflux_api.engine.pipeline import ShouldStop, Stopped
+from mflux_api.engine.upscaling import empty_sums
+from mflux_api.engine.upscaling.components import UpscalerComponents
+
+empty_sums.guard()
+
+
+@attrs.frozen
+class UpscaleRequest:
+    """One picture to enlarge. Raises ValueError for what cannot be computed."""
+
+    width: int
+    """Of the given picture."""
+    height: int
+    rgb: bytes = attrs.field(repr=False)
+    """RGB8, row by row."""
+    resolution: int
+    """The shorter side of the picture to be, in pixels; the sides' ratio stays, both are even."""
+    seeds: tuple[int, ...]
+    softness: float = 0.0
+    """0 to 1: how much detail of the given picture is taken away first, to be invented anew."""
+    low_ram: bool = False
+    """Keep one module in memory at a time."""
+
+    def __attrs_post_init__(self) -> None:
+        if min(self.width, self.height) < 1 or len(self.rgb) != self.width * self.height * 3:
+            raise ValueError("A picture must have 3 bytes per pixel.")
+        if self.resolution < 2 or not 0 <= self.softness <= 1 or not self.seeds:
+            raise ValueError("An upscaling needs a resolution from 2, a softness from 0 to 1, and seeds.")
+
+
+class Upscaler:
+    """Runs requests on one set of components, on the thread that loaded them."""
+
+    def __init__(self, components: UpscalerComponents) -> None:
+        self.components = components
+
+    def run(self, request: UpscaleRequest, should_stop: ShouldStop) -> Iterator[Event]:
+        """Yield what :class:`Pipeline` yields: stages and one step for each seed's picture, the picture, the times.
+
+        Raises:
+            Stopped: ``should_stop`` returned true.
+            CheckpointError: a module that is not in memory cannot be read again.
+            RuntimeError: from MLX, for instance when the device has too little memory.
+        """
+
+        def check() -> None:
+            if should_stop():
+                raise Stopped
+
+        seconds = [0.0, 0.0, 0.0]
+        for index, seed in enumerate(request.seeds):
+            check()
+            yield StageEvent("encoding")
+            started = time.perf_counter()
+            # Named a path there, it may be a picture too.
+            given: Any = Image.frombytes("RGB", (request.width, request.height), request.rgb)
+            image, height, width = SeedVR2Util.preprocess_image(given, request.resolution, request.softness)
+            latent = VAEUtil.encode(vae=_Checked(self.components.vae, check), image=image, tiling_config=TilingConfig())
+            condition = SeedVR2LatentCreator.create_condition(encoded_latent=latent)
+            mx.eval(condition)
+            self._done_with("vae", request)
+            seconds[0] += time.perf_counter() - started
+
+            check()
+            yield StageEvent("denoising")
+            started = time.perf_counter()
+            latents = self._denoised(condition, seed, check)
+            self._done_with("transformer", request)
+            seconds[1] += time.perf_counter() - started
+            yield StepEvent(1, 1)
+
+            check()
+            yield StageEvent("decoding")
+            started = time.perf_counter()
+            vae = _Checked(self.components.vae, check)
+            decoded = VAEUtil.decode(vae=vae, latent=latents, tiling_config=TilingConfig())[:, :, :height, :width]
+            pixels = to_pixels(SeedVR2Util.apply_color_correction(decoded, image[:, :, :height, :width]))
+            self._done_with("vae", request)
+            seconds[2] += time.perf_counter() - started
+            yield ImageEvent(index, seed, pixels)
+        yield DoneEvent(*seconds)
+
+    def _done_with(self, part: Any, request: UpscaleRequest) -> None:
+        if request.low_ram:
+            self.components.drop(part)
+
+    def _denoised(self, condition: mx.array, seed: int, check: Callable[[], None]) -> mx.array:
+        """The one step from noise to the latents of the enlarged picture [1, 16, 1, height/8, width/8]."""
+        config = SimpleNamespace(
+            num_inference_steps=1, num_train_steps=ModelConfig.seedvr2_3b().num_train_steps, guidance=1.0
+        )
+        scheduler = SeedVR2EulerScheduler(config)
+        noise = SeedVR2LatentCreator.create_noise_latents(
+            seed=seed, height=condition.shape[-2], width=condition.shape[-1]
+        )
+        velocity = self._velocity(mx.concatenate([noise, condition], axis=1), scheduler.timesteps[0], check)
+        latents: mx.array = scheduler.step(noise=velocity, timestep=0, latents=noise)
+        mx.eval(latents)
+        return latents
+
+    def _velocity(self, vid: mx.array, timestep: mx.array, check: Callable[[], None]) -> mx.array:
+        # SeedVR2Transformer's own modules in its order; evaluating in between changes no bit and lets a cancel in.
+        transformer = self.components.transformer
+        txt = transformer.txt_in(SeedVR2TextEmbeddings.load_positive())
+        txt_shape = mx.full((txt.shape[0], 1), txt.shape[1], dtype=mx.int32)
+        vid, vid_shape = transformer.vid_in(vid)
+        emb = transformer.emb_in(timestep).reshape(-1, transformer.vid_dim, 2, 3)
+        for block in transformer.blocks:
+            check()
+            vid, txt = block(vid=vid, txt=txt, emb=emb, vid_shape=vid_shape, txt_shape=txt_shape)
+            mx.eval(vid, txt)
+        check()
+        if transformer.use_output_ada:
+            vid = transformer._apply_out_ada(transformer.vid_out_norm(vid), emb=emb)
+        velocity: mx.array = transformer.vid_out(vid, vid_shape)[0]
+        return velocity
+
+
+class _Checked:
+    """A VAE for mflux's tiling: each tile is computed before the next begins, and a cancel is seen in between."""
+
+    def __init__(self, vae: Any, check: Callable[[], None]) -> None:
+        self._vae = vae
+        self._check = check
+        self.latent_channels = vae.latent_channels
+        self.spatial_scale = vae.spatial_scale
+
+    def encode(self, image: mx.array) -> mx.array:
+        return self._evaluated(self._vae.encode(image))
+
+    def decode(self, latent: mx.array) -> mx.array:
+        return self._evaluated(self._vae.decode(latent))
+
+    def _evaluated(self, result: mx.array) -> mx.array:
+        self._check()
+        mx.eval(result)
+        return result

@@ -1,0 +1,137 @@
+"""Init images and LoRAs on their way from a request to the engine's run frame."""
+
+import base64
+from io import BytesIO
+from pathlib import Path
+
+import attrs
+import pytest
+from PIL import Image
+
+from mflux_api.actors import scheduler
+from mflux_api.engine.protocol import Run
+from mflux_api.errors import InvalidParameter, QueueFull
+from mflux_api.jobs import Progress, Status
+from mflux_api.requests import GenerateRequest
+from tests.actors.bench import ended, gateway, request, scripted_service
+from tests.scripted_engine import PREVIEW, Crash, Hold, Script
+from tests.storage.test_loras import content
+
+
+def encoded(size: tuple[int, int], colour: tuple[int, int, int] = (9, 8, 7)) -> str:
+    buffer = BytesIO()
+    Image.new("RGB", size, colour).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def edit(strength: float | None = 0.5, **changes: object) -> GenerateRequest:
+    images = (encoded((80, 64)), encoded((64, 64), (1, 2, 3)))
+    whole = attrs.evolve(request(), width=None, height=None, init_images=images, image_strength=strength)
+    return attrs.evolve(whole, steps=4, **changes)  # type: ignore[arg-type]
+
+
+def runs(script: Script) -> list[tuple[Run, tuple[bytes, ...]]]:
+    return [
+        (command, blobs)
+        for engine in script.engines
+        for command, blobs in zip(engine.received, engine.blobs, strict=True)
+        if isinstance(command, Run)
+    ]
+
+
+async def test_edit_comes_to_the_engine_as_pictures_in_its_sizes(tmp_path: Path) -> None:
+    script = Script()
+    async with scripted_service(tmp_path, script) as service:
+        await ended(service, (await service.submit(edit(width=96))).id)
+        await ended(service, (await service.submit(edit(1.0))).id)
+        await ended(service, (await service.submit(edit(None))).id)
+    (half, half_blobs), (whole, whole_blobs), (usual, _) = runs(script)
+    first, second = bytes((9, 8, 7)) * 80 * 64, bytes((1, 2, 3)) * 64 * 64
+    assert (half.width, half.height, half.references) == (96, 64, ((80, 64), (64, 64)))
+    assert (half.start, half.image_strength, half.steps) == (True, 0.5, 4)
+    assert half_blobs == (first, second, bytes((9, 8, 7)) * 96 * 64)
+    assert (whole.width, whole.height, whole.start, whole.image_strength) == (80, 64, False, 1.0)
+    assert whole_blobs == (first, second)
+    assert usual.image_strength == 0.75
+
+
+async def test_loras_come_as_paths_with_all_their_scales_and_stay_names_in_the_job(tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    for name in ("ink", "oil"):
+        (tmp_path / "loras" / f"{name}.safetensors").write_bytes(content())
+    script = Script()
+    async with scripted_service(tmp_path, script) as service:
+        asked = attrs.evolve(request(prompt="a tree <lora:oil:0.3>"), lora_files=("ink",))
+        job = await ended(service, (await service.submit(asked)).id)
+        with pytest.raises(InvalidParameter):
+            await service.submit(attrs.evolve(request(), lora_files=("other",)))
+    ((run, _),) = runs(script)
+    assert run.lora_files == tuple(str(tmp_path / "loras" / f"{name}.safetensors") for name in ("ink", "oil"))
+    assert (run.lora_scales, run.prompt) == ((1.0, 0.3), "a tree")
+    assert job.request.lora_files == ("ink.safetensors", "oil.safetensors")
+
+
+async def test_lora_that_went_away_meanwhile_fails_its_job_alone(tmp_path: Path) -> None:
+    path = tmp_path / "loras" / "ink.safetensors"
+    path.parent.mkdir()
+    path.write_bytes(content())
+    hold = Hold()
+    async with scripted_service(tmp_path, Script(at={"run": hold})) as service:
+        running = await service.submit(request())
+        waiting = await service.submit(attrs.evolve(request(), lora_files=("ink",)))
+        await hold.reached.wait()
+        path.unlink()
+        hold.release.set()
+        failed = await ended(service, waiting.id)
+        assert (await ended(service, running.id)).status is Status.COMPLETED
+    assert failed.failure is not None
+    assert failed.failure.code == "INVALID_PARAMETER"
+
+
+async def test_edit_is_tried_again_with_the_same_pictures(tmp_path: Path) -> None:
+    script = Script(at={"step 0/2": Crash()})
+    async with scripted_service(tmp_path, script) as service:
+        job = await ended(service, (await service.submit(edit())).id)
+    (first, first_blobs), (again, again_blobs) = runs(script)
+    assert job.status is Status.COMPLETED
+    assert attrs.evolve(first, attempt=again.attempt) == again
+    assert first_blobs == again_blobs
+
+
+async def test_finished_job_holds_no_pictures(tmp_path: Path) -> None:
+    async with scripted_service(tmp_path, Script()) as service:
+        job = await ended(service, (await service.submit(edit())).id)
+        assert job.request.init_images == (await service.job(job.id)).request.init_images == ()
+        assert (job.request.image_strength, job.request.steps_run) == (0.5, 2)
+
+
+async def test_pictures_that_wait_have_a_limit_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scheduler, "MAX_INPUT_BYTES", 100)
+    hold = Hold()
+    async with scripted_service(tmp_path, Script(at={"run": hold})) as service:
+        job = await service.submit(edit())
+        await hold.reached.wait()
+        with pytest.raises(QueueFull, match="init images"):
+            await service.submit(request())
+        hold.release.set()
+        await ended(service, job.id)
+        await ended(service, (await service.submit(request())).id)
+
+
+async def test_bad_picture_is_refused_before_there_is_a_job(tmp_path: Path) -> None:
+    async with scripted_service(tmp_path, Script()) as service:
+        with pytest.raises(InvalidParameter):
+            await service.submit(edit(init_images=("aGk=",)))
+        assert (await gateway(service).jobs())[0] == ()
+
+
+async def test_previews_of_the_image_that_is_being_painted(tmp_path: Path) -> None:
+    begin = Hold()
+    async with scripted_service(tmp_path, Script(at={"run": begin}, per_pass=2)) as service:
+        job = await service.submit(request(num_images=3))
+        async with service.events(job.id, previews=True) as events:
+            begin.release.set()
+            seen = [event async for event in events if isinstance(event, Progress)]
+    shown = [(event.image, event.step) for event in seen if event.preview is not None]
+    assert shown == [(0, 1), (0, 2), (2, 1), (2, 2)]
+    assert {event.preview for event in seen} == {None, base64.b64encode(PREVIEW).decode()}

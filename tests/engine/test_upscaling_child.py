@@ -1,0 +1,74 @@
+"""SeedVR2 in a real engine child: frames in, frames out, on whatever device there is."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import attrs
+import pytest
+import trio
+
+from mflux_api.engine import protocol as p
+from mflux_api.engine.client import LocalEngine
+from mflux_api.engine.interface import Engine, Received
+from tests.engine.contract import RUN, load, run, until
+from tests.engine.klein import picture
+from tests.engine.upscaler_checkpoint import write_upscaler
+
+UPSCALE = p.Upscale(attempt=1, model="seedvr2", seeds=(1, 2), width=48, height=32, resolution=64)
+RGB = picture(48, 32).rgb
+
+
+@pytest.fixture
+async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
+    folder = write_upscaler(tmp_path / "seedvr2")
+    async with trio.open_nursery() as nursery:
+        started = await LocalEngine.start(nursery)
+        assert isinstance(await load(started, p.Load(model="seedvr2", path=str(folder))), p.Loaded)
+        yield started
+        with trio.CancelScope(shield=True):
+            await started.aclose()
+        nursery.cancel_scope.cancel()
+
+
+async def _upscaled(engine: Engine, command: p.Upscale, *blobs: bytes) -> list[Received]:
+    await engine.send(command, blobs)
+    return await until(engine, p.RunDone, p.RunFailed, p.RunStopped)
+
+
+async def test_enlarged_pictures_come_as_those_of_a_run(engine: Engine) -> None:
+    frames = await _upscaled(engine, UPSCALE, RGB)
+    assert [type(frame.event).__name__ for frame in frames] == [
+        *(["StageChanged", "StageChanged", "StepDone", "StageChanged", "ImageDone"] * 2),
+        "RunDone",
+    ]
+    images = [frame for frame in frames if isinstance(frame.event, p.ImageDone)]
+    assert [(f.event.index, f.event.seed, f.event.width, f.event.height) for f in images] == [  # type: ignore[union-attr]
+        (0, 1, 96, 64),
+        (1, 2, 96, 64),
+    ]
+    assert all(len(frame.blobs[0]) == 96 * 64 * 3 for frame in images)
+    assert images[0].blobs != images[1].blobs
+
+
+async def test_cancelled_upscaling_leaves_a_sound_engine(engine: Engine) -> None:
+    await engine.send(attrs.evolve(UPSCALE, attempt=2, seeds=tuple(range(200))), [RGB])
+    await until(engine, p.StageChanged)
+    await engine.send(p.Cancel(attempt=2))
+    assert isinstance((await until(engine, p.RunStopped, p.RunDone))[-1].event, p.RunStopped)
+    frames = await _upscaled(engine, attrs.evolve(UPSCALE, attempt=3, seeds=(1,), low_ram=True), RGB)
+    assert isinstance(frames[-1].event, p.RunDone)
+
+
+async def test_what_does_not_go_together_fails_and_the_engine_goes_on(engine: Engine, tiny_folder: Path) -> None:
+    assert isinstance((await run(engine, attrs.evolve(RUN, model="seedvr2")))[-1].event, p.RunFailed)
+    await load(engine, p.Load(model="demo", path=str(tiny_folder), staged=True))
+    for command, blobs in (
+        (attrs.evolve(UPSCALE, model="demo"), [RGB]),
+        (UPSCALE, [RGB[:-1]]),
+        (UPSCALE, []),
+        (attrs.evolve(UPSCALE, softness=2.0), [RGB]),
+    ):
+        failed = (await _upscaled(engine, command, *blobs))[-1].event
+        assert isinstance(failed, p.RunFailed)
+        assert failed.code == "GENERATION_FAILED"
+    assert isinstance((await _upscaled(engine, attrs.evolve(UPSCALE, seeds=(5,)), RGB))[-1].event, p.RunDone)

@@ -1,0 +1,163 @@
+"""Comparing the engine's FLUX.2-dev with diffusers' ``Flux2Pipeline``: same checkpoint, same noise, float32.
+
+The two sides and their environments are those of :mod:`tests.parity.diffusers_parity`:
+
+    python -m tests.parity.dev_parity paint FOLDER
+    TORCH/bin/pip install torchvision    # of the same build as torch: its PixtralProcessor asks for it
+    TORCH/bin/python -m tests.parity.dev_parity compare FOLDER
+
+``paint`` writes a random checkpoint in FLUX.2-dev's layout, small in every dimension; then, for each case, the noise,
+the prompt's embedding and the picture. ``compare`` prints for each the PSNR of both and exits with 1 below 60 dB.
+"""
+
+import argparse
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tests.parity.diffusers_parity import MIN_DECIBELS, SEED, Size, _reference, psnr
+
+# (prompt, width, height, steps, guidance, sizes of the reference pictures)
+CASES: tuple[tuple[str, int, int, int, float, tuple[Size, ...]], ...] = (
+    ("a red cat at night", 128, 128, 50, 4.0, ()),
+    ("ein altes Haus am See, 猫, Straßenbahn", 256, 256, 4, 4.0, ()),
+    ("the sea, a very long prompt that is cut at the end of the sequence " * 4, 128, 128, 8, 3.5, ()),
+    ("a [IMG] in the city", 112, 272, 8, 2.5, ()),
+    ("x", 128, 128, 4, 1.0, ()),
+    ("x", 128, 128, 4, 0.0, ()),
+    ("make it night", 128, 128, 8, 4.0, ((128, 128),)),
+    ("the house of the first in the style of the second", 128, 256, 8, 4.0, ((256, 128), (96, 64))),
+)
+
+
+def paint(folder: Path) -> None:
+    """The engine's side: the checkpoint, noise, embeddings and pictures into ``folder``."""
+    os.environ["MLX_DISABLE_COMPILE"] = "1"
+    from mflux_api.engine import blas
+
+    blas.preload()
+    import mlx.core as mx
+    from mflux.models.common.config.model_config import ModelConfig
+    from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
+
+    from mflux_api.engine.components import load_components
+    from mflux_api.engine.memory import configure, detect_device
+    from mflux_api.engine.pipeline import ImageEvent, Pipeline, PipelineRequest
+    from mflux_api.engine.references import Picture
+    from tests.engine.dev_checkpoint import write_dev_checkpoint
+
+    device = detect_device()
+    configure(device)
+    ModelConfig.precision = mx.float32
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "dev"
+    if not path.is_dir():
+        write_dev_checkpoint(path)
+    pipeline = Pipeline(load_components(path), device)
+    cases = []
+    for number, (prompt, width, height, steps, guidance, sizes) in enumerate(CASES):
+        request = PipelineRequest(
+            prompt=prompt,
+            seeds=(SEED + number,),
+            width=width,
+            height=height,
+            steps=steps,
+            guidance=guidance,
+            references=tuple(Picture(w, h, _reference(w, h, i).tobytes()) for i, (w, h) in enumerate(sizes)),
+        )
+        noise = Flux2LatentCreator.prepare_latents(seed=SEED + number, height=height, width=width, batch_size=1)[0]
+        np.save(folder / f"{number}.noise.npy", np.array(noise))
+        for event in pipeline.run(request, lambda: False):
+            if isinstance(event, ImageEvent):
+                np.save(folder / f"{number}.pixels.npy", event.pixels)
+        np.save(folder / f"{number}.embedding.npy", np.array(pipeline.prompt_cache.get(prompt)))
+        cases.append(
+            {
+                "prompt": prompt,
+                "width": width,
+                "height": height,
+                "steps": steps,
+                "guidance": guidance,
+                "references": sizes,
+            }
+        )
+    (folder / "cases.json").write_text(json.dumps({"checkpoint": str(path), "cases": cases}, indent=2))
+
+
+def compare(folder: Path) -> bool:
+    """diffusers' side: print a line per case; whether all reach the bound."""
+    import torch  # type: ignore[import-not-found, unused-ignore]
+    from PIL import Image
+
+    written = json.loads((folder / "cases.json").read_text())
+    path = Path(written["checkpoint"])
+    pipeline = _load_diffusers(path)
+    index = json.loads((path / "model_index.json").read_text())
+    text = {
+        "text_encoder_out_layers": tuple(index["text_encoder_out_layers"]),
+        "max_sequence_length": index["max_sequence_length"],
+    }
+    worst = math.inf
+    for number, case in enumerate(written["cases"]):
+        embedding, _ = pipeline.encode_prompt(case["prompt"], **text)
+        images = [Image.fromarray(_reference(width, height, i)) for i, (width, height) in enumerate(case["references"])]
+        picture = pipeline(
+            image=images or None,
+            prompt=case["prompt"],
+            height=case["height"],
+            width=case["width"],
+            num_inference_steps=case["steps"],
+            guidance_scale=case["guidance"],
+            latents=torch.from_numpy(np.load(folder / f"{number}.noise.npy")),
+            output_type="np",
+            **text,
+        ).images[0]
+        theirs: npt.NDArray[np.uint8] = (picture * 255).round().astype(np.uint8)
+        ours = np.load(folder / f"{number}.pixels.npy")
+        decibels, of_text = (
+            psnr(ours, theirs),
+            _signal(np.load(folder / f"{number}.embedding.npy"), embedding.detach().numpy()),
+        )
+        worst = min(worst, decibels, of_text)
+        print(  # noqa: T201 - a script's result
+            f"{case['width']:4}x{case['height']:<4} {case['steps']:2} steps, guidance {case['guidance']}, "
+            f"{len(images)} references: {decibels:6.1f} dB, at most "
+            f"{int(np.abs(ours.astype(np.int16) - theirs).max())} of 255, std {ours.std():.0f}; text {of_text:6.1f} dB"
+        )
+    return worst >= MIN_DECIBELS
+
+
+def _signal(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> float:
+    """The embedding's signal over the difference, in dB."""
+    error = float(np.mean((ours.astype(np.float64) - theirs) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(float(np.mean(theirs.astype(np.float64) ** 2)) / error)
+
+
+def _load_diffusers(path: Path) -> Any:
+    import torch
+    from diffusers import Flux2Pipeline  # type: ignore[import-not-found, unused-ignore]
+
+    pipeline = Flux2Pipeline.from_pretrained(str(path), dtype=torch.float32, local_files_only=True)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Compare the engine's FLUX.2-dev with diffusers'.")
+    parser.add_argument("side", choices=["paint", "compare"])
+    parser.add_argument("folder", type=Path)
+    arguments = parser.parse_args()
+    if arguments.side == "paint":
+        paint(arguments.folder.resolve())
+        return 0
+    return 0 if compare(arguments.folder) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""LoRA files: found below their folders and nowhere else, and written whole or not at all."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from mflux_api.errors import InvalidParameter
+from mflux_api.storage.loras import LoraFiles, checked_name
+
+
+def content(size: int = 16) -> bytes:
+    """A safetensors file of one tensor."""
+    header = json.dumps({"a": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(size)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Two folders of LoRAs, with secrets around them."""
+    for name in ("loras/ink", "loras/styles/oil", "loras/styles/deep/ink2", "more/ink", "more/only", "secret"):
+        path = tmp_path / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content())
+    (tmp_path / "loras" / "notes.txt").write_text("x", "utf-8")
+    (tmp_path / "loras" / ".hidden.safetensors").write_bytes(content())
+    (tmp_path / "loras" / "folder.safetensors").mkdir()
+    (tmp_path / "loras" / "escape.safetensors").symlink_to(tmp_path / "secret.safetensors")
+    (tmp_path / "loras" / "out").symlink_to(tmp_path)
+    (tmp_path / "loras" / "dangling.safetensors").symlink_to(tmp_path / "nothing.safetensors")
+    (tmp_path / "loras" / "linked.safetensors").symlink_to(tmp_path / "loras" / "ink.safetensors")
+    os.mkfifo(tmp_path / "loras" / "pipe.safetensors")
+    return tmp_path
+
+
+def loras(folder: Path) -> LoraFiles:
+    return LoraFiles((folder / "loras", folder / "more"))
+
+
+def test_listing_has_regular_files_below_the_folders_and_nothing_else(folder: Path) -> None:
+    found = {file.name: file.path for file in loras(folder).all()}
+    assert found == {
+        "ink.safetensors": folder / "loras/ink.safetensors",
+        "linked.safetensors": folder / "loras/linked.safetensors",
+        "styles/oil.safetensors": folder / "loras/styles/oil.safetensors",
+        "styles/deep/ink2.safetensors": folder / "loras/styles/deep/ink2.safetensors",
+        "only.safetensors": folder / "more/only.safetensors",
+        str(folder / "more/ink.safetensors"): folder / "more/ink.safetensors",
+    }
+
+
+def test_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+    assert LoraFiles((tmp_path / "none",)).all() == ()
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [
+        ("ink", "loras/ink"),
+        ("ink.safetensors", "loras/ink"),
+        ("./ink.safetensors", "loras/ink"),
+        ("styles/oil", "loras/styles/oil"),
+        ("styles/../ink", "loras/ink"),
+        ("oil", "loras/styles/oil"),
+        ("ink2", "loras/styles/deep/ink2"),
+        ("only", "more/only"),
+        ("{folder}/loras/styles/oil.safetensors", "loras/styles/oil"),
+        ("{folder}/more/ink.safetensors", "more/ink"),
+        ("{folder}/loras/../more/only", "more/only"),
+    ],
+)
+def test_names_and_paths_that_lie_inside_are_found(folder: Path, name: str, path: str) -> None:
+    (found,) = loras(folder).resolve([name.format(folder=folder)])
+    assert found.path == folder / f"{path}.safetensors"
+    assert loras(folder).resolve([found.name]) == (found,)
+
+
+def test_path_from_the_working_directory_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    (found,) = loras(folder).resolve(["loras/ink.safetensors"])
+    assert found.path == folder / "loras/ink.safetensors"
+
+
+TRICKS = [
+    "",
+    " ",
+    ".",
+    "..",
+    "/",
+    "~",
+    "~/loras/ink",
+    "secret",
+    "../secret",
+    "../secret.safetensors",
+    "styles/../../secret",
+    "loras/../../secret",
+    "..\\secret",
+    "styles\\oil",
+    "{folder}/secret",
+    "{folder}/secret.safetensors",
+    "{folder}/loras/../secret.safetensors",
+    "/proc/self/cwd/secret.safetensors",
+    "/etc/passwd",
+    "/dev/zero",
+    "escape",
+    "out/secret",
+    "out/loras/ink",
+    "dangling",
+    "folder",
+    "pipe",
+    ".hidden",
+    "notes.txt",
+    "notes",
+    "ink.txt",
+    "ink.safetensors.txt",
+    "ink\0",
+    "ink\0.safetensors",
+    "ink\n",
+    "ink ",
+    "INK",
+    "ink*",
+    "i?k",
+    "%69nk",
+    "%2e%2e/secret",
+    "..%2fsecret",
+    "..\u2215secret",
+    "\uff0e\uff0e/secret",
+    "file:///etc/passwd",
+    "https://example.com/ink.safetensors",
+    "owner/repo",
+    "owner/repo:ink.safetensors",
+    "C:\\loras\\ink",
+    "CON",
+    "$HOME",
+    "`id`",
+    "a" * 5000,
+    "../" * 2000 + "etc/passwd",
+    "\udc80",
+    "\x1b[31m",
+]
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_path_tricks_get_one_uniform_error(folder: Path, trick: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        loras(folder).resolve(["ink", trick.format(folder=folder) if trick.startswith("{folder}") else trick])
+    error = caught.value
+    assert error.message == (
+        "'lora_files' is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them"
+    )
+    assert error.details["field"] == "lora_files"
+    json.dumps(dict(error.details)).encode()
+    assert str(folder / "loras") not in error.message
+
+
+def test_accents_are_found_however_the_disk_keeps_them(tmp_path: Path) -> None:
+    (tmp_path / "Aque\u0301.safetensors").write_bytes(content())
+    assert len(LoraFiles((tmp_path,)).resolve(["Aqu\u00e9"])) == 1
+
+
+# --- uploads ---
+
+
+def put(loras: LoraFiles, name: str, data: bytes, *, overwrite: bool = False) -> str:
+    with loras.begin() as upload:
+        for start in range(0, len(data), 10):
+            upload.write(data[start : start + 10])
+        return upload.publish(name, overwrite=overwrite).name
+
+
+def test_upload_is_found_under_its_name_and_nothing_else_is_left(tmp_path: Path) -> None:
+    files = LoraFiles((tmp_path / "new",))
+    assert put(files, "my-style", content()) == "my-style.safetensors"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["my-style.safetensors"]
+    assert files.resolve(["my-style"])[0].size == len(content())
+
+
+def test_taken_name_is_kept_unless_told(tmp_path: Path) -> None:
+    files = LoraFiles((tmp_path,))
+    put(files, "a", content(16))
+    with pytest.raises(InvalidParameter, match="taken"):
+        put(files, "a", content(32))
+    assert files.all()[0].size == len(content(16))
+    put(files, "a", content(32), overwrite=True)
+    assert files.all()[0].size == len(content(32))
+
+
+HEADER = struct.pack("<Q", 2) + b"{}"
+BROKEN = {
+    "empty": b"",
+    "text": b"hello, this is no tensor",
+    "pickle": b"\x80\x04\x95" + bytes(100),
+    "zip": b"PK\x03\x04" + bytes(100),
+    "huge header": struct.pack("<Q", 2**62) + b"{}",
+    "no tensors": HEADER,
+    "cut": content()[:-1],
+    "longer": content() + b"x",
+    "header no JSON": struct.pack("<Q", 4) + b"{{{{",
+    "header an array": struct.pack("<Q", 2) + b"[]",
+    "header deep": struct.pack("<Q", 100_000) + b"[" * 100_000,
+    "gap": content().replace(b"[0, 16]", b"[4, 16]"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_whole_safetensors_file_is_refused_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidParameter, match="a whole safetensors file"):
+        put(LoraFiles((tmp_path,)), "a", BROKEN[name])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ".",
+        "..",
+        ".a",
+        "a/b",
+        "../a",
+        "a\\b",
+        "/a",
+        "a\0",
+        "a\nb",
+        "a:b",
+        "a*",
+        "-a",
+        "a.",
+        "a..b",
+        "ä",
+        "a" * 121,
+        "~a",
+    ],
+)
+def test_name_of_an_upload_has_no_folder_and_no_surprises(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidParameter):
+        checked_name(name)
+    with pytest.raises(InvalidParameter):
+        put(LoraFiles((tmp_path,)), name, content())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_leftovers_of_a_killed_upload_are_removed_and_nothing_else(folder: Path) -> None:
+    files = loras(folder)
+    files.begin()._file.close()
+    before = files.all()
+    assert files.remove_leftovers() == 1
+    assert (files.all(), files.remove_leftovers()) == (before, 0)
