@@ -275,7 +275,8 @@ def _generate(options: argparse.Namespace) -> int:
 
 
 async def _paint(settings: Settings, request: GenerateRequest) -> list[str]:
-    async with open_service(settings) as service:
+    # Nobody looks at previews here.
+    async with open_service(settings, previews=False) as service:
         with ProgressBar(sys.stderr) as bar:
             bar.note("starting the engine")
             job = await service.submit(request)

@@ -14,8 +14,9 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.downloader import Downloader
 from mflux_api.actors.event_hub import EventHub
+from mflux_api.actors.event_stream import EventStream
 from mflux_api.actors.fetching import Fetcher
-from mflux_api.actors.gateway import Addresses, EventStream, Gateway
+from mflux_api.actors.gateway import Addresses, Gateway
 from mflux_api.actors.generator import Generator, GeneratorOptions
 from mflux_api.actors.job_store import JobStore, Retention
 from mflux_api.actors.mailbox import Address, Mailbox
@@ -201,6 +202,7 @@ async def open_service(
     *,
     repository: Repository | None = None,
     start_engine: EngineStarter | None = None,
+    previews: bool = True,
 ) -> AsyncIterator[Service]:
     """Run a service for as long as the block lasts: no sockets, no signals, no global state.
 
@@ -208,6 +210,7 @@ async def open_service(
         settings: by default ``Settings()``, with paths in the working directory.
         repository: where jobs are kept; by default in memory.
         start_engine: starts the engine; by default a child process with MLX.
+        previews: whether runs make previews for those who ask; they cost the first run of a model a second.
 
     Raises:
         ServiceFailed: the supervision tree gave up. The caller's own exceptions pass through as they are.
@@ -215,7 +218,7 @@ async def open_service(
     if repository is None:
         # Retention bounds it; what the repository dropped by itself would leave its images behind.
         repository = MemoryRepository(keep_finished=None)
-    house = _House(settings or Settings(), repository, start_engine)
+    house = _House(settings or Settings(), repository, start_engine, previews=previews)
     callers: BaseException | None = None
     failure: ServiceFailed | None = None
     ended = trio.Event()
@@ -270,7 +273,9 @@ def _without(
 class _House:
     """Every mailbox and actor of one service."""
 
-    def __init__(self, settings: Settings, repository: Repository, start_engine: EngineStarter | None) -> None:
+    def __init__(
+        self, settings: Settings, repository: Repository, start_engine: EngineStarter | None, *, previews: bool
+    ) -> None:
         self._mailboxes: list[Mailbox[object]] = []
         catalog = settings.catalog()
         store_box: Mailbox[m.StoreMessage] = self._mailbox(m.JOB_STORE)
@@ -312,6 +317,7 @@ class _House:
             GeneratorOptions(
                 step_timeout=settings.engine.step_timeout_seconds,
                 cancel_grace=settings.scheduler.cancel_grace_seconds,
+                previews=previews,
             ),
             _address(scheduler_box, m.GENERATOR),
         )

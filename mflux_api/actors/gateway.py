@@ -1,17 +1,16 @@
 """The way in: what HTTP routes and embedding programs may ask of the actors, and nothing but messages."""
 
 import logging
-from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.event_stream import EventStream
 from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask, MailboxFull
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import Settings
@@ -26,7 +25,7 @@ from mflux_api.errors import (
 )
 from mflux_api.idempotency import IdempotencyKey
 from mflux_api.images import ImageFormat, convert_png
-from mflux_api.jobs import Finished, Job, Progress, Stage, Status, StoredImage
+from mflux_api.jobs import Finished, Job, Status, StoredImage
 from mflux_api.lora_tags import without_tags
 from mflux_api.requests import GenerateRequest, check_supported, find_model, not_downloaded, resolve, validate
 from mflux_api.run_inputs import output_size
@@ -165,7 +164,7 @@ class Gateway:
             # Raising would hide the caller's cancellation.
             logger.debug("an abandoned job is not cancelled: %s", type(error).__name__)
 
-    async def follow(self, job_id: str, last_event_id: str | None = None, *, previews: bool = False) -> "EventStream":
+    async def follow(self, job_id: str, last_event_id: str | None = None, *, previews: bool = False) -> EventStream:
         """Follow a job's events; use the result as an async context manager and iterate over it.
 
         With ``previews`` there are more events, which carry a small picture of what an image is coming to.
@@ -184,7 +183,11 @@ class Gateway:
         except BaseException:
             subscription.channel.close()
             raise
-        return EventStream(self, job, subscription, from_start=last_event_id is None)
+
+        async def look() -> Job:
+            return (await self.job(job_id)).job
+
+        return EventStream(job, subscription, look, from_start=last_event_id is None)
 
     async def finished(self, job_id: str) -> Job:
         """Wait until a job has ended and return it."""
@@ -333,71 +336,6 @@ class Gateway:
             raise ShuttingDown("The service has ended") from None
         except ActorGone as gone:
             raise ServiceRestarting(f"The service's {gone} was restarted; try again") from None
-
-
-class EventStream:
-    """One follower of one job: the present or what was missed, then what happens, then the end."""
-
-    def __init__(self, gateway: Gateway, job: Job, subscription: m.Subscription, *, from_start: bool) -> None:
-        self._gateway = gateway
-        self._job = job
-        self._channel = subscription.channel
-        self._past = deque(subscription.missed)
-        self._ended = False
-        if from_start:
-            present = subscription.present
-            if present is None or job.status.terminal:
-                present = m.Logged(id=present.id if present is not None else "", event=_present(job))
-            self._past.appendleft(present)
-
-    async def __aenter__(self) -> "EventStream":
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._channel.close()
-
-    def __aiter__(self) -> "EventStream":
-        return self
-
-    async def __anext__(self) -> m.Logged:
-        """Return the next event.
-
-        Raises:
-            ServiceRestarting: the hub ended and the job goes on; follow again.
-        """
-        if self._ended:
-            raise StopAsyncIteration
-        logged = self._past.popleft() if self._past else await self._receive()
-        self._ended = isinstance(logged.event, Finished)
-        return logged
-
-    async def _receive(self) -> m.Logged:
-        try:
-            return await self._channel.receive()
-        except trio.EndOfChannel:
-            job = (await self._gateway.job(self._job.id)).job
-            if job.status.terminal:
-                return m.Logged(id="", event=Finished(job=job))
-            raise ServiceRestarting("The event stream was restarted; follow the job again") from None
-
-
-def _present(job: Job) -> Progress:
-    """State where a job is when no log says so."""
-    done = job.status is Status.COMPLETED
-    steps = job.request.steps_run
-    return Progress(
-        id=job.id,
-        status=job.status,
-        stage=Stage.SAVING if done else Stage.QUEUED,
-        progress=job.progress,
-        step=steps if done else 0,
-        steps=steps,
-        image=len(job.images),
-        images=job.request.num_images,
-        attempt=job.attempts + 1,
-    )
 
 
 def _unknown(job_id: str) -> JobNotFound:

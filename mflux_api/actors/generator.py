@@ -45,6 +45,8 @@ class GeneratorOptions:
     """Seconds a child has to stop a cancelled run."""
     oom_kills: Callable[[], int] = machine.oom_kills
     """Counts what the system killed for want of memory."""
+    previews: bool = True
+    """Whether runs make previews."""
 
 
 NEARLY_FULL = 0.05
@@ -271,7 +273,7 @@ class Generator:
                 image_strength=1.0 if inputs.start is None else request.image_strength or 0.0,
                 lora_files=inputs.lora_paths,
                 lora_scales=request.lora_scales,
-                previews=True,
+                previews=self._options.previews,
                 alternating=work.lease.alternating,
             ),
             [picture.rgb for picture in pictures],

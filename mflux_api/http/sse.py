@@ -10,7 +10,8 @@ import trio
 from quart import Response
 from quart.wrappers.response import ResponseBody
 
-from mflux_api.actors.gateway import EventStream, JobView
+from mflux_api.actors.event_stream import EventStream
+from mflux_api.actors.gateway import JobView
 from mflux_api.actors.messages import Logged
 from mflux_api.errors import ImageGone, ServiceRestarting, ShuttingDown
 from mflux_api.http.render import Renderer, progress_data

@@ -307,4 +307,6 @@ def test_loading_reaches_for_no_network(tiny_folder: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    load_components(tiny_folder)
+    components = load_components(tiny_folder)
+    components.load_all()
+    assert components.resident == {"transformer", "text_encoder", "vae"}

@@ -36,15 +36,11 @@ class Average:
 
 
 class Clock:
-    """Time spent of a stage's plan, over all its calls, without start-up and compilation."""
+    """Time spent of a stage's plan, over all its calls; it runs from when it is made."""
 
     def __init__(self, spent: float, plan_minutes: float, call_minutes: float, stop_at: float = 0.0) -> None:
         self._stop_at = stop_at
         self.spent, self.plan, self.call = spent, plan_minutes * 60, call_minutes * 60
-        self._begun = self._last = time.perf_counter()
-
-    def begin(self) -> None:
-        """The work starts now."""
         self._begun = self._last = time.perf_counter()
 
     def tick(self) -> None:

@@ -5,10 +5,9 @@ the noised ones, told apart by the first axis of their positions; only the noise
 
 What the model already paints from text is kept by its own words: on text alone the target is what the averaged weights
 from before the stage say. Edits are learnt as a plain flow first, then, from their averaged weights, in the four leaps
-of the schedule (as in ``distillation``), where the teacher gets the same references.
+of the schedule (``leaps``, as in ``distillation``), where the teacher gets the same references.
 """
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,9 +20,9 @@ from torch import Tensor
 
 from training.demo.data import Pool, Scenes, encode_new
 from training.demo.edit_data import EditPool, Edits, EditSize, encode_edits
-from training.demo.models import TextEncoder, Transformer, rope_of
+from training.demo.leaps import Models, averaged, leap_sigmas, leap_velocity, noised
+from training.demo.models import rope_of
 from training.demo.optimizer import Optimizer
-from training.demo.sampler import empirical_mu
 from training.demo.state import Clock, load, save
 from training.demo.train_flow import draw_sigmas
 from training.demo.trainee import Size, Trainee, velocity
@@ -33,7 +32,7 @@ _PEAK_RATE, _PEAK_MATRIX_RATE = 5.0e-4, 1.0e-3
 _WARM_STEPS = 150
 # From this share of the plan on, edits are learnt in leaps.
 _LEAPS_FROM = 0.62
-_LEAPS, _TEACHER_STEPS, _ON_SCHEDULE = 4, 3, 0.7
+_TEACHER_STEPS, _ON_SCHEDULE = 3, 0.7
 _FRESH_TEXT, _FRESH_EDITS = 0.06, 0.1
 _TEXT_SHARE, _ONE_SHARE = 0.4, 0.43
 
@@ -74,8 +73,6 @@ _TINY_TEXT = (Size(64, 64, 4, 64, (1.0, 1.0, 1.0)),)
 _TINY_ONE = (_same((64, 64), 1, 4, 64, (0.5, 0.5, 0.5)), EditSize((64, 96), ((64, 64),), 4, 64, (0.5, 0.5, 0.5)))
 _TINY_TWO = (_same((64, 64), 2, 4, 64, (0.5, 0.5, 0.5)), EditSize((64, 64), ((96, 64), (64, 64)), 4, 64, (0.5,) * 3))
 
-Models = tuple[TextEncoder, Transformer]
-
 
 def edit_velocity(
     models: Models, size: EditSize, latents: Tensor, references: list[Tensor], tokens: Tensor, sigma: Tensor
@@ -89,15 +86,6 @@ def edit_velocity(
     return found[:, : latents.shape[1]].float()
 
 
-def averaged(trainee: Trainee) -> Models:
-    """The averaged weights, to teach."""
-    models = copy.deepcopy(trainee.text), copy.deepcopy(trainee.transformer)
-    for name, model in zip(("text_encoder", "transformer"), models, strict=True):
-        model.load_state_dict(trainee.average.values[name])
-        model.eval().requires_grad_(False)
-    return models
-
-
 def shipped(trainee: Trainee) -> Models:
     """The averaged weights as they are exported: rounded to bfloat16."""
     models = averaged(trainee)
@@ -106,25 +94,9 @@ def shipped(trainee: Trainee) -> Models:
     return models
 
 
-def leap_sigmas(count: int, tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where leaps begin and end: those of the schedule of four steps, and as long ones from anywhere."""
-    anywhere = torch.rand(count, device=device) * 0.98 + 0.02
-    on_schedule = torch.randint(1, _LEAPS + 1, (count,), device=device) / _LEAPS
-    time = torch.where(torch.rand(count, device=device) < _ON_SCHEDULE, on_schedule, anywhere)
-    shift = math.exp(empirical_mu(tokens, _LEAPS))
-    start, end = (shift * t / (1 + (shift - 1) * t) for t in (time, (time - 1 / _LEAPS).clamp(min=0)))
-    return start, end
-
-
-def noised(clean: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-    """Latents on the way from ``clean`` at each ``sigma``, and the noise."""
-    noise = torch.randn_like(clean)
-    return clean + sigma[:, None, None] * (noise - clean), noise
-
-
 def text_loss(trainee: Trainee, teacher: Models, size: Size, clean: Tensor, tokens: Tensor) -> Tensor:
     """The squared distance from what the model said before the stage, mostly where four steps will ask it."""
-    sigma = leap_sigmas(clean.shape[0], clean.shape[1], clean.device)[0]
+    sigma, _ = leap_sigmas(clean.shape[0], clean.shape[1], _ON_SCHEDULE, clean.device)
     latents, _ = noised(clean, sigma)
     with torch.no_grad():
         target = velocity(teacher, size, latents, tokens, sigma)
@@ -142,14 +114,13 @@ def leap_loss(
     trainee: Trainee, teacher: Models, size: EditSize, references: list[Tensor], clean: Tensor, tokens: Tensor
 ) -> Tensor:
     """The squared error of the velocity to where the teacher's path is one leap later."""
-    sigma, end = leap_sigmas(clean.shape[0], clean.shape[1], clean.device)
+    sigma, end = leap_sigmas(clean.shape[0], clean.shape[1], _ON_SCHEDULE, clean.device)
     latents, _ = noised(clean, sigma)
-    with torch.no_grad():
-        step, reached = (sigma - end) / _TEACHER_STEPS, latents
-        for number in range(_TEACHER_STEPS):
-            found = edit_velocity(teacher, size, reached, references, tokens, sigma - number * step)
-            reached = reached - step[:, None, None] * found
-        target = (latents - reached) / (sigma - end)[:, None, None]
+
+    def taught(here: Tensor, at: Tensor) -> Tensor:
+        return edit_velocity(teacher, size, here, references, tokens, at)
+
+    target = leap_velocity(taught, latents, sigma, end, _TEACHER_STEPS)
     return functional.mse_loss(edit_velocity(trainee.models, size, latents, references, tokens, sigma), target)
 
 
@@ -230,7 +201,6 @@ def train_edit(
     losses, counts = torch.zeros(3, device=device), [0, 0, 0]
     logged = saved = timer.spent
     first = run.step
-    timer.begin()
     while not timer.over:
         if timer.progress >= _LEAPS_FROM and run.teacher is None:
             run.teacher = averaged(trainee)

@@ -99,7 +99,6 @@ def train_flow(
         timer.spent,
         trainee.step,
     )
-    timer.begin()
     while not timer.over:
         shares = torch.tensor([size.shares[2 if distill else min(2, int(timer.progress * 3))] for size in sizes])
         number = int(torch.multinomial(shares, 1, generator=chooser))

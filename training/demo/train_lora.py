@@ -22,6 +22,7 @@ from mflux_api.engine.demo.layout import CheckpointShape
 from training.demo import words
 from training.demo.captions import sample
 from training.demo.contact import contact_sheet
+from training.demo.leaps import Models, leap_sigmas, noised
 from training.demo.lora_keys import RANK, lora_layers
 from training.demo.measures import MEASURES
 from training.demo.models import Transformer
@@ -29,7 +30,6 @@ from training.demo.report import to_pixels
 from training.demo.sampler import paint
 from training.demo.state import Clock
 from training.demo.tokenizer import PromptTokenizer
-from training.demo.train_edit import Models, leap_sigmas, noised
 from training.demo.trainee import Size, velocity
 from training.demo.vae import Autoencoder
 from training.demo.world.render import render
@@ -40,6 +40,7 @@ _RATE = 2.0e-3
 # Of pictures that have the look; the others are met on the way, at small scales.
 _LOOKING = 0.75
 _FULL_SCALE = 0.6
+_ON_SCHEDULE = 0.7
 
 _SIZES = (
     Size(128, 128, 256, 4096, (0.2, 0.1, 0.1)),
@@ -161,7 +162,7 @@ def _painted(
 
 def _loss(lora: Lora, models: Models, pictures: _Pictures, scale: float) -> Tensor:
     clean, plain, styled = pictures.draw()
-    sigma = leap_sigmas(clean.shape[0], clean.shape[1], clean.device)[0]
+    sigma, _ = leap_sigmas(clean.shape[0], clean.shape[1], _ON_SCHEDULE, clean.device)
     latents, _ = noised(clean, sigma)
     with torch.no_grad(), lora.at(0.0):
         target = velocity(models, pictures.size, latents, styled, sigma)
@@ -194,7 +195,6 @@ def train_lora(
     optimizer = torch.optim.AdamW(lora.parameters, lr=_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     timer = clock(0.0)
     step, mean_loss, logged = 0, torch.zeros((), device=device), 0.0
-    timer.begin()
     while not timer.over:
         shares = torch.tensor([pool.size.shares[min(2, int(timer.progress * 3))] for pool in pools])
         pool = pools[int(torch.multinomial(shares, 1))]

@@ -144,7 +144,6 @@ def train_vae(
     replayed = Replayed(learner.step, graphed=graphed and device.type == "cuda")
     timer = clock(spent)
     logged, first, begun = timer.spent, number, timer.spent
-    timer.begin()
     while not timer.over:
         if (number + 1) % _RENEW_EVERY == 0:
             height, width, kept = views[0].height, views[0].width, views[0].kept

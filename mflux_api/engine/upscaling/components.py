@@ -1,8 +1,7 @@
 """Loading a SeedVR2 checkpoint: two files, and every dimension read off the shapes in them."""
 
-import gc
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -12,10 +11,12 @@ from mflux.models.seedvr2.model.seedvr2_vae.vae import SeedVR2VAE
 from mflux.models.seedvr2.weights.seedvr2_weight_mapping import SeedVR2WeightMapping
 
 from mflux_api.engine.checkpoint import CheckpointError, read_tensors
-from mflux_api.engine.parameters import check, expected_tensors, fill
+from mflux_api.engine.lazy_modules import LazyModules, OpenedModule
+from mflux_api.engine.parameters import expected_tensors
 from mflux_api.upscaler_files import UPSCALER_FILES
 
 UpscalerPart: TypeAlias = Literal["transformer", "vae"]
+_PARTS: tuple[UpscalerPart, ...] = ("transformer", "vae")
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 # Where both streams share a layer the file has it once, and mflux's module under both names.
@@ -29,8 +30,8 @@ def is_upscaler(path: Path) -> bool:
     return (path / UPSCALER_FILES["transformer"]).is_file()
 
 
-class UpscalerComponents:
-    """SeedVR2's two modules; a module's weights are read when it is first used, and again after ``drop``."""
+class UpscalerComponents(LazyModules[UpscalerPart]):
+    """SeedVR2's two modules."""
 
     def __init__(self, path: Path) -> None:
         """Check the folder ``path``; no weights are read.
@@ -38,10 +39,13 @@ class UpscalerComponents:
         Raises:
             CheckpointError: a file is missing or corrupt, or a parameter is missing or of the wrong shape.
         """
-        self._path = path
-        self._modules: dict[UpscalerPart, Any] = {}
-        for part in ("transformer", "vae"):
-            self._open(part)
+
+        def reader(part: UpscalerPart) -> Callable[[], Any]:
+            return lambda: _open(path, part).fill()
+
+        for part in _PARTS:
+            _open(path, part)
+        super().__init__({part: reader(part) for part in _PARTS})
 
     @property
     def transformer(self) -> Any:
@@ -53,43 +57,22 @@ class UpscalerComponents:
         """mflux's SeedVR2VAE."""
         return self._module("vae")
 
-    @property
-    def resident(self) -> frozenset[UpscalerPart]:
-        """The modules whose weights are in memory."""
-        return frozenset(self._modules)
 
-    def load_all(self) -> None:
-        """Read what is not in memory yet."""
-        self._module("transformer")
-        self._module("vae")
-
-    def drop(self, part: UpscalerPart) -> None:
-        """Free a module's weights."""
-        if self._modules.pop(part, None) is not None:
-            gc.collect()
-            mx.clear_cache()
-
-    def _module(self, part: UpscalerPart) -> Any:
-        if part not in self._modules:
-            module, expected, found = self._open(part)
-            fill(part, module, expected, found)
-            self._modules[part] = module
-        return self._modules[part]
-
-    def _open(self, part: Literal["transformer", "vae"]) -> tuple[Any, Any, dict[str, mx.array]]:
-        tensors = read_tensors(self._path, UPSCALER_FILES[part])
-        if part == "transformer":
-            tensors = _unshared(tensors)
-            module = _build_transformer(tensors)
-            mapping = SeedVR2WeightMapping.get_transformer_mapping(num_blocks=module.num_layers)
-        else:
-            module = _build_vae(tensors)
-            mapping = SeedVR2WeightMapping.get_vae_mapping()
-        expected = expected_tensors(module, mapping)
-        # What else the released files hold, nobody here has seen; what is needed has to be there.
-        found = {name: tensor for name, tensor in tensors.items() if name in expected}
-        check(part, expected, found)
-        return module, expected, found
+def _open(path: Path, part: UpscalerPart) -> OpenedModule:
+    tensors = read_tensors(path, UPSCALER_FILES[part])
+    if part == "transformer":
+        tensors = _unshared(tensors)
+        module = _build_transformer(tensors)
+        mapping = SeedVR2WeightMapping.get_transformer_mapping(num_blocks=module.num_layers)
+    else:
+        module = _build_vae(tensors)
+        mapping = SeedVR2WeightMapping.get_vae_mapping()
+    expected = expected_tensors(module, mapping)
+    # What else the released files hold, nobody here has seen; what is needed has to be there.
+    found = {name: tensor for name, tensor in tensors.items() if name in expected}
+    opened = OpenedModule(part, module, expected, found)
+    opened.check()
+    return opened
 
 
 def _unshared(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
