@@ -34,6 +34,12 @@ class InvalidJSON(ServiceError):
     code, status = "INVALID_JSON", 400
 
 
+class InvalidHTTP(ServiceError):
+    """The bytes are no HTTP request; 431 where its headers are too long, 501 for an unknown Transfer-Encoding."""
+
+    code, status = "INVALID_HTTP", 400
+
+
 class InvalidParameter(ServiceError):
     """A field is missing, of the wrong type or outside its limits (details: field, value, limit)."""
 

@@ -44,7 +44,10 @@ class FrameChild:
 
     @staticmethod
     async def launch(command: Sequence[str]) -> trio.Process:
-        """Start a process in a session of its own, so that Ctrl-C does not reach it.
+        """Start a process in a process group of its own, so that Ctrl-C does not reach it.
+
+        Not in a session of its own: a group whose parent dies and leaves it alone in its session is woken up by the
+        system if it is stopped (POSIX, orphaned process groups), and so a stopped child does not outlive its server.
 
         Raises:
             EngineDied: it cannot be started.
@@ -55,7 +58,7 @@ class FrameChild:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                start_new_session=True,
+                process_group=0,
                 env=_environment(),
             )
         except OSError as error:

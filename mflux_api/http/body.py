@@ -21,6 +21,10 @@ async def json_object() -> dict[str, Any]:
     """
     data = await request.get_data(as_text=False, cache=False)
     value = await trio.to_thread.run_sync(_parse, data) if len(data) > THREAD_ABOVE_BYTES else _parse(data)
+    # An error's traceback would keep the body in memory until the garbage collector comes.
+    del data
+    if isinstance(value, InvalidJSON):
+        raise value
     if not isinstance(value, dict):
         raise InvalidJSON("The body must be a JSON object")
     return value
@@ -30,8 +34,8 @@ def _parse(data: str | bytes) -> Any:
     try:
         return msgspec.json.decode(data)
     except RecursionError:
-        raise InvalidJSON("The body is nested too deeply") from None
+        return InvalidJSON("The body is nested too deeply")
     except UnicodeDecodeError:
-        raise InvalidJSON("The body is not valid JSON: it is not UTF-8") from None
+        return InvalidJSON("The body is not valid JSON: it is not UTF-8")
     except msgspec.DecodeError as error:
-        raise InvalidJSON(f"The body is not valid JSON: {error}") from None
+        return InvalidJSON(f"The body is not valid JSON: {error}")

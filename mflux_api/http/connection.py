@@ -15,6 +15,7 @@ from typing import Final, cast
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
@@ -31,12 +32,17 @@ from quart.asgi import ASGIHTTPConnection
 from quart.wrappers import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 
+from mflux_api.http.http1 import HTTP1
 from mflux_api.http.uploads import LIMITS, UploadBody
 
 logger = logging.getLogger("mflux_api.http")
 
 SEND_CHUNK_BYTES: Final = 64 * 1024
 """A client is alive as long as it takes this much within `SendLimit.stall_seconds`."""
+
+LINGER_BYTES: Final = 1024 * 1024 * 1024
+LINGER_SILENCE_SECONDS: Final = 2.0
+"""What a client that goes on sending after its answer is read for: see `Connection`."""
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -80,9 +86,15 @@ class HTTPConnection(TrioASGIHTTPConnection):
         async def watched_send(message: ASGISendEvent) -> None:
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 self._answered = True  # before the send: the disconnect arrives inside it
+                if isinstance(request.body, UploadBody):
+                    request.body.give_up()
             await send(message)
 
-        await super().handle_request(nursery, request, watched_send)
+        try:
+            await super().handle_request(nursery, request, watched_send)
+        finally:
+            # A request lies in a cycle of references: its megabytes would wait for the garbage collector.
+            request.body.clear()
 
 
 def _waiting_for_room(receive: ASGIReceiveCallable, body: UploadBody) -> ASGIReceiveCallable:
@@ -94,12 +106,14 @@ def _waiting_for_room(receive: ASGIReceiveCallable, body: UploadBody) -> ASGIRec
 
 
 class SendLimit:
-    """How long the sends of one server's connections may wait for their clients."""
+    """How long the connections of one server may wait for their clients: to take an answer, or to stop sending."""
 
-    def __init__(self, stall_seconds: float) -> None:
+    def __init__(self, stall_seconds: float, linger_seconds: float) -> None:
         self.stall_seconds = stall_seconds
+        self.linger_seconds = linger_seconds
         self._deadline = float("inf")
         self._scopes: set[trio.CancelScope] = set()
+        self._lingering: set[trio.CancelScope] = set()
 
     @contextmanager
     def shield(self) -> Iterator[trio.CancelScope]:
@@ -112,8 +126,21 @@ class SendLimit:
             finally:
                 self._scopes.discard(scope)
 
+    @contextmanager
+    def linger(self) -> Iterator[None]:
+        """Bound how long one client is read after its answer; `finish_by` ends that at once."""
+        seconds = self.linger_seconds if self._deadline == float("inf") else 0.0
+        with trio.move_on_after(seconds) as scope:
+            self._lingering.add(scope)
+            try:
+                yield
+            finally:
+                self._lingering.discard(scope)
+
     def finish_by(self, deadline: float) -> None:
-        """Let no send, running or to come, outlast `deadline` (in Trio's time)."""
+        """Let no send, running or to come, outlast `deadline` (in Trio's time), and wait for no client's end."""
+        for lingering in self._lingering:
+            lingering.cancel("the server ends")
         self._deadline = min(self._deadline, deadline)
         for scope in self._scopes:
             scope.deadline = min(scope.deadline, self._deadline)
@@ -122,7 +149,8 @@ class SendLimit:
 class Connection(TCPServer):
     """Hypercorn's connection, which a client that stopped reading can neither block nor keep from being cancelled.
 
-    An error inside one connection is logged and closes that connection only.
+    One that is answered while it is still sending is read on for a while: a close would reset the connection, and the
+    client would never see the answer. An error inside one connection is logged and closes that connection only.
     """
 
     def __init__(
@@ -139,6 +167,8 @@ class Connection(TCPServer):
         self._limit = limit
         self._socket_stream = stream
         self._scope = trio.CancelScope()
+        self._requests = trio.CancelScope()
+        self._http1: HTTP1 | None = None
 
     async def run(self) -> None:
         """Serve the connection until either side closes it. Raises only what is no `Exception`: cancellation."""
@@ -151,6 +181,9 @@ class Connection(TCPServer):
 
     async def protocol_send(self, event: Event) -> None:
         """Send bytes, or pass Hypercorn's other events on."""
+        if isinstance(event, Closed) and self._http1 is not None and self._http1.client_may_be_sending:
+            await self._half_close()
+            return
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
@@ -162,6 +195,38 @@ class Connection(TCPServer):
                 return
             if not alive:
                 await self._drop()
+
+    async def _read_data(self) -> None:
+        """Feed the protocol until the client's end of file, or until nobody will read what it sends."""
+        wrapper = self.protocol
+        if isinstance(wrapper.protocol, H11Protocol):
+            self._http1 = wrapper.protocol = HTTP1.within(wrapper)
+        with self._requests:
+            await super()._read_data()
+        if self._requests.cancelled_caught:
+            await self._linger()
+        # Hypercorn would keep the socket of a client that is gone for as long as that of an idle one.
+        await self.idle_task.stop()
+
+    async def _half_close(self) -> None:
+        """Tell the client that this was the last answer, and take no more requests."""
+        async with self.send_lock:
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                await self._socket_stream.send_eof()
+        await self.protocol.handle(Closed())
+        self._requests.cancel("the client was answered before it had sent everything")
+
+    async def _linger(self) -> None:
+        """Read and throw away, within limits, until the client has understood."""
+        left = LINGER_BYTES
+        with self._limit.linger(), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+            while left > 0:
+                data = b""
+                with trio.move_on_after(LINGER_SILENCE_SECONDS):
+                    data = bytes(await self._socket_stream.receive_some(SEND_CHUNK_BYTES))
+                if not data:
+                    return
+                left -= len(data)
 
     async def _send(self, data: bytes) -> bool:
         """Send all of `data`; False if the client stopped taking it. The shield keeps the framing whole."""

@@ -58,6 +58,10 @@ class ServerOptions:
     """A client which takes less than 64 KiB of what waits for it in this time is dropped. Long enough for a network
     which fails for a moment; it never prolongs the server's end, where `graceful_seconds` bounds the sends too."""
 
+    linger_seconds: float = attrs.field(default=30.0, validator=ge(0))
+    """How long a client that was answered before it had sent everything (413, 401) may go on sending into the void, so
+    that it gets to read the answer. It never prolongs the server's end."""
+
 
 DEFAULT_OPTIONS: Final = ServerOptions()
 
@@ -125,7 +129,7 @@ async def _serve(
 ) -> None:
     config = _hypercorn_config(options)
     context = WorkerContext(None)
-    limit = SendLimit(options.send_stall_seconds)
+    limit = SendLimit(options.send_stall_seconds, options.linger_seconds)
     handler = partial(Connection, ASGIWrapper(app), config, context, {}, limit)
     closing = trio.Event()
     with ExitStack() as stack:

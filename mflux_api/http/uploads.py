@@ -2,7 +2,7 @@
 
 import trio
 from quart_trio.wrappers.request import TrioBody
-from werkzeug.exceptions import RequestTimeout
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 LIMITS = "UPLOAD_LIMITS"
 """Key of the app's config: the most bytes of a body by method and path."""
@@ -45,3 +45,10 @@ class UploadBody(TrioBody):
         while len(self._data) > BUFFER_BYTES and not self._complete.is_set():
             self._taken = trio.Event()
             await self._taken.wait()
+
+    def give_up(self) -> None:
+        """The answer is complete: nobody will read on, so let what still comes pass and keep none of it."""
+        self._must_raise = RequestEntityTooLarge()
+        self.clear()
+        self.set_complete()
+        self._taken.set()

@@ -2,11 +2,15 @@
 
 import json
 import socket
-from contextlib import suppress
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
+import psutil
 import pytest
 
 from tests.api.server import Server
@@ -210,16 +214,51 @@ def test_chunked_body_of_65_megabytes(client: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")
 
 
+def test_clients_that_send_100_megabytes_all_read_413_and_hold_no_memory(server: Server) -> None:
+    body = bytes(100 * 2**20)
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+
+    def post(_: int) -> tuple[int, str]:
+        # It does not look for an answer before it has sent everything.
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            urllib.request.urlopen(f"{server.url}/api/v1/generate", body, timeout=60)
+        with caught.value as answer:
+            return answer.code, json.load(answer)["code"]
+
+    with ThreadPoolExecutor(8) as clients:
+        assert set(clients.map(post, range(16))) == {(413, "BODY_TOO_LARGE")}
+    assert process.memory_info().rss - before < 32 * 2**20
+
+
+@pytest.mark.parametrize(("megabytes", "code"), [(60, "INVALID_JSON"), (66, "BODY_TOO_LARGE")])
+def test_large_bodies_that_are_refused_do_not_wait_for_the_garbage_collector(
+    server: Server, client: httpx.Client, megabytes: int, code: str
+) -> None:
+    process = psutil.Process(server.process.pid)
+    before = process.memory_info().rss
+    for _ in range(4):
+        # In chunks: the length is known at the end.
+        answer = client.post("/api/v1/generate", content=(b"x" * 2**20 for _ in range(megabytes)))
+        assert answer.json()["code"] == code
+    deadline = time.monotonic() + 10
+    while process.memory_info().rss - before > 32 * 2**20:
+        assert time.monotonic() < deadline, "the bodies are still in memory"
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("text", [b"\0\0\0\0", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"x" * 100_000])
 def test_bytes_that_are_no_http_do_not_disturb_the_server(server: Server, client: httpx.Client, text: bytes) -> None:
     address = urlsplit(server.url)
     target = (address.hostname or "", address.port or 0)
-    # The server may hang up before it has read everything.
-    with socket.create_connection(target, timeout=10) as sock, suppress(OSError):
+    answer = b""
+    with socket.create_connection(target, timeout=10) as sock:
         sock.sendall(text)
         sock.shutdown(socket.SHUT_WR)
-        while sock.recv(4096):
-            pass
+        while some := sock.recv(4096):
+            answer += some
+    # An HTTP version of the future is a request like any other, to a path that is not there.
+    assert b'"code":"INVALID_HTTP"' in answer or answer.startswith(b"HTTP/1.1 404"), answer
     assert client.get("/api/v1/health").json()["status"] == "healthy"
 
 

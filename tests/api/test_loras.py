@@ -3,7 +3,6 @@
 import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -213,13 +212,8 @@ def test_upload_over_its_limit_is_refused_and_a_larger_one_than_a_json_body_is_n
             {"files": {"file": ("over", over)}},
         ]
         for body in bodies:
-            try:
-                answer = client.post("/api/v1/loras", **body)
-            except httpx.TransportError:
-                # The connection is closed while the body is on its way: a slow client may see only that.
-                continue
+            answer = client.post("/api/v1/loras", **body)
             assert (answer.status_code, answer.json()["code"]) == (413, "BODY_TOO_LARGE")
             assert answer.json()["details"]["limit_bytes"] == 70 * 2**20
         assert [path.name for path in (tmp_path / "loras").iterdir()] == ["large.safetensors"]
-        with suppress(httpx.TransportError):
-            assert client.post("/api/v1/generate", content=b'{"prompt": "' + bytes(65 * 2**20)).status_code == 413
+        assert client.post("/api/v1/generate", content=b'{"prompt": "' + bytes(65 * 2**20)).status_code == 413

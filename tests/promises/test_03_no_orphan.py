@@ -17,7 +17,9 @@ SECONDS = 2.0
 LONG = {"steps": 200, "width": 256, "height": 256}
 
 
-@pytest.mark.parametrize("moment", ["the child is starting", "it idles", "it loads or encodes", "it denoises"])
+@pytest.mark.parametrize(
+    "moment", ["the child is starting", "it idles", "it loads or encodes", "it denoises", "it is stopped"]
+)
 def test_killed_server_leaves_no_child(tmp_path: Path, moment: str, full: bool) -> None:
     if not full and moment == "it loads or encodes":
         pytest.skip("only with --full: the moment is short")
@@ -31,11 +33,15 @@ def test_killed_server_leaves_no_child(tmp_path: Path, moment: str, full: bool) 
                 job_id = submit(client, **LONG)
                 wait_for(client, job_id, lambda job: job["stage"] in ("loading", "encoding"))
                 until_it_works(engine)
-            elif moment == "it denoises":
+            elif moment in ("it denoises", "it is stopped"):
                 job_id = submit(client, **LONG)
                 wait_for(client, job_id, lambda job: job["progress"] > 0)
             children = psutil.Process(server.process.pid).children(recursive=True)
             assert engine in children
+            if moment == "it is stopped":
+                engine.send_signal(signal.SIGSTOP)
+                while engine.status() != psutil.STATUS_STOPPED:
+                    time.sleep(0.005)
             server.process.send_signal(signal.SIGKILL)
             killed = time.monotonic()
             while any(map(alive, children)):
