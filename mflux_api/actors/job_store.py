@@ -51,6 +51,7 @@ class JobStore:
 
     async def run(self, status: Started) -> None:
         """Serve the mailbox until cancelled, and sweep out what is too old."""
+        await self._tidy()
         await self._sweep()
         status.started()
         async with trio.open_nursery() as nursery:
@@ -136,16 +137,45 @@ class JobStore:
             return
         retention = self._retention
 
-        def sweep() -> None:
-            for job in self._repository.expire(now=_now(), keep=retention.keep, ttl=retention.ttl):
+        stuck = ""
+
+        def discard(job: Job) -> bool:
+            nonlocal stuck
+            try:
                 for image in job.images:
                     retention.files.discard(image)
+            except OSError as error:
+                stuck = error.strerror or type(error).__name__
+                return False
+            return True
 
         try:
-            await self._call(sweep)
-        except (ServiceError, OSError) as error:
+            await self._call(
+                partial(self._repository.expire, now=_now(), keep=retention.keep, ttl=retention.ttl, discard=discard)
+            )
+        except ServiceError as error:
+            stuck = type(error).__name__
+        if stuck:
             # What is too old now is too old at the next sweep as well.
-            logger.warning("finished jobs cannot be removed now: %s", type(error).__name__)
+            logger.warning("finished jobs cannot be removed now: %s", stuck)
+
+    async def _tidy(self) -> None:
+        """Remove the images of synchronous jobs in which an earlier process died: nobody will ever point to them."""
+        if self._retention is None:
+            return
+        files = self._retention.files
+
+        def tidy() -> None:
+            for job in self._repository.abandoned():
+                files.discard_all(job.id, job.created_at, job.images)
+            self._repository.forget_abandoned()
+
+        if not self._repository.abandoned():
+            return
+        try:
+            await self._call(tidy)
+        except (ServiceError, OSError) as error:
+            logger.warning("images of a server that was killed stay until the next start: %s", type(error).__name__)
 
 
 def _requeued(message: m.Requeue) -> Callable[[Job], Job]:

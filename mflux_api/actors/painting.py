@@ -92,7 +92,7 @@ class Painter:
 
     def discard_all(self, job: Job) -> None:
         """Remove every image of a job that a killed process had begun, and of which no row tells."""
-        self._tidy(partial(self._files.discard_all, job))
+        self._tidy(partial(self._files.discard_all, job.id, job.created_at, job.request.num_images))
 
     def _tidy(self, remove: Callable[[], None]) -> None:
         try:

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from datetime import datetime
 from pathlib import Path
 
 import attrs
@@ -30,7 +31,7 @@ class ImageFiles:
             OSError: the disk is full, or the folder cannot be written.
         """
         data = encode_png(rgb, width, height, parameters=infotext(job.request, seed, model_hash))
-        path = self._path(job, index)
+        path = self._path(job.id, job.created_at, index)
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, data)
         return StoredImage(
@@ -41,17 +42,17 @@ class ImageFiles:
         """Remove an image that no job keeps."""
         Path(image.path).unlink(missing_ok=True)
 
-    def discard_all(self, job: Job) -> None:
-        """Remove whatever a process that was killed had painted for a job, which is to be painted again.
+    def discard_all(self, job_id: str, created_at: datetime, count: int) -> None:
+        """Remove whatever a process that was killed had painted for a job, and of which no row tells.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        for index in range(job.request.num_images):
-            self._path(job, index).unlink(missing_ok=True)
+        for index in range(count):
+            self._path(job_id, created_at, index).unlink(missing_ok=True)
 
-    def _path(self, job: Job, index: int) -> Path:
-        return self.folder / f"{job.created_at:%Y-%m-%d}" / f"{job.id}-{index}.png"
+    def _path(self, job_id: str, created_at: datetime, index: int) -> Path:
+        return self.folder / f"{created_at:%Y-%m-%d}" / f"{job_id}-{index}.png"
 
     def remove_leftovers(self) -> int:
         """Remove what a killed process left half written, and nothing else; return how many files that were.

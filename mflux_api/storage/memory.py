@@ -1,13 +1,23 @@
 """Jobs kept in this process only: what ``generate`` and short-lived embeddings use."""
 
 import math
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import islice
 
 from mflux_api.errors import InternalError
 from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Job, Status
-from mflux_api.storage.repository import Page, Tombstone, Totals, first_number_not_on_page, horizon, page_of
+from mflux_api.storage.repository import (
+    Abandoned,
+    Page,
+    Tombstone,
+    Totals,
+    discard_nothing,
+    first_number_not_on_page,
+    horizon,
+    page_of,
+)
 
 
 class MemoryRepository:
@@ -92,8 +102,17 @@ class MemoryRepository:
         """Return the running counters."""
         return self._totals
 
-    def expire(self, *, now: datetime, keep: int, ttl: timedelta) -> tuple[Job, ...]:
-        """Remove old finished jobs and older tombstones; the removed jobs' files are the caller's to delete."""
+    def abandoned(self) -> tuple[Abandoned, ...]:
+        """Nothing: what an earlier process knew is forgotten."""
+        return ()
+
+    def forget_abandoned(self) -> None:
+        """Nothing is left of them already."""
+
+    def expire(
+        self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
+    ) -> tuple[Job, ...]:
+        """Remove old finished jobs whose files ``discard`` could delete, and older tombstones."""
         oldest = horizon(now, ttl)
         for old in [tombstone.id for tombstone in self._tombstones.values() if tombstone.removed_at < oldest]:
             self._forget(old)
@@ -101,7 +120,7 @@ class MemoryRepository:
         removed = [
             (number, job)
             for place, (number, job) in enumerate(self._finished.items())
-            if place < surplus or (job.completed_at is not None and job.completed_at < oldest)
+            if (place < surplus or (job.completed_at is not None and job.completed_at < oldest)) and discard(job)
         ]
         for number, _ in removed:
             self._remove(number, now)

@@ -1,7 +1,7 @@
 """What the job store needs of its storage. One contract, several implementations."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -17,6 +17,15 @@ class Tombstone:
 
     id: str
     removed_at: datetime
+
+
+@attrs.frozen(kw_only=True)
+class Abandoned:
+    """A synchronous job whose process died while painting: all that may be left of it is images on disk."""
+
+    id: str
+    created_at: datetime
+    images: int
 
 
 @attrs.frozen(kw_only=True)
@@ -47,6 +56,11 @@ class Totals:
             # A clock that was set back in between takes nothing away.
             seconds=self.seconds + max(0.0, (job.completed_at - job.started_at).total_seconds()),
         )
+
+
+def discard_nothing(job: Job) -> bool:
+    """Let a job go, and its files stay."""
+    return True
 
 
 class Repository(Protocol):
@@ -91,16 +105,26 @@ class Repository(Protocol):
     def totals(self) -> Totals:
         """Return the running counters."""
 
-    def expire(self, *, now: datetime, keep: int, ttl: timedelta) -> tuple[Job, ...]:
+    def abandoned(self) -> tuple[Abandoned, ...]:
+        """Return the synchronous jobs in which an earlier process died, until :meth:`forget_abandoned`."""
+
+    def forget_abandoned(self) -> None:
+        """Nothing is left of those jobs."""
+
+    def expire(
+        self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
+    ) -> tuple[Job, ...]:
         """Remove finished jobs and leave a tombstone of each; remove tombstones older than ``ttl``.
 
         Args:
             now: the time that the tombstones get.
             keep: how many jobs may stay; those that finished first go.
             ttl: jobs that finished longer ago than this go too.
+            discard: deletes a job's image files before it is removed, so that a killed process leaves no image without
+                a row; a job for which it returns ``False`` stays until the next time.
 
         Returns:
-            The removed jobs in the order they finished; their image files are now the caller's to delete.
+            The removed jobs in the order they finished.
         """
 
 

@@ -83,6 +83,16 @@ MIGRATIONS: Sequence[Migration] = (
         """,
         "CREATE INDEX idempotency_keys_by_job ON idempotency_keys (job_id)",
     ),
+    (
+        # Synchronous jobs that are being painted: a killed process leaves images of them, and no row.
+        """
+        CREATE TABLE painting (
+            id TEXT PRIMARY KEY,
+            created_at TEXT NOT NULL,
+            images INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID
+        """,
+    ),
 )
 """Entry n leads from schema n to schema n + 1. Released entries never change; new ones are added at the end."""
 

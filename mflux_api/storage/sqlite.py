@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +16,16 @@ from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Failure, Job, Status, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
 from mflux_api.storage.inputs import InputFiles
-from mflux_api.storage.repository import Page, Tombstone, Totals, first_number_not_on_page, horizon, page_of
+from mflux_api.storage.repository import (
+    Abandoned,
+    Page,
+    Tombstone,
+    Totals,
+    discard_nothing,
+    first_number_not_on_page,
+    horizon,
+    page_of,
+)
 from mflux_api.storage.schema import open_database, typed_errors
 
 T = TypeVar("T")
@@ -72,11 +81,16 @@ class SqliteRepository:
         try:
             self._identity = _identity(path)
             used = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
+            painting = self._connection.execute("SELECT id, created_at, images FROM painting").fetchall()
         except BaseException:
             self._connection.close()
             raise
         self._next_number: int = 1 if used is None else used[0] + 1
         self._held: dict[str, _Held] = {}
+        self._abandoned = tuple(
+            Abandoned(id=job_id, created_at=datetime.fromisoformat(created), images=images)
+            for job_id, created, images in painting
+        )
 
     def __enter__(self) -> "SqliteRepository":
         return self
@@ -129,11 +143,14 @@ class SqliteRepository:
         self._check_file()
         held = self._held.get(job.id)
         if held is not None and not job.status.terminal:
+            if job.status is Status.GENERATING:
+                self._note_painting(job)
             self._held[job.id] = _Held(held.number, job)
             return
         with self._transaction():
             if held is not None:
                 self._put(held.number, job, finished=None)
+                self._connection.execute("DELETE FROM painting WHERE id = ?", (job.id,))
             else:
                 row = self._one("SELECT number, finished FROM jobs WHERE id = ?", job.id)
                 if row is None:
@@ -189,8 +206,25 @@ class SqliteRepository:
             row = self._connection.execute("SELECT generations, images, seconds FROM totals").fetchone()
         return Totals(generations=row[0], images=row[1], seconds=row[2])
 
-    def expire(self, *, now: datetime, keep: int, ttl: timedelta) -> tuple[Job, ...]:
-        """Remove old finished jobs and older tombstones; the removed jobs' files are the caller's to delete.
+    def abandoned(self) -> tuple[Abandoned, ...]:
+        """Return the synchronous jobs in which an earlier process died, until :meth:`forget_abandoned`."""
+        return self._abandoned
+
+    def forget_abandoned(self) -> None:
+        """Nothing is left of those jobs.
+
+        Raises:
+            DiskFull: no space is left.
+            InternalError: the file cannot be written.
+        """
+        with self._transaction():
+            self._connection.executemany("DELETE FROM painting WHERE id = ?", [(job.id,) for job in self._abandoned])
+        self._abandoned = ()
+
+    def expire(
+        self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
+    ) -> tuple[Job, ...]:
+        """Remove old finished jobs whose files ``discard`` could delete, and older tombstones.
 
         Raises:
             DiskFull: no space is left.
@@ -202,7 +236,7 @@ class SqliteRepository:
                 self._connection.execute(
                     f"DELETE FROM {table} IN (SELECT id FROM tombstones WHERE removed_at < ?)", (oldest,)
                 )
-            expired = self._jobs(_EXPIRED, horizon=oldest, keep=keep)
+            expired = [old for old in self._jobs(_EXPIRED, horizon=oldest, keep=keep) if discard(old[1])]
             self._connection.executemany(
                 "INSERT INTO tombstones VALUES (?, ?)", [(job.id, _text(now)) for _, job in expired]
             )
@@ -241,6 +275,13 @@ class SqliteRepository:
                 attrs.astuple(more),
             )
         self._connection.execute(_PUT, self._row(number, job, finished))
+
+    def _note_painting(self, job: Job) -> None:
+        with typed_errors():
+            self._connection.execute(
+                "INSERT OR REPLACE INTO painting VALUES (?, ?, ?)",
+                (job.id, _text(job.created_at), job.request.num_images),
+            )
 
     def _keep_inputs(self, number: int, job: Job) -> None:
         with typed_errors():

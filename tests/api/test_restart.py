@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 
 from tests.api.server import Server, api_client, clean_environment, serving
 from tests.api.test_jobs import SMALL, finished, submit
+from tests.promises import scripted_server
 
 CONFIG = '[models]\ndefault = "demo"\n'
 
@@ -74,6 +76,32 @@ def test_old_jobs_go_with_their_images_and_leave_a_tombstone(tmp_path: Path) -> 
         assert client.get(f"/api/v1/jobs/{ids[3]}").json()["status"] == "completed"
         assert len(list((tmp_path / "output").rglob("*.png"))) == 2
         assert client.get("/api/v1/stats").json()["total_generations"] == 4
+
+
+def test_killed_server_leaves_no_picture_of_a_synchronous_call(tmp_path: Path) -> None:
+    environ = scripted_server.environ(step_seconds=0.05)
+    output = tmp_path / "output"
+    with serving(tmp_path, CONFIG, environ, module=scripted_server.MODULE) as server, api_client(server.url) as client:
+        kept = finished(client, submit(client))
+        with ThreadPoolExecutor(1) as callers:
+            call = callers.submit(client.post, "/sdapi/v1/txt2img", json=SMALL | {"num_images": 4, "steps": 20})
+            deadline = time.monotonic() + 30
+            while len(list(output.rglob("*.png"))) < 2:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            server.process.kill()
+            with pytest.raises(httpx.TransportError):
+                call.result()
+    [mine] = [path for path in output.rglob("*.png") if kept["id"] not in path.name]
+    # What others put there stays, whatever its name.
+    theirs = [mine.with_name("holiday.png"), mine.with_name("0123456789ab-0.png")]
+    for path in theirs:
+        path.write_bytes(b"theirs")
+    with serving(tmp_path, CONFIG, environ, module=scripted_server.MODULE) as server, api_client(server.url) as client:
+        ours = [path for path in output.rglob("*.png") if path not in theirs]
+        assert [path.name for path in ours] == [f"{kept['id']}-0.png"]
+        assert [path.read_bytes() for path in theirs] == [b"theirs"] * 2
+        assert client.get(f"/api/v1/jobs/{kept['id']}").json() == kept
 
 
 def wait_for_gone(client: httpx.Client, job_id: str) -> None:

@@ -111,6 +111,6 @@ def test_pictures_that_a_killed_process_painted_for_a_job_can_be_removed_without
     for painted in (job, other):
         for index in range(2):
             files.save(painted, index, seed=1, width=16, height=16, rgb=bytes(16 * 16 * 3))
-    files.discard_all(job)
+    files.discard_all(job.id, job.created_at, 2)
     assert sorted(path.name for path in tmp_path.rglob("*.png")) == [f"{other.id}-0.png", f"{other.id}-1.png"]
-    files.discard_all(job)
+    files.discard_all(job.id, job.created_at, 2)

@@ -262,6 +262,13 @@ def test_unfinished_jobs_never_expire(repository: Repository) -> None:
     assert ids(repository.unfinished()) == ["a", "B", "c"]
 
 
+def test_a_job_whose_files_cannot_be_deleted_stays_and_holds_up_no_other(repository: Repository) -> None:
+    fill(repository, "a", "B", "c")
+    removed = repository.expire(now=NOW, keep=0, ttl=FOREVER, discard=lambda job: job.id != "B")
+    assert (ids(removed), listed(repository)) == (["a", "c"], ["B"])
+    assert ids(repository.expire(now=NOW, keep=0, ttl=FOREVER)) == ["B"]
+
+
 def test_the_id_of_a_removed_job_is_not_used_again(repository: Repository) -> None:
     fill(repository, "a")
     repository.expire(now=NOW, keep=0, ttl=FOREVER)

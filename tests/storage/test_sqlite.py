@@ -21,7 +21,7 @@ from mflux_api import jobs
 from mflux_api.errors import ConfigError, DiskFull, InternalError, ServiceError
 from mflux_api.jobs import Job, Status
 from mflux_api.storage.memory import MemoryRepository
-from mflux_api.storage.repository import Repository, Tombstone, Totals
+from mflux_api.storage.repository import Abandoned, Repository, Tombstone, Totals
 from mflux_api.storage.schema import APPLICATION_ID, MIGRATIONS, migrate, open_database
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.storage import NOW, completed, failed, pictures, queued, read_only_folder, started
@@ -72,6 +72,44 @@ def test_everything_but_unfinished_synchronous_jobs_is_there_after_a_restart(pat
         assert repository.get("f") == Tombstone(id="f", removed_at=NOW)
         assert repository.unfinished() == (waiting,)
         assert repository.totals() == totals == Totals(generations=3, images=6, seconds=6.0)
+
+
+def test_a_killed_process_leaves_word_of_the_synchronous_jobs_it_was_painting(path: Path) -> None:
+    waiting, painting, done = (queued(name, synchronous=True) for name in ("A", "B", "C"))
+    with SqliteRepository(path) as repository:
+        for job in (waiting, painting, done):
+            repository.insert(job)
+        repository.replace(started(painting))
+        repository.replace(jobs.requeue(started(painting), engine_died=True))
+        repository.replace(started(painting))
+        repository.replace(started(done))
+        repository.replace(completed(done))
+        assert repository.abandoned() == ()
+    left = Abandoned(id="B", created_at=painting.created_at, images=painting.request.num_images)
+    for _ in range(2):
+        with SqliteRepository(path) as repository:
+            assert repository.abandoned() == (left,)
+    with SqliteRepository(path) as repository:
+        # Whoever is painted now is nobody that an earlier process left.
+        repository.insert(waiting)
+        repository.replace(started(waiting))
+        repository.forget_abandoned()
+        assert repository.abandoned() == ()
+    with SqliteRepository(path) as repository:
+        assert [job.id for job in repository.abandoned()] == ["A"]
+
+
+def test_files_of_an_expired_job_go_before_its_row(path: Path) -> None:
+    with SqliteRepository(path) as repository:
+        repository.insert(queued("a"))
+        repository.replace(completed(queued("a")))
+
+        def killed(job: Job) -> bool:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            repository.expire(now=NOW, keep=0, ttl=FOREVER, discard=killed)
+        assert ids(repository.page(limit=9, cursor=None, status=None).jobs) == ["a"]
 
 
 def test_a_synchronous_job_is_in_the_file_only_after_its_end(path: Path) -> None:
