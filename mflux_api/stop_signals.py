@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the first asks for an end, the second for one at once. Only the command line uses this."""
+"""SIGTERM, SIGINT, SIGHUP: the first asks for an end, the second for one at once. Only the command line uses this."""
 
 import logging
 import math
@@ -13,7 +13,7 @@ import trio
 SECOND_SIGNAL_AFTER = 1.0
 """Seconds: a process group's signal may reach the server twice at once, and that is one signal."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 logger = logging.getLogger("mflux_api")
 
@@ -35,7 +35,9 @@ class StopSignals:
     def installed(self) -> Iterator[None]:
         """Take the signals while the block runs, and ignore what comes later: the process is ending anyway."""
         for number in STOP_SIGNALS:
-            signal.signal(number, self._handle)
+            # Under nohup a closed terminal is no reason to end.
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
         try:
             yield
         finally:

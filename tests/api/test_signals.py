@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
+from mflux_api.jobs import Job, Status
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.api.server import api_client, serving
 from tests.api.test_jobs import SMALL, finished, submit, wait_for
@@ -19,7 +20,7 @@ from tests.promises import scripted_server
 LONG = {"steps": 200, "width": 512, "height": 512}
 
 
-@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("gap", [0.0, 0.001, 0.02, 0.1])
 def test_signal_twice_on_an_idle_server_is_exit_status_0(tmp_path: Path, kind: signal.Signals, gap: float) -> None:
     with serving(tmp_path, CONFIG) as server:
@@ -27,6 +28,26 @@ def test_signal_twice_on_an_idle_server_is_exit_status_0(tmp_path: Path, kind: s
         time.sleep(gap)
         server.process.send_signal(kind)
         assert server.process.wait(20) == 0
+
+
+def test_closed_terminal_is_no_reason_to_end_under_nohup(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG, wrapper=["nohup"]) as server, api_client(server.url) as client:
+        server.process.send_signal(signal.SIGHUP)
+        assert finished(client, submit(client))["status"] == "completed"
+        assert client.get("/api/v1/health").json()["status"] == "healthy"
+        assert server.stop() == 0
+
+
+def test_closed_terminal_lets_the_running_job_end(tmp_path: Path) -> None:
+    environ = scripted_server.environ(step_seconds=0.02)
+    with serving(tmp_path, CONFIG, environ, module=scripted_server.MODULE) as server, api_client(server.url) as client:
+        job_id = submit(client, steps=40)
+        wait_for(client, job_id, lambda job: job["progress"] > 0)
+        assert server.stop(signal.SIGHUP) == 0
+    with SqliteRepository(tmp_path / "output" / DATABASE_NAME) as repository:
+        kept = repository.get(job_id)
+        assert isinstance(kept, Job)
+        assert kept.status is Status.COMPLETED
 
 
 def test_rain_of_signals_until_the_very_end_is_exit_status_0(tmp_path: Path) -> None:
