@@ -18,6 +18,7 @@ from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import (
     EngineUnavailable,
     ImageGone,
+    InternalError,
     JobNotFound,
     ModelNotDownloaded,
     ServiceRestarting,
@@ -206,20 +207,28 @@ class Gateway:
 
         Raises:
             ImageGone: somebody removed the file.
+            InternalError: it is there and cannot be read.
         """
         try:
             return await trio.to_thread.run_sync(Path(image.path).read_bytes, limiter=self._readers)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise ImageGone("The image's file was removed from the output directory") from None
+        except OSError as error:
+            raise _unreadable(error) from error
 
     async def image_as(self, image: StoredImage, target: ImageFormat) -> bytes:
         """Read a finished image in another format.
 
         Raises:
             ImageGone: somebody removed the file.
+            InternalError: it is there and cannot be read.
         """
         data = await self.image_bytes(image)
-        return await trio.to_thread.run_sync(convert_png, data, target, limiter=self._readers)
+        try:
+            return await trio.to_thread.run_sync(convert_png, data, target, limiter=self._readers)
+        except OSError as error:
+            # Pillow's word for a file that somebody damaged.
+            raise _unreadable(error) from error
 
     async def model_hash(self, alias: str) -> str | None:
         """Return the short digest of a model's checkpoint; ``None`` when it is not on disk."""
@@ -341,3 +350,10 @@ class Gateway:
 def _unknown(job_id: str) -> JobNotFound:
     shown = job_id[:32]
     return JobNotFound(f"Job '{shown}' not found", {"job_id": shown})
+
+
+def _unreadable(error: OSError) -> InternalError:
+    return InternalError(
+        "The image's file cannot be read; check that the server may read generation.output_dir",
+        {"reason": error.strerror or "the file is damaged"},
+    )

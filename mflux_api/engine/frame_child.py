@@ -23,6 +23,8 @@ SHUTDOWN_SECONDS = 0.4
 EPITAPH_SECONDS = 1.0
 """How long to wait for the end of a process whose pipe is broken."""
 
+LAST_LOOK_SECONDS = 0.2
+
 C = TypeVar("C", bound="FrameChild")
 
 
@@ -151,17 +153,24 @@ class FrameChild:
 
     async def _fill(self, count: int, silence: float) -> None:
         while len(self._buffer) < count:
-            chunk: bytes | None = None
-            with trio.move_on_after(silence):
-                try:
-                    chunk = bytes(await self._stdout.receive_some(READ_SIZE))
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    chunk = b""
+            chunk = await self._receive_some(silence)
+            if chunk is None:
+                # It may be this process that was stopped all the time; then its beats lie in the pipe.
+                chunk = await self._receive_some(LAST_LOOK_SECONDS)
             if chunk is None:
                 raise EngineDied(f"no sign of life for {silence:g} s")
             if not chunk:
                 raise EngineDied(await self._epitaph())
             self._buffer += chunk
+
+    async def _receive_some(self, seconds: float) -> bytes | None:
+        """What the child has sent, nothing at its end, ``None`` if it sends nothing in that time."""
+        with trio.move_on_after(seconds):
+            try:
+                return bytes(await self._stdout.receive_some(READ_SIZE))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return b""
+        return None
 
     async def _epitaph(self) -> str:
         # A broken pipe is seen a moment before the end of the process that held it.

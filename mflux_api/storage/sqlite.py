@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import attrs
 
-from mflux_api.errors import InternalError
+from mflux_api.errors import ConfigError, InternalError
 from mflux_api.idempotency import IdempotencyKey, Remembered
 from mflux_api.jobs import Failure, Job, Status, StoredImage, Timings
 from mflux_api.requests import GenerateRequest
@@ -76,10 +76,12 @@ class SqliteRepository:
         path = Path(os.path.abspath(path))
         self._path = path
         self._folder = path.parent
+        self._log = path.with_name(f"{path.name}-wal")
         self._inputs = InputFiles(path.parent / INPUTS_FOLDER)
         self._connection = open_database(path)
         try:
             self._identity = _identity(path)
+            self._log_identity = _identity(self._log)
             used = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
             painting = self._connection.execute("SELECT id, created_at, images FROM painting").fetchall()
         except BaseException:
@@ -251,6 +253,23 @@ class SqliteRepository:
         """Make sure that what is written can be found again: SQLite goes on writing to a file that was removed."""
         if self._identity is None or _identity(self._path) != self._identity:
             raise InternalError("The job database was removed from the state directory; restart the service")
+        log = _identity(self._log)
+        if self._log_identity is None:
+            # It comes with the first write.
+            self._log_identity = log
+        elif log != self._log_identity:
+            self._reopen()
+
+    def _reopen(self) -> None:
+        """Save what is in a log that was removed, which only this process still sees, and begin another."""
+        with typed_errors():
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        self._connection.close()
+        try:
+            self._connection = open_database(self._path)
+        except ConfigError as error:
+            raise InternalError("The job database cannot be opened any more; restart the service") from error
+        self._log_identity = _identity(self._log)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

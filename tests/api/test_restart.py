@@ -124,6 +124,26 @@ def test_image_removed_by_hand_is_gone(tmp_path: Path) -> None:
         assert "event: complete" in client.get(f"/api/v1/jobs/{job_id}/stream").text
 
 
+def test_image_that_cannot_be_read_is_named_and_back_when_it_can_be(tmp_path: Path) -> None:
+    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+        job_id = submit(client)
+        client.get(f"/api/v1/jobs/{job_id}/stream", params={"images": "url"}).read()
+        (picture,) = (tmp_path / "output").rglob("*.png")
+        data = picture.read_bytes()
+        picture.unlink()
+        picture.mkdir()
+        unreadable = httpx.get(f"{server.url}/api/v1/jobs/{job_id}/images/0")
+        assert (unreadable.status_code, unreadable.json()["details"]) == (500, {"reason": "Is a directory"})
+        assert "generation.output_dir" in unreadable.json()["error"]
+        picture.rmdir()
+        picture.write_bytes(data[:40])
+        damaged = httpx.get(f"{server.url}/api/v1/jobs/{job_id}/images/0", params={"format": "webp"})
+        assert (damaged.status_code, damaged.json()["details"]) == (500, {"reason": "the file is damaged"})
+        picture.write_bytes(data)
+        assert client.get(f"/api/v1/jobs/{job_id}/images/0").content == data
+        assert not any("a request failed" in line for line in server.lines)
+
+
 def test_serving_process_never_imports_the_model_code(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
         finished(client, submit(client))

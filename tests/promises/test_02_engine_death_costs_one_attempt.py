@@ -132,6 +132,20 @@ def test_killed_engine_costs_one_attempt_and_http_never_stops(tmp_path: Path, fu
         assert max(added) <= RESPAWN_ALLOWANCE
 
 
+def test_server_that_was_stopped_for_a_while_does_not_take_its_engine_for_dead(tmp_path: Path) -> None:
+    config = CONFIG + "[engine]\nheartbeat_seconds = 2\n"
+    with serving(tmp_path, config) as server, api_client(server.url) as client:
+        job_id = submit(client, **(WORK | {"steps": 100}))
+        wait_for(client, job_id, lambda job: job["progress"] > 0.01)
+        engine = engine_of(server)
+        server.process.send_signal(signal.SIGSTOP)
+        time.sleep(3.0)
+        server.process.send_signal(signal.SIGCONT)
+        assert finished(client, job_id)["status"] == "completed"
+        assert attempts(client, job_id) == [1]
+        assert engine_of(server) == engine
+
+
 def test_job_that_kills_the_engine_twice_fails_and_the_next_one_runs(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
         deadly = submit(client, **(WORK | {"steps": 100}))

@@ -99,6 +99,26 @@ def test_a_killed_process_leaves_word_of_the_synchronous_jobs_it_was_painting(pa
         assert [job.id for job in repository.abandoned()] == ["A"]
 
 
+@pytest.mark.parametrize("names", [["-wal"], ["-wal", "-shm"]])
+def test_removed_log_loses_nothing_that_is_acknowledged(path: Path, tmp_path: Path, names: list[str]) -> None:
+    with SqliteRepository(path) as repository:
+        repository.insert(queued("a"))
+        repository.replace(started(queued("a")))
+        for name in names:
+            path.with_name(path.name + name).unlink()
+        repository.insert(queued("b"))
+        # What a process that is killed now would leave.
+        killed = tmp_path / "killed" / DATABASE_NAME
+        killed.parent.mkdir()
+        for file in tmp_path.glob(f"{path.name}*"):
+            shutil.copy(file, killed.parent)
+        with SqliteRepository(killed) as found:
+            assert listed(found) == ["b", "a"]
+        repository.replace(completed(queued("a")))
+        assert listed(repository) == ["b", "a"]
+    assert sql(path, "PRAGMA integrity_check") == [("ok",)]
+
+
 def test_files_of_an_expired_job_go_before_its_row(path: Path) -> None:
     with SqliteRepository(path) as repository:
         repository.insert(queued("a"))
