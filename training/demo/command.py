@@ -100,6 +100,5 @@ def state_from_parts(arguments: argparse.Namespace, device: torch.device) -> Non
             "optimizer": None,
             "step": 5000,
             "spent": arguments.spent * 60,
-            "distill_spent": 0.0,
         },
     )

@@ -1,7 +1,7 @@
 """The stages after the model can paint: editing, and an example LoRA. In calls of limited time, as ``train``'s.
 
-    python -m training.demo.train_more --stage edit --minutes 4.5 --plan 4.5 --state /tmp/demo-train --out out
-    python -m training.demo.train_more --stage lora --minutes 1.5 --plan 1.5 --state /tmp/demo-train --out out
+    python -m training.demo.train_more --stage edit --minutes 22.8 --plan 22.8 --state /tmp/demo-train --out out
+    python -m training.demo.train_more --stage lora --minutes 0.8 --plan 0.8 --state /tmp/demo-train --out out
 
 ``edit`` begins from the averaged weights in flow.pt and keeps itself in edit.pt; ``lora`` begins from the averaged
 weights in edit.pt, or where there is none from flow.pt. ``--parts FOLDER`` begins from exported parts instead where
