@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -117,6 +118,8 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
+    # Pillow's, of a picture that is refused anyway; it would print a path of this machine.
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
     # Where descriptors run out Trio tries to accept ten times a second, with a traceback each time.
     logging.getLogger("trio.serve_listeners").addFilter(_NowAndThen())
 

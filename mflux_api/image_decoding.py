@@ -8,6 +8,7 @@ import base64
 import binascii
 import re
 from io import BytesIO
+from urllib.parse import unquote
 from typing import TYPE_CHECKING
 
 from mflux_api.errors import InvalidParameter
@@ -52,13 +53,17 @@ class _Refused(Exception):
 
 
 def _bytes(text: str) -> bytes:
+    text = text.strip()
     head = _DATA_URL.match(text)
     if head is None and (scheme := _URL.match(text)) is not None:
         what = (
             "is a data URL without base64" if scheme.group().lower() == "data:" else "is a URL; send the picture itself"
         )
         raise _Refused(what)
-    encoded = "".join(text[head.end() if head is not None else 0 :].split()).translate(_URL_SAFE).rstrip("=")
+    encoded = "".join(text[head.end() if head is not None else 0 :].split()).translate(_URL_SAFE)
+    if head is not None and "%" in encoded:
+        encoded = unquote(encoded)
+    encoded = encoded.rstrip("=")
     if not encoded:
         raise _Refused("is empty")
     try:
@@ -98,8 +103,11 @@ def _on_white(image: "Image") -> "Image":
     from PIL import Image
 
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion would clip 16 bits at 255: all white.
-        image = image.point(lambda value: value / 256).convert("L")
+        # Pillow's own conversion would clip 16 bits at 255: all white. It scales "I" alone in every byte order.
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    elif image.mode in ("I", "F"):
+        # What is white in them is anybody's guess, and Pillow's own conversion would clip them at 255, too.
+        raise _Refused("has 32 bits a pixel; save it with 8 or 16")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

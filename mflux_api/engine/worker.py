@@ -232,10 +232,14 @@ class Worker:
         except Stopped:
             self._pipe.write(RunStopped(attempt=command.attempt))
         except LoraError as error:
-            failed = RunFailed(
-                attempt=command.attempt, code="INVALID_PARAMETER", message=str(error), details={"field": "lora_files"}
+            details: dict[str, str | None] = {
+                "field": "lora_files",
+                "value": None,
+                "limit": "LoRAs that were made for this model",
+            }
+            self._pipe.write(
+                RunFailed(attempt=command.attempt, code="INVALID_PARAMETER", message=str(error), details=details)
             )
-            self._pipe.write(failed)
         except CheckpointError as error:
             # A component that was freed and cannot be read again.
             self._pipe.write(RunFailed(attempt=command.attempt, code="GENERATION_FAILED", message=str(error)))
