@@ -8,8 +8,8 @@ import base64
 import binascii
 import re
 from io import BytesIO
-from urllib.parse import unquote
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.init_images import MULTIPLE, reference_size
