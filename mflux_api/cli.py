@@ -16,7 +16,7 @@ import trio
 
 from mflux_api import doctor, generate_options, model_commands
 from mflux_api.config import Settings, load_settings
-from mflux_api.errors import ConfigError, ServiceError, ServiceFailed
+from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
 from mflux_api.jobs import Finished
 from mflux_api.progress_bar import ProgressBar
 from mflux_api.requests import GenerateRequest
@@ -60,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _typed_failures():
             return command(options)
     except (ConfigError, OSError, ServiceError) as error:
-        print(f"mflux-api: {error}", file=sys.stderr)
+        # The answer of the API has the names in its details.
+        hint = "; `mflux-api models list` shows them all" if isinstance(error, InvalidModel) else ""
+        print(f"mflux-api: {error}{hint}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except ServiceFailed as error:
         print(f"mflux-api: the service gave up: {error}", file=sys.stderr)

@@ -170,7 +170,8 @@ def _find(transformer: Any, target: str, name: str) -> _Place:
 
 def _is_finite(factors: Factors) -> mx.array:
     """A boolean, not yet computed."""
-    arrays = [value for value in attrs.asdict(factors, recurse=False).values() if isinstance(value, mx.array)]
+    values = [value for value in attrs.asdict(factors, recurse=False).values() if isinstance(value, mx.array | float)]
+    arrays = [mx.array(value) if isinstance(value, float) else value for value in values]
     return mx.all(mx.stack([mx.all(mx.isfinite(array)) for array in arrays]))
 
 

@@ -169,6 +169,8 @@ class Pipeline:
                         yield from clock.pausing(PreviewEvent(index, number, width, height, as_jpeg(pixels)))
                     check()
                 del denoiser, cache, clean
+            if request.loras and not mx.isfinite(latents).all().item():
+                raise LoraError("With these LoRAs the picture's numbers overflow: use smaller scales or other LoRAs.")
             grids += mx.split(_grid(latents, rows, columns), latents.shape[0])
         del conditioning, predict
         self._done_with("transformer", request)

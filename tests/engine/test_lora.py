@@ -249,6 +249,14 @@ def test_lora_that_took_the_place_of_another_is_read_though_size_and_time_are_th
     assert paint(pipeline, request)[0].tobytes() != first
 
 
+def test_lora_that_lets_numbers_overflow_is_an_error_and_no_black_picture(pipeline: Pipeline, tmp_path: Path) -> None:
+    (before,) = paint(pipeline, REQUEST)
+    wild = peft(tmp_path / "wild.safetensors", TINY, scale=1e37)
+    with pytest.raises(LoraError, match="overflow"):
+        paint(pipeline, attrs.evolve(REQUEST, loras=(Lora(wild),)))
+    assert np.array_equal(paint(pipeline, REQUEST)[0], before)
+
+
 def test_run_stopped_in_the_middle_leaves_no_adapter(tiny: Components, device: Device, tmp_path: Path) -> None:
     pipeline = Pipeline(tiny, device)
     parameters = weights(tiny.transformer)
@@ -344,6 +352,7 @@ PAIR = {f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP}
         (_with({f"{KEY}.lokr_w1": DOWN}), "no complete update"),
         (_with({**PAIR, f"{KEY}.lora_A.weight": mx.full(DOWN.shape, mx.nan)}), "NaN or infinite"),
         (_with({**PAIR, f"{KEY}.lora_B.weight": mx.full(UP.shape, -mx.inf)}), "NaN or infinite"),
+        (_with({**PAIR, f"{KEY}.alpha": mx.array(mx.nan)}), "NaN or infinite"),
     ],
 )
 def test_adapter_that_cannot_be_used_is_refused_and_leaves_the_model_as_it_was(
