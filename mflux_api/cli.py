@@ -120,8 +120,8 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
-    # Pillow's, of a picture that is refused anyway; it would print a path of this machine.
-    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")
+    # Of strangers' pictures, which are taken or refused all the same; each would print a path of this machine.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # Where descriptors run out Trio tries to accept ten times a second, with a traceback each time.
     logging.getLogger("trio.serve_listeners").addFilter(_NowAndThen())
 

@@ -73,15 +73,14 @@ def _bytes(text: str) -> bytes:
 
 
 def _rgb(data: bytes) -> "Image":
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
             image.load()
             # After the frame is chosen and before anything forgets the EXIF data.
-            turned: Image.Image = ImageOps.exif_transpose(image)
-            return _on_white(turned)
+            return _on_white(_turned(image))
     except _Refused:
         raise
     except UnidentifiedImageError:
@@ -90,6 +89,16 @@ def _rgb(data: bytes) -> "Image":
         raise _Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
     except Exception:  # noqa: BLE001 - a decoder may raise anything on bytes from outside, and it means one thing
         raise _Refused("is damaged or cut off; save or send it again") from None
+
+
+def _turned(image: "Image") -> "Image":
+    from PIL import ImageOps
+
+    try:
+        turned: Image = ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001 - the pixels are sound; what some program wrote beside them is no reason to refuse
+        return image
+    return turned
 
 
 def _check_size(width: int, height: int) -> None:

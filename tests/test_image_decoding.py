@@ -101,6 +101,14 @@ def test_exif_orientation_is_followed() -> None:
     assert near(image.getpixel((16, 44)), BLUE, 40)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("notes", [b"Exif\0\0garbage garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"])
+def test_picture_whose_exif_data_is_broken_is_taken_as_it_stands(kind: str, notes: bytes) -> None:
+    image = decode_picture(encoded(halves(), kind, exif=notes), 0)
+    assert near(image.getpixel((4, 4)), RED)
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_transparency_is_white(mode: str) -> None:
     image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))

@@ -6,11 +6,13 @@ import socket
 import struct
 import zlib
 from contextlib import suppress
+from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from PIL import Image
 
 from tests.api.server import Server
 
@@ -291,9 +293,11 @@ def test_huge_number_does_not_make_the_error_huge(client: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["details"]["value"]) == (400, "int")
 
 
-def test_picture_with_too_many_pixels_puts_no_warning_with_a_path_into_the_log(
-    server: Server, client: httpx.Client
-) -> None:
+def test_pictures_put_no_warning_with_a_path_into_the_log(server: Server, client: httpx.Client) -> None:
+    odd = BytesIO()
+    Image.new("RGB", (64, 64)).save(odd, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12")
+    body = {**OK, "init_images": [base64.b64encode(odd.getvalue()).decode()]}
+    assert client.post("/sdapi/v1/img2img", json=body).status_code == 200
     header = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
     png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
     body = {**OK, "init_images": [base64.b64encode(png + struct.pack(">I", 4) + b"IDAT").decode()]}
