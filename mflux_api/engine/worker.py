@@ -235,7 +235,7 @@ class Worker:
             details: dict[str, str | None] = {
                 "field": "lora_files",
                 "value": None,
-                "limit": "LoRAs that were made for this model",
+                "limit": "whole LoRAs made for this model",
             }
             self._pipe.write(
                 RunFailed(attempt=command.attempt, code="INVALID_PARAMETER", message=str(error), details=details)
