@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ import trio
 
 from mflux_api import doctor, generate_options, model_commands
 from mflux_api.config import Settings, load_settings
-from mflux_api.errors import ConfigError, ServiceError, ServiceFailed
+from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
 from mflux_api.jobs import Finished
 from mflux_api.progress_bar import ProgressBar
 from mflux_api.requests import GenerateRequest
@@ -59,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _typed_failures():
             return command(options)
     except (ConfigError, OSError, ServiceError) as error:
-        print(f"mflux-api: {error}", file=sys.stderr)
+        # The answer of the API has the names in its details.
+        hint = "; `mflux-api models list` shows them all" if isinstance(error, InvalidModel) else ""
+        print(f"mflux-api: {error}{hint}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except ServiceFailed as error:
         print(f"mflux-api: the service gave up: {error}", file=sys.stderr)
@@ -117,6 +120,8 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
+    # Of strangers' pictures, which are taken or refused all the same; each would print a path of this machine.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # Where descriptors run out Trio tries to accept ten times a second, with a traceback each time.
     logging.getLogger("trio.serve_listeners").addFilter(_NowAndThen())
 

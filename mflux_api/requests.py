@@ -161,10 +161,16 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+_MOST_SHOWN = 10**20
+"""Larger numbers may have thousands of digits."""
+
+
 def _shown(value: Any) -> Any:
     """Return the value for the error's details, cut so that an error stays small."""
     if isinstance(value, str):
         return value if len(value) <= 64 else value[:64] + "…"
+    if isinstance(value, int) and abs(value) > _MOST_SHOWN:
+        return "int"
     if value is None or isinstance(value, bool | int | float):
         return value
     return type(value).__name__
@@ -272,6 +278,9 @@ def resolve(
     missing = len(request.lora_files) - len(request.lora_scales)
     steps = request.steps if request.steps is not None else (model.default_steps or default_steps)
     guidance = request.guidance if request.guidance is not None else model.default_guidance
+    if model.family == "flux2-klein":
+        # At 1 and below there is no second branch: it is all the same picture.
+        guidance = max(guidance, 1.0)
     seed = request.seed if request.seed not in (None, -1) else secrets.randbelow(2**32)
     return attrs.evolve(
         request,

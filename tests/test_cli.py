@@ -68,7 +68,7 @@ def test_generate_takes_its_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("generate", "a", "--model", "nonsense"), "Invalid model specified"),
+        (("generate", "a", "--model", "nonsense"), "Invalid model specified; `mflux-api models list` shows them all"),
         (("generate", "a", "--model", "demo", "--width", "100"), "'width' is invalid"),
         (("generate", "  ", "--model", "demo"), "'prompt' is invalid"),
         (("generate", "a", "--model", "seedvr2"), "cannot do that yet"),
@@ -140,3 +140,4 @@ def test_generate_edits_pictures_with_loras_wherever_they_lie(tmp_path: Path) ->
     assert (missing.returncode, "lora.dirs" in missing.stderr) == (1, True)
     gone = run(tmp_path, "generate", "a", "--init-image", "gone.png")
     assert (gone.returncode, gone.stderr.count("\n")) == (1, 1)
+    assert "The init image gone.png cannot be read: No such file or directory" in gone.stderr

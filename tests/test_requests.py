@@ -75,6 +75,11 @@ def test_resolve_fills_in_seed_steps_and_guidance() -> None:
     assert attrs.evolve(chosen, num_images=3).seeds() == (0, 1, 2)
 
 
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
+def test_guidance_without_a_second_branch_is_reported_as_the_1_that_runs(guidance: float) -> None:
+    assert resolve(GenerateRequest(prompt="a", guidance=guidance), BASE, default_steps=4).guidance == 1.0
+
+
 def test_largest_seed_leaves_room_for_four_exact_images() -> None:
     assert float(MAX_SEED + 3) == MAX_SEED + 3 < 2**53
 

@@ -181,10 +181,10 @@ class Painter:
                         publish(tracker.stage(Stage(report.stage)))
                     case m.Stepped():
                         stopwatch.step_done(report.images)
-                        publish(tracker.step(report.step, report.steps, report.images))
+                        publish(tracker.step(report.step, report.steps, image=report.image, images=report.images))
                     case m.Previewed():
-                        # The one being painted; of others in its pass nobody could say which they are.
-                        if report.index == len(images):
+                        # The first of its pass; of the others nobody could say which they are.
+                        if report.index == tracker.latest.image:
                             publish(tracker.preview(base64.b64encode(report.jpeg).decode()))
                     case m.Painted():
                         publish(tracker.stage(Stage.SAVING))

@@ -246,7 +246,7 @@ class RunFailed:
     attempt: int
     code: str
     message: str
-    details: Mapping[str, str] = attrs.field(factory=dict)
+    details: Mapping[str, str | None] = attrs.field(factory=dict)
 
 
 Event = (

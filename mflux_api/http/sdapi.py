@@ -38,7 +38,9 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     async def answer(body: Mapping[str, Any]) -> Response:
         dialect = a1111.speaks_a1111(body)
-        fields = a1111.translated(body) if dialect else dict(body)
+        fields = (
+            a1111.translated(body, max_images=gateway.settings.generation.max_batch_size) if dialect else dict(body)
+        )
         started = trio.current_time()
         aliases = a1111.ALIASES if dialect else ALIASES
         job = await _painted(gateway, from_body(fields, strict=not dialect, aliases=aliases))
