@@ -120,7 +120,7 @@ def _object(model: Model, state: CheckpointState, default_steps: int) -> ModelOb
         hash=state.short_hash,
         sha256=state.sha256,
         config=ModelConfigObject(
-            base_arch="seedvr2" if model.family == "seedvr2" else "flux2",
+            base_arch="seedvr2" if model.upscales else "flux2",
             supports_guidance=model.supports_guidance,
             max_sequence_length=EMBEDDED_SEQUENCE_LENGTH if model.embedded else SEQUENCE_LENGTH,
         ),

@@ -31,7 +31,6 @@ from mflux_api.errors import (
     ModelNotDownloaded,
     ModelNotFound,
     NotFound,
-    NotYetSupported,
     OriginNotAllowed,
     OutOfMemory,
     QueueFull,
@@ -56,7 +55,6 @@ _SUBMIT: Errors = (
     InvalidModel,
     ModelNotDownloaded,
     ModelNotFound,
-    NotYetSupported,
     QueueFull,
     ShuttingDown,
     EngineUnavailable,
@@ -118,6 +116,7 @@ OPERATIONS = (
         path="/sdapi/v1/txt2img",
         summary="Paint a prompt and wait for the images",
         body=GenerateRequest,
+        body_required=("prompt",),
         answer=schemas.ImagesAnswer,
         errors=(*_SUBMIT, *_PAINT),
     ),
@@ -216,7 +215,6 @@ OPERATIONS = (
         errors=(
             ModelNotFound,
             ModelNotDownloaded,
-            NotYetSupported,
             OutOfMemory,
             GenerationFailed,
             EngineUnavailable,
@@ -313,7 +311,7 @@ def _loosen(request: dict[str, Any], max_images: int) -> None:
     properties = request["properties"]
     properties["num_images"]["maximum"] = max_images
     for name, schema in properties.items():
-        if name not in request["required"] and "anyOf" not in schema:
+        if name not in request.get("required", ()) and "anyOf" not in schema:
             default = schema.pop("default")
             properties[name] = {"anyOf": [schema, {"type": "null"}], "default": default}
 

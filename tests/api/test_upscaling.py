@@ -1,0 +1,174 @@
+"""SeedVR2 over HTTP, on a random checkpoint of its layout: as a model of requests, and behind A1111's extras."""
+
+import base64
+import json
+from collections.abc import Iterator
+from io import BytesIO
+from typing import Any
+
+import httpx
+import pytest
+from PIL import Image
+
+from tests.api.server import Server, api_client, serving
+from tests.api.test_img2img import encoded, picture, scene
+from tests.api.test_jobs import finished
+from tests.engine.upscaler_checkpoint import write_upscaler
+
+CONFIG = """
+[models]
+default = "demo"
+auto_download = false
+
+[[models.custom]]
+name = "seedvr2"
+base = "seedvr2"
+path = "seedvr2"
+"""
+
+SOURCE = encoded(scene((48, 32)))
+UPSCALE: dict[str, Any] = {"model": "seedvr2", "init_images": [SOURCE], "seed": 1}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("upscaling")
+    write_upscaler(folder / "seedvr2")
+    with serving(folder, CONFIG) as running:
+        yield running
+
+
+@pytest.fixture
+def client(server: Server) -> Iterator[httpx.Client]:
+    with api_client(server.url) as connected:
+        yield connected
+
+
+def post(client: httpx.Client, path: str, **fields: Any) -> dict[str, Any]:
+    answer = client.post(f"/sdapi/v1/{path}", json=fields)
+    assert answer.status_code == 200, answer.text[:300]
+    body: dict[str, Any] = answer.json()
+    return body
+
+
+def events(client: httpx.Client, job_id: str) -> list[dict[str, Any]]:
+    url = f"/api/v1/jobs/{job_id}/stream"
+    with client.stream("GET", url, headers={"Last-Event-ID": "x"}) as stream:
+        return [json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:")]
+
+
+def test_img2img_needs_no_prompt_and_says_what_ran(client: httpx.Client) -> None:
+    answer = post(client, "img2img", **UPSCALE, steps=9, width=512, height=512)
+    (image,) = answer["images"]
+    assert picture(image).size == (96, 64)
+    expected = {
+        "model": "seedvr2",
+        "prompt": "",
+        "width": 96,
+        "height": 64,
+        "steps": 1,
+        "resolution": 64,
+        "softness": 0,
+    }
+    assert answer["parameters"].items() >= expected.items()
+    written = Image.open(BytesIO(base64.b64decode(image))).info["parameters"]
+    assert "Postprocess upscaler: seedvr2" in written
+    assert post(client, "img2img", **UPSCALE)["images"] == [image]
+
+
+def test_softness_resolution_and_seed_have_an_effect(client: httpx.Client) -> None:
+    made = [
+        picture(post(client, "img2img", **{**UPSCALE, "resolution": 48, **fields})["images"][0])
+        for fields in ({}, {"softness": 0.5}, {"seed": 2}, {"low_ram": True})
+    ]
+    assert {image.size for image in made} == {(72, 48)}
+    assert len({image.tobytes() for image in made}) == 3
+    assert made[0].tobytes() == made[3].tobytes()
+
+
+def test_a1111s_img2img_upscales_too(client: httpx.Client) -> None:
+    answer = post(
+        client, "img2img", **UPSCALE, sampler_name="Euler", cfg_scale=7, denoising_strength=0.4, upscale="1.5"
+    )
+    info = json.loads(answer["info"])
+    assert (info["width"], info["height"], info["sd_model_name"]) == (72, 48, "seedvr2")
+
+
+def test_job_goes_through_its_stages_to_one_end_with_a_picture_for_each_seed(client: httpx.Client) -> None:
+    job_id = client.post("/api/v1/generate", json={**UPSCALE, "num_images": 2}).json()["job_id"]
+    seen = events(client, job_id)
+    stages = [event["stage"] for event in seen[:-1]]
+    once = ["encoding", "denoising", "decoding", "saving"]
+    assert [stage for stage, before in zip(stages, ["", *stages], strict=False) if stage != before] == [
+        "queued",
+        "loading",
+        *once,
+        *once,
+    ]
+    progress = [event["progress"] for event in seen]
+    assert progress == sorted(progress)
+    assert progress[-2:] == [1.0, 1.0]
+    assert {event["steps"] for event in seen[:-1]} == {1}
+    assert seen[-1]["result"]["seeds"] == [1, 2]
+    assert [picture(text).size for text in seen[-1]["result"]["images"]] == [(96, 64)] * 2
+
+
+def test_cancel_ends_it_between_two_tiles_and_the_same_engine_goes_on(server: Server, client: httpx.Client) -> None:
+    engines = [child.pid for child in server.children()]
+    large = encoded(Image.effect_noise((256, 256), 50))
+    body = {**UPSCALE, "init_images": [large], "num_images": 4}
+    job_id = client.post("/api/v1/generate", json=body).json()["job_id"]
+    with client.stream("GET", f"/api/v1/jobs/{job_id}/stream") as stream:
+        lines = stream.iter_lines()
+        assert any('"encoding"' in line for line in lines)
+        assert client.delete(f"/api/v1/jobs/{job_id}").json() == {"status": "cancelled"}
+        assert any(line == "event: cancelled" for line in lines)
+    assert post(client, "img2img", **UPSCALE)["images"]
+    assert [child.pid for child in server.children()] == engines
+
+
+@pytest.mark.parametrize(
+    ("path", "fields", "field"),
+    [
+        ("/sdapi/v1/txt2img", {}, "init_images"),
+        ("/sdapi/v1/img2img", {"init_images": []}, "init_images"),
+        ("/api/v1/generate", {"init_images": None, "prompt": "a lake"}, "init_images"),
+        ("/api/v1/generate", {"init_images": [SOURCE, SOURCE]}, "init_images"),
+        ("/api/v1/generate", {"init_images": ["nonsense"]}, "init_images"),
+        ("/api/v1/generate", {"resolution": 64, "upscale": 2}, "upscale"),
+        ("/api/v1/generate", {"resolution": 8000}, "resolution"),
+        ("/api/v1/generate", {"lora_files": ["style"]}, "lora_files"),
+        ("/api/v1/generate", {"prompt": "a <lora:style>"}, "lora_files"),
+        ("/api/v1/generate", {"model": "demo"}, "prompt"),
+    ],
+)
+def test_what_an_upscaler_cannot_do_is_one_clear_error(
+    client: httpx.Client, path: str, fields: dict[str, Any], field: str
+) -> None:
+    answer = client.post(path, json={**UPSCALE, **fields})
+    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_PARAMETER"), answer.text[:300]
+    assert answer.json()["details"]["field"] == field
+
+
+def test_waiting_job_still_has_its_picture_after_a_restart(server: Server, client: httpx.Client) -> None:
+    folder = server.folder / "second"
+    config = CONFIG.replace('path = "', f'path = "{server.folder}/')
+    with serving(folder, config) as first, api_client(first.url) as before:
+        ahead = before.post("/api/v1/generate", json={**UPSCALE, "num_images": 4, "upscale": 8}).json()["job_id"]
+        job_id = before.post("/api/v1/generate", json=UPSCALE).json()["job_id"]
+        first.process.kill()
+        first.process.wait()
+    with serving(folder, config) as second, api_client(second.url) as after:
+        after.delete(f"/api/v1/jobs/{ahead}").raise_for_status()
+        job = finished(after, job_id)
+        assert job["status"] == "completed"
+        assert picture(job["result"]["images"][0]).size == (96, 64)
+        assert job["result"]["images"] == post(client, "img2img", **UPSCALE)["images"]
+
+
+def test_model_list_says_what_it_is(client: httpx.Client) -> None:
+    models = {model["title"]: model for model in client.get("/api/v1/models").json()["models"]}
+    seedvr2 = models["seedvr2"]
+    assert (seedvr2["downloaded"], seedvr2["default_steps"], seedvr2["config"]["base_arch"]) == (True, 1, "seedvr2")
+    assert seedvr2["hash"]
+    assert client.post("/api/v1/models/seedvr2/load").json()["status"] == "loaded"
