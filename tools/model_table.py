@@ -86,7 +86,7 @@ def _verified(model: Model) -> str:
     if model.embedded:
         return "A"
     if model.family != "flux2-klein":
-        return "D"
+        return "E" if model.upscales else "D"
     return {"none": "B", "runtime": "B", "stored": "C"}[model.quantization]
 
 

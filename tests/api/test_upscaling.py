@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 from collections.abc import Iterator
 from io import BytesIO
 from typing import Any
@@ -115,7 +116,7 @@ def test_job_goes_through_its_stages_to_one_end_with_a_picture_for_each_seed(cli
 
 def test_cancel_ends_it_between_two_tiles_and_the_same_engine_goes_on(server: Server, client: httpx.Client) -> None:
     engines = [child.pid for child in server.children()]
-    large = encoded(Image.effect_noise((256, 256), 50))
+    large = encoded(Image.effect_noise((112, 112), 50))
     body = {**UPSCALE, "init_images": [large], "num_images": 4}
     job_id = client.post("/api/v1/generate", json=body).json()["job_id"]
     with client.stream("GET", f"/api/v1/jobs/{job_id}/stream") as stream:
@@ -172,3 +173,99 @@ def test_model_list_says_what_it_is(client: httpx.Client) -> None:
     assert (seedvr2["downloaded"], seedvr2["default_steps"], seedvr2["config"]["base_arch"]) == (True, 1, "seedvr2")
     assert seedvr2["hash"]
     assert client.post("/api/v1/models/seedvr2/load").json()["status"] == "loaded"
+
+
+# --- A1111's extras ---
+
+
+def test_upscalers_are_listed_as_a1111_lists_them(client: httpx.Client) -> None:
+    listed = client.get("/sdapi/v1/upscalers").json()
+    assert [upscaler["name"] for upscaler in listed] == ["None", "Lanczos", "Nearest", "seedvr2"]
+    assert {tuple(upscaler) for upscaler in listed} == {("name", "model_name", "model_path", "model_url", "scale")}
+
+
+def test_single_image_is_upscaled_by_the_model_as_the_model_itself_does(client: httpx.Client) -> None:
+    answer = post(client, "extra-single-image", image=SOURCE, upscaler_1="SeedVR2", upscaling_resize=2, seed=1)
+    assert answer["html_info"] == "<p>Postprocess upscale by: 2, Postprocess upscaler: seedvr2</p>"
+    assert picture(answer["image"]).tobytes() == picture(post(client, "img2img", **UPSCALE)["images"][0]).tobytes()
+    same = [post(client, "extra-single-image", image=SOURCE, upscaler_1="seedvr2")["image"] for _ in range(2)]
+    assert same[0] == same[1] != answer["image"]
+
+
+def test_single_image_comes_in_exactly_the_size_that_is_asked_for(client: httpx.Client) -> None:
+    size = {"resize_mode": 1, "upscaling_resize_w": 71, "upscaling_resize_h": 77}
+    for upscaler in ("seedvr2", "Nearest"):
+        cropped = post(client, "extra-single-image", image=SOURCE, upscaler_1=upscaler, **size)
+        whole = post(client, "extra-single-image", image=SOURCE, upscaler_1=upscaler, upscaling_crop=False, **size)
+        assert (picture(cropped["image"]).size, picture(whole["image"]).size) == ((71, 77), (116, 77))
+
+
+def test_plain_upscalers_need_no_model_and_leave_no_job(client: httpx.Client) -> None:
+    before = client.get("/api/v1/jobs").json()
+    plain = {
+        name: post(client, "extra-single-image", image=f"data:image/png;base64,{SOURCE}", upscaler_1=name)["image"]
+        for name in (None, "None", "Lanczos", "nearest")
+    }
+    assert {picture(image).size for image in plain.values()} == {(96, 64)}
+    assert picture(plain["Lanczos"]).tobytes() == picture(plain[None]).tobytes() != picture(plain["nearest"]).tobytes()
+    assert client.get("/api/v1/jobs").json() == before
+
+
+def test_batch_keeps_its_order_and_blends_two_upscalers(client: httpx.Client) -> None:
+    files = [{"data": encoded(scene((size, 32))), "name": f"{size}.png"} for size in (32, 48)]
+    made = post(
+        client,
+        "extra-batch-images",
+        imageList=files,
+        upscaler_1="seedvr2",
+        upscaler_2="Lanczos",
+        extras_upscaler_2_visibility=1,
+    )
+    plain = post(client, "extra-batch-images", imageList=files, upscaler_1="Lanczos")
+    assert [picture(image).size for image in made["images"]] == [(64, 64), (96, 64)]
+    assert [picture(image).tobytes() for image in made["images"]] == [
+        picture(image).tobytes() for image in plain["images"]
+    ]
+    assert post(client, "extra-batch-images", imageList=files, show_extras_results=False)["images"] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("single-image", {}, "image"),
+        ("single-image", {"image": "nonsense"}, "image"),
+        ("single-image", {"image": SOURCE, "upscaler_1": "ESRGAN_4x"}, "upscaler_1"),
+        ("single-image", {"image": SOURCE, "upscaler_1": "demo"}, "upscaler_1"),
+        ("single-image", {"image": SOURCE, "upscaler_2": "ESRGAN_4x"}, "upscaler_2"),
+        ("single-image", {"image": SOURCE, "upscaling_resize": 9}, "upscaling_resize"),
+        ("single-image", {"image": SOURCE, "resize_mode": 2}, "resize_mode"),
+        ("batch-images", {}, "imageList"),
+        ("batch-images", {"imageList": []}, "imageList"),
+        ("batch-images", {"imageList": [{"name": "a.png"}]}, "data"),
+        ("batch-images", {"imageList": [{"data": SOURCE}, {"data": "nonsense"}]}, "imageList"),
+        ("batch-images", {"imageList": [{"data": SOURCE}] * 9, "resize_mode": 1,
+                          "upscaling_resize_w": 3900, "upscaling_resize_h": 2600}, "imageList"),
+    ],
+)  # fmt: skip
+def test_bad_extras_are_one_clear_error_and_no_job(
+    client: httpx.Client, path: str, body: dict[str, Any], field: str
+) -> None:
+    before = client.get("/api/v1/jobs").json()
+    answer = client.post(f"/sdapi/v1/extra-{path}", json={"upscaler_1": "seedvr2", **body})
+    assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_PARAMETER"), answer.text[:300]
+    assert answer.json()["details"]["field"] == field
+    assert client.get("/api/v1/jobs").json() == before
+
+
+def test_somebody_elses_cancel_of_an_extra_is_a_conflict(server: Server, client: httpx.Client) -> None:
+    large = encoded(Image.effect_noise((112, 112), 50))
+    answers = []
+    with api_client(server.url) as other:
+        body = {"image": large, "upscaler_1": "seedvr2"}
+        asking = threading.Thread(target=lambda: answers.append(other.post("/sdapi/v1/extra-single-image", json=body)))
+        asking.start()
+        while (active := client.get("/api/v1/queue").json()["active"]) is None:
+            pass
+        client.delete(f"/api/v1/jobs/{active['job_id']}").raise_for_status()
+        asking.join()
+    assert (answers[0].status_code, answers[0].json()["code"]) == (409, "JOB_CANCELLED")

@@ -23,6 +23,7 @@ from mflux_api.engine.upscaling.components import UpscalerComponents, is_upscale
 from mflux_api.engine.upscaling.upscaler import Upscaler, UpscaleRequest
 from mflux_api.storage.footprint import measure
 from mflux_api.upscaler_files import UPSCALER_FILES
+from mflux_api.upscaling import enlarged_size
 from tests.engine.klein import Pixels, consume, never, picture
 from tests.engine.upscaler_checkpoint import load_stock, write_upscaler
 
@@ -56,6 +57,8 @@ def test_pixels_are_those_of_mflux_own_call(
 ) -> None:
     request = _request(width, height, resolution, softness)
     (ours,) = _pixels(upscaler, request)
+    # What the service promises before anything runs.
+    assert (ours.shape[1], ours.shape[0]) == enlarged_size(width, height, resolution)
     file = tmp_path / "given.png"
     Image.frombytes("RGB", (width, height), request.rgb).save(file)
     stock = load_stock(folder).generate_image(seed=42, image_path=file, resolution=resolution, softness=softness)
