@@ -39,7 +39,9 @@ def main() -> None:
     ]
     generator = call.set_up()
     try:
-        state_from_parts(arguments, device)
+        if call.team.leads:
+            state_from_parts(arguments, device)
+        call.team.wait()
         trainee = build(call.shape, device, 0.998)
         if not resume(trainee, arguments.state, device):
             raise SystemExit(f"{arguments.state / 'flow.pt'} is missing: train the flow first, or give --parts.")
@@ -47,7 +49,8 @@ def main() -> None:
             metrics = _edit(arguments, call, trainee, scenes, (streams[0], streams[1]), generator)
         else:
             metrics = _lora(arguments, call, trainee, generator)
-        note_metrics(arguments.out, arguments.stage, metrics | {"device": call.device_name})
+        if call.team.leads:
+            note_metrics(arguments.out, arguments.stage, metrics | {"device": call.device_name})
         call.log("done")
     finally:
         for stream in (scenes, *streams):
@@ -71,9 +74,13 @@ def _edit(
         call.clock,
         call.log,
         device,
+        call.team,
         tiny=tiny,
         keep_to=arguments.state,
     )
+    call.team.leave()
+    if not call.team.leads:
+        return metrics
     call.log("exporting")
     write_parts(exported(trainee), arguments.out)
     note_metrics(arguments.out, "edit", metrics)
