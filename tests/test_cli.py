@@ -10,7 +10,6 @@ from PIL import Image
 
 from tests.api.loras import write_lora
 from tests.api.server import ROOT, clean_environment
-from tests.engine.upscaler_checkpoint import write_upscaler
 
 
 def run(
@@ -67,6 +66,8 @@ def test_generate_takes_its_options(tmp_path: Path) -> None:
 
 
 def test_generate_upscales_a_picture_without_a_prompt(tmp_path: Path) -> None:
+    from tests.engine.upscaler_checkpoint import write_upscaler
+
     write_upscaler(tmp_path / "weights")
     config = '[[models.custom]]\nname = "seedvr2"\nbase = "seedvr2"\npath = "weights"\n'
     (tmp_path / "config.toml").write_text(config, "utf-8")

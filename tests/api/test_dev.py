@@ -13,7 +13,6 @@ from tests.api.loras import write_lora
 from tests.api.server import Server, api_client, serving
 from tests.api.test_img2img import encoded, picture, scene
 from tests.api.test_jobs import finished
-from tests.engine.adapter_files import peft
 from tests.engine.dev_checkpoint import SHAPE, write_dev_checkpoint
 
 CONFIG = """
@@ -41,6 +40,8 @@ SMALL: dict[str, Any] = {"prompt": "a red cat", "seed": 3, "width": 64, "height"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    from tests.engine.adapter_files import peft
+
     folder = tmp_path_factory.mktemp("dev")
     sizes = measure(write_dev_checkpoint(folder / "dev"), float_bytes=4)
     assert sizes is not None
