@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="port to listen on (default: 7861)")
 
     generate = commands.add_parser("generate", parents=[shared], help="paint a picture and print its path")
-    generate.add_argument("prompt", help="what to paint")
+    generate.add_argument("prompt", nargs="?", default="", help="what to paint; an upscaler needs none")
     generate.add_argument("--model", help="which model (default: models.default)")
     generate.add_argument("--negative-prompt", help="what not to paint (base models)")
     generate.add_argument("--seed", type=int, help="random seed (default: a new one)")
@@ -101,9 +101,19 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--num-images", type=int, default=1, help="how many pictures (default: 1)")
     generate.add_argument("--low-ram", action="store_true", help="take longer and less memory")
     generate.add_argument(
-        "--init-image", type=Path, action="append", default=[], metavar="FILE", help="a picture to edit; up to four"
+        "--init-image",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture to edit (up to four) or to upscale",
     )
     generate.add_argument("--image-strength", type=float, help="how much to transform it, 0 to 1 (default: 0.75)")
+    generate.add_argument("--upscale", type=float, help="upscalers: times as large (default: 2)")
+    generate.add_argument("--resolution", type=int, help="upscalers: the result's shorter side in pixels")
+    generate.add_argument(
+        "--softness", type=float, help="upscalers: how much detail to invent anew, 0 to 1 (default: 0)"
+    )
     generate.add_argument(
         "--lora", action="append", default=[], metavar="NAME[:SCALE]", help="a LoRA of lora.dirs or a file; repeatable"
     )
@@ -271,6 +281,9 @@ def _generate(options: argparse.Namespace) -> int:
         low_ram=options.low_ram,
         init_images=generate_options.init_images(options.init_image),
         image_strength=options.image_strength,
+        resolution=options.resolution,
+        upscale=options.upscale,
+        softness=options.softness,
         lora_files=named.files,
         lora_scales=named.scales,
     )

@@ -19,7 +19,7 @@ from mflux_api.estimates import Estimates
 from mflux_api.jobs import Job, Progress, ProgressTracker, Stage, StoredImage, Timings
 from mflux_api.memory_advice import MemoryAdvice
 from mflux_api.requests import GenerateRequest
-from mflux_api.run_inputs import RunInputs, pictures
+from mflux_api.run_inputs import RunInputs, pictures, source
 from mflux_api.storage.files import ImageFiles
 from mflux_api.storage.loras import LoraFiles
 
@@ -106,6 +106,8 @@ class Painter:
             return RunInputs()
 
         def prepare() -> RunInputs:
+            if request.upscales:
+                return RunInputs(source=source(request))
             references, start = pictures(request)
             paths = tuple(str(file.path) for file in self._loras.resolve(request.lora_files))
             return RunInputs(references=references, start=start, lora_paths=paths)

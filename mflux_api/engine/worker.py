@@ -34,6 +34,7 @@ from mflux_api.engine.protocol import (
     Shutdown,
     StageChanged,
     StepDone,
+    StillRunning,
     Unload,
     Unloaded,
     Upscale,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 Blobs = tuple[bytes, ...]
 
 BEAT_SECONDS = 1.0
+STILL_RUNNING_SECONDS = 5.0
 READ_SIZE = 1 << 20
 NICENESS = 5
 
@@ -290,7 +292,13 @@ class Worker:
         from mflux_api.engine.runs import enlargements, passes
         from mflux_api.engine.upscaling.upscaler import Upscaler
 
+        said_at = time.monotonic()
+
         def stopped() -> bool:
+            nonlocal said_at
+            if time.monotonic() - said_at >= STILL_RUNNING_SECONDS:
+                said_at = time.monotonic()
+                self._pipe.write(StillRunning(attempt=command.attempt))
             return command.attempt in self._reader.cancelled
 
         match command, self._resident.get(command.model):

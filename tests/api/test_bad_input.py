@@ -75,6 +75,13 @@ INVALID_FIELDS: list[tuple[str, Any]] = [
     ("init_images", ["a"] * 5),
     ("image_strength", 1.5),
     ("image_strength", "strong"),
+    ("resolution", 15),
+    ("resolution", 8193),
+    ("resolution", "2x"),
+    ("upscale", 0),
+    ("upscale", 8.5),
+    ("softness", -0.1),
+    ("softness", 1.5),
 ]
 
 
@@ -135,8 +142,9 @@ def test_body_that_is_no_json_object(client: httpx.Client, path: str, body: byte
         ("flux2-klein-9b", 400, "MODEL_NOT_DOWNLOADED"),
         ("klein-9b", 400, "MODEL_NOT_DOWNLOADED"),
         ("flux2-klein-9b-8-bit", 400, "MODEL_NOT_DOWNLOADED"),
-        ("flux2-dev", 501, "NOT_YET_SUPPORTED"),
-        ("seedvr2", 501, "NOT_YET_SUPPORTED"),
+        ("flux2-dev", 400, "MODEL_NOT_DOWNLOADED"),
+        ("flux2-dev-8-bit", 400, "MODEL_NOT_DOWNLOADED"),
+        ("seedvr2", 400, "INVALID_PARAMETER"),
     ],
 )
 def test_models_that_cannot_be_used(client: httpx.Client, path: str, model: str, status: int, code: str) -> None:
@@ -158,13 +166,15 @@ def test_models_that_cannot_be_used(client: httpx.Client, path: str, model: str,
         assert answer.json()["error"] == sentence
 
 
-def test_checks_come_in_order_parameters_then_model_then_what_is_missing(client: httpx.Client) -> None:
+def test_checks_come_in_order_parameters_then_model_then_what_it_needs(client: httpx.Client) -> None:
     answer = client.post("/api/v1/generate", json={**OK, "steps": 0, "model": "nonsense", "init_images": ["a"]})
     assert answer.json()["code"] == "INVALID_PARAMETER"
     answer = client.post("/api/v1/generate", json={**OK, "model": "nonsense", "init_images": ["a"]})
     assert answer.json()["code"] == "INVALID_MODEL"
-    answer = client.post("/api/v1/generate", json={**OK, "model": "flux2-dev", "init_images": ["a"]})
-    assert (answer.status_code, answer.json()["code"]) == (501, "NOT_YET_SUPPORTED")
+    answer = client.post("/api/v1/generate", json={**OK, "model": "seedvr2", "init_images": ["a", "b"]})
+    assert (answer.status_code, answer.json()["details"]["field"]) == (400, "init_images")
+    answer = client.post("/api/v1/generate", json={**OK, "model": "seedvr2", "init_images": ["a"]})
+    assert (answer.status_code, answer.json()["code"]) == (400, "MODEL_NOT_DOWNLOADED")
     answer = client.post("/api/v1/generate", json={**OK, "init_images": ["a"], "lora_files": ["a"]})
     assert (answer.status_code, answer.json()["details"]["field"]) == (400, "lora_files")
     answer = client.post("/api/v1/generate", json={**OK, "init_images": ["a"]})
