@@ -9,31 +9,20 @@ import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
-
-from mflux_api.engine import blas
-
-blas.preload()
-
-import attrs  # noqa: E402
-import mlx.core as mx  # noqa: E402
-import numpy as np  # noqa: E402
-
-from mflux_api.engine.components import load_components  # noqa: E402
-from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint  # noqa: E402
-from mflux_api.engine.lora import Lora  # noqa: E402
-from mflux_api.engine.memory import configure, detect_device  # noqa: E402
-from mflux_api.engine.pipeline import Pipeline, PipelineRequest, StageEvent  # noqa: E402
-from mflux_api.engine.references import Picture  # noqa: E402
+if TYPE_CHECKING:
+    from mflux_api.engine.demo.random_checkpoint import CheckpointShape
+    from mflux_api.engine.pipeline import Pipeline, PipelineRequest
 
 ROUNDS = 8
 SIDE = 128
-REQUEST = PipelineRequest(prompt="a red house", seeds=(1,), width=SIDE, height=SIDE, steps=4)
 
 
-def denoise_seconds(pipeline: Pipeline, request: PipelineRequest) -> float:
+def denoise_seconds(pipeline: "Pipeline", request: "PipelineRequest") -> float:
     """Seconds of the denoising stage, for all images of the request; nothing is decoded."""
+    from mflux_api.engine.pipeline import StageEvent
+
     begun = 0.0
     run = pipeline.run(request, lambda: False)
     with closing(run):
@@ -46,8 +35,10 @@ def denoise_seconds(pipeline: Pipeline, request: PipelineRequest) -> float:
     return time.perf_counter() - begun
 
 
-def write_lora(path: Path, shape: CheckpointShape) -> Path:
+def write_lora(path: Path, shape: "CheckpointShape") -> Path:
     """A rank-8 adapter on every attention layer."""
+    import mlx.core as mx
+
     tensors = {}
     for block in range(shape.double_blocks):
         for layer in ("to_q", "to_k", "to_v", "to_out.0"):
@@ -65,6 +56,22 @@ def write_lora(path: Path, shape: CheckpointShape) -> Path:
 
 def main() -> None:
     """Print the table."""
+    os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
+    from mflux_api.engine import blas
+
+    # Before anything imports mlx.
+    blas.preload()
+    import attrs
+    import numpy as np
+
+    from mflux_api.engine.components import load_components
+    from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint
+    from mflux_api.engine.lora import Lora
+    from mflux_api.engine.memory import configure, detect_device
+    from mflux_api.engine.pipeline import Pipeline, PipelineRequest
+    from mflux_api.engine.references import Picture
+
+    plain = PipelineRequest(prompt="a red house", seeds=(1,), width=SIDE, height=SIDE, steps=4)
     device = detect_device()
     configure(device)
     shape = CheckpointShape()
@@ -74,12 +81,12 @@ def main() -> None:
         noise = np.random.default_rng(0).integers(0, 256, SIDE * SIDE * 3, np.uint8)
         reference = Picture(SIDE, SIDE, noise.tobytes())
         cases = {
-            "one image": REQUEST,
-            "4 images, one pass": attrs.evolve(REQUEST, seeds=(1, 2, 3, 4)),
-            "guidance": attrs.evolve(REQUEST, guidance=4.0),
-            "a LoRA": attrs.evolve(REQUEST, loras=(lora,)),
-            "one reference": attrs.evolve(REQUEST, references=(reference,)),
-            "previews": attrs.evolve(REQUEST, previews=True),
+            "one image": plain,
+            "4 images, one pass": attrs.evolve(plain, seeds=(1, 2, 3, 4)),
+            "guidance": attrs.evolve(plain, guidance=4.0),
+            "a LoRA": attrs.evolve(plain, loras=(lora,)),
+            "one reference": attrs.evolve(plain, references=(reference,)),
+            "previews": attrs.evolve(plain, previews=True),
         }
         seconds: dict[str, list[float]] = {name: [] for name in cases}
         for request in cases.values():

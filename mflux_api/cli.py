@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,7 +16,7 @@ import trio
 
 from mflux_api import doctor, generate_options, model_commands
 from mflux_api.config import Settings, load_settings
-from mflux_api.errors import ConfigError, ServiceError, ServiceFailed
+from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
 from mflux_api.jobs import Finished
 from mflux_api.progress_bar import ProgressBar
 from mflux_api.requests import GenerateRequest
@@ -59,7 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with _typed_failures():
             return command(options)
     except (ConfigError, OSError, ServiceError) as error:
-        print(f"mflux-api: {error}", file=sys.stderr)
+        # The answer of the API has the names in its details.
+        hint = "; `mflux-api models list` shows them all" if isinstance(error, InvalidModel) else ""
+        print(f"mflux-api: {error}{hint}", file=sys.stderr)
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except ServiceFailed as error:
         print(f"mflux-api: the service gave up: {error}", file=sys.stderr)
@@ -83,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="port to listen on (default: 7861)")
 
     generate = commands.add_parser("generate", parents=[shared], help="paint a picture and print its path")
-    generate.add_argument("prompt", help="what to paint")
+    generate.add_argument("prompt", nargs="?", default="", help="what to paint; an upscaler needs none")
     generate.add_argument("--model", help="which model (default: models.default)")
     generate.add_argument("--negative-prompt", help="what not to paint (base models)")
     generate.add_argument("--seed", type=int, help="random seed (default: a new one)")
@@ -98,9 +101,19 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--num-images", type=int, default=1, help="how many pictures (default: 1)")
     generate.add_argument("--low-ram", action="store_true", help="take longer and less memory")
     generate.add_argument(
-        "--init-image", type=Path, action="append", default=[], metavar="FILE", help="a picture to edit; up to four"
+        "--init-image",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a picture to edit (up to four) or to upscale",
     )
     generate.add_argument("--image-strength", type=float, help="how much to transform it, 0 to 1 (default: 0.75)")
+    generate.add_argument("--upscale", type=float, help="upscalers: times as large (default: 2)")
+    generate.add_argument("--resolution", type=int, help="upscalers: the result's shorter side in pixels")
+    generate.add_argument(
+        "--softness", type=float, help="upscalers: how much detail to invent anew, 0 to 1 (default: 0)"
+    )
     generate.add_argument(
         "--lora", action="append", default=[], metavar="NAME[:SCALE]", help="a LoRA of lora.dirs or a file; repeatable"
     )
@@ -117,6 +130,8 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
+    # Of strangers' pictures, which are taken or refused all the same; each would print a path of this machine.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
     # Where descriptors run out Trio tries to accept ten times a second, with a traceback each time.
     logging.getLogger("trio.serve_listeners").addFilter(_NowAndThen())
 
@@ -266,6 +281,9 @@ def _generate(options: argparse.Namespace) -> int:
         low_ram=options.low_ram,
         init_images=generate_options.init_images(options.init_image),
         image_strength=options.image_strength,
+        resolution=options.resolution,
+        upscale=options.upscale,
+        softness=options.softness,
         lora_files=named.files,
         lora_scales=named.scales,
     )

@@ -178,12 +178,6 @@ class InternalError(ServiceError):
     code, status = "INTERNAL_ERROR", 500
 
 
-class NotYetSupported(ServiceError):
-    """A documented feature that this version does not have yet."""
-
-    code, status = "NOT_YET_SUPPORTED", 501
-
-
 class QueueFull(ServiceError):
     """``scheduler.max_queue`` jobs are waiting already."""
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import attrs
 
 from mflux_api.config import Settings
+from mflux_api.errors import InvalidParameter
 from mflux_api.storage.loras import SUFFIX
 
 
@@ -14,9 +15,19 @@ def init_images(paths: Sequence[Path]) -> tuple[str, ...]:
     """Read pictures as a request carries them.
 
     Raises:
-        OSError: one cannot be read.
+        InvalidParameter: one cannot be read.
     """
-    return tuple(base64.b64encode(path.expanduser().read_bytes()).decode() for path in paths)
+    return tuple(base64.b64encode(_content(path)).decode() for path in paths)
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.expanduser().read_bytes()
+    except OSError as error:
+        raise InvalidParameter(
+            f"The init image {path} cannot be read: {error.strerror}",
+            {"field": "init_images", "value": None, "limit": "a file"},
+        ) from None
 
 
 @attrs.frozen

@@ -9,6 +9,7 @@ import binascii
 import re
 from io import BytesIO
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.init_images import MULTIPLE, reference_size
@@ -52,13 +53,17 @@ class _Refused(Exception):
 
 
 def _bytes(text: str) -> bytes:
+    text = text.strip()
     head = _DATA_URL.match(text)
     if head is None and (scheme := _URL.match(text)) is not None:
         what = (
             "is a data URL without base64" if scheme.group().lower() == "data:" else "is a URL; send the picture itself"
         )
         raise _Refused(what)
-    encoded = "".join(text[head.end() if head is not None else 0 :].split()).translate(_URL_SAFE).rstrip("=")
+    encoded = "".join(text[head.end() if head is not None else 0 :].split()).translate(_URL_SAFE)
+    if head is not None and "%" in encoded:
+        encoded = unquote(encoded)
+    encoded = encoded.rstrip("=")
     if not encoded:
         raise _Refused("is empty")
     try:
@@ -68,15 +73,14 @@ def _bytes(text: str) -> bytes:
 
 
 def _rgb(data: bytes) -> "Image":
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size)
             image.load()
             # After the frame is chosen and before anything forgets the EXIF data.
-            turned: Image.Image = ImageOps.exif_transpose(image)
-            return _on_white(turned)
+            return _on_white(_turned(image))
     except _Refused:
         raise
     except UnidentifiedImageError:
@@ -85,6 +89,16 @@ def _rgb(data: bytes) -> "Image":
         raise _Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
     except Exception:  # noqa: BLE001 - a decoder may raise anything on bytes from outside, and it means one thing
         raise _Refused("is damaged or cut off; save or send it again") from None
+
+
+def _turned(image: "Image") -> "Image":
+    from PIL import ImageOps
+
+    try:
+        turned: Image = ImageOps.exif_transpose(image)
+    except Exception:  # noqa: BLE001 - the pixels are sound; what some program wrote beside them is no reason to refuse
+        return image
+    return turned
 
 
 def _check_size(width: int, height: int) -> None:
@@ -98,8 +112,11 @@ def _on_white(image: "Image") -> "Image":
     from PIL import Image
 
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion would clip 16 bits at 255: all white.
-        image = image.point(lambda value: value / 256).convert("L")
+        # Pillow's own conversion would clip 16 bits at 255: all white. It scales "I" alone in every byte order.
+        image = image.convert("I").point(lambda value: value / 256).convert("L")
+    elif image.mode in ("I", "F"):
+        # What is white in them is anybody's guess, and Pillow's own conversion would clip them at 255, too.
+        raise _Refused("has 32 bits a pixel; save it with 8 or 16")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

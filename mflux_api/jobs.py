@@ -188,7 +188,7 @@ class Progress:
     """Steps finished for the current image."""
     steps: int = 0
     image: int = 0
-    """Images saved."""
+    """While steps are done, the first image that they are for (from 0); else how many images are saved."""
     images: int = 1
     attempt: int = 1
     eta_seconds: float | None = None
@@ -225,12 +225,24 @@ class ProgressTracker:
             images=job.request.num_images,
             attempt=job.attempts + 1,
         )
-        self._pass_end = 0
+        self._count(steps=0, pass_end=0, saved=0)
+
+    def _count(self, *, steps: int, pass_end: int, saved: int) -> None:
+        self._steps_done = steps
+        """Of all images together."""
+        self._pass_end = pass_end
+        """The number of the first image that no step was for yet."""
+        self._saved = saved
+
+    @property
+    def images_saved(self) -> int:
+        """Images on disk."""
+        return self._saved
 
     @property
     def steps_ahead(self) -> int:
         """Steps done of images that are not saved yet, all together."""
-        return self._latest.step * self._open(self._latest)
+        return self._steps_done - self._saved * self._latest.steps
 
     @property
     def latest(self) -> Progress:
@@ -239,6 +251,7 @@ class ProgressTracker:
 
     def begin_attempt(self, attempt: int) -> None:
         """Start counting from the first step again; ``progress`` keeps its highest value."""
+        self._count(steps=0, pass_end=0, saved=0)
         self._latest = attrs.evolve(
             self._latest,
             status=Status.GENERATING,
@@ -251,6 +264,7 @@ class ProgressTracker:
 
     def back_to_queue(self) -> Progress:
         """The job waits again."""
+        self._count(steps=0, pass_end=0, saved=0)
         self._latest = attrs.evolve(
             self._latest, status=Status.QUEUED, stage=Stage.QUEUED, step=0, image=0, **_NO_TRANSFER
         )
@@ -265,30 +279,29 @@ class ProgressTracker:
 
     def stage(self, stage: Stage) -> Progress:
         """Another kind of work began."""
-        return self._advance(stage=stage)
+        return self._advance(stage=stage, image=self._saved)
 
-    def step(self, step: int, steps: int, images: int = 1) -> Progress:
-        """Step ``step`` of ``steps`` of the current images is done (1-based); ``images`` of them share the pass."""
-        self._pass_end = min(self._latest.image + images, self._latest.images)
-        return self._advance(stage=Stage.DENOISING, step=step, steps=steps)
+    def step(self, step: int, steps: int, *, image: int, images: int = 1) -> Progress:
+        """Step ``step`` of ``steps`` is done (1-based) of ``images`` images from number ``image`` on.
+
+        Those before have all their steps behind them, whether they are saved or not.
+        """
+        images = min(images, self._latest.images - image)
+        self._count(steps=image * steps + step * images, pass_end=image + images, saved=self._saved)
+        return self._advance(stage=Stage.DENOISING, step=step, steps=steps, image=image)
 
     def preview(self, picture: str) -> Progress:
-        """What the image being painted is coming to, in base64; no later event repeats it."""
+        """What image number ``latest.image`` is coming to, in base64; no later event repeats it."""
         return attrs.evolve(self._latest, preview=picture)
 
     def image_saved(self, count: int) -> Progress:
         """``count`` images are on disk."""
+        self._saved = count
         nothing_yet = self._pass_end <= count < self._latest.images
         return self._advance(stage=Stage.SAVING, image=count, step=0 if nothing_yet else self._latest.steps)
 
-    def _open(self, progress: Progress) -> int:
-        """How many images of the current pass are not saved yet."""
-        return max(0, self._pass_end - progress.image)
-
     def _advance(self, **changes: Any) -> Progress:
         changed = attrs.evolve(self._latest, **changes)
-        per_image = changed.steps + 1
-        done = changed.image * per_image + changed.step * self._open(changed)
-        ratio = done / (changed.images * per_image)
+        ratio = (self._steps_done + self._saved) / (changed.images * (changed.steps + 1))
         self._latest = attrs.evolve(changed, progress=max(self._latest.progress, min(ratio, 1.0)))
         return self._latest

@@ -11,14 +11,14 @@ from msgspec import Meta
 
 from mflux_api.catalog import Catalog, Model, is_flux1
 from mflux_api.engine.schedule import steps_to_run
-from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotDownloaded, ModelNotFound, NotYetSupported
+from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotDownloaded, ModelNotFound
 
 T = TypeVar("T")
 
 MAX_SEED = 2**53 - 5
 """Largest seed: seed + 3 (the fourth image) is still exact in a JSON number."""
 
-Prompt = Annotated[str, Meta(min_length=1, max_length=10_000, description="Text description of the image")]
+Prompt = Annotated[str, Meta(max_length=10_000, description="Text description of the image; an upscaler needs none")]
 NegativePrompt = Annotated[str, Meta(max_length=10_000, description="What the image should not show (base models)")]
 Seed = Annotated[int, Meta(ge=-1, le=MAX_SEED, description="Random seed; null or -1: random")]
 MIN_SIDE, MAX_SIDE = 64, 2048
@@ -33,6 +33,16 @@ MIN_LORA_SCALE, MAX_LORA_SCALE = 0.0, 2.0
 LoraScale = Annotated[float, Meta(ge=MIN_LORA_SCALE, le=MAX_LORA_SCALE)]
 Strength = Annotated[
     float, Meta(ge=0.0, le=1.0, description="How much to transform the init image (0.75); 0 keeps it, 1 ignores it")
+]
+
+MIN_RESOLUTION, MAX_RESOLUTION = 16, 8192
+Resolution = Annotated[
+    int, Meta(ge=MIN_RESOLUTION, le=MAX_RESOLUTION, description="Upscalers: the result's shorter side in pixels")
+]
+MIN_FACTOR, MAX_FACTOR = 0.1, 8.0
+Factor = Annotated[float, Meta(ge=MIN_FACTOR, le=MAX_FACTOR, description="Upscalers: times as large (2)")]
+Softness = Annotated[
+    float, Meta(ge=0.0, le=1.0, description="Upscalers: how much detail is taken away first, to be invented anew (0)")
 ]
 
 DEFAULT_SIDE = 512
@@ -52,7 +62,8 @@ class GenerateRequest:
     defaults are those of the HTTP API.
     """
 
-    prompt: Prompt
+    prompt: Prompt = ""
+    """Only an upscaler goes without."""
     model: str | None = None
     """An alias of the catalog; ``None`` means ``models.default``."""
     negative_prompt: NegativePrompt | None = None
@@ -70,6 +81,15 @@ class GenerateRequest:
     """Base64 or data URLs: the first is what gets painted over, all are what the prompt may speak of."""
     image_strength: Strength | None = None
     """Only with init images; ``None`` is 0.75 then."""
+    resolution: Resolution | None = None
+    """This and the next two: only of an upscaler, and ignored by every other model. Give this or ``upscale``."""
+    upscale: Factor | None = None
+    softness: Softness | None = None
+
+    @property
+    def upscales(self) -> bool:
+        """Whether a resolved request enlarges its init image; then ``width`` and ``height`` are the result's."""
+        return self.resolution is not None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -161,10 +181,16 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
+_MOST_SHOWN = 10**20
+"""Larger numbers may have thousands of digits."""
+
+
 def _shown(value: Any) -> Any:
     """Return the value for the error's details, cut so that an error stays small."""
     if isinstance(value, str):
         return value if len(value) <= 64 else value[:64] + "…"
+    if isinstance(value, int) and abs(value) > _MOST_SHOWN:
+        return "int"
     if value is None or isinstance(value, bool | int | float):
         return value
     return type(value).__name__
@@ -184,13 +210,20 @@ def _bounds(target: type[Any], field: str) -> dict[str, Any]:
     }
 
 
-def validate(request: GenerateRequest, *, max_images: int) -> GenerateRequest:
+def validate(request: GenerateRequest, *, max_images: int, needs_prompt: bool = True) -> GenerateRequest:
     """Check a request made in Python against the same limits as one that came over HTTP.
+
+    Args:
+        request: what was asked for.
+        max_images: ``generation.max_batch_size``.
+        needs_prompt: whether its model cannot go without.
 
     Raises:
         InvalidParameter: a field is outside its limits.
     """
     checked = convert(attrs.asdict(request, filter=lambda _, value: value is not None), GenerateRequest)
+    if needs_prompt and not checked.prompt:
+        raise InvalidParameter("'prompt' is required", {"field": "prompt", "value": None, "limit": "required"})
     if checked.num_images > max_images:
         raise InvalidParameter(
             f"'num_images' is invalid: expected at most {max_images} (generation.max_batch_size)",
@@ -230,19 +263,6 @@ def find_model(alias: str, catalog: Catalog) -> Model:
     raise InvalidModel("Invalid model specified", {"model": _shown(alias), "available_models": catalog.aliases()})
 
 
-def check_supported(model: Model) -> None:
-    """Refuse a model that is in the catalog and cannot be painted with yet.
-
-    Raises:
-        NotYetSupported: with the name of the family in details.
-    """
-    if model.family != "flux2-klein":
-        raise NotYetSupported(
-            "This version cannot do that yet; use a FLUX.2 Klein model or 'demo'",
-            {"feature": model.family, "model": model.alias},
-        )
-
-
 def not_downloaded(model: Model) -> ModelNotDownloaded:
     """Return the error for a model that is not on disk and may not be fetched unasked."""
     return ModelNotDownloaded(
@@ -263,7 +283,7 @@ def resolve(
 
     Args:
         request: a checked request.
-        model: the catalog entry that it names.
+        model: the catalog entry that it names, which paints.
         default_steps: ``generation.default_steps``.
         default_size: of a picture whose size nobody named; by default 512 by 512.
     """
@@ -272,6 +292,9 @@ def resolve(
     missing = len(request.lora_files) - len(request.lora_scales)
     steps = request.steps if request.steps is not None else (model.default_steps or default_steps)
     guidance = request.guidance if request.guidance is not None else model.default_guidance
+    if model.family == "flux2-klein":
+        # At 1 and below there is no second branch: it is all the same picture.
+        guidance = max(guidance, 1.0)
     seed = request.seed if request.seed not in (None, -1) else secrets.randbelow(2**32)
     return attrs.evolve(
         request,
@@ -283,4 +306,7 @@ def resolve(
         guidance=guidance if model.supports_guidance else 1.0,
         lora_scales=(*request.lora_scales, *[1.0] * missing),
         image_strength=strength if request.init_images else None,
+        resolution=None,
+        upscale=None,
+        softness=None,
     )

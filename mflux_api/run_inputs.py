@@ -15,6 +15,8 @@ class RunInputs:
     references: tuple[EnginePicture, ...] = ()
     start: EnginePicture | None = None
     """What an image strength below 1 starts from, in the output's size."""
+    source: EnginePicture | None = None
+    """What an upscaler enlarges, as it was given."""
     lora_paths: tuple[str, ...] = ()
 
 
@@ -33,6 +35,26 @@ def output_size(init_images: tuple[str, ...]) -> tuple[int, int] | None:
     return width, height
 
 
+def source_size(init_image: str) -> tuple[int, int]:
+    """Check a picture that is to be enlarged and return its size; decodes it, so call it in a thread.
+
+    Raises:
+        InvalidParameter: it cannot be used.
+    """
+    return decode_picture(init_image, 0).size
+
+
+def source(request: GenerateRequest) -> EnginePicture:
+    """Return what a resolved request enlarges.
+
+    Raises:
+        InvalidParameter: the picture cannot be used.
+        GenerationFailed: it was removed.
+    """
+    image = decode_picture(_kept(request.init_images[0]), 0)
+    return EnginePicture(image.width, image.height, image.tobytes())
+
+
 def pictures(request: GenerateRequest) -> tuple[tuple[EnginePicture, ...], EnginePicture | None]:
     """Return a resolved request's references and its start picture; one large picture at a time is in memory.
 
@@ -43,10 +65,14 @@ def pictures(request: GenerateRequest) -> tuple[tuple[EnginePicture, ...], Engin
     references: list[EnginePicture] = []
     start: EnginePicture | None = None
     for index, text in enumerate(request.init_images):
-        if not text:
-            raise GenerationFailed("An init image of this job was removed from the state directory; submit it again")
-        image = decode_picture(text, index)
+        image = decode_picture(_kept(text), index)
         references.append(as_reference(image))
         if index == 0 and request.image_strength is not None and request.image_strength < 1.0:
             start = as_start(image, *request.size)
     return tuple(references), start
+
+
+def _kept(text: str) -> str:
+    if not text:
+        raise GenerationFailed("An init image of this job was removed from the state directory; submit it again")
+    return text

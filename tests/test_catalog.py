@@ -19,7 +19,9 @@ def test_catalog_has_thirty_aliases_the_kv_model_and_two_demos_each_with_its_rul
         assert (model.bits is None) == (model.quantization == "none")
         assert model.remote != model.embedded
         assert model.size_gb is not None
-        assert (model.default_steps, model.default_guidance) == ((None, 1.0) if model.distilled else (50, 4.0))
+        rules = (1, 1.0) if model.upscales else (None, 1.0) if model.distilled else (50, 4.0)
+        assert (model.default_steps, model.default_guidance) == rules
+        assert model.takes_negative_prompts == ("-base" in model.alias)
         assert model.supports_guidance != model.distilled
         assert model.gated <= (model.licence == "FLUX non-commercial")
     assert [model.alias for model in BUILT_IN if model.kv_cache] == ["flux2-klein-9b-kv"]

@@ -65,13 +65,29 @@ def test_generate_takes_its_options(tmp_path: Path) -> None:
             assert f"Steps: 2, Sampler: Euler, Schedule type: Simple, CFG scale: 2.5, Seed: {3 + index}," in text
 
 
+def test_generate_upscales_a_picture_without_a_prompt(tmp_path: Path) -> None:
+    from tests.engine.upscaler_checkpoint import write_upscaler
+
+    write_upscaler(tmp_path / "weights")
+    config = '[[models.custom]]\nname = "seedvr2"\nbase = "seedvr2"\npath = "weights"\n'
+    (tmp_path / "config.toml").write_text(config, "utf-8")
+    Image.linear_gradient("L").resize((48, 32)).save(tmp_path / "small.png")
+    done = run(
+        tmp_path, "generate", "--model", "seedvr2", "--init-image", "small.png", "--upscale", "3", "--softness", "0.5"
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(done.stdout.strip()) as picture:
+        assert picture.size == (144, 96)
+        assert "Softness: 0.5" in picture.info["parameters"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("generate", "a", "--model", "nonsense"), "Invalid model specified"),
+        (("generate", "a", "--model", "nonsense"), "Invalid model specified; `mflux-api models list` shows them all"),
         (("generate", "a", "--model", "demo", "--width", "100"), "'width' is invalid"),
-        (("generate", "  ", "--model", "demo"), "'prompt' is invalid"),
-        (("generate", "a", "--model", "seedvr2"), "cannot do that yet"),
+        (("generate", "  ", "--model", "demo"), "'prompt' is required"),
+        (("generate", "--model", "seedvr2"), "give it as init_images to"),
         (("generate", "a"), "the next try goes on from there"),
         (("generate", "a", "--config", "nothing.toml"), "nothing.toml: no such file"),
         (("serve", "--port", "70000"), "--port"),
@@ -140,3 +156,4 @@ def test_generate_edits_pictures_with_loras_wherever_they_lie(tmp_path: Path) ->
     assert (missing.returncode, "lora.dirs" in missing.stderr) == (1, True)
     gone = run(tmp_path, "generate", "a", "--init-image", "gone.png")
     assert (gone.returncode, gone.stderr.count("\n")) == (1, 1)
+    assert "The init image gone.png cannot be read: No such file or directory" in gone.stderr

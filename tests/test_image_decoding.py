@@ -6,6 +6,7 @@ import zlib
 from collections.abc import Callable
 from io import BytesIO
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from PIL import Image
@@ -63,11 +64,32 @@ def test_modes_become_rgb(mode: str) -> None:
         lambda text: text.rstrip("="),
         lambda text: text.replace("+", "-").replace("/", "_"),
         lambda text: f"  {text}\r\n",
+        lambda text: f" \ndata:image/png;base64, {text}",
+        lambda text: "data:image/png;base64," + quote(text, safe=""),
     ],
-    ids=["plain", "url", "capitals", "bare url", "lines", "unpadded", "url-safe", "spaces"],
+    ids=["plain", "url", "capitals", "bare url", "lines", "unpadded", "url-safe", "spaces", "url in spaces", "percent"],
 )
 def test_base64_as_clients_write_it(written: Callable[[str], str]) -> None:
     assert decode_picture(written(encoded(halves())), 0).tobytes() == halves().tobytes()
+
+
+def _big_endian_tiff(level: int) -> str:
+    """A TIFF file of 32 x 32 pixels of 16 bits, the high byte first."""
+    data = struct.pack(">H", level) * 32 * 32
+    fields = [(256, 32), (257, 32), (258, 16), (259, 1), (262, 1), (273, 8), (277, 1), (278, 32), (279, len(data))]
+    table = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in fields)
+    head = b"MM\0*" + struct.pack(">I", 8 + len(data))
+    return base64.b64encode(head + data + struct.pack(">H", len(fields)) + table + bytes(4)).decode()
+
+
+def test_sixteen_bits_with_the_high_byte_first_are_not_called_damaged() -> None:
+    assert decode_picture(_big_endian_tiff(40000), 0).getpixel((5, 5)) == (156, 156, 156)
+
+
+@pytest.mark.parametrize(("mode", "white"), [("I", 2**31 - 1), ("I", 65535), ("F", 1.0)])
+def test_thirty_two_bits_are_refused_and_not_painted_over_as_black_or_white(mode: str, white: float) -> None:
+    with pytest.raises(InvalidParameter, match="32 bits a pixel; save it with 8 or 16"):
+        decode_picture(encoded(Image.new(mode, (32, 32), white), "TIFF"), 0)
 
 
 def test_exif_orientation_is_followed() -> None:
@@ -77,6 +99,14 @@ def test_exif_orientation_is_followed() -> None:
     assert image.size == (32, 48)
     assert near(image.getpixel((16, 4)), RED, 40)
     assert near(image.getpixel((16, 44)), BLUE, 40)
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
+@pytest.mark.parametrize("notes", [b"Exif\0\0garbage garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"])
+def test_picture_whose_exif_data_is_broken_is_taken_as_it_stands(kind: str, notes: bytes) -> None:
+    image = decode_picture(encoded(halves(), kind, exif=notes), 0)
+    assert near(image.getpixel((4, 4)), RED)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])

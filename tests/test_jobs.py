@@ -106,7 +106,10 @@ def _attempt(tracker: ProgressTracker, images: int, steps: int, *, attempt: int,
     tracker.begin_attempt(attempt)
     reports: list[Callable[[], Progress]] = [lambda: tracker.stage(Stage.ENCODING)]
     for image in range(1, images + 1):
-        reports.extend(lambda step=step: tracker.step(step, steps) for step in range(1, steps + 1))  # type: ignore[misc]
+        reports.extend(
+            lambda step=step, image=image: tracker.step(step, steps, image=image - 1)  # type: ignore[misc]
+            for step in range(1, steps + 1)
+        )
         reports.append(lambda: tracker.stage(Stage.DECODING))
         reports.append(lambda: tracker.stage(Stage.SAVING))
         reports.append(lambda image=image: tracker.image_saved(image))  # type: ignore[misc]
@@ -159,7 +162,8 @@ def test_step_of_several_images_counts_for_each_of_them(images: int, steps: int,
     for first in range(0, images, per_pass):
         together = min(per_pass, images - first)
         for step in range(1, steps + 1):
-            assert tracker.step(step, steps, together).progress == (first * (steps + 1) + step * together) / total
+            report = tracker.step(step, steps, image=first, images=together)
+            assert report.progress == (first * (steps + 1) + step * together) / total
             assert tracker.steps_ahead == step * together
         tracker.stage(Stage.DECODING)
         for saved in range(1, together + 1):
@@ -170,12 +174,34 @@ def test_step_of_several_images_counts_for_each_of_them(images: int, steps: int,
     assert (progress.progress, progress.step, progress.image) == (1.0, steps, images)
 
 
+@given(st.integers(1, 4), st.integers(1, 12))
+def test_images_that_are_all_denoised_before_one_is_saved_count_each_step_once(images: int, steps: int) -> None:
+    """As under ``low_ram``."""
+    tracker = ProgressTracker(a_job(steps=steps, num_images=images))
+    tracker.begin_attempt(1)
+    total = images * (steps + 1)
+    tracker.stage(Stage.DENOISING)
+    for image in range(images):
+        for step in range(1, steps + 1):
+            progress = tracker.step(step, steps, image=image)
+            assert (progress.image, progress.step, progress.steps) == (image, step, steps)
+            assert progress.progress == (image * steps + step) / total
+            assert (tracker.steps_ahead, tracker.images_saved) == (image * steps + step, 0)
+    assert tracker.stage(Stage.DECODING).image == 0
+    for saved in range(1, images + 1):
+        progress = tracker.image_saved(saved)
+        assert progress.image == saved
+        assert progress.progress == pytest.approx((images * steps + saved) / total)
+        assert tracker.steps_ahead == (images - saved) * steps
+        assert (tracker.stage(Stage.DECODING).image, tracker.images_saved) == (saved, saved)
+
+
 def test_the_engine_says_how_many_steps_really_run() -> None:
     """An edit at strength 0.5 runs half the steps that were asked for."""
     tracker = ProgressTracker(a_job(steps=8))
     tracker.begin_attempt(1)
-    assert tracker.step(1, 4).progress == 1 / 5
-    assert tracker.step(4, 4).progress == 4 / 5
+    assert tracker.step(1, 4, image=0).progress == 1 / 5
+    assert tracker.step(4, 4, image=0).progress == 4 / 5
     assert tracker.image_saved(1).progress == 1.0
 
 
@@ -184,9 +210,9 @@ def test_a_job_that_goes_back_to_the_queue_says_so_and_keeps_its_progress() -> N
     assert (tracker.latest.status, tracker.latest.stage, tracker.latest.attempt) == (Status.QUEUED, Stage.QUEUED, 1)
     tracker.begin_attempt(1)
     assert (tracker.latest.status, tracker.latest.stage) == (Status.GENERATING, Stage.LOADING)
-    tracker.step(2, 4)
+    tracker.step(2, 4, image=0)
     waiting = tracker.back_to_queue()
     assert (waiting.status, waiting.stage, waiting.step, waiting.progress) == (Status.QUEUED, Stage.QUEUED, 0, 0.4)
     tracker.begin_attempt(2)
-    assert tracker.step(1, 4).progress == 0.4
-    assert tracker.step(3, 4).progress == 0.6
+    assert tracker.step(1, 4, image=0).progress == 0.4
+    assert tracker.step(3, 4, image=0).progress == 0.6

@@ -8,11 +8,10 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from mflux_api.catalog import BUILT_IN, Catalog, is_flux1
-from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotFound, NotYetSupported, ServiceError
+from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotFound, ServiceError
 from mflux_api.requests import (
     MAX_SEED,
     GenerateRequest,
-    check_supported,
     find_model,
     from_body,
     resolve,
@@ -21,6 +20,9 @@ from mflux_api.requests import (
 
 DEMO = next(model for model in BUILT_IN if model.alias == "demo")
 BASE = next(model for model in BUILT_IN if model.alias == "demo-base")
+
+
+DEV = next(model for model in BUILT_IN if model.alias == "flux2-dev-8-bit")
 
 
 def test_defaults_are_the_documented_ones() -> None:
@@ -66,13 +68,19 @@ def test_requests_made_in_python_have_the_same_limits(changes: dict[str, Any]) -
 def test_resolve_fills_in_seed_steps_and_guidance() -> None:
     distilled = resolve(GenerateRequest(prompt="a", guidance=7.0), DEMO, default_steps=4)
     base = resolve(GenerateRequest(prompt="a", seed=-1), BASE, default_steps=4)
+    dev = resolve(GenerateRequest(prompt="a"), DEV, default_steps=4)
     chosen = resolve(GenerateRequest(prompt="a", seed=0, steps=9, guidance=2.0), BASE, default_steps=4)
     assert (distilled.steps, distilled.guidance, distilled.model) == (4, 1.0, "demo")
-    assert (base.steps, base.guidance) == (50, 4.0)
+    assert (base.steps, base.guidance) == (dev.steps, dev.guidance) == (50, 4.0)
     assert (chosen.seed, chosen.steps, chosen.guidance) == (0, 9, 2.0)
     assert base.seed is not None
     assert 0 <= base.seed < 2**32
     assert attrs.evolve(chosen, num_images=3).seeds() == (0, 1, 2)
+
+
+@pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])
+def test_guidance_without_a_second_branch_is_reported_as_the_1_that_runs(guidance: float) -> None:
+    assert resolve(GenerateRequest(prompt="a", guidance=guidance), BASE, default_steps=4).guidance == 1.0
 
 
 def test_largest_seed_leaves_room_for_four_exact_images() -> None:
@@ -95,13 +103,6 @@ def test_unknown_model_lists_what_there_is() -> None:
     with pytest.raises(InvalidModel) as caught:
         find_model("nonsense", Catalog())
     assert caught.value.details["available_models"] == Catalog().aliases()
-
-
-def test_what_cannot_be_done_yet_is_said() -> None:
-    check_supported(DEMO)
-    for family in ("flux2-dev", "seedvr2"):
-        with pytest.raises(NotYetSupported):
-            check_supported(attrs.evolve(BUILT_IN[0], family=family))
 
 
 def test_errors_survive_pickling_with_their_details() -> None:

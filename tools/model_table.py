@@ -28,7 +28,7 @@ def rules() -> str:
     rows.append("|---|---|---|---|---|---|---|---|")
     for model in BUILT_IN:
         width, height = model.native_size
-        steps = "1" if model.family == "seedvr2" else str(model.default_steps or 4)
+        steps = model.default_steps or 4
         rows.append(
             f"| `{model.alias}` | {_kind(model)} | {_weights(model)} | {steps} | {_guidance(model)} "
             f"| {width} × {height} | {model.size_gb:g} GB{_star(model)} | {_verified(model)} |"
@@ -86,7 +86,7 @@ def _verified(model: Model) -> str:
     if model.embedded:
         return "A"
     if model.family != "flux2-klein":
-        return "D"
+        return "E" if model.upscales else "D"
     return {"none": "B", "runtime": "B", "stored": "C"}[model.quantization]
 
 

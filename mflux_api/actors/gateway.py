@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,11 +29,12 @@ from mflux_api.idempotency import IdempotencyKey
 from mflux_api.images import ImageFormat, convert_png
 from mflux_api.jobs import Finished, Job, Status, StoredImage
 from mflux_api.lora_tags import without_tags
-from mflux_api.requests import GenerateRequest, check_supported, find_model, not_downloaded, resolve, validate
-from mflux_api.run_inputs import output_size
+from mflux_api.requests import GenerateRequest, find_model, not_downloaded, resolve, validate
+from mflux_api.run_inputs import output_size, source_size
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Page, Totals
+from mflux_api.upscaling import check_upscaling, resolve_upscaling
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +93,6 @@ class Gateway:
             InvalidParameter: a field is outside its limits.
             InvalidModel: no model has that name.
             ModelNotFound: it is a Flux1 model's name.
-            NotYetSupported: this version cannot do it.
             ModelNotDownloaded: it is not on disk, and ``models.auto_download`` is off.
             QueueFull: too many jobs wait.
             ShuttingDown: the service is draining.
@@ -99,21 +100,34 @@ class Gateway:
             IdempotencyConflict: the key was used before with another body.
             JobGone: the key's job was removed by retention.
         """
-        generation = self.settings.generation
-        most = generation.max_batch_size
-        checked = validate(without_tags(validate(request, max_images=most)), max_images=most)
+        most = self.settings.generation.max_batch_size
+        check = partial(validate, max_images=most, needs_prompt=not self._upscales(request))
+        checked = check(without_tags(check(request)))
         model = find_model(checked.model or self.settings.models.default, self.catalog)
-        check_supported(model)
+        if model.upscales:
+            check_upscaling(checked, model)
         if model.remote and not self.settings.models.auto_download and not await self._on_disk(model):
             raise not_downloaded(model)
+        resolved = await (self._upscaling if model.upscales else self._painting)(checked, model)
+        return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous, key=key))
+
+    def _upscales(self, request: GenerateRequest) -> bool:
+        """Whether a request that nobody has checked yet names an upscaler."""
+        name: object = request.model or self.settings.models.default
+        model = self.catalog.get(name) if isinstance(name, str) else None
+        return model is not None and model.upscales
+
+    async def _upscaling(self, checked: GenerateRequest, model: Model) -> GenerateRequest:
+        size = await trio.to_thread.run_sync(source_size, checked.init_images[0], limiter=self._decoders)
+        return resolve_upscaling(checked, model, size)
+
+    async def _painting(self, checked: GenerateRequest, model: Model) -> GenerateRequest:
         loras = await self._named(checked.lora_files)
         size: tuple[int, int] | None = None
         if checked.init_images:
             size = await trio.to_thread.run_sync(output_size, checked.init_images, limiter=self._decoders)
-        resolved = resolve(
-            attrs.evolve(checked, lora_files=loras), model, default_steps=generation.default_steps, default_size=size
-        )
-        return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous, key=key))
+        steps = self.settings.generation.default_steps
+        return resolve(attrs.evolve(checked, lora_files=loras), model, default_steps=steps, default_size=size)
 
     async def _named(self, loras: tuple[str, ...]) -> tuple[str, ...]:
         """Return every LoRA's one name, under which it is found again after a restart, too."""
@@ -263,13 +277,11 @@ class Gateway:
         """Bring a model into memory, in line with the jobs that need one; returns when it is there.
 
         Raises:
-            NotYetSupported: this version cannot paint with it.
             ModelNotDownloaded: it is not on disk.
             OutOfMemory: it does not fit.
             EngineUnavailable: the engine died while it loaded.
             GenerationFailed: the checkpoint cannot be used.
         """
-        check_supported(model)
         if not await self._on_disk(model):
             raise ModelNotDownloaded(
                 f"Model '{model.alias}' is not on disk; POST /api/v1/models/{model.alias}/download first",

@@ -15,6 +15,7 @@ import trio
 from mflux_api import machine
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
+from mflux_api.actors.run_commands import run_command
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import Engine, EngineDied, EngineStarter, Received
 from mflux_api.errors import GenerationFailed, by_code
@@ -253,31 +254,8 @@ class Generator:
         work.reply.ok(None)
 
     async def _paint(self, engine: Engine, work: m.Paint, frames: trio.MemoryReceiveChannel[Received]) -> None:
-        request, inputs = work.request, work.inputs
-        width, height = request.size
-        pictures = (*inputs.references, inputs.start) if inputs.start is not None else inputs.references
-        await engine.send(
-            p.Run(
-                attempt=work.attempt,
-                model=work.lease.model,
-                prompt=request.prompt,
-                negative_prompt=request.negative_prompt,
-                seeds=request.seeds(),
-                width=width,
-                height=height,
-                steps=request.steps or 1,
-                guidance=request.guidance or 0.0,
-                low_ram=request.low_ram,
-                references=tuple((picture.width, picture.height) for picture in inputs.references),
-                start=inputs.start is not None,
-                image_strength=1.0 if inputs.start is None else request.image_strength or 0.0,
-                lora_files=inputs.lora_paths,
-                lora_scales=request.lora_scales,
-                previews=self._options.previews,
-                alternating=work.lease.alternating,
-            ),
-            [picture.rgb for picture in pictures],
-        )
+        command, pictures = run_command(work, previews=self._options.previews)
+        await engine.send(command, [picture.rgb for picture in pictures])
         died: EngineDied | None = None
         with work.events:
             async with trio.open_nursery() as nursery:
@@ -329,6 +307,8 @@ class Generator:
             case p.StepDone(image=image, step=step, steps=steps, images=images):
                 self._failures = 0
                 _pass_on(work, m.Stepped(image=image, step=step, steps=steps, images=images))
+            case p.StillRunning():
+                logger.debug("run %d goes on", work.attempt)
             case p.PreviewMade(index=index):
                 if len(received.blobs) != 1:
                     raise EngineDied("it sent a preview without its picture")

@@ -126,12 +126,12 @@ class JobQueue:
         etas: dict[str, float | None] = {}
         total: float | None = 0.0
         for entry in (*self._running(), *self._waiting):
-            now = entry.tracker.latest
+            tracker = entry.tracker
             if entry.fetching is not None:
                 # Until its model is there; nobody waits for it.
-                etas[entry.job.id] = now.eta_seconds
+                etas[entry.job.id] = tracker.latest.eta_seconds
                 continue
-            seconds = self._estimates.remaining(entry.job.request, step=entry.tracker.steps_ahead, image=now.image)
+            seconds = self._estimates.remaining(entry.job.request, step=tracker.steps_ahead, image=tracker.images_saved)
             total = None if total is None or seconds is None else total + seconds
             etas[entry.job.id] = None if total is None else round(total, 1)
         return etas

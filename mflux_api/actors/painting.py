@@ -19,7 +19,7 @@ from mflux_api.estimates import Estimates
 from mflux_api.jobs import Job, Progress, ProgressTracker, Stage, StoredImage, Timings
 from mflux_api.memory_advice import MemoryAdvice
 from mflux_api.requests import GenerateRequest
-from mflux_api.run_inputs import RunInputs, pictures
+from mflux_api.run_inputs import RunInputs, pictures, source
 from mflux_api.storage.files import ImageFiles
 from mflux_api.storage.loras import LoraFiles
 
@@ -106,6 +106,8 @@ class Painter:
             return RunInputs()
 
         def prepare() -> RunInputs:
+            if request.upscales:
+                return RunInputs(source=source(request))
             references, start = pictures(request)
             paths = tuple(str(file.path) for file in self._loras.resolve(request.lora_files))
             return RunInputs(references=references, start=start, lora_paths=paths)
@@ -181,10 +183,10 @@ class Painter:
                         publish(tracker.stage(Stage(report.stage)))
                     case m.Stepped():
                         stopwatch.step_done(report.images)
-                        publish(tracker.step(report.step, report.steps, report.images))
+                        publish(tracker.step(report.step, report.steps, image=report.image, images=report.images))
                     case m.Previewed():
-                        # The one being painted; of others in its pass nobody could say which they are.
-                        if report.index == len(images):
+                        # The first of its pass; of the others nobody could say which they are.
+                        if report.index == tracker.latest.image:
                             publish(tracker.preview(base64.b64encode(report.jpeg).decode()))
                     case m.Painted():
                         publish(tracker.stage(Stage.SAVING))

@@ -1,6 +1,6 @@
 """The models that come with the table: the 30 aliases of the API document, and a few more."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -20,7 +20,8 @@ class _Base:
     sizes: Sizes
     stored: tuple[tuple[int, str], ...] = ()
     """Bits and repository of the copies that are quantized already."""
-    runtime_bits: tuple[int, ...] = (3, 4, 6, 8)
+    kept: Mapping[int, float] = attrs.field(factory=dict)
+    """Bits that this service quantizes to → size of what it keeps."""
     family: Family = "flux2-klein"
     distilled: bool = True
     licence: str = "Apache-2.0"
@@ -34,6 +35,7 @@ _BASES = (
         repo="black-forest-labs/FLUX.2-klein-4B",
         label="Distilled 4B",
         sizes=sizes.KLEIN_4B,
+        kept=sizes.KLEIN_4B_KEPT,
         stored=((4, "AITRADER/FLUX2-klein-4B-mlx-4bit"), (8, "AITRADER/FLUX2-klein-4B-mlx-8bit")),
     ),
     _Base(
@@ -41,6 +43,7 @@ _BASES = (
         repo="black-forest-labs/FLUX.2-klein-9B",
         label="Distilled 9B",
         sizes=sizes.KLEIN_9B,
+        kept=sizes.KLEIN_9B_KEPT,
         stored=((4, "AITRADER/FLUX2-klein-9B-mlx-4bit"), (8, "AITRADER/FLUX2-klein-9B-mlx-8bit")),
         licence=FLUX_NON_COMMERCIAL,
         gated=True,
@@ -50,6 +53,7 @@ _BASES = (
         repo="black-forest-labs/FLUX.2-klein-base-4B",
         label="Base 4B",
         sizes=sizes.KLEIN_4B,
+        kept=sizes.KLEIN_4B_KEPT,
         stored=((4, "AITRADER/FLUX2-klein-base-4B-mlx-4bit"), (8, "AITRADER/FLUX2-klein-base-4B-mlx-8bit")),
         distilled=False,
     ),
@@ -58,6 +62,7 @@ _BASES = (
         repo="black-forest-labs/FLUX.2-klein-base-9B",
         label="Base 9B",
         sizes=sizes.KLEIN_9B,
+        kept=sizes.KLEIN_9B_KEPT,
         distilled=False,
         licence=FLUX_NON_COMMERCIAL,
         gated=True,
@@ -67,7 +72,7 @@ _BASES = (
         repo="black-forest-labs/FLUX.2-dev",
         label="Experimental FLUX.2-dev",
         sizes=sizes.DEV,
-        runtime_bits=(4, 8),
+        kept=sizes.DEV_KEPT,
         family="flux2-dev",
         distilled=False,
         licence=FLUX_NON_COMMERCIAL,
@@ -78,7 +83,6 @@ _BASES = (
         repo="numz/SeedVR2_comfyUI",
         label="Experimental upscaler",
         sizes=sizes.SEEDVR2,
-        runtime_bits=(),
         family="seedvr2",
     ),
     _Base(
@@ -86,7 +90,6 @@ _BASES = (
         repo="black-forest-labs/FLUX.2-klein-9b-kv",
         label="Distilled 9B for edits with cached references",
         sizes=sizes.KLEIN_9B,
-        runtime_bits=(),
         licence=FLUX_NON_COMMERCIAL,
         gated=True,
         kv_cache=True,
@@ -123,14 +126,15 @@ def _entries(base: _Base) -> Iterable[Model]:
             gated=False,
             revision=PINNED.get(repo),
         )
-    for bits in base.runtime_bits:
+    for bits in sorted(base.kept):
         yield attrs.evolve(
             plain,
             alias=f"{base.alias}-{bits}-bit",
             description=f"{base.label}, quantized to {bits} bits on this machine",
             quantization="runtime",
             bits=bits,
-            size_gb=base.sizes.get(bits),
+            size_gb=base.kept[bits],
+            size_source="computed",
         )
 
 

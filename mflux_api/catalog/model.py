@@ -46,13 +46,25 @@ class Model:
     """Made for edits that keep the reference images' keys and values."""
 
     @property
+    def upscales(self) -> bool:
+        """Whether it enlarges pictures and paints none."""
+        return self.family == "seedvr2"
+
+    @property
+    def takes_negative_prompts(self) -> bool:
+        """Whether a negative prompt has an effect, at a guidance above 1.0; FLUX.2-dev has no second branch for it."""
+        return self.supports_guidance and self.family != "flux2-dev"
+
+    @property
     def supports_guidance(self) -> bool:
         """Whether a guidance above 1.0 has an effect."""
-        return not self.distilled and self.family != "seedvr2"
+        return not self.distilled and not self.upscales
 
     @property
     def default_steps(self) -> int | None:
         """Steps when a request names none; ``None`` means ``generation.default_steps``."""
+        if self.upscales:
+            return 1
         return None if self.distilled else 50
 
     @property

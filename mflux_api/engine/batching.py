@@ -1,4 +1,4 @@
-"""How many images share one pass of the transformer: a function of device, model, size and ``low_ram`` alone.
+"""How many images share one pass of the transformer: a function of device, model and size alone.
 
 Never of free memory: rows that share a batch may differ from a single run in the last bit, and the same request must
 give the same bits.
@@ -45,10 +45,8 @@ class Load:
     """2 with guidance."""
 
 
-def images_per_pass(device: Literal["cpu", "metal", "cuda"], load: Load, *, low_ram: bool) -> int:
+def images_per_pass(device: Literal["cpu", "metal", "cuda"], load: Load) -> int:
     """From 1 to 4."""
-    if low_ram:
-        return 1
     limits = _LIMITS[device]
     rows = load.branches * load.tokens
     by_time = limits.operations / (2.0 * load.parameters * rows)

@@ -55,10 +55,12 @@ class LoraStack:
         """
         layers: dict[str, list[Any]] = defaultdict(list)
         places: dict[str, _Place] = {}
+        finite: list[tuple[str, mx.array]] = []
         for lora in loras:
             for target, factors in read_adapter(lora.path).items():
                 place = places.setdefault(target, _find(transformer, target, lora.path.name))
                 _check(place, target, factors, lora.path.name)
+                finite.append((lora.path.name, _is_finite(factors)))
                 # At 0 it is left out, and not multiplied by 0: the same bits as without it.
                 if lora.scale:
                     layers[target].append(_layer(place, factors, lora.scale))
@@ -66,8 +68,12 @@ class LoraStack:
         try:
             for _, wrapper in self._wrapped:
                 mx.eval(wrapper.parameters())
+            broken = [name for name, each in finite if not each.item()]
         except RuntimeError:
             raise LoraError("A LoRA cannot be read from disk: download it again.") from None
+        if broken:
+            # One such number would turn the whole picture black.
+            raise LoraError(f"The LoRA {broken[0]} holds NaN or infinite numbers: its training failed, so use another.")
 
     def __len__(self) -> int:
         """How many layers are changed."""
@@ -133,13 +139,16 @@ class _FusedPart(LoKrLinear):  # type: ignore[misc]
         return whole[self.first_row : self.first_row + self.rows]
 
 
-def _identity(loras: Sequence[Lora]) -> list[tuple[Lora, int, int]]:
-    """The adapters with their files' times and sizes."""
+def _identity(loras: Sequence[Lora]) -> list[tuple[Lora, tuple[int, ...]]]:
+    """The adapters with what changes when their files do; a copy may have the size and the time of what it replaces."""
     try:
         stats = [lora.path.stat() for lora in loras]
     except OSError:
         raise LoraError("A LoRA's file is gone or cannot be read.") from None
-    return [(lora, stat.st_mtime_ns, stat.st_size) for lora, stat in zip(loras, stats, strict=True)]
+    return [
+        (lora, (stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size))
+        for lora, stat in zip(loras, stats, strict=True)
+    ]
 
 
 def _find(transformer: Any, target: str, name: str) -> _Place:
@@ -157,6 +166,13 @@ def _find(transformer: Any, target: str, name: str) -> _Place:
     if not isinstance(layer, nn.Linear):
         raise LoraError(f"The LoRA {name} changes {target}, which is no linear layer.")
     return _Place(holder, last, layer, layer.weight.shape[1], layer.weight.shape[0])
+
+
+def _is_finite(factors: Factors) -> mx.array:
+    """A boolean, not yet computed."""
+    values = [value for value in attrs.asdict(factors, recurse=False).values() if isinstance(value, mx.array | float)]
+    arrays = [mx.array(value) if isinstance(value, float) else value for value in values]
+    return mx.all(mx.stack([mx.all(mx.isfinite(array)) for array in arrays]))
 
 
 def _check(place: _Place, target: str, factors: Factors, name: str) -> None:

@@ -27,7 +27,10 @@ def _size(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
 
 @attrs.frozen
 class PipelineRequest:
-    """One pass: one prompt, one picture per seed, all in one batch. Raises ValueError for what cannot be computed."""
+    """One pass: one prompt, one picture per seed, all in one batch; under ``low_ram`` one picture after the other.
+
+    Raises ValueError for what cannot be computed.
+    """
 
     prompt: str = attrs.field(repr=False)
     seeds: tuple[int, ...] = attrs.field()
@@ -88,6 +91,10 @@ class StepEvent:
     """From 1 to ``steps``."""
     steps: int
     """The steps that this pass runs."""
+    image: int = 0
+    """The position of the first seed that the step was for."""
+    images: int = 1
+    """How many pictures the step was for."""
 
 
 @attrs.frozen

@@ -4,8 +4,6 @@ stoppable throughout.
 For one seed at guidance 1 the picture is the one of mflux's own ``Flux2Klein`` or ``Flux2KleinEdit``, bit for bit.
 """
 
-import functools
-import time
 from collections.abc import Callable, Generator, Iterator
 from typing import TypeAlias
 
@@ -22,7 +20,6 @@ from mflux_api.engine.denoising import (
     Denoiser,
     Predict,
     branches,
-    clean_estimate,
     mixed,
     new_cache,
     transformer_function,
@@ -42,6 +39,7 @@ from mflux_api.engine.passes import (
 from mflux_api.engine.preview import SAMPLE_SIDE, PreviewDecoder, as_jpeg, fit
 from mflux_api.engine.prompt_cache import PromptCache
 from mflux_api.engine.references import encode_picture, encode_references
+from mflux_api.engine.work_clock import WorkClock
 
 ShouldStop: TypeAlias = Callable[[], bool]
 
@@ -90,7 +88,12 @@ class Pipeline:
         return self._cache
 
     def images_per_pass(self, request: PipelineRequest) -> int:
-        """How many of the request's images one pass should take; a fixed function of device, model and request."""
+        """How many of the request's images one pass should take; a fixed function of device, model and request.
+
+        Under ``low_ram`` it is all of them, which take turns: that reads each component once.
+        """
+        if request.low_ram:
+            return len(request.seeds)
         pictures = [(request.width, request.height), *((each.width, each.height) for each in request.references)]
         info = self._components.info
         load = Load(
@@ -99,7 +102,7 @@ class Pipeline:
             tokens=info.max_sequence_length + sum(width * height for width, height in pictures) // 256,
             branches=branches(request.guidance, embeds_guidance=info.embeds_guidance),
         )
-        return images_per_pass(self._device.kind, load, low_ram=request.low_ram)
+        return images_per_pass(self._device.kind, load)
 
     def run(self, request: PipelineRequest, should_stop: ShouldStop) -> Generator[Event, None, None]:
         """Run one pass and yield its events: a StageEvent per stage, a StepEvent per step, an ImageEvent per seed, and
@@ -118,7 +121,7 @@ class Pipeline:
             if should_stop():
                 raise Stopped
 
-        clock = _Clock()
+        clock = WorkClock()
         for component in self._components.resident - {"text_encoder"}:
             self._done_with(component, request)
         check()
@@ -126,7 +129,9 @@ class Pipeline:
         # An adapter that does not fit is found first, unless the transformer's turn is yet to come.
         staged = request.low_ram or request.alternating
         predict = None if staged else self._with_loras(request.loras)
-        embeddings = self._embeddings(request, check) if request.steps_run else None
+        # With little memory the pictures take turns in each stage, so that each component is read once for all of them.
+        together = 1 if request.low_ram else len(request.seeds)
+        embeddings = self._embeddings(request, together, check) if request.steps_run else None
         self._done_with("text_encoder", request)
         conditioning = None if embeddings is None else self._condition(embeddings, request, check)
         del embeddings
@@ -137,44 +142,46 @@ class Pipeline:
 
         check()
         yield from clock.pausing(StageEvent("denoising"))
-        latents, ids, rows, columns = _noise(request)
-        timesteps, sigmas = FlowMatchEulerDiscreteScheduler.get_timesteps_and_sigmas(
-            image_seq_len=latents.shape[1], num_inference_steps=request.steps
-        )
-        skipped = request.steps - request.steps_run
-        if start is not None:
-            latents = mixed(start, latents, sigmas[skipped])
         if predict is None:
             predict = self._with_loras(request.loras)
-        if conditioning is not None:
-            caching = self._components.info.caches_references
-            cache = new_cache(self._components.transformer) if caching else None
-            denoiser = Denoiser(predict, conditioning, ids, cache)
-            for step in range(skipped, request.steps):
-                check()
-                velocity = denoiser.velocity(latents, timesteps[step])
-                clean = [] if decoder is None else [clean_estimate(velocity, latents, sigmas[step])]
-                latents = _euler_step(velocity, latents, sigmas[step + 1], sigmas[step])
-                # Without this the graph is only queued, and the step would be reported before it ran.
-                mx.eval(latents, *clean)
-                number = step + 1 - skipped
-                yield from clock.pausing(StepEvent(number, request.steps_run))
-                for index, pixels in enumerate(self._previews(decoder, clean, rows, columns)):
-                    height, width, _ = pixels.shape
-                    yield from clock.pausing(PreviewEvent(index, number, width, height, as_jpeg(pixels)))
-                check()
-            del denoiser, cache
+        grids: list[mx.array] = []
+        for first in range(0, len(request.seeds), together):
+            latents, ids, rows, columns = _noise(request, request.seeds[first : first + together])
+            timesteps, sigmas = FlowMatchEulerDiscreteScheduler.get_timesteps_and_sigmas(
+                image_seq_len=latents.shape[1], num_inference_steps=request.steps
+            )
+            skipped = request.steps - request.steps_run
+            if start is not None:
+                latents = mixed(start, latents, sigmas[skipped])
+            if conditioning is not None:
+                caching = self._components.info.caches_references
+                cache = new_cache(self._components.transformer) if caching else None
+                denoiser = Denoiser(predict, conditioning, ids, cache)
+                for step in range(skipped, request.steps):
+                    check()
+                    latents, clean = denoiser.stepped(latents, timesteps[step], sigmas[step : step + 2])
+                    # Without this the graph is only queued, and the step would be reported before it ran.
+                    mx.eval(latents, *([] if decoder is None else [clean]))
+                    number = step + 1 - skipped
+                    yield from clock.pausing(StepEvent(number, request.steps_run, first, together))
+                    for index, pixels in enumerate(_previews(decoder, clean, rows, columns), first):
+                        height, width, _ = pixels.shape
+                        yield from clock.pausing(PreviewEvent(index, number, width, height, as_jpeg(pixels)))
+                    check()
+                del denoiser, cache, clean
+            if request.loras and not mx.isfinite(latents).all().item():
+                raise LoraError("With these LoRAs the picture's numbers overflow: use smaller scales or other LoRAs.")
+            grids += mx.split(_grid(latents, rows, columns), latents.shape[0])
         del conditioning, predict
         self._done_with("transformer", request)
         denoise_s = clock.lap()
 
         yield from clock.pausing(StageEvent("decoding"))
         mode = decode_mode(self._device, request.width, request.height, request.low_ram)
-        grid = _grid(latents, rows, columns)
-        for index, seed in enumerate(request.seeds):
+        for index, (seed, grid) in enumerate(zip(request.seeds, grids, strict=True)):
             check()
             # One at a time: exact, and memory does not grow with the batch.
-            pixels = to_pixels(decode_packed(self._components.vae, grid[index : index + 1], mode, check))
+            pixels = to_pixels(decode_packed(self._components.vae, grid, mode, check))
             yield from clock.pausing(ImageEvent(index, seed, pixels))
         self._done_with("vae", request)
         yield DoneEvent(encode_s=encode_s, denoise_s=denoise_s, decode_s=clock.lap())
@@ -197,16 +204,6 @@ class Pipeline:
             self._preview_decoder = fit(self._components.vae, mode, check)
         return self._preview_decoder
 
-    def _previews(
-        self, decoder: PreviewDecoder | None, clean: list[mx.array], rows: int, columns: int
-    ) -> Iterator[Pixels]:
-        """Every picture's preview, from the clean estimate; none without a decoder."""
-        if decoder is not None:
-            for packed in clean:
-                grid = _grid(packed, rows, columns)
-                for index in range(grid.shape[0]):
-                    yield decoder.pixels(grid[index : index + 1])
-
     def _function(self) -> Predict:
         """The transformer, compiled where stock mflux compiles it, except on a CPU (20 s of C++ there)."""
         predict = transformer_function(self._components)
@@ -226,8 +223,8 @@ class Pipeline:
             self._adapted = Adapted(self._components.transformer, loras, self._function())
         return self._adapted
 
-    def _embeddings(self, request: PipelineRequest, check: Callable[[], None]) -> mx.array:
-        """Prompt embeddings [branches x seeds, tokens, width]: the positive rows first, then the negative ones."""
+    def _embeddings(self, request: PipelineRequest, together: int, check: Callable[[], None]) -> mx.array:
+        """Prompt embeddings [branches x together, tokens, width]: the positive rows first, then the negative ones."""
         texts = [request.prompt]
         if branches(request.guidance, embeds_guidance=self._components.info.embeds_guidance) == 2:
             texts.append(_NO_NEGATIVE_PROMPT if request.negative_prompt is None else request.negative_prompt)
@@ -237,7 +234,7 @@ class Pipeline:
         rows: list[mx.array] = []
         for text in texts:
             check()
-            rows += [self._embedding(text)] * len(request.seeds)
+            rows += [self._embedding(text)] * together
         return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
 
     def _condition(self, embeddings: mx.array, request: PipelineRequest, check: Callable[[], None]) -> Conditioning:
@@ -270,28 +267,11 @@ class Pipeline:
         return packed
 
 
-class _Clock:
-    """Wall time of the work alone: a generator also sleeps while its consumer handles an event."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-
-    def pausing(self, event: Event) -> Iterator[Event]:
-        paused = time.perf_counter()
-        yield event
-        self._start += time.perf_counter() - paused
-
-    def lap(self) -> float:
-        now = time.perf_counter()
-        elapsed, self._start = now - self._start, now
-        return elapsed
-
-
-@functools.partial(mx.compile, shapeless=True)
-def _euler_step(noise: mx.array, latents: mx.array, sigma_next: mx.array, sigma: mx.array) -> mx.array:
-    """One Euler step along the flow, in mflux's formula and compiled as there, so that the rounding is the same."""
-    step = (sigma_next - sigma).astype(latents.dtype)
-    return latents + step * noise.astype(latents.dtype)
+def _previews(decoder: PreviewDecoder | None, clean: mx.array, rows: int, columns: int) -> Iterator[Pixels]:
+    """Every picture's preview, from the packed clean estimate; none without a decoder."""
+    if decoder is not None:
+        for grid in mx.split(_grid(clean, rows, columns), clean.shape[0]):
+            yield decoder.pixels(grid)
 
 
 def _grid(latents: mx.array, rows: int, columns: int) -> mx.array:
@@ -299,12 +279,12 @@ def _grid(latents: mx.array, rows: int, columns: int) -> mx.array:
     return latents.reshape(latents.shape[0], rows, columns, latents.shape[-1]).transpose(0, 3, 1, 2)
 
 
-def _noise(request: PipelineRequest) -> tuple[mx.array, mx.array, int, int]:
+def _noise(request: PipelineRequest, seeds: tuple[int, ...]) -> tuple[mx.array, mx.array, int, int]:
     """Packed noise [seeds, tokens, 128], its position ids, and the grid's rows and columns of 16 pixels."""
     # One draw per seed: a batched draw would give a seed other noise than it has alone.
     draws = [
         Flux2LatentCreator.prepare_packed_latents(seed=seed, height=request.height, width=request.width, batch_size=1)
-        for seed in request.seeds
+        for seed in seeds
     ]
     _, ids, rows, columns = draws[0]
     return mx.concatenate([draw[0] for draw in draws], axis=0), ids, rows, columns

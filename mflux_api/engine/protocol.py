@@ -201,6 +201,13 @@ class StepDone:
 
 
 @attrs.frozen(kw_only=True)
+class StillRunning:
+    """The run goes on within a stage or a step that takes long: it is not hung."""
+
+    attempt: int
+
+
+@attrs.frozen(kw_only=True)
 class PreviewMade:
     """What an image is coming to; its one blob is a small JPEG file."""
 
@@ -246,7 +253,7 @@ class RunFailed:
     attempt: int
     code: str
     message: str
-    details: Mapping[str, str] = attrs.field(factory=dict)
+    details: Mapping[str, str | None] = attrs.field(factory=dict)
 
 
 Event = (
@@ -257,6 +264,7 @@ Event = (
     | Unloaded
     | StageChanged
     | StepDone
+    | StillRunning
     | PreviewMade
     | ImageDone
     | RunDone
@@ -280,6 +288,7 @@ _TYPES: tuple[type[Any], ...] = (
     Unloaded,
     StageChanged,
     StepDone,
+    StillRunning,
     PreviewMade,
     ImageDone,
     RunDone,

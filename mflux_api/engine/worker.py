@@ -34,6 +34,7 @@ from mflux_api.engine.protocol import (
     Shutdown,
     StageChanged,
     StepDone,
+    StillRunning,
     Unload,
     Unloaded,
     Upscale,
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 Blobs = tuple[bytes, ...]
 
 BEAT_SECONDS = 1.0
+STILL_RUNNING_SECONDS = 5.0
 READ_SIZE = 1 << 20
 NICENESS = 5
 
@@ -232,10 +234,14 @@ class Worker:
         except Stopped:
             self._pipe.write(RunStopped(attempt=command.attempt))
         except LoraError as error:
-            failed = RunFailed(
-                attempt=command.attempt, code="INVALID_PARAMETER", message=str(error), details={"field": "lora_files"}
+            details: dict[str, str | None] = {
+                "field": "lora_files",
+                "value": None,
+                "limit": "whole LoRAs made for this model",
+            }
+            self._pipe.write(
+                RunFailed(attempt=command.attempt, code="INVALID_PARAMETER", message=str(error), details=details)
             )
-            self._pipe.write(failed)
         except CheckpointError as error:
             # A component that was freed and cannot be read again.
             self._pipe.write(RunFailed(attempt=command.attempt, code="GENERATION_FAILED", message=str(error)))
@@ -250,15 +256,18 @@ class Worker:
         from mflux_api.engine.pipeline import DoneEvent, ImageEvent, PreviewEvent, StageEvent, StepEvent
 
         seconds = [0.0, 0.0, 0.0]
-        for first, images, events in self._passes(command, blobs):
+        for first, events in self._passes(command, blobs):
             for event in events:
                 match event:
                     case StageEvent(stage=stage):
                         self._pipe.write(StageChanged(attempt=command.attempt, stage=stage))
-                    case StepEvent(step=step, steps=steps):
+                    case StepEvent(step=step, steps=steps, image=offset, images=images):
                         self._reader.memory = self._memory()
-                        done = StepDone(attempt=command.attempt, image=first, step=step, steps=steps, images=images)
-                        self._pipe.write(done)
+                        self._pipe.write(
+                            StepDone(
+                                attempt=command.attempt, image=first + offset, step=step, steps=steps, images=images
+                            )
+                        )
                     case PreviewEvent(index=index, step=step, width=width, height=height, jpeg=jpeg):
                         preview = PreviewMade(
                             attempt=command.attempt, index=first + index, step=step, width=width, height=height
@@ -277,22 +286,28 @@ class Worker:
             RunDone(attempt=command.attempt, encode_seconds=encode, denoise_seconds=denoise, decode_seconds=decode)
         )
 
-    def _passes(self, command: Run | Upscale, blobs: Blobs) -> "Iterator[tuple[int, int, Iterator[PassEvent]]]":
-        """The first image of each pass, how many it takes, and its events."""
+    def _passes(self, command: Run | Upscale, blobs: Blobs) -> "Iterator[tuple[int, Iterator[PassEvent]]]":
+        """The first image of each pass, and its events."""
         from mflux_api.engine.pipeline import Pipeline
         from mflux_api.engine.runs import enlargements, passes
         from mflux_api.engine.upscaling.upscaler import Upscaler
 
+        said_at = time.monotonic()
+
         def stopped() -> bool:
+            nonlocal said_at
+            if time.monotonic() - said_at >= STILL_RUNNING_SECONDS:
+                said_at = time.monotonic()
+                self._pipe.write(StillRunning(attempt=command.attempt))
             return command.attempt in self._reader.cancelled
 
         match command, self._resident.get(command.model):
             case Run() as run, Pipeline() as pipeline:
                 for first, request in passes(run, blobs, pipeline):
-                    yield first, len(request.seeds), pipeline.run(request, stopped)
+                    yield first, pipeline.run(request, stopped)
             case Upscale() as upscale, Upscaler() as upscaler:
                 for first, enlargement in enlargements(upscale, blobs):
-                    yield first, 1, upscaler.run(enlargement, stopped)
+                    yield first, upscaler.run(enlargement, stopped)
             case _:
                 raise RuntimeError("no model that can do it is resident under that name")
 

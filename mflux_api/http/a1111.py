@@ -1,8 +1,12 @@
 """A1111's dialect of txt2img: which requests speak it, what its fields mean here, how it is answered."""
 
 import json
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.infotext import SAMPLER, infotext
@@ -28,7 +32,8 @@ ALIASES = {**SHARED_ALIASES, "guidance": "cfg_scale"}
 """Our fields by A1111's names for them."""
 
 _MAX_COUNT = 64
-_COUNT_DIGITS = 9
+_MOST_SHOWN = 10**9
+_Count = Annotated[int, Meta(ge=1, le=_MAX_COUNT)]
 
 
 def speaks_a1111(body: Mapping[str, Any]) -> bool:
@@ -36,35 +41,43 @@ def speaks_a1111(body: Mapping[str, Any]) -> bool:
     return not ONLY_FIELDS.isdisjoint(body)
 
 
-def translated(body: Mapping[str, Any]) -> dict[str, Any]:
+def translated(body: Mapping[str, Any], *, max_images: int) -> dict[str, Any]:
     """Return the body with what :data:`ALIASES` alone cannot translate under our names; ours win where both are there.
 
     Raises:
-        InvalidParameter: ``batch_size`` or ``n_iter`` is not a number from 1.
+        InvalidParameter: ``batch_size`` or ``n_iter`` is not a number from 1, or their product is over ``max_images``.
     """
     fields = dict(body)
     if fields.get("num_images") is None:
-        fields["num_images"] = _count(fields, "batch_size") * _count(fields, "n_iter")
+        fields["num_images"] = _image_count(fields, max_images)
     settings = fields.get("override_settings")
     if not fields.get("sd_model_checkpoint") and isinstance(settings, Mapping):
         fields["sd_model_checkpoint"] = settings.get("sd_model_checkpoint")
     return fields
 
 
+def _image_count(fields: Mapping[str, Any], limit: int) -> int:
+    counts = {name: _count(fields, name) for name in ("batch_size", "n_iter")}
+    count = math.prod(counts.values())
+    if count > limit:
+        # The client knows no num_images.
+        name = max(counts, key=lambda each: counts[each])
+        raise InvalidParameter(
+            f"'{name}' is invalid: expected batch_size times n_iter to be at most {limit} (generation.max_batch_size)",
+            {"field": name, "value": counts[name], "limit": limit, "minimum": 1},
+        )
+    return count
+
+
 def _count(fields: Mapping[str, Any], name: str) -> int:
     value = fields.get(name)
-    if value is None:
-        return 1
-    # Measured first: int() itself refuses thousands of digits, with an error of its own.
-    if isinstance(value, str) and value.strip().isdecimal() and len(value) <= _COUNT_DIGITS:
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _MAX_COUNT:
+    try:
+        return 1 if value is None else msgspec.convert(value, _Count, strict=False)
+    except msgspec.ValidationError:
         limit = f"1 to {_MAX_COUNT}"
-        shown = value if isinstance(value, int) and abs(value) < 10**_COUNT_DIGITS else type(value).__name__
-        raise InvalidParameter(
-            f"'{name}' is invalid: expected int from {limit}", {"field": name, "value": shown, "limit": limit}
-        )
-    return value
+        known = isinstance(value, int | float) and abs(value) <= _MOST_SHOWN
+        details = {"field": name, "value": value if known else type(value).__name__, "limit": limit}
+        raise InvalidParameter(f"'{name}' is invalid: expected int from {limit}", details) from None
 
 
 def info(job: Job, model_hash: str | None) -> str:

@@ -7,7 +7,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from mflux_api.actors.gateway import Gateway
-from mflux_api.http import errors, jobs, loras, models, openapi, sdapi, security, system
+from mflux_api.http import errors, extras, jobs, loras, models, openapi, sdapi, security, system
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.render import Renderer
@@ -32,6 +32,7 @@ def create_app(gateway: Gateway) -> QuartTrio:
     app.url_map.strict_slashes = False
     renderer = Renderer(gateway)
     app.register_blueprint(sdapi.blueprint(gateway, renderer))
+    app.register_blueprint(extras.blueprint(gateway))
     app.register_blueprint(jobs.blueprint(gateway, renderer))
     app.register_blueprint(models.blueprint(gateway))
     app.register_blueprint(loras.blueprint(gateway))

@@ -109,6 +109,13 @@ def _status_name(
     return "not_downloaded" if download.failure is None else "error"
 
 
+def _sequence_length(model: Model) -> int:
+    """How many tokens of a prompt the model sees; an upscaler has a prompt of its own and sees none."""
+    if model.upscales:
+        return 0
+    return EMBEDDED_SEQUENCE_LENGTH if model.embedded else SEQUENCE_LENGTH
+
+
 def _percent(transfer: Transfer) -> float:
     return round(100 * transfer.bytes_done / transfer.bytes_total, 1) if transfer.bytes_total else 0.0
 
@@ -120,9 +127,9 @@ def _object(model: Model, state: CheckpointState, default_steps: int) -> ModelOb
         hash=state.short_hash,
         sha256=state.sha256,
         config=ModelConfigObject(
-            base_arch="seedvr2" if model.family == "seedvr2" else "flux2",
+            base_arch="seedvr2" if model.upscales else "flux2",
             supports_guidance=model.supports_guidance,
-            max_sequence_length=EMBEDDED_SEQUENCE_LENGTH if model.embedded else SEQUENCE_LENGTH,
+            max_sequence_length=_sequence_length(model),
         ),
         downloaded=state.downloaded,
         size_gb=model.size_gb,

@@ -31,7 +31,6 @@ from mflux_api.errors import (
     ModelNotDownloaded,
     ModelNotFound,
     NotFound,
-    NotYetSupported,
     OriginNotAllowed,
     OutOfMemory,
     QueueFull,
@@ -41,6 +40,7 @@ from mflux_api.errors import (
     ShuttingDown,
     Unauthorized,
 )
+from mflux_api.extras import ExtraBatchImages, ExtraSingleImage
 from mflux_api.http import schemas
 from mflux_api.http.responses import json_bytes
 from mflux_api.idempotency import HEADER, MAX_LENGTH
@@ -56,7 +56,6 @@ _SUBMIT: Errors = (
     InvalidModel,
     ModelNotDownloaded,
     ModelNotFound,
-    NotYetSupported,
     QueueFull,
     ShuttingDown,
     EngineUnavailable,
@@ -118,6 +117,7 @@ OPERATIONS = (
         path="/sdapi/v1/txt2img",
         summary="Paint a prompt and wait for the images",
         body=GenerateRequest,
+        body_required=("prompt",),
         answer=schemas.ImagesAnswer,
         errors=(*_SUBMIT, *_PAINT),
     ),
@@ -129,6 +129,31 @@ OPERATIONS = (
         body_required=("init_images",),
         answer=schemas.ImagesAnswer,
         errors=(*_SUBMIT, *_PAINT),
+    ),
+    Operation(
+        method="post",
+        path="/sdapi/v1/extra-single-image",
+        summary="Enlarge a picture and wait for the result",
+        body=ExtraSingleImage,
+        answer=schemas.ExtraSingleAnswer,
+        errors=(*_SUBMIT, *_PAINT),
+    ),
+    Operation(
+        method="post",
+        path="/sdapi/v1/extra-batch-images",
+        summary="Enlarge several pictures and wait for the results",
+        body=ExtraBatchImages,
+        answer=schemas.ExtraBatchAnswer,
+        errors=(*_SUBMIT, *_PAINT),
+    ),
+    Operation(
+        method="get",
+        path="/sdapi/v1/upscalers",
+        summary="List what upscaler_1 may name",
+        answer=None,
+        content={
+            "application/json": {"schema": {"type": "array", "items": {"$ref": "#/components/schemas/UpscalerObject"}}}
+        },
     ),
     Operation(
         method="post",
@@ -216,7 +241,6 @@ OPERATIONS = (
         errors=(
             ModelNotFound,
             ModelNotDownloaded,
-            NotYetSupported,
             OutOfMemory,
             GenerationFailed,
             EngineUnavailable,
@@ -285,13 +309,15 @@ def blueprint(*, max_images: int) -> Blueprint:
 
 def describe(*, max_images: int) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a service that paints up to ``max_images`` at once."""
-    classes = {schemas.ErrorBody: None, schemas.ProgressData: None}
+    classes = {schemas.ErrorBody: None, schemas.ProgressData: None, schemas.UpscalerObject: None}
     for operation in OPERATIONS:
         classes.update({kind: None for kind in (operation.body, operation.answer) if kind is not None})
     _, components = msgspec.json.schema_components(list(classes), ref_template="#/components/schemas/{name}")
     for component in components.values():
         component["description"] = inspect.cleandoc(component.get("description", ""))
-    _loosen(components[GenerateRequest.__name__], max_images)
+    for body in dict.fromkeys(operation.body for operation in OPERATIONS if operation.body is not None):
+        _loosen(components[body.__name__])
+    components[GenerateRequest.__name__]["properties"]["num_images"]["anyOf"][0]["maximum"] = max_images
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _described(operation)
@@ -308,12 +334,11 @@ def describe(*, max_images: int) -> dict[str, Any]:
     }
 
 
-def _loosen(request: dict[str, Any], max_images: int) -> None:
-    """A null is an absent field; and how many images fit in a request is a setting."""
+def _loosen(request: dict[str, Any]) -> None:
+    """A null is an absent field."""
     properties = request["properties"]
-    properties["num_images"]["maximum"] = max_images
     for name, schema in properties.items():
-        if name not in request["required"] and "anyOf" not in schema:
+        if name not in request.get("required", ()) and "anyOf" not in schema:
             default = schema.pop("default")
             properties[name] = {"anyOf": [schema, {"type": "null"}], "default": default}
 

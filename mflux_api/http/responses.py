@@ -19,7 +19,9 @@ def json_bytes(data: bytes, status: int = 200) -> Response:
 
 
 def to_json(value: Any) -> bytes:
-    """Encode an attrs object with its keys in the order of its class, which is the order of the docs."""
+    """Encode an attrs object, or several, with the keys in the order of the class, which is the order of the docs."""
+    if isinstance(value, tuple):
+        return msgspec.json.encode([attrs.asdict(each) for each in value])
     return msgspec.json.encode(attrs.asdict(value))
 
 

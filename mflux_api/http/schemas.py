@@ -114,6 +114,36 @@ class ImagesAnswer:
 
 
 @attrs.frozen(kw_only=True)
+class ExtraSingleAnswer:
+    """``POST /sdapi/v1/extra-single-image``."""
+
+    html_info: str
+    image: str | None
+    """Base64 PNG."""
+
+
+@attrs.frozen(kw_only=True)
+class ExtraBatchAnswer:
+    """``POST /sdapi/v1/extra-batch-images``."""
+
+    html_info: str
+    images: tuple[str, ...]
+    """Base64 PNG, in the order of the request."""
+
+
+@attrs.frozen(kw_only=True)
+class UpscalerObject:
+    """One of ``GET /sdapi/v1/upscalers``."""
+
+    name: str
+    """What ``upscaler_1`` takes."""
+    model_name: str | None
+    model_path: str | None
+    model_url: str | None
+    scale: float | None
+
+
+@attrs.frozen(kw_only=True)
 class ModelConfigObject:
     """The rules of a model."""
 

@@ -7,14 +7,16 @@ import trio
 from quart import Blueprint, Response
 
 from mflux_api.actors.gateway import Gateway
-from mflux_api.errors import InvalidParameter, JobCancelled, by_code
+from mflux_api.catalog import Model
+from mflux_api.errors import InvalidParameter, JobCancelled
 from mflux_api.http import a1111
 from mflux_api.http.body import json_object
 from mflux_api.http.render import Renderer
 from mflux_api.http.responses import in_thread, json_bytes
 from mflux_api.http.schemas import ImagesAnswer
+from mflux_api.http.synchronous import painted
 from mflux_api.jobs import Job, Status
-from mflux_api.requests import ALIASES, GenerateRequest, from_body
+from mflux_api.requests import ALIASES, from_body
 
 
 def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
@@ -38,42 +40,28 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     async def answer(body: Mapping[str, Any]) -> Response:
         dialect = a1111.speaks_a1111(body)
-        fields = a1111.translated(body) if dialect else dict(body)
+        fields = (
+            a1111.translated(body, max_images=gateway.settings.generation.max_batch_size) if dialect else dict(body)
+        )
         started = trio.current_time()
         aliases = a1111.ALIASES if dialect else ALIASES
-        job = await _painted(gateway, from_body(fields, strict=not dialect, aliases=aliases))
+        job = await painted(gateway, from_body(fields, strict=not dialect, aliases=aliases))
         if job.status is Status.CANCELLED and not dialect:
             raise JobCancelled("The job was cancelled", {"job_id": job.id})
         sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
         info = a1111.info(job, await gateway.model_hash(job.model)) if dialect else sentence
+        parameters = _parameters(job, gateway.catalog.get(job.model))
         images = await renderer.images(job) if body.get("send_images") is not False else []
-        return json_bytes(await in_thread(ImagesAnswer(images=tuple(images), parameters=_parameters(job), info=info)))
+        return json_bytes(await in_thread(ImagesAnswer(images=tuple(images), parameters=parameters, info=info)))
 
     return routes
 
 
-async def _painted(gateway: Gateway, request: GenerateRequest) -> Job:
-    """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
-
-    Raises:
-        ServiceError: the request was refused, or the job failed.
-    """
-    accepted = await gateway.submit(request, synchronous=True)
-    try:
-        job = await gateway.finished(accepted.job.id)
-    except trio.Cancelled:
-        gateway.abandon(accepted.job.id)
-        raise
-    if job.failure is not None:
-        raise by_code(job.failure.code)(job.failure.message, job.failure.details)
-    return job
-
-
-def _parameters(job: Job) -> dict[str, Any]:
+def _parameters(job: Job, model: Model | None) -> dict[str, Any]:
     """What ran, which may differ from what was asked: a distilled model always runs at guidance 1.0."""
     request = job.request
     width, height = request.size
-    guided = (request.guidance or 0.0) > 1.0
+    guided = (request.guidance or 0.0) > 1.0 and model is not None and model.takes_negative_prompts
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt if guided else None,
@@ -89,4 +77,6 @@ def _parameters(job: Job) -> dict[str, Any]:
         "lora_scales": list(request.lora_scales),
         "low_ram": request.low_ram,
         "image_strength": request.image_strength,
+        "resolution": request.resolution,
+        "softness": request.softness,
     }

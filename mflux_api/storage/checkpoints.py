@@ -10,6 +10,7 @@ from mflux_api.catalog import Catalog, Model
 from mflux_api.errors import ModelNotDeletable, ModelNotDownloaded
 from mflux_api.hub_cache import HubCache
 from mflux_api.storage.footprint import Footprint, measure
+from mflux_api.upscaler_files import UPSCALER_FILES
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +19,7 @@ MARKER = "model_index.json"
 """The file that every diffusers-layout checkpoint has at its top."""
 SAVED_MARKER = "transformer/model.safetensors.index.json"
 """A file of every checkpoint that mflux saved; those have no ``model_index.json``."""
+MARKERS = (MARKER, SAVED_MARKER, UPSCALER_FILES["transformer"])
 
 EMBEDDED = Path(__file__).parents[1] / "engine" / "demo" / "weights"
 """The checkpoint that comes with the package, shared by ``demo`` and ``demo-base``."""
@@ -129,9 +131,7 @@ class Checkpoints:
         folder = self.folder(model)
         try:
             # A download has its own mark of completeness, and not every one has these files.
-            if folder is not None and (
-                model.remote or any((folder / marker).is_file() for marker in (MARKER, SAVED_MARKER))
-            ):
+            if folder is not None and (model.remote or any((folder / marker).is_file() for marker in MARKERS)):
                 commit = folder.name if model.remote else None
                 return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder), commit=commit)
         except (OSError, ValueError) as error:

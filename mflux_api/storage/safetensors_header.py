@@ -3,13 +3,22 @@
 The form is 8 bytes with the header's length, a JSON object of tensors with their places in the data, and the data.
 """
 
+import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 MAX_HEADER_BYTES = 16 * 1024 * 1024
+_BYTES: Mapping[str, int] = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
+    **dict.fromkeys(("U32", "I32", "F32"), 4),
+    **dict.fromkeys(("U64", "I64", "F64"), 8),
+}
+"""Of one number of each type; other types are left to whoever reads them."""
 
 
 class SafetensorsError(Exception):
@@ -35,16 +44,20 @@ def check_whole(path: Path) -> None:
     try:
         header = msgspec.json.decode(data, type=dict[str, Any])
         header.pop("__metadata__", None)
-        places = sorted(msgspec.convert(each, _Tensor).data_offsets for each in header.values())
+        tensors = [msgspec.convert(each, _Tensor) for each in header.values()]
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise SafetensorsError("its header cannot be read") from None
-    if not places:
+    if not tensors:
         raise SafetensorsError("it holds no tensors")
     end = 0
-    for begin, until in places:
+    for begin, until in sorted(tensor.data_offsets for tensor in tensors):
         if begin != end or until < begin:
             raise SafetensorsError("its tensors overlap or have gaps")
         end = until
+    for tensor in tensors:
+        begin, until = tensor.data_offsets
+        if tensor.dtype in _BYTES and math.prod(tensor.shape) * _BYTES[tensor.dtype] != until - begin:
+            raise SafetensorsError("a tensor has another size than its shape says")
     if 8 + length + end != size:
         raise SafetensorsError("a part of it is missing" if 8 + length + end > size else "it is too long")
 

@@ -128,6 +128,22 @@ async def test_slow_run_whose_steps_come_in_time_is_left_alone(autojump_clock: M
     assert len(bench.script.engines) == 1
 
 
+async def test_step_of_many_parts_is_left_alone_while_the_engine_says_that_it_goes_on(
+    autojump_clock: MockClock,
+) -> None:
+    hold = Hold()
+    script = Script(at={"step 0/2": hold})
+    async with generator(script, GeneratorOptions(step_timeout=60)) as bench, trio.open_nursery() as nursery:
+        nursery.start_soon(bench.paint)
+        await hold.reached.wait()
+        for _ in range(3):
+            await trio.sleep(50)
+            script.current.say(p.StillRunning(attempt=1))
+        hold.release.set()
+    assert len(script.engines) == 1
+    assert any(isinstance(event, m.Painted) for event in bench.events)
+
+
 async def test_load_may_take_as_long_as_it_likes(autojump_clock: MockClock) -> None:
     hold = Hold()
     async with generator(Script(at={"load": hold}), GeneratorOptions(step_timeout=60)) as bench:

@@ -6,13 +6,19 @@ from pathlib import Path
 
 import attrs
 import pytest
+import trio
 from PIL import Image
 
+from mflux_api.actors import messages as m
 from mflux_api.actors import scheduler
-from mflux_api.engine.protocol import Run
-from mflux_api.errors import InvalidParameter, QueueFull
+from mflux_api.actors.run_commands import run_command
+from mflux_api.catalog import BUILT_IN
+from mflux_api.engine.protocol import Run, Upscale
+from mflux_api.errors import GenerationFailed, InvalidParameter, QueueFull
 from mflux_api.jobs import Progress, Status
 from mflux_api.requests import GenerateRequest
+from mflux_api.run_inputs import RunInputs, source
+from mflux_api.upscaling import resolve_upscaling
 from tests.actors.bench import ended, gateway, request, scripted_service
 from tests.scripted_engine import PREVIEW, Crash, Hold, Script
 from tests.storage.test_loras import content
@@ -53,6 +59,27 @@ async def test_edit_comes_to_the_engine_as_pictures_in_its_sizes(tmp_path: Path)
     assert (whole.width, whole.height, whole.start, whole.image_strength) == (80, 64, False, 1.0)
     assert whole_blobs == (first, second)
     assert usual.image_strength == 0.75
+
+
+def test_picture_to_be_enlarged_comes_to_the_engine_as_it_was_given() -> None:
+    asked = GenerateRequest(init_images=(encoded((50, 33)),), seed=4, num_images=2, softness=0.5, low_ram=True)
+    upscaler = next(model for model in BUILT_IN if model.upscales)
+    resolved = resolve_upscaling(asked, upscaler, (50, 33))
+    events, _ = trio.open_memory_channel[m.RunEvent](1)
+    lease = m.Lease(id=1, model="seedvr2", incarnation=1, load_seconds=0.0)
+    inputs = RunInputs(source=source(resolved))
+    command, pictures = run_command(
+        m.Paint(lease=lease, request=resolved, attempt=3, events=events, inputs=inputs), previews=True
+    )
+    assert command == Upscale(
+        attempt=3, model="seedvr2", seeds=(4, 5), width=50, height=33, resolution=66, softness=0.5, low_ram=True
+    )
+    assert [picture.rgb for picture in pictures] == [bytes((9, 8, 7)) * 50 * 33]
+
+
+def test_removed_picture_fails_its_job_and_says_so() -> None:
+    with pytest.raises(GenerationFailed, match="was removed"):
+        source(GenerateRequest(init_images=("",)))
 
 
 async def test_loras_come_as_paths_with_all_their_scales_and_stay_names_in_the_job(tmp_path: Path) -> None:

@@ -1,17 +1,22 @@
 """Every bad input gets one clear error of the contract's shape, and nothing is stored."""
 
+import base64
 import json
 import socket
+import struct
 import time
 import urllib.error
 import urllib.request
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
 import psutil
 import pytest
+from PIL import Image
 
 from tests.api.server import Server
 
@@ -74,6 +79,13 @@ INVALID_FIELDS: list[tuple[str, Any]] = [
     ("init_images", ["a"] * 5),
     ("image_strength", 1.5),
     ("image_strength", "strong"),
+    ("resolution", 15),
+    ("resolution", 8193),
+    ("resolution", "2x"),
+    ("upscale", 0),
+    ("upscale", 8.5),
+    ("softness", -0.1),
+    ("softness", 1.5),
 ]
 
 
@@ -134,8 +146,9 @@ def test_body_that_is_no_json_object(client: httpx.Client, path: str, body: byte
         ("flux2-klein-9b", 400, "MODEL_NOT_DOWNLOADED"),
         ("klein-9b", 400, "MODEL_NOT_DOWNLOADED"),
         ("flux2-klein-9b-8-bit", 400, "MODEL_NOT_DOWNLOADED"),
-        ("flux2-dev", 501, "NOT_YET_SUPPORTED"),
-        ("seedvr2", 501, "NOT_YET_SUPPORTED"),
+        ("flux2-dev", 400, "MODEL_NOT_DOWNLOADED"),
+        ("flux2-dev-8-bit", 400, "MODEL_NOT_DOWNLOADED"),
+        ("seedvr2", 400, "INVALID_PARAMETER"),
     ],
 )
 def test_models_that_cannot_be_used(client: httpx.Client, path: str, model: str, status: int, code: str) -> None:
@@ -157,13 +170,15 @@ def test_models_that_cannot_be_used(client: httpx.Client, path: str, model: str,
         assert answer.json()["error"] == sentence
 
 
-def test_checks_come_in_order_parameters_then_model_then_what_is_missing(client: httpx.Client) -> None:
+def test_checks_come_in_order_parameters_then_model_then_what_it_needs(client: httpx.Client) -> None:
     answer = client.post("/api/v1/generate", json={**OK, "steps": 0, "model": "nonsense", "init_images": ["a"]})
     assert answer.json()["code"] == "INVALID_PARAMETER"
     answer = client.post("/api/v1/generate", json={**OK, "model": "nonsense", "init_images": ["a"]})
     assert answer.json()["code"] == "INVALID_MODEL"
-    answer = client.post("/api/v1/generate", json={**OK, "model": "flux2-dev", "init_images": ["a"]})
-    assert (answer.status_code, answer.json()["code"]) == (501, "NOT_YET_SUPPORTED")
+    answer = client.post("/api/v1/generate", json={**OK, "model": "seedvr2", "init_images": ["a", "b"]})
+    assert (answer.status_code, answer.json()["details"]["field"]) == (400, "init_images")
+    answer = client.post("/api/v1/generate", json={**OK, "model": "seedvr2", "init_images": ["a"]})
+    assert (answer.status_code, answer.json()["code"]) == (400, "MODEL_NOT_DOWNLOADED")
     answer = client.post("/api/v1/generate", json={**OK, "init_images": ["a"], "lora_files": ["a"]})
     assert (answer.status_code, answer.json()["details"]["field"]) == (400, "lora_files")
     answer = client.post("/api/v1/generate", json={**OK, "init_images": ["a"]})
@@ -308,6 +323,37 @@ def test_error_names_the_field_as_the_client_does(
     answer = client.post("/sdapi/v1/txt2img", json=body)
     assert (answer.status_code, answer.json()["details"]["field"]) == (400, field)
     assert f"'{field}'" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("counts", "field"),
+    [({"batch_size": 5}, "batch_size"), ({"n_iter": "5"}, "n_iter"), ({"batch_size": 2, "n_iter": 3}, "n_iter")],
+)
+def test_too_large_batch_is_told_by_the_name_that_the_client_used(
+    client: httpx.Client, counts: dict[str, Any], field: str
+) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={**OK, **counts})
+    assert (answer.status_code, answer.json()["details"]["field"], answer.json()["details"]["limit"]) == (400, field, 4)
+    assert f"'{field}'" in answer.json()["error"]
+
+
+def test_huge_number_does_not_make_the_error_huge(client: httpx.Client) -> None:
+    answer = client.post("/api/v1/generate", json={**OK, "steps": 10**4000})
+    assert (answer.status_code, answer.json()["details"]["value"]) == (400, "int")
+
+
+def test_pictures_put_no_warning_with_a_path_into_the_log(server: Server, client: httpx.Client) -> None:
+    odd = BytesIO()
+    Image.new("RGB", (64, 64)).save(odd, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12")
+    body = {**OK, "init_images": [base64.b64encode(odd.getvalue()).decode()]}
+    assert client.post("/sdapi/v1/img2img", json=body).status_code == 200
+    header = b"IHDR" + struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+    png = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    body = {**OK, "init_images": [base64.b64encode(png + struct.pack(">I", 4) + b"IDAT").decode()]}
+    answer = client.post("/sdapi/v1/img2img", json=body)
+    assert (answer.status_code, answer.json()["details"]["field"]) == (400, "init_images")
+    assert "10000" in answer.json()["error"]
+    assert not [line for line in server.lines if "Warning" in line or "site-packages" in line]
 
 
 @pytest.mark.parametrize("count", [5, 65, 10**9])

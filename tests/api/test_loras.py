@@ -195,6 +195,7 @@ def test_lora_for_another_model_is_refused_by_name_when_it_runs(client: httpx.Cl
     answer = client.post("/sdapi/v1/txt2img", json={**SMALL, "lora_files": ["foreign"]})
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_PARAMETER")
     assert "foreign.safetensors" in answer.json()["error"]
+    assert answer.json()["details"].keys() == {"field", "value", "limit"}
     assert painted(client) == painted(client)
 
 

@@ -113,7 +113,7 @@ A1111: dict[str, Any] = {
 
 
 def test_a1111_clients_get_info_as_a_json_string(client: httpx.Client) -> None:
-    answer = client.post("/sdapi/v1/txt2img", json={**A1111, "batch_size": 2, "n_iter": "2"}).json()
+    answer = client.post("/sdapi/v1/txt2img", json={**A1111, "batch_size": 2.0, "n_iter": "2"}).json()
     info = json.loads(answer["info"])
     assert len(answer["images"]) == len(info["infotexts"]) == len(info["all_seeds"]) == 4
     assert info["all_seeds"] == [info["seed"] + i for i in range(4)]

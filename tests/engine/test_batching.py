@@ -38,5 +38,4 @@ LARGE_9B = load(9.1e9, 4096, 1024)
     ],
 )
 def test_images_per_pass_is_a_table(device: Any, asked: Load, count: int) -> None:
-    assert images_per_pass(device, asked, low_ram=False) == count
-    assert images_per_pass(device, asked, low_ram=True) == 1
+    assert images_per_pass(device, asked) == count

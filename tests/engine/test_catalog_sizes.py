@@ -5,12 +5,15 @@ from typing import Any
 import pytest
 
 from mflux_api.catalog import Catalog
+from mflux_api.storage.footprint import _is_used, _tensor_bytes
 
 BF16_BYTES = 2
 MISTRAL_PARAMETERS = 24_011_361_280
 """Mistral Small 3.2 24B with its vision tower, as published: FLUX.2-dev's text encoder."""
-MISTRAL_TEXT_PARAMETERS = 23_572_403_200
-"""The same without the vision tower, which no prompt needs."""
+MISTRAL_VOCABULARY_PARAMETERS = 131_072 * 5120
+MISTRAL_LAYER_PARAMETERS = 2 * 5120 * 32 * 128 + 2 * 5120 * 8 * 128 + 3 * 5120 * 32_768
+"""Of its 40 layers a prompt needs 30; neither the others nor the half that sees pictures are kept."""
+QWEN_LAYERS = 27
 UNQUANTIZED_SHARE = 0.008
 """Norms, biases and convolutions of a Klein model, which quantization leaves alone."""
 
@@ -34,6 +37,15 @@ def quantized(parameters: float, bits: int) -> float:
     return parameters * (bits / 8 + 2 * BF16_BYTES / 64) / 1e9
 
 
+def kept(module: Any, bits: int) -> float:
+    """Return gigabytes as the service counts a checkpoint's tensors, for those of a module that are kept."""
+    from mlx.utils import tree_flatten
+
+    tensors = [(name, {"shape": array.shape, "dtype": "BF16"}) for name, array in tree_flatten(module.parameters())]
+    used = [(name, tensor) for name, tensor in tensors if _is_used(name, QWEN_LAYERS, dev=False)]
+    return sum(_tensor_bytes(name, tensor, BF16_BYTES, bits) for name, tensor in used) / 1e9
+
+
 @pytest.mark.parametrize("alias", ["flux2-klein-4b", "flux2-klein-9b"])
 def test_klein(alias: str) -> None:
     from mflux.models.common.config.model_config import AVAILABLE_MODELS
@@ -49,10 +61,13 @@ def test_klein(alias: str) -> None:
     )
     parameters = sum(count(module) for module in modules)
     assert size(alias) == pytest.approx(parameters * BF16_BYTES / 1e9, abs=0.01)
-    for bits in (3, 4, 6, 8):
-        rest = parameters * UNQUANTIZED_SHARE
+    rest = parameters * UNQUANTIZED_SHARE
+    for bits in (4, 8):
         expected = quantized(parameters - rest, bits) + rest * BF16_BYTES / 1e9
-        assert size(f"{alias}-{bits}-bit") == pytest.approx(expected, rel=0.02)
+        if Catalog().get(f"{alias}-mlx-{bits}bit") is not None:
+            assert size(f"{alias}-mlx-{bits}bit") == pytest.approx(expected, rel=0.02)
+    for bits in (3, 4, 6, 8):
+        assert size(f"{alias}-{bits}-bit") == pytest.approx(sum(kept(module, bits) for module in modules), abs=0.006)
 
 
 def test_dev() -> None:
@@ -66,9 +81,10 @@ def test_dev() -> None:
     )
     vae = count(Flux2VAE())
     assert size("flux2-dev") == pytest.approx((transformer + MISTRAL_PARAMETERS + vae) * BF16_BYTES / 1e9, abs=0.01)
+    layers = 30 * MISTRAL_LAYER_PARAMETERS + MISTRAL_VOCABULARY_PARAMETERS
     for bits in (4, 8):
-        expected = quantized(transformer + MISTRAL_TEXT_PARAMETERS, bits) + vae * BF16_BYTES / 1e9
-        assert size(f"flux2-dev-{bits}-bit") == pytest.approx(expected, abs=0.05)
+        expected = quantized(transformer + layers, bits) + vae * BF16_BYTES / 1e9
+        assert size(f"flux2-dev-{bits}-bit") == pytest.approx(expected, abs=0.01 * size(f"flux2-dev-{bits}-bit"))
 
 
 def test_seedvr2() -> None:

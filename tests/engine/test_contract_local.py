@@ -60,7 +60,8 @@ class TestLocalEngine(EngineContract):
         for path, words in ((lora, "another"), (str(tmp_path / "none.safetensors"), "gone")):
             failed = (await run(engine, attrs.evolve(RUN, lora_files=(path,), lora_scales=(1.0,))))[-1].event
             assert isinstance(failed, RunFailed)
-            assert (failed.code, failed.details) == ("INVALID_PARAMETER", {"field": "lora_files"})
+            assert (failed.code, failed.details["field"]) == ("INVALID_PARAMETER", "lora_files")
+            assert failed.details.keys() == {"field", "value", "limit"}
             assert words in failed.message
             assert str(tmp_path) not in failed.message
         assert pictures(await run(engine, RUN)) == before

@@ -1,6 +1,7 @@
 """Adapters: every naming that mflux knows, on plain and quantized bases, and gone without a trace."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -235,6 +236,27 @@ def test_lora_that_was_saved_again_is_read_again(pipeline: Pipeline, tmp_path: P
     assert paint(pipeline, request)[0].tobytes() != first
 
 
+def test_lora_that_took_the_place_of_another_is_read_though_size_and_time_are_the_same(
+    pipeline: Pipeline, tmp_path: Path
+) -> None:
+    path, other = (peft(tmp_path / name, TINY, seed) for seed, name in enumerate(("a.safetensors", "b.safetensors")))
+    for file in (path, other):
+        os.utime(file, ns=(0, 10**18))
+    request = attrs.evolve(REQUEST, loras=(Lora(path),))
+    first = paint(pipeline, request)[0].tobytes()
+    assert path.stat().st_size == other.stat().st_size
+    other.replace(path)
+    assert paint(pipeline, request)[0].tobytes() != first
+
+
+def test_lora_that_lets_numbers_overflow_is_an_error_and_no_black_picture(pipeline: Pipeline, tmp_path: Path) -> None:
+    (before,) = paint(pipeline, REQUEST)
+    wild = peft(tmp_path / "wild.safetensors", TINY, scale=1e37)
+    with pytest.raises(LoraError, match="overflow"):
+        paint(pipeline, attrs.evolve(REQUEST, loras=(Lora(wild),)))
+    assert np.array_equal(paint(pipeline, REQUEST)[0], before)
+
+
 def test_run_stopped_in_the_middle_leaves_no_adapter(tiny: Components, device: Device, tmp_path: Path) -> None:
     pipeline = Pipeline(tiny, device)
     parameters = weights(tiny.transformer)
@@ -328,6 +350,9 @@ PAIR = {f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP}
         ),
         (_with({f"{KEY}.lokr_w1": DOWN, f"{KEY}.lokr_w2": UP}), "another size of the model"),
         (_with({f"{KEY}.lokr_w1": DOWN}), "no complete update"),
+        (_with({**PAIR, f"{KEY}.lora_A.weight": mx.full(DOWN.shape, mx.nan)}), "NaN or infinite"),
+        (_with({**PAIR, f"{KEY}.lora_B.weight": mx.full(UP.shape, -mx.inf)}), "NaN or infinite"),
+        (_with({**PAIR, f"{KEY}.alpha": mx.array(mx.nan)}), "NaN or infinite"),
     ],
 )
 def test_adapter_that_cannot_be_used_is_refused_and_leaves_the_model_as_it_was(

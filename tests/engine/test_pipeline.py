@@ -127,8 +127,8 @@ def test_events_in_order(pipeline: Pipeline) -> None:
     assert events[:5] == [
         StageEvent("encoding"),
         StageEvent("denoising"),
-        StepEvent(1, 2),
-        StepEvent(2, 2),
+        StepEvent(1, 2, images=2),
+        StepEvent(2, 2, images=2),
         StageEvent("decoding"),
     ]
     images = [(event.index, event.seed) for event in events[5:-1] if isinstance(event, ImageEvent)]

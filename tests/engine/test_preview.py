@@ -42,7 +42,7 @@ def test_every_step_has_a_preview_of_every_image(pipeline: Pipeline) -> None:
         image = Image.open(BytesIO(event.jpeg))
         assert (image.format, image.size, (event.width, event.height)) == ("JPEG", (8, 6), (8, 6))
     first = events.index(previews[0])
-    assert events[first - 1] == StepEvent(1, 3)
+    assert events[first - 1] == StepEvent(1, 3, images=2)
 
 
 def test_previews_change_no_pixel(pipeline: Pipeline) -> None:
@@ -105,5 +105,5 @@ def test_stopping_between_previews_stops_before_the_next_step(pipeline: Pipeline
     seen: list[Event] = []
     with pytest.raises(Stopped):
         consume(pipeline.run(REQUEST, lambda: any(isinstance(event, PreviewEvent) for event in seen)), seen)
-    assert [event for event in seen if isinstance(event, StepEvent)] == [StepEvent(1, 3)]
+    assert [event for event in seen if isinstance(event, StepEvent)] == [StepEvent(1, 3, images=2)]
     assert not any(isinstance(event, ImageEvent) for event in seen)

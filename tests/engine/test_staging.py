@@ -13,12 +13,13 @@ import trio
 from mflux_api.engine import memory
 from mflux_api.engine import protocol as p
 from mflux_api.engine.client import LocalEngine
-from mflux_api.engine.components import CheckpointError, load_components
+from mflux_api.engine.components import COMPONENTS, CheckpointError, load_components
 from mflux_api.engine.memory import Device
-from mflux_api.engine.pipeline import Pipeline, StageEvent, StepEvent, Stopped
+from mflux_api.engine.pipeline import Event, ImageEvent, Pipeline, StageEvent, StepEvent, Stopped
 from tests.engine.contract import PATIENCE, RUN, load, run, until
 from tests.engine.klein import consume, distance, never, paint
 from tests.engine.test_pipeline import REQUEST
+from tests.engine.test_staged_features import watched
 
 LOW = attrs.evolve(REQUEST, low_ram=True)
 
@@ -38,6 +39,22 @@ def test_each_component_is_there_only_while_it_is_needed(tiny_folder: Path, devi
         ("DoneEvent", []),
     ]
     assert components.resident == frozenset()
+
+
+def test_several_pictures_read_each_component_once_and_are_their_single_runs(tiny_folder: Path, device: Device) -> None:
+    components = load_components(tiny_folder, staged=True)
+    pipeline = Pipeline(components, device)
+    request = attrs.evolve(LOW, seeds=(3, 4, 5), guidance=4.0, negative_prompt="dark")
+    read = {name: watched(components, name) for name in COMPONENTS}
+    assert pipeline.images_per_pass(attrs.evolve(request, seeds=tuple(range(9)))) == 9
+    seen: list[Event] = []
+    consume(pipeline.run(request, never), seen)
+    pictures = [event.pixels for event in seen if isinstance(event, ImageEvent)]
+    assert {name: len(times) for name, times in read.items()} == dict.fromkeys(COMPONENTS, 1)
+    steps = [event for event in seen if isinstance(event, StepEvent)]
+    assert steps == [StepEvent(step, 2, image=image) for image in range(3) for step in (1, 2)]
+    for seed, picture in zip(request.seeds, pictures, strict=True):
+        assert np.array_equal(picture, paint(pipeline, attrs.evolve(request, seeds=(seed,)))[0])
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])

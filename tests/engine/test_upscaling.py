@@ -10,6 +10,8 @@ import attrs
 import mlx.core as mx
 import numpy as np
 import pytest
+from mflux.models.common.vae.tiling_config import TilingConfig
+from mflux.models.common.vae.vae_util import VAEUtil
 from mflux.models.seedvr2.model.seedvr2_text_encoder.text_embeddings import SeedVR2TextEmbeddings
 from mflux.models.seedvr2.model.seedvr2_transformer.window import WindowPartitioner
 from mlx.utils import tree_flatten
@@ -20,9 +22,10 @@ from mflux_api.engine.memory import Device
 from mflux_api.engine.passes import DoneEvent, Event, ImageEvent, StageEvent, StepEvent
 from mflux_api.engine.pipeline import Stopped
 from mflux_api.engine.upscaling.components import UpscalerComponents, is_upscaler
-from mflux_api.engine.upscaling.upscaler import Upscaler, UpscaleRequest
+from mflux_api.engine.upscaling.upscaler import Upscaler, UpscaleRequest, _Checked
 from mflux_api.storage.footprint import measure
 from mflux_api.upscaler_files import UPSCALER_FILES
+from mflux_api.upscaling import enlarged_size
 from tests.engine.klein import Pixels, consume, never, picture
 from tests.engine.upscaler_checkpoint import load_stock, write_upscaler
 
@@ -56,6 +59,8 @@ def test_pixels_are_those_of_mflux_own_call(
 ) -> None:
     request = _request(width, height, resolution, softness)
     (ours,) = _pixels(upscaler, request)
+    # What the service promises before anything runs.
+    assert (ours.shape[1], ours.shape[0]) == enlarged_size(width, height, resolution)
     file = tmp_path / "given.png"
     Image.frombytes("RGB", (width, height), request.rgb).save(file)
     stock = load_stock(folder).generate_image(seed=42, image_path=file, resolution=resolution, softness=softness)
@@ -103,6 +108,24 @@ def test_cancel_is_seen_within_tiles_and_blocks(upscaler: Upscaler, checks: int)
         consume(upscaler.run(_request(), stop), seen)
     assert len(asked) == checks
     assert not any(isinstance(event, ImageEvent) for event in seen)
+
+
+def test_cancel_is_seen_at_every_tile_of_a_large_picture() -> None:
+    begun: list[int] = []
+
+    class Cheap:
+        latent_channels, spatial_scale = 16, 8
+
+        def encode(self, image: mx.array) -> mx.array:
+            begun.append(1)
+            return mx.zeros((1, 16, 1, image.shape[-2] // 8, image.shape[-1] // 8))
+
+    def check() -> None:
+        if len(begun) == 2:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        VAEUtil.encode(vae=_Checked(Cheap(), check), image=mx.zeros((1, 3, 1024, 1024)), tiling_config=TilingConfig())
 
 
 def test_low_ram_keeps_one_module_at_a_time_and_paints_the_same(upscaler: Upscaler, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """SeedVR2 in a real engine child: frames in, frames out, on whatever device there is."""
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -8,8 +9,12 @@ import pytest
 import trio
 
 from mflux_api.engine import protocol as p
+from mflux_api.engine import worker
 from mflux_api.engine.client import LocalEngine
 from mflux_api.engine.interface import Engine, Received
+from mflux_api.engine.memory import Device
+from mflux_api.engine.upscaling.components import UpscalerComponents
+from mflux_api.engine.upscaling.upscaler import Upscaler
 from tests.engine.contract import RUN, load, run, until
 from tests.engine.klein import picture
 from tests.engine.upscaler_checkpoint import write_upscaler
@@ -57,6 +62,24 @@ async def test_cancelled_upscaling_leaves_a_sound_engine(engine: Engine) -> None
     assert isinstance((await until(engine, p.RunStopped, p.RunDone))[-1].event, p.RunStopped)
     frames = await _upscaled(engine, attrs.evolve(UPSCALE, attempt=3, seeds=(1,), low_ram=True), RGB)
     assert isinstance(frames[-1].event, p.RunDone)
+
+
+def test_worker_says_in_a_long_stage_that_it_goes_on(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "STILL_RUNNING_SECONDS", 0.0)
+    incoming, outgoing = os.pipe()
+    frames: list[type[object]] = []
+    pipe = worker.Pipe(incoming, outgoing)
+    monkeypatch.setattr(pipe, "write", lambda event, blobs=(): frames.append(type(event)))
+    child = worker.Worker(pipe, worker.Reader(pipe), device)
+    child._resident["seedvr2"] = Upscaler(UpscalerComponents(write_upscaler(tmp_path / "seedvr2")))
+    child._run(attrs.evolve(UPSCALE, seeds=(1,)), (RGB,))
+    os.close(incoming)
+    os.close(outgoing)
+    in_the_step = frames[frames.index(p.StageChanged, 1) : frames.index(p.StepDone)]
+    assert in_the_step.count(p.StillRunning) > 2
+    assert frames[-1] is p.RunDone
 
 
 async def test_what_does_not_go_together_fails_and_the_engine_goes_on(engine: Engine, tiny_folder: Path) -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import httpx
 
+from mflux_api.upscaler_files import UPSCALER_FILES
 from tests.api.server import Server, api_client, serving
+from tests.api.test_img2img import encoded, picture, scene
 from tests.hub.conftest import REPO, needed
 from tests.hub.server import Hub, wait_until
 
@@ -109,3 +111,18 @@ def test_a_killed_server_goes_on_with_the_download_when_it_is_back(hub: Hub, tmp
         wait_until(lambda: client.get(f"/api/v1/jobs/{job_id}").json()["status"] == "completed")
     assert hub.ranges
     assert sum(int(wanted.removeprefix("bytes=").removesuffix("-")) for wanted in hub.ranges) > 1e5
+
+
+def test_upscaler_is_fetched_on_its_first_use_with_nothing_else_of_its_repository(hub: Hub, tmp_path: Path) -> None:
+    from tests.engine.upscaler_checkpoint import write_upscaler
+
+    folder = write_upscaler(tmp_path / "upscaler")
+    (folder / "seedvr2_ema_7b_fp16.safetensors").write_bytes(bytes(100_000))
+    hub.add("somebody/upscaler", folder)
+    config = '[[models.custom]]\nname = "seedvr2"\nbase = "seedvr2"\nrepo = "somebody/upscaler"\n'
+    with serving(tmp_path, config, hub.environ()) as server, api_client(server.url) as client:
+        body = {"image": encoded(scene((48, 32))), "upscaler_1": "seedvr2"}
+        answer = client.post("/sdapi/v1/extra-single-image", json=body).raise_for_status().json()
+        assert picture(answer["image"]).size == (96, 64)
+        path = Path(str(status(client, "seedvr2")["path"]))
+    assert {file.name for file in path.iterdir()} == set(UPSCALER_FILES.values())

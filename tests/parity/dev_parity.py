@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.parity.diffusers_parity import MIN_DECIBELS, SEED, Size, _reference, psnr
+from tests.parity.comparing import MIN_DECIBELS, SEED, Size, comparison, psnr, reference
 
 # (prompt, width, height, steps, guidance, sizes of the reference pictures)
 CASES: tuple[tuple[str, int, int, int, float, tuple[Size, ...]], ...] = (
@@ -69,7 +69,7 @@ def paint(folder: Path) -> None:
             height=height,
             steps=steps,
             guidance=guidance,
-            references=tuple(Picture(w, h, _reference(w, h, i).tobytes()) for i, (w, h) in enumerate(sizes)),
+            references=tuple(Picture(w, h, reference(w, h, i).tobytes()) for i, (w, h) in enumerate(sizes)),
         )
         noise = Flux2LatentCreator.prepare_latents(seed=SEED + number, height=height, width=width, batch_size=1)[0]
         np.save(folder / f"{number}.noise.npy", np.array(noise))
@@ -106,7 +106,7 @@ def compare(folder: Path) -> bool:
     worst = math.inf
     for number, case in enumerate(written["cases"]):
         embedding, _ = pipeline.encode_prompt(case["prompt"], **text)
-        images = [Image.fromarray(_reference(width, height, i)) for i, (width, height) in enumerate(case["references"])]
+        images = [Image.fromarray(reference(width, height, i)) for i, (width, height) in enumerate(case["references"])]
         picture = pipeline(
             image=images or None,
             prompt=case["prompt"],
@@ -120,16 +120,9 @@ def compare(folder: Path) -> bool:
         ).images[0]
         theirs: npt.NDArray[np.uint8] = (picture * 255).round().astype(np.uint8)
         ours = np.load(folder / f"{number}.pixels.npy")
-        decibels, of_text = (
-            psnr(ours, theirs),
-            _signal(np.load(folder / f"{number}.embedding.npy"), embedding.detach().numpy()),
-        )
-        worst = min(worst, decibels, of_text)
-        print(  # noqa: T201 - a script's result
-            f"{case['width']:4}x{case['height']:<4} {case['steps']:2} steps, guidance {case['guidance']}, "
-            f"{len(images)} references: {decibels:6.1f} dB, at most "
-            f"{int(np.abs(ours.astype(np.int16) - theirs).max())} of 255, std {ours.std():.0f}; text {of_text:6.1f} dB"
-        )
+        of_text = _signal(np.load(folder / f"{number}.embedding.npy"), embedding.detach().numpy())
+        worst = min(worst, psnr(ours, theirs), of_text)
+        print(f"{comparison(case, ours, theirs)}; text {of_text:6.1f} dB")  # noqa: T201 - a script's result
     return worst >= MIN_DECIBELS
 
 

@@ -4,7 +4,7 @@ MLX and torch need not share an environment, so there are two sides and a folder
 
     python -m tests.parity.diffusers_parity paint FOLDER
     python -m venv TORCH && TORCH/bin/pip install torch diffusers transformers accelerate safetensors numpy pillow
-    TORCH/bin/python tests/parity/diffusers_parity.py compare FOLDER
+    TORCH/bin/python -m tests.parity.diffusers_parity compare FOLDER
 
 ``paint`` runs in the project's environment. It writes random checkpoints, distilled and base (or takes an own one with
 ``--checkpoint``, for instance a downloaded Klein), then each case's noise and the engine's picture. ``compare`` loads
@@ -24,10 +24,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-MIN_DECIBELS = 60.0
-SEED = 20_240_607
-
-Size = tuple[int, int]
+from tests.parity.comparing import MIN_DECIBELS, SEED, Size, comparison, psnr, reference
 
 # (checkpoint, prompt, negative prompt, width, height, steps, guidance, sizes of the reference pictures)
 CASES: tuple[tuple[str, str, str | None, int, int, int, float, tuple[Size, ...]], ...] = (
@@ -106,7 +103,7 @@ def paint(folder: Path, checkpoint: Path | None) -> None:
             height=height,
             steps=steps,
             guidance=guidance,
-            references=tuple(Picture(w, h, _reference(w, h, i).tobytes()) for i, (w, h) in enumerate(sizes)),
+            references=tuple(Picture(w, h, reference(w, h, i).tobytes()) for i, (w, h) in enumerate(sizes)),
         )
         noise = Flux2LatentCreator.prepare_latents(seed=SEED + number, height=height, width=width, batch_size=1)[0]
         np.save(folder / f"{number}.noise.npy", np.array(noise))
@@ -139,30 +136,9 @@ def compare(folder: Path) -> bool:
             pipelines[path] = _load_diffusers(path)
         theirs = _diffusers_picture(pipelines[path], path, case, np.load(folder / f"{number}.noise.npy"))
         ours = np.load(folder / f"{number}.pixels.npy")
-        level = int(np.abs(ours.astype(np.int16) - theirs).max())
-        decibels = psnr(ours, theirs)
-        worst = min(worst, decibels)
-        print(  # noqa: T201 - a script's result
-            f"{case['width']:4}x{case['height']:<4} {case['steps']} steps, guidance {case['guidance']}, "
-            f"{len(case['references'])} references: "
-            f"{decibels:6.1f} dB, at most {level} of 255, std {ours.std():.0f}"
-        )
+        worst = min(worst, psnr(ours, theirs))
+        print(comparison(case, ours, theirs))  # noqa: T201 - a script's result
     return worst >= MIN_DECIBELS
-
-
-def _reference(width: int, height: int, index: int) -> npt.NDArray[np.uint8]:
-    """A picture with large shapes and some noise; diffusers scales none of these sizes."""
-    random = np.random.default_rng(SEED + index)
-    rows, columns = np.mgrid[0:height, 0:width] / max(width, height)
-    waves = [np.sin(random.uniform(2, 9) * rows + random.uniform(2, 9) * columns + index) for _ in range(3)]
-    levels = 127.5 + 110 * np.stack(waves, axis=-1) + random.normal(0, 8, (height, width, 3))
-    return np.clip(levels, 0, 255).astype(np.uint8)
-
-
-def psnr(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB of two 8-bit pictures; infinite for equal ones."""
-    error = float(np.mean((one.astype(np.float64) - other) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def _load_diffusers(path: str) -> Any:
@@ -188,7 +164,7 @@ def _diffusers_picture(
     negative = {}
     if case["negative"] is not None:
         negative["negative_prompt_embeds"] = pipeline.encode_prompt(case["negative"], **text)[0]
-    images = [Image.fromarray(_reference(width, height, i)) for i, (width, height) in enumerate(case["references"])]
+    images = [Image.fromarray(reference(width, height, i)) for i, (width, height) in enumerate(case["references"])]
     picture = pipeline(
         image=images or None,
         prompt=case["prompt"],

@@ -56,12 +56,12 @@ def can_edit() -> bool:
 
 
 def paint_edit(
-    pipeline: Any, prompt: str, references: Sequence[npt.NDArray[np.uint8]], seed: int
+    pipeline: Any, prompt: str, references: Sequence[npt.NDArray[np.uint8]], seed: int, *, like: int = 0
 ) -> npt.NDArray[np.uint8]:
-    """One picture in the size of the first reference, in four steps."""
+    """One picture in the size of the reference number ``like``, in four steps."""
     picture = importlib.import_module("mflux_api.engine.references").Picture
     given = tuple(picture(pixels.shape[1], pixels.shape[0], pixels.tobytes()) for pixels in references)
-    height, width = references[0].shape[:2]
+    height, width = references[like].shape[:2]
     return _first(pipeline, prompt=prompt, seeds=(seed,), width=width, height=height, steps=4, references=given)
 
 

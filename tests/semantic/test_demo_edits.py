@@ -1,13 +1,12 @@
 """The demo model changes what the instruction says and keeps the rest: a few of the cases of ``edit_cases``."""
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from PIL import Image
 
+from tests.semantic import painted
 from tests.semantic.edit_cases import EDIT_CASES
 from tests.semantic.painting import WEIGHTS, can_edit, is_trained, open_pipeline, paint_edit
 from training.demo.edit_measures import change, judge_edit, layout, shuffled_edit_rates
@@ -27,8 +26,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def befores() -> list[Pixels]:
-    sheet = np.asarray(Image.open(Path(__file__).with_name("painted_pairs.webp")).convert("RGB"))
-    return [np.ascontiguousarray(sheet[n * _SIDE : (n + 1) * _SIDE, :_SIDE]) for n, _ in _FAST]
+    return [painted.given(number, _SIDE) for number, _ in _FAST]
 
 
 @pytest.fixture(scope="module")

@@ -1,32 +1,25 @@
 """The measures of edits, on pairs that the renderer painted: what was asked is seen, and the layout is kept."""
 
-from pathlib import Path
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
+from tests.semantic import painted
 from tests.semantic.edit_cases import EDIT_CASES, EditCase
 from training.demo.edit_measures import LEAST_LAYOUT, judge_edit, layout, shuffled_edit_rates
 from training.demo.measures import MEASURES, judge
 
 Pixels = npt.NDArray[np.uint8]
-_SIDE = 128
 _IDS = [f"{number}: {case.instruction}" for number, case in enumerate(EDIT_CASES)]
 
 
-def _pairs() -> list[tuple[Pixels, Pixels]]:
-    sheet = np.asarray(Image.open(Path(__file__).with_name("painted_pairs.webp")).convert("RGB"))
-    rows = [sheet[top : top + _SIDE] for top in range(0, sheet.shape[0], _SIDE)]
-    return [(row[:, :_SIDE], row[:, _SIDE:]) for row in rows]
+PAIRS = [(painted.given(number), painted.asked(number)) for number in range(len(EDIT_CASES))]
 
 
-PAIRS = _pairs()
-
-
-def test_there_is_a_painted_pair_for_every_case() -> None:
-    assert len(PAIRS) == len(EDIT_CASES)
+def test_there_are_painted_pictures_for_every_case() -> None:
+    with Image.open(painted.FILE) as sheet:
+        assert sheet.size == (3 * painted.SIDE, len(EDIT_CASES) * painted.SIDE)
     assert {check[0] for case in EDIT_CASES for check in case.checks} <= set(MEASURES)
 
 

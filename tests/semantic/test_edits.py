@@ -11,6 +11,7 @@ _FIELDS = {
     "style": {"style"},
     "unstyle": {"style"},
     "time": {"time", "body", "stars"},
+    "day": {"time", "body", "stars"},
     "weather": {"weather", "body", "stars"},
     "clear": {"weather"},
     "land": {"land"},

@@ -201,6 +201,7 @@ BROKEN = {
     "header an array": struct.pack("<Q", 2) + b"[]",
     "header deep": struct.pack("<Q", 100_000) + b"[" * 100_000,
     "gap": content().replace(b"[0, 16]", b"[4, 16]"),
+    "shape": content().replace(b'"shape": [4]', b'"shape": [8]'),
 }
 
 

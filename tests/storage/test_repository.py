@@ -95,6 +95,9 @@ def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
         low_ram=True,
         init_images=("one", "two"),
         image_strength=0.75,
+        resolution=64,
+        upscale=2.0,
+        softness=0.5,
     )
     untouched = {field.name for field in attrs.fields(GenerateRequest) if getattr(request, field.name) == field.default}
     assert untouched == set()

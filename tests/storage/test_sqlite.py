@@ -300,7 +300,7 @@ def test_a_closed_repository_says_so(path: Path) -> None:
 def test_a_row_that_makes_no_sense_is_an_internal_error_and_not_a_wrong_cursor(path: Path) -> None:
     with SqliteRepository(path) as repository:
         repository.insert(queued("a"))
-        for column, value in [("request", "{"), ("request", "{}"), ("request", "7"), ("status", "lost")]:
+        for column, value in [("request", "{"), ("request", "[]"), ("request", "7"), ("status", "lost")]:
             sql(path, "UPDATE jobs SET request = '{\"prompt\": \"x\"}', status = 'queued'")
             assert listed(repository) == ["a"]
             sql(path, f"UPDATE jobs SET {column} = ?", value)

@@ -5,6 +5,7 @@ What a caption leaves out comes from few possibilities, so that a model need not
 
 import random
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from training.demo import words
@@ -84,6 +85,12 @@ def _draw(chance: random.Random) -> _Draft:
     ):
         draft.said.discard("place")
     return draft
+
+
+def draw_style(chance: random.Random, styles: Iterable[str]) -> str:
+    """One of ``styles``; pixel art, the hardest, more often."""
+    choices = tuple(styles)
+    return chance.choices(choices, [2 if style == "pixel" else 1 for style in choices])[0]
 
 
 def _unsaid(chance: random.Random) -> Scene:
@@ -216,8 +223,8 @@ def _draw_other(chance: random.Random, draft: _Draft, choices: list[str]) -> Non
 
 def _draw_manner(chance: random.Random, draft: _Draft) -> None:
     scene = draft.scene
-    if chance.random() < 0.17:
-        scene.style = chance.choice(tuple(words.STYLES))
+    if chance.random() < 0.2:
+        scene.style = draw_style(chance, words.STYLES)
         draft.said.add("style")
     elif chance.random() < 0.12:
         scene.mood = chance.choice(tuple(words.MOODS))

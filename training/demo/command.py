@@ -11,6 +11,7 @@ import torch
 from training.demo.export import read_parts
 from training.demo.shape import SHAPE, TINY
 from training.demo.state import Clock, save
+from training.demo.team import Team
 
 DROPOUT = 0.12
 _SEED = 20_240_607
@@ -39,8 +40,11 @@ class Call:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments, self._begun = arguments, time.perf_counter()
-        self.seed: int = arguments.seed or _SEED + int(time.time()) % 100_000
-        self.device = torch.device(arguments.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.team = Team()
+        own = arguments.seed or _SEED + int(time.time()) % 100_000
+        self.seed: int = own + 1_000_003 * self.team.rank
+        device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(f"cuda:{self.team.rank}" if device == "cuda" else device)
         self.device_name = "cpu"
         self.shape = TINY if arguments.tiny else SHAPE
 
@@ -50,14 +54,17 @@ class Call:
         torch.manual_seed(self.seed)
         generator = torch.Generator(self.device).manual_seed(self.seed)
         if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
             self.device_name = torch.cuda.get_device_name()
+        self.team.join(self.device)
         self.log(f"torch {torch.__version__}, {self.device_name}, stage {self._arguments.stage}")
         self._arguments.out.mkdir(parents=True, exist_ok=True)
         return generator
 
     def log(self, line: str) -> None:
         """Print ``line`` behind the seconds since the call began."""
-        print(f"[{time.perf_counter() - self._begun:5.0f}] {line}", flush=True)
+        if self.team.leads:
+            print(f"[{time.perf_counter() - self._begun:5.0f}] {line}", flush=True)
 
     def clock(self, spent: float) -> Clock:
         """The clock of a stage that has had ``spent`` seconds of its plan; it runs from now on."""
@@ -93,6 +100,5 @@ def state_from_parts(arguments: argparse.Namespace, device: torch.device) -> Non
             "optimizer": None,
             "step": 5000,
             "spent": arguments.spent * 60,
-            "distill_spent": 0.0,
         },
     )

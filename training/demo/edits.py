@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from training.demo import edit_words as ways
 from training.demo import words
-from training.demo.captions import COLORED_LANDS, NATURAL_COLORS, THINGS_OF, sample
+from training.demo.captions import COLORED_LANDS, NATURAL_COLORS, THINGS_OF, draw_style, sample
 from training.demo.world.spec import COLORS, FLYING, SIDES, STANDING, Scene
 
 _SEEDS = 2**31
@@ -85,7 +85,7 @@ def _style(chance: random.Random, scene: Scene) -> Change | None:
     # An ink drawing has lost the colours that another style would need.
     if scene.style == "ink" or (scene.style != "none" and chance.random() > 0.3):
         return None
-    style = chance.choice([style for style in ways.STYLE_NOUNS if style != scene.style])
+    style = draw_style(chance, [style for style in ways.STYLE_NOUNS if style != scene.style])
     if chance.random() < 0.75:
         text = chance.choice(ways.STYLE_WAYS).format(chance.choice(ways.STYLE_NOUNS[style]))
     else:
@@ -122,7 +122,17 @@ def _time(chance: random.Random, scene: Scene) -> Change | None:
         times = ["noon", "sunset", "night"] if scene.place != "alien" else times
     if scene.neon:
         times = ["noon", "sunset", "night"]
-    time = chance.choice([time for time in times if time != scene.time] or ["night"])
+    return _at(chance, scene, chance.choice([time for time in times if time != scene.time] or ["night"]))
+
+
+def _day(chance: random.Random, scene: Scene) -> Change | None:
+    """Night becomes day: hard to learn, because so little is seen at night."""
+    if scene.time not in ("night", "dusk") or scene.place in ("space", "abstract") or scene.style == "ink":
+        return None
+    return _at(chance, scene, chance.choice(("noon", "noon", "sunset") if scene.place != "alien" else ("noon",)))
+
+
+def _at(chance: random.Random, scene: Scene, time: str) -> Change:
     after = _timed(scene, time)
     if time == "night" and scene.weather == "clear" and chance.random() < 0.15:
         return replace(after, stars=True), chance.choice(ways.STARRY)
@@ -340,8 +350,9 @@ KINDS: dict[str, tuple[_Kind, float]] = {
     "style": (_style, 20),
     "unstyle": (_unstyle, 2),
     "time": (_time, 18),
+    "day": (_day, 8),
     "weather": (_weather, 14),
-    "clear": (_clear, 3),
+    "clear": (_clear, 5),
     "land": (_land, 9),
     "color": (_color, 13),
     "add": (_add, 13),
@@ -407,7 +418,7 @@ def _transfer_thing(chance: random.Random, base: Scene, other: Scene, a: str, b:
 def _transfer_style(chance: random.Random, base: Scene, other: Scene, a: str, b: str) -> _Pair | None:
     if base.style != "none":
         return None
-    style = chance.choice(tuple(words.STYLES))
+    style = draw_style(chance, words.STYLES)
     text = chance.choice(ways.STYLE_TRANSFER_WAYS).format(a=a, b=b)
     return _Pair(base, replace(other, style=style), replace(base, style=style), text)
 

@@ -2,33 +2,34 @@
 
     python -m training.demo.paint_pairs
 
-Writes tests/semantic/painted_pairs.webp, a row for each case; only after the cases changed.
+Writes tests/semantic/painted_pairs.webp, a row for each case: its references (a blank where there is one only) and what
+the renderer makes of the instruction. Only after the cases or the world changed.
 """
-
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
 from tests.semantic.edit_cases import EDIT_CASES, seed_of
+from tests.semantic.painted import FILE, SIDE
 from training.demo.report import to_pixels
 from training.demo.world.render import render
 from training.demo.world.spec import Scene
-
-SIDE = 128
-FILE = Path(__file__).parents[2] / "tests" / "semantic" / "painted_pairs.webp"
 
 
 def main() -> None:
     rows, seeds = [], []
     for case in EDIT_CASES:
-        for fields in (case.before[case.base], case.scene):
+        # The last one is painted twice where there is no second: render() wants full rows.
+        for number, fields in ((0, case.before[0]), (1, case.before[-1]), (case.base, case.scene)):
             rows.append(Scene(**fields).row())  # type: ignore[arg-type]
-            seeds.append(seed_of(case, case.base))
+            seeds.append(seed_of(case, number))
     pictures = to_pixels(render(torch.tensor(rows), SIDE, SIDE, torch.Generator(), torch.tensor(seeds)))
-    strips = [np.concatenate(pair, axis=1) for pair in zip(pictures[::2], pictures[1::2], strict=True)]
-    Image.fromarray(np.concatenate(strips)).save(FILE, quality=90, method=6)
+    strips = []
+    for number, case in enumerate(EDIT_CASES):
+        first, second, after = pictures[3 * number : 3 * number + 3]
+        strips.append(np.concatenate([first, second if len(case.before) == 2 else np.full_like(first, 255), after], 1))
+    Image.fromarray(np.concatenate(strips)).save(FILE, quality=95, method=6)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
     python -m training.demo.train --stage vae --minutes 3.4 --plan 3.4 --state /tmp/demo-train --out out
     python -m training.demo.train --stage flow --minutes 5 --plan 8 --state /tmp/demo-train --out out
     python -m training.demo.train --stage flow --minutes 3 --plan 8 --state /tmp/demo-train --out out
-    python -m training.demo.train --stage distill --minutes 2.8 --plan 2.8 --state /tmp/demo-train --out out
 
 Each call ends with the averaged weights in bfloat16 parts, a contact sheet and the measures in ``--out``. Where the
 state was lost, ``--parts FOLDER`` begins from such parts with a fresh optimizer; ``--spent`` then says how many minutes
@@ -46,8 +45,7 @@ def main() -> None:
             resume(trainee, arguments.state, device)
         else:
             state_from_parts(arguments, device)
-            distill = arguments.stage == "distill"
-            trainee = build(call.shape, device, 0.9985 if distill else 0.999)
+            trainee = build(call.shape, device, 0.999)
             resumed = resume(trainee, arguments.state, device)
             how = "continuing" if resumed else "beginning"
             call.log(f"{how} at step {trainee.step}, {_millions(trainee)} parameters")
@@ -58,7 +56,6 @@ def main() -> None:
                 call.clock,
                 call.log,
                 device,
-                distill=distill,
                 tiny=arguments.tiny,
                 keep_to=arguments.state,
             )
@@ -84,7 +81,7 @@ def _millions(trainee: Trainee) -> str:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Train the demo model.")
-    add_arguments(parser, ("vae", "flow", "distill"), workers=6)
+    add_arguments(parser, ("vae", "flow"), workers=6)
     parser.add_argument("--eager", action="store_true", help="record no CUDA graphs")
     return parser.parse_args()
 

@@ -1,11 +1,12 @@
-"""The stage that teaches editing: from a picture (or two) and an instruction to the changed picture.
+"""The stage that teaches editing, and then both, painting and editing, in four steps.
 
 References are fed as diffusers' Flux2KleinPipeline and mflux's Flux2KleinEdit feed them: clean packed latents behind
 the noised ones, told apart by the first axis of their positions; only the noised ones' velocity counts.
 
-What the model already paints from text is kept by its own words: on text alone the target is what the averaged weights
-from before the stage say. Edits are learnt as a plain flow first, then, from their averaged weights, in the four leaps
-of the schedule (``leaps``, as in ``distillation``), where the teacher gets the same references.
+Text alone, one reference and two are learnt side by side: as a plain flow first, then, from the averaged weights, in
+leaps. That is progressive distillation (arXiv:2202.00512) with guidance in the teacher (arXiv:2210.03142), which sees
+the same references: nothing but the flow itself teaches the fine steps, and one that only knows four steps leaps from
+sigma 0.7 to a mean of pictures, which is soft.
 """
 
 import math
@@ -24,17 +25,19 @@ from training.demo.leaps import Models, averaged, leap_sigmas, leap_velocity, no
 from training.demo.models import rope_of
 from training.demo.optimizer import Optimizer
 from training.demo.state import Clock, load, save
+from training.demo.team import Team
+from training.demo.tokenizer import PromptTokenizer
 from training.demo.train_flow import draw_sigmas
 from training.demo.trainee import Size, Trainee, velocity
 
 FILE = "edit.pt"
-_PEAK_RATE, _PEAK_MATRIX_RATE = 5.0e-4, 1.0e-3
+_PEAK_RATE, _PEAK_MATRIX_RATE = 7.0e-4, 2.0e-3
 _WARM_STEPS = 150
-# From this share of the plan on, edits are learnt in leaps.
-_LEAPS_FROM = 0.62
-_TEACHER_STEPS, _ON_SCHEDULE = 3, 0.7
-_FRESH_TEXT, _FRESH_EDITS = 0.06, 0.1
-_TEXT_SHARE, _ONE_SHARE = 0.4, 0.43
+_LEAPS_FROM = 0.66
+"""The share of the plan after which leaps are learnt."""
+_TEACHER_STEPS, _GUIDANCE, _ON_SCHEDULE = 3, 1.5, 0.7
+_FRESH_TEXT, _FRESH_EDITS = 0.05, 0.1
+_TEXT_SHARE, _ONE_SHARE = 0.36, 0.46
 
 _TEXT_SIZES = (
     Size(128, 128, 384, 16384, (0.2, 0.12, 0.1)),
@@ -51,16 +54,17 @@ def _same(side: tuple[int, int], count: int, batch: int, capacity: int, shares: 
 
 
 _ONE_SIZES = (
-    _same((128, 128), 1, 224, 16384, (0.34, 0.12, 0.08)),
-    _same((192, 192), 1, 128, 12288, (0.16, 0.1, 0.08)),
-    _same((256, 256), 1, 96, 16384, (0.3, 0.36, 0.36)),
-    _same((256, 384), 1, 64, 6144, (0.06, 0.1, 0.1)),
-    _same((384, 256), 1, 64, 6144, (0.06, 0.1, 0.1)),
-    EditSize((256, 256), ((256, 384),), 80, 4096, (0.02, 0.04, 0.05)),
-    EditSize((256, 384), ((256, 256),), 72, 4096, (0.02, 0.04, 0.05)),
-    EditSize((512, 512), ((256, 256),), 36, 2048, (0.01, 0.05, 0.06)),
-    EditSize((256, 256), ((512, 512),), 36, 2048, (0.01, 0.03, 0.04)),
-    _same((512, 512), 1, 24, 2048, (0.02, 0.06, 0.08)),
+    _same((128, 128), 1, 224, 12288, (0.26, 0.08, 0.05)),
+    _same((192, 192), 1, 128, 8192, (0.12, 0.06, 0.05)),
+    _same((256, 256), 1, 96, 16384, (0.32, 0.32, 0.32)),
+    _same((256, 384), 1, 64, 4096, (0.05, 0.08, 0.08)),
+    _same((384, 256), 1, 64, 4096, (0.05, 0.08, 0.08)),
+    EditSize((256, 256), ((256, 384),), 80, 3072, (0.03, 0.04, 0.04)),
+    EditSize((256, 384), ((256, 256),), 72, 3072, (0.03, 0.05, 0.05)),
+    EditSize((384, 256), ((256, 256),), 72, 3072, (0.03, 0.05, 0.05)),
+    EditSize((512, 512), ((256, 256),), 36, 2048, (0.04, 0.09, 0.11)),
+    EditSize((256, 256), ((512, 512),), 36, 2048, (0.03, 0.05, 0.06)),
+    _same((512, 512), 1, 24, 2048, (0.04, 0.10, 0.11)),
 )
 _TWO_SIZES = (
     _same((128, 128), 2, 176, 12288, (0.45, 0.2, 0.15)),
@@ -75,9 +79,11 @@ _TINY_TWO = (_same((64, 64), 2, 4, 64, (0.5, 0.5, 0.5)), EditSize((64, 64), ((96
 
 
 def edit_velocity(
-    models: Models, size: EditSize, latents: Tensor, references: list[Tensor], tokens: Tensor, sigma: Tensor
+    models: Models, size: Size | EditSize, latents: Tensor, references: list[Tensor], tokens: Tensor, sigma: Tensor
 ) -> Tensor:
-    """The velocity [n, tokens, 128] of the noised ``latents``, seen with clean ``references``."""
+    """The velocity [n, tokens, 128] of the noised ``latents``, seen with clean ``references``, which may be none."""
+    if isinstance(size, Size):
+        return velocity(models, size, latents, tokens, sigma)
     grids = tuple((height // 16, width // 16) for height, width in size.references)
     height, width = size.target
     text, transformer = models
@@ -94,34 +100,45 @@ def shipped(trainee: Trainee) -> Models:
     return models
 
 
-def text_loss(trainee: Trainee, teacher: Models, size: Size, clean: Tensor, tokens: Tensor) -> Tensor:
-    """The squared distance from what the model said before the stage, mostly where four steps will ask it."""
-    sigma, _ = leap_sigmas(clean.shape[0], clean.shape[1], _ON_SCHEDULE, clean.device)
-    latents, _ = noised(clean, sigma)
-    with torch.no_grad():
-        target = velocity(teacher, size, latents, tokens, sigma)
-    return functional.mse_loss(velocity(trainee.models, size, latents, tokens, sigma), target)
+@dataclass(frozen=True)
+class _Batch:
+    """What a step learns from: references (none for text alone) and the clean picture, packed, with token rows."""
+
+    size: Size | EditSize
+    references: list[Tensor]
+    clean: Tensor
+    tokens: Tensor
+
+    def velocity(self, models: Models, latents: Tensor, sigma: Tensor) -> Tensor:
+        """What ``models`` find at ``latents``."""
+        return edit_velocity(models, self.size, latents, self.references, self.tokens, sigma)
 
 
-def edit_loss(trainee: Trainee, size: EditSize, references: list[Tensor], clean: Tensor, tokens: Tensor) -> Tensor:
-    """The squared error of the velocity from a changed picture to noise."""
-    sigma = draw_sigmas(clean.shape[0], clean.shape[1], clean.device)
-    latents, noise = noised(clean, sigma)
-    return functional.mse_loss(edit_velocity(trainee.models, size, latents, references, tokens, sigma), noise - clean)
+def plain_loss(models: Models, batch: _Batch) -> Tensor:
+    """The squared error of the velocity from a picture to noise."""
+    sigma = draw_sigmas(batch.clean.shape[0], batch.clean.shape[1], batch.clean.device)
+    latents, noise = noised(batch.clean, sigma)
+    return functional.mse_loss(batch.velocity(models, latents, sigma), noise - batch.clean)
 
 
-def leap_loss(
-    trainee: Trainee, teacher: Models, size: EditSize, references: list[Tensor], clean: Tensor, tokens: Tensor
-) -> Tensor:
-    """The squared error of the velocity to where the teacher's path is one leap later."""
-    sigma, end = leap_sigmas(clean.shape[0], clean.shape[1], _ON_SCHEDULE, clean.device)
-    latents, _ = noised(clean, sigma)
+def leap_loss(models: Models, teacher: Models, empty: Tensor, batch: _Batch) -> Tensor:
+    """The squared error of the velocity to where the teacher's path is one leap later; ``empty`` says nothing."""
+    count, device = batch.clean.shape[0], batch.clean.device
+    sigma, end = leap_sigmas(count, batch.clean.shape[1], _ON_SCHEDULE, device)
+    latents, _ = noised(batch.clean, sigma)
+    both = _Batch(
+        batch.size,
+        [reference.repeat(2, 1, 1) for reference in batch.references],
+        batch.clean,
+        torch.cat([batch.tokens, empty.expand(count, -1)]),
+    )
 
-    def taught(here: Tensor, at: Tensor) -> Tensor:
-        return edit_velocity(teacher, size, here, references, tokens, at)
+    def guided(here: Tensor, at: Tensor) -> Tensor:
+        asked, free = both.velocity(teacher, here.repeat(2, 1, 1), at.repeat(2)).chunk(2)
+        return free + _GUIDANCE * (asked - free)
 
-    target = leap_velocity(taught, latents, sigma, end, _TEACHER_STEPS)
-    return functional.mse_loss(edit_velocity(trainee.models, size, latents, references, tokens, sigma), target)
+    target = leap_velocity(guided, latents, sigma, end, _TEACHER_STEPS)
+    return functional.mse_loss(batch.velocity(models, latents, sigma), target)
 
 
 @dataclass
@@ -185,40 +202,41 @@ def train_edit(
     clock: Callable[[float], Clock],
     log: Callable[[str], None],
     device: torch.device,
+    team: Team,
     *,
     tiny: bool,
     keep_to: Path,
 ) -> dict[str, Any]:
     """Train for the clock's time from ``trainee``, whose averaged weights are the flow's (or go on from edit.pt)."""
-    before = averaged(trainee)
     run = _Run(trainee, keep_to / FILE, device)
     log(f"edit: {'continuing' if run.resumed else 'beginning'} at step {run.step}")
     sources = _sources(trainee, scenes, streams, generator, tiny=tiny)
     log("pools are filled")
+    empty = torch.from_numpy(PromptTokenizer()([""])).long().to(device)
+    team.wait()
     timer = clock(run.spent)
+    # The same for all members, so that nobody waits for another's larger pictures.
     chooser = torch.Generator().manual_seed(run.step + 1)
     weights = torch.tensor([_TEXT_SHARE, _ONE_SHARE, 1 - _TEXT_SHARE - _ONE_SHARE])
     losses, counts = torch.zeros(3, device=device), [0, 0, 0]
     logged = saved = timer.spent
-    first = run.step
-    while not timer.over:
+    first, over = run.step, False
+    while not over:
         if timer.progress >= _LEAPS_FROM and run.teacher is None:
             run.teacher = averaged(trainee)
             log(f"edit step {run.step}: from here on in leaps")
         kind = int(torch.multinomial(weights, 1, generator=chooser))
         size, pool = sources[kind].choose(timer.progress, chooser)
         rate = _rate(timer.progress, run.step - first)
+        *references, clean, tokens = pool.draw(size.batch)
+        batch = _Batch(size, references[0] if references else [], clean, tokens)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            if kind == 0:
-                clean, tokens = pool.draw(size.batch)
-                loss = text_loss(trainee, before, size, clean, tokens)
+            if run.teacher is None:
+                loss = plain_loss(trainee.models, batch)
             else:
-                references, clean, tokens = pool.draw(size.batch)
-                if run.teacher is None:
-                    loss = edit_loss(trainee, size, references, clean, tokens)
-                else:
-                    loss = leap_loss(trainee, run.teacher, size, references, clean, tokens)
+                loss = leap_loss(trainee.models, run.teacher, empty, batch)
         loss.backward()
+        team.average_gradients(trainee.optimizer.parameters)
         torch.nn.utils.clip_grad_norm_(trainee.optimizer.parameters, 1.0)
         trainee.optimizer.step(rate * _PEAK_RATE, rate * _PEAK_MATRIX_RATE)
         trainee.average.update()
@@ -229,16 +247,19 @@ def train_edit(
             if device.type == "cuda":
                 torch.cuda.synchronize()
             timer.tick()
+            timer.spent, ended = team.agree(timer.spent, float(timer.over))
+            over = ended > 0
             if timer.spent - logged > 15 or tiny:
                 log(
                     f"edit step {run.step} {timer.spent:.0f} s, losses (text, one, two) "
                     f"{_means(losses, counts)}, rate {rate:.2f}"
                 )
                 logged = timer.spent
-            if timer.spent - saved > 60:
+            if timer.spent - saved > 60 and team.leads:
                 run.keep(timer.spent)
                 saved = timer.spent
-    run.keep(timer.spent)
+    if team.leads:
+        run.keep(timer.spent)
     return {"edit_steps": run.step, "edit_seconds": round(timer.spent), "edit_losses": _means(losses, counts)}
 
 

@@ -1,4 +1,4 @@
-"""The transformer's and text encoder's training: rectified flow over all sizes, then distillation into few steps."""
+"""The transformer's and text encoder's training: rectified flow over all sizes."""
 
 import functools
 import itertools
@@ -12,15 +12,13 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from training.demo.data import Pool, Scenes, encode_new
-from training.demo.distillation import Distillation
+from training.demo.leaps import noised
 from training.demo.sampler import schedule
 from training.demo.state import Clock
 from training.demo.trainee import Size, Trainee, keep, velocity
 
 _PEAK_RATE = 1.0e-3
 _PEAK_MATRIX_RATE = 3.0e-3
-# Of those, in the distillation.
-_DISTILL_SHARE = 0.2
 # New pictures a step, as a share of the batch: each is used some twenty times, with other noise.
 _FRESH = 0.045
 
@@ -65,8 +63,7 @@ def _schedule_points(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]
 def flow_loss(trainee: Trainee, size: Size, clean: Tensor, tokens: Tensor) -> Tensor:
     """The squared error of the velocity from a picture to noise."""
     sigma = draw_sigmas(clean.shape[0], clean.shape[1], clean.device)
-    noise = torch.randn_like(clean)
-    latents = clean + sigma[:, None, None] * (noise - clean)
+    latents, noise = noised(clean, sigma)
     return functional.mse_loss(velocity(trainee.models, size, latents, tokens, sigma), noise - clean)
 
 
@@ -78,18 +75,16 @@ def train_flow(
     log: Callable[[str], None],
     device: torch.device,
     *,
-    distill: bool,
     tiny: bool,
     keep_to: Path,
 ) -> dict[str, Any]:
     """Train for the clock's time; every minute the run is saved."""
     sizes = TINY_SIZES if tiny else SIZES
     pools = [Pool(size.height, size.width, size.capacity) for size in sizes]
-    distillation = Distillation(trainee) if distill else None
     for size, pool in zip(sizes, pools, strict=True):
         encode_new(scenes, trainee.vae, pool, size.painted_at_once, generator)
     owed = [0.0] * len(sizes)
-    spent = trainee.distill_spent if distill else trainee.spent
+    spent = trainee.spent
     timer = clock(spent)
     chooser = torch.Generator().manual_seed(trainee.step + 1)
     pictures, mean_loss, logged, saved, first = (
@@ -100,7 +95,7 @@ def train_flow(
         trainee.step,
     )
     while not timer.over:
-        shares = torch.tensor([size.shares[2 if distill else min(2, int(timer.progress * 3))] for size in sizes])
+        shares = torch.tensor([size.shares[min(2, int(timer.progress * 3))] for size in sizes])
         number = int(torch.multinomial(shares, 1, generator=chooser))
         size, pool = sizes[number], pools[number]
         owed[number] += _FRESH * size.batch
@@ -108,12 +103,9 @@ def train_flow(
             owed[number] -= size.painted_at_once
             encode_new(scenes, trainee.vae, pool, size.painted_at_once, generator)
         clean, tokens = pool.draw(size.batch)
-        rate = _rate(timer.progress, trainee.step - first, distill)
+        rate = _rate(timer.progress, trainee.step - first)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            if distillation is None:
-                loss = flow_loss(trainee, size, clean, tokens)
-            else:
-                loss = distillation.loss(trainee, size, clean, tokens)
+            loss = flow_loss(trainee, size, clean, tokens)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trainee.optimizer.parameters, 1.0)
         trainee.optimizer.step(rate * _PEAK_RATE, rate * _PEAK_MATRIX_RATE)
@@ -129,36 +121,26 @@ def train_flow(
                 speed = pictures / max(timer.spent - spent, 1e-3)
                 loss_now = float(mean_loss) / (1 - 0.98**done)
                 log(
-                    f"{'distill' if distill else 'flow'} step {trainee.step} {timer.spent:.0f} s, "
+                    f"flow step {trainee.step} {timer.spent:.0f} s, "
                     f"{speed:.0f} pictures/s, loss {loss_now:.4f}, norm {float(norm):.2f}, rate {rate:.2f}"
                 )
                 logged = timer.spent
             if timer.spent - saved > 60:
-                _note(trainee, timer, distill)
+                trainee.spent = timer.spent
                 keep(trainee, keep_to)
                 saved = timer.spent
-    _note(trainee, timer, distill)
+    trainee.spent = timer.spent
     keep(trainee, keep_to)
-    name = "distill" if distill else "flow"
     done = max(1, trainee.step - first)
     return {
-        f"{name}_steps": trainee.step,
-        f"{name}_seconds": round(timer.spent),
-        f"{name}_loss": round(float(mean_loss) / (1 - 0.98**done), 4),
+        "flow_steps": trainee.step,
+        "flow_seconds": round(timer.spent),
+        "flow_loss": round(float(mean_loss) / (1 - 0.98**done), 4),
     }
 
 
-def _note(trainee: Trainee, timer: Clock, distill: bool) -> None:
-    if distill:
-        trainee.distill_spent = timer.spent
-    else:
-        trainee.spent = timer.spent
-
-
-def _rate(progress: float, done: int, distill: bool) -> float:
+def _rate(progress: float, done: int) -> float:
     """The share of the peak rates: warm up, hold, and fall to nothing over the last 45 % of the planned time."""
     warm = min(1.0, (done + 1) / 250)
-    if distill:
-        return _DISTILL_SHARE * warm * (1 - 0.97 * progress)
     fall = max(0.0, (progress - 0.55) / 0.45)
     return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall)))

@@ -1,7 +1,7 @@
 """The stages after the model can paint: editing, and an example LoRA. In calls of limited time, as ``train``'s.
 
-    python -m training.demo.train_more --stage edit --minutes 4.5 --plan 4.5 --state /tmp/demo-train --out out
-    python -m training.demo.train_more --stage lora --minutes 1.5 --plan 1.5 --state /tmp/demo-train --out out
+    python -m training.demo.train_more --stage edit --minutes 22.8 --plan 22.8 --state /tmp/demo-train --out out
+    python -m training.demo.train_more --stage lora --minutes 0.8 --plan 0.8 --state /tmp/demo-train --out out
 
 ``edit`` begins from the averaged weights in flow.pt and keeps itself in edit.pt; ``lora`` begins from the averaged
 weights in edit.pt, or where there is none from flow.pt. ``--parts FOLDER`` begins from exported parts instead where
@@ -39,7 +39,9 @@ def main() -> None:
     ]
     generator = call.set_up()
     try:
-        state_from_parts(arguments, device)
+        if call.team.leads:
+            state_from_parts(arguments, device)
+        call.team.wait()
         trainee = build(call.shape, device, 0.998)
         if not resume(trainee, arguments.state, device):
             raise SystemExit(f"{arguments.state / 'flow.pt'} is missing: train the flow first, or give --parts.")
@@ -47,7 +49,8 @@ def main() -> None:
             metrics = _edit(arguments, call, trainee, scenes, (streams[0], streams[1]), generator)
         else:
             metrics = _lora(arguments, call, trainee, generator)
-        note_metrics(arguments.out, arguments.stage, metrics | {"device": call.device_name})
+        if call.team.leads:
+            note_metrics(arguments.out, arguments.stage, metrics | {"device": call.device_name})
         call.log("done")
     finally:
         for stream in (scenes, *streams):
@@ -71,9 +74,13 @@ def _edit(
         call.clock,
         call.log,
         device,
+        call.team,
         tiny=tiny,
         keep_to=arguments.state,
     )
+    call.team.leave()
+    if not call.team.leads:
+        return metrics
     call.log("exporting")
     write_parts(exported(trainee), arguments.out)
     note_metrics(arguments.out, "edit", metrics)

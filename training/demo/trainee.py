@@ -40,7 +40,6 @@ class Trainee:
     optimizer: Optimizer
     step: int = 0
     spent: float = 0.0
-    distill_spent: float = 0.0
 
     @property
     def models(self) -> tuple[TextEncoder, Transformer]:
@@ -74,7 +73,7 @@ def resume(trainee: Trainee, state: Path, device: torch.device) -> bool:
     trainee.average.restore(saved["average"], saved["step"])
     if saved["optimizer"] is not None:
         trainee.optimizer.load_state_dict(saved["optimizer"])
-    trainee.step, trainee.spent, trainee.distill_spent = saved["step"], saved["spent"], saved["distill_spent"]
+    trainee.step, trainee.spent = saved["step"], saved["spent"]
     return True
 
 
@@ -89,7 +88,6 @@ def keep(trainee: Trainee, state: Path) -> None:
             "optimizer": trainee.optimizer.state_dict(),
             "step": trainee.step,
             "spent": trainee.spent,
-            "distill_spent": trainee.distill_spent,
         },
     )
 

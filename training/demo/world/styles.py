@@ -64,7 +64,10 @@ def _pixels(canvas: Canvas, image: Tensor) -> Tensor:
     # 32 blocks across the shorter side: 8 pixels at 256.
     block = max(2, round(1 / grid.unit / 32))
     small = functional.interpolate(image, size=(grid.height // block, grid.width // block), mode="area")
-    small = (small * 7).round() / 7
+    gray = _gray(small)
+    # Few strong colours: so the blocks are seen also where the scene is smooth.
+    small = ((gray + (small - gray) * 1.2 - 0.5) * 1.15 + 0.5).clamp(0, 1)
+    small = (small * 5).round() / 5
     return functional.interpolate(small, size=(grid.height, grid.width), mode="nearest")
 
 
