@@ -1,6 +1,5 @@
 """Painting prompts with the real engine, in this process."""
 
-import importlib.util
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,6 @@ import numpy.typing as npt
 
 WEIGHTS = Path(__file__).parents[2] / "mflux_api" / "engine" / "demo" / "weights"
 """Where the trained checkpoint is, in diffusers' layout."""
-
-
-def is_trained(folder: Path = WEIGHTS) -> bool:
-    """Whether the trained checkpoint is there."""
-    return (folder / "model_index.json").is_file()
 
 
 def open_pipeline(folder: Path) -> Any:
@@ -50,25 +44,22 @@ LORA = Path(__file__).parents[2] / "loras" / "demo-ink.safetensors"
 """The example LoRA."""
 
 
-def can_edit() -> bool:
-    """Whether the engine takes reference pictures."""
-    return importlib.util.find_spec("mflux_api.engine.references") is not None
-
-
 def paint_edit(
     pipeline: Any, prompt: str, references: Sequence[npt.NDArray[np.uint8]], seed: int, *, like: int = 0
 ) -> npt.NDArray[np.uint8]:
     """One picture in the size of the reference number ``like``, in four steps."""
-    picture = importlib.import_module("mflux_api.engine.references").Picture
-    given = tuple(picture(pixels.shape[1], pixels.shape[0], pixels.tobytes()) for pixels in references)
+    from mflux_api.engine.references import Picture
+
+    given = tuple(Picture(pixels.shape[1], pixels.shape[0], pixels.tobytes()) for pixels in references)
     height, width = references[like].shape[:2]
     return _first(pipeline, prompt=prompt, seeds=(seed,), width=width, height=height, steps=4, references=given)
 
 
 def paint_with_lora(pipeline: Any, prompt: str, scale: float | None, seed: int, *, side: int) -> npt.NDArray[np.uint8]:
     """One picture with the example LoRA at a scale, or without one."""
-    lora = importlib.import_module("mflux_api.engine.lora").Lora
-    loras = () if scale is None else (lora(LORA, scale),)
+    from mflux_api.engine.lora import Lora
+
+    loras = () if scale is None else (Lora(LORA, scale),)
     return _first(pipeline, prompt=prompt, seeds=(seed,), width=side, height=side, steps=4, loras=loras)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from tests.semantic import painted
 from tests.semantic.edit_cases import EDIT_CASES
-from tests.semantic.painting import WEIGHTS, can_edit, is_trained, open_pipeline, paint_edit
+from tests.semantic.painting import WEIGHTS, open_pipeline, paint_edit
 from training.demo.edit_measures import change, judge_edit, layout, shuffled_edit_rates
 
 _SIDE = 128
@@ -17,11 +17,6 @@ _SEED = 1
 _FAST = [(number, case) for number, case in enumerate(EDIT_CASES) if case.fast and len(case.before) == 1]
 _CASES = [case for _, case in _FAST]
 Pixels = npt.NDArray[np.uint8]
-
-pytestmark = [
-    pytest.mark.skipif(not is_trained(), reason=f"no trained demo checkpoint in {WEIGHTS.name}/"),
-    pytest.mark.skipif(not can_edit(), reason="the engine takes no reference pictures"),
-]
 
 
 @pytest.fixture(scope="module")

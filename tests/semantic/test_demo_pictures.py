@@ -6,15 +6,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.semantic.painting import WEIGHTS, is_trained, open_pipeline, paint
+from tests.semantic.painting import WEIGHTS, open_pipeline, paint
 from tests.semantic.prompts import CASES, Case
 from training.demo.measures import judge, shuffled_rates
 
 _SIZE = 128
 _SEED = 1
 _FAST = tuple(case for case in CASES if case.fast)
-
-pytestmark = pytest.mark.skipif(not is_trained(), reason=f"no trained demo checkpoint in {WEIGHTS.name}/")
 
 
 @pytest.fixture(scope="module")
