@@ -42,3 +42,4 @@ bench:
 # The table of errors in docs/api.md.
 docs:
     uv run python -m tools.error_table
+    uv run python -m tools.model_table

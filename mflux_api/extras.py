@@ -1,6 +1,7 @@
 """A1111's extras: what its clients ask for, how large a picture becomes, and the plain ways of resizing one."""
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,7 +9,7 @@ import attrs
 from msgspec import Meta
 
 from mflux_api.errors import InvalidParameter
-from mflux_api.image_decoding import decode_picture
+from mflux_api.image_decoding import decode_picture, infotext_of
 from mflux_api.images import encode_png
 from mflux_api.requests import MAX_FACTOR, MAX_RESOLUTION, MIN_FACTOR, MIN_RESOLUTION, Seed, Softness
 from mflux_api.upscaling import DEFAULT_FACTOR, MAX_PIXELS, enlarged_size
@@ -23,6 +24,7 @@ MAX_BATCH = 64
 MAX_BATCH_PIXELS = 4 * MAX_PIXELS
 """Of all results of one call: its answer is put together in memory."""
 
+_MOST = f"{MAX_PIXELS / 1e6:.1f} MP"
 _Side = Annotated[int, Meta(ge=1, le=MAX_RESOLUTION)]
 
 
@@ -41,12 +43,15 @@ class ExtrasOptions:
     upscaler_2: str = "None"
     extras_upscaler_2_visibility: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
     """How much of the second one's picture is blended in."""
-    show_extras_results: bool = True
-    """Whether the answer holds the pictures."""
     softness: Softness = 0.0
     """This and the next two are ours, for upscalers that are models."""
     seed: Seed = 0
     low_ram: bool = False
+
+    @property
+    def blends(self) -> bool:
+        """Whether there is a second picture in the result."""
+        return self.extras_upscaler_2_visibility > 0 and self.upscaler_2 != "None"
 
 
 @attrs.frozen(kw_only=True)
@@ -73,6 +78,21 @@ class ExtraBatchImages(ExtrasOptions):
 
 
 @attrs.frozen
+class Source:
+    """A picture as a client sent it."""
+
+    text: str = attrs.field(repr=False)
+    index: int
+    """Its place in the request."""
+    field: str
+    """What the client calls it, for errors."""
+
+    def decoded(self) -> "Image":
+        """Return its pixels; call it in a thread. Raises InvalidParameter where it cannot be used."""
+        return decode_picture(self.text, self.index, self.field, reference=False)
+
+
+@attrs.frozen
 class Plan:
     """How large one picture becomes."""
 
@@ -90,27 +110,38 @@ class Plan:
         return width * height
 
 
-def plan(options: ExtrasOptions, width: int, height: int) -> Plan:
+def plan(options: ExtrasOptions, width: int, height: int, *, field: str = "image") -> Plan:
     """Return what becomes of a picture of that size.
 
+    Args:
+        options: what is asked for.
+        width: of the picture.
+        height: of the picture.
+        field: what the client calls the picture, for the error.
+
     Raises:
-        InvalidParameter: the result would be too large or too small.
+        InvalidParameter: it is too large, or would become too large or too small.
     """
+    if width * height > MAX_PIXELS:
+        raise InvalidParameter(
+            f"'{field}' is invalid: a picture has {width} × {height} pixels; scale it down to {_MOST}",
+            {"field": field, "value": None, "limit": MAX_PIXELS},
+        )
     if options.resize_mode == 0:
         field, factor = "upscaling_resize", options.upscaling_resize
         scaled = round(width * factor), round(height * factor)
         wanted, resolution = None, round(min(width, height) * factor)
     else:
         size = options.upscaling_resize_w, options.upscaling_resize_h
-        field, factor = "upscaling_resize_w", max(size[0] / width, size[1] / height)
+        # The side that decides is the one to name.
+        factor, field = max((size[0] / width, "upscaling_resize_w"), (size[1] / height, "upscaling_resize_h"))
         scaled = max(size[0], round(width * factor)), max(size[1], round(height * factor))
         wanted, resolution = size if options.upscaling_crop else scaled, _covering(width, height, scaled)
     largest = max(scaled, enlarged_size(width, height, resolution), key=lambda sides: sides[0] * sides[1])
-    if largest[0] * largest[1] > MAX_PIXELS or width * height > MAX_PIXELS:
-        most = f"{MAX_PIXELS / 1e6:.1f} MP"
+    if largest[0] * largest[1] > MAX_PIXELS:
         raise InvalidParameter(
             f"'{field}' is invalid: a picture of {width} × {height} pixels would become {largest[0]} × {largest[1]}; "
-            f"the limit is {most} before and after",
+            f"the limit is {_MOST}",
             {"field": field, "value": getattr(options, field), "limit": MAX_PIXELS},
         )
     if min(resolution, *scaled) < MIN_RESOLUTION:
@@ -129,11 +160,29 @@ def _covering(width: int, height: int, least: tuple[int, int]) -> int:
     return resolution
 
 
-def resized(text: str, index: int, field: str, upscaler: str, plan: Plan) -> "Image":
+def composed(options: ExtrasOptions, plan: Plan, layers: Sequence[str | bytes], source: Source, said: str) -> str:
+    """Return the finished picture as base64 PNG, with what its source said about itself; call it in a thread.
+
+    Args:
+        options: how much of a second layer is blended in.
+        plan: the sizes.
+        layers: a plain upscaler's name, or what a model made as PNG; one or two.
+        source: the picture.
+        said: what is done with it, as :func:`description` says.
+    """
+    images = [
+        opened(layer, plan) if isinstance(layer, bytes) else resized(source.decoded(), layer, plan) for layer in layers
+    ]
+    image = images[0] if len(images) == 1 else blended(images[0], images[1], options.extras_upscaler_2_visibility)
+    png = encode_png(image.tobytes(), *image.size, parameters=infotext_of(source.text), postprocessing=said)
+    return base64.b64encode(png).decode()
+
+
+def resized(image: "Image", upscaler: str, plan: Plan) -> "Image":
     """Return a picture as one of the plain upscalers makes it; takes a while, so call it in a thread."""
     from PIL.Image import Resampling
 
-    return cut(decode_picture(text, index, field).resize(plan.scaled, Resampling[PLAIN[upscaler]]), plan.wanted)
+    return cut(image.resize(plan.scaled, Resampling[PLAIN[upscaler]]), plan.wanted)
 
 
 def opened(png: bytes, plan: Plan) -> "Image":
@@ -160,13 +209,8 @@ def blended(one: "Image", other: "Image", visibility: float) -> "Image":
     return Image.blend(one, other.resize(one.size, Resampling.LANCZOS), visibility)
 
 
-def as_png(image: "Image", parameters: str) -> bytes:
-    """Return a picture as a file; call it in a thread."""
-    return encode_png(image.tobytes(), *image.size, parameters=parameters)
-
-
-def description(options: ExtrasOptions, plan: Plan) -> str:
-    """Say what was done in A1111's words, as infotext."""
+def description(options: ExtrasOptions, plan: Plan, seed: int | None = None) -> str:
+    """Say what was done in A1111's words, as infotext; the seed is a model's."""
     if options.resize_mode == 0:
         pairs: dict[str, object] = {"Postprocess upscale by": f"{options.upscaling_resize:g}"}
     else:
@@ -174,6 +218,8 @@ def description(options: ExtrasOptions, plan: Plan) -> str:
         if options.upscaling_crop and plan.wanted is not None:
             pairs["Postprocess crop to"] = "{}x{}".format(*plan.wanted)
     pairs["Postprocess upscaler"] = options.upscaler_1
-    if options.extras_upscaler_2_visibility > 0 and options.upscaler_2 != "None":
+    if options.blends:
         pairs["Postprocess upscaler 2"] = options.upscaler_2
+    if seed is not None:
+        pairs |= {"Seed": seed, "Softness": f"{options.softness:g}"}
     return ", ".join(f"{key}: {value}" for key, value in pairs.items())

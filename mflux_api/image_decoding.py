@@ -21,12 +21,13 @@ MAX_PIXELS = 32_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 LIMIT = f"base64 or a data URL of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF picture of at most {MAX_PIXELS // 10**6} MP"
 
+_MOST_INFOTEXT = 64 * 1024
 _DATA_URL = re.compile(r"data:[^,]{0,256}?;base64,", re.IGNORECASE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,20}:")
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
-def decode_picture(text: str, index: int, field: str = "init_images") -> "Image":
+def decode_picture(text: str, index: int, field: str = "init_images", *, reference: bool = True) -> "Image":
     """Return a picture as RGB: turned as its EXIF orientation says, on white where it is transparent.
 
     Of an animation it is the first frame. Takes up to a second for a large picture, so call it in a thread.
@@ -35,17 +36,27 @@ def decode_picture(text: str, index: int, field: str = "init_images") -> "Image"
         text: base64 or a data URL.
         index: its place in the request, for the error.
         field: what the client calls the list it is in, for the error.
+        reference: whether it is to be painted over or spoken of, which needs a least size; not for enlarging.
 
     Raises:
         InvalidParameter: it is no whole picture of a known format, or too large or too small.
     """
     try:
-        return _rgb(_bytes(text))
+        return _rgb(_bytes(text), reference)
     except _Refused as refused:
         raise InvalidParameter(
             f"'{field}' is invalid: image {index + 1} {refused}",
             {"field": field, "value": None, "limit": LIMIT, "index": index},
         ) from None
+
+
+def infotext_of(text: str) -> str:
+    """Return the infotext in a PNG that :func:`decode_picture` has read; "" where there is none."""
+    from PIL import Image
+
+    with Image.open(BytesIO(_bytes(text)), formats=FORMATS) as image:
+        said = image.info.get("parameters", "")
+    return said if isinstance(said, str) and len(said) <= _MOST_INFOTEXT else ""
 
 
 class _Refused(Exception):
@@ -72,12 +83,12 @@ def _bytes(text: str) -> bytes:
         raise _Refused("is not base64") from None
 
 
-def _rgb(data: bytes) -> "Image":
+def _rgb(data: bytes, reference: bool) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(BytesIO(data), formats=FORMATS) as image:
-            _check_size(*image.size)
+            _check_size(*image.size, reference)
             image.load()
             # After the frame is chosen and before anything forgets the EXIF data.
             return _on_white(_turned(image))
@@ -101,10 +112,10 @@ def _turned(image: "Image") -> "Image":
     return turned
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: int, height: int, reference: bool) -> None:
     if width * height > MAX_PIXELS:
         raise _Refused(f"has {width} × {height} pixels; scale it down to {MAX_PIXELS // 10**6} MP")
-    if not all(reference_size(width, height)):
+    if reference and not all(reference_size(width, height)):
         raise _Refused(f"has {width} × {height} pixels; a side needs at least {MULTIPLE}, also once scaled to 1 MP")
 
 

@@ -7,7 +7,7 @@ import attrs
 from mflux_api.catalog import Catalog
 from mflux_api.errors import OutOfMemory
 
-SENTENCE = "Insufficient memory. Try using a quantized model or low_ram mode"
+ADVICE = "Try using a quantized model or low_ram mode"
 
 
 @attrs.frozen
@@ -25,8 +25,12 @@ class MemoryAdvice:
             reason: a clause that says what did not fit.
             details: what a program may want to know; sizes in GB.
         """
-        message = f"Insufficient memory: {reason}. Try using a quantized model or low_ram mode" if reason else SENTENCE
-        return OutOfMemory(message, {"model": alias, **details, "suggestion": self.suggestion(alias, low_ram=low_ram)})
+        suggestion = self.suggestion(alias, low_ram=low_ram)
+        model = self.catalog.get(alias)
+        # The contract's words, but where there is no quantized model.
+        advice = suggestion if model is not None and model.upscales else ADVICE
+        message = f"Insufficient memory{': ' if reason else ''}{reason}. {advice}"
+        return OutOfMemory(message, {"model": alias, **details, "suggestion": suggestion})
 
     def suggestion(self, alias: str, *, low_ram: bool) -> str:
         """Return what a client may do about it."""

@@ -2,7 +2,7 @@
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar, get_type_hints
 
 import attrs
@@ -52,6 +52,11 @@ MAX_LORAS = 16
 
 ALIASES: Mapping[str, str] = {"model": "sd_model_checkpoint", "image_strength": "denoising_strength"}
 """Our fields by the names that SD-WebUI has for them."""
+
+
+ONLY_OF_UPSCALERS = ("resolution", "upscale", "softness")
+NOT_OF_UPSCALERS = ("negative_prompt", "width", "height", "steps", "guidance", "image_strength")
+"""Fields that mean nothing to the other kind of model, which ignores them whatever they hold."""
 
 
 @attrs.frozen(kw_only=True)
@@ -138,8 +143,20 @@ def convert(
         raise _invalid(str(error), cleaned, target, names or {}) from None
 
 
-def from_body(body: Mapping[str, Any], *, strict: bool = True, aliases: Mapping[str, str] = ALIASES) -> GenerateRequest:
+def from_body(
+    body: Mapping[str, Any],
+    *,
+    upscales: Callable[[Any], bool],
+    strict: bool = True,
+    aliases: Mapping[str, str] = ALIASES,
+) -> GenerateRequest:
     """Read a generation request from a JSON object; a field that is not there is looked for under its other name.
+
+    Args:
+        body: the decoded JSON object.
+        upscales: whether what ``model`` holds, if anything, names an upscaler.
+        strict: see :func:`convert`.
+        aliases: our fields' other names.
 
     Raises:
         InvalidParameter: a field is missing, of the wrong type or outside its limits.
@@ -150,6 +167,8 @@ def from_body(body: Mapping[str, Any], *, strict: bool = True, aliases: Mapping[
         if fields.get(ours) in (None, ""):
             fields[ours] = fields.get(theirs)
             names[ours] = theirs
+    for meaningless in NOT_OF_UPSCALERS if upscales(fields.get("model")) else ONLY_OF_UPSCALERS:
+        fields.pop(meaningless, None)
     return convert(fields, GenerateRequest, strict=strict, names=names)
 
 

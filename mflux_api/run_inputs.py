@@ -41,7 +41,7 @@ def source_size(init_image: str) -> tuple[int, int]:
     Raises:
         InvalidParameter: it cannot be used.
     """
-    return decode_picture(init_image, 0).size
+    return decode_picture(init_image, 0, reference=False).size
 
 
 def source(request: GenerateRequest) -> EnginePicture:
@@ -51,7 +51,7 @@ def source(request: GenerateRequest) -> EnginePicture:
         InvalidParameter: the picture cannot be used.
         GenerationFailed: it was removed.
     """
-    image = decode_picture(_kept(request.init_images[0]), 0)
+    image = decode_picture(_kept(request.init_images[0]), 0, reference=False)
     return EnginePicture(image.width, image.height, image.tobytes())
 
 

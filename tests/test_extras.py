@@ -1,5 +1,6 @@
 """How large A1111's extras make a picture, and the plain ways of doing it."""
 
+import base64
 from io import BytesIO
 from typing import Any
 
@@ -9,10 +10,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mflux_api.errors import InvalidParameter
-from mflux_api.extras import ExtraSingleImage, ExtrasOptions, as_png, blended, description, opened, plan, resized
+from mflux_api.extras import (
+    ExtraSingleImage,
+    ExtrasOptions,
+    Source,
+    blended,
+    composed,
+    description,
+    opened,
+    plan,
+    resized,
+)
+from mflux_api.images import encode_png
 from mflux_api.requests import convert
 from mflux_api.upscaling import MAX_PIXELS, enlarged_size
-from tests.api.test_img2img import encoded
+from tests.api.test_img2img import encoded, picture
 
 SOURCE = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
 TEXT = encoded(SOURCE)
@@ -41,9 +53,9 @@ def test_defaults_are_a1111s() -> None:
 )
 def test_plain_resizing_gives_exactly_what_is_asked_for(fields: dict[str, Any], size: tuple[int, int]) -> None:
     asked = options(**fields)
-    image = resized(TEXT, 0, "image", "Lanczos", plan(asked, 48, 32))
+    image = resized(SOURCE, "Lanczos", plan(asked, 48, 32))
     assert image.size == size
-    nearest = resized(TEXT, 0, "image", "Nearest", plan(asked, 48, 32))
+    nearest = resized(SOURCE, "Nearest", plan(asked, 48, 32))
     assert nearest.tobytes() != image.tobytes()
 
 
@@ -55,7 +67,7 @@ def test_what_a_model_is_asked_for_covers_what_is_wanted_and_little_more(
     planned = plan(asked, width, height)
     made = enlarged_size(width, height, planned.resolution)
     assert all(0 <= more - least <= 0.15 * least + 4 for more, least in zip(made, planned.scaled, strict=True))
-    png = as_png(Image.new("RGB", made), "")
+    png = encode_png(bytes(3 * made[0] * made[1]), *made, parameters="")
     assert opened(png, planned).size == ((wide, high) if crop else planned.scaled)
 
 
@@ -82,12 +94,44 @@ def test_second_picture_is_blended_in_by_its_visibility() -> None:
     assert set(blended(white, black, 0.2).tobytes()) == {204}
 
 
-def test_description_is_a1111s_and_is_kept_in_the_file() -> None:
+@pytest.mark.parametrize(
+    ("fields", "size", "field"),
+    [
+        ({}, (6000, 4000), "imageList"),
+        ({"upscaling_resize": 8}, (1000, 1000), "upscaling_resize"),
+        ({"resize_mode": 1, "upscaling_resize_h": 8000}, (30, 40), "upscaling_resize_h"),
+        ({"resize_mode": 1, "upscaling_resize_w": 8000}, (30, 40), "upscaling_resize_w"),
+    ],
+)
+def test_what_is_too_large_is_named(fields: dict[str, Any], size: tuple[int, int], field: str) -> None:
+    with pytest.raises(InvalidParameter) as caught:
+        plan(options(**fields), *size, field="imageList")
+    assert caught.value.details["field"] == field
+
+
+def test_small_icon_can_be_enlarged() -> None:
+    icon = Source(encoded(SOURCE.resize((8, 8))), 0, "image")
+    asked = options(upscaling_resize=4)
+    made = composed(asked, plan(asked, *icon.decoded().size), ["Nearest"], icon, "")
+    assert picture(made).size == (32, 32)
+
+
+def test_prompt_and_seed_of_the_source_stay_in_the_file() -> None:
+    given = encode_png(SOURCE.tobytes(), *SOURCE.size, parameters="a red house\nSteps: 4, Seed: 7")
+    source = Source(base64.b64encode(given).decode(), 0, "image")
+    asked = options()
+    made = composed(asked, plan(asked, *SOURCE.size), ["Lanczos"], source, "Postprocess upscale by: 2")
+    info = Image.open(BytesIO(base64.b64decode(made))).info
+    assert info["parameters"] == "a red house\nSteps: 4, Seed: 7"
+    assert info["postprocessing"] == "Postprocess upscale by: 2"
+
+
+def test_description_is_a1111s() -> None:
     asked = options(resize_mode=1, upscaler_1="seedvr2", upscaler_2="Nearest", extras_upscaler_2_visibility=0.5)
     text = description(asked, plan(asked, 48, 32))
     assert text == (
         "Postprocess upscale to: 512x512, Postprocess crop to: 512x512, Postprocess upscaler: seedvr2, "
         "Postprocess upscaler 2: Nearest"
     )
-    assert Image.open(BytesIO(as_png(SOURCE, text))).info["parameters"] == text
+    assert description(asked, plan(asked, 48, 32), 7) == f"{text}, Seed: 7, Softness: 0"
     assert description(options(), plan(options(), 48, 32)) == "Postprocess upscale by: 2, Postprocess upscaler: None"

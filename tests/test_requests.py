@@ -25,8 +25,25 @@ BASE = next(model for model in BUILT_IN if model.alias == "demo-base")
 DEV = next(model for model in BUILT_IN if model.alias == "flux2-dev-8-bit")
 
 
+def never(name: object) -> bool:
+    return False
+
+
+@pytest.mark.parametrize(
+    ("fields", "upscales"),
+    [
+        ({"upscale": 100, "resolution": "1024x1024", "softness": "high"}, False),
+        ({"width": 500, "height": "tall", "steps": 0, "guidance": -1, "image_strength": 7}, True),
+    ],
+)
+def test_fields_of_the_other_kind_of_model_are_ignored_whatever_they_hold(
+    fields: dict[str, Any], upscales: bool
+) -> None:
+    assert from_body({"prompt": "a", **fields}, upscales=lambda name: upscales) == GenerateRequest(prompt="a")
+
+
 def test_defaults_are_the_documented_ones() -> None:
-    request = from_body({"prompt": " a lake "})
+    request = from_body({"prompt": " a lake "}, upscales=never)
     assert request == GenerateRequest(prompt="a lake")
     assert resolve(request, DEMO, default_steps=4).size == (512, 512)
     assert (request.num_images, request.low_ram) == (1, False)
@@ -34,7 +51,7 @@ def test_defaults_are_the_documented_ones() -> None:
 
 def test_null_is_an_absent_field_and_unknown_fields_are_ignored() -> None:
     body = {"prompt": "a", "width": None, "seed": None, "steps": None, "whatever": {"deep": [1]}, "lora_files": None}
-    assert from_body(body) == GenerateRequest(prompt="a")
+    assert from_body(body, upscales=never) == GenerateRequest(prompt="a")
 
 
 FIELDS = st.sampled_from([field.name for field in attrs.fields(GenerateRequest)])
@@ -45,7 +62,7 @@ VALUES = LEAVES | st.lists(LEAVES, max_size=3) | st.dictionaries(st.text(max_siz
 @given(st.dictionaries(FIELDS, VALUES))
 def test_any_json_is_accepted_within_the_limits_or_refused_with_a_typed_error(body: dict[str, Any]) -> None:
     try:
-        request = validate(from_body(body), max_images=4)
+        request = validate(from_body(body, upscales=never), max_images=4)
     except InvalidParameter as error:
         event(f"refused: {error.details['field']}")
         return

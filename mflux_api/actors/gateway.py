@@ -101,7 +101,7 @@ class Gateway:
             JobGone: the key's job was removed by retention.
         """
         most = self.settings.generation.max_batch_size
-        check = partial(validate, max_images=most, needs_prompt=not self._upscales(request))
+        check = partial(validate, max_images=most, needs_prompt=not self.upscales(request.model))
         checked = check(without_tags(check(request)))
         model = find_model(checked.model or self.settings.models.default, self.catalog)
         if model.upscales:
@@ -111,9 +111,9 @@ class Gateway:
         resolved = await (self._upscaling if model.upscales else self._painting)(checked, model)
         return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous, key=key))
 
-    def _upscales(self, request: GenerateRequest) -> bool:
-        """Whether a request that nobody has checked yet names an upscaler."""
-        name: object = request.model or self.settings.models.default
+    def upscales(self, name: object) -> bool:
+        """Whether a request's ``model``, which nobody has checked yet, or the default where it has none, upscales."""
+        name = name or self.settings.models.default
         model = self.catalog.get(name) if isinstance(name, str) else None
         return model is not None and model.upscales
 
@@ -240,8 +240,8 @@ class Gateway:
         data = await self.image_bytes(image)
         try:
             return await trio.to_thread.run_sync(convert_png, data, target, limiter=self._readers)
-        except OSError as error:
-            # Pillow's word for a file that somebody damaged.
+        except (OSError, SyntaxError, ValueError) as error:
+            # Pillow's words for a file that somebody damaged.
             raise _unreadable(error) from error
 
     async def model_hash(self, alias: str) -> str | None:
@@ -364,8 +364,8 @@ def _unknown(job_id: str) -> JobNotFound:
     return JobNotFound(f"Job '{shown}' not found", {"job_id": shown})
 
 
-def _unreadable(error: OSError) -> InternalError:
+def _unreadable(error: OSError | SyntaxError | ValueError) -> InternalError:
     return InternalError(
         "The image's file cannot be read; check that the server may read generation.output_dir",
-        {"reason": error.strerror or "the file is damaged"},
+        {"reason": getattr(error, "strerror", None) or "the file is damaged"},
     )

@@ -17,7 +17,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
 from mflux_api.actors.run_commands import run_command
 from mflux_api.engine import protocol as p
-from mflux_api.engine.interface import Engine, EngineDied, EngineStarter, Received
+from mflux_api.engine.interface import LAST_LOOK_SECONDS, Engine, EngineDied, EngineStarter, Received
 from mflux_api.errors import GenerationFailed, by_code
 from mflux_api.jobs import Timings
 from mflux_api.supervisor import Started
@@ -283,8 +283,12 @@ class Generator:
     async def _follow(self, work: m.Paint, frames: trio.MemoryReceiveChannel[Received]) -> None:
         while True:
             received: Received | None = None
-            with trio.move_on_after(self._options.step_timeout):
-                received = await frames.receive()
+            # It may be this process that was stopped all the time; then the frames are on their way.
+            for seconds in (self._options.step_timeout, LAST_LOOK_SECONDS):
+                with trio.move_on_after(seconds):
+                    received = await frames.receive()
+                if received is not None:
+                    break
             if received is None:
                 raise EngineDied(f"no step for {self._options.step_timeout:g} s")
             if getattr(received.event, "attempt", None) != work.attempt:

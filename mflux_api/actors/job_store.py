@@ -135,9 +135,7 @@ class JobStore:
     async def _sweep(self) -> None:
         if self._retention is None:
             return
-        retention = self._retention
-
-        stuck = ""
+        retention, stuck = self._retention, ""
 
         def discard(job: Job) -> bool:
             nonlocal stuck
@@ -166,8 +164,14 @@ class JobStore:
         files = self._retention.files
 
         def tidy() -> None:
+            stuck: OSError | None = None
             for job in self._repository.abandoned():
-                files.discard_all(job.id, job.created_at, job.images)
+                try:
+                    files.discard_all(job.id, job.created_at, job.images)
+                except OSError as error:
+                    stuck = error
+            if stuck is not None:
+                raise stuck
             self._repository.forget_abandoned()
 
         if not self._repository.abandoned():

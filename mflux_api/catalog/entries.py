@@ -106,7 +106,7 @@ def _entries(base: _Base) -> Iterable[Model]:
         family=base.family,
         distilled=base.distilled,
         size_gb=base.sizes.get(None),
-        size_source=sizes.source(base.repo, base.sizes),
+        size_source=sizes.source(base.repo),
         licence=base.licence,
         gated=base.gated,
         revision=PINNED.get(base.repo),
@@ -122,7 +122,7 @@ def _entries(base: _Base) -> Iterable[Model]:
             quantization="stored",
             bits=bits,
             size_gb=base.sizes.get(bits),
-            size_source=sizes.source(repo, base.sizes),
+            size_source=sizes.source(repo),
             gated=False,
             revision=PINNED.get(repo),
         )

@@ -20,7 +20,7 @@ KLEIN_9B_KEPT: Mapping[int, float] = {8: 16.01, 6: 12.28, 4: 8.55, 3: 6.69}
 DEV_KEPT: Mapping[int, float] = {8: 52.83, 4: 28.05}
 
 
-def source(repo: str, sizes: Sizes) -> SizeSource:
-    """Return where a size comes from: only Klein's own checkpoints, and what mflux made of them, were weighed."""
+def source(repo: str) -> SizeSource:
+    """Return where a size comes from: only Klein's own checkpoints were weighed."""
     weighed = repo.startswith("black-forest-labs/FLUX.2-klein") and not repo.endswith("-kv")
-    return "measured" if weighed and sizes is not DEV else "computed"
+    return "measured" if weighed else "computed"

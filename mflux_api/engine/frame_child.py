@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import trio
 
 from mflux_api.engine import protocol
-from mflux_api.engine.interface import EngineDied
+from mflux_api.engine.interface import LAST_LOOK_SECONDS, EngineDied
 from mflux_api.engine.protocol import PREFIX_LENGTH, ProtocolError
 
 logger = logging.getLogger(__name__)
@@ -22,8 +22,6 @@ SHUTDOWN_SECONDS = 0.4
 
 EPITAPH_SECONDS = 1.0
 """How long to wait for the end of a process whose pipe is broken."""
-
-LAST_LOOK_SECONDS = 0.2
 
 C = TypeVar("C", bound="FrameChild")
 

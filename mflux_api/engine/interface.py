@@ -8,6 +8,9 @@ import trio
 
 from mflux_api.engine.protocol import Command, Event, Ready
 
+LAST_LOOK_SECONDS = 0.2
+"""How long a silence is doubted once its time is up: to a process that was itself stopped, frames are on their way."""
+
 
 class EngineDied(Exception):
     """The engine ended, fell silent or broke the protocol; ``reason`` says which, for a log line."""

@@ -55,20 +55,21 @@ class LoraStack:
         """
         layers: dict[str, list[Any]] = defaultdict(list)
         places: dict[str, _Place] = {}
-        finite: list[tuple[str, mx.array]] = []
+        finite: dict[str, list[tuple[str, mx.array]]] = defaultdict(list)
         for lora in loras:
             for target, factors in read_adapter(lora.path).items():
                 place = places.setdefault(target, _find(transformer, target, lora.path.name))
                 _check(place, target, factors, lora.path.name)
-                finite.append((lora.path.name, _is_finite(factors)))
+                finite[target].append((lora.path.name, _is_finite(factors)))
                 # At 0 it is left out, and not multiplied by 0: the same bits as without it.
                 if lora.scale:
                     layers[target].append(_layer(place, factors, lora.scale))
         self._wrapped = [(places[target], _combined(places[target].layer, each)) for target, each in layers.items()]
         try:
-            for _, wrapper in self._wrapped:
-                mx.eval(wrapper.parameters())
-            broken = [name for name, each in finite if not each.item()]
+            for target, (_, wrapper) in zip(layers, self._wrapped, strict=True):
+                # Together, so that no factor stays in memory for its check alone.
+                mx.eval(wrapper.parameters(), [each for _, each in finite[target]])
+            broken = [name for checks in finite.values() for name, each in checks if not each.item()]
         except RuntimeError:
             raise LoraError("A LoRA cannot be read from disk: download it again.") from None
         if broken:

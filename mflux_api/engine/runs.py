@@ -60,7 +60,7 @@ def enlargements(command: Upscale, blobs: Sequence[bytes]) -> Iterator[tuple[int
                 height=command.height,
                 rgb=blobs[0],
                 resolution=command.resolution,
-                seeds=(seed,),
+                seed=seed,
                 softness=command.softness,
                 low_ram=command.low_ram,
             ),

@@ -323,7 +323,7 @@ def _classified(error: Exception, what: str) -> tuple[str, str]:
 
     print(f"{what}: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
     if is_out_of_memory(error):
-        return "OOM_ERROR", "Insufficient memory. Try using a quantized model or low_ram mode"
+        return "OOM_ERROR", "Insufficient memory"
     return "GENERATION_FAILED", f"{what} ({type(error).__name__}); the debug log has the details"
 
 

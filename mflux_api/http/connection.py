@@ -38,7 +38,7 @@ from mflux_api.http.uploads import LIMITS, UploadBody
 logger = logging.getLogger("mflux_api.http")
 
 SEND_CHUNK_BYTES: Final = 64 * 1024
-"""A client is alive as long as it takes this much within `SendLimit.stall_seconds`."""
+"""A client is alive as long as it takes this much within `ClientPatience.stall_seconds`."""
 
 LINGER_BYTES: Final = 1024 * 1024 * 1024
 LINGER_SILENCE_SECONDS: Final = 2.0
@@ -105,7 +105,7 @@ def _waiting_for_room(receive: ASGIReceiveCallable, body: UploadBody) -> ASGIRec
     return receive_with_room
 
 
-class SendLimit:
+class ClientPatience:
     """How long the connections of one server may wait for their clients: to take an answer, or to stop sending."""
 
     def __init__(self, stall_seconds: float, linger_seconds: float) -> None:
@@ -159,7 +159,7 @@ class Connection(TCPServer):
         config: Config,
         context: WorkerContext,
         state: LifespanState,
-        limit: SendLimit,
+        limit: ClientPatience,
         stream: trio.SocketStream,
     ) -> None:
         # Hypercorn's annotation names the SSL stream only; it takes either.
@@ -168,7 +168,6 @@ class Connection(TCPServer):
         self._socket_stream = stream
         self._scope = trio.CancelScope()
         self._requests = trio.CancelScope()
-        self._http1: HTTP1 | None = None
 
     async def run(self) -> None:
         """Serve the connection until either side closes it. Raises only what is no `Exception`: cancellation."""
@@ -181,7 +180,8 @@ class Connection(TCPServer):
 
     async def protocol_send(self, event: Event) -> None:
         """Send bytes, or pass Hypercorn's other events on."""
-        if isinstance(event, Closed) and self._http1 is not None and self._http1.client_may_be_sending:
+        protocol = self.protocol.protocol
+        if isinstance(event, Closed) and isinstance(protocol, HTTP1) and protocol.client_may_be_sending:
             await self._half_close()
             return
         if not isinstance(event, RawData):
@@ -200,7 +200,7 @@ class Connection(TCPServer):
         """Feed the protocol until the client's end of file, or until nobody will read what it sends."""
         wrapper = self.protocol
         if isinstance(wrapper.protocol, H11Protocol):
-            self._http1 = wrapper.protocol = HTTP1.within(wrapper)
+            wrapper.protocol = HTTP1.within(wrapper)
         with self._requests:
             await super()._read_data()
         if self._requests.cancelled_caught:

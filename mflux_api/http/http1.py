@@ -20,6 +20,7 @@ _MESSAGES: Final = {
     431: "The request's line and headers are over 16 KB; send fewer or shorter headers",
     501: "This Transfer-Encoding is not supported; send the body with Content-Length or chunked",
 }
+_BROKEN_BODY: Final = "The request's body is broken off or badly chunked; send it again"
 _NO_HTTP: Final = "This is no HTTP/1.1 request that can be read; check the client, and that it does not speak HTTPS"
 
 
@@ -56,7 +57,7 @@ class HTTP1(H11Protocol):
         await super().stream_send(event)
 
     async def _send_error_response(self, status_code: int) -> None:
-        message = _MESSAGES.get(status_code, _NO_HTTP)
+        message = _MESSAGES.get(status_code, _NO_HTTP if self.stream is None else _BROKEN_BODY)
         body = to_json(ErrorBody(error=message, code=InvalidHTTP.code, details={}))
         headers = [
             (b"content-type", b"application/json"),

@@ -32,7 +32,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     @routes.post("/generate")
     async def generate() -> Response:
         body = await json_object()
-        wanted = from_body(body)
+        wanted = from_body(body, upscales=gateway.upscales)
         accepted = await gateway.submit(wanted, key=await _idempotency_key(body))
         return json_response(
             GenerateAnswer(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)

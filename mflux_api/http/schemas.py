@@ -118,7 +118,7 @@ class ExtraSingleAnswer:
     """``POST /sdapi/v1/extra-single-image``."""
 
     html_info: str
-    image: str | None
+    image: str
     """Base64 PNG."""
 
 

@@ -45,7 +45,8 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         )
         started = trio.current_time()
         aliases = a1111.ALIASES if dialect else ALIASES
-        job = await painted(gateway, from_body(fields, strict=not dialect, aliases=aliases))
+        request = from_body(fields, upscales=gateway.upscales, strict=not dialect, aliases=aliases)
+        job = await painted(gateway, request)
         if job.status is Status.CANCELLED and not dialect:
             raise JobCancelled("The job was cancelled", {"job_id": job.id})
         sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"

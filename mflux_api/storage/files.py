@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -40,7 +41,7 @@ class ImageFiles:
 
     def discard(self, image: StoredImage) -> None:
         """Remove an image that no job keeps."""
-        Path(image.path).unlink(missing_ok=True)
+        _remove(Path(image.path))
 
     def discard_all(self, job_id: str, created_at: datetime, count: int) -> None:
         """Remove whatever a process that was killed had painted for a job, and of which no row tells.
@@ -49,7 +50,7 @@ class ImageFiles:
             OSError: the folder cannot be written.
         """
         for index in range(count):
-            self._path(job_id, created_at, index).unlink(missing_ok=True)
+            _remove(self._path(job_id, created_at, index))
 
     def _path(self, job_id: str, created_at: datetime, index: int) -> Path:
         return self.folder / f"{created_at:%Y-%m-%d}" / f"{job_id}-{index}.png"
@@ -94,3 +95,9 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise
     finally:
         os.close(folder)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file; it is as good as gone where its folder is none any more."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        path.unlink()

@@ -7,7 +7,7 @@ import math
 import struct
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -62,7 +62,11 @@ def check_whole(path: Path) -> None:
         raise SafetensorsError("a part of it is missing" if 8 + length + end > size else "it is too long")
 
 
+# Bounded, because the product of many large numbers would hold the whole process up.
+_Side = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
+
+
 class _Tensor(msgspec.Struct):
     dtype: str
-    shape: tuple[int, ...]
+    shape: Annotated[tuple[_Side, ...], msgspec.Meta(max_length=8)]
     data_offsets: tuple[int, int]

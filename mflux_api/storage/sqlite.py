@@ -2,6 +2,7 @@
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -78,14 +79,14 @@ class SqliteRepository:
         self._folder = path.parent
         self._log = path.with_name(f"{path.name}-wal")
         self._inputs = InputFiles(path.parent / INPUTS_FOLDER)
-        self._connection = open_database(path)
+        self._open: sqlite3.Connection | None = open_database(path)
         try:
             self._identity = _identity(path)
             self._log_identity = _identity(self._log)
             used = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
             painting = self._connection.execute("SELECT id, created_at, images FROM painting").fetchall()
         except BaseException:
-            self._connection.close()
+            self.close()
             raise
         self._next_number: int = 1 if used is None else used[0] + 1
         self._held: dict[str, _Held] = {}
@@ -104,7 +105,8 @@ class SqliteRepository:
 
     def close(self) -> None:
         """Close the file; calling it again does nothing."""
-        self._connection.close()
+        if self._open is not None:
+            self._open.close()
 
     def insert(self, job: Job, key: IdempotencyKey | None = None) -> None:
         """Keep a new job; it is durable when this returns, unless it is synchronous and not finished.
@@ -254,22 +256,39 @@ class SqliteRepository:
         if self._identity is None or _identity(self._path) != self._identity:
             raise InternalError("The job database was removed from the state directory; restart the service")
         log = _identity(self._log)
+        if self._open is None or log == self._log_identity:
+            return
         if self._log_identity is None:
             # It comes with the first write.
             self._log_identity = log
-        elif log != self._log_identity:
-            self._reopen()
+        else:
+            self._save_removed_log(self._open)
 
-    def _reopen(self) -> None:
-        """Save what is in a log that was removed, which only this process still sees, and begin another."""
+    def _save_removed_log(self, connection: sqlite3.Connection) -> None:
+        """Write what is in a log that was removed, which only this process still sees, into the file."""
         with typed_errors():
-            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        self._connection.close()
-        try:
-            self._connection = open_database(self._path)
-        except ConfigError as error:
-            raise InternalError("The job database cannot be opened any more; restart the service") from error
-        self._log_identity = _identity(self._log)
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            # What it holds is nowhere else: the connection stays until the other program is done.
+            raise InternalError("Another program reads the job database; close it and try again")
+        connection.close()
+        self._open = None
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        """The open file; opened again, as often as need be, after :meth:`_save_removed_log`.
+
+        Raises:
+            DiskFull: no space is left for a new log.
+            InternalError: it cannot be opened any more.
+        """
+        if self._open is None:
+            try:
+                self._open = open_database(self._path)
+            except ConfigError as error:
+                raise InternalError("The job database cannot be opened now; look at the state directory") from error
+            self._log_identity = _identity(self._log)
+        return self._open
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -11,7 +11,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.generator import GeneratorOptions
 from mflux_api.actors.mailbox import ActorGone
 from mflux_api.engine import protocol as p
-from mflux_api.engine.interface import EngineDied
+from mflux_api.engine.interface import LAST_LOOK_SECONDS, EngineDied
 from mflux_api.errors import GenerationFailed, OutOfMemory
 from mflux_api.jobs import Timings
 from tests.actors.bench import REQUEST, Bench, generator
@@ -113,12 +113,25 @@ async def test_image_without_its_pixels_is_the_engines_death_not_the_actors(auto
 # --- hangs and cancels ---------------------------------------------------------------------------------------------
 
 
+async def test_step_that_was_done_while_the_server_was_stopped_counts(mock_clock: MockClock) -> None:
+    """A process that wakes up finds the deadline over and the frame on its way in the same turn."""
+    hold = Hold()
+    script = Script(at={"step 0/2": hold})
+    async with generator(script, GeneratorOptions(step_timeout=60)) as bench, trio.open_nursery() as nursery:
+        nursery.start_soon(bench.paint)
+        await hold.reached.wait()
+        await wait_all_tasks_blocked()
+        mock_clock.jump(300)
+        hold.release.set()
+    assert len(script.engines) == 1
+
+
 async def test_step_that_takes_too_long_kills_the_engine(autojump_clock: MockClock) -> None:
     script = Script(at={"step 0/2": Hang()}, step_seconds=10)
     async with generator(script, GeneratorOptions(step_timeout=60)) as bench:
         with pytest.raises(EngineDied, match="no step for 60 s"):
             await bench.paint()
-        assert trio.current_time() - script.starts[0] == 70
+        assert trio.current_time() - script.starts[0] == 70 + LAST_LOOK_SECONDS
         assert script.engines[0].closed == "by force"
 
 

@@ -79,13 +79,6 @@ INVALID_FIELDS: list[tuple[str, Any]] = [
     ("init_images", ["a"] * 5),
     ("image_strength", 1.5),
     ("image_strength", "strong"),
-    ("resolution", 15),
-    ("resolution", 8193),
-    ("resolution", "2x"),
-    ("upscale", 0),
-    ("upscale", 8.5),
-    ("softness", -0.1),
-    ("softness", 1.5),
 ]
 
 

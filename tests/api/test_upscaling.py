@@ -139,6 +139,12 @@ def test_cancel_ends_it_between_two_tiles_and_the_same_engine_goes_on(server: Se
         ("/api/v1/generate", {"init_images": ["nonsense"]}, "init_images"),
         ("/api/v1/generate", {"resolution": 64, "upscale": 2}, "upscale"),
         ("/api/v1/generate", {"resolution": 8000}, "resolution"),
+        ("/api/v1/generate", {"resolution": 15}, "resolution"),
+        ("/api/v1/generate", {"resolution": "2x"}, "resolution"),
+        ("/api/v1/generate", {"upscale": 0}, "upscale"),
+        ("/api/v1/generate", {"upscale": 8.5}, "upscale"),
+        ("/api/v1/generate", {"softness": -0.1}, "softness"),
+        ("/sdapi/v1/img2img", {"softness": 1.5, "width": 500}, "softness"),
         ("/api/v1/generate", {"lora_files": ["style"]}, "lora_files"),
         ("/api/v1/generate", {"prompt": "a <lora:style>"}, "lora_files"),
         ("/api/v1/generate", {"model": "demo"}, "prompt"),
@@ -187,7 +193,9 @@ def test_upscalers_are_listed_as_a1111_lists_them(client: httpx.Client) -> None:
 
 def test_single_image_is_upscaled_by_the_model_as_the_model_itself_does(client: httpx.Client) -> None:
     answer = post(client, "extra-single-image", image=SOURCE, upscaler_1="SeedVR2", upscaling_resize=2, seed=1)
-    assert answer["html_info"] == "<p>Postprocess upscale by: 2, Postprocess upscaler: seedvr2</p>"
+    said = "Postprocess upscale by: 2, Postprocess upscaler: seedvr2, Seed: 1, Softness: 0"
+    assert answer["html_info"] == f"<p>{said}</p>"
+    assert picture(answer["image"]).info["postprocessing"] == said
     assert picture(answer["image"]).tobytes() == picture(post(client, "img2img", **UPSCALE)["images"][0]).tobytes()
     same = [post(client, "extra-single-image", image=SOURCE, upscaler_1="seedvr2")["image"] for _ in range(2)]
     assert same[0] == same[1] != answer["image"]
@@ -227,7 +235,6 @@ def test_batch_keeps_its_order_and_blends_two_upscalers(client: httpx.Client) ->
     assert [picture(image).tobytes() for image in made["images"]] == [
         picture(image).tobytes() for image in plain["images"]
     ]
-    assert post(client, "extra-batch-images", imageList=files, show_extras_results=False)["images"] == []
 
 
 @pytest.mark.parametrize(
@@ -256,6 +263,15 @@ def test_bad_extras_are_one_clear_error_and_no_job(
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_PARAMETER"), answer.text[:300]
     assert answer.json()["details"]["field"] == field
     assert client.get("/api/v1/jobs").json() == before
+
+
+def test_batch_that_does_not_fit_the_queue_leaves_nothing_in_it(client: httpx.Client) -> None:
+    body = {"imageList": [{"data": SOURCE}] * 64, "upscaler_1": "seedvr2", "upscaler_2": "seedvr2"}
+    answer = client.post("/sdapi/v1/extra-batch-images", json={**body, "extras_upscaler_2_visibility": 0.5})
+    assert (answer.status_code, answer.json()["code"]) == (503, "QUEUE_FULL"), answer.text[:300]
+    while client.get("/api/v1/queue").json()["queued"]:
+        pass
+    assert post(client, "extra-single-image", image=SOURCE, upscaler_1="seedvr2")["image"]
 
 
 def test_somebody_elses_cancel_of_an_extra_is_a_conflict(server: Server, client: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,10 @@ from mflux_api.errors import InvalidParameter
 from mflux_api.storage.loras import LoraFiles, checked_name
 
 
-def content(size: int = 16) -> bytes:
+def content(size: int = 16, shape: Sequence[int] | None = None) -> bytes:
     """A safetensors file of one tensor."""
-    header = json.dumps({"a": {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}}).encode()
+    sides = [size // 4] if shape is None else list(shape)
+    header = json.dumps({"a": {"dtype": "F32", "shape": sides, "data_offsets": [0, size]}}).encode()
     return struct.pack("<Q", len(header)) + header + bytes(size)
 
 
@@ -201,7 +203,9 @@ BROKEN = {
     "header an array": struct.pack("<Q", 2) + b"[]",
     "header deep": struct.pack("<Q", 100_000) + b"[" * 100_000,
     "gap": content().replace(b"[0, 16]", b"[4, 16]"),
-    "shape": content().replace(b'"shape": [4]', b'"shape": [8]'),
+    "shape": content(shape=[8]),
+    "negative shape": content(shape=[-1, -4]),
+    "shape whose product would take minutes": content(shape=[2**62] * 700_000),
 }
 
 

@@ -119,6 +119,60 @@ def test_removed_log_loses_nothing_that_is_acknowledged(path: Path, tmp_path: Pa
     assert sql(path, "PRAGMA integrity_check") == [("ok",)]
 
 
+def test_removed_log_is_kept_while_another_program_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite cannot save all of it then, and says so in a row that nobody has to read."""
+    monkeypatch.setattr("mflux_api.storage.schema.BUSY_SECONDS", 0.1)
+    with SqliteRepository(path) as repository:
+        repository.insert(queued("a"))
+        reader = subprocess.Popen(
+            [sys.executable, "-c", _READER, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        with reader:
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == b"reading\n"
+            for name in "bc":
+                repository.insert(queued(name))
+            path.with_name(path.name + "-wal").unlink()
+            with pytest.raises(InternalError, match="Another program reads"):
+                repository.insert(queued("d"))
+            assert listed(repository) == ["c", "b", "a"]
+            reader.communicate(b"\n")
+        repository.insert(queued("d"))
+        assert listed(repository) == ["d", "c", "b", "a"]
+    with SqliteRepository(path) as repository:
+        assert listed(repository) == ["d", "c", "b", "a"]
+
+
+_READER = """
+import sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("BEGIN")
+connection.execute("SELECT * FROM jobs").fetchall()
+print("reading", flush=True)
+sys.stdin.readline()
+connection.close()
+"""
+
+
+def test_full_disk_after_a_removed_log_is_over_when_there_is_room_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path) -> sqlite3.Connection:
+        raise DiskFull("No space left")
+
+    with SqliteRepository(path) as repository:
+        repository.insert(queued("a"))
+        path.with_name(path.name + "-wal").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr("mflux_api.storage.sqlite.open_database", full)
+            for _ in range(2):
+                with pytest.raises(DiskFull):
+                    repository.insert(queued("b"))
+        assert listed(repository) == ["a"]
+        repository.insert(queued("b"))
+        assert listed(repository) == ["b", "a"]
+
+
 def test_files_of_an_expired_job_go_before_its_row(path: Path) -> None:
     with SqliteRepository(path) as repository:
         repository.insert(queued("a"))

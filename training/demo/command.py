@@ -79,9 +79,11 @@ def note_metrics(out: Path, stage: str, metrics: dict[str, Any]) -> None:
 
 
 def state_from_parts(arguments: argparse.Namespace, device: torch.device) -> None:
-    """Where ``--parts`` are given and there is no flow.pt, turn them into a state to continue from."""
-    if not arguments.parts or (arguments.state / "flow.pt").is_file():
+    """Turn the parts that ``--parts`` names, if it does, into a state to continue from."""
+    if not arguments.parts:
         return
+    if (arguments.state / "flow.pt").is_file():
+        raise SystemExit(f"{arguments.state / 'flow.pt'} is there already: leave --parts out, or name another --state.")
     values = {
         component: {name: tensor.float().to(device) for name, tensor in state.items()}
         for component, state in read_parts(arguments.parts).items()

@@ -37,7 +37,7 @@ class UpscaleRequest:
     """RGB8, row by row."""
     resolution: int
     """The shorter side of the picture to be, in pixels; the sides' ratio stays, both are even."""
-    seeds: tuple[int, ...]
+    seed: int
     softness: float = 0.0
     """0 to 1: how much detail of the given picture is taken away first, to be invented anew."""
     low_ram: bool = False
@@ -46,8 +46,8 @@ class UpscaleRequest:
     def __attrs_post_init__(self) -> None:
         if min(self.width, self.height) < 1 or len(self.rgb) != self.width * self.height * 3:
             raise ValueError("A picture must have 3 bytes per pixel.")
-        if self.resolution < 2 or not 0 <= self.softness <= 1 or not self.seeds:
-            raise ValueError("An upscaling needs a resolution from 2, a softness from 0 to 1, and seeds.")
+        if self.resolution < 2 or not 0 <= self.softness <= 1:
+            raise ValueError("An upscaling needs a resolution from 2 and a softness from 0 to 1.")
 
 
 class Upscaler:
@@ -57,7 +57,7 @@ class Upscaler:
         self.components = components
 
     def run(self, request: UpscaleRequest, should_stop: ShouldStop) -> Iterator[Event]:
-        """Yield what :class:`Pipeline` yields: stages and one step for each seed's picture, the picture, the times.
+        """Yield what :class:`Pipeline` yields: stages and one step, the picture, the times.
 
         Raises:
             Stopped: ``should_stop`` returned true.
@@ -70,36 +70,35 @@ class Upscaler:
                 raise Stopped
 
         seconds = [0.0, 0.0, 0.0]
-        for index, seed in enumerate(request.seeds):
-            check()
-            yield StageEvent("encoding")
-            started = time.perf_counter()
-            # Named a path there, it may be a picture too.
-            given: Any = Image.frombytes("RGB", (request.width, request.height), request.rgb)
-            image, height, width = SeedVR2Util.preprocess_image(given, request.resolution, request.softness)
-            latent = VAEUtil.encode(vae=_Checked(self.components.vae, check), image=image, tiling_config=TilingConfig())
-            condition = SeedVR2LatentCreator.create_condition(encoded_latent=latent)
-            mx.eval(condition)
-            self._done_with("vae", request)
-            seconds[0] += time.perf_counter() - started
+        check()
+        yield StageEvent("encoding")
+        started = time.perf_counter()
+        # Named a path there, it may be a picture too.
+        given: Any = Image.frombytes("RGB", (request.width, request.height), request.rgb)
+        image, height, width = SeedVR2Util.preprocess_image(given, request.resolution, request.softness)
+        latent = VAEUtil.encode(vae=_Checked(self.components.vae, check), image=image, tiling_config=TilingConfig())
+        condition = SeedVR2LatentCreator.create_condition(encoded_latent=latent)
+        mx.eval(condition)
+        self._done_with("vae", request)
+        seconds[0] += time.perf_counter() - started
 
-            check()
-            yield StageEvent("denoising")
-            started = time.perf_counter()
-            latents = self._denoised(condition, seed, check)
-            self._done_with("transformer", request)
-            seconds[1] += time.perf_counter() - started
-            yield StepEvent(1, 1)
+        check()
+        yield StageEvent("denoising")
+        started = time.perf_counter()
+        latents = self._denoised(condition, request.seed, check)
+        self._done_with("transformer", request)
+        seconds[1] += time.perf_counter() - started
+        yield StepEvent(1, 1)
 
-            check()
-            yield StageEvent("decoding")
-            started = time.perf_counter()
-            vae = _Checked(self.components.vae, check)
-            decoded = VAEUtil.decode(vae=vae, latent=latents, tiling_config=TilingConfig())[:, :, :height, :width]
-            pixels = to_pixels(SeedVR2Util.apply_color_correction(decoded, image[:, :, :height, :width]))
-            self._done_with("vae", request)
-            seconds[2] += time.perf_counter() - started
-            yield ImageEvent(index, seed, pixels)
+        check()
+        yield StageEvent("decoding")
+        started = time.perf_counter()
+        vae = _Checked(self.components.vae, check)
+        decoded = VAEUtil.decode(vae=vae, latent=latents, tiling_config=TilingConfig())[:, :, :height, :width]
+        pixels = to_pixels(SeedVR2Util.apply_color_correction(decoded, image[:, :, :height, :width]))
+        self._done_with("vae", request)
+        seconds[2] += time.perf_counter() - started
+        yield ImageEvent(0, request.seed, pixels)
         yield DoneEvent(*seconds)
 
     def _done_with(self, part: Any, request: UpscaleRequest) -> None:
