@@ -4,6 +4,7 @@ import base64
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,14 @@ from tests.api.test_restart import CONFIG
 from tests.promises import scripted_server
 
 LONG = {"steps": 200, "width": 512, "height": 512}
+
+
+@pytest.fixture(autouse=True)
+def _terminal() -> Iterator[None]:
+    """Give servers a terminal that can be closed, also where the tests themselves run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
