@@ -12,7 +12,7 @@ from mflux_api.errors import InvalidParameter
 from mflux_api.image_decoding import decode_picture, infotext_of
 from mflux_api.images import encode_png
 from mflux_api.requests import MAX_FACTOR, MAX_RESOLUTION, MIN_FACTOR, MIN_RESOLUTION, Seed, Softness
-from mflux_api.upscaling import DEFAULT_FACTOR, MAX_PIXELS, enlarged_size
+from mflux_api.upscaling import DEFAULT_FACTOR, MAX_PIXELS, MOST, enlarged_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,7 +24,6 @@ MAX_BATCH = 64
 MAX_BATCH_PIXELS = 4 * MAX_PIXELS
 """Of all results of one call: its answer is put together in memory."""
 
-_MOST = f"{MAX_PIXELS / 1e6:.1f} MP"
 _Side = Annotated[int, Meta(ge=1, le=MAX_RESOLUTION)]
 
 
@@ -124,7 +123,7 @@ def plan(options: ExtrasOptions, width: int, height: int, *, field: str = "image
     """
     if width * height > MAX_PIXELS:
         raise InvalidParameter(
-            f"'{field}' is invalid: a picture has {width} × {height} pixels; scale it down to {_MOST}",
+            f"'{field}' is invalid: a picture has {width} × {height} pixels; scale it down to {MOST}",
             {"field": field, "value": None, "limit": MAX_PIXELS},
         )
     if options.resize_mode == 0:
@@ -141,7 +140,7 @@ def plan(options: ExtrasOptions, width: int, height: int, *, field: str = "image
     if largest[0] * largest[1] > MAX_PIXELS:
         raise InvalidParameter(
             f"'{field}' is invalid: a picture of {width} × {height} pixels would become {largest[0]} × {largest[1]}; "
-            f"the limit is {_MOST}",
+            f"the limit is {MOST}",
             {"field": field, "value": getattr(options, field), "limit": MAX_PIXELS},
         )
     if min(resolution, *scaled) < MIN_RESOLUTION:
@@ -170,9 +169,14 @@ def composed(options: ExtrasOptions, plan: Plan, layers: Sequence[str | bytes], 
         source: the picture.
         said: what is done with it, as :func:`description` says.
     """
-    images = [
-        opened(layer, plan) if isinstance(layer, bytes) else resized(source.decoded(), layer, plan) for layer in layers
-    ]
+    images, given = list["Image"](), None
+    for layer in layers:
+        if isinstance(layer, bytes):
+            images.append(opened(layer, plan))
+        else:
+            # Decoded once, whatever is blended.
+            given = given or source.decoded()
+            images.append(resized(given, layer, plan))
     image = images[0] if len(images) == 1 else blended(images[0], images[1], options.extras_upscaler_2_visibility)
     png = encode_png(image.tobytes(), *image.size, parameters=infotext_of(source.text), postprocessing=said)
     return base64.b64encode(png).decode()

@@ -11,6 +11,7 @@ from mflux_api.requests import MIN_RESOLUTION, GenerateRequest
 
 MAX_PIXELS = MAX_BLOB // 3
 """Of a picture before and after: what one frame to or from the engine holds, 22.4 MP."""
+MOST = f"{MAX_PIXELS / 1e6:.1f} MP"
 DEFAULT_FACTOR = 2.0
 
 
@@ -51,14 +52,14 @@ def resolve_upscaling(request: GenerateRequest, model: Model, given: tuple[int, 
         InvalidParameter: the picture is too large, or would become too large or too small.
     """
     if given[0] * given[1] > MAX_PIXELS:
-        sentence = f"'init_images' is invalid: image 1 has {given[0]} × {given[1]} pixels; an upscaler takes {_MOST}"
+        sentence = f"'init_images' is invalid: image 1 has {given[0]} × {given[1]} pixels; an upscaler takes {MOST}"
         raise _invalid("init_images", sentence, None, MAX_PIXELS)
     factor = DEFAULT_FACTOR if request.upscale is None else request.upscale
     resolution = round(min(given) * factor) if request.resolution is None else request.resolution
     field, value = ("resolution", resolution) if request.resolution is not None else ("upscale", factor)
     width, height = enlarged_size(*given, resolution)
     if width * height > MAX_PIXELS:
-        sentence = f"'{field}' is invalid: the picture would have {width} × {height} pixels; the limit is {_MOST}"
+        sentence = f"'{field}' is invalid: the picture would have {width} × {height} pixels; the limit is {MOST}"
         raise _invalid(field, sentence, value, MAX_PIXELS)
     if resolution < MIN_RESOLUTION:
         sentence = f"'{field}' is invalid: the picture's shorter side would have {resolution} pixels"
@@ -84,9 +85,6 @@ def enlarged_size(width: int, height: int, resolution: int) -> tuple[int, int]:
     # In its order of operations: another would round otherwise.
     scale = resolution / min(width, height)
     return int(width * scale) // 2 * 2, int(height * scale) // 2 * 2
-
-
-_MOST = f"{MAX_PIXELS / 1e6:.1f} MP"
 
 
 def _invalid(field: str, sentence: str, value: float | None, limit: float | str | None) -> InvalidParameter:

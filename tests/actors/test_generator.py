@@ -256,5 +256,7 @@ async def test_end_of_the_actor_closes_the_engine_politely_and_whoever_asked_lea
 
 async def test_end_of_the_actor_while_an_engine_starts_leaves_none(autojump_clock: MockClock) -> None:
     hold = Hold()
-    async with generator(Script(at={"start": hold})):
+    script = Script(at={"start": hold})
+    async with generator(script):
         await hold.reached.wait()
+    assert (len(script.starts), script.alive) == (1, 0)

@@ -13,7 +13,6 @@ the prompt's embedding and the picture. ``compare`` prints for each the PSNR of 
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.parity.comparing import MIN_DECIBELS, SEED, Size, comparison, psnr, reference
+from tests.parity.comparing import MIN_DECIBELS, Size, comparison, open_engine, paint_case, psnr, reference
 
 # (prompt, width, height, steps, guidance, sizes of the reference pictures)
 CASES: tuple[tuple[str, int, int, int, float, tuple[Size, ...]], ...] = (
@@ -38,23 +37,11 @@ CASES: tuple[tuple[str, int, int, int, float, tuple[Size, ...]], ...] = (
 
 def paint(folder: Path) -> None:
     """The engine's side: the checkpoint, noise, embeddings and pictures into ``folder``."""
-    os.environ["MLX_DISABLE_COMPILE"] = "1"
-    from mflux_api.engine import blas
-
-    blas.preload()
-    import mlx.core as mx
-    from mflux.models.common.config.model_config import ModelConfig
-    from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
-
+    device = open_engine()
     from mflux_api.engine.components import load_components
-    from mflux_api.engine.memory import configure, detect_device
-    from mflux_api.engine.pipeline import ImageEvent, Pipeline, PipelineRequest
-    from mflux_api.engine.references import Picture
+    from mflux_api.engine.pipeline import Pipeline
     from tests.engine.dev_checkpoint import write_dev_checkpoint
 
-    device = detect_device()
-    configure(device)
-    ModelConfig.precision = mx.float32
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "dev"
     if not path.is_dir():
@@ -62,20 +49,17 @@ def paint(folder: Path) -> None:
     pipeline = Pipeline(load_components(path), device)
     cases = []
     for number, (prompt, width, height, steps, guidance, sizes) in enumerate(CASES):
-        request = PipelineRequest(
+        paint_case(
+            pipeline,
+            folder,
+            number,
             prompt=prompt,
-            seeds=(SEED + number,),
             width=width,
             height=height,
             steps=steps,
             guidance=guidance,
-            references=tuple(Picture(w, h, reference(w, h, i).tobytes()) for i, (w, h) in enumerate(sizes)),
+            references=sizes,
         )
-        noise = Flux2LatentCreator.prepare_latents(seed=SEED + number, height=height, width=width, batch_size=1)[0]
-        np.save(folder / f"{number}.noise.npy", np.array(noise))
-        for event in pipeline.run(request, lambda: False):
-            if isinstance(event, ImageEvent):
-                np.save(folder / f"{number}.pixels.npy", event.pixels)
         np.save(folder / f"{number}.embedding.npy", np.array(pipeline.prompt_cache.get(prompt)))
         cases.append(
             {

@@ -16,7 +16,6 @@ diffusers takes no negative prompt as text: it is given as embeddings, made by i
 import argparse
 import json
 import math
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.parity.comparing import MIN_DECIBELS, SEED, Size, comparison, psnr, reference
+from tests.parity.comparing import MIN_DECIBELS, Size, comparison, open_engine, paint_case, psnr, reference
 
 # (checkpoint, prompt, negative prompt, width, height, steps, guidance, sizes of the reference pictures)
 CASES: tuple[tuple[str, str, str | None, int, int, int, float, tuple[Size, ...]], ...] = (
@@ -62,24 +61,13 @@ def _kind_of(checkpoint: Path) -> str:
 
 def paint(folder: Path, checkpoint: Path | None) -> None:
     """The engine's side: checkpoints, noise and pictures into ``folder``."""
-    os.environ["MLX_DISABLE_COMPILE"] = "1"
-    from mflux_api.engine import blas
-
-    blas.preload()
+    device = open_engine()
     import attrs
-    import mlx.core as mx
-    from mflux.models.common.config.model_config import ModelConfig
-    from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
 
     from mflux_api.engine.components import load_components
     from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint
-    from mflux_api.engine.memory import configure, detect_device
-    from mflux_api.engine.pipeline import ImageEvent, Pipeline, PipelineRequest
-    from mflux_api.engine.references import Picture
+    from mflux_api.engine.pipeline import Pipeline
 
-    device = detect_device()
-    configure(device)
-    ModelConfig.precision = mx.float32
     folder.mkdir(parents=True, exist_ok=True)
     pipelines: dict[str, Pipeline] = {}
     cases = []
@@ -95,21 +83,18 @@ def paint(folder: Path, checkpoint: Path | None) -> None:
             path = checkpoint
         if kind not in pipelines:
             pipelines[kind] = Pipeline(load_components(path), device)
-        request = PipelineRequest(
+        paint_case(
+            pipelines[kind],
+            folder,
+            number,
             prompt=prompt,
             negative_prompt=negative,
-            seeds=(SEED + number,),
             width=width,
             height=height,
             steps=steps,
             guidance=guidance,
-            references=tuple(Picture(w, h, reference(w, h, i).tobytes()) for i, (w, h) in enumerate(sizes)),
+            references=sizes,
         )
-        noise = Flux2LatentCreator.prepare_latents(seed=SEED + number, height=height, width=width, batch_size=1)[0]
-        np.save(folder / f"{number}.noise.npy", np.array(noise))
-        for event in pipelines[kind].run(request, lambda: False):
-            if isinstance(event, ImageEvent):
-                np.save(folder / f"{number}.pixels.npy", event.pixels)
         cases.append(
             {
                 "number": number,

@@ -19,11 +19,12 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from training.demo.data import Pool, Scenes, encode_new
+from training.demo.data import Scenes
 from training.demo.edit_data import EditPool, Edits, EditSize, encode_edits
 from training.demo.leaps import Models, averaged, leap_sigmas, leap_velocity, noised
 from training.demo.models import rope_of
 from training.demo.optimizer import Optimizer
+from training.demo.sources import Source, scene_source
 from training.demo.state import Clock, load, save
 from training.demo.team import Team
 from training.demo.tokenizer import PromptTokenizer
@@ -141,57 +142,24 @@ def leap_loss(models: Models, teacher: Models, empty: Tensor, batch: _Batch) -> 
     return functional.mse_loss(batch.velocity(models, latents, sigma), target)
 
 
-@dataclass
-class _Source:
-    """A kind of batch: its sizes, and the pools they are drawn from."""
-
-    sizes: tuple[Any, ...]
-    pools: list[Any]
-    fill: Callable[[Any, Any], None]
-    fresh: float
-    owed: list[float]
-
-    def choose(self, progress: float, chooser: torch.Generator) -> tuple[Any, Any]:
-        """A size by its share, and its pool with the new pictures that are due."""
-        shares = torch.tensor([size.shares[min(2, int(progress * 3))] for size in self.sizes])
-        number = int(torch.multinomial(shares, 1, generator=chooser))
-        size, pool = self.sizes[number], self.pools[number]
-        self.owed[number] += self.fresh * size.batch
-        if self.owed[number] >= size.painted_at_once:
-            self.owed[number] -= size.painted_at_once
-            self.fill(size, pool)
-        return size, pool
-
-
 def _sources(
     trainee: Trainee, scenes: Scenes, streams: tuple[Edits, Edits], generator: torch.Generator, *, tiny: bool
-) -> list[_Source]:
+) -> list[Source]:
     text_sizes, one_sizes, two_sizes = (
         (_TINY_TEXT, _TINY_ONE, _TINY_TWO) if tiny else (_TEXT_SIZES, _ONE_SIZES, _TWO_SIZES)
     )
 
-    def paint_scenes(size: Size, pool: Pool) -> None:
-        encode_new(scenes, trainee.vae, pool, size.painted_at_once, generator)
+    def edit_source(sizes: tuple[EditSize, ...], edits: Edits) -> Source:
+        def fill(size: EditSize, pool: EditPool) -> None:
+            encode_edits(edits, trainee.vae, pool, size.painted_at_once, generator)
 
-    def paint_edits(edits: Edits) -> Callable[[EditSize, EditPool], None]:
-        return lambda size, pool: encode_edits(edits, trainee.vae, pool, size.painted_at_once, generator)
+        return Source(sizes, [EditPool(size) for size in sizes], fill, _FRESH_EDITS)
 
-    sources = [
-        _Source(
-            text_sizes,
-            [Pool(size.height, size.width, size.capacity) for size in text_sizes],
-            paint_scenes,
-            _FRESH_TEXT,
-            [0.0] * len(text_sizes),
-        )
+    return [
+        scene_source(text_sizes, scenes, trainee.vae, generator, _FRESH_TEXT),
+        edit_source(one_sizes, streams[0]),
+        edit_source(two_sizes, streams[1]),
     ]
-    for sizes, edits in zip((one_sizes, two_sizes), streams, strict=True):
-        pools = [EditPool(size) for size in sizes]
-        sources.append(_Source(sizes, pools, paint_edits(edits), _FRESH_EDITS, [0.0] * len(sizes)))
-    for source in sources:
-        for size, pool in zip(source.sizes, source.pools, strict=True):
-            source.fill(size, pool)
-    return sources
 
 
 def train_edit(

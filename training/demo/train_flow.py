@@ -11,9 +11,10 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from training.demo.data import Pool, Scenes, encode_new
+from training.demo.data import Scenes
 from training.demo.leaps import noised
 from training.demo.sampler import schedule
+from training.demo.sources import scene_source
 from training.demo.state import Clock
 from training.demo.trainee import Size, Trainee, keep, velocity
 
@@ -80,10 +81,7 @@ def train_flow(
 ) -> dict[str, Any]:
     """Train for the clock's time; every minute the run is saved."""
     sizes = TINY_SIZES if tiny else SIZES
-    pools = [Pool(size.height, size.width, size.capacity) for size in sizes]
-    for size, pool in zip(sizes, pools, strict=True):
-        encode_new(scenes, trainee.vae, pool, size.painted_at_once, generator)
-    owed = [0.0] * len(sizes)
+    source = scene_source(sizes, scenes, trainee.vae, generator, _FRESH)
     spent = trainee.spent
     timer = clock(spent)
     chooser = torch.Generator().manual_seed(trainee.step + 1)
@@ -95,13 +93,7 @@ def train_flow(
         trainee.step,
     )
     while not timer.over:
-        shares = torch.tensor([size.shares[min(2, int(timer.progress * 3))] for size in sizes])
-        number = int(torch.multinomial(shares, 1, generator=chooser))
-        size, pool = sizes[number], pools[number]
-        owed[number] += _FRESH * size.batch
-        if owed[number] >= size.painted_at_once:
-            owed[number] -= size.painted_at_once
-            encode_new(scenes, trainee.vae, pool, size.painted_at_once, generator)
+        size, pool = source.choose(timer.progress, chooser)
         clean, tokens = pool.draw(size.batch)
         rate = _rate(timer.progress, trainee.step - first)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):

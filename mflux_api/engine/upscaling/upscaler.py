@@ -1,7 +1,6 @@
 """One still picture through SeedVR2: the maths and the pixels of mflux's own ``SeedVR2.generate_image``, with stages,
 and a cancel between tiles and between blocks."""
 
-import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -22,6 +21,7 @@ from mflux_api.engine.passes import DoneEvent, Event, ImageEvent, StageEvent, St
 from mflux_api.engine.pipeline import ShouldStop, Stopped
 from mflux_api.engine.upscaling import empty_sums
 from mflux_api.engine.upscaling.components import UpscalerComponents
+from mflux_api.engine.work_clock import WorkClock
 
 empty_sums.guard()
 
@@ -69,10 +69,9 @@ class Upscaler:
             if should_stop():
                 raise Stopped
 
-        seconds = [0.0, 0.0, 0.0]
+        clock = WorkClock()
         check()
-        yield StageEvent("encoding")
-        started = time.perf_counter()
+        yield from clock.pausing(StageEvent("encoding"))
         # Named a path there, it may be a picture too.
         given: Any = Image.frombytes("RGB", (request.width, request.height), request.rgb)
         image, height, width = SeedVR2Util.preprocess_image(given, request.resolution, request.softness)
@@ -80,26 +79,24 @@ class Upscaler:
         condition = SeedVR2LatentCreator.create_condition(encoded_latent=latent)
         mx.eval(condition)
         self._done_with("vae", request)
-        seconds[0] += time.perf_counter() - started
+        encode_s = clock.lap()
 
         check()
-        yield StageEvent("denoising")
-        started = time.perf_counter()
+        yield from clock.pausing(StageEvent("denoising"))
         latents = self._denoised(condition, request.seed, check)
         self._done_with("transformer", request)
-        seconds[1] += time.perf_counter() - started
-        yield StepEvent(1, 1)
+        denoise_s = clock.lap()
+        yield from clock.pausing(StepEvent(1, 1))
 
         check()
-        yield StageEvent("decoding")
-        started = time.perf_counter()
+        yield from clock.pausing(StageEvent("decoding"))
         vae = _Checked(self.components.vae, check)
         decoded = VAEUtil.decode(vae=vae, latent=latents, tiling_config=TilingConfig())[:, :, :height, :width]
         pixels = to_pixels(SeedVR2Util.apply_color_correction(decoded, image[:, :, :height, :width]))
         self._done_with("vae", request)
-        seconds[2] += time.perf_counter() - started
+        decode_s = clock.lap()
         yield ImageEvent(0, request.seed, pixels)
-        yield DoneEvent(*seconds)
+        yield DoneEvent(encode_s=encode_s, denoise_s=denoise_s, decode_s=decode_s)
 
     def _done_with(self, part: Any, request: UpscaleRequest) -> None:
         if request.low_ram:
