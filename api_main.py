@@ -2,7 +2,7 @@
 
 import sys
 
-from mflux_api.cli import main
+from mflux_api.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["serve", *sys.argv[1:]]))

@@ -9,7 +9,7 @@ test *args:
 
 # The promises of docs/guarantees.md in their long forms, with their figures: about an hour.
 promises *args:
-    uv run pytest tests/promises --full -s -n 0 {{args}}
+    uv run pytest tests/guarantees --full -s -n 0 {{args}}
 
 # Style and import directions.
 lint:

@@ -22,9 +22,9 @@ def paint(source: Path, target: Path, side: int, *, low_ram: bool) -> None:
     blas.preload()
     import numpy as np
 
-    from mflux_api.engine import memory
-    from mflux_api.engine.components import load_components
-    from mflux_api.engine.pipeline import ImageEvent, Pipeline, PipelineRequest
+    from mflux_api.engine import device as memory
+    from mflux_api.engine.sampling.pipeline import ImageEvent, Pipeline, PipelineRequest
+    from mflux_api.engine.weights.components import load_components
 
     device = memory.detect_device()
     memory.configure(device)

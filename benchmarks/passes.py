@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from mflux_api.engine.demo.random_checkpoint import CheckpointShape
-    from mflux_api.engine.pipeline import Pipeline, PipelineRequest
+    from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
 
 ROUNDS = 8
 SIDE = 128
@@ -21,7 +21,7 @@ SIDE = 128
 
 def denoise_seconds(pipeline: "Pipeline", request: "PipelineRequest") -> float:
     """Seconds of the denoising stage, for all images of the request; nothing is decoded."""
-    from mflux_api.engine.pipeline import StageEvent
+    from mflux_api.engine.sampling.pipeline import StageEvent
 
     begun = 0.0
     run = pipeline.run(request, lambda: False)
@@ -64,12 +64,12 @@ def main() -> None:
     import attrs
     import numpy as np
 
-    from mflux_api.engine.components import load_components
     from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint
-    from mflux_api.engine.lora import Lora
-    from mflux_api.engine.memory import configure, detect_device
-    from mflux_api.engine.pipeline import Pipeline, PipelineRequest
-    from mflux_api.engine.references import Picture
+    from mflux_api.engine.device import configure, detect_device
+    from mflux_api.engine.lora.lora import Lora
+    from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
+    from mflux_api.engine.sampling.references import Picture
+    from mflux_api.engine.weights.components import load_components
 
     plain = PipelineRequest(prompt="a red house", seeds=(1,), width=SIDE, height=SIDE, steps=4)
     device = detect_device()

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mflux_api.config import Settings, load_settings
     from mflux_api.errors import ConfigError, JobCancelled, ServiceError, ServiceFailed
-    from mflux_api.jobs import Finished, Job, JobEvent, Progress, Stage, Status, StoredImage, Timings
-    from mflux_api.requests import GenerateRequest
+    from mflux_api.jobs.job import Finished, Job, JobEvent, Progress, Stage, Status, StoredImage, Timings
+    from mflux_api.jobs.request import GenerateRequest
     from mflux_api.service import Result, Service, open_service
 
 __all__ = [
@@ -44,8 +44,8 @@ __all__ = [
 _HOMES = {
     "config": ("Settings", "load_settings"),
     "errors": ("ConfigError", "JobCancelled", "ServiceError", "ServiceFailed"),
-    "jobs": ("Finished", "Job", "JobEvent", "Progress", "Stage", "Status", "StoredImage", "Timings"),
-    "requests": ("GenerateRequest",),
+    "jobs.job": ("Finished", "Job", "JobEvent", "Progress", "Stage", "Status", "StoredImage", "Timings"),
+    "jobs.request": ("GenerateRequest",),
     "service": ("Result", "Service", "open_service"),
 }
 

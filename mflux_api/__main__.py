@@ -2,6 +2,6 @@
 
 import sys
 
-from mflux_api.cli import main
+from mflux_api.cli.main import main
 
 sys.exit(main())

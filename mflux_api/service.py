@@ -14,30 +14,29 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.downloader import Downloader
 from mflux_api.actors.event_hub import EventHub
-from mflux_api.actors.event_stream import EventStream
-from mflux_api.actors.fetching import Fetcher
-from mflux_api.actors.gateway import Addresses, Gateway
-from mflux_api.actors.generator import Generator, GeneratorOptions
+from mflux_api.actors.generator.generator import Generator, GeneratorOptions
 from mflux_api.actors.job_store import JobStore, Retention
 from mflux_api.actors.mailbox import Address, Mailbox
-from mflux_api.actors.model_loader import Disk, ModelLoader
-from mflux_api.actors.painting import Painter
-from mflux_api.actors.scheduler import Scheduler
+from mflux_api.actors.model_loader.model_loader import Disk, ModelLoader
+from mflux_api.actors.scheduler.job_runner import Painter
+from mflux_api.actors.scheduler.model_on_disk import Fetcher
+from mflux_api.actors.scheduler.scheduler import Scheduler
 from mflux_api.actors.stats import Stats
 from mflux_api.config import Settings
-from mflux_api.engine.client import LocalEngine, LocalEngineOptions
 from mflux_api.engine.interface import EngineStarter
+from mflux_api.engine.local import LocalEngine, LocalEngineOptions
 from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown, by_code
-from mflux_api.jobs import Job, JobEvent, Status, StoredImage, Timings
-from mflux_api.memory_advice import MemoryAdvice
-from mflux_api.requests import GenerateRequest
-from mflux_api.restart_policy import Strategy
+from mflux_api.gateway.event_stream import EventStream
+from mflux_api.gateway.gateway import Addresses, Gateway
+from mflux_api.jobs.job import Job, JobEvent, Status, StoredImage, Timings
+from mflux_api.jobs.memory_advice import MemoryAdvice
+from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.in_memory import MemoryRepository
 from mflux_api.storage.loras import LoraFiles
-from mflux_api.storage.memory import MemoryRepository
 from mflux_api.storage.repository import Repository
-from mflux_api.supervisor import ChildSpec, Ended, Started, Supervisor
+from mflux_api.supervisor import ChildSpec, Ended, Started, Strategy, Supervisor
 
 M = TypeVar("M")
 
@@ -159,7 +158,7 @@ class Service:
             BindError: an address cannot be listened on.
         """
         # Imported here: an embedding program without HTTP does not pay for the web stack.
-        from mflux_api.actors.http_front import HttpFront
+        from mflux_api.http.front import HttpFront
         from mflux_api.http.server import open_sockets
 
         server = self.settings.server

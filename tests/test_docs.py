@@ -9,7 +9,7 @@ import pytest
 
 import mflux_api
 from mflux_api.errors import all_errors
-from tests.api.server import ROOT, clean_environment
+from tests.support.server import ROOT, clean_environment
 from tools.error_table import DOCUMENT, written
 
 

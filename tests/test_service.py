@@ -23,7 +23,7 @@ from mflux_api import (
     Status,
     open_service,
 )
-from mflux_api.actors.job_queue import JobQueue
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.actors.stats import Stats
 from mflux_api.errors import (
     GenerationFailed,
@@ -33,8 +33,8 @@ from mflux_api.errors import (
     ServiceRestarting,
     ShuttingDown,
 )
-from tests.actors.bench import ended, gateway, images, request, rgb, scripted_service, settings
-from tests.scripted_engine import Fail, Hold, Script, pixels
+from tests.support.harness import ended, gateway, images, request, rgb, scripted_service, settings
+from tests.support.scripted_engine import Fail, Hold, Script, pixels
 
 # --- what open_service raises --------------------------------------------------------------------------------------
 

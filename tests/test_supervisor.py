@@ -13,9 +13,18 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors.mailbox import Address, Ask, Mailbox
-from mflux_api.restart_policy import Backoff, Intensity, Strategy
-from mflux_api.supervisor import ChildSpec, Ended, Escalated, Started, StartFailed, Supervisor
-from tests.actors import Crew, checkpoints, family, run_mocked, running, specs
+from mflux_api.supervisor import (
+    Backoff,
+    ChildSpec,
+    Ended,
+    Escalated,
+    Intensity,
+    Started,
+    StartFailed,
+    Strategy,
+    Supervisor,
+)
+from tests.support.crew import Crew, checkpoints, family, run_mocked, running, specs
 
 ROUNDS = 200
 

@@ -14,8 +14,6 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
 from mflux_api.catalog import Catalog, Model
-from mflux_api.engine.download_client import DownloadOptions, fetch
-from mflux_api.engine.download_protocol import Fetch, Fetching
 from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import (
     InternalError,
@@ -24,8 +22,10 @@ from mflux_api.errors import (
     ServiceError,
     ServiceRestarting,
 )
-from mflux_api.jobs import Failure
-from mflux_api.requests import not_downloaded
+from mflux_api.hub.client import DownloadOptions, fetch
+from mflux_api.hub.protocol import Fetch, Fetching
+from mflux_api.jobs.job import Failure
+from mflux_api.jobs.request import not_downloaded
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.supervisor import Started
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import attrs
 
-from mflux_api.engine.lora import Lora
-from mflux_api.engine.pipeline import Pipeline, PipelineRequest
+from mflux_api.engine.lora.lora import Lora
 from mflux_api.engine.protocol import Run, Upscale
-from mflux_api.engine.references import Picture
+from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
+from mflux_api.engine.sampling.references import Picture
 from mflux_api.engine.upscaling.upscaler import UpscaleRequest
 
 

@@ -1,6 +1,6 @@
 """The engine child: reads commands, runs the model on its main thread, writes events.
 
-Started as ``python -P -m mflux_api.engine.worker`` by :mod:`mflux_api.engine.client`; never by hand.
+Started as ``python -P -m mflux_api.engine.worker`` by :mod:`mflux_api.engine.local`; never by hand.
 """
 
 import os
@@ -41,9 +41,9 @@ from mflux_api.engine.protocol import (
 )
 
 if TYPE_CHECKING:
-    from mflux_api.engine.memory import Device
-    from mflux_api.engine.passes import Event as PassEvent
-    from mflux_api.engine.pipeline import Pipeline
+    from mflux_api.engine.device import Device
+    from mflux_api.engine.sampling.passes import Event as PassEvent
+    from mflux_api.engine.sampling.pipeline import Pipeline
     from mflux_api.engine.upscaling.upscaler import Upscaler
 
 Blobs = tuple[bytes, ...]
@@ -162,7 +162,7 @@ class Worker:
             self._reader.memory = self._memory()
 
     def _load(self, command: Load) -> None:
-        from mflux_api.engine.components import CheckpointError
+        from mflux_api.engine.weights.components import CheckpointError
 
         started = time.monotonic()
         warnings: list[str] = []
@@ -193,11 +193,11 @@ class Worker:
         self._pipe.write(LoadFailed(model=command.model, code=code, message=message))
 
     def _opened(self, command: Load, warn: Callable[[str], None]) -> "Pipeline | Upscaler":
-        from mflux_api.engine.components import load_components
-        from mflux_api.engine.pipeline import Pipeline
-        from mflux_api.engine.quantization import load_quantized
+        from mflux_api.engine.sampling.pipeline import Pipeline
         from mflux_api.engine.upscaling.components import UpscalerComponents, is_upscaler
         from mflux_api.engine.upscaling.upscaler import Upscaler
+        from mflux_api.engine.weights.components import load_components
+        from mflux_api.engine.weights.quantization import load_quantized
 
         folder = Path(command.path)
         if is_upscaler(folder):
@@ -210,7 +210,7 @@ class Worker:
         return Pipeline(components, self._device)
 
     def _unload(self, model: str | None) -> None:
-        from mflux_api.engine import memory
+        from mflux_api.engine import device as memory
 
         if model is None:
             self._resident.clear()
@@ -225,9 +225,9 @@ class Worker:
         self._reader.beat()
 
     def _run(self, command: Run | Upscale, blobs: Blobs) -> None:
-        from mflux_api.engine import memory
-        from mflux_api.engine.components import CheckpointError
-        from mflux_api.engine.pipeline import LoraError, Stopped
+        from mflux_api.engine import device as memory
+        from mflux_api.engine.sampling.pipeline import LoraError, Stopped
+        from mflux_api.engine.weights.components import CheckpointError
 
         try:
             self._paint(command, blobs)
@@ -253,7 +253,7 @@ class Worker:
             memory.release()
 
     def _paint(self, command: Run | Upscale, blobs: Blobs) -> None:
-        from mflux_api.engine.pipeline import DoneEvent, ImageEvent, PreviewEvent, StageEvent, StepEvent
+        from mflux_api.engine.sampling.pipeline import DoneEvent, ImageEvent, PreviewEvent, StageEvent, StepEvent
 
         seconds = [0.0, 0.0, 0.0]
         for first, events in self._passes(command, blobs):
@@ -288,8 +288,8 @@ class Worker:
 
     def _passes(self, command: Run | Upscale, blobs: Blobs) -> "Iterator[tuple[int, Iterator[PassEvent]]]":
         """The first image of each pass, and its events."""
-        from mflux_api.engine.pipeline import Pipeline
         from mflux_api.engine.runs import enlargements, passes
+        from mflux_api.engine.sampling.pipeline import Pipeline
         from mflux_api.engine.upscaling.upscaler import Upscaler
 
         said_at = time.monotonic()
@@ -312,14 +312,14 @@ class Worker:
                 raise RuntimeError("no model that can do it is resident under that name")
 
     def _memory(self) -> tuple[int, int]:
-        from mflux_api.engine import memory
+        from mflux_api.engine import device as memory
 
         return memory.active_bytes(), memory.peak_bytes()
 
 
 def _classified(error: Exception, what: str) -> tuple[str, str]:
     """Return a code and a sentence without the error's own text, which may hold paths or prompts."""
-    from mflux_api.engine.memory import is_out_of_memory
+    from mflux_api.engine.device import is_out_of_memory
 
     print(f"{what}: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
     if is_out_of_memory(error):
@@ -330,7 +330,7 @@ def _classified(error: Exception, what: str) -> tuple[str, str]:
 def _ready(device: "Device", blas_name: str, *, blas_fast: bool) -> Ready:
     from importlib.metadata import version
 
-    from mflux_api.engine.memory import memory_bytes
+    from mflux_api.engine.device import memory_bytes
 
     return Ready(
         pid=os.getpid(),
@@ -362,13 +362,13 @@ def main() -> None:
     from mflux_api.engine import blas
 
     library = blas.preload()
-    from mflux_api.engine import memory
+    from mflux_api.engine import device as memory
 
     device = memory.detect_device()
     memory.configure(device)
     if device.kind == "cuda":
         reader.device_bytes = memory.memory_bytes(device)
-    import mflux_api.engine.pipeline  # noqa: F401 - the slow imports belong before the handshake
+    import mflux_api.engine.sampling.pipeline  # noqa: F401 - the slow imports belong before the handshake
 
     pipe.write(_ready(device, library.name, blas_fast=library.fast))
     Worker(pipe, reader, device).serve()

@@ -6,11 +6,14 @@ import secrets
 from quart import Response, request
 from quart_trio import QuartTrio
 
-from mflux_api.actors.gateway import Gateway
-from mflux_api.http import errors, extras, jobs, loras, models, openapi, sdapi, security, system
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.http import errors, openapi, security
+from mflux_api.http.a1111 import extras_routes as extras
+from mflux_api.http.a1111 import generation as sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.render import Renderer
+from mflux_api.http.routes import jobs, loras, models, system
 from mflux_api.http.uploads import LIMITS
 
 ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, Last-Event-ID, Idempotency-Key"

@@ -40,12 +40,12 @@ from mflux_api.errors import (
     ShuttingDown,
     Unauthorized,
 )
-from mflux_api.extras import ExtraBatchImages, ExtraSingleImage
 from mflux_api.http import schemas
+from mflux_api.http.a1111.extras import ExtraBatchImages, ExtraSingleImage
 from mflux_api.http.responses import json_bytes
-from mflux_api.idempotency import HEADER, MAX_LENGTH
-from mflux_api.images import MEDIA_TYPES
-from mflux_api.requests import GenerateRequest
+from mflux_api.images.encode import MEDIA_TYPES
+from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH
+from mflux_api.jobs.request import GenerateRequest
 from mflux_api.version import package_version
 
 Errors = tuple[type[ServiceError], ...]

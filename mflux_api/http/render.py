@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 import attrs
 import trio
 
-from mflux_api.actors.gateway import Gateway, JobView
+from mflux_api.gateway.gateway import Gateway, JobView
 from mflux_api.http.responses import in_thread, to_json
 from mflux_api.http.schemas import JobObject, JobResult, ProgressData, StageName
-from mflux_api.jobs import Job, Progress, Stage, Status
+from mflux_api.jobs.job import Job, Progress, Stage, Status
 
 CACHE_BYTES = 64 * 1024 * 1024
 

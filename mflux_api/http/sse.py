@@ -10,13 +10,13 @@ import trio
 from quart import Response
 from quart.wrappers.response import ResponseBody
 
-from mflux_api.actors.event_stream import EventStream
-from mflux_api.actors.gateway import JobView
 from mflux_api.actors.messages import Logged
 from mflux_api.errors import ImageGone, ServiceRestarting, ShuttingDown
+from mflux_api.gateway.event_stream import EventStream
+from mflux_api.gateway.gateway import JobView
 from mflux_api.http.render import Renderer, progress_data
 from mflux_api.http.responses import to_json
-from mflux_api.jobs import Finished, Status
+from mflux_api.jobs.job import Finished, Status
 
 KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b": keep-alive\n"

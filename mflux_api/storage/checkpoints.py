@@ -7,10 +7,10 @@ from pathlib import Path
 import attrs
 
 from mflux_api.catalog import Catalog, Model
+from mflux_api.catalog.files import UPSCALER_FILES
 from mflux_api.errors import ModelNotDeletable, ModelNotDownloaded
-from mflux_api.hub_cache import HubCache
+from mflux_api.hub.cache import HubCache
 from mflux_api.storage.footprint import Footprint, measure
-from mflux_api.upscaler_files import UPSCALER_FILES
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import attrs
 
-from mflux_api.images import encode_png
-from mflux_api.infotext import infotext
-from mflux_api.jobs import Job, StoredImage
+from mflux_api.images.encode import encode_png
+from mflux_api.images.infotext import infotext
+from mflux_api.jobs.job import Job, StoredImage
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _LEFTOVER = re.compile(r"\.[0-9a-f]{12}-[0-9]+\.png\.tmp")

@@ -14,7 +14,7 @@ from typing import Any
 
 import attrs
 
-from mflux_api.upscaler_files import UPSCALER_FILES
+from mflux_api.catalog.files import UPSCALER_FILES
 
 COMPONENTS = ("text_encoder", "transformer", "vae")
 GROUP_SIZE = 64

@@ -7,8 +7,8 @@ from typing import Protocol
 
 import attrs
 
-from mflux_api.idempotency import IdempotencyKey, Remembered
-from mflux_api.jobs import Job, Status
+from mflux_api.jobs.idempotency import IdempotencyKey, Remembered
+from mflux_api.jobs.job import Job, Status
 
 
 @attrs.frozen(kw_only=True)

@@ -13,10 +13,11 @@ from typing import Any, TypeVar
 import attrs
 
 from mflux_api.errors import ConfigError, InternalError
-from mflux_api.idempotency import IdempotencyKey, Remembered
-from mflux_api.jobs import Failure, Job, Status, StoredImage, Timings
-from mflux_api.requests import GenerateRequest
+from mflux_api.jobs.idempotency import IdempotencyKey, Remembered
+from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
+from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.inputs import InputFiles
+from mflux_api.storage.migrations import open_database, typed_errors
 from mflux_api.storage.repository import (
     Abandoned,
     Page,
@@ -27,7 +28,6 @@ from mflux_api.storage.repository import (
     horizon,
     page_of,
 )
-from mflux_api.storage.schema import open_database, typed_errors
 
 T = TypeVar("T")
 

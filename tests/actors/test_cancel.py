@@ -10,11 +10,11 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Address, Ask
 from mflux_api.errors import JobGone, JobNotFound
-from mflux_api.idempotency import IdempotencyKey
-from mflux_api.jobs import Job, Status
+from mflux_api.jobs.idempotency import IdempotencyKey
+from mflux_api.jobs.job import Job, Status
 from mflux_api.service import Service
-from mflux_api.storage.memory import MemoryRepository
-from tests.actors.bench import (
+from mflux_api.storage.in_memory import MemoryRepository
+from tests.support.harness import (
     checked,
     ended,
     eventually,
@@ -25,7 +25,7 @@ from tests.actors.bench import (
     seeds_run,
     settled,
 )
-from tests.scripted_engine import Crash, Hang, Hold, Script
+from tests.support.scripted_engine import Crash, Hang, Hold, Script
 
 
 async def test_cancel_of_a_queued_job_keeps_it_from_the_engine(tmp_path: Path) -> None:

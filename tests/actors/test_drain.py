@@ -8,12 +8,12 @@ import trio
 
 from mflux_api.actors.mailbox import ActorStopped, Mailbox
 from mflux_api.errors import ServiceError, ServiceRestarting, ShuttingDown
-from mflux_api.jobs import Status
+from mflux_api.jobs.job import Status
 from mflux_api.service import Service
-from mflux_api.storage.memory import MemoryRepository
+from mflux_api.storage.in_memory import MemoryRepository
 from mflux_api.supervisor import ChildSpec, Ended, Started
-from tests.actors.bench import ended, eventually, gateway, images, request, scripted_service, seeds_run
-from tests.scripted_engine import Fail, Hold, Script
+from tests.support.harness import ended, eventually, gateway, images, request, scripted_service, seeds_run
+from tests.support.scripted_engine import Fail, Hold, Script
 
 
 async def test_drain_fails_the_synchronous_jobs_that_wait_at_once(tmp_path: Path) -> None:

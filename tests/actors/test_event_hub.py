@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from mflux_api import jobs
 from mflux_api.actors import event_hub
 from mflux_api.actors import messages as m
 from mflux_api.actors.event_hub import FINISHED_LOGS, SUBSCRIBER_BUFFER, EventHub, _Log
 from mflux_api.actors.mailbox import Address, Mailbox
-from mflux_api.jobs import Finished, Job, JobEvent, Progress, Stage, Status
-from tests.actors import NOW, a_job, checkpoints, run_mocked, running
+from mflux_api.jobs import job as jobs
+from mflux_api.jobs.job import Finished, Job, JobEvent, Progress, Stage, Status
+from tests.support.crew import NOW, a_job, checkpoints, run_mocked, running
 
 
 class _Hub:

@@ -8,14 +8,14 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.generator import GeneratorOptions
+from mflux_api.actors.generator.generator import GeneratorOptions
 from mflux_api.actors.mailbox import ActorGone
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import LAST_LOOK_SECONDS, EngineDied
 from mflux_api.errors import GenerationFailed, OutOfMemory
-from mflux_api.jobs import Timings
-from tests.actors.bench import REQUEST, Bench, generator
-from tests.scripted_engine import Fail, Hang, Hold, Script, pixels
+from mflux_api.jobs.job import Timings
+from tests.support.harness import REQUEST, Bench, generator
+from tests.support.scripted_engine import Fail, Hang, Hold, Script, pixels
 
 # --- painting ------------------------------------------------------------------------------------------------------
 

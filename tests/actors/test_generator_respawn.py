@@ -5,11 +5,11 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.generator import DEGRADED_AFTER, respawn_delay
+from mflux_api.actors.generator.generator import DEGRADED_AFTER, respawn_delay
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied
-from tests.actors.bench import generator
-from tests.scripted_engine import Crash, Hold, Script
+from tests.support.harness import generator
+from tests.support.scripted_engine import Crash, Hold, Script
 
 
 async def test_respawn_delays_grow_from_nothing_to_half_a_minute(autojump_clock: MockClock) -> None:

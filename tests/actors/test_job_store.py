@@ -11,9 +11,9 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.job_store import JobStore
 from mflux_api.actors.mailbox import Address, Ask, Mailbox, T
 from mflux_api.errors import InvalidParameter
-from mflux_api.jobs import Failure, InvalidTransition, Job, Status, StoredImage, Timings
-from mflux_api.storage.memory import MemoryRepository
-from tests.actors import a_job, running
+from mflux_api.jobs.job import Failure, InvalidTransition, Job, Status, StoredImage, Timings
+from mflux_api.storage.in_memory import MemoryRepository
+from tests.support.crew import a_job, running
 
 IMAGE = StoredImage(path="/x.png", seed=1, width=64, height=64, sha256="0" * 64)
 DONE = m.Completed(images=(IMAGE,), timings=Timings(total=1.0))

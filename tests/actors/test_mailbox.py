@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask, Mailbox, MailboxFull
-from mflux_api.restart_policy import Backoff
-from mflux_api.supervisor import ChildSpec, Started, Supervisor
-from tests.actors import checkpoints, run_mocked, running
+from mflux_api.supervisor import Backoff, ChildSpec, Started, Supervisor
+from tests.support.crew import checkpoints, run_mocked, running
 
 
 @attrs.frozen(kw_only=True)

@@ -15,7 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
-from mflux_api.actors.model_loader import Disk, ModelLoader
+from mflux_api.actors.model_loader.model_loader import Disk, ModelLoader
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied
@@ -23,7 +23,7 @@ from mflux_api.engine.protocol import Ready
 from mflux_api.errors import ModelNotFound, OutOfMemory
 from mflux_api.storage.checkpoints import EMBEDDED, Checkpoints
 from mflux_api.storage.footprint import Footprint
-from tests.actors import checkpoints, run_mocked, running
+from tests.support.crew import checkpoints, run_mocked, running
 
 READY = Ready(
     pid=1,

@@ -7,15 +7,15 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from mflux_api.actors.generator import GeneratorOptions
-from mflux_api.actors.job_queue import JobQueue
+from mflux_api.actors.generator.generator import GeneratorOptions
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied
-from mflux_api.estimates import Estimates
-from mflux_api.jobs import Job, Status
-from tests.actors import a_job
-from tests.actors.bench import Bench, ended, generator, request, scripted_service
-from tests.scripted_engine import Crash, Fail, Hold, Script
+from mflux_api.jobs.estimates import Estimates
+from mflux_api.jobs.job import Job, Status
+from tests.support.crew import a_job
+from tests.support.harness import Bench, ended, generator, request, scripted_service
+from tests.support.scripted_engine import Crash, Fail, Hold, Script
 
 GB = 10**9
 

@@ -10,17 +10,17 @@ import attrs
 import pytest
 import trio
 
-from mflux_api import jobs
 from mflux_api.actors.event_hub import _Boot
-from mflux_api.actors.generator import Generator
-from mflux_api.actors.job_queue import JobQueue
-from mflux_api.actors.model_loader import ModelLoader
-from mflux_api.actors.painting import Painter
+from mflux_api.actors.generator.generator import Generator
+from mflux_api.actors.model_loader.model_loader import ModelLoader
+from mflux_api.actors.scheduler.job_queue import JobQueue
+from mflux_api.actors.scheduler.job_runner import Painter
 from mflux_api.errors import ServiceRestarting
-from mflux_api.jobs import Job, Status
+from mflux_api.jobs import job as jobs
+from mflux_api.jobs.job import Job, Status
 from mflux_api.service import open_service
-from mflux_api.storage.memory import MemoryRepository
-from tests.actors.bench import (
+from mflux_api.storage.in_memory import MemoryRepository
+from tests.support.harness import (
     PATIENCE,
     ended,
     eventually,
@@ -31,7 +31,7 @@ from tests.actors.bench import (
     scripted_service,
     settings,
 )
-from tests.scripted_engine import Hold, Script, pixels
+from tests.support.scripted_engine import Hold, Script, pixels
 
 
 @contextmanager

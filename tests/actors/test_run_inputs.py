@@ -10,18 +10,18 @@ import trio
 from PIL import Image
 
 from mflux_api.actors import messages as m
-from mflux_api.actors import scheduler
-from mflux_api.actors.run_commands import run_command
+from mflux_api.actors.generator.run_commands import run_command
+from mflux_api.actors.scheduler import scheduler
 from mflux_api.catalog import BUILT_IN
 from mflux_api.engine.protocol import Run, Upscale
 from mflux_api.errors import GenerationFailed, InvalidParameter, QueueFull
-from mflux_api.jobs import Progress, Status
-from mflux_api.requests import GenerateRequest
-from mflux_api.run_inputs import RunInputs, source
-from mflux_api.upscaling import resolve_upscaling
-from tests.actors.bench import ended, gateway, request, scripted_service
-from tests.scripted_engine import PREVIEW, Crash, Hold, Script
+from mflux_api.images.inputs import RunInputs, source
+from mflux_api.jobs.job import Progress, Status
+from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.resolve import resolve_upscaling
 from tests.storage.test_loras import content
+from tests.support.harness import ended, gateway, request, scripted_service
+from tests.support.scripted_engine import PREVIEW, Crash, Hold, Script
 
 
 def encoded(size: tuple[int, int], colour: tuple[int, int, int] = (9, 8, 7)) -> str:

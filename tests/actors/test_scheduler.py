@@ -8,14 +8,14 @@ import pytest
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors import scheduler
+from mflux_api.actors.scheduler import scheduler
 from mflux_api.errors import DiskFull, EngineUnavailable, QueueFull, ShuttingDown
-from mflux_api.idempotency import IdempotencyKey
-from mflux_api.jobs import Job, Progress, Status, StoredImage
+from mflux_api.jobs.idempotency import IdempotencyKey
+from mflux_api.jobs.job import Job, Progress, Status, StoredImage
 from mflux_api.storage.files import ImageFiles
-from mflux_api.storage.memory import MemoryRepository
-from tests.actors.bench import ended, eventually, gateway, images, request, rgb, scripted_service, seeds_run
-from tests.scripted_engine import Crash, Fail, Hold, Script, pixels
+from mflux_api.storage.in_memory import MemoryRepository
+from tests.support.harness import ended, eventually, gateway, images, request, rgb, scripted_service, seeds_run
+from tests.support.scripted_engine import Crash, Fail, Hold, Script, pixels
 
 # --- order and admission -------------------------------------------------------------------------------------------
 

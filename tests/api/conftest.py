@@ -6,8 +6,8 @@ import httpx
 import pytest
 
 from mflux_api.storage.checkpoints import EMBEDDED
-from tests.api.loras import write_lora
-from tests.api.server import Server, api_client, serving
+from tests.support.lora_files import write_lora
+from tests.support.server import Server, api_client, serving
 
 CUSTOM = f"""
 [models]

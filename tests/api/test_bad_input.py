@@ -18,7 +18,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from tests.api.server import Server
+from tests.support.server import Server
 
 OK: dict[str, Any] = {"prompt": "x", "model": "demo", "width": 64, "height": 64, "steps": 1}
 MISSING = object()

@@ -9,11 +9,11 @@ import pytest
 
 from mflux_api.storage.checkpoints import EMBEDDED
 from mflux_api.storage.footprint import measure
-from tests.api.loras import write_lora
-from tests.api.server import Server, api_client, serving
 from tests.api.test_img2img import encoded, picture, scene
 from tests.api.test_jobs import finished
-from tests.engine.dev_checkpoint import SHAPE, write_dev_checkpoint
+from tests.support.dev_checkpoint import SHAPE, write_dev_checkpoint
+from tests.support.lora_files import write_lora
+from tests.support.server import Server, api_client, serving
 
 CONFIG = """
 [models]
@@ -40,7 +40,7 @@ SMALL: dict[str, Any] = {"prompt": "a red cat", "seed": 3, "width": 64, "height"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    from tests.engine.adapter_files import peft
+    from tests.support.adapter_files import peft
 
     folder = tmp_path_factory.mktemp("dev")
     sizes = measure(write_dev_checkpoint(folder / "dev"), float_bytes=4)

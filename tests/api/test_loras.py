@@ -11,8 +11,8 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.api.loras import lora_bytes
-from tests.api.server import Server, api_client, serving
+from tests.support.lora_files import lora_bytes
+from tests.support.server import Server, api_client, serving
 
 SMALL: dict[str, Any] = {"prompt": "a tree", "seed": 4, "model": "demo", "width": 64, "height": 64, "steps": 1}
 UNIFORM = "'lora_files' is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them"
@@ -188,7 +188,7 @@ def test_form_without_a_file_or_with_a_bad_name_is_refused(client: httpx.Client)
 def test_lora_for_another_model_is_refused_by_name_when_it_runs(client: httpx.Client) -> None:
     from safetensors.numpy import save
 
-    from tests.api.loras import lora_tensors
+    from tests.support.lora_files import lora_tensors
 
     tensors = {name: tensor[:, :3] if "lora_A" in name else tensor for name, tensor in lora_tensors(1).items()}
     client.post("/api/v1/loras", params={"name": "foreign"}, content=save(tensors)).raise_for_status()

@@ -8,9 +8,9 @@ import httpx
 import pytest
 
 from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
-from tests.api.server import Server, api_client, serving
 from tests.api.test_jobs import finished, submit
-from tests.engine.shapes import TINY
+from tests.support.server import Server, api_client, serving
+from tests.support.shapes import TINY
 
 CONFIG = """
 [memory]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mflux_api.config import GenerationSettings, ModelSettings
-from tests.api.server import ROOT
+from tests.support.server import ROOT
 
 TABLE = """
 prompt | string | required

@@ -10,9 +10,9 @@ import httpx
 import psutil
 import pytest
 
-from tests.api.server import Server, api_client, clean_environment, serving
 from tests.api.test_jobs import SMALL, finished, submit
-from tests.promises import scripted_server
+from tests.support import scripted_server
+from tests.support.server import Server, api_client, clean_environment, serving
 
 CONFIG = '[models]\ndefault = "demo"\n'
 

@@ -11,12 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from mflux_api.jobs import Job, Status
+from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.api.server import api_client, serving
 from tests.api.test_jobs import SMALL, finished, submit, wait_for
 from tests.api.test_restart import CONFIG
-from tests.promises import scripted_server
+from tests.support import scripted_server
+from tests.support.server import api_client, serving
 
 LONG = {"steps": 200, "width": 512, "height": 512}
 

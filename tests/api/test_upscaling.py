@@ -11,9 +11,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.api.server import Server, api_client, serving
 from tests.api.test_img2img import encoded, picture, scene
 from tests.api.test_jobs import finished
+from tests.support.server import Server, api_client, serving
 
 CONFIG = """
 [models]
@@ -32,7 +32,7 @@ UPSCALE: dict[str, Any] = {"model": "seedvr2", "init_images": [SOURCE], "seed": 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    from tests.engine.upscaler_checkpoint import write_upscaler
+    from tests.support.upscaler_checkpoint import write_upscaler
 
     folder = tmp_path_factory.mktemp("upscaling")
     write_upscaler(folder / "seedvr2")

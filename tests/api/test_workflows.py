@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.api.server import Server
+from tests.support.server import Server
 
 EXAMPLES = Path(__file__).parent / "workflows"
 

@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING  # noqa: E402
 import pytest  # noqa: E402
 
 if TYPE_CHECKING:
-    from mflux_api.engine.components import Components
-    from mflux_api.engine.memory import Device
-    from mflux_api.engine.pipeline import Pipeline
+    from mflux_api.engine.device import Device
+    from mflux_api.engine.sampling.pipeline import Pipeline
+    from mflux_api.engine.weights.components import Components
 
 
 @pytest.fixture(scope="session")
 def device() -> "Device":
     """The device, with mflux's precision set for it."""
-    from mflux_api.engine import memory
+    from mflux_api.engine import device as memory
 
     found = memory.detect_device()
     memory.configure(found)
@@ -37,7 +37,7 @@ def device() -> "Device":
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the smallest shape, float32; tests must not change it."""
     from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
-    from tests.engine.shapes import TINY
+    from tests.support.shapes import TINY
 
     return write_random_checkpoint(tmp_path_factory.mktemp("tiny") / "model", TINY, dtype="float32")
 
@@ -45,7 +45,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_folder: Path, device: "Device") -> "Components":
     """The tiny checkpoint, loaded."""
-    from mflux_api.engine.components import load_components
+    from mflux_api.engine.weights.components import load_components
 
     return load_components(tiny_folder)
 
@@ -53,7 +53,7 @@ def tiny(tiny_folder: Path, device: "Device") -> "Components":
 @pytest.fixture
 def pipeline(tiny: "Components", device: "Device") -> "Pipeline":
     """A pipeline of its own, so that its prompt cache is empty."""
-    from mflux_api.engine.pipeline import Pipeline
+    from mflux_api.engine.sampling.pipeline import Pipeline
 
     return Pipeline(tiny, device)
 
@@ -62,6 +62,6 @@ def pipeline(tiny: "Components", device: "Device") -> "Pipeline":
 def stock_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the only layout that stock mflux loads: full VAE, 28 text layers, 512 tokens."""
     from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
-    from tests.engine.shapes import STOCK
+    from tests.support.shapes import STOCK
 
     return write_random_checkpoint(tmp_path_factory.mktemp("stock") / "model", STOCK, dtype="float32")

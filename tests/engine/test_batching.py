@@ -5,7 +5,7 @@ from typing import Any
 import attrs
 import pytest
 
-from mflux_api.engine.batching import Load, images_per_pass
+from mflux_api.engine.sampling.batching import Load, images_per_pass
 
 
 def load(parameters: float, width: int, side: int, *, text: int = 512, branches: Any = 1) -> Load:

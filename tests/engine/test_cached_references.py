@@ -10,11 +10,11 @@ import mlx.core as mx
 import pytest
 from mflux.models.flux2.variants import Flux2KleinEdit
 
-from mflux_api.engine.components import load_components
-from mflux_api.engine.memory import Device
-from mflux_api.engine.pipeline import Pipeline, PipelineRequest
-from tests.engine.klein import distance, klein_config, paint, paint_stock, picture
+from mflux_api.engine.device import Device
+from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
+from mflux_api.engine.weights.components import load_components
 from tests.engine.test_edit import saved
+from tests.support.klein import distance, klein_config, paint, paint_stock, picture
 
 REQUEST = PipelineRequest(
     prompt="make it night", seeds=(3,), width=64, height=64, steps=3, references=(picture(48, 32), picture(64, 64, 1))

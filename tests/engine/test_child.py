@@ -12,9 +12,9 @@ import pytest
 import trio
 
 from mflux_api.engine import protocol as p
-from mflux_api.engine.client import LocalEngine, LocalEngineOptions
 from mflux_api.engine.interface import EngineDied
-from tests.engine.contract import PATIENCE
+from mflux_api.engine.local import LocalEngine, LocalEngineOptions
+from tests.support.engine_contract import PATIENCE
 
 PRELUDE = """
 import os, signal, struct, sys, time

@@ -11,10 +11,10 @@ import attrs
 import mlx.core as mx
 import pytest
 
-from mflux_api.engine.components import CheckpointError, Components, load_components
 from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint
-from mflux_api.engine.memory import Device
-from tests.engine.shapes import TINY
+from mflux_api.engine.device import Device
+from mflux_api.engine.weights.components import CheckpointError, Components, load_components
+from tests.support.shapes import TINY
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import attrs
 import pytest
 
-from mflux_api.engine.client import LocalEngine
 from mflux_api.engine.demo.layout import CheckpointShape
 from mflux_api.engine.interface import Engine, EngineStarter
+from mflux_api.engine.local import LocalEngine
 from mflux_api.engine.protocol import Load, Loaded, RunFailed, StepDone
 from mflux_api.storage.checkpoints import EMBEDDED
-from tests.engine.adapter_files import peft
-from tests.engine.contract import RUN, EngineContract, load, pictures, run
-from tests.engine.shapes import TINY
+from tests.support.adapter_files import peft
+from tests.support.engine_contract import RUN, EngineContract, load, pictures, run
+from tests.support.shapes import TINY
 
 
 class TestLocalEngine(EngineContract):

@@ -5,8 +5,8 @@ import pytest
 from mflux_api.engine.interface import EngineStarter
 from mflux_api.engine.protocol import Load
 from mflux_api.storage.checkpoints import EMBEDDED
-from tests.engine.contract import EngineContract
-from tests.scripted_engine import Script
+from tests.support.engine_contract import EngineContract
+from tests.support.scripted_engine import Script
 
 
 class TestScriptedEngine(EngineContract):

@@ -14,15 +14,15 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from mflux_api.engine.components import CheckpointError, Components, load_components
 from mflux_api.engine.dev.conversation import SYSTEM_MESSAGE
-from mflux_api.engine.memory import Device
-from mflux_api.engine.pipeline import ImageEvent, Pipeline, PipelineRequest, StageEvent, StepEvent
-from mflux_api.engine.quantization import load_quantized
+from mflux_api.engine.device import Device
+from mflux_api.engine.sampling.pipeline import ImageEvent, Pipeline, PipelineRequest, StageEvent, StepEvent
+from mflux_api.engine.weights.components import CheckpointError, Components, load_components
+from mflux_api.engine.weights.quantization import load_quantized
 from mflux_api.storage.footprint import Footprint, measure
-from tests.engine.dev_checkpoint import SHAPE, write_dev_checkpoint
-from tests.engine.klein import distance, never, paint, picture
 from tests.engine.test_footprint import held
+from tests.support.dev_checkpoint import SHAPE, write_dev_checkpoint
+from tests.support.klein import distance, never, paint, picture
 
 Array = npt.NDArray[np.float64]
 

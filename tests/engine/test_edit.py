@@ -12,14 +12,22 @@ from mflux.models.flux2.variants import Flux2KleinEdit
 from mflux.models.flux2.variants.edit.flux2_klein_edit_helpers import _Flux2KleinEditHelpers
 from PIL import Image
 
-from mflux_api.engine.components import Components, load_components
-from mflux_api.engine.decoding import decode_mode, to_pixels
-from mflux_api.engine.memory import Device
-from mflux_api.engine.pipeline import Event, ImageEvent, Pipeline, PipelineRequest, StageEvent, StepEvent, Stopped
-from mflux_api.engine.references import Picture, encode_picture
-from mflux_api.engine.schedule import steps_to_run
-from mflux_api.init_images import as_reference
-from tests.engine.klein import consume, distance, klein_config, never, paint, paint_stock, picture, pixels_of
+from mflux_api.engine.device import Device
+from mflux_api.engine.sampling.decoding import decode_mode, to_pixels
+from mflux_api.engine.sampling.pipeline import (
+    Event,
+    ImageEvent,
+    Pipeline,
+    PipelineRequest,
+    StageEvent,
+    StepEvent,
+    Stopped,
+)
+from mflux_api.engine.sampling.references import Picture, encode_picture
+from mflux_api.engine.weights.components import Components, load_components
+from mflux_api.images.resize import as_reference
+from mflux_api.jobs.schedule import steps_to_run
+from tests.support.klein import consume, distance, klein_config, never, paint, paint_stock, picture, pixels_of
 
 REQUEST = PipelineRequest(
     prompt="make it night", seeds=(3,), width=64, height=48, steps=2, references=(picture(48, 32),)

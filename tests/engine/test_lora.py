@@ -14,14 +14,14 @@ from mflux.models.flux2.variants import Flux2Klein
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from mflux_api.engine.adapters import Kronecker, LowRank, read_adapter
-from mflux_api.engine.components import Components, load_components
-from mflux_api.engine.lora import Lora, LoraError, LoraStack
-from mflux_api.engine.memory import Device
-from mflux_api.engine.pipeline import Event, Pipeline, PipelineRequest, StepEvent, Stopped
-from tests.engine.adapter_files import factors, peft, save
-from tests.engine.klein import consume, distance, klein_config, never, paint, paint_stock
-from tests.engine.shapes import STOCK, TINY
+from mflux_api.engine.device import Device
+from mflux_api.engine.lora.adapters import Kronecker, LowRank, read_adapter
+from mflux_api.engine.lora.lora import Lora, LoraError, LoraStack
+from mflux_api.engine.sampling.pipeline import Event, Pipeline, PipelineRequest, StepEvent, Stopped
+from mflux_api.engine.weights.components import Components, load_components
+from tests.support.adapter_files import factors, peft, save
+from tests.support.klein import consume, distance, klein_config, never, paint, paint_stock
+from tests.support.shapes import STOCK, TINY
 
 REQUEST = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=2)
 WIDTH = TINY.width
@@ -295,7 +295,7 @@ def test_lora_that_came_after_a_compiled_run_is_not_ignored(
         return call
 
     monkeypatch.setattr(mx, "compile", compile_once)
-    monkeypatch.setattr("mflux_api.engine.pipeline.AppleSiliconUtil.is_m1_or_m2", lambda: False)
+    monkeypatch.setattr("mflux_api.engine.sampling.pipeline.AppleSiliconUtil.is_m1_or_m2", lambda: False)
     pipeline = Pipeline(tiny, Device(kind="metal", name="any"))
     one, other = (Lora(peft(tmp_path / f"{seed}.safetensors", TINY, seed)) for seed in (1, 2))
     for loras in ((), (one,), (one,), (one, other), (attrs.evolve(one, scale=0.5),), ()):

@@ -10,10 +10,9 @@ import mlx.core as mx
 import pytest
 from mflux.models.flux2.variants import Flux2Klein
 
-from mflux_api.engine.components import Components, load_components
-from mflux_api.engine.decoding import decode_mode, decode_packed, to_pixels
-from mflux_api.engine.memory import Device
-from mflux_api.engine.pipeline import (
+from mflux_api.engine.device import Device
+from mflux_api.engine.sampling.decoding import decode_mode, decode_packed, to_pixels
+from mflux_api.engine.sampling.pipeline import (
     DoneEvent,
     Event,
     ImageEvent,
@@ -23,8 +22,9 @@ from mflux_api.engine.pipeline import (
     StepEvent,
     Stopped,
 )
-from mflux_api.engine.prompt_cache import PromptCache
-from tests.engine.klein import consume, distance, klein_config, never, paint, paint_stock
+from mflux_api.engine.sampling.prompt_cache import PromptCache
+from mflux_api.engine.weights.components import Components, load_components
+from tests.support.klein import consume, distance, klein_config, never, paint, paint_stock
 
 REQUEST = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=2)
 

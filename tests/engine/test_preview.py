@@ -9,13 +9,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mflux_api.engine.components import Components
-from mflux_api.engine.decoding import Pixels, decode_mode, decode_packed, to_pixels
-from mflux_api.engine.memory import Device
-from mflux_api.engine.pipeline import Event, ImageEvent, Pipeline, PipelineRequest, PreviewEvent, StepEvent, Stopped
-from mflux_api.engine.preview import SAMPLE_SIDE, fit
-from mflux_api.engine.references import encode_picture
-from tests.engine.klein import consume, never, paint, picture
+from mflux_api.engine.device import Device
+from mflux_api.engine.sampling.decoding import Pixels, decode_mode, decode_packed, to_pixels
+from mflux_api.engine.sampling.pipeline import (
+    Event,
+    ImageEvent,
+    Pipeline,
+    PipelineRequest,
+    PreviewEvent,
+    StepEvent,
+    Stopped,
+)
+from mflux_api.engine.sampling.preview import SAMPLE_SIDE, fit
+from mflux_api.engine.sampling.references import encode_picture
+from mflux_api.engine.weights.components import Components
+from tests.support.klein import consume, never, paint, picture
 
 REQUEST = PipelineRequest(prompt="a red cat", seeds=(3, 4), width=64, height=48, steps=3, previews=True)
 
@@ -92,8 +100,8 @@ def test_last_preview_is_the_map_of_the_final_latents(pipeline: Pipeline, monkey
         grids.append(grid)
         return decode_packed(vae, grid, *rest)
 
-    monkeypatch.setattr("mflux_api.engine.pipeline.as_jpeg", keep)
-    monkeypatch.setattr("mflux_api.engine.pipeline.decode_packed", watch)
+    monkeypatch.setattr("mflux_api.engine.sampling.pipeline.as_jpeg", keep)
+    monkeypatch.setattr("mflux_api.engine.sampling.pipeline.decode_packed", watch)
     paint(pipeline, attrs.evolve(REQUEST, seeds=(3,)))
     assert pipeline._preview_decoder is not None
     expected = pipeline._preview_decoder.pixels(grids[-1])

@@ -8,15 +8,15 @@ import attrs
 import numpy as np
 import pytest
 
-from mflux_api.engine.components import ComponentName, Components, load_components
-from mflux_api.engine.lora import Lora
-from mflux_api.engine.memory import Device
-from mflux_api.engine.pipeline import ImageEvent, LoraError, Pipeline
-from mflux_api.engine.quantization import load_quantized
-from tests.engine.adapter_files import peft
-from tests.engine.klein import distance, never, paint, picture
-from tests.engine.shapes import TINY
+from mflux_api.engine.device import Device
+from mflux_api.engine.lora.lora import Lora
+from mflux_api.engine.sampling.pipeline import ImageEvent, LoraError, Pipeline
+from mflux_api.engine.weights.components import ComponentName, Components, load_components
+from mflux_api.engine.weights.quantization import load_quantized
 from tests.engine.test_pipeline import REQUEST
+from tests.support.adapter_files import peft
+from tests.support.klein import distance, never, paint, picture
+from tests.support.shapes import TINY
 
 
 @pytest.fixture

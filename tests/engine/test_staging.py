@@ -10,16 +10,16 @@ import psutil
 import pytest
 import trio
 
-from mflux_api.engine import memory
+from mflux_api.engine import device as memory
 from mflux_api.engine import protocol as p
-from mflux_api.engine.client import LocalEngine
-from mflux_api.engine.components import COMPONENTS, CheckpointError, load_components
-from mflux_api.engine.memory import Device
-from mflux_api.engine.pipeline import Event, ImageEvent, Pipeline, StageEvent, StepEvent, Stopped
-from tests.engine.contract import PATIENCE, RUN, load, run, until
-from tests.engine.klein import consume, distance, never, paint
+from mflux_api.engine.device import Device
+from mflux_api.engine.local import LocalEngine
+from mflux_api.engine.sampling.pipeline import Event, ImageEvent, Pipeline, StageEvent, StepEvent, Stopped
+from mflux_api.engine.weights.components import COMPONENTS, CheckpointError, load_components
 from tests.engine.test_pipeline import REQUEST
 from tests.engine.test_staged_features import watched
+from tests.support.engine_contract import PATIENCE, RUN, load, run, until
+from tests.support.klein import consume, distance, never, paint
 
 LOW = attrs.evolve(REQUEST, low_ram=True)
 

@@ -17,17 +17,17 @@ from mflux.models.seedvr2.model.seedvr2_transformer.window import WindowPartitio
 from mlx.utils import tree_flatten
 from PIL import Image
 
-from mflux_api.engine.checkpoint import CheckpointError
-from mflux_api.engine.memory import Device
-from mflux_api.engine.passes import DoneEvent, Event, ImageEvent, StageEvent, StepEvent
-from mflux_api.engine.pipeline import Stopped
+from mflux_api.catalog.files import UPSCALER_FILES
+from mflux_api.engine.device import Device
+from mflux_api.engine.sampling.passes import DoneEvent, Event, ImageEvent, StageEvent, StepEvent
+from mflux_api.engine.sampling.pipeline import Stopped
 from mflux_api.engine.upscaling.components import UpscalerComponents, is_upscaler
 from mflux_api.engine.upscaling.upscaler import Upscaler, UpscaleRequest, _Checked
+from mflux_api.engine.weights.checkpoint import CheckpointError
+from mflux_api.jobs.resolve import enlarged_size
 from mflux_api.storage.footprint import measure
-from mflux_api.upscaler_files import UPSCALER_FILES
-from mflux_api.upscaling import enlarged_size
-from tests.engine.klein import Pixels, consume, never, picture
-from tests.engine.upscaler_checkpoint import load_stock, write_upscaler
+from tests.support.klein import Pixels, consume, never, picture
+from tests.support.upscaler_checkpoint import load_stock, write_upscaler
 
 
 @pytest.fixture(scope="module")

@@ -10,14 +10,14 @@ import trio
 
 from mflux_api.engine import protocol as p
 from mflux_api.engine import worker
-from mflux_api.engine.client import LocalEngine
+from mflux_api.engine.device import Device
 from mflux_api.engine.interface import Engine, Received
-from mflux_api.engine.memory import Device
+from mflux_api.engine.local import LocalEngine
 from mflux_api.engine.upscaling.components import UpscalerComponents
 from mflux_api.engine.upscaling.upscaler import Upscaler
-from tests.engine.contract import RUN, load, run, until
-from tests.engine.klein import picture
-from tests.engine.upscaler_checkpoint import write_upscaler
+from tests.support.engine_contract import RUN, load, run, until
+from tests.support.klein import picture
+from tests.support.upscaler_checkpoint import write_upscaler
 
 UPSCALE = p.Upscale(attempt=1, model="seedvr2", seeds=(1, 2), width=48, height=32, resolution=64)
 RGB = picture(48, 32).rgb

@@ -14,10 +14,10 @@ import pytest
 import trio
 
 from mflux_api.engine import protocol as p
-from mflux_api.engine.client import LocalEngineOptions
+from mflux_api.engine.local import LocalEngineOptions
 from mflux_api.storage.checkpoints import EMBEDDED
-from tests.engine.contract import RUN, load, pictures, run, until
 from tests.engine.test_child import death, running
+from tests.support.engine_contract import RUN, load, pictures, run, until
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import trio
 from quart import Response
 
 from mflux_api.http.server import ServerOptions
-from tests.http import PATIENCE, App, Client, connect, serving
+from tests.support.http_server import PATIENCE, App, Client, connect, serving
 
 BIG = bytes(6 * 1024 * 1024)
 CLOSE = ("Connection", "close")

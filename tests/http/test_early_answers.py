@@ -13,7 +13,7 @@ from quart import request
 
 from mflux_api.http import connection
 from mflux_api.http.server import ServerOptions
-from tests.http import PATIENCE, App, Client, connect, serving
+from tests.support.http_server import PATIENCE, App, Client, connect, serving
 
 MEGABYTE = bytes(1024 * 1024)
 LIMIT = 64 * len(MEGABYTE)

@@ -9,8 +9,8 @@ import pytest
 
 from mflux_api.http import responses
 from mflux_api.http.render import Renderer
-from tests.actors.bench import ended, gateway, request, scripted_service
-from tests.scripted_engine import Script
+from tests.support.harness import ended, gateway, request, scripted_service
+from tests.support.scripted_engine import Script
 
 
 async def test_result_is_rendered_in_a_worker_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

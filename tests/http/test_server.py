@@ -17,7 +17,7 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from mflux_api.http.server import BindError, ServerOptions, open_sockets, serve, urls_of
-from tests.http import PATIENCE, App, connect, serving
+from tests.support.http_server import PATIENCE, App, connect, serving
 
 LOOPBACK = "127.0.0.1:0"
 

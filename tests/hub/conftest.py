@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.hub.server import Hub, running
+from tests.support.hub_server import Hub, running
 
 REPO = "somebody/tiny-klein"
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
@@ -18,7 +18,7 @@ def needed(hub: Hub) -> dict[str, bytes]:
     return {name: data for name, data in hub.repositories[REPO].items() if name not in _NOT_NEEDED}
 
 
-def children(name: str = "mflux_api.engine.download") -> list[psutil.Process]:
+def children(name: str = "mflux_api.hub.child") -> list[psutil.Process]:
     """Download children of this process."""
     return [child for child in psutil.Process().children() if name in " ".join(command(child))]
 
@@ -35,7 +35,7 @@ def command(process: psutil.Process) -> list[str]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint of the smallest shape, with a file that nobody needs."""
     from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
-    from tests.engine.shapes import TINY
+    from tests.support.shapes import TINY
 
     folder = write_random_checkpoint(tmp_path_factory.mktemp("hub") / "model", TINY)
     (folder / "README.md").write_text("not needed")

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import httpx
 
-from mflux_api.upscaler_files import UPSCALER_FILES
-from tests.api.server import Server, api_client, serving
+from mflux_api.catalog.files import UPSCALER_FILES
 from tests.api.test_img2img import encoded, picture, scene
 from tests.hub.conftest import REPO, needed
-from tests.hub.server import Hub, wait_until
+from tests.support.hub_server import Hub, wait_until
+from tests.support.server import Server, api_client, serving
 
 CONFIG = f"""
 [models]
@@ -114,7 +114,7 @@ def test_a_killed_server_goes_on_with_the_download_when_it_is_back(hub: Hub, tmp
 
 
 def test_upscaler_is_fetched_on_its_first_use_with_nothing_else_of_its_repository(hub: Hub, tmp_path: Path) -> None:
-    from tests.engine.upscaler_checkpoint import write_upscaler
+    from tests.support.upscaler_checkpoint import write_upscaler
 
     folder = write_upscaler(tmp_path / "upscaler")
     (folder / "seedvr2_ema_7b_fp16.safetensors").write_bytes(bytes(100_000))

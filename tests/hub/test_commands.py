@@ -4,9 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.api.server import clean_environment, serving
 from tests.hub.conftest import REPO, TRANSFORMER
-from tests.hub.server import COMMIT, Hub
+from tests.support.hub_server import COMMIT, Hub
+from tests.support.server import clean_environment, serving
 
 CONFIG = f"""
 [models]

@@ -9,17 +9,17 @@ import psutil
 import pytest
 import trio
 
-from mflux_api.actors.gateway import Gateway
 from mflux_api.catalog import Model
 from mflux_api.config import CustomModel, ModelSettings
 from mflux_api.errors import ModelInUse, ModelNotDeletable, ModelNotDownloaded
-from mflux_api.jobs import Job, JobEvent, Progress, Stage, Status
-from mflux_api.requests import GenerateRequest
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.jobs.job import Job, JobEvent, Progress, Stage, Status
+from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service, open_service
-from tests.actors.bench import checked, eventually, gateway, request, settings
 from tests.hub.conftest import REPO, children, needed
-from tests.hub.server import Hub
-from tests.scripted_engine import Hold, Script
+from tests.support.harness import checked, eventually, gateway, request, settings
+from tests.support.hub_server import Hub
+from tests.support.scripted_engine import Hold, Script
 
 PATIENCE = 60.0
 TINY = CustomModel(name="tiny", base="flux2-klein-4b", repo=REPO)

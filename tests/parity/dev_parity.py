@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.parity.comparing import MIN_DECIBELS, Size, comparison, open_engine, paint_case, psnr, reference
+from tests.parity.comparison import MIN_DECIBELS, Size, comparison, open_engine, paint_case, psnr, reference
 
 # (prompt, width, height, steps, guidance, sizes of the reference pictures)
 CASES: tuple[tuple[str, int, int, int, float, tuple[Size, ...]], ...] = (
@@ -38,9 +38,9 @@ CASES: tuple[tuple[str, int, int, int, float, tuple[Size, ...]], ...] = (
 def paint(folder: Path) -> None:
     """The engine's side: the checkpoint, noise, embeddings and pictures into ``folder``."""
     device = open_engine()
-    from mflux_api.engine.components import load_components
-    from mflux_api.engine.pipeline import Pipeline
-    from tests.engine.dev_checkpoint import write_dev_checkpoint
+    from mflux_api.engine.sampling.pipeline import Pipeline
+    from mflux_api.engine.weights.components import load_components
+    from tests.support.dev_checkpoint import write_dev_checkpoint
 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "dev"

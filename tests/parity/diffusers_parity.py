@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.parity.comparing import MIN_DECIBELS, Size, comparison, open_engine, paint_case, psnr, reference
+from tests.parity.comparison import MIN_DECIBELS, Size, comparison, open_engine, paint_case, psnr, reference
 
 # (checkpoint, prompt, negative prompt, width, height, steps, guidance, sizes of the reference pictures)
 CASES: tuple[tuple[str, str, str | None, int, int, int, float, tuple[Size, ...]], ...] = (
@@ -64,9 +64,9 @@ def paint(folder: Path, checkpoint: Path | None) -> None:
     device = open_engine()
     import attrs
 
-    from mflux_api.engine.components import load_components
     from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint
-    from mflux_api.engine.pipeline import Pipeline
+    from mflux_api.engine.sampling.pipeline import Pipeline
+    from mflux_api.engine.weights.components import load_components
 
     folder.mkdir(parents=True, exist_ok=True)
     pipelines: dict[str, Pipeline] = {}

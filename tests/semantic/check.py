@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.semantic.painting import WEIGHTS, open_pipeline, paint
+from tests.semantic.generation import WEIGHTS, open_pipeline, paint
 from tests.semantic.prompts import CASES
 from training.demo.contact import contact_sheet
 from training.demo.measures import Verdict, judge, shuffled_rates

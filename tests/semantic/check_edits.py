@@ -10,10 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.semantic import painted
+from tests.semantic import edit_pairs as painted
 from tests.semantic.edit_cases import EDIT_CASES
-from tests.semantic.painted import Pixels
-from tests.semantic.painting import WEIGHTS, open_pipeline, paint_edit
+from tests.semantic.edit_pairs import Pixels
+from tests.semantic.generation import WEIGHTS, open_pipeline, paint_edit
 from training.demo.contact import contact_sheet
 from training.demo.edit_measures import judge_edit, shuffled_edit_rates
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.semantic.painted import Pixels
-from tests.semantic.painting import WEIGHTS, open_pipeline, paint_with_lora
+from tests.semantic.edit_pairs import Pixels
+from tests.semantic.generation import WEIGHTS, open_pipeline, paint_with_lora
 from training.demo.contact import contact_sheet
 from training.demo.measures import MEASURES
 

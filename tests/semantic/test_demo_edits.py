@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.semantic import painted
+from tests.semantic import edit_pairs as painted
 from tests.semantic.edit_cases import EDIT_CASES
-from tests.semantic.painting import WEIGHTS, open_pipeline, paint_edit
+from tests.semantic.generation import WEIGHTS, open_pipeline, paint_edit
 from training.demo.edit_measures import change, judge_edit, layout, shuffled_edit_rates
 
 _SIDE = 128

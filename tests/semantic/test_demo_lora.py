@@ -9,7 +9,7 @@ import pytest
 from mflux.models.flux2.weights.flux2_lora_mapping import Flux2LoRAMapping
 
 from tests.semantic.check_lora import PROMPTS, SCALES, colorfulness, fades
-from tests.semantic.painting import LORA, WEIGHTS, open_pipeline, paint, paint_with_lora
+from tests.semantic.generation import LORA, WEIGHTS, open_pipeline, paint, paint_with_lora
 from training.demo.lora_keys import lora_tensors
 from training.demo.measures import MEASURES
 from training.demo.shape import SHAPE

@@ -5,7 +5,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tests.semantic import painted
+from tests.semantic import edit_pairs as painted
 from tests.semantic.edit_cases import EDIT_CASES, EditCase
 from training.demo.edit_measures import LEAST_LAYOUT, judge_edit, layout, shuffled_edit_rates
 from training.demo.measures import MEASURES, judge

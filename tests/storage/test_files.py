@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mflux_api.jobs import StoredImage
+from mflux_api.jobs.job import StoredImage
 from mflux_api.storage.files import ImageFiles
-from tests.storage import queued, read_only_folder
+from tests.support.stored_jobs import queued, read_only_folder
 
 JOB = queued("0123456789ab", created_at=datetime(2026, 3, 1, 23, 59, tzinfo=UTC))
 

@@ -7,10 +7,10 @@ from typing import Any
 import attrs
 import pytest
 
-from mflux_api import jobs
 from mflux_api.errors import DiskFull
-from mflux_api.jobs import Job
-from mflux_api.requests import GenerateRequest
+from mflux_api.jobs import job as jobs
+from mflux_api.jobs.job import Job
+from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.inputs import InputFiles
 from mflux_api.storage.sqlite import DATABASE_NAME, INPUTS_FOLDER, SqliteRepository
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import attrs
 import pytest
 
-from mflux_api import jobs
 from mflux_api.errors import InternalError
-from mflux_api.idempotency import IdempotencyKey, Remembered
-from mflux_api.jobs import Job, Status
-from mflux_api.requests import GenerateRequest
-from mflux_api.storage.memory import MemoryRepository
+from mflux_api.jobs import job as jobs
+from mflux_api.jobs.idempotency import IdempotencyKey, Remembered
+from mflux_api.jobs.job import Job, Status
+from mflux_api.jobs.request import GenerateRequest
+from mflux_api.storage.in_memory import MemoryRepository
 from mflux_api.storage.repository import Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import SqliteRepository
-from tests.storage import NOW, completed, failed, pictures, queued, started
+from tests.support.stored_jobs import NOW, completed, failed, pictures, queued, started
 
 HOUR = timedelta(hours=1)
 FOREVER = timedelta.max

@@ -17,14 +17,14 @@ from typing import Any
 import attrs
 import pytest
 
-from mflux_api import jobs
 from mflux_api.errors import ConfigError, DiskFull, InternalError, ServiceError
-from mflux_api.jobs import Job, Status
-from mflux_api.storage.memory import MemoryRepository
+from mflux_api.jobs import job as jobs
+from mflux_api.jobs.job import Job, Status
+from mflux_api.storage.in_memory import MemoryRepository
+from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate, open_database
 from mflux_api.storage.repository import Abandoned, Repository, Tombstone, Totals
-from mflux_api.storage.schema import APPLICATION_ID, MIGRATIONS, migrate, open_database
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.storage import NOW, completed, failed, pictures, queued, read_only_folder, started
+from tests.support.stored_jobs import NOW, completed, failed, pictures, queued, read_only_folder, started
 
 FOREVER = timedelta.max
 
@@ -121,7 +121,7 @@ def test_removed_log_loses_nothing_that_is_acknowledged(path: Path, tmp_path: Pa
 
 def test_removed_log_is_kept_while_another_program_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite cannot save all of it then, and says so in a row that nobody has to read."""
-    monkeypatch.setattr("mflux_api.storage.schema.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("mflux_api.storage.migrations.BUSY_SECONDS", 0.1)
     with SqliteRepository(path) as repository:
         repository.insert(queued("a"))
         reader = subprocess.Popen(
@@ -209,7 +209,9 @@ def test_numbers_are_not_used_again_after_everything_was_removed(path: Path) -> 
 def test_what_was_acknowledged_survives_kills(path: Path) -> None:
     chance = random.Random(20260301)
     acknowledged: dict[str, str] = {}
-    code = "import sys; from pathlib import Path; from tests.storage import insert_and_finish_forever as run; "
+    code = (
+        "import sys; from pathlib import Path; from tests.support.stored_jobs import insert_and_finish_forever as run; "
+    )
     for generation in range(10):
         first = generation * 100_000 + 1
         command = [sys.executable, "-c", f"{code} run(Path(sys.argv[1]), {first})", str(path)]

@@ -10,7 +10,7 @@ import pytest
 
 from mflux_api.errors import ConfigError
 from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
-from tests.storage import read_only_folder
+from tests.support.stored_jobs import read_only_folder
 
 HOLD = """
 import sys, time

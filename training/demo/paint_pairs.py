@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from tests.semantic.edit_cases import EDIT_CASES, seed_of
-from tests.semantic.painted import FILE, SIDE
+from tests.semantic.edit_pairs import FILE, SIDE
 from training.demo.report import to_pixels
 from training.demo.world.render import render
 from training.demo.world.spec import Scene

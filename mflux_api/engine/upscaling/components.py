@@ -10,10 +10,10 @@ from mflux.models.seedvr2.model.seedvr2_transformer.transformer import SeedVR2Tr
 from mflux.models.seedvr2.model.seedvr2_vae.vae import SeedVR2VAE
 from mflux.models.seedvr2.weights.seedvr2_weight_mapping import SeedVR2WeightMapping
 
-from mflux_api.engine.checkpoint import CheckpointError, read_tensors
-from mflux_api.engine.lazy_modules import LazyModules, OpenedModule
-from mflux_api.engine.parameters import expected_tensors
-from mflux_api.upscaler_files import UPSCALER_FILES
+from mflux_api.catalog.files import UPSCALER_FILES
+from mflux_api.engine.weights.checkpoint import CheckpointError, read_tensors
+from mflux_api.engine.weights.lazy_modules import LazyModules, OpenedModule
+from mflux_api.engine.weights.parameters import expected_tensors
 
 UpscalerPart: TypeAlias = Literal["transformer", "vae"]
 _PARTS: tuple[UpscalerPart, ...] = ("transformer", "vae")

@@ -16,12 +16,12 @@ from mflux.models.seedvr2.model.seedvr2_text_encoder.text_embeddings import Seed
 from mflux.models.seedvr2.variants.upscale.seedvr2_util import SeedVR2Util
 from PIL import Image
 
-from mflux_api.engine.decoding import to_pixels
-from mflux_api.engine.passes import DoneEvent, Event, ImageEvent, StageEvent, StepEvent
-from mflux_api.engine.pipeline import ShouldStop, Stopped
+from mflux_api.engine.sampling.decoding import to_pixels
+from mflux_api.engine.sampling.passes import DoneEvent, Event, ImageEvent, StageEvent, StepEvent
+from mflux_api.engine.sampling.pipeline import ShouldStop, Stopped
+from mflux_api.engine.sampling.work_clock import WorkClock
 from mflux_api.engine.upscaling import empty_sums
 from mflux_api.engine.upscaling.components import UpscalerComponents
-from mflux_api.engine.work_clock import WorkClock
 
 empty_sums.guard()
 

@@ -1,0 +1,363 @@
+"""The generator: owns one engine child, runs what it is told, one thing at a time, and reports.
+
+The child's death is no death of this actor: it starts the next one, after a wait that grows while no child finishes
+a step. The work that was inside fails with :class:`EngineDied`; work that was waiting goes to the next child.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import NoReturn, assert_never
+
+import attrs
+import trio
+
+from mflux_api import machine
+from mflux_api.actors import messages as m
+from mflux_api.actors.generator.run_commands import run_command
+from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
+from mflux_api.engine import protocol as p
+from mflux_api.engine.interface import LAST_LOOK_SECONDS, Engine, EngineDied, EngineStarter, Received
+from mflux_api.errors import GenerationFailed, by_code
+from mflux_api.jobs.job import Timings
+from mflux_api.supervisor import Started
+
+logger = logging.getLogger(__name__)
+
+RESPAWN_FIRST = 0.5
+RESPAWN_MAXIMUM = 30.0
+DEGRADED_AFTER = 3
+"""Deaths in a row, without a finished step, that make the service degraded."""
+
+
+def respawn_delay(failures: int) -> float:
+    """Return the wait before the next child: 0, 0, 0.5, 1, 2 … 30 s after 0, 1, 2, 3, 4 … failures in a row."""
+    # The exponent is bounded too: a child that fails all night would overflow a float.
+    return 0.0 if failures <= 1 else min(RESPAWN_MAXIMUM, RESPAWN_FIRST * 2.0 ** min(failures - 2, 16))
+
+
+@attrs.frozen(kw_only=True)
+class GeneratorOptions:
+    """The limits a generator enforces."""
+
+    step_timeout: float = 300.0
+    """Seconds without a finished step after which a running child counts as hung."""
+    cancel_grace: float = 10.0
+    """Seconds a child has to stop a cancelled run."""
+    oom_kills: Callable[[], int] = machine.oom_kills
+    """Counts what the system killed for want of memory."""
+    previews: bool = True
+    """Whether runs make previews."""
+
+
+NEARLY_FULL = 0.05
+"""A child that dies with less than this share of its device's memory left died of that."""
+
+_Work = m.LoadModel | m.UnloadModel | m.Paint | m.AwaitEngine
+
+
+class Generator:
+    """One engine child after another."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox[m.GeneratorMessage],
+        start_engine: EngineStarter,
+        options: GeneratorOptions,
+        scheduler: Address[m.SchedulerMessage],
+    ) -> None:
+        self._mailbox = mailbox
+        self._start_engine = start_engine
+        self._options = options
+        self._scheduler = scheduler
+        # Counted across restarts of this actor: a lease must never fit another child by accident.
+        self._incarnation = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._waiting: deque[_Work] = deque()
+        self._arrived = trio.Event()
+        self._current: _Work | None = None
+        self._stop = trio.Event()
+        self._info: p.Ready | None = None
+        self._memory = p.Beat(active_bytes=0, peak_bytes=0)
+        self._failures = 0
+
+    async def run(self, status: Started) -> None:
+        """Serve the mailbox and keep a child alive until cancelled."""
+        self._reset()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep_engine)
+            status.started()
+            while True:
+                message = await self._mailbox.receive()
+                match message:
+                    case m.LoadModel() | m.UnloadModel() | m.Paint() | m.AwaitEngine():
+                        self._waiting.append(message)
+                        self._arrived.set()
+                    case m.StopPainting():
+                        if isinstance(self._current, m.Paint) and self._current.attempt == message.attempt:
+                            self._stop.set()
+                    case m.GetEngine():
+                        message.reply.ok(self._state())
+                    case _:
+                        assert_never(message)
+
+    def _state(self) -> m.EngineState:
+        return m.EngineState(
+            info=self._info,
+            incarnation=self._incarnation,
+            degraded=self._degraded(),
+            active_bytes=self._memory.active_bytes,
+            peak_bytes=self._memory.peak_bytes,
+            free_bytes=self._memory.free_bytes,
+        )
+
+    async def _keep_engine(self) -> NoReturn:
+        self._report_health()
+        while True:
+            await trio.sleep(respawn_delay(self._failures))
+            self._incarnation += 1
+            kills = self._options.oom_kills()
+            reason = await self._live_once()
+            starved = self._starved(reason, kills)
+            self._info = None
+            self._memory = p.Beat(active_bytes=0, peak_bytes=0)
+            self._failures += 1
+            if self._current is not None and not self._current.reply.answered:
+                self._current.reply.fail(EngineDied(reason, out_of_memory=starved))
+            self._current = None
+            logger.warning("engine died: %s; starting another", reason)
+            self._report_health()
+
+    def _starved(self, reason: str, kills_before: int) -> bool:
+        """Whether there is evidence that the child was ended for want of memory."""
+        if not reason.startswith("killed by"):
+            return False
+        if reason == "killed by SIGKILL" and self._options.oom_kills() > kills_before:
+            return True
+        free = self._memory.free_bytes
+        return free is not None and self._info is not None and free < self._info.memory_bytes * NEARLY_FULL
+
+    async def _live_once(self) -> str:
+        """Run one child from start to death; return why it died."""
+        reason = "unknown"
+        async with trio.open_nursery() as nursery:
+            engine: Engine | None = None
+            try:
+                engine = await self._start_engine(nursery)
+                self._info = engine.info
+                self._report_health()
+                await self._serve(engine)
+            except EngineDied as died:
+                reason = died.reason
+            finally:
+                if engine is not None:
+                    with trio.CancelScope(shield=True):
+                        await engine.aclose(force=reason != "unknown")
+                nursery.cancel_scope.cancel()
+        return reason
+
+    async def _serve(self, engine: Engine) -> NoReturn:
+        """Give the child its work.
+
+        Raises:
+            EngineDied: it died, hung, or had to be killed.
+        """
+        deaths: list[EngineDied] = []
+        async with trio.open_nursery() as nursery:
+            # When nobody takes frames the pipe fills up and the child waits; it is given no work then either.
+            frames_in, frames = trio.open_memory_channel[Received](1024)
+
+            async def pump() -> None:
+                try:
+                    while True:
+                        received = await engine.receive()
+                        if isinstance(received.event, p.Beat):
+                            self._memory = received.event
+                        else:
+                            await frames_in.send(received)
+                except EngineDied as died:
+                    deaths.append(died)
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(pump)
+            try:
+                while True:
+                    self._current = await self._next_work()
+                    self._stop = trio.Event()
+                    await self._execute(engine, self._current, frames)
+                    self._current = None
+            except EngineDied as died:
+                deaths.append(died)
+                nursery.cancel_scope.cancel()
+        raise deaths[0]
+
+    async def _next_work(self) -> _Work:
+        while True:
+            while self._waiting:
+                work = self._waiting.popleft()
+                if work.reply.wanted:
+                    return work
+                work.reply.abandon()
+            self._arrived = trio.Event()
+            await self._arrived.wait()
+
+    async def _execute(self, engine: Engine, work: _Work, frames: trio.MemoryReceiveChannel[Received]) -> None:
+        try:
+            match work:
+                case m.LoadModel():
+                    await self._load(engine, work, frames)
+                case m.UnloadModel():
+                    await self._unload(engine, work, frames)
+                case m.AwaitEngine():
+                    work.reply.ok(self._state())
+                case m.Paint():
+                    if work.lease.incarnation != self._incarnation:
+                        work.reply.fail(m.StaleLease())
+                    else:
+                        await self._paint(engine, work, frames)
+                case _:
+                    assert_never(work)
+        except p.ProtocolError as error:
+            # Nothing was sent: it is this request that cannot be said, and the engine is as good as before.
+            logger.warning("a request cannot be passed to the engine: %s", error)
+            work.reply.fail(GenerationFailed("The request cannot be passed to the engine; check its text"))
+
+    async def _load(self, engine: Engine, work: m.LoadModel, frames: trio.MemoryReceiveChannel[Received]) -> None:
+        await engine.send(
+            p.Load(
+                model=work.model,
+                path=work.path,
+                bits=work.bits,
+                entry=work.entry,
+                staged=work.staged,
+            )
+        )
+        while True:
+            match (await frames.receive()).event:
+                case p.Loaded() as loaded:
+                    work.reply.ok(
+                        m.Resident(incarnation=self._incarnation, seconds=loaded.seconds, warning=loaded.warning)
+                    )
+                    return
+                case p.LoadFailed() as failed:
+                    work.reply.fail(by_code(failed.code)(failed.message, {"model": work.model}))
+                    return
+                case other:
+                    logger.debug("dropped a late %s frame", type(other).__name__)
+
+    async def _unload(self, engine: Engine, work: m.UnloadModel, frames: trio.MemoryReceiveChannel[Received]) -> None:
+        await engine.send(p.Unload(model=work.model))
+        while not isinstance((event := (await frames.receive()).event), p.Unloaded):
+            logger.debug("dropped a late %s frame", type(event).__name__)
+        work.reply.ok(None)
+
+    async def _paint(self, engine: Engine, work: m.Paint, frames: trio.MemoryReceiveChannel[Received]) -> None:
+        command, pictures = run_command(work, previews=self._options.previews)
+        await engine.send(command, [picture.rgb for picture in pictures])
+        died: EngineDied | None = None
+        with work.events:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._stop_when_told, engine, work, nursery)
+                try:
+                    await self._follow(work, frames)
+                except EngineDied as error:
+                    died = error
+                nursery.cancel_scope.cancel()
+        if died is not None:
+            raise died
+        if not work.reply.answered:
+            raise EngineDied(f"it did not stop a cancelled run within {self._options.cancel_grace:g} s")
+
+    async def _stop_when_told(self, engine: Engine, work: m.Paint, nursery: trio.Nursery) -> None:
+        await self._stop.wait()
+        try:
+            await engine.send(p.Cancel(attempt=work.attempt))
+        except EngineDied:
+            logger.debug("the engine died before it could be told to stop")
+        await trio.sleep(self._options.cancel_grace)
+        # Killing the child is all that is left; that is nobody's failed attempt, because nobody waits for it.
+        nursery.cancel_scope.cancel()
+
+    async def _follow(self, work: m.Paint, frames: trio.MemoryReceiveChannel[Received]) -> None:
+        while True:
+            received: Received | None = None
+            # It may be this process that was stopped all the time; then the frames are on their way.
+            for seconds in (self._options.step_timeout, LAST_LOOK_SECONDS):
+                with trio.move_on_after(seconds):
+                    received = await frames.receive()
+                if received is not None:
+                    break
+            if received is None:
+                raise EngineDied(f"no step for {self._options.step_timeout:g} s")
+            if getattr(received.event, "attempt", None) != work.attempt:
+                logger.debug("dropped a frame of another attempt")
+                continue
+            if not work.reply.wanted:
+                self._stop.set()
+            if self._handle(work, received):
+                return
+
+    def _handle(self, work: m.Paint, received: Received) -> bool:
+        """Pass one frame of the running attempt on; return whether it was its last.
+
+        Raises:
+            EngineDied: the frame is none that a working engine sends.
+        """
+        match received.event:
+            case p.StageChanged(stage=stage):
+                _pass_on(work, m.Entered(stage=stage))
+            case p.StepDone(image=image, step=step, steps=steps, images=images):
+                self._failures = 0
+                _pass_on(work, m.Stepped(image=image, step=step, steps=steps, images=images))
+            case p.StillRunning():
+                logger.debug("run %d goes on", work.attempt)
+            case p.PreviewMade(index=index):
+                if len(received.blobs) != 1:
+                    raise EngineDied("it sent a preview without its picture")
+                _pass_on(work, m.Previewed(index=index, jpeg=received.blobs[0]))
+            case p.ImageDone() as image:
+                if [len(blob) for blob in received.blobs] != [image.width * image.height * 3]:
+                    raise EngineDied("it sent an image without its pixels")
+                (rgb,) = received.blobs
+                _pass_on(
+                    work,
+                    m.Painted(index=image.index, seed=image.seed, width=image.width, height=image.height, rgb=rgb),
+                )
+            case p.RunDone() as done:
+                work.reply.ok(
+                    Timings(
+                        load=work.lease.load_seconds,
+                        encode=done.encode_seconds,
+                        denoise=done.denoise_seconds,
+                        decode=done.decode_seconds,
+                    )
+                )
+                return True
+            case p.RunFailed() as failed:
+                work.reply.fail(by_code(failed.code)(failed.message, failed.details))
+                return True
+            case p.RunStopped():
+                work.reply.abandon()
+                return True
+            case other:
+                logger.debug("dropped an unexpected %s frame", type(other).__name__)
+        return False
+
+    def _degraded(self) -> bool:
+        return self._info is None and self._failures >= DEGRADED_AFTER
+
+    def _report_health(self) -> None:
+        try:
+            self._scheduler.tell_now(m.EngineHealth(degraded=self._degraded()), control=True)
+        except (MailboxFull, ActorGone):
+            logger.debug("nobody takes the engine's health now")
+
+
+def _pass_on(work: m.Paint, event: m.RunEvent) -> None:
+    """Hand an event to whoever follows the run; its channel has room for all of a run, or its reader is gone."""
+    try:
+        work.events.send_nowait(event)
+    except trio.BrokenResourceError:
+        logger.debug("nobody follows the run any more")

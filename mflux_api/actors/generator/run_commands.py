@@ -1,0 +1,43 @@
+"""A run as the generator is asked for it becomes a command to the engine."""
+
+from mflux_api.actors.messages import Paint
+from mflux_api.engine.protocol import Run, Upscale
+from mflux_api.images.resize import EnginePicture
+
+
+def run_command(work: Paint, *, previews: bool) -> tuple[Run | Upscale, tuple[EnginePicture, ...]]:
+    """Return the command, and the pictures that go with it in their order."""
+    request, inputs, lease = work.request, work.inputs, work.lease
+    if inputs.source is not None:
+        upscale = Upscale(
+            attempt=work.attempt,
+            model=lease.model,
+            seeds=request.seeds(),
+            width=inputs.source.width,
+            height=inputs.source.height,
+            resolution=request.resolution or 1,
+            softness=request.softness or 0.0,
+            low_ram=request.low_ram,
+        )
+        return upscale, (inputs.source,)
+    width, height = request.size
+    run = Run(
+        attempt=work.attempt,
+        model=lease.model,
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        seeds=request.seeds(),
+        width=width,
+        height=height,
+        steps=request.steps or 1,
+        guidance=request.guidance or 0.0,
+        low_ram=request.low_ram,
+        references=tuple((picture.width, picture.height) for picture in inputs.references),
+        start=inputs.start is not None,
+        image_strength=1.0 if inputs.start is None else request.image_strength or 0.0,
+        lora_files=inputs.lora_paths,
+        lora_scales=request.lora_scales,
+        previews=previews,
+        alternating=lease.alternating,
+    )
+    return run, inputs.references if inputs.start is None else (*inputs.references, inputs.start)

@@ -1,0 +1,367 @@
+"""The model loader: which models are in the engine's memory, and who holds them there.
+
+A lease keeps its model. Who needs a model that is not resident waits until there is room for it, first come, first
+served; room is made by evicting what nobody holds, the least recently used first. One task changes the residency.
+"""
+
+import itertools
+import logging
+import math
+from collections import deque
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NoReturn, assert_never
+
+import attrs
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
+from mflux_api.actors.model_loader.residency import ResidentModel, Residents, budget
+from mflux_api.catalog import Catalog, Model
+from mflux_api.config import MemorySettings
+from mflux_api.engine.interface import EngineDied
+from mflux_api.errors import ModelInUse, ModelNotDownloaded, ModelNotFound, OutOfMemory, ServiceError
+from mflux_api.jobs.memory_advice import MemoryAdvice
+from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.storage.footprint import Footprint
+from mflux_api.supervisor import Started
+
+logger = logging.getLogger(__name__)
+
+GIGABYTE = 1e9
+
+
+@attrs.frozen(kw_only=True)
+class Disk:
+    """What the loader asks the disk; it takes a while, so the service answers from a thread."""
+
+    locate: Callable[[Model], Awaitable[Path | None]]
+    """Tells a model's folder; ``None`` where there is none."""
+    measure: Callable[[Model, int], Awaitable[Footprint | None]]
+    """Tells what a model will take with so many bytes for a number; ``None`` where that cannot be told."""
+
+
+class ModelLoader:
+    """Grants leases in order; loads and unloads through the generator."""
+
+    def __init__(
+        self,
+        mailbox: Mailbox[m.LoaderMessage],
+        generator: Address[m.GeneratorMessage],
+        catalog: Catalog,
+        checkpoints: Checkpoints,
+        scheduler: Address[m.SchedulerMessage],
+        memory: MemorySettings,
+        disk: Disk,
+        *,
+        preload: str | None = None,
+    ) -> None:
+        self._mailbox = mailbox
+        self._generator = generator
+        self._catalog = catalog
+        self._checkpoints = checkpoints
+        self._scheduler = scheduler
+        self._memory = memory
+        self._disk = disk
+        self._advice = MemoryAdvice(catalog)
+        self._preload = preload
+        self._ids = itertools.count(1)
+        self._reset()
+
+    def _reset(self) -> None:
+        self._waiting: deque[m.Acquire | m.Evict] = deque()
+        self._changed = trio.Event()
+        self._leases: dict[int, m.Lease] = {}
+        self._residents = Residents()
+        self._loading: str | None = None
+
+    async def run(self, status: Started) -> None:
+        """Serve the mailbox until cancelled."""
+        self._reset()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._grant_in_order)
+            if self._preload is not None:
+                nursery.start_soon(self._load_ahead, self._preload)
+            status.started()
+            while True:
+                message = await self._mailbox.receive()
+                match message:
+                    case m.Acquire():
+                        self._waiting.append(message)
+                    case m.Release():
+                        self._release(message.lease_id)
+                    case m.Evict():
+                        self._consider(message)
+                    case m.GetResidency():
+                        message.reply.ok(self._residency())
+                    case _:
+                        assert_never(message)
+                self._changed.set()
+
+    async def _load_ahead(self, alias: str) -> None:
+        """Make a model resident before anybody asks for it, in line with everybody else."""
+        request = m.Acquire(model=alias)
+        self._waiting.append(request)
+        self._changed.set()
+        try:
+            lease = await request.reply.receive(self._mailbox.name)
+        except (ServiceError, EngineDied, ActorGone) as error:
+            logger.warning("model %s cannot be loaded ahead (%s)", alias, type(error).__name__)
+            return
+        self._release(lease.id)
+        self._changed.set()
+
+    def _release(self, lease_id: int) -> None:
+        lease = self._leases.pop(lease_id, None)
+        if lease is not None:
+            self._used(lease.model)
+
+    def _used(self, alias: str) -> None:
+        resident = self._residents.get(alias)
+        if resident is not None:
+            resident.used_at = trio.current_time()
+
+    def _residency(self) -> m.Residency:
+        models = tuple(resident.alias for resident in self._residents)
+        model = models[0] if models else None
+        return m.Residency(model=model, leases=len(self._leases), loading=self._loading, models=models)
+
+    # --- one after another ---
+
+    async def _grant_in_order(self) -> NoReturn:
+        while True:
+            while not self._waiting:
+                with trio.move_on_at(self._idle_deadline()):
+                    await self._change()
+                await self._unload_idle()
+            request = self._waiting.popleft()
+            if not request.reply.wanted:
+                request.reply.abandon()
+                continue
+            try:
+                if isinstance(request, m.Evict):
+                    await self._evict(request)
+                else:
+                    await self._grant(request)
+            except (ServiceError, EngineDied, ActorGone) as error:
+                request.reply.fail(error)
+
+    async def _change(self) -> None:
+        self._changed = trio.Event()
+        await self._changed.wait()
+
+    async def _grant(self, request: m.Acquire) -> None:
+        engine = await self._engine()
+        resident = self._residents.get(request.model)
+        seconds = 0.0
+        if resident is None or (resident.staged and not request.low_ram):
+            model = self._catalog.get(request.model)
+            if model is None:
+                raise ModelNotFound(f"Model '{request.model}' not found", {"model": request.model})
+            folder = await self._disk.locate(model)
+            if folder is None:
+                raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk any more", {"model": model.alias})
+            size, alternating = await self._size(model, engine, low_ram=request.low_ram)
+            self._require_that_it_can_fit(model, size, engine, low_ram=request.low_ram)
+            if not await self._make_room(request, size, engine):
+                request.reply.abandon()
+                return
+            seconds = await self._load(model, folder, size, low_ram=request.low_ram, alternating=alternating)
+        elif request.low_ram:
+            # The run gives up each component after its use.
+            resident.staged = True
+        resident = self._residents.get(request.model)
+        if resident is None:
+            raise EngineDied("the model is gone again")
+        lease = m.Lease(
+            id=next(self._ids),
+            model=request.model,
+            incarnation=resident.incarnation,
+            load_seconds=seconds,
+            alternating=resident.alternating,
+        )
+        self._leases[lease.id] = lease
+        self._used(request.model)
+        if not request.reply.ok(lease):
+            # The asker died while it waited.
+            del self._leases[lease.id]
+
+    def _consider(self, request: m.Evict) -> None:
+        """Answer at once where there is nothing to do, or nothing that may be done; else it waits in line."""
+        if self._is_held(request.model):
+            request.reply.fail(_in_use(request.model))
+        elif self._residents.get(request.model) is None:
+            request.reply.ok(None)
+        else:
+            self._waiting.append(request)
+
+    async def _evict(self, request: m.Evict) -> None:
+        await self._forget_the_dead()
+        if self._is_held(request.model):
+            raise _in_use(request.model)
+        resident = self._residents.get(request.model)
+        if resident is not None:
+            await self._unload(resident)
+        request.reply.ok(None)
+
+    def _is_held(self, alias: str) -> bool:
+        return self._loading == alias or any(lease.model == alias for lease in self._leases.values())
+
+    async def _engine(self) -> m.EngineState:
+        """Return the engine that is up, waiting for it."""
+        engine = await self._forget_the_dead()
+        if engine.info is None:
+            # How much memory there is, and in which precision it computes, only a child that is up can tell.
+            engine = await self._generator.ask(m.AwaitEngine())
+        return engine
+
+    async def _forget_the_dead(self) -> m.EngineState:
+        """Return the engine as it is; what a dead child had in memory is gone, and so are the leases on it."""
+        engine = await self._generator.ask(m.GetEngine())
+        alive = engine.incarnation if engine.info is not None else None
+        self._residents.keep_only(alive)
+        self._leases = {key: lease for key, lease in self._leases.items() if lease.incarnation == alive}
+        return engine
+
+    # --- room ---
+
+    async def _size(self, model: Model, engine: m.EngineState, *, low_ram: bool) -> tuple[int, bool]:
+        """Bytes to make room for, and whether they are those of a model whose large components take turns."""
+        float_bytes = 4 if engine.info is not None and engine.info.precision == "float32" else 2
+        footprint = await self._disk.measure(model, float_bytes)
+        if footprint is None:
+            # Not on disk yet, or broken: the engine will say which.
+            return int((model.size_gb or 0.0) * GIGABYTE * float_bytes / 2), False
+        limit = self._budget(engine)
+        if footprint.alternating is not None and not low_ram and limit is not None and footprint.whole > limit:
+            return footprint.alternating, True
+        return footprint.of(low_ram=low_ram), False
+
+    def _budget(self, engine: m.EngineState) -> int | None:
+        return budget(self._memory.budget_gb, engine.info, engine.free_bytes, self._residents.size)
+
+    def _require_that_it_can_fit(self, model: Model, size: int, engine: m.EngineState, *, low_ram: bool) -> None:
+        limit = self._budget(engine)
+        if limit is None or size <= limit:
+            return
+        needed, available = round(size / GIGABYTE, 2), round(limit / GIGABYTE, 2)
+        raise self._advice.error(
+            model.alias,
+            low_ram=low_ram,
+            reason=f"'{model.alias}' needs {needed} GB and models may take {available} GB here",
+            needed_gb=needed,
+            available_gb=available,
+        )
+
+    async def _make_room(self, request: m.Acquire, size: int, engine: m.EngineState) -> bool:
+        """Evict until the model fits, waiting for leases where that is needed; return whether it is still wanted."""
+        limit = self._budget(engine)
+        while limit is not None and self._residents.size - self._size_now(request.model) + size > limit:
+            leased = {lease.model for lease in self._leases.values()}
+            victim = self._residents.least_recently_used(leased | {request.model})
+            if victim is not None:
+                await self._unload(victim)
+                continue
+            if not leased:
+                break
+            await self._change()
+            if not request.reply.wanted:
+                return False
+        return True
+
+    def _size_now(self, alias: str) -> int:
+        resident = self._residents.get(alias)
+        return 0 if resident is None else resident.size
+
+    def _idle_deadline(self) -> float:
+        seconds = self._memory.idle_unload_seconds
+        leased = {lease.model for lease in self._leases.values()}
+        idle = [resident.used_at for resident in self._residents if resident.alias not in leased]
+        return min(idle) + seconds if idle and seconds > 0 else math.inf
+
+    async def _unload_idle(self) -> None:
+        while self._idle_deadline() <= trio.current_time():
+            leased = {lease.model for lease in self._leases.values()}
+            victim = self._residents.least_recently_used(leased)
+            if victim is None:
+                return
+            try:
+                await self._unload(victim)
+            except (ServiceError, EngineDied, ActorGone) as error:
+                logger.debug("an idle model left with its engine (%s)", type(error).__name__)
+
+    # --- loading ---
+
+    async def _unload(self, resident: ResidentModel) -> None:
+        # Forgotten first: when the question fails, the child is gone and the model with it.
+        self._residents.drop(resident.alias)
+        self._tell()
+        await self._generator.ask(m.UnloadModel(model=resident.alias))
+        logger.info("model %s unloaded, %.2f GB", resident.alias, resident.size / GIGABYTE)
+
+    async def _load(self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating: bool) -> float:
+        while True:
+            try:
+                return await self._load_once(model, folder, size, low_ram=low_ram, alternating=alternating)
+            except OutOfMemory as error:
+                # It should have fitted, but the device says no: perhaps without the others.
+                leased = {lease.model for lease in self._leases.values()}
+                victim = self._residents.least_recently_used(leased)
+                if victim is None:
+                    raise self._advice.error(model.alias, low_ram=low_ram) from error
+                await self._unload(victim)
+
+    async def _load_once(self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating: bool) -> float:
+        entry = self._checkpoints.quantized_folder(model)
+        self._residents.drop(model.alias)
+        self._loading = model.alias
+        try:
+            loaded = await self._generator.ask(
+                m.LoadModel(
+                    model=model.alias,
+                    path=str(folder),
+                    bits=None if entry is None else _bits(model),
+                    entry="" if entry is None else str(entry),
+                    staged=low_ram or alternating,
+                )
+            )
+        finally:
+            self._loading = None
+            self._tell()
+        self._residents.put(
+            ResidentModel(
+                alias=model.alias,
+                incarnation=loaded.incarnation,
+                size=size,
+                staged=low_ram,
+                used_at=trio.current_time(),
+                alternating=alternating,
+            )
+        )
+        self._tell()
+        if loaded.warning:
+            logger.warning("model %s: %s", model.alias, loaded.warning)
+        logger.info("model %s loaded in %.1f s, %.2f GB", model.alias, loaded.seconds, size / GIGABYTE)
+        return loaded.seconds
+
+    def _tell(self) -> None:
+        models = frozenset(resident.alias for resident in self._residents)
+        try:
+            self._scheduler.tell_now(m.ModelsResident(models=models), control=True)
+        except (MailboxFull, ActorGone):
+            logger.debug("nobody takes the residency now")
+
+
+def _bits(model: Model) -> m.Bits:
+    match model.bits:
+        case 3 | 4 | 6 | 8 as bits:
+            return bits
+        case other:
+            raise ValueError(f"{model.alias} cannot be quantized to {other} bits")
+
+
+def _in_use(alias: str) -> ModelInUse:
+    return ModelInUse(
+        f"Model '{alias}' is in use; try again when its jobs have ended, or cancel them", {"model": alias}
+    )

@@ -1,0 +1,133 @@
+"""``mflux-api doctor``: what will be used on this machine, what is wrong, and what to do about it."""
+
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+
+import attrs
+import psutil
+import trio
+
+from mflux_api.config import Settings
+from mflux_api.engine.interface import EngineDied
+from mflux_api.engine.local import LocalEngine, LocalEngineOptions
+from mflux_api.engine.protocol import Ready
+from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.version import package_version
+
+PACKAGES = ("trio", "hypercorn", "quart-trio", "mlx", "mflux", "huggingface_hub", "pillow", "attrs", "psutil")
+LOW_DISK_GB = 2.0
+
+State = Literal["ok", "warning", "problem"]
+
+
+@attrs.frozen
+class Finding:
+    """One line of the report."""
+
+    subject: str
+    says: str
+    state: State = "ok"
+    advice: str = ""
+    """What to do when it is not ok."""
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Look at this machine with these settings; starts one engine child and ends it."""
+    findings = [*_versions(), *await _engine(settings), *_memory()]
+    findings += await trio.to_thread.run_sync(lambda: [*_models(settings), *_folders(settings)])
+    return findings
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding("mflux-api", package_version())
+    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in PACKAGES:
+        try:
+            yield Finding(name, version(name))
+        except PackageNotFoundError:
+            yield Finding(name, "not installed", "problem", "install the dependencies again, see the README")
+
+
+async def _engine(settings: Settings) -> list[Finding]:
+    options = LocalEngineOptions(start_timeout=settings.engine.start_timeout_seconds)
+    async with trio.open_nursery() as nursery:
+        try:
+            engine = await LocalEngine.start(nursery, options)
+        except EngineDied as died:
+            advice = "run again with --log-level debug; a missing MLX backend is the usual cause (README, Installing)"
+            return [Finding("engine", f"does not start: {died.reason}", "problem", advice)]
+        info = engine.info
+        await engine.aclose()
+    return [Finding("engine", "starts"), *_device(info)]
+
+
+def _device(info: Ready) -> Iterator[Finding]:
+    yield Finding("backend", info.device)
+    yield Finding("device", info.device_name)
+    yield Finding("precision", info.precision)
+    if not info.blas:
+        return
+    if info.blas_fast:
+        yield Finding("BLAS", info.blas)
+    else:
+        yield Finding("BLAS", info.blas, "warning", "many times slower than OpenBLAS; install libopenblas0")
+
+
+def _memory() -> Iterator[Finding]:
+    memory = psutil.virtual_memory()
+    yield Finding("memory", f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB")
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    catalog = settings.catalog()
+    checkpoints = Checkpoints(settings.models.cache_dir)
+    present = [model.alias for model in catalog if checkpoints.state(model).downloaded]
+    yield Finding("models on disk", ", ".join(present))
+    for custom in settings.models.custom:
+        model = catalog.get(custom.name)
+        if model is not None and model.path is not None and not checkpoints.state(model).downloaded:
+            advice = "path must be a folder in diffusers' layout, with model_index.json"
+            yield Finding(f"models.custom '{custom.name}'", "no checkpoint there", "problem", advice)
+    if settings.models.default in present:
+        yield Finding("default model", settings.models.default)
+    else:
+        advice = f"mflux-api models download {settings.models.default}, or set models.default to demo"
+        yield Finding("default model", f"{settings.models.default} is not on disk", "warning", advice)
+
+
+def _folders(settings: Settings) -> Iterator[Finding]:
+    for name, folder in (
+        ("output directory", settings.generation.output_dir),
+        ("state directory", settings.state_dir),
+        ("models directory", settings.models.cache_dir),
+    ):
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+            advice = "choose another in config.toml, or change its permissions"
+            yield Finding(name, f"{_shown(folder)} cannot be written", "problem", advice)
+            continue
+        free = shutil.disk_usage(nearest).free / 1e9
+        says = f"{_shown(folder)}, {free:.1f} GB free"
+        if free < LOW_DISK_GB:
+            yield Finding(name, says, "warning", "free some space")
+        else:
+            yield Finding(name, says)
+
+
+def _shown(path: Path) -> str:
+    """Return a path as its owner thinks of it."""
+    return f"./{path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def report(findings: list[Finding]) -> str:
+    """Return the findings as text, problems last."""
+    width = max(len(finding.subject) for finding in findings)
+    signs = {"ok": "✓", "warning": "!", "problem": "✗"}
+    lines = [f"{signs[finding.state]} {finding.subject:<{width}}  {finding.says}" for finding in findings]
+    todo = [f"  {finding.subject}: {finding.advice}" for finding in findings if finding.state != "ok"]
+    return "\n".join([*lines, "", "What to do:", *todo] if todo else [*lines, "", "Nothing is wrong."])

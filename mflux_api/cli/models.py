@@ -1,0 +1,234 @@
+"""``mflux-api models``: what there is, and getting, removing, loading and unloading it.
+
+Listing and downloading work on the models folder alone. Loading and unloading are a running server's, and so is
+deleting while one runs.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from typing import Any
+
+import trio
+
+from mflux_api.catalog import Model
+from mflux_api.cli.progress_bar import ProgressBar
+from mflux_api.config import Settings
+from mflux_api.errors import ModelNotFound, ServiceError, by_code
+from mflux_api.hub.client import DownloadOptions, fetch
+from mflux_api.hub.protocol import Fetch, Fetching
+from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
+
+_ANSWER_SECONDS = 600.0
+"""What loading a large model may take."""
+
+
+def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
+    """Describe the subcommands."""
+    commands = parser.add_subparsers(dest="action", required=True)
+    commands.add_parser("list", parents=[shared], help="list the models and what is on disk")
+    for action, help_text, several in (
+        ("status", "say where a model is and what it is", False),
+        ("download", "fetch models, going on where an earlier try ended", True),
+        ("delete", "remove models that this service downloaded or quantized", True),
+        ("load", "have a running server bring a model into memory", False),
+        ("unload", "have a running server drop a model from memory", False),
+    ):
+        command = commands.add_parser(action, parents=[shared], help=help_text)
+        command.add_argument("models", nargs="+" if several else 1, metavar="MODEL", help="an alias of the list")
+        if action in ("delete", "load", "unload"):
+            command.add_argument("--url", help="the server (default: the address in the configuration)")
+
+
+def run(options: argparse.Namespace, settings: Settings) -> int:
+    """Carry out one of them.
+
+    Raises:
+        ServiceError: it cannot be done; the message says why.
+        ConnectionError: no server answers where one is needed.
+    """
+    if options.action == "list":
+        print(_listing(settings))
+        return 0
+    models = [_find(name, settings) for name in options.models]
+    for model in models:
+        match options.action:
+            case "status":
+                print(_described(model, Checkpoints(settings.models.cache_dir)))
+            case "download":
+                _download(model, settings)
+            case "delete":
+                _delete(model, settings, options.url)
+            case action:
+                answer = _call(settings, options.url, "POST", f"{model.alias}/{action}")
+                print(f"{model.alias}: {answer['status']}")
+    return 0
+
+
+def _find(name: str, settings: Settings) -> Model:
+    model = settings.catalog().get(name)
+    if model is None:
+        raise ModelNotFound(f"no model is called '{name}'; `mflux-api models list` shows them all")
+    return model
+
+
+# --- on this machine -----------------------------------------------------------------------------------------------
+
+
+def _listing(settings: Settings) -> str:
+    checkpoints = Checkpoints(settings.models.cache_dir)
+    header = ("MODEL", "STATE", "SIZE", "WEIGHTS", "LICENCE", "FROM")
+    return _table([header, *(_row(model, checkpoints) for model in settings.catalog())])
+
+
+def _row(model: Model, checkpoints: Checkpoints) -> tuple[str, ...]:
+    return (
+        model.alias,
+        _state(model, checkpoints),
+        "" if model.size_gb is None else f"{model.size_gb:.2f} GB",
+        _weights(model),
+        model.licence + (" (gated)" if model.gated else ""),
+        _origin(model),
+    )
+
+
+def _table(rows: Iterable[tuple[str, ...]]) -> str:
+    rows = list(rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _state(model: Model, checkpoints: Checkpoints) -> str:
+    if checkpoints.state(model).downloaded:
+        return "ready"
+    return "partial" if model.remote and checkpoints.hub.repository(model.repo).is_dir() else "not downloaded"
+
+
+def _weights(model: Model) -> str:
+    return {"none": "full", "stored": f"{model.bits}-bit", "runtime": f"{model.bits}-bit, made here"}[
+        model.quantization
+    ]
+
+
+def _origin(model: Model) -> str:
+    if model.embedded:
+        return "the package"
+    return model.path or f"{model.repo}@{(model.revision or 'main')[:12]}"
+
+
+def _described(model: Model, checkpoints: Checkpoints) -> str:
+    state = checkpoints.state(model)
+    rows = [
+        ("model", model.alias),
+        ("state", _state(model, checkpoints)),
+        ("path", str(state.path or "")),
+        ("commit", state.commit or ""),
+        ("size", "" if model.size_gb is None else f"{model.size_gb:.2f} GB ({model.size_source})"),
+        ("from", _origin(model)),
+        ("licence", model.licence + (" (gated)" if model.gated else "")),
+        ("weights", _weights(model)),
+        ("guidance", f"default {model.default_guidance:g}" if model.supports_guidance else "fixed at 1.0"),
+    ]
+    return _table(row for row in rows if row[1])
+
+
+def _download(model: Model, settings: Settings) -> None:
+    checkpoints = Checkpoints(settings.models.cache_dir)
+    if not model.remote:
+        print(f"{model.alias}: nothing to download, it is {_origin(model)}")
+        return
+    if checkpoints.folder(model) is None:
+        order = Fetch(
+            repo=model.repo,
+            revision=model.revision,
+            cache_dir=str(settings.models.cache_dir),
+            licence=model.licence,
+            files=model.files,
+        )
+        with ProgressBar(sys.stderr) as bar:
+            bar.note(f"{model.alias}: asking the model hub")
+            trio.run(_fetch, order, _Meter(bar, model.alias))
+    print(f"{model.alias}: {checkpoints.folder(model)}")
+
+
+async def _fetch(order: Fetch, meter: "_Meter") -> None:
+    await fetch(order, DownloadOptions(), meter)
+
+
+class _Meter:
+    """Shows bytes, speed and the time that is left."""
+
+    def __init__(self, bar: ProgressBar, alias: str) -> None:
+        self._bar = bar
+        self._alias = alias
+        self._first: tuple[float, int] | None = None
+
+    def __call__(self, progress: Fetching) -> None:
+        if progress.bytes_total is None:
+            return
+        now = trio.current_time()
+        began, first = self._first = self._first or (now, progress.bytes_done)
+        self._bar.transfer(
+            self._alias,
+            progress.bytes_done,
+            progress.bytes_total,
+            (progress.bytes_done - first) / (now - began) if now > began else None,
+        )
+
+
+# --- with a server -------------------------------------------------------------------------------------------------
+
+
+def _delete(model: Model, settings: Settings, url: str | None) -> None:
+    with contextlib.ExitStack() as stack:
+        if url is None and (settings.state_dir / LOCK_NAME).exists():
+            try:
+                stack.enter_context(StateLock(settings.state_dir))
+            except StateInUse:
+                # A server runs, and may have the model in memory.
+                url = _address(settings)
+        if url is not None:
+            _call(settings, url, "DELETE", model.alias)
+        else:
+            checkpoints = Checkpoints(settings.models.cache_dir)
+            checkpoints.check_deletable(model)
+            checkpoints.delete(model)
+    print(f"{model.alias}: deleted")
+
+
+def _address(settings: Settings) -> str:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.server.host, settings.server.host)
+    return f"http://{host}:{settings.server.port}"
+
+
+def _call(settings: Settings, url: str | None, method: str, path: str) -> dict[str, Any]:
+    base = (url or _address(settings)).rstrip("/")
+    request = urllib.request.Request(f"{base}/api/v1/models/{path}", method=method)
+    if settings.security.api_keys:
+        request.add_header("X-API-Key", settings.security.api_keys[0])
+    try:
+        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as response:
+            answer: dict[str, Any] = json.load(response)
+            return answer
+    except urllib.error.HTTPError as refused:
+        raise _refusal(refused) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise ConnectionError(f"no server answers at {base} ({reason}); start one, or name it with --url") from None
+
+
+def _refusal(refused: urllib.error.HTTPError) -> ServiceError:
+    try:
+        body = json.load(refused)
+        return by_code(body["code"])(body["error"], body["details"])
+    except (ValueError, KeyError, TypeError):
+        return ServiceError(f"the server answered {refused.code}")
+    finally:
+        refused.close()

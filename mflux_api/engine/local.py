@@ -1,0 +1,97 @@
+"""The service's side of a local engine child: its handshake, its heartbeat and its end."""
+
+import logging
+import sys
+
+import attrs
+import trio
+
+from mflux_api.engine import protocol
+from mflux_api.engine.interface import EngineDied, Received
+from mflux_api.engine.protocol import Beat, Event, Ready, Shutdown
+from mflux_api.ipc.child_process import FrameChild
+
+logger = logging.getLogger(__name__)
+
+
+@attrs.frozen(kw_only=True)
+class LocalEngineOptions:
+    """How to start a child and when to give it up."""
+
+    start_timeout: float = 60.0
+    """Seconds from the start to the handshake."""
+    heartbeat_timeout: float = 10.0
+    """Seconds of silence after which it counts as dead."""
+    command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.engine.worker")
+
+
+class LocalEngine(FrameChild):
+    """An engine in a child process, spoken to over its standard input and output."""
+
+    kind = "engine"
+    types = protocol.ENGINE_TYPES
+
+    def __init__(self, process: trio.Process, options: LocalEngineOptions) -> None:
+        super().__init__(process)
+        self._options = options
+        self._info: Ready | None = None
+
+    @classmethod
+    async def start(cls, nursery: trio.Nursery, options: LocalEngineOptions = LocalEngineOptions()) -> "LocalEngine":
+        """Start a child and wait for its handshake.
+
+        Raises:
+            EngineDied: it cannot be started, or ended or stayed silent before the handshake.
+        """
+        engine = cls(await cls.launch(options.command), options)
+        nursery.start_soon(engine.log_stderr, name=f"engine {engine.pid} stderr")
+        try:
+            with trio.fail_after(options.start_timeout):
+                info = await engine._handshake()
+        except BaseException as error:
+            with trio.CancelScope(shield=True):
+                await engine.aclose(force=True)
+            if isinstance(error, trio.TooSlowError):
+                raise EngineDied(f"no handshake within {options.start_timeout:g} s") from None
+            raise
+        engine._info = info
+        logger.info("engine %d is ready on %s", engine.pid, info.device_name)
+        return engine
+
+    @property
+    def info(self) -> Ready:
+        """What the child said of itself."""
+        if self._info is None:
+            raise RuntimeError("the handshake is not over")
+        return self._info
+
+    async def receive(self) -> Received:
+        """Read one frame; silence for longer than the heartbeat allows is death. Cancelling it loses nothing.
+
+        Raises:
+            EngineDied: it is gone, silent, or broke the protocol.
+        """
+        return Received(*await self.receive_within(self._options.heartbeat_timeout))
+
+    async def _handshake(self) -> Ready:
+        silence = float("inf")
+        while True:
+            # The time limit of the whole start is all the patience there is, until the first beat.
+            frame, _ = await self.receive_within(silence)
+            match frame:
+                case Ready() as ready:
+                    return ready
+                case Beat():
+                    # It beats from its first moment on, long before its imports are done.
+                    silence = self._options.heartbeat_timeout
+                case _:
+                    raise EngineDied("it did not begin with a handshake")
+
+    def _may_send(self, frame: object) -> bool:
+        return isinstance(frame, Event)
+
+    async def _say_farewell(self) -> None:
+        try:
+            await self.send(Shutdown())
+        except EngineDied:
+            logger.debug("engine %d was gone before it was told to leave", self.pid)

@@ -1,0 +1,133 @@
+"""What one pass of the pipeline is asked, and what it reports: values only."""
+
+from typing import Literal, TypeAlias
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+
+from mflux_api.engine.lora.lora import Lora
+from mflux_api.engine.sampling.references import Picture
+from mflux_api.jobs.schedule import steps_to_run
+
+Stage: TypeAlias = Literal["encoding", "denoising", "decoding"]
+
+_PIXELS_PER_LATENT = 16
+
+
+def _positive(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
+    if value < 1:
+        raise ValueError(f"{attribute.name} must be at least 1, and is {value}.")
+
+
+def _size(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
+    if value < _PIXELS_PER_LATENT or value % _PIXELS_PER_LATENT:
+        raise ValueError(f"{attribute.name} must be a multiple of {_PIXELS_PER_LATENT} pixels, and is {value}.")
+
+
+@attrs.frozen
+class PipelineRequest:
+    """One pass: one prompt, one picture per seed, all in one batch; under ``low_ram`` one picture after the other.
+
+    Raises ValueError for what cannot be computed.
+    """
+
+    prompt: str = attrs.field(repr=False)
+    seeds: tuple[int, ...] = attrs.field()
+    """Each in 0 to 2**64 - 1."""
+    width: int = attrs.field(validator=_size)
+    """Pixels, a multiple of 16."""
+    height: int = attrs.field(validator=_size)
+    steps: int = attrs.field(validator=_positive)
+    guidance: float = 1.0
+    """Above 1.0 a second branch with the negative prompt runs, also for a distilled model."""
+    negative_prompt: str | None = attrs.field(default=None, repr=False)
+    low_ram: bool = False
+    """Keep one component in memory at a time, and decode with the least memory."""
+    alternating: bool = False
+    """Never keep text encoder and transformer in memory together; what the next picture may need stays."""
+    references: tuple[Picture, ...] = ()
+    """What the prompt may speak of: each in its own size, which is not the painted picture's."""
+    start: Picture | None = None
+    """What ``strength`` below 1 starts from, in the size of the painted picture."""
+    strength: float = attrs.field(default=1.0)
+    """How much of ``start`` to transform: 1 begins with pure noise, 0 gives it back as the VAE keeps it."""
+
+    loras: tuple[Lora, ...] = ()
+    """Adapters for this pass alone, working together."""
+    previews: bool = False
+    """Report a small picture of every image after every step."""
+
+    @property
+    def steps_run(self) -> int:
+        """How many of ``steps`` are computed: the last ones of the schedule."""
+        return steps_to_run(self.steps, self.strength)
+
+    @strength.validator
+    def _check_strength(self, _: "attrs.Attribute[float]", value: float) -> None:
+        if not 0 <= value <= 1:
+            raise ValueError(f"strength must be from 0 to 1, and is {value}.")
+        if value < 1 and (self.start is None or (self.start.width, self.start.height) != (self.width, self.height)):
+            raise ValueError("strength below 1 needs a start picture in the size of the painted one.")
+
+    @seeds.validator
+    def _check_seeds(self, _: "attrs.Attribute[tuple[int, ...]]", value: tuple[int, ...]) -> None:
+        if not value or any(not 0 <= seed < 1 << 64 for seed in value):
+            raise ValueError("seeds must hold at least one number, each from 0 to 2**64 - 1.")
+
+
+@attrs.frozen
+class StageEvent:
+    """A stage begins."""
+
+    stage: Stage
+
+
+@attrs.frozen
+class StepEvent:
+    """A denoising step is finished: computed, not only queued."""
+
+    step: int
+    """From 1 to ``steps``."""
+    steps: int
+    """The steps that this pass runs."""
+    image: int = 0
+    """The position of the first seed that the step was for."""
+    images: int = 1
+    """How many pictures the step was for."""
+
+
+@attrs.frozen
+class PreviewEvent:
+    """What a picture would be, were the noise that the last step foretold taken away at once."""
+
+    index: int
+    """The position of its seed in the request."""
+    step: int
+    width: int
+    height: int
+    jpeg: bytes = attrs.field(repr=False)
+    """A file; an eighth of the picture's size."""
+
+
+@attrs.frozen(eq=False)
+class ImageEvent:
+    """A picture is finished."""
+
+    index: int
+    """The position of ``seed`` in the request."""
+    seed: int
+    pixels: npt.NDArray[np.uint8] = attrs.field(repr=False)
+    """Contiguous RGB8, (height, width, 3)."""
+
+
+@attrs.frozen
+class DoneEvent:
+    """The pass is finished; seconds of wall time per stage, without the time the consumer took."""
+
+    encode_s: float
+    denoise_s: float
+    decode_s: float
+
+
+Event: TypeAlias = StageEvent | StepEvent | PreviewEvent | ImageEvent | DoneEvent

@@ -1,0 +1,111 @@
+"""Small pictures of what a run is coming to, from a linear map of the latents: no pass through the VAE per step.
+
+The map is fitted on the checkpoint's own VAE, because any checkpoint can be loaded and its latents are its own: numbers
+shipped for one VAE would show noise with another.
+"""
+
+from collections.abc import Callable
+from io import BytesIO
+from typing import Any
+
+import attrs
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from mflux_api.engine.sampling.decoding import DecodeMode, Pixels, decode_packed
+from mflux_api.engine.sampling.references import Picture, encode_picture
+
+JPEG_QUALITY = 80
+_PIXELS_PER_CELL = 8
+SAMPLE_SIDE = 128
+"""Pixels of the picture that the map is fitted on."""
+_PATCH = 16
+# Keeps channels that carry nothing in the sample from getting large factors.
+_RIDGE = 1e-3
+
+
+@attrs.frozen(eq=False)
+class _Statistics:
+    """How a VAE norms its patched latents; a copy, because a VAE that is given up must not be kept by its previews."""
+
+    mean: npt.NDArray[np.float64]
+    """[128, 1, 1], like the other."""
+    deviation: npt.NDArray[np.float64]
+
+    @classmethod
+    def of(cls, vae: Any) -> "_Statistics":
+        mean, variance = (
+            np.array(values.astype(mx.float32)).astype(np.float64).reshape(-1, 1, 1)
+            for values in (vae.bn.running_mean, vae.bn.running_var)
+        )
+        return cls(mean, np.sqrt(variance + vae.bn.eps))
+
+
+@attrs.frozen(eq=False)
+class PreviewDecoder:
+    """RGB in [-1, 1] as an affine function of a cell's 32 latent channels."""
+
+    factors: npt.NDArray[np.float64]
+    """[33, 3]; the last row is the constant."""
+    statistics: _Statistics
+
+    def pixels(self, packed: mx.array) -> Pixels:
+        """The first picture of packed latents [B, 128, H/16, W/16] as RGB8 (H/8, W/8, 3)."""
+        cells, rows, columns = _cells(self.statistics, packed)
+        colours = (cells @ self.factors).reshape(rows, columns, 3)
+        return np.ascontiguousarray(np.clip(np.rint(colours * 127.5 + 127.5), 0, 255).astype(np.uint8))
+
+
+def fit(vae: Any, mode: DecodeMode, check: Callable[[], None]) -> PreviewDecoder:
+    """Fit the map on one sample picture that goes once through the VAE and back, by least squares; always the same.
+
+    The colours to meet are those the decoder gives, 8 x 8 pixels averaged, not the sample's: a preview foretells the
+    picture. ``check`` is called between the VAE's blocks; what it raises passes through.
+    """
+    packed = encode_picture(vae, _sample(), check)
+    decoded = np.array(decode_packed(vae, packed, mode, check).astype(mx.float32))[0]
+    statistics = _Statistics.of(vae)
+    cells, rows, columns = _cells(statistics, packed)
+    blocks = decoded.reshape(3, rows, _PIXELS_PER_CELL, columns, _PIXELS_PER_CELL).mean(axis=(2, 4))
+    colours = blocks.transpose(1, 2, 0).reshape(-1, 3).astype(np.float64)
+    scale = float(np.trace(cells.T @ cells)) / cells.shape[1]
+    normal = cells.T @ cells + _RIDGE * scale * np.eye(cells.shape[1])
+    return PreviewDecoder(np.linalg.solve(normal, cells.T @ colours), statistics)
+
+
+def as_jpeg(pixels: Pixels) -> bytes:
+    """RGB8 pixels as a JPEG file."""
+    buffer = BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _cells(statistics: _Statistics, packed: mx.array) -> tuple[npt.NDArray[np.float64], int, int]:
+    """The latents of each 8 x 8 pixels with a 1 at their end [cells, 33], and the grid's rows and columns."""
+    normed = np.array(packed[0].astype(mx.float32)).astype(np.float64)
+    latents = normed * statistics.deviation + statistics.mean
+    channels, rows, columns = latents.shape
+    # Flux2VAE._unpatchify_latents: each latent pixel of 16 is 2 x 2 of 8.
+    patches = latents.reshape(channels // 4, 2, 2, rows, columns).transpose(3, 1, 4, 2, 0)
+    rows, columns = 2 * rows, 2 * columns
+    cells = patches.reshape(rows * columns, channels // 4)
+    return np.concatenate([cells, np.ones((rows * columns, 1))], axis=1), rows, columns
+
+
+def _sample() -> Picture:
+    """Flat patches, slopes and texture in colours from all over the cube."""
+    random = np.random.Generator(np.random.PCG64(0))
+    count = SAMPLE_SIDE // _PATCH
+    levels = np.kron(random.uniform(0, 255, (count, count, 3)), np.ones((_PATCH, _PATCH, 1)))
+    slopes = np.kron(random.uniform(-60, 60, (count, count, 3)), np.linspace(-1, 1, _PATCH)[:, None, None])
+    slopes = np.repeat(slopes, _PATCH, axis=1)
+    texture = random.normal(0, 1, (SAMPLE_SIDE, SAMPLE_SIDE, 1)) * np.kron(
+        random.uniform(0, 20, (count, count, 1)), _ones()
+    )
+    return Picture(SAMPLE_SIDE, SAMPLE_SIDE, np.clip(levels + slopes + texture, 0, 255).astype(np.uint8).tobytes())
+
+
+def _ones() -> npt.NDArray[np.float64]:
+    return np.ones((_PATCH, _PATCH, 1))

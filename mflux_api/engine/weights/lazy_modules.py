@@ -1,0 +1,71 @@
+"""A checkpoint's modules in memory: opened and compared, read when they are first used, freed, and read again."""
+
+import gc
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, TypeVar
+
+import attrs
+import mlx.core as mx
+
+from mflux_api.engine.weights.checkpoint import CheckpointError
+from mflux_api.engine.weights.parameters import ExpectedTensor, check, fill, quantize_layers
+
+Name = TypeVar("Name", bound=str)
+
+
+@attrs.define(eq=False)
+class OpenedModule:
+    """A module whose files were looked at and not read."""
+
+    name: str
+    module: Any
+    expected: Mapping[str, ExpectedTensor]
+    found: dict[str, mx.array]
+    bits: int | None = None
+    """To quantize to on the way."""
+
+    def check(self) -> None:
+        """Compare every name and shape. Raises CheckpointError for the first that is wrong."""
+        check(self.name, self.expected, self.found)
+        if self.bits is not None and any(tensor.packed for tensor in self.expected.values()):
+            raise CheckpointError(f"{self.name} is quantized already: use the checkpoint as it is, under its own name.")
+
+    def fill(self) -> Any:
+        """The module with its weights, read now, once. Raises CheckpointError where the files cannot be read."""
+        quantize = None if self.bits is None else quantize_layers(self.module, self.bits)
+        fill(self.name, self.module, self.expected, self.found, quantize=quantize)
+        return self.module
+
+
+class LazyModules(Generic[Name]):
+    """The modules of one checkpoint by name, each read by its reader when it is first used.
+
+    ``drop`` frees a module's weights, and the next use reads the same bits again. Raises CheckpointError where the
+    files have changed in between.
+    """
+
+    def __init__(self, readers: Mapping[Name, Callable[[], Any]]) -> None:
+        """``readers`` are in the order in which ``load_all`` calls them."""
+        self._readers = readers
+        self._modules: dict[Name, Any] = {}
+
+    @property
+    def resident(self) -> frozenset[Name]:
+        """The modules whose weights are in memory."""
+        return frozenset(self._modules)
+
+    def load_all(self) -> None:
+        """Read what is not in memory yet."""
+        for name in self._readers:
+            self._module(name)
+
+    def drop(self, name: Name) -> None:
+        """Free a module's weights; whoever still holds the module keeps them alive."""
+        if self._modules.pop(name, None) is not None:
+            gc.collect()
+            mx.clear_cache()
+
+    def _module(self, name: Name) -> Any:
+        if name not in self._modules:
+            self._modules[name] = self._readers[name]()
+        return self._modules[name]

@@ -1,0 +1,187 @@
+"""Comparing a module's parameters with a checkpoint's tensors, then filling the module."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+import mlx.core as mx
+from mflux.models.common.config.model_config import ModelConfig
+from mlx import nn
+from mlx.utils import tree_flatten, tree_unflatten
+
+from mflux_api.engine.device import is_out_of_memory
+from mflux_api.engine.weights.checkpoint import CheckpointError
+
+GROUP_SIZE = 64
+"""Numbers that share a scale when weights are quantized here; mflux's own choice."""
+
+# Tensors that other libraries save with a component and that no module here has.
+_KNOWN_EXTRAS = re.compile(r"lm_head\.weight|bn\.num_batches_tracked|.*rotary_emb\.inv_freq")
+COMPUTED = ("rotary_emb.inv_freq",)
+"""Parameters that a module computes from its configuration, so no file has to hold them."""
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@attrs.frozen
+class ExpectedTensor:
+    """A tensor that a component's files must hold."""
+
+    parameter: str | None
+    """The module's parameter it becomes; None for one that is compared and not loaded."""
+    shape: tuple[int, ...]
+    """As in the file: convolutions in PyTorch's (out, in, height, width)."""
+    transform: Callable[[mx.array], mx.array] | None
+    """From the file's layout to the module's."""
+    packed: bool = False
+    """Quantized numbers, several in each 32-bit integer."""
+
+
+def expected_tensors(module: Any, mapping: Sequence[Any]) -> dict[str, ExpectedTensor]:
+    """What the files must hold for every parameter of ``module``, by the file's name, in the module's order.
+
+    ``mapping`` is a list of mflux's WeightTarget. mflux's own expansion of it has fixed counts (4 blocks of 3 residual
+    layers), so a VAE of another depth would lose parameters; this goes from each parameter to its name in the file.
+
+    Raises:
+        CheckpointError: a parameter that no file of this format can hold.
+    """
+    rules = [(_pattern(target.to_pattern), target) for target in mapping]
+    expected: dict[str, ExpectedTensor] = {}
+    for parameter, array in _arrays(module):
+        if parameter in COMPUTED:
+            continue
+        for pattern, target in rules:
+            match = pattern.fullmatch(parameter)
+            if match is not None:
+                name = target.from_pattern[0].format(**match.groupdict())
+                expected[name] = ExpectedTensor(parameter, _file_shape(array.shape, target), target.transform)
+                break
+        else:
+            raise CheckpointError(f"The parameter {parameter} has no name in a diffusers checkpoint.")
+    return expected
+
+
+def with_unused_layers(expected: Mapping[str, ExpectedTensor], used: int, layers: int) -> dict[str, ExpectedTensor]:
+    """Add the text-encoder layers ``used`` to ``layers`` - 1, which the files must hold and nobody reads."""
+    first = "model.layers.0."
+    unused = {
+        f"model.layers.{layer}.{name.removeprefix(first)}": attrs.evolve(tensor, parameter=None)
+        for layer in range(used, layers)
+        for name, tensor in expected.items()
+        if name.startswith(first)
+    }
+    return {**expected, **unused}
+
+
+def check(component: str, expected: Mapping[str, ExpectedTensor], found: Mapping[str, mx.array]) -> None:
+    """Compare every name and shape; nothing is read from disk.
+
+    Raises:
+        CheckpointError: naming the first tensor that is missing or of the wrong shape, else the first unexpected one.
+    """
+    for name, tensor in expected.items():
+        if name not in found:
+            raise CheckpointError(f"{component}: {name} of shape {tensor.shape} is missing.")
+        shape = tuple(found[name].shape)
+        if shape != tensor.shape:
+            raise CheckpointError(f"{component}: {name} has shape {shape}, and the configuration needs {tensor.shape}.")
+        if tensor.packed and found[name].dtype != mx.uint32:
+            raise CheckpointError(f"{component}: {name} must hold packed 32-bit integers.")
+        if not tensor.packed and not mx.issubdtype(found[name].dtype, mx.floating):
+            raise CheckpointError(f"{component}: {name} must hold floating-point numbers.")
+    for name in sorted(found):
+        if name not in expected and not _KNOWN_EXTRAS.fullmatch(name):
+            raise CheckpointError(
+                f"{component}: {name} of shape {tuple(found[name].shape)} is unexpected: the configuration has no such "
+                "parameter."
+            )
+
+
+def fill(
+    component: str,
+    module: Any,
+    expected: Mapping[str, ExpectedTensor],
+    found: dict[str, mx.array],
+    *,
+    quantize: Mapping[str, int] | None = None,
+) -> None:
+    """Give ``module`` the checked tensors, in ``ModelConfig.precision``, and read them from disk now.
+
+    ``found`` is emptied. ``quantize`` names the weights to quantize on the way, with their bits; the module has
+    quantized layers in their place already.
+
+    Raises:
+        CheckpointError: the files cannot be read.
+    """
+    arrays: list[tuple[str, mx.array]] = []
+    try:
+        for name, tensor in expected.items():
+            raw = found.pop(name)
+            if tensor.parameter is None:
+                continue
+            # A transposed convolution would stay a strided view, to be copied again at every call.
+            array = raw if tensor.transform is None else mx.contiguous(tensor.transform(raw))
+            if not tensor.packed:
+                array = array.astype(ModelConfig.precision)
+            bits = (quantize or {}).get(tensor.parameter)
+            made = [(tensor.parameter, array)] if bits is None else _quantized(tensor.parameter, array, bits)
+            # One at a time, so that a file's bytes and their converted copy exist together for one tensor only.
+            mx.eval([each for _, each in made])
+            arrays += made
+            del raw, array
+        found.clear()
+        module.update(tree_unflatten(arrays))
+        mx.eval(module.parameters())
+    except (RuntimeError, OSError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{component}: the weights cannot be read from disk.") from None
+
+
+def quantize_layers(module: Any, bits: int) -> dict[str, int]:
+    """Put quantized layers in place of those that can be; return their weights' names with the bits of each.
+
+    As mflux does it: every linear layer and embedding; only those whose rows are no whole groups stay as they are.
+    """
+    weights: dict[str, int] = {}
+
+    def chosen(path: str, layer: Any) -> bool:
+        if not hasattr(layer, "to_quantized") or layer.weight.shape[-1] % GROUP_SIZE:
+            return False
+        weights[f"{path}.weight"] = bits
+        return True
+
+    nn.quantize(module, group_size=GROUP_SIZE, bits=bits, class_predicate=chosen)
+    return weights
+
+
+def count(module: Any) -> int:
+    """The numbers that the files of an unquantized module hold."""
+    return sum(int(array.size) for name, array in _arrays(module) if name not in COMPUTED)
+
+
+def _quantized(parameter: str, weight: mx.array, bits: int) -> list[tuple[str, mx.array]]:
+    layer = parameter.removesuffix(".weight")
+    packed, scales, biases = mx.quantize(weight, group_size=GROUP_SIZE, bits=bits)
+    return [(parameter, packed), (f"{layer}.scales", scales), (f"{layer}.biases", biases)]
+
+
+def _arrays(module: Any) -> list[tuple[str, mx.array]]:
+    return [(name, leaf) for name, leaf in tree_flatten(module.parameters()) if isinstance(leaf, mx.array)]
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    """A regular expression for a template such as ``layers.{layer}.weight``, with one named group per placeholder."""
+    pieces = _PLACEHOLDER.split(template)
+    return re.compile(
+        "".join(rf"(?P<{piece}>\d+)" if position % 2 else re.escape(piece) for position, piece in enumerate(pieces))
+    )
+
+
+def _file_shape(shape: Sequence[int], target: Any) -> tuple[int, ...]:
+    if target.transform is not None and len(shape) in (4, 5):
+        # A convolution, of two or of three dimensions.
+        out_channels, *kernel, in_channels = shape
+        return (out_channels, in_channels, *kernel)
+    return tuple(shape)

@@ -1,0 +1,78 @@
+"""A follower's view of one job: what was missed, what happens, and the end, whatever becomes of the event hub."""
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.errors import ServiceRestarting
+from mflux_api.jobs.job import Finished, Job, Progress, Stage, Status
+
+
+class EventStream:
+    """One follower of one job: the present or what was missed, then what happens, then the end."""
+
+    def __init__(
+        self, job: Job, subscription: m.Subscription, look: Callable[[], Awaitable[Job]], *, from_start: bool
+    ) -> None:
+        self._look = look
+        self._job = job
+        self._channel = subscription.channel
+        self._past = deque(subscription.missed)
+        self._ended = False
+        if from_start:
+            present = subscription.present
+            if present is None or job.status.terminal:
+                present = m.Logged(id=present.id if present is not None else "", event=_present(job))
+            self._past.appendleft(present)
+
+    async def __aenter__(self) -> "EventStream":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._channel.close()
+
+    def __aiter__(self) -> "EventStream":
+        return self
+
+    async def __anext__(self) -> m.Logged:
+        """Return the next event.
+
+        Raises:
+            ServiceRestarting: the hub ended and the job goes on; follow again.
+        """
+        if self._ended:
+            raise StopAsyncIteration
+        logged = self._past.popleft() if self._past else await self._receive()
+        self._ended = isinstance(logged.event, Finished)
+        return logged
+
+    async def _receive(self) -> m.Logged:
+        try:
+            return await self._channel.receive()
+        except trio.EndOfChannel:
+            job = await self._look()
+            if job.status.terminal:
+                return m.Logged(id="", event=Finished(job=job))
+            raise ServiceRestarting("The event stream was restarted; follow the job again") from None
+
+
+def _present(job: Job) -> Progress:
+    """State where a job is when no log says so."""
+    done = job.status is Status.COMPLETED
+    steps = job.request.steps_run
+    return Progress(
+        id=job.id,
+        status=job.status,
+        stage=Stage.SAVING if done else Stage.QUEUED,
+        progress=job.progress,
+        step=steps if done else 0,
+        steps=steps,
+        image=len(job.images),
+        images=job.request.num_images,
+        attempt=job.attempts + 1,
+    )

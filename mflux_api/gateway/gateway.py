@@ -1,0 +1,371 @@
+"""The way in: what HTTP routes and embedding programs may ask of the actors, and nothing but messages."""
+
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import attrs
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask, MailboxFull
+from mflux_api.catalog import Catalog, Model
+from mflux_api.config import Settings
+from mflux_api.engine.interface import EngineDied
+from mflux_api.errors import (
+    EngineUnavailable,
+    ImageGone,
+    InternalError,
+    JobNotFound,
+    ModelNotDownloaded,
+    ServiceRestarting,
+    ShuttingDown,
+)
+from mflux_api.gateway.event_stream import EventStream
+from mflux_api.images.encode import ImageFormat, convert_png
+from mflux_api.images.inputs import output_size, source_size
+from mflux_api.jobs.idempotency import IdempotencyKey
+from mflux_api.jobs.job import Finished, Job, Status, StoredImage
+from mflux_api.jobs.lora_tags import without_tags
+from mflux_api.jobs.request import GenerateRequest, find_model, not_downloaded, resolve, validate
+from mflux_api.jobs.resolve import check_upscaling, resolve_upscaling
+from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.storage.loras import LoraFiles
+from mflux_api.storage.repository import Page, Totals
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 0.05
+"""Before a question is put again to an actor that is being restarted."""
+
+T = TypeVar("T")
+M = TypeVar("M")
+
+
+@attrs.frozen(kw_only=True)
+class Addresses:
+    """Every actor that can be asked from outside the tree."""
+
+    scheduler: Address[m.SchedulerMessage]
+    store: Address[m.StoreMessage]
+    hub: Address[m.HubMessage]
+    downloader: Address[m.DownloaderMessage]
+    loader: Address[m.LoaderMessage]
+    generator: Address[m.GeneratorMessage]
+    stats: Address[m.StatsMessage]
+
+
+@attrs.frozen(kw_only=True)
+class JobView:
+    """A job with what is only known while it is unfinished."""
+
+    job: Job
+    live: m.Live | None
+
+
+class Gateway:
+    """Typed questions to the actors.
+
+    Every method raises :class:`ServiceRestarting` when its actor just died, and :class:`ShuttingDown` once the service
+    has ended.
+    """
+
+    def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog, checkpoints: Checkpoints) -> None:
+        self._to = addresses
+        self._readers = trio.CapacityLimiter(4)
+        self._decoders = trio.CapacityLimiter(2)
+        self.loras = LoraFiles(settings.lora.dirs)
+        self.settings = settings
+        self.catalog = catalog
+        self.checkpoints = checkpoints
+
+    async def submit(
+        self, request: GenerateRequest, *, synchronous: bool = False, key: IdempotencyKey | None = None
+    ) -> m.Accepted:
+        """Check, resolve and queue a request; when this returns the job is kept.
+
+        With a ``key`` under which a job was accepted before, that job is the answer.
+
+        Raises:
+            InvalidParameter: a field is outside its limits.
+            InvalidModel: no model has that name.
+            ModelNotFound: it is a Flux1 model's name.
+            ModelNotDownloaded: it is not on disk, and ``models.auto_download`` is off.
+            QueueFull: too many jobs wait.
+            ShuttingDown: the service is draining.
+            EngineUnavailable: the engine does not start.
+            IdempotencyConflict: the key was used before with another body.
+            JobGone: the key's job was removed by retention.
+        """
+        most = self.settings.generation.max_batch_size
+        check = partial(validate, max_images=most, needs_prompt=not self.upscales(request.model))
+        checked = check(without_tags(check(request)))
+        model = find_model(checked.model or self.settings.models.default, self.catalog)
+        if model.upscales:
+            check_upscaling(checked, model)
+        if model.remote and not self.settings.models.auto_download and not await self._on_disk(model):
+            raise not_downloaded(model)
+        resolved = await (self._upscaling if model.upscales else self._painting)(checked, model)
+        return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous, key=key))
+
+    def upscales(self, name: object) -> bool:
+        """Whether a request's ``model``, which nobody has checked yet, or the default where it has none, upscales."""
+        name = name or self.settings.models.default
+        model = self.catalog.get(name) if isinstance(name, str) else None
+        return model is not None and model.upscales
+
+    async def _upscaling(self, checked: GenerateRequest, model: Model) -> GenerateRequest:
+        size = await trio.to_thread.run_sync(source_size, checked.init_images[0], limiter=self._decoders)
+        return resolve_upscaling(checked, model, size)
+
+    async def _painting(self, checked: GenerateRequest, model: Model) -> GenerateRequest:
+        loras = await self._named(checked.lora_files)
+        size: tuple[int, int] | None = None
+        if checked.init_images:
+            size = await trio.to_thread.run_sync(output_size, checked.init_images, limiter=self._decoders)
+        steps = self.settings.generation.default_steps
+        return resolve(attrs.evolve(checked, lora_files=loras), model, default_steps=steps, default_size=size)
+
+    async def _named(self, loras: tuple[str, ...]) -> tuple[str, ...]:
+        """Return every LoRA's one name, under which it is found again after a restart, too."""
+        if not loras:
+            return ()
+        files = await trio.to_thread.run_sync(self.loras.resolve, loras, limiter=self._readers)
+        return tuple(file.name for file in files)
+
+    async def job(self, job_id: str) -> JobView:
+        """Return one job as it is now.
+
+        Raises:
+            JobNotFound: there is none with that id.
+        """
+        job = await self._job(job_id)
+        if job.status.terminal:
+            return JobView(job=job, live=None)
+        live = (await self._ask(self._to.scheduler, m.GetLive())).get(job_id)
+        if live is None:
+            # It ended between the two questions.
+            job = await self._job(job_id)
+        return JobView(job=job, live=live)
+
+    async def jobs(
+        self, *, limit: int = 50, cursor: str | None = None, status: Status | None = None
+    ) -> tuple[tuple[JobView, ...], str | None]:
+        """Return a page of jobs, newest first, and the cursor of the next one."""
+        live = await self._ask(self._to.scheduler, m.GetLive())
+        page: Page = await self._ask(self._to.store, m.ListJobs(limit=limit, cursor=cursor, status=status))
+        views = tuple(JobView(job=job, live=None if job.status.terminal else live.get(job.id)) for job in page.jobs)
+        return views, page.next_cursor
+
+    async def cancel(self, job_id: str) -> Job:
+        """Cancel a job and return it; a finished one is returned as it is.
+
+        Raises:
+            JobNotFound: there is none with that id.
+        """
+        job = await self._ask(self._to.scheduler, m.CancelJob(job_id=job_id))
+        if job is None:
+            raise _unknown(job_id)
+        return job
+
+    def abandon(self, job_id: str) -> None:
+        """Cancel a job without waiting for the answer, for callers that are being cancelled themselves."""
+        try:
+            self._to.scheduler.tell_now(m.Abandon(job_id=job_id), control=True)
+        except (ActorGone, MailboxFull) as error:
+            # Raising would hide the caller's cancellation.
+            logger.debug("an abandoned job is not cancelled: %s", type(error).__name__)
+
+    async def follow(self, job_id: str, last_event_id: str | None = None, *, previews: bool = False) -> EventStream:
+        """Follow a job's events; use the result as an async context manager and iterate over it.
+
+        With ``previews`` there are more events, which carry a small picture of what an image is coming to.
+
+        Raises:
+            JobNotFound: there is none with that id.
+            ShuttingDown: it goes on at the next start only.
+        """
+        await self._job(job_id)
+        subscription = await self._ask(
+            self._to.hub, m.Subscribe(job_id=job_id, last_event_id=last_event_id, previews=previews)
+        )
+        try:
+            # Read after subscribing: an end that this row does not show yet will come through the channel.
+            job = await self._job(job_id)
+        except BaseException:
+            subscription.channel.close()
+            raise
+
+        async def look() -> Job:
+            return (await self.job(job_id)).job
+
+        return EventStream(job, subscription, look, from_start=last_event_id is None)
+
+    async def finished(self, job_id: str) -> Job:
+        """Wait until a job has ended and return it."""
+        while True:
+            try:
+                async with await self.follow(job_id) as stream:
+                    async for logged in stream:
+                        if isinstance(logged.event, Finished):
+                            return logged.event.job
+            except ServiceRestarting:
+                # A part of the service was restarted under us; the job goes on.
+                await trio.sleep(RETRY_SECONDS)
+
+    async def image_bytes(self, image: StoredImage) -> bytes:
+        """Read a finished image's PNG file.
+
+        Raises:
+            ImageGone: somebody removed the file.
+            InternalError: it is there and cannot be read.
+        """
+        try:
+            return await trio.to_thread.run_sync(Path(image.path).read_bytes, limiter=self._readers)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ImageGone("The image's file was removed from the output directory") from None
+        except OSError as error:
+            raise _unreadable(error) from error
+
+    async def image_as(self, image: StoredImage, target: ImageFormat) -> bytes:
+        """Read a finished image in another format.
+
+        Raises:
+            ImageGone: somebody removed the file.
+            InternalError: it is there and cannot be read.
+        """
+        data = await self.image_bytes(image)
+        try:
+            return await trio.to_thread.run_sync(convert_png, data, target, limiter=self._readers)
+        except (OSError, SyntaxError, ValueError) as error:
+            # Pillow's words for a file that somebody damaged.
+            raise _unreadable(error) from error
+
+    async def model_hash(self, alias: str) -> str | None:
+        """Return the short digest of a model's checkpoint; ``None`` when it is not on disk."""
+        model = self.catalog.get(alias)
+        return await trio.to_thread.run_sync(self.checkpoints.short_hash, model, limiter=self._readers)
+
+    async def load(self) -> m.Load:
+        """Return how busy the scheduler is."""
+        return await self._ask(self._to.scheduler, m.GetLoad())
+
+    async def live(self) -> Mapping[str, m.Live]:
+        """Return every unfinished job: running ones first, then the queue in order."""
+        return await self._ask(self._to.scheduler, m.GetLive())
+
+    async def engine(self) -> m.EngineState:
+        """Return the state of the engine child."""
+        return await self._ask(self._to.generator, m.GetEngine())
+
+    async def residency(self) -> m.Residency:
+        """Return which model is in memory."""
+        return await self._ask(self._to.loader, m.GetResidency())
+
+    async def download_state(self, model: Model) -> m.DownloadState:
+        """Return how far a model's download is, or why the last one failed."""
+        return await self._ask(self._to.downloader, m.GetDownload(model=model.alias))
+
+    async def download(self, model: Model) -> None:
+        """Begin to download a model, whether a job needs it or not; nothing to do when it is on disk."""
+        await self._ask(self._to.downloader, m.StartDownload(model=model.alias))
+
+    async def load_model(self, model: Model) -> None:
+        """Bring a model into memory, in line with the jobs that need one; returns when it is there.
+
+        Raises:
+            ModelNotDownloaded: it is not on disk.
+            OutOfMemory: it does not fit.
+            EngineUnavailable: the engine died while it loaded.
+            GenerationFailed: the checkpoint cannot be used.
+        """
+        if not await self._on_disk(model):
+            raise ModelNotDownloaded(
+                f"Model '{model.alias}' is not on disk; POST /api/v1/models/{model.alias}/download first",
+                {"model": model.alias, "endpoint": f"POST /api/v1/models/{model.alias}/download"},
+            )
+        try:
+            lease = await self._ask(self._to.loader, m.Acquire(model=model.alias))
+        except EngineDied as died:
+            raise EngineUnavailable(
+                f"The engine ended while it loaded '{model.alias}' ({died.reason}); try again or see the log"
+            ) from None
+        await self._to.loader.tell(m.Release(lease_id=lease.id), control=True)
+
+    async def unload_model(self, model: Model) -> None:
+        """Have a model out of memory; nothing to do when it is not there.
+
+        Raises:
+            ModelInUse: a job runs on it.
+        """
+        try:
+            await self._ask(self._to.loader, m.Evict(model=model.alias))
+        except EngineDied:
+            logger.debug("the engine died, and what it had in memory with it")
+
+    async def delete_model(self, model: Model) -> None:
+        """Remove a model from memory and from disk.
+
+        Raises:
+            ModelNotDeletable: this service did not put it there.
+            ModelNotDownloaded: there is nothing to remove.
+            ModelInUse: a job runs on it or waits for its download.
+        """
+        await self._ask(self._to.downloader, m.DeleteModel(model=model.alias))
+
+    async def _on_disk(self, model: Model) -> bool:
+        return await trio.to_thread.run_sync(self.checkpoints.folder, model, limiter=self._readers) is not None
+
+    async def totals(self) -> Totals:
+        """Return the running counters of the store."""
+        return await self._ask(self._to.store, m.GetTotals())
+
+    async def counters(self) -> m.Counters:
+        """Return the counters of this process."""
+        return await self._ask(self._to.stats, m.GetCounters())
+
+    async def drain(self, *, halt: bool = False) -> None:
+        """Take no new work, and wait until nothing runs any more; with ``halt`` stop what runs.
+
+        Then the streams of jobs that go on at the next start end.
+        """
+        while True:
+            try:
+                await self._ask(self._to.scheduler, m.Drain(halt=halt), control=True)
+            except ServiceRestarting:
+                # A scheduler that was restarted still takes no new work, but has forgotten who waits for its rest.
+                await trio.sleep(RETRY_SECONDS)
+            else:
+                break
+        with suppress(ActorGone):
+            # Behind the terminal events of what has just ended, so not in the control lane.
+            await self._to.hub.tell(m.EndStreams())
+
+    async def _job(self, job_id: str) -> Job:
+        job = await self._ask(self._to.store, m.GetJob(job_id=job_id))
+        if job is None:
+            raise _unknown(job_id)
+        return job
+
+    async def _ask(self, address: Address[M], message: Ask[T], *, control: bool = False) -> T:
+        try:
+            return await address.ask(message, control=control)
+        except ActorStopped:
+            raise ShuttingDown("The service has ended") from None
+        except ActorGone as gone:
+            raise ServiceRestarting(f"The service's {gone} was restarted; try again") from None
+
+
+def _unknown(job_id: str) -> JobNotFound:
+    shown = job_id[:32]
+    return JobNotFound(f"Job '{shown}' not found", {"job_id": shown})
+
+
+def _unreadable(error: OSError | SyntaxError | ValueError) -> InternalError:
+    return InternalError(
+        "The image's file cannot be read; check that the server may read generation.output_dir",
+        {"reason": getattr(error, "strerror", None) or "the file is damaged"},
+    )

@@ -1,0 +1,125 @@
+"""A1111's dialect of txt2img: which requests speak it, what its fields mean here, how it is answered."""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from mflux_api.errors import InvalidParameter
+from mflux_api.images.infotext import SAMPLER, infotext
+from mflux_api.jobs.job import Job
+from mflux_api.jobs.request import ALIASES as SHARED_ALIASES
+from mflux_api.version import package_version
+
+_FIELDS = """
+    styles subseed subseed_strength seed_resize_from_h seed_resize_from_w sampler_name sampler_index scheduler
+    batch_size n_iter cfg_scale distilled_cfg_scale restore_faces tiling do_not_save_samples do_not_save_grid eta
+    s_min_uncond s_churn s_tmax s_tmin s_noise override_settings override_settings_restore_afterwards
+    refiner_checkpoint refiner_switch_at disable_extra_networks firstpass_image comments enable_hr firstphase_width
+    firstphase_height hr_scale hr_upscaler hr_second_pass_steps hr_resize_x hr_resize_y hr_checkpoint_name
+    hr_sampler_name hr_scheduler hr_prompt hr_negative_prompt force_task_id script_name script_args send_images
+    save_images alwayson_scripts infotext resize_mode image_cfg_scale mask mask_blur mask_blur_x mask_blur_y
+    inpainting_fill inpaint_full_res inpaint_full_res_padding inpainting_mask_invert initial_noise_multiplier
+    latent_mask include_init_images
+"""
+ONLY_FIELDS = frozenset(_FIELDS.split())
+"""Fields that only A1111's clients send; one of them, even as null, makes a request speak the dialect."""
+
+ALIASES = {**SHARED_ALIASES, "guidance": "cfg_scale"}
+"""Our fields by A1111's names for them."""
+
+_MAX_COUNT = 64
+_MOST_SHOWN = 10**9
+_Count = Annotated[int, Meta(ge=1, le=_MAX_COUNT)]
+
+
+def speaks_a1111(body: Mapping[str, Any]) -> bool:
+    """Whether a request is in A1111's dialect."""
+    return not ONLY_FIELDS.isdisjoint(body)
+
+
+def translated(body: Mapping[str, Any], *, max_images: int) -> dict[str, Any]:
+    """Return the body with what :data:`ALIASES` alone cannot translate under our names; ours win where both are there.
+
+    Raises:
+        InvalidParameter: ``batch_size`` or ``n_iter`` is not a number from 1, or their product is over ``max_images``.
+    """
+    fields = dict(body)
+    if fields.get("num_images") is None:
+        fields["num_images"] = _image_count(fields, max_images)
+    settings = fields.get("override_settings")
+    if not fields.get("sd_model_checkpoint") and isinstance(settings, Mapping):
+        fields["sd_model_checkpoint"] = settings.get("sd_model_checkpoint")
+    return fields
+
+
+def _image_count(fields: Mapping[str, Any], limit: int) -> int:
+    counts = {name: _count(fields, name) for name in ("batch_size", "n_iter")}
+    count = math.prod(counts.values())
+    if count > limit:
+        # The client knows no num_images.
+        name = max(counts, key=lambda each: counts[each])
+        raise InvalidParameter(
+            f"'{name}' is invalid: expected batch_size times n_iter to be at most {limit} (generation.max_batch_size)",
+            {"field": name, "value": counts[name], "limit": limit, "minimum": 1},
+        )
+    return count
+
+
+def _count(fields: Mapping[str, Any], name: str) -> int:
+    value = fields.get(name)
+    try:
+        return 1 if value is None else msgspec.convert(value, _Count, strict=False)
+    except msgspec.ValidationError:
+        limit = f"1 to {_MAX_COUNT}"
+        known = isinstance(value, int | float) and abs(value) <= _MOST_SHOWN
+        details = {"field": name, "value": value if known else type(value).__name__, "limit": limit}
+        raise InvalidParameter(f"'{name}' is invalid: expected int from {limit}", details) from None
+
+
+def info(job: Job, model_hash: str | None) -> str:
+    """Return the ``info`` of an answer: A1111's JSON in a string."""
+    request = job.request
+    seeds = [image.seed for image in job.images] or list(request.seeds())
+    count = len(seeds)
+    negative = request.negative_prompt or ""
+    return json.dumps(
+        {
+            "prompt": request.prompt,
+            "all_prompts": [request.prompt] * count,
+            "negative_prompt": negative,
+            "all_negative_prompts": [negative] * count,
+            "seed": seeds[0],
+            "all_seeds": seeds,
+            "subseed": seeds[0],
+            "all_subseeds": seeds,
+            "subseed_strength": 0,
+            "width": request.width,
+            "height": request.height,
+            "sampler_name": SAMPLER,
+            "cfg_scale": request.guidance,
+            "steps": request.steps,
+            "batch_size": count,
+            "restore_faces": False,
+            "face_restoration_model": None,
+            "sd_model_name": job.model,
+            "sd_model_hash": model_hash,
+            "sd_vae_name": None,
+            "sd_vae_hash": None,
+            "seed_resize_from_w": -1,
+            "seed_resize_from_h": -1,
+            "denoising_strength": request.image_strength,
+            "extra_generation_params": {},
+            "index_of_first_image": 0,
+            "infotexts": [infotext(request, seed, model_hash) for seed in seeds],
+            "styles": [],
+            "job_timestamp": f"{job.created_at:%Y%m%d%H%M%S}",
+            "clip_skip": 1,
+            "is_using_inpainting_conditioning": False,
+            "version": f"mflux-api {package_version()}",
+        },
+        ensure_ascii=False,
+    )

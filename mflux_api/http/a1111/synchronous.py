@@ -1,0 +1,40 @@
+"""Jobs as somebody waits for them on an open connection."""
+
+from collections.abc import Sequence
+
+from mflux_api.errors import by_code
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.jobs.job import Job
+from mflux_api.jobs.request import GenerateRequest
+
+
+async def painted(gateway: Gateway, request: GenerateRequest) -> Job:
+    """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
+
+    Raises:
+        ServiceError: the request was refused, or the job failed.
+    """
+    (job,) = await all_painted(gateway, [request])
+    return job
+
+
+async def all_painted(gateway: Gateway, requests: Sequence[GenerateRequest]) -> tuple[Job, ...]:
+    """Run jobs that are one to their caller: all are accepted before the first is waited for, or none stays.
+
+    Raises:
+        ServiceError: a request was refused, or a job failed; the other jobs are cancelled.
+    """
+    accepted, jobs = list[str](), list[Job]()
+    try:
+        for request in requests:
+            accepted.append((await gateway.submit(request, synchronous=True)).job.id)
+        for job_id in accepted:
+            job = await gateway.finished(job_id)
+            if job.failure is not None:
+                raise by_code(job.failure.code)(job.failure.message, job.failure.details)
+            jobs.append(job)
+    except BaseException:
+        for job_id in accepted[len(jobs) :]:
+            gateway.abandon(job_id)
+        raise
+    return tuple(jobs)

@@ -1,0 +1,27 @@
+"""The HTTP front: Hypercorn and the Quart app as one supervised child, and a leaf of the tree."""
+
+import socket
+from collections.abc import Callable, Sequence
+
+import trio
+
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.app import create_app
+from mflux_api.http.server import serve
+from mflux_api.supervisor import Started
+
+
+class HttpFront:
+    """Serves the REST API on sockets that outlive it, so a restart refuses no connection."""
+
+    def __init__(self, gateway: Gateway, sockets: Sequence[socket.socket], end_by: Callable[[], float]) -> None:
+        """Take until when answers may be sent once the front ends, in Trio's time; asked at the end."""
+        self._gateway = gateway
+        self._sockets = sockets
+        self._end_by = end_by
+
+    async def run(self, status: Started) -> None:
+        """Serve until cancelled; reports the URLs."""
+        await serve(
+            create_app(self._gateway), self._sockets, drain=trio.Event(), end_by=self._end_by, task_status=status
+        )

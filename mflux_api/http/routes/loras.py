@@ -1,0 +1,113 @@
+"""``/api/v1/loras``: which LoRAs there are, and how another one gets there."""
+
+import errno
+from collections.abc import Callable
+from typing import TypeVar
+
+import trio
+from quart import Blueprint, Response, request
+from quart.datastructures import FileStorage
+
+from mflux_api.errors import DiskFull, InternalError, InvalidParameter
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.render import timestamp
+from mflux_api.http.responses import json_response
+from mflux_api.http.schemas import LoraList, LoraObject
+from mflux_api.storage.loras import LoraFile, LoraFiles, Upload, checked_name
+
+T = TypeVar("T")
+
+PATH = "/api/v1/loras"
+CHUNK_BYTES = 1024 * 1024
+
+
+def blueprint(gateway: Gateway) -> Blueprint:
+    """Build the routes."""
+    routes = Blueprint("loras", __name__)
+    uploads = trio.CapacityLimiter(2)
+    # One after the other: of two uploads under one name the second sees the first.
+    publishing = trio.CapacityLimiter(1)
+
+    @routes.get(PATH)
+    async def list_loras() -> Response:
+        files = await trio.to_thread.run_sync(gateway.loras.all)
+        return json_response(LoraList(loras=tuple(_object(file) for file in files)))
+
+    @routes.post(PATH)
+    async def add_lora() -> Response:
+        overwrite = _flag("overwrite")
+        name = request.args.get("name")
+        if name is not None:
+            # Before the body is read: nobody wants to send a gigabyte for a name that will not do.
+            checked_name(name)
+        async with uploads:
+            if request.mimetype == "multipart/form-data":
+                file = await _from_form(gateway.loras, name, publishing, overwrite=overwrite)
+            else:
+                file = await _from_body(gateway.loras, name, publishing, overwrite=overwrite)
+        return json_response(_object(file))
+
+    return routes
+
+
+async def _from_body(
+    loras: LoraFiles, name: str | None, publishing: trio.CapacityLimiter, *, overwrite: bool
+) -> LoraFile:
+    if name is None:
+        raise InvalidParameter(
+            "'name' is required: POST /api/v1/loras?name=my-style with the file as the body, or a form with a 'file'",
+            {"field": "name", "value": None, "limit": "required"},
+        )
+    with await _file_work(loras.begin) as upload:
+        async for data in request.body:
+            await _write(upload, data)
+        return await _file_work(lambda: upload.publish(name, overwrite=overwrite), publishing)
+
+
+async def _from_form(
+    loras: LoraFiles, name: str | None, publishing: trio.CapacityLimiter, *, overwrite: bool
+) -> LoraFile:
+    form, files = await request.form, await request.files
+    sent: FileStorage | None = files.get("file")
+    if sent is None:
+        raise InvalidParameter(
+            "'file' is required: a form field with the LoRA's file",
+            {"field": "file", "value": None, "limit": "required"},
+        )
+    wanted = name or form.get("name") or sent.filename or ""
+    checked_name(wanted)
+    with sent.stream as stream, await _file_work(loras.begin) as upload:
+        while data := await _file_work(lambda: stream.read(CHUNK_BYTES)):
+            await _write(upload, data)
+        return await _file_work(lambda: upload.publish(wanted, overwrite=overwrite), publishing)
+
+
+async def _write(upload: Upload, data: bytes) -> None:
+    await _file_work(lambda: upload.write(data))
+
+
+async def _file_work(function: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
+    """Run it in a thread; what the disk refuses is an error that says so."""
+    try:
+        return await trio.to_thread.run_sync(function, limiter=limiter)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull("No space left in the LoRA folder; free some and try again") from None
+        raise InternalError(
+            "The LoRA cannot be written; check that the first folder of lora.dirs is writable",
+            {"reason": error.strerror or type(error).__name__},
+        ) from None
+
+
+def _flag(name: str) -> bool:
+    value = request.args.get(name, "false")
+    if value not in ("true", "false"):
+        raise InvalidParameter(
+            f"'{name}' is invalid: expected true or false",
+            {"field": name, "value": value[:64], "limit": "true or false"},
+        )
+    return value == "true"
+
+
+def _object(file: LoraFile) -> LoraObject:
+    return LoraObject(name=file.name, size_bytes=file.size, modified_at=timestamp(file.modified_at))

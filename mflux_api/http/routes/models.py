@@ -1,0 +1,147 @@
+"""``/api/v1/models``."""
+
+import trio
+from quart import Blueprint, Response
+
+from mflux_api.actors.messages import DownloadState, Residency, Transfer
+from mflux_api.catalog import Model
+from mflux_api.errors import ModelNotFound
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.responses import json_response
+from mflux_api.http.schemas import ModelConfigObject, ModelList, ModelObject, ModelStatus, ModelStatusName
+from mflux_api.storage.checkpoints import CheckpointState
+
+SEQUENCE_LENGTH = 512
+EMBEDDED_SEQUENCE_LENGTH = 64
+
+
+def blueprint(gateway: Gateway) -> Blueprint:
+    """Build the routes."""
+    routes = Blueprint("models", __name__, url_prefix="/api/v1")
+    checkpoints = gateway.checkpoints
+    default_steps = gateway.settings.generation.default_steps
+
+    @routes.get("/models")
+    async def list_models() -> Response:
+        def look() -> tuple[ModelObject, ...]:
+            return tuple(_object(model, checkpoints.state(model), default_steps) for model in gateway.catalog)
+
+        return json_response(ModelList(models=await trio.to_thread.run_sync(look)))
+
+    @routes.get("/models/<model_id>/status")
+    async def status(model_id: str) -> Response:
+        return await answer(known(model_id))
+
+    @routes.post("/models/<model_id>/download")
+    async def download(model_id: str) -> Response:
+        model = known(model_id)
+        await gateway.download(model)
+        return await answer(model)
+
+    @routes.post("/models/<model_id>/load")
+    async def load(model_id: str) -> Response:
+        model = known(model_id)
+        await gateway.load_model(model)
+        return await answer(model)
+
+    @routes.post("/models/<model_id>/unload")
+    async def unload(model_id: str) -> Response:
+        model = known(model_id)
+        await gateway.unload_model(model)
+        return await answer(model)
+
+    @routes.delete("/models/<model_id>")
+    async def delete(model_id: str) -> Response:
+        model = known(model_id)
+        await gateway.delete_model(model)
+        return await answer(model)
+
+    def known(model_id: str) -> Model:
+        model = gateway.catalog.get(model_id)
+        if model is None:
+            shown = model_id[:64]
+            raise ModelNotFound(f"Model '{shown}' not found; GET /api/v1/models lists them all", {"model": shown})
+        return model
+
+    async def answer(model: Model) -> Response:
+        download = await gateway.download_state(model)
+        residency = await gateway.residency()
+        state = await trio.to_thread.run_sync(checkpoints.state, model)
+        return json_response(_status(model, residency, download, state))
+
+    return routes
+
+
+def _status(model: Model, residency: Residency, download: DownloadState, state: CheckpointState) -> ModelStatus:
+    name = _status_name(model, residency, download, state)
+    transfer = download.transfer if name == "downloading" else None
+    failure = download.failure if name == "error" else None
+    return ModelStatus(
+        model=model.alias,
+        status=name,
+        downloaded=state.downloaded,
+        loaded=name == "loaded",
+        size_gb=model.size_gb,
+        path=None if state.path is None else str(state.path),
+        commit=state.commit,
+        percent=None if transfer is None else _percent(transfer),
+        bytes_done=None if transfer is None else transfer.bytes_done,
+        bytes_total=None if transfer is None else transfer.bytes_total,
+        bytes_per_second=None if transfer is None else transfer.bytes_per_second,
+        eta_seconds=None if transfer is None else transfer.eta_seconds,
+        error=None if failure is None else failure.message,
+        code=None if failure is None else failure.code,
+        details=None if failure is None else failure.details,
+    )
+
+
+def _status_name(
+    model: Model, residency: Residency, download: DownloadState, state: CheckpointState
+) -> ModelStatusName:
+    if model.alias in residency.models:
+        return "loaded"
+    if residency.loading == model.alias:
+        return "loading"
+    if state.downloaded:
+        return "ready"
+    if download.transfer is not None:
+        return "downloading"
+    return "not_downloaded" if download.failure is None else "error"
+
+
+def _sequence_length(model: Model) -> int:
+    """How many tokens of a prompt the model sees; an upscaler has a prompt of its own and sees none."""
+    if model.upscales:
+        return 0
+    return EMBEDDED_SEQUENCE_LENGTH if model.embedded else SEQUENCE_LENGTH
+
+
+def _percent(transfer: Transfer) -> float:
+    return round(100 * transfer.bytes_done / transfer.bytes_total, 1) if transfer.bytes_total else 0.0
+
+
+def _object(model: Model, state: CheckpointState, default_steps: int) -> ModelObject:
+    return ModelObject(
+        title=model.alias,
+        model_name=model.repo or model.alias,
+        hash=state.short_hash,
+        sha256=state.sha256,
+        config=ModelConfigObject(
+            base_arch="seedvr2" if model.upscales else "flux2",
+            supports_guidance=model.supports_guidance,
+            max_sequence_length=_sequence_length(model),
+        ),
+        downloaded=state.downloaded,
+        size_gb=model.size_gb,
+        size_source=model.size_source,
+        description=model.description,
+        base=model.base,
+        revision=model.revision,
+        quantization=model.quantization,
+        bits=model.bits,
+        licence=model.licence,
+        gated=model.gated,
+        default_steps=model.default_steps or default_steps,
+        default_guidance=model.default_guidance,
+        native_size=model.native_size,
+    )

@@ -1,0 +1,116 @@
+"""``/api/v1/health``, ``system``, ``queue`` and ``stats``."""
+
+import platform
+from datetime import UTC, datetime
+
+import psutil
+from quart import Blueprint, Response
+
+from mflux_api.actors.messages import Load
+from mflux_api.errors import ServiceRestarting
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.responses import json_response
+from mflux_api.http.schemas import (
+    ActiveJob,
+    EngineObject,
+    Health,
+    QueuedJob,
+    QueueObject,
+    StatsObject,
+    SystemMemory,
+    SystemObject,
+)
+from mflux_api.version import package_version
+
+
+def blueprint(gateway: Gateway) -> Blueprint:
+    """Build the routes."""
+    routes = Blueprint("system", __name__, url_prefix="/api/v1")
+    release = package_version()
+
+    @routes.get("/health")
+    async def health() -> Response:
+        try:
+            load = await gateway.load()
+        except ServiceRestarting:
+            load = Load(active=0, queued=0, draining=False, degraded=True)
+        return json_response(
+            Health(
+                status="draining" if load.draining else "degraded" if load.degraded else "healthy",
+                version=release,
+                models_available=len(gateway.catalog),
+                active_jobs=load.active,
+                queue_length=load.queued,
+            )
+        )
+
+    @routes.get("/system")
+    async def system() -> Response:
+        engine, residency = await gateway.engine(), await gateway.residency()
+        info = engine.info
+        memory = psutil.virtual_memory()
+        return json_response(
+            SystemObject(
+                active_model=residency.model,
+                mlx_memory_gb=_gigabytes(engine.active_bytes),
+                system_memory_gb=SystemMemory(
+                    total=_gigabytes(memory.total),
+                    used=_gigabytes(memory.total - memory.available),
+                    free=_gigabytes(memory.available),
+                ),
+                device=info.device_name if info is not None else f"{platform.machine()} (the engine is starting)",
+                engine=EngineObject(
+                    running=info is not None,
+                    degraded=engine.degraded,
+                    backend=info.device if info is not None else None,
+                    precision=info.precision if info is not None else None,
+                    blas=info.blas or None if info is not None else None,
+                    peak_memory_gb=_gigabytes(engine.peak_bytes),
+                    versions=info.versions if info is not None else {},
+                ),
+            )
+        )
+
+    @routes.get("/queue")
+    async def queue() -> Response:
+        live = await gateway.live()
+        running = [
+            ActiveJob(
+                job_id=job_id,
+                prompt=state.prompt,
+                progress=state.progress.progress,
+                eta_seconds=state.progress.eta_seconds,
+            )
+            for job_id, state in live.items()
+            if state.position is None
+        ]
+        queued = tuple(
+            QueuedJob(
+                job_id=job_id,
+                position=state.position,
+                prompt=state.prompt,
+                eta_seconds=state.progress.eta_seconds,
+            )
+            for job_id, state in live.items()
+            if state.position is not None
+        )
+        return json_response(QueueObject(active=running[0] if running else None, queued=queued))
+
+    @routes.get("/stats")
+    async def stats() -> Response:
+        totals, counters = await gateway.totals(), await gateway.counters()
+        uptime = datetime.now(UTC) - counters.started_at
+        return json_response(
+            StatsObject(
+                total_generations=totals.generations,
+                total_images=totals.images,
+                average_time_seconds=round(totals.seconds / totals.generations, 2) if totals.generations else 0.0,
+                uptime_hours=round(uptime.total_seconds() / 3600, 3),
+            )
+        )
+
+    return routes
+
+
+def _gigabytes(count: int) -> float:
+    return round(count / 1e9, 2)

@@ -1,0 +1,92 @@
+"""The download child: fetches one repository from the model hub, says how far it is, and ends.
+
+Started as ``python -P -m mflux_api.hub.child`` by :mod:`mflux_api.hub.client`. Cancelling is killing
+it: what has arrived stays, and the marker of completeness is written last.
+"""
+
+import os
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+from mflux_api.engine import protocol
+from mflux_api.engine.worker import NICENESS, Pipe
+from mflux_api.hub.protocol import FETCH_TYPES, Fetch, Fetched, FetchFailed, Fetching
+
+if TYPE_CHECKING:
+    from mflux_api.hub.download import Download
+
+REPORT_SECONDS = 0.5
+
+
+class _Reporter(threading.Thread):
+    """Says how far it is, and ends the process when the parent goes away."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        super().__init__(name="progress", daemon=True)
+        self._pipe = pipe
+        self._ending = threading.Lock()
+        self.download: Download | None = None
+
+    def run(self) -> None:
+        while True:
+            self.report()
+            if self._pipe.wait_readable(REPORT_SECONDS):
+                # There is nothing more to be told; the end of the pipe exits.
+                self._pipe.read(1)
+
+    def report(self) -> None:
+        with self._ending:
+            download = self.download
+            self._pipe.write(
+                Fetching(bytes_done=0, bytes_total=None)
+                if download is None
+                else Fetching(bytes_done=download.done(), bytes_total=download.total)
+            )
+
+    def end(self, event: Fetched | FetchFailed) -> None:
+        """Send the last frame."""
+        if isinstance(event, Fetched):
+            self.report()
+        # No progress may follow it.
+        self._ending.acquire()
+        self._pipe.write(event)
+
+
+def _fetch(order: Fetch, reporter: _Reporter) -> Fetched | FetchFailed:
+    from mflux_api.hub.download import Download
+    from mflux_api.hub.errors import explained
+
+    try:
+        reporter.download = Download(order)
+        marker = reporter.download.run()
+    except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
+        print(f"{order.repo}: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
+        return explained(error, order)
+    return Fetched(commit=marker.commit, bytes_total=sum(marker.files.values()))
+
+
+def main() -> None:
+    """Take the order, then import huggingface_hub, then fetch."""
+    incoming, outgoing = os.dup(0), os.dup(1)
+    os.dup2(2, 1)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.nice(NICENESS)
+    # Its transfers cannot be resumed by the byte; plain HTTP can.
+    os.environ["HF_HUB_DISABLE_XET"] = "1"
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    pipe = Pipe(incoming, outgoing)
+    length = protocol.header_length(pipe.read(protocol.PREFIX_LENGTH))
+    order = protocol.decode_header(pipe.read(length), FETCH_TYPES).frame
+    reporter = _Reporter(pipe)
+    reporter.start()
+    reporter.end(_fetch(order, reporter))
+    # Threads that still wait for a slow hub are of no use any more.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The service's side of a download: one child from the order to its end, started again when it is killed."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+import attrs
+import trio
+
+from mflux_api.engine.interface import EngineDied
+from mflux_api.errors import DownloadFailed, by_code
+from mflux_api.hub.protocol import FETCH_TYPES, Fetch, Fetched, FetchFailed, Fetching
+from mflux_api.ipc.child_process import FrameChild
+
+logger = logging.getLogger(__name__)
+
+RESTART_SECONDS = 0.5
+
+
+@attrs.frozen(kw_only=True)
+class DownloadOptions:
+    """How to start a child and when to give it up."""
+
+    command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.hub.child")
+    silence: float = 60.0
+    """Seconds without a word after which it counts as dead."""
+    deaths: int = 3
+    """Children that may die in a row without a byte of progress."""
+
+
+class _DownloadChild(FrameChild):
+    kind = "download"
+    types = FETCH_TYPES
+
+
+async def fetch(order: Fetch, options: DownloadOptions, report: Callable[[Fetching], None]) -> Fetched:
+    """Download a repository; cancelling ends the child at once, and what has arrived stays for the next call.
+
+    Args:
+        order: what to download, and where to.
+        options: how to run the child.
+        report: told twice a second how far it is.
+
+    Raises:
+        DownloadFailed: it cannot be fetched; the message says why and what to do.
+        ModelGated: the licence has to be accepted first.
+        DiskFull: there is no room for it.
+    """
+    deaths, furthest = 0, -1
+
+    def note(progress: Fetching) -> None:
+        nonlocal deaths, furthest
+        if progress.bytes_done > furthest >= 0:
+            deaths = 0
+        furthest = max(furthest, progress.bytes_done)
+        report(progress)
+
+    while True:
+        try:
+            return await _fetch_once(order, options, note)
+        except EngineDied as died:
+            deaths += 1
+            logger.warning("the download of %s died: %s", order.repo, died.reason)
+            if deaths >= options.deaths:
+                raise DownloadFailed(
+                    f"The download of {order.repo} ended {deaths} times without a byte of progress ({died.reason}); "
+                    "try again, or run with --log-level debug"
+                ) from None
+            await trio.sleep(RESTART_SECONDS * deaths)
+
+
+async def _fetch_once(order: Fetch, options: DownloadOptions, report: Callable[[Fetching], None]) -> Fetched:
+    child = _DownloadChild(await _DownloadChild.launch(options.command))
+    outcome: Fetched | FetchFailed | EngineDied
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.log_stderr, name=f"download {child.pid} stderr")
+        try:
+            outcome = await _follow(child, order, options.silence, report)
+        except EngineDied as died:
+            # Kept aside so that the nursery does not wrap it in a group.
+            outcome = died
+        finally:
+            with trio.CancelScope(shield=True):
+                await child.aclose(force=True)
+    match outcome:
+        case Fetched():
+            return outcome
+        case FetchFailed():
+            raise by_code(outcome.code)(outcome.message, outcome.details)
+        case EngineDied():
+            raise outcome
+
+
+async def _follow(
+    child: _DownloadChild, order: Fetch, silence: float, report: Callable[[Fetching], None]
+) -> Fetched | FetchFailed:
+    await child.send(order)
+    while True:
+        frame, _ = await child.receive_within(silence)
+        match frame:
+            case Fetching() as progress:
+                report(progress)
+            case Fetched() | FetchFailed() as last:
+                return last
+            case _:
+                raise EngineDied("it sent an order")

@@ -1,0 +1,130 @@
+"""What goes wrong with a download, said so that a reader knows what to do next."""
+
+import errno
+import os
+from collections.abc import Iterator
+
+import httpx
+from huggingface_hub import constants, get_token
+from huggingface_hub.errors import (
+    DryRunError,
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from mflux_api.hub.download import Damaged, NoSpace
+from mflux_api.hub.protocol import Fetch, FetchFailed
+
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_AGAIN = "what has arrived is kept, and the next try goes on from there"
+
+
+def explained(error: Exception, order: Fetch, endpoint: str = constants.ENDPOINT) -> FetchFailed:
+    """Return a code and a sentence for whatever ended a download; it names no path of this machine."""
+    causes = tuple(_causes(error))
+    for cause in causes:
+        if isinstance(cause, NoSpace):
+            return _disk_full(f"{_gb(cause.needed)} more are needed and {_gb(cause.free)} are free", cause)
+        if isinstance(cause, Damaged):
+            return _failed(f"{order.repo}: {cause}; try again")
+        if isinstance(cause, OfflineModeIsEnabled):
+            return _failed(
+                f"{order.repo} cannot be downloaded: HF_HUB_OFFLINE is set; unset it and restart, "
+                "or point [[models.custom]] at a checkpoint on disk"
+            )
+        if isinstance(cause, GatedRepoError):
+            return _gated(order, endpoint)
+        if isinstance(cause, RevisionNotFoundError):
+            return _failed(f"{order.repo} has no revision '{order.revision or 'main'}'; check the catalog entry")
+        if isinstance(cause, RepositoryNotFoundError):
+            return _failed(
+                f"{order.repo} is not on the model hub, or is private: check the name; "
+                "for a private one set HF_TOKEN to a token of an account that may read it"
+            )
+        if isinstance(cause, HfHubHTTPError):
+            return _refused(order, cause, endpoint)
+        if isinstance(cause, httpx.TransportError):
+            return _failed(
+                f"The model hub ({_host(endpoint)}) cannot be reached or fell silent ({type(cause).__name__}); "
+                f"check the network and try again: {_AGAIN}"
+            )
+    for cause in causes:
+        if isinstance(cause, HFValidationError):
+            return _failed(f"'{order.repo}' is no repository name; write owner/name")
+        if isinstance(cause, LocalEntryNotFoundError | DryRunError | EntryNotFoundError):
+            return _failed(f"{order.repo} cannot be looked up on the model hub ({_host(endpoint)}); check the network")
+        if isinstance(cause, OSError):
+            return _broken(order, cause)
+    return _failed(f"{order.repo} cannot be downloaded ({type(error).__name__}); the debug log has the details")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    # huggingface_hub wraps the interesting one in others.
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _gated(order: Fetch, endpoint: str) -> FetchFailed:
+    url = f"{endpoint}/{order.repo}"
+    then = (
+        "with the account of your HF_TOKEN, and try again"
+        if get_token()
+        else "set HF_TOKEN to a token of that account, restart and try again"
+    )
+    return FetchFailed(
+        code="MODEL_GATED",
+        message=f"{order.repo} is gated: accept its licence ({order.licence}) at {url}, {then}",
+        details={"repo": order.repo, "licence": order.licence, "url": url, "variable": "HF_TOKEN"},
+    )
+
+
+def _refused(order: Fetch, error: HfHubHTTPError, endpoint: str) -> FetchFailed:
+    status = error.response.status_code
+    if status in (401, 403):
+        return _gated(order, endpoint)
+    if status == 404:
+        return _failed(f"{order.repo} lacks a file that its own listing names; try again, or another revision")
+    if status == 429:
+        return _failed(f"The model hub asks to slow down (429); try again in a few minutes: {_AGAIN}")
+    return _failed(f"The model hub answered {status} for {order.repo}; try again later: {_AGAIN}")
+
+
+def _broken(order: Fetch, error: OSError) -> FetchFailed:
+    if error.errno in _DISK_FULL:
+        return _disk_full("the disk is full", None)
+    if error.errno in _FORBIDDEN:
+        return _failed("models.cache_dir cannot be written; check its permissions, or choose another folder")
+    if error.errno is None and "Consistency check" in str(error):
+        return _failed(f"{order.repo}: a file arrived shorter or longer than it should be; try again: {_AGAIN}")
+    reason = os.strerror(error.errno) if error.errno is not None else type(error).__name__
+    return _failed(f"{order.repo} cannot be downloaded ({reason}); try again: {_AGAIN}")
+
+
+def _disk_full(what: str, space: NoSpace | None) -> FetchFailed:
+    return FetchFailed(
+        code="DISK_FULL",
+        message=f"No space for the model in models.cache_dir: {what}; free some, or choose another folder",
+        details={} if space is None else {"needed_bytes": space.needed, "free_bytes": space.free},
+    )
+
+
+def _failed(message: str) -> FetchFailed:
+    return FetchFailed(code="DOWNLOAD_FAILED", message=message)
+
+
+def _gb(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def _host(endpoint: str) -> str:
+    return httpx.URL(endpoint).host

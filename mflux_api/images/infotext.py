@@ -1,0 +1,58 @@
+"""A1111's infotext: how a picture was made, as the text that galleries and chat front ends parse.
+
+The form is ``prompt``, then ``Negative prompt: …`` where there is one, then one line of ``Key: value`` pairs.
+"""
+
+from collections.abc import Mapping
+
+from mflux_api.jobs.request import GenerateRequest
+from mflux_api.version import package_version
+
+SAMPLER = "Euler"
+SCHEDULE = "Simple"
+SUFFIX = ".safetensors"
+
+
+def infotext(request: GenerateRequest, seed: int, model_hash: str | None = None) -> str:
+    """Return the infotext of one image of a resolved request."""
+    tags = (
+        f" <lora:{file.removesuffix(SUFFIX)}:{scale:g}>"
+        for file, scale in zip(request.lora_files, request.lora_scales, strict=True)
+    )
+    lines = [request.prompt + "".join(tags)]
+    if request.upscales:
+        return "\n".join([*filter(None, lines), _pairs(_upscaled(request, seed, model_hash))])
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {request.negative_prompt}")
+    pairs: dict[str, object] = {
+        "Steps": request.steps,
+        "Sampler": SAMPLER,
+        "Schedule type": SCHEDULE,
+        "CFG scale": f"{request.guidance:g}" if request.guidance is not None else None,
+        "Seed": seed,
+        "Size": "{}x{}".format(*request.size),
+        "Model hash": model_hash,
+        "Model": request.model,
+        "Denoising strength": None if request.image_strength is None else f"{request.image_strength:g}",
+        "Version": f"mflux-api {package_version()}",
+    }
+    lines.append(_pairs(pairs))
+    return "\n".join(lines)
+
+
+def _upscaled(request: GenerateRequest, seed: int, model_hash: str | None) -> dict[str, object]:
+    return {
+        "Seed": seed,
+        "Size": "{}x{}".format(*request.size),
+        "Model hash": model_hash,
+        "Model": request.model,
+        # As A1111 calls what its extras did.
+        "Postprocess upscale to": "{}x{}".format(*request.size),
+        "Postprocess upscaler": request.model,
+        "Softness": f"{request.softness or 0.0:g}",
+        "Version": f"mflux-api {package_version()}",
+    }
+
+
+def _pairs(pairs: Mapping[str, object]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in pairs.items() if value is not None)

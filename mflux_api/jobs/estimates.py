@@ -1,0 +1,87 @@
+"""How long jobs take, learned from the steps that were measured: pure arithmetic, no clock of its own."""
+
+import attrs
+
+from mflux_api.jobs.request import GenerateRequest
+
+WEIGHT = 0.3
+"""Weight of the newest measurement in the moving average."""
+
+
+@attrs.define
+class _Average:
+    value: float | None = None
+
+    def add(self, measured: float) -> None:
+        self.value = measured if self.value is None else (1 - WEIGHT) * self.value + WEIGHT * measured
+
+
+@attrs.define
+class _Measured:
+    step: _Average = attrs.field(factory=_Average)
+    """Seconds of one denoising step."""
+    rest: _Average = attrs.field(factory=_Average)
+    """Seconds of an image outside its steps: reading the prompt, decoding, saving."""
+
+
+class Estimates:
+    """Moving averages per model, number of init images, and size.
+
+    A size that was never seen is scaled from the nearest one that was. Edits are measured apart: their references cost
+    time at every step.
+    """
+
+    def __init__(self) -> None:
+        self._measured: dict[tuple[str, int], dict[int, _Measured]] = {}
+
+    def add_step(self, request: GenerateRequest, seconds: float) -> None:
+        """Learn from one denoising step."""
+        self._of(request).step.add(seconds)
+
+    def add_rest(self, request: GenerateRequest, seconds: float) -> None:
+        """Learn from the time one image took outside its steps."""
+        self._of(request).rest.add(seconds)
+
+    def remaining(self, request: GenerateRequest, *, step: int = 0, image: int = 0) -> float | None:
+        """Return the seconds a job still needs, or ``None`` while nothing is known of its model.
+
+        Args:
+            request: the resolved request.
+            step: steps done of the images being painted, all together.
+            image: images done.
+        """
+        nearest = self._nearest(request)
+        if nearest is None:
+            return None
+        pixels, measured = nearest
+        scale = _pixels(request) / pixels
+        steps = request.steps_run * (request.num_images - image) - step
+        step_seconds = (measured.step.value or 0.0) * scale
+        rest_seconds = (measured.rest.value or 0.0) * scale
+        return max(0.0, steps * step_seconds + (request.num_images - image) * rest_seconds)
+
+    def _of(self, request: GenerateRequest) -> _Measured:
+        sizes = self._measured.setdefault((request.model or "", len(request.init_images)), {})
+        return sizes.setdefault(_pixels(request), _Measured())
+
+    def _nearest(self, request: GenerateRequest) -> tuple[int, _Measured] | None:
+        model, count = request.model or "", len(request.init_images)
+        others = sorted((abs(other - count), other) for name, other in self._measured if name == model)
+        for _, other in others:
+            known = {
+                pixels: measured
+                for pixels, measured in self._measured[model, other].items()
+                if measured.step.value is not None
+            }
+            if known:
+                break
+        else:
+            return None
+        wanted = _pixels(request)
+        pixels = min(known, key=lambda seen: max(seen, wanted) / min(seen, wanted))
+        return pixels, known[pixels]
+
+
+def _pixels(request: GenerateRequest) -> int:
+    width, height = request.size
+    return width * height

@@ -1,0 +1,140 @@
+"""Jobs kept in this process only: what ``generate`` and short-lived embeddings use."""
+
+import math
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from itertools import islice
+
+from mflux_api.errors import InternalError
+from mflux_api.jobs.idempotency import IdempotencyKey, Remembered
+from mflux_api.jobs.job import Job, Status
+from mflux_api.storage.repository import (
+    Abandoned,
+    Page,
+    Tombstone,
+    Totals,
+    discard_nothing,
+    first_number_not_on_page,
+    horizon,
+    page_of,
+)
+
+
+class MemoryRepository:
+    """A :class:`~mflux_api.storage.repository.Repository` that forgets everything at the end.
+
+    It keeps at most ``keep_finished`` finished jobs and as many tombstones; the oldest go first. Nobody is told of the
+    jobs that go this way: their image files stay. With ``None`` only :meth:`expire` removes jobs.
+    """
+
+    def __init__(self, *, keep_finished: int | None = 1000) -> None:
+        self._jobs: dict[int, Job] = {}
+        self._numbers: dict[str, int] = {}
+        self._finished: dict[int, Job] = {}
+        self._tombstones: dict[str, Tombstone] = {}
+        self._keys: dict[str, Remembered] = {}
+        self._key_of: dict[str, str] = {}
+        self._next_number = 1
+        self._keep_finished = math.inf if keep_finished is None else keep_finished
+        self._totals = Totals()
+
+    def insert(self, job: Job, key: IdempotencyKey | None = None) -> None:
+        """Keep a new job, and its key until its tombstone goes.
+
+        Raises:
+            InternalError: there is, or was, a job with this id, or one with this key.
+        """
+        if job.id in self._numbers or job.id in self._tombstones:
+            raise InternalError("A job with this id exists already; submit it again")
+        if key is not None and not job.synchronous:
+            if key.key in self._keys:
+                raise InternalError("A job with this key exists already")
+            self._keys[key.key] = Remembered(body=key.body, job_id=job.id)
+            self._key_of[job.id] = key.key
+        self._numbers[job.id] = self._next_number
+        self._next_number += 1
+        self.replace(job)
+
+    def recall(self, key: str) -> Remembered | None:
+        """Return what was kept under an idempotency key (its digest)."""
+        return self._keys.get(key)
+
+    def replace(self, job: Job) -> None:
+        """Overwrite a job with its next state.
+
+        Raises:
+            KeyError: no job has this id.
+        """
+        number = self._numbers[job.id]
+        self._jobs[number] = job
+        if not job.status.terminal:
+            return
+        if number not in self._finished:
+            self._totals = self._totals.after(job)
+        self._finished[number] = job
+        while len(self._finished) > self._keep_finished:
+            self._remove(next(iter(self._finished)), job.completed_at or job.created_at)
+
+    def get(self, job_id: str) -> Job | Tombstone | None:
+        """Return one job, or what retention left of it, or ``None``."""
+        number = self._numbers.get(job_id)
+        return self._tombstones.get(job_id) if number is None else self._jobs[number]
+
+    def page(self, *, limit: int, cursor: str | None, status: Status | None) -> Page:
+        """Return a page of jobs, newest first.
+
+        Raises:
+            ValueError: the cursor is none of ours.
+        """
+        before = first_number_not_on_page(cursor)
+        matching = (
+            (number, job)
+            for number, job in reversed(self._jobs.items())
+            if number < before and (status is None or job.status is status)
+        )
+        return page_of(tuple(islice(matching, limit + 1)), limit)
+
+    def unfinished(self) -> tuple[Job, ...]:
+        """Return every job that is queued or generating, oldest first."""
+        return tuple(job for job in self._jobs.values() if not job.status.terminal)
+
+    def totals(self) -> Totals:
+        """Return the running counters."""
+        return self._totals
+
+    def abandoned(self) -> tuple[Abandoned, ...]:
+        """Nothing: what an earlier process knew is forgotten."""
+        return ()
+
+    def forget_abandoned(self) -> None:
+        """Nothing is left of them already."""
+
+    def expire(
+        self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
+    ) -> tuple[Job, ...]:
+        """Remove old finished jobs whose files ``discard`` could delete, and older tombstones."""
+        oldest = horizon(now, ttl)
+        for old in [tombstone.id for tombstone in self._tombstones.values() if tombstone.removed_at < oldest]:
+            self._forget(old)
+        surplus = len(self._finished) - keep
+        removed = [
+            (number, job)
+            for place, (number, job) in enumerate(self._finished.items())
+            if (place < surplus or (job.completed_at is not None and job.completed_at < oldest)) and discard(job)
+        ]
+        for number, _ in removed:
+            self._remove(number, now)
+        return tuple(job for _, job in removed)
+
+    def _remove(self, number: int, now: datetime) -> None:
+        job = self._jobs.pop(number)
+        del self._finished[number], self._numbers[job.id]
+        self._tombstones[job.id] = Tombstone(id=job.id, removed_at=now)
+        while len(self._tombstones) > self._keep_finished:
+            self._forget(next(iter(self._tombstones)))
+
+    def _forget(self, job_id: str) -> None:
+        del self._tombstones[job_id]
+        key = self._key_of.pop(job_id, None)
+        if key is not None:
+            del self._keys[key]

@@ -1,0 +1,159 @@
+"""The command line as a person uses it."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from tests.support.lora_files import write_lora
+from tests.support.server import ROOT, clean_environment
+
+
+def run(
+    folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "mflux_api")
+) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *program, *arguments],
+        cwd=folder,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+
+
+def test_generate_shows_progress_and_prints_the_path_of_a_picture(tmp_path: Path) -> None:
+    done = run(tmp_path, "generate", "a beautiful sunset over mountains", "--model", "demo", "--seed", "1")
+    assert done.returncode == 0, done.stderr
+    (path,) = done.stdout.splitlines()
+    with Image.open(path) as picture:
+        assert picture.size == (256, 256)
+        assert "a beautiful sunset over mountains" in picture.info["parameters"]
+    assert "painting, step 4/4" in done.stderr
+    assert "100%" in done.stderr
+
+
+def test_generate_takes_its_options(tmp_path: Path) -> None:
+    options = [
+        "--model",
+        "demo-base",
+        "--seed",
+        "3",
+        "--steps",
+        "2",
+        "--width",
+        "96",
+        "--height",
+        "64",
+        "--num-images",
+        "2",
+        "--guidance",
+        "2.5",
+    ]
+    done = run(tmp_path, "generate", "a", *options, "--negative-prompt", "fog", "--output-dir", "pictures")
+    paths = [Path(line) for line in done.stdout.splitlines()]
+    assert len(paths) == 2
+    for index, path in enumerate(paths):
+        assert path.is_relative_to(tmp_path / "pictures")
+        with Image.open(path) as picture:
+            text = picture.info["parameters"]
+            assert picture.size == (96, 64)
+            assert "Negative prompt: fog" in text
+            assert f"Steps: 2, Sampler: Euler, Schedule type: Simple, CFG scale: 2.5, Seed: {3 + index}," in text
+
+
+def test_generate_upscales_a_picture_without_a_prompt(tmp_path: Path) -> None:
+    from tests.support.upscaler_checkpoint import write_upscaler
+
+    write_upscaler(tmp_path / "weights")
+    config = '[[models.custom]]\nname = "seedvr2"\nbase = "seedvr2"\npath = "weights"\n'
+    (tmp_path / "config.toml").write_text(config, "utf-8")
+    Image.linear_gradient("L").resize((48, 32)).save(tmp_path / "small.png")
+    done = run(
+        tmp_path, "generate", "--model", "seedvr2", "--init-image", "small.png", "--upscale", "3", "--softness", "0.5"
+    )
+    assert done.returncode == 0, done.stderr
+    with Image.open(done.stdout.strip()) as picture:
+        assert picture.size == (144, 96)
+        assert "Softness: 0.5" in picture.info["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("generate", "a", "--model", "nonsense"), "Invalid model specified; `mflux-api models list` shows them all"),
+        (("generate", "a", "--model", "demo", "--width", "100"), "'width' is invalid"),
+        (("generate", "  ", "--model", "demo"), "'prompt' is required"),
+        (("generate", "--model", "seedvr2"), "give it as init_images to"),
+        (("generate", "a"), "the next try goes on from there"),
+        (("generate", "a", "--config", "nothing.toml"), "nothing.toml: no such file"),
+        (("serve", "--port", "70000"), "--port"),
+        (("serve", "--host", "no.such.host.invalid", "--port", "0"), "cannot listen on"),
+    ],
+)
+def test_mistake_is_one_line_on_standard_error(tmp_path: Path, arguments: tuple[str, ...], says: str) -> None:
+    done = run(tmp_path, *arguments)
+    assert done.returncode in (1, 2)
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_doctor_says_what_will_be_used(tmp_path: Path) -> None:
+    done = run(tmp_path, "doctor")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for subject in ("mflux-api", "python", "mlx", "mflux", "engine", "backend", "device", "memory", "output directory"):
+        assert re.search(rf"^. {subject} ", done.stdout, re.MULTILINE), subject
+    assert "mflux-api models download flux2-klein-4b, or set models.default to demo" in done.stdout
+
+
+def test_doctor_finds_what_is_wrong_and_says_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "config.toml").write_text(
+        '[generation]\noutput_dir = "file/output"\n[[models.custom]]\nname = "mine"\nbase = "demo"\npath = "nowhere"\n'
+    )
+    done = run(tmp_path, "doctor")
+    assert done.returncode == 1
+    assert "output directory: choose another in config.toml" in done.stdout
+    assert "models.custom 'mine': path must be a folder in diffusers' layout" in done.stdout
+
+
+def test_api_main_is_serve_and_runs_from_anywhere(tmp_path: Path) -> None:
+    done = run(tmp_path, "--help", program=(str(ROOT / "api_main.py"),))
+    assert done.returncode == 0
+    assert "--host" in done.stdout
+    assert "--port" in done.stdout
+
+
+def test_help_names_every_command(tmp_path: Path) -> None:
+    done = run(tmp_path, "--help")
+    assert all(name in done.stdout for name in ("serve", "generate", "doctor"))
+
+
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_side_of_0_is_refused_and_not_taken_for_the_default(tmp_path: Path, side: str) -> None:
+    done = run(tmp_path, "generate", "a", "--model", "demo", f"--{side}", "0")
+    assert done.returncode == 1
+    assert f"'{side}' is invalid" in done.stderr
+
+
+def test_generate_edits_pictures_with_loras_wherever_they_lie(tmp_path: Path) -> None:
+    write_lora(tmp_path / "elsewhere" / "style.safetensors", seed=1)
+    Image.new("RGB", (80, 64), (90, 160, 230)).save(tmp_path / "day.jpg")
+    options = ["--model", "demo", "--seed", "3", "--init-image", "day.jpg", "--image-strength", "0.5"]
+    done = run(tmp_path, "generate", "make it night", *options, "--lora", "elsewhere/style.safetensors:0.5")
+    assert done.returncode == 0, done.stderr
+    (path,) = done.stdout.splitlines()
+    with Image.open(path) as picture:
+        assert picture.size == (80, 64)
+        assert "style:0.5>" in picture.info["parameters"].splitlines()[0]
+        assert "Denoising strength: 0.5" in picture.info["parameters"]
+    assert "painting, step 2/2" in done.stderr
+    missing = run(tmp_path, "generate", "a", *options, "--lora", "nothing")
+    assert (missing.returncode, "lora.dirs" in missing.stderr) == (1, True)
+    gone = run(tmp_path, "generate", "a", "--init-image", "gone.png")
+    assert (gone.returncode, gone.stderr.count("\n")) == (1, 1)
+    assert "The init image gone.png cannot be read: No such file or directory" in gone.stderr

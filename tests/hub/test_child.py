@@ -1,0 +1,129 @@
+"""One download child against a hub on loopback: the way there, and everything that can go wrong."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+
+from mflux_api.errors import DiskFull, DownloadFailed
+from mflux_api.hub.cache import HubCache
+from mflux_api.hub.client import DownloadOptions, fetch
+from mflux_api.hub.protocol import Fetch, Fetched, Fetching
+from tests.hub.conftest import REPO, TRANSFORMER, children, command, needed
+from tests.hub.test_download import Client, order
+from tests.support.hub_server import Hub, wait_until
+
+OPTIONS = DownloadOptions()
+
+
+async def fetched(wanted: Fetch, seen: list[Fetching] | None = None) -> Fetched:
+    """Fetch, with a deadline."""
+    with trio.fail_after(60):
+        return await fetch(wanted, OPTIONS, (seen if seen is not None else []).append)
+
+
+async def test_the_total_is_known_first_and_bytes_only_grow(hub: Hub, tmp_path: Path) -> None:
+    hub.faults.bytes_per_second = 2e6
+    seen: list[Fetching] = []
+    await fetched(order(tmp_path), seen)
+    known = [progress for progress in seen if progress.bytes_total is not None]
+    total = sum(map(len, needed(hub).values()))
+    assert {progress.bytes_total for progress in known} == {total}
+    assert known[0].bytes_done < total
+    done = [progress.bytes_done for progress in seen]
+    assert done == sorted(done)
+    assert len(set(done)) >= 4
+
+
+async def test_a_killed_child_goes_on_with_the_byte_after_the_last(hub: Hub, tmp_path: Path) -> None:
+    hub.faults.bytes_per_second = 2e6
+    async with trio.open_nursery() as nursery:
+
+        async def kill_once() -> None:
+            await trio.to_thread.run_sync(wait_until, lambda: hub.total_sent() > 2e6)
+            os.kill(children()[0].pid, signal.SIGKILL)
+            hub.faults.bytes_per_second = None
+
+        nursery.start_soon(kill_once)
+        await fetched(order(tmp_path))
+    resumed = [int(wanted.removeprefix("bytes=").removesuffix("-")) for wanted in hub.ranges]
+    assert sum(resumed) > 1e5
+    assert HubCache(tmp_path).snapshot(REPO, None) is not None
+
+
+async def test_cancelling_ends_the_child_and_the_next_call_goes_on(hub: Hub, tmp_path: Path) -> None:
+    hub.faults.bytes_per_second = 2e6
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(fetched, order(tmp_path))
+        await trio.to_thread.run_sync(wait_until, lambda: hub.total_sent() > 2e6)
+        nursery.cancel_scope.cancel()
+    assert children() == []
+    cache = HubCache(tmp_path)
+    assert cache.snapshot(REPO, None) is None
+    hub.faults.bytes_per_second = None
+    seen: list[Fetching] = []
+    await fetched(order(tmp_path), seen)
+    assert hub.ranges
+    assert next(progress for progress in seen if progress.bytes_total).bytes_done > 0
+    assert cache.snapshot(REPO, None) is not None
+
+
+async def test_a_disk_that_fills_up_on_the_way_keeps_what_arrived(hub: Hub, tmp_path: Path) -> None:
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (250_000, 250_000)); "
+        "from mflux_api.hub.child import main; main()"
+    )
+    options = DownloadOptions(command=(sys.executable, "-P", "-c", limited))
+    with pytest.raises(DiskFull, match="the disk is full"), trio.fail_after(60):
+        await fetch(order(tmp_path), options, lambda _: None)
+    await fetched(order(tmp_path))
+    assert hub.ranges
+
+
+async def test_a_failure_is_told_while_other_files_are_still_on_their_way(hub: Hub, tmp_path: Path) -> None:
+    data = hub.repositories[REPO][TRANSFORMER]
+    Client(tmp_path, hub.url).leave_partial(hub, data[:-1] + bytes([data[-1] ^ 1]))
+    hub.faults.bytes_per_second = 3e5
+    with pytest.raises(DownloadFailed, match="is not what the hub says it is"):
+        await fetched(order(tmp_path))
+    assert hub.total_sent() < sum(map(len, needed(hub).values())) / 2
+
+
+async def test_offline_mode_is_said(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE"):
+        await fetched(order(tmp_path))
+    assert hub.requests == []
+    assert children() == []
+
+
+async def test_a_child_that_dies_at_once_every_time_is_given_up(tmp_path: Path) -> None:
+    starts = tmp_path / "starts"
+    command = (sys.executable, "-c", f"open({str(starts)!r}, 'a').write('x'); raise SystemExit(3)")
+    with pytest.raises(DownloadFailed, match="3 times"), trio.fail_after(30):
+        await fetch(order(tmp_path), DownloadOptions(command=command), lambda _: None)
+    assert starts.read_text() == "xxx"
+
+
+async def test_orphans_end_with_the_service(hub: Hub, tmp_path: Path) -> None:
+    """The child sees the end of its input, also when nobody could tell it anything."""
+    hub.faults.bytes_per_second = 1e4
+    script = (
+        "import sys, trio; from pathlib import Path; from tests.hub.test_child import fetched, order; "
+        "trio.run(fetched, order(Path(sys.argv[1])))"
+    )
+    parent = await trio.lowlevel.open_process([sys.executable, "-c", script, str(tmp_path)])
+    await trio.to_thread.run_sync(wait_until, lambda: hub.total_sent() > 0)
+    (child,) = _descendants(parent.pid, lambda process: "engine.download" in " ".join(command(process)))
+    parent.kill()
+    await parent.wait()
+    await trio.to_thread.run_sync(wait_until, lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+
+
+def _descendants(pid: int, wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
+    return [child for child in psutil.Process(pid).children(recursive=True) if wanted(child)]

@@ -1,0 +1,259 @@
+"""Fetching from a hub on loopback, without a process around it: what is resumed, found, and said."""
+
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from mflux_api.catalog import Catalog
+from mflux_api.hub.cache import HubCache, Marker
+from mflux_api.hub.protocol import Fetch, FetchFailed
+from tests.hub.conftest import REPO, TRANSFORMER, needed
+from tests.support.hub_server import COMMIT, Hub
+
+Run = Callable[..., Marker | FetchFailed]
+
+
+def order(folder: Path, **changes: object) -> Fetch:
+    """An order for the hub's checkpoint."""
+    model = Catalog().get("flux2-klein-4b")
+    assert model is not None
+    wanted = Fetch(repo=REPO, revision=None, cache_dir=str(folder), licence="Apache-2.0", files=model.files)
+    return attrs.evolve(wanted, **changes)  # type: ignore[arg-type]
+
+
+@attrs.define
+class Client:
+    """Fetches into a folder of its own."""
+
+    folder: Path
+    endpoint: str
+
+    @property
+    def cache(self) -> HubCache:
+        return HubCache(self.folder)
+
+    def fetch(self, **changes: object) -> Marker | FetchFailed:
+        """Fetch, and explain what goes wrong as the child does."""
+        from mflux_api.hub.download import Download
+        from mflux_api.hub.errors import explained
+
+        wanted = order(self.folder, **changes)
+        try:
+            return Download(wanted, self.endpoint).run()
+        except Exception as error:  # noqa: BLE001 - what the child does
+            return explained(error, wanted, self.endpoint)
+
+    def succeed(self) -> Marker:
+        marker = self.fetch()
+        assert isinstance(marker, Marker)
+        assert self.cache.snapshot(REPO, None) is not None
+        return marker
+
+    def fail(self, code: str = "DOWNLOAD_FAILED", **changes: object) -> FetchFailed:
+        """Fetch in vain; no path of this machine may be in what it says, and nothing counts as complete."""
+        failed = self.fetch(**changes)
+        assert isinstance(failed, FetchFailed)
+        assert failed.code == code
+        assert str(self.folder) not in failed.message
+        wanted = order(self.folder, **changes)
+        assert self.cache.snapshot(wanted.repo, wanted.revision) is None
+        return failed
+
+    def leave_partial(self, hub: Hub, data: bytes) -> None:
+        """Make it look as if a download of the transformer had been killed."""
+        etag = sha256(hub.repositories[REPO][TRANSFORMER]).hexdigest()
+        self.cache.root.mkdir(exist_ok=True)
+        self.cache.claim(REPO)
+        blobs = self.cache.repository(REPO) / "blobs"
+        blobs.mkdir()
+        (blobs / f"{etag}.mflux-api.incomplete").write_bytes(data)
+
+
+@pytest.fixture
+def client(hub: Hub, tmp_path: Path) -> Client:
+    return Client(tmp_path / "models", hub.url)
+
+
+def test_a_download_is_complete_marked_and_the_same_bytes(hub: Hub, client: Client) -> None:
+    marker = client.succeed()
+    found = client.cache.snapshot(REPO, None)
+    assert found is not None
+    folder, kept = found
+    assert kept == marker
+    assert {name: (folder / name).read_bytes() for name in marker.files} == needed(hub)
+    assert (marker.commit, folder.name, marker.revision) == (COMMIT, COMMIT, "main")
+    assert hub.total_sent() == sum(map(len, needed(hub).values()))
+    assert client.cache.is_ours(REPO)
+    assert not list(client.folder.rglob("*.incomplete"))
+
+
+def test_a_pinned_commit_is_asked_for_and_kept_apart_from_main(hub: Hub, client: Client) -> None:
+    assert isinstance(client.fetch(revision=COMMIT), Marker)
+    assert client.cache.snapshot(REPO, COMMIT) is not None
+    assert client.cache.snapshot(REPO, None) is None
+    hub.sent.clear()
+    client.succeed()
+    assert hub.sent == {}
+
+
+def test_a_partial_file_goes_on_with_the_byte_after_the_last(hub: Hub, client: Client) -> None:
+    data = hub.repositories[REPO][TRANSFORMER]
+    client.leave_partial(hub, data[:50_001])
+    client.succeed()
+    assert hub.ranges == ["bytes=50001-"]
+    assert hub.sent[TRANSFORMER] == len(data) - 50_001
+
+
+def test_a_hub_without_ranges_is_asked_for_the_whole_file_again(hub: Hub, client: Client) -> None:
+    client.leave_partial(hub, hub.repositories[REPO][TRANSFORMER][:50_000])
+    hub.faults.without_ranges = True
+    client.succeed()
+
+
+def test_a_partial_file_longer_than_the_real_one_is_begun_again(hub: Hub, client: Client) -> None:
+    client.leave_partial(hub, bytes(len(hub.repositories[REPO][TRANSFORMER]) + 1))
+    client.succeed()
+
+
+def test_a_partial_file_of_other_bytes_is_found_and_the_next_try_succeeds(hub: Hub, client: Client) -> None:
+    client.leave_partial(hub, bytes(50_000))
+    assert "is not what the hub says it is" in client.fail().message
+    client.succeed()
+
+
+def test_files_on_another_host_are_followed_resumed_and_get_no_token(
+    hub: Hub, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_a_secret")
+    hub.faults.redirected = True
+    client.leave_partial(hub, hub.repositories[REPO][TRANSFORMER][:50_001])
+    client.succeed()
+    assert hub.ranges == ["bytes=50001-"]
+    assert any(request.startswith("GET /elsewhere/") for request in hub.requests)
+
+
+def test_gated_says_which_licence_where_and_which_variable(hub: Hub, client: Client) -> None:
+    hub.faults.gated = True
+    failed = client.fail("MODEL_GATED", licence="FLUX non-commercial")
+    for part in ("FLUX non-commercial", f"{hub.url}/{REPO}", "HF_TOKEN"):
+        assert part in failed.message
+    assert failed.details["variable"] == "HF_TOKEN"
+
+
+def test_a_token_opens_a_gated_repository_and_is_in_no_message(
+    hub: Hub, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.faults.gated = True
+    monkeypatch.setenv("HF_TOKEN", "hf_a_secret")
+    client.succeed()
+    assert "Bearer hf_a_secret" in hub.tokens
+    hub.faults.forbidden = True
+    failed = client.fail("MODEL_GATED", repo="somebody/else")
+    assert "the account of your HF_TOKEN" in failed.message
+    assert "secret" not in failed.message
+
+
+def test_forbidden_is_like_gated(hub: Hub, client: Client) -> None:
+    hub.faults.forbidden = True
+    client.fail("MODEL_GATED")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"repo": "somebody/else"}, "not on the model hub, or is private"),
+        ({"revision": "v9"}, "has no revision 'v9'"),
+        ({"repo": "no-owner/a/b"}, "no repository name"),
+        ({"files": ("nothing/*",)}, "none of the files of a model"),
+    ],
+)
+def test_what_is_not_there_is_said(client: Client, changes: dict[str, Any], says: str) -> None:
+    assert says in client.fail(**changes).message
+
+
+def test_a_file_that_comes_short_fails_and_comes_whole_the_next_time(hub: Hub, client: Client) -> None:
+    hub.faults.short_by = 1000
+    assert "shorter" in client.fail().message
+    hub.faults.short_by = 0
+    client.succeed()
+
+
+def test_a_changed_byte_is_found(hub: Hub, client: Client) -> None:
+    hub.faults.flipped = True
+    assert "is not what the hub says it is" in client.fail().message
+
+
+def test_a_disk_that_is_too_small_is_said_before_anything_is_fetched(hub: Hub, client: Client) -> None:
+    hub.faults.claimed_size = 10**15
+    failed = client.fail("DISK_FULL")
+    assert "more are needed" in failed.message
+    assert failed.details["needed_bytes"] >= 10**15 > failed.details["free_bytes"] > 0
+    assert hub.total_sent() == 0
+
+
+def test_a_hub_that_is_down_is_named(client: Client) -> None:
+    client.endpoint = "http://127.0.0.1:9"
+    failed = client.fail()
+    assert "127.0.0.1" in failed.message
+    assert "network" in failed.message
+
+
+def test_a_busy_hub_is_named_with_its_answer(hub: Hub, client: Client) -> None:
+    hub.faults.busy = True
+    assert "503" in client.fail().message
+
+
+def test_a_folder_that_cannot_be_written_is_said(hub: Hub, client: Client) -> None:
+    client.folder.write_text("a file")
+    failed = client.fetch()
+    assert isinstance(failed, FetchFailed)
+    assert failed.code == "DOWNLOAD_FAILED"
+
+
+def test_a_file_that_goes_from_a_complete_download_makes_it_incomplete(hub: Hub, client: Client) -> None:
+    client.succeed()
+    found = client.cache.snapshot(REPO, None)
+    assert found is not None
+    (found[0] / TRANSFORMER).resolve().unlink()
+    assert client.cache.snapshot(REPO, None) is None
+    hub.sent.clear()
+    client.succeed()
+    assert set(hub.sent) == {TRANSFORMER}
+
+
+def test_a_file_that_was_cut_after_its_download_is_fetched_again(hub: Hub, client: Client) -> None:
+    client.succeed()
+    found = client.cache.snapshot(REPO, None)
+    assert found is not None
+    with (found[0] / TRANSFORMER).resolve().open("r+b") as file:
+        file.truncate(1000)
+    assert client.cache.snapshot(REPO, None) is None
+    hub.sent.clear()
+    client.succeed()
+    assert set(hub.sent) == {TRANSFORMER}
+
+
+def test_an_existing_cache_is_used_and_stays_somebody_elses(hub: Hub, client: Client) -> None:
+    client.succeed()
+    marks = client.cache.repository(REPO) / ".mflux-api"
+    for path in marks.iterdir():
+        path.unlink()
+    marks.rmdir()
+    hub.sent.clear()
+    client.succeed()
+    assert hub.sent == {}
+    assert not client.cache.is_ours(REPO)
+
+
+def test_removing_leaves_nothing_and_what_a_kill_left_of_it_goes_too(client: Client) -> None:
+    client.succeed()
+    assert client.cache.remove(REPO)
+    assert not client.cache.remove(REPO)
+    assert client.cache.snapshot(REPO, None) is None
+    (client.folder / ".deleted-abcd" / "blobs").mkdir(parents=True)
+    client.cache.empty_trash()
+    assert {path.name for path in client.folder.iterdir()} <= {".locks", "CACHEDIR.TAG"}

@@ -1,6 +1,0 @@
-"""One file per promise of docs/guarantees.md: short forms in CI, the long ones by ``pytest tests/promises --full``."""
-
-
-def report(line: str) -> None:
-    """Tell a figure; pytest shows it with ``-s``."""
-    print(line)  # noqa: T201

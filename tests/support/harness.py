@@ -1,0 +1,179 @@
+"""A generator alone, and a whole service, over scripted engines."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.generator.generator import Generator, GeneratorOptions
+from mflux_api.actors.mailbox import Address, Mailbox
+from mflux_api.config import GenerationSettings, JobSettings, LoraSettings, ModelSettings, SchedulerSettings, Settings
+from mflux_api.engine.protocol import Run
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.jobs.job import Finished, Job, JobEvent, Progress, StoredImage, Timings
+from mflux_api.jobs.request import GenerateRequest
+from mflux_api.service import Service, open_service
+from mflux_api.storage.checkpoints import EMBEDDED
+from mflux_api.supervisor import Started
+from tests.support.scripted_engine import Script
+
+PATIENCE = 15.0
+"""Deadline of what is expected to happen at once."""
+
+REQUEST = GenerateRequest(prompt="a red house", model="demo", seed=5, width=64, height=64, steps=2, guidance=1.0)
+
+
+@attrs.define
+class Bench:
+    """A running generator and what a test says to it."""
+
+    script: Script
+    mailbox: Mailbox[m.GeneratorMessage]
+    health: Mailbox[m.SchedulerMessage]
+    events: list[m.RunEvent] = attrs.field(factory=list)
+    attempts: int = 0
+
+    @property
+    def to(self) -> Address[m.GeneratorMessage]:
+        return Address(self.mailbox, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
+
+    async def load(self) -> m.Resident:
+        return await self.to.ask(m.LoadModel(model="demo", path=str(EMBEDDED)))
+
+    async def lease(self) -> m.Lease:
+        return m.Lease(id=1, model="demo", incarnation=(await self.load()).incarnation, load_seconds=0.5)
+
+    async def paint(self, lease: m.Lease | None = None, request: GenerateRequest = REQUEST) -> Timings:
+        """Paint, following the events; the message's attempt is ``self.attempts``."""
+        lease = lease or await self.lease()
+        send, receive = trio.open_memory_channel[m.RunEvent](10_000)
+        self.attempts += 1
+        self.events.clear()
+        try:
+            return await self.to.ask(m.Paint(lease=lease, request=request, attempt=self.attempts, events=send))
+        finally:
+            while True:
+                try:
+                    self.events.append(receive.receive_nowait())
+                except (trio.WouldBlock, trio.EndOfChannel):
+                    break
+
+    async def state(self) -> m.EngineState:
+        return await self.to.ask(m.GetEngine())
+
+    def reported(self) -> list[bool]:
+        """What the scheduler was told of the engine's health since the last call."""
+        told: list[bool] = []
+        while self.health.queued():
+            self.health._bell_out.receive_nowait()
+            message = self.health._control_out.receive_nowait()
+            assert isinstance(message, m.EngineHealth)
+            told.append(message.degraded)
+        return told
+
+
+DEFAULT_OPTIONS = GeneratorOptions()
+
+
+@asynccontextmanager
+async def generator(script: Script, options: GeneratorOptions = DEFAULT_OPTIONS) -> AsyncIterator[Bench]:
+    """Run a generator for as long as the block lasts; then no engine is left."""
+    mailbox: Mailbox[m.GeneratorMessage] = Mailbox(m.GENERATOR)
+    health: Mailbox[m.SchedulerMessage] = Mailbox(m.SCHEDULER)
+    actor = Generator(mailbox, script.start, options, Address(health, sender=m.GENERATOR, asks=m.ASK_GRAPH))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(actor.run, Started())
+        yield Bench(script, mailbox, health)
+        nursery.cancel_scope.cancel()
+    assert script.alive == 0
+
+
+def request(seed: int = 5, *, num_images: int = 1, prompt: str = "a red house") -> GenerateRequest:
+    """A small job."""
+    return attrs.evolve(REQUEST, seed=seed, num_images=num_images, prompt=prompt)
+
+
+def settings(folder: Path, *, keep: int = 1000, **scheduler: float) -> Settings:
+    """Settings with every path below a folder."""
+    return Settings(
+        models=ModelSettings(cache_dir=folder / "models"),
+        generation=GenerationSettings(output_dir=folder / "output"),
+        jobs=JobSettings(keep_completed=keep),
+        lora=LoraSettings(dirs=(folder / "loras",)),
+        scheduler=attrs.evolve(SchedulerSettings(), **scheduler),  # type: ignore[arg-type]
+    )
+
+
+@asynccontextmanager
+async def scripted_service(
+    folder: Path, script: Script, *, keep: int = 1000, **scheduler: float
+) -> AsyncIterator[Service]:
+    """A service over scripted engines in real time; when the block ends nothing of it is left."""
+    before = trio.lowlevel.current_statistics().tasks_living
+    with trio.fail_after(PATIENCE):
+        async with open_service(settings(folder, keep=keep, **scheduler), start_engine=script.start) as service:
+            yield service
+    assert script.alive == 0
+    assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+def gateway(service: Service) -> Gateway:
+    """What the HTTP routes of a service use."""
+    return service._gateway
+
+
+async def ended(service: Service, job_id: str) -> Job:
+    """Follow a job to its end; every rule about its events is checked on the way."""
+    async with service.events(job_id) as stream:
+        return checked([event async for event in stream])
+
+
+def checked(events: list[JobEvent]) -> Job:
+    """The job in the last event, after a look at all of them."""
+    *progress, last = events
+    assert isinstance(last, Finished)
+    assert last.job.status.terminal
+    values = []
+    for event in progress:
+        assert isinstance(event, Progress)
+        assert not event.status.terminal or event.progress == last.job.progress
+        values.append(event.progress)
+    assert values == sorted(values)
+    assert all(0.0 <= value <= 1.0 for value in values)
+    return last.job
+
+
+async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
+    """Wait until something that nobody announces has come about."""
+    while True:
+        value = condition()
+        if value if isinstance(value, bool) else await value:
+            return
+        await trio.sleep(0.01)
+
+
+async def settled(service: Service, jobs: int) -> bool:
+    """Whether there are that many jobs and all are finished."""
+    views, _ = await gateway(service).jobs()
+    return len(views) == jobs and all(view.job.status.terminal for view in views)
+
+
+def rgb(image: StoredImage) -> bytes:
+    """The pixels of an image on disk."""
+    from PIL import Image
+
+    with Image.open(image.path) as picture:
+        return picture.tobytes()
+
+
+def seeds_run(script: Script) -> list[int]:
+    """The first seed of every run that an engine was given, in order."""
+    return [run.seeds[0] for engine in script.engines for run in engine.received if isinstance(run, Run)]
+
+
+def images(folder: Path) -> list[str]:
+    """Every file below the output folder."""
+    return sorted(path.name for path in (folder / "output").rglob("*") if path.is_file())

@@ -1,0 +1,316 @@
+"""An engine without a process or a model: it follows a script, in virtual time where the test has a mock clock.
+
+A test names moments of an engine's life and what happens there::
+
+    script = Script(at={"step 0/2": Crash()})
+    async with open_service(settings, start_engine=script.start) as service: ...
+
+The moments: ``start``, ``load``, ``run``, ``encoding``, ``denoising``, ``decoding``, ``step I/S`` (first image I of a
+pass, before step S, counted from 1), ``image I`` (before it is sent) and ``done`` (before the run's last frame).
+"""
+
+import math
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import attrs
+import trio
+
+from mflux_api.engine.interface import EngineDied, Received
+from mflux_api.engine.protocol import (
+    Beat,
+    Cancel,
+    Command,
+    Event,
+    ImageDone,
+    Load,
+    Loaded,
+    LoadFailed,
+    PreviewMade,
+    Ready,
+    Run,
+    RunDone,
+    RunFailed,
+    RunStopped,
+    Shutdown,
+    Stage,
+    StageChanged,
+    StepDone,
+    Unload,
+    Unloaded,
+)
+from mflux_api.jobs.schedule import steps_to_run
+
+PREVIEW = b"\xff\xd8 what every scripted engine's preview is"
+FOREIGN = 1_000_000
+"""Added to the attempt number of stale frames."""
+
+
+@attrs.define
+class Crash:
+    """The engine dies there, that many times in all."""
+
+    times: int = 1
+    reason: str = "killed by SIGKILL"
+
+
+@attrs.define
+class Hang:
+    """The engine never gets on from there and takes no cancel; it lives."""
+
+
+@attrs.define(eq=False)
+class Hold:
+    """The engine waits there, the first time only, until the test lets it go or the run is cancelled."""
+
+    reached: trio.Event = attrs.field(factory=trio.Event)
+    release: trio.Event = attrs.field(factory=trio.Event)
+
+
+@attrs.define
+class Fail:
+    """The load or the run ends there with an error frame, that many times."""
+
+    code: str = "GENERATION_FAILED"
+    times: int = 1
+
+
+Action = Crash | Hang | Hold | Fail
+
+
+def pixels(seed: int, width: int, height: int) -> bytes:
+    """What every scripted engine paints for a seed."""
+    return random.Random(seed).randbytes(width * height * 3)
+
+
+@attrs.define(kw_only=True, eq=False)
+class Script:
+    """How the engines started from it behave, and what became of them."""
+
+    at: dict[str, Action] = attrs.field(factory=dict)
+    step_seconds: float = 0.0
+    per_pass: int = 1
+    """How many images of a run share their steps."""
+    ignore_cancel: bool = False
+    stale_frames: bool = False
+    """Send every frame of a run twice, first under the attempt number of a run that never was."""
+    tamper: Callable[[Event, tuple[bytes, ...]], tuple[Event, tuple[bytes, ...]]] = lambda event, blobs: (event, blobs)
+    """Changes what is sent."""
+    memory_bytes: int = 0
+    free_bytes: int | None = None
+    """The memory of its machine, and what is left of it."""
+    engines: list["ScriptedEngine"] = attrs.field(factory=list)
+    starts: list[float] = attrs.field(factory=list)
+    """When each start was tried."""
+
+    @property
+    def current(self) -> "ScriptedEngine":
+        """The newest engine."""
+        return self.engines[-1]
+
+    @property
+    def alive(self) -> int:
+        """Engines that nobody has closed."""
+        return sum(engine.closed is None for engine in self.engines)
+
+    async def start(self, nursery: trio.Nursery) -> "ScriptedEngine":
+        """Start an engine: the script as an ``EngineStarter``."""
+        self.starts.append(trio.current_time())
+        action = self.at.get("start")
+        if isinstance(action, Crash) and action.times > 0:
+            action.times -= 1
+            raise EngineDied(action.reason)
+        if isinstance(action, Hold):
+            action.reached.set()
+            await action.release.wait()
+        engine = ScriptedEngine(self, number=len(self.engines) + 1)
+        await nursery.start(engine.work)
+        self.engines.append(engine)
+        return engine
+
+
+class _Stopped(Exception):
+    pass
+
+
+class _Failed(Exception):
+    pass
+
+
+class ScriptedEngine:
+    """One incarnation."""
+
+    def __init__(self, script: Script, number: int) -> None:
+        self._script = script
+        self._inbox, self._commands = trio.open_memory_channel[tuple[Command, Sequence[bytes]]](math.inf)
+        self._outbox, self._frames = trio.open_memory_channel[Received](math.inf)
+        self._cancelled: set[int] = set()
+        self._stop = trio.Event()
+        self._running: int | None = None
+        self._models: set[str] = set()
+        self._scope = trio.CancelScope()
+        self._death: str | None = None
+        self.received: list[Command] = []
+        """Every command it was sent."""
+        self.blobs: list[tuple[bytes, ...]] = []
+        """What came with each of them."""
+        self.closed: str | None = None
+        """How it was closed: ``politely`` or ``by force``."""
+        self.info = Ready(
+            pid=number,
+            device="cpu",
+            device_name="scripted",
+            precision="float32",
+            blas="none",
+            blas_fast=True,
+            versions={"script": "1"},
+            memory_bytes=script.memory_bytes,
+        )
+
+    async def send(self, command: Command, blobs: Sequence[bytes] = ()) -> None:
+        await trio.lowlevel.checkpoint()
+        if self._death is not None:
+            raise EngineDied(self._death)
+        self.received.append(command)
+        self.blobs.append(tuple(blobs))
+        match command:
+            case Cancel(attempt=attempt):
+                if not self._script.ignore_cancel:
+                    self._cancelled.add(attempt)
+                    if attempt == self._running:
+                        self._stop.set()
+            case Shutdown():
+                self.die("exited with status 0")
+            case _:
+                self._inbox.send_nowait((command, blobs))
+
+    async def receive(self) -> Received:
+        try:
+            return await self._frames.receive()
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            raise EngineDied(self._death or "closed") from None
+
+    async def aclose(self, *, force: bool = False) -> None:
+        self.closed = self.closed or ("by force" if force else "politely")
+        self.die("closed")
+        await trio.lowlevel.checkpoint()
+
+    def die(self, reason: str = "killed by SIGKILL") -> None:
+        """End at once, as if killed from outside."""
+        if self._death is None:
+            self._death = reason
+            self._outbox.close()
+            self._scope.cancel()
+
+    def say(self, event: Event, blobs: tuple[bytes, ...] = ()) -> None:
+        """Send a frame out of turn."""
+        event, blobs = self._script.tamper(event, blobs)
+        attempt = getattr(event, "attempt", None)
+        if self._script.stale_frames and attempt is not None:
+            stale = attrs.evolve(event, attempt=attempt + FOREIGN)
+            self._outbox.send_nowait(Received(stale, blobs))
+        self._outbox.send_nowait(Received(event, blobs))
+
+    async def work(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow commands until the end."""
+        with self._scope:
+            self.say(Beat(active_bytes=1, peak_bytes=2, free_bytes=self._script.free_bytes))
+            task_status.started()
+            async for command, blobs in self._commands:
+                match command:
+                    case Load():
+                        await self._load(command)
+                    case Run():
+                        await self._run(command, blobs)
+                    case Unload(model=model):
+                        self._models = self._models - {model} if model is not None else set()
+                        self.say(Unloaded())
+
+    async def _load(self, command: Load) -> None:
+        try:
+            await self._reach("load")
+        except _Failed as failed:
+            self._models.discard(command.model)
+            self.say(LoadFailed(model=command.model, code=str(failed), message="scripted"))
+            return
+        if not Path(command.path).is_dir():  # noqa: ASYNC240
+            self.say(LoadFailed(model=command.model, code="GENERATION_FAILED", message="no such folder"))
+            return
+        self._models.add(command.model)
+        self.say(Loaded(model=command.model, seconds=0.5, active_bytes=1))
+
+    async def _run(self, command: Run, blobs: Sequence[bytes]) -> None:
+        self._running, self._stop = command.attempt, trio.Event()
+        try:
+            if len(blobs) != len(command.references) + command.start:
+                raise _Failed("GENERATION_FAILED")
+            await self._paint(command)
+        except _Stopped:
+            self.say(RunStopped(attempt=command.attempt))
+        except _Failed as failed:
+            self.say(RunFailed(attempt=command.attempt, code=str(failed), message="scripted"))
+        finally:
+            self._running = None
+            self._cancelled.discard(command.attempt)
+
+    async def _paint(self, command: Run) -> None:
+        if command.model not in self._models:
+            raise _Failed("GENERATION_FAILED")
+        await self._reach("run", command)
+        steps = steps_to_run(command.steps, command.image_strength)
+        for first in range(0, len(command.seeds), self._script.per_pass):
+            seeds = command.seeds[first : first + self._script.per_pass]
+            for stage in ("encoding", "denoising", "decoding"):
+                self.say(StageChanged(attempt=command.attempt, stage=_stage(stage)))
+                await self._reach(stage, command)
+                for step in range(1, steps + 1) if stage == "denoising" else ():
+                    await self._reach(f"step {first}/{step}", command)
+                    if self._script.step_seconds:
+                        await trio.sleep(self._script.step_seconds)
+                    done = StepDone(attempt=command.attempt, image=first, step=step, steps=steps, images=len(seeds))
+                    self.say(done)
+                    for index in range(first, first + len(seeds) if command.previews else first):
+                        preview = PreviewMade(attempt=command.attempt, index=index, step=step, width=8, height=8)
+                        self.say(preview, (PREVIEW,))
+            for index, seed in enumerate(seeds, first):
+                await self._reach(f"image {index}", command)
+                image = ImageDone(
+                    attempt=command.attempt, index=index, seed=seed, width=command.width, height=command.height
+                )
+                self.say(image, (pixels(seed, command.width, command.height),))
+        await self._reach("done", command)
+        self.say(RunDone(attempt=command.attempt, encode_seconds=0.1, denoise_seconds=0.2, decode_seconds=0.3))
+
+    async def _reach(self, moment: str, run: Run | None = None) -> None:
+        await trio.lowlevel.checkpoint()
+        match self._script.at.get(moment):
+            case Crash(times=times, reason=reason) as crash if times > 0:
+                crash.times -= 1
+                self.die(reason)
+                await trio.sleep_forever()
+            case Hang():
+                await trio.sleep_forever()
+            case Hold() as hold if not hold.reached.is_set():
+                hold.reached.set()
+                await _first(hold.release.wait, self._stop.wait)
+            case Fail(code=code, times=times) as fail if times > 0:
+                fail.times -= 1
+                raise _Failed(code)
+        if run is not None and run.attempt in self._cancelled:
+            raise _Stopped
+
+
+def _stage(name: str) -> Stage:
+    return name  # type: ignore[return-value]
+
+
+async def _first(*waits: Callable[[], Awaitable[object]]) -> None:
+    async with trio.open_nursery() as nursery:
+
+        async def wait(each: Callable[[], Awaitable[object]]) -> None:
+            await each()
+            nursery.cancel_scope.cancel()
+
+        for each in waits:
+            nursery.start_soon(wait, each)

@@ -1,0 +1,62 @@
+"""``mflux-api serve`` over scripted engines: everything but the model is real. Run as a module, never by hand."""
+
+import json
+import os
+import signal
+import sys
+import time
+from functools import partial
+from typing import Any
+
+from mflux_api.actors.mailbox import Mailbox
+from mflux_api.cli import main as cli
+from mflux_api.service import open_service
+from tests.support.scripted_engine import Script
+
+MODULE = "tests.support.scripted_server"
+OPTIONS = "SCRIPTED_SERVER"
+"""Environment variable with the fields of the :class:`Script` as JSON."""
+
+
+def environ(**fields: float | bool | str) -> dict[str, str]:
+    """Return what a server's environment must hold to run that script; ``stuck_drain`` blocks the
+    loop at the end, ``doomed`` names an actor that keeps failing from SIGUSR1 on."""
+    return {OPTIONS: json.dumps(fields)}
+
+
+async def _stuck(*_: object) -> None:
+    """A defect: the event loop does not go on."""
+    time.sleep(3600)  # noqa: ASYNC251
+
+
+def _doomed_when_told(name: str) -> None:
+    """From SIGUSR1 on that actor fails whenever it asks for a message."""
+    receive = Mailbox.receive
+    doomed = False
+
+    def doom(*_: object) -> None:
+        nonlocal doomed
+        doomed = True
+
+    async def failing(self: Mailbox[Any]) -> Any:
+        if doomed and self.name == name:
+            raise ZeroDivisionError("injected")
+        return await receive(self)
+
+    signal.signal(signal.SIGUSR1, doom)
+    Mailbox.receive = failing  # type: ignore[method-assign]
+
+
+def main() -> int:
+    """Run the command line with every engine replaced."""
+    options = json.loads(os.environ.get(OPTIONS, "{}"))
+    if options.pop("stuck_drain", False):
+        vars(cli)["_drain"] = _stuck
+    _doomed_when_told(options.pop("doomed", ""))
+    script = Script(**options)
+    vars(cli)["open_service"] = partial(open_service, start_engine=script.start)
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
