@@ -31,8 +31,8 @@ def tree_bytes(root: psutil.Process) -> int:
     return total
 
 
-def paint(port: int, model: str) -> None:
-    """Paint one small picture and wait for it."""
+def generate(port: int, model: str) -> None:
+    """Generate one small image and wait for it."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=300)
     body = {"prompt": "a lake", "model": model, "width": SIDE, "height": SIDE, "steps": 1, "seed": 1}
     connection.request("POST", "/sdapi/v1/txt2img", json.dumps(body))
@@ -56,9 +56,9 @@ def main() -> None:
         )
         config.write_text(f"[memory]\nbudget_gb = {2.2 * max(sizes):.3f}\n{entries}", "utf-8")
         with running_server(arguments=["--config", str(config)]) as (port, server):
-            paint(port, "b")
+            generate(port, "b")
             for number in range(switches):
-                paint(port, "ab"[number % 2])
+                generate(port, "ab"[number % 2])
                 time.sleep(1.5)
                 after.append(tree_bytes(psutil.Process(server)))
                 print(f"after switch {number + 1:>2}: {after[-1] / 1e6:8.1f} MB")

@@ -68,8 +68,8 @@ def main() -> None:
     from mflux_api.engine.device import configure, detect_device
     from mflux_api.engine.lora.lora import Lora
     from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
-    from mflux_api.engine.sampling.references import Picture
     from mflux_api.engine.weights.components import load_components
+    from mflux_api.images.rgb import RGBImage
 
     plain = PipelineRequest(prompt="a red house", seeds=(1,), width=SIDE, height=SIDE, steps=4)
     device = detect_device()
@@ -79,7 +79,7 @@ def main() -> None:
         pipeline = Pipeline(load_components(write_random_checkpoint(Path(folder) / "model", shape)), device)
         lora = Lora(write_lora(Path(folder) / "lora.safetensors", shape))
         noise = np.random.default_rng(0).integers(0, 256, SIDE * SIDE * 3, np.uint8)
-        reference = Picture(SIDE, SIDE, noise.tobytes())
+        reference = RGBImage(SIDE, SIDE, noise.tobytes())
         cases = {
             "one image": plain,
             "4 images, one pass": attrs.evolve(plain, seeds=(1, 2, 3, 4)),

@@ -167,7 +167,7 @@ class ServerCrashed(ServiceError):
 
 
 class OutOfMemory(ServiceError):
-    """The model or the picture does not fit in memory."""
+    """The model or the image does not fit in memory."""
 
     code, status = "OOM_ERROR", 500
 

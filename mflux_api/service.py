@@ -18,8 +18,8 @@ from mflux_api.actors.generator.generator import Generator, GeneratorOptions
 from mflux_api.actors.job_store import JobStore, Retention
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.actors.model_loader.model_loader import Disk, ModelLoader
-from mflux_api.actors.scheduler.job_runner import Painter
-from mflux_api.actors.scheduler.model_on_disk import Fetcher
+from mflux_api.actors.scheduler.job_runner import JobRunner
+from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
 from mflux_api.actors.scheduler.scheduler import Scheduler
 from mflux_api.actors.stats import Stats
 from mflux_api.config import Settings
@@ -33,7 +33,7 @@ from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.files import ImageFiles
-from mflux_api.storage.in_memory import MemoryRepository
+from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository
 from mflux_api.supervisor import ChildSpec, Ended, Started, Strategy, Supervisor
@@ -56,7 +56,7 @@ class Result:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        """The seed of each image; each can be painted again alone."""
+        """The seed of each image; each can be generated again alone."""
         return tuple(image.seed for image in self.job.images)
 
     @property
@@ -216,8 +216,8 @@ async def open_service(
     """
     if repository is None:
         # Retention bounds it; what the repository dropped by itself would leave its images behind.
-        repository = MemoryRepository(keep_finished=None)
-    house = _House(settings or Settings(), repository, start_engine, previews=previews)
+        repository = InMemoryRepository(keep_finished=None)
+    house = SupervisionTree(settings or Settings(), repository, start_engine, previews=previews)
     callers: BaseException | None = None
     failure: ServiceFailed | None = None
     ended = trio.Event()
@@ -269,7 +269,7 @@ def _without(
     return None if isinstance(error, kinds) else error
 
 
-class _House:
+class SupervisionTree:
     """Every mailbox and actor of one service."""
 
     def __init__(
@@ -325,8 +325,8 @@ class _House:
             store=_address(store_box, m.SCHEDULER),
             hub=_address(hub_box, m.SCHEDULER),
             stats=_address(stats_box, m.SCHEDULER),
-            fetcher=Fetcher(_address(downloader_box, m.SCHEDULER), catalog),
-            painter=Painter(
+            fetcher=ModelOnDisk(_address(downloader_box, m.SCHEDULER), catalog),
+            job_runner=JobRunner(
                 _address(loader_box, m.SCHEDULER),
                 _address(generator_box, m.SCHEDULER),
                 files,
@@ -393,7 +393,7 @@ def _address(mailbox: Mailbox[M], sender: str) -> Address[M]:
 
 
 def _child(mailbox: Mailbox[M], run: Callable[[Started], Awaitable[None]]) -> ChildSpec:
-    return ChildSpec(name=mailbox.name, run=run, on_exit=mailbox.drop_in_hand)
+    return ChildSpec(name=mailbox.name, run=run, on_exit=mailbox.fail_in_flight)
 
 
 def _retention(settings: Settings, files: ImageFiles) -> Retention:

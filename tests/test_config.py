@@ -90,14 +90,14 @@ def test_every_environment_variable(tmp_path: Path) -> None:
             "MFLUX_API_HOST": "localhost",
             "MFLUX_API_PORT": "9000",
             "MFLUX_DEFAULT_MODEL": "demo",
-            "MFLUX_OUTPUT_DIR": "/pictures",
+            "MFLUX_OUTPUT_DIR": "/images",
             "MFLUX_MODELS_DIR": "/weights",
             "MFLUX_API_KEYS": "first-key,second-key",
             "MFLUX_SOMETHING_OF_MFLUX": "ignored",
         },
     )
     assert (settings.server.host, settings.server.port, settings.models.default) == ("localhost", 9000, "demo")
-    assert settings.generation.output_dir == settings.state_dir == Path("/pictures")
+    assert settings.generation.output_dir == settings.state_dir == Path("/images")
     assert settings.models.cache_dir == Path("/weights")
     assert settings.security.api_keys == ("first-key", "second-key")
     assert "first-key" not in repr(settings)
@@ -109,9 +109,9 @@ def test_paths_in_the_file_belong_to_its_folder_and_others_to_the_working_direct
     (tmp_path / "here").mkdir()
     (tmp_path / "there").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    text = '[generation]\noutput_dir = "pictures"\n[[models.custom]]\nname = "mine"\nbase = "demo"\npath = "weights"\n'
+    text = '[generation]\noutput_dir = "images"\n[[models.custom]]\nname = "mine"\nbase = "demo"\npath = "weights"\n'
     settings = load_settings(written(tmp_path / "there", text), environ={"MFLUX_MODELS_DIR": "cache"})
-    assert settings.generation.output_dir == tmp_path / "there" / "pictures"
+    assert settings.generation.output_dir == tmp_path / "there" / "images"
     assert settings.models.custom[0].path == tmp_path / "there" / "weights"
     assert settings.models.cache_dir == tmp_path / "here" / "cache"
 

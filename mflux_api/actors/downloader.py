@@ -23,7 +23,7 @@ from mflux_api.errors import (
     ServiceRestarting,
 )
 from mflux_api.hub.client import DownloadOptions, fetch
-from mflux_api.hub.protocol import Fetch, Fetching
+from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
 from mflux_api.jobs.job import Failure
 from mflux_api.jobs.request import not_downloaded
 from mflux_api.storage.checkpoints import Checkpoints
@@ -64,7 +64,7 @@ class _Download:
         self.waiting = [each for each in self.waiting if each.reply.wanted]
         return self.asked_for or bool(self.waiting)
 
-    def note(self, progress: Fetching) -> None:
+    def note(self, progress: DownloadProgress) -> None:
         """Take how far the child is, and pass it on."""
         now = trio.current_time()
         if self.transfer.bytes_total is None:
@@ -132,7 +132,7 @@ class Downloader:
                 self._nursery.start_soon(self._ensure, message)
             case m.StartDownload():
                 self._nursery.start_soon(self._start, message)
-            case m.LetGo():
+            case m.DownloadAbandoned():
                 for download in self._downloads.values():
                     if not download.wanted():
                         download.scope.cancel()
@@ -207,7 +207,7 @@ class Downloader:
 
     async def _download(self, source: _Source, download: _Download) -> None:
         model = download.model
-        order = Fetch(
+        order = DownloadRequest(
             repo=model.repo,
             revision=model.revision,
             cache_dir=str(self._checkpoints.cache_dir),

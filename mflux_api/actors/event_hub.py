@@ -24,9 +24,9 @@ FINISHED_LOGS = 256
 
 @attrs.define
 class _Log:
-    entries: list[m.Logged] = attrs.field(factory=list)
-    subscribers: list[trio.MemorySendChannel[m.Logged]] = attrs.field(factory=list)
-    watchers: list[trio.MemorySendChannel[m.Logged]] = attrs.field(factory=list)
+    entries: list[m.LogEntry] = attrs.field(factory=list)
+    subscribers: list[trio.MemorySendChannel[m.LogEntry]] = attrs.field(factory=list)
+    preview_subscribers: list[trio.MemorySendChannel[m.LogEntry]] = attrs.field(factory=list)
     """Those subscribers who also take previews."""
     finished: bool = False
     highest: float = 0.0
@@ -40,7 +40,7 @@ class EventHub:
 
     async def run(self, status: Started) -> NoReturn:
         """Serve the mailbox until cancelled; then every follower's channel is closed."""
-        boot = _Boot(secrets.token_hex(4))
+        boot = HubState(secrets.token_hex(4))
         try:
             status.started()
             while True:
@@ -67,7 +67,7 @@ class EventHub:
             boot.close()
 
 
-class _Boot:
+class HubState:
     """The hub's state from one start to the next; its name is part of every event id."""
 
     def __init__(self, name: str) -> None:
@@ -87,7 +87,7 @@ class _Boot:
             if event.preview is not None:
                 self._show(log, event)
                 return
-        entry = m.Logged(id=f"{self._name}-{len(log.entries) + 1}", event=event)
+        entry = m.LogEntry(id=f"{self._name}-{len(log.entries) + 1}", event=event)
         log.entries.append(entry)
         terminal = isinstance(event, Finished)
         log.subscribers = [channel for channel in log.subscribers if _deliver(channel, entry, terminal=terminal)]
@@ -96,37 +96,39 @@ class _Boot:
             for channel in log.subscribers:
                 channel.close()
             log.subscribers.clear()
-            log.watchers.clear()
+            log.preview_subscribers.clear()
             self._retire(job_id)
 
     def subscribe(self, job_id: str, last_event_id: str | None) -> m.Subscription:
-        send, receive = trio.open_memory_channel[m.Logged](SUBSCRIBER_BUFFER)
+        send, receive = trio.open_memory_channel[m.LogEntry](SUBSCRIBER_BUFFER)
         log = self._logs.get(job_id)
         if log is None:
             send.close()
-            return m.Subscription(missed=(), present=None, channel=receive)
+            return m.Subscription(backlog=(), present=None, channel=receive)
         if log.finished:
             send.close()
         else:
             log.subscribers = [channel for channel in log.subscribers if _followed(channel)]
             log.subscribers.append(send)
         if last_event_id is None:
-            present, missed = _present(log)
-            return m.Subscription(missed=missed, present=present, channel=receive)
-        return m.Subscription(missed=self._after(log, last_event_id), present=None, channel=receive)
+            present, backlog = _present(log)
+            return m.Subscription(backlog=backlog, present=present, channel=receive)
+        return m.Subscription(backlog=self._after(log, last_event_id), present=None, channel=receive)
 
     def watch(self, job_id: str) -> None:
         """Send previews to whoever subscribed last."""
         log = self._logs.get(job_id)
         if log is not None and log.subscribers:
-            log.watchers = [channel for channel in log.watchers if _followed(channel)]
-            log.watchers.append(log.subscribers[-1])
+            log.preview_subscribers = [channel for channel in log.preview_subscribers if _followed(channel)]
+            log.preview_subscribers.append(log.subscribers[-1])
 
     def _show(self, log: _Log, event: Progress) -> None:
         """Send a preview and keep nothing of it: it says where the log is, and resuming after it resumes there."""
         if log.entries:
-            entry = m.Logged(id=log.entries[-1].id, event=event)
-            log.watchers = [channel for channel in log.watchers if _deliver(channel, entry, terminal=False)]
+            entry = m.LogEntry(id=log.entries[-1].id, event=event)
+            log.preview_subscribers = [
+                channel for channel in log.preview_subscribers if _deliver(channel, entry, terminal=False)
+            ]
 
     def open_logs(self) -> tuple[str, ...]:
         return tuple(job_id for job_id, log in self._logs.items() if not log.finished)
@@ -146,7 +148,7 @@ class _Boot:
                 channel.close()
             log.subscribers.clear()
 
-    def _after(self, log: _Log, last_event_id: str) -> tuple[m.Logged, ...]:
+    def _after(self, log: _Log, last_event_id: str) -> tuple[m.LogEntry, ...]:
         ids = [entry.id for entry in log.entries]
         if last_event_id not in ids:
             return tuple(log.entries)
@@ -161,7 +163,7 @@ class _Boot:
             del self._logs[oldest]
 
 
-def _present(log: _Log) -> tuple[m.Logged | None, tuple[m.Logged, ...]]:
+def _present(log: _Log) -> tuple[m.LogEntry | None, tuple[m.LogEntry, ...]]:
     """Return the newest state, and the terminal event that may follow it."""
     if not log.finished:
         return (log.entries[-1] if log.entries else None), ()
@@ -169,11 +171,11 @@ def _present(log: _Log) -> tuple[m.Logged | None, tuple[m.Logged, ...]]:
     return (log.entries[-2] if len(log.entries) > 1 else None), (log.entries[-1],)
 
 
-def _followed(channel: trio.MemorySendChannel[m.Logged]) -> bool:
+def _followed(channel: trio.MemorySendChannel[m.LogEntry]) -> bool:
     return channel.statistics().open_receive_channels > 0
 
 
-def _deliver(channel: trio.MemorySendChannel[m.Logged], entry: m.Logged, *, terminal: bool) -> bool:
+def _deliver(channel: trio.MemorySendChannel[m.LogEntry], entry: m.LogEntry, *, terminal: bool) -> bool:
     """Send without waiting; return ``False`` when nobody listens any more."""
     statistics = channel.statistics()
     if statistics.open_receive_channels == 0:

@@ -70,9 +70,9 @@ class JobStore:
             case m.Insert():
                 await self._call(partial(self._repository.insert, message.job, message.key))
                 message.reply.ok(None)
-            case m.Recall():
+            case m.GetIdempotencyRecord():
                 message.reply.ok(await self._call(partial(self._repository.recall, message.key)))
-            case m.Begin():
+            case m.StartJob():
                 message.reply.ok(await self._change(message.job_id, lambda job: jobs.start(job, _now())))
             case m.Requeue():
                 message.reply.ok(await self._change(message.job_id, _requeued(message)))
@@ -87,7 +87,7 @@ class JobStore:
                 message.reply.ok(await self._call(self._repository.unfinished))
             case m.GetTotals():
                 message.reply.ok(await self._call(self._repository.totals))
-            case m.Sweep():
+            case m.ExpireJobs():
                 await self._sweep()
             case _:
                 assert_never(message)
@@ -130,7 +130,7 @@ class JobStore:
         while True:
             await trio.sleep(SWEEP_SECONDS)
             with suppress(MailboxFull):
-                self._mailbox.put_now(m.Sweep(), control=False)
+                self._mailbox.put_nowait(m.ExpireJobs(), control=False)
 
     async def _sweep(self) -> None:
         if self._retention is None:

@@ -29,7 +29,7 @@ class ActorStopped(ActorGone):
 
 
 class MailboxFull(Exception):
-    """``tell_now`` found no room in the lane."""
+    """``tell_nowait`` found no room in the lane."""
 
 
 class Reply(Generic[T]):
@@ -119,37 +119,37 @@ class Mailbox(Generic[M]):
         self._work_in, self._work_out = trio.open_memory_channel[M](work_capacity)
         self._control_in, self._control_out = trio.open_memory_channel[M](control_capacity)
         # One token per queued message, so that one await serves two lanes.
-        self._bell_in, self._bell_out = trio.open_memory_channel[None](math.inf)
-        self._in_hand: list[Reply[Any]] = []
+        self._wakeups_in, self._wakeups = trio.open_memory_channel[None](math.inf)
+        self._in_flight: list[Reply[Any]] = []
         self._closed = False
 
     async def receive(self) -> M:
         """Take the next message, control lane first."""
-        await self._bell_out.receive()
+        await self._wakeups.receive()
         try:
             message = self._control_out.receive_nowait()
         except trio.WouldBlock:
             message = self._work_out.receive_nowait()
         if isinstance(message, Ask):
-            self._in_hand = [reply for reply in self._in_hand if not reply.answered]
-            self._in_hand.append(message.reply)
+            self._in_flight = [reply for reply in self._in_flight if not reply.answered]
+            self._in_flight.append(message.reply)
         return message
 
-    def drop_in_hand(self) -> None:
+    def fail_in_flight(self) -> None:
         """The reading actor ended: everything it took and did not answer is lost."""
-        for reply in self._in_hand:
+        for reply in self._in_flight:
             if not reply.answered:
                 reply.abandon()
-        self._in_hand.clear()
+        self._in_flight.clear()
 
     def close(self) -> None:
         """The actor will not come back: nobody waits in vain, and nothing more is taken."""
         if self._closed:
             return
         self._closed = True
-        for reply in self._in_hand:
+        for reply in self._in_flight:
             self._stopped(reply)
-        self._in_hand.clear()
+        self._in_flight.clear()
         for lane in (self._control_out, self._work_out):
             while True:
                 try:
@@ -166,7 +166,7 @@ class Mailbox(Generic[M]):
 
     def queued(self) -> int:
         """Messages waiting in both lanes."""
-        return self._bell_out.statistics().current_buffer_used
+        return self._wakeups.statistics().current_buffer_used
 
     async def put(self, message: M, *, control: bool) -> None:
         """Queue a message, waiting for room.
@@ -181,9 +181,9 @@ class Mailbox(Generic[M]):
         if self._closed:
             # It was closed between the message's way in and now, and the message went with it.
             raise ActorStopped(self.name)
-        self._bell_in.send_nowait(None)
+        self._wakeups_in.send_nowait(None)
 
-    def put_now(self, message: M, *, control: bool) -> None:
+    def put_nowait(self, message: M, *, control: bool) -> None:
         """Queue a message if there is room.
 
         Raises:
@@ -196,7 +196,7 @@ class Mailbox(Generic[M]):
             raise ActorStopped(self.name) from None
         except trio.WouldBlock:
             raise MailboxFull(self.name) from None
-        self._bell_in.send_nowait(None)
+        self._wakeups_in.send_nowait(None)
 
 
 class Address(Generic[M]):
@@ -220,14 +220,14 @@ class Address(Generic[M]):
         """
         await self._mailbox.put(message, control=control)
 
-    def tell_now(self, message: M, *, control: bool = False) -> None:
+    def tell_nowait(self, message: M, *, control: bool = False) -> None:
         """Send without waiting.
 
         Raises:
             ActorStopped: the receiver has stopped for good.
             MailboxFull: the receiver's lane is full.
         """
-        self._mailbox.put_now(message, control=control)
+        self._mailbox.put_nowait(message, control=control)
 
     async def ask(self, message: Ask[T], *, control: bool = False) -> T:
         """Send a message and wait for its answer.

@@ -47,7 +47,7 @@ class Model:
 
     @property
     def upscales(self) -> bool:
-        """Whether it enlarges pictures and paints none."""
+        """Whether it upscales images and generates none."""
         return self.family == "seedvr2"
 
     @property

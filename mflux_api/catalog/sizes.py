@@ -15,7 +15,7 @@ SEEDVR2: Sizes = {None: 7.28}
 
 KLEIN_4B_KEPT: Mapping[int, float] = {8: 7.59, 6: 5.84, 4: 4.10, 3: 3.22}
 """This and the next two: what this service keeps when it quantizes, without the text encoder's layers that no prompt
-needs (9 of Qwen3's 36, 10 of Mistral's 40, and what sees pictures)."""
+needs (9 of Qwen3's 36, 10 of Mistral's 40, and what sees images)."""
 KLEIN_9B_KEPT: Mapping[int, float] = {8: 16.01, 6: 12.28, 4: 8.55, 3: 6.69}
 DEV_KEPT: Mapping[int, float] = {8: 52.83, 4: 28.05}
 

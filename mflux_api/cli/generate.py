@@ -12,7 +12,7 @@ from mflux_api.storage.loras import SUFFIX
 
 
 def init_images(paths: Sequence[Path]) -> tuple[str, ...]:
-    """Read pictures as a request carries them.
+    """Read images as a request carries them.
 
     Raises:
         InvalidParameter: one cannot be read.

@@ -40,7 +40,7 @@ EXIT_INTERRUPTED = 130
 HALT_SECONDS = 0.6
 """After the drain: what putting a halted job back into the queue may take; it is a write to the disk."""
 
-FAREWELL_SECONDS = 0.9
+RESPONSE_GRACE_SECONDS = 0.9
 """After the drain: until when answers that are on their way may be sent."""
 
 STUCK_SECONDS = 5.0
@@ -87,10 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     serve.add_argument("--host", help="address to listen on (default: 0.0.0.0)")
     serve.add_argument("--port", type=int, help="port to listen on (default: 7861)")
 
-    generate = commands.add_parser("generate", parents=[shared], help="paint a picture and print its path")
-    generate.add_argument("prompt", nargs="?", default="", help="what to paint; an upscaler needs none")
+    generate = commands.add_parser("generate", parents=[shared], help="generate an image and print its path")
+    generate.add_argument("prompt", nargs="?", default="", help="what to generate; an upscaler needs none")
     generate.add_argument("--model", help="which model (default: models.default)")
-    generate.add_argument("--negative-prompt", help="what not to paint (base models)")
+    generate.add_argument("--negative-prompt", help="what not to generate (base models)")
     generate.add_argument("--seed", type=int, help="random seed (default: a new one)")
     generate.add_argument(
         "--width", type=int, help="pixels, a multiple of 16 (default: the model's, or the init image's)"
@@ -100,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     generate.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
     generate.add_argument("--guidance", type=float, help="guidance (base models)")
-    generate.add_argument("--num-images", type=int, default=1, help="how many pictures (default: 1)")
+    generate.add_argument("--num-images", type=int, default=1, help="how many images (default: 1)")
     generate.add_argument("--low-ram", action="store_true", help="take longer and less memory")
     generate.add_argument(
         "--init-image",
@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="FILE",
-        help="a picture to edit (up to four) or to upscale",
+        help="an image to edit (up to four) or to upscale",
     )
     generate.add_argument("--image-strength", type=float, help="how much to transform it, 0 to 1 (default: 0.75)")
     generate.add_argument("--upscale", type=float, help="upscalers: times as large (default: 2)")
@@ -132,7 +132,7 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
-    # Of strangers' pictures, which are taken or refused all the same; each would print a path of this machine.
+    # Of strangers' images, which are taken or refused all the same; each would print a path of this machine.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # Where descriptors run out Trio tries to accept ten times a second, with a traceback each time.
     logging.getLogger("trio.serve_listeners").addFilter(_NowAndThen())
@@ -235,7 +235,7 @@ async def _drain(service: Service, seconds: float, at_once: trio.Event) -> None:
             await service.drain()
             nursery.cancel_scope.cancel()
     deadline = min(deadline, trio.current_time()) if at_once.is_set() else deadline
-    service.end_by(deadline + FAREWELL_SECONDS)
+    service.end_by(deadline + RESPONSE_GRACE_SECONDS)
     with trio.move_on_after(HALT_SECONDS):
         await service.drain(halt=True)
 
@@ -289,12 +289,12 @@ def _generate(options: argparse.Namespace) -> int:
         lora_files=named.files,
         lora_scales=named.scales,
     )
-    for path in trio.run(partial(_paint, named.settings, request)):
+    for path in trio.run(partial(_generate_images, named.settings, request)):
         print(path)
     return 0
 
 
-async def _paint(settings: Settings, request: GenerateRequest) -> list[str]:
+async def _generate_images(settings: Settings, request: GenerateRequest) -> list[str]:
     # Nobody looks at previews here.
     async with open_service(settings, previews=False) as service:
         with ProgressBar(sys.stderr) as bar:

@@ -20,7 +20,7 @@ from mflux_api.cli.progress_bar import ProgressBar
 from mflux_api.config import Settings
 from mflux_api.errors import ModelNotFound, ServiceError, by_code
 from mflux_api.hub.client import DownloadOptions, fetch
-from mflux_api.hub.protocol import Fetch, Fetching
+from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
 
@@ -145,7 +145,7 @@ def _download(model: Model, settings: Settings) -> None:
         print(f"{model.alias}: nothing to download, it is {_origin(model)}")
         return
     if checkpoints.folder(model) is None:
-        order = Fetch(
+        order = DownloadRequest(
             repo=model.repo,
             revision=model.revision,
             cache_dir=str(settings.models.cache_dir),
@@ -158,7 +158,7 @@ def _download(model: Model, settings: Settings) -> None:
     print(f"{model.alias}: {checkpoints.folder(model)}")
 
 
-async def _fetch(order: Fetch, meter: "_Meter") -> None:
+async def _fetch(order: DownloadRequest, meter: "_Meter") -> None:
     await fetch(order, DownloadOptions(), meter)
 
 
@@ -170,7 +170,7 @@ class _Meter:
         self._alias = alias
         self._first: tuple[float, int] | None = None
 
-    def __call__(self, progress: Fetching) -> None:
+    def __call__(self, progress: DownloadProgress) -> None:
         if progress.bytes_total is None:
             return
         now = trio.current_time()

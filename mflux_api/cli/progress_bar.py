@@ -14,7 +14,7 @@ _NOTES = {
     Stage.DOWNLOADING: "downloading the model",
     Stage.LOADING: "loading the model",
     Stage.ENCODING: "reading the prompt",
-    Stage.DENOISING: "painting",
+    Stage.DENOISING: "generating",
     Stage.DECODING: "developing",
     Stage.SAVING: "saving",
 }

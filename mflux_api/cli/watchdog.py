@@ -42,13 +42,13 @@ class Watchdog:
             try:
                 order = self._orders.get(timeout=left)
             except queue.Empty:
-                self._bite()
+                self._kill()
                 return
             if order is None:
                 return
             deadline = order if deadline is None else min(deadline, order)
 
-    def _bite(self) -> None:
+    def _kill(self) -> None:
         # Not through logging: whoever is stuck may hold its lock.
         line = "mflux-api: the shutdown is stuck: ending the process; unfinished jobs go on at the next start\n"
         os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, line.encode())

@@ -55,7 +55,7 @@ def configure(device: Device) -> None:
 
 
 def memory_bytes(device: Device) -> int:
-    """What the device has for models and pictures."""
+    """What the device has for models and images."""
     info = mx.device_info()
     if device.kind == "metal":
         # Beyond it Metal begins to swap, or fails.

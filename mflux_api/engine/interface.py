@@ -8,7 +8,7 @@ import trio
 
 from mflux_api.engine.protocol import Command, Event, Ready
 
-LAST_LOOK_SECONDS = 0.2
+SILENCE_GRACE_SECONDS = 0.2
 """How long a silence is doubted once its time is up: to a process that was itself stopped, frames are on their way."""
 
 

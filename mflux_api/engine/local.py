@@ -8,8 +8,8 @@ import trio
 
 from mflux_api.engine import protocol
 from mflux_api.engine.interface import EngineDied, Received
-from mflux_api.engine.protocol import Beat, Event, Ready, Shutdown
-from mflux_api.ipc.child_process import FrameChild
+from mflux_api.engine.protocol import Event, Heartbeat, Ready, Shutdown
+from mflux_api.ipc.child_process import ChildProcess
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class LocalEngineOptions:
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.engine.worker")
 
 
-class LocalEngine(FrameChild):
+class LocalEngine(ChildProcess):
     """An engine in a child process, spoken to over its standard input and output."""
 
     kind = "engine"
@@ -81,7 +81,7 @@ class LocalEngine(FrameChild):
             match frame:
                 case Ready() as ready:
                     return ready
-                case Beat():
+                case Heartbeat():
                     # It beats from its first moment on, long before its imports are done.
                     silence = self._options.heartbeat_timeout
                 case _:
@@ -90,7 +90,7 @@ class LocalEngine(FrameChild):
     def _may_send(self, frame: object) -> bool:
         return isinstance(frame, Event)
 
-    async def _say_farewell(self) -> None:
+    async def _ask_to_exit(self) -> None:
         try:
             await self.send(Shutdown())
         except EngineDied:

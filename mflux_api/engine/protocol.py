@@ -43,7 +43,7 @@ class Load:
     """Quantize the checkpoint to that many bits."""
     entry: str = ""
     """With ``bits``: the folder where the quantized weights are kept."""
-    staged: bool = False
+    component_offload: bool = False
     """Read each component's weights only when a run needs them."""
 
 
@@ -57,9 +57,9 @@ class Unload:
 
 @attrs.frozen(kw_only=True)
 class Run:
-    """Paint images with a resident model.
+    """Generate images with a resident model.
 
-    Its blobs are pictures, RGB8 row by row: the references in their order, then the start picture if there is one.
+    Its blobs are images, RGB8 row by row: the references in their order, then the start image if there is one.
     """
 
     attempt: int
@@ -73,14 +73,14 @@ class Run:
     steps: int
     guidance: float
     low_ram: bool = False
-    alternating: bool = False
+    alternating_offload: bool = False
     """Text encoder and transformer take turns in memory."""
     references: tuple[tuple[Positive, Positive], ...] = ()
-    """Width and height of each reference picture, multiples of 16; at most 4."""
+    """Width and height of each reference image, multiples of 16; at most 4."""
     start: bool = False
-    """Whether the last blob is a picture of ``width`` by ``height`` to start from."""
+    """Whether the last blob is an image of ``width`` by ``height`` to start from."""
     image_strength: float = 1.0
-    """How much of the start picture to transform, 0 to 1."""
+    """How much of the start image to transform, 0 to 1."""
     lora_files: tuple[str, ...] = ()
     """Absolute paths of adapters, for this run alone."""
     lora_scales: tuple[float, ...] = ()
@@ -91,20 +91,20 @@ class Run:
 
 @attrs.frozen(kw_only=True)
 class Upscale:
-    """Enlarge a picture with a resident upscaler; its events are those of a :class:`Run` of one step.
+    """Upscale an image with a resident upscaler; its events are those of a :class:`Run` of one step.
 
-    Its one blob is the picture, RGB8 row by row, in any size.
+    Its one blob is the image, RGB8 row by row, in any size.
     """
 
     attempt: int
     model: str
     seeds: tuple[Natural, ...]
-    """One enlarged picture for each."""
+    """One upscaled image for each."""
     width: Positive
-    """Of the given picture."""
+    """Of the given image."""
     height: Positive
     resolution: Positive
-    """The shorter side of the enlarged picture in pixels."""
+    """The shorter side of the upscaled image in pixels."""
     softness: float = 0.0
     """How much detail to take away first, 0 to 1."""
     low_ram: bool = False
@@ -141,11 +141,11 @@ class Ready:
     blas_fast: bool
     versions: Mapping[str, str]
     memory_bytes: Natural = 0
-    """What the device has for models and pictures; 0 when it does not say."""
+    """What the device has for models and images; 0 when it does not say."""
 
 
 @attrs.frozen(kw_only=True)
-class Beat:
+class Heartbeat:
     """The child lives. Sent once a second."""
 
     active_bytes: int
@@ -220,7 +220,7 @@ class PreviewMade:
 
 @attrs.frozen(kw_only=True)
 class ImageDone:
-    """An image is painted; its one blob is RGB8, row by row."""
+    """An image is generated; its one blob is RGB8, row by row."""
 
     attempt: int
     index: Natural
@@ -258,7 +258,7 @@ class RunFailed:
 
 Event = (
     Ready
-    | Beat
+    | Heartbeat
     | Loaded
     | LoadFailed
     | Unloaded
@@ -282,7 +282,7 @@ _TYPES: tuple[type[Any], ...] = (
     Cancel,
     Shutdown,
     Ready,
-    Beat,
+    Heartbeat,
     Loaded,
     LoadFailed,
     Unloaded,

@@ -8,20 +8,20 @@ import attrs
 from mflux_api.engine.lora.lora import Lora
 from mflux_api.engine.protocol import Run, Upscale
 from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
-from mflux_api.engine.sampling.references import Picture
 from mflux_api.engine.upscaling.upscaler import UpscaleRequest
+from mflux_api.images.rgb import RGBImage
 
 
 def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator[tuple[int, PipelineRequest]]:
     """The passes of a run in their order, each with the position of its first image in the run.
 
     Raises:
-        ValueError: the frame asks for what cannot be computed, or its pictures are not what it says.
+        ValueError: the frame asks for what cannot be computed, or its images are not what it says.
     """
     sizes = [*command.references, (command.width, command.height)][: len(command.references) + command.start]
     if len(blobs) != len(sizes):
-        raise ValueError("a run must come with as many pictures as it names")
-    pictures = [Picture(width, height, rgb) for (width, height), rgb in zip(sizes, blobs, strict=True)]
+        raise ValueError("a run must come with as many images as it names")
+    images = [RGBImage(width, height, rgb) for (width, height), rgb in zip(sizes, blobs, strict=True)]
     loras = tuple(Lora(Path(path), scale) for path, scale in zip(command.lora_files, command.lora_scales, strict=True))
     whole = PipelineRequest(
         prompt=command.prompt,
@@ -32,9 +32,9 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
         steps=command.steps,
         guidance=command.guidance,
         low_ram=command.low_ram,
-        alternating=command.alternating,
-        references=tuple(pictures[: len(command.references)]),
-        start=pictures[-1] if command.start else None,
+        alternating_offload=command.alternating_offload,
+        references=tuple(images[: len(command.references)]),
+        start=images[-1] if command.start else None,
         strength=command.image_strength,
         loras=loras,
         previews=command.previews,
@@ -44,21 +44,20 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
         yield first, attrs.evolve(whole, seeds=command.seeds[first : first + count])
 
 
-def enlargements(command: Upscale, blobs: Sequence[bytes]) -> Iterator[tuple[int, UpscaleRequest]]:
-    """The enlarged pictures of a command in their order, one a pass.
+def upscaled_images(command: Upscale, blobs: Sequence[bytes]) -> Iterator[tuple[int, UpscaleRequest]]:
+    """The upscaled images of a command in their order, one a pass.
 
     Raises:
-        ValueError: the frame asks for what cannot be computed, or its picture is not what it says.
+        ValueError: the frame asks for what cannot be computed, or its image is not what it says.
     """
     if len(blobs) != 1:
-        raise ValueError("an upscaling must come with one picture")
+        raise ValueError("an upscaling must come with one image")
+    image = RGBImage(command.width, command.height, blobs[0])
     for first, seed in enumerate(command.seeds):
         yield (
             first,
             UpscaleRequest(
-                width=command.width,
-                height=command.height,
-                rgb=blobs[0],
+                image=image,
                 resolution=command.resolution,
                 seed=seed,
                 softness=command.softness,

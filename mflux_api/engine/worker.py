@@ -18,9 +18,9 @@ from mflux_api import machine
 from mflux_api.engine import protocol
 from mflux_api.engine.protocol import (
     PREFIX_LENGTH,
-    Beat,
     Cancel,
     Command,
+    Heartbeat,
     ImageDone,
     Load,
     Loaded,
@@ -136,7 +136,7 @@ class Reader(threading.Thread):
         """Say that the child lives, and what memory it has."""
         active, peak = self.memory
         free = machine.available_bytes() if self.device_bytes is None else max(0, self.device_bytes - active)
-        self._pipe.write(Beat(active_bytes=active, peak_bytes=peak, free_bytes=free))
+        self._pipe.write(Heartbeat(active_bytes=active, peak_bytes=peak, free_bytes=free))
 
 
 class Worker:
@@ -169,7 +169,7 @@ class Worker:
         try:
             if command.model not in self._resident:
                 self._resident[command.model] = self._opened(command, warnings.append)
-            if not command.staged:
+            if not command.component_offload:
                 self._resident[command.model].components.load_all()
         except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
             if isinstance(error, CheckpointError):
@@ -203,10 +203,12 @@ class Worker:
         if is_upscaler(folder):
             return Upscaler(UpscalerComponents(folder))
         if command.bits is None:
-            components = load_components(folder, staged=command.staged)
+            components = load_components(folder, component_offload=command.component_offload)
         else:
             entry = Path(command.entry)
-            components = load_quantized(folder, command.bits, entry, staged=command.staged, warn=warn)
+            components = load_quantized(
+                folder, command.bits, entry, component_offload=command.component_offload, warn=warn
+            )
         return Pipeline(components, self._device)
 
     def _unload(self, model: str | None) -> None:
@@ -230,7 +232,7 @@ class Worker:
         from mflux_api.engine.weights.components import CheckpointError
 
         try:
-            self._paint(command, blobs)
+            self._generate(command, blobs)
         except Stopped:
             self._pipe.write(RunStopped(attempt=command.attempt))
         except LoraError as error:
@@ -246,13 +248,13 @@ class Worker:
             # A component that was freed and cannot be read again.
             self._pipe.write(RunFailed(attempt=command.attempt, code="GENERATION_FAILED", message=str(error)))
         except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
-            code, message = _classified(error, "The engine failed while painting")
+            code, message = _classified(error, "The engine failed while generating")
             self._pipe.write(RunFailed(attempt=command.attempt, code=code, message=message))
         finally:
             self._reader.cancelled.discard(command.attempt)
             memory.release()
 
-    def _paint(self, command: Run | Upscale, blobs: Blobs) -> None:
+    def _generate(self, command: Run | Upscale, blobs: Blobs) -> None:
         from mflux_api.engine.sampling.pipeline import DoneEvent, ImageEvent, PreviewEvent, StageEvent, StepEvent
 
         seconds = [0.0, 0.0, 0.0]
@@ -288,7 +290,7 @@ class Worker:
 
     def _passes(self, command: Run | Upscale, blobs: Blobs) -> "Iterator[tuple[int, Iterator[PassEvent]]]":
         """The first image of each pass, and its events."""
-        from mflux_api.engine.runs import enlargements, passes
+        from mflux_api.engine.runs import passes, upscaled_images
         from mflux_api.engine.sampling.pipeline import Pipeline
         from mflux_api.engine.upscaling.upscaler import Upscaler
 
@@ -306,8 +308,8 @@ class Worker:
                 for first, request in passes(run, blobs, pipeline):
                     yield first, pipeline.run(request, stopped)
             case Upscale() as upscale, Upscaler() as upscaler:
-                for first, enlargement in enlargements(upscale, blobs):
-                    yield first, upscaler.run(enlargement, stopped)
+                for first, upscaled_image in upscaled_images(upscale, blobs):
+                    yield first, upscaler.run(upscaled_image, stopped)
             case _:
                 raise RuntimeError("no model that can do it is resident under that name")
 

@@ -20,12 +20,12 @@ class EventStream:
         self._look = look
         self._job = job
         self._channel = subscription.channel
-        self._past = deque(subscription.missed)
+        self._past = deque(subscription.backlog)
         self._ended = False
         if from_start:
             present = subscription.present
             if present is None or job.status.terminal:
-                present = m.Logged(id=present.id if present is not None else "", event=_present(job))
+                present = m.LogEntry(id=present.id if present is not None else "", event=_present(job))
             self._past.appendleft(present)
 
     async def __aenter__(self) -> "EventStream":
@@ -39,7 +39,7 @@ class EventStream:
     def __aiter__(self) -> "EventStream":
         return self
 
-    async def __anext__(self) -> m.Logged:
+    async def __anext__(self) -> m.LogEntry:
         """Return the next event.
 
         Raises:
@@ -51,13 +51,13 @@ class EventStream:
         self._ended = isinstance(logged.event, Finished)
         return logged
 
-    async def _receive(self) -> m.Logged:
+    async def _receive(self) -> m.LogEntry:
         try:
             return await self._channel.receive()
         except trio.EndOfChannel:
             job = await self._look()
             if job.status.terminal:
-                return m.Logged(id="", event=Finished(job=job))
+                return m.LogEntry(id="", event=Finished(job=job))
             raise ServiceRestarting("The event stream was restarted; follow the job again") from None
 
 

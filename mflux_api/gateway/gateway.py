@@ -63,7 +63,7 @@ class JobView:
     """A job with what is only known while it is unfinished."""
 
     job: Job
-    live: m.Live | None
+    live: m.JobSnapshot | None
 
 
 class Gateway:
@@ -108,7 +108,7 @@ class Gateway:
             check_upscaling(checked, model)
         if model.remote and not self.settings.models.auto_download and not await self._on_disk(model):
             raise not_downloaded(model)
-        resolved = await (self._upscaling if model.upscales else self._painting)(checked, model)
+        resolved = await (self._upscaling if model.upscales else self._generating)(checked, model)
         return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous, key=key))
 
     def upscales(self, name: object) -> bool:
@@ -121,7 +121,7 @@ class Gateway:
         size = await trio.to_thread.run_sync(source_size, checked.init_images[0], limiter=self._decoders)
         return resolve_upscaling(checked, model, size)
 
-    async def _painting(self, checked: GenerateRequest, model: Model) -> GenerateRequest:
+    async def _generating(self, checked: GenerateRequest, model: Model) -> GenerateRequest:
         loras = await self._named(checked.lora_files)
         size: tuple[int, int] | None = None
         if checked.init_images:
@@ -145,7 +145,7 @@ class Gateway:
         job = await self._job(job_id)
         if job.status.terminal:
             return JobView(job=job, live=None)
-        live = (await self._ask(self._to.scheduler, m.GetLive())).get(job_id)
+        live = (await self._ask(self._to.scheduler, m.GetSnapshots())).get(job_id)
         if live is None:
             # It ended between the two questions.
             job = await self._job(job_id)
@@ -155,7 +155,7 @@ class Gateway:
         self, *, limit: int = 50, cursor: str | None = None, status: Status | None = None
     ) -> tuple[tuple[JobView, ...], str | None]:
         """Return a page of jobs, newest first, and the cursor of the next one."""
-        live = await self._ask(self._to.scheduler, m.GetLive())
+        live = await self._ask(self._to.scheduler, m.GetSnapshots())
         page: Page = await self._ask(self._to.store, m.ListJobs(limit=limit, cursor=cursor, status=status))
         views = tuple(JobView(job=job, live=None if job.status.terminal else live.get(job.id)) for job in page.jobs)
         return views, page.next_cursor
@@ -174,7 +174,7 @@ class Gateway:
     def abandon(self, job_id: str) -> None:
         """Cancel a job without waiting for the answer, for callers that are being cancelled themselves."""
         try:
-            self._to.scheduler.tell_now(m.Abandon(job_id=job_id), control=True)
+            self._to.scheduler.tell_nowait(m.Abandon(job_id=job_id), control=True)
         except (ActorGone, MailboxFull) as error:
             # Raising would hide the caller's cancellation.
             logger.debug("an abandoned job is not cancelled: %s", type(error).__name__)
@@ -182,7 +182,7 @@ class Gateway:
     async def follow(self, job_id: str, last_event_id: str | None = None, *, previews: bool = False) -> EventStream:
         """Follow a job's events; use the result as an async context manager and iterate over it.
 
-        With ``previews`` there are more events, which carry a small picture of what an image is coming to.
+        With ``previews`` there are more events, which carry a small image of what an image is coming to.
 
         Raises:
             JobNotFound: there is none with that id.
@@ -253,9 +253,9 @@ class Gateway:
         """Return how busy the scheduler is."""
         return await self._ask(self._to.scheduler, m.GetLoad())
 
-    async def live(self) -> Mapping[str, m.Live]:
+    async def live(self) -> Mapping[str, m.JobSnapshot]:
         """Return every unfinished job: running ones first, then the queue in order."""
-        return await self._ask(self._to.scheduler, m.GetLive())
+        return await self._ask(self._to.scheduler, m.GetSnapshots())
 
     async def engine(self) -> m.EngineState:
         """Return the state of the engine child."""

@@ -105,7 +105,7 @@ def _waiting_for_room(receive: ASGIReceiveCallable, body: UploadBody) -> ASGIRec
     return receive_with_room
 
 
-class ClientPatience:
+class ClientTimeouts:
     """How long the connections of one server may wait for their clients: to take an answer, or to stop sending."""
 
     def __init__(self, stall_seconds: float, linger_seconds: float) -> None:
@@ -159,7 +159,7 @@ class Connection(TCPServer):
         config: Config,
         context: WorkerContext,
         state: LifespanState,
-        limit: ClientPatience,
+        limit: ClientTimeouts,
         stream: trio.SocketStream,
     ) -> None:
         # Hypercorn's annotation names the SSL stream only; it takes either.

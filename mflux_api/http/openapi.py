@@ -61,7 +61,7 @@ _SUBMIT: Errors = (
     EngineUnavailable,
     DiskFull,
 )
-_PAINT: Errors = (
+_GENERATE: Errors = (
     JobCancelled,
     GenerationFailed,
     EngineCrashed,
@@ -115,11 +115,11 @@ OPERATIONS = (
     Operation(
         method="post",
         path="/sdapi/v1/txt2img",
-        summary="Paint a prompt and wait for the images",
+        summary="Generate a prompt and wait for the images",
         body=GenerateRequest,
         body_required=("prompt",),
         answer=schemas.ImagesAnswer,
-        errors=(*_SUBMIT, *_PAINT),
+        errors=(*_SUBMIT, *_GENERATE),
     ),
     Operation(
         method="post",
@@ -128,23 +128,23 @@ OPERATIONS = (
         body=GenerateRequest,
         body_required=("init_images",),
         answer=schemas.ImagesAnswer,
-        errors=(*_SUBMIT, *_PAINT),
+        errors=(*_SUBMIT, *_GENERATE),
     ),
     Operation(
         method="post",
         path="/sdapi/v1/extra-single-image",
-        summary="Enlarge a picture and wait for the result",
+        summary="Upscale an image and wait for the result",
         body=ExtraSingleImage,
         answer=schemas.ExtraSingleAnswer,
-        errors=(*_SUBMIT, *_PAINT),
+        errors=(*_SUBMIT, *_GENERATE),
     ),
     Operation(
         method="post",
         path="/sdapi/v1/extra-batch-images",
-        summary="Enlarge several pictures and wait for the results",
+        summary="Upscale several images and wait for the results",
         body=ExtraBatchImages,
         answer=schemas.ExtraBatchAnswer,
-        errors=(*_SUBMIT, *_PAINT),
+        errors=(*_SUBMIT, *_GENERATE),
     ),
     Operation(
         method="get",
@@ -201,7 +201,7 @@ OPERATIONS = (
             _JOB_ID,
             _LAST_EVENT_ID,
             _IMAGES,
-            _query("previews", {"enum": ["none", "jpeg"]}, "jpeg: also events with a small picture in `preview`"),
+            _query("previews", {"enum": ["none", "jpeg"]}, "jpeg: also events with a small image in `preview`"),
         ),
         content={"text/event-stream": {"schema": {"type": "string"}}},
         errors=(*_JOB, InvalidParameter, ShuttingDown),
@@ -308,7 +308,7 @@ def blueprint(*, max_images: int) -> Blueprint:
 
 
 def describe(*, max_images: int) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of a service that paints up to ``max_images`` at once."""
+    """Return the OpenAPI 3.1 document of a service that generates up to ``max_images`` at once."""
     classes = {schemas.ErrorBody: None, schemas.ProgressData: None, schemas.UpscalerObject: None}
     for operation in OPERATIONS:
         classes.update({kind: None for kind in (operation.body, operation.answer) if kind is not None})

@@ -26,5 +26,5 @@ def to_json(value: Any) -> bytes:
 
 
 async def in_thread(value: Any) -> bytes:
-    """Encode what holds pictures, in a thread: megabytes of text would hold up everybody else."""
+    """Encode what holds images, in a thread: megabytes of text would hold up everybody else."""
     return await trio.to_thread.run_sync(to_json, value)

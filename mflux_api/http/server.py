@@ -21,7 +21,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import repr_socket_addr
 from quart_trio import QuartTrio
 
-from mflux_api.http.connection import ClientPatience, Connection, HTTPConnection
+from mflux_api.http.connection import ClientTimeouts, Connection, HTTPConnection
 
 _BACKLOG: Final = 256
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -129,7 +129,7 @@ async def _serve(
 ) -> None:
     config = _hypercorn_config(options)
     context = WorkerContext(None)
-    limit = ClientPatience(options.send_stall_seconds, options.linger_seconds)
+    limit = ClientTimeouts(options.send_stall_seconds, options.linger_seconds)
     handler = partial(Connection, ASGIWrapper(app), config, context, {}, limit)
     closing = trio.Event()
     with ExitStack() as stack:
@@ -150,7 +150,7 @@ async def _serve(
 async def _run_app(
     app: QuartTrio,
     context: WorkerContext,
-    limit: ClientPatience,
+    limit: ClientTimeouts,
     graceful_seconds: float,
     end_by: Callable[[], float],
     closing: trio.Event,

@@ -10,7 +10,7 @@ import trio
 from quart import Response
 from quart.wrappers.response import ResponseBody
 
-from mflux_api.actors.messages import Logged
+from mflux_api.actors.messages import LogEntry
 from mflux_api.errors import ImageGone, ServiceRestarting, ShuttingDown
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.gateway.gateway import JobView
@@ -54,7 +54,7 @@ class _Body(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        logged: Logged | None = None
+        logged: LogEntry | None = None
         with trio.move_on_after(KEEP_ALIVE_SECONDS):
             try:
                 logged = await self._stream.__anext__()
@@ -63,14 +63,14 @@ class _Body(ResponseBody):
                 raise StopAsyncIteration from None
         return KEEP_ALIVE if logged is None else await self._render(logged)
 
-    async def _render(self, logged: Logged) -> bytes:
+    async def _render(self, logged: LogEntry) -> bytes:
         if not isinstance(logged.event, Finished):
             return _event("progress", logged.id, to_json(progress_data(logged.event)))
         job = logged.event.job
         try:
             data = await self._renderer.job(JobView(job=job, live=None), urls=self._urls)
         except ImageGone:
-            # The end must be told, even when somebody has removed the pictures since.
+            # The end must be told, even when somebody has removed the images since.
             data = await self._renderer.job(JobView(job=job, live=None), urls=True)
         return _event(_NAMES[job.status], logged.id, data)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mflux_api.engine import protocol
 from mflux_api.engine.worker import NICENESS, Pipe
-from mflux_api.hub.protocol import FETCH_TYPES, Fetch, Fetched, FetchFailed, Fetching
+from mflux_api.hub.protocol import DOWNLOAD_TYPES, DownloadDone, DownloadFailure, DownloadProgress, DownloadRequest
 
 if TYPE_CHECKING:
     from mflux_api.hub.download import Download
@@ -39,21 +39,21 @@ class _Reporter(threading.Thread):
         with self._ending:
             download = self.download
             self._pipe.write(
-                Fetching(bytes_done=0, bytes_total=None)
+                DownloadProgress(bytes_done=0, bytes_total=None)
                 if download is None
-                else Fetching(bytes_done=download.done(), bytes_total=download.total)
+                else DownloadProgress(bytes_done=download.done(), bytes_total=download.total)
             )
 
-    def end(self, event: Fetched | FetchFailed) -> None:
+    def end(self, event: DownloadDone | DownloadFailure) -> None:
         """Send the last frame."""
-        if isinstance(event, Fetched):
+        if isinstance(event, DownloadDone):
             self.report()
         # No progress may follow it.
         self._ending.acquire()
         self._pipe.write(event)
 
 
-def _fetch(order: Fetch, reporter: _Reporter) -> Fetched | FetchFailed:
+def _fetch(order: DownloadRequest, reporter: _Reporter) -> DownloadDone | DownloadFailure:
     from mflux_api.hub.download import Download
     from mflux_api.hub.errors import explained
 
@@ -63,7 +63,7 @@ def _fetch(order: Fetch, reporter: _Reporter) -> Fetched | FetchFailed:
     except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
         print(f"{order.repo}: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
         return explained(error, order)
-    return Fetched(commit=marker.commit, bytes_total=sum(marker.files.values()))
+    return DownloadDone(commit=marker.commit, bytes_total=sum(marker.files.values()))
 
 
 def main() -> None:
@@ -80,7 +80,7 @@ def main() -> None:
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     pipe = Pipe(incoming, outgoing)
     length = protocol.header_length(pipe.read(protocol.PREFIX_LENGTH))
-    order = protocol.decode_header(pipe.read(length), FETCH_TYPES).frame
+    order = protocol.decode_header(pipe.read(length), DOWNLOAD_TYPES).frame
     reporter = _Reporter(pipe)
     reporter.start()
     reporter.end(_fetch(order, reporter))

@@ -9,8 +9,8 @@ import trio
 
 from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import DownloadFailed, by_code
-from mflux_api.hub.protocol import FETCH_TYPES, Fetch, Fetched, FetchFailed, Fetching
-from mflux_api.ipc.child_process import FrameChild
+from mflux_api.hub.protocol import DOWNLOAD_TYPES, DownloadDone, DownloadFailure, DownloadProgress, DownloadRequest
+from mflux_api.ipc.child_process import ChildProcess
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +28,14 @@ class DownloadOptions:
     """Children that may die in a row without a byte of progress."""
 
 
-class _DownloadChild(FrameChild):
+class _DownloadChild(ChildProcess):
     kind = "download"
-    types = FETCH_TYPES
+    types = DOWNLOAD_TYPES
 
 
-async def fetch(order: Fetch, options: DownloadOptions, report: Callable[[Fetching], None]) -> Fetched:
+async def fetch(
+    order: DownloadRequest, options: DownloadOptions, report: Callable[[DownloadProgress], None]
+) -> DownloadDone:
     """Download a repository; cancelling ends the child at once, and what has arrived stays for the next call.
 
     Args:
@@ -48,7 +50,7 @@ async def fetch(order: Fetch, options: DownloadOptions, report: Callable[[Fetchi
     """
     deaths, furthest = 0, -1
 
-    def note(progress: Fetching) -> None:
+    def note(progress: DownloadProgress) -> None:
         nonlocal deaths, furthest
         if progress.bytes_done > furthest >= 0:
             deaths = 0
@@ -69,9 +71,11 @@ async def fetch(order: Fetch, options: DownloadOptions, report: Callable[[Fetchi
             await trio.sleep(RESTART_SECONDS * deaths)
 
 
-async def _fetch_once(order: Fetch, options: DownloadOptions, report: Callable[[Fetching], None]) -> Fetched:
+async def _fetch_once(
+    order: DownloadRequest, options: DownloadOptions, report: Callable[[DownloadProgress], None]
+) -> DownloadDone:
     child = _DownloadChild(await _DownloadChild.launch(options.command))
-    outcome: Fetched | FetchFailed | EngineDied
+    outcome: DownloadDone | DownloadFailure | EngineDied
     async with trio.open_nursery() as nursery:
         nursery.start_soon(child.log_stderr, name=f"download {child.pid} stderr")
         try:
@@ -83,24 +87,24 @@ async def _fetch_once(order: Fetch, options: DownloadOptions, report: Callable[[
             with trio.CancelScope(shield=True):
                 await child.aclose(force=True)
     match outcome:
-        case Fetched():
+        case DownloadDone():
             return outcome
-        case FetchFailed():
+        case DownloadFailure():
             raise by_code(outcome.code)(outcome.message, outcome.details)
         case EngineDied():
             raise outcome
 
 
 async def _follow(
-    child: _DownloadChild, order: Fetch, silence: float, report: Callable[[Fetching], None]
-) -> Fetched | FetchFailed:
+    child: _DownloadChild, order: DownloadRequest, silence: float, report: Callable[[DownloadProgress], None]
+) -> DownloadDone | DownloadFailure:
     await child.send(order)
     while True:
         frame, _ = await child.receive_within(silence)
         match frame:
-            case Fetching() as progress:
+            case DownloadProgress() as progress:
                 report(progress)
-            case Fetched() | FetchFailed() as last:
+            case DownloadDone() | DownloadFailure() as last:
                 return last
             case _:
                 raise EngineDied("it sent an order")

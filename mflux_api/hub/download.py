@@ -23,7 +23,7 @@ from huggingface_hub.file_download import DryRunFileInfo, http_get, repo_folder_
 from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
 
 from mflux_api.hub.cache import MAIN, HubCache, Marker
-from mflux_api.hub.protocol import Fetch
+from mflux_api.hub.protocol import DownloadRequest
 
 LIBRARY = "mflux-api"
 WORKERS = 4
@@ -113,7 +113,7 @@ class _File:
 class Download:
     """One repository on its way into the cache. All methods block."""
 
-    def __init__(self, order: Fetch, endpoint: str = constants.ENDPOINT) -> None:
+    def __init__(self, order: DownloadRequest, endpoint: str = constants.ENDPOINT) -> None:
         self._order = order
         self._endpoint = endpoint
         self._cache = HubCache(Path(order.cache_dir))

@@ -19,14 +19,14 @@ from huggingface_hub.errors import (
 )
 
 from mflux_api.hub.download import Damaged, NoSpace
-from mflux_api.hub.protocol import Fetch, FetchFailed
+from mflux_api.hub.protocol import DownloadFailure, DownloadRequest
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _AGAIN = "what has arrived is kept, and the next try goes on from there"
 
 
-def explained(error: Exception, order: Fetch, endpoint: str = constants.ENDPOINT) -> FetchFailed:
+def explained(error: Exception, order: DownloadRequest, endpoint: str = constants.ENDPOINT) -> DownloadFailure:
     """Return a code and a sentence for whatever ended a download; it names no path of this machine."""
     causes = tuple(_causes(error))
     for cause in causes:
@@ -74,21 +74,21 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _gated(order: Fetch, endpoint: str) -> FetchFailed:
+def _gated(order: DownloadRequest, endpoint: str) -> DownloadFailure:
     url = f"{endpoint}/{order.repo}"
     then = (
         "with the account of your HF_TOKEN, and try again"
         if get_token()
         else "set HF_TOKEN to a token of that account, restart and try again"
     )
-    return FetchFailed(
+    return DownloadFailure(
         code="MODEL_GATED",
         message=f"{order.repo} is gated: accept its licence ({order.licence}) at {url}, {then}",
         details={"repo": order.repo, "licence": order.licence, "url": url, "variable": "HF_TOKEN"},
     )
 
 
-def _refused(order: Fetch, error: HfHubHTTPError, endpoint: str) -> FetchFailed:
+def _refused(order: DownloadRequest, error: HfHubHTTPError, endpoint: str) -> DownloadFailure:
     status = error.response.status_code
     if status in (401, 403):
         return _gated(order, endpoint)
@@ -99,7 +99,7 @@ def _refused(order: Fetch, error: HfHubHTTPError, endpoint: str) -> FetchFailed:
     return _failed(f"The model hub answered {status} for {order.repo}; try again later: {_AGAIN}")
 
 
-def _broken(order: Fetch, error: OSError) -> FetchFailed:
+def _broken(order: DownloadRequest, error: OSError) -> DownloadFailure:
     if error.errno in _DISK_FULL:
         return _disk_full("the disk is full", None)
     if error.errno in _FORBIDDEN:
@@ -110,16 +110,16 @@ def _broken(order: Fetch, error: OSError) -> FetchFailed:
     return _failed(f"{order.repo} cannot be downloaded ({reason}); try again: {_AGAIN}")
 
 
-def _disk_full(what: str, space: NoSpace | None) -> FetchFailed:
-    return FetchFailed(
+def _disk_full(what: str, space: NoSpace | None) -> DownloadFailure:
+    return DownloadFailure(
         code="DISK_FULL",
         message=f"No space for the model in models.cache_dir: {what}; free some, or choose another folder",
         details={} if space is None else {"needed_bytes": space.needed, "free_bytes": space.free},
     )
 
 
-def _failed(message: str) -> FetchFailed:
-    return FetchFailed(code="DOWNLOAD_FAILED", message=message)
+def _failed(message: str) -> DownloadFailure:
+    return DownloadFailure(code="DOWNLOAD_FAILED", message=message)
 
 
 def _gb(count: int) -> str:

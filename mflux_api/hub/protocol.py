@@ -10,7 +10,7 @@ Natural = Annotated[int, Meta(ge=0)]
 
 
 @attrs.frozen(kw_only=True)
-class Fetch:
+class DownloadRequest:
     """Download one repository; the only command, and the child's whole life."""
 
     repo: str
@@ -23,7 +23,7 @@ class Fetch:
 
 
 @attrs.frozen(kw_only=True)
-class Fetching:
+class DownloadProgress:
     """How far it is; sent twice a second, and so a sign of life too."""
 
     bytes_done: Natural
@@ -32,7 +32,7 @@ class Fetching:
 
 
 @attrs.frozen(kw_only=True)
-class Fetched:
+class DownloadDone:
     """All of it is on disk, and marked as complete."""
 
     commit: str
@@ -40,7 +40,7 @@ class Fetched:
 
 
 @attrs.frozen(kw_only=True)
-class FetchFailed:
+class DownloadFailure:
     """It cannot be done; what was fetched stays for the next try."""
 
     code: str
@@ -48,5 +48,7 @@ class FetchFailed:
     details: Mapping[str, Any] = attrs.field(factory=dict)
 
 
-FETCH_TYPES: Mapping[str, type[Any]] = {kind.__name__: kind for kind in (Fetch, Fetching, Fetched, FetchFailed)}
+DOWNLOAD_TYPES: Mapping[str, type[Any]] = {
+    kind.__name__: kind for kind in (DownloadRequest, DownloadProgress, DownloadDone, DownloadFailure)
+}
 """Tag → class of every frame."""

@@ -1,4 +1,4 @@
-"""Pictures from outside: base64 or a data URL becomes RGB pixels, or one clear error.
+"""Images from outside: base64 or a data URL becomes RGB pixels, or one clear error.
 
 What is decoded here comes from strangers: only formats that browsers and cameras write are opened, the number of pixels
 is known before the first is decoded, and whatever a decoder raises is the same error to the client.
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MAX_PIXELS = 32_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
-LIMIT = f"base64 or a data URL of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF picture of at most {MAX_PIXELS // 10**6} MP"
+LIMIT = f"base64 or a data URL of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image of at most {MAX_PIXELS // 10**6} MP"
 
 _MOST_INFOTEXT = 64 * 1024
 _DATA_URL = re.compile(r"data:[^,]{0,256}?;base64,", re.IGNORECASE)
@@ -27,19 +27,19 @@ _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,20}:")
 _URL_SAFE = str.maketrans("-_", "+/")
 
 
-def decode_picture(text: str, index: int, field: str = "init_images", *, reference: bool = True) -> "Image":
-    """Return a picture as RGB: turned as its EXIF orientation says, on white where it is transparent.
+def decode_image(text: str, index: int, field: str = "init_images", *, reference: bool = True) -> "Image":
+    """Return an image as RGB: turned as its EXIF orientation says, on white where it is transparent.
 
-    Of an animation it is the first frame. Takes up to a second for a large picture, so call it in a thread.
+    Of an animation it is the first frame. Takes up to a second for a large image, so call it in a thread.
 
     Args:
         text: base64 or a data URL.
         index: its place in the request, for the error.
         field: what the client calls the list it is in, for the error.
-        reference: whether it is to be painted over or spoken of, which needs a least size; not for enlarging.
+        reference: whether it is to be generated over or spoken of, which needs a least size; not for upscaling.
 
     Raises:
-        InvalidParameter: it is no whole picture of a known format, or too large or too small.
+        InvalidParameter: it is no whole image of a known format, or too large or too small.
     """
     try:
         return _rgb(_bytes(text), reference)
@@ -51,7 +51,7 @@ def decode_picture(text: str, index: int, field: str = "init_images", *, referen
 
 
 def infotext_of(text: str) -> str:
-    """Return the infotext in a PNG that :func:`decode_picture` has read; "" where there is none."""
+    """Return the infotext in a PNG that :func:`decode_image` has read; "" where there is none."""
     from PIL import Image
 
     with Image.open(BytesIO(_bytes(text)), formats=FORMATS) as image:
@@ -68,7 +68,7 @@ def _bytes(text: str) -> bytes:
     head = _DATA_URL.match(text)
     if head is None and (scheme := _URL.match(text)) is not None:
         what = (
-            "is a data URL without base64" if scheme.group().lower() == "data:" else "is a URL; send the picture itself"
+            "is a data URL without base64" if scheme.group().lower() == "data:" else "is a URL; send the image itself"
         )
         raise _Refused(what)
     encoded = "".join(text[head.end() if head is not None else 0 :].split()).translate(_URL_SAFE)
@@ -95,7 +95,7 @@ def _rgb(data: bytes, reference: bool) -> "Image":
     except _Refused:
         raise
     except UnidentifiedImageError:
-        raise _Refused("is no picture of a known format; send a PNG, JPEG or WebP") from None
+        raise _Refused("is no image of a known format; send a PNG, JPEG or WebP") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
     except Exception:  # noqa: BLE001 - a decoder may raise anything on bytes from outside, and it means one thing

@@ -1,4 +1,4 @@
-"""Pictures as bytes: encoding what the engine painted."""
+"""Images as bytes: encoding what the engine generated."""
 
 from io import BytesIO
 from typing import Literal
@@ -18,7 +18,7 @@ def encode_png(rgb: bytes, width: int, height: int, *, parameters: str, postproc
         width: pixels in a row.
         height: rows.
         parameters: the infotext, kept in the file as A1111 keeps it; nothing where it is empty.
-        postprocessing: what A1111 keeps beside it of a picture that went through its extras.
+        postprocessing: what A1111 keeps beside it of an image that went through its extras.
     """
     # Pillow is imported on use: a server is up before anybody needs it.
     from PIL import Image

@@ -1,4 +1,4 @@
-"""A1111's infotext: how a picture was made, as the text that galleries and chat front ends parse.
+"""A1111's infotext: how an image was made, as the text that galleries and chat front ends parse.
 
 The form is ``prompt``, then ``Negative prompt: …`` where there is one, then one line of ``Key: value`` pairs.
 """

@@ -3,32 +3,33 @@
 import attrs
 
 from mflux_api.errors import GenerationFailed
-from mflux_api.images.decode import decode_picture
-from mflux_api.images.resize import EnginePicture, as_reference, as_start, reference_size
+from mflux_api.images.decode import decode_image
+from mflux_api.images.resize import as_reference, as_start, reference_size
+from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE, GenerateRequest
 
 
 @attrs.frozen(kw_only=True)
 class RunInputs:
-    """Pictures and adapters of one run."""
+    """Images and adapters of one run."""
 
-    references: tuple[EnginePicture, ...] = ()
-    start: EnginePicture | None = None
+    references: tuple[RGBImage, ...] = ()
+    start: RGBImage | None = None
     """What an image strength below 1 starts from, in the output's size."""
-    source: EnginePicture | None = None
-    """What an upscaler enlarges, as it was given."""
+    source: RGBImage | None = None
+    """What an upscaler upscales, as it was given."""
     lora_paths: tuple[str, ...] = ()
 
 
 def output_size(init_images: tuple[str, ...]) -> tuple[int, int] | None:
     """Check init images and return the size of an output that names none; ``None`` without init images.
 
-    Decodes every picture and keeps none, so call it in a thread.
+    Decodes every image and keeps none, so call it in a thread.
 
     Raises:
         InvalidParameter: one of them cannot be used.
     """
-    sizes = [reference_size(*decode_picture(text, index).size) for index, text in enumerate(init_images)]
+    sizes = [reference_size(*decode_image(text, index).size) for index, text in enumerate(init_images)]
     if not sizes:
         return None
     width, height = (min(max(side, MIN_SIDE), MAX_SIDE) for side in sizes[0])
@@ -36,36 +37,36 @@ def output_size(init_images: tuple[str, ...]) -> tuple[int, int] | None:
 
 
 def source_size(init_image: str) -> tuple[int, int]:
-    """Check a picture that is to be enlarged and return its size; decodes it, so call it in a thread.
+    """Check an image that is to be upscaled and return its size; decodes it, so call it in a thread.
 
     Raises:
         InvalidParameter: it cannot be used.
     """
-    return decode_picture(init_image, 0, reference=False).size
+    return decode_image(init_image, 0, reference=False).size
 
 
-def source(request: GenerateRequest) -> EnginePicture:
-    """Return what a resolved request enlarges.
+def source(request: GenerateRequest) -> RGBImage:
+    """Return what a resolved request upscales.
 
     Raises:
-        InvalidParameter: the picture cannot be used.
+        InvalidParameter: the image cannot be used.
         GenerationFailed: it was removed.
     """
-    image = decode_picture(_kept(request.init_images[0]), 0, reference=False)
-    return EnginePicture(image.width, image.height, image.tobytes())
+    image = decode_image(_kept(request.init_images[0]), 0, reference=False)
+    return RGBImage(image.width, image.height, image.tobytes())
 
 
-def pictures(request: GenerateRequest) -> tuple[tuple[EnginePicture, ...], EnginePicture | None]:
-    """Return a resolved request's references and its start picture; one large picture at a time is in memory.
+def rgb_images(request: GenerateRequest) -> tuple[tuple[RGBImage, ...], RGBImage | None]:
+    """Return a resolved request's references and its start image; one large image at a time is in memory.
 
     Raises:
         InvalidParameter: an init image cannot be used.
         GenerationFailed: one that was kept for the job was removed.
     """
-    references: list[EnginePicture] = []
-    start: EnginePicture | None = None
+    references: list[RGBImage] = []
+    start: RGBImage | None = None
     for index, text in enumerate(request.init_images):
-        image = decode_picture(_kept(text), index)
+        image = decode_image(_kept(text), index)
         references.append(as_reference(image))
         if index == 0 and request.image_strength is not None and request.image_strength < 1.0:
             start = as_start(image, *request.size)

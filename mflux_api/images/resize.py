@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING
 
-import attrs
+from mflux_api.images.rgb import RGBImage
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -13,17 +13,8 @@ MAX_AREA = 1024 * 1024
 MULTIPLE = 16
 
 
-@attrs.frozen
-class EnginePicture:
-    """Raw pixels for a run."""
-
-    width: int
-    height: int
-    rgb: bytes = attrs.field(repr=False)
-
-
 def reference_size(width: int, height: int) -> tuple[int, int]:
-    """The size in which a picture becomes a reference: its own shape, at most 1 MP, snapped down to multiples of 16.
+    """The size in which an image becomes a reference: its own shape, at most 1 MP, snapped down to multiples of 16.
 
     It is also the output's size where a request names none. What is smaller than 16 pixels comes out as 0.
     """
@@ -31,11 +22,11 @@ def reference_size(width: int, height: int) -> tuple[int, int]:
     return scaled[0] - scaled[0] % MULTIPLE, scaled[1] - scaled[1] % MULTIPLE
 
 
-def as_reference(image: "Image") -> EnginePicture:
-    """An RGB picture as a reference, as mflux prepares it: scaled down to 1 MP, then cropped to multiples of 16.
+def as_reference(image: "Image") -> RGBImage:
+    """An RGB image as a reference, as mflux prepares it: scaled down to 1 MP, then cropped to multiples of 16.
 
     Raises:
-        ValueError: a side is too small, or the picture so narrow that a side gets too small.
+        ValueError: a side is too small, or the image so narrow that a side gets too small.
     """
     from PIL.Image import Resampling
 
@@ -48,15 +39,15 @@ def as_reference(image: "Image") -> EnginePicture:
     return _cropped(image, width, height)
 
 
-def as_start(image: "Image", width: int, height: int) -> EnginePicture:
-    """An RGB picture in exactly the output's size: scaled until it covers it, the rest cropped around its centre."""
+def as_start(image: "Image", width: int, height: int) -> RGBImage:
+    """An RGB image in exactly the output's size: scaled until it covers it, the rest cropped around its centre."""
     from PIL.Image import Resampling
 
     scale = max(width / image.width, height / image.height)
     # Cut first: a strip of 20,000 pixels scaled to 512 rows would be a gigabyte before its cut.
     across, down = (image.width - width / scale) / 2, (image.height - height / scale) / 2
     box = (across, down, image.width - across, image.height - down)
-    return EnginePicture(width, height, image.resize((width, height), Resampling.LANCZOS, box=box).tobytes())
+    return RGBImage(width, height, image.resize((width, height), Resampling.LANCZOS, box=box).tobytes())
 
 
 def _scaled(width: int, height: int) -> tuple[int, int]:
@@ -67,6 +58,6 @@ def _scaled(width: int, height: int) -> tuple[int, int]:
     return round(width * scale), round(height * scale)
 
 
-def _cropped(image: "Image", width: int, height: int) -> EnginePicture:
+def _cropped(image: "Image", width: int, height: int) -> RGBImage:
     left, top = (image.width - width) // 2, (image.height - height) // 2
-    return EnginePicture(width, height, image.crop((left, top, left + width, top + height)).tobytes())
+    return RGBImage(width, height, image.crop((left, top, left + width, top + height)).tobytes())

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import trio
 
 from mflux_api.engine import protocol
-from mflux_api.engine.interface import LAST_LOOK_SECONDS, EngineDied
+from mflux_api.engine.interface import SILENCE_GRACE_SECONDS, EngineDied
 from mflux_api.engine.protocol import PREFIX_LENGTH, ProtocolError
 
 logger = logging.getLogger(__name__)
@@ -20,13 +20,13 @@ READ_SIZE = 1 << 20
 SHUTDOWN_SECONDS = 0.4
 """How long a child has after it was told to leave, and again after SIGTERM. It has nothing to save."""
 
-EPITAPH_SECONDS = 1.0
+EXIT_WAIT_SECONDS = 1.0
 """How long to wait for the end of a process whose pipe is broken."""
 
-C = TypeVar("C", bound="FrameChild")
+C = TypeVar("C", bound="ChildProcess")
 
 
-class FrameChild:
+class ChildProcess:
     """One child process; subclasses know what its frames mean."""
 
     kind = "child"
@@ -81,7 +81,7 @@ class FrameChild:
             try:
                 await self._stdin.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                raise EngineDied(await self._epitaph()) from None
+                raise EngineDied(await self._exit_reason()) from None
 
     async def receive_within(self, silence: float) -> tuple[Any, tuple[bytes, ...]]:
         """Read one frame and its blobs; silence for longer than that is death. Cancelling it loses nothing.
@@ -113,7 +113,7 @@ class FrameChild:
         try:
             if not force:
                 with trio.move_on_after(SHUTDOWN_SECONDS):
-                    await self._say_farewell()
+                    await self._ask_to_exit()
                     await self._stdin.aclose()
                     await self._process.wait()
                 if self._process.returncode is None:
@@ -146,7 +146,7 @@ class FrameChild:
     def _may_send(self, frame: Any) -> bool:
         return True
 
-    async def _say_farewell(self) -> None:
+    async def _ask_to_exit(self) -> None:
         """Tell the child to leave; end-of-file on its input does, too."""
 
     async def _fill(self, count: int, silence: float) -> None:
@@ -154,11 +154,11 @@ class FrameChild:
             chunk = await self._receive_some(silence)
             if chunk is None:
                 # It may be this process that was stopped all the time; then its beats lie in the pipe.
-                chunk = await self._receive_some(LAST_LOOK_SECONDS)
+                chunk = await self._receive_some(SILENCE_GRACE_SECONDS)
             if chunk is None:
                 raise EngineDied(f"no sign of life for {silence:g} s")
             if not chunk:
-                raise EngineDied(await self._epitaph())
+                raise EngineDied(await self._exit_reason())
             self._buffer += chunk
 
     async def _receive_some(self, seconds: float) -> bytes | None:
@@ -170,9 +170,9 @@ class FrameChild:
                 return b""
         return None
 
-    async def _epitaph(self) -> str:
+    async def _exit_reason(self) -> str:
         # A broken pipe is seen a moment before the end of the process that held it.
-        with trio.move_on_after(EPITAPH_SECONDS):
+        with trio.move_on_after(EXIT_WAIT_SECONDS):
             await self._process.wait()
         code = self._process.returncode
         if code is None:

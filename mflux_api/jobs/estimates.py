@@ -47,7 +47,7 @@ class Estimates:
 
         Args:
             request: the resolved request.
-            step: steps done of the images being painted, all together.
+            step: steps done of the images being generated, all together.
             image: images done.
         """
         nearest = self._nearest(request)

@@ -27,7 +27,7 @@ class IdempotencyKey:
 
 
 @attrs.frozen(kw_only=True)
-class Remembered:
+class IdempotencyRecord:
     """What became of a key's first submission."""
 
     body: str

@@ -290,9 +290,9 @@ class ProgressTracker:
         self._count(steps=image * steps + step * images, pass_end=image + images, saved=self._saved)
         return self._advance(stage=Stage.DENOISING, step=step, steps=steps, image=image)
 
-    def preview(self, picture: str) -> Progress:
+    def preview(self, rgb_image: str) -> Progress:
         """What image number ``latest.image`` is coming to, in base64; no later event repeats it."""
-        return attrs.evolve(self._latest, preview=picture)
+        return attrs.evolve(self._latest, preview=rgb_image)
 
     def image_saved(self, count: int) -> Progress:
         """``count`` images are on disk."""

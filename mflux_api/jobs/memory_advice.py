@@ -1,4 +1,4 @@
-"""What to tell a client whose model or picture does not fit in memory."""
+"""What to tell a client whose model or image does not fit in memory."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ class MemoryAdvice:
         if not low_ram:
             ways.append("set low_ram=true")
         if not ways:
-            ways.append("use a smaller picture, or free memory on the machine")
+            ways.append("use a smaller image, or free memory on the machine")
         text = " or ".join(ways)
         return text[0].upper() + text[1:]
 

@@ -61,7 +61,7 @@ NOT_OF_UPSCALERS = ("negative_prompt", "width", "height", "steps", "guidance", "
 
 @attrs.frozen(kw_only=True)
 class GenerateRequest:
-    """One job: a prompt and how to paint it.
+    """One job: a prompt and how to generate it.
 
     Build one directly when embedding; :func:`validate` says whether it is within the limits. The field names and
     defaults are those of the HTTP API.
@@ -83,7 +83,7 @@ class GenerateRequest:
     lora_scales: tuple[LoraScale, ...] = ()
     low_ram: bool = False
     init_images: tuple[str, ...] = ()
-    """Base64 or data URLs: the first is what gets painted over, all are what the prompt may speak of."""
+    """Base64 or data URLs: the first is what gets generated over, all are what the prompt may speak of."""
     image_strength: Strength | None = None
     """Only with init images; ``None`` is 0.75 then."""
     resolution: Resolution | None = None
@@ -93,7 +93,7 @@ class GenerateRequest:
 
     @property
     def upscales(self) -> bool:
-        """Whether a resolved request enlarges its init image; then ``width`` and ``height`` are the result's."""
+        """Whether a resolved request upscales its init image; then ``width`` and ``height`` are the result's."""
         return self.resolution is not None
 
     @property
@@ -302,9 +302,9 @@ def resolve(
 
     Args:
         request: a checked request.
-        model: the catalog entry that it names, which paints.
+        model: the catalog entry that it names, which generates.
         default_steps: ``generation.default_steps``.
-        default_size: of a picture whose size nobody named; by default 512 by 512.
+        default_size: of an image whose size nobody named; by default 512 by 512.
     """
     width, height = default_size or (DEFAULT_SIDE, DEFAULT_SIDE)
     strength = DEFAULT_STRENGTH if request.image_strength is None else request.image_strength
@@ -312,7 +312,7 @@ def resolve(
     steps = request.steps if request.steps is not None else (model.default_steps or default_steps)
     guidance = request.guidance if request.guidance is not None else model.default_guidance
     if model.family == "flux2-klein":
-        # At 1 and below there is no second branch: it is all the same picture.
+        # At 1 and below there is no second branch: it is all the same image.
         guidance = max(guidance, 1.0)
     seed = request.seed if request.seed not in (None, -1) else secrets.randbelow(2**32)
     return attrs.evolve(

@@ -44,7 +44,7 @@ class ImageFiles:
         _remove(Path(image.path))
 
     def discard_all(self, job_id: str, created_at: datetime, count: int) -> None:
-        """Remove whatever a process that was killed had painted for a job, and of which no row tells.
+        """Remove whatever a process that was killed had generated for a job, and of which no row tells.
 
         Raises:
             OSError: the folder cannot be written.

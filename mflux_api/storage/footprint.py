@@ -36,15 +36,15 @@ class Footprint:
 
     whole: int
     """All components at once."""
-    staged: int
+    component_offload: int
     """The largest component alone, which is all that ``low_ram`` keeps."""
-    alternating: int | None = None
+    alternating_offload: int | None = None
     """The VAE and the larger of the other two, for a model whose text encoder and transformer may take turns where
     there is no room for both (FLUX.2-dev); ``None`` for any other."""
 
     def of(self, *, low_ram: bool) -> int:
         """The bytes that a job needs."""
-        return self.staged if low_ram else self.whole
+        return self.component_offload if low_ram else self.whole
 
 
 def measure(folder: Path, *, float_bytes: int, bits: int | None = None) -> Footprint | None:
@@ -63,7 +63,7 @@ def measure(folder: Path, *, float_bytes: int, bits: int | None = None) -> Footp
                 sum(_tensor_bytes(name, tensor, float_bytes, None) for name, tensor in _tensors(folder / file))
                 for file in UPSCALER_FILES.values()
             ]
-            return Footprint(whole=sum(parts), staged=max(parts))
+            return Footprint(whole=sum(parts), component_offload=max(parts))
         dev = _is_dev(folder)
         used_layers = _used_text_layers(folder, _DEV_OUT_LAYERS if dev else _DEFAULT_OUT_LAYERS)
         sizes = {}
@@ -78,8 +78,8 @@ def measure(folder: Path, *, float_bytes: int, bits: int | None = None) -> Footp
                 if component != "text_encoder" or _is_used(name, used_layers, dev=dev)
             )
         whole = sum(sizes.values())
-        alternating = whole - min(sizes["text_encoder"], sizes["transformer"]) if dev else None
-        return Footprint(whole=whole, staged=max(sizes.values()), alternating=alternating)
+        alternating_offload = whole - min(sizes["text_encoder"], sizes["transformer"]) if dev else None
+        return Footprint(whole=whole, component_offload=max(sizes.values()), alternating_offload=alternating_offload)
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
         return None
 

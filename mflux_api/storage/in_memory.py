@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 
 from mflux_api.errors import InternalError
-from mflux_api.jobs.idempotency import IdempotencyKey, Remembered
+from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.repository import (
     Abandoned,
@@ -20,7 +20,7 @@ from mflux_api.storage.repository import (
 )
 
 
-class MemoryRepository:
+class InMemoryRepository:
     """A :class:`~mflux_api.storage.repository.Repository` that forgets everything at the end.
 
     It keeps at most ``keep_finished`` finished jobs and as many tombstones; the oldest go first. Nobody is told of the
@@ -32,7 +32,7 @@ class MemoryRepository:
         self._numbers: dict[str, int] = {}
         self._finished: dict[int, Job] = {}
         self._tombstones: dict[str, Tombstone] = {}
-        self._keys: dict[str, Remembered] = {}
+        self._keys: dict[str, IdempotencyRecord] = {}
         self._key_of: dict[str, str] = {}
         self._next_number = 1
         self._keep_finished = math.inf if keep_finished is None else keep_finished
@@ -49,13 +49,13 @@ class MemoryRepository:
         if key is not None and not job.synchronous:
             if key.key in self._keys:
                 raise InternalError("A job with this key exists already")
-            self._keys[key.key] = Remembered(body=key.body, job_id=job.id)
+            self._keys[key.key] = IdempotencyRecord(body=key.body, job_id=job.id)
             self._key_of[job.id] = key.key
         self._numbers[job.id] = self._next_number
         self._next_number += 1
         self.replace(job)
 
-    def recall(self, key: str) -> Remembered | None:
+    def recall(self, key: str) -> IdempotencyRecord | None:
         """Return what was kept under an idempotency key (its digest)."""
         return self._keys.get(key)
 

@@ -73,7 +73,7 @@ MIGRATIONS: Sequence[Migration] = (
         "CREATE INDEX inputs_by_digest ON inputs (sha256)",
     ),
     (
-        # A key outlives its job's row and goes with the tombstone: a late retry must not paint again.
+        # A key outlives its job's row and goes with the tombstone: a late retry must not generate again.
         """
         CREATE TABLE idempotency_keys (
             key TEXT PRIMARY KEY,
@@ -84,7 +84,7 @@ MIGRATIONS: Sequence[Migration] = (
         "CREATE INDEX idempotency_keys_by_job ON idempotency_keys (job_id)",
     ),
     (
-        # Synchronous jobs that are being painted: a killed process leaves images of them, and no row.
+        # Synchronous jobs that are being generated: a killed process leaves images of them, and no row.
         """
         CREATE TABLE painting (
             id TEXT PRIMARY KEY,

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import attrs
 
-from mflux_api.jobs.idempotency import IdempotencyKey, Remembered
+from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
 
 
@@ -21,7 +21,7 @@ class Tombstone:
 
 @attrs.frozen(kw_only=True)
 class Abandoned:
-    """A synchronous job whose process died while painting: all that may be left of it is images on disk."""
+    """A synchronous job whose process died while generating: all that may be left of it is images on disk."""
 
     id: str
     created_at: datetime
@@ -79,7 +79,7 @@ class Repository(Protocol):
             InternalError: there is, or was, a job with this id, or one with this key.
         """
 
-    def recall(self, key: str) -> Remembered | None:
+    def recall(self, key: str) -> IdempotencyRecord | None:
         """Return what was kept under an idempotency key (its digest)."""
 
     def replace(self, job: Job) -> None:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import attrs
 
 from mflux_api.errors import ConfigError, InternalError
-from mflux_api.jobs.idempotency import IdempotencyKey, Remembered
+from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.inputs import InputFiles
@@ -84,7 +84,7 @@ class SqliteRepository:
             self._identity = _identity(path)
             self._log_identity = _identity(self._log)
             used = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
-            painting = self._connection.execute("SELECT id, created_at, images FROM painting").fetchall()
+            generating = self._connection.execute("SELECT id, created_at, images FROM painting").fetchall()
         except BaseException:
             self.close()
             raise
@@ -92,7 +92,7 @@ class SqliteRepository:
         self._held: dict[str, _Held] = {}
         self._abandoned = tuple(
             Abandoned(id=job_id, created_at=datetime.fromisoformat(created), images=images)
-            for job_id, created, images in painting
+            for job_id, created, images in generating
         )
 
     def __enter__(self) -> "SqliteRepository":
@@ -130,11 +130,11 @@ class SqliteRepository:
                     self._keep_key(job, key)
         self._next_number += 1
 
-    def recall(self, key: str) -> Remembered | None:
+    def recall(self, key: str) -> IdempotencyRecord | None:
         """Return what was kept under an idempotency key (its digest)."""
         with typed_errors():
             row = self._one("SELECT body, job_id FROM idempotency_keys WHERE key = ?", key)
-        return None if row is None else Remembered(body=row[0], job_id=row[1])
+        return None if row is None else IdempotencyRecord(body=row[0], job_id=row[1])
 
     def replace(self, job: Job) -> None:
         """Overwrite a job with its next state; counts it when it completed. Durable like :meth:`insert`.
@@ -148,7 +148,7 @@ class SqliteRepository:
         held = self._held.get(job.id)
         if held is not None and not job.status.terminal:
             if job.status is Status.GENERATING:
-                self._note_painting(job)
+                self._note_generating(job)
             self._held[job.id] = _Held(held.number, job)
             return
         with self._transaction():
@@ -314,7 +314,7 @@ class SqliteRepository:
             )
         self._connection.execute(_PUT, self._row(number, job, finished))
 
-    def _note_painting(self, job: Job) -> None:
+    def _note_generating(self, job: Job) -> None:
         with typed_errors():
             self._connection.execute(
                 "INSERT OR REPLACE INTO painting VALUES (?, ?, ?)",

@@ -13,7 +13,7 @@ from mflux_api.errors import JobGone, JobNotFound
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, Status
 from mflux_api.service import Service
-from mflux_api.storage.in_memory import MemoryRepository
+from mflux_api.storage.in_memory import InMemoryRepository
 from tests.support.harness import (
     checked,
     ended,
@@ -174,14 +174,14 @@ async def test_synchronous_job_whose_submitter_went_away_is_cancelled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inserting, go_on = threading.Event(), threading.Event()
-    insert = MemoryRepository.insert
+    insert = InMemoryRepository.insert
 
-    def slow(self: MemoryRepository, job: Job, key: IdempotencyKey | None = None) -> None:
+    def slow(self: InMemoryRepository, job: Job, key: IdempotencyKey | None = None) -> None:
         inserting.set()
         go_on.wait(5)
         insert(self, job, key)
 
-    monkeypatch.setattr(MemoryRepository, "insert", slow)
+    monkeypatch.setattr(InMemoryRepository, "insert", slow)
     script = Script()
     async with scripted_service(tmp_path, script) as service:
         for synchronous in (True, False):

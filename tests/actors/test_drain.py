@@ -10,7 +10,7 @@ from mflux_api.actors.mailbox import ActorStopped, Mailbox
 from mflux_api.errors import ServiceError, ServiceRestarting, ShuttingDown
 from mflux_api.jobs.job import Status
 from mflux_api.service import Service
-from mflux_api.storage.in_memory import MemoryRepository
+from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.supervisor import ChildSpec, Ended, Started
 from tests.support.harness import ended, eventually, gateway, images, request, scripted_service, seeds_run
 from tests.support.scripted_engine import Fail, Hold, Script
@@ -131,7 +131,7 @@ async def test_closed_mailbox_tells_askers_and_senders_that_it_is_for_good() -> 
     with pytest.raises(ActorStopped, match="somebody"):
         await mailbox.put("x", control=False)
     with pytest.raises(ActorStopped, match="somebody"):
-        mailbox.put_now("x", control=True)
+        mailbox.put_nowait("x", control=True)
 
 
 async def test_jobs_kept_in_memory_are_dropped_by_retention_alone_with_their_images(
@@ -139,7 +139,7 @@ async def test_jobs_kept_in_memory_are_dropped_by_retention_alone_with_their_ima
 ) -> None:
     bounds: list[int | None] = []
 
-    class Noted(MemoryRepository):
+    class Noted(InMemoryRepository):
         def __init__(self, *, keep_finished: int | None = 1000) -> None:
             bounds.append(keep_finished)
             super().__init__(keep_finished=keep_finished)

@@ -30,7 +30,7 @@ class _Hub:
 
     def publish(self, job: Job, *events: JobEvent) -> None:
         for event in events:
-            self.address.tell_now(m.Publish(job_id=job.id, event=event))
+            self.address.tell_nowait(m.Publish(job_id=job.id, event=event))
 
     async def subscribe(self, job: Job, last: str | None = None, *, previews: bool = False) -> m.Subscription:
         return await self.address.ask(m.Subscribe(job_id=job.id, last_event_id=last, previews=previews))
@@ -57,13 +57,13 @@ def _end(job: Job) -> Finished:
     return Finished(job=jobs.cancel(job, NOW))
 
 
-async def _rest(subscription: m.Subscription) -> list[m.Logged]:
+async def _rest(subscription: m.Subscription) -> list[m.LogEntry]:
     """What is missed, then everything until the hub closes the channel."""
     with subscription.channel:
-        return [*subscription.missed, *[logged async for logged in subscription.channel]]
+        return [*subscription.backlog, *[logged async for logged in subscription.channel]]
 
 
-def _values(entries: Iterable[m.Logged]) -> list[float | None]:
+def _values(entries: Iterable[m.LogEntry]) -> list[float | None]:
     """The progress of each event; None for the terminal one."""
     return [entry.event.progress if isinstance(entry.event, Progress) else None for entry in entries]
 
@@ -77,11 +77,11 @@ async def test_previews_reach_who_asked_and_stay_in_no_log() -> None:
         hub.publish(job, one, attrs.evolve(one, preview="a"), two, attrs.evolve(two, preview="b"), _end(job))
         late = await hub.subscribe(job, "unknown", previews=True)
         seen = {name: await _rest(each) for name, each in (("plain", plain), ("shown", shown), ("late", late))}
-    pictures = {
+    images = {
         name: [entry.event.preview for entry in entries if isinstance(entry.event, Progress)]
         for name, entries in seen.items()
     }
-    assert pictures == {"plain": [None, None], "shown": [None, "a", None, "b"], "late": [None, None, None]}
+    assert images == {"plain": [None, None], "shown": [None, "a", None, "b"], "late": [None, None, None]}
     # A preview says where the log is: who resumes after it misses nothing.
     assert [entry.id for entry in seen["shown"]][1] == seen["plain"][0].id
 
@@ -119,14 +119,14 @@ async def test_a_new_follower_gets_the_present_with_the_newest_id_and_then_what_
         assert subscription.present is not None
         assert subscription.present.id.endswith("-2")
         assert _values([subscription.present]) == [0.2]
-        assert subscription.missed == ()
+        assert subscription.backlog == ()
         hub.publish(job, *_progress(job, 0.3), _end(job))
         assert _values(await _rest(subscription)) == [0.3, None]
 
 
-@pytest.mark.parametrize(("last", "missed"), [(1, [0.2, 0.3]), (2, [0.3]), (3, []), (None, [0.1, 0.2, 0.3])])
+@pytest.mark.parametrize(("last", "backlog"), [(1, [0.2, 0.3]), (2, [0.3]), (3, []), (None, [0.1, 0.2, 0.3])])
 async def test_a_returning_follower_gets_what_comes_after_its_last_id_or_everything(
-    last: int | None, missed: list[float]
+    last: int | None, backlog: list[float]
 ) -> None:
     job = a_job()
     async with a_hub() as hub:
@@ -135,10 +135,10 @@ async def test_a_returning_follower_gets_what_comes_after_its_last_id_or_everyth
         assert present is not None
         boot = present.id.partition("-")[0]
         subscription = await hub.subscribe(job, "0000-2" if last is None else f"{boot}-{last}")
-        assert _values(subscription.missed) == missed
+        assert _values(subscription.backlog) == backlog
         assert subscription.present is None
         hub.publish(job, _end(job))
-        assert _values(await _rest(subscription)) == [*missed, None]
+        assert _values(await _rest(subscription)) == [*backlog, None]
 
 
 async def test_a_finished_job_is_the_present_and_then_its_end() -> None:
@@ -178,7 +178,7 @@ async def test_a_slow_follower_loses_progress_but_never_the_end_and_holds_nobody
     async with a_hub() as hub:
         hub.publish(job, *_progress(job, 0.0))
         slow, fast = await hub.subscribe(job), await hub.subscribe(job)
-        got: list[m.Logged] = []
+        got: list[m.LogEntry] = []
         async with trio.open_nursery() as nursery:
 
             async def follow() -> None:
@@ -280,7 +280,7 @@ def test_a_stream_that_is_cut_anywhere_and_resumed_has_no_gap_and_no_double(
         async with a_hub() as hub:
             hub.publish(job, *_progress(job, 0.0), *events[:before])
             remaining = iter(events[before:])
-            seen: list[m.Logged] = []
+            seen: list[m.LogEntry] = []
             last = "unknown"
             for cut in [*cuts, None]:
                 subscription = await hub.subscribe(job, last)
@@ -291,7 +291,7 @@ def test_a_stream_that_is_cut_anywhere_and_resumed_has_no_gap_and_no_double(
                 await wait_all_tasks_blocked()
                 with subscription.channel as channel:
                     future = [logged async for logged in channel] if cut is None else _queued(channel)
-                seen.extend([*subscription.missed, *future][:cut])
+                seen.extend([*subscription.backlog, *future][:cut])
                 last = seen[-1].id if seen else "unknown"
             numbers = [int(entry.id.partition("-")[2]) for entry in seen]
             # Only the terminal event may come again: to somebody who has it and asks again.
@@ -302,8 +302,8 @@ def test_a_stream_that_is_cut_anywhere_and_resumed_has_no_gap_and_no_double(
     run_mocked(main)
 
 
-def _queued(channel: trio.MemoryReceiveChannel[m.Logged]) -> list[m.Logged]:
-    queued: list[m.Logged] = []
+def _queued(channel: trio.MemoryReceiveChannel[m.LogEntry]) -> list[m.LogEntry]:
+    queued: list[m.LogEntry] = []
     try:
         while True:
             queued.append(channel.receive_nowait())

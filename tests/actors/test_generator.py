@@ -11,41 +11,41 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.generator.generator import GeneratorOptions
 from mflux_api.actors.mailbox import ActorGone
 from mflux_api.engine import protocol as p
-from mflux_api.engine.interface import LAST_LOOK_SECONDS, EngineDied
+from mflux_api.engine.interface import SILENCE_GRACE_SECONDS, EngineDied
 from mflux_api.errors import GenerationFailed, OutOfMemory
 from mflux_api.jobs.job import Timings
 from tests.support.harness import REQUEST, Bench, generator
 from tests.support.scripted_engine import Fail, Hang, Hold, Script, pixels
 
-# --- painting ------------------------------------------------------------------------------------------------------
+# --- generating ------------------------------------------------------------------------------------------------------
 
 
 async def test_run_passes_everything_on_in_order(autojump_clock: MockClock) -> None:
     async with generator(Script()) as bench:
-        timings = await bench.paint()
+        timings = await bench.generate()
     assert timings == Timings(load=0.5, encode=0.1, denoise=0.2, decode=0.3)
     steps = [m.Stepped, m.Previewed] * 2
-    assert [type(event) for event in bench.events] == [m.Entered, m.Entered, *steps, m.Entered, m.Painted]
-    painted = bench.events[-1]
-    assert isinstance(painted, m.Painted)
-    assert (painted.index, painted.seed, painted.rgb) == (0, 5, pixels(5, 64, 64))
+    assert [type(event) for event in bench.events] == [m.Entered, m.Entered, *steps, m.Entered, m.Generated]
+    generated = bench.events[-1]
+    assert isinstance(generated, m.Generated)
+    assert (generated.index, generated.seed, generated.rgb) == (0, 5, pixels(5, 64, 64))
 
 
 async def test_frames_of_another_attempt_are_dropped(autojump_clock: MockClock) -> None:
     async with generator(Script(stale_frames=True)) as bench:
-        await bench.paint()
+        await bench.generate()
         assert [event.step for event in bench.events if isinstance(event, m.Stepped)] == [1, 2]
-        assert sum(isinstance(event, m.Painted) for event in bench.events) == 1
+        assert sum(isinstance(event, m.Generated) for event in bench.events) == 1
 
 
 async def test_late_frames_of_an_ended_run_do_not_disturb_the_next(autojump_clock: MockClock) -> None:
     script = Script()
     async with generator(script) as bench:
         lease = await bench.lease()
-        await bench.paint(lease)
+        await bench.generate(lease)
         script.current.say(p.StepDone(attempt=1, image=0, step=9, steps=9))
         script.current.say(p.RunDone(attempt=1, encode_seconds=9, denoise_seconds=9, decode_seconds=9))
-        assert (await bench.paint(lease)).encode == 0.1
+        assert (await bench.generate(lease)).encode == 0.1
         assert [event.step for event in bench.events if isinstance(event, m.Stepped)] == [1, 2]
 
 
@@ -56,7 +56,7 @@ async def test_lease_of_a_dead_incarnation_is_refused_and_nothing_is_sent(autoju
         script.current.die()
         await wait_all_tasks_blocked()
         with pytest.raises(m.StaleLease):
-            await bench.paint(lease)
+            await bench.generate(lease)
         assert script.current.received == []
         assert (await bench.lease()).incarnation == lease.incarnation + 1
 
@@ -68,8 +68,8 @@ async def test_failed_run_is_a_typed_error_and_the_engine_stays(
     script = Script(at={"step 0/2": Fail(code)})
     async with generator(script) as bench:
         with pytest.raises(error):
-            await bench.paint()
-        await bench.paint()
+            await bench.generate()
+        await bench.generate()
     assert len(script.engines) == 1
 
 
@@ -97,8 +97,8 @@ async def test_request_that_no_frame_can_hold_fails_alone(autojump_clock: MockCl
     script = Strict()
     async with generator(script) as bench:
         with pytest.raises(GenerationFailed):
-            await bench.paint(request=attrs.evolve(REQUEST, prompt="\ud800"))
-        await bench.paint()
+            await bench.generate(request=attrs.evolve(REQUEST, prompt="\ud800"))
+        await bench.generate()
     assert len(script.engines) == 1
 
 
@@ -106,7 +106,7 @@ async def test_image_without_its_pixels_is_the_engines_death_not_the_actors(auto
     script = Script(tamper=lambda event, blobs: (event, tuple(blob[:-1] for blob in blobs)))
     async with generator(script) as bench:
         with pytest.raises(EngineDied, match="without its pixels"):
-            await bench.paint()
+            await bench.generate()
         assert (await bench.state()).incarnation >= 1
 
 
@@ -118,7 +118,7 @@ async def test_step_that_was_done_while_the_server_was_stopped_counts(mock_clock
     hold = Hold()
     script = Script(at={"step 0/2": hold})
     async with generator(script, GeneratorOptions(step_timeout=60)) as bench, trio.open_nursery() as nursery:
-        nursery.start_soon(bench.paint)
+        nursery.start_soon(bench.generate)
         await hold.reached.wait()
         await wait_all_tasks_blocked()
         mock_clock.jump(300)
@@ -130,14 +130,14 @@ async def test_step_that_takes_too_long_kills_the_engine(autojump_clock: MockClo
     script = Script(at={"step 0/2": Hang()}, step_seconds=10)
     async with generator(script, GeneratorOptions(step_timeout=60)) as bench:
         with pytest.raises(EngineDied, match="no step for 60 s"):
-            await bench.paint()
-        assert trio.current_time() - script.starts[0] == 70 + LAST_LOOK_SECONDS
+            await bench.generate()
+        assert trio.current_time() - script.starts[0] == 70 + SILENCE_GRACE_SECONDS
         assert script.engines[0].closed == "by force"
 
 
 async def test_slow_run_whose_steps_come_in_time_is_left_alone(autojump_clock: MockClock) -> None:
     async with generator(Script(step_seconds=59), GeneratorOptions(step_timeout=60)) as bench:
-        await bench.paint(request=attrs.evolve(REQUEST, steps=50))
+        await bench.generate(request=attrs.evolve(REQUEST, steps=50))
     assert len(bench.script.engines) == 1
 
 
@@ -147,14 +147,14 @@ async def test_step_of_many_parts_is_left_alone_while_the_engine_says_that_it_go
     hold = Hold()
     script = Script(at={"step 0/2": hold})
     async with generator(script, GeneratorOptions(step_timeout=60)) as bench, trio.open_nursery() as nursery:
-        nursery.start_soon(bench.paint)
+        nursery.start_soon(bench.generate)
         await hold.reached.wait()
         for _ in range(3):
             await trio.sleep(50)
             script.current.say(p.StillRunning(attempt=1))
         hold.release.set()
     assert len(script.engines) == 1
-    assert any(isinstance(event, m.Painted) for event in bench.events)
+    assert any(isinstance(event, m.Generated) for event in bench.events)
 
 
 async def test_load_may_take_as_long_as_it_likes(autojump_clock: MockClock) -> None:
@@ -167,22 +167,22 @@ async def test_load_may_take_as_long_as_it_likes(autojump_clock: MockClock) -> N
         assert (await bench.state()).incarnation == 1
 
 
-async def cancelled_paint(bench: Bench, hold: Hold, *, tell: bool) -> None:
-    """Start to paint, and go away when the engine has come to the hold."""
+async def cancelled_generate(bench: Bench, hold: Hold, *, tell: bool) -> None:
+    """Start to generate, and go away when the engine has come to the hold."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(bench.paint)
+        nursery.start_soon(bench.generate)
         await hold.reached.wait()
         nursery.cancel_scope.cancel()
     if tell:
-        await bench.to.tell(m.StopPainting(attempt=bench.attempts), control=True)
+        await bench.to.tell(m.CancelRun(attempt=bench.attempts), control=True)
 
 
 async def test_stopped_run_frees_the_engine_for_the_next(autojump_clock: MockClock) -> None:
     hold = Hold()
     script = Script(at={"step 0/1": hold})
     async with generator(script) as bench:
-        await cancelled_paint(bench, hold, tell=True)
-        assert (await bench.paint()).encode == 0.1
+        await cancelled_generate(bench, hold, tell=True)
+        assert (await bench.generate()).encode == 0.1
     assert [command for command in script.current.received if isinstance(command, p.Cancel)] == [p.Cancel(attempt=1)]
     assert len(script.engines) == 1
 
@@ -191,7 +191,7 @@ async def test_asker_that_goes_without_a_word_is_noticed_at_the_next_frame(autoj
     hold = Hold()
     script = Script(at={"step 0/1": hold}, step_seconds=1)
     async with generator(script) as bench:
-        await cancelled_paint(bench, hold, tell=False)
+        await cancelled_generate(bench, hold, tell=False)
         hold.release.set()
         await bench.load()
         assert p.Cancel(attempt=1) in script.current.received
@@ -202,7 +202,7 @@ async def test_engine_that_ignores_a_cancel_is_killed_after_the_grace(autojump_c
     hold = Hold()
     script = Script(at={"step 0/1": hold, "step 0/2": Hang()}, ignore_cancel=True)
     async with generator(script, GeneratorOptions(cancel_grace=10)) as bench:
-        await cancelled_paint(bench, hold, tell=True)
+        await cancelled_generate(bench, hold, tell=True)
         told = trio.current_time()
         await bench.load()
     assert script.starts == [0, told + 10]
@@ -215,11 +215,11 @@ async def test_stop_for_a_run_that_still_waits_keeps_it_from_the_engine(autojump
     async with generator(script) as bench:
         lease = await bench.lease()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(bench.paint, lease)
+            nursery.start_soon(bench.generate, lease)
             await hold.reached.wait()
             with trio.move_on_after(5):
-                await bench.paint(lease)
-            await bench.to.tell(m.StopPainting(attempt=2), control=True)
+                await bench.generate(lease)
+            await bench.to.tell(m.CancelRun(attempt=2), control=True)
             hold.release.set()
     assert [command.attempt for command in script.current.received if isinstance(command, p.Run)] == [1]
 
@@ -228,9 +228,9 @@ async def test_stop_for_another_attempt_stops_nothing(autojump_clock: MockClock)
     hold = Hold()
     script = Script(at={"step 0/1": hold})
     async with generator(script) as bench, trio.open_nursery() as nursery:
-        nursery.start_soon(bench.paint)
+        nursery.start_soon(bench.generate)
         await hold.reached.wait()
-        await bench.to.tell(m.StopPainting(attempt=77), control=True)
+        await bench.to.tell(m.CancelRun(attempt=77), control=True)
         await wait_all_tasks_blocked()
         hold.release.set()
     assert not any(isinstance(command, p.Cancel) for command in script.current.received)
@@ -244,11 +244,11 @@ async def test_end_of_the_actor_closes_the_engine_politely_and_whoever_asked_lea
     async with trio.open_nursery() as nursery:
         async with generator(script) as bench:
 
-            async def paint() -> None:
+            async def generate() -> None:
                 with pytest.raises(ActorGone):
-                    await bench.paint()
+                    await bench.generate()
 
-            nursery.start_soon(paint)
+            nursery.start_soon(generate)
             await hold.reached.wait()
         bench.mailbox.close()
     assert script.current.closed == "politely"

@@ -28,7 +28,7 @@ async def test_finished_step_resets_the_respawn_delay(autojump_clock: MockClock)
     script = Script(at={"start": Crash(times=4), "step 0/2": Crash()})
     async with generator(script) as bench:
         with pytest.raises(EngineDied, match="killed by SIGKILL"):
-            await bench.paint()
+            await bench.generate()
         died = trio.current_time()
         await bench.load()
     assert script.starts[-1] == died
@@ -38,7 +38,7 @@ async def test_death_before_any_step_does_not_reset_it(autojump_clock: MockClock
     script = Script(at={"start": Crash(times=3), "step 0/1": Crash()})
     async with generator(script) as bench:
         with pytest.raises(EngineDied):
-            await bench.paint()
+            await bench.generate()
         died = trio.current_time()
         await bench.load()
     assert script.starts[-1] - died == 2.0
@@ -80,7 +80,7 @@ async def test_memory_of_the_engine_is_known_from_its_beats(autojump_clock: Mock
     script = Script()
     async with generator(script) as bench:
         await bench.load()
-        script.current.say(p.Beat(active_bytes=10, peak_bytes=20))
+        script.current.say(p.Heartbeat(active_bytes=10, peak_bytes=20))
         await wait_all_tasks_blocked()
         state = await bench.state()
         assert (state.active_bytes, state.peak_bytes) == (10, 20)

@@ -12,7 +12,7 @@ from mflux_api.actors.job_store import JobStore
 from mflux_api.actors.mailbox import Address, Ask, Mailbox, T
 from mflux_api.errors import InvalidParameter
 from mflux_api.jobs.job import Failure, InvalidTransition, Job, Status, StoredImage, Timings
-from mflux_api.storage.in_memory import MemoryRepository
+from mflux_api.storage.in_memory import InMemoryRepository
 from tests.support.crew import a_job, running
 
 IMAGE = StoredImage(path="/x.png", seed=1, width=64, height=64, sha256="0" * 64)
@@ -25,7 +25,7 @@ class _Store:
     def __init__(self) -> None:
         self._mailbox: Mailbox[m.StoreMessage] = Mailbox(m.JOB_STORE)
         self._address = Address(self._mailbox, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
-        self.run = JobStore(self._mailbox, MemoryRepository()).run
+        self.run = JobStore(self._mailbox, InMemoryRepository()).run
 
     async def __call__(self, message: Ask[T]) -> T:
         return await self._address.ask(message)
@@ -33,7 +33,7 @@ class _Store:
     async def insert(self, *, begun: bool = False) -> Job:
         job = a_job()
         await self(m.Insert(job=job))
-        return await self(m.Begin(job_id=job.id)) if begun else job
+        return await self(m.StartJob(job_id=job.id)) if begun else job
 
 
 @asynccontextmanager
@@ -64,7 +64,7 @@ async def test_the_first_end_of_a_job_wins(outcome: m.Outcome, status: Status, s
         assert (await store(m.GetTotals())).generations == (status is Status.COMPLETED)
 
 
-async def test_an_end_keeps_what_was_painted_and_how_far_it_came() -> None:
+async def test_an_end_keeps_what_was_generated_and_how_far_it_came() -> None:
     async with a_store() as store:
         one, two = await store.insert(begun=True), await store.insert(begun=True)
         cancelled = await store(m.Finish(job_id=one.id, outcome=CANCELLED))
@@ -79,12 +79,12 @@ async def test_beginning_a_cancelled_job_is_the_askers_error_and_the_store_lives
         job = await store.insert()
         await store(m.Finish(job_id=job.id, outcome=m.Cancelled()))
         with pytest.raises(InvalidTransition):
-            await store(m.Begin(job_id=job.id))
+            await store(m.StartJob(job_id=job.id))
         with pytest.raises(InvalidTransition):
             await store(m.Requeue(job_id=job.id))
         with pytest.raises(InvalidTransition):
-            await store(m.Begin(job_id="unknown"))
-        assert (await store(m.Begin(job_id=(await store.insert()).id))).status is Status.GENERATING
+            await store(m.StartJob(job_id="unknown"))
+        assert (await store(m.StartJob(job_id=(await store.insert()).id))).status is Status.GENERATING
 
 
 async def test_a_requeue_counts_whose_death_it_was() -> None:
@@ -92,7 +92,7 @@ async def test_a_requeue_counts_whose_death_it_was() -> None:
         job = await store.insert(begun=True)
         job = await store(m.Requeue(job_id=job.id, engine_died=True))
         assert (job.status, job.attempts, job.service_deaths) == (Status.QUEUED, 1, 0)
-        await store(m.Begin(job_id=job.id))
+        await store(m.StartJob(job_id=job.id))
         job = await store(m.Requeue(job_id=job.id, service_died=True))
         assert (job.attempts, job.service_deaths) == (1, 1)
 

@@ -139,7 +139,7 @@ async def test_a_restart_loses_the_message_in_hand_and_keeps_the_queued_ones(
                 raise _Broke
             question.reply.ok(f"{question.text} at {trio.current_time():g}")
 
-    child = ChildSpec(name="actor", run=run, on_exit=mailbox.drop_in_hand)
+    child = ChildSpec(name="actor", run=run, on_exit=mailbox.fail_in_flight)
     async with running(Supervisor("s", [child], backoff=Backoff(first=2.0)).run):
         for text in ("deadly", "b", "c"):
             nursery.start_soon(outcomes.ask, text)
@@ -160,11 +160,11 @@ async def test_everything_taken_and_not_answered_is_in_hand(nursery: trio.Nurser
         nursery.start_soon(outcomes.ask, text)
     taken = [await mailbox.receive() for _ in range(3)]
     taken[1].reply.ok("answer")
-    mailbox.drop_in_hand()
+    mailbox.fail_in_flight()
     await wait_all_tasks_blocked()
     expected: dict[str, str | type[BaseException]] = dict.fromkeys("abc", ActorGone)
     assert outcomes.of == expected | {taken[1].text: "answer"}
-    mailbox.drop_in_hand()
+    mailbox.fail_in_flight()
 
 
 async def test_closing_tells_those_in_hand_those_queued_and_those_who_come_later(nursery: trio.Nursery) -> None:
@@ -180,7 +180,7 @@ async def test_closing_tells_those_in_hand_those_queued_and_those_who_come_later
     await wait_all_tasks_blocked()
     assert outcomes.of == dict.fromkeys(("a", "b", "late ask", "late tell"), ActorStopped)
     with pytest.raises(ActorStopped):
-        _address(mailbox).tell_now(Question(text="late"))
+        _address(mailbox).tell_nowait(Question(text="late"))
     mailbox.close()
 
 
@@ -219,12 +219,12 @@ async def test_the_control_lane_is_served_first_and_has_room_of_its_own() -> Non
     mailbox: Mailbox[Question] = Mailbox("actor", work_capacity=2, control_capacity=1)
     address = _address(mailbox)
     for text in "ab":
-        address.tell_now(Question(text=text))
+        address.tell_nowait(Question(text=text))
     with pytest.raises(MailboxFull):
-        address.tell_now(Question(text="no room"))
-    address.tell_now(Question(text="now"), control=True)
+        address.tell_nowait(Question(text="no room"))
+    address.tell_nowait(Question(text="now"), control=True)
     with pytest.raises(MailboxFull):
-        address.tell_now(Question(text="no room"), control=True)
+        address.tell_nowait(Question(text="no room"), control=True)
     assert [(await mailbox.receive()).text for _ in range(mailbox.queued())] == ["now", "a", "b"]
 
 
@@ -264,7 +264,7 @@ async def _interleave(operations: list[tuple[str, bool, int]]) -> None:
 
         async def actor(scope: trio.CancelScope, ended: trio.Event, wanted: float) -> None:
             await read(scope, wanted)
-            mailbox.drop_in_hand()
+            mailbox.fail_in_flight()
             ended.set()
 
         nursery.start_soon(actor, reader, reader_ended, 0)
@@ -275,7 +275,7 @@ async def _interleave(operations: list[tuple[str, bool, int]]) -> None:
                 case "put_now":
                     message = (control, next(numbers))
                     try:
-                        mailbox.put_now(message, control=control)
+                        mailbox.put_nowait(message, control=control)
                         sent.add(message)
                     except MailboxFull:
                         pass

@@ -60,11 +60,11 @@ async def _measure(model: Model, float_bytes: int) -> Footprint | None:
     await trio.lowlevel.checkpoint()
     assert float_bytes == 4
     size = SIZES[model.base if model.bits else model.alias]
-    alternating = int(size * 6e8) if model.alias == "dev" else None
-    return Footprint(whole=int(size * 1e9), staged=int(size * 2e8), alternating=alternating)
+    alternating_offload = int(size * 6e8) if model.alias == "dev" else None
+    return Footprint(whole=int(size * 1e9), component_offload=int(size * 2e8), alternating_offload=alternating_offload)
 
 
-class _House:
+class SupervisionTree:
     """A loader, and a generator that does what it is told."""
 
     def __init__(self, preload: str | None = None, memory: MemorySettings = ONE) -> None:
@@ -134,7 +134,7 @@ class _House:
         """What the scheduler was told last."""
         last: frozenset[str] | None = None
         while self.scheduler_box.queued():
-            self.scheduler_box._bell_out.receive_nowait()
+            self.scheduler_box._wakeups.receive_nowait()
             message = self.scheduler_box._control_out.receive_nowait()
             assert isinstance(message, m.ModelsResident)
             last = message.models
@@ -161,17 +161,17 @@ class _House:
     def release(self, who: str) -> None:
         lease = self.got[who]
         assert isinstance(lease, m.Lease)
-        self.address.tell_now(m.Release(lease_id=lease.id), control=True)
+        self.address.tell_nowait(m.Release(lease_id=lease.id), control=True)
 
     async def residency(self) -> m.Residency:
         return await self.address.ask(m.GetResidency())
 
 
 @asynccontextmanager
-async def a_house(
+async def a_tree(
     preload: str | None = None, memory: MemorySettings = ONE
-) -> AsyncIterator[tuple[_House, trio.Nursery]]:
-    house = _House(preload, memory)
+) -> AsyncIterator[tuple[SupervisionTree, trio.Nursery]]:
+    house = SupervisionTree(preload, memory)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(house.generate)
         async with running(house.loader.run):
@@ -184,7 +184,7 @@ def _only(model: str, leases: int) -> m.Residency:
 
 
 async def test_a_lease_says_what_was_loaded_where_and_at_what_cost() -> None:
-    async with a_house() as (house, _):
+    async with a_tree() as (house, _):
         await house.acquire("a", "mine")
         assert house.got["a"] == m.Lease(id=1, model="mine", incarnation=1, load_seconds=2.5)
         house.release("a")
@@ -193,7 +193,7 @@ async def test_a_lease_says_what_was_loaded_where_and_at_what_cost() -> None:
 
 
 async def test_a_model_loaded_ahead_is_resident_before_anybody_asks_and_leased_to_nobody() -> None:
-    async with a_house(preload="mine") as (house, _):
+    async with a_tree(preload="mine") as (house, _):
         await wait_all_tasks_blocked()
         assert await house.residency() == _only("mine", leases=0)
         await house.acquire("a", "mine")
@@ -201,14 +201,14 @@ async def test_a_model_loaded_ahead_is_resident_before_anybody_asks_and_leased_t
 
 
 async def test_a_model_that_cannot_be_loaded_ahead_harms_nobody() -> None:
-    async with a_house(preload="flux2-klein-9b") as (house, _):
+    async with a_tree(preload="flux2-klein-9b") as (house, _):
         await wait_all_tasks_blocked()
         await house.acquire("a", "mine")
         assert isinstance(house.got["a"], m.Lease)
 
 
 async def test_a_resident_model_is_shared_and_not_loaded_again() -> None:
-    async with a_house() as (house, _):
+    async with a_tree() as (house, _):
         await house.acquire("a", "mine")
         await house.acquire("b", "mine")
         assert house.got["b"] == m.Lease(id=2, model="mine", incarnation=1, load_seconds=0.0)
@@ -220,7 +220,7 @@ async def test_a_resident_model_is_shared_and_not_loaded_again() -> None:
 
 
 async def test_another_model_waits_until_every_lease_is_back() -> None:
-    async with a_house() as (house, nursery):
+    async with a_tree() as (house, nursery):
         await house.acquire("a", "mine")
         await house.acquire("b", "mine")
         nursery.start_soon(house.acquire, "c", "other")
@@ -238,7 +238,7 @@ async def test_another_model_waits_until_every_lease_is_back() -> None:
 
 async def test_first_come_first_served() -> None:
     """Also when a later one could have what is resident."""
-    async with a_house() as (house, nursery):
+    async with a_tree() as (house, nursery):
         await house.acquire("a", "mine")
         for who, model in [("b", "other"), ("c", "mine"), ("d", "other")]:
             nursery.start_soon(house.acquire, who, model)
@@ -250,7 +250,7 @@ async def test_first_come_first_served() -> None:
 
 
 async def test_who_is_cancelled_while_waiting_has_nothing_loaded_for_it() -> None:
-    async with a_house() as (house, nursery):
+    async with a_tree() as (house, nursery):
         await house.acquire("a", "mine")
         scope = trio.CancelScope()
         nursery.start_soon(house.acquire, "b", "other", scope)
@@ -264,7 +264,7 @@ async def test_who_is_cancelled_while_waiting_has_nothing_loaded_for_it() -> Non
 
 
 async def test_who_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -> None:
-    async with a_house() as (house, nursery):
+    async with a_tree() as (house, nursery):
         house.hold = True
         scope = trio.CancelScope()
         nursery.start_soon(house.acquire, "a", "mine", scope)
@@ -280,14 +280,14 @@ async def test_who_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -
         assert "a" not in house.got
 
 
-async def _later(house: _House, who: str, model: str) -> None:
+async def _later(house: SupervisionTree, who: str, model: str) -> None:
     await wait_all_tasks_blocked()
     await house.acquire(who, model)
 
 
 async def test_a_lease_granted_in_the_moment_its_asker_is_cancelled_is_not_lost() -> None:
     for turns in range(100):
-        async with a_house() as (house, nursery):
+        async with a_tree() as (house, nursery):
             scope = trio.CancelScope()
             nursery.start_soon(house.acquire, "a", "mine", scope)
             await checkpoints(turns % 25)
@@ -298,7 +298,7 @@ async def test_a_lease_granted_in_the_moment_its_asker_is_cancelled_is_not_lost(
 
 @pytest.mark.parametrize("up", [True, False])
 async def test_a_dead_childs_model_is_loaded_again_and_its_leases_hold_nobody_up(up: bool) -> None:
-    async with a_house() as (house, _):
+    async with a_tree() as (house, _):
         await house.acquire("a", "mine")
         house.up, house.incarnation = up, 2
         await house.acquire("b", "mine")
@@ -313,7 +313,7 @@ async def test_a_dead_childs_model_is_loaded_again_and_its_leases_hold_nobody_up
 
 @pytest.mark.parametrize("error", [OutOfMemory("too big"), EngineDied("killed")])
 async def test_a_load_that_fails_is_its_askers_error_and_the_next_one_is_served(error: Exception) -> None:
-    async with a_house() as (house, nursery):
+    async with a_tree() as (house, nursery):
         house.hold = True
         nursery.start_soon(house.acquire, "a", "mine")
         await wait_all_tasks_blocked()
@@ -329,7 +329,7 @@ async def test_a_load_that_fails_is_its_askers_error_and_the_next_one_is_served(
 
 async def test_after_a_load_that_failed_nothing_counts_as_resident() -> None:
     """There was room for one: the old model had to go before the new one was loaded."""
-    async with a_house() as (house, nursery):
+    async with a_tree() as (house, nursery):
         await house.acquire("a", "mine")
         house.release("a")
         house.hold = True
@@ -344,7 +344,7 @@ async def test_after_a_load_that_failed_nothing_counts_as_resident() -> None:
 
 
 async def test_an_unknown_model_is_its_askers_error_and_leaves_the_resident_one_alone() -> None:
-    async with a_house() as (house, _):
+    async with a_tree() as (house, _):
         await house.acquire("a", "mine")
         house.release("a")
         await house.acquire("b", "nonsense")
@@ -353,14 +353,14 @@ async def test_an_unknown_model_is_its_askers_error_and_leaves_the_resident_one_
 
 
 async def test_a_generator_that_is_restarted_in_the_middle_of_a_load_is_its_askers_error() -> None:
-    async with a_house() as (house, nursery):
+    async with a_tree() as (house, nursery):
         house.hold = True
         nursery.start_soon(house.acquire, "a", "mine")
         await wait_all_tasks_blocked()
         nursery.start_soon(house.acquire, "b", "other")
         await wait_all_tasks_blocked()
         house.hold = False
-        house.generator_box.drop_in_hand()
+        house.generator_box.fail_in_flight()
         await wait_all_tasks_blocked()
         assert house.got["a"] is ActorGone
         assert isinstance(house.got["b"], m.Lease)
@@ -368,14 +368,14 @@ async def test_a_generator_that_is_restarted_in_the_middle_of_a_load_is_its_aske
 
 
 async def test_a_restarted_loader_begins_as_new_and_knows_no_old_lease() -> None:
-    house = _House()
+    house = SupervisionTree()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(house.generate)
         async with running(house.loader.run):
             await house.acquire("a", "mine")
             nursery.start_soon(house.acquire, "b", "other")
             await wait_all_tasks_blocked()
-        house.loader_box.drop_in_hand()
+        house.loader_box.fail_in_flight()
         await wait_all_tasks_blocked()
         assert house.got["b"] is ActorGone
         async with running(house.loader.run):
@@ -391,7 +391,7 @@ async def test_a_restarted_loader_begins_as_new_and_knows_no_old_lease() -> None
 ROOMY = MemorySettings(budget_gb=1.5)
 
 
-async def _use(house: _House, model: str, *, low_ram: bool = False) -> None:
+async def _use(house: SupervisionTree, model: str, *, low_ram: bool = False) -> None:
     """A job on that model, from beginning to end."""
     who = f"{model} {len(house.got)}"
     await house.acquire(who, model, low_ram=low_ram)
@@ -400,7 +400,7 @@ async def _use(house: _House, model: str, *, low_ram: bool = False) -> None:
 
 
 async def test_models_stay_while_they_fit_and_the_least_recently_used_goes_first() -> None:
-    async with a_house(memory=ROOMY) as (house, _):
+    async with a_tree(memory=ROOMY) as (house, _):
         for model in ("small", "tiny", "small"):
             await _use(house, model)
         assert house.told() == frozenset({"small", "tiny"})
@@ -414,7 +414,7 @@ async def test_models_stay_while_they_fit_and_the_least_recently_used_goes_first
 
 
 async def test_a_leased_model_is_never_evicted() -> None:
-    async with a_house(memory=ROOMY) as (house, nursery):
+    async with a_tree(memory=ROOMY) as (house, nursery):
         await house.acquire("a", "small")
         await _use(house, "tiny")
         await _use(house, "mine")
@@ -427,7 +427,7 @@ async def test_a_leased_model_is_never_evicted() -> None:
 
 
 async def test_a_model_that_cannot_fit_is_refused_before_anything_is_touched() -> None:
-    async with a_house(memory=ROOMY) as (house, _):
+    async with a_tree(memory=ROOMY) as (house, _):
         await _use(house, "small")
         await house.acquire("a", "huge")
         assert house.got["a"] is OutOfMemory
@@ -445,10 +445,10 @@ async def test_a_model_that_cannot_fit_is_refused_before_anything_is_touched() -
 
 
 async def test_low_ram_needs_room_for_its_largest_component_alone() -> None:
-    async with a_house(memory=ROOMY) as (house, _):
+    async with a_tree(memory=ROOMY) as (house, _):
         await house.acquire("a", "huge", low_ram=True)
         assert isinstance(house.got["a"], m.Lease)
-        assert house.asked.staged
+        assert house.asked.component_offload
         house.release("a")
         # What is there in stages is not there for those who want it whole.
         await house.acquire("b", "huge")
@@ -458,44 +458,44 @@ async def test_low_ram_needs_room_for_its_largest_component_alone() -> None:
         assert len(house.loads) == 2
         await _use(house, "small")
         assert len(house.loads) == 3
-        assert not house.asked.staged
+        assert not house.asked.component_offload
 
 
 async def test_dev_takes_turns_where_it_does_not_fit_whole_and_is_refused_with_its_sizes_where_not_even_that_fits() -> (
     None
 ):
-    async with a_house(memory=MemorySettings(budget_gb=3.0)) as (house, _):
+    async with a_tree(memory=MemorySettings(budget_gb=3.0)) as (house, _):
         await house.acquire("whole", "dev")
         assert isinstance(lease := house.got["whole"], m.Lease)
-        assert not lease.alternating
-        assert not house.asked.staged
-    async with a_house(memory=MemorySettings(budget_gb=2.1)) as (house, _):
+        assert not lease.alternating_offload
+        assert not house.asked.component_offload
+    async with a_tree(memory=MemorySettings(budget_gb=2.1)) as (house, _):
         await _use(house, "tiny")
         await house.acquire("turns", "dev")
         assert isinstance(lease := house.got["turns"], m.Lease)
-        assert lease.alternating
-        assert house.asked.staged
+        assert lease.alternating_offload
+        assert house.asked.component_offload
         assert house.unloads == []
         house.release("turns")
         # It is as much there as it can be: the next job loads nothing.
         await house.acquire("again", "dev")
         assert isinstance(lease := house.got["again"], m.Lease)
-        assert lease.alternating
+        assert lease.alternating_offload
         assert len(house.loads) == 2
         house.release("again")
         await _use(house, "mine")
         assert house.unloads == ["tiny", "dev"]
-    async with a_house(memory=MemorySettings(budget_gb=1.7)) as (house, _):
+    async with a_tree(memory=MemorySettings(budget_gb=1.7)) as (house, _):
         await house.acquire("refused", "dev")
         assert isinstance(house.error, OutOfMemory)
         assert (house.error.details["needed_gb"], house.error.details["available_gb"]) == (1.8, 1.7)
         await house.acquire("low", "dev", low_ram=True)
         assert isinstance(lease := house.got["low"], m.Lease)
-        assert not lease.alternating
+        assert not lease.alternating_offload
 
 
 async def test_the_default_budget_is_what_the_device_has() -> None:
-    async with a_house(memory=MemorySettings()) as (house, _):
+    async with a_tree(memory=MemorySettings()) as (house, _):
         house.ready = attrs.evolve(READY, memory_bytes=int(5.8e9))
         await house.acquire("a", "huge")
         assert house.got["a"] is OutOfMemory
@@ -515,7 +515,7 @@ async def test_the_default_budget_is_what_the_device_has() -> None:
 
 async def test_an_idle_model_is_unloaded_after_its_time_and_a_leased_one_is_not(autojump_clock: MockClock) -> None:
     memory = MemorySettings(budget_gb=1.5, idle_unload_seconds=60.0)
-    async with a_house(memory=memory) as (house, _):
+    async with a_tree(memory=memory) as (house, _):
         await house.acquire("a", "small")
         await trio.sleep(30)
         await _use(house, "tiny")
@@ -535,7 +535,7 @@ async def test_an_idle_model_is_unloaded_after_its_time_and_a_leased_one_is_not(
 
 
 async def test_when_the_device_refuses_what_should_have_fitted_the_others_go_and_it_is_tried_again() -> None:
-    async with a_house(memory=ROOMY) as (house, _):
+    async with a_tree(memory=ROOMY) as (house, _):
         await _use(house, "small")
         await _use(house, "tiny")
         house.out_of_memory = 1
@@ -550,7 +550,7 @@ async def test_when_the_device_refuses_what_should_have_fitted_the_others_go_and
 
 
 async def test_a_quantized_model_is_loaded_with_its_bits_and_a_place_to_keep_it() -> None:
-    async with a_house(memory=MemorySettings(budget_gb=30.0)) as (house, _):
+    async with a_tree(memory=MemorySettings(budget_gb=30.0)) as (house, _):
         await _use(house, "flux2-klein-4b-3-bit")
         assert (house.asked.path, house.asked.bits) == ("/models/flux2-klein-4b", 3)
         assert house.asked.entry == "/cache/quantized/flux2-klein-4b-3-bit"
@@ -567,7 +567,7 @@ def test_leases_are_on_one_model_at_a_time_and_everybody_is_served_in_the_end(st
     async def main() -> None:
         scopes: dict[str, trio.CancelScope] = {}
         held: set[str] = set()
-        async with a_house() as (house, nursery):
+        async with a_tree() as (house, nursery):
 
             def settle() -> set[str]:
                 leases = {who: lease for who, lease in house.got.items() if isinstance(lease, m.Lease)}

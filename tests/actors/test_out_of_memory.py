@@ -22,7 +22,7 @@ GB = 10**9
 
 async def _death(bench: Bench) -> EngineDied:
     with pytest.raises(EngineDied) as caught:
-        await bench.paint()
+        await bench.generate()
     return caught.value
 
 
@@ -76,7 +76,7 @@ async def test_a_child_that_was_nearly_out_of_memory_at_its_last_heartbeat_died_
 
         async def starve() -> None:
             await hold.reached.wait()
-            script.current.say(p.Beat(active_bytes=1, peak_bytes=1, free_bytes=free))
+            script.current.say(p.Heartbeat(active_bytes=1, peak_bytes=1, free_bytes=free))
             hold.release.set()
 
         nursery.start_soon(starve)
@@ -129,7 +129,7 @@ def _taken(queue: JobQueue, resident: set[str], max_skips: int) -> list[str]:
 def _queue(*models: str) -> JobQueue:
     queue = JobQueue(Estimates())
     for model in models:
-        queue.line_up(queue.enter(a_job(model=model)))
+        queue.enqueue(queue.enter(a_job(model=model)))
     return queue
 
 

@@ -10,18 +10,18 @@ import attrs
 import pytest
 import trio
 
-from mflux_api.actors.event_hub import _Boot
+from mflux_api.actors.event_hub import HubState
 from mflux_api.actors.generator.generator import Generator
 from mflux_api.actors.model_loader.model_loader import ModelLoader
 from mflux_api.actors.scheduler.job_queue import JobQueue
-from mflux_api.actors.scheduler.job_runner import Painter
+from mflux_api.actors.scheduler.job_runner import JobRunner
 from mflux_api.errors import ServiceRestarting
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job, Status
 from mflux_api.service import open_service
-from mflux_api.storage.in_memory import MemoryRepository
+from mflux_api.storage.in_memory import InMemoryRepository
 from tests.support.harness import (
-    PATIENCE,
+    DEADLINE_SECONDS,
     ended,
     eventually,
     gateway,
@@ -66,7 +66,7 @@ async def provoke(question: Any) -> None:
         (JobQueue, "live", "live"),
         (Generator, "_state", "engine"),
         (ModelLoader, "_residency", "residency"),
-        (_Boot, "subscribe", "follow"),
+        (HubState, "subscribe", "follow"),
     ],
     ids=["scheduler", "generator", "model_loader", "event_hub"],
 )
@@ -142,14 +142,14 @@ async def test_images_of_an_attempt_that_a_crash_ended_are_removed(tmp_path: Pat
 async def test_defect_that_only_one_job_meets_fails_that_job_and_no_actor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paint = Painter.paint
+    generate = JobRunner.run
 
-    async def defective(self: Painter, job: Job, *rest: Any) -> Any:
+    async def defective(self: JobRunner, job: Job, *rest: Any) -> Any:
         if job.request.prompt == "poison":
             raise ZeroDivisionError("injected")
-        return await paint(self, job, *rest)
+        return await generate(self, job, *rest)
 
-    monkeypatch.setattr(Painter, "paint", defective)
+    monkeypatch.setattr(JobRunner, "run", defective)
     async with scripted_service(tmp_path, Script()) as service:
         for _ in range(6):
             poisoned = await ended(service, (await service.submit(request(prompt="poison"))).id)
@@ -167,11 +167,11 @@ async def test_job_that_was_running_when_the_last_service_ended_is_taken_up(
     now = datetime.now(UTC)
     job = jobs.start(Job(id="0123456789ab", request=request(), created_at=now, service_deaths=deaths), now)
     waiting = Job(id="ba9876543210", request=attrs.evolve(request(), seed=6), created_at=now)
-    repository = MemoryRepository()
+    repository = InMemoryRepository()
     repository.insert(job)
     repository.insert(waiting)
     script = Script()
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(DEADLINE_SECONDS):
         async with open_service(settings(tmp_path), repository=repository, start_engine=script.start) as service:
             taken_up = await ended(service, job.id)
             assert (taken_up.status, taken_up.service_deaths) == (status, deaths + 1)

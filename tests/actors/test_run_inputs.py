@@ -45,7 +45,7 @@ def runs(script: Script) -> list[tuple[Run, tuple[bytes, ...]]]:
     ]
 
 
-async def test_edit_comes_to_the_engine_as_pictures_in_its_sizes(tmp_path: Path) -> None:
+async def test_edit_comes_to_the_engine_as_images_in_its_sizes(tmp_path: Path) -> None:
     script = Script()
     async with scripted_service(tmp_path, script) as service:
         await ended(service, (await service.submit(edit(width=96))).id)
@@ -61,23 +61,23 @@ async def test_edit_comes_to_the_engine_as_pictures_in_its_sizes(tmp_path: Path)
     assert usual.image_strength == 0.75
 
 
-def test_picture_to_be_enlarged_comes_to_the_engine_as_it_was_given() -> None:
+def test_image_to_be_upscaled_comes_to_the_engine_as_it_was_given() -> None:
     asked = GenerateRequest(init_images=(encoded((50, 33)),), seed=4, num_images=2, softness=0.5, low_ram=True)
     upscaler = next(model for model in BUILT_IN if model.upscales)
     resolved = resolve_upscaling(asked, upscaler, (50, 33))
     events, _ = trio.open_memory_channel[m.RunEvent](1)
     lease = m.Lease(id=1, model="seedvr2", incarnation=1, load_seconds=0.0)
     inputs = RunInputs(source=source(resolved))
-    command, pictures = run_command(
-        m.Paint(lease=lease, request=resolved, attempt=3, events=events, inputs=inputs), previews=True
+    command, rgb_images = run_command(
+        m.Run(lease=lease, request=resolved, attempt=3, events=events, inputs=inputs), previews=True
     )
     assert command == Upscale(
         attempt=3, model="seedvr2", seeds=(4, 5), width=50, height=33, resolution=66, softness=0.5, low_ram=True
     )
-    assert [picture.rgb for picture in pictures] == [bytes((9, 8, 7)) * 50 * 33]
+    assert [rgb_image.rgb for rgb_image in rgb_images] == [bytes((9, 8, 7)) * 50 * 33]
 
 
-def test_removed_picture_fails_its_job_and_says_so() -> None:
+def test_removed_image_fails_its_job_and_says_so() -> None:
     with pytest.raises(GenerationFailed, match="was removed"):
         source(GenerateRequest(init_images=("",)))
 
@@ -115,7 +115,7 @@ async def test_lora_that_went_away_meanwhile_fails_its_job_alone(tmp_path: Path)
     assert failed.failure.code == "INVALID_PARAMETER"
 
 
-async def test_edit_is_tried_again_with_the_same_pictures(tmp_path: Path) -> None:
+async def test_edit_is_tried_again_with_the_same_images(tmp_path: Path) -> None:
     script = Script(at={"step 0/2": Crash()})
     async with scripted_service(tmp_path, script) as service:
         job = await ended(service, (await service.submit(edit())).id)
@@ -125,14 +125,14 @@ async def test_edit_is_tried_again_with_the_same_pictures(tmp_path: Path) -> Non
     assert first_blobs == again_blobs
 
 
-async def test_finished_job_holds_no_pictures(tmp_path: Path) -> None:
+async def test_finished_job_holds_no_images(tmp_path: Path) -> None:
     async with scripted_service(tmp_path, Script()) as service:
         job = await ended(service, (await service.submit(edit())).id)
         assert job.request.init_images == (await service.job(job.id)).request.init_images == ()
         assert (job.request.image_strength, job.request.steps_run) == (0.5, 2)
 
 
-async def test_pictures_that_wait_have_a_limit_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_images_that_wait_have_a_limit_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scheduler, "MAX_INPUT_BYTES", 100)
     hold = Hold()
     async with scripted_service(tmp_path, Script(at={"run": hold})) as service:
@@ -145,14 +145,14 @@ async def test_pictures_that_wait_have_a_limit_of_their_own(tmp_path: Path, monk
         await ended(service, (await service.submit(request())).id)
 
 
-async def test_bad_picture_is_refused_before_there_is_a_job(tmp_path: Path) -> None:
+async def test_bad_image_is_refused_before_there_is_a_job(tmp_path: Path) -> None:
     async with scripted_service(tmp_path, Script()) as service:
         with pytest.raises(InvalidParameter):
             await service.submit(edit(init_images=("aGk=",)))
         assert (await gateway(service).jobs())[0] == ()
 
 
-async def test_previews_of_the_image_that_is_being_painted(tmp_path: Path) -> None:
+async def test_previews_of_the_image_that_is_being_generated(tmp_path: Path) -> None:
     begin = Hold()
     async with scripted_service(tmp_path, Script(at={"run": begin}, per_pass=2)) as service:
         job = await service.submit(request(num_images=3))

@@ -13,7 +13,7 @@ from mflux_api.errors import DiskFull, EngineUnavailable, QueueFull, ShuttingDow
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, Progress, Status, StoredImage
 from mflux_api.storage.files import ImageFiles
-from mflux_api.storage.in_memory import MemoryRepository
+from mflux_api.storage.in_memory import InMemoryRepository
 from tests.support.harness import ended, eventually, gateway, images, request, rgb, scripted_service, seeds_run
 from tests.support.scripted_engine import Crash, Fail, Hold, Script, pixels
 
@@ -181,17 +181,17 @@ async def test_state_that_cannot_be_stored_is_stored_when_there_is_space_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
     monkeypatch.setattr(scheduler, "STORE_RETRY_SECONDS", 0.01)
-    replace = MemoryRepository.replace
+    replace = InMemoryRepository.replace
     # An insert is written through the same method: it comes first, and is let through.
     refused = {1: [1, 2], 2: [2, 3], 3: [4, 5]}[write + 1]
     calls = itertools.count()
 
-    def full(self: MemoryRepository, job: Job) -> None:
+    def full(self: InMemoryRepository, job: Job) -> None:
         if next(calls) in refused:
             raise DiskFull("scripted")
         replace(self, job)
 
-    monkeypatch.setattr(MemoryRepository, "replace", full)
+    monkeypatch.setattr(InMemoryRepository, "replace", full)
     async with scripted_service(tmp_path, Script(at={"step 0/2": Crash()})) as service:
         job = await ended(service, (await service.submit(request())).id)
     assert (job.status, job.attempts, job.service_deaths) == (Status.COMPLETED, 1, 0)
@@ -199,12 +199,12 @@ async def test_state_that_cannot_be_stored_is_stored_when_there_is_space_again(
 
 
 async def test_job_that_cannot_be_kept_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: MemoryRepository, job: Job, key: IdempotencyKey | None = None) -> None:
+    def full(self: InMemoryRepository, job: Job, key: IdempotencyKey | None = None) -> None:
         raise DiskFull("scripted")
 
     async with scripted_service(tmp_path, Script()) as service:
         with monkeypatch.context() as patch:
-            patch.setattr(MemoryRepository, "insert", full)
+            patch.setattr(InMemoryRepository, "insert", full)
             with pytest.raises(DiskFull):
                 await service.submit(request())
         assert (await ended(service, (await service.submit(request())).id)).status is Status.COMPLETED

@@ -1,4 +1,4 @@
-"""Real aliases on a checkpoint of one's own: every FLUX.2 Klein name paints with its own rules."""
+"""Real aliases on a checkpoint of one's own: every FLUX.2 Klein name generates with its own rules."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.support.shapes import TINY
 ALIASES = [model for model in BUILT_IN if model.family == "flux2-klein" and model.quantization == "none" and model.repo]
 
 
-def test_every_klein_alias_paints_on_a_local_checkpoint_with_its_own_rules(tmp_path: Path) -> None:
+def test_every_klein_alias_generates_on_a_local_checkpoint_with_its_own_rules(tmp_path: Path) -> None:
     write_random_checkpoint(tmp_path / "weights", TINY, dtype="float32")
     config = '[models]\ndefault = "flux2-klein-4b"\nauto_download = false\n' + "".join(
         f'[[models.custom]]\nname = "{model.alias}"\nbase = "{model.alias}"\npath = "weights"\n' for model in ALIASES
@@ -28,7 +28,7 @@ def test_every_klein_alias_paints_on_a_local_checkpoint_with_its_own_rules(tmp_p
         assert spelled["parameters"]["model"] == "flux2-klein-4b"
 
 
-def test_quantized_aliases_paint_on_the_checkpoint_of_their_base_and_are_kept(tmp_path: Path) -> None:
+def test_quantized_aliases_generate_on_the_checkpoint_of_their_base_and_are_kept(tmp_path: Path) -> None:
     custom = (
         f'[[models.custom]]\nname = "flux2-klein-base-4b"\nbase = "flux2-klein-base-4b"\npath = {str(EMBEDDED)!r}\n'
     )

@@ -335,7 +335,7 @@ def test_huge_number_does_not_make_the_error_huge(client: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["details"]["value"]) == (400, "int")
 
 
-def test_pictures_put_no_warning_with_a_path_into_the_log(server: Server, client: httpx.Client) -> None:
+def test_images_put_no_warning_with_a_path_into_the_log(server: Server, client: httpx.Client) -> None:
     odd = BytesIO()
     Image.new("RGB", (64, 64)).save(odd, "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12")
     body = {**OK, "init_images": [base64.b64encode(odd.getvalue()).decode()]}

@@ -9,7 +9,7 @@ import pytest
 
 from mflux_api.storage.checkpoints import EMBEDDED
 from mflux_api.storage.footprint import measure
-from tests.api.test_img2img import encoded, picture, scene
+from tests.api.test_img2img import decoded, encoded, scene
 from tests.api.test_jobs import finished
 from tests.support.dev_checkpoint import SHAPE, write_dev_checkpoint
 from tests.support.lora_files import write_lora
@@ -45,11 +45,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("dev")
     sizes = measure(write_dev_checkpoint(folder / "dev"), float_bytes=4)
     assert sizes is not None
-    assert sizes.alternating is not None
+    assert sizes.alternating_offload is not None
     (folder / "loras").mkdir()
     peft(folder / "loras" / "fits.safetensors", SHAPE)
     write_lora(folder / "loras" / "demo.safetensors", seed=1)
-    budget = (sizes.whole + sizes.alternating) / 2e9
+    budget = (sizes.whole + sizes.alternating_offload) / 2e9
     with serving(folder, CONFIG.format(budget=budget, embedded=str(EMBEDDED))) as running:
         yield running
 
@@ -83,8 +83,8 @@ def test_dev_runs_50_steps_by_default_and_a_cancel_ends_it_between_two(client: h
 
 def test_guidance_is_an_input_and_a_negative_prompt_has_no_effect(client: httpx.Client) -> None:
     plain, negative, weak = ask(client), ask(client, negative_prompt="a dog"), ask(client, guidance=1.5)
-    same, other = picture(negative["images"][0]), picture(weak["images"][0])
-    assert same.tobytes() == picture(plain["images"][0]).tobytes() != other.tobytes()
+    same, other = decoded(negative["images"][0]), decoded(weak["images"][0])
+    assert same.tobytes() == decoded(plain["images"][0]).tobytes() != other.tobytes()
     assert negative["parameters"]["negative_prompt"] is None
 
 
@@ -94,7 +94,7 @@ def test_edits_take_references_and_a_strength(client: httpx.Client) -> None:
     ]
     assert [edit["parameters"]["steps_run"] for edit in edits] == [0, 1, 2]
     two = ask(client, "img2img", init_images=[encoded(scene()), encoded(scene((64, 96)))], image_strength=1)
-    assert len({picture(answer["images"][0]).tobytes() for answer in (*edits, two, ask(client))}) == 5
+    assert len({decoded(answer["images"][0]).tobytes() for answer in (*edits, two, ask(client))}) == 5
 
 
 def test_batches_and_previews_are_as_with_any_model(client: httpx.Client) -> None:
@@ -107,8 +107,8 @@ def test_batches_and_previews_are_as_with_any_model(client: httpx.Client) -> Non
     assert {event["stage"] for event in events[:-1]} >= {"denoising", "decoding", "saving"}
     assert any(event["preview"] for event in events[:-1])
     assert events[-1]["result"]["seeds"] == [3, 4]
-    alone = picture(ask(client, seed=4)["images"][0]).tobytes()
-    second = picture(events[-1]["result"]["images"][1]).tobytes()
+    alone = decoded(ask(client, seed=4)["images"][0]).tobytes()
+    second = decoded(events[-1]["result"]["images"][1]).tobytes()
     assert max(abs(a - b) for a, b in zip(alone, second, strict=True)) <= 1
 
 
@@ -122,7 +122,7 @@ def test_lora_counts_where_it_fits_and_is_refused_where_it_does_not(client: http
 
 def test_quantized_alias_is_made_from_dev_and_kept(server: Server, client: httpx.Client) -> None:
     made = ask(client, model="flux2-dev-4-bit")
-    assert picture(made["images"][0]).tobytes() != picture(ask(client)["images"][0]).tobytes()
+    assert decoded(made["images"][0]).tobytes() != decoded(ask(client)["images"][0]).tobytes()
     assert made["parameters"].items() >= {"model": "flux2-dev-4-bit", "guidance": 4.0}.items()
     assert (server.folder / "models" / "quantized" / "flux2-dev-4-bit" / "mflux-api.json").is_file()
 

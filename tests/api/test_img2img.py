@@ -28,7 +28,7 @@ def scene(size: tuple[int, int] = (80, 64)) -> Image.Image:
     return image
 
 
-def picture(text: str) -> Image.Image:
+def decoded(text: str) -> Image.Image:
     return Image.open(BytesIO(base64.b64decode(text))).convert("RGB")
 
 
@@ -47,14 +47,14 @@ def edited(client: httpx.Client, **fields: Any) -> dict[str, Any]:
 
 def test_size_is_the_first_images_and_strength_three_quarters(client: httpx.Client) -> None:
     answer = edited(client)
-    assert picture(answer["images"][0]).size == (80, 64)
+    assert decoded(answer["images"][0]).size == (80, 64)
     expected = {"width": 80, "height": 64, "image_strength": 0.75, "steps": 4, "steps_run": 3, "guidance": 1.0}
     assert answer["parameters"].items() >= expected.items()
     assert answer["info"].startswith("Generated 1 image(s) in ")
 
 
 def test_strength_goes_from_the_image_itself_to_pure_noise(client: httpx.Client) -> None:
-    results = {strength: picture(edited(client, image_strength=strength)["images"][0]) for strength in (0, 0.25, 1)}
+    results = {strength: decoded(edited(client, image_strength=strength)["images"][0]) for strength in (0, 0.25, 1)}
     # At 0 all that is left is the VAE's round trip.
     assert difference(results[0], scene()) < 12
     assert difference(results[0], scene()) < difference(results[0.25], scene()) < difference(results[1], scene())
@@ -65,7 +65,7 @@ def test_night_is_dark(client: httpx.Client) -> None:
     house = {**SMALL, **size, "prompt": "a red house on the left"}
     day = client.post("/sdapi/v1/txt2img", json=house).json()["images"][0]
     night = edited(client, init_images=[day], image_strength=1)["images"][0]
-    before, after = (sum(picture(text).convert("L").tobytes()) / 128**2 for text in (day, night))
+    before, after = (sum(decoded(text).convert("L").tobytes()) / 128**2 for text in (day, night))
     assert after < before - 30
 
 
@@ -73,7 +73,7 @@ def test_reference_counts_also_at_strength_1(client: httpx.Client) -> None:
     one = edited(client, image_strength=1, width=64, height=64)
     other_image = encoded(Image.new("RGB", (80, 64), (200, 30, 30)))
     other = edited(client, image_strength=1, width=64, height=64, init_images=[other_image])
-    assert difference(picture(one["images"][0]), picture(other["images"][0])) > 1
+    assert difference(decoded(one["images"][0]), decoded(other["images"][0])) > 1
 
 
 def test_up_to_four_references_each_with_an_effect_and_in_their_order(client: httpx.Client) -> None:
@@ -84,7 +84,7 @@ def test_up_to_four_references_each_with_an_effect_and_in_their_order(client: ht
     ]
     swapped = [images[0], images[2], images[1], images[3]]
     made.append(edited(client, steps=1, image_strength=1, init_images=swapped)["images"][0])
-    assert len({picture(text).tobytes() for text in made}) == 5
+    assert len({decoded(text).tobytes() for text in made}) == 5
     answer = client.post("/sdapi/v1/img2img", json={**SMALL, "init_images": [*images, images[0]]})
     assert (answer.status_code, answer.json()["details"]["field"]) == (400, "init_images")
 
@@ -104,15 +104,15 @@ def test_same_request_gives_same_bytes_as_data_url_too(client: httpx.Client) -> 
     )
 
 
-def test_size_that_is_asked_for_is_painted_whatever_the_images_is(client: httpx.Client) -> None:
-    assert picture(edited(client, width=64, height=128)["images"][0]).size == (64, 128)
+def test_size_that_is_asked_for_is_generated_whatever_the_images_is(client: httpx.Client) -> None:
+    assert decoded(edited(client, width=64, height=128)["images"][0]).size == (64, 128)
     one_side = edited(client, width=128)["parameters"]
     assert (one_side["width"], one_side["height"]) == (128, 64)
 
 
 def test_each_image_of_a_batch_is_its_single_run(client: httpx.Client) -> None:
-    two = [picture(text) for text in edited(client, num_images=2)["images"]]
-    alone = picture(edited(client, seed=2)["images"][0])
+    two = [decoded(text) for text in edited(client, num_images=2)["images"]]
+    alone = decoded(edited(client, seed=2)["images"][0])
     assert difference(two[1], alone) <= 1
     assert difference(two[0], two[1]) > 1
 
@@ -121,7 +121,7 @@ def test_edit_works_with_a_lora_and_on_a_base_model(client: httpx.Client) -> Non
     plain = edited(client, model="demo-base", guidance=2.5, steps=2)
     lora = edited(client, model="demo-base", guidance=2.5, steps=2, lora_files=["one"])
     assert plain["parameters"]["guidance"] == 2.5
-    assert difference(picture(plain["images"][0]), picture(lora["images"][0])) > 1
+    assert difference(decoded(plain["images"][0]), decoded(lora["images"][0])) > 1
 
 
 def test_generate_takes_init_images_and_counts_the_steps_that_run(client: httpx.Client) -> None:
@@ -134,7 +134,7 @@ def test_generate_takes_init_images_and_counts_the_steps_that_run(client: httpx.
     assert {event["steps"] for event in events[:-1]} == {2}
     assert events[-2]["progress"] == 1.0
     job = finished(client, job_id)
-    assert picture(job["result"]["images"][0]).size == (80, 64)
+    assert decoded(job["result"]["images"][0]).size == (80, 64)
     assert edited(client, image_strength=0.5)["images"] == job["result"]["images"]
 
 

@@ -43,8 +43,8 @@ def test_completed_job_has_every_key_and_its_result(client: httpx.Client) -> Non
     assert list(job) == JOB_KEYS.split()
     assert job.items() >= {"status": "completed", "progress": 1.0, "stage": None, "error": None, "code": None}.items()
     assert job["result"]["seeds"] == [42, 43]
-    pictures = [Image.open(BytesIO(base64.b64decode(text))) for text in job["result"]["images"]]
-    assert [picture.size for picture in pictures] == [(64, 64)] * 2
+    images = [Image.open(BytesIO(base64.b64decode(text))) for text in job["result"]["images"]]
+    assert [image.size for image in images] == [(64, 64)] * 2
     assert all(re.fullmatch(UTC, job[key]) for key in ("created_at", "started_at", "completed_at"))
 
 

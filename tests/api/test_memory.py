@@ -49,7 +49,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
         yield connected
 
 
-def picture(client: httpx.Client, model: str, **fields: object) -> bytes:
+def image(client: httpx.Client, model: str, **fields: object) -> bytes:
     job = finished(client, submit(client, model=model, seed=3, **fields))
     assert job["status"] == "completed", job
     return client.get(f"/api/v1/jobs/{job['id']}/images/0").content
@@ -60,29 +60,29 @@ def loaded(client: httpx.Client) -> set[str]:
     return {model for model in models if client.get(f"/api/v1/models/{model}/status").json()["loaded"]}
 
 
-def test_quantized_weights_are_kept_and_a_damaged_entry_costs_nobody_a_picture(
+def test_quantized_weights_are_kept_and_a_damaged_entry_costs_nobody_an_image(
     folder: Path, client: httpx.Client
 ) -> None:
-    first = picture(client, "flux2-klein-4b-4-bit")
-    assert first != picture(client, "flux2-klein-4b")
+    first = image(client, "flux2-klein-4b-4-bit")
+    assert first != image(client, "flux2-klein-4b")
     entry = folder / "models" / "quantized" / "flux2-klein-4b-4-bit"
     made = (entry / "mflux-api.json").stat().st_ino
     # Another server on the same folder of models reads what was kept.
     config = CONFIG.replace('path = "', f'path = "{folder}/')
     environ = {"MFLUX_MODELS_DIR": str(folder / "models")}
     with serving(folder / "second", config, environ) as again, api_client(again.url) as other:
-        assert picture(other, "flux2-klein-4b-4-bit") == first
+        assert image(other, "flux2-klein-4b-4-bit") == first
     assert (entry / "mflux-api.json").stat().st_ino == made
     (entry / "transformer" / "0.safetensors").write_bytes(b"nonsense")
     for alias in ("flux2-klein-4b-3-bit", "flux2-klein-4b-6-bit", "flux2-klein-4b-8-bit"):
-        picture(client, alias)
+        image(client, alias)
     assert "flux2-klein-4b-4-bit" not in loaded(client)
-    assert picture(client, "flux2-klein-4b-4-bit") == first
+    assert image(client, "flux2-klein-4b-4-bit") == first
     assert json.loads((entry / "mflux-api.json").read_text())["made_from"]["bits"] == 4
 
 
 def test_models_stay_while_they_fit_and_jobs_on_two_at_once_get_their_own(client: httpx.Client) -> None:
-    alone = {model: picture(client, model) for model in ("flux2-klein-4b", "flux2-klein-4b-8-bit")}
+    alone = {model: image(client, model) for model in ("flux2-klein-4b", "flux2-klein-4b-8-bit")}
     assert loaded(client) >= set(alone)
     jobs = [(model, submit(client, model=model, seed=3)) for model in list(alone) * 2]
     for model, job_id in jobs:
@@ -93,7 +93,7 @@ def test_models_stay_while_they_fit_and_jobs_on_two_at_once_get_their_own(client
 
 
 def test_a_model_that_cannot_fit_is_refused_with_sizes_and_advice_and_nobody_has_to_go(client: httpx.Client) -> None:
-    picture(client, "flux2-klein-4b")
+    image(client, "flux2-klein-4b")
     before = loaded(client)
     answer = client.post(
         "/sdapi/v1/txt2img", json={"prompt": "a", "model": "big", "width": 64, "height": 64, "steps": 1}
@@ -105,15 +105,15 @@ def test_a_model_that_cannot_fit_is_refused_with_sizes_and_advice_and_nobody_has
     assert loaded(client) == before
 
 
-def test_low_ram_paints_the_same(client: httpx.Client) -> None:
-    assert picture(client, "flux2-klein-4b", low_ram=True) == picture(client, "flux2-klein-4b")
+def test_low_ram_generates_the_same(client: httpx.Client) -> None:
+    assert image(client, "flux2-klein-4b", low_ram=True) == image(client, "flux2-klein-4b")
 
 
 def test_an_idle_model_leaves_the_memory(folder: Path, tmp_path: Path) -> None:
     config = CONFIG.replace("[memory]", "[memory]\nidle_unload_seconds = 0.5").replace('path = "', f'path = "{folder}/')
     with serving(tmp_path, config) as running, api_client(running.url) as client:
-        picture(client, "flux2-klein-4b")
+        image(client, "flux2-klein-4b")
         while (state := client.get("/api/v1/system").json())["active_model"] or state["mlx_memory_gb"]:
             pass
         assert client.get("/api/v1/models/flux2-klein-4b/status").json()["status"] == "ready"
-        picture(client, "flux2-klein-4b")
+        image(client, "flux2-klein-4b")

@@ -48,7 +48,7 @@ DEVIATIONS = {
     "lora_files": "names or paths of files in lora.dirs, and no others",
     "lora_scales": "missing ones are 1.0; more than files are an error",
     "init_images": "one to four",
-    "image_strength": "0 keeps the picture, 1 ignores its pixels; mflux's own parameter of this name is the opposite",
+    "image_strength": "0 keeps the image, 1 ignores its pixels; mflux's own parameter of this name is the opposite",
 }
 
 SMALL: dict[str, Any] = {"prompt": "a tree", "model": "demo", "seed": 4, "width": 64, "height": 64, "steps": 1}
@@ -62,12 +62,12 @@ def ask(client: httpx.Client, *omitted: str, path: str = "txt2img", **fields: An
     return found
 
 
-def picture(answer: dict[str, Any], index: int = 0) -> Image.Image:
+def image(answer: dict[str, Any], index: int = 0) -> Image.Image:
     return Image.open(BytesIO(base64.b64decode(answer["images"][index]))).convert("RGB")
 
 
 def pixels(answer: dict[str, Any]) -> bytes:
-    return picture(answer).tobytes()
+    return image(answer).tobytes()
 
 
 def init_image() -> str:
@@ -102,11 +102,11 @@ def seed(client: httpx.Client) -> None:
 
 
 def width(client: httpx.Client) -> None:
-    assert picture(ask(client, width=96)).size == (96, 64)
+    assert image(ask(client, width=96)).size == (96, 64)
 
 
 def height(client: httpx.Client) -> None:
-    assert picture(ask(client, height=96)).size == (64, 96)
+    assert image(ask(client, height=96)).size == (64, 96)
 
 
 def steps(client: httpx.Client) -> None:
@@ -124,7 +124,7 @@ def guidance(client: httpx.Client) -> None:
 
 def num_images(client: httpx.Client) -> None:
     four = ask(client, num_images=4)
-    assert len({picture(four, index).tobytes() for index in range(4)}) == 4
+    assert len({image(four, index).tobytes() for index in range(4)}) == 4
     assert four["info"].startswith("Generated 4 image(s) in ")
 
 
@@ -140,9 +140,9 @@ def lora_scales(client: httpx.Client) -> None:
 
 
 def low_ram(client: httpx.Client) -> None:
-    """One image at a time, where otherwise two share each step; the pictures stay the same, to a level."""
+    """One image at a time, where otherwise two share each step; the images stay the same, to a level."""
     assert ask(client, low_ram=True)["parameters"]["low_ram"] is True
-    painted: dict[bool, list[Image.Image]] = {}
+    generated: dict[bool, list[Image.Image]] = {}
     counted: dict[bool, set[int]] = {}
     for value in (False, True):
         body = {**SMALL, "num_images": 2, "low_ram": value}
@@ -150,9 +150,9 @@ def low_ram(client: httpx.Client) -> None:
         with client.stream("GET", url, headers={"Last-Event-ID": "unknown"}) as stream:
             events = [json.loads(line[5:]) for line in stream.iter_lines() if line.startswith("data:")]
         counted[value] = {event["image"] for event in events[:-1] if event["stage"] == "denoising"}
-        painted[value] = [picture(events[-1]["result"], index) for index in range(2)]
+        generated[value] = [image(events[-1]["result"], index) for index in range(2)]
     assert counted == {False: {0}, True: {0, 1}}
-    for one, other in zip(*painted.values(), strict=True):
+    for one, other in zip(*generated.values(), strict=True):
         assert max(abs(a - b) for a, b in zip(one.tobytes(), other.tobytes(), strict=True)) <= 1
 
 

@@ -78,7 +78,7 @@ def test_old_jobs_go_with_their_images_and_leave_a_tombstone(tmp_path: Path) -> 
         assert client.get("/api/v1/stats").json()["total_generations"] == 4
 
 
-def test_killed_server_leaves_no_picture_of_a_synchronous_call(tmp_path: Path) -> None:
+def test_killed_server_leaves_no_image_of_a_synchronous_call(tmp_path: Path) -> None:
     environ = scripted_server.environ(step_seconds=0.05)
     output = tmp_path / "output"
     with serving(tmp_path, CONFIG, environ, module=scripted_server.MODULE) as server, api_client(server.url) as client:
@@ -115,8 +115,8 @@ def test_image_removed_by_hand_is_gone(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
         job_id = submit(client)
         client.get(f"/api/v1/jobs/{job_id}/stream", params={"images": "url"}).read()
-        (picture,) = (tmp_path / "output").rglob("*.png")
-        picture.unlink()
+        (image,) = (tmp_path / "output").rglob("*.png")
+        image.unlink()
         for path in (f"/api/v1/jobs/{job_id}", f"/api/v1/jobs/{job_id}/images/0"):
             answer = client.get(path)
             assert (answer.status_code, answer.json()["code"]) == (410, "IMAGE_GONE")
@@ -128,18 +128,18 @@ def test_image_that_cannot_be_read_is_named_and_back_when_it_can_be(tmp_path: Pa
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
         job_id = submit(client)
         client.get(f"/api/v1/jobs/{job_id}/stream", params={"images": "url"}).read()
-        (picture,) = (tmp_path / "output").rglob("*.png")
-        data = picture.read_bytes()
-        picture.unlink()
-        picture.mkdir()
+        (image,) = (tmp_path / "output").rglob("*.png")
+        data = image.read_bytes()
+        image.unlink()
+        image.mkdir()
         unreadable = httpx.get(f"{server.url}/api/v1/jobs/{job_id}/images/0")
         assert (unreadable.status_code, unreadable.json()["details"]) == (500, {"reason": "Is a directory"})
         assert "generation.output_dir" in unreadable.json()["error"]
-        picture.rmdir()
-        picture.write_bytes(data[:40])
+        image.rmdir()
+        image.write_bytes(data[:40])
         damaged = httpx.get(f"{server.url}/api/v1/jobs/{job_id}/images/0", params={"format": "webp"})
         assert (damaged.status_code, damaged.json()["details"]) == (500, {"reason": "the file is damaged"})
-        picture.write_bytes(data)
+        image.write_bytes(data)
         assert client.get(f"/api/v1/jobs/{job_id}/images/0").content == data
         assert not any("a request failed" in line for line in server.lines)
 

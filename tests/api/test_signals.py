@@ -92,16 +92,16 @@ def test_synchronous_callers_get_503_when_the_server_is_told_to_stop(tmp_path: P
         api_client(server.url) as client,
     ):
 
-        def paint(name: str, **fields: int) -> None:
+        def generate(name: str, **fields: int) -> None:
             answers[name] = client.post("/sdapi/v1/txt2img", json={**SMALL, **fields})
 
-        callers = [threading.Thread(target=paint, args=("running",), kwargs=LONG)]
+        callers = [threading.Thread(target=generate, args=("running",), kwargs=LONG)]
         callers[0].start()
         deadline = time.monotonic() + 20
         while client.get("/api/v1/queue").json()["active"] is None:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        callers.append(threading.Thread(target=paint, args=("queued",)))
+        callers.append(threading.Thread(target=generate, args=("queued",)))
         callers[1].start()
         while len(client.get("/api/v1/queue").json()["queued"]) < 1:
             assert time.monotonic() < deadline

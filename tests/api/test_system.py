@@ -50,10 +50,10 @@ def test_custom_entries_replace_an_alias_and_its_runtime_quantized_ones(client: 
     assert models["flux2-klein-4b"]["downloaded"] is True
     assert models["flux2-klein-4b-4-bit"]["downloaded"] is True
     assert models["flux2-klein-4b-mlx-8bit"]["downloaded"] is False
-    picture = client.post(
+    image = client.post(
         "/sdapi/v1/txt2img", json={"prompt": "a", "model": "flux2-klein-4b", "width": 64, "height": 64, "steps": 1}
     )
-    assert picture.json()["parameters"]["model"] == "flux2-klein-4b"
+    assert image.json()["parameters"]["model"] == "flux2-klein-4b"
 
 
 def test_model_status_follows_the_model_into_memory(client: httpx.Client) -> None:

@@ -13,14 +13,14 @@ from PIL import Image
 SMALL = {"model": "demo", "width": 64, "height": 64, "steps": 1}
 
 
-def picture(text: str) -> Image.Image:
+def image(text: str) -> Image.Image:
     return Image.open(BytesIO(base64.b64decode(text, validate=True)))
 
 
 def test_answer_has_images_parameters_and_the_sentence(client: httpx.Client) -> None:
     answer = client.post("/sdapi/v1/txt2img", json={"prompt": "a lake", "seed": 42, **SMALL}).json()
     assert set(answer) == {"images", "parameters", "info"}
-    assert picture(answer["images"][0]).size == (64, 64)
+    assert image(answer["images"][0]).size == (64, 64)
     expected = {"prompt": "a lake", "seed": 42, "steps": 1, "model": "demo", "guidance": 1.0, "width": 64}
     assert answer["parameters"].items() >= expected.items()
     assert answer["info"].startswith("Generated 1 image(s) in ")
@@ -28,24 +28,24 @@ def test_answer_has_images_parameters_and_the_sentence(client: httpx.Client) -> 
 
 def test_defaults_are_those_of_the_document(client: httpx.Client) -> None:
     answer = client.post("/sdapi/v1/txt2img", json={"prompt": "defaults", "seed": 1}).json()
-    assert picture(answer["images"][0]).size == (512, 512)
+    assert image(answer["images"][0]).size == (512, 512)
     assert answer["parameters"].items() >= {"steps": 4, "guidance": 1.0, "num_images": 1, "low_ram": False}.items()
 
 
-def test_same_seed_gives_same_bytes_and_another_seed_another_picture(client: httpx.Client) -> None:
+def test_same_seed_gives_same_bytes_and_another_seed_another_image(client: httpx.Client) -> None:
     first, again, other = (
         client.post("/sdapi/v1/txt2img", json={"prompt": "a hill", "seed": seed, **SMALL}).json()["images"][0]
         for seed in (7, 7, 8)
     )
     assert first == again
-    assert picture(first).tobytes() != picture(other).tobytes()
+    assert image(first).tobytes() != image(other).tobytes()
 
 
 def test_image_i_can_be_made_again_alone_with_seed_plus_i(client: httpx.Client) -> None:
     three = client.post("/sdapi/v1/txt2img", json={"prompt": "a", "seed": 5, "num_images": 3, **SMALL}).json()
     alone = client.post("/sdapi/v1/txt2img", json={"prompt": "a", "seed": 7, **SMALL}).json()
     assert len(three["images"]) == 3
-    one, other = (picture(answer["images"][-1]).tobytes() for answer in (three, alone))
+    one, other = (image(answer["images"][-1]).tobytes() for answer in (three, alone))
     # They share a pass of the transformer, where a sum may round the other way.
     assert max(abs(a - b) for a, b in zip(one, other, strict=True)) <= 1
 
@@ -87,7 +87,7 @@ def model_hash(client: httpx.Client) -> str:
 def test_png_carries_its_infotext(client: httpx.Client) -> None:
     body = {"prompt": "eine Hütte", "negative_prompt": "fog", "seed": 9, **SMALL}
     answer = client.post("/sdapi/v1/txt2img", json=body).json()
-    text = picture(answer["images"][0]).info["parameters"]
+    text = image(answer["images"][0]).info["parameters"]
     assert text.startswith("eine Hütte\nNegative prompt: fog\nSteps: 1, Sampler: Euler, ")
     assert f"Seed: 9, Size: 64x64, Model hash: {model_hash(client)}, Model: demo" in text
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.api.test_img2img import encoded, picture, scene
+from tests.api.test_img2img import decoded, encoded, scene
 from tests.api.test_jobs import finished
 from tests.support.server import Server, api_client, serving
 
@@ -62,7 +62,7 @@ def events(client: httpx.Client, job_id: str) -> list[dict[str, Any]]:
 def test_img2img_needs_no_prompt_and_says_what_ran(client: httpx.Client) -> None:
     answer = post(client, "img2img", **UPSCALE, steps=9, width=512, height=512)
     (image,) = answer["images"]
-    assert picture(image).size == (96, 64)
+    assert decoded(image).size == (96, 64)
     expected = {
         "model": "seedvr2",
         "prompt": "",
@@ -80,7 +80,7 @@ def test_img2img_needs_no_prompt_and_says_what_ran(client: httpx.Client) -> None
 
 def test_softness_resolution_and_seed_have_an_effect(client: httpx.Client) -> None:
     made = [
-        picture(post(client, "img2img", **{**UPSCALE, "resolution": 48, **fields})["images"][0])
+        decoded(post(client, "img2img", **{**UPSCALE, "resolution": 48, **fields})["images"][0])
         for fields in ({}, {"softness": 0.5}, {"seed": 2}, {"low_ram": True})
     ]
     assert {image.size for image in made} == {(72, 48)}
@@ -96,7 +96,7 @@ def test_a1111s_img2img_upscales_too(client: httpx.Client) -> None:
     assert (info["width"], info["height"], info["sd_model_name"]) == (72, 48, "seedvr2")
 
 
-def test_job_goes_through_its_stages_to_one_end_with_a_picture_for_each_seed(client: httpx.Client) -> None:
+def test_job_goes_through_its_stages_to_one_end_with_an_image_for_each_seed(client: httpx.Client) -> None:
     job_id = client.post("/api/v1/generate", json={**UPSCALE, "num_images": 2}).json()["job_id"]
     seen = events(client, job_id)
     stages = [event["stage"] for event in seen[:-1]]
@@ -112,7 +112,7 @@ def test_job_goes_through_its_stages_to_one_end_with_a_picture_for_each_seed(cli
     assert progress[-2:] == [1.0, 1.0]
     assert {event["steps"] for event in seen[:-1]} == {1}
     assert seen[-1]["result"]["seeds"] == [1, 2]
-    assert [picture(text).size for text in seen[-1]["result"]["images"]] == [(96, 64)] * 2
+    assert [decoded(text).size for text in seen[-1]["result"]["images"]] == [(96, 64)] * 2
 
 
 def test_cancel_ends_it_between_two_tiles_and_the_same_engine_goes_on(server: Server, client: httpx.Client) -> None:
@@ -158,7 +158,7 @@ def test_what_an_upscaler_cannot_do_is_one_clear_error(
     assert answer.json()["details"]["field"] == field
 
 
-def test_waiting_job_still_has_its_picture_after_a_restart(server: Server, client: httpx.Client) -> None:
+def test_waiting_job_still_has_its_image_after_a_restart(server: Server, client: httpx.Client) -> None:
     folder = server.folder / "second"
     config = CONFIG.replace('path = "', f'path = "{server.folder}/')
     with serving(folder, config) as first, api_client(first.url) as before:
@@ -170,7 +170,7 @@ def test_waiting_job_still_has_its_picture_after_a_restart(server: Server, clien
         after.delete(f"/api/v1/jobs/{ahead}").raise_for_status()
         job = finished(after, job_id)
         assert job["status"] == "completed"
-        assert picture(job["result"]["images"][0]).size == (96, 64)
+        assert decoded(job["result"]["images"][0]).size == (96, 64)
         assert job["result"]["images"] == post(client, "img2img", **UPSCALE)["images"]
 
 
@@ -195,8 +195,8 @@ def test_single_image_is_upscaled_by_the_model_as_the_model_itself_does(client: 
     answer = post(client, "extra-single-image", image=SOURCE, upscaler_1="SeedVR2", upscaling_resize=2, seed=1)
     said = "Postprocess upscale by: 2, Postprocess upscaler: seedvr2, Seed: 1, Softness: 0"
     assert answer["html_info"] == f"<p>{said}</p>"
-    assert picture(answer["image"]).info["postprocessing"] == said
-    assert picture(answer["image"]).tobytes() == picture(post(client, "img2img", **UPSCALE)["images"][0]).tobytes()
+    assert decoded(answer["image"]).info["postprocessing"] == said
+    assert decoded(answer["image"]).tobytes() == decoded(post(client, "img2img", **UPSCALE)["images"][0]).tobytes()
     same = [post(client, "extra-single-image", image=SOURCE, upscaler_1="seedvr2")["image"] for _ in range(2)]
     assert same[0] == same[1] != answer["image"]
 
@@ -206,7 +206,7 @@ def test_single_image_comes_in_exactly_the_size_that_is_asked_for(client: httpx.
     for upscaler in ("seedvr2", "Nearest"):
         cropped = post(client, "extra-single-image", image=SOURCE, upscaler_1=upscaler, **size)
         whole = post(client, "extra-single-image", image=SOURCE, upscaler_1=upscaler, upscaling_crop=False, **size)
-        assert (picture(cropped["image"]).size, picture(whole["image"]).size) == ((71, 77), (116, 77))
+        assert (decoded(cropped["image"]).size, decoded(whole["image"]).size) == ((71, 77), (116, 77))
 
 
 def test_plain_upscalers_need_no_model_and_leave_no_job(client: httpx.Client) -> None:
@@ -215,8 +215,8 @@ def test_plain_upscalers_need_no_model_and_leave_no_job(client: httpx.Client) ->
         name: post(client, "extra-single-image", image=f"data:image/png;base64,{SOURCE}", upscaler_1=name)["image"]
         for name in (None, "None", "Lanczos", "nearest")
     }
-    assert {picture(image).size for image in plain.values()} == {(96, 64)}
-    assert picture(plain["Lanczos"]).tobytes() == picture(plain[None]).tobytes() != picture(plain["nearest"]).tobytes()
+    assert {decoded(image).size for image in plain.values()} == {(96, 64)}
+    assert decoded(plain["Lanczos"]).tobytes() == decoded(plain[None]).tobytes() != decoded(plain["nearest"]).tobytes()
     assert client.get("/api/v1/jobs").json() == before
 
 
@@ -231,9 +231,9 @@ def test_batch_keeps_its_order_and_blends_two_upscalers(client: httpx.Client) ->
         extras_upscaler_2_visibility=1,
     )
     plain = post(client, "extra-batch-images", imageList=files, upscaler_1="Lanczos")
-    assert [picture(image).size for image in made["images"]] == [(64, 64), (96, 64)]
-    assert [picture(image).tobytes() for image in made["images"]] == [
-        picture(image).tobytes() for image in plain["images"]
+    assert [decoded(image).size for image in made["images"]] == [(64, 64), (96, 64)]
+    assert [decoded(image).tobytes() for image in made["images"]] == [
+        decoded(image).tobytes() for image in plain["images"]
     ]
 
 

@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parent / "workflows"
 
 
 def adapted(name: str, server: Server) -> str:
-    """Return an example for this server, with pictures that a CPU paints in no time."""
+    """Return an example for this server, with images that a CPU generates in no time."""
     text = (EXAMPLES / name).read_text("utf-8").replace("http://localhost:7861", server.url)
     text = re.sub(r'"(width|height)": \d+', r'"\1": 64', text)
     if '"width"' not in text:
@@ -42,15 +42,15 @@ def run_python(name: str, server: Server, folder: Path) -> str:
     return run([sys.executable, "example.py"], folder)
 
 
-def assert_picture(path: Path) -> None:
-    with Image.open(path) as picture:
-        picture.load()
-        assert picture.size == (64, 64)
+def assert_image(path: Path) -> None:
+    with Image.open(path) as image:
+        image.load()
+        assert image.size == (64, 64)
 
 
 def test_example_1_generate_and_download(server: Server, tmp_path: Path) -> None:
     assert "Image saved to sunset.png" in run_shell("example_1.sh", server, tmp_path)
-    assert_picture(tmp_path / "sunset.png")
+    assert_image(tmp_path / "sunset.png")
 
 
 def test_example_2_async_generation_with_progress(server: Server, tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_example_2_async_generation_with_progress(server: Server, tmp_path: Path
     assert "Job submitted: " in printed
     assert "Generation complete!" in printed
     for index in range(4):
-        assert_picture(tmp_path / f"output_{index}.png")
+        assert_image(tmp_path / f"output_{index}.png")
 
 
 def test_example_3_pre_quantized_model(server: Server, tmp_path: Path) -> None:
@@ -69,4 +69,4 @@ def test_example_4_batch_with_different_seeds(server: Server, tmp_path: Path) ->
     printed = run_python("example_4.py", server, tmp_path)
     assert printed.count("Generated: ") == 3
     for index in range(3):
-        assert_picture(tmp_path / f"batch_{index}.png")
+        assert_image(tmp_path / f"batch_{index}.png")

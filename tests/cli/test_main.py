@@ -25,14 +25,14 @@ def run(
     )
 
 
-def test_generate_shows_progress_and_prints_the_path_of_a_picture(tmp_path: Path) -> None:
+def test_generate_shows_progress_and_prints_the_path_of_an_image(tmp_path: Path) -> None:
     done = run(tmp_path, "generate", "a beautiful sunset over mountains", "--model", "demo", "--seed", "1")
     assert done.returncode == 0, done.stderr
     (path,) = done.stdout.splitlines()
-    with Image.open(path) as picture:
-        assert picture.size == (256, 256)
-        assert "a beautiful sunset over mountains" in picture.info["parameters"]
-    assert "painting, step 4/4" in done.stderr
+    with Image.open(path) as image:
+        assert image.size == (256, 256)
+        assert "a beautiful sunset over mountains" in image.info["parameters"]
+    assert "generating, step 4/4" in done.stderr
     assert "100%" in done.stderr
 
 
@@ -53,19 +53,19 @@ def test_generate_takes_its_options(tmp_path: Path) -> None:
         "--guidance",
         "2.5",
     ]
-    done = run(tmp_path, "generate", "a", *options, "--negative-prompt", "fog", "--output-dir", "pictures")
+    done = run(tmp_path, "generate", "a", *options, "--negative-prompt", "fog", "--output-dir", "images")
     paths = [Path(line) for line in done.stdout.splitlines()]
     assert len(paths) == 2
     for index, path in enumerate(paths):
-        assert path.is_relative_to(tmp_path / "pictures")
-        with Image.open(path) as picture:
-            text = picture.info["parameters"]
-            assert picture.size == (96, 64)
+        assert path.is_relative_to(tmp_path / "images")
+        with Image.open(path) as image:
+            text = image.info["parameters"]
+            assert image.size == (96, 64)
             assert "Negative prompt: fog" in text
             assert f"Steps: 2, Sampler: Euler, Schedule type: Simple, CFG scale: 2.5, Seed: {3 + index}," in text
 
 
-def test_generate_upscales_a_picture_without_a_prompt(tmp_path: Path) -> None:
+def test_generate_upscales_an_image_without_a_prompt(tmp_path: Path) -> None:
     from tests.support.upscaler_checkpoint import write_upscaler
 
     write_upscaler(tmp_path / "weights")
@@ -76,9 +76,9 @@ def test_generate_upscales_a_picture_without_a_prompt(tmp_path: Path) -> None:
         tmp_path, "generate", "--model", "seedvr2", "--init-image", "small.png", "--upscale", "3", "--softness", "0.5"
     )
     assert done.returncode == 0, done.stderr
-    with Image.open(done.stdout.strip()) as picture:
-        assert picture.size == (144, 96)
-        assert "Softness: 0.5" in picture.info["parameters"]
+    with Image.open(done.stdout.strip()) as image:
+        assert image.size == (144, 96)
+        assert "Softness: 0.5" in image.info["parameters"]
 
 
 @pytest.mark.parametrize(
@@ -140,18 +140,18 @@ def test_side_of_0_is_refused_and_not_taken_for_the_default(tmp_path: Path, side
     assert f"'{side}' is invalid" in done.stderr
 
 
-def test_generate_edits_pictures_with_loras_wherever_they_lie(tmp_path: Path) -> None:
+def test_generate_edits_images_with_loras_wherever_they_lie(tmp_path: Path) -> None:
     write_lora(tmp_path / "elsewhere" / "style.safetensors", seed=1)
     Image.new("RGB", (80, 64), (90, 160, 230)).save(tmp_path / "day.jpg")
     options = ["--model", "demo", "--seed", "3", "--init-image", "day.jpg", "--image-strength", "0.5"]
     done = run(tmp_path, "generate", "make it night", *options, "--lora", "elsewhere/style.safetensors:0.5")
     assert done.returncode == 0, done.stderr
     (path,) = done.stdout.splitlines()
-    with Image.open(path) as picture:
-        assert picture.size == (80, 64)
-        assert "style:0.5>" in picture.info["parameters"].splitlines()[0]
-        assert "Denoising strength: 0.5" in picture.info["parameters"]
-    assert "painting, step 2/2" in done.stderr
+    with Image.open(path) as image:
+        assert image.size == (80, 64)
+        assert "style:0.5>" in image.info["parameters"].splitlines()[0]
+        assert "Denoising strength: 0.5" in image.info["parameters"]
+    assert "generating, step 2/2" in done.stderr
     missing = run(tmp_path, "generate", "a", *options, "--lora", "nothing")
     assert (missing.returncode, "lora.dirs" in missing.stderr) == (1, True)
     gone = run(tmp_path, "generate", "a", "--init-image", "gone.png")

@@ -14,10 +14,15 @@ from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
 from mflux_api.engine.weights.components import load_components
 from tests.engine.test_edit import saved
-from tests.support.klein import distance, klein_config, paint, paint_stock, picture
+from tests.support.klein import distance, generate, generate_stock, klein_config, rgb_image
 
 REQUEST = PipelineRequest(
-    prompt="make it night", seeds=(3,), width=64, height=64, steps=3, references=(picture(48, 32), picture(64, 64, 1))
+    prompt="make it night",
+    seeds=(3,),
+    width=64,
+    height=64,
+    steps=3,
+    references=(rgb_image(48, 32), rgb_image(64, 64, 1)),
 )
 
 
@@ -41,10 +46,10 @@ def test_same_pixels_as_stock_edit_with_its_cache(stock_folder: Path, device: De
     pipeline = Pipeline(load_components(folder), device)
     stock = Flux2KleinEdit(model_path=str(folder), model_config=klein_config(kv_cache=True))
     files = saved(tmp_path, REQUEST.references)
-    (ours,) = paint(pipeline, REQUEST)
-    assert distance(ours, paint_stock(stock, REQUEST, device, files)) == 0
+    (ours,) = generate(pipeline, REQUEST)
+    assert distance(ours, generate_stock(stock, REQUEST, device, files)) == 0
     guided = attrs.evolve(REQUEST, guidance=4.0, steps=2)
-    assert distance(paint(pipeline, guided)[0], paint_stock(stock, guided, device, files)) <= 1
+    assert distance(generate(pipeline, guided)[0], generate_stock(stock, guided, device, files)) <= 1
 
 
 def test_references_are_in_the_first_step_only(tiny_kv: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,20 +61,20 @@ def test_references_are_in_the_first_step_only(tiny_kv: Pipeline, monkeypatch: p
         return predict(rows, *rest)
 
     monkeypatch.setattr(tiny_kv, "_predict", watched)
-    paint(tiny_kv, REQUEST)
+    generate(tiny_kv, REQUEST)
     assert tokens == [16 + 6 + 16, 16, 16]
 
 
-def test_cached_references_work_on_and_batches_are_the_single_pictures(tiny_kv: Pipeline, pipeline: Pipeline) -> None:
-    (cached,) = paint(tiny_kv, REQUEST)
-    assert distance(cached, paint(tiny_kv, attrs.evolve(REQUEST, references=()))[0]) > 1
-    assert distance(cached, paint(pipeline, REQUEST)[0]) > 0
-    guided = attrs.evolve(REQUEST, guidance=3.0, strength=0.7, start=picture(64, 64, 5))
-    batch = paint(tiny_kv, attrs.evolve(guided, seeds=(3, 4)))
-    singles = [paint(tiny_kv, attrs.evolve(guided, seeds=(seed,)))[0] for seed in (3, 4)]
+def test_cached_references_work_on_and_batches_are_the_single_images(tiny_kv: Pipeline, pipeline: Pipeline) -> None:
+    (cached,) = generate(tiny_kv, REQUEST)
+    assert distance(cached, generate(tiny_kv, attrs.evolve(REQUEST, references=()))[0]) > 1
+    assert distance(cached, generate(pipeline, REQUEST)[0]) > 0
+    guided = attrs.evolve(REQUEST, guidance=3.0, strength=0.7, start=rgb_image(64, 64, 5))
+    batch = generate(tiny_kv, attrs.evolve(guided, seeds=(3, 4)))
+    singles = [generate(tiny_kv, attrs.evolve(guided, seeds=(seed,)))[0] for seed in (3, 4)]
     assert [distance(one, other) <= 1 for one, other in zip(batch, singles, strict=True)] == [True, True]
 
 
-def test_without_references_the_model_paints_as_the_others(tiny_kv: Pipeline, pipeline: Pipeline) -> None:
+def test_without_references_the_model_generates_as_the_others(tiny_kv: Pipeline, pipeline: Pipeline) -> None:
     request = attrs.evolve(REQUEST, references=())
-    assert paint(tiny_kv, request)[0].tobytes() == paint(pipeline, request)[0].tobytes()
+    assert generate(tiny_kv, request)[0].tobytes() == generate(pipeline, request)[0].tobytes()

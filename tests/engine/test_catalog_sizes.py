@@ -12,7 +12,7 @@ MISTRAL_PARAMETERS = 24_011_361_280
 """Mistral Small 3.2 24B with its vision tower, as published: FLUX.2-dev's text encoder."""
 MISTRAL_VOCABULARY_PARAMETERS = 131_072 * 5120
 MISTRAL_LAYER_PARAMETERS = 2 * 5120 * 32 * 128 + 2 * 5120 * 8 * 128 + 3 * 5120 * 32_768
-"""Of its 40 layers a prompt needs 30; neither the others nor the half that sees pictures are kept."""
+"""Of its 40 layers a prompt needs 30; neither the others nor the half that sees images are kept."""
 QWEN_LAYERS = 27
 UNQUANTIZED_SHARE = 0.008
 """Norms, biases and convolutions of a Klein model, which quantization leaves alone."""

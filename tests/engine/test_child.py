@@ -14,7 +14,7 @@ import trio
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
-from tests.support.engine_contract import PATIENCE
+from tests.support.engine_contract import DEADLINE_SECONDS
 
 PRELUDE = """
 import os, signal, struct, sys, time
@@ -37,7 +37,7 @@ WORKER = LocalEngineOptions()
 async def running(options: LocalEngineOptions = WORKER) -> AsyncIterator[LocalEngine]:
     """A child past its handshake, gone when the block ends."""
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             engine = await LocalEngine.start(nursery, options)
         try:
             yield engine
@@ -48,7 +48,7 @@ async def running(options: LocalEngineOptions = WORKER) -> AsyncIterator[LocalEn
 
 async def death(engine: LocalEngine) -> str:
     """Wait for the engine's death and return its reason."""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(DEADLINE_SECONDS):
         while True:
             try:
                 await engine.receive()
@@ -60,7 +60,7 @@ async def start_error(options: LocalEngineOptions) -> str:
     """The reason why a child does not come up; there is none left of it."""
     reason = ""
     async with trio.open_nursery() as nursery:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             try:
                 await LocalEngine.start(nursery, options)
             except EngineDied as died:
@@ -133,7 +133,7 @@ time.sleep(60)
                 await engine.receive()
             assert scope.cancelled_caught
             await engine.send(p.Unload())
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             received = await engine.receive()
     assert received.blobs == (bytes(range(256)) * 48,)
 
@@ -164,9 +164,9 @@ async def test_child_is_ended_as_gently_as_it_allows(code: str, signal_number: i
     # The third child says it twice: by its second word its signal handler is in place.
     async with running(stand_in(f"ready(); {code}")) as engine:
         if "SIG_IGN" in code:
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(DEADLINE_SECONDS):
                 await engine.receive()
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             await engine.aclose()
         assert engine._process.returncode == signal_number
 

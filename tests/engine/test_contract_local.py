@@ -11,7 +11,7 @@ from mflux_api.engine.local import LocalEngine
 from mflux_api.engine.protocol import Load, Loaded, RunFailed, StepDone
 from mflux_api.storage.checkpoints import EMBEDDED
 from tests.support.adapter_files import peft
-from tests.support.engine_contract import RUN, EngineContract, load, pictures, run
+from tests.support.engine_contract import RUN, EngineContract, load, rgb_images, run
 from tests.support.shapes import TINY
 
 
@@ -26,12 +26,12 @@ class TestLocalEngine(EngineContract):
 
     async def test_loras_belong_to_one_run(self, engine: Engine, tiny_folder: Path, tmp_path: Path) -> None:
         assert isinstance(await load(engine, Load(model="demo", path=str(tiny_folder))), Loaded)
-        before = pictures(await run(engine, RUN))
+        before = rgb_images(await run(engine, RUN))
         lora = str(peft(tmp_path / "ink.safetensors", TINY))
-        worn = pictures(await run(engine, attrs.evolve(RUN, lora_files=(lora,), lora_scales=(1.0,))))
-        halved = pictures(await run(engine, attrs.evolve(RUN, lora_files=(lora,), lora_scales=(0.5,))))
+        worn = rgb_images(await run(engine, attrs.evolve(RUN, lora_files=(lora,), lora_scales=(1.0,))))
+        halved = rgb_images(await run(engine, attrs.evolve(RUN, lora_files=(lora,), lora_scales=(0.5,))))
         assert len({*before, *worn, *halved}) == 3
-        assert pictures(await run(engine, RUN)) == before
+        assert rgb_images(await run(engine, RUN)) == before
 
     async def test_resident_models_wear_adapters_of_their_own(
         self, engine: Engine, good: Load, tiny_folder: Path, tmp_path: Path
@@ -45,17 +45,17 @@ class TestLocalEngine(EngineContract):
             plain = attrs.evolve(RUN, model=model)
             runs[model, "plain"] = plain
             runs[model, "worn"] = attrs.evolve(plain, lora_files=(lora,), lora_scales=(1.0,))
-        first = {key: pictures(await run(engine, command)) for key, command in runs.items()}
-        assert len({picture for each in first.values() for picture in each}) == len(runs)
+        first = {key: rgb_images(await run(engine, command)) for key, command in runs.items()}
+        assert len({rgb_image for each in first.values() for rgb_image in each}) == len(runs)
         # The other model's runs in between, and the other order, change nothing.
         for key in sorted(runs, key=lambda key: key[1], reverse=True):
-            assert pictures(await run(engine, runs[key])) == first[key]
+            assert rgb_images(await run(engine, runs[key])) == first[key]
 
     async def test_lora_that_does_not_fit_is_the_requests_fault(
         self, engine: Engine, good: Load, tmp_path: Path
     ) -> None:
         await load(engine, good)
-        before = pictures(await run(engine, RUN))
+        before = rgb_images(await run(engine, RUN))
         lora = str(peft(tmp_path / "ink.safetensors", attrs.evolve(TINY, heads=3)))
         for path, words in ((lora, "another"), (str(tmp_path / "none.safetensors"), "gone")):
             failed = (await run(engine, attrs.evolve(RUN, lora_files=(path,), lora_scales=(1.0,))))[-1].event
@@ -64,15 +64,15 @@ class TestLocalEngine(EngineContract):
             assert failed.details.keys() == {"field", "value", "limit"}
             assert words in failed.message
             assert str(tmp_path) not in failed.message
-        assert pictures(await run(engine, RUN)) == before
+        assert rgb_images(await run(engine, RUN)) == before
 
     async def test_images_share_a_pass_and_are_their_single_runs(self, engine: Engine, good: Load) -> None:
         await load(engine, good)
         frames = await run(engine, attrs.evolve(RUN, seeds=(7, 8, 9, 10)))
         steps = [frame.event for frame in frames if isinstance(frame.event, StepDone)]
         assert [(event.image, event.images, event.step) for event in steps] == [(0, 4, 1), (0, 4, 2)]
-        for seed, pixels in zip((7, 8, 9, 10), pictures(frames), strict=True):
-            (single,) = pictures(await run(engine, attrs.evolve(RUN, seeds=(seed,))))
+        for seed, pixels in zip((7, 8, 9, 10), rgb_images(frames), strict=True):
+            (single,) = rgb_images(await run(engine, attrs.evolve(RUN, seeds=(seed,))))
             assert max(abs(one - other) for one, other in zip(pixels, single, strict=True)) <= 1
         careful = await run(engine, attrs.evolve(RUN, seeds=(7, 8), low_ram=True))
         assert [frame.event.images for frame in careful if isinstance(frame.event, StepDone)] == [1] * 4

@@ -22,7 +22,7 @@ from mflux_api.engine.weights.quantization import load_quantized
 from mflux_api.storage.footprint import Footprint, measure
 from tests.engine.test_footprint import held
 from tests.support.dev_checkpoint import SHAPE, write_dev_checkpoint
-from tests.support.klein import distance, never, paint, picture
+from tests.support.klein import distance, generate, never, rgb_image
 
 Array = npt.NDArray[np.float64]
 
@@ -209,7 +209,7 @@ def test_guidance_layers_must_be_there(copy: Path) -> None:
         load_components(copy)
 
 
-# --- pictures ---
+# --- images ---
 
 
 def test_guidance_goes_into_the_transformer_a_thousandfold_and_makes_no_second_branch(dev_pipeline: Pipeline) -> None:
@@ -220,15 +220,16 @@ def test_guidance_goes_into_the_transformer_a_thousandfold_and_makes_no_second_b
         return predict(*arguments)
 
     dev_pipeline._predict = watched
-    request = attrs.evolve(REQUEST, seeds=(1, 2), guidance=3.5, negative_prompt="night", references=(picture(64, 48),))
-    paint(dev_pipeline, request)
+    references = (rgb_image(64, 48),)
+    request = attrs.evolve(REQUEST, seeds=(1, 2), guidance=3.5, negative_prompt="night", references=references)
+    generate(dev_pipeline, request)
     assert calls == [(2, 3500.0)] * 2
     assert len(dev_pipeline.prompt_cache) == 1
 
 
-def test_guidance_changes_the_picture(dev_pipeline: Pipeline) -> None:
-    pictures = [paint(dev_pipeline, attrs.evolve(REQUEST, guidance=guidance))[0] for guidance in (0.0, 1.0, 4.0)]
-    assert all(distance(one, other) > 1 for one, other in itertools.pairwise(pictures))
+def test_guidance_changes_the_image(dev_pipeline: Pipeline) -> None:
+    images = [generate(dev_pipeline, attrs.evolve(REQUEST, guidance=guidance))[0] for guidance in (0.0, 1.0, 4.0)]
+    assert all(distance(one, other) > 1 for one, other in itertools.pairwise(images))
 
 
 def test_guidance_is_embedded_as_the_timestep_is(dev: Components, dev_folder: Path) -> None:
@@ -248,12 +249,12 @@ def test_guidance_is_embedded_as_the_timestep_is(dev: Components, dev_folder: Pa
     np.testing.assert_allclose(np.array(ours.astype(mx.float32))[0], expected, atol=3e-3)
 
 
-def test_start_picture_and_batch_are_as_with_any_model(dev_pipeline: Pipeline) -> None:
-    start = attrs.evolve(REQUEST, steps=4, start=picture(64, 64), strength=0.5)
+def test_start_image_and_batch_are_as_with_any_model(dev_pipeline: Pipeline) -> None:
+    start = attrs.evolve(REQUEST, steps=4, start=rgb_image(64, 64), strength=0.5)
     events = list(dev_pipeline.run(start, never))
     assert [event.step for event in events if isinstance(event, StepEvent)] == [1, 2]
-    one = paint(dev_pipeline, attrs.evolve(REQUEST, seeds=(8,)))[0]
-    both = paint(dev_pipeline, attrs.evolve(REQUEST, seeds=(7, 8)))
+    one = generate(dev_pipeline, attrs.evolve(REQUEST, seeds=(8,)))[0]
+    both = generate(dev_pipeline, attrs.evolve(REQUEST, seeds=(7, 8)))
     assert distance(one, both[1]) <= 1
 
 
@@ -261,8 +262,8 @@ def test_start_picture_and_batch_are_as_with_any_model(dev_pipeline: Pipeline) -
 
 
 def test_text_encoder_and_transformer_take_turns(dev_folder: Path, device: Device, dev_pipeline: Pipeline) -> None:
-    pipeline = Pipeline(load_components(dev_folder, staged=True), device)
-    request = attrs.evolve(REQUEST, steps=1, alternating=True)
+    pipeline = Pipeline(load_components(dev_folder, component_offload=True), device)
+    request = attrs.evolve(REQUEST, steps=1, alternating_offload=True)
 
     def seen(asked: PipelineRequest) -> list[tuple[str, list[str]]]:
         kept = (StageEvent, StepEvent, ImageEvent)
@@ -293,7 +294,7 @@ def test_text_encoder_and_transformer_take_turns(dev_folder: Path, device: Devic
     assert {tuple(resident) for _, resident in seen(attrs.evolve(request, seeds=(9,)))} == {tuple(both)}
     other = seen(attrs.evolve(request, prompt="a dog"))
     assert [resident for _, resident in other] == [both, ["vae"], both, both, both]
-    assert distance(paint(pipeline, request)[0], paint(dev_pipeline, attrs.evolve(REQUEST, steps=1))[0]) == 0
+    assert distance(generate(pipeline, request)[0], generate(dev_pipeline, attrs.evolve(REQUEST, steps=1))[0]) == 0
 
 
 @pytest.mark.parametrize("bits", [None, 4, 8])
@@ -303,19 +304,19 @@ def test_expected_bytes_are_the_bytes_that_are_held(
     float_bytes = 2 if device.is_gpu else 4
     expected = measure(dev_folder, float_bytes=float_bytes, bits=bits)
     assert expected is not None
-    assert expected.alternating is not None
-    assert expected.staged < expected.alternating < expected.whole
+    assert expected.alternating_offload is not None
+    assert expected.component_offload < expected.alternating_offload < expected.whole
     components = load_components(dev_folder) if bits is None else load_quantized(dev_folder, bits, tmp_path / "q")
     found = held(components)
-    assert (expected.whole, expected.staged) == (found.whole, found.staged)
+    assert (expected.whole, expected.component_offload) == (found.whole, found.component_offload)
     if bits is not None:
         assert measure(tmp_path / "q", float_bytes=float_bytes) == expected
-        (first,) = paint(Pipeline(components, device), REQUEST)
-        (again,) = paint(Pipeline(load_quantized(dev_folder, bits, tmp_path / "q"), device), REQUEST)
+        (first,) = generate(Pipeline(components, device), REQUEST)
+        (again,) = generate(Pipeline(load_quantized(dev_folder, bits, tmp_path / "q"), device), REQUEST)
         assert np.array_equal(first, again)
 
 
 def test_klein_has_no_turns_to_take(tiny_folder: Path) -> None:
     footprint = measure(tiny_folder, float_bytes=4)
     assert isinstance(footprint, Footprint)
-    assert footprint.alternating is None
+    assert footprint.alternating_offload is None

@@ -1,4 +1,4 @@
-"""Reference pictures and image strength, beside stock mflux's edit mode."""
+"""Reference images and image strength, beside stock mflux's edit mode."""
 
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,15 @@ from mflux_api.engine.sampling.pipeline import (
     StepEvent,
     Stopped,
 )
-from mflux_api.engine.sampling.references import Picture, encode_picture
+from mflux_api.engine.sampling.references import encode_image
 from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.images.resize import as_reference
+from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.schedule import steps_to_run
-from tests.support.klein import consume, distance, klein_config, never, paint, paint_stock, picture, pixels_of
+from tests.support.klein import consume, distance, generate, generate_stock, klein_config, never, pixels_of, rgb_image
 
 REQUEST = PipelineRequest(
-    prompt="make it night", seeds=(3,), width=64, height=48, steps=2, references=(picture(48, 32),)
+    prompt="make it night", seeds=(3,), width=64, height=48, steps=2, references=(rgb_image(48, 32),)
 )
 
 
@@ -44,10 +45,10 @@ def same_as_stock(stock_folder: Path, device: Device) -> Pipeline:
     return Pipeline(load_components(stock_folder), device)
 
 
-def saved(folder: Path, pictures: tuple[Picture, ...]) -> list[Path]:
-    """The pictures as files, which is how stock mflux takes them."""
-    paths = [folder / f"{index}.png" for index in range(len(pictures))]
-    for path, each in zip(paths, pictures, strict=True):
+def saved(folder: Path, rgb_images: tuple[RGBImage, ...]) -> list[Path]:
+    """The images as files, which is how stock mflux takes them."""
+    paths = [folder / f"{index}.png" for index in range(len(rgb_images))]
+    for path, each in zip(paths, rgb_images, strict=True):
         Image.fromarray(pixels_of(each)).save(path)
     return paths
 
@@ -71,31 +72,31 @@ def test_same_pixels_as_stock_edit(
     guidance: float,
     levels: int,
 ) -> None:
-    pictures = tuple(picture(width, height, seed) for seed, (width, height) in enumerate(sizes))
-    request = attrs.evolve(REQUEST, references=pictures, steps=steps, guidance=guidance, height=64)
-    (ours,) = paint(same_as_stock, request)
-    assert distance(ours, paint_stock(stock, request, device, saved(tmp_path, pictures))) <= levels
-    (without,) = paint(same_as_stock, attrs.evolve(request, references=()))
+    rgb_images = tuple(rgb_image(width, height, seed) for seed, (width, height) in enumerate(sizes))
+    request = attrs.evolve(REQUEST, references=rgb_images, steps=steps, guidance=guidance, height=64)
+    (ours,) = generate(same_as_stock, request)
+    assert distance(ours, generate_stock(stock, request, device, saved(tmp_path, rgb_images))) <= levels
+    (without,) = generate(same_as_stock, attrs.evolve(request, references=()))
     assert distance(ours, without) > 1  # the levels allowed above
 
 
 def test_every_reference_and_their_order_matter(pipeline: Pipeline) -> None:
-    one, other = picture(48, 32, 1), picture(48, 32, 2)
+    one, other = rgb_image(48, 32, 1), rgb_image(48, 32, 2)
     choices = [(), (one,), (other,), (one, other), (other, one), (one, one)]
-    pictures = {paint(pipeline, attrs.evolve(REQUEST, references=each))[0].tobytes() for each in choices}
-    assert len(pictures) == len(choices)
-    swapped = [paint(pipeline, attrs.evolve(REQUEST, references=each))[0] for each in ((one, other), (other, one))]
+    rgb_images = {generate(pipeline, attrs.evolve(REQUEST, references=each))[0].tobytes() for each in choices}
+    assert len(rgb_images) == len(choices)
+    swapped = [generate(pipeline, attrs.evolve(REQUEST, references=each))[0] for each in ((one, other), (other, one))]
     # A sum in another order would round by a level.
     assert distance(*swapped) > 1
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_a_batch_of_edits_is_the_single_pictures(pipeline: Pipeline, guidance: float) -> None:
+def test_a_batch_of_edits_is_the_single_images(pipeline: Pipeline, guidance: float) -> None:
     seeds = (3, 4, 5, 6)
-    start = picture(64, 48, 7)
+    start = rgb_image(64, 48, 7)
     request = attrs.evolve(REQUEST, guidance=guidance, strength=0.5, start=start)
-    batch = paint(pipeline, attrs.evolve(request, seeds=seeds))
-    singles = [paint(pipeline, attrs.evolve(request, seeds=(seed,)))[0] for seed in seeds]
+    batch = generate(pipeline, attrs.evolve(request, seeds=seeds))
+    singles = [generate(pipeline, attrs.evolve(request, seeds=(seed,)))[0] for seed in seeds]
     assert [distance(one, other) <= 1 for one, other in zip(batch, singles, strict=True)] == [True] * 4
     assert distance(singles[0], singles[1]) > 10
 
@@ -108,13 +109,13 @@ def test_strength_runs_the_schedules_last_steps(steps: int, strength: float, run
     assert steps_to_run(steps, strength) == run
 
 
-def test_strength_1_ignores_the_start_pictures_pixels(pipeline: Pipeline) -> None:
-    with_start = attrs.evolve(REQUEST, start=picture(64, 48, 7), strength=1.0)
-    assert distance(paint(pipeline, REQUEST)[0], paint(pipeline, with_start)[0]) == 0
+def test_strength_1_ignores_the_start_images_pixels(pipeline: Pipeline) -> None:
+    with_start = attrs.evolve(REQUEST, start=rgb_image(64, 48, 7), strength=1.0)
+    assert distance(generate(pipeline, REQUEST)[0], generate(pipeline, with_start)[0]) == 0
 
 
 def test_strength_0_is_the_vaes_round_trip(same_as_stock: Pipeline, stock: Any, device: Device) -> None:
-    start = picture(64, 48, 7)
+    start = rgb_image(64, 48, 7)
     request = attrs.evolve(REQUEST, start=start, strength=0.0)
     events = list(same_as_stock.run(request, never))
     assert [event.stage for event in events if isinstance(event, StageEvent)] == ["encoding", "denoising", "decoding"]
@@ -126,7 +127,7 @@ def test_strength_0_is_the_vaes_round_trip(same_as_stock: Pipeline, stock: Any, 
 
 
 @pytest.mark.parametrize(("strength", "run"), [(0.25, 1), (0.5, 2), (0.75, 3), (1.0, 4)])
-def test_a_run_starts_on_the_straight_line_from_the_start_picture_to_its_noise(
+def test_a_run_starts_on_the_straight_line_from_the_start_image_to_its_noise(
     tiny: Components, device: Device, strength: float, run: int
 ) -> None:
     pipeline, calls = Pipeline(tiny, device), []
@@ -137,10 +138,10 @@ def test_a_run_starts_on_the_straight_line_from_the_start_picture_to_its_noise(
         return predict(latents, *rest)
 
     pipeline._predict = watched
-    start = picture(64, 48, 7)
-    paint(pipeline, attrs.evolve(REQUEST, references=(), steps=4, strength=strength, start=start))
+    start = rgb_image(64, 48, 7)
+    generate(pipeline, attrs.evolve(REQUEST, references=(), steps=4, strength=strength, start=start))
     noise = np.array(Flux2LatentCreator.prepare_packed_latents(seed=3, height=48, width=64, batch_size=1)[0])
-    clean = np.array(Flux2LatentCreator.pack_latents(encode_picture(tiny.vae, start, lambda: None)))
+    clean = np.array(Flux2LatentCreator.pack_latents(encode_image(tiny.vae, start, lambda: None)))
     latents, timestep = calls[0]
     sigma = timestep / 1000
     np.testing.assert_allclose(latents, (1 - sigma) * clean + sigma * noise, atol=1e-5)
@@ -149,19 +150,19 @@ def test_a_run_starts_on_the_straight_line_from_the_start_picture_to_its_noise(
 
 
 def test_steps_count_those_that_run(pipeline: Pipeline) -> None:
-    request = attrs.evolve(REQUEST, steps=4, strength=0.5, start=picture(64, 48))
+    request = attrs.evolve(REQUEST, steps=4, strength=0.5, start=rgb_image(64, 48))
     steps = [event for event in pipeline.run(request, never) if isinstance(event, StepEvent)]
     assert steps == [StepEvent(1, 2), StepEvent(2, 2)]
 
 
-def test_encoding_a_picture_can_be_stopped_between_blocks(tiny: Components, pipeline: Pipeline) -> None:
+def test_encoding_an_image_can_be_stopped_between_blocks(tiny: Components, pipeline: Pipeline) -> None:
     asked = 0
 
     def check() -> None:
         nonlocal asked
         asked += 1
 
-    encode_picture(tiny.vae, picture(32, 32), check)
+    encode_image(tiny.vae, rgb_image(32, 32), check)
     assert asked >= 10
     budget = iter(range(6))
     seen: list[Event] = []
@@ -176,8 +177,8 @@ def test_encoding_a_picture_can_be_stopped_between_blocks(tiny: Components, pipe
         ({"strength": -0.1}, "from 0 to 1"),
         ({"strength": 1.1}, "from 0 to 1"),
         ({"strength": float("nan")}, "from 0 to 1"),
-        ({"strength": 0.5}, "needs a start picture"),
-        ({"strength": 0.5, "start": picture(48, 64)}, "needs a start picture"),
+        ({"strength": 0.5}, "needs a start image"),
+        ({"strength": 0.5, "start": rgb_image(48, 64)}, "needs a start image"),
     ],
 )
 def test_strengths_that_cannot_be_computed(change: dict[str, Any], words: str) -> None:
@@ -186,9 +187,9 @@ def test_strengths_that_cannot_be_computed(change: dict[str, Any], words: str) -
 
 
 @pytest.mark.parametrize(("width", "height", "size"), [(17, 16, 17 * 16 * 3), (0, 16, 0), (16, 16, 16 * 16 * 4)])
-def test_pictures_are_whole(width: int, height: int, size: int) -> None:
-    with pytest.raises(ValueError, match="picture"):
-        Picture(width, height, bytes(size))
+def test_images_are_whole(width: int, height: int, size: int) -> None:
+    with pytest.raises(ValueError, match="image"):
+        attrs.evolve(REQUEST, references=(RGBImage(width, height, bytes(size)),))
 
 
 @pytest.mark.parametrize("size", [(70, 50), (1500, 900), (1025, 1024), (300, 4000)])

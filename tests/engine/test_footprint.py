@@ -25,7 +25,7 @@ def held(components: Components) -> Footprint:
         )
         for component in COMPONENTS
     ]
-    return Footprint(whole=sum(sizes), staged=max(sizes))
+    return Footprint(whole=sum(sizes), component_offload=max(sizes))
 
 
 @pytest.mark.parametrize("bits", [None, 3, 4, 6, 8])
@@ -47,7 +47,7 @@ def test_expected_bytes_are_the_bytes_that_are_held(
 def test_low_ram_takes_the_largest_component_alone(tiny_folder: Path) -> None:
     footprint = measure(tiny_folder, float_bytes=4)
     assert footprint is not None
-    assert footprint.of(low_ram=True) == footprint.staged < footprint.whole == footprint.of(low_ram=False)
+    assert footprint.of(low_ram=True) == footprint.component_offload < footprint.whole == footprint.of(low_ram=False)
 
 
 @pytest.mark.parametrize("damage", ["vae", "transformer/diffusion_pytorch_model.safetensors", "model_index.json"])

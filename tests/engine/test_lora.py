@@ -20,7 +20,7 @@ from mflux_api.engine.lora.lora import Lora, LoraError, LoraStack
 from mflux_api.engine.sampling.pipeline import Event, Pipeline, PipelineRequest, StepEvent, Stopped
 from mflux_api.engine.weights.components import Components, load_components
 from tests.support.adapter_files import factors, peft, save
-from tests.support.klein import consume, distance, klein_config, never, paint, paint_stock
+from tests.support.klein import consume, distance, generate, generate_stock, klein_config, never
 from tests.support.shapes import STOCK, TINY
 
 REQUEST = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=2)
@@ -66,9 +66,9 @@ def test_same_pixels_as_stock_with_two_loras(stock_folder: Path, device: Device,
         bake_lora=False,
     )
     pipeline = Pipeline(load_components(stock_folder), device)
-    (ours,) = paint(pipeline, request)
-    assert distance(ours, paint_stock(stock, request, device)) == 0
-    assert distance(ours, paint(pipeline, attrs.evolve(request, loras=()))[0]) > 10
+    (ours,) = generate(pipeline, request)
+    assert distance(ours, generate_stock(stock, request, device)) == 0
+    assert distance(ours, generate(pipeline, attrs.evolve(request, loras=()))[0]) > 10
 
 
 DOWN, UP = factors(WIDTH, WIDTH, seed=5)
@@ -191,37 +191,37 @@ def test_quantized_base_wears_a_lora_and_a_lokr_and_loses_them_without_a_trace(
     components = load_components(tiny_folder)
     nn.quantize(components.transformer, group_size=64, bits=bits)
     pipeline = Pipeline(components, device)
-    before = paint(pipeline, REQUEST)[0]
+    before = generate(pipeline, REQUEST)[0]
     parameters = weights(components.transformer)
     for _, tensors, metadata, target, update in NAMINGS:
         path = save(tmp_path / "a.safetensors", tensors, metadata)
         np.testing.assert_allclose(delta(components, path, target), update.T, atol=1e-4)
-        (worn,) = paint(pipeline, attrs.evolve(REQUEST, loras=(Lora(path), Lora(path, 0.5))))
+        (worn,) = generate(pipeline, attrs.evolve(REQUEST, loras=(Lora(path), Lora(path, 0.5))))
         assert distance(worn, before) > 0
-    assert paint(pipeline, REQUEST)[0].tobytes() == before.tobytes()
+    assert generate(pipeline, REQUEST)[0].tobytes() == before.tobytes()
     assert weights(components.transformer) == parameters
 
 
 def test_without_the_lora_again_the_bytes_are_the_same(tiny: Components, device: Device, tmp_path: Path) -> None:
     pipeline = Pipeline(tiny, device)
     parameters = weights(tiny.transformer)
-    before = paint(pipeline, REQUEST)[0].tobytes()
+    before = generate(pipeline, REQUEST)[0].tobytes()
     one, other = (Lora(peft(tmp_path / f"{seed}.safetensors", TINY, seed)) for seed in (1, 2))
-    pictures = [paint(pipeline, attrs.evolve(REQUEST, loras=loras))[0].tobytes() for loras in ((one,), (one, other))]
-    assert len({before, *pictures}) == 3
-    assert paint(pipeline, REQUEST)[0].tobytes() == before
+    images = [generate(pipeline, attrs.evolve(REQUEST, loras=loras))[0].tobytes() for loras in ((one,), (one, other))]
+    assert len({before, *images}) == 3
+    assert generate(pipeline, REQUEST)[0].tobytes() == before
     assert weights(tiny.transformer) == parameters
-    again = [paint(pipeline, attrs.evolve(REQUEST, loras=loras))[0].tobytes() for loras in ((one,), (one, other))]
-    assert again == pictures
+    again = [generate(pipeline, attrs.evolve(REQUEST, loras=loras))[0].tobytes() for loras in ((one,), (one, other))]
+    assert again == images
 
 
 def test_between_0_and_1_the_lora_works_more_and_more(pipeline: Pipeline, tmp_path: Path) -> None:
     path = peft(tmp_path / "a.safetensors", TINY, scale=0.05)
-    base = paint(pipeline, REQUEST)[0]
+    base = generate(pipeline, REQUEST)[0]
 
     def away(scale: float) -> float:
-        (painted,) = paint(pipeline, attrs.evolve(REQUEST, loras=(Lora(path, scale),)))
-        return float(np.sqrt(np.mean((painted.astype(np.float64) - base) ** 2)))
+        (generated,) = generate(pipeline, attrs.evolve(REQUEST, loras=(Lora(path, scale),)))
+        return float(np.sqrt(np.mean((generated.astype(np.float64) - base) ** 2)))
 
     distances = [away(scale) for scale in (0.0, 0.25, 0.5, 0.75, 1.0)]
     assert distances[0] == 0
@@ -230,10 +230,10 @@ def test_between_0_and_1_the_lora_works_more_and_more(pipeline: Pipeline, tmp_pa
 
 def test_lora_that_was_saved_again_is_read_again(pipeline: Pipeline, tmp_path: Path) -> None:
     request = attrs.evolve(REQUEST, loras=(Lora(peft(tmp_path / "a.safetensors", TINY, 1)),))
-    first = paint(pipeline, request)[0].tobytes()
-    assert paint(pipeline, request)[0].tobytes() == first
+    first = generate(pipeline, request)[0].tobytes()
+    assert generate(pipeline, request)[0].tobytes() == first
     peft(tmp_path / "a.safetensors", TINY, 2, prefix="diffusion_model.")
-    assert paint(pipeline, request)[0].tobytes() != first
+    assert generate(pipeline, request)[0].tobytes() != first
 
 
 def test_lora_that_took_the_place_of_another_is_read_though_size_and_time_are_the_same(
@@ -243,30 +243,30 @@ def test_lora_that_took_the_place_of_another_is_read_though_size_and_time_are_th
     for file in (path, other):
         os.utime(file, ns=(0, 10**18))
     request = attrs.evolve(REQUEST, loras=(Lora(path),))
-    first = paint(pipeline, request)[0].tobytes()
+    first = generate(pipeline, request)[0].tobytes()
     assert path.stat().st_size == other.stat().st_size
     other.replace(path)
-    assert paint(pipeline, request)[0].tobytes() != first
+    assert generate(pipeline, request)[0].tobytes() != first
 
 
-def test_lora_that_lets_numbers_overflow_is_an_error_and_no_black_picture(pipeline: Pipeline, tmp_path: Path) -> None:
-    (before,) = paint(pipeline, REQUEST)
+def test_lora_that_lets_numbers_overflow_is_an_error_and_no_black_image(pipeline: Pipeline, tmp_path: Path) -> None:
+    (before,) = generate(pipeline, REQUEST)
     wild = peft(tmp_path / "wild.safetensors", TINY, scale=1e37)
     with pytest.raises(LoraError, match="overflow"):
-        paint(pipeline, attrs.evolve(REQUEST, loras=(Lora(wild),)))
-    assert np.array_equal(paint(pipeline, REQUEST)[0], before)
+        generate(pipeline, attrs.evolve(REQUEST, loras=(Lora(wild),)))
+    assert np.array_equal(generate(pipeline, REQUEST)[0], before)
 
 
 def test_run_stopped_in_the_middle_leaves_no_adapter(tiny: Components, device: Device, tmp_path: Path) -> None:
     pipeline = Pipeline(tiny, device)
     parameters = weights(tiny.transformer)
-    before = paint(pipeline, REQUEST)[0].tobytes()
+    before = generate(pipeline, REQUEST)[0].tobytes()
     seen: list[Event] = []
     request = attrs.evolve(REQUEST, steps=4, loras=(Lora(peft(tmp_path / "a.safetensors", TINY)),))
     with pytest.raises(Stopped):
         consume(pipeline.run(request, lambda: StepEvent(2, 4) in seen), seen)
     assert weights(tiny.transformer) == parameters
-    assert paint(pipeline, REQUEST)[0].tobytes() == before
+    assert generate(pipeline, REQUEST)[0].tobytes() == before
 
 
 def test_adapter_is_on_only_while_the_transformer_is_called(
@@ -299,7 +299,7 @@ def test_lora_that_came_after_a_compiled_run_is_not_ignored(
     pipeline = Pipeline(tiny, Device(kind="metal", name="any"))
     one, other = (Lora(peft(tmp_path / f"{seed}.safetensors", TINY, seed)) for seed in (1, 2))
     for loras in ((), (one,), (one,), (one, other), (attrs.evolve(one, scale=0.5),), ()):
-        paint(pipeline, attrs.evolve(REQUEST, loras=loras))
+        generate(pipeline, attrs.evolve(REQUEST, loras=loras))
     # Without, one, both, half.
     assert len(compiled) == 4
 
@@ -362,7 +362,7 @@ def test_adapter_that_cannot_be_used_is_refused_and_leaves_the_model_as_it_was(
     good = peft(tmp_path / "good.safetensors", TINY)
     request = attrs.evolve(REQUEST, loras=(Lora(good), Lora(make(tmp_path / "secret-folder.safetensors"), 0.0)))
     with pytest.raises(LoraError, match=words) as caught:
-        paint(pipeline, request)
+        generate(pipeline, request)
     assert str(tmp_path) not in str(caught.value)
     assert caught.value.__cause__ is None
     assert weights(tiny.transformer) == parameters

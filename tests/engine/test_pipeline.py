@@ -24,7 +24,7 @@ from mflux_api.engine.sampling.pipeline import (
 )
 from mflux_api.engine.sampling.prompt_cache import PromptCache
 from mflux_api.engine.weights.components import Components, load_components
-from tests.support.klein import consume, distance, klein_config, never, paint, paint_stock
+from tests.support.klein import consume, distance, generate, generate_stock, klein_config, never
 
 REQUEST = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=2)
 
@@ -51,16 +51,16 @@ def test_bit_identical_to_stock_at_guidance_1(
     stock: Any, same_as_stock: Pipeline, device: Device, prompt: str, seed: int, width: int, height: int, steps: int
 ) -> None:
     request = PipelineRequest(prompt=prompt, seeds=(seed,), width=width, height=height, steps=steps)
-    (ours,) = paint(same_as_stock, request)
-    assert distance(ours, paint_stock(stock, request, device)) == 0
-    assert ours.std() > 20  # a flat picture would prove nothing
+    (ours,) = generate(same_as_stock, request)
+    assert distance(ours, generate_stock(stock, request, device)) == 0
+    assert ours.std() > 20  # a flat image would prove nothing
 
 
 def test_within_one_level_of_stock_at_guidance_4(stock: Any, same_as_stock: Pipeline, device: Device) -> None:
     request = PipelineRequest(prompt="a blue tree", seeds=(11,), width=64, height=64, steps=4, guidance=4.0)
-    (ours,) = paint(same_as_stock, request)
-    assert distance(ours, paint_stock(stock, request, device)) <= 1
-    (unguided,) = paint(same_as_stock, attrs.evolve(request, guidance=1.0))
+    (ours,) = generate(same_as_stock, request)
+    assert distance(ours, generate_stock(stock, request, device)) <= 1
+    (unguided,) = generate(same_as_stock, attrs.evolve(request, guidance=1.0))
     assert distance(ours, unguided) > 10
 
 
@@ -73,22 +73,22 @@ def test_decode_is_mfluxs_own_in_every_mode(tiny: Components, mode: Any) -> None
 
 
 def test_same_request_gives_the_same_bytes(tiny: Components, device: Device) -> None:
-    first, again = (paint(Pipeline(tiny, device), REQUEST) for _ in range(2))
+    first, again = (generate(Pipeline(tiny, device), REQUEST) for _ in range(2))
     assert first[0].tobytes() == again[0].tobytes()
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_a_batch_of_seeds_is_the_single_pictures(pipeline: Pipeline, guidance: float) -> None:
+def test_a_batch_of_seeds_is_the_single_images(pipeline: Pipeline, guidance: float) -> None:
     seeds = (3, 4, 2**40)
     request = attrs.evolve(REQUEST, guidance=guidance, negative_prompt="dog")
-    batch = paint(pipeline, attrs.evolve(request, seeds=seeds))
-    singles = [paint(pipeline, attrs.evolve(request, seeds=(seed,)))[0] for seed in seeds]
+    batch = generate(pipeline, attrs.evolve(request, seeds=seeds))
+    singles = [generate(pipeline, attrs.evolve(request, seeds=(seed,)))[0] for seed in seeds]
     assert [distance(one, other) <= 1 for one, other in zip(batch, singles, strict=True)] == [True] * 3
     assert distance(singles[0], singles[1]) > 10
 
 
 def test_pixels_are_contiguous_rgb_rows(pipeline: Pipeline) -> None:
-    (pixels,) = paint(pipeline, REQUEST)
+    (pixels,) = generate(pipeline, REQUEST)
     assert (pixels.shape, str(pixels.dtype), pixels.flags.c_contiguous) == ((48, 64, 3), "uint8", True)
 
 
@@ -101,10 +101,10 @@ def test_prompts_and_negative_prompts_matter(pipeline: Pipeline) -> None:
         attrs.evolve(guided, negative_prompt="night"),
         attrs.evolve(guided, negative_prompt=""),
     ]
-    pictures = {paint(pipeline, request)[0].tobytes() for request in requests}
-    assert len(pictures) == len(requests)
-    (default,) = paint(pipeline, guided)
-    assert default.tobytes() == paint(pipeline, attrs.evolve(guided, negative_prompt=" "))[0].tobytes()
+    rgb_images = {generate(pipeline, request)[0].tobytes() for request in requests}
+    assert len(rgb_images) == len(requests)
+    (default,) = generate(pipeline, guided)
+    assert default.tobytes() == generate(pipeline, attrs.evolve(guided, negative_prompt=" "))[0].tobytes()
 
 
 def test_both_branches_of_guidance_share_one_call(tiny: Components, device: Device) -> None:
@@ -117,8 +117,8 @@ def test_both_branches_of_guidance_share_one_call(tiny: Components, device: Devi
         return predict(latents, *rest)
 
     pipeline._predict = watched
-    paint(pipeline, attrs.evolve(REQUEST, seeds=(1, 2, 3), guidance=4.0, negative_prompt="dog"))
-    paint(pipeline, attrs.evolve(REQUEST, seeds=(1, 2, 3)))
+    generate(pipeline, attrs.evolve(REQUEST, seeds=(1, 2, 3), guidance=4.0, negative_prompt="dog"))
+    generate(pipeline, attrs.evolve(REQUEST, seeds=(1, 2, 3)))
     assert rows == [6, 6, 3, 3]
 
 
@@ -196,11 +196,11 @@ def test_a_step_is_computed_when_it_is_reported(pipeline: Pipeline, monkeypatch:
 
 def test_prompt_embeddings_are_computed_once(tiny: Components, device: Device) -> None:
     pipeline = Pipeline(tiny, device)
-    paint(pipeline, attrs.evolve(REQUEST, guidance=2.0))
+    generate(pipeline, attrs.evolve(REQUEST, guidance=2.0))
     assert len(pipeline.prompt_cache) == 2
     held = pipeline.prompt_cache.size_bytes
     assert held == 2 * 48 * 192 * 4
-    paint(pipeline, attrs.evolve(REQUEST, seeds=(5, 6), guidance=2.0))
+    generate(pipeline, attrs.evolve(REQUEST, seeds=(5, 6), guidance=2.0))
     assert pipeline.prompt_cache.size_bytes == held
 
 
@@ -258,10 +258,10 @@ def test_decode_mode_is_a_table(kind: Any, side: int, low_ram: bool, mode: str) 
     assert decode_mode(Device(kind=kind, name="any"), side, side, low_ram) == mode
 
 
-def test_painting_reaches_for_no_network(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generating_reaches_for_no_network(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("the pipeline opened a socket")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
-    assert len(paint(pipeline, REQUEST)) == 1
+    assert len(generate(pipeline, REQUEST)) == 1

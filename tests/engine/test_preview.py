@@ -1,4 +1,4 @@
-"""Previews: fitted on whatever VAE there is, near the picture, and without any effect on it."""
+"""Previews: fitted on whatever VAE there is, near the image, and without any effect on it."""
 
 from io import BytesIO
 from typing import Any
@@ -21,22 +21,22 @@ from mflux_api.engine.sampling.pipeline import (
     Stopped,
 )
 from mflux_api.engine.sampling.preview import SAMPLE_SIDE, fit
-from mflux_api.engine.sampling.references import encode_picture
+from mflux_api.engine.sampling.references import encode_image
 from mflux_api.engine.weights.components import Components
-from tests.support.klein import consume, never, paint, picture
+from tests.support.klein import consume, generate, never, rgb_image
 
 REQUEST = PipelineRequest(prompt="a red cat", seeds=(3, 4), width=64, height=48, steps=3, previews=True)
 
 
 def small(pixels: Pixels) -> Pixels:
-    """A picture at an eighth of its size, each pixel the mean of 8 x 8."""
+    """An image at an eighth of its size, each pixel the mean of 8 x 8."""
     height, width, _ = pixels.shape
     means: Pixels = pixels.reshape(height // 8, 8, width // 8, 8, 3).mean(axis=(1, 3)).round().astype(np.uint8)
     return means
 
 
 def likeness(one: Pixels, other: Pixels) -> float:
-    """The correlation of two pictures."""
+    """The correlation of two images."""
     return float(np.corrcoef(one.ravel().astype(float), other.ravel().astype(float))[0, 1])
 
 
@@ -54,14 +54,14 @@ def test_every_step_has_a_preview_of_every_image(pipeline: Pipeline) -> None:
 
 
 def test_previews_change_no_pixel(pipeline: Pipeline) -> None:
-    with_previews, without = paint(pipeline, REQUEST), paint(pipeline, attrs.evolve(REQUEST, previews=False))
+    with_previews, without = generate(pipeline, REQUEST), generate(pipeline, attrs.evolve(REQUEST, previews=False))
     assert [one.tobytes() for one in with_previews] == [one.tobytes() for one in without]
 
 
 def test_map_foretells_what_the_decoder_makes(tiny: Components, device: Device) -> None:
     mode = decode_mode(device, SAMPLE_SIDE, SAMPLE_SIDE, low_ram=False)
     decoder = fit(tiny.vae, mode, lambda: None)
-    grids = [encode_picture(tiny.vae, picture(96, 64, seed), lambda: None) for seed in range(6)]
+    grids = [encode_image(tiny.vae, rgb_image(96, 64, seed), lambda: None) for seed in range(6)]
     previews = [decoder.pixels(packed) for packed in grids]
     wholes = [small(to_pixels(decode_packed(tiny.vae, packed, mode, lambda: None))) for packed in grids]
     assert {preview.shape for preview in previews} == {(8, 12, 3)}
@@ -79,11 +79,11 @@ def test_fit_is_always_the_same_and_made_once(
     assert factors[0].tobytes() == factors[1].tobytes()
     assert np.isfinite(factors[0]).all()
     pipeline = Pipeline(tiny, device)
-    paint(pipeline, attrs.evolve(REQUEST, previews=False))
+    generate(pipeline, attrs.evolve(REQUEST, previews=False))
     assert pipeline._preview_decoder is None
-    paint(pipeline, REQUEST)
+    generate(pipeline, REQUEST)
     fitted = pipeline._preview_decoder
-    paint(pipeline, REQUEST)
+    generate(pipeline, REQUEST)
     assert pipeline._preview_decoder is fitted
 
 
@@ -102,7 +102,7 @@ def test_last_preview_is_the_map_of_the_final_latents(pipeline: Pipeline, monkey
 
     monkeypatch.setattr("mflux_api.engine.sampling.pipeline.as_jpeg", keep)
     monkeypatch.setattr("mflux_api.engine.sampling.pipeline.decode_packed", watch)
-    paint(pipeline, attrs.evolve(REQUEST, seeds=(3,)))
+    generate(pipeline, attrs.evolve(REQUEST, seeds=(3,)))
     assert pipeline._preview_decoder is not None
     expected = pipeline._preview_decoder.pixels(grids[-1])
     assert int(np.abs(seen[-1].astype(int) - expected).max()) <= 1

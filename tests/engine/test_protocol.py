@@ -17,7 +17,7 @@ FLOAT = st.floats(allow_nan=False)
 SIDE = st.integers(1, 2**31)
 STAGE = st.sampled_from(["encoding", "denoising", "decoding"])
 FRAMES = st.one_of(
-    st.builds(p.Load, model=TEXT, path=TEXT, staged=st.booleans()),
+    st.builds(p.Load, model=TEXT, path=TEXT, component_offload=st.booleans()),
     st.just(p.Unload()),
     st.builds(
         p.Run,
@@ -50,7 +50,7 @@ FRAMES = st.one_of(
         blas_fast=st.booleans(),
         versions=st.dictionaries(TEXT, TEXT, max_size=3),
     ),
-    st.builds(p.Beat, active_bytes=INT, peak_bytes=INT),
+    st.builds(p.Heartbeat, active_bytes=INT, peak_bytes=INT),
     st.builds(p.Loaded, model=TEXT, seconds=FLOAT, active_bytes=INT),
     st.builds(p.LoadFailed, model=TEXT, code=TEXT, message=TEXT),
     st.just(p.Unloaded()),

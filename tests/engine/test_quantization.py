@@ -25,7 +25,7 @@ from mflux_api.engine.weights import quantization
 from mflux_api.engine.weights.components import COMPONENTS, CheckpointError, Components, load_components
 from mflux_api.engine.weights.quantization import MARKER, load_quantized
 from tests.engine.test_pipeline import REQUEST
-from tests.support.klein import klein_config, paint, paint_stock
+from tests.support.klein import generate, generate_stock, klein_config
 
 pytestmark = pytest.mark.usefixtures("device")
 
@@ -68,12 +68,12 @@ def stock_entry(stock_folder: Path, tmp_path_factory: pytest.TempPathFactory, de
 
 def test_pixels_are_those_of_mflux_at_the_same_bits(stock_folder: Path, stock_entry: Path, device: Device) -> None:
     """And mflux loads what is kept."""
-    (pixels,) = paint(Pipeline(load_components(stock_entry), device), REQUEST)
+    (pixels,) = generate(Pipeline(load_components(stock_entry), device), REQUEST)
     for stock in (
         Flux2Klein(model_path=str(stock_folder), model_config=klein_config(), quantize=4),
         Flux2Klein(model_path=str(stock_entry), model_config=klein_config()),
     ):
-        assert (pixels == paint_stock(stock, REQUEST, device)).all()
+        assert (pixels == generate_stock(stock, REQUEST, device)).all()
 
 
 @pytest.mark.parametrize("bits", [3, 4, 6, 8])
@@ -173,7 +173,7 @@ def test_weights_that_cannot_be_kept_are_used_all_the_same(source: Path, tmp_pat
     assert same(components, load_components(source, bits=4))
 
 
-def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_picture(
+def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_image(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""``low_ram``: one component in memory at a time, the same picture, and sound again after whatever happened."""
+"""``low_ram``: one component in memory at a time, the same image, and sound again after whatever happened."""
 
 import shutil
 from pathlib import Path
@@ -18,14 +18,14 @@ from mflux_api.engine.sampling.pipeline import Event, ImageEvent, Pipeline, Stag
 from mflux_api.engine.weights.components import COMPONENTS, CheckpointError, load_components
 from tests.engine.test_pipeline import REQUEST
 from tests.engine.test_staged_features import watched
-from tests.support.engine_contract import PATIENCE, RUN, load, run, until
-from tests.support.klein import consume, distance, never, paint
+from tests.support.engine_contract import DEADLINE_SECONDS, RUN, load, run, until
+from tests.support.klein import consume, distance, generate, never
 
 LOW = attrs.evolve(REQUEST, low_ram=True)
 
 
 def test_each_component_is_there_only_while_it_is_needed(tiny_folder: Path, device: Device) -> None:
-    pipeline = Pipeline(load_components(tiny_folder, staged=True), device)
+    pipeline = Pipeline(load_components(tiny_folder, component_offload=True), device)
     components = pipeline.components
     assert components.resident == frozenset()
     seen = [(type(event).__name__, sorted(components.resident)) for event in pipeline.run(LOW, never)]
@@ -41,20 +41,20 @@ def test_each_component_is_there_only_while_it_is_needed(tiny_folder: Path, devi
     assert components.resident == frozenset()
 
 
-def test_several_pictures_read_each_component_once_and_are_their_single_runs(tiny_folder: Path, device: Device) -> None:
-    components = load_components(tiny_folder, staged=True)
+def test_several_images_read_each_component_once_and_are_their_single_runs(tiny_folder: Path, device: Device) -> None:
+    components = load_components(tiny_folder, component_offload=True)
     pipeline = Pipeline(components, device)
     request = attrs.evolve(LOW, seeds=(3, 4, 5), guidance=4.0, negative_prompt="dark")
     read = {name: watched(components, name) for name in COMPONENTS}
     assert pipeline.images_per_pass(attrs.evolve(request, seeds=tuple(range(9)))) == 9
     seen: list[Event] = []
     consume(pipeline.run(request, never), seen)
-    pictures = [event.pixels for event in seen if isinstance(event, ImageEvent)]
+    images = [event.pixels for event in seen if isinstance(event, ImageEvent)]
     assert {name: len(times) for name, times in read.items()} == dict.fromkeys(COMPONENTS, 1)
     steps = [event for event in seen if isinstance(event, StepEvent)]
     assert steps == [StepEvent(step, 2, image=image) for image in range(3) for step in (1, 2)]
-    for seed, picture in zip(request.seeds, pictures, strict=True):
-        assert np.array_equal(picture, paint(pipeline, attrs.evolve(request, seeds=(seed,)))[0])
+    for seed, rgb_image in zip(request.seeds, images, strict=True):
+        assert np.array_equal(rgb_image, generate(pipeline, attrs.evolve(request, seeds=(seed,)))[0])
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
@@ -62,12 +62,12 @@ def test_pixels_are_those_of_a_model_that_is_there_as_a_whole(
     pipeline: Pipeline, tiny_folder: Path, device: Device, guidance: float
 ) -> None:
     request = attrs.evolve(REQUEST, seeds=(3, 4), guidance=guidance)
-    whole = paint(pipeline, request)
-    staged = Pipeline(load_components(tiny_folder, staged=True), device)
+    whole = generate(pipeline, request)
+    component_offload = Pipeline(load_components(tiny_folder, component_offload=True), device)
     for _ in range(2):
-        pictures = paint(staged, attrs.evolve(request, low_ram=True))
-        assert max(distance(one, other) for one, other in zip(whole, pictures, strict=True)) <= 1
-    again = paint(staged, request)
+        images = generate(component_offload, attrs.evolve(request, low_ram=True))
+        assert max(distance(one, other) for one, other in zip(whole, images, strict=True)) <= 1
+    again = generate(component_offload, request)
     assert all(np.array_equal(one, other) for one, other in zip(whole, again, strict=True))
 
 
@@ -78,7 +78,7 @@ def test_the_peak_is_lower(stock_folder: Path, device: Device) -> None:
         memory.release()
         mx.reset_peak_memory()
         before = mx.get_active_memory()
-        pipeline = Pipeline(load_components(stock_folder, staged=low_ram), device)
+        pipeline = Pipeline(load_components(stock_folder, component_offload=low_ram), device)
         events = pipeline.run(attrs.evolve(REQUEST, low_ram=low_ram), never)
         while not isinstance(next(events), StepEvent):
             pass
@@ -88,20 +88,20 @@ def test_the_peak_is_lower(stock_folder: Path, device: Device) -> None:
 
 
 @pytest.mark.parametrize("stage", ["encoding", "denoising", "decoding"])
-def test_stopped_run_leaves_a_model_that_paints_the_same(
+def test_stopped_run_leaves_a_model_that_generates_the_same(
     pipeline: Pipeline, tiny_folder: Path, device: Device, stage: str
 ) -> None:
-    staged = Pipeline(load_components(tiny_folder, staged=True), device)
+    component_offload = Pipeline(load_components(tiny_folder, component_offload=True), device)
     stopping: list[bool] = []
-    events = staged.run(LOW, lambda: bool(stopping))
+    events = component_offload.run(LOW, lambda: bool(stopping))
     seen = []
     while not (isinstance(event := next(events), StageEvent) and event.stage == stage):
         seen.append(event)
     stopping.append(True)
     with pytest.raises(Stopped):
         consume(events, [])
-    (picture,) = paint(staged, LOW)
-    assert np.array_equal(picture, paint(pipeline, REQUEST)[0])
+    (rgb_image,) = generate(component_offload, LOW)
+    assert np.array_equal(rgb_image, generate(pipeline, REQUEST)[0])
 
 
 def test_checkpoint_that_is_wrong_is_refused_when_it_is_opened_and_not_when_it_is_used(
@@ -110,7 +110,7 @@ def test_checkpoint_that_is_wrong_is_refused_when_it_is_opened_and_not_when_it_i
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
     with pytest.raises(CheckpointError, match="vae holds no safetensors"):
-        load_components(folder, staged=True)
+        load_components(folder, component_offload=True)
 
 
 async def test_checkpoint_that_goes_away_under_a_staged_model_fails_the_run_and_leaves_the_engine(
@@ -120,7 +120,7 @@ async def test_checkpoint_that_goes_away_under_a_staged_model_fails_the_run_and_
     async with trio.open_nursery() as nursery:
         engine = await LocalEngine.start(nursery)
         try:
-            await load(engine, p.Load(model="demo", path=str(folder), staged=True))
+            await load(engine, p.Load(model="demo", path=str(folder), component_offload=True))
             shutil.rmtree(folder / "transformer")
             failed = (await run(engine, attrs.evolve(RUN, low_ram=True)))[-1].event
             assert isinstance(failed, p.RunFailed)
@@ -146,7 +146,7 @@ async def test_switching_between_models_does_not_add_up(tiny_folder: Path) -> No
 
     async with trio.open_nursery() as nursery:
         engine = await LocalEngine.start(nursery)
-        with trio.fail_after(PATIENCE * 2):
+        with trio.fail_after(DEADLINE_SECONDS * 2):
             after = [await switch(engine, *("ab" if number % 2 else "ba")) for number in range(10)]
         await engine.aclose()
         nursery.cancel_scope.cancel()

@@ -24,9 +24,10 @@ from mflux_api.engine.sampling.pipeline import Stopped
 from mflux_api.engine.upscaling.components import UpscalerComponents, is_upscaler
 from mflux_api.engine.upscaling.upscaler import Upscaler, UpscaleRequest, _Checked
 from mflux_api.engine.weights.checkpoint import CheckpointError
-from mflux_api.jobs.resolve import enlarged_size
+from mflux_api.images.rgb import RGBImage
+from mflux_api.jobs.resolve import upscaled_size
 from mflux_api.storage.footprint import measure
-from tests.support.klein import Pixels, consume, never, picture
+from tests.support.klein import Pixels, consume, never, rgb_image
 from tests.support.upscaler_checkpoint import load_stock, write_upscaler
 
 
@@ -41,8 +42,8 @@ def upscaler(folder: Path) -> Upscaler:
 
 
 def _request(width: int = 48, height: int = 32, resolution: int = 64, softness: float = 0.0) -> UpscaleRequest:
-    rgb = picture(64, 64).rgb[: width * height * 3]
-    return UpscaleRequest(width=width, height=height, rgb=rgb, resolution=resolution, seed=42, softness=softness)
+    rgb = rgb_image(64, 64).rgb[: width * height * 3]
+    return UpscaleRequest(image=RGBImage(width, height, rgb), resolution=resolution, seed=42, softness=softness)
 
 
 def _pixels(upscaler: Upscaler, request: UpscaleRequest) -> list[Pixels]:
@@ -60,9 +61,9 @@ def test_pixels_are_those_of_mflux_own_call(
     request = _request(width, height, resolution, softness)
     (ours,) = _pixels(upscaler, request)
     # What the service promises before anything runs.
-    assert (ours.shape[1], ours.shape[0]) == enlarged_size(width, height, resolution)
+    assert (ours.shape[1], ours.shape[0]) == upscaled_size(width, height, resolution)
     file = tmp_path / "given.png"
-    Image.frombytes("RGB", (width, height), request.rgb).save(file)
+    Image.frombytes("RGB", (width, height), request.image.rgb).save(file)
     stock = load_stock(folder).generate_image(seed=42, image_path=file, resolution=resolution, softness=softness)
     assert np.array_equal(ours, np.asarray(stock.image.convert("RGB")))
     assert min(ours.shape[:2]) in (resolution, resolution - 1)
@@ -86,7 +87,7 @@ def test_seed_and_softness_matter(upscaler: Upscaler) -> None:
     assert not np.array_equal(one, soft)
 
 
-def test_stages_step_picture_and_times(upscaler: Upscaler) -> None:
+def test_stages_step_image_and_times(upscaler: Upscaler) -> None:
     events = list(upscaler.run(_request(), never))
     assert [event.stage for event in events if isinstance(event, StageEvent)] == ["encoding", "denoising", "decoding"]
     assert [(event.step, event.steps) for event in events if isinstance(event, StepEvent)] == [(1, 1)]
@@ -110,7 +111,7 @@ def test_cancel_is_seen_within_tiles_and_blocks(upscaler: Upscaler, checks: int)
     assert not any(isinstance(event, ImageEvent) for event in seen)
 
 
-def test_cancel_is_seen_at_every_tile_of_a_large_picture() -> None:
+def test_cancel_is_seen_at_every_tile_of_a_large_image() -> None:
     begun: list[int] = []
 
     class Cheap:
@@ -128,14 +129,14 @@ def test_cancel_is_seen_at_every_tile_of_a_large_picture() -> None:
         VAEUtil.encode(vae=_Checked(Cheap(), check), image=mx.zeros((1, 3, 1024, 1024)), tiling_config=TilingConfig())
 
 
-def test_low_ram_keeps_one_module_at_a_time_and_paints_the_same(upscaler: Upscaler, folder: Path) -> None:
-    staged = Upscaler(UpscalerComponents(folder))
-    assert staged.components.resident == frozenset()
+def test_low_ram_keeps_one_module_at_a_time_and_generates_the_same(upscaler: Upscaler, folder: Path) -> None:
+    component_offload = Upscaler(UpscalerComponents(folder))
+    assert component_offload.components.resident == frozenset()
     request = attrs.evolve(_request(), low_ram=True)
     seen: list[tuple[str, list[str]]] = []
     pixels = []
-    for event in staged.run(request, never):
-        seen.append((type(event).__name__, sorted(staged.components.resident)))
+    for event in component_offload.run(request, never):
+        seen.append((type(event).__name__, sorted(component_offload.components.resident)))
         if isinstance(event, ImageEvent):
             pixels.append(event.pixels)
     assert {tuple(resident) for _, resident in seen} == {()}
@@ -150,7 +151,7 @@ def test_expected_bytes_are_the_bytes_that_are_held(upscaler: Upscaler, folder: 
         sizes.append(sum(array.nbytes for array in arrays.values()))
     footprint = measure(folder, float_bytes=2 if device.is_gpu else 4)
     assert footprint is not None
-    assert (footprint.whole, footprint.staged) == (sum(sizes), max(sizes))
+    assert (footprint.whole, footprint.component_offload) == (sum(sizes), max(sizes))
 
 
 def test_a_folder_that_is_no_upscaler(tiny_folder: Path, folder: Path) -> None:

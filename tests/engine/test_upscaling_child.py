@@ -16,11 +16,11 @@ from mflux_api.engine.local import LocalEngine
 from mflux_api.engine.upscaling.components import UpscalerComponents
 from mflux_api.engine.upscaling.upscaler import Upscaler
 from tests.support.engine_contract import RUN, load, run, until
-from tests.support.klein import picture
+from tests.support.klein import rgb_image
 from tests.support.upscaler_checkpoint import write_upscaler
 
 UPSCALE = p.Upscale(attempt=1, model="seedvr2", seeds=(1, 2), width=48, height=32, resolution=64)
-RGB = picture(48, 32).rgb
+RGB = rgb_image(48, 32).rgb
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ async def _upscaled(engine: Engine, command: p.Upscale, *blobs: bytes) -> list[R
     return await until(engine, p.RunDone, p.RunFailed, p.RunStopped)
 
 
-async def test_enlarged_pictures_come_as_those_of_a_run(engine: Engine) -> None:
+async def test_upscaled_images_come_as_those_of_a_run(engine: Engine) -> None:
     frames = await _upscaled(engine, UPSCALE, RGB)
     assert [type(frame.event).__name__ for frame in frames] == [
         *(["StageChanged", "StageChanged", "StepDone", "StageChanged", "ImageDone"] * 2),
@@ -84,7 +84,7 @@ def test_worker_says_in_a_long_stage_that_it_goes_on(
 
 async def test_what_does_not_go_together_fails_and_the_engine_goes_on(engine: Engine, tiny_folder: Path) -> None:
     assert isinstance((await run(engine, attrs.evolve(RUN, model="seedvr2")))[-1].event, p.RunFailed)
-    await load(engine, p.Load(model="demo", path=str(tiny_folder), staged=True))
+    await load(engine, p.Load(model="demo", path=str(tiny_folder), component_offload=True))
     for command, blobs in (
         (attrs.evolve(UPSCALE, model="demo"), [RGB]),
         (UPSCALE, [RGB[:-1]]),

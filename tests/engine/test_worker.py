@@ -17,7 +17,7 @@ from mflux_api.engine import protocol as p
 from mflux_api.engine.local import LocalEngineOptions
 from mflux_api.storage.checkpoints import EMBEDDED
 from tests.engine.test_child import death, running
-from tests.support.engine_contract import RUN, load, pictures, run, until
+from tests.support.engine_contract import RUN, load, rgb_images, run, until
 
 
 @contextmanager
@@ -44,7 +44,7 @@ def test_worker_leaves_at_end_of_file_also_while_it_imports() -> None:
     with worker() as process:
         assert process.stdin is not None
         # The first beat comes from the control thread, which is started before the slow imports.
-        read_until(process, p.Beat)
+        read_until(process, p.Heartbeat)
         process.stdin.close()
         assert process.wait(timeout=1.5) == 0
 
@@ -64,7 +64,7 @@ def test_worker_leaves_at_end_of_file_in_the_middle_of_a_run() -> None:
 def test_worker_that_is_told_nonsense_ends_instead_of_going_deaf() -> None:
     with worker() as process:
         assert process.stdin is not None
-        read_until(process, p.Beat)
+        read_until(process, p.Heartbeat)
         process.stdin.write(b"\0\0\0\1\xff")
         process.stdin.flush()
         assert process.wait(timeout=5) == 1
@@ -129,9 +129,9 @@ async def test_embedded_checkpoint_is_quantized_too(tmp_path: Path, bits: p.Bits
         few = attrs.evolve(whole, model="few", bits=bits, entry=str(tmp_path / "quantized" / "few"))
         for command in (few, whole):
             assert isinstance(await load(engine, command), p.Loaded)
-        painted = [pictures(await run(engine, attrs.evolve(RUN, model=model))) for model in ("demo", "few")]
-    assert len(painted[0]) == len(painted[1]) == 1
-    assert painted[0] != painted[1]
+        generated = [rgb_images(await run(engine, attrs.evolve(RUN, model=model))) for model in ("demo", "few")]
+    assert len(generated[0]) == len(generated[1]) == 1
+    assert generated[0] != generated[1]
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ async def test_embedded_checkpoint_is_quantized_too(tmp_path: Path, bits: p.Bits
 def test_mlx_ways_to_say_that_memory_is_out(error: Exception, code: str) -> None:
     from mflux_api.engine.worker import _classified
 
-    found, message = _classified(error, "The engine failed while painting")
+    found, message = _classified(error, "The engine failed while generating")
     assert found == code
     assert "/a/path" not in message
 

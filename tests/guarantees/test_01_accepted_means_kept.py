@@ -41,7 +41,7 @@ class Load:
             thread.join()
 
     def _clients(self) -> list[str]:
-        return ["_submit"] * SUBMITTERS + ["_cancel", "_look", "_paint"]
+        return ["_submit"] * SUBMITTERS + ["_cancel", "_look", "_generate"]
 
     def _until_it_is_gone(self, name: str) -> None:
         turn = getattr(self, name)
@@ -68,7 +68,7 @@ class Load:
             if job["completed_at"]:
                 self.ended[job["id"]] = job["status"]
 
-    def _paint(self, client: httpx.Client) -> None:
+    def _generate(self, client: httpx.Client) -> None:
         time.sleep(0.05)
         client.post("/sdapi/v1/txt2img", json=SMALL | {"steps": 2, "num_images": 4})
 
@@ -110,7 +110,7 @@ def test_every_acknowledged_job_ends_once_however_often_the_server_is_killed(tmp
     assert {job_id: jobs[job_id].status.value for job_id in ended if job_id in jobs} == {
         job_id: status for job_id, status in ended.items() if job_id in jobs
     }
-    check_pictures(tmp_path, jobs)
+    check_images(tmp_path, jobs)
     assert not psutil.Process().children(recursive=True)
 
 
@@ -127,7 +127,7 @@ def stored(folder: Path, kept: list[str]) -> dict[str, Job]:
     return {job_id: job for job_id, job in found.items() if isinstance(job, Job)}
 
 
-def check_pictures(folder: Path, jobs: dict[str, Job]) -> None:
+def check_images(folder: Path, jobs: dict[str, Job]) -> None:
     """What a job shows is on disk; nothing of an unfinished one is left half written."""
     for job in jobs.values():
         if job.status is Status.COMPLETED:
@@ -142,5 +142,5 @@ def check_pictures(folder: Path, jobs: dict[str, Job]) -> None:
         assert repository.abandoned() == ()
     shown = {Path(image.path).name for job in every for image in job.images}
     on_disk = {file.name for file in (folder / "output").rglob("*.png*")}
-    assert on_disk - shown == set(), "pictures that no job shows"
+    assert on_disk - shown == set(), "images that no job shows"
     assert not list((folder / "output").rglob("*.tmp"))

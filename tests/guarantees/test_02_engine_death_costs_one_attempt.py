@@ -21,12 +21,12 @@ from tests.support.server import Server, api_client, serving
 
 CONFIG = '[models]\ndefault = "demo"\n'
 WORK = {"steps": 12, "width": 128, "height": 128, "seed": 21}
-PATIENCE = 60.0
+DEADLINE_SECONDS = 60.0
 RESPAWN_ALLOWANCE = 0.5
 """Seconds that a respawn may take beyond what a cold child needs."""
 
 
-def until(condition: Callable[[], Any], seconds: float = PATIENCE) -> Any:
+def until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
     """Wait for something that nobody announces and return it."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -162,7 +162,7 @@ def test_job_that_kills_the_engine_twice_fails_and_the_next_one_runs(tmp_path: P
 @contextlib.contextmanager
 def follow(server: Server, job_id: str) -> Iterator[Iterator[dict[str, Any]]]:
     """The data of a job's events, as they come."""
-    with httpx.stream("GET", f"{server.url}/api/v1/jobs/{job_id}/stream", timeout=PATIENCE) as answer:
+    with httpx.stream("GET", f"{server.url}/api/v1/jobs/{job_id}/stream", timeout=DEADLINE_SECONDS) as answer:
         yield (json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: "))
 
 

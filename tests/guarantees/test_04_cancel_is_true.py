@@ -38,7 +38,7 @@ SOME = [("queued", 0, 0), ("denoising", 0, 5), ("decoding", 0, STEPS), ("denoisi
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """What a process paints that never did anything else."""
+    """What a process generates that never did anything else."""
     with serving(tmp_path_factory.mktemp("fresh"), CONFIG) as server, api_client(server.url) as client:
         return finished(client, submit(client, **WITNESS))["result"]["images"]
 
@@ -101,7 +101,7 @@ def test_dropped_synchronous_client_frees_the_engine_within_a_step(tmp_path: Pat
         for seconds in (0.3, 0.6, 1.0, 1.5, 2.0) if full else (0.5,):
             with httpx.Client(base_url=server.url, timeout=seconds) as leaving, contextlib.suppress(httpx.ReadTimeout):
                 leaving.post("/sdapi/v1/txt2img", json=long)
-                raise AssertionError("the picture was finished too soon for this test")
+                raise AssertionError("the image was finished too soon for this test")
             newest = client.get("/api/v1/jobs", params={"limit": 1}).json()["jobs"][0]
             job = wait_for(client, newest["id"], lambda job: job["completed_at"])
             assert job["status"] == "cancelled"

@@ -144,7 +144,7 @@ def test_stuck_readers_beside_a_healthy_one_change_nothing_for_it(tmp_path: Path
             sock = stack.enter_context(socket.socket())
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect((httpx.URL(server.url).host, httpx.URL(server.url).port or 80))
-            # Whole pictures at the end: more than any buffer takes.
+            # Whole images at the end: more than any buffer takes.
             sock.sendall(f"GET /api/v1/jobs/{watched}/stream HTTP/1.1\r\nHost: t\r\n\r\n".encode())
         events = events_of(server, watched)
         steps_seen = [(event["image"], event["step"]) for event in events if event.get("stage") == "denoising"]

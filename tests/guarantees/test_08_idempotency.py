@@ -111,7 +111,7 @@ def test_key_survives_kill_minus_nine(tmp_path: Path) -> None:
         assert len(client.get("/api/v1/jobs").json()["jobs"]) == 3
 
 
-def test_job_that_retention_removed_is_not_painted_again_by_a_late_retry(tmp_path: Path) -> None:
+def test_job_that_retention_removed_is_not_generated_again_by_a_late_retry(tmp_path: Path) -> None:
     with scripted(tmp_path, "[jobs]\nkeep_completed = 0\n") as server, api_client(server.url) as client:
         job_id = post(client, "a").json()["job_id"]
         while client.get(f"/api/v1/jobs/{job_id}").status_code == 200:

@@ -28,7 +28,7 @@ from tests.support.scripted_engine import Hold, Script
 from tests.support.server import Server, api_client, serving
 
 CONFIG = '[models]\ndefault = "demo"\n'
-PATIENCE = 30.0
+DEADLINE_SECONDS = 30.0
 
 NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]
 DISK = ["sh", "-c", 'mount -t tmpfs -o size=2m tmpfs "$PWD/output" && exec "$@"', "sh"]
@@ -71,7 +71,7 @@ def write_forever(file: IO[bytes], data: bytes) -> NoReturn:
 
 
 def every_job_ends(client: httpx.Client) -> list[dict[str, Any]]:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while True:
         jobs: list[dict[str, Any]] = client.get("/api/v1/jobs", params={"limit": 500}).json()["jobs"]
         if all(job["completed_at"] for job in jobs):
@@ -168,7 +168,9 @@ def test_no_descriptors_left_is_typed_and_over_when_there_are_some_again(tmp_pat
         with ExitStack() as stack:
             with descriptors_left(server, 3):
                 # Three are let in, the others wait in the backlog: nobody is turned away.
-                clients = [stack.enter_context(httpx.Client(base_url=server.url, timeout=PATIENCE)) for _ in range(3)]
+                clients = [
+                    stack.enter_context(httpx.Client(base_url=server.url, timeout=DEADLINE_SECONDS)) for _ in range(3)
+                ]
                 for each in clients:
                     assert each.get("/api/v1/health").status_code == 200
                 failed = finished_by(clients[0], submit(clients[0]))
@@ -177,7 +179,7 @@ def test_no_descriptors_left_is_typed_and_over_when_there_are_some_again(tmp_pat
                 late = stack.enter_context(httpx.Client(base_url=server.url, timeout=0.5))
                 with pytest.raises(httpx.TimeoutException):
                     late.get("/api/v1/health")
-            assert httpx.get(f"{server.url}/api/v1/health", timeout=PATIENCE).json()["status"] == "healthy"
+            assert httpx.get(f"{server.url}/api/v1/health", timeout=DEADLINE_SECONDS).json()["status"] == "healthy"
             assert finished_by(clients[0], submit(clients[0]))["status"] == "completed"
         assert not list((tmp_path / "output").rglob("*.tmp"))
         assert not any("Traceback" in line for line in server.lines)
@@ -205,7 +207,7 @@ def test_engine_that_finds_no_descriptors_comes_back_when_there_are_some(tmp_pat
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + DEADLINE_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)

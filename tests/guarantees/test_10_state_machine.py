@@ -56,7 +56,7 @@ class Gate(dict[str, Action]):
         self._held.release.set()
 
 
-class House:
+class ServiceUnderTest:
     """A service on a store that stays, in a thread with an event loop of its own."""
 
     def __init__(self, folder: Path) -> None:
@@ -141,7 +141,7 @@ class Jobs(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.house = House(self.folder)
+        self.house = ServiceUnderTest(self.folder)
         self.draining = False
         self.engine_failures = 0
         self.scheduler_crashes = 0

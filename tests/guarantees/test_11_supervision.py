@@ -30,7 +30,7 @@ from mflux_api.service import Service, open_service
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.api.test_jobs import finished, submit, wait_for
 from tests.support import scripted_server
-from tests.support.harness import PATIENCE, eventually, gateway, request, settings
+from tests.support.harness import DEADLINE_SECONDS, eventually, gateway, request, settings
 from tests.support.scripted_engine import Script
 from tests.support.server import api_client, serving
 
@@ -118,7 +118,7 @@ async def test_actor_that_fails_under_load_restarts_what_the_tree_says_and_no_jo
 ) -> None:
     script = Script(step_seconds=0.005)
     options = settings(tmp_path)
-    with trio.fail_after(PATIENCE), SqliteRepository(options.state_dir / DATABASE_NAME) as repository:
+    with trio.fail_after(DEADLINE_SECONDS), SqliteRepository(options.state_dir / DATABASE_NAME) as repository:
         async with (
             open_service(options, repository=repository, start_engine=script.start) as service,
             trio.open_nursery() as nursery,

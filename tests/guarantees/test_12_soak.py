@@ -56,7 +56,7 @@ def soak_settings(folder: Path) -> Settings:
     return attrs.evolve(settings(folder), jobs=JobSettings(keep_completed=KEEP, ttl_hours=1.0))
 
 
-async def paint(service: Service, count: int) -> list[str]:
+async def generate(service: Service, count: int) -> list[str]:
     """Submit and follow so many jobs to their end, cancelling some; return the ids in their order."""
     ids: list[str] = []
 
@@ -90,7 +90,7 @@ async def footprint(service: Service, script: Script) -> Footprint:
         tasks=trio.lowlevel.current_statistics().tasks_living,
         descriptors=psutil.Process().num_fds(),
         queued=sum(box.queued() for box in boxes),
-        in_hand=sum(len(box._in_hand) for box in boxes),
+        in_hand=sum(len(box._in_flight) for box in boxes),
         live=len(await gateway(service).live()),
     )
 
@@ -112,9 +112,9 @@ async def test_many_jobs_leave_everything_flat_and_retention_removes_the_rest(
     began = time.monotonic()
     with SqliteRepository(options.state_dir / DATABASE_NAME) as repository:
         async with open_service(options, repository=repository, start_engine=script.start) as service:
-            await paint(service, warm)
+            await generate(service, warm)
             before = await footprint(service, script)
-            ids = await paint(service, count)
+            ids = await generate(service, count)
             after = await footprint(service, script)
             report(f"{count} jobs in {time.monotonic() - began:.0f} s: {before} {after}")
             assert after.rss - before.rss < (20 if full else 10) * MIB
@@ -126,7 +126,7 @@ async def test_many_jobs_leave_everything_flat_and_retention_removes_the_rest(
 
 
 async def check_retention(service: Service, folder: Path, ids: list[str]) -> None:
-    """Newest rows and their pictures are there, older ones are 410, and in the end 404."""
+    """Newest rows and their images are there, older ones are 410, and in the end 404."""
     views, cursor = await gateway(service).jobs(limit=500)
     assert (len(views), cursor) == (KEEP, None)
     shown = {Path(image.path).name for view in views for image in view.job.images}
@@ -134,7 +134,7 @@ async def check_retention(service: Service, folder: Path, ids: list[str]) -> Non
     with pytest.raises(JobGone):
         await service.job(ids[0])
     Clock.offset += timedelta(hours=1.5)
-    await paint(service, LANES)
+    await generate(service, LANES)
     # Rows older than jobs.ttl_hours go, and the tombstones that were that old.
     views, _ = await gateway(service).jobs(limit=500)
     assert len(views) == LANES

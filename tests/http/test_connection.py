@@ -13,7 +13,7 @@ import trio
 from quart import Response
 
 from mflux_api.http.server import ServerOptions
-from tests.support.http_server import PATIENCE, App, Client, connect, serving
+from tests.support.http_server import DEADLINE_SECONDS, App, Client, connect, serving
 
 BIG = bytes(6 * 1024 * 1024)
 CLOSE = ("Connection", "close")
@@ -49,7 +49,7 @@ class Watched(App):
         self._change = trio.Event()
 
     async def reached(self, *, began: int = 0, cancelled: int = 0) -> None:
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             while self.began < began or self.cancelled < cancelled:
                 await self._change.wait()
 
@@ -83,7 +83,7 @@ class Watched(App):
 async def stop_reading(client: Client, path: str) -> None:
     """Ask for a path and wait until the answer has begun, without taking any of it."""
     await client.send(path)
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(DEADLINE_SECONDS):
         await trio.lowlevel.wait_readable(client.stream.socket)
 
 
@@ -168,7 +168,7 @@ async def test_client_which_stopped_reading_and_sent_a_second_request_is_dropped
         async with connect(server.port, 4096) as client:
             await client.stream.send_all(b"GET /endless HTTP/1.1\r\nHost: test\r\n\r\n" * 2)
             await app.reached(cancelled=1)
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             await server.stop()
     assert trio.lowlevel.current_statistics().tasks_living == tasks
 
@@ -179,7 +179,7 @@ async def test_one_idle_connection_does_not_hold_up_the_end(requests: int) -> No
     async with serving(Watched(), options) as server, connect(server.port) as client:
         for _ in range(requests):
             await client.get("/hello")
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             await server.stop()
         assert await client.end_of_file() == b""
 
@@ -189,7 +189,7 @@ async def test_client_which_stopped_reading_does_not_hold_up_the_end(path: str) 
     options = ServerOptions(send_stall_seconds=60, graceful_seconds=0.2)
     async with serving(Watched(), options) as server, connect(server.port, 4096) as client:
         await stop_reading(client, path)
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             await server.stop()
 
 
@@ -232,7 +232,7 @@ async def test_error_in_one_connection_leaves_the_others_alone(caplog: pytest.Lo
         headers = {":method": "POST", ":path": "/upload", ":scheme": "http", ":authority": "test"}
         http2.send_headers(1, list(headers.items()))
         await client.stream.send_all(http2.data_to_send())
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             while b"hello" not in await client.stream.receive_some():
                 continue
         http2.send_data(1, b"more")

@@ -13,7 +13,7 @@ from quart import request
 
 from mflux_api.http import connection
 from mflux_api.http.server import ServerOptions
-from tests.support.http_server import PATIENCE, App, Client, connect, serving
+from tests.support.http_server import DEADLINE_SECONDS, App, Client, connect, serving
 
 MEGABYTE = bytes(1024 * 1024)
 LIMIT = 64 * len(MEGABYTE)
@@ -43,7 +43,7 @@ def post(port: int, path: str, *, chunked: bool) -> tuple[int, str | None]:
         for _ in range(100):
             yield MEGABYTE
 
-    client = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE)
+    client = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE_SECONDS)
     headers = {} if chunked else {"Content-Length": str(100 * len(MEGABYTE))}
     client.request("POST", path, body(), headers, encode_chunked=chunked)
     answer = client.getresponse()
@@ -76,7 +76,7 @@ async def send_without_end(client: Client) -> None:
     """Begin a request without an end, take its answer, and go on sending until the connection is gone."""
     await client.stream.send_all(HEAD)
     answer = b""
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(DEADLINE_SECONDS):
         while not answer.endswith(b"\r\n\r\nno"):
             answer += await client.stream.receive_some()
         with pytest.raises(trio.BrokenResourceError):
@@ -106,7 +106,7 @@ async def test_client_that_falls_silent_is_closed(monkeypatch: pytest.MonkeyPatc
         async with connect(server.port) as client:
             await client.stream.send_all(HEAD)
             assert (await client.end_of_file()).endswith(b"\r\n\r\nno")
-            with trio.fail_after(PATIENCE):
+            with trio.fail_after(DEADLINE_SECONDS):
                 while await tasks() > idle:
                     continue
 
@@ -124,7 +124,7 @@ async def test_client_that_goes_on_sending_does_not_hold_up_the_end(
         if not drained_first:
             await client.end_of_file()
             await trio.testing.wait_all_tasks_blocked(0.01)
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             await server.stop()
 
 
@@ -136,7 +136,7 @@ async def test_client_that_left_leaves_nothing_behind() -> None:
             async with connect(server.port) as client:
                 await client.get("/nothing")
                 await trio.testing.wait_all_tasks_blocked(0.01)
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             while await tasks() > before:
                 continue
 

@@ -17,7 +17,7 @@ from quart import Response
 from quart_trio import QuartTrio
 
 from mflux_api.http.server import BindError, ServerOptions, open_sockets, serve, urls_of
-from tests.support.http_server import PATIENCE, App, connect, serving
+from tests.support.http_server import DEADLINE_SECONDS, App, connect, serving
 
 LOOPBACK = "127.0.0.1:0"
 
@@ -77,7 +77,7 @@ async def test_client_which_reads_no_late_answer_does_not_hold_up_the_end() -> N
         server.drain.set()
         await idle.end_of_file()  # the end has begun: the answer is sent within it
         app.gate.set()
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             await server.ended.wait()
         assert not app.cancelled.is_set()
 
@@ -91,7 +91,7 @@ async def test_running_request_may_finish_while_the_server_ends() -> None:
         app.gate.set()
         assert await client.answer() == (200, b"through")
         assert await client.end_of_file() == b""
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             await server.ended.wait()
 
 
@@ -100,7 +100,7 @@ async def test_running_request_is_cancelled_after_the_graceful_time() -> None:
     async with serving(app, ServerOptions(graceful_seconds=0.1)) as server, connect(server.port) as client:
         await client.send("/gated")
         await app.entered.wait()
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             await server.stop()
         assert app.cancelled.is_set()
 
@@ -194,7 +194,7 @@ async def test_error_of_a_background_task_is_raised_at_once_even_with_a_client_w
     with open_sockets([LOOPBACK])[0] as sock:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop_reading, sock.getsockname()[1])
-            with trio.fail_after(PATIENCE), pytest.raises(ValueError, match="background"):
+            with trio.fail_after(DEADLINE_SECONDS), pytest.raises(ValueError, match="background"):
                 await start(app, sock, ServerOptions(graceful_seconds=60, send_stall_seconds=60))
             nursery.cancel_scope.cancel()
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 
 from mflux_api.catalog.files import UPSCALER_FILES
-from tests.api.test_img2img import encoded, picture, scene
+from tests.api.test_img2img import decoded, encoded, scene
 from tests.hub.conftest import REPO, needed
 from tests.support.hub_server import Hub, wait_until
 from tests.support.server import Server, api_client, serving
@@ -43,7 +43,7 @@ def status(client: httpx.Client, alias: str = "flux2-klein-4b") -> dict[str, obj
     return answer
 
 
-def test_from_nothing_to_a_picture_and_back_to_nothing(hub: Hub, tmp_path: Path) -> None:
+def test_from_nothing_to_an_image_and_back_to_nothing(hub: Hub, tmp_path: Path) -> None:
     total = sum(map(len, needed(hub).values()))
     with served(hub, tmp_path) as (_, client):
         assert status(client)["status"] == "not_downloaded"
@@ -74,8 +74,8 @@ def test_from_nothing_to_a_picture_and_back_to_nothing(hub: Hub, tmp_path: Path)
         assert str(loaded["path"]).endswith(str(loaded["commit"]))
         # Nothing of the address of the hub is needed any more.
         hub.faults.busy = True
-        picture = client.post("/sdapi/v1/txt2img", json=SMALL).raise_for_status().json()
-        assert picture["parameters"]["model"] == "flux2-klein-4b"
+        image = client.post("/sdapi/v1/txt2img", json=SMALL).raise_for_status().json()
+        assert image["parameters"]["model"] == "flux2-klein-4b"
 
         unloaded = client.post("/api/v1/models/flux2-klein-4b/unload").raise_for_status().json()
         assert (unloaded["status"], unloaded["loaded"]) == ("ready", False)
@@ -123,6 +123,6 @@ def test_upscaler_is_fetched_on_its_first_use_with_nothing_else_of_its_repositor
     with serving(tmp_path, config, hub.environ()) as server, api_client(server.url) as client:
         body = {"image": encoded(scene((48, 32))), "upscaler_1": "seedvr2"}
         answer = client.post("/sdapi/v1/extra-single-image", json=body).raise_for_status().json()
-        assert picture(answer["image"]).size == (96, 64)
+        assert decoded(answer["image"]).size == (96, 64)
         path = Path(str(status(client, "seedvr2")["path"]))
     assert {file.name for file in path.iterdir()} == set(UPSCALER_FILES.values())

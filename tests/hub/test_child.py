@@ -13,7 +13,7 @@ import trio
 from mflux_api.errors import DiskFull, DownloadFailed
 from mflux_api.hub.cache import HubCache
 from mflux_api.hub.client import DownloadOptions, fetch
-from mflux_api.hub.protocol import Fetch, Fetched, Fetching
+from mflux_api.hub.protocol import DownloadDone, DownloadProgress, DownloadRequest
 from tests.hub.conftest import REPO, TRANSFORMER, children, command, needed
 from tests.hub.test_download import Client, order
 from tests.support.hub_server import Hub, wait_until
@@ -21,7 +21,7 @@ from tests.support.hub_server import Hub, wait_until
 OPTIONS = DownloadOptions()
 
 
-async def fetched(wanted: Fetch, seen: list[Fetching] | None = None) -> Fetched:
+async def fetched(wanted: DownloadRequest, seen: list[DownloadProgress] | None = None) -> DownloadDone:
     """Fetch, with a deadline."""
     with trio.fail_after(60):
         return await fetch(wanted, OPTIONS, (seen if seen is not None else []).append)
@@ -29,7 +29,7 @@ async def fetched(wanted: Fetch, seen: list[Fetching] | None = None) -> Fetched:
 
 async def test_the_total_is_known_first_and_bytes_only_grow(hub: Hub, tmp_path: Path) -> None:
     hub.faults.bytes_per_second = 2e6
-    seen: list[Fetching] = []
+    seen: list[DownloadProgress] = []
     await fetched(order(tmp_path), seen)
     known = [progress for progress in seen if progress.bytes_total is not None]
     total = sum(map(len, needed(hub).values()))
@@ -66,7 +66,7 @@ async def test_cancelling_ends_the_child_and_the_next_call_goes_on(hub: Hub, tmp
     cache = HubCache(tmp_path)
     assert cache.snapshot(REPO, None) is None
     hub.faults.bytes_per_second = None
-    seen: list[Fetching] = []
+    seen: list[DownloadProgress] = []
     await fetched(order(tmp_path), seen)
     assert hub.ranges
     assert next(progress for progress in seen if progress.bytes_total).bytes_done > 0

@@ -10,18 +10,18 @@ import pytest
 
 from mflux_api.catalog import Catalog
 from mflux_api.hub.cache import HubCache, Marker
-from mflux_api.hub.protocol import Fetch, FetchFailed
+from mflux_api.hub.protocol import DownloadFailure, DownloadRequest
 from tests.hub.conftest import REPO, TRANSFORMER, needed
 from tests.support.hub_server import COMMIT, Hub
 
-Run = Callable[..., Marker | FetchFailed]
+Run = Callable[..., Marker | DownloadFailure]
 
 
-def order(folder: Path, **changes: object) -> Fetch:
+def order(folder: Path, **changes: object) -> DownloadRequest:
     """An order for the hub's checkpoint."""
     model = Catalog().get("flux2-klein-4b")
     assert model is not None
-    wanted = Fetch(repo=REPO, revision=None, cache_dir=str(folder), licence="Apache-2.0", files=model.files)
+    wanted = DownloadRequest(repo=REPO, revision=None, cache_dir=str(folder), licence="Apache-2.0", files=model.files)
     return attrs.evolve(wanted, **changes)  # type: ignore[arg-type]
 
 
@@ -36,7 +36,7 @@ class Client:
     def cache(self) -> HubCache:
         return HubCache(self.folder)
 
-    def fetch(self, **changes: object) -> Marker | FetchFailed:
+    def fetch(self, **changes: object) -> Marker | DownloadFailure:
         """Fetch, and explain what goes wrong as the child does."""
         from mflux_api.hub.download import Download
         from mflux_api.hub.errors import explained
@@ -53,10 +53,10 @@ class Client:
         assert self.cache.snapshot(REPO, None) is not None
         return marker
 
-    def fail(self, code: str = "DOWNLOAD_FAILED", **changes: object) -> FetchFailed:
+    def fail(self, code: str = "DOWNLOAD_FAILED", **changes: object) -> DownloadFailure:
         """Fetch in vain; no path of this machine may be in what it says, and nothing counts as complete."""
         failed = self.fetch(**changes)
-        assert isinstance(failed, FetchFailed)
+        assert isinstance(failed, DownloadFailure)
         assert failed.code == code
         assert str(self.folder) not in failed.message
         wanted = order(self.folder, **changes)
@@ -210,7 +210,7 @@ def test_a_busy_hub_is_named_with_its_answer(hub: Hub, client: Client) -> None:
 def test_a_folder_that_cannot_be_written_is_said(hub: Hub, client: Client) -> None:
     client.folder.write_text("a file")
     failed = client.fetch()
-    assert isinstance(failed, FetchFailed)
+    assert isinstance(failed, DownloadFailure)
     assert failed.code == "DOWNLOAD_FAILED"
 
 

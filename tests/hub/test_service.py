@@ -21,14 +21,14 @@ from tests.support.harness import checked, eventually, gateway, request, setting
 from tests.support.hub_server import Hub
 from tests.support.scripted_engine import Hold, Script
 
-PATIENCE = 60.0
+DEADLINE_SECONDS = 60.0
 TINY = CustomModel(name="tiny", base="flux2-klein-4b", repo=REPO)
 TWIN = CustomModel(name="twin", base="flux2-klein-4b", repo=REPO)
 OTHER = CustomModel(name="other", base="flux2-klein-4b", repo="somebody/nothing")
 
 
 @attrs.define
-class House:
+class ServiceUnderTest:
     """A running service and what a test asks of it."""
 
     service: Service
@@ -78,14 +78,16 @@ def _request(alias: str) -> GenerateRequest:
 
 
 @asynccontextmanager
-async def house(folder: Path, script: Script | None = None, *, automatic: bool = True) -> AsyncIterator[House]:
+async def house(
+    folder: Path, script: Script | None = None, *, automatic: bool = True
+) -> AsyncIterator[ServiceUnderTest]:
     """A service that knows the hub's repository under two names; afterwards no child of it is left."""
     script = script or Script()
     base = settings(folder)
     models = ModelSettings(cache_dir=folder / "models", auto_download=automatic, custom=(TINY, TWIN, OTHER))
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(DEADLINE_SECONDS):
         async with open_service(attrs.evolve(base, models=models), start_engine=script.start) as service:
-            yield House(service, gateway(service), script)
+            yield ServiceUnderTest(service, gateway(service), script)
     assert children() == []
 
 

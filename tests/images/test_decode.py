@@ -1,4 +1,4 @@
-"""Init images from strangers: every usual picture, and one clear error for everything else."""
+"""Init images from strangers: every usual image, and one clear error for everything else."""
 
 import base64
 import struct
@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from mflux_api.errors import GenerationFailed, InvalidParameter
-from mflux_api.images.decode import MAX_PIXELS, decode_picture
-from mflux_api.images.inputs import output_size, pictures
+from mflux_api.images.decode import MAX_PIXELS, decode_image
+from mflux_api.images.inputs import output_size, rgb_images
 from mflux_api.jobs.request import GenerateRequest
 
 RED, BLUE = (250, 10, 20), (20, 30, 240)
@@ -38,7 +38,7 @@ def near(pixel: Any, colour: tuple[int, int, int], distance: int = 12) -> bool:
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 def test_usual_formats_become_rgb(kind: str) -> None:
-    image = decode_picture(encoded(halves(), kind), 0)
+    image = decode_image(encoded(halves(), kind), 0)
     assert (image.mode, image.size) == ("RGB", (48, 32))
     assert near(image.getpixel((4, 4)), RED)
     assert near(image.getpixel((44, 28)), BLUE)
@@ -47,7 +47,7 @@ def test_usual_formats_become_rgb(kind: str) -> None:
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "CMYK", "L", "LA", "1", "I;16"])
 def test_modes_become_rgb(mode: str) -> None:
     image = Image.new("I;16", (48, 32), 40000) if mode == "I;16" else halves(mode)
-    decoded = decode_picture(encoded(image, "TIFF"), 0)
+    decoded = decode_image(encoded(image, "TIFF"), 0)
     assert decoded.mode == "RGB"
     if mode == "I;16":
         assert decoded.getpixel((0, 0)) == (156, 156, 156)
@@ -70,7 +70,7 @@ def test_modes_become_rgb(mode: str) -> None:
     ids=["plain", "url", "capitals", "bare url", "lines", "unpadded", "url-safe", "spaces", "url in spaces", "percent"],
 )
 def test_base64_as_clients_write_it(written: Callable[[str], str]) -> None:
-    assert decode_picture(written(encoded(halves())), 0).tobytes() == halves().tobytes()
+    assert decode_image(written(encoded(halves())), 0).tobytes() == halves().tobytes()
 
 
 def _big_endian_tiff(level: int) -> str:
@@ -83,19 +83,19 @@ def _big_endian_tiff(level: int) -> str:
 
 
 def test_sixteen_bits_with_the_high_byte_first_are_not_called_damaged() -> None:
-    assert decode_picture(_big_endian_tiff(40000), 0).getpixel((5, 5)) == (156, 156, 156)
+    assert decode_image(_big_endian_tiff(40000), 0).getpixel((5, 5)) == (156, 156, 156)
 
 
 @pytest.mark.parametrize(("mode", "white"), [("I", 2**31 - 1), ("I", 65535), ("F", 1.0)])
-def test_thirty_two_bits_are_refused_and_not_painted_over_as_black_or_white(mode: str, white: float) -> None:
+def test_thirty_two_bits_are_refused_and_not_generated_over_as_black_or_white(mode: str, white: float) -> None:
     with pytest.raises(InvalidParameter, match="32 bits a pixel; save it with 8 or 16"):
-        decode_picture(encoded(Image.new(mode, (32, 32), white), "TIFF"), 0)
+        decode_image(encoded(Image.new(mode, (32, 32), white), "TIFF"), 0)
 
 
 def test_exif_orientation_is_followed() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # Taken with the camera turned: to be shown a quarter turn clockwise.
-    image = decode_picture(encoded(halves(), "JPEG", exif=exif, quality=95), 0)
+    image = decode_image(encoded(halves(), "JPEG", exif=exif, quality=95), 0)
     assert image.size == (32, 48)
     assert near(image.getpixel((16, 4)), RED, 40)
     assert near(image.getpixel((16, 44)), BLUE, 40)
@@ -104,8 +104,8 @@ def test_exif_orientation_is_followed() -> None:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize("notes", [b"Exif\0\0garbage garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"])
-def test_picture_whose_exif_data_is_broken_is_taken_as_it_stands(kind: str, notes: bytes) -> None:
-    image = decode_picture(encoded(halves(), kind, exif=notes), 0)
+def test_image_whose_exif_data_is_broken_is_taken_as_it_stands(kind: str, notes: bytes) -> None:
+    image = decode_image(encoded(halves(), kind, exif=notes), 0)
     assert near(image.getpixel((4, 4)), RED)
 
 
@@ -114,25 +114,25 @@ def test_transparency_is_white(mode: str) -> None:
     image = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
     image.paste((0, 0, 0, 255), (0, 0, 16, 32))
     if mode == "PA":
-        decoded = decode_picture(encoded(image.quantize(), "PNG"), 0)
+        decoded = decode_image(encoded(image.quantize(), "PNG"), 0)
     else:
-        decoded = decode_picture(encoded(image.convert(mode)), 0)
+        decoded = decode_image(encoded(image.convert(mode)), 0)
     assert near(decoded.getpixel((4, 4)), (0, 0, 0))
     assert near(decoded.getpixel((28, 4)), (255, 255, 255))
 
 
 def test_half_transparent_is_half_white() -> None:
-    assert near(decode_picture(encoded(Image.new("RGBA", (16, 16), (0, 0, 0, 128))), 0).getpixel((1, 1)), (127,) * 3, 2)
+    assert near(decode_image(encoded(Image.new("RGBA", (16, 16), (0, 0, 0, 128))), 0).getpixel((1, 1)), (127,) * 3, 2)
 
 
 def test_colour_that_stands_for_transparency_is_white() -> None:
-    image = decode_picture(encoded(halves(), transparency=BLUE), 0)
+    image = decode_image(encoded(halves(), transparency=BLUE), 0)
     assert (near(image.getpixel((4, 4)), RED), image.getpixel((44, 4))) == (True, (255, 255, 255))
 
 
 def test_animation_is_its_first_frame() -> None:
     frames = [Image.new("RGB", (32, 32), colour) for colour in (RED, BLUE)]
-    image = decode_picture(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 0)
+    image = decode_image(encoded(frames[0], "GIF", save_all=True, append_images=frames[1:]), 0)
     assert near(image.getpixel((1, 1)), RED)
 
 
@@ -187,7 +187,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_anything_else_is_one_clear_error(name: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
-        decode_picture(REFUSED[name], 1)
+        decode_image(REFUSED[name], 1)
     error = caught.value
     assert error.message.startswith("'init_images' is invalid: image 2 ")
     assert error.details.items() >= {"field": "init_images", "index": 1}.items()
@@ -195,10 +195,10 @@ def test_anything_else_is_one_clear_error(name: str) -> None:
 
 
 def test_32_megapixels_are_taken() -> None:
-    image = decode_picture(encoded(Image.new("L", (8000, 4000), 7), compress_level=1), 0)
+    image = decode_image(encoded(Image.new("L", (8000, 4000), 7), compress_level=1), 0)
     assert image.width * image.height == MAX_PIXELS
     with pytest.raises(InvalidParameter, match="scale it down to 32 MP"):
-        decode_picture(encoded(Image.new("L", (8016, 4000), 7), compress_level=1), 0)
+        decode_image(encoded(Image.new("L", (8016, 4000), 7), compress_level=1), 0)
 
 
 # --- what becomes of them ---
@@ -225,14 +225,14 @@ def test_output_has_the_first_images_size_snapped_within_the_limits(
 def test_every_image_is_a_reference_and_the_first_the_start_below_strength_1() -> None:
     images = tuple(encoded(halves(size=size)) for size in ((64, 48), (48, 64), (32, 32)))
     request = GenerateRequest(prompt="a", width=96, height=64, init_images=images, image_strength=0.5)
-    references, start = pictures(request)
-    assert [(picture.width, picture.height) for picture in references] == [(64, 48), (48, 64), (32, 32)]
+    references, start = rgb_images(request)
+    assert [(rgb_image.width, rgb_image.height) for rgb_image in references] == [(64, 48), (48, 64), (32, 32)]
     assert start is not None
     assert (start.width, start.height, len(start.rgb)) == (96, 64, 96 * 64 * 3)
-    whole, none = pictures(GenerateRequest(prompt="a", width=96, height=64, init_images=images, image_strength=1.0))
+    whole, none = rgb_images(GenerateRequest(prompt="a", width=96, height=64, init_images=images, image_strength=1.0))
     assert (len(whole), none) == (3, None)
 
 
 def test_kept_image_that_somebody_removed_fails_its_job_and_says_so() -> None:
     with pytest.raises(GenerationFailed, match="removed from the state directory"):
-        pictures(GenerateRequest(prompt="a", width=64, height=64, init_images=("",), image_strength=0.5))
+        rgb_images(GenerateRequest(prompt="a", width=64, height=64, init_images=("",), image_strength=0.5))

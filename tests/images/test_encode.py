@@ -1,4 +1,4 @@
-"""Pictures as bytes."""
+"""Images as bytes."""
 
 from io import BytesIO
 

@@ -23,11 +23,11 @@ def test_references_keep_their_shape_within_1_megapixel(size: tuple[int, int], e
 
 
 @pytest.mark.parametrize("size", [(16, 16), (47, 33), (2000, 1500), (1025, 1024), (700, 6000)])
-def test_references_are_whole_pictures_of_that_size(size: tuple[int, int]) -> None:
-    picture = as_reference(Image.new("RGB", size, (1, 2, 3)))
-    assert (picture.width, picture.height) == reference_size(*size)
-    assert picture.width * picture.height <= MAX_AREA
-    assert picture.rgb == bytes((1, 2, 3)) * (picture.width * picture.height)
+def test_references_are_whole_images_of_that_size(size: tuple[int, int]) -> None:
+    rgb_image = as_reference(Image.new("RGB", size, (1, 2, 3)))
+    assert (rgb_image.width, rgb_image.height) == reference_size(*size)
+    assert rgb_image.width * rgb_image.height <= MAX_AREA
+    assert rgb_image.rgb == bytes((1, 2, 3)) * (rgb_image.width * rgb_image.height)
 
 
 def test_reference_that_is_too_small_is_refused() -> None:
@@ -42,24 +42,24 @@ def test_references_lose_the_same_on_both_sides() -> None:
 
 
 @pytest.mark.parametrize("size", [(64, 48), (640, 480), (30, 500), (500, 30), (64, 50)])
-def test_start_picture_covers_the_output(size: tuple[int, int]) -> None:
-    picture = as_start(Image.new("RGB", size, (9, 8, 7)), 64, 48)
-    assert (picture.width, picture.height) == (64, 48)
-    assert picture.rgb == bytes((9, 8, 7)) * (64 * 48)
+def test_start_image_covers_the_output(size: tuple[int, int]) -> None:
+    rgb_image = as_start(Image.new("RGB", size, (9, 8, 7)), 64, 48)
+    assert (rgb_image.width, rgb_image.height) == (64, 48)
+    assert rgb_image.rgb == bytes((9, 8, 7)) * (64 * 48)
 
 
-def test_start_picture_of_the_right_size_is_unchanged() -> None:
+def test_start_image_of_the_right_size_is_unchanged() -> None:
     image = Image.effect_noise((64, 48), 60).convert("RGB")
     assert as_start(image, 64, 48).rgb == image.tobytes()
 
 
 @pytest.mark.parametrize(("size", "middle"), [((192, 64), (64, 0, 128, 64)), ((64, 192), (0, 64, 64, 128))])
-def test_start_picture_is_the_middle(size: tuple[int, int], middle: tuple[int, int, int, int]) -> None:
+def test_start_image_is_the_middle(size: tuple[int, int], middle: tuple[int, int, int, int]) -> None:
     image = Image.new("RGB", size, (255, 0, 0))
     image.paste((0, 0, 255), middle)
     assert as_start(image, 64, 64).rgb == bytes((0, 0, 255)) * 64 * 64
 
 
-def test_start_picture_of_a_strip_takes_no_memory() -> None:
+def test_start_image_of_a_strip_takes_no_memory() -> None:
     # Scaled as a whole it would have 640,000 by 512 pixels, which is a gigabyte.
     assert len(as_start(Image.new("RGB", (20_000, 16)), 512, 512).rgb) == 512 * 512 * 3

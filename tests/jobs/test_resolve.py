@@ -11,7 +11,7 @@ from mflux_api.catalog import BUILT_IN
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.infotext import infotext
 from mflux_api.jobs.request import GenerateRequest, resolve, validate
-from mflux_api.jobs.resolve import MAX_PIXELS, check_upscaling, enlarged_size, resolve_upscaling
+from mflux_api.jobs.resolve import MAX_PIXELS, check_upscaling, resolve_upscaling, upscaled_size
 
 SEEDVR2 = next(model for model in BUILT_IN if model.alias == "seedvr2")
 DEMO = next(model for model in BUILT_IN if model.alias == "demo")
@@ -22,7 +22,7 @@ def resolved(size: tuple[int, int] = (48, 32), **fields: Any) -> GenerateRequest
     return resolve_upscaling(attrs.evolve(REQUEST, **fields), SEEDVR2, size)
 
 
-def test_picture_becomes_twice_as_large_by_default() -> None:
+def test_image_becomes_twice_as_large_by_default() -> None:
     assert resolved().size == (96, 64)
     assert (resolved().resolution, resolved().softness, resolved().steps_run) == (64, 0.0, 1)
     assert resolved().upscales
@@ -49,7 +49,7 @@ def test_size_is_the_one_that_mflux_computes(width: int, height: int, resolution
     # The arithmetic of SeedVR2Util.preprocess_image, which the engine calls.
     scale = resolution / min(width, height)
     expected = ((int(width * scale) // 2) * 2, (int(height * scale) // 2) * 2)
-    assert enlarged_size(width, height, resolution) == expected
+    assert upscaled_size(width, height, resolution) == expected
 
 
 def test_what_means_nothing_to_an_upscaler_is_ignored() -> None:
@@ -104,7 +104,7 @@ def test_size_that_cannot_be_is_refused_with_the_limit(
     assert ("22.4 MP" if limit == MAX_PIXELS else "needs 16") in caught.value.message
 
 
-def test_largest_picture_fits_one_frame() -> None:
+def test_largest_image_fits_one_frame() -> None:
     width, height = resolved((1182, 1182), upscale=4).size
     assert MAX_PIXELS * 0.99 < width * height <= MAX_PIXELS
     with pytest.raises(InvalidParameter):
@@ -117,7 +117,7 @@ def test_only_an_upscaler_goes_without_a_prompt() -> None:
         validate(REQUEST, max_images=4)
 
 
-def test_painting_models_ignore_the_upscalers_fields() -> None:
+def test_generating_models_ignore_the_upscalers_fields() -> None:
     asked = GenerateRequest(prompt="a", resolution=64, softness=0.5)
     request = resolve(asked, DEMO, default_steps=4)
     assert not request.upscales

@@ -1,4 +1,4 @@
-"""What both comparisons with diffusers share: reference pictures, measures and the line about a case."""
+"""What both comparisons with diffusers share: reference images, measures and the line about a case."""
 
 import math
 import os
@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 
 def reference(width: int, height: int, index: int) -> npt.NDArray[np.uint8]:
-    """A picture with large shapes and some noise; diffusers scales none of these sizes."""
+    """An image with large shapes and some noise; diffusers scales none of these sizes."""
     random = np.random.default_rng(SEED + index)
     rows, columns = np.mgrid[0:height, 0:width] / max(width, height)
     waves = [np.sin(random.uniform(2, 9) * rows + random.uniform(2, 9) * columns + index) for _ in range(3)]
@@ -41,7 +41,7 @@ def open_engine() -> Any:
     return device
 
 
-def paint_case(
+def generate_case(
     pipeline: Any,
     folder: Path,
     number: int,
@@ -51,14 +51,14 @@ def paint_case(
     references: tuple[Size, ...],
     **fields: Any,
 ) -> None:
-    """Write a case's noise and the engine's picture into ``folder``."""
+    """Write a case's noise and the engine's image into ``folder``."""
     from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
 
     from mflux_api.engine.sampling.pipeline import ImageEvent, PipelineRequest
-    from mflux_api.engine.sampling.references import Picture
+    from mflux_api.images.rgb import RGBImage
 
     seed = SEED + number
-    given = tuple(Picture(w, h, reference(w, h, i).tobytes()) for i, (w, h) in enumerate(references))
+    given = tuple(RGBImage(w, h, reference(w, h, i).tobytes()) for i, (w, h) in enumerate(references))
     request = PipelineRequest(seeds=(seed,), width=width, height=height, references=given, **fields)
     noise = Flux2LatentCreator.prepare_latents(seed=seed, height=height, width=width, batch_size=1)[0]
     np.save(folder / f"{number}.noise.npy", np.array(noise))
@@ -68,13 +68,13 @@ def paint_case(
 
 
 def psnr(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB of two 8-bit pictures; infinite for equal ones."""
+    """Peak signal-to-noise ratio in dB of two 8-bit images; infinite for equal ones."""
     error = float(np.mean((one.astype(np.float64) - other) ** 2))
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def comparison(case: Mapping[str, Any], ours: npt.NDArray[np.uint8], theirs: npt.NDArray[np.uint8]) -> str:
-    """Return a line about a case and its two pictures."""
+    """Return a line about a case and its two images."""
     level = int(np.abs(ours.astype(np.int16) - theirs).max())
     return (
         f"{case['width']:4}x{case['height']:<4} {case['steps']:2} steps, guidance {case['guidance']}, "

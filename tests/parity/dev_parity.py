@@ -2,12 +2,12 @@
 
 The two sides and their environments are those of :mod:`tests.parity.diffusers_parity`:
 
-    python -m tests.parity.dev_parity paint FOLDER
+    python -m tests.parity.dev_parity generate FOLDER
     TORCH/bin/pip install torchvision    # of the same build as torch: its PixtralProcessor asks for it
     TORCH/bin/python -m tests.parity.dev_parity compare FOLDER
 
-``paint`` writes a random checkpoint in FLUX.2-dev's layout, small in every dimension; then, for each case, the noise,
-the prompt's embedding and the picture. ``compare`` prints for each the PSNR of both and exits with 1 below 60 dB.
+``generate`` writes a random checkpoint in FLUX.2-dev's layout, small in every dimension; then, for each case, the
+noise, the prompt's embedding and the image. ``compare`` prints for each the PSNR of both and exits with 1 below 60 dB.
 """
 
 import argparse
@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.parity.comparison import MIN_DECIBELS, Size, comparison, open_engine, paint_case, psnr, reference
+from tests.parity.comparison import MIN_DECIBELS, Size, comparison, generate_case, open_engine, psnr, reference
 
-# (prompt, width, height, steps, guidance, sizes of the reference pictures)
+# (prompt, width, height, steps, guidance, sizes of the reference images)
 CASES: tuple[tuple[str, int, int, int, float, tuple[Size, ...]], ...] = (
     ("a red cat at night", 128, 128, 50, 4.0, ()),
     ("ein altes Haus am See, 猫, Straßenbahn", 256, 256, 4, 4.0, ()),
@@ -35,8 +35,8 @@ CASES: tuple[tuple[str, int, int, int, float, tuple[Size, ...]], ...] = (
 )
 
 
-def paint(folder: Path) -> None:
-    """The engine's side: the checkpoint, noise, embeddings and pictures into ``folder``."""
+def generate(folder: Path) -> None:
+    """The engine's side: the checkpoint, noise, embeddings and images into ``folder``."""
     device = open_engine()
     from mflux_api.engine.sampling.pipeline import Pipeline
     from mflux_api.engine.weights.components import load_components
@@ -49,7 +49,7 @@ def paint(folder: Path) -> None:
     pipeline = Pipeline(load_components(path), device)
     cases = []
     for number, (prompt, width, height, steps, guidance, sizes) in enumerate(CASES):
-        paint_case(
+        generate_case(
             pipeline,
             folder,
             number,
@@ -91,7 +91,7 @@ def compare(folder: Path) -> bool:
     for number, case in enumerate(written["cases"]):
         embedding, _ = pipeline.encode_prompt(case["prompt"], **text)
         images = [Image.fromarray(reference(width, height, i)) for i, (width, height) in enumerate(case["references"])]
-        picture = pipeline(
+        rgb_image = pipeline(
             image=images or None,
             prompt=case["prompt"],
             height=case["height"],
@@ -102,7 +102,7 @@ def compare(folder: Path) -> bool:
             output_type="np",
             **text,
         ).images[0]
-        theirs: npt.NDArray[np.uint8] = (picture * 255).round().astype(np.uint8)
+        theirs: npt.NDArray[np.uint8] = (rgb_image * 255).round().astype(np.uint8)
         ours = np.load(folder / f"{number}.pixels.npy")
         of_text = _signal(np.load(folder / f"{number}.embedding.npy"), embedding.detach().numpy())
         worst = min(worst, psnr(ours, theirs), of_text)
@@ -127,11 +127,11 @@ def _load_diffusers(path: Path) -> Any:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Compare the engine's FLUX.2-dev with diffusers'.")
-    parser.add_argument("side", choices=["paint", "compare"])
+    parser.add_argument("side", choices=["generate", "compare"])
     parser.add_argument("folder", type=Path)
     arguments = parser.parse_args()
-    if arguments.side == "paint":
-        paint(arguments.folder.resolve())
+    if arguments.side == "generate":
+        generate(arguments.folder.resolve())
         return 0
     return 0 if compare(arguments.folder) else 1
 

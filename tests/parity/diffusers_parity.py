@@ -1,13 +1,13 @@
-"""Comparing the engine's pictures with diffusers' ``Flux2KleinPipeline``: same checkpoint, same noise, float32.
+"""Comparing the engine's images with diffusers' ``Flux2KleinPipeline``: same checkpoint, same noise, float32.
 
 MLX and torch need not share an environment, so there are two sides and a folder between them. From the repository:
 
-    python -m tests.parity.diffusers_parity paint FOLDER
+    python -m tests.parity.diffusers_parity generate FOLDER
     python -m venv TORCH && TORCH/bin/pip install torch diffusers transformers accelerate safetensors numpy pillow
     TORCH/bin/python -m tests.parity.diffusers_parity compare FOLDER
 
-``paint`` runs in the project's environment. It writes random checkpoints, distilled and base (or takes an own one with
-``--checkpoint``, for instance a downloaded Klein), then each case's noise and the engine's picture. ``compare`` loads
+``generate`` runs in the project's environment. It writes random checkpoints, distilled and base (or takes one with
+``--checkpoint``, for instance a downloaded Klein), then each case's noise and the engine's image. ``compare`` loads
 the same checkpoints with diffusers in float32 on the CPU, prints a PSNR per case and exits with 1 below 60 dB.
 
 diffusers takes no negative prompt as text: it is given as embeddings, made by its own ``encode_prompt``.
@@ -23,9 +23,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.parity.comparison import MIN_DECIBELS, Size, comparison, open_engine, paint_case, psnr, reference
+from tests.parity.comparison import MIN_DECIBELS, Size, comparison, generate_case, open_engine, psnr, reference
 
-# (checkpoint, prompt, negative prompt, width, height, steps, guidance, sizes of the reference pictures)
+# (checkpoint, prompt, negative prompt, width, height, steps, guidance, sizes of the reference images)
 CASES: tuple[tuple[str, str, str | None, int, int, int, float, tuple[Size, ...]], ...] = (
     ("distilled", "a red cat at night", None, 128, 128, 4, 1.0, ()),
     ("distilled", "ein altes Haus am See, 猫, Straßenbahn", None, 256, 256, 4, 1.0, ()),
@@ -59,8 +59,8 @@ def _kind_of(checkpoint: Path) -> str:
     return "distilled" if index.get("is_distilled") else "base"
 
 
-def paint(folder: Path, checkpoint: Path | None) -> None:
-    """The engine's side: checkpoints, noise and pictures into ``folder``."""
+def generate(folder: Path, checkpoint: Path | None) -> None:
+    """The engine's side: checkpoints, noise and images into ``folder``."""
     device = open_engine()
     import attrs
 
@@ -83,7 +83,7 @@ def paint(folder: Path, checkpoint: Path | None) -> None:
             path = checkpoint
         if kind not in pipelines:
             pipelines[kind] = Pipeline(load_components(path), device)
-        paint_case(
+        generate_case(
             pipelines[kind],
             folder,
             number,
@@ -119,7 +119,7 @@ def compare(folder: Path) -> bool:
         number, path = case["number"], case["checkpoint"]
         if path not in pipelines:
             pipelines[path] = _load_diffusers(path)
-        theirs = _diffusers_picture(pipelines[path], path, case, np.load(folder / f"{number}.noise.npy"))
+        theirs = _diffusers_image(pipelines[path], path, case, np.load(folder / f"{number}.noise.npy"))
         ours = np.load(folder / f"{number}.pixels.npy")
         worst = min(worst, psnr(ours, theirs))
         print(comparison(case, ours, theirs))  # noqa: T201 - a script's result
@@ -135,7 +135,7 @@ def _load_diffusers(path: str) -> Any:
     return pipeline
 
 
-def _diffusers_picture(
+def _diffusers_image(
     pipeline: Any, path: str, case: dict[str, Any], noise: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.uint8]:
     import torch
@@ -150,7 +150,7 @@ def _diffusers_picture(
     if case["negative"] is not None:
         negative["negative_prompt_embeds"] = pipeline.encode_prompt(case["negative"], **text)[0]
     images = [Image.fromarray(reference(width, height, i)) for i, (width, height) in enumerate(case["references"])]
-    picture = pipeline(
+    rgb_image = pipeline(
         image=images or None,
         prompt=case["prompt"],
         height=case["height"],
@@ -162,18 +162,18 @@ def _diffusers_picture(
         **text,
         **negative,
     ).images[0]
-    pixels: npt.NDArray[np.uint8] = (picture * 255).round().astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = (rgb_image * 255).round().astype(np.uint8)
     return pixels
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Compare the engine's pictures with diffusers'.")
-    parser.add_argument("side", choices=["paint", "compare"])
+    parser = argparse.ArgumentParser(description="Compare the engine's images with diffusers'.")
+    parser.add_argument("side", choices=["generate", "compare"])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--checkpoint", type=Path, help="paint: use this checkpoint for every case")
+    parser.add_argument("--checkpoint", type=Path, help="generate: use this checkpoint for every case")
     arguments = parser.parse_args()
-    if arguments.side == "paint":
-        paint(arguments.folder.resolve(), arguments.checkpoint.resolve() if arguments.checkpoint else None)
+    if arguments.side == "generate":
+        generate(arguments.folder.resolve(), arguments.checkpoint.resolve() if arguments.checkpoint else None)
         return 0
     return 0 if compare(arguments.folder) else 1
 

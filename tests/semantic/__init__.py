@@ -1,1 +1,1 @@
-"""What the demo model's pictures show, measured."""
+"""What the demo model's images show, measured."""

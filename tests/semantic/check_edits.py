@@ -10,10 +10,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from tests.semantic import edit_pairs as painted
+from tests.semantic import edit_pairs as generated
 from tests.semantic.edit_cases import EDIT_CASES
 from tests.semantic.edit_pairs import Pixels
-from tests.semantic.generation import WEIGHTS, open_pipeline, paint_edit
+from tests.semantic.generation import WEIGHTS, generate_edit, open_pipeline
 from training.demo.contact import contact_sheet
 from training.demo.edit_measures import judge_edit, shuffled_edit_rates
 
@@ -27,18 +27,18 @@ def main() -> int:
     arguments = _arguments()
     pipeline = open_pipeline(arguments.checkpoint)
     befores, results = list[Pixels](), list[Pixels]()
-    pictures, labels, failed = list[Pixels](), list[str](), list[bool]()
+    images, labels, failed = list[Pixels](), list[str](), list[bool]()
     failures = 0
     for number, case in enumerate(EDIT_CASES):
-        given = painted.references(number)
-        result = paint_edit(pipeline, case.instruction, given, arguments.seed, like=case.base)
+        given = generated.references(number)
+        result = generate_edit(pipeline, case.instruction, given, arguments.seed, like=case.base)
         befores.append(given[case.base])
         results.append(result)
         verdict = judge_edit(case, given[case.base], result)
         failures += not verdict.holds
         if not verdict.holds:
             print(f"fails: {case.instruction}: {verdict}")  # noqa: T201 - a script's result
-        pictures += [*given, result]
+        images += [*given, result]
         labels += [f"given {place}" if len(given) > 1 else "given" for place in range(1, len(given) + 1)]
         labels.append(case.instruction if verdict.holds else f"{case.instruction} [{verdict}]")
         failed += [False] * len(given) + [not verdict.holds]
@@ -50,7 +50,7 @@ def main() -> int:
         f"what is asked in {changes:.1%} (at most {MOST_SHUFFLED_CHANGES:.0%})"
     )
     arguments.sheet.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(pictures, labels, 12, 160, failed).save(arguments.sheet, quality=88, method=6)
+    contact_sheet(images, labels, 12, 160, failed).save(arguments.sheet, quality=88, method=6)
     good = holding >= LEAST_HOLDING and layouts <= MOST_SHUFFLED_LAYOUTS and changes <= MOST_SHUFFLED_CHANGES
     return 0 if good else 1
 

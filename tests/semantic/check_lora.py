@@ -1,8 +1,8 @@
-"""Paint with the example LoRA at rising scales, measure how much ink there is, and write a contact sheet.
+"""Generate with the example LoRA at rising scales, measure how much ink there is, and write a contact sheet.
 
     python -m tests.semantic.check_lora
 
-Exits with 1 unless every picture is ink at scale 1, none gains colour from one scale to the next, and all together lose
+Exits with 1 unless every image is ink at scale 1, none gains colour from one scale to the next, and all together lose
 some at each. The sheet goes to docs/images/demo-lora-sheet.webp.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.semantic.edit_pairs import Pixels
-from tests.semantic.generation import WEIGHTS, open_pipeline, paint_with_lora
+from tests.semantic.generation import WEIGHTS, generate_with_lora, open_pipeline
 from training.demo.contact import contact_sheet
 from training.demo.measures import MEASURES
 
@@ -28,7 +28,7 @@ PROMPTS = (
 )
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_GAINED = 2.0
-"""Of 255: a picture that is ink before scale 1 only shifts its greys from there on."""
+"""Of 255: an image that is ink before scale 1 only shifts its greys from there on."""
 SHEET = Path(__file__).parents[2] / "docs" / "images" / "demo-lora-sheet.webp"
 _SIDE = 256
 _SEED = 1
@@ -36,21 +36,22 @@ _SEED = 1
 
 def main() -> int:
     pipeline = open_pipeline(WEIGHTS)
-    painted: dict[float, list[Pixels]] = {
-        scale: [paint_with_lora(pipeline, prompt, scale, _SEED, side=_SIDE) for prompt in PROMPTS] for scale in SCALES
+    generated: dict[float, list[Pixels]] = {
+        scale: [generate_with_lora(pipeline, prompt, scale, _SEED, side=_SIDE) for prompt in PROMPTS]
+        for scale in SCALES
     }
-    means = [float(np.mean([colorfulness(picture) for picture in painted[scale]])) for scale in SCALES]
+    means = [float(np.mean([colorfulness(image) for image in generated[scale]])) for scale in SCALES]
     good = means == sorted(means, reverse=True)
     for number, prompt in enumerate(PROMPTS):
-        colors = [colorfulness(painted[scale][number]) for scale in SCALES]
-        is_ink, _ = MEASURES["ink"](painted[1.0][number])
+        colors = [colorfulness(generated[scale][number]) for scale in SCALES]
+        is_ink, _ = MEASURES["ink"](generated[1.0][number])
         good = good and is_ink and fades(colors)
         shown = ", ".join(f"{color:.1f} at {scale:g}" for color, scale in zip(colors, SCALES, strict=True))
         print(f"{prompt}: colour {shown}; {'ink' if is_ink else 'no ink'} at 1")  # noqa: T201 - a script's result
     print("all: " + ", ".join(f"{mean:.1f}" for mean in means))  # noqa: T201
     labels = [f"{prompt}, scale {scale:g}" for scale in SCALES for prompt in PROMPTS]
     SHEET.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet([picture for scale in SCALES for picture in painted[scale]], labels, len(PROMPTS), 192).save(
+    contact_sheet([image for scale in SCALES for image in generated[scale]], labels, len(PROMPTS), 192).save(
         SHEET, quality=88, method=6
     )
     return 0 if good else 1

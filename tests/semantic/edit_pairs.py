@@ -1,4 +1,4 @@
-"""The pictures that edits are tried on, painted beforehand (``training.demo.paint_pairs``)."""
+"""The images that edits are tried on, generated beforehand (``training.demo.generate_pairs``)."""
 
 from functools import cache
 from pathlib import Path
@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.semantic.edit_cases import EDIT_CASES
 
-FILE = Path(__file__).with_name("painted_pairs.webp")
+FILE = Path(__file__).with_name("edit_pairs.webp")
 SIDE = 256
 Pixels = npt.NDArray[np.uint8]
 

@@ -1,4 +1,4 @@
-"""Painting prompts with the real engine, in this process."""
+"""Generating prompts with the real engine, in this process."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -28,10 +28,10 @@ def open_pipeline(folder: Path) -> Any:
     return Pipeline(load_components(folder), device)
 
 
-def paint(
+def generate(
     pipeline: Any, prompt: str, seeds: Sequence[int], *, width: int = 256, height: int = 256, steps: int = 4
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """One picture per seed, at the distilled model's defaults."""
+    """One image per seed, at the distilled model's defaults."""
     from mflux_api.engine.sampling.pipeline import ImageEvent, PipelineRequest
 
     request = PipelineRequest(prompt=prompt, seeds=tuple(seeds), width=width, height=height, steps=steps)
@@ -44,19 +44,21 @@ LORA = Path(__file__).parents[2] / "loras" / "demo-ink.safetensors"
 """The example LoRA."""
 
 
-def paint_edit(
+def generate_edit(
     pipeline: Any, prompt: str, references: Sequence[npt.NDArray[np.uint8]], seed: int, *, like: int = 0
 ) -> npt.NDArray[np.uint8]:
-    """One picture in the size of the reference number ``like``, in four steps."""
-    from mflux_api.engine.sampling.references import Picture
+    """One image in the size of the reference number ``like``, in four steps."""
+    from mflux_api.images.rgb import RGBImage
 
-    given = tuple(Picture(pixels.shape[1], pixels.shape[0], pixels.tobytes()) for pixels in references)
+    given = tuple(RGBImage(pixels.shape[1], pixels.shape[0], pixels.tobytes()) for pixels in references)
     height, width = references[like].shape[:2]
     return _first(pipeline, prompt=prompt, seeds=(seed,), width=width, height=height, steps=4, references=given)
 
 
-def paint_with_lora(pipeline: Any, prompt: str, scale: float | None, seed: int, *, side: int) -> npt.NDArray[np.uint8]:
-    """One picture with the example LoRA at a scale, or without one."""
+def generate_with_lora(
+    pipeline: Any, prompt: str, scale: float | None, seed: int, *, side: int
+) -> npt.NDArray[np.uint8]:
+    """One image with the example LoRA at a scale, or without one."""
     from mflux_api.engine.lora.lora import Lora
 
     loras = () if scale is None else (Lora(LORA, scale),)
@@ -69,4 +71,4 @@ def _first(pipeline: Any, **request: Any) -> npt.NDArray[np.uint8]:
     for event in pipeline.run(engine.PipelineRequest(**request), lambda: False):
         if isinstance(event, engine.ImageEvent):
             return event.pixels
-    raise AssertionError("the pass ended without a picture")
+    raise AssertionError("the pass ended without an image")

@@ -6,14 +6,14 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.semantic import edit_pairs as painted
+from tests.semantic import edit_pairs as generated
 from tests.semantic.edit_cases import EDIT_CASES
-from tests.semantic.generation import WEIGHTS, open_pipeline, paint_edit
+from tests.semantic.generation import WEIGHTS, generate_edit, open_pipeline
 from training.demo.edit_measures import change, judge_edit, layout, shuffled_edit_rates
 
 _SIDE = 128
 _SEED = 1
-# Of one reference: the other cases need a second picture, which the full check paints.
+# Of one reference: the other cases need a second image, which the full check generates.
 _FAST = [(number, case) for number, case in enumerate(EDIT_CASES) if case.fast and len(case.before) == 1]
 _CASES = [case for _, case in _FAST]
 Pixels = npt.NDArray[np.uint8]
@@ -21,14 +21,14 @@ Pixels = npt.NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def befores() -> list[Pixels]:
-    return [painted.given(number, _SIDE) for number, _ in _FAST]
+    return [generated.given(number, _SIDE) for number, _ in _FAST]
 
 
 @pytest.fixture(scope="module")
 def results(befores: list[Pixels]) -> list[Pixels]:
     pipeline: Any = open_pipeline(WEIGHTS)
     return [
-        paint_edit(pipeline, case.instruction, [before], _SEED) for case, before in zip(_CASES, befores, strict=True)
+        generate_edit(pipeline, case.instruction, [before], _SEED) for case, before in zip(_CASES, befores, strict=True)
     ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from mflux.models.flux2.weights.flux2_lora_mapping import Flux2LoRAMapping
 
 from tests.semantic.check_lora import PROMPTS, SCALES, colorfulness, fades
-from tests.semantic.generation import LORA, WEIGHTS, open_pipeline, paint, paint_with_lora
+from tests.semantic.generation import LORA, WEIGHTS, generate, generate_with_lora, open_pipeline
 from training.demo.lora_keys import lora_tensors
 from training.demo.measures import MEASURES
 from training.demo.shape import SHAPE
@@ -38,28 +38,28 @@ def test_the_file_is_well_under_a_megabyte() -> None:
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Mapping[tuple[str, float | None], Pixels]:
+def images() -> Mapping[tuple[str, float | None], Pixels]:
     pipeline: Any = open_pipeline(WEIGHTS)
     found: dict[tuple[str, float | None], Pixels] = {
-        (prompt, None): next(paint(pipeline, prompt, [_SEED], width=_SIDE, height=_SIDE)) for prompt in _PROMPTS
+        (prompt, None): next(generate(pipeline, prompt, [_SEED], width=_SIDE, height=_SIDE)) for prompt in _PROMPTS
     }
     for prompt in _PROMPTS:
         for scale in _SCALES:
-            found[prompt, scale] = paint_with_lora(pipeline, prompt, scale, _SEED, side=_SIDE)
+            found[prompt, scale] = generate_with_lora(pipeline, prompt, scale, _SEED, side=_SIDE)
     return found
 
 
 @pytest.mark.parametrize("prompt", _PROMPTS)
-def test_at_zero_it_is_no_lora(prompt: str, pictures: Mapping[tuple[str, float | None], Pixels]) -> None:
-    assert np.array_equal(pictures[prompt, 0.0], pictures[prompt, None])
+def test_at_zero_it_is_no_lora(prompt: str, images: Mapping[tuple[str, float | None], Pixels]) -> None:
+    assert np.array_equal(images[prompt, 0.0], images[prompt, None])
 
 
 @pytest.mark.parametrize("prompt", _PROMPTS)
-def test_at_one_it_is_ink(prompt: str, pictures: Mapping[tuple[str, float | None], Pixels]) -> None:
-    assert MEASURES["ink"](pictures[prompt, 1.0])[0]
-    assert not MEASURES["ink"](pictures[prompt, 0.0])[0]
+def test_at_one_it_is_ink(prompt: str, images: Mapping[tuple[str, float | None], Pixels]) -> None:
+    assert MEASURES["ink"](images[prompt, 1.0])[0]
+    assert not MEASURES["ink"](images[prompt, 0.0])[0]
 
 
 @pytest.mark.parametrize("prompt", _PROMPTS)
-def test_a_higher_scale_has_less_color(prompt: str, pictures: Mapping[tuple[str, float | None], Pixels]) -> None:
-    assert fades([colorfulness(pictures[prompt, scale]) for scale in _SCALES])
+def test_a_higher_scale_has_less_color(prompt: str, images: Mapping[tuple[str, float | None], Pixels]) -> None:
+    assert fades([colorfulness(images[prompt, scale]) for scale in _SCALES])

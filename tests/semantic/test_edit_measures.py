@@ -1,11 +1,11 @@
-"""The measures of edits, on pairs that the renderer painted: what was asked is seen, and the layout is kept."""
+"""The measures of edits, on pairs that the renderer generated: what was asked is seen, and the layout is kept."""
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tests.semantic import edit_pairs as painted
+from tests.semantic import edit_pairs as generated
 from tests.semantic.edit_cases import EDIT_CASES, EditCase
 from training.demo.edit_measures import LEAST_LAYOUT, judge_edit, layout, shuffled_edit_rates
 from training.demo.measures import MEASURES, judge
@@ -14,12 +14,12 @@ Pixels = npt.NDArray[np.uint8]
 _IDS = [f"{number}: {case.instruction}" for number, case in enumerate(EDIT_CASES)]
 
 
-PAIRS = [(painted.given(number), painted.asked(number)) for number in range(len(EDIT_CASES))]
+PAIRS = [(generated.given(number), generated.asked(number)) for number in range(len(EDIT_CASES))]
 
 
-def test_there_are_painted_pictures_for_every_case() -> None:
-    with Image.open(painted.FILE) as sheet:
-        assert sheet.size == (3 * painted.SIDE, len(EDIT_CASES) * painted.SIDE)
+def test_there_are_generated_images_for_every_case() -> None:
+    with Image.open(generated.FILE) as sheet:
+        assert sheet.size == (3 * generated.SIDE, len(EDIT_CASES) * generated.SIDE)
     assert {check[0] for case in EDIT_CASES for check in case.checks} <= set(MEASURES)
 
 
@@ -30,13 +30,13 @@ def test_what_is_asked_is_seen_afterwards_and_not_before(case: EditCase, pair: t
     assert not judge(case.checks, before).holds
 
 
-def test_other_pictures_neither_fit_the_layout_nor_show_the_change() -> None:
+def test_other_images_neither_fit_the_layout_nor_show_the_change() -> None:
     layouts, changes = shuffled_edit_rates(EDIT_CASES, [before for before, _ in PAIRS], [after for _, after in PAIRS])
     assert layouts <= 0.2
     assert changes <= 0.15
 
 
-def test_a_picture_has_its_own_layout_and_not_its_mirror_image_s() -> None:
+def test_an_image_has_its_own_layout_and_not_its_mirror_image_s() -> None:
     before = PAIRS[0][0]
     assert layout(before, before) == pytest.approx(1.0)
     assert layout(before, before[:, ::-1]) < LEAST_LAYOUT
@@ -47,6 +47,6 @@ def test_a_lost_layout_is_named_with_its_value() -> None:
     assert str(judge_edit(case, before[::-1], after)).startswith("layout: ")
 
 
-def test_without_a_picture_of_the_same_size_only_the_change_is_judged() -> None:
+def test_without_an_image_of_the_same_size_only_the_change_is_judged() -> None:
     case, (_, after) = EDIT_CASES[0], PAIRS[0]
     assert judge_edit(case, None, after).holds

@@ -6,7 +6,7 @@ import pytest
 
 from training.demo.edits import KINDS, PAIR_KINDS, sample_edit
 
-# What each kind of edit of one picture may change.
+# What each kind of edit of one image may change.
 _FIELDS = {
     "style": {"style"},
     "unstyle": {"style"},

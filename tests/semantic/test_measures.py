@@ -1,4 +1,4 @@
-"""The measures themselves, on pictures made by hand."""
+"""The measures themselves, on images made by hand."""
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,9 @@ def flat(red: int, green: int, blue: int) -> Pixels:
     return np.full((128, 128, 3), (red, green, blue), dtype=np.uint8)
 
 
-def with_square(picture: Pixels, column: int, row: int, color: tuple[int, int, int], size: int = 24) -> Pixels:
-    picture[row : row + size, column : column + size] = color
-    return picture
+def with_square(image: Pixels, column: int, row: int, color: tuple[int, int, int], size: int = 24) -> Pixels:
+    image[row : row + size, column : column + size] = color
+    return image
 
 
 def test_every_case_uses_known_measures_and_there_are_enough() -> None:
@@ -48,10 +48,10 @@ def test_a_color_everywhere_is_not_a_thing_on_a_side() -> None:
 
 
 def test_land_is_measured_below_the_horizon() -> None:
-    picture = flat(120, 180, 235)
-    picture[64:] = (200, 40, 30)
-    assert judge([("colored_land", "red")], picture).holds
-    assert not judge([("colored_land", "red")], picture[::-1].copy()).holds
+    image = flat(120, 180, 235)
+    image[64:] = (200, 40, 30)
+    assert judge([("colored_land", "red")], image).holds
+    assert not judge([("colored_land", "red")], image[::-1].copy()).holds
 
 
 def test_failures_name_the_measure_and_its_value() -> None:
@@ -60,7 +60,7 @@ def test_failures_name_the_measure_and_its_value() -> None:
 
 def test_shuffling_compares_with_other_prompts_only() -> None:
     cases = [CASES[2], CASES[5]] * 8
-    pictures = [flat(10, 14, 40), flat(120, 160, 220)] * 8
-    rate, each = shuffled_rates(cases, pictures)
+    images = [flat(10, 14, 40), flat(120, 160, 220)] * 8
+    rate, each = shuffled_rates(cases, images)
     assert rate == 0.0
     assert each["dark"] == 0.0

@@ -34,9 +34,9 @@ def test_an_image_is_where_it_says_with_the_digest_and_the_pixels(tmp_path: Path
     path = tmp_path / "new" / "output" / "2026-03-01" / "0123456789ab-1.png"
     data = path.read_bytes()
     assert stored == StoredImage(path=str(path), seed=9, width=8, height=4, sha256=hashlib.sha256(data).hexdigest())
-    with Image.open(BytesIO(data)) as picture:
-        assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (8, 4))
-        assert picture.tobytes() == pixels()
+    with Image.open(BytesIO(data)) as image:
+        assert (image.format, image.mode, image.size) == ("PNG", "RGB", (8, 4))
+        assert image.tobytes() == pixels()
 
 
 def test_no_temporary_file_is_left(tmp_path: Path) -> None:
@@ -105,12 +105,12 @@ def test_discarding_removes_the_file_and_may_be_repeated(tmp_path: Path) -> None
     assert Path(kept.path).is_file()
 
 
-def test_pictures_that_a_killed_process_painted_for_a_job_can_be_removed_without_their_row(tmp_path: Path) -> None:
+def test_images_that_a_killed_process_generated_for_a_job_can_be_removed_without_their_row(tmp_path: Path) -> None:
     files = ImageFiles(tmp_path)
     job, other = queued("0" * 12), queued("1" * 12)
-    for painted in (job, other):
+    for generated in (job, other):
         for index in range(2):
-            files.save(painted, index, seed=1, width=16, height=16, rgb=bytes(16 * 16 * 3))
+            files.save(generated, index, seed=1, width=16, height=16, rgb=bytes(16 * 16 * 3))
     files.discard_all(job.id, job.created_at, 2)
     assert sorted(path.name for path in tmp_path.rglob("*.png")) == [f"{other.id}-0.png", f"{other.id}-1.png"]
     files.discard_all(job.id, job.created_at, 2)

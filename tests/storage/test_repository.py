@@ -9,13 +9,13 @@ import pytest
 
 from mflux_api.errors import InternalError
 from mflux_api.jobs import job as jobs
-from mflux_api.jobs.idempotency import IdempotencyKey, Remembered
+from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.request import GenerateRequest
-from mflux_api.storage.in_memory import MemoryRepository
+from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import SqliteRepository
-from tests.support.stored_jobs import NOW, completed, failed, pictures, queued, started
+from tests.support.stored_jobs import NOW, completed, failed, queued, rgb_images, started
 
 HOUR = timedelta(hours=1)
 FOREVER = timedelta.max
@@ -24,7 +24,7 @@ FOREVER = timedelta.max
 @pytest.fixture(params=["memory", "sqlite"])
 def repository(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Repository]:
     if request.param == "memory":
-        yield MemoryRepository()
+        yield InMemoryRepository()
         return
     with SqliteRepository(tmp_path / "jobs.sqlite3") as sqlite:
         yield sqlite
@@ -205,7 +205,7 @@ def test_totals_count_completed_jobs_once(repository: Repository) -> None:
     repository.replace(completed(first, seconds=1.5))
     repository.replace(completed(first, seconds=1.5))
     assert repository.totals() == Totals(generations=1, images=2, seconds=1.5)
-    repository.replace(completed(second, seconds=2.25, images=pictures("B", 1)))
+    repository.replace(completed(second, seconds=2.25, images=rgb_images("B", 1)))
     repository.replace(failed(third))
     repository.replace(jobs.cancel(fourth, NOW))
     assert repository.totals() == Totals(generations=2, images=3, seconds=3.75)
@@ -285,7 +285,7 @@ def test_the_id_of_a_removed_job_is_not_used_again(repository: Repository) -> No
 
 
 def test_memory_stays_bounded_by_itself() -> None:
-    repository = MemoryRepository(keep_finished=2)
+    repository = InMemoryRepository(keep_finished=2)
     waiting = queued("waiting")
     repository.insert(waiting)
     fill(repository, "a", "b", "c", "d", "e")
@@ -296,7 +296,7 @@ def test_memory_stays_bounded_by_itself() -> None:
 
 
 def test_memory_without_a_bound_of_its_own_drops_nothing_unasked() -> None:
-    repository = MemoryRepository(keep_finished=None)
+    repository = InMemoryRepository(keep_finished=None)
     for number in range(1500):
         job = queued(f"{number:012x}")
         repository.insert(job)
@@ -312,7 +312,7 @@ def test_key_is_kept_with_its_job_and_goes_with_its_tombstone(repository: Reposi
     with pytest.raises(InternalError):
         repository.insert(queued("2" * 12), key)
     assert repository.get("2" * 12) is None
-    kept = Remembered(body="b", job_id=job.id)
+    kept = IdempotencyRecord(body="b", job_id=job.id)
     repository.replace(started(job))
     repository.replace(completed(started(job)))
     assert repository.recall("k") == kept

@@ -20,11 +20,11 @@ import pytest
 from mflux_api.errors import ConfigError, DiskFull, InternalError, ServiceError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job, Status
-from mflux_api.storage.in_memory import MemoryRepository
+from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate, open_database
 from mflux_api.storage.repository import Abandoned, Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.support.stored_jobs import NOW, completed, failed, pictures, queued, read_only_folder, started
+from tests.support.stored_jobs import NOW, completed, failed, queued, read_only_folder, rgb_images, started
 
 FOREVER = timedelta.max
 
@@ -74,23 +74,23 @@ def test_everything_but_unfinished_synchronous_jobs_is_there_after_a_restart(pat
         assert repository.totals() == totals == Totals(generations=3, images=6, seconds=6.0)
 
 
-def test_a_killed_process_leaves_word_of_the_synchronous_jobs_it_was_painting(path: Path) -> None:
-    waiting, painting, done = (queued(name, synchronous=True) for name in ("A", "B", "C"))
+def test_a_killed_process_leaves_word_of_the_synchronous_jobs_it_was_generating(path: Path) -> None:
+    waiting, generating, done = (queued(name, synchronous=True) for name in ("A", "B", "C"))
     with SqliteRepository(path) as repository:
-        for job in (waiting, painting, done):
+        for job in (waiting, generating, done):
             repository.insert(job)
-        repository.replace(started(painting))
-        repository.replace(jobs.requeue(started(painting), engine_died=True))
-        repository.replace(started(painting))
+        repository.replace(started(generating))
+        repository.replace(jobs.requeue(started(generating), engine_died=True))
+        repository.replace(started(generating))
         repository.replace(started(done))
         repository.replace(completed(done))
         assert repository.abandoned() == ()
-    left = Abandoned(id="B", created_at=painting.created_at, images=painting.request.num_images)
+    left = Abandoned(id="B", created_at=generating.created_at, images=generating.request.num_images)
     for _ in range(2):
         with SqliteRepository(path) as repository:
             assert repository.abandoned() == (left,)
     with SqliteRepository(path) as repository:
-        # Whoever is painted now is nobody that an earlier process left.
+        # Whoever is generated now is nobody that an earlier process left.
         repository.insert(waiting)
         repository.replace(started(waiting))
         repository.forget_abandoned()
@@ -247,7 +247,7 @@ def test_it_behaves_like_the_memory_repository_on_a_random_walk(path: Path) -> N
     chance = random.Random(7)
     now = NOW
     with SqliteRepository(path) as sqlite:
-        memory = MemoryRepository(keep_finished=10_000)
+        memory = InMemoryRepository(keep_finished=10_000)
         for n in range(400):
             now += timedelta(seconds=chance.uniform(-5, 30))
             unfinished = sqlite.unfinished()
@@ -314,7 +314,7 @@ def test_a_failed_write_changes_nothing_and_the_next_one_works(
 ) -> None:
     first, big = queued("a", synchronous=synchronous), queued("b", prompt="long " * 2000)
     # Its result fits no page that is there already.
-    ended = completed(first, images=pictures("a", 64))
+    ended = completed(first, images=rgb_images("a", 64))
     with SqliteRepository(path) as repository:
         repository.insert(first)
         with trouble(repository):
@@ -510,7 +510,7 @@ def test_rows_of_other_versions_load(path: Path) -> None:
 
 def test_a_state_folder_may_be_moved_with_its_images(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    inside, outside = pictures("a", 1, str(old / "2026-03-01")), pictures("a", 1, str(tmp_path / "else"))
+    inside, outside = rgb_images("a", 1, str(old / "2026-03-01")), rgb_images("a", 1, str(tmp_path / "else"))
     with SqliteRepository(old / DATABASE_NAME) as repository:
         repository.insert(completed(queued("a"), images=inside + outside))
         assert repository.get("a") == completed(queued("a"), images=inside + outside)

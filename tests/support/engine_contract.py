@@ -9,9 +9,9 @@ import trio
 
 from mflux_api.engine.interface import Engine, EngineDied, EngineStarter, Received
 from mflux_api.engine.protocol import (
-    Beat,
     Cancel,
     Event,
+    Heartbeat,
     ImageDone,
     Load,
     Loaded,
@@ -27,7 +27,7 @@ from mflux_api.engine.protocol import (
     Unloaded,
 )
 
-PATIENCE = 30.0
+DEADLINE_SECONDS = 30.0
 RUN = Run(
     attempt=1,
     model="demo",
@@ -44,10 +44,10 @@ RUN = Run(
 async def until(engine: Engine, *kinds: type[Event]) -> list[Received]:
     """Everything but beats, up to and including the first event of one of the kinds."""
     seen: list[Received] = []
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(DEADLINE_SECONDS):
         while not seen or not isinstance(seen[-1].event, kinds):
             received = await engine.receive()
-            if not isinstance(received.event, Beat):
+            if not isinstance(received.event, Heartbeat):
                 seen.append(received)
     return seen
 
@@ -64,7 +64,7 @@ async def run(engine: Engine, command: Run, blobs: Sequence[bytes] = ()) -> list
     return await until(engine, RunDone, RunFailed, RunStopped)
 
 
-def pictures(frames: list[Received]) -> list[bytes]:
+def rgb_images(frames: list[Received]) -> list[bytes]:
     """The pixels in a run's frames."""
     return [frame.blobs[0] for frame in frames if isinstance(frame.event, ImageDone)]
 
@@ -118,7 +118,7 @@ class EngineContract:
 
         frames = await run(engine, attrs.evolve(RUN, seeds=(7, 8), previews=True))
 
-        assert pictures(frames) == pictures(plain)
+        assert rgb_images(frames) == rgb_images(plain)
         made = [frame for frame in frames if isinstance(frame.event, PreviewMade)]
         assert sorted(
             (frame.event.index, frame.event.step) for frame in made if isinstance(frame.event, PreviewMade)
@@ -128,7 +128,7 @@ class EngineContract:
         rest = [frame.event for frame in frames if not isinstance(frame.event, PreviewMade)]
         assert [type(event) for event in rest] == [type(frame.event) for frame in plain]
 
-    async def test_run_with_pictures_takes_them_from_its_blobs(self, engine: Engine, good: Load) -> None:
+    async def test_run_with_images_takes_them_from_its_blobs(self, engine: Engine, good: Load) -> None:
         await load(engine, good)
         edit = attrs.evolve(RUN, steps=4, references=((32, 48), (64, 16)), start=True, image_strength=0.5)
         blobs = [bytes(32 * 48 * 3), bytes(range(256)) * (64 * 16 * 3 // 256), bytes(64 * 64 * 3)]
@@ -138,9 +138,9 @@ class EngineContract:
         assert isinstance(frames[-1].event, RunDone)
         steps = [(frame.event.step, frame.event.steps) for frame in frames if isinstance(frame.event, StepDone)]
         assert steps == [(1, 2), (2, 2)]
-        assert [len(pixels) for pixels in pictures(frames)] == [64 * 64 * 3]
+        assert [len(pixels) for pixels in rgb_images(frames)] == [64 * 64 * 3]
 
-    async def test_run_without_the_pictures_it_names_fails_and_leaves_the_engine_free(
+    async def test_run_without_the_images_it_names_fails_and_leaves_the_engine_free(
         self, engine: Engine, good: Load
     ) -> None:
         await load(engine, good)
@@ -171,21 +171,21 @@ class EngineContract:
         assert isinstance(await load(engine, good), Loaded)
         first = await run(engine, RUN)
         second = await run(engine, attrs.evolve(RUN, attempt=2, model="second"))
-        assert pictures(first) == pictures(second)
+        assert rgb_images(first) == rgb_images(second)
 
         await engine.send(Unload(model="demo"))
         await until(engine, Unloaded)
         assert isinstance((await run(engine, attrs.evolve(RUN, attempt=3)))[-1].event, RunFailed)
         last = await run(engine, attrs.evolve(RUN, attempt=4, model="second"))
-        assert pictures(last) == pictures(first)
+        assert rgb_images(last) == rgb_images(first)
 
-    async def test_staged_model_paints_the_same(self, engine: Engine, good: Load) -> None:
+    async def test_staged_model_generates_the_same(self, engine: Engine, good: Load) -> None:
         await load(engine, good)
-        whole = pictures(await run(engine, RUN))
-        await load(engine, attrs.evolve(good, model="staged", staged=True))
+        whole = rgb_images(await run(engine, RUN))
+        await load(engine, attrs.evolve(good, model="staged", component_offload=True))
         for attempt, low_ram in enumerate((True, True, False, True), start=2):
             frames = await run(engine, attrs.evolve(RUN, attempt=attempt, model="staged", low_ram=low_ram))
-            assert pictures(frames) == whole
+            assert rgb_images(frames) == whole
 
     async def test_run_without_the_model_fails_and_leaves_the_engine_free(self, engine: Engine, good: Load) -> None:
         frames = await run(engine, RUN)
@@ -202,16 +202,16 @@ class EngineContract:
         self, engine: Engine, good: Load
     ) -> None:
         await load(engine, good)
-        fresh = pictures(await run(engine, RUN))
+        fresh = rgb_images(await run(engine, RUN))
 
         await engine.send(attrs.evolve(RUN, attempt=2, steps=200, seeds=(7, 8, 9)))
         await until(engine, StepDone)
         await engine.send(Cancel(attempt=2))
         rest = await until(engine, RunDone, RunFailed, RunStopped)
         assert isinstance(rest[-1].event, RunStopped)
-        assert not pictures(rest)
+        assert not rgb_images(rest)
 
-        assert pictures(await run(engine, attrs.evolve(RUN, attempt=3))) == fresh
+        assert rgb_images(await run(engine, attrs.evolve(RUN, attempt=3))) == fresh
 
     async def test_cancel_of_another_attempt_changes_nothing(self, engine: Engine, good: Load) -> None:
         await load(engine, good)

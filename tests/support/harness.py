@@ -20,7 +20,7 @@ from mflux_api.storage.checkpoints import EMBEDDED
 from mflux_api.supervisor import Started
 from tests.support.scripted_engine import Script
 
-PATIENCE = 15.0
+DEADLINE_SECONDS = 15.0
 """Deadline of what is expected to happen at once."""
 
 REQUEST = GenerateRequest(prompt="a red house", model="demo", seed=5, width=64, height=64, steps=2, guidance=1.0)
@@ -46,14 +46,14 @@ class Bench:
     async def lease(self) -> m.Lease:
         return m.Lease(id=1, model="demo", incarnation=(await self.load()).incarnation, load_seconds=0.5)
 
-    async def paint(self, lease: m.Lease | None = None, request: GenerateRequest = REQUEST) -> Timings:
-        """Paint, following the events; the message's attempt is ``self.attempts``."""
+    async def generate(self, lease: m.Lease | None = None, request: GenerateRequest = REQUEST) -> Timings:
+        """Generate, following the events; the message's attempt is ``self.attempts``."""
         lease = lease or await self.lease()
         send, receive = trio.open_memory_channel[m.RunEvent](10_000)
         self.attempts += 1
         self.events.clear()
         try:
-            return await self.to.ask(m.Paint(lease=lease, request=request, attempt=self.attempts, events=send))
+            return await self.to.ask(m.Run(lease=lease, request=request, attempt=self.attempts, events=send))
         finally:
             while True:
                 try:
@@ -68,7 +68,7 @@ class Bench:
         """What the scheduler was told of the engine's health since the last call."""
         told: list[bool] = []
         while self.health.queued():
-            self.health._bell_out.receive_nowait()
+            self.health._wakeups.receive_nowait()
             message = self.health._control_out.receive_nowait()
             assert isinstance(message, m.EngineHealth)
             told.append(message.degraded)
@@ -113,7 +113,7 @@ async def scripted_service(
 ) -> AsyncIterator[Service]:
     """A service over scripted engines in real time; when the block ends nothing of it is left."""
     before = trio.lowlevel.current_statistics().tasks_living
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(DEADLINE_SECONDS):
         async with open_service(settings(folder, keep=keep, **scheduler), start_engine=script.start) as service:
             yield service
     assert script.alive == 0
@@ -165,8 +165,8 @@ def rgb(image: StoredImage) -> bytes:
     """The pixels of an image on disk."""
     from PIL import Image
 
-    with Image.open(image.path) as picture:
-        return picture.tobytes()
+    with Image.open(image.path) as rgb_image:
+        return rgb_image.tobytes()
 
 
 def seeds_run(script: Script) -> list[int]:

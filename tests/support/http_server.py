@@ -14,7 +14,7 @@ from quart_trio import QuartTrio
 from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.server import DEFAULT_OPTIONS, ServerOptions, open_sockets, serve
 
-PATIENCE = 10.0
+DEADLINE_SECONDS = 10.0
 """Deadline of anything which is expected to happen at once: only a failure waits so long."""
 
 
@@ -63,7 +63,7 @@ class Client:
     async def answer(self) -> tuple[int, bytes]:
         """The next whole response: status and body. Raises h11.RemoteProtocolError if it is cut short."""
         status, body = 0, bytearray()
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             while True:
                 event = self.http.next_event()
                 if event is h11.NEED_DATA:
@@ -87,7 +87,7 @@ class Client:
     async def end_of_file(self) -> bytes:
         """Everything until the server closes."""
         data = bytearray()
-        with trio.fail_after(PATIENCE):
+        with trio.fail_after(DEADLINE_SECONDS):
             async for some in self.stream:
                 data += some
         return bytes(data)

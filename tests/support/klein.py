@@ -12,7 +12,7 @@ from mflux_api.engine.demo.byte_tokenizer import VOCABULARY_SIZE
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.decoding import decode_mode
 from mflux_api.engine.sampling.pipeline import Event, ImageEvent, Pipeline, PipelineRequest
-from mflux_api.engine.sampling.references import Picture
+from mflux_api.images.rgb import RGBImage
 from tests.support.shapes import STOCK
 
 Pixels = npt.NDArray[np.uint8]
@@ -23,8 +23,8 @@ def never() -> bool:
     return False
 
 
-def paint(pipeline: Pipeline, request: PipelineRequest) -> list[Pixels]:
-    """Every picture of a pass."""
+def generate(pipeline: Pipeline, request: PipelineRequest) -> list[Pixels]:
+    """Every image of a pass."""
     return [event.pixels for event in pipeline.run(request, never) if isinstance(event, ImageEvent)]
 
 
@@ -34,7 +34,7 @@ def consume(run: Iterator[Event], seen: list[Event]) -> None:
 
 
 def distance(one: Pixels, other: Pixels) -> int:
-    """The largest difference of two pictures in levels of 255."""
+    """The largest difference of two images in levels of 255."""
     return int(np.abs(one.astype(np.int16) - other).max())
 
 
@@ -72,8 +72,8 @@ def klein_config(*, kv_cache: bool = False) -> ModelConfig:
     )
 
 
-def paint_stock(stock: Any, request: PipelineRequest, device: Device, images: list[Path] | None = None) -> Pixels:
-    """The picture of stock mflux: ``Flux2Klein``, or ``Flux2KleinEdit`` where there are reference ``images``."""
+def generate_stock(stock: Any, request: PipelineRequest, device: Device, images: list[Path] | None = None) -> Pixels:
+    """The image of stock mflux: ``Flux2Klein``, or ``Flux2KleinEdit`` where there are reference ``images``."""
     stock.vae.decode_mode = decode_mode(device, request.width, request.height, request.low_ram)
     image = stock.generate_image(
         seed=request.seeds[0],
@@ -87,15 +87,15 @@ def paint_stock(stock: Any, request: PipelineRequest, device: Device, images: li
     return np.asarray(image.convert("RGB"))
 
 
-def picture(width: int, height: int, seed: int = 0) -> Picture:
-    """A picture with large shapes and some noise, another one for each seed."""
+def rgb_image(width: int, height: int, seed: int = 0) -> RGBImage:
+    """An image with large shapes and some noise, another one for each seed."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width] / max(width, height)
     waves = [np.sin(random.uniform(2, 9) * rows + random.uniform(2, 9) * columns + seed) for _ in range(3)]
     levels = 127.5 + 110 * np.stack(waves, axis=-1) + random.normal(0, 8, (height, width, 3))
-    return Picture(width, height, np.clip(levels, 0, 255).astype(np.uint8).tobytes())
+    return RGBImage(width, height, np.clip(levels, 0, 255).astype(np.uint8).tobytes())
 
 
-def pixels_of(picture: Picture) -> Pixels:
-    """The picture as an array (height, width, 3)."""
-    return np.frombuffer(picture.rgb, np.uint8).reshape(picture.height, picture.width, 3)
+def pixels_of(image: RGBImage) -> Pixels:
+    """The image as an array (height, width, 3)."""
+    return np.frombuffer(image.rgb, np.uint8).reshape(image.height, image.width, 3)

@@ -1,4 +1,4 @@
-"""One file per promise of docs/guarantees.md: short forms in CI, the long ones by ``pytest tests/guarantees --full``."""
+"""How a long form tells its figures."""
 
 
 def report(line: str) -> None:

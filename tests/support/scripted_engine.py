@@ -19,10 +19,10 @@ import trio
 
 from mflux_api.engine.interface import EngineDied, Received
 from mflux_api.engine.protocol import (
-    Beat,
     Cancel,
     Command,
     Event,
+    Heartbeat,
     ImageDone,
     Load,
     Loaded,
@@ -80,7 +80,7 @@ Action = Crash | Hang | Hold | Fail
 
 
 def pixels(seed: int, width: int, height: int) -> bytes:
-    """What every scripted engine paints for a seed."""
+    """What every scripted engine generates for a seed."""
     return random.Random(seed).randbytes(width * height * 3)
 
 
@@ -215,7 +215,7 @@ class ScriptedEngine:
     async def work(self, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Follow commands until the end."""
         with self._scope:
-            self.say(Beat(active_bytes=1, peak_bytes=2, free_bytes=self._script.free_bytes))
+            self.say(Heartbeat(active_bytes=1, peak_bytes=2, free_bytes=self._script.free_bytes))
             task_status.started()
             async for command, blobs in self._commands:
                 match command:
@@ -245,7 +245,7 @@ class ScriptedEngine:
         try:
             if len(blobs) != len(command.references) + command.start:
                 raise _Failed("GENERATION_FAILED")
-            await self._paint(command)
+            await self._generate(command)
         except _Stopped:
             self.say(RunStopped(attempt=command.attempt))
         except _Failed as failed:
@@ -254,7 +254,7 @@ class ScriptedEngine:
             self._running = None
             self._cancelled.discard(command.attempt)
 
-    async def _paint(self, command: Run) -> None:
+    async def _generate(self, command: Run) -> None:
         if command.model not in self._models:
             raise _Failed("GENERATION_FAILED")
         await self._reach("run", command)

@@ -1,4 +1,4 @@
-"""Contact sheets: pictures in a grid with a caption under each."""
+"""Contact sheets: images in a grid with a caption under each."""
 
 import textwrap
 
@@ -8,23 +8,23 @@ from PIL import Image, ImageDraw, ImageFont
 
 
 def contact_sheet(
-    pictures: list[npt.NDArray[np.uint8]],
+    images: list[npt.NDArray[np.uint8]],
     captions: list[str],
     columns: int,
     cell: int = 192,
     failed: list[bool] | None = None,
 ) -> Image.Image:
-    """Pictures [H, W, 3] fitted into square cells; a red frame around those that failed."""
+    """Images [H, W, 3] fitted into square cells; a red frame around those that failed."""
     font = ImageFont.load_default(size=max(10, cell // 17))
     text_height = cell // 4
-    rows = -(-len(pictures) // columns)
+    rows = -(-len(images) // columns)
     sheet = Image.new("RGB", (columns * (cell + 6), rows * (cell + text_height + 6)), "#f2f2f2")
     draw = ImageDraw.Draw(sheet)
-    for index, (pixels, caption) in enumerate(zip(pictures, captions, strict=True)):
+    for index, (pixels, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = index % columns * (cell + 6) + 3, index // columns * (cell + text_height + 6) + 3
-        picture = Image.fromarray(pixels)
-        picture.thumbnail((cell, cell))
-        sheet.paste(picture, (x, y))
+        image = Image.fromarray(pixels)
+        image.thumbnail((cell, cell))
+        sheet.paste(image, (x, y))
         if failed and failed[index]:
             draw.rectangle((x - 3, y - 3, x + cell + 2, y + cell + 2), outline="#e00000", width=4)
         lines = textwrap.wrap(caption, 34)[:3]

@@ -1,4 +1,4 @@
-"""Scenes and captions from worker processes, and pools of encoded pictures that training draws from."""
+"""Scenes and captions from worker processes, and pools of encoded images that training draws from."""
 
 import multiprocessing
 import os
@@ -86,9 +86,9 @@ class Scenes:
 
 @dataclass
 class Pool:
-    """Encoded pictures of one size with their captions: a ring that new ones overwrite.
+    """Encoded images of one size with their captions: a ring that new ones overwrite.
 
-    Painting and encoding a picture costs as much as training on it, so each is used a few times, with other noise.
+    Drawing and encoding an image costs as much as training on it, so each is used a few times, with other noise.
     """
 
     height: int
@@ -119,11 +119,11 @@ class Pool:
 def encode_new(
     scenes: Scenes, vae: Autoencoder, pool: Pool, count: int, generator: torch.Generator, part: int = 128
 ) -> None:
-    """Paint ``count`` new pictures, encode them, and put them into ``pool``."""
+    """Draw ``count`` new images, encode them, and put them into ``pool``."""
     rows, tokens = scenes.take(count)
-    pictures = render(rows, pool.height, pool.width, generator)
+    images = render(rows, pool.height, pool.width, generator)
     packed = []
-    for pixels in pictures.split(part):
+    for pixels in images.split(part):
         with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.is_cuda):
             mean, _ = vae.encode(pixels * 2 - 1)
         packed.append(vae.pack(mean))

@@ -1,4 +1,4 @@
-"""Edits from worker processes, and pools of their encoded pictures."""
+"""Edits from worker processes, and pools of their encoded images."""
 
 import multiprocessing
 import os
@@ -20,8 +20,8 @@ from training.demo.world.render import render
 
 _CHUNK = 512
 _WAIT_SECONDS = 60
-# Painting costs a call, not a picture: so many pictures of 256 x 256 at once.
-_PAINTED_AT_ONCE = 2048
+# Drawing costs a call, not an image: so many images of 256 x 256 at once.
+_DRAWN_AT_ONCE = 2048
 
 Chunk = tuple[npt.NDArray[np.int16], npt.NDArray[np.int64], npt.NDArray[np.int16]]
 
@@ -101,10 +101,10 @@ class EditSize:
     shares: tuple[float, float, float]
 
     @property
-    def painted_at_once(self) -> int:
-        """How many edits are painted together."""
+    def drawn_at_once(self) -> int:
+        """How many edits are drawn together."""
         pixels = sum(height * width for height, width in (*self.references, self.target))
-        return min(self.capacity, max(self.batch, _PAINTED_AT_ONCE * 256 * 256 // pixels))
+        return min(self.capacity, max(self.batch, _DRAWN_AT_ONCE * 256 * 256 // pixels))
 
 
 @dataclass
@@ -142,14 +142,14 @@ class EditPool:
 def encode_edits(
     edits: Edits, vae: Autoencoder, pool: EditPool, count: int, generator: torch.Generator, part: int = 128
 ) -> None:
-    """Paint ``count`` new edits, encode their pictures, and put them into ``pool``."""
+    """Draw ``count`` new edits, encode their images, and put them into ``pool``."""
     rows, seeds, tokens = edits.take(count)
     sizes = (*pool.size.references, pool.size.target)
     packed: list[Tensor] = [torch.empty(0)] * len(sizes)
     for height, width in set(sizes):
-        # Pictures of one size are painted in one call.
+        # Images of one size are drawn in one call.
         members = [number for number, size in enumerate(sizes) if size == (height, width)]
-        pictures = render(
+        images = render(
             torch.cat([rows[:, number] for number in members]),
             height,
             width,
@@ -157,7 +157,7 @@ def encode_edits(
             torch.cat([seeds[:, number] for number in members]),
         )
         encoded = []
-        for pixels in pictures.split(part):
+        for pixels in images.split(part):
             with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.is_cuda):
                 mean, _ = vae.encode(pixels * 2 - 1)
             encoded.append(vae.pack(mean))

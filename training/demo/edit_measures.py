@@ -11,7 +11,7 @@ from training.demo.measures import Check, Verdict, judge
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-# Chosen on painted pairs (tests/semantic/test_edit_measures.py), before the last training run.
+# Chosen on drawn pairs (tests/semantic/test_edit_measures.py), before the last training run.
 LEAST_LAYOUT = 0.35
 _GRID = 48
 
@@ -25,9 +25,9 @@ class _Case(Protocol):
 
 
 def layout(before: Pixels, after: Pixels) -> float:
-    """How much the shapes of two pictures of one size coincide, -1..1.
+    """How much the shapes of two images of one size coincide, -1..1.
 
-    The correlation of where brightness changes at low frequencies: day and night, paper and paint have other
+    The correlation of where brightness changes at low frequencies: day and night, paper and draw have other
     brightness, but their skylines and shores run in the same places.
     """
     one, other = _outline(before), _outline(after)
@@ -64,7 +64,7 @@ def _blurred(values: Floats) -> Floats:
 
 
 def change(before: Pixels, after: Pixels) -> float:
-    """The mean difference of two pictures of one size, 0..1."""
+    """The mean difference of two images of one size, 0..1."""
     return float(np.abs(before.astype(np.float64) - after.astype(np.float64)).mean() / 255)
 
 

@@ -6,7 +6,7 @@ RANK = 8
 
 
 def lora_layers(shape: CheckpointShape) -> dict[str, tuple[int, int]]:
-    """The adapted layers with their inputs and outputs: the picture's attention, and the single blocks."""
+    """The adapted layers with their inputs and outputs: the image's attention, and the single blocks."""
     width, mlp = shape.width, int(shape.width * shape.mlp_ratio)
     found: dict[str, tuple[int, int]] = {}
     for number in range(shape.double_blocks):

@@ -1,7 +1,7 @@
-"""What is in a picture, by simple arithmetic on its pixels; numpy only.
+"""What is in an image, by simple arithmetic on its pixels; numpy only.
 
 A check is a measure's name and its arguments: ("dark",), ("colored_thing", "red", "left"). The thresholds were
-chosen on pictures of the procedural renderer, before the last training run.
+chosen on images of the procedural renderer, before the last training run.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ class _Case(Protocol):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Which of a picture's checks fail, with the values found."""
+    """Which of an image's checks fail, with the values found."""
 
     failures: tuple[str, ...]
 
@@ -54,7 +54,7 @@ class Verdict:
 
 
 def judge(checks: Sequence[Check], pixels: Pixels) -> Verdict:
-    """Apply every check to a picture [H, W, 3]."""
+    """Apply every check to an image [H, W, 3]."""
     failures = []
     for name, *arguments in checks:
         holds, value = MEASURES[name](pixels, *arguments)
@@ -64,11 +64,11 @@ def judge(checks: Sequence[Check], pixels: Pixels) -> Verdict:
 
 
 def shuffled_rates(
-    cases: Sequence[_Case], pictures: Sequence[Pixels], offsets: int = 7
+    cases: Sequence[_Case], images: Sequence[Pixels], offsets: int = 7
 ) -> tuple[float, dict[str, float]]:
-    """How often the checks hold on the pictures of other prompts: over all, and the rate of each check.
+    """How often the checks hold on the images of other prompts: over all, and the rate of each check.
 
-    ``cases[i]`` is the case of ``pictures[i]``; a case meets ``offsets`` pictures of other prompts.
+    ``cases[i]`` is the case of ``images[i]``; a case meets ``offsets`` images of other prompts.
     """
     held, each = [], {}
     for index, case in enumerate(cases):
@@ -76,7 +76,7 @@ def shuffled_rates(
             at = (index + 1 + number * len(cases) // (offsets + 1)) % len(cases)
             if cases[at].prompt == case.prompt:
                 continue
-            verdicts = [judge([check], pictures[at]).holds for check in case.checks]
+            verdicts = [judge([check], images[at]).holds for check in case.checks]
             held.append(all(verdicts))
             for check, verdict in zip(case.checks, verdicts, strict=True):
                 each.setdefault(" ".join(check), []).append(verdict)
@@ -102,7 +102,7 @@ def _hsv(pixels: Pixels) -> tuple[Floats, Floats, Floats]:
 
 
 def color_mask(pixels: Pixels, color: str) -> npt.NDArray[np.bool_]:
-    """Where a picture has a colour."""
+    """Where an image has a colour."""
     hue, saturation, value = _hsv(pixels)
     if color == "white":
         return (saturation < 0.16) & (value > 0.72)
@@ -154,7 +154,7 @@ def gray(pixels: Pixels) -> tuple[bool, float]:
 
 
 def colorful(pixels: Pixels) -> tuple[bool, float]:
-    """Many strong hues: the number of twelfths of the colour circle with a share of the picture."""
+    """Many strong hues: the number of twelfths of the colour circle with a share of the image."""
     hue, saturation, value = _hsv(pixels)
     strong = (saturation > 0.4) & (value > 0.35)
     counts = np.histogram(hue[strong], bins=12, range=(0, 360))[0] / hue.size
@@ -186,7 +186,7 @@ def _box_blur(values: Floats, size: int) -> Floats:
 
 
 def colored_thing(pixels: Pixels, color: str, side: str) -> tuple[bool, float]:
-    """A colour is concentrated on a side: its share there over that of the picture's other parts."""
+    """A colour is concentrated on a side: its share there over that of the image's other parts."""
     mask = color_mask(pixels, color)[int(0.06 * pixels.shape[0]) :]
     width = mask.shape[1]
     start, end = (int(edge * width) for edge in _SIDES[side])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mflux_api.engine.demo.layout import CheckpointShape
 from training.demo.shape import VOCABULARY_SIZE
 
-# Between the pictures on the time axis, as in diffusers' Flux2KleinPipeline._prepare_image_ids.
+# Between the images on the time axis, as in diffusers' Flux2KleinPipeline._prepare_image_ids.
 _REFERENCE_DISTANCE = 10
 
 
@@ -264,19 +264,19 @@ def rope_of(
 ) -> Tensor:
     """Turns as complex numbers [text + rows x columns + references, head / 2].
 
-    Axis 0 is the picture (0, and 10, 20, ... for the ``references``, which are rows and columns), 1 the row, 2 the
+    Axis 0 is the image (0, and 10, 20, ... for the ``references``, which are rows and columns), 1 the row, 2 the
     column, 3 the place in the text.
     """
-    pictures = []
+    images = []
     for number, (high, wide) in enumerate(((rows, columns), *references)):
         ids = torch.zeros(high * wide, 4, dtype=torch.float64, device=device)
         ids[:, 0] = _REFERENCE_DISTANCE * number
         ids[:, 1] = torch.arange(high, device=device).repeat_interleave(wide)
         ids[:, 2] = torch.arange(wide, device=device).repeat(high)
-        pictures.append(ids)
+        images.append(ids)
     words = torch.zeros(text, 4, dtype=torch.float64, device=device)
     words[:, 3] = torch.arange(text, device=device)
-    places = torch.cat([words, *pictures])
+    places = torch.cat([words, *images])
     angles = []
     for axis, size in enumerate(axes):
         frequencies = 1.0 / (2000.0 ** (torch.arange(0, size, 2, dtype=torch.float64, device=device) / size))

@@ -1,4 +1,4 @@
-"""What a training call shows for itself: a contact sheet of the averaged weights, and how often the pictures fit."""
+"""What a training call shows for itself: a contact sheet of the averaged weights, and how often the images fit."""
 
 import copy
 import time
@@ -15,7 +15,7 @@ from tests.semantic.prompts import CASES
 from training.demo.contact import contact_sheet
 from training.demo.data import Scenes
 from training.demo.measures import judge, shuffled_rates
-from training.demo.sampler import paint
+from training.demo.sampler import draw
 from training.demo.tokenizer import PromptTokenizer
 from training.demo.trainee import Trainee
 from training.demo.vae import Autoencoder
@@ -50,9 +50,9 @@ RUNS = (
 )
 
 
-def to_pixels(pictures: Tensor) -> list[npt.NDArray[np.uint8]]:
-    """[n, 3, H, W] in 0..1 as 8-bit pictures [H, W, 3]."""
-    bytes_ = (pictures.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+def to_pixels(images: Tensor) -> list[npt.NDArray[np.uint8]]:
+    """[n, 3, H, W] in 0..1 as 8-bit images [H, W, 3]."""
+    bytes_ = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return list(bytes_)
 
 
@@ -87,7 +87,7 @@ def report(
         for start in range(0, len(prompts), 16):
             tokens = torch.from_numpy(tokenizer(prompts[start : start + 16])).long().to(device)
             found += to_pixels(
-                paint(
+                draw(
                     text,
                     transformer,
                     trainee.vae,
@@ -103,27 +103,27 @@ def report(
         return found
 
     begun = time.perf_counter()
-    pictures, captions = [], []
+    images, captions = [], []
     for height, width, steps, guidance in ((64, 64, 2, 1.0), (64, 96, 2, 4.0)) if tiny else RUNS:
-        pictures += run(list(PROMPTS), height, width, steps, guidance, 11)
+        images += run(list(PROMPTS), height, width, steps, guidance, 11)
         captions += [f"{width}x{height}, {steps} steps: {prompt}" for prompt in PROMPTS]
-    contact_sheet(pictures, captions, 8, 224).save(out / f"{stage}-sheet.webp", quality=88)
+    contact_sheet(images, captions, 8, 224).save(out / f"{stage}-sheet.webp", quality=88)
     log(f"sheet in {time.perf_counter() - begun:.0f} s")
     side = 64 if tiny else 256
     seeds = (1,) if tiny else (1, 2)
     cases = [case for case in CASES for _ in seeds]
-    painted: list[npt.NDArray[np.uint8]] = []
+    drawn: list[npt.NDArray[np.uint8]] = []
     by_seed = [run([case.prompt for case in CASES], side, side, 4, 1.0, 100 * seed) for seed in seeds]
     for group in zip(*by_seed, strict=True):
-        painted += group
-    verdicts = [judge(case.checks, picture) for case, picture in zip(cases, painted, strict=True)]
+        drawn += group
+    verdicts = [judge(case.checks, image) for case, image in zip(cases, drawn, strict=True)]
     failed = [not verdict.holds for verdict in verdicts]
     labels = [
         case.prompt + (f" [{verdict}]" if not verdict.holds else "")
         for case, verdict in zip(cases, verdicts, strict=True)
     ]
-    contact_sheet(painted, labels, 12, 160, failed).save(out / f"{stage}-measures.webp", quality=85)
-    rate, each = shuffled_rates(cases, painted)
+    contact_sheet(drawn, labels, 12, 160, failed).save(out / f"{stage}-measures.webp", quality=85)
+    rate, each = shuffled_rates(cases, drawn)
     held = 1 - sum(failed) / len(failed)
     log(f"measures hold in {held:.1%}, on shuffled prompts in {rate:.1%}")
     return {
@@ -136,8 +136,8 @@ def report(
 
 def _show_vae(vae: Autoencoder, out: Path, scenes: Scenes, generator: torch.Generator, tiny: bool) -> None:
     side = 64 if tiny else 256
-    pictures = render(scenes.take(16)[0], side, side, generator)
+    images = render(scenes.take(16)[0], side, side, generator)
     with torch.no_grad():
-        again = vae.decode(vae.encode(pictures * 2 - 1)[0]) / 2 + 0.5
-    both = [picture for pair in zip(to_pixels(pictures), to_pixels(again), strict=True) for picture in pair]
-    contact_sheet(both, ["painted", "decoded"] * 16, 8, 224).save(out / "vae-sheet.webp", quality=90)
+        again = vae.decode(vae.encode(images * 2 - 1)[0]) / 2 + 0.5
+    both = [image for pair in zip(to_pixels(images), to_pixels(again), strict=True) for image in pair]
+    contact_sheet(both, ["drawn", "decoded"] * 16, 8, 224).save(out / "vae-sheet.webp", quality=90)

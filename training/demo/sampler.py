@@ -30,7 +30,7 @@ def schedule(tokens: int, steps: int) -> list[float]:
 
 @dataclass(frozen=True)
 class Reference:
-    """Pictures that the new ones are made from, encoded without chance."""
+    """Images that the new ones are made from, encoded without chance."""
 
     latents: Tensor
     """[1 or n, rows x columns, 128], packed."""
@@ -39,10 +39,10 @@ class Reference:
 
 
 @torch.no_grad()
-def encode_reference(vae: Autoencoder, pictures: Tensor) -> Reference:
-    """Pictures [n, 3, height, width] in 0..1, whose sides are multiples of 16, as a reference."""
-    mean, _ = vae.encode(pictures * 2 - 1)
-    return Reference(vae.pack(mean), pictures.shape[2] // 16, pictures.shape[3] // 16)
+def encode_reference(vae: Autoencoder, images: Tensor) -> Reference:
+    """Images [n, 3, height, width] in 0..1, whose sides are multiples of 16, as a reference."""
+    mean, _ = vae.encode(images * 2 - 1)
+    return Reference(vae.pack(mean), images.shape[2] // 16, images.shape[3] // 16)
 
 
 @torch.no_grad()
@@ -79,7 +79,7 @@ def denoise(
 
 
 @torch.no_grad()
-def paint(
+def draw(
     text_encoder: TextEncoder,
     transformer: Transformer,
     vae: Autoencoder,
@@ -93,7 +93,7 @@ def paint(
     negative: Tensor | None = None,
     references: Sequence[Reference] = (),
 ) -> Tensor:
-    """Pictures [n, 3, height, width] in 0..1 of token rows; each reference is one for all, or one a row."""
+    """Images [n, 3, height, width] in 0..1 of token rows; each reference is one for all, or one a row."""
     device, rows, columns = tokens.device, height // 16, width // 16
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(tokens.shape[0], rows * columns, 128, generator=generator).to(device)
@@ -103,5 +103,5 @@ def paint(
     latents = denoise(
         transformer, text, noise, rows, columns, sigmas, guidance=guidance, negative=against, references=references
     )
-    pictures = [vae.decode(part).float() for part in vae.unpack(latents, rows, columns).split(16)]
-    return (torch.cat(pictures) / 2 + 0.5).clamp(0, 1)
+    images = [vae.decode(part).float() for part in vae.unpack(latents, rows, columns).split(16)]
+    return (torch.cat(images) / 2 + 0.5).clamp(0, 1)

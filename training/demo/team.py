@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Team:
     """What the processes agree on; alone, everything stays as it is.
 
-    Each member draws its own pictures and noise. All of them take the same sizes in the same order and the mean of
+    Each member draws its own images and noise. All of them take the same sizes in the same order and the mean of
     their gradients, so that their weights stay equal.
     """
 

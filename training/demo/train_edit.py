@@ -1,4 +1,4 @@
-"""The stage that teaches editing, and then both, painting and editing, in four steps.
+"""The stage that teaches editing, and then both, drawing and editing, in four steps.
 
 References are fed as diffusers' Flux2KleinPipeline and mflux's Flux2KleinEdit feed them: clean packed latents behind
 the noised ones, told apart by the first axis of their positions; only the noised ones' velocity counts.
@@ -6,7 +6,7 @@ the noised ones, told apart by the first axis of their positions; only the noise
 Text alone, one reference and two are learnt side by side: as a plain flow first, then, from the averaged weights, in
 leaps. That is progressive distillation (arXiv:2202.00512) with guidance in the teacher (arXiv:2210.03142), which sees
 the same references: nothing but the flow itself teaches the fine steps, and one that only knows four steps leaps from
-sigma 0.7 to a mean of pictures, which is soft.
+sigma 0.7 to a mean of images, which is soft.
 """
 
 import math
@@ -103,7 +103,7 @@ def shipped(trainee: Trainee) -> Models:
 
 @dataclass(frozen=True)
 class _Batch:
-    """What a step learns from: references (none for text alone) and the clean picture, packed, with token rows."""
+    """What a step learns from: references (none for text alone) and the clean image, packed, with token rows."""
 
     size: Size | EditSize
     references: list[Tensor]
@@ -116,7 +116,7 @@ class _Batch:
 
 
 def plain_loss(models: Models, batch: _Batch) -> Tensor:
-    """The squared error of the velocity from a picture to noise."""
+    """The squared error of the velocity from an image to noise."""
     sigma = draw_sigmas(batch.clean.shape[0], batch.clean.shape[1], batch.clean.device)
     latents, noise = noised(batch.clean, sigma)
     return functional.mse_loss(batch.velocity(models, latents, sigma), noise - batch.clean)
@@ -151,7 +151,7 @@ def _sources(
 
     def edit_source(sizes: tuple[EditSize, ...], edits: Edits) -> Source:
         def fill(size: EditSize, pool: EditPool) -> None:
-            encode_edits(edits, trainee.vae, pool, size.painted_at_once, generator)
+            encode_edits(edits, trainee.vae, pool, size.drawn_at_once, generator)
 
         return Source(sizes, [EditPool(size) for size in sizes], fill, _FRESH_EDITS)
 
@@ -183,7 +183,7 @@ def train_edit(
     empty = torch.from_numpy(PromptTokenizer()([""])).long().to(device)
     team.wait()
     timer = clock(run.spent)
-    # The same for all members, so that nobody waits for another's larger pictures.
+    # The same for all members, so that nobody waits for another's larger images.
     chooser = torch.Generator().manual_seed(run.step + 1)
     weights = torch.tensor([_TEXT_SHARE, _ONE_SHARE, 1 - _TEXT_SHARE - _ONE_SHARE])
     losses, counts = torch.zeros(3, device=device), [0, 0, 0]

@@ -20,7 +20,7 @@ from training.demo.trainee import Size, Trainee, keep, velocity
 
 _PEAK_RATE = 1.0e-3
 _PEAK_MATRIX_RATE = 3.0e-3
-# New pictures a step, as a share of the batch: each is used some twenty times, with other noise.
+# New images a step, as a share of the batch: each is used some twenty times, with other noise.
 _FRESH = 0.045
 
 SIZES = (
@@ -62,7 +62,7 @@ def _schedule_points(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]
 
 
 def flow_loss(trainee: Trainee, size: Size, clean: Tensor, tokens: Tensor) -> Tensor:
-    """The squared error of the velocity from a picture to noise."""
+    """The squared error of the velocity from an image to noise."""
     sigma = draw_sigmas(clean.shape[0], clean.shape[1], clean.device)
     latents, noise = noised(clean, sigma)
     return functional.mse_loss(velocity(trainee.models, size, latents, tokens, sigma), noise - clean)
@@ -85,7 +85,7 @@ def train_flow(
     spent = trainee.spent
     timer = clock(spent)
     chooser = torch.Generator().manual_seed(trainee.step + 1)
-    pictures, mean_loss, logged, saved, first = (
+    images, mean_loss, logged, saved, first = (
         0,
         torch.zeros((), device=device),
         timer.spent,
@@ -102,7 +102,7 @@ def train_flow(
         norm = torch.nn.utils.clip_grad_norm_(trainee.optimizer.parameters, 1.0)
         trainee.optimizer.step(rate * _PEAK_RATE, rate * _PEAK_MATRIX_RATE)
         trainee.average.update()
-        trainee.step, pictures = trainee.step + 1, pictures + size.batch
+        trainee.step, images = trainee.step + 1, images + size.batch
         done = trainee.step - first
         mean_loss = mean_loss * 0.98 + loss.detach() * 0.02
         if done % 10 == 0:
@@ -110,11 +110,11 @@ def train_flow(
                 torch.cuda.synchronize()
             timer.tick()
             if timer.spent - logged > 15 or tiny:
-                speed = pictures / max(timer.spent - spent, 1e-3)
+                speed = images / max(timer.spent - spent, 1e-3)
                 loss_now = float(mean_loss) / (1 - 0.98**done)
                 log(
                     f"flow step {trainee.step} {timer.spent:.0f} s, "
-                    f"{speed:.0f} pictures/s, loss {loss_now:.4f}, norm {float(norm):.2f}, rate {rate:.2f}"
+                    f"{speed:.0f} images/s, loss {loss_now:.4f}, norm {float(norm):.2f}, rate {rate:.2f}"
                 )
                 logged = timer.spent
             if timer.spent - saved > 60:

@@ -1,6 +1,6 @@
 """The stage that makes the example LoRA: the ink look, without the prompt asking for it.
 
-The frozen model teaches: with the LoRA and the plain caption, a picture's velocity shall be what the frozen model finds
+The frozen model teaches: with the LoRA and the plain caption, an image's velocity shall be what the frozen model finds
 when the caption does name the look. So the LoRA works in as few steps as the model does. At a part of its scale it
 learns that part of the way, so that scales between 0 and 1 lie between the looks.
 """
@@ -27,7 +27,7 @@ from training.demo.lora_keys import RANK, lora_layers
 from training.demo.measures import MEASURES
 from training.demo.models import Transformer
 from training.demo.report import to_pixels
-from training.demo.sampler import paint
+from training.demo.sampler import draw_image
 from training.demo.state import Clock
 from training.demo.tokenizer import PromptTokenizer
 from training.demo.trainee import Size, velocity
@@ -37,7 +37,7 @@ from training.demo.world.render import render
 LOOK = "ink"
 FILE = f"demo-{LOOK}.safetensors"
 _RATE = 2.0e-3
-# Of pictures that have the look; the others are met on the way, at small scales.
+# Of images that have the look; the others are met on the way, at small scales.
 _LOOKING = 0.75
 _FULL_SCALE = 0.6
 _ON_SCHEDULE = 0.7
@@ -120,8 +120,8 @@ class Lora:
 
 
 @dataclass
-class _Pictures:
-    """Encoded pictures of one size, each with a caption that says nothing of the look, and with one that names it."""
+class _Images:
+    """Encoded images of one size, each with a caption that says nothing of the look, and with one that names it."""
 
     size: Size
     latents: Tensor = field(default_factory=lambda: torch.empty(0))
@@ -135,9 +135,9 @@ class _Pictures:
 
 
 @torch.no_grad()
-def _painted(
+def _drawn(
     size: Size, vae: Autoencoder, chance: random.Random, tokenizer: PromptTokenizer, generator: torch.Generator
-) -> _Pictures:
+) -> _Images:
     rows, plain, styled = [], [], []
     while len(rows) < size.capacity:
         scene, caption = sample(chance)
@@ -146,31 +146,31 @@ def _painted(
             plain.append(caption)
             styled.append(f"{caption.rstrip(' .,!')}, {chance.choice(words.STYLES[LOOK])}")
     device = generator.device
-    pictures = _Pictures(size)
-    pictures.plain, pictures.styled = (
+    images = _Images(size)
+    images.plain, images.styled = (
         torch.from_numpy(tokenizer(captions)).long().to(device) for captions in (plain, styled)
     )
     packed = []
-    for part in torch.tensor(rows, device=device).split(min(size.painted_at_once, 1024)):
+    for part in torch.tensor(rows, device=device).split(min(size.drawn_at_once, 1024)):
         for pixels in render(part, size.height, size.width, generator).split(128):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 mean, _ = vae.encode(pixels * 2 - 1)
             packed.append(vae.pack(mean).to(torch.bfloat16))
-    pictures.latents = torch.cat(packed)
-    return pictures
+    images.latents = torch.cat(packed)
+    return images
 
 
-def _loss(lora: Lora, models: Models, pictures: _Pictures, scale: float) -> Tensor:
-    clean, plain, styled = pictures.draw()
+def _loss(lora: Lora, models: Models, images: _Images, scale: float) -> Tensor:
+    clean, plain, styled = images.draw()
     sigma, _ = leap_sigmas(clean.shape[0], clean.shape[1], _ON_SCHEDULE, clean.device)
     latents, _ = noised(clean, sigma)
     with torch.no_grad(), lora.at(0.0):
-        target = velocity(models, pictures.size, latents, styled, sigma)
+        target = velocity(models, images.size, latents, styled, sigma)
         if scale < 1:
-            unstyled = velocity(models, pictures.size, latents, plain, sigma)
+            unstyled = velocity(models, images.size, latents, plain, sigma)
             target = unstyled + scale * (target - unstyled)
     with lora.at(scale):
-        return functional.mse_loss(velocity(models, pictures.size, latents, plain, sigma), target)
+        return functional.mse_loss(velocity(models, images.size, latents, plain, sigma), target)
 
 
 def train_lora(
@@ -190,8 +190,8 @@ def train_lora(
         model.requires_grad_(False)
     lora = Lora(models[1], shape)
     chance, tokenizer = random.Random(seed), PromptTokenizer()
-    pools = [_painted(size, vae, chance, tokenizer, generator) for size in (_TINY_SIZES if tiny else _SIZES)]
-    log(f"lora: {sum(p.numel() for p in lora.parameters) / 1e3:.0f} k parameters, pictures are painted")
+    pools = [_drawn(size, vae, chance, tokenizer, generator) for size in (_TINY_SIZES if tiny else _SIZES)]
+    log(f"lora: {sum(p.numel() for p in lora.parameters) / 1e3:.0f} k parameters, images are drawn")
     optimizer = torch.optim.AdamW(lora.parameters, lr=_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     timer = clock(0.0)
     step, mean_loss, logged = 0, torch.zeros((), device=device), 0.0
@@ -229,14 +229,14 @@ def report_lora(lora: Lora, models: Models, vae: Autoencoder, out: Path, *, tiny
             parameter.copy_(parameter.to(torch.bfloat16).float())
     device = next(vae.parameters()).device
     tokens = torch.from_numpy(PromptTokenizer()(list(_PROMPTS))).long().to(device)
-    pictures, captions, means = [], [], {}
+    images, captions, means = [], [], {}
     for height, width in ((64, 64),) if tiny else ((256, 256), (256, 384), (512, 512)):
         for scale in _SCALES:
             with lora.at(scale):
-                painted = to_pixels(paint(*models, vae, tokens, height, width, seed=7))
-            pictures += painted
+                drawn = to_pixels(draw_image(*models, vae, tokens, height, width, seed=7))
+            images += drawn
             captions += [f"{width}x{height}, scale {scale}: {prompt}" for prompt in _PROMPTS]
-            values = [MEASURES[LOOK](picture)[1] for picture in painted]
+            values = [MEASURES[LOOK](image)[1] for image in drawn]
             means[f"{width}x{height} at {scale}"] = round(sum(values) / len(values), 3)
-    contact_sheet(pictures, captions, len(_PROMPTS), 192).save(out / "lora-sheet.webp", quality=88)
+    contact_sheet(images, captions, len(_PROMPTS), 192).save(out / "lora-sheet.webp", quality=88)
     return {f"mean_{LOOK}": means}

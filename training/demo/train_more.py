@@ -1,4 +1,4 @@
-"""The stages after the model can paint: editing, and an example LoRA. In calls of limited time, as ``train``'s.
+"""The stages after the model can draw: editing, and an example LoRA. In calls of limited time, as ``train``'s.
 
     python -m training.demo.train_more --stage edit --minutes 22.8 --plan 22.8 --state /tmp/demo-train --out out
     python -m training.demo.train_more --stage lora --minutes 0.8 --plan 0.8 --state /tmp/demo-train --out out

@@ -1,4 +1,4 @@
-"""The autoencoder's training: painted pictures in and out, through 32 channels at an eighth of the size."""
+"""The autoencoder's training: drawn images in and out, through 32 channels at an eighth of the size."""
 
 import copy
 import math
@@ -21,14 +21,14 @@ from training.demo.world.render import render
 _PEAK_RATE = 1.2e-3
 _KL_WEIGHT = 1e-4
 _AVERAGED_STEPS = 500
-# Painting has a high cost a call and a low one a picture.
-_PAINTED_AT_ONCE = 512
+# Drawing has a high cost a call and a low one an image.
+_DRAWN_AT_ONCE = 512
 _RENEW_EVERY = 1500
 
 
 @dataclass(frozen=True)
 class _View:
-    """What a step sees: pictures of a size, or crops of them; many small steps teach more than few large ones."""
+    """What a step sees: images of a size, or crops of them; many small steps teach more than few large ones."""
 
     height: int
     width: int
@@ -139,15 +139,15 @@ def train_vae(
     pools: dict[tuple[int, int], Tensor] = {}
     for view in views:
         if (view.height, view.width) not in pools:
-            pools[view.height, view.width] = _paint(scenes, view.height, view.width, view.kept, generator)
-    log(f"painted {sum(len(pool) for pool in pools.values())} pictures")
+            pools[view.height, view.width] = _draw_image(scenes, view.height, view.width, view.kept, generator)
+    log(f"drawn {sum(len(pool) for pool in pools.values())} images")
     replayed = Replayed(learner.step, graphed=graphed and device.type == "cuda")
     timer = clock(spent)
     logged, first, begun = timer.spent, number, timer.spent
     while not timer.over:
         if (number + 1) % _RENEW_EVERY == 0:
             height, width, kept = views[0].height, views[0].width, views[0].kept
-            fresh = _paint(scenes, height, width, min(_PAINTED_AT_ONCE, kept), generator)
+            fresh = _draw_image(scenes, height, width, min(_DRAWN_AT_ONCE, kept), generator)
             pools[height, width] = torch.cat([pools[height, width][len(fresh) :], fresh])
         late = int(timer.progress > 2 / 3)
         view = views[int(torch.multinomial(torch.tensor([v.shares[late] for v in views]), 1, generator=chooser))]
@@ -181,16 +181,16 @@ def train_vae(
 
 
 @torch.no_grad()
-def _paint(scenes: Scenes, height: int, width: int, count: int, generator: torch.Generator) -> Tensor:
-    """New pictures as bytes."""
-    part = max(1, _PAINTED_AT_ONCE * 256 * 256 // (height * width))
+def _draw_image(scenes: Scenes, height: int, width: int, count: int, generator: torch.Generator) -> Tensor:
+    """New images as bytes."""
+    part = max(1, _DRAWN_AT_ONCE * 256 * 256 // (height * width))
     rows = scenes.take(count)[0]
-    painted = [(render(some, height, width, generator) * 255).round().to(torch.uint8) for some in rows.split(part)]
-    return torch.cat(painted)
+    drawn = [(render(some, height, width, generator) * 255).round().to(torch.uint8) for some in rows.split(part)]
+    return torch.cat(drawn)
 
 
 def _draw(pool: Tensor, count: int, crop: int, chooser: torch.Generator) -> Tensor:
-    """Pictures of a pool in -1..1, or crops of them, two places for each batch."""
+    """Images of a pool in -1..1, or crops of them, two places for each batch."""
     chosen = torch.randint(len(pool), (count,), generator=chooser).to(pool.device)
     if not crop:
         return pool[chosen].float() / 127.5 - 1
@@ -204,7 +204,7 @@ def _draw(pool: Tensor, count: int, crop: int, chooser: torch.Generator) -> Tens
 
 @torch.no_grad()
 def _measure_latents(learner: _Learner, scenes: Scenes, generator: torch.Generator, views: tuple[_View, ...]) -> None:
-    """Mean and variance of the patched latents over many pictures: what normalises them from now on."""
+    """Mean and variance of the patched latents over many images: what normalises them from now on."""
     worker, device = learner.exported(), learner.device
     sums, squares, count = torch.zeros(128, device=device), torch.zeros(128, device=device), 0
     for number in range(16):

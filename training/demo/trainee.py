@@ -15,7 +15,7 @@ from training.demo.vae import Autoencoder
 
 @dataclass(frozen=True)
 class Size:
-    """A picture size with its pictures a step, its pool, and its share of the steps early, in the middle and late."""
+    """An image size with its images a step, its pool, and its share of the steps early, in the middle and late."""
 
     height: int
     width: int
@@ -24,8 +24,8 @@ class Size:
     shares: tuple[float, float, float]
 
     @property
-    def painted_at_once(self) -> int:
-        """Painting has a high cost a call and a low one a picture, so it is done for many pictures together."""
+    def drawn_at_once(self) -> int:
+        """Drawing has a high cost a call and a low one an image, so it is done for many images together."""
         return min(self.capacity, max(self.batch, 2048 * 256 * 256 // (self.height * self.width)), 4096)
 
 

@@ -125,7 +125,7 @@ class _Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """AutoencoderKLFlux2: pictures in -1..1 to 32 channels at an eighth of the size, and back."""
+    """AutoencoderKLFlux2: images in -1..1 to 32 channels at an eighth of the size, and back."""
 
     def __init__(self, shape: CheckpointShape) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ class Autoencoder(nn.Module):
         return mean, log_variance.clamp(-30, 20)
 
     def decode(self, z: Tensor) -> Tensor:
-        """A picture of the unnormalised latents."""
+        """An image of the unnormalised latents."""
         return self.decoder(self.post_quant_conv(z))
 
     def pack(self, mean: Tensor) -> Tensor:

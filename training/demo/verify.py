@@ -63,7 +63,7 @@ def differences(folder: Path) -> dict[str, float]:
     latents = denoise(
         modules["transformer"], text, noise.flatten(2).transpose(1, 2), height // 16, width // 16, schedule(96, 4)
     )
-    pictures = modules["vae"].decode(modules["vae"].unpack(latents, height // 16, width // 16)) / 2 + 0.5
+    rgb_images = modules["vae"].decode(modules["vae"].unpack(latents, height // 16, width // 16)) / 2 + 0.5
     originals = pipeline(
         prompt_embeds=theirs,
         height=height,
@@ -73,7 +73,7 @@ def differences(folder: Path) -> dict[str, float]:
         latents=noise,
         output_type="pt",
     ).images
-    found["picture"] = float((pictures.clamp(0, 1) - originals).abs().max())
+    found["image"] = float((rgb_images.clamp(0, 1) - originals).abs().max())
     return found | _edits(pipeline, modules)
 
 
@@ -94,7 +94,7 @@ def _edits(pipeline: Any, modules: dict[str, Any]) -> dict[str, float]:
         noise = torch.randn(1, 128, 8, 12, generator=torch.Generator().manual_seed(3))
         packed = noise.flatten(2).transpose(1, 2)
         latents = denoise(modules["transformer"], theirs, packed, 8, 12, schedule(96, 4), references=references)
-        picture = (modules["vae"].decode(modules["vae"].unpack(latents, 8, 12)) / 2 + 0.5).clamp(0, 1)
+        rgb_image = (modules["vae"].decode(modules["vae"].unpack(latents, 8, 12)) / 2 + 0.5).clamp(0, 1)
         original = pipeline(
             image=[Image.fromarray(pixels) for pixels in given],
             prompt_embeds=theirs,
@@ -105,15 +105,15 @@ def _edits(pipeline: Any, modules: dict[str, Any]) -> dict[str, float]:
             latents=noise,
             output_type="pt",
         ).images
-        found[name] = float((picture - original).abs().max())
+        found[name] = float((rgb_image - original).abs().max())
         # 60 dB at least, whatever single pixels do.
-        if _decibels(picture, original) < _LEAST_DECIBELS:
+        if _decibels(rgb_image, original) < _LEAST_DECIBELS:
             found[name] = max(found[name], _TOLERANCE)
     return found
 
 
 def _decibels(one: Tensor, other: Tensor) -> float:
-    """PSNR of pictures in 0..1."""
+    """PSNR of images in 0..1."""
     return float(-10 * torch.log10((one - other).square().mean().clamp(min=1e-20)))
 
 

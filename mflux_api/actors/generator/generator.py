@@ -17,7 +17,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.generator.run_commands import run_command
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
 from mflux_api.engine import protocol as p
-from mflux_api.engine.interface import LAST_LOOK_SECONDS, Engine, EngineDied, EngineStarter, Received
+from mflux_api.engine.interface import SILENCE_GRACE_SECONDS, Engine, EngineDied, EngineStarter, Received
 from mflux_api.errors import GenerationFailed, by_code
 from mflux_api.jobs.job import Timings
 from mflux_api.supervisor import Started
@@ -53,7 +53,7 @@ class GeneratorOptions:
 NEARLY_FULL = 0.05
 """A child that dies with less than this share of its device's memory left died of that."""
 
-_Work = m.LoadModel | m.UnloadModel | m.Paint | m.AwaitEngine
+_Work = m.LoadModel | m.UnloadModel | m.Run | m.AwaitEngine
 
 
 class Generator:
@@ -80,7 +80,7 @@ class Generator:
         self._current: _Work | None = None
         self._stop = trio.Event()
         self._info: p.Ready | None = None
-        self._memory = p.Beat(active_bytes=0, peak_bytes=0)
+        self._memory = p.Heartbeat(active_bytes=0, peak_bytes=0)
         self._failures = 0
 
     async def run(self, status: Started) -> None:
@@ -92,11 +92,11 @@ class Generator:
             while True:
                 message = await self._mailbox.receive()
                 match message:
-                    case m.LoadModel() | m.UnloadModel() | m.Paint() | m.AwaitEngine():
+                    case m.LoadModel() | m.UnloadModel() | m.Run() | m.AwaitEngine():
                         self._waiting.append(message)
                         self._arrived.set()
-                    case m.StopPainting():
-                        if isinstance(self._current, m.Paint) and self._current.attempt == message.attempt:
+                    case m.CancelRun():
+                        if isinstance(self._current, m.Run) and self._current.attempt == message.attempt:
                             self._stop.set()
                     case m.GetEngine():
                         message.reply.ok(self._state())
@@ -120,17 +120,17 @@ class Generator:
             self._incarnation += 1
             kills = self._options.oom_kills()
             reason = await self._live_once()
-            starved = self._starved(reason, kills)
+            out_of_memory = self._was_out_of_memory(reason, kills)
             self._info = None
-            self._memory = p.Beat(active_bytes=0, peak_bytes=0)
+            self._memory = p.Heartbeat(active_bytes=0, peak_bytes=0)
             self._failures += 1
             if self._current is not None and not self._current.reply.answered:
-                self._current.reply.fail(EngineDied(reason, out_of_memory=starved))
+                self._current.reply.fail(EngineDied(reason, out_of_memory=out_of_memory))
             self._current = None
             logger.warning("engine died: %s; starting another", reason)
             self._report_health()
 
-    def _starved(self, reason: str, kills_before: int) -> bool:
+    def _was_out_of_memory(self, reason: str, kills_before: int) -> bool:
         """Whether there is evidence that the child was ended for want of memory."""
         if not reason.startswith("killed by"):
             return False
@@ -173,7 +173,7 @@ class Generator:
                 try:
                     while True:
                         received = await engine.receive()
-                        if isinstance(received.event, p.Beat):
+                        if isinstance(received.event, p.Heartbeat):
                             self._memory = received.event
                         else:
                             await frames_in.send(received)
@@ -212,11 +212,11 @@ class Generator:
                     await self._unload(engine, work, frames)
                 case m.AwaitEngine():
                     work.reply.ok(self._state())
-                case m.Paint():
+                case m.Run():
                     if work.lease.incarnation != self._incarnation:
                         work.reply.fail(m.StaleLease())
                     else:
-                        await self._paint(engine, work, frames)
+                        await self._generate(engine, work, frames)
                 case _:
                     assert_never(work)
         except p.ProtocolError as error:
@@ -231,7 +231,7 @@ class Generator:
                 path=work.path,
                 bits=work.bits,
                 entry=work.entry,
-                staged=work.staged,
+                component_offload=work.component_offload,
             )
         )
         while True:
@@ -253,9 +253,9 @@ class Generator:
             logger.debug("dropped a late %s frame", type(event).__name__)
         work.reply.ok(None)
 
-    async def _paint(self, engine: Engine, work: m.Paint, frames: trio.MemoryReceiveChannel[Received]) -> None:
-        command, pictures = run_command(work, previews=self._options.previews)
-        await engine.send(command, [picture.rgb for picture in pictures])
+    async def _generate(self, engine: Engine, work: m.Run, frames: trio.MemoryReceiveChannel[Received]) -> None:
+        command, rgb_images = run_command(work, previews=self._options.previews)
+        await engine.send(command, [rgb_image.rgb for rgb_image in rgb_images])
         died: EngineDied | None = None
         with work.events:
             async with trio.open_nursery() as nursery:
@@ -270,7 +270,7 @@ class Generator:
         if not work.reply.answered:
             raise EngineDied(f"it did not stop a cancelled run within {self._options.cancel_grace:g} s")
 
-    async def _stop_when_told(self, engine: Engine, work: m.Paint, nursery: trio.Nursery) -> None:
+    async def _stop_when_told(self, engine: Engine, work: m.Run, nursery: trio.Nursery) -> None:
         await self._stop.wait()
         try:
             await engine.send(p.Cancel(attempt=work.attempt))
@@ -280,11 +280,11 @@ class Generator:
         # Killing the child is all that is left; that is nobody's failed attempt, because nobody waits for it.
         nursery.cancel_scope.cancel()
 
-    async def _follow(self, work: m.Paint, frames: trio.MemoryReceiveChannel[Received]) -> None:
+    async def _follow(self, work: m.Run, frames: trio.MemoryReceiveChannel[Received]) -> None:
         while True:
             received: Received | None = None
             # It may be this process that was stopped all the time; then the frames are on their way.
-            for seconds in (self._options.step_timeout, LAST_LOOK_SECONDS):
+            for seconds in (self._options.step_timeout, SILENCE_GRACE_SECONDS):
                 with trio.move_on_after(seconds):
                     received = await frames.receive()
                 if received is not None:
@@ -299,7 +299,7 @@ class Generator:
             if self._handle(work, received):
                 return
 
-    def _handle(self, work: m.Paint, received: Received) -> bool:
+    def _handle(self, work: m.Run, received: Received) -> bool:
         """Pass one frame of the running attempt on; return whether it was its last.
 
         Raises:
@@ -315,7 +315,7 @@ class Generator:
                 logger.debug("run %d goes on", work.attempt)
             case p.PreviewMade(index=index):
                 if len(received.blobs) != 1:
-                    raise EngineDied("it sent a preview without its picture")
+                    raise EngineDied("it sent a preview without its image")
                 _pass_on(work, m.Previewed(index=index, jpeg=received.blobs[0]))
             case p.ImageDone() as image:
                 if [len(blob) for blob in received.blobs] != [image.width * image.height * 3]:
@@ -323,7 +323,7 @@ class Generator:
                 (rgb,) = received.blobs
                 _pass_on(
                     work,
-                    m.Painted(index=image.index, seed=image.seed, width=image.width, height=image.height, rgb=rgb),
+                    m.Generated(index=image.index, seed=image.seed, width=image.width, height=image.height, rgb=rgb),
                 )
             case p.RunDone() as done:
                 work.reply.ok(
@@ -350,12 +350,12 @@ class Generator:
 
     def _report_health(self) -> None:
         try:
-            self._scheduler.tell_now(m.EngineHealth(degraded=self._degraded()), control=True)
+            self._scheduler.tell_nowait(m.EngineHealth(degraded=self._degraded()), control=True)
         except (MailboxFull, ActorGone):
             logger.debug("nobody takes the engine's health now")
 
 
-def _pass_on(work: m.Paint, event: m.RunEvent) -> None:
+def _pass_on(work: m.Run, event: m.RunEvent) -> None:
     """Hand an event to whoever follows the run; its channel has room for all of a run, or its reader is gone."""
     try:
         work.events.send_nowait(event)

@@ -1,12 +1,12 @@
 """A run as the generator is asked for it becomes a command to the engine."""
 
-from mflux_api.actors.messages import Paint
+from mflux_api.actors import messages as m
 from mflux_api.engine.protocol import Run, Upscale
-from mflux_api.images.resize import EnginePicture
+from mflux_api.images.rgb import RGBImage
 
 
-def run_command(work: Paint, *, previews: bool) -> tuple[Run | Upscale, tuple[EnginePicture, ...]]:
-    """Return the command, and the pictures that go with it in their order."""
+def run_command(work: m.Run, *, previews: bool) -> tuple[Run | Upscale, tuple[RGBImage, ...]]:
+    """Return the command, and the images that go with it in their order."""
     request, inputs, lease = work.request, work.inputs, work.lease
     if inputs.source is not None:
         upscale = Upscale(
@@ -32,12 +32,12 @@ def run_command(work: Paint, *, previews: bool) -> tuple[Run | Upscale, tuple[En
         steps=request.steps or 1,
         guidance=request.guidance or 0.0,
         low_ram=request.low_ram,
-        references=tuple((picture.width, picture.height) for picture in inputs.references),
+        references=tuple((image.width, image.height) for image in inputs.references),
         start=inputs.start is not None,
         image_strength=1.0 if inputs.start is None else request.image_strength or 0.0,
         lora_files=inputs.lora_paths,
         lora_scales=request.lora_scales,
         previews=previews,
-        alternating=lease.alternating,
+        alternating_offload=lease.alternating_offload,
     )
     return run, inputs.references if inputs.start is None else (*inputs.references, inputs.start)

@@ -13,7 +13,7 @@ from mflux_api.actors.mailbox import Ask
 from mflux_api.engine.protocol import Bits as Bits
 from mflux_api.engine.protocol import Ready
 from mflux_api.images.inputs import RunInputs
-from mflux_api.jobs.idempotency import IdempotencyKey, Remembered
+from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Failure, Job, JobEvent, Progress, Status, StoredImage, Timings
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.repository import Page, Totals
@@ -49,14 +49,14 @@ class Insert(Ask[None]):
 
 
 @attrs.frozen(kw_only=True)
-class Recall(Ask[Remembered | None]):
+class GetIdempotencyRecord(Ask[IdempotencyRecord | None]):
     """Read what was kept under an idempotency key."""
 
     key: str
 
 
 @attrs.frozen(kw_only=True)
-class Begin(Ask[Job]):
+class StartJob(Ask[Job]):
     """queued → generating."""
 
     job_id: str
@@ -73,7 +73,7 @@ class Requeue(Ask[Job]):
 
 @attrs.frozen(kw_only=True)
 class Completed:
-    """Outcome: everything asked for was painted."""
+    """Outcome: everything asked for was generated."""
 
     images: tuple[StoredImage, ...]
     timings: Timings | None
@@ -134,17 +134,28 @@ class GetTotals(Ask[Totals]):
 
 
 @attrs.frozen(kw_only=True)
-class Sweep:
+class ExpireJobs:
     """Remove finished jobs that are too old."""
 
 
-StoreMessage = Insert | Recall | Begin | Requeue | Finish | GetJob | ListJobs | Unfinished | GetTotals | Sweep
+StoreMessage = (
+    Insert
+    | GetIdempotencyRecord
+    | StartJob
+    | Requeue
+    | Finish
+    | GetJob
+    | ListJobs
+    | Unfinished
+    | GetTotals
+    | ExpireJobs
+)
 
 # --- event_hub -----------------------------------------------------------------------------------------------------
 
 
 @attrs.frozen(kw_only=True)
-class Logged:
+class LogEntry:
     """One event with its place in the job's log."""
 
     id: str
@@ -156,10 +167,10 @@ class Logged:
 class Subscription:
     """The past that a subscriber missed, and the channel the future comes through."""
 
-    missed: tuple[Logged, ...]
-    present: Logged | None
+    backlog: tuple[LogEntry, ...]
+    present: LogEntry | None
     """The newest state of the job before its end, when the subscriber named no event."""
-    channel: trio.MemoryReceiveChannel[Logged]
+    channel: trio.MemoryReceiveChannel[LogEntry]
 
 
 @attrs.frozen(kw_only=True)
@@ -217,7 +228,7 @@ class EnsureOnDisk(Ask[None]):
 
 
 @attrs.frozen(kw_only=True)
-class LetGo:
+class DownloadAbandoned:
     """Somebody waits no more for a model: a download that nobody wants is stopped, and what it has is kept."""
 
 
@@ -252,7 +263,7 @@ class DeleteModel(Ask[None]):
     model: str
 
 
-DownloaderMessage = EnsureOnDisk | LetGo | StartDownload | GetDownload | DeleteModel
+DownloaderMessage = EnsureOnDisk | DownloadAbandoned | StartDownload | GetDownload | DeleteModel
 
 # --- model_loader --------------------------------------------------------------------------------------------------
 
@@ -267,7 +278,7 @@ class Lease:
     """The engine child that has the model in memory. A run with an older number is refused."""
     load_seconds: float
     """What loading cost this lease; 0 when the model was resident."""
-    alternating: bool = False
+    alternating_offload: bool = False
     """There is no room for the whole model: its text encoder and its transformer take turns."""
 
 
@@ -336,7 +347,7 @@ class LoadModel(Ask[Resident]):
     """Quantize to that many bits."""
     entry: str = ""
     """With ``bits``: where the quantized weights are kept."""
-    staged: bool = False
+    component_offload: bool = False
     """Read each component only when a run needs it."""
 
 
@@ -348,7 +359,7 @@ class UnloadModel(Ask[None]):
 
 
 @attrs.frozen(kw_only=True)
-class Painted:
+class Generated:
     """One image, still as pixels."""
 
     index: int
@@ -385,23 +396,23 @@ class Previewed:
     jpeg: bytes = attrs.field(repr=False)
 
 
-RunEvent = Painted | Stepped | Entered | Previewed
+RunEvent = Generated | Stepped | Entered | Previewed
 
 
 @attrs.frozen(kw_only=True)
-class Paint(Ask[Timings]):
+class Run(Ask[Timings]):
     """Run a request on a leased model; what happens on the way goes to ``events``."""
 
     lease: Lease
     request: GenerateRequest
     attempt: int
-    """Unique for this run; also what :class:`StopPainting` names."""
+    """Unique for this run; also what :class:`CancelRun` names."""
     events: trio.MemorySendChannel[RunEvent] = attrs.field(eq=False, repr=False)
     inputs: RunInputs = attrs.field(factory=RunInputs, repr=False)
 
 
 @attrs.frozen(kw_only=True)
-class StopPainting:
+class CancelRun:
     """Nobody waits for that run any more: free the engine at the next step."""
 
     attempt: int
@@ -432,7 +443,7 @@ class AwaitEngine(Ask[EngineState]):
     """Read the state of the engine once a child is up and has nothing to do."""
 
 
-GeneratorMessage = LoadModel | UnloadModel | Paint | StopPainting | GetEngine | AwaitEngine
+GeneratorMessage = LoadModel | UnloadModel | Run | CancelRun | GetEngine | AwaitEngine
 
 # --- scheduler -----------------------------------------------------------------------------------------------------
 
@@ -470,7 +481,7 @@ class Abandon:
 
 
 @attrs.frozen(kw_only=True)
-class Live:
+class JobSnapshot:
     """What only the scheduler knows of a job that is not finished."""
 
     prompt: str = attrs.field(repr=False)
@@ -479,7 +490,7 @@ class Live:
 
 
 @attrs.frozen(kw_only=True)
-class GetLive(Ask[Mapping[str, Live]]):
+class GetSnapshots(Ask[Mapping[str, JobSnapshot]]):
     """Read every unfinished job: the running ones first, then the queue in order."""
 
 
@@ -523,7 +534,7 @@ class ModelsResident:
     models: frozenset[str]
 
 
-SchedulerMessage = Submit | CancelJob | Abandon | GetLive | GetLoad | Drain | EngineHealth | ModelsResident
+SchedulerMessage = Submit | CancelJob | Abandon | GetSnapshots | GetLoad | Drain | EngineHealth | ModelsResident
 
 # --- stats ---------------------------------------------------------------------------------------------------------
 

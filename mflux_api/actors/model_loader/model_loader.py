@@ -155,22 +155,24 @@ class ModelLoader:
         engine = await self._engine()
         resident = self._residents.get(request.model)
         seconds = 0.0
-        if resident is None or (resident.staged and not request.low_ram):
+        if resident is None or (resident.component_offload and not request.low_ram):
             model = self._catalog.get(request.model)
             if model is None:
                 raise ModelNotFound(f"Model '{request.model}' not found", {"model": request.model})
             folder = await self._disk.locate(model)
             if folder is None:
                 raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk any more", {"model": model.alias})
-            size, alternating = await self._size(model, engine, low_ram=request.low_ram)
+            size, alternating_offload = await self._size(model, engine, low_ram=request.low_ram)
             self._require_that_it_can_fit(model, size, engine, low_ram=request.low_ram)
             if not await self._make_room(request, size, engine):
                 request.reply.abandon()
                 return
-            seconds = await self._load(model, folder, size, low_ram=request.low_ram, alternating=alternating)
+            seconds = await self._load(
+                model, folder, size, low_ram=request.low_ram, alternating_offload=alternating_offload
+            )
         elif request.low_ram:
             # The run gives up each component after its use.
-            resident.staged = True
+            resident.component_offload = True
         resident = self._residents.get(request.model)
         if resident is None:
             raise EngineDied("the model is gone again")
@@ -179,7 +181,7 @@ class ModelLoader:
             model=request.model,
             incarnation=resident.incarnation,
             load_seconds=seconds,
-            alternating=resident.alternating,
+            alternating_offload=resident.alternating_offload,
         )
         self._leases[lease.id] = lease
         self._used(request.model)
@@ -234,8 +236,8 @@ class ModelLoader:
             # Not on disk yet, or broken: the engine will say which.
             return int((model.size_gb or 0.0) * GIGABYTE * float_bytes / 2), False
         limit = self._budget(engine)
-        if footprint.alternating is not None and not low_ram and limit is not None and footprint.whole > limit:
-            return footprint.alternating, True
+        if footprint.alternating_offload is not None and not low_ram and limit is not None and footprint.whole > limit:
+            return footprint.alternating_offload, True
         return footprint.of(low_ram=low_ram), False
 
     def _budget(self, engine: m.EngineState) -> int | None:
@@ -300,10 +302,12 @@ class ModelLoader:
         await self._generator.ask(m.UnloadModel(model=resident.alias))
         logger.info("model %s unloaded, %.2f GB", resident.alias, resident.size / GIGABYTE)
 
-    async def _load(self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating: bool) -> float:
+    async def _load(self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating_offload: bool) -> float:
         while True:
             try:
-                return await self._load_once(model, folder, size, low_ram=low_ram, alternating=alternating)
+                return await self._load_once(
+                    model, folder, size, low_ram=low_ram, alternating_offload=alternating_offload
+                )
             except OutOfMemory as error:
                 # It should have fitted, but the device says no: perhaps without the others.
                 leased = {lease.model for lease in self._leases.values()}
@@ -312,7 +316,9 @@ class ModelLoader:
                     raise self._advice.error(model.alias, low_ram=low_ram) from error
                 await self._unload(victim)
 
-    async def _load_once(self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating: bool) -> float:
+    async def _load_once(
+        self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating_offload: bool
+    ) -> float:
         entry = self._checkpoints.quantized_folder(model)
         self._residents.drop(model.alias)
         self._loading = model.alias
@@ -323,7 +329,7 @@ class ModelLoader:
                     path=str(folder),
                     bits=None if entry is None else _bits(model),
                     entry="" if entry is None else str(entry),
-                    staged=low_ram or alternating,
+                    component_offload=low_ram or alternating_offload,
                 )
             )
         finally:
@@ -334,9 +340,9 @@ class ModelLoader:
                 alias=model.alias,
                 incarnation=loaded.incarnation,
                 size=size,
-                staged=low_ram,
+                component_offload=low_ram,
                 used_at=trio.current_time(),
-                alternating=alternating,
+                alternating_offload=alternating_offload,
             )
         )
         self._tell()
@@ -348,7 +354,7 @@ class ModelLoader:
     def _tell(self) -> None:
         models = frozenset(resident.alias for resident in self._residents)
         try:
-            self._scheduler.tell_now(m.ModelsResident(models=models), control=True)
+            self._scheduler.tell_nowait(m.ModelsResident(models=models), control=True)
         except (MailboxFull, ActorGone):
             logger.debug("nobody takes the residency now")
 

@@ -7,7 +7,7 @@ import attrs
 from mflux_api.engine.protocol import Ready
 
 DEVICE_SHARE = 0.85
-"""How much of the device's memory the models may take by default; the rest is for pictures in the making."""
+"""How much of the device's memory the models may take by default; the rest is for images in the making."""
 
 
 @attrs.define
@@ -19,11 +19,11 @@ class ResidentModel:
     """The engine child that has it."""
     size: int
     """Bytes of its weights."""
-    staged: bool
+    component_offload: bool
     """Only the component in use is in memory."""
     used_at: float
     """When it was last leased or given back."""
-    alternating: bool = False
+    alternating_offload: bool = False
     """There is no room for the whole model: its text encoder and its transformer take turns."""
 
 

@@ -22,7 +22,7 @@ class Entry:
     images: list[StoredImage] = attrs.field(factory=list)
     overtaken: int = 0
     """How often a later job ran before it."""
-    starved: bool = False
+    out_of_memory: bool = False
     """There is evidence that the last engine that died with it inside was out of memory."""
     scope: trio.CancelScope | None = None
     """Set while it runs."""
@@ -68,7 +68,7 @@ class JobQueue:
         self._entries.pop(entry.job.id, None)
         self.take(entry)
 
-    def line_up(self, entry: Entry) -> int:
+    def enqueue(self, entry: Entry) -> int:
         """Put an entry at its place among the waiting and return that place, counted from 1."""
         self._waiting.append(entry)
         self._waiting.sort(key=lambda waiting: waiting.number)
@@ -108,12 +108,12 @@ class JobQueue:
         """How many jobs wait or are on their way into the store."""
         return sum(entry.scope is None and not entry.finishing for entry in self)
 
-    def live(self) -> dict[str, m.Live]:
+    def live(self) -> dict[str, m.JobSnapshot]:
         """Return what is known of every unfinished job: the running first, then the waiting in order."""
         etas = self.etas()
         positions = {entry.job.id: place for place, entry in enumerate(self._waiting, start=1)}
         return {
-            entry.job.id: m.Live(
+            entry.job.id: m.JobSnapshot(
                 prompt=entry.job.request.prompt,
                 progress=attrs.evolve(entry.tracker.latest, eta_seconds=etas[entry.job.id]),
                 position=positions.get(entry.job.id),

@@ -15,7 +15,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address
 from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import DiskFull, InternalError, OutOfMemory, ServiceError
-from mflux_api.images.inputs import RunInputs, pictures, source
+from mflux_api.images.inputs import RunInputs, rgb_images, source
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job, Progress, ProgressTracker, Stage, StoredImage, Timings
 from mflux_api.jobs.memory_advice import MemoryAdvice
@@ -29,14 +29,14 @@ Publish = Callable[[Progress], None]
 
 
 class SaveFailed(Exception):
-    """An image was painted but cannot be kept; ``error`` is what the client sees."""
+    """An image was generated but cannot be kept; ``error`` is what the client sees."""
 
     def __init__(self, error: ServiceError) -> None:
         super().__init__(error.message)
         self.error = error
 
 
-class Painter:
+class JobRunner:
     """Runs attempts; shared by the scheduler's job tasks."""
 
     def __init__(
@@ -61,8 +61,8 @@ class Painter:
         """What the attempts so far have taught about how long jobs take."""
         self._attempts = itertools.count(1)
 
-    async def paint(self, job: Job, tracker: ProgressTracker, images: list[StoredImage], publish: Publish) -> Timings:
-        """Paint the job's images, appending each to ``images`` once it is on disk.
+    async def run(self, job: Job, tracker: ProgressTracker, images: list[StoredImage], publish: Publish) -> Timings:
+        """Generate the job's images, appending each to ``images`` once it is on disk.
 
         Raises:
             EngineDied: the engine ended with the job inside.
@@ -108,7 +108,7 @@ class Painter:
         def prepare() -> RunInputs:
             if request.upscales:
                 return RunInputs(source=source(request))
-            references, start = pictures(request)
+            references, start = rgb_images(request)
             paths = tuple(str(file.path) for file in self._loras.resolve(request.lora_files))
             return RunInputs(references=references, start=start, lora_paths=paths)
 
@@ -116,7 +116,7 @@ class Painter:
 
     def _release(self, lease: m.Lease) -> None:
         try:
-            self._loader.tell_now(m.Release(lease_id=lease.id), control=True)
+            self._loader.tell_nowait(m.Release(lease_id=lease.id), control=True)
         except ActorGone:
             logger.debug("the loader is gone, and its leases with it")
 
@@ -132,7 +132,7 @@ class Painter:
         count, steps = job.request.num_images, job.request.steps or 1
         # Room for all that one run can report, so that the generator never waits for us.
         events, reports = trio.open_memory_channel[m.RunEvent](count * (2 * steps + 5) + 8)
-        paint = m.Paint(lease=lease, request=job.request, attempt=next(self._attempts), events=events, inputs=inputs)
+        generate = m.Run(lease=lease, request=job.request, attempt=next(self._attempts), events=events, inputs=inputs)
         timings: Timings | None = None
         error: Exception | None = None
         async with trio.open_nursery() as nursery:
@@ -147,22 +147,22 @@ class Painter:
 
             nursery.start_soon(follow)
             try:
-                timings = await self._generator.ask(paint)
+                timings = await self._generator.ask(generate)
             except (ServiceError, EngineDied, ActorGone, m.StaleLease) as failed:
                 error = failed
                 nursery.cancel_scope.cancel()
             finally:
                 if timings is None:
-                    self._stop(paint)
+                    self._stop(generate)
         if error is not None:
             raise error
         if timings is None:
             raise ActorGone(self._generator.name)
         return timings
 
-    def _stop(self, paint: m.Paint) -> None:
+    def _stop(self, generate: m.Run) -> None:
         try:
-            self._generator.tell_now(m.StopPainting(attempt=paint.attempt), control=True)
+            self._generator.tell_nowait(m.CancelRun(attempt=generate.attempt), control=True)
         except ActorGone:
             logger.debug("the generator is gone, and its run with it")
 
@@ -188,7 +188,7 @@ class Painter:
                         # The first of its pass; of the others nobody could say which they are.
                         if report.index == tracker.latest.image:
                             publish(tracker.preview(base64.b64encode(report.jpeg).decode()))
-                    case m.Painted():
+                    case m.Generated():
                         publish(tracker.stage(Stage.SAVING))
                         images.append(await self._save(job, report))
                         stopwatch.image_saved()
@@ -196,15 +196,15 @@ class Painter:
                     case _:
                         assert_never(report)
 
-    async def _save(self, job: Job, painted: m.Painted) -> StoredImage:
+    async def _save(self, job: Job, generated: m.Generated) -> StoredImage:
         def save() -> StoredImage:
             return self._files.save(
                 job,
-                painted.index,
-                seed=painted.seed,
-                width=painted.width,
-                height=painted.height,
-                rgb=painted.rgb,
+                generated.index,
+                seed=generated.seed,
+                width=generated.width,
+                height=generated.height,
+                rgb=generated.rgb,
                 model_hash=self._model_hash(job.model),
             )
 

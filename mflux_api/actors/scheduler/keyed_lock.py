@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 import trio
 
 
-class Claims:
+class KeyedLock:
     """Who is submitting under which key right now; the others with that key wait."""
 
     def __init__(self) -> None:

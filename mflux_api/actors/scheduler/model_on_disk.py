@@ -20,7 +20,7 @@ TELL_SECONDS = 1.0
 """Between two events of one job: every one is kept, and a download may take hours."""
 
 
-class Fetcher:
+class ModelOnDisk:
     """Waits for downloads; shared by the scheduler's job tasks."""
 
     def __init__(self, downloader: Address[m.DownloaderMessage], catalog: Catalog) -> None:
@@ -82,6 +82,6 @@ class Fetcher:
 
     def _let_go(self) -> None:
         try:
-            self._downloader.tell_now(m.LetGo(), control=True)
+            self._downloader.tell_nowait(m.DownloadAbandoned(), control=True)
         except ActorGone:
             logger.debug("the downloader is gone, and its downloads with it")

@@ -16,9 +16,9 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Ask, Mailbox, MailboxFull
 from mflux_api.actors.scheduler.job_queue import Entry, JobQueue
-from mflux_api.actors.scheduler.job_runner import Painter, SaveFailed
-from mflux_api.actors.scheduler.keyed_lock import Claims
-from mflux_api.actors.scheduler.model_on_disk import Fetcher
+from mflux_api.actors.scheduler.job_runner import JobRunner, SaveFailed
+from mflux_api.actors.scheduler.keyed_lock import KeyedLock
+from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
 from mflux_api.config import SchedulerSettings
 from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import (
@@ -54,8 +54,8 @@ class Scheduler:
         store: Address[m.StoreMessage],
         hub: Address[m.HubMessage],
         stats: Address[m.StatsMessage],
-        fetcher: Fetcher,
-        painter: Painter,
+        fetcher: ModelOnDisk,
+        job_runner: JobRunner,
         settings: SchedulerSettings,
         slots: int = 1,
     ) -> None:
@@ -64,22 +64,22 @@ class Scheduler:
         self._hub = hub
         self._stats = stats
         self._fetcher = fetcher
-        self._painter = painter
+        self._job_runner = job_runner
         self._settings = settings
         self._slots = slots
         self._draining = False
 
     async def run(self, status: Started) -> None:
         """Take up what the store has unfinished, then serve the mailbox until cancelled."""
-        self._queue = JobQueue(self._painter.estimates)
-        self._claims = Claims()
+        self._queue = JobQueue(self._job_runner.estimates)
+        self._claims = KeyedLock()
         self._active = 0
         self._degraded = False
         self._resident: frozenset[str] = frozenset()
         self._drains: list[m.Drain] = []
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
-            await self._take_up()
+            await self._recover()
             status.started()
             self._dispatch()
             while True:
@@ -93,7 +93,7 @@ class Scheduler:
                 self._nursery.start_soon(self._cancel_and_answer, message)
             case m.Abandon():
                 self._nursery.start_soon(self._abandon, message.job_id)
-            case m.GetLive():
+            case m.GetSnapshots():
                 message.reply.ok(self._queue.live())
             case m.GetLoad():
                 message.reply.ok(
@@ -107,7 +107,7 @@ class Scheduler:
             case m.Drain():
                 self._draining = True
                 self._drains.append(message)
-                self._turn_away()
+                self._fail_waiting_sync()
                 if message.halt:
                     self._halt()
                 self._answer_drains()
@@ -126,13 +126,13 @@ class Scheduler:
             return
         entry = self._admit(message)
         if entry is not None:
-            self._nursery.start_soon(self._keep, entry, message)
+            self._nursery.start_soon(self._persist, entry, message)
 
     async def _submit_once(self, message: m.Submit, key: IdempotencyKey) -> None:
         """Answer with the job that was accepted under the key, or accept one."""
         async with self._claims.of(key.key):
             try:
-                known = await self._store.ask(m.Recall(key=key.key))
+                known = await self._store.ask(m.GetIdempotencyRecord(key=key.key))
                 job = None if known is None else await self._store.ask(m.GetJob(job_id=known.job_id))
             except (ServiceError, ActorGone) as error:
                 message.reply.fail(error)
@@ -146,7 +146,7 @@ class Scheduler:
             else:
                 entry = self._admit(message)
                 if entry is not None:
-                    await self._keep(entry, message)
+                    await self._persist(entry, message)
 
     def _admit(self, message: m.Submit) -> Entry | None:
         """Give a job that may come a place, or refuse it."""
@@ -176,7 +176,7 @@ class Scheduler:
             return QueueFull("The init images of waiting jobs take all the room there is for them; try again later")
         return None
 
-    async def _keep(self, entry: Entry, message: m.Submit) -> None:
+    async def _persist(self, entry: Entry, message: m.Submit) -> None:
         try:
             await self._store.ask(m.Insert(job=entry.job, key=message.key))
         except (ServiceError, ActorGone) as error:
@@ -187,19 +187,19 @@ class Scheduler:
             return
         # Not lossy, unlike later progress: it opens the job's log, which followers need.
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest))
-        position = self._line_up(entry)
+        position = self._enqueue(entry)
         entry.kept.set()
         told = message.reply.ok(m.Accepted(job=entry.job, position=position))
         # When whoever submitted is gone, an async job stays: it was accepted, and its id may be read elsewhere.
         if entry.job.synchronous and not told:
             self._nursery.start_soon(self._abandon, entry.job.id)
         if self._draining:
-            self._turn_away()
+            self._fail_waiting_sync()
         self._dispatch()
 
-    def _line_up(self, entry: Entry) -> int:
+    def _enqueue(self, entry: Entry) -> int:
         """Put a job into the queue and have its model brought to disk, if it is not there; return its place."""
-        position = self._queue.line_up(entry)
+        position = self._queue.enqueue(entry)
         if self._fetcher.concerns(entry.job):
             entry.fetching = trio.CancelScope()
             self._nursery.start_soon(self._fetch, entry, entry.fetching)
@@ -237,32 +237,32 @@ class Scheduler:
             with scope:
                 await self._run(entry)
             if entry.halted and not entry.finishing:
-                await self._put_back(entry)
+                await self._requeue(entry)
         finally:
             self._active -= 1
             entry.scope = None
             if not entry.finishing:
                 # This attempt is over and the job is not: nobody will ever point to what it saved.
-                self._painter.discard(entry.images)
+                self._job_runner.discard(entry.images)
                 entry.images.clear()
         self._answer_drains()
         self._dispatch()
 
     async def _run(self, entry: Entry) -> None:
-        entry.job = await self._written(partial(m.Begin, job_id=entry.job.id))
+        entry.job = await self._store_with_retry(partial(m.StartJob, job_id=entry.job.id))
         entry.tracker.begin_attempt(entry.job.attempts + 1)
         entry.images.clear()
         try:
-            timings = await self._painter.paint(entry.job, entry.tracker, entry.images, self._publish)
+            timings = await self._job_runner.run(entry.job, entry.tracker, entry.images, self._publish)
         except EngineDied as died:
             logger.warning("job %s: the engine died (%s)", entry.job.id, died.reason)
-            entry.starved = died.out_of_memory
-            await self._again(entry, partial(m.Requeue, job_id=entry.job.id, engine_died=True))
+            entry.out_of_memory = died.out_of_memory
+            await self._retry(entry, partial(m.Requeue, job_id=entry.job.id, engine_died=True))
         except ActorGone:
-            await self._again(entry, partial(m.Requeue, job_id=entry.job.id, service_died=True))
+            await self._retry(entry, partial(m.Requeue, job_id=entry.job.id, service_died=True))
         except ModelNotDownloaded:
             # It was deleted after it had been looked for: that is nobody's death, and it is looked for again.
-            await self._again(entry, partial(m.Requeue, job_id=entry.job.id))
+            await self._retry(entry, partial(m.Requeue, job_id=entry.job.id))
         except SaveFailed as failed:
             await self._fail(entry, failed.error)
         except ServiceError as error:
@@ -275,26 +275,26 @@ class Scheduler:
         else:
             await self._finish(entry, m.Completed(images=tuple(entry.images), timings=timings))
 
-    async def _again(self, entry: Entry, requeue: Callable[[], m.Requeue]) -> None:
+    async def _retry(self, entry: Entry, requeue: Callable[[], m.Requeue]) -> None:
         # A cancelled job's scope lets this question not pass; but it may be cancelled after the answer was given.
-        entry.job = await self._written(requeue)
+        entry.job = await self._store_with_retry(requeue)
         if entry.finishing:
             return
-        self._painter.discard(entry.images)
+        self._job_runner.discard(entry.images)
         entry.images.clear()
-        exhausted = self._exhausted(entry.job, starved=entry.starved)
+        exhausted = self._exhausted(entry.job, out_of_memory=entry.out_of_memory)
         if exhausted is None and self._draining and entry.job.synchronous:
             exhausted = _shutting_down()
         if exhausted is not None:
             await self._fail(entry, exhausted)
             return
         self._publish(entry.tracker.back_to_queue())
-        self._line_up(entry)
+        self._enqueue(entry)
 
-    def _exhausted(self, job: Job, *, starved: bool = False) -> ServiceError | None:
+    def _exhausted(self, job: Job, *, out_of_memory: bool = False) -> ServiceError | None:
         if job.attempts >= self._settings.max_attempts:
-            if starved:
-                return self._painter.advice.error(
+            if out_of_memory:
+                return self._job_runner.advice.error(
                     job.model,
                     low_ram=job.request.low_ram,
                     reason=f"the engine was ended {job.attempts} times on this job, at last for want of memory",
@@ -313,7 +313,7 @@ class Scheduler:
 
     # --- draining ---
 
-    def _turn_away(self) -> None:
+    def _fail_waiting_sync(self) -> None:
         """Fail the synchronous jobs that wait: their callers need an answer, and a restart would lose them."""
         for entry in self._queue:
             waits = entry.scope is None and entry.kept.is_set() and not entry.finishing
@@ -326,7 +326,7 @@ class Scheduler:
                 entry.halted = True
                 entry.scope.cancel()
 
-    async def _put_back(self, entry: Entry) -> None:
+    async def _requeue(self, entry: Entry) -> None:
         """What becomes of a job whose run was halted. It is nobody's death."""
         # A scope of its own: a cancel may come while the store is asked, and wins.
         entry.scope = trio.CancelScope()
@@ -341,10 +341,10 @@ class Scheduler:
                 logger.warning("job %s: it is left to the next start (%s)", entry.job.id, error.code)
                 return
             if job is not None and job.status is Status.GENERATING:
-                entry.job = await self._written(partial(m.Requeue, job_id=job.id))
+                entry.job = await self._store_with_retry(partial(m.Requeue, job_id=job.id))
             self._publish(entry.tracker.back_to_queue())
             self._queue.take(entry)
-            self._line_up(entry)
+            self._enqueue(entry)
 
     def _answer_drains(self) -> None:
         if self._active == 0 and not any(self._drain_waits_for(entry) for entry in self._queue):
@@ -365,7 +365,7 @@ class Scheduler:
         entry.finishing = True
         if entry.fetching is not None:
             entry.fetching.cancel()
-        entry.job = await self._written(partial(m.Finish, job_id=entry.job.id, outcome=outcome))
+        entry.job = await self._store_with_retry(partial(m.Finish, job_id=entry.job.id, outcome=outcome))
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job)))
         self._queue.forget(entry)
         entry.finished.set()
@@ -374,7 +374,7 @@ class Scheduler:
         self._count(entry.job.status.value)
         self._answer_drains()
 
-    async def _written(self, change: Callable[[], Ask[Job]]) -> Job:
+    async def _store_with_retry(self, change: Callable[[], Ask[Job]]) -> Job:
         """Have the store change a job. What it cannot write now, on a full disk, it is asked to write again."""
         while True:
             try:
@@ -418,12 +418,12 @@ class Scheduler:
         await self._finish(entry, m.Cancelled(images=tuple(entry.images), progress=entry.tracker.latest.progress))
         return entry.job
 
-    async def _take_up(self) -> None:
+    async def _recover(self) -> None:
         """After a start: requeue what was running, and publish every end that nobody heard of."""
         for job in await self._store.ask(m.Unfinished()):
             if job.status is Status.GENERATING:
-                self._painter.discard_all(job)
-                job = await self._written(partial(m.Requeue, job_id=job.id, service_died=True))
+                self._job_runner.discard_all(job)
+                job = await self._store_with_retry(partial(m.Requeue, job_id=job.id, service_died=True))
             entry = self._queue.enter(job)
             entry.kept.set()
             exhausted = self._exhausted(job)
@@ -431,9 +431,9 @@ class Scheduler:
                 await self._fail(entry, exhausted)
                 continue
             await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
-            self._line_up(entry)
+            self._enqueue(entry)
         if self._draining:
-            self._turn_away()
+            self._fail_waiting_sync()
         for job_id in await self._hub.ask(m.OpenLogs()):
             if self._queue.get(job_id) is None:
                 await self._publish_end(job_id)
@@ -455,13 +455,13 @@ class Scheduler:
             return
         timed = attrs.evolve(progress, eta_seconds=self._queue.etas().get(progress.id))
         try:
-            self._hub.tell_now(m.Publish(job_id=progress.id, event=timed))
+            self._hub.tell_nowait(m.Publish(job_id=progress.id, event=timed))
         except (MailboxFull, ActorGone):
             logger.debug("a progress event was dropped")
 
     def _count(self, name: str) -> None:
         try:
-            self._stats.tell_now(m.Count(name=name))
+            self._stats.tell_nowait(m.Count(name=name))
         except (MailboxFull, ActorGone):
             logger.debug("a count was dropped")
 

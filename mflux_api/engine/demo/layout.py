@@ -13,8 +13,8 @@ Tensors = Iterator[tuple[str, tuple[int, ...], float]]
 
 ZEROS = 0.0
 ONES = math.inf
-# The gain of the last convolution: its input has rms 0.6, and a picture should fill [-1, 1] and not saturate.
-_PICTURE_GAIN = 0.8
+# The gain of the last convolution: its input has rms 0.6, and an image should fill [-1, 1] and not saturate.
+_IMAGE_GAIN = 0.8
 
 
 @attrs.frozen
@@ -140,7 +140,7 @@ def vae_tensors(shape: CheckpointShape) -> Tensors:
         if block < 3:
             yield from _conv(f"{name}.upsamplers.0.conv", width, width)
     yield from _norm("decoder.conv_norm_out", widths[0], bias=True)
-    yield from _conv("decoder.conv_out", widths[0], 3, gain=_PICTURE_GAIN)
+    yield from _conv("decoder.conv_out", widths[0], 3, gain=_IMAGE_GAIN)
     yield "bn.running_mean", (128,), ZEROS
     yield "bn.running_var", (128,), ONES
 

@@ -13,9 +13,9 @@ SYSTEM_MESSAGE = (
     "You are an AI that reasons about image descriptions. You give structured responses focusing on object "
     "relationships, object\nattribution and actions without speculation."
 )
-"""What the model was trained with, line break included: another text gives other pictures."""
+"""What the model was trained with, line break included: another text gives other images."""
 
-# It stands for a picture in the conversation, and there is none.
+# It stands for an image in the conversation, and there is none.
 _IMAGE_TOKEN = "[IMG]"
 _PROBE = "a cat on a red roof"
 

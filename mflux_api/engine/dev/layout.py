@@ -42,7 +42,7 @@ TEXT_ENCODER_TARGETS = [
     ),
 ]
 
-# transformers 4 and 5 put the same parts under different names; the half that looks at pictures is not needed.
+# transformers 4 and 5 put the same parts under different names; the half that looks at images is not needed.
 _LANGUAGE_MODEL = re.compile(r"(language_model\.model|model\.language_model)\.")
 _NOT_NEEDED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(language_model\.)?lm_head\.")
 

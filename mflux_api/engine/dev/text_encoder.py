@@ -1,7 +1,7 @@
-"""The language half of Mistral Small 3 on MLX, as far as a picture needs it: the outputs of some of its layers.
+"""The language half of Mistral Small 3 on MLX, as far as an image needs it: the outputs of some of its layers.
 
 transformers' ``MistralModel`` with its scaled-dot-product attention is the model: a padded token on the left of the
-prompt sees nothing, so attention adds nothing to it, and what is left of it conditions the picture too.
+prompt sees nothing, so attention adds nothing to it, and what is left of it conditions the image too.
 """
 
 from typing import Any

@@ -1,7 +1,7 @@
 """Adapters on a transformer that stays as it is: wrapped for the time of a call, then exactly what it was before.
 
 Nothing is ever added into a weight. An adapter works on top of a layer, quantized or not, and taking it away restores
-the very same arrays, so the next picture without it has the same bytes as before.
+the very same arrays, so the next image without it has the same bytes as before.
 """
 
 from collections import defaultdict
@@ -73,7 +73,7 @@ class LoraStack:
         except RuntimeError:
             raise LoraError("A LoRA cannot be read from disk: download it again.") from None
         if broken:
-            # One such number would turn the whole picture black.
+            # One such number would turn the whole image black.
             raise LoraError(f"The LoRA {broken[0]} holds NaN or infinite numbers: its training failed, so use another.")
 
     def __len__(self) -> int:

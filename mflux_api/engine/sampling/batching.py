@@ -40,7 +40,7 @@ class Load:
     width: int
     """Of its hidden states."""
     tokens: int
-    """Of text, of the painted picture and of its references."""
+    """Of text, of the generated image and of its references."""
     branches: Literal[1, 2]
     """2 with guidance."""
 

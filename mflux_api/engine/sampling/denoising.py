@@ -22,7 +22,7 @@ _GUIDANCE_SCALE = 1000.0
 
 @attrs.frozen(eq=False)
 class Conditioning:
-    """What a pass's pictures are painted from."""
+    """What a pass's images are generated from."""
 
     embeddings: mx.array
     """Prompt embeddings [branches x seeds, tokens, width]: the positive rows first, then the negative ones."""
@@ -34,12 +34,12 @@ class Conditioning:
 
     @property
     def branches(self) -> Literal[1, 2]:
-        """How many rows of embeddings each picture has."""
+        """How many rows of embeddings each image has."""
         return branches(self.guidance, embeds_guidance=self.embeds_guidance)
 
 
 def branches(guidance: float, *, embeds_guidance: bool) -> Literal[1, 2]:
-    """How often the transformer is asked for each picture at each step."""
+    """How often the transformer is asked for each image at each step."""
     return 2 if guidance > 1.0 and not embeds_guidance else 1
 
 
@@ -53,8 +53,8 @@ class Denoiser:
 
         Args:
             predict: the transformer.
-            conditioning: what the pictures are painted from.
-            ids: position ids of the painted picture's tokens [1, tokens, 4].
+            conditioning: what the images are generated from.
+            ids: position ids of the generated image's tokens [1, tokens, 4].
             cache: an empty one where the model was made to see references at its first step only, and to keep their
                 keys and values from then on (FLUX.2 Klein 9B KV).
         """
@@ -94,7 +94,7 @@ class Denoiser:
         if cache is not None and cache.mode is not None:
             cache.configure(mode="cached", num_ref_tokens=count)
             return self._predict(rows, self._ids, embeddings, text_ids, timestep, None, cache)
-        # The painted picture's own tokens come first, as in mflux and diffusers.
+        # The generated image's own tokens come first, as in mflux and diffusers.
         tokens = mx.broadcast_to(references.tokens, (rows.shape[0], *references.tokens.shape[1:]))
         tokens = mx.concatenate([rows, tokens], axis=1)
         ids = mx.concatenate([self._ids, references.ids], axis=1)

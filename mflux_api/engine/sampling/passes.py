@@ -7,7 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mflux_api.engine.lora.lora import Lora
-from mflux_api.engine.sampling.references import Picture
+from mflux_api.engine.sampling.references import check_sides
+from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.schedule import steps_to_run
 
 Stage: TypeAlias = Literal["encoding", "denoising", "decoding"]
@@ -27,7 +28,7 @@ def _size(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
 
 @attrs.frozen
 class PipelineRequest:
-    """One pass: one prompt, one picture per seed, all in one batch; under ``low_ram`` one picture after the other.
+    """One pass: one prompt, one image per seed, all in one batch; under ``low_ram`` one image after the other.
 
     Raises ValueError for what cannot be computed.
     """
@@ -44,19 +45,19 @@ class PipelineRequest:
     negative_prompt: str | None = attrs.field(default=None, repr=False)
     low_ram: bool = False
     """Keep one component in memory at a time, and decode with the least memory."""
-    alternating: bool = False
-    """Never keep text encoder and transformer in memory together; what the next picture may need stays."""
-    references: tuple[Picture, ...] = ()
-    """What the prompt may speak of: each in its own size, which is not the painted picture's."""
-    start: Picture | None = None
-    """What ``strength`` below 1 starts from, in the size of the painted picture."""
+    alternating_offload: bool = False
+    """Never keep text encoder and transformer in memory together; what the next image may need stays."""
+    references: tuple[RGBImage, ...] = attrs.field(default=())
+    """What the prompt may speak of: each in its own size, which is not the generated image's."""
+    start: RGBImage | None = None
+    """What ``strength`` below 1 starts from, in the size of the generated image."""
     strength: float = attrs.field(default=1.0)
     """How much of ``start`` to transform: 1 begins with pure noise, 0 gives it back as the VAE keeps it."""
 
     loras: tuple[Lora, ...] = ()
     """Adapters for this pass alone, working together."""
     previews: bool = False
-    """Report a small picture of every image after every step."""
+    """Report a small image of every image after every step."""
 
     @property
     def steps_run(self) -> int:
@@ -68,7 +69,12 @@ class PipelineRequest:
         if not 0 <= value <= 1:
             raise ValueError(f"strength must be from 0 to 1, and is {value}.")
         if value < 1 and (self.start is None or (self.start.width, self.start.height) != (self.width, self.height)):
-            raise ValueError("strength below 1 needs a start picture in the size of the painted one.")
+            raise ValueError("strength below 1 needs a start image in the size of the generated one.")
+
+    @references.validator
+    def _check_references(self, _: "attrs.Attribute[tuple[RGBImage, ...]]", value: tuple[RGBImage, ...]) -> None:
+        for image in value:
+            check_sides(image)
 
     @seeds.validator
     def _check_seeds(self, _: "attrs.Attribute[tuple[int, ...]]", value: tuple[int, ...]) -> None:
@@ -94,12 +100,12 @@ class StepEvent:
     image: int = 0
     """The position of the first seed that the step was for."""
     images: int = 1
-    """How many pictures the step was for."""
+    """How many images the step was for."""
 
 
 @attrs.frozen
 class PreviewEvent:
-    """What a picture would be, were the noise that the last step foretold taken away at once."""
+    """What an image would be, were the noise that the last step foretold taken away at once."""
 
     index: int
     """The position of its seed in the request."""
@@ -107,12 +113,12 @@ class PreviewEvent:
     width: int
     height: int
     jpeg: bytes = attrs.field(repr=False)
-    """A file; an eighth of the picture's size."""
+    """A file; an eighth of the image's size."""
 
 
 @attrs.frozen(eq=False)
 class ImageEvent:
-    """A picture is finished."""
+    """An image is finished."""
 
     index: int
     """The position of ``seed`` in the request."""

@@ -1,7 +1,7 @@
-"""Text and pictures to pictures over the loaded components: encode, denoise, decode; reported step by step and
+"""Text and images to images over the loaded components: encode, denoise, decode; reported step by step and
 stoppable throughout.
 
-For one seed at guidance 1 the picture is the one of mflux's own ``Flux2Klein`` or ``Flux2KleinEdit``, bit for bit.
+For one seed at guidance 1 the image is the one of mflux's own ``Flux2Klein`` or ``Flux2KleinEdit``, bit for bit.
 """
 
 from collections.abc import Callable, Generator, Iterator
@@ -37,7 +37,7 @@ from mflux_api.engine.sampling.passes import (
 )
 from mflux_api.engine.sampling.preview import SAMPLE_SIDE, PreviewDecoder, as_jpeg, fit
 from mflux_api.engine.sampling.prompt_cache import PromptCache
-from mflux_api.engine.sampling.references import encode_picture, encode_references
+from mflux_api.engine.sampling.references import encode_image, encode_references
 from mflux_api.engine.sampling.work_clock import WorkClock
 from mflux_api.engine.weights.components import ComponentName, Components
 
@@ -94,12 +94,12 @@ class Pipeline:
         """
         if request.low_ram:
             return len(request.seeds)
-        pictures = [(request.width, request.height), *((each.width, each.height) for each in request.references)]
+        images = [(request.width, request.height), *((each.width, each.height) for each in request.references)]
         info = self._components.info
         load = Load(
             parameters=info.transformer_parameters,
             width=info.transformer_width,
-            tokens=info.max_sequence_length + sum(width * height for width, height in pictures) // 256,
+            tokens=info.max_sequence_length + sum(width * height for width, height in images) // 256,
             branches=branches(request.guidance, embeds_guidance=info.embeds_guidance),
         )
         return images_per_pass(self._device.kind, load)
@@ -127,9 +127,9 @@ class Pipeline:
         check()
         yield from clock.pausing(StageEvent("encoding"))
         # An adapter that does not fit is found first, unless the transformer's turn is yet to come.
-        staged = request.low_ram or request.alternating
-        predict = None if staged else self._with_loras(request.loras)
-        # With little memory the pictures take turns in each stage, so that each component is read once for all of them.
+        component_offload = request.low_ram or request.alternating_offload
+        predict = None if component_offload else self._with_loras(request.loras)
+        # With little memory the images take turns in each stage, so that each component is read once for all of them.
         together = 1 if request.low_ram else len(request.seeds)
         embeddings = self._embeddings(request, together, check) if request.steps_run else None
         self._done_with("text_encoder", request)
@@ -170,7 +170,7 @@ class Pipeline:
                     check()
                 del denoiser, cache, clean
             if request.loras and not mx.isfinite(latents).all().item():
-                raise LoraError("With these LoRAs the picture's numbers overflow: use smaller scales or other LoRAs.")
+                raise LoraError("With these LoRAs the image's numbers overflow: use smaller scales or other LoRAs.")
             grids += mx.split(_grid(latents, rows, columns), latents.shape[0])
         del conditioning, predict
         self._done_with("transformer", request)
@@ -187,11 +187,11 @@ class Pipeline:
         yield DoneEvent(encode_s=encode_s, denoise_s=denoise_s, decode_s=clock.lap())
 
     def _done_with(self, component: ComponentName, request: PipelineRequest) -> None:
-        """Give up what the picture needs no more, where the request says so; its next use reads it from disk again."""
-        if request.low_ram or (request.alternating and component == "text_encoder"):
-            self._give_up(component)
+        """Give up what the image needs no more, where the request says so; its next use reads it from disk again."""
+        if request.low_ram or (request.alternating_offload and component == "text_encoder"):
+            self._release_component(component)
 
-    def _give_up(self, component: ComponentName) -> None:
+    def _release_component(self, component: ComponentName) -> None:
         if component == "transformer":
             # Adapters wrap its layers, and a compiled function holds the weights that it was traced with.
             self._adapted = None
@@ -228,9 +228,9 @@ class Pipeline:
         texts = [request.prompt]
         if branches(request.guidance, embeds_guidance=self._components.info.embeds_guidance) == 2:
             texts.append(_NO_NEGATIVE_PROMPT if request.negative_prompt is None else request.negative_prompt)
-        if request.alternating and any(self._cache.get(text) is None for text in texts):
+        if request.alternating_offload and any(self._cache.get(text) is None for text in texts):
             # Its turn is over: the text encoder needs its place.
-            self._give_up("transformer")
+            self._release_component("transformer")
         rows: list[mx.array] = []
         for text in texts:
             check()
@@ -260,15 +260,15 @@ class Pipeline:
         return embedding
 
     def _encode_start(self, request: PipelineRequest, check: Callable[[], None]) -> mx.array | None:
-        """The start picture's packed latents [1, tokens, 128]; None where the run begins with pure noise."""
+        """The start image's packed latents [1, tokens, 128]; None where the run begins with pure noise."""
         if request.start is None or request.steps_run == request.steps:
             return None
-        packed: mx.array = Flux2LatentCreator.pack_latents(encode_picture(self._components.vae, request.start, check))
+        packed: mx.array = Flux2LatentCreator.pack_latents(encode_image(self._components.vae, request.start, check))
         return packed
 
 
 def _previews(decoder: PreviewDecoder | None, clean: mx.array, rows: int, columns: int) -> Iterator[Pixels]:
-    """Every picture's preview, from the packed clean estimate; none without a decoder."""
+    """Every image's preview, from the packed clean estimate; none without a decoder."""
     if decoder is not None:
         for grid in mx.split(_grid(clean, rows, columns), clean.shape[0]):
             yield decoder.pixels(grid)

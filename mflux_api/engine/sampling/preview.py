@@ -1,4 +1,4 @@
-"""Small pictures of what a run is coming to, from a linear map of the latents: no pass through the VAE per step.
+"""Small images of what a run is coming to, from a linear map of the latents: no pass through the VAE per step.
 
 The map is fitted on the checkpoint's own VAE, because any checkpoint can be loaded and its latents are its own: numbers
 shipped for one VAE would show noise with another.
@@ -15,12 +15,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from mflux_api.engine.sampling.decoding import DecodeMode, Pixels, decode_packed
-from mflux_api.engine.sampling.references import Picture, encode_picture
+from mflux_api.engine.sampling.references import encode_image
+from mflux_api.images.rgb import RGBImage
 
 JPEG_QUALITY = 80
 _PIXELS_PER_CELL = 8
 SAMPLE_SIDE = 128
-"""Pixels of the picture that the map is fitted on."""
+"""Pixels of the image that the map is fitted on."""
 _PATCH = 16
 # Keeps channels that carry nothing in the sample from getting large factors.
 _RIDGE = 1e-3
@@ -52,19 +53,19 @@ class PreviewDecoder:
     statistics: _Statistics
 
     def pixels(self, packed: mx.array) -> Pixels:
-        """The first picture of packed latents [B, 128, H/16, W/16] as RGB8 (H/8, W/8, 3)."""
+        """The first image of packed latents [B, 128, H/16, W/16] as RGB8 (H/8, W/8, 3)."""
         cells, rows, columns = _cells(self.statistics, packed)
         colours = (cells @ self.factors).reshape(rows, columns, 3)
         return np.ascontiguousarray(np.clip(np.rint(colours * 127.5 + 127.5), 0, 255).astype(np.uint8))
 
 
 def fit(vae: Any, mode: DecodeMode, check: Callable[[], None]) -> PreviewDecoder:
-    """Fit the map on one sample picture that goes once through the VAE and back, by least squares; always the same.
+    """Fit the map on one sample image that goes once through the VAE and back, by least squares; always the same.
 
     The colours to meet are those the decoder gives, 8 x 8 pixels averaged, not the sample's: a preview foretells the
-    picture. ``check`` is called between the VAE's blocks; what it raises passes through.
+    image. ``check`` is called between the VAE's blocks; what it raises passes through.
     """
-    packed = encode_picture(vae, _sample(), check)
+    packed = encode_image(vae, _sample(), check)
     decoded = np.array(decode_packed(vae, packed, mode, check).astype(mx.float32))[0]
     statistics = _Statistics.of(vae)
     cells, rows, columns = _cells(statistics, packed)
@@ -94,7 +95,7 @@ def _cells(statistics: _Statistics, packed: mx.array) -> tuple[npt.NDArray[np.fl
     return np.concatenate([cells, np.ones((rows * columns, 1))], axis=1), rows, columns
 
 
-def _sample() -> Picture:
+def _sample() -> RGBImage:
     """Flat patches, slopes and texture in colours from all over the cube."""
     random = np.random.Generator(np.random.PCG64(0))
     count = SAMPLE_SIDE // _PATCH
@@ -104,7 +105,7 @@ def _sample() -> Picture:
     texture = random.normal(0, 1, (SAMPLE_SIDE, SAMPLE_SIDE, 1)) * np.kron(
         random.uniform(0, 20, (count, count, 1)), _ones()
     )
-    return Picture(SAMPLE_SIDE, SAMPLE_SIDE, np.clip(levels + slopes + texture, 0, 255).astype(np.uint8).tobytes())
+    return RGBImage(SAMPLE_SIDE, SAMPLE_SIDE, np.clip(levels + slopes + texture, 0, 255).astype(np.uint8).tobytes())
 
 
 def _ones() -> npt.NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Pictures that a run starts from: pixels through the VAE's encoder, packed as the transformer's tokens."""
+"""Images that a run starts from: pixels through the VAE's encoder, packed as the transformer's tokens."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,30 +11,26 @@ from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCr
 from mflux.models.flux2.variants.edit.flux2_klein_edit_helpers import _Flux2KleinEditHelpers
 from mlx import nn
 
-_CHANNELS = 3
+from mflux_api.images.rgb import CHANNELS, RGBImage
+
 _PIXELS_PER_LATENT = 16
-# FLUX.2 tells references apart by the time coordinate of their position: 10, 20, 30 …; the painted picture has 0.
+# FLUX.2 tells references apart by the time coordinate of their position: 10, 20, 30 …; the generated image has 0.
 _TIME_STEP = 10
 
 
-@attrs.frozen
-class Picture:
-    """RGB8 pixels, row by row; both sides are multiples of 16. Raises ValueError for anything else."""
+def check_sides(image: RGBImage) -> None:
+    """Refuse an image that is not a whole number of the transformer's tokens.
 
-    width: int
-    height: int
-    rgb: bytes = attrs.field(repr=False)
-
-    def __attrs_post_init__(self) -> None:
-        if any(side < _PIXELS_PER_LATENT or side % _PIXELS_PER_LATENT for side in (self.width, self.height)):
-            raise ValueError(f"A picture's sides must be multiples of {_PIXELS_PER_LATENT} pixels.")
-        if len(self.rgb) != self.width * self.height * _CHANNELS:
-            raise ValueError("A picture must have 3 bytes per pixel.")
+    Raises:
+        ValueError: a side is not a multiple of 16 pixels, or is 0.
+    """
+    if any(side < _PIXELS_PER_LATENT or side % _PIXELS_PER_LATENT for side in image.size):
+        raise ValueError(f"an image's sides must be multiples of {_PIXELS_PER_LATENT} pixels")
 
 
 @attrs.frozen(eq=False)
 class References:
-    """The tokens of all reference pictures, one after the other."""
+    """The tokens of all reference images, one after the other."""
 
     tokens: mx.array
     """[1, tokens, 128]."""
@@ -42,16 +38,16 @@ class References:
     """Position ids [1, tokens, 4]: time, row, column, layer."""
 
 
-def encode_references(vae: Any, pictures: Sequence[Picture], check: Callable[[], None]) -> References | None:
-    """The pictures' tokens as mflux's ``Flux2KleinEdit`` and diffusers' ``Flux2KleinPipeline`` feed them.
+def encode_references(vae: Any, images: Sequence[RGBImage], check: Callable[[], None]) -> References | None:
+    """The images' tokens as mflux's ``Flux2KleinEdit`` and diffusers' ``Flux2KleinPipeline`` feed them.
 
-    None where there are no pictures. ``check`` is called between the encoder's blocks; what it raises passes through.
+    None where there are no images. ``check`` is called between the encoder's blocks; what it raises passes through.
     """
-    if not pictures:
+    if not images:
         return None
     tokens, ids = [], []
-    for index, picture in enumerate(pictures):
-        latents = encode_picture(vae, picture, check)
+    for index, image in enumerate(images):
+        latents = encode_image(vae, image, check)
         tokens.append(Flux2LatentCreator.pack_latents(latents))
         ids.append(Flux2LatentCreator.prepare_grid_ids(latents, t_coord=_TIME_STEP * (index + 1)))
     references = References(mx.concatenate(tokens, axis=1), mx.concatenate(ids, axis=1))
@@ -59,14 +55,14 @@ def encode_references(vae: Any, pictures: Sequence[Picture], check: Callable[[],
     return references
 
 
-def encode_picture(vae: Any, picture: Picture, check: Callable[[], None]) -> mx.array:
-    """A picture's patched and normed latents [1, 128, height/16, width/16], those that the transformer works on.
+def encode_image(vae: Any, image: RGBImage, check: Callable[[], None]) -> mx.array:
+    """An image's patched and normed latents [1, 128, height/16, width/16], those that the transformer works on.
 
-    They are the mean of the encoder's distribution, so the same picture always has the same latents.
+    They are the mean of the encoder's distribution, so the same image always has the same latents.
     """
-    pixels = np.frombuffer(picture.rgb, np.uint8).reshape(1, picture.height, picture.width, _CHANNELS)
-    image = 2.0 * mx.transpose(mx.array(pixels.astype(np.float32) / 255.0), (0, 3, 1, 2)) - 1.0
-    encoded = Flux2LatentCreator.patchify_latents(_encode_modules(vae, image, check))
+    rgb = np.frombuffer(image.rgb, np.uint8).reshape(1, image.height, image.width, CHANNELS)
+    pixels = 2.0 * mx.transpose(mx.array(rgb.astype(np.float32) / 255.0), (0, 3, 1, 2)) - 1.0
+    encoded = Flux2LatentCreator.patchify_latents(_encode_modules(vae, pixels, check))
     latents: mx.array = _Flux2KleinEditHelpers.bn_normalize_vae_encoded_latents(encoded, vae=vae)
     mx.eval(latents)
     return latents

@@ -1,1 +1,1 @@
-"""SeedVR2: one still picture becomes a larger one, in one step and without a prompt."""
+"""SeedVR2: one still image becomes a larger one, in one step and without a prompt."""

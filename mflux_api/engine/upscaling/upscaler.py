@@ -1,4 +1,4 @@
-"""One still picture through SeedVR2: the maths and the pixels of mflux's own ``SeedVR2.generate_image``, with stages,
+"""One still image through SeedVR2: the maths and the pixels of mflux's own ``SeedVR2.generate_image``, with stages,
 and a cancel between tiles and between blocks."""
 
 from collections.abc import Callable, Iterator
@@ -22,30 +22,28 @@ from mflux_api.engine.sampling.pipeline import ShouldStop, Stopped
 from mflux_api.engine.sampling.work_clock import WorkClock
 from mflux_api.engine.upscaling import empty_sums
 from mflux_api.engine.upscaling.components import UpscalerComponents
+from mflux_api.images.rgb import RGBImage
 
 empty_sums.guard()
 
 
 @attrs.frozen
 class UpscaleRequest:
-    """One picture to enlarge. Raises ValueError for what cannot be computed."""
+    """One image to upscale. Raises ValueError for what cannot be computed."""
 
-    width: int
-    """Of the given picture."""
-    height: int
-    rgb: bytes = attrs.field(repr=False)
-    """RGB8, row by row."""
+    image: RGBImage
+    """In any size."""
     resolution: int
-    """The shorter side of the picture to be, in pixels; the sides' ratio stays, both are even."""
+    """The shorter side of the image to be, in pixels; the sides' ratio stays, both are even."""
     seed: int
     softness: float = 0.0
-    """0 to 1: how much detail of the given picture is taken away first, to be invented anew."""
+    """0 to 1: how much detail of the given image is taken away first, to be invented anew."""
     low_ram: bool = False
     """Keep one module in memory at a time."""
 
     def __attrs_post_init__(self) -> None:
-        if min(self.width, self.height) < 1 or len(self.rgb) != self.width * self.height * 3:
-            raise ValueError("A picture must have 3 bytes per pixel.")
+        if min(self.image.size) < 1:
+            raise ValueError("an image must have at least one pixel")
         if self.resolution < 2 or not 0 <= self.softness <= 1:
             raise ValueError("An upscaling needs a resolution from 2 and a softness from 0 to 1.")
 
@@ -57,7 +55,7 @@ class Upscaler:
         self.components = components
 
     def run(self, request: UpscaleRequest, should_stop: ShouldStop) -> Iterator[Event]:
-        """Yield what :class:`Pipeline` yields: stages and one step, the picture, the times.
+        """Yield what :class:`Pipeline` yields: stages and one step, the image, the times.
 
         Raises:
             Stopped: ``should_stop`` returned true.
@@ -72,8 +70,8 @@ class Upscaler:
         clock = WorkClock()
         check()
         yield from clock.pausing(StageEvent("encoding"))
-        # Named a path there, it may be a picture too.
-        given: Any = Image.frombytes("RGB", (request.width, request.height), request.rgb)
+        # Named a path there, it may be an image too.
+        given: Any = Image.frombytes("RGB", request.image.size, request.image.rgb)
         image, height, width = SeedVR2Util.preprocess_image(given, request.resolution, request.softness)
         latent = VAEUtil.encode(vae=_Checked(self.components.vae, check), image=image, tiling_config=TilingConfig())
         condition = SeedVR2LatentCreator.create_condition(encoded_latent=latent)
@@ -103,7 +101,7 @@ class Upscaler:
             self.components.drop(part)
 
     def _denoised(self, condition: mx.array, seed: int, check: Callable[[], None]) -> mx.array:
-        """The one step from noise to the latents of the enlarged picture [1, 16, 1, height/8, width/8]."""
+        """The one step from noise to the latents of the upscaled image [1, 16, 1, height/8, width/8]."""
         config = SimpleNamespace(
             num_inference_steps=1, num_train_steps=ModelConfig.seedvr2_3b().num_train_steps, guidance=1.0
         )

@@ -31,7 +31,7 @@ __all__ = ["COMPONENTS", "CheckpointError", "CheckpointInfo", "ComponentName", "
 
 ComponentName: TypeAlias = Literal["text_encoder", "transformer", "vae"]
 COMPONENTS: tuple[ComponentName, ...] = ("text_encoder", "transformer", "vae")
-"""In the order in which a picture needs them."""
+"""In the order in which an image needs them."""
 
 _DEFAULT_OUT_LAYERS = (9, 18, 27)
 _DEFAULT_SEQUENCE_LENGTH = 512
@@ -51,7 +51,7 @@ class CheckpointInfo:
     is_distilled: bool | None
     """As ``model_index.json`` says; None where it does not."""
     caches_references: bool
-    """Whether the model was made to see reference pictures at its first step only (FLUX.2 Klein 9B KV)."""
+    """Whether the model was made to see reference images at its first step only (FLUX.2 Klein 9B KV)."""
     embeds_guidance: bool
     """Whether guidance is an input of the transformer (FLUX.2-dev), so that one branch is enough."""
     transformer_width: int
@@ -88,7 +88,7 @@ class Components(LazyModules[ComponentName]):
         return self._module("vae")
 
 
-def load_components(path: Path, *, bits: int | None = None, staged: bool = False) -> Components:
+def load_components(path: Path, *, bits: int | None = None, component_offload: bool = False) -> Components:
     """Load the checkpoint folder ``path`` in ``ModelConfig.precision``: diffusers' layout or mflux's saved layout.
 
     ``memory.configure`` must have set the precision. Nothing is downloaded.
@@ -142,7 +142,7 @@ def load_components(path: Path, *, bits: int | None = None, staged: bool = False
         return read
 
     components = Components(tokenizer, info, {name: reader(name) for name in COMPONENTS})
-    if staged:
+    if component_offload:
         # Open files and half-built modules are not for keeping until some job comes.
         opened.clear()
     else:
@@ -202,7 +202,7 @@ def _config(path: Path, name: ComponentName, weights: Weights) -> JsonConfig:
 
 
 def _text_config(path: Path) -> JsonConfig:
-    """The language model's dimensions; a text encoder that also sees pictures has them in a part of their own."""
+    """The language model's dimensions; a text encoder that also sees images has them in a part of their own."""
     config = _text_encoder_config(path)
     return config.section("text_config") or config
 

@@ -42,7 +42,7 @@ Warn = Callable[[str], None]
 
 
 def load_quantized(
-    source: Path, bits: int, entry: Path, *, staged: bool = False, warn: Warn = lambda text: None
+    source: Path, bits: int, entry: Path, *, component_offload: bool = False, warn: Warn = lambda text: None
 ) -> Components:
     """Load ``source`` in ``bits`` bits from ``entry``, making or repairing the entry first where that is needed.
 
@@ -59,7 +59,7 @@ def load_quantized(
         CheckpointError: ``source`` cannot be used, or there is neither a source nor an entry.
     """
     made_from = _identity(source, bits)
-    components = _load_whole(entry, made_from, staged, warn)
+    components = _load_whole(entry, made_from, component_offload, warn)
     if components is not None:
         return components
     if made_from is None:
@@ -67,26 +67,28 @@ def load_quantized(
     try:
         with _single_writer(entry):
             # Whoever held the lock may have made it.
-            components = _load_whole(entry, made_from, staged, warn)
+            components = _load_whole(entry, made_from, component_offload, warn)
             if components is None:
                 _make(source, bits, entry, made_from)
-                components = load_components(entry, staged=staged)
+                components = load_components(entry, component_offload=component_offload)
             return components
     except (OSError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
         warn(f"its quantized weights cannot be kept in models.cache_dir ({reason}), so every load makes them anew")
-        return load_components(source, bits=bits, staged=staged)
+        return load_components(source, bits=bits, component_offload=component_offload)
 
 
-def _load_whole(entry: Path, made_from: Mapping[str, Any] | None, staged: bool, warn: Warn) -> Components | None:
+def _load_whole(
+    entry: Path, made_from: Mapping[str, Any] | None, component_offload: bool, warn: Warn
+) -> Components | None:
     if not _is_whole(entry, made_from):
         if (entry / MARKER).is_file():
             warn("its kept quantized weights are damaged or belong to other weights")
         return None
     try:
-        return load_components(entry, staged=staged)
+        return load_components(entry, component_offload=component_offload)
     except CheckpointError as error:
         warn(f"its kept quantized weights are of no use: {error}")
         return None
@@ -98,7 +100,7 @@ def _make(source: Path, bits: int, entry: Path, made_from: Mapping[str, Any]) ->
     partial = entry.parent / f".{entry.name}.{secrets.token_hex(6)}.partial"
     try:
         partial.mkdir()
-        components = load_components(source, bits=bits, staged=True)
+        components = load_components(source, bits=bits, component_offload=True)
         for name in COMPONENTS:
             # One after another: the memory never holds more than one component.
             _save_component(getattr(components, name), bits, partial / name)

@@ -1,4 +1,4 @@
-"""A1111's extras: what its clients ask for, how large a picture becomes, and the plain ways of resizing one."""
+"""A1111's extras: what its clients ask for, how large an image becomes, and the plain ways of resizing one."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ import attrs
 from msgspec import Meta
 
 from mflux_api.errors import InvalidParameter
-from mflux_api.images.decode import decode_picture, infotext_of
+from mflux_api.images.decode import decode_image, infotext_of
 from mflux_api.images.encode import encode_png
 from mflux_api.jobs.request import MAX_FACTOR, MAX_RESOLUTION, MIN_FACTOR, MIN_RESOLUTION, Seed, Softness
-from mflux_api.jobs.resolve import DEFAULT_FACTOR, MAX_PIXELS, MOST, enlarged_size
+from mflux_api.jobs.resolve import DEFAULT_FACTOR, MAX_PIXELS, MOST, upscaled_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,12 +36,12 @@ class ExtrasOptions:
     upscaling_resize_w: _Side = 512
     upscaling_resize_h: _Side = 512
     upscaling_crop: bool = True
-    """With a size: cut what hangs over; else the picture covers the size."""
+    """With a size: cut what hangs over; else the image covers the size."""
     upscaler_1: str = "None"
     """A name of ``GET /sdapi/v1/upscalers``, in upper or lower case."""
     upscaler_2: str = "None"
     extras_upscaler_2_visibility: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
-    """How much of the second one's picture is blended in."""
+    """How much of the second one's image is blended in."""
     softness: Softness = 0.0
     """This and the next two are ours, for upscalers that are models."""
     seed: Seed = 0
@@ -49,7 +49,7 @@ class ExtrasOptions:
 
     @property
     def blends(self) -> bool:
-        """Whether there is a second picture in the result."""
+        """Whether there is a second image in the result."""
         return self.extras_upscaler_2_visibility > 0 and self.upscaler_2 != "None"
 
 
@@ -63,7 +63,7 @@ class ExtraSingleImage(ExtrasOptions):
 
 @attrs.frozen(kw_only=True)
 class FileData:
-    """One picture of a batch."""
+    """One image of a batch."""
 
     data: str = attrs.field(repr=False)
     name: str = ""
@@ -78,7 +78,7 @@ class ExtraBatchImages(ExtrasOptions):
 
 @attrs.frozen
 class Source:
-    """A picture as a client sent it."""
+    """An image as a client sent it."""
 
     text: str = attrs.field(repr=False)
     index: int
@@ -88,12 +88,12 @@ class Source:
 
     def decoded(self) -> "Image":
         """Return its pixels; call it in a thread. Raises InvalidParameter where it cannot be used."""
-        return decode_picture(self.text, self.index, self.field, reference=False)
+        return decode_image(self.text, self.index, self.field, reference=False)
 
 
 @attrs.frozen
 class Plan:
-    """How large one picture becomes."""
+    """How large one image becomes."""
 
     scaled: tuple[int, int]
     """What plain resizing gives."""
@@ -110,20 +110,20 @@ class Plan:
 
 
 def plan(options: ExtrasOptions, width: int, height: int, *, field: str = "image") -> Plan:
-    """Return what becomes of a picture of that size.
+    """Return what becomes of an image of that size.
 
     Args:
         options: what is asked for.
-        width: of the picture.
-        height: of the picture.
-        field: what the client calls the picture, for the error.
+        width: of the image.
+        height: of the image.
+        field: what the client calls the image, for the error.
 
     Raises:
         InvalidParameter: it is too large, or would become too large or too small.
     """
     if width * height > MAX_PIXELS:
         raise InvalidParameter(
-            f"'{field}' is invalid: a picture has {width} × {height} pixels; scale it down to {MOST}",
+            f"'{field}' is invalid: an image has {width} × {height} pixels; scale it down to {MOST}",
             {"field": field, "value": None, "limit": MAX_PIXELS},
         )
     if options.resize_mode == 0:
@@ -136,10 +136,10 @@ def plan(options: ExtrasOptions, width: int, height: int, *, field: str = "image
         factor, field = max((size[0] / width, "upscaling_resize_w"), (size[1] / height, "upscaling_resize_h"))
         scaled = max(size[0], round(width * factor)), max(size[1], round(height * factor))
         wanted, resolution = size if options.upscaling_crop else scaled, _covering(width, height, scaled)
-    largest = max(scaled, enlarged_size(width, height, resolution), key=lambda sides: sides[0] * sides[1])
+    largest = max(scaled, upscaled_size(width, height, resolution), key=lambda sides: sides[0] * sides[1])
     if largest[0] * largest[1] > MAX_PIXELS:
         raise InvalidParameter(
-            f"'{field}' is invalid: a picture of {width} × {height} pixels would become {largest[0]} × {largest[1]}; "
+            f"'{field}' is invalid: an image of {width} × {height} pixels would become {largest[0]} × {largest[1]}; "
             f"the limit is {MOST}",
             {"field": field, "value": getattr(options, field), "limit": MAX_PIXELS},
         )
@@ -154,19 +154,19 @@ def plan(options: ExtrasOptions, width: int, height: int, *, field: str = "image
 def _covering(width: int, height: int, least: tuple[int, int]) -> int:
     """The smallest resolution at which an upscaler's even sides are no shorter than that."""
     resolution = min(least)
-    while any(side < wanted for side, wanted in zip(enlarged_size(width, height, resolution), least, strict=True)):
+    while any(side < wanted for side, wanted in zip(upscaled_size(width, height, resolution), least, strict=True)):
         resolution += 1
     return resolution
 
 
 def composed(options: ExtrasOptions, plan: Plan, layers: Sequence[str | bytes], source: Source, said: str) -> str:
-    """Return the finished picture as base64 PNG, with what its source said about itself; call it in a thread.
+    """Return the finished image as base64 PNG, with what its source said about itself; call it in a thread.
 
     Args:
         options: how much of a second layer is blended in.
         plan: the sizes.
         layers: a plain upscaler's name, or what a model made as PNG; one or two.
-        source: the picture.
+        source: the image.
         said: what is done with it, as :func:`description` says.
     """
     images, given = list["Image"](), None
@@ -183,14 +183,14 @@ def composed(options: ExtrasOptions, plan: Plan, layers: Sequence[str | bytes], 
 
 
 def resized(image: "Image", upscaler: str, plan: Plan) -> "Image":
-    """Return a picture as one of the plain upscalers makes it; takes a while, so call it in a thread."""
+    """Return an image as one of the plain upscalers makes it; takes a while, so call it in a thread."""
     from PIL.Image import Resampling
 
     return cut(image.resize(plan.scaled, Resampling[PLAIN[upscaler]]), plan.wanted)
 
 
 def opened(png: bytes, plan: Plan) -> "Image":
-    """Return a picture as a model made it, cut to what was wanted; call it in a thread."""
+    """Return an image as a model made it, cut to what was wanted; call it in a thread."""
     from PIL import Image
 
     with Image.open(BytesIO(png)) as image:
@@ -206,7 +206,7 @@ def cut(image: "Image", size: tuple[int, int] | None) -> "Image":
 
 
 def blended(one: "Image", other: "Image", visibility: float) -> "Image":
-    """Return the first picture with so much of the second in it; call it in a thread."""
+    """Return the first image with so much of the second in it; call it in a thread."""
     from PIL import Image
     from PIL.Image import Resampling
 

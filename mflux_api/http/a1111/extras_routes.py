@@ -1,4 +1,4 @@
-"""``/sdapi/v1/extra-single-image``, ``extra-batch-images`` and ``upscalers``: A1111's way of enlarging pictures."""
+"""``/sdapi/v1/extra-single-image``, ``extra-batch-images`` and ``upscalers``: A1111's way of upscaling images."""
 
 import html
 from collections.abc import Callable, Iterator, Sequence
@@ -14,7 +14,7 @@ from mflux_api.errors import InvalidParameter, JobCancelled, QueueFull, Shutting
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111 import extras
 from mflux_api.http.a1111.extras import ExtraBatchImages, ExtraSingleImage, ExtrasOptions, Plan, Source
-from mflux_api.http.a1111.synchronous import all_painted
+from mflux_api.http.a1111.synchronous import all_generated
 from mflux_api.http.body import json_object
 from mflux_api.http.responses import in_thread, json_bytes, json_response
 from mflux_api.http.schemas import ExtraBatchAnswer, ExtraSingleAnswer, UpscalerObject
@@ -34,29 +34,29 @@ MOST_PLAIN_CALLS = 8
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
-    enlarger = Enlarger(gateway)
+    service = Extras(gateway)
 
     @routes.get("/upscalers")
     async def upscalers() -> Response:
-        return json_response(tuple(_object(upscaler) for upscaler in enlarger.upscalers()))
+        return json_response(tuple(_object(upscaler) for upscaler in service.upscalers()))
 
     @routes.post("/extra-single-image")
     async def single() -> Response:
         options = convert(await json_object(), ExtraSingleImage, strict=False)
-        (image,), info = await enlarger.enlarge(options, [options.image], "image")
+        (image,), info = await service.upscale(options, [options.image], "image")
         return json_bytes(await in_thread(ExtraSingleAnswer(html_info=info, image=image)))
 
     @routes.post("/extra-batch-images")
     async def batch() -> Response:
         options = convert(await json_object(), ExtraBatchImages, strict=False)
-        images, info = await enlarger.enlarge(options, [file.data for file in options.imageList], "imageList")
+        images, info = await service.upscale(options, [file.data for file in options.imageList], "imageList")
         return json_bytes(await in_thread(ExtraBatchAnswer(html_info=info, images=tuple(images))))
 
     return routes
 
 
-class Enlarger:
-    """Enlarges the pictures of a call; a model's are jobs like any other."""
+class Extras:
+    """Upscales the images of a call; a model's are jobs like any other."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -67,11 +67,11 @@ class Enlarger:
         """All there are, the plain ones first."""
         return (*extras.PLAIN, *(model for model in self._gateway.catalog if model.upscales))
 
-    async def enlarge(self, options: ExtrasOptions, texts: Sequence[str], field: str) -> tuple[list[str], str]:
-        """Return the enlarged pictures as base64 PNG, and what was done as HTML.
+    async def upscale(self, options: ExtrasOptions, texts: Sequence[str], field: str) -> tuple[list[str], str]:
+        """Return the upscaled images as base64 PNG, and what was done as HTML.
 
         Raises:
-            InvalidParameter: there is no such upscaler, or one of the pictures cannot be used or enlarged.
+            InvalidParameter: there is no such upscaler, or one of the images cannot be used or upscaled.
             QueueFull: too many jobs wait, or too many calls without jobs are at work.
             ShuttingDown: the service is draining.
             JobCancelled: somebody cancelled a job.
@@ -82,37 +82,37 @@ class Enlarger:
         options = attrs.evolve(options, upscaler_1=_name(first), upscaler_2=_name(second))
         layers = (first, second) if options.blends else (first,)
         if any(isinstance(upscaler, Model) for upscaler in layers):
-            return await self._enlarged(options, layers, texts, field)
+            return await self._upscaled(options, layers, texts, field)
         if (await self._gateway.load()).draining:
             raise ShuttingDown("The service is shutting down; try again in a moment")
         with self._room():
-            return await self._enlarged(options, layers, texts, field)
+            return await self._upscaled(options, layers, texts, field)
 
     @contextmanager
     def _room(self) -> Iterator[None]:
         """Bound what is held for calls that no queue bounds."""
         if self._plain_calls >= MOST_PLAIN_CALLS:
-            raise QueueFull(f"{MOST_PLAIN_CALLS} calls are resizing pictures already; try again later")
+            raise QueueFull(f"{MOST_PLAIN_CALLS} calls are resizing images already; try again later")
         self._plain_calls += 1
         try:
             yield
         finally:
             self._plain_calls -= 1
 
-    async def _enlarged(
+    async def _upscaled(
         self, options: ExtrasOptions, layers: Sequence[Upscaler], texts: Sequence[str], field: str
     ) -> tuple[list[str], str]:
-        # All of them are looked at before the first is enlarged.
+        # All of them are looked at before the first is upscaled.
         plans = [await self._plan(options, text, index, field) for index, text in enumerate(texts)]
         if sum(plan.pixels for plan in plans) > extras.MAX_BATCH_PIXELS:
             most = f"{extras.MAX_BATCH_PIXELS / 1e6:.0f} MP"
             raise InvalidParameter(
-                f"'{field}' is invalid: all results together have more than {most}; send fewer pictures at a time",
+                f"'{field}' is invalid: all results together have more than {most}; send fewer images at a time",
                 {"field": field, "value": len(texts), "limit": extras.MAX_BATCH_PIXELS},
             )
         models = [layer for layer in layers if isinstance(layer, Model)]
         requests = [_request(options, model, *each) for each in zip(texts, plans, strict=True) for model in models]
-        jobs = iter(await all_painted(self._gateway, requests))
+        jobs = iter(await all_generated(self._gateway, requests))
         encoded, said = list[str](), list[str]()
         for index, (text, plan) in enumerate(zip(texts, plans, strict=True)):
             own = [next(jobs) for _ in models]

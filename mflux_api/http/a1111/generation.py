@@ -10,7 +10,7 @@ from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter, JobCancelled
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111 import dialect as a1111
-from mflux_api.http.a1111.synchronous import painted
+from mflux_api.http.a1111.synchronous import generated
 from mflux_api.http.body import json_object
 from mflux_api.http.render import Renderer
 from mflux_api.http.responses import in_thread, json_bytes
@@ -26,7 +26,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     @routes.post("/txt2img")
     async def txt2img() -> Response:
         body = await json_object()
-        # A1111's img2img alone takes pictures; a stray field must not turn this into an edit.
+        # A1111's img2img alone takes images; a stray field must not turn this into an edit.
         return await answer({name: value for name, value in body.items() if name != "init_images"})
 
     @routes.post("/img2img")
@@ -46,7 +46,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         started = trio.current_time()
         aliases = a1111.ALIASES if dialect else ALIASES
         request = from_body(fields, upscales=gateway.upscales, strict=not dialect, aliases=aliases)
-        job = await painted(gateway, request)
+        job = await generated(gateway, request)
         if job.status is Status.CANCELLED and not dialect:
             raise JobCancelled("The job was cancelled", {"job_id": job.id})
         sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"

@@ -82,7 +82,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         if text is None:
             return None
         caller = offered_key(gateway.settings.security.api_keys) or ""
-        # In a thread: a body may hold megabytes of pictures.
+        # In a thread: a body may hold megabytes of images.
         return await trio.to_thread.run_sync(partial(idempotency_key, text, body, caller=caller))
 
     return routes

@@ -1,4 +1,4 @@
-"""How large A1111's extras make a picture, and the plain ways of doing it."""
+"""How large A1111's extras make an image, and the plain ways of doing it."""
 
 import base64
 from io import BytesIO
@@ -23,8 +23,8 @@ from mflux_api.http.a1111.extras import (
 )
 from mflux_api.images.encode import encode_png
 from mflux_api.jobs.request import convert
-from mflux_api.jobs.resolve import MAX_PIXELS, enlarged_size
-from tests.api.test_img2img import encoded, picture
+from mflux_api.jobs.resolve import MAX_PIXELS, upscaled_size
+from tests.api.test_img2img import decoded, encoded
 
 SOURCE = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
 TEXT = encoded(SOURCE)
@@ -65,7 +65,7 @@ def test_what_a_model_is_asked_for_covers_what_is_wanted_and_little_more(
 ) -> None:
     asked = options(resize_mode=1, upscaling_resize_w=wide, upscaling_resize_h=high, upscaling_crop=crop)
     planned = plan(asked, width, height)
-    made = enlarged_size(width, height, planned.resolution)
+    made = upscaled_size(width, height, planned.resolution)
     assert all(0 <= more - least <= 0.15 * least + 4 for more, least in zip(made, planned.scaled, strict=True))
     png = encode_png(bytes(3 * made[0] * made[1]), *made, parameters="")
     assert opened(png, planned).size == ((wide, high) if crop else planned.scaled)
@@ -89,7 +89,7 @@ def test_result_that_is_too_large_or_too_small_is_refused_with_the_limit(
     assert caught.value.details["limit"] == limit
 
 
-def test_second_picture_is_blended_in_by_its_visibility() -> None:
+def test_second_image_is_blended_in_by_its_visibility() -> None:
     white, black = Image.new("RGB", (10, 10), "white"), Image.new("RGB", (12, 10), "black")
     assert set(blended(white, black, 0.2).tobytes()) == {204}
 
@@ -109,11 +109,11 @@ def test_what_is_too_large_is_named(fields: dict[str, Any], size: tuple[int, int
     assert caught.value.details["field"] == field
 
 
-def test_small_icon_can_be_enlarged() -> None:
+def test_small_icon_can_be_upscaled() -> None:
     icon = Source(encoded(SOURCE.resize((8, 8))), 0, "image")
     asked = options(upscaling_resize=4)
     made = composed(asked, plan(asked, *icon.decoded().size), ["Nearest"], icon, "")
-    assert picture(made).size == (32, 32)
+    assert decoded(made).size == (32, 32)
 
 
 def test_prompt_and_seed_of_the_source_stay_in_the_file() -> None:

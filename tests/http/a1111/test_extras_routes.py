@@ -12,8 +12,8 @@ from mflux_api.catalog import BUILT_IN, Catalog
 from mflux_api.errors import QueueFull, ShuttingDown
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.extras import ExtrasOptions
-from mflux_api.http.a1111.extras_routes import MOST_PLAIN_CALLS, THREADS, Enlarger
-from tests.api.test_img2img import encoded, picture, scene
+from mflux_api.http.a1111.extras_routes import MOST_PLAIN_CALLS, THREADS, Extras
+from tests.api.test_img2img import decoded, encoded, scene
 
 SOURCE = encoded(scene((48, 32)))
 PLAIN = ExtrasOptions(upscaler_1="Lanczos")
@@ -31,28 +31,28 @@ class Idle:
 
 
 async def test_calls_beyond_the_room_for_them_are_refused_and_the_others_finish() -> None:
-    enlarger = Enlarger(cast("Gateway", Idle()))
+    service = Extras(cast("Gateway", Idle()))
     images: list[str] = []
 
-    async def enlarge() -> None:
-        made, _ = await enlarger.enlarge(PLAIN, [SOURCE], "image")
+    async def upscale() -> None:
+        made, _ = await service.upscale(PLAIN, [SOURCE], "image")
         images.extend(made)
 
     busy = [object() for _ in range(THREADS)]
     async with trio.open_nursery() as nursery:
         for thread in busy:
-            enlarger._threads.acquire_on_behalf_of_nowait(thread)
+            service._threads.acquire_on_behalf_of_nowait(thread)
         for _ in range(MOST_PLAIN_CALLS):
-            nursery.start_soon(enlarge)
+            nursery.start_soon(upscale)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(QueueFull):
-            await enlarge()
+            await upscale()
         for thread in busy:
-            enlarger._threads.release_on_behalf_of(thread)
-    assert [picture(image).size for image in images] == [(96, 64)] * MOST_PLAIN_CALLS
-    await enlarge()
+            service._threads.release_on_behalf_of(thread)
+    assert [decoded(image).size for image in images] == [(96, 64)] * MOST_PLAIN_CALLS
+    await upscale()
 
 
 async def test_draining_service_takes_no_calls() -> None:
     with pytest.raises(ShuttingDown):
-        await Enlarger(cast("Gateway", Idle(draining=True))).enlarge(PLAIN, [SOURCE], "image")
+        await Extras(cast("Gateway", Idle(draining=True))).upscale(PLAIN, [SOURCE], "image")

@@ -18,7 +18,7 @@ _LANDS_NEAR = ("#2d0f4a", "#0f5a2a", "#dbe6f2", "#8f1d14", "#1b3f9a", "#b8800e",
 _LANDS_FAR = ("#b64f9c", "#6fbf7c", "#f2f7fb", "#dd6a52", "#6f9be0", "#ecc765", "#a17fd0")
 
 
-def paint_space(canvas: Canvas) -> None:
+def draw_space(canvas: Canvas) -> None:
     """Stars, a nebula, and a planet or two."""
     grid = canvas.grid
     canvas.lay(
@@ -39,7 +39,7 @@ def paint_space(canvas: Canvas) -> None:
     # Without a named planet there is one all the same.
     unnamed = canvas.has("thing", "none") * canvas.has("body", "none")
     color = canvas.color(_PLANETS, canvas.whole(9))
-    paint_planet(
+    draw_planet(
         canvas,
         grid.at_x(canvas.chance(0.25, 0.75)),
         grid.at_y(canvas.chance(0.35, 0.65)),
@@ -58,7 +58,7 @@ def _body_in_space(canvas: Canvas) -> None:
     sun = canvas.has("body", "sun")
     canvas.lay(canvas.plain("#ffb84a"), torch.exp(-distance / 0.14) * 0.9 * sun)
     canvas.lay(canvas.plain("#fff3c4"), grid.inside(distance - 0.1) * sun)
-    paint_planet(
+    draw_planet(
         canvas,
         x,
         y,
@@ -69,7 +69,7 @@ def _body_in_space(canvas: Canvas) -> None:
     )
 
 
-def paint_planet(
+def draw_planet(
     canvas: Canvas, x: Tensor, y: Tensor, radius: float, color: Tensor, present: Tensor, ringed: Tensor
 ) -> None:
     """A banded ball lit from the upper left, in some with a ring."""
@@ -89,7 +89,7 @@ def paint_planet(
     canvas.lay(ring_color, band * (tilted > 0).float() * present * ringed * 0.9)
 
 
-def paint_alien(canvas: Canvas) -> None:
+def draw_alien(canvas: Canvas) -> None:
     """A strange sky with two moons, over spires of rock."""
     grid = canvas.grid
     kind = canvas.whole(4)
@@ -106,7 +106,7 @@ def paint_alien(canvas: Canvas) -> None:
         share = mix(torch.full_like(mirrored, cx), torch.full_like(mirrored, 1 - cx), mirrored)
         color = mix(canvas.color(_AIR_LOW, (kind + 1 + number) % 4), canvas.plain("#fff6ea"), 0.35)
         ringed = (bare if number == 0 else bare * 0) * (kind % 2 == 0).float()
-        paint_planet(canvas, grid.at_x(share), grid.at_y(cy), size, color, bare, ringed)
+        draw_planet(canvas, grid.at_x(share), grid.at_y(cy), size, color, bare, ringed)
     _body_in_space(canvas)
     plain = canvas.has("land", "plain")
     near = mix(canvas.pick("land", _LANDS_NEAR), canvas.color(_GROUND_NEAR, kind), plain)

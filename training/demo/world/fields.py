@@ -1,7 +1,7 @@
-"""Coordinates, masks, colours and chance: what every painter of the world uses.
+"""Coordinates, masks, colours and chance: what every renderer of the world uses.
 
-Pictures are [n, 3, H, W] in 0..1, masks and lengths broadcast against [n, 1, H, W]. Lengths are in units of the shorter
-side, measured from the picture's centre, so that a scene looks the same at every size.
+Images are [n, 3, H, W] in 0..1, masks and lengths broadcast against [n, 1, H, W]. Lengths are in units of the shorter
+side, measured from the image's centre, so that a scene looks the same at every size.
 """
 
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ def mix(one: Tensor, other: Tensor, share: Tensor | float) -> Tensor:
 
 
 class Grid:
-    """The pixels of one picture size."""
+    """The pixels of one image size."""
 
     def __init__(self, height: int, width: int, device: torch.device) -> None:
         self.height, self.width, self.device = height, width, device
@@ -65,7 +65,7 @@ _TABLES: dict[torch.device, Tensor] = {}
 
 
 def fixed(index: Tensor, seed: int) -> Tensor:
-    """A number in 0..1 for every integer, the same in every picture: what never varies is learnt sharply."""
+    """A number in 0..1 for every integer, the same in every image: what never varies is learnt sharply."""
     if index.device not in _TABLES:
         generator = torch.Generator().manual_seed(20_240_607)
         _TABLES[index.device] = torch.rand(_TABLE_SIZE, generator=generator).to(index.device)
@@ -98,7 +98,7 @@ def colors(codes: tuple[str, ...], device: torch.device) -> Tensor:
 
 @dataclass
 class Canvas:
-    """A batch of scenes of one place while it is painted."""
+    """A batch of scenes of one place while it is drawn."""
 
     grid: Grid
     rows: Tensor
@@ -177,5 +177,5 @@ class Canvas:
         return self.grid.at_x(table[self.index(name)] + self.chance(-jitter, jitter))
 
     def lay(self, color: Tensor, mask: Tensor) -> None:
-        """Paint ``color`` where ``mask`` is 1."""
+        """Draw ``color`` where ``mask`` is 1."""
         self.image = over(self.image, color, mask)

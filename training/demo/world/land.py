@@ -61,7 +61,7 @@ def swell(canvas: Canvas, x: Tensor) -> Tensor:
     return 0.5 + 0.33 * first + 0.17 * second
 
 
-def paint_mountains(canvas: Canvas, tops: tuple[float, ...] = (0.45, 0.54, 0.66, 0.78), foot: float = 0.9) -> None:
+def draw_mountains(canvas: Canvas, tops: tuple[float, ...] = (0.45, 0.54, 0.66, 0.78), foot: float = 0.9) -> None:
     """Ridges behind ridges, sunlit on one side, with snow on the highest in some; ``foot`` 1 is without a meadow."""
     grid = canvas.grid
     for number, top in enumerate(tops):
@@ -102,7 +102,7 @@ def _meadow(canvas: Canvas, foot: float) -> None:
     canvas.lay(color * (1.1 - 0.35 * smooth(0.0, 0.2, grid.y - edge)), grid.inside(edge - grid.y))
 
 
-def paint_hills(canvas: Canvas) -> None:
+def draw_hills(canvas: Canvas) -> None:
     """Rolling hills."""
     grid = canvas.grid
     for number, top in enumerate((0.52, 0.62, 0.74, 0.88)):
@@ -112,7 +112,7 @@ def paint_hills(canvas: Canvas) -> None:
         canvas.lay(mist(canvas, color, edge, 0.1), grid.inside(edge - grid.y))
 
 
-def paint_desert(canvas: Canvas) -> None:
+def draw_desert(canvas: Canvas) -> None:
     """Dunes with a bright and a shaded side."""
     grid = canvas.grid
     for number, top in enumerate((0.55, 0.65, 0.79)):
@@ -133,7 +133,7 @@ def paint_desert(canvas: Canvas) -> None:
         canvas.lay(mist(canvas, color, edge, 0.08), grid.inside(edge - grid.y))
 
 
-def paint_forest(canvas: Canvas) -> None:
+def draw_forest(canvas: Canvas) -> None:
     """Rows of conifers, paler with distance."""
     grid = canvas.grid
     floor = layer_color(canvas, _GRASS_NEAR, _GRASS_FAR, 0.7, 0.3) * 0.8
@@ -164,7 +164,7 @@ def trees(canvas: Canvas, color: Tensor, foot: float, size: float, rows: float, 
     canvas.lay(color, torch.maximum(inside, trunk))
 
 
-def paint_sea(canvas: Canvas, horizon: Tensor) -> None:
+def draw_sea(canvas: Canvas, horizon: Tensor) -> None:
     """Open water to the horizon, with the light of the sun or the moon on it."""
     grid = canvas.grid
     below = ((grid.y - horizon) / (grid.at_y(1.0) - horizon)).clamp(0, 1)
@@ -205,7 +205,7 @@ def reflect(canvas: Canvas, horizon: Tensor) -> None:
     canvas.lay(canvas.haze, rim * 0.35)
 
 
-def paint_shore(canvas: Canvas, where: Tensor) -> None:
+def draw_shore(canvas: Canvas, where: Tensor) -> None:
     """Land in the foreground of a water scene, where a thing needs ground to stand on."""
     grid = canvas.grid
     canvas.branch(2)

@@ -1,4 +1,4 @@
-"""Abstract geometric pictures: six patterns in five palettes."""
+"""Abstract geometric images: six patterns in five palettes."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ _CODES = tuple(code for palette in _PALETTES.values() for code in palette)
 
 
 def _ink(canvas: Canvas, index: Tensor) -> Tensor:
-    """The palette's colour number ``index`` (any integers, [n, 1, H, W]) as a picture."""
+    """The palette's colour number ``index`` (any integers, [n, 1, H, W]) as an image."""
     table = torch.tensor(
         [[int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)] for code in _CODES], device=canvas.grid.device
     )
@@ -25,19 +25,19 @@ def _ink(canvas: Canvas, index: Tensor) -> Tensor:
     return table[number.squeeze(1)].permute(0, 3, 1, 2)
 
 
-def paint_abstract(canvas: Canvas) -> None:
-    """Paint each scene's pattern."""
+def draw_abstract(canvas: Canvas) -> None:
+    """Draw each scene's pattern."""
     variant = canvas.whole(4)
-    painters = (_circles, _triangles, _stripes, _mosaic, _waves, _rings)
-    for name, painter in zip(PATTERNS, painters, strict=True):
+    renderers = (_circles, _triangles, _stripes, _mosaic, _waves, _rings)
+    for name, renderer in zip(PATTERNS, renderers, strict=True):
         wanted = canvas.has("pattern", name)
         if bool(wanted.any()):
-            canvas.image = torch.where(wanted > 0, painter(canvas, variant), canvas.image)
+            canvas.image = torch.where(wanted > 0, renderer(canvas, variant), canvas.image)
 
 
 def _circles(canvas: Canvas, variant: Tensor) -> Tensor:
     grid = canvas.grid
-    picture = _ink(canvas, variant + 4 + 0 * grid.x.long() + 0 * grid.y.long())
+    rgb_image = _ink(canvas, variant + 4 + 0 * grid.x.long() + 0 * grid.y.long())
     for number in range(11):
         index = variant * 16 + number
         x = grid.at_x(0.04 + 0.92 * fixed(index, 81))
@@ -47,8 +47,8 @@ def _circles(canvas: Canvas, variant: Tensor) -> Tensor:
         for inset, step in ((0.0, 0), (0.4, 1), (0.75, 2)):
             mask = grid.inside(distance + inset * radius)
             color = _ink(canvas, (fixed(index, 83) * 6).long() + step + 0 * grid.x.long() + 0 * grid.y.long())
-            picture = mix(picture, color, mask)
-    return picture
+            rgb_image = mix(rgb_image, color, mask)
+    return rgb_image
 
 
 def _triangles(canvas: Canvas, variant: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ def _table(canvas: Canvas, values: tuple[float, ...], index: Tensor) -> Tensor:
     return torch.tensor(values, device=canvas.grid.device)[index]
 
 
-def paint_sky(canvas: Canvas, horizon: Tensor, sun_line: Tensor) -> None:
+def draw_sky(canvas: Canvas, horizon: Tensor, sun_line: Tensor) -> None:
     """Gradient, stars, sun or moon, clouds; sets the canvas's light, haze and the body's position.
 
     A low sun sits just above ``sun_line``, where the land hides nothing.
@@ -65,7 +65,7 @@ def _stars(canvas: Canvas) -> None:
 
 
 def dots(canvas: Canvas, amount: Tensor, low: float = 0.75) -> None:
-    """A fixed field of stars in the upper part of the picture, in one of three variants."""
+    """A fixed field of stars in the upper part of the image, in one of three variants."""
     grid, variant = canvas.grid, canvas.whole(3)
     cells = 11.0
     x, y = (grid.x + 2.0) * cells, (grid.y + 2.0) * cells

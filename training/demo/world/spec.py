@@ -26,7 +26,7 @@ COLORS = ("red", "blue", "green", "yellow", "white", "black", "orange", "purple"
 STYLES = ("none", "watercolor", "pixel", "ink", "poster")
 MOODS = ("none", "vibrant", "pastel")
 PATTERNS = ("circles", "triangles", "stripes", "mosaic", "waves", "rings")
-# Of abstract pictures.
+# Of abstract images.
 PALETTES = ("colorful", "warm", "cool", "pastel", "mono")
 
 FLYING = ("balloon", "bird")
@@ -35,7 +35,7 @@ STANDING = ("house", "tree", "castle")
 
 @dataclass
 class Scene:
-    """One picture's content; what is not listed here (exact shapes and positions) is the renderer's own chance."""
+    """One image's content; what is not listed here (exact shapes and positions) is the renderer's own chance."""
 
     place: str = "mountains"
     time: str = "noon"

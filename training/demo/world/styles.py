@@ -1,4 +1,4 @@
-"""Styles laid over finished pictures: watercolour, pixel art, ink, poster; and moods."""
+"""Styles laid over finished images: watercolour, pixel art, ink, poster; and moods."""
 
 import torch
 import torch.nn.functional as functional
@@ -26,7 +26,7 @@ def _blur(image: Tensor, sigma: float) -> Tensor:
     return functional.conv2d(across, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
 
 
-def paint_mood(canvas: Canvas) -> None:
+def draw_mood(canvas: Canvas) -> None:
     """Vibrant: more saturation and contrast. Pastel: pale and soft."""
     image, gray = canvas.image, _gray(canvas.image)
     vivid = (gray + (image - gray) * 1.45 - 0.5) * 1.06 + 0.5
@@ -35,14 +35,14 @@ def paint_mood(canvas: Canvas) -> None:
     canvas.image = mix(image, pale, canvas.has("mood", "pastel"))
 
 
-def paint_style(canvas: Canvas) -> None:
+def draw_style(canvas: Canvas) -> None:
     """Put each scene's style on it."""
     styles = set(canvas.index("style").view(-1).tolist())
     plain = canvas.image
-    for number, painter in enumerate((_watercolor, _pixels, _ink, _poster), start=1):
+    for number, renderer in enumerate((_watercolor, _pixels, _ink, _poster), start=1):
         if number in styles:
             chosen = (canvas.index("style").view(-1) == number).nonzero().view(-1)
-            canvas.image = canvas.image.index_copy(0, chosen, painter(canvas, plain[chosen]))
+            canvas.image = canvas.image.index_copy(0, chosen, renderer(canvas, plain[chosen]))
 
 
 def _watercolor(canvas: Canvas, image: Tensor) -> Tensor:

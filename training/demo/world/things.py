@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from training.demo.world.cosmos import paint_planet
+from training.demo.world.cosmos import draw_planet
 from training.demo.world.fields import Canvas, mix, smooth
 
 COLOR_CODES = ("#d8231c", "#1f57d0", "#229a3c", "#f5cf1f", "#f6f6f2", "#1c1c22", "#f08a1c", "#7d35b8", "#f280b0")
@@ -23,7 +23,7 @@ class _Brush:
         self.color = canvas.pick(f"{field}_color", COLOR_CODES)
 
     def lay(self, color: Tensor, distance: Tensor, strength: float | Tensor = 1.0, lit: bool = False) -> None:
-        """Paint where the local ``distance`` is negative; ``lit`` shines by itself."""
+        """Draw where the local ``distance`` is negative; ``lit`` shines by itself."""
         shown = color if lit else color * self.light
         self.canvas.lay(shown, self.canvas.grid.inside(distance * self.size) * self.present * strength)
 
@@ -46,13 +46,13 @@ class _Brush:
         return mix(self.canvas.plain("#34485c"), self.canvas.plain("#ffdf7a"), dark)
 
 
-def paint_things(canvas: Canvas, field: str) -> None:
-    """Paint the things that ``field`` ("thing" or "other") names."""
+def draw_things(canvas: Canvas, field: str) -> None:
+    """Draw the things that ``field`` ("thing" or "other") names."""
     kinds = set(canvas.index(field).view(-1).tolist())
-    for number, painter in enumerate((_house, _tree, _boat, _castle, _balloon, _bird, _planet), start=1):
+    for number, renderer in enumerate((_house, _tree, _boat, _castle, _balloon, _bird, _planet), start=1):
         if number in kinds:
             canvas.branch(("other", "thing").index(field))
-            painter(canvas, field)
+            renderer(canvas, field)
 
 
 def _house(canvas: Canvas, field: str) -> None:
@@ -154,7 +154,7 @@ def _planet(canvas: Canvas, field: str) -> None:
     color = canvas.pick(f"{field}_color", COLOR_CODES)
     # Black is a dark grey ball, else nobody would see it.
     color = torch.maximum(color, canvas.plain("#3c3c46"))
-    paint_planet(
+    draw_planet(
         canvas,
         canvas.side(f"{field}_side"),
         grid.at_y(0.42 + canvas.chance(-0.03, 0.03)),

@@ -35,7 +35,7 @@ def _window_color(canvas: Canvas, number: Tensor) -> Tensor:
     return mix(warm, neon, canvas.has("neon") * (fixed(number, 33) > 0.25).float())
 
 
-def paint_city(canvas: Canvas) -> None:
+def draw_city(canvas: Canvas) -> None:
     """Three rows of towers; the nearer ones have windows."""
     grid, neon = canvas.grid, canvas.has("neon")
     neon_sky(canvas)
@@ -85,7 +85,7 @@ def _windows(
     canvas.lay(color, pane * mask * strength)
 
 
-def paint_street(canvas: Canvas) -> None:
+def draw_street(canvas: Canvas) -> None:
     """Looking down a street: walls of houses on both sides, a road with traffic."""
     grid, neon = canvas.grid, canvas.has("neon")
     neon_sky(canvas)
@@ -159,12 +159,12 @@ def _road(canvas: Canvas, aside: Tensor, down: Tensor) -> None:
 def _car(canvas: Canvas, x: Tensor, y: Tensor, size: float, color: Tensor, lit: Tensor, leaving: bool) -> None:
     grid = canvas.grid
     u, v = x / size, y / size
-    paint = color * mix(canvas.light, torch.ones_like(canvas.light), 0.35)
+    draw = color * mix(canvas.light, torch.ones_like(canvas.light), 0.35)
     body = torch.maximum(u.abs() - 0.5, (v + 0.28).abs() - 0.2)
     cabin = torch.maximum(u.abs() - 0.36 - 0.25 * (v + 0.48), (v + 0.58).abs() - 0.16)
     wheels = torch.maximum((u.abs() - 0.36).abs() - 0.1, (v + 0.04).abs() - 0.08)
     canvas.lay(canvas.plain("#15161a"), grid.inside(wheels * size))
-    canvas.lay(paint, grid.inside(torch.minimum(body, cabin) * size))
+    canvas.lay(draw, grid.inside(torch.minimum(body, cabin) * size))
     canvas.lay(
         mix(canvas.plain("#a9c4d8") * canvas.light, canvas.plain("#26303c"), 0.4), grid.inside((cabin + 0.07) * size)
     )

@@ -5,7 +5,7 @@ import torch
 from training.demo.world.fields import Canvas, fixed, mix, smooth
 
 
-def paint_weather(canvas: Canvas) -> None:
+def draw_weather(canvas: Canvas) -> None:
     """Rain, snowflakes and fog over the finished scene."""
     _fog(canvas)
     _rain(canvas)

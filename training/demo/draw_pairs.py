@@ -1,8 +1,8 @@
-"""Paint the pictures that the measures of edits are tested on: before and after by the renderer, no model.
+"""Draw the images that the measures of edits are tested on: before and after by the renderer, no model.
 
-    python -m training.demo.paint_pairs
+    python -m training.demo.draw_pairs
 
-Writes tests/semantic/painted_pairs.webp, a row for each case: its references (a blank where there is one only) and what
+Writes tests/semantic/drawn_pairs.webp, a row for each case: its references (a blank where there is one only) and what
 the renderer makes of the instruction. Only after the cases or the world changed.
 """
 
@@ -20,14 +20,14 @@ from training.demo.world.spec import Scene
 def main() -> None:
     rows, seeds = [], []
     for case in EDIT_CASES:
-        # The last one is painted twice where there is no second: render() wants full rows.
+        # The last one is drawn twice where there is no second: render() wants full rows.
         for number, fields in ((0, case.before[0]), (1, case.before[-1]), (case.base, case.scene)):
             rows.append(Scene(**fields).row())  # type: ignore[arg-type]
             seeds.append(seed_of(case, number))
-    pictures = to_pixels(render(torch.tensor(rows), SIDE, SIDE, torch.Generator(), torch.tensor(seeds)))
+    images = to_pixels(render(torch.tensor(rows), SIDE, SIDE, torch.Generator(), torch.tensor(seeds)))
     strips = []
     for number, case in enumerate(EDIT_CASES):
-        first, second, after = pictures[3 * number : 3 * number + 3]
+        first, second, after = images[3 * number : 3 * number + 3]
         strips.append(np.concatenate([first, second if len(case.before) == 2 else np.full_like(first, 255), after], 1))
     Image.fromarray(np.concatenate(strips)).save(FILE, quality=95, method=6)
 
