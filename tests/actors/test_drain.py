@@ -144,7 +144,7 @@ async def test_jobs_kept_in_memory_are_dropped_by_retention_alone_with_their_ima
             bounds.append(keep_finished)
             super().__init__(keep_finished=keep_finished)
 
-    monkeypatch.setattr("mflux_api.service.MemoryRepository", Noted)
+    monkeypatch.setattr("mflux_api.service.InMemoryRepository", Noted)
     async with scripted_service(tmp_path, Script(), keep=2) as service:
         for seed in range(4):
             await ended(service, (await service.submit(request(seed))).id)

@@ -119,7 +119,7 @@ async def test_orphans_end_with_the_service(hub: Hub, tmp_path: Path) -> None:
     )
     parent = await trio.lowlevel.open_process([sys.executable, "-c", script, str(tmp_path)])
     await trio.to_thread.run_sync(wait_until, lambda: hub.total_sent() > 0)
-    (child,) = _descendants(parent.pid, lambda process: "engine.download" in " ".join(command(process)))
+    (child,) = _descendants(parent.pid, lambda process: "mflux_api.hub.child" in " ".join(command(process)))
     parent.kill()
     await parent.wait()
     await trio.to_thread.run_sync(wait_until, lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)

@@ -32,12 +32,12 @@ def files(folder: Path) -> int:
 
 def test_inputs_of_a_waiting_job_come_back_in_their_order_after_a_restart(tmp_path: Path) -> None:
     with SqliteRepository(tmp_path / DATABASE_NAME) as first:
-        first.insert(job("a" * 12, "image-2", "image-1", "image-2"))
+        first.insert(job("a" * 12, "encoded-2", "encoded-1", "encoded-2"))
     with SqliteRepository(tmp_path / DATABASE_NAME) as again:
         (waiting,) = again.unfinished()
-        assert waiting == again.get("a" * 12) == job("a" * 12, "image-2", "image-1", "image-2")
+        assert waiting == again.get("a" * 12) == job("a" * 12, "encoded-2", "encoded-1", "encoded-2")
         assert files(tmp_path) == 2
-    assert b"image" not in (tmp_path / DATABASE_NAME).read_bytes()
+    assert b"encoded-" not in (tmp_path / DATABASE_NAME).read_bytes()
 
 
 def test_waiting_job_keeps_its_loras_strength_and_size(tmp_path: Path) -> None:
