@@ -7,17 +7,14 @@ import attrs
 import trio
 
 from mflux_api.engine.protocol import Command, Event, Ready
-
-SILENCE_GRACE_SECONDS = 0.2
-"""How long a silence is doubted once its time is up: to a process that was itself stopped, frames are on their way."""
+from mflux_api.ipc.child_process import ChildDied
 
 
-class EngineDied(Exception):
+class EngineDied(ChildDied):
     """The engine ended, fell silent or broke the protocol; ``reason`` says which, for a log line."""
 
     def __init__(self, reason: str, *, out_of_memory: bool = False) -> None:
         super().__init__(reason)
-        self.reason = reason
         self.out_of_memory = out_of_memory
         """Whether there is evidence that the system ended it for want of memory."""
 

@@ -30,6 +30,7 @@ class LocalEngine(ChildProcess):
 
     kind = "engine"
     types = protocol.ENGINE_TYPES
+    died = EngineDied
 
     def __init__(self, process: trio.Process, options: LocalEngineOptions) -> None:
         super().__init__(process)

@@ -1,22 +1,10 @@
-"""What the service and an engine child say to each other, and how it looks on the pipe.
+"""What the service and an engine child say to each other, in the frames of :mod:`mflux_api.ipc.frames`."""
 
-A frame is a 4-byte big-endian length, a MessagePack array ``[tag, body, blob lengths]`` of that length, and then the
-blobs, raw. Both sides cap every size, so that a broken peer cannot make the other allocate at will.
-"""
-
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import attrs
-import msgspec
 from msgspec import Meta
-
-MAX_HEADER = 1 << 20
-MAX_BLOB = 1 << 26
-MAX_BLOBS = 8
-
-_LENGTH = struct.Struct(">I")
 
 # What a receiver may rely on is checked here, where a frame is decoded, and nowhere else.
 Natural = Annotated[int, Meta(ge=0)]
@@ -25,15 +13,11 @@ Bits = Literal[3, 4, 6, 8]
 Stage = Literal["encoding", "denoising", "decoding"]
 
 
-class ProtocolError(Exception):
-    """The peer sent something that is not a frame of this protocol."""
-
-
 # --- commands: service → engine ------------------------------------------------------------------------------------
 
 
 @attrs.frozen(kw_only=True)
-class Load:
+class LoadModel:
     """Make a checkpoint resident, beside those that are."""
 
     model: str
@@ -48,7 +32,7 @@ class Load:
 
 
 @attrs.frozen(kw_only=True)
-class Unload:
+class UnloadModel:
     """Drop a resident model and its memory."""
 
     model: str | None = None
@@ -62,8 +46,8 @@ class Run:
     Its blobs are images, RGB8 row by row: the references in their order, then the start image if there is one.
     """
 
-    attempt: int
-    """Every frame about this run carries it; frames of another attempt are dropped."""
+    run_id: int
+    """Every frame about this run carries it; frames of another run are dropped."""
     model: str
     prompt: str
     negative_prompt: str | None
@@ -81,7 +65,7 @@ class Run:
     """Whether the last blob is an image of ``width`` by ``height`` to start from."""
     image_strength: float = 1.0
     """How much of the start image to transform, 0 to 1."""
-    lora_files: tuple[str, ...] = ()
+    lora_paths: tuple[str, ...] = ()
     """Absolute paths of adapters, for this run alone."""
     lora_scales: tuple[float, ...] = ()
     """One for each file."""
@@ -96,7 +80,7 @@ class Upscale:
     Its one blob is the image, RGB8 row by row, in any size.
     """
 
-    attempt: int
+    run_id: int
     model: str
     seeds: tuple[Natural, ...]
     """One upscaled image for each."""
@@ -112,9 +96,9 @@ class Upscale:
 
 @attrs.frozen(kw_only=True)
 class Cancel:
-    """Stop the run with that attempt number at the next step."""
+    """Stop the run with that id at the next step."""
 
-    attempt: int
+    run_id: int
 
 
 @attrs.frozen(kw_only=True)
@@ -122,7 +106,7 @@ class Shutdown:
     """Exit at once."""
 
 
-Command = Load | Unload | Run | Upscale | Cancel | Shutdown
+Command = LoadModel | UnloadModel | Run | Upscale | Cancel | Shutdown
 
 # --- events: engine → service --------------------------------------------------------------------------------------
 
@@ -183,7 +167,7 @@ class Unloaded:
 class StageChanged:
     """The run entered another stage."""
 
-    attempt: int
+    run_id: int
     stage: Stage
 
 
@@ -191,7 +175,7 @@ class StageChanged:
 class StepDone:
     """A denoising step is computed."""
 
-    attempt: int
+    run_id: int
     image: Natural
     """The first image that the step was for."""
     step: Natural
@@ -204,14 +188,14 @@ class StepDone:
 class StillRunning:
     """The run goes on within a stage or a step that takes long: it is not hung."""
 
-    attempt: int
+    run_id: int
 
 
 @attrs.frozen(kw_only=True)
 class PreviewMade:
     """What an image is coming to; its one blob is a small JPEG file."""
 
-    attempt: int
+    run_id: int
     index: Natural
     step: Natural
     width: Positive
@@ -222,7 +206,7 @@ class PreviewMade:
 class ImageDone:
     """An image is generated; its one blob is RGB8, row by row."""
 
-    attempt: int
+    run_id: int
     index: Natural
     seed: Natural
     width: Positive
@@ -233,7 +217,7 @@ class ImageDone:
 class RunDone:
     """All images of the run were sent."""
 
-    attempt: int
+    run_id: int
     encode_seconds: float
     denoise_seconds: float
     decode_seconds: float
@@ -243,14 +227,14 @@ class RunDone:
 class RunStopped:
     """The run was cancelled and the engine is free."""
 
-    attempt: int
+    run_id: int
 
 
 @attrs.frozen(kw_only=True)
 class RunFailed:
     """The run ended with an error and the engine is free."""
 
-    attempt: int
+    run_id: int
     code: str
     message: str
     details: Mapping[str, str | None] = attrs.field(factory=dict)
@@ -275,8 +259,8 @@ Event = (
 Frame = Command | Event
 
 _TYPES: tuple[type[Any], ...] = (
-    Load,
-    Unload,
+    LoadModel,
+    UnloadModel,
     Run,
     Upscale,
     Cancel,
@@ -297,67 +281,3 @@ _TYPES: tuple[type[Any], ...] = (
 )
 ENGINE_TYPES: Mapping[str, type[Any]] = {kind.__name__: kind for kind in _TYPES}
 """Tag → class of every frame between the service and an engine."""
-
-
-@attrs.frozen
-class Header:
-    """A decoded header: the frame and the lengths of the blobs that follow it."""
-
-    frame: Any
-    """An instance of one of the types that were asked for."""
-    blob_lengths: tuple[int, ...]
-
-
-def encode(frame: Any, blobs: Sequence[bytes] = ()) -> bytes:
-    """Return a frame as bytes.
-
-    Raises:
-        ProtocolError: it is larger than the receiver would take, or holds what MessagePack cannot say.
-    """
-    lengths = [len(blob) for blob in blobs]
-    try:
-        header = msgspec.msgpack.encode([type(frame).__name__, attrs.asdict(frame, recurse=False), lengths])
-    except (UnicodeEncodeError, OverflowError) as error:
-        # A lone surrogate in a prompt, a number beyond 64 bits.
-        raise ProtocolError(f"a {type(frame).__name__} frame cannot be encoded ({type(error).__name__})") from None
-    if len(header) > MAX_HEADER or len(blobs) > MAX_BLOBS or any(length > MAX_BLOB for length in lengths):
-        raise ProtocolError(f"a {type(frame).__name__} frame is too large")
-    return b"".join((_LENGTH.pack(len(header)), header, *blobs))
-
-
-def header_length(prefix: bytes) -> int:
-    """Return the header's length from the first 4 bytes of a frame.
-
-    Raises:
-        ProtocolError: no frame is that long.
-    """
-    (length,) = _LENGTH.unpack(prefix)
-    if not 0 < length <= MAX_HEADER:
-        raise ProtocolError(f"a frame header of {length} bytes")
-    return int(length)
-
-
-def decode_header(data: bytes, types: Mapping[str, type[Any]] = ENGINE_TYPES) -> Header:
-    """Decode a header.
-
-    Args:
-        data: the bytes between the length and the blobs.
-        types: tag → class of every frame that may come; by default those of an engine.
-
-    Raises:
-        ProtocolError: it is not one of ours.
-    """
-    try:
-        tag, body, lengths = msgspec.msgpack.decode(data, type=tuple[str, dict[str, Any], tuple[int, ...]])
-        if tag not in types:
-            raise ProtocolError("a frame with an unknown tag")
-        frame = msgspec.convert(body, types[tag])
-    except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
-        # Not all that msgspec raises is its own: text that is not UTF-8 is a UnicodeDecodeError.
-        raise ProtocolError("a frame that cannot be decoded") from None
-    if len(lengths) > MAX_BLOBS or not all(0 <= length <= MAX_BLOB for length in lengths):
-        raise ProtocolError("a frame with blobs out of bounds")
-    return Header(frame, lengths)
-
-
-PREFIX_LENGTH = _LENGTH.size

@@ -22,7 +22,7 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
     if len(blobs) != len(sizes):
         raise ValueError("a run must come with as many images as it names")
     images = [RGBImage(width, height, rgb) for (width, height), rgb in zip(sizes, blobs, strict=True)]
-    loras = tuple(Lora(Path(path), scale) for path, scale in zip(command.lora_files, command.lora_scales, strict=True))
+    loras = tuple(Lora(Path(path), scale) for path, scale in zip(command.lora_paths, command.lora_scales, strict=True))
     whole = PipelineRequest(
         prompt=command.prompt,
         negative_prompt=command.negative_prompt,

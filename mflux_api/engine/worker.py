@@ -5,26 +5,23 @@ Started as ``python -P -m mflux_api.engine.worker`` by :mod:`mflux_api.engine.lo
 
 import os
 import queue
-import select
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from mflux_api import machine
-from mflux_api.engine import protocol
 from mflux_api.engine.protocol import (
-    PREFIX_LENGTH,
+    ENGINE_TYPES,
     Cancel,
-    Command,
     Heartbeat,
     ImageDone,
-    Load,
     Loaded,
     LoadFailed,
+    LoadModel,
     PreviewMade,
     Ready,
     Run,
@@ -35,10 +32,11 @@ from mflux_api.engine.protocol import (
     StageChanged,
     StepDone,
     StillRunning,
-    Unload,
     Unloaded,
+    UnloadModel,
     Upscale,
 )
+from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 
 if TYPE_CHECKING:
     from mflux_api.engine.device import Device
@@ -50,56 +48,14 @@ Blobs = tuple[bytes, ...]
 
 BEAT_SECONDS = 1.0
 STILL_RUNNING_SECONDS = 5.0
-READ_SIZE = 1 << 20
-NICENESS = 5
-
-
-class Pipe:
-    """The child's end of the two pipes; writing is safe from both threads."""
-
-    def __init__(self, incoming: int, outgoing: int) -> None:
-        self._incoming = incoming
-        self._outgoing = outgoing
-        self._writing = threading.Lock()
-
-    def write(self, event: Any, blobs: Sequence[bytes] = ()) -> None:
-        """Send one frame; a parent that is gone ends this process."""
-        data = memoryview(protocol.encode(event, blobs))
-        with self._writing:
-            while data:
-                try:
-                    written = os.write(self._outgoing, data)
-                except BrokenPipeError:
-                    os._exit(0)
-                data = data[written:]
-
-    def wait_readable(self, seconds: float) -> bool:
-        """Wait until there is something to read, or the time is over."""
-        return bool(select.select([self._incoming], [], [], seconds)[0])
-
-    def read(self, count: int) -> bytes:
-        """Read exactly that much; end-of-file ends this process, so that no orphan stays."""
-        data = bytearray()
-        while len(data) < count:
-            chunk = os.read(self._incoming, min(count - len(data), READ_SIZE))
-            if not chunk:
-                os._exit(0)
-            data += chunk
-        return bytes(data)
-
-    def read_command(self) -> tuple[Command, Blobs]:
-        """Read one frame and the raw bytes that belong to it."""
-        length = protocol.header_length(self.read(PREFIX_LENGTH))
-        header = protocol.decode_header(self.read(length))
-        return header.frame, tuple(self.read(size) for size in header.blob_lengths)
 
 
 class Reader(threading.Thread):
     """Takes control frames at once, passes work on, and beats; it runs beside a busy main thread."""
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: ChildPipe) -> None:
         super().__init__(name="control", daemon=True)
-        self.work: queue.SimpleQueue[tuple[Load | Unload | Run | Upscale, Blobs]] = queue.SimpleQueue()
+        self.work: queue.SimpleQueue[tuple[LoadModel | UnloadModel | Run | Upscale, Blobs]] = queue.SimpleQueue()
         self.cancelled: set[int] = set()
         self.memory: tuple[int, int] = (0, 0)
         self.device_bytes: int | None = None
@@ -124,12 +80,12 @@ class Reader(threading.Thread):
                 next_beat = now + BEAT_SECONDS
             if not self._pipe.wait_readable(next_beat - now if next_beat > now else 0.0):
                 continue
-            match self._pipe.read_command():
+            match self._pipe.read_frame():
                 case Shutdown(), _:
                     os._exit(0)
-                case Cancel(attempt=attempt), _:
-                    self.cancelled.add(attempt)
-                case ((Load() | Unload() | Run() | Upscale() as command), blobs):
+                case Cancel(run_id=run_id), _:
+                    self.cancelled.add(run_id)
+                case ((LoadModel() | UnloadModel() | Run() | Upscale() as command), blobs):
                     self.work.put((command, blobs))
 
     def beat(self) -> None:
@@ -142,7 +98,7 @@ class Reader(threading.Thread):
 class Worker:
     """The main thread: the resident models, one command at a time."""
 
-    def __init__(self, pipe: Pipe, reader: Reader, device: "Device") -> None:
+    def __init__(self, pipe: ChildPipe, reader: Reader, device: "Device") -> None:
         self._pipe = pipe
         self._reader = reader
         self._device = device
@@ -152,16 +108,16 @@ class Worker:
         """Work until the process ends."""
         while True:
             match self._reader.work.get():
-                case Load() as command, _:
+                case LoadModel() as command, _:
                     self._load(command)
-                case Unload(model=model), _:
+                case UnloadModel(model=model), _:
                     self._unload(model)
                     self._pipe.write(Unloaded())
                 case ((Run() | Upscale() as command), blobs):
                     self._run(command, blobs)
             self._reader.memory = self._memory()
 
-    def _load(self, command: Load) -> None:
+    def _load(self, command: LoadModel) -> None:
         from mflux_api.engine.weights.components import CheckpointError
 
         started = time.monotonic()
@@ -192,7 +148,7 @@ class Worker:
         self._unload(command.model)
         self._pipe.write(LoadFailed(model=command.model, code=code, message=message))
 
-    def _opened(self, command: Load, warn: Callable[[str], None]) -> "Pipeline | Upscaler":
+    def _opened(self, command: LoadModel, warn: Callable[[str], None]) -> "Pipeline | Upscaler":
         from mflux_api.engine.sampling.pipeline import Pipeline
         from mflux_api.engine.upscaling.components import UpscalerComponents, is_upscaler
         from mflux_api.engine.upscaling.upscaler import Upscaler
@@ -234,7 +190,7 @@ class Worker:
         try:
             self._generate(command, blobs)
         except Stopped:
-            self._pipe.write(RunStopped(attempt=command.attempt))
+            self._pipe.write(RunStopped(run_id=command.run_id))
         except LoraError as error:
             details: dict[str, str | None] = {
                 "field": "lora_files",
@@ -242,16 +198,16 @@ class Worker:
                 "limit": "whole LoRAs made for this model",
             }
             self._pipe.write(
-                RunFailed(attempt=command.attempt, code="INVALID_PARAMETER", message=str(error), details=details)
+                RunFailed(run_id=command.run_id, code="INVALID_PARAMETER", message=str(error), details=details)
             )
         except CheckpointError as error:
             # A component that was freed and cannot be read again.
-            self._pipe.write(RunFailed(attempt=command.attempt, code="GENERATION_FAILED", message=str(error)))
+            self._pipe.write(RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=str(error)))
         except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
             code, message = _classified(error, "The engine failed while generating")
-            self._pipe.write(RunFailed(attempt=command.attempt, code=code, message=message))
+            self._pipe.write(RunFailed(run_id=command.run_id, code=code, message=message))
         finally:
-            self._reader.cancelled.discard(command.attempt)
+            self._reader.cancelled.discard(command.run_id)
             memory.release()
 
     def _generate(self, command: Run | Upscale, blobs: Blobs) -> None:
@@ -262,30 +218,28 @@ class Worker:
             for event in events:
                 match event:
                     case StageEvent(stage=stage):
-                        self._pipe.write(StageChanged(attempt=command.attempt, stage=stage))
+                        self._pipe.write(StageChanged(run_id=command.run_id, stage=stage))
                     case StepEvent(step=step, steps=steps, image=offset, images=images):
                         self._reader.memory = self._memory()
                         self._pipe.write(
-                            StepDone(
-                                attempt=command.attempt, image=first + offset, step=step, steps=steps, images=images
-                            )
+                            StepDone(run_id=command.run_id, image=first + offset, step=step, steps=steps, images=images)
                         )
                     case PreviewEvent(index=index, step=step, width=width, height=height, jpeg=jpeg):
                         preview = PreviewMade(
-                            attempt=command.attempt, index=first + index, step=step, width=width, height=height
+                            run_id=command.run_id, index=first + index, step=step, width=width, height=height
                         )
                         self._pipe.write(preview, [jpeg])
                     case ImageEvent(index=index, seed=seed, pixels=pixels):
                         height, width, _ = pixels.shape
                         image = ImageDone(
-                            attempt=command.attempt, index=first + index, seed=seed, width=width, height=height
+                            run_id=command.run_id, index=first + index, seed=seed, width=width, height=height
                         )
                         self._pipe.write(image, [pixels.tobytes()])
                     case DoneEvent(encode_s=encode, denoise_s=denoise, decode_s=decode):
                         seconds = [a + b for a, b in zip(seconds, (encode, denoise, decode), strict=True)]
         encode, denoise, decode = seconds
         self._pipe.write(
-            RunDone(attempt=command.attempt, encode_seconds=encode, denoise_seconds=denoise, decode_seconds=decode)
+            RunDone(run_id=command.run_id, encode_seconds=encode, denoise_seconds=denoise, decode_seconds=decode)
         )
 
     def _passes(self, command: Run | Upscale, blobs: Blobs) -> "Iterator[tuple[int, Iterator[PassEvent]]]":
@@ -300,8 +254,8 @@ class Worker:
             nonlocal said_at
             if time.monotonic() - said_at >= STILL_RUNNING_SECONDS:
                 said_at = time.monotonic()
-                self._pipe.write(StillRunning(attempt=command.attempt))
-            return command.attempt in self._reader.cancelled
+                self._pipe.write(StillRunning(run_id=command.run_id))
+            return command.run_id in self._reader.cancelled
 
         match command, self._resident.get(command.model):
             case Run() as run, Pipeline() as pipeline:
@@ -347,15 +301,8 @@ def _ready(device: "Device", blas_name: str, *, blas_fast: bool) -> Ready:
 
 
 def main() -> None:
-    """Set up the pipes before anything can print, then import the model code, then serve."""
-    incoming, outgoing = os.dup(0), os.dup(1)
-    os.dup2(2, 1)
-    # A library that asks a question, or a process it starts, must not take frames.
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.nice(NICENESS)
-    pipe = Pipe(incoming, outgoing)
+    """Set up the pipe before anything can print, then import the model code, then serve."""
+    pipe = take_standard_streams(ENGINE_TYPES)
     reader = Reader(pipe)
     reader.start()
     # Loading a checkpoint from disk must never reach for the network.

@@ -9,9 +9,8 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from mflux_api.engine import protocol
-from mflux_api.engine.worker import NICENESS, Pipe
 from mflux_api.hub.protocol import DOWNLOAD_TYPES, DownloadDone, DownloadFailure, DownloadProgress, DownloadRequest
+from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 
 if TYPE_CHECKING:
     from mflux_api.hub.download import Download
@@ -22,7 +21,7 @@ REPORT_SECONDS = 0.5
 class _Reporter(threading.Thread):
     """Says how far it is, and ends the process when the parent goes away."""
 
-    def __init__(self, pipe: Pipe) -> None:
+    def __init__(self, pipe: ChildPipe) -> None:
         super().__init__(name="progress", daemon=True)
         self._pipe = pipe
         self._ending = threading.Lock()
@@ -68,19 +67,12 @@ def _fetch(order: DownloadRequest, reporter: _Reporter) -> DownloadDone | Downlo
 
 def main() -> None:
     """Take the order, then import huggingface_hub, then fetch."""
-    incoming, outgoing = os.dup(0), os.dup(1)
-    os.dup2(2, 1)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
-    os.close(nothing)
-    os.nice(NICENESS)
+    pipe = take_standard_streams(DOWNLOAD_TYPES)
     # Its transfers cannot be resumed by the byte; plain HTTP can.
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
-    pipe = Pipe(incoming, outgoing)
-    length = protocol.header_length(pipe.read(protocol.PREFIX_LENGTH))
-    order = protocol.decode_header(pipe.read(length), DOWNLOAD_TYPES).frame
+    order, _ = pipe.read_frame()
     reporter = _Reporter(pipe)
     reporter.start()
     reporter.end(_fetch(order, reporter))

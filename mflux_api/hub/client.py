@@ -7,10 +7,9 @@ from collections.abc import Callable
 import attrs
 import trio
 
-from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import DownloadFailed, by_code
 from mflux_api.hub.protocol import DOWNLOAD_TYPES, DownloadDone, DownloadFailure, DownloadProgress, DownloadRequest
-from mflux_api.ipc.child_process import ChildProcess
+from mflux_api.ipc.child_process import ChildDied, ChildProcess
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +59,7 @@ async def fetch(
     while True:
         try:
             return await _fetch_once(order, options, note)
-        except EngineDied as died:
+        except ChildDied as died:
             deaths += 1
             logger.warning("the download of %s died: %s", order.repo, died.reason)
             if deaths >= options.deaths:
@@ -75,12 +74,12 @@ async def _fetch_once(
     order: DownloadRequest, options: DownloadOptions, report: Callable[[DownloadProgress], None]
 ) -> DownloadDone:
     child = _DownloadChild(await _DownloadChild.launch(options.command))
-    outcome: DownloadDone | DownloadFailure | EngineDied
+    outcome: DownloadDone | DownloadFailure | ChildDied
     async with trio.open_nursery() as nursery:
         nursery.start_soon(child.log_stderr, name=f"download {child.pid} stderr")
         try:
             outcome = await _follow(child, order, options.silence, report)
-        except EngineDied as died:
+        except ChildDied as died:
             # Kept aside so that the nursery does not wrap it in a group.
             outcome = died
         finally:
@@ -91,7 +90,7 @@ async def _fetch_once(
             return outcome
         case DownloadFailure():
             raise by_code(outcome.code)(outcome.message, outcome.details)
-        case EngineDied():
+        case ChildDied():
             raise outcome
 
 
@@ -107,4 +106,4 @@ async def _follow(
             case DownloadDone() | DownloadFailure() as last:
                 return last
             case _:
-                raise EngineDied("it sent an order")
+                raise ChildDied("it sent an order")

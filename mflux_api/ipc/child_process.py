@@ -6,13 +6,12 @@ import signal
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import trio
 
-from mflux_api.engine import protocol
-from mflux_api.engine.interface import SILENCE_GRACE_SECONDS, EngineDied
-from mflux_api.engine.protocol import PREFIX_LENGTH, ProtocolError
+from mflux_api.ipc import frames
+from mflux_api.ipc.frames import PREFIX_LENGTH, ProtocolError
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +22,16 @@ SHUTDOWN_SECONDS = 0.4
 EXIT_WAIT_SECONDS = 1.0
 """How long to wait for the end of a process whose pipe is broken."""
 
-C = TypeVar("C", bound="ChildProcess")
+SILENCE_GRACE_SECONDS = 0.2
+"""How long a silence is doubted once its time is up: to a process that was itself stopped, frames are on their way."""
+
+
+class ChildDied(Exception):
+    """The child ended, fell silent or broke the protocol; ``reason`` says which, for a log line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class ChildProcess:
@@ -33,6 +41,8 @@ class ChildProcess:
     """What a log line calls it."""
     types: Mapping[str, type[Any]]
     """Tag → class of every frame it may send."""
+    died: type[ChildDied] = ChildDied
+    """What is raised when it is gone."""
 
     def __init__(self, process: trio.Process) -> None:
         if process.stdin is None or process.stdout is None or process.stderr is None:
@@ -42,15 +52,15 @@ class ChildProcess:
         self._buffer = bytearray()
         self._sending = trio.Lock()
 
-    @staticmethod
-    async def launch(command: Sequence[str]) -> trio.Process:
+    @classmethod
+    async def launch(cls, command: Sequence[str]) -> trio.Process:
         """Start a process in a process group of its own, so that Ctrl-C does not reach it.
 
         Not in a session of its own: a group whose parent dies and leaves it alone in its session is woken up by the
         system if it is stopped (POSIX, orphaned process groups), and so a stopped child does not outlive its server.
 
         Raises:
-            EngineDied: it cannot be started.
+            ChildDied: it cannot be started.
         """
         try:
             return await trio.lowlevel.open_process(
@@ -62,7 +72,7 @@ class ChildProcess:
                 env=_environment(),
             )
         except OSError as error:
-            raise EngineDied(f"it cannot be started ({error.strerror or type(error).__name__})") from None
+            raise cls.died(f"it cannot be started ({error.strerror or type(error).__name__})") from None
 
     @property
     def pid(self) -> int:
@@ -73,32 +83,32 @@ class ChildProcess:
         """Write one frame, and the raw bytes that belong to it.
 
         Raises:
-            EngineDied: the pipe is broken.
+            ChildDied: the pipe is broken.
             ProtocolError: it cannot be put into a frame; nothing was sent.
         """
-        data = protocol.encode(frame, blobs)
+        data = frames.encode(frame, blobs)
         async with self._sending:
             try:
                 await self._stdin.send_all(data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                raise EngineDied(await self._exit_reason()) from None
+                raise self.died(await self._exit_reason()) from None
 
     async def receive_within(self, silence: float) -> tuple[Any, tuple[bytes, ...]]:
         """Read one frame and its blobs; silence for longer than that is death. Cancelling it loses nothing.
 
         Raises:
-            EngineDied: it is gone, silent, or broke the protocol.
+            ChildDied: it is gone, silent, or broke the protocol.
         """
         # Nothing leaves the buffer before the whole frame is there.
         try:
             await self._fill(PREFIX_LENGTH, silence)
-            end = PREFIX_LENGTH + protocol.header_length(bytes(self._buffer[:PREFIX_LENGTH]))
+            end = PREFIX_LENGTH + frames.header_length(bytes(self._buffer[:PREFIX_LENGTH]))
             await self._fill(end, silence)
-            header = protocol.decode_header(bytes(self._buffer[PREFIX_LENGTH:end]), self.types)
+            header = frames.decode_header(bytes(self._buffer[PREFIX_LENGTH:end]), self.types)
         except ProtocolError as error:
-            raise EngineDied(f"it sent {error}") from None
+            raise self.died(f"it sent {error}") from None
         if not self._may_send(header.frame):
-            raise EngineDied("it sent a command")
+            raise self.died("it sent a command")
         await self._fill(end + sum(header.blob_lengths), silence)
         blobs = []
         for length in header.blob_lengths:
@@ -156,9 +166,9 @@ class ChildProcess:
                 # It may be this process that was stopped all the time; then its beats lie in the pipe.
                 chunk = await self._receive_some(SILENCE_GRACE_SECONDS)
             if chunk is None:
-                raise EngineDied(f"no sign of life for {silence:g} s")
+                raise self.died(f"no sign of life for {silence:g} s")
             if not chunk:
-                raise EngineDied(await self._exit_reason())
+                raise self.died(await self._exit_reason())
             self._buffer += chunk
 
     async def _receive_some(self, seconds: float) -> bytes | None:

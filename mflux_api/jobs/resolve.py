@@ -5,8 +5,8 @@ import secrets
 import attrs
 
 from mflux_api.catalog import Model
-from mflux_api.engine.protocol import MAX_BLOB
 from mflux_api.errors import InvalidParameter
+from mflux_api.ipc.frames import MAX_BLOB
 from mflux_api.jobs.request import MIN_RESOLUTION, GenerateRequest
 
 MAX_PIXELS = MAX_BLOB // 3

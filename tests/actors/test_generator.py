@@ -11,8 +11,10 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.generator.generator import GeneratorOptions
 from mflux_api.actors.mailbox import ActorGone
 from mflux_api.engine import protocol as p
-from mflux_api.engine.interface import SILENCE_GRACE_SECONDS, EngineDied
+from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import GenerationFailed, OutOfMemory
+from mflux_api.ipc import frames
+from mflux_api.ipc.child_process import SILENCE_GRACE_SECONDS
 from mflux_api.jobs.job import Timings
 from tests.support.harness import REQUEST, Bench, generator
 from tests.support.scripted_engine import Fail, Hang, Hold, Script, pixels
@@ -31,7 +33,7 @@ async def test_run_passes_everything_on_in_order(autojump_clock: MockClock) -> N
     assert (generated.index, generated.seed, generated.rgb) == (0, 5, pixels(5, 64, 64))
 
 
-async def test_frames_of_another_attempt_are_dropped(autojump_clock: MockClock) -> None:
+async def test_frames_of_another_run_are_dropped(autojump_clock: MockClock) -> None:
     async with generator(Script(stale_frames=True)) as bench:
         await bench.generate()
         assert [event.step for event in bench.events if isinstance(event, m.Stepped)] == [1, 2]
@@ -43,8 +45,8 @@ async def test_late_frames_of_an_ended_run_do_not_disturb_the_next(autojump_cloc
     async with generator(script) as bench:
         lease = await bench.lease()
         await bench.generate(lease)
-        script.current.say(p.StepDone(attempt=1, image=0, step=9, steps=9))
-        script.current.say(p.RunDone(attempt=1, encode_seconds=9, denoise_seconds=9, decode_seconds=9))
+        script.current.say(p.StepDone(run_id=1, image=0, step=9, steps=9))
+        script.current.say(p.RunDone(run_id=1, encode_seconds=9, denoise_seconds=9, decode_seconds=9))
         assert (await bench.generate(lease)).encode == 0.1
         assert [event.step for event in bench.events if isinstance(event, m.Stepped)] == [1, 2]
 
@@ -88,7 +90,7 @@ async def test_request_that_no_frame_can_hold_fails_alone(autojump_clock: MockCl
             send = engine.send
 
             async def checked(command: p.Command, blobs: Sequence[bytes] = ()) -> None:
-                p.encode(command, blobs)
+                frames.encode(command, blobs)
                 await send(command, blobs)
 
             engine.send = checked  # type: ignore[method-assign]
@@ -151,7 +153,7 @@ async def test_step_of_many_parts_is_left_alone_while_the_engine_says_that_it_go
         await hold.reached.wait()
         for _ in range(3):
             await trio.sleep(50)
-            script.current.say(p.StillRunning(attempt=1))
+            script.current.say(p.StillRunning(run_id=1))
         hold.release.set()
     assert len(script.engines) == 1
     assert any(isinstance(event, m.Generated) for event in bench.events)
@@ -174,7 +176,7 @@ async def cancelled_generate(bench: Bench, hold: Hold, *, tell: bool) -> None:
         await hold.reached.wait()
         nursery.cancel_scope.cancel()
     if tell:
-        await bench.to.tell(m.CancelRun(attempt=bench.attempts), control=True)
+        await bench.to.tell(m.CancelRun(run_id=bench.attempts), control=True)
 
 
 async def test_stopped_run_frees_the_engine_for_the_next(autojump_clock: MockClock) -> None:
@@ -183,7 +185,7 @@ async def test_stopped_run_frees_the_engine_for_the_next(autojump_clock: MockClo
     async with generator(script) as bench:
         await cancelled_generate(bench, hold, tell=True)
         assert (await bench.generate()).encode == 0.1
-    assert [command for command in script.current.received if isinstance(command, p.Cancel)] == [p.Cancel(attempt=1)]
+    assert [command for command in script.current.received if isinstance(command, p.Cancel)] == [p.Cancel(run_id=1)]
     assert len(script.engines) == 1
 
 
@@ -194,7 +196,7 @@ async def test_asker_that_goes_without_a_word_is_noticed_at_the_next_frame(autoj
         await cancelled_generate(bench, hold, tell=False)
         hold.release.set()
         await bench.load()
-        assert p.Cancel(attempt=1) in script.current.received
+        assert p.Cancel(run_id=1) in script.current.received
     assert len(script.engines) == 1
 
 
@@ -219,18 +221,18 @@ async def test_stop_for_a_run_that_still_waits_keeps_it_from_the_engine(autojump
             await hold.reached.wait()
             with trio.move_on_after(5):
                 await bench.generate(lease)
-            await bench.to.tell(m.CancelRun(attempt=2), control=True)
+            await bench.to.tell(m.CancelRun(run_id=2), control=True)
             hold.release.set()
-    assert [command.attempt for command in script.current.received if isinstance(command, p.Run)] == [1]
+    assert [command.run_id for command in script.current.received if isinstance(command, p.Run)] == [1]
 
 
-async def test_stop_for_another_attempt_stops_nothing(autojump_clock: MockClock) -> None:
+async def test_cancel_of_another_run_stops_nothing(autojump_clock: MockClock) -> None:
     hold = Hold()
     script = Script(at={"step 0/1": hold})
     async with generator(script) as bench, trio.open_nursery() as nursery:
         nursery.start_soon(bench.generate)
         await hold.reached.wait()
-        await bench.to.tell(m.CancelRun(attempt=77), control=True)
+        await bench.to.tell(m.CancelRun(run_id=77), control=True)
         await wait_all_tasks_blocked()
         hold.release.set()
     assert not any(isinstance(command, p.Cancel) for command in script.current.received)

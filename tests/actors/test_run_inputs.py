@@ -69,10 +69,10 @@ def test_image_to_be_upscaled_comes_to_the_engine_as_it_was_given() -> None:
     lease = m.Lease(id=1, model="seedvr2", incarnation=1, load_seconds=0.0)
     inputs = RunInputs(source=source(resolved))
     command, rgb_images = run_command(
-        m.Run(lease=lease, request=resolved, attempt=3, events=events, inputs=inputs), previews=True
+        m.Run(lease=lease, request=resolved, run_id=3, events=events, inputs=inputs), previews=True
     )
     assert command == Upscale(
-        attempt=3, model="seedvr2", seeds=(4, 5), width=50, height=33, resolution=66, softness=0.5, low_ram=True
+        run_id=3, model="seedvr2", seeds=(4, 5), width=50, height=33, resolution=66, softness=0.5, low_ram=True
     )
     assert [rgb_image.rgb for rgb_image in rgb_images] == [bytes((9, 8, 7)) * 50 * 33]
 
@@ -93,7 +93,7 @@ async def test_loras_come_as_paths_with_all_their_scales_and_stay_names_in_the_j
         with pytest.raises(InvalidParameter):
             await service.submit(attrs.evolve(request(), lora_files=("other",)))
     ((run, _),) = runs(script)
-    assert run.lora_files == tuple(str(tmp_path / "loras" / f"{name}.safetensors") for name in ("ink", "oil"))
+    assert run.lora_paths == tuple(str(tmp_path / "loras" / f"{name}.safetensors") for name in ("ink", "oil"))
     assert (run.lora_scales, run.prompt) == ((1.0, 0.3), "a tree")
     assert job.request.lora_files == ("ink.safetensors", "oil.safetensors")
 
@@ -121,7 +121,7 @@ async def test_edit_is_tried_again_with_the_same_images(tmp_path: Path) -> None:
         job = await ended(service, (await service.submit(edit())).id)
     (first, first_blobs), (again, again_blobs) = runs(script)
     assert job.status is Status.COMPLETED
-    assert attrs.evolve(first, attempt=again.attempt) == again
+    assert attrs.evolve(first, run_id=again.run_id) == again
     assert first_blobs == again_blobs
 
 

@@ -5,12 +5,12 @@ from typing import Any
 import attrs
 import pytest
 
-from mflux_api.engine.sampling.batching import Load, images_per_pass
+from mflux_api.engine.sampling.batching import PassCost, images_per_pass
 
 
-def load(parameters: float, width: int, side: int, *, text: int = 512, branches: Any = 1) -> Load:
+def load(parameters: float, width: int, side: int, *, text: int = 512, branches: Any = 1) -> PassCost:
     """One square image."""
-    return Load(parameters=int(parameters), width=width, tokens=text + side * side // 256, branches=branches)
+    return PassCost(parameters=int(parameters), width=width, tokens=text + side * side // 256, branches=branches)
 
 
 DEMO = load(16e6, 256, 256, text=64)
@@ -37,5 +37,5 @@ LARGE_9B = load(9.1e9, 4096, 1024)
         ("cuda", load(9.1e9, 4096, 2048), 1),
     ],
 )
-def test_images_per_pass_is_a_table(device: Any, asked: Load, count: int) -> None:
+def test_images_per_pass_is_a_table(device: Any, asked: PassCost, count: int) -> None:
     assert images_per_pass(device, asked) == count

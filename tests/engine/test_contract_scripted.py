@@ -3,7 +3,7 @@
 import pytest
 
 from mflux_api.engine.interface import EngineStarter
-from mflux_api.engine.protocol import Load
+from mflux_api.engine.protocol import LoadModel
 from mflux_api.storage.checkpoints import EMBEDDED
 from tests.support.engine_contract import EngineContract
 from tests.support.scripted_engine import Script
@@ -15,5 +15,5 @@ class TestScriptedEngine(EngineContract):
         return Script(per_pass=request.param).start
 
     @pytest.fixture
-    def good(self) -> Load:
-        return Load(model="demo", path=str(EMBEDDED))
+    def good(self) -> LoadModel:
+        return LoadModel(model="demo", path=str(EMBEDDED))

@@ -120,12 +120,12 @@ async def test_checkpoint_that_goes_away_under_a_staged_model_fails_the_run_and_
     async with trio.open_nursery() as nursery:
         engine = await LocalEngine.start(nursery)
         try:
-            await load(engine, p.Load(model="demo", path=str(folder), component_offload=True))
+            await load(engine, p.LoadModel(model="demo", path=str(folder), component_offload=True))
             shutil.rmtree(folder / "transformer")
             failed = (await run(engine, attrs.evolve(RUN, low_ram=True)))[-1].event
             assert isinstance(failed, p.RunFailed)
             assert failed.message == "The folder transformer is missing."
-            await load(engine, p.Load(model="other", path=str(tiny_folder)))
+            await load(engine, p.LoadModel(model="other", path=str(tiny_folder)))
             assert isinstance((await run(engine, attrs.evolve(RUN, model="other")))[-1].event, p.RunDone)
         finally:
             with trio.CancelScope(shield=True):
@@ -137,9 +137,9 @@ async def test_switching_between_models_does_not_add_up(tiny_folder: Path) -> No
     """A few switches of small models; benchmarks/model_switches.py measures ten of large ones, with the server."""
 
     async def switch(engine: LocalEngine, model: str, other: str) -> int:
-        await engine.send(p.Unload(model=other))
+        await engine.send(p.UnloadModel(model=other))
         await until(engine, p.Unloaded)
-        await load(engine, p.Load(model=model, path=str(tiny_folder)))
+        await load(engine, p.LoadModel(model=model, path=str(tiny_folder)))
         await run(engine, attrs.evolve(RUN, model=model))
         info = psutil.Process(engine.pid).memory_full_info()
         return int(getattr(info, "pss", 0) or info.rss)

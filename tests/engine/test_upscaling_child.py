@@ -13,13 +13,15 @@ from mflux_api.engine import worker
 from mflux_api.engine.device import Device
 from mflux_api.engine.interface import Engine, Received
 from mflux_api.engine.local import LocalEngine
+from mflux_api.engine.protocol import ENGINE_TYPES
 from mflux_api.engine.upscaling.components import UpscalerComponents
 from mflux_api.engine.upscaling.upscaler import Upscaler
+from mflux_api.ipc.child_pipe import ChildPipe
 from tests.support.engine_contract import RUN, load, run, until
 from tests.support.klein import rgb_image
 from tests.support.upscaler_checkpoint import write_upscaler
 
-UPSCALE = p.Upscale(attempt=1, model="seedvr2", seeds=(1, 2), width=48, height=32, resolution=64)
+UPSCALE = p.Upscale(run_id=1, model="seedvr2", seeds=(1, 2), width=48, height=32, resolution=64)
 RGB = rgb_image(48, 32).rgb
 
 
@@ -28,7 +30,7 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
     folder = write_upscaler(tmp_path / "seedvr2")
     async with trio.open_nursery() as nursery:
         started = await LocalEngine.start(nursery)
-        assert isinstance(await load(started, p.Load(model="seedvr2", path=str(folder))), p.Loaded)
+        assert isinstance(await load(started, p.LoadModel(model="seedvr2", path=str(folder))), p.Loaded)
         yield started
         with trio.CancelScope(shield=True):
             await started.aclose()
@@ -56,11 +58,11 @@ async def test_upscaled_images_come_as_those_of_a_run(engine: Engine) -> None:
 
 
 async def test_cancelled_upscaling_leaves_a_sound_engine(engine: Engine) -> None:
-    await engine.send(attrs.evolve(UPSCALE, attempt=2, seeds=tuple(range(200))), [RGB])
+    await engine.send(attrs.evolve(UPSCALE, run_id=2, seeds=tuple(range(200))), [RGB])
     await until(engine, p.StageChanged)
-    await engine.send(p.Cancel(attempt=2))
+    await engine.send(p.Cancel(run_id=2))
     assert isinstance((await until(engine, p.RunStopped, p.RunDone))[-1].event, p.RunStopped)
-    frames = await _upscaled(engine, attrs.evolve(UPSCALE, attempt=3, seeds=(1,), low_ram=True), RGB)
+    frames = await _upscaled(engine, attrs.evolve(UPSCALE, run_id=3, seeds=(1,), low_ram=True), RGB)
     assert isinstance(frames[-1].event, p.RunDone)
 
 
@@ -70,7 +72,7 @@ def test_worker_says_in_a_long_stage_that_it_goes_on(
     monkeypatch.setattr(worker, "STILL_RUNNING_SECONDS", 0.0)
     incoming, outgoing = os.pipe()
     frames: list[type[object]] = []
-    pipe = worker.Pipe(incoming, outgoing)
+    pipe = ChildPipe(incoming, outgoing, ENGINE_TYPES)
     monkeypatch.setattr(pipe, "write", lambda event, blobs=(): frames.append(type(event)))
     child = worker.Worker(pipe, worker.Reader(pipe), device)
     child._resident["seedvr2"] = Upscaler(UpscalerComponents(write_upscaler(tmp_path / "seedvr2")))
@@ -84,7 +86,7 @@ def test_worker_says_in_a_long_stage_that_it_goes_on(
 
 async def test_what_does_not_go_together_fails_and_the_engine_goes_on(engine: Engine, tiny_folder: Path) -> None:
     assert isinstance((await run(engine, attrs.evolve(RUN, model="seedvr2")))[-1].event, p.RunFailed)
-    await load(engine, p.Load(model="demo", path=str(tiny_folder), component_offload=True))
+    await load(engine, p.LoadModel(model="demo", path=str(tiny_folder), component_offload=True))
     for command, blobs in (
         (attrs.evolve(UPSCALE, model="demo"), [RGB]),
         (UPSCALE, [RGB[:-1]]),

@@ -15,6 +15,7 @@ import trio
 
 from mflux_api.engine import protocol as p
 from mflux_api.engine.local import LocalEngineOptions
+from mflux_api.ipc import frames
 from mflux_api.storage.checkpoints import EMBEDDED
 from tests.engine.test_child import death, running
 from tests.support.engine_contract import RUN, load, rgb_images, run, until
@@ -34,7 +35,8 @@ def read_until(process: subprocess.Popen[bytes], kind: type[p.Event]) -> p.Frame
     """The next frame of that kind, read without any care for time: the worker beats."""
     assert process.stdout is not None
     while True:
-        header = p.decode_header(process.stdout.read(p.header_length(process.stdout.read(p.PREFIX_LENGTH))))
+        length = frames.header_length(process.stdout.read(frames.PREFIX_LENGTH))
+        header = frames.decode_header(process.stdout.read(length), p.ENGINE_TYPES)
         process.stdout.read(sum(header.blob_lengths))
         if isinstance(header.frame, kind):
             return header.frame
@@ -53,8 +55,8 @@ def test_worker_leaves_at_end_of_file_in_the_middle_of_a_run() -> None:
     with worker() as process:
         assert process.stdin is not None
         read_until(process, p.Ready)
-        process.stdin.write(p.encode(p.Load(model="demo", path=str(EMBEDDED))))
-        process.stdin.write(p.encode(attrs.evolve(RUN, steps=200)))
+        process.stdin.write(frames.encode(p.LoadModel(model="demo", path=str(EMBEDDED))))
+        process.stdin.write(frames.encode(attrs.evolve(RUN, steps=200)))
         process.stdin.flush()
         read_until(process, p.StepDone)
         process.stdin.close()
@@ -114,7 +116,7 @@ async def test_what_the_model_code_prints_and_reads_touches_no_frame_and_it_has_
     (tmp_path / "tmp").mkdir()
     options = LocalEngineOptions(command=(sys.executable, "-P", "-c", INTRUDER))
     async with running(options) as engine:
-        await load(engine, p.Load(model="demo", path=str(EMBEDDED)))
+        await load(engine, p.LoadModel(model="demo", path=str(EMBEDDED)))
         await engine.send(RUN)
         done = await until(engine, p.RunDone, p.RunFailed)
     assert isinstance(done[-1].event, p.RunDone)
@@ -125,7 +127,7 @@ async def test_what_the_model_code_prints_and_reads_touches_no_frame_and_it_has_
 @pytest.mark.parametrize("bits", [3, 6])
 async def test_embedded_checkpoint_is_quantized_too(tmp_path: Path, bits: p.Bits) -> None:
     async with running() as engine:
-        whole = p.Load(model="demo", path=str(EMBEDDED))
+        whole = p.LoadModel(model="demo", path=str(EMBEDDED))
         few = attrs.evolve(whole, model="few", bits=bits, entry=str(tmp_path / "quantized" / "few"))
         for command in (few, whole):
             assert isinstance(await load(engine, command), p.Loaded)

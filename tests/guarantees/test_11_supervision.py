@@ -21,7 +21,7 @@ from mflux_api.actors.model_loader.model_loader import ModelLoader
 from mflux_api.actors.scheduler.scheduler import Scheduler
 from mflux_api.actors.stats import Stats
 from mflux_api.cli import main as cli
-from mflux_api.engine.protocol import Load
+from mflux_api.engine.protocol import LoadModel
 from mflux_api.errors import ServiceRestarting
 from mflux_api.http.front import HttpFront
 from mflux_api.http.server import serve
@@ -156,7 +156,7 @@ def open_connections(client: httpx.AsyncClient) -> list[int]:
 
 
 def loads_of(script: Script) -> int:
-    return sum(isinstance(command, Load) for engine in script.engines for command in engine.received)
+    return sum(isinstance(command, LoadModel) for engine in script.engines for command in engine.received)
 
 
 async def follow(service: Service, job_id: str, ends: list[Status]) -> None:

@@ -13,9 +13,9 @@ from mflux_api.engine.protocol import (
     Event,
     Heartbeat,
     ImageDone,
-    Load,
     Loaded,
     LoadFailed,
+    LoadModel,
     PreviewMade,
     Run,
     RunDone,
@@ -23,13 +23,13 @@ from mflux_api.engine.protocol import (
     RunStopped,
     StageChanged,
     StepDone,
-    Unload,
     Unloaded,
+    UnloadModel,
 )
 
 DEADLINE_SECONDS = 30.0
 RUN = Run(
-    attempt=1,
+    run_id=1,
     model="demo",
     prompt="a red house",
     negative_prompt=None,
@@ -52,8 +52,8 @@ async def until(engine: Engine, *kinds: type[Event]) -> list[Received]:
     return seen
 
 
-async def load(engine: Engine, command: Load) -> Event:
-    """Load and return the answer."""
+async def load(engine: Engine, command: LoadModel) -> Event:
+    """LoadModel and return the answer."""
     await engine.send(command)
     return (await until(engine, Loaded, LoadFailed))[-1].event
 
@@ -85,14 +85,14 @@ class EngineContract:
         assert engine.info.device_name
         assert engine.info.versions
 
-    async def test_run_reports_stages_steps_and_every_image(self, engine: Engine, good: Load) -> None:
+    async def test_run_reports_stages_steps_and_every_image(self, engine: Engine, good: LoadModel) -> None:
         loaded = await load(engine, good)
         assert isinstance(loaded, Loaded)
         assert loaded.model == "demo"
 
         frames = await run(engine, attrs.evolve(RUN, seeds=(7, 8), steps=3))
 
-        assert all(getattr(frame.event, "attempt", None) == RUN.attempt for frame in frames)
+        assert all(getattr(frame.event, "run_id", None) == RUN.run_id for frame in frames)
         assert isinstance(frames[-1].event, RunDone)
         steps = [frame.event for frame in frames if isinstance(frame.event, StepDone)]
         passes = {event.image: event.images for event in steps}
@@ -111,7 +111,7 @@ class EngineContract:
         assert images[0].blobs != images[1].blobs
         assert not any(frame.blobs for frame in frames if not isinstance(frame.event, ImageDone))
 
-    async def test_previews_follow_each_step_where_they_are_asked_for(self, engine: Engine, good: Load) -> None:
+    async def test_previews_follow_each_step_where_they_are_asked_for(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)
         plain = await run(engine, attrs.evolve(RUN, seeds=(7, 8)))
         assert not any(isinstance(frame.event, PreviewMade) for frame in plain)
@@ -128,7 +128,7 @@ class EngineContract:
         rest = [frame.event for frame in frames if not isinstance(frame.event, PreviewMade)]
         assert [type(event) for event in rest] == [type(frame.event) for frame in plain]
 
-    async def test_run_with_images_takes_them_from_its_blobs(self, engine: Engine, good: Load) -> None:
+    async def test_run_with_images_takes_them_from_its_blobs(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)
         edit = attrs.evolve(RUN, steps=4, references=((32, 48), (64, 16)), start=True, image_strength=0.5)
         blobs = [bytes(32 * 48 * 3), bytes(range(256)) * (64 * 16 * 3 // 256), bytes(64 * 64 * 3)]
@@ -141,7 +141,7 @@ class EngineContract:
         assert [len(pixels) for pixels in rgb_images(frames)] == [64 * 64 * 3]
 
     async def test_run_without_the_images_it_names_fails_and_leaves_the_engine_free(
-        self, engine: Engine, good: Load
+        self, engine: Engine, good: LoadModel
     ) -> None:
         await load(engine, good)
         frames = await run(engine, attrs.evolve(RUN, references=((32, 48),)))
@@ -149,8 +149,10 @@ class EngineContract:
         assert frames[-1].event.code == "GENERATION_FAILED"
         assert isinstance((await run(engine, RUN))[-1].event, RunDone)
 
-    async def test_failed_load_leaves_an_engine_that_can_load(self, engine: Engine, good: Load, tmp_path: Path) -> None:
-        failed = await load(engine, Load(model="other", path=str(tmp_path / "nowhere")))
+    async def test_failed_load_leaves_an_engine_that_can_load(
+        self, engine: Engine, good: LoadModel, tmp_path: Path
+    ) -> None:
+        failed = await load(engine, LoadModel(model="other", path=str(tmp_path / "nowhere")))
         assert isinstance(failed, LoadFailed)
         assert failed.model == "other"
         assert str(tmp_path) not in failed.message
@@ -158,71 +160,75 @@ class EngineContract:
         assert isinstance(await load(engine, good), Loaded)
         assert isinstance((await run(engine, RUN))[-1].event, RunDone)
 
-    async def test_failed_load_leaves_the_others_resident(self, engine: Engine, good: Load, tmp_path: Path) -> None:
+    async def test_failed_load_leaves_the_others_resident(
+        self, engine: Engine, good: LoadModel, tmp_path: Path
+    ) -> None:
         await load(engine, good)
-        await load(engine, Load(model="other", path=str(tmp_path / "nowhere")))
+        await load(engine, LoadModel(model="other", path=str(tmp_path / "nowhere")))
         assert isinstance((await run(engine, attrs.evolve(RUN, model="other")))[-1].event, RunFailed)
         assert isinstance((await run(engine, RUN))[-1].event, RunDone)
 
-    async def test_several_models_are_resident_and_leave_one_by_one(self, engine: Engine, good: Load) -> None:
+    async def test_several_models_are_resident_and_leave_one_by_one(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)
         await load(engine, attrs.evolve(good, model="second"))
         # Loading a model again is no error.
         assert isinstance(await load(engine, good), Loaded)
         first = await run(engine, RUN)
-        second = await run(engine, attrs.evolve(RUN, attempt=2, model="second"))
+        second = await run(engine, attrs.evolve(RUN, run_id=2, model="second"))
         assert rgb_images(first) == rgb_images(second)
 
-        await engine.send(Unload(model="demo"))
+        await engine.send(UnloadModel(model="demo"))
         await until(engine, Unloaded)
-        assert isinstance((await run(engine, attrs.evolve(RUN, attempt=3)))[-1].event, RunFailed)
-        last = await run(engine, attrs.evolve(RUN, attempt=4, model="second"))
+        assert isinstance((await run(engine, attrs.evolve(RUN, run_id=3)))[-1].event, RunFailed)
+        last = await run(engine, attrs.evolve(RUN, run_id=4, model="second"))
         assert rgb_images(last) == rgb_images(first)
 
-    async def test_staged_model_generates_the_same(self, engine: Engine, good: Load) -> None:
+    async def test_staged_model_generates_the_same(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)
         whole = rgb_images(await run(engine, RUN))
         await load(engine, attrs.evolve(good, model="staged", component_offload=True))
-        for attempt, low_ram in enumerate((True, True, False, True), start=2):
-            frames = await run(engine, attrs.evolve(RUN, attempt=attempt, model="staged", low_ram=low_ram))
+        for run_id, low_ram in enumerate((True, True, False, True), start=2):
+            frames = await run(engine, attrs.evolve(RUN, run_id=run_id, model="staged", low_ram=low_ram))
             assert rgb_images(frames) == whole
 
-    async def test_run_without_the_model_fails_and_leaves_the_engine_free(self, engine: Engine, good: Load) -> None:
+    async def test_run_without_the_model_fails_and_leaves_the_engine_free(
+        self, engine: Engine, good: LoadModel
+    ) -> None:
         frames = await run(engine, RUN)
         assert isinstance(frames[-1].event, RunFailed)
         assert frames[-1].event.code == "GENERATION_FAILED"
         assert RUN.prompt not in frames[-1].event.message
 
         await load(engine, good)
-        await engine.send(Unload())
+        await engine.send(UnloadModel())
         await until(engine, Unloaded)
         assert isinstance((await run(engine, RUN))[-1].event, RunFailed)
 
     async def test_cancel_stops_within_a_step_and_the_next_run_is_as_if_it_had_never_been(
-        self, engine: Engine, good: Load
+        self, engine: Engine, good: LoadModel
     ) -> None:
         await load(engine, good)
         fresh = rgb_images(await run(engine, RUN))
 
-        await engine.send(attrs.evolve(RUN, attempt=2, steps=200, seeds=(7, 8, 9)))
+        await engine.send(attrs.evolve(RUN, run_id=2, steps=200, seeds=(7, 8, 9)))
         await until(engine, StepDone)
-        await engine.send(Cancel(attempt=2))
+        await engine.send(Cancel(run_id=2))
         rest = await until(engine, RunDone, RunFailed, RunStopped)
         assert isinstance(rest[-1].event, RunStopped)
         assert not rgb_images(rest)
 
-        assert rgb_images(await run(engine, attrs.evolve(RUN, attempt=3))) == fresh
+        assert rgb_images(await run(engine, attrs.evolve(RUN, run_id=3))) == fresh
 
-    async def test_cancel_of_another_attempt_changes_nothing(self, engine: Engine, good: Load) -> None:
+    async def test_cancel_of_another_run_changes_nothing(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)
-        await engine.send(Cancel(attempt=99))
+        await engine.send(Cancel(run_id=99))
         await engine.send(RUN)
-        await engine.send(Cancel(attempt=98))
+        await engine.send(Cancel(run_id=98))
         assert isinstance((await until(engine, RunDone, RunFailed, RunStopped))[-1].event, RunDone)
 
-    async def test_run_cancelled_before_it_began_is_stopped(self, engine: Engine, good: Load) -> None:
+    async def test_run_cancelled_before_it_began_is_stopped(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)
-        await engine.send(Cancel(attempt=1))
+        await engine.send(Cancel(run_id=1))
         assert isinstance((await run(engine, RUN))[-1].event, RunStopped)
 
     async def test_closed_engine_is_dead_to_both_sides(self, engine: Engine) -> None:

@@ -53,7 +53,7 @@ class Bench:
         self.attempts += 1
         self.events.clear()
         try:
-            return await self.to.ask(m.Run(lease=lease, request=request, attempt=self.attempts, events=send))
+            return await self.to.ask(m.Run(lease=lease, request=request, run_id=self.attempts, events=send))
         finally:
             while True:
                 try:

@@ -24,9 +24,9 @@ from mflux_api.engine.protocol import (
     Event,
     Heartbeat,
     ImageDone,
-    Load,
     Loaded,
     LoadFailed,
+    LoadModel,
     PreviewMade,
     Ready,
     Run,
@@ -37,14 +37,14 @@ from mflux_api.engine.protocol import (
     Stage,
     StageChanged,
     StepDone,
-    Unload,
     Unloaded,
+    UnloadModel,
 )
 from mflux_api.jobs.schedule import steps_to_run
 
 PREVIEW = b"\xff\xd8 what every scripted engine's preview is"
 FOREIGN = 1_000_000
-"""Added to the attempt number of stale frames."""
+"""Added to the id of stale frames."""
 
 
 @attrs.define
@@ -94,7 +94,7 @@ class Script:
     """How many images of a run share their steps."""
     ignore_cancel: bool = False
     stale_frames: bool = False
-    """Send every frame of a run twice, first under the attempt number of a run that never was."""
+    """Send every frame of a run twice, first under the id of a run that never was."""
     tamper: Callable[[Event, tuple[bytes, ...]], tuple[Event, tuple[bytes, ...]]] = lambda event, blobs: (event, blobs)
     """Changes what is sent."""
     memory_bytes: int = 0
@@ -175,10 +175,10 @@ class ScriptedEngine:
         self.received.append(command)
         self.blobs.append(tuple(blobs))
         match command:
-            case Cancel(attempt=attempt):
+            case Cancel(run_id=run_id):
                 if not self._script.ignore_cancel:
-                    self._cancelled.add(attempt)
-                    if attempt == self._running:
+                    self._cancelled.add(run_id)
+                    if run_id == self._running:
                         self._stop.set()
             case Shutdown():
                 self.die("exited with status 0")
@@ -206,9 +206,9 @@ class ScriptedEngine:
     def say(self, event: Event, blobs: tuple[bytes, ...] = ()) -> None:
         """Send a frame out of turn."""
         event, blobs = self._script.tamper(event, blobs)
-        attempt = getattr(event, "attempt", None)
-        if self._script.stale_frames and attempt is not None:
-            stale = attrs.evolve(event, attempt=attempt + FOREIGN)
+        run_id = getattr(event, "run_id", None)
+        if self._script.stale_frames and run_id is not None:
+            stale = attrs.evolve(event, run_id=run_id + FOREIGN)
             self._outbox.send_nowait(Received(stale, blobs))
         self._outbox.send_nowait(Received(event, blobs))
 
@@ -219,15 +219,15 @@ class ScriptedEngine:
             task_status.started()
             async for command, blobs in self._commands:
                 match command:
-                    case Load():
+                    case LoadModel():
                         await self._load(command)
                     case Run():
                         await self._run(command, blobs)
-                    case Unload(model=model):
+                    case UnloadModel(model=model):
                         self._models = self._models - {model} if model is not None else set()
                         self.say(Unloaded())
 
-    async def _load(self, command: Load) -> None:
+    async def _load(self, command: LoadModel) -> None:
         try:
             await self._reach("load")
         except _Failed as failed:
@@ -241,18 +241,18 @@ class ScriptedEngine:
         self.say(Loaded(model=command.model, seconds=0.5, active_bytes=1))
 
     async def _run(self, command: Run, blobs: Sequence[bytes]) -> None:
-        self._running, self._stop = command.attempt, trio.Event()
+        self._running, self._stop = command.run_id, trio.Event()
         try:
             if len(blobs) != len(command.references) + command.start:
                 raise _Failed("GENERATION_FAILED")
             await self._generate(command)
         except _Stopped:
-            self.say(RunStopped(attempt=command.attempt))
+            self.say(RunStopped(run_id=command.run_id))
         except _Failed as failed:
-            self.say(RunFailed(attempt=command.attempt, code=str(failed), message="scripted"))
+            self.say(RunFailed(run_id=command.run_id, code=str(failed), message="scripted"))
         finally:
             self._running = None
-            self._cancelled.discard(command.attempt)
+            self._cancelled.discard(command.run_id)
 
     async def _generate(self, command: Run) -> None:
         if command.model not in self._models:
@@ -262,25 +262,25 @@ class ScriptedEngine:
         for first in range(0, len(command.seeds), self._script.per_pass):
             seeds = command.seeds[first : first + self._script.per_pass]
             for stage in ("encoding", "denoising", "decoding"):
-                self.say(StageChanged(attempt=command.attempt, stage=_stage(stage)))
+                self.say(StageChanged(run_id=command.run_id, stage=_stage(stage)))
                 await self._reach(stage, command)
                 for step in range(1, steps + 1) if stage == "denoising" else ():
                     await self._reach(f"step {first}/{step}", command)
                     if self._script.step_seconds:
                         await trio.sleep(self._script.step_seconds)
-                    done = StepDone(attempt=command.attempt, image=first, step=step, steps=steps, images=len(seeds))
+                    done = StepDone(run_id=command.run_id, image=first, step=step, steps=steps, images=len(seeds))
                     self.say(done)
                     for index in range(first, first + len(seeds) if command.previews else first):
-                        preview = PreviewMade(attempt=command.attempt, index=index, step=step, width=8, height=8)
+                        preview = PreviewMade(run_id=command.run_id, index=index, step=step, width=8, height=8)
                         self.say(preview, (PREVIEW,))
             for index, seed in enumerate(seeds, first):
                 await self._reach(f"image {index}", command)
                 image = ImageDone(
-                    attempt=command.attempt, index=index, seed=seed, width=command.width, height=command.height
+                    run_id=command.run_id, index=index, seed=seed, width=command.width, height=command.height
                 )
                 self.say(image, (pixels(seed, command.width, command.height),))
         await self._reach("done", command)
-        self.say(RunDone(attempt=command.attempt, encode_seconds=0.1, denoise_seconds=0.2, decode_seconds=0.3))
+        self.say(RunDone(run_id=command.run_id, encode_seconds=0.1, denoise_seconds=0.2, decode_seconds=0.3))
 
     async def _reach(self, moment: str, run: Run | None = None) -> None:
         await trio.lowlevel.checkpoint()
@@ -297,7 +297,7 @@ class ScriptedEngine:
             case Fail(code=code, times=times) as fail if times > 0:
                 fail.times -= 1
                 raise _Failed(code)
-        if run is not None and run.attempt in self._cancelled:
+        if run is not None and run.run_id in self._cancelled:
             raise _Stopped
 
 

@@ -17,8 +17,10 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.generator.run_commands import run_command
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
 from mflux_api.engine import protocol as p
-from mflux_api.engine.interface import SILENCE_GRACE_SECONDS, Engine, EngineDied, EngineStarter, Received
+from mflux_api.engine.interface import Engine, EngineDied, EngineStarter, Received
 from mflux_api.errors import GenerationFailed, by_code
+from mflux_api.ipc.child_process import SILENCE_GRACE_SECONDS
+from mflux_api.ipc.frames import ProtocolError
 from mflux_api.jobs.job import Timings
 from mflux_api.supervisor import Started
 
@@ -96,7 +98,7 @@ class Generator:
                         self._waiting.append(message)
                         self._arrived.set()
                     case m.CancelRun():
-                        if isinstance(self._current, m.Run) and self._current.attempt == message.attempt:
+                        if isinstance(self._current, m.Run) and self._current.run_id == message.run_id:
                             self._stop.set()
                     case m.GetEngine():
                         message.reply.ok(self._state())
@@ -219,14 +221,14 @@ class Generator:
                         await self._generate(engine, work, frames)
                 case _:
                     assert_never(work)
-        except p.ProtocolError as error:
+        except ProtocolError as error:
             # Nothing was sent: it is this request that cannot be said, and the engine is as good as before.
             logger.warning("a request cannot be passed to the engine: %s", error)
             work.reply.fail(GenerationFailed("The request cannot be passed to the engine; check its text"))
 
     async def _load(self, engine: Engine, work: m.LoadModel, frames: trio.MemoryReceiveChannel[Received]) -> None:
         await engine.send(
-            p.Load(
+            p.LoadModel(
                 model=work.model,
                 path=work.path,
                 bits=work.bits,
@@ -248,7 +250,7 @@ class Generator:
                     logger.debug("dropped a late %s frame", type(other).__name__)
 
     async def _unload(self, engine: Engine, work: m.UnloadModel, frames: trio.MemoryReceiveChannel[Received]) -> None:
-        await engine.send(p.Unload(model=work.model))
+        await engine.send(p.UnloadModel(model=work.model))
         while not isinstance((event := (await frames.receive()).event), p.Unloaded):
             logger.debug("dropped a late %s frame", type(event).__name__)
         work.reply.ok(None)
@@ -273,11 +275,11 @@ class Generator:
     async def _stop_when_told(self, engine: Engine, work: m.Run, nursery: trio.Nursery) -> None:
         await self._stop.wait()
         try:
-            await engine.send(p.Cancel(attempt=work.attempt))
+            await engine.send(p.Cancel(run_id=work.run_id))
         except EngineDied:
             logger.debug("the engine died before it could be told to stop")
         await trio.sleep(self._options.cancel_grace)
-        # Killing the child is all that is left; that is nobody's failed attempt, because nobody waits for it.
+        # Killing the child is all that is left; that is nobody's failed run_id, because nobody waits for it.
         nursery.cancel_scope.cancel()
 
     async def _follow(self, work: m.Run, frames: trio.MemoryReceiveChannel[Received]) -> None:
@@ -291,8 +293,8 @@ class Generator:
                     break
             if received is None:
                 raise EngineDied(f"no step for {self._options.step_timeout:g} s")
-            if getattr(received.event, "attempt", None) != work.attempt:
-                logger.debug("dropped a frame of another attempt")
+            if getattr(received.event, "run_id", None) != work.run_id:
+                logger.debug("dropped a frame of another run")
                 continue
             if not work.reply.wanted:
                 self._stop.set()
@@ -300,7 +302,7 @@ class Generator:
                 return
 
     def _handle(self, work: m.Run, received: Received) -> bool:
-        """Pass one frame of the running attempt on; return whether it was its last.
+        """Pass one frame of the current run on; return whether it was its last.
 
         Raises:
             EngineDied: the frame is none that a working engine sends.
@@ -312,7 +314,7 @@ class Generator:
                 self._failures = 0
                 _pass_on(work, m.Stepped(image=image, step=step, steps=steps, images=images))
             case p.StillRunning():
-                logger.debug("run %d goes on", work.attempt)
+                logger.debug("run %d goes on", work.run_id)
             case p.PreviewMade(index=index):
                 if len(received.blobs) != 1:
                     raise EngineDied("it sent a preview without its image")

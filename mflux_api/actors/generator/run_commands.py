@@ -10,7 +10,7 @@ def run_command(work: m.Run, *, previews: bool) -> tuple[Run | Upscale, tuple[RG
     request, inputs, lease = work.request, work.inputs, work.lease
     if inputs.source is not None:
         upscale = Upscale(
-            attempt=work.attempt,
+            run_id=work.run_id,
             model=lease.model,
             seeds=request.seeds(),
             width=inputs.source.width,
@@ -22,7 +22,7 @@ def run_command(work: m.Run, *, previews: bool) -> tuple[Run | Upscale, tuple[RG
         return upscale, (inputs.source,)
     width, height = request.size
     run = Run(
-        attempt=work.attempt,
+        run_id=work.run_id,
         model=lease.model,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -35,7 +35,7 @@ def run_command(work: m.Run, *, previews: bool) -> tuple[Run | Upscale, tuple[RG
         references=tuple((image.width, image.height) for image in inputs.references),
         start=inputs.start is not None,
         image_strength=1.0 if inputs.start is None else request.image_strength or 0.0,
-        lora_files=inputs.lora_paths,
+        lora_paths=inputs.lora_paths,
         lora_scales=request.lora_scales,
         previews=previews,
         alternating_offload=lease.alternating_offload,

@@ -405,7 +405,7 @@ class Run(Ask[Timings]):
 
     lease: Lease
     request: GenerateRequest
-    attempt: int
+    run_id: int
     """Unique for this run; also what :class:`CancelRun` names."""
     events: trio.MemorySendChannel[RunEvent] = attrs.field(eq=False, repr=False)
     inputs: RunInputs = attrs.field(factory=RunInputs, repr=False)
@@ -415,7 +415,7 @@ class Run(Ask[Timings]):
 class CancelRun:
     """Nobody waits for that run any more: free the engine at the next step."""
 
-    attempt: int
+    run_id: int
 
 
 @attrs.frozen(kw_only=True)

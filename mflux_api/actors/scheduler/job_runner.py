@@ -59,7 +59,7 @@ class JobRunner:
         """What jobs are told that do not fit in memory."""
         self.estimates = Estimates()
         """What the attempts so far have taught about how long jobs take."""
-        self._attempts = itertools.count(1)
+        self._run_ids = itertools.count(1)
 
     async def run(self, job: Job, tracker: ProgressTracker, images: list[StoredImage], publish: Publish) -> Timings:
         """Generate the job's images, appending each to ``images`` once it is on disk.
@@ -132,7 +132,7 @@ class JobRunner:
         count, steps = job.request.num_images, job.request.steps or 1
         # Room for all that one run can report, so that the generator never waits for us.
         events, reports = trio.open_memory_channel[m.RunEvent](count * (2 * steps + 5) + 8)
-        generate = m.Run(lease=lease, request=job.request, attempt=next(self._attempts), events=events, inputs=inputs)
+        generate = m.Run(lease=lease, request=job.request, run_id=next(self._run_ids), events=events, inputs=inputs)
         timings: Timings | None = None
         error: Exception | None = None
         async with trio.open_nursery() as nursery:
@@ -162,7 +162,7 @@ class JobRunner:
 
     def _stop(self, generate: m.Run) -> None:
         try:
-            self._generator.tell_nowait(m.CancelRun(attempt=generate.attempt), control=True)
+            self._generator.tell_nowait(m.CancelRun(run_id=generate.run_id), control=True)
         except ActorGone:
             logger.debug("the generator is gone, and its run with it")
 

@@ -32,7 +32,7 @@ _WIDTHS_PER_TOKEN = 20
 
 
 @attrs.frozen
-class Load:
+class PassCost:
     """What one image of a run asks of the transformer at each step."""
 
     parameters: int
@@ -45,10 +45,10 @@ class Load:
     """2 with guidance."""
 
 
-def images_per_pass(device: Literal["cpu", "metal", "cuda"], load: Load) -> int:
+def images_per_pass(device: Literal["cpu", "metal", "cuda"], cost: PassCost) -> int:
     """From 1 to 4."""
     limits = _LIMITS[device]
-    rows = load.branches * load.tokens
-    by_time = limits.operations / (2.0 * load.parameters * rows)
-    by_memory = limits.activation_bytes / (limits.itemsize * _WIDTHS_PER_TOKEN * load.width * rows)
+    rows = cost.branches * cost.tokens
+    by_time = limits.operations / (2.0 * cost.parameters * rows)
+    by_memory = limits.activation_bytes / (limits.itemsize * _WIDTHS_PER_TOKEN * cost.width * rows)
     return max(1, min(MAX_IMAGES, int(by_time), int(by_memory)))

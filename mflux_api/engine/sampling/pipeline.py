@@ -14,7 +14,7 @@ from mflux.utils.apple_silicon import AppleSiliconUtil
 
 from mflux_api.engine.device import Device
 from mflux_api.engine.lora.lora import Adapted, Lora, LoraError
-from mflux_api.engine.sampling.batching import Load, images_per_pass
+from mflux_api.engine.sampling.batching import PassCost, images_per_pass
 from mflux_api.engine.sampling.decoding import Pixels, decode_mode, decode_packed, to_pixels
 from mflux_api.engine.sampling.denoising import (
     Conditioning,
@@ -96,7 +96,7 @@ class Pipeline:
             return len(request.seeds)
         images = [(request.width, request.height), *((each.width, each.height) for each in request.references)]
         info = self._components.info
-        load = Load(
+        load = PassCost(
             parameters=info.transformer_parameters,
             width=info.transformer_width,
             tokens=info.max_sequence_length + sum(width * height for width, height in images) // 256,

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mflux_api.engine import protocol as p
+from mflux_api.ipc import frames
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 INT = st.integers(-(2**63), 2**63 - 1)
@@ -17,11 +18,11 @@ FLOAT = st.floats(allow_nan=False)
 SIDE = st.integers(1, 2**31)
 STAGE = st.sampled_from(["encoding", "denoising", "decoding"])
 FRAMES = st.one_of(
-    st.builds(p.Load, model=TEXT, path=TEXT, component_offload=st.booleans()),
-    st.just(p.Unload()),
+    st.builds(p.LoadModel, model=TEXT, path=TEXT, component_offload=st.booleans()),
+    st.just(p.UnloadModel()),
     st.builds(
         p.Run,
-        attempt=INT,
+        run_id=INT,
         model=TEXT,
         prompt=TEXT,
         negative_prompt=st.none() | TEXT,
@@ -35,10 +36,10 @@ FRAMES = st.one_of(
         start=st.booleans(),
         image_strength=FLOAT,
         previews=st.booleans(),
-        lora_files=st.lists(TEXT, max_size=3).map(tuple),
+        lora_paths=st.lists(TEXT, max_size=3).map(tuple),
         lora_scales=st.lists(FLOAT, max_size=3).map(tuple),
     ),
-    st.builds(p.Cancel, attempt=INT),
+    st.builds(p.Cancel, run_id=INT),
     st.just(p.Shutdown()),
     st.builds(
         p.Ready,
@@ -54,28 +55,28 @@ FRAMES = st.one_of(
     st.builds(p.Loaded, model=TEXT, seconds=FLOAT, active_bytes=INT),
     st.builds(p.LoadFailed, model=TEXT, code=TEXT, message=TEXT),
     st.just(p.Unloaded()),
-    st.builds(p.StageChanged, attempt=INT, stage=STAGE),
-    st.builds(p.StepDone, attempt=INT, image=NATURAL, step=NATURAL, steps=SIDE, images=SIDE),
-    st.builds(p.PreviewMade, attempt=INT, index=NATURAL, step=NATURAL, width=SIDE, height=SIDE),
+    st.builds(p.StageChanged, run_id=INT, stage=STAGE),
+    st.builds(p.StepDone, run_id=INT, image=NATURAL, step=NATURAL, steps=SIDE, images=SIDE),
+    st.builds(p.PreviewMade, run_id=INT, index=NATURAL, step=NATURAL, width=SIDE, height=SIDE),
     st.builds(
         p.ImageDone,
-        attempt=INT,
+        run_id=INT,
         index=NATURAL,
         seed=NATURAL,
         width=st.integers(1, 2**31),
         height=st.integers(1, 2**31),
     ),
-    st.builds(p.RunDone, attempt=INT, encode_seconds=FLOAT, denoise_seconds=FLOAT, decode_seconds=FLOAT),
-    st.builds(p.RunStopped, attempt=INT),
-    st.builds(p.RunFailed, attempt=INT, code=TEXT, message=TEXT, details=st.dictionaries(TEXT, TEXT, max_size=2)),
+    st.builds(p.RunDone, run_id=INT, encode_seconds=FLOAT, denoise_seconds=FLOAT, decode_seconds=FLOAT),
+    st.builds(p.RunStopped, run_id=INT),
+    st.builds(p.RunFailed, run_id=INT, code=TEXT, message=TEXT, details=st.dictionaries(TEXT, TEXT, max_size=2)),
 )
-CANCEL = p.encode(p.Cancel(attempt=3))
+CANCEL = frames.encode(p.Cancel(run_id=3))
 
 
 def decode(data: bytes) -> tuple[p.Frame, list[bytes]]:
     """A frame as a receiver takes it apart."""
-    end = p.PREFIX_LENGTH + p.header_length(data[: p.PREFIX_LENGTH])
-    header = p.decode_header(data[p.PREFIX_LENGTH : end])
+    end = frames.PREFIX_LENGTH + frames.header_length(data[: frames.PREFIX_LENGTH])
+    header = frames.decode_header(data[frames.PREFIX_LENGTH : end], p.ENGINE_TYPES)
     blobs = []
     for length in header.blob_lengths:
         blobs.append(data[end : end + length])
@@ -88,47 +89,47 @@ def framed(*header: object) -> bytes:
     return msgspec.msgpack.encode(list(header))
 
 
-@given(frame=FRAMES, blobs=st.lists(st.binary(max_size=64), max_size=p.MAX_BLOBS))
+@given(frame=FRAMES, blobs=st.lists(st.binary(max_size=64), max_size=frames.MAX_BLOBS))
 def test_every_frame_comes_out_as_it_went_in(frame: p.Frame, blobs: list[bytes]) -> None:
-    assert decode(p.encode(frame, blobs)) == (frame, blobs)
+    assert decode(frames.encode(frame, blobs)) == (frame, blobs)
 
 
 @given(frame=FRAMES, data=st.data())
 def test_truncated_header_is_a_protocol_error(frame: p.Frame, data: st.DataObject) -> None:
-    header = p.encode(frame)[p.PREFIX_LENGTH :]
+    header = frames.encode(frame)[frames.PREFIX_LENGTH :]
     cut = data.draw(st.integers(0, len(header) - 1))
-    with pytest.raises(p.ProtocolError):
-        p.decode_header(header[:cut])
+    with pytest.raises(frames.ProtocolError):
+        frames.decode_header(header[:cut], p.ENGINE_TYPES)
 
 
 @given(st.binary(max_size=200))
 def test_junk_is_a_frame_or_a_protocol_error(junk: bytes) -> None:
     try:
-        header = p.decode_header(junk)
-    except p.ProtocolError:
+        header = frames.decode_header(junk, p.ENGINE_TYPES)
+    except frames.ProtocolError:
         return
     assert attrs.has(type(header.frame))
 
 
 @given(frame=FRAMES, data=st.data())
 def test_flipped_byte_is_a_frame_or_a_protocol_error(frame: p.Frame, data: st.DataObject) -> None:
-    header = bytearray(p.encode(frame)[p.PREFIX_LENGTH :])
+    header = bytearray(frames.encode(frame)[frames.PREFIX_LENGTH :])
     header[data.draw(st.integers(0, len(header) - 1))] = data.draw(st.integers(0, 255))
     try:
-        decoded = p.decode_header(bytes(header))
-    except p.ProtocolError:
+        decoded = frames.decode_header(bytes(header), p.ENGINE_TYPES)
+    except frames.ProtocolError:
         return
-    assert all(0 <= length <= p.MAX_BLOB for length in decoded.blob_lengths)
+    assert all(0 <= length <= frames.MAX_BLOB for length in decoded.blob_lengths)
 
 
 @given(st.binary(min_size=4, max_size=4))
 def test_only_lengths_within_the_cap_pass(prefix: bytes) -> None:
     (length,) = struct.unpack(">I", prefix)
-    if 0 < length <= p.MAX_HEADER:
-        assert p.header_length(prefix) == length
+    if 0 < length <= frames.MAX_HEADER:
+        assert frames.header_length(prefix) == length
     else:
-        with pytest.raises(p.ProtocolError):
-            p.header_length(prefix)
+        with pytest.raises(frames.ProtocolError):
+            frames.header_length(prefix)
 
 
 @pytest.mark.parametrize(
@@ -138,8 +139,8 @@ def test_only_lengths_within_the_cap_pass(prefix: bytes) -> None:
         framed("Cancel", {}, []),
         framed("Cancel", {"attempt": "3"}, []),
         framed("Cancel", {"attempt": 3}, [-1]),
-        framed("Cancel", {"attempt": 3}, [p.MAX_BLOB + 1]),
-        framed("Cancel", {"attempt": 3}, [1] * (p.MAX_BLOBS + 1)),
+        framed("Cancel", {"attempt": 3}, [frames.MAX_BLOB + 1]),
+        framed("Cancel", {"attempt": 3}, [1] * (frames.MAX_BLOBS + 1)),
         framed("Cancel", {"attempt": 3}),
         framed("StageChanged", {"attempt": 3, "stage": "napping"}, []),
         framed("StepDone", {"attempt": 3, "image": 0, "step": 1, "steps": 0}, []),
@@ -150,28 +151,30 @@ def test_only_lengths_within_the_cap_pass(prefix: bytes) -> None:
     ids=lambda header: repr(header[:24]),
 )
 def test_header_that_is_none_of_ours_is_a_protocol_error(header: bytes) -> None:
-    with pytest.raises(p.ProtocolError):
-        p.decode_header(header)
+    with pytest.raises(frames.ProtocolError):
+        frames.decode_header(header, p.ENGINE_TYPES)
 
 
 def test_sender_keeps_to_the_receivers_caps() -> None:
-    message = "x" * p.MAX_HEADER
-    with pytest.raises(p.ProtocolError, match="too large"):
-        p.encode(p.RunFailed(attempt=1, code="c", message=message))
-    with pytest.raises(p.ProtocolError, match="too large"):
-        p.encode(p.Unloaded(), [b""] * (p.MAX_BLOBS + 1))
-    with pytest.raises(p.ProtocolError, match="too large"):
-        p.encode(p.Unloaded(), [bytes(p.MAX_BLOB + 1)])
+    message = "x" * frames.MAX_HEADER
+    with pytest.raises(frames.ProtocolError, match="too large"):
+        frames.encode(p.RunFailed(run_id=1, code="c", message=message))
+    with pytest.raises(frames.ProtocolError, match="too large"):
+        frames.encode(p.Unloaded(), [b""] * (frames.MAX_BLOBS + 1))
+    with pytest.raises(frames.ProtocolError, match="too large"):
+        frames.encode(p.Unloaded(), [bytes(frames.MAX_BLOB + 1)])
 
 
-@pytest.mark.parametrize("frame", [p.Load(model="\ud800", path=""), p.Cancel(attempt=2**64)], ids=["surrogate", "int"])
+@pytest.mark.parametrize(
+    "frame", [p.LoadModel(model="\ud800", path=""), p.Cancel(run_id=2**64)], ids=["surrogate", "int"]
+)
 def test_what_messagepack_cannot_say_is_a_protocol_error(frame: p.Frame) -> None:
-    with pytest.raises(p.ProtocolError, match="cannot be encoded"):
-        p.encode(frame)
+    with pytest.raises(frames.ProtocolError, match="cannot be encoded"):
+        frames.encode(frame)
 
 
 def test_error_text_holds_nothing_of_the_frame() -> None:
-    with pytest.raises(p.ProtocolError) as caught:
-        p.decode_header(framed("Cancel", {"attempt": "a secret prompt"}, []))
+    with pytest.raises(frames.ProtocolError) as caught:
+        frames.decode_header(framed("Cancel", {"attempt": "a secret prompt"}, []), p.ENGINE_TYPES)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None

@@ -19,7 +19,8 @@ from tests.support.engine_contract import DEADLINE_SECONDS
 PRELUDE = """
 import os, signal, struct, sys, time
 from mflux_api.engine import protocol as p
-def say(frame, *blobs): os.write(1, p.encode(frame, blobs))
+from mflux_api.ipc import frames
+def say(frame, *blobs): os.write(1, frames.encode(frame, blobs))
 def ready(): say(p.Ready(pid=os.getpid(), device="cpu", device_name="stand-in", precision="", blas="",
                          blas_fast=True, versions={}))
 """
@@ -77,7 +78,7 @@ async def test_child_silent_before_its_handshake_is_given_up() -> None:
 
 
 async def test_beats_alone_do_not_prolong_the_handshake() -> None:
-    code = "while True: say(p.Beat(active_bytes=0, peak_bytes=0)); time.sleep(0.05)"
+    code = "while True: say(p.Heartbeat(active_bytes=0, peak_bytes=0)); time.sleep(0.05)"
     assert await start_error(stand_in(code, start_timeout=0.5)) == "no handshake within 0.5 s"
 
 
@@ -92,7 +93,7 @@ async def test_beats_alone_do_not_prolong_the_handshake() -> None:
         ("os.write(1, struct.pack('>I', 1 << 31))", "it sent a frame header of 2147483648 bytes"),
         ("os.write(1, struct.pack('>I', 3) + b'abc')", "it sent a frame that cannot be decoded"),
         (
-            "os.write(1, p.encode(p.Unloaded()).replace(b'Unloaded', b'Unknown!'))",
+            "os.write(1, frames.encode(p.Unloaded()).replace(b'Unloaded', b'Unknown!'))",
             "it sent a frame with an unknown tag",
         ),
     ],
@@ -120,8 +121,8 @@ async def test_cancelled_start_leaves_no_child() -> None:
 async def test_cancelled_receive_loses_no_byte() -> None:
     code = """
 ready()
-data = p.encode(p.ImageDone(attempt=1, index=0, seed=1, width=64, height=64), [bytes(range(256)) * 48])
-one = len(p.encode(p.Unload()))
+data = frames.encode(p.ImageDone(run_id=1, index=0, seed=1, width=64, height=64), [bytes(range(256)) * 48])
+one = len(frames.encode(p.UnloadModel()))
 os.write(1, data[:3]); sys.stdin.buffer.read(one)
 os.write(1, data[3:2000]); sys.stdin.buffer.read(one)
 os.write(1, data[2000:])
@@ -132,18 +133,18 @@ time.sleep(60)
             with trio.move_on_after(0.1) as scope:
                 await engine.receive()
             assert scope.cancelled_caught
-            await engine.send(p.Unload())
+            await engine.send(p.UnloadModel())
         with trio.fail_after(DEADLINE_SECONDS):
             received = await engine.receive()
     assert received.blobs == (bytes(range(256)) * 48,)
 
 
 async def test_death_on_the_way_of_a_frame_is_named() -> None:
-    code = "ready(); os.write(1, p.encode(p.Unloaded(), [bytes(100)])[:50]); os.kill(os.getpid(), signal.SIGKILL)"
+    code = "ready(); os.write(1, frames.encode(p.Unloaded(), [bytes(100)])[:50]); os.kill(os.getpid(), signal.SIGKILL)"
     async with running(stand_in(code)) as engine:
         assert await death(engine) == "killed by SIGKILL"
         with pytest.raises(EngineDied, match="killed by SIGKILL"):
-            await engine.send(p.Unload())
+            await engine.send(p.UnloadModel())
 
 
 async def test_silent_child_is_dead() -> None:
