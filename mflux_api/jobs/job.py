@@ -128,13 +128,13 @@ def new_job_id() -> str:
 
 
 def start(job: Job, now: datetime) -> Job:
-    """queued → generating."""
+    """Queued → generating."""
     _require(job, Status.QUEUED)
     return attrs.evolve(job, status=Status.GENERATING, started_at=job.started_at or now)
 
 
 def requeue(job: Job, *, engine_died: bool = False, service_died: bool = False) -> Job:
-    """generating → queued, counting whose death it was; a drain counts for nobody."""
+    """Generating → queued, counting whose death it was; a drain counts for nobody."""
     _require(job, Status.GENERATING)
     return attrs.evolve(
         job,
@@ -146,7 +146,7 @@ def requeue(job: Job, *, engine_died: bool = False, service_died: bool = False) 
 
 
 def complete(job: Job, images: tuple[StoredImage, ...], timings: Timings | None, now: datetime) -> Job:
-    """generating → completed."""
+    """Generating → completed."""
     _require(job, Status.GENERATING)
     return _ended(job, status=Status.COMPLETED, images=images, progress=1.0, timings=timings, completed_at=now)
 
@@ -154,13 +154,13 @@ def complete(job: Job, images: tuple[StoredImage, ...], timings: Timings | None,
 def fail(
     job: Job, failure: Failure, now: datetime, *, images: tuple[StoredImage, ...] = (), progress: float = 0.0
 ) -> Job:
-    """queued | generating → failed; what was saved stays."""
+    """Queued | generating → failed; what was saved stays."""
     _require(job, Status.QUEUED, Status.GENERATING)
     return _ended(job, status=Status.FAILED, failure=failure, images=images, progress=progress, completed_at=now)
 
 
 def cancel(job: Job, now: datetime, *, images: tuple[StoredImage, ...] = (), progress: float = 0.0) -> Job:
-    """queued | generating → cancelled; what was saved stays."""
+    """Queued | generating → cancelled; what was saved stays."""
     _require(job, Status.QUEUED, Status.GENERATING)
     return _ended(job, status=Status.CANCELLED, images=images, progress=progress, completed_at=now)
 

@@ -233,7 +233,7 @@ def test_guidance_changes_the_image(dev_pipeline: Pipeline) -> None:
 
 
 def test_guidance_is_embedded_as_the_timestep_is(dev: Components, dev_folder: Path) -> None:
-    """diffusers' formula: cosines first, then sines, of 4000 over 10000^(i / 128)."""
+    """Diffusers' formula: cosines first, then sines, of 4000 over 10000^(i / 128)."""
     file = dev_folder / "transformer" / "diffusion_pytorch_model.safetensors"
     weights = {name: value.astype(np.float64) for name, value in load_file(file).items() if "guidance_embed" in name}
 

@@ -1,5 +1,6 @@
 """Exhaustion: a full disk, no descriptors, a read-only folder, a clock set back. Typed errors, nothing lost, and the
-service recovers without a restart."""
+service recovers without a restart.
+"""
 
 import errno
 import os

@@ -75,7 +75,7 @@ def generate(folder: Path) -> None:
 
 
 def compare(folder: Path) -> bool:
-    """diffusers' side: print a line per case; whether all reach the bound."""
+    """Diffusers' side: print a line per case; whether all reach the bound."""
     import torch  # type: ignore[import-not-found, unused-ignore]
     from PIL import Image
 

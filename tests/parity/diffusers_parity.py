@@ -112,7 +112,7 @@ def generate(folder: Path, checkpoint: Path | None) -> None:
 
 
 def compare(folder: Path) -> bool:
-    """diffusers' side: print a line per case; whether all reach the bound."""
+    """Diffusers' side: print a line per case; whether all reach the bound."""
     worst = math.inf
     pipelines: dict[str, Any] = {}
     for case in json.loads((folder / "cases.json").read_text()):

@@ -66,7 +66,7 @@ def _released(name: str) -> str:
 
 
 def load_stock(folder: Path) -> Any:
-    """mflux's SeedVR2, its weights mapped by mflux's mapper; its initializer knows the released dimensions alone."""
+    """Mflux's SeedVR2, its weights mapped by mflux's mapper; its initializer knows the released dimensions alone."""
     stock = SeedVR2.__new__(SeedVR2)
     nn.Module.__init__(stock)
     stock.model_config, stock.callbacks, stock.tiling_config = (

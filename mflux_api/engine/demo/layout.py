@@ -163,7 +163,7 @@ def _mid_block(name: str, width: int) -> Tensors:
 
 
 def transformer_config(shape: CheckpointShape) -> dict[str, Any]:
-    """diffusers' Flux2Transformer2DModel."""
+    """Diffusers' Flux2Transformer2DModel."""
     return {
         "_class_name": "Flux2Transformer2DModel",
         "patch_size": 1,
@@ -184,7 +184,7 @@ def transformer_config(shape: CheckpointShape) -> dict[str, Any]:
 
 
 def vae_config(shape: CheckpointShape) -> dict[str, Any]:
-    """diffusers' AutoencoderKLFlux2."""
+    """Diffusers' AutoencoderKLFlux2."""
     return {
         "_class_name": "AutoencoderKLFlux2",
         "in_channels": 3,
@@ -207,7 +207,7 @@ def vae_config(shape: CheckpointShape) -> dict[str, Any]:
 
 
 def text_encoder_config(shape: CheckpointShape, dtype: str) -> dict[str, Any]:
-    """transformers' Qwen3Config; rope_theta stands in both places that its versions read."""
+    """Transformers' Qwen3Config; rope_theta stands in both places that its versions read."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
@@ -235,7 +235,7 @@ def text_encoder_config(shape: CheckpointShape, dtype: str) -> dict[str, Any]:
 
 
 def model_index(shape: CheckpointShape) -> dict[str, Any]:
-    """diffusers' model_index.json, with the two call arguments that this engine reads from it."""
+    """Diffusers' model_index.json, with the two call arguments that this engine reads from it."""
     return {
         "_class_name": "Flux2KleinPipeline",
         "is_distilled": shape.is_distilled,

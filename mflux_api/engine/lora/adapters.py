@@ -106,7 +106,7 @@ def _read(path: Path) -> tuple[dict[str, mx.array], Mapping[str, str]]:
 
 @functools.cache
 def _patterns() -> dict[str, list[PatternMatch]]:
-    """mflux's naming patterns by their text; going through all of them for every tensor would take seconds."""
+    """Mflux's naming patterns by their text; going through all of them for every tensor would take seconds."""
     index: dict[str, list[PatternMatch]] = defaultdict(list)
     for match in LoRALoader._build_pattern_mappings(Flux2LoRAMapping.get_mapping()):
         # ComfyUI leaves the last part of the name away.

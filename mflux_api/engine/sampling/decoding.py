@@ -19,7 +19,7 @@ _SMALL_PIXELS = 512 * 512
 
 
 def decode_mode(device: Device, width: int, height: int, low_ram: bool) -> DecodeMode:
-    """mflux's decode mode for an image of ``width`` by ``height`` pixels.
+    """Mflux's decode mode for an image of ``width`` by ``height`` pixels.
 
     A function of its arguments alone, never of free memory, so that the same request gives the same bits.
     """

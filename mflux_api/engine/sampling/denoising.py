@@ -133,7 +133,7 @@ def clean_estimate(velocity: mx.array, latents: mx.array, sigma: mx.array) -> mx
 
 
 def transformer_function(components: Components) -> Predict:
-    """mflux's ``Flux2Transformer`` as a plain function, which keeps no transformer in memory that is given up."""
+    """Mflux's ``Flux2Transformer`` as a plain function, which keeps no transformer in memory that is given up."""
 
     def predict(
         latents: mx.array,

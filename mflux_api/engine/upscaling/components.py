@@ -49,12 +49,12 @@ class UpscalerComponents(LazyModules[UpscalerPart]):
 
     @property
     def transformer(self) -> Any:
-        """mflux's SeedVR2Transformer."""
+        """Mflux's SeedVR2Transformer."""
         return self._module("transformer")
 
     @property
     def vae(self) -> Any:
-        """mflux's SeedVR2VAE."""
+        """Mflux's SeedVR2VAE."""
         return self._module("vae")
 
 

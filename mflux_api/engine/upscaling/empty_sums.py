@@ -1,5 +1,6 @@
 """MLX's CPU backend ends the process (SIGFPE) on the running sums of an empty array, and mflux's SeedVR2 asks for them
-wherever an image has one window."""
+wherever an image has one window.
+"""
 
 from typing import Any
 

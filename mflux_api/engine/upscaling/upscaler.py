@@ -1,5 +1,6 @@
 """One still image through SeedVR2: the maths and the pixels of mflux's own ``SeedVR2.generate_image``, with stages,
-and a cancel between tiles and between blocks."""
+and a cancel between tiles and between blocks.
+"""
 
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace

@@ -21,7 +21,7 @@ _IN_CHANNELS = 128  # 32 latent channels in patches of 2 x 2
 
 
 def build_transformer(config: JsonConfig, text_config: JsonConfig, out_layers: tuple[int, ...]) -> Any:
-    """mflux's Flux2Transformer for the text encoder's outputs ``out_layers``, side by side."""
+    """Mflux's Flux2Transformer for the text encoder's outputs ``out_layers``, side by side."""
     config.demand("in_channels", _IN_CHANNELS, _IN_CHANNELS)
     config.demand("patch_size", 1, 1)
     config.demand("eps", 1e-6, 1e-6)
@@ -55,7 +55,7 @@ def build_transformer(config: JsonConfig, text_config: JsonConfig, out_layers: t
 
 
 def build_vae(config: JsonConfig) -> Any:
-    """mflux's Flux2VAE."""
+    """Mflux's Flux2VAE."""
     config.demand("latent_channels", LATENT_CHANNELS, LATENT_CHANNELS)
     config.demand("patch_size", [2, 2], [2, 2])
     for key, value in (("in_channels", 3), ("out_channels", 3), ("act_fn", "silu")):

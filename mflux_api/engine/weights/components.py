@@ -74,17 +74,17 @@ class Components(LazyModules[ComponentName]):
 
     @property
     def text_encoder(self) -> Any:
-        """mflux's Qwen3TextEncoder, or FLUX.2-dev's Mistral."""
+        """Mflux's Qwen3TextEncoder, or FLUX.2-dev's Mistral."""
         return self._module("text_encoder")
 
     @property
     def transformer(self) -> Any:
-        """mflux's Flux2Transformer."""
+        """Mflux's Flux2Transformer."""
         return self._module("transformer")
 
     @property
     def vae(self) -> Any:
-        """mflux's Flux2VAE."""
+        """Mflux's Flux2VAE."""
         return self._module("vae")
 
 

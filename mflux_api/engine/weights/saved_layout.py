@@ -75,7 +75,7 @@ def _precision(component: str, path: str, inputs: int, weight: mx.array | None, 
 
 
 def transformer_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
-    """diffusers' configuration of a transformer, from the shapes of its tensors."""
+    """Diffusers' configuration of a transformer, from the shapes of its tensors."""
     shapes = _Shapes("transformer", tensors)
     width = shapes.rows("x_embedder.weight")
     head = shapes.first("norm_q.weight")
@@ -96,7 +96,7 @@ def transformer_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
 
 
 def text_encoder_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
-    """transformers' configuration of a Qwen3 text encoder, from the shapes of its tensors."""
+    """Transformers' configuration of a Qwen3 text encoder, from the shapes of its tensors."""
     shapes = _Shapes("text_encoder", tensors)
     head = shapes.rows("layers.0.self_attn.q_norm.weight")
     return JsonConfig(
@@ -115,7 +115,7 @@ def text_encoder_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
 
 
 def vae_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
-    """diffusers' configuration of a VAE, from the shapes of its tensors."""
+    """Diffusers' configuration of a VAE, from the shapes of its tensors."""
     shapes = _Shapes("vae", tensors)
     return JsonConfig(
         "vae",
