@@ -45,6 +45,21 @@ class InvalidParameter(ServiceError):
 
     code, status = "INVALID_PARAMETER", 400
 
+    @classmethod
+    def for_field(
+        cls, field: str, problem: str, *, value: Any = None, limit: Any = None, **details: Any
+    ) -> "InvalidParameter":
+        """Return the error for one field.
+
+        Args:
+            field: what the client calls it.
+            problem: completes the sentence that begins with the field's name in quotes.
+            value: what it held, where that is short and not a prompt.
+            limit: what was expected.
+            details: whatever else a program may want to know.
+        """
+        return cls(f"'{field}' {problem}", {"field": field, "value": value, "limit": limit, **details})
+
 
 class InvalidModel(ServiceError):
     """A generation request names a model that does not exist (details: model, available_models)."""
@@ -236,3 +251,18 @@ class ConfigError(Exception):
 
 class ServiceFailed(Exception):
     """The supervision tree gave up: a part of it kept failing, and restarting it did not help."""
+
+
+_LARGEST_SHOWN = 10**20
+"""Larger numbers may have thousands of digits."""
+
+
+def shown_value(value: Any) -> Any:
+    """Return a client's value for the details of an error, cut so that the error stays small."""
+    if isinstance(value, str):
+        return value if len(value) <= 64 else value[:64] + "…"
+    if isinstance(value, int) and abs(value) > _LARGEST_SHOWN:
+        return "int"
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    return type(value).__name__

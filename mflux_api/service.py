@@ -30,6 +30,7 @@ from mflux_api.gateway.event_stream import EventStream
 from mflux_api.gateway.gateway import Addresses, Gateway
 from mflux_api.jobs.job import Job, JobEvent, Status, StoredImage, Timings
 from mflux_api.jobs.memory_advice import MemoryAdvice
+from mflux_api.jobs.parse import validate
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.files import ImageFiles
@@ -85,7 +86,7 @@ class Service:
         Raises:
             ServiceError: the request is refused; the class says why.
         """
-        return (await self._gateway.submit(request)).job
+        return (await self._gateway.submit(validate(request))).job
 
     async def job(self, job_id: str) -> Job:
         """Return a job as it is now.

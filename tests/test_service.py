@@ -297,5 +297,5 @@ async def test_job_whose_engine_is_killed_completes_with_the_pixels_of_an_undist
                     os.kill(engine.pid, signal.SIGKILL)
                     break
         killed = await service.result(job.id)
-    assert (killed.job.attempts, undisturbed.job.attempts) == (1, 0)
+    assert (killed.job.engine_deaths, undisturbed.job.engine_deaths) == (1, 0)
     assert [rgb(image) for image in killed.images] == [rgb(image) for image in undisturbed.images]

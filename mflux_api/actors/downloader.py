@@ -14,6 +14,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
 from mflux_api.catalog import Catalog, Model
+from mflux_api.catalog.lookup import not_downloaded
 from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import (
     InternalError,
@@ -25,7 +26,6 @@ from mflux_api.errors import (
 from mflux_api.hub.client import DownloadOptions, fetch
 from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
 from mflux_api.jobs.job import Failure
-from mflux_api.jobs.request import not_downloaded
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.supervisor import Started
 
@@ -236,7 +236,7 @@ class Downloader:
             del self._downloads[source]
         else:
             logger.warning("the download of %s failed: %s", model.repo, error.code)
-            download.failure = Failure.of(error)
+            download.failure = Failure.from_error(error)
         for each in download.waiting:
             if error is not None:
                 each.reply.fail(type(error)(error.message, error.details))

@@ -121,9 +121,11 @@ class JobStore:
                 partial(self._repository.page, limit=message.limit, cursor=message.cursor, status=message.status)
             )
         except ValueError:
-            raise InvalidParameter(
-                "'cursor' is invalid: take it from 'next_cursor' of the page before",
-                {"field": "cursor", "value": message.cursor, "limit": "a next_cursor"},
+            raise InvalidParameter.for_field(
+                "cursor",
+                "is invalid: take it from 'next_cursor' of the page before",
+                value=message.cursor,
+                limit="a next_cursor",
             ) from None
 
     async def _remind(self) -> NoReturn:

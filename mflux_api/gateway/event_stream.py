@@ -74,5 +74,5 @@ def _present(job: Job) -> Progress:
         steps=steps,
         image=len(job.images),
         images=job.request.num_images,
-        attempt=job.attempts + 1,
+        attempt=job.engine_deaths + 1,
     )

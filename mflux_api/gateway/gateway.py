@@ -13,6 +13,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask, MailboxFull
 from mflux_api.catalog import Catalog, Model
+from mflux_api.catalog.lookup import find_model, not_downloaded
 from mflux_api.config import Settings
 from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import (
@@ -30,8 +31,9 @@ from mflux_api.images.inputs import output_size, source_size
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Finished, Job, Status, StoredImage
 from mflux_api.jobs.lora_tags import without_tags
-from mflux_api.jobs.request import GenerateRequest, find_model, not_downloaded, resolve, validate
-from mflux_api.jobs.resolve import check_upscaling, resolve_upscaling
+from mflux_api.jobs.request import GenerateRequest, check_fields
+from mflux_api.jobs.resolve import ResolvedRequest, resolve
+from mflux_api.jobs.upscaling import check_upscaling, resolve_upscaling
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Page, Totals
@@ -85,7 +87,7 @@ class Gateway:
     async def submit(
         self, request: GenerateRequest, *, synchronous: bool = False, key: IdempotencyKey | None = None
     ) -> m.Accepted:
-        """Check, resolve and queue a request; when this returns the job is kept.
+        """Check, resolve and queue a request whose fields are within their limits; when this returns the job is kept.
 
         With a ``key`` under which a job was accepted before, that job is the answer.
 
@@ -101,8 +103,10 @@ class Gateway:
             JobGone: the key's job was removed by retention.
         """
         most = self.settings.generation.max_batch_size
-        check = partial(validate, max_images=most, needs_prompt=not self.upscales(request.model))
-        checked = check(without_tags(check(request)))
+        check = partial(check_fields, max_images=most, needs_prompt=not self.upscales(request.model))
+        check(request)
+        checked = without_tags(request)
+        check(checked)
         model = find_model(checked.model or self.settings.models.default, self.catalog)
         if model.upscales:
             check_upscaling(checked, model)
@@ -117,17 +121,17 @@ class Gateway:
         model = self.catalog.get(name) if isinstance(name, str) else None
         return model is not None and model.upscales
 
-    async def _upscaling(self, checked: GenerateRequest, model: Model) -> GenerateRequest:
+    async def _upscaling(self, checked: GenerateRequest, model: Model) -> ResolvedRequest:
         size = await trio.to_thread.run_sync(source_size, checked.init_images[0], limiter=self._decoders)
         return resolve_upscaling(checked, model, size)
 
-    async def _generating(self, checked: GenerateRequest, model: Model) -> GenerateRequest:
+    async def _generating(self, checked: GenerateRequest, model: Model) -> ResolvedRequest:
         loras = await self._named(checked.lora_files)
         size: tuple[int, int] | None = None
         if checked.init_images:
             size = await trio.to_thread.run_sync(output_size, checked.init_images, limiter=self._decoders)
         steps = self.settings.generation.default_steps
-        return resolve(attrs.evolve(checked, lora_files=loras), model, default_steps=steps, default_size=size)
+        return resolve(checked, model, default_steps=steps, default_size=size, lora_names=loras)
 
     async def _named(self, loras: tuple[str, ...]) -> tuple[str, ...]:
         """Return every LoRA's one name, under which it is found again after a restart, too."""

@@ -44,9 +44,8 @@ def decode_image(text: str, index: int, field: str = "init_images", *, reference
     try:
         return _rgb(_bytes(text), reference)
     except _Refused as refused:
-        raise InvalidParameter(
-            f"'{field}' is invalid: image {index + 1} {refused}",
-            {"field": field, "value": None, "limit": LIMIT, "index": index},
+        raise InvalidParameter.for_field(
+            field, f"is invalid: image {index + 1} {refused}", limit=LIMIT, index=index
         ) from None
 
 

@@ -5,7 +5,7 @@ The form is ``prompt``, then ``Negative prompt: …`` where there is one, then o
 
 from collections.abc import Mapping
 
-from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
 from mflux_api.version import package_version
 
 SAMPLER = "Euler"
@@ -13,22 +13,22 @@ SCHEDULE = "Simple"
 SUFFIX = ".safetensors"
 
 
-def infotext(request: GenerateRequest, seed: int, model_hash: str | None = None) -> str:
+def infotext(request: ResolvedRequest, seed: int, model_hash: str | None = None) -> str:
     """Return the infotext of one image of a resolved request."""
     tags = (
         f" <lora:{file.removesuffix(SUFFIX)}:{scale:g}>"
         for file, scale in zip(request.lora_files, request.lora_scales, strict=True)
     )
     lines = [request.prompt + "".join(tags)]
-    if request.upscales:
-        return "\n".join([*filter(None, lines), _pairs(_upscaled(request, seed, model_hash))])
+    if request.upscaling is not None:
+        return "\n".join([*filter(None, lines), _pairs(_upscaled(request, request.upscaling, seed, model_hash))])
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     pairs: dict[str, object] = {
         "Steps": request.steps,
         "Sampler": SAMPLER,
         "Schedule type": SCHEDULE,
-        "CFG scale": f"{request.guidance:g}" if request.guidance is not None else None,
+        "CFG scale": f"{request.guidance:g}",
         "Seed": seed,
         "Size": "{}x{}".format(*request.size),
         "Model hash": model_hash,
@@ -40,7 +40,7 @@ def infotext(request: GenerateRequest, seed: int, model_hash: str | None = None)
     return "\n".join(lines)
 
 
-def _upscaled(request: GenerateRequest, seed: int, model_hash: str | None) -> dict[str, object]:
+def _upscaled(request: ResolvedRequest, upscaling: Upscaling, seed: int, model_hash: str | None) -> dict[str, object]:
     return {
         "Seed": seed,
         "Size": "{}x{}".format(*request.size),
@@ -49,7 +49,7 @@ def _upscaled(request: GenerateRequest, seed: int, model_hash: str | None) -> di
         # As A1111 calls what its extras did.
         "Postprocess upscale to": "{}x{}".format(*request.size),
         "Postprocess upscaler": request.model,
-        "Softness": f"{request.softness or 0.0:g}",
+        "Softness": f"{upscaling.softness:g}",
         "Version": f"mflux-api {package_version()}",
     }
 

@@ -6,7 +6,8 @@ from mflux_api.errors import GenerationFailed
 from mflux_api.images.decode import decode_image
 from mflux_api.images.resize import as_reference, as_start, reference_size
 from mflux_api.images.rgb import RGBImage
-from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE, GenerateRequest
+from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE
+from mflux_api.jobs.resolve import ResolvedRequest
 
 
 @attrs.frozen(kw_only=True)
@@ -45,7 +46,7 @@ def source_size(init_image: str) -> tuple[int, int]:
     return decode_image(init_image, 0, reference=False).size
 
 
-def source(request: GenerateRequest) -> RGBImage:
+def source(request: ResolvedRequest) -> RGBImage:
     """Return what a resolved request upscales.
 
     Raises:
@@ -56,7 +57,7 @@ def source(request: GenerateRequest) -> RGBImage:
     return RGBImage(image.width, image.height, image.tobytes())
 
 
-def rgb_images(request: GenerateRequest) -> tuple[tuple[RGBImage, ...], RGBImage | None]:
+def rgb_images(request: ResolvedRequest) -> tuple[tuple[RGBImage, ...], RGBImage | None]:
     """Return a resolved request's references and its start image; one large image at a time is in memory.
 
     Raises:
@@ -68,7 +69,7 @@ def rgb_images(request: GenerateRequest) -> tuple[tuple[RGBImage, ...], RGBImage
     for index, text in enumerate(request.init_images):
         image = decode_image(_kept(text), index)
         references.append(as_reference(image))
-        if index == 0 and request.image_strength is not None and request.image_strength < 1.0:
+        if index == 0 and request.strength < 1.0:
             start = as_start(image, *request.size)
     return tuple(references), start
 

@@ -2,7 +2,7 @@
 
 import attrs
 
-from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.resolve import ResolvedRequest
 
 WEIGHT = 0.3
 """Weight of the newest measurement in the moving average."""
@@ -34,19 +34,19 @@ class Estimates:
     def __init__(self) -> None:
         self._measured: dict[tuple[str, int], dict[int, _Measured]] = {}
 
-    def add_step(self, request: GenerateRequest, seconds: float) -> None:
+    def add_step(self, request: ResolvedRequest, seconds: float) -> None:
         """Learn from one denoising step."""
         self._of(request).step.add(seconds)
 
-    def add_rest(self, request: GenerateRequest, seconds: float) -> None:
+    def add_rest(self, request: ResolvedRequest, seconds: float) -> None:
         """Learn from the time one image took outside its steps."""
         self._of(request).rest.add(seconds)
 
-    def remaining(self, request: GenerateRequest, *, step: int = 0, image: int = 0) -> float | None:
+    def remaining(self, request: ResolvedRequest, *, step: int = 0, image: int = 0) -> float | None:
         """Return the seconds a job still needs, or ``None`` while nothing is known of its model.
 
         Args:
-            request: the resolved request.
+            request: what the job runs.
             step: steps done of the images being generated, all together.
             image: images done.
         """
@@ -60,12 +60,12 @@ class Estimates:
         rest_seconds = (measured.rest.value or 0.0) * scale
         return max(0.0, steps * step_seconds + (request.num_images - image) * rest_seconds)
 
-    def _of(self, request: GenerateRequest) -> _Measured:
-        sizes = self._measured.setdefault((request.model or "", len(request.init_images)), {})
+    def _of(self, request: ResolvedRequest) -> _Measured:
+        sizes = self._measured.setdefault((request.model, len(request.init_images)), {})
         return sizes.setdefault(_pixels(request), _Measured())
 
-    def _nearest(self, request: GenerateRequest) -> tuple[int, _Measured] | None:
-        model, count = request.model or "", len(request.init_images)
+    def _nearest(self, request: ResolvedRequest) -> tuple[int, _Measured] | None:
+        model, count = request.model, len(request.init_images)
         others = sorted((abs(other - count), other) for name, other in self._measured if name == model)
         for _, other in others:
             known = {
@@ -82,6 +82,6 @@ class Estimates:
         return pixels, known[pixels]
 
 
-def _pixels(request: GenerateRequest) -> int:
+def _pixels(request: ResolvedRequest) -> int:
     width, height = request.size
     return width * height

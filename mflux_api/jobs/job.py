@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 
 from mflux_api.errors import ServiceError
-from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.resolve import ResolvedRequest
 
 
 class Status(StrEnum):
@@ -71,7 +71,7 @@ class Failure:
     details: Mapping[str, Any] = attrs.field(factory=dict)
 
     @classmethod
-    def of(cls, error: ServiceError) -> "Failure":
+    def from_error(cls, error: ServiceError) -> "Failure":
         """Keep what a client may see of an error."""
         return cls(message=error.message, code=error.code, details=dict(error.details))
 
@@ -92,13 +92,12 @@ class Job:
     """One accepted request and what became of it."""
 
     id: str
-    request: GenerateRequest
-    """Resolved: model, seed, steps and guidance are set."""
+    request: ResolvedRequest
     created_at: datetime
     status: Status = Status.QUEUED
     started_at: datetime | None = None
     completed_at: datetime | None = None
-    attempts: int = 0
+    engine_deaths: int = 0
     """Engine deaths with this job inside."""
     service_deaths: int = 0
     """Deaths of the scheduler or the server with this job inside."""
@@ -113,8 +112,6 @@ class Job:
     @property
     def model(self) -> str:
         """The alias that the job runs on."""
-        if self.request.model is None:
-            raise ValueError("the job's request is not resolved")
         return self.request.model
 
 
@@ -139,7 +136,7 @@ def requeue(job: Job, *, engine_died: bool = False, service_died: bool = False) 
     return attrs.evolve(
         job,
         status=Status.QUEUED,
-        attempts=job.attempts + engine_died,
+        engine_deaths=job.engine_deaths + engine_died,
         service_deaths=job.service_deaths + service_died,
         images=(),
     )
@@ -223,7 +220,7 @@ class ProgressTracker:
             progress=0.0,
             steps=job.request.steps_run,
             images=job.request.num_images,
-            attempt=job.attempts + 1,
+            attempt=job.engine_deaths + 1,
         )
         self._count(steps=0, pass_end=0, saved=0)
 

@@ -57,6 +57,4 @@ def _read(tag: str) -> tuple[str, float]:
 
 
 def _invalid(expected: str) -> InvalidParameter:
-    return InvalidParameter(
-        f"'prompt' is invalid: expected {expected}", {"field": "prompt", "value": "…", "limit": expected}
-    )
+    return InvalidParameter.for_field("prompt", f"is invalid: expected {expected}", value="…", limit=expected)

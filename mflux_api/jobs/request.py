@@ -1,19 +1,11 @@
-"""What a job asks for, with every limit in one place."""
+"""What a client asks for, with every limit in one place."""
 
-import re
-import secrets
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated
 
 import attrs
-import msgspec
 from msgspec import Meta
 
-from mflux_api.catalog import Catalog, Model, is_flux1
-from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotDownloaded, ModelNotFound
-from mflux_api.jobs.schedule import steps_to_run
-
-T = TypeVar("T")
+from mflux_api.errors import InvalidParameter
 
 MAX_SEED = 2**53 - 5
 """Largest seed: seed + 3 (the fourth image) is still exact in a JSON number."""
@@ -50,10 +42,6 @@ DEFAULT_STRENGTH = 0.75
 MAX_INIT_IMAGES = 4
 MAX_LORAS = 16
 
-ALIASES: Mapping[str, str] = {"model": "sd_model_checkpoint", "image_strength": "denoising_strength"}
-"""Our fields by the names that SD-WebUI has for them."""
-
-
 ONLY_OF_UPSCALERS = ("resolution", "upscale", "softness")
 NOT_OF_UPSCALERS = ("negative_prompt", "width", "height", "steps", "guidance", "image_strength")
 """Fields that mean nothing to the other kind of model, which ignores them whatever they hold."""
@@ -61,10 +49,10 @@ NOT_OF_UPSCALERS = ("negative_prompt", "width", "height", "steps", "guidance", "
 
 @attrs.frozen(kw_only=True)
 class GenerateRequest:
-    """One job: a prompt and how to generate it.
+    """What a client asks for: a prompt and how to make images of it, with everything it leaves out as ``None``.
 
-    Build one directly when embedding; :func:`validate` says whether it is within the limits. The field names and
-    defaults are those of the HTTP API.
+    The field names and defaults are those of the HTTP API. Build one directly when embedding;
+    :func:`mflux_api.jobs.parse.validate` says whether its fields are within their limits.
     """
 
     prompt: Prompt = ""
@@ -83,7 +71,7 @@ class GenerateRequest:
     lora_scales: tuple[LoraScale, ...] = ()
     low_ram: bool = False
     init_images: tuple[str, ...] = ()
-    """Base64 or data URLs: the first is what gets generated over, all are what the prompt may speak of."""
+    """Base64 or data URLs: the first is what an image strength below 1 starts from, and the prompt may refer to all."""
     image_strength: Strength | None = None
     """Only with init images; ``None`` is 0.75 then."""
     resolution: Resolution | None = None
@@ -91,241 +79,41 @@ class GenerateRequest:
     upscale: Factor | None = None
     softness: Softness | None = None
 
-    @property
-    def upscales(self) -> bool:
-        """Whether a resolved request upscales its init image; then ``width`` and ``height`` are the result's."""
-        return self.resolution is not None
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Width and height of a resolved request."""
-        if self.width is None or self.height is None:
-            raise ValueError("the request is not resolved: it has no size yet")
-        return self.width, self.height
-
-    @property
-    def steps_run(self) -> int:
-        """How many steps a resolved request runs: an image strength below 1 leaves out the first ones."""
-        return steps_to_run(self.steps or 0, 1.0 if self.image_strength is None else self.image_strength)
-
-    def seeds(self) -> tuple[int, ...]:
-        """The seed of every image of a resolved request: image i uses seed + i."""
-        if self.seed is None:
-            raise ValueError("the request is not resolved: it has no seed yet")
-        return tuple(self.seed + index for index in range(self.num_images))
-
-
-def convert(
-    body: Mapping[str, Any], target: type[T], *, strict: bool = True, names: Mapping[str, str] | None = None
-) -> T:
-    """Convert a JSON object to a request class; nulls are absent, unknown fields are ignored.
+def check_fields(request: GenerateRequest, *, max_images: int, needs_prompt: bool = True) -> None:
+    """Check what no field says alone.
 
     Args:
-        body: the decoded JSON object.
-        target: a frozen attrs class whose annotations carry the limits.
-        strict: ``False`` also takes numbers written as strings, which A1111's clients send.
-        names: what the client calls a field, where it has a name of its own; errors use it.
-
-    Raises:
-        InvalidParameter: a field is missing, of the wrong type or outside its limits.
-    """
-    known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
-    cleaned = {name: _stripped(name, value) for name, value in body.items() if name in known and value is not None}
-    for name in ("prompt", "negative_prompt"):
-        if isinstance(text := cleaned.get(name), str) and not _is_unicode(text):
-            raise InvalidParameter(
-                f"'{name}' is invalid: expected Unicode text without lone surrogates",
-                {"field": name, "value": "…", "limit": "Unicode text"},
-            )
-    try:
-        return msgspec.convert(cleaned, target, strict=strict)
-    except msgspec.ValidationError as error:
-        raise _invalid(str(error), cleaned, target, names or {}) from None
-
-
-def from_body(
-    body: Mapping[str, Any],
-    *,
-    upscales: Callable[[Any], bool],
-    strict: bool = True,
-    aliases: Mapping[str, str] = ALIASES,
-) -> GenerateRequest:
-    """Read a generation request from a JSON object; a field that is not there is looked for under its other name.
-
-    Args:
-        body: the decoded JSON object.
-        upscales: whether what ``model`` holds, if anything, names an upscaler.
-        strict: see :func:`convert`.
-        aliases: our fields' other names.
-
-    Raises:
-        InvalidParameter: a field is missing, of the wrong type or outside its limits.
-    """
-    fields = dict(body)
-    names: dict[str, str] = {}
-    for ours, theirs in aliases.items():
-        if fields.get(ours) in (None, ""):
-            fields[ours] = fields.get(theirs)
-            names[ours] = theirs
-    for meaningless in NOT_OF_UPSCALERS if upscales(fields.get("model")) else ONLY_OF_UPSCALERS:
-        fields.pop(meaningless, None)
-    return convert(fields, GenerateRequest, strict=strict, names=names)
-
-
-def _stripped(name: str, value: Any) -> Any:
-    return value.strip() if name == "prompt" and isinstance(value, str) else value
-
-
-def _invalid(message: str, body: Mapping[str, Any], target: type[Any], names: Mapping[str, str]) -> InvalidParameter:
-    missing = re.search(r"missing required field `(\w+)`", message)
-    if missing:
-        field = missing.group(1)
-        return InvalidParameter(f"'{field}' is required", {"field": field, "value": None, "limit": "required"})
-    path = re.search(r"`\$\.(\w+)", message)
-    field = path.group(1) if path else "body"
-    reason = re.sub(r" - at `.*`$", "", message).replace("`", "").replace(" | null", "").removeprefix("Expected ")
-    value = "…" if "prompt" in field else _shown(body.get(field))
-    shown = names.get(field, field)
-    return InvalidParameter(
-        f"'{shown}' is invalid: expected {reason}",
-        {"field": shown, "value": value, "limit": reason.partition(", got")[0], **_bounds(target, field)},
-    )
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-_MOST_SHOWN = 10**20
-"""Larger numbers may have thousands of digits."""
-
-
-def _shown(value: Any) -> Any:
-    """Return the value for the error's details, cut so that an error stays small."""
-    if isinstance(value, str):
-        return value if len(value) <= 64 else value[:64] + "…"
-    if isinstance(value, int) and abs(value) > _MOST_SHOWN:
-        return "int"
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return type(value).__name__
-
-
-def _bounds(target: type[Any], field: str) -> dict[str, Any]:
-    hint = get_type_hints(target, include_extras=True).get(field)
-    candidates = (hint, *getattr(hint, "__args__", ()))
-    metas = (meta for candidate in candidates for meta in getattr(candidate, "__metadata__", ()))
-    names = {"ge": "minimum", "le": "maximum", "multiple_of": "multiple_of", "max_length": "max_length"}
-    return {
-        label: getattr(meta, name)
-        for meta in metas
-        if isinstance(meta, Meta)
-        for name, label in names.items()
-        if getattr(meta, name) is not None
-    }
-
-
-def validate(request: GenerateRequest, *, max_images: int, needs_prompt: bool = True) -> GenerateRequest:
-    """Check a request made in Python against the same limits as one that came over HTTP.
-
-    Args:
-        request: what was asked for.
+        request: a request whose fields are each within their limits.
         max_images: ``generation.max_batch_size``.
         needs_prompt: whether its model cannot go without.
 
     Raises:
-        InvalidParameter: a field is outside its limits.
+        InvalidParameter: a prompt is missing, or there are too many images, LoRAs or scales.
     """
-    checked = convert(attrs.asdict(request, filter=lambda _, value: value is not None), GenerateRequest)
-    if needs_prompt and not checked.prompt:
-        raise InvalidParameter("'prompt' is required", {"field": "prompt", "value": None, "limit": "required"})
-    if checked.num_images > max_images:
-        raise InvalidParameter(
-            f"'num_images' is invalid: expected at most {max_images} (generation.max_batch_size)",
-            {"field": "num_images", "value": checked.num_images, "limit": max_images, "minimum": 1},
+    if needs_prompt and not request.prompt:
+        raise InvalidParameter.for_field("prompt", "is required", limit="required")
+    if request.num_images > max_images:
+        raise InvalidParameter.for_field(
+            "num_images",
+            f"is invalid: expected at most {max_images} (generation.max_batch_size)",
+            value=request.num_images,
+            limit=max_images,
+            minimum=1,
         )
-    if len(checked.lora_scales) > len(checked.lora_files):
-        raise InvalidParameter(
-            "'lora_scales' has more entries than 'lora_files'",
-            {"field": "lora_scales", "value": len(checked.lora_scales), "limit": len(checked.lora_files)},
+    if len(request.lora_scales) > len(request.lora_files):
+        raise InvalidParameter.for_field(
+            "lora_scales",
+            "has more entries than 'lora_files'",
+            value=len(request.lora_scales),
+            limit=len(request.lora_files),
         )
-    _at_most("init_images", len(checked.init_images), MAX_INIT_IMAGES)
-    _at_most("lora_files", len(checked.lora_files), MAX_LORAS)
-    return checked
+    _at_most("init_images", len(request.init_images), MAX_INIT_IMAGES)
+    _at_most("lora_files", len(request.lora_files), MAX_LORAS)
 
 
 def _at_most(field: str, count: int, limit: int) -> None:
     if count > limit:
-        raise InvalidParameter(
-            f"'{field}' is invalid: expected at most {limit} entries", {"field": field, "value": count, "limit": limit}
+        raise InvalidParameter.for_field(
+            field, f"is invalid: expected at most {limit} entries", value=count, limit=limit
         )
-
-
-def find_model(alias: str, catalog: Catalog) -> Model:
-    """Return the catalog entry that a generation request names.
-
-    Raises:
-        ModelNotFound: the name is a Flux1 model's.
-        InvalidModel: no model has this name.
-    """
-    model = catalog.get(alias)
-    if model is not None:
-        return model
-    if is_flux1(alias):
-        raise ModelNotFound(
-            f"Model '{_shown(alias)}' not found. Flux1 models removed. Use flux2-klein-4b or flux2-klein-9b"
-        )
-    raise InvalidModel("Invalid model specified", {"model": _shown(alias), "available_models": catalog.aliases()})
-
-
-def not_downloaded(model: Model) -> ModelNotDownloaded:
-    """Return the error for a model that is not on disk and may not be fetched unasked."""
-    return ModelNotDownloaded(
-        f"Model '{model.alias}' is not on disk and models.auto_download is off; run "
-        f"`mflux-api models download {model.alias}` or POST /api/v1/models/{model.alias}/download first",
-        {
-            "model": model.alias,
-            "command": f"mflux-api models download {model.alias}",
-            "endpoint": f"POST /api/v1/models/{model.alias}/download",
-        },
-    )
-
-
-def resolve(
-    request: GenerateRequest, model: Model, *, default_steps: int, default_size: tuple[int, int] | None = None
-) -> GenerateRequest:
-    """Fill in what the request leaves to the service; the result runs as it stands.
-
-    Args:
-        request: a checked request.
-        model: the catalog entry that it names, which generates.
-        default_steps: ``generation.default_steps``.
-        default_size: of an image whose size nobody named; by default 512 by 512.
-    """
-    width, height = default_size or (DEFAULT_SIDE, DEFAULT_SIDE)
-    strength = DEFAULT_STRENGTH if request.image_strength is None else request.image_strength
-    missing = len(request.lora_files) - len(request.lora_scales)
-    steps = request.steps if request.steps is not None else (model.default_steps or default_steps)
-    guidance = request.guidance if request.guidance is not None else model.default_guidance
-    if model.family == "flux2-klein":
-        # At 1 and below there is no second branch: it is all the same image.
-        guidance = max(guidance, 1.0)
-    seed = request.seed if request.seed not in (None, -1) else secrets.randbelow(2**32)
-    return attrs.evolve(
-        request,
-        model=model.alias,
-        seed=seed,
-        width=width if request.width is None else request.width,
-        height=height if request.height is None else request.height,
-        steps=steps,
-        guidance=guidance if model.supports_guidance else 1.0,
-        lora_scales=(*request.lora_scales, *[1.0] * missing),
-        image_strength=strength if request.init_images else None,
-        resolution=None,
-        upscale=None,
-        softness=None,
-    )

@@ -1,91 +1,119 @@
-"""What a job on an upscaler is: which image, how large it becomes, and what is refused."""
+"""What a job runs: the request with every default filled in."""
 
 import secrets
 
 import attrs
 
 from mflux_api.catalog import Model
-from mflux_api.errors import InvalidParameter
-from mflux_api.ipc.frames import MAX_BLOB
-from mflux_api.jobs.request import MIN_RESOLUTION, GenerateRequest
-
-MAX_PIXELS = MAX_BLOB // 3
-"""Of an image before and after: what one frame to or from the engine holds, 22.4 MP."""
-MOST = f"{MAX_PIXELS / 1e6:.1f} MP"
-DEFAULT_FACTOR = 2.0
+from mflux_api.jobs.request import DEFAULT_SIDE, DEFAULT_STRENGTH, GenerateRequest
+from mflux_api.jobs.schedule import steps_to_run
 
 
-def check_upscaling(request: GenerateRequest, model: Model) -> None:
-    """Refuse what an upscaler cannot do; what means nothing to it (steps, guidance, width, …) is ignored.
+@attrs.frozen(kw_only=True)
+class Upscaling:
+    """What an upscaler is told besides its image."""
 
-    Raises:
-        InvalidParameter: there is not exactly one image, its size is asked for twice, or a LoRA is named.
+    resolution: int
+    """The result's shorter side in pixels."""
+    softness: float = 0.0
+    """How much detail is taken away first, 0 to 1."""
+
+
+@attrs.frozen(kw_only=True)
+class ResolvedRequest:
+    """What a job runs, as it stands: nothing downstream fills in a default.
+
+    Made by :func:`resolve` or :func:`mflux_api.jobs.upscaling.resolve_upscaling`.
     """
-    count = len(request.init_images)
-    if count == 0:
-        raise _invalid(
-            "init_images",
-            f"'init_images' is required: '{model.alias}' upscales an image and generates none; "
-            "give it as init_images to /sdapi/v1/img2img or /api/v1/generate, or as --init-image",
-            None,
-            "required",
-        )
-    if count > 1:
-        sentence = f"'init_images' is invalid: '{model.alias}' upscales one image a job; send one job for each"
-        raise _invalid("init_images", sentence, count, 1)
-    if request.resolution is not None and request.upscale is not None:
-        raise _invalid("upscale", "'upscale' is invalid: give either it or 'resolution'", request.upscale, None)
-    if request.lora_files:
-        sentence = f"'lora_files' is invalid: '{model.alias}' takes no LoRAs; leave them out"
-        raise _invalid("lora_files", sentence, len(request.lora_files), 0)
+
+    prompt: str = attrs.field(repr=False)
+    model: str
+    """An alias of the catalog."""
+    seed: int
+    """Of the first image; image i has seed + i."""
+    width: int
+    """Of the result, in pixels."""
+    height: int
+    steps: int
+    """Of the whole schedule; :attr:`steps_run` of them are computed."""
+    guidance: float
+    num_images: int = 1
+    negative_prompt: str | None = attrs.field(default=None, repr=False)
+    lora_files: tuple[str, ...] = ()
+    """Names below ``lora.dirs``."""
+    lora_scales: tuple[float, ...] = ()
+    """One for each file."""
+    low_ram: bool = False
+    init_images: tuple[str, ...] = attrs.field(default=(), repr=False)
+    """Base64 or data URLs; a finished job has none any more."""
+    image_strength: float | None = None
+    """How much of the first init image to transform; ``None`` where there is none."""
+    upscaling: Upscaling | None = None
+    """Set for an upscaler, whose ``width`` and ``height`` are the result's."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the result in pixels."""
+        return self.width, self.height
+
+    @property
+    def strength(self) -> float:
+        """How much of what the run starts from is transformed: 1 is pure noise."""
+        return 1.0 if self.image_strength is None else self.image_strength
+
+    @property
+    def steps_run(self) -> int:
+        """How many steps are computed: a strength below 1 leaves out the first ones."""
+        return steps_to_run(self.steps, self.strength)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seed of every image."""
+        return tuple(self.seed + index for index in range(self.num_images))
 
 
-def resolve_upscaling(request: GenerateRequest, model: Model, given: tuple[int, int]) -> GenerateRequest:
-    """Fill in what the request leaves to the service; the result runs as it stands.
+def resolve(
+    request: GenerateRequest,
+    model: Model,
+    *,
+    default_steps: int,
+    default_size: tuple[int, int] | None = None,
+    lora_names: tuple[str, ...] = (),
+) -> ResolvedRequest:
+    """Fill in what a request for images leaves to the service.
 
     Args:
         request: a checked request.
-        model: the upscaler that it names.
-        given: width and height of its image.
-
-    Raises:
-        InvalidParameter: the image is too large, or would become too large or too small.
+        model: the catalog entry that it names, which is not an upscaler.
+        default_steps: ``generation.default_steps``.
+        default_size: of images whose size is not named; by default 512 by 512.
+        lora_names: the names under which its ``lora_files`` are found again.
     """
-    if given[0] * given[1] > MAX_PIXELS:
-        sentence = f"'init_images' is invalid: image 1 has {given[0]} × {given[1]} pixels; an upscaler takes {MOST}"
-        raise _invalid("init_images", sentence, None, MAX_PIXELS)
-    factor = DEFAULT_FACTOR if request.upscale is None else request.upscale
-    resolution = round(min(given) * factor) if request.resolution is None else request.resolution
-    field, value = ("resolution", resolution) if request.resolution is not None else ("upscale", factor)
-    width, height = upscaled_size(*given, resolution)
-    if width * height > MAX_PIXELS:
-        sentence = f"'{field}' is invalid: the image would have {width} × {height} pixels; the limit is {MOST}"
-        raise _invalid(field, sentence, value, MAX_PIXELS)
-    if resolution < MIN_RESOLUTION:
-        sentence = f"'{field}' is invalid: the image's shorter side would have {resolution} pixels"
-        raise _invalid(field, f"{sentence}; it needs {MIN_RESOLUTION}", value, MIN_RESOLUTION)
-    seed = request.seed if request.seed not in (None, -1) else secrets.randbelow(2**32)
-    return attrs.evolve(
-        request,
+    width, height = default_size or (DEFAULT_SIDE, DEFAULT_SIDE)
+    strength = DEFAULT_STRENGTH if request.image_strength is None else request.image_strength
+    missing = len(request.lora_files) - len(request.lora_scales)
+    guidance = request.guidance if request.guidance is not None else model.default_guidance
+    if model.family == "flux2-klein":
+        # At 1 and below there is no second branch: it is all the same image.
+        guidance = max(guidance, 1.0)
+    return ResolvedRequest(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
         model=model.alias,
-        seed=seed,
-        width=width,
-        height=height,
-        steps=1,
-        guidance=1.0,
-        image_strength=None,
-        resolution=resolution,
-        upscale=None,
-        softness=request.softness or 0.0,
+        seed=chosen_seed(request),
+        width=width if request.width is None else request.width,
+        height=height if request.height is None else request.height,
+        steps=request.steps if request.steps is not None else (model.default_steps or default_steps),
+        guidance=guidance if model.supports_guidance else 1.0,
+        num_images=request.num_images,
+        lora_files=lora_names,
+        lora_scales=(*request.lora_scales, *[1.0] * missing),
+        low_ram=request.low_ram,
+        init_images=request.init_images,
+        image_strength=strength if request.init_images else None,
     )
 
 
-def upscaled_size(width: int, height: int, resolution: int) -> tuple[int, int]:
-    """The size that mflux's SeedVR2 gives an image whose shorter side shall have ``resolution`` pixels: even sides."""
-    # In its order of operations: another would round otherwise.
-    scale = resolution / min(width, height)
-    return int(width * scale) // 2 * 2, int(height * scale) // 2 * 2
-
-
-def _invalid(field: str, sentence: str, value: float | None, limit: float | str | None) -> InvalidParameter:
-    return InvalidParameter(sentence, {"field": field, "value": value, "limit": limit})
+def chosen_seed(request: GenerateRequest) -> int:
+    """Return the request's seed, or a random one below 2**32."""
+    return secrets.randbelow(2**32) if request.seed in (None, -1) else request.seed

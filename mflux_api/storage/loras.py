@@ -215,9 +215,11 @@ def _find(files: Sequence[LoraFile], name: str) -> LoraFile:
     below = [file for file in files if _normal(file.path.name) == wanted]
     if len(below) == 1:
         return below[0]
-    raise InvalidParameter(
-        "'lora_files' is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them",
-        {"field": "lora_files", "value": _shown(name), "limit": "a name that GET /api/v1/loras lists"},
+    raise InvalidParameter.for_field(
+        "lora_files",
+        "is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them",
+        value=_shown(name),
+        limit="a name that GET /api/v1/loras lists",
     )
 
 
@@ -236,4 +238,4 @@ def _shown(name: str) -> str:
 
 
 def _invalid(field: str, limit: str) -> InvalidParameter:
-    return InvalidParameter(f"'{field}' is invalid: expected {limit}", {"field": field, "value": None, "limit": limit})
+    return InvalidParameter.for_field(field, f"is invalid: expected {limit}", limit=limit)

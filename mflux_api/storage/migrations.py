@@ -93,6 +93,10 @@ MIGRATIONS: Sequence[Migration] = (
         ) STRICT, WITHOUT ROWID
         """,
     ),
+    (
+        "ALTER TABLE painting RENAME TO synchronous_runs",
+        "ALTER TABLE jobs RENAME COLUMN attempts TO engine_deaths",
+    ),
 )
 """Entry n leads from schema n to schema n + 1. Released entries never change; new ones are added at the end."""
 

@@ -1,21 +1,19 @@
 """Jobs in an SQLite file: what the service uses."""
 
-import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import attrs
 
 from mflux_api.errors import ConfigError, InternalError
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
-from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
-from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.inputs import InputFiles
 from mflux_api.storage.migrations import open_database, typed_errors
 from mflux_api.storage.repository import (
@@ -28,25 +26,20 @@ from mflux_api.storage.repository import (
     horizon,
     page_of,
 )
-
-T = TypeVar("T")
+from mflux_api.storage.rows import COLUMNS, from_row, text_of, to_row
 
 DATABASE_NAME = "mflux-api.sqlite3"
 INPUTS_FOLDER = "inputs"
 
-_COLUMNS = (
-    "number, id, status, created_at, started_at, completed_at, finished, attempts, service_deaths, progress, "
-    "synchronous, request, images, failure, timings"
-)
 _PUT = f"""
-    INSERT INTO jobs ({_COLUMNS}) VALUES ({", ".join(f":{name.strip()}" for name in _COLUMNS.split(","))})
+    INSERT INTO jobs ({COLUMNS}) VALUES ({", ".join(f":{name.strip()}" for name in COLUMNS.split(","))})
     ON CONFLICT (id) DO UPDATE SET
         status = excluded.status, started_at = excluded.started_at, completed_at = excluded.completed_at,
-        finished = excluded.finished, attempts = excluded.attempts, service_deaths = excluded.service_deaths,
+        finished = excluded.finished, engine_deaths = excluded.engine_deaths, service_deaths = excluded.service_deaths,
         progress = excluded.progress, images = excluded.images, failure = excluded.failure, timings = excluded.timings
 """
 _EXPIRED = f"""
-    SELECT {_COLUMNS} FROM jobs WHERE finished IS NOT NULL AND (
+    SELECT {COLUMNS} FROM jobs WHERE finished IS NOT NULL AND (
         completed_at < :horizon OR finished <= (
             SELECT finished FROM jobs WHERE finished IS NOT NULL ORDER BY finished DESC LIMIT 1 OFFSET :keep
         )
@@ -84,7 +77,7 @@ class SqliteRepository:
             self._identity = _identity(path)
             self._log_identity = _identity(self._log)
             used = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
-            generating = self._connection.execute("SELECT id, created_at, images FROM painting").fetchall()
+            begun = self._connection.execute("SELECT id, created_at, images FROM synchronous_runs").fetchall()
         except BaseException:
             self.close()
             raise
@@ -92,7 +85,7 @@ class SqliteRepository:
         self._held: dict[str, _Held] = {}
         self._abandoned = tuple(
             Abandoned(id=job_id, created_at=datetime.fromisoformat(created), images=images)
-            for job_id, created, images in generating
+            for job_id, created, images in begun
         )
 
     def __enter__(self) -> "SqliteRepository":
@@ -148,13 +141,13 @@ class SqliteRepository:
         held = self._held.get(job.id)
         if held is not None and not job.status.terminal:
             if job.status is Status.GENERATING:
-                self._note_generating(job)
+                self._note_synchronous_run(job)
             self._held[job.id] = _Held(held.number, job)
             return
         with self._transaction():
             if held is not None:
                 self._put(held.number, job, finished=None)
-                self._connection.execute("DELETE FROM painting WHERE id = ?", (job.id,))
+                self._connection.execute("DELETE FROM synchronous_runs WHERE id = ?", (job.id,))
             else:
                 row = self._one("SELECT number, finished FROM jobs WHERE id = ?", job.id)
                 if row is None:
@@ -171,9 +164,9 @@ class SqliteRepository:
             # None of ours, and SQLite takes no lone surrogates.
             return None
         with typed_errors():
-            row = self._one(f"SELECT {_COLUMNS} FROM jobs WHERE id = ?", job_id)
+            row = self._one(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", job_id)
             if row is not None:
-                return self._with_inputs(*self._job(row))
+                return self._with_inputs(*from_row(row, folder=self._folder))
             row = self._one("SELECT removed_at FROM tombstones WHERE id = ?", job_id)
         return None if row is None else Tombstone(id=job_id, removed_at=datetime.fromisoformat(row[0]))
 
@@ -187,7 +180,7 @@ class SqliteRepository:
         # Two queries and not `status = ? OR ? IS NULL`: that one would use no index.
         where = "number < ?" if status is None else "number < ? AND status = ?"
         values = (before,) if status is None else (before, status.value)
-        query = f"SELECT {_COLUMNS} FROM jobs WHERE {where} ORDER BY number DESC LIMIT ?"
+        query = f"SELECT {COLUMNS} FROM jobs WHERE {where} ORDER BY number DESC LIMIT ?"
         numbered = self._jobs(query, *values, limit + 1)
         numbered += [
             (held.number, held.job)
@@ -198,7 +191,7 @@ class SqliteRepository:
 
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first."""
-        query = f"SELECT {_COLUMNS} FROM jobs WHERE status IN (?, ?)"
+        query = f"SELECT {COLUMNS} FROM jobs WHERE status IN (?, ?)"
         rows = self._jobs(query, *(status.value for status in Status if not status.terminal))
         numbered = [(number, self._with_inputs(number, job)) for number, job in rows]
         numbered += [(held.number, held.job) for held in self._held.values()]
@@ -222,7 +215,9 @@ class SqliteRepository:
             InternalError: the file cannot be written.
         """
         with self._transaction():
-            self._connection.executemany("DELETE FROM painting WHERE id = ?", [(job.id,) for job in self._abandoned])
+            self._connection.executemany(
+                "DELETE FROM synchronous_runs WHERE id = ?", [(job.id,) for job in self._abandoned]
+            )
         self._abandoned = ()
 
     def expire(
@@ -234,7 +229,7 @@ class SqliteRepository:
             DiskFull: no space is left.
             InternalError: the file cannot be written.
         """
-        oldest = _text(horizon(now, ttl))
+        oldest = text_of(horizon(now, ttl))
         with self._transaction():
             for table in ("idempotency_keys WHERE job_id", "tombstones WHERE id"):
                 self._connection.execute(
@@ -242,7 +237,7 @@ class SqliteRepository:
                 )
             expired = [old for old in self._jobs(_EXPIRED, horizon=oldest, keep=keep) if discard(old[1])]
             self._connection.executemany(
-                "INSERT INTO tombstones VALUES (?, ?)", [(job.id, _text(now)) for _, job in expired]
+                "INSERT INTO tombstones VALUES (?, ?)", [(job.id, text_of(now)) for _, job in expired]
             )
             inputs = {digest for number, _ in expired for digest in self._digests(number)}
             self._connection.executemany("DELETE FROM jobs WHERE number = ?", [(number,) for number, _ in expired])
@@ -312,13 +307,13 @@ class SqliteRepository:
                 "UPDATE totals SET generations = generations + ?, images = images + ?, seconds = seconds + ?",
                 attrs.astuple(more),
             )
-        self._connection.execute(_PUT, self._row(number, job, finished))
+        self._connection.execute(_PUT, to_row(number, job, finished, folder=self._folder))
 
-    def _note_generating(self, job: Job) -> None:
+    def _note_synchronous_run(self, job: Job) -> None:
         with typed_errors():
             self._connection.execute(
-                "INSERT OR REPLACE INTO painting VALUES (?, ?, ?)",
-                (job.id, _text(job.created_at), job.request.num_images),
+                "INSERT OR REPLACE INTO synchronous_runs VALUES (?, ?, ?)",
+                (job.id, text_of(job.created_at), job.request.num_images),
             )
 
     def _keep_inputs(self, number: int, job: Job) -> None:
@@ -350,58 +345,10 @@ class SqliteRepository:
 
     def _jobs(self, query: str, *values: Any, **named: Any) -> list[tuple[int, Job]]:
         with typed_errors():
-            return [self._job(row) for row in self._connection.execute(query, named or values).fetchall()]
-
-    # --- rows ---
-
-    def _row(self, number: int, job: Job, finished: int | None) -> dict[str, Any]:
-        images = [attrs.evolve(image, path=self._stored_path(image.path)) for image in job.images]
-        return {
-            "number": number,
-            "id": job.id,
-            "status": job.status.value,
-            "created_at": _text(job.created_at),
-            "started_at": None if job.started_at is None else _text(job.started_at),
-            "completed_at": None if job.completed_at is None else _text(job.completed_at),
-            "finished": finished,
-            "attempts": job.attempts,
-            "service_deaths": job.service_deaths,
-            "progress": job.progress,
-            "synchronous": job.synchronous,
-            "request": _json(attrs.asdict(attrs.evolve(job.request, init_images=()))),
-            "images": _json([attrs.asdict(image) for image in images]),
-            "failure": None if job.failure is None else _json(attrs.asdict(job.failure)),
-            "timings": None if job.timings is None else _json(attrs.asdict(job.timings)),
-        }
-
-    def _job(self, row: tuple[Any, ...]) -> tuple[int, Job]:
-        number, job_id, status, created, started, completed, _, *counts, request, images, failure, timings = row
-        attempts, service_deaths, progress, synchronous = counts
-        try:
-            asked = _build(GenerateRequest, json.loads(request))
-            stored = [_build(StoredImage, image) for image in json.loads(images)]
-            job = Job(
-                id=job_id,
-                request=asked,
-                created_at=datetime.fromisoformat(created),
-                status=Status(status),
-                started_at=None if started is None else datetime.fromisoformat(started),
-                completed_at=None if completed is None else datetime.fromisoformat(completed),
-                attempts=attempts,
-                service_deaths=service_deaths,
-                images=tuple(attrs.evolve(image, path=str(self._folder / image.path)) for image in stored),
-                progress=progress,
-                failure=None if failure is None else _build(Failure, json.loads(failure)),
-                timings=None if timings is None else _build(Timings, json.loads(timings)),
-                synchronous=bool(synchronous),
-            )
-        except (ValueError, TypeError, AttributeError) as error:
-            # Not a ValueError: page() raises that for a cursor.
-            raise InternalError(f"The row of job '{job_id}' cannot be read") from error
-        return number, job
-
-    def _stored_path(self, path: str) -> str:
-        return str(Path(path).relative_to(self._folder)) if Path(path).is_relative_to(self._folder) else path
+            return [
+                from_row(row, folder=self._folder)
+                for row in self._connection.execute(query, named or values).fetchall()
+            ]
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -410,23 +357,6 @@ def _identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
-
-
-def _text(moment: datetime) -> str:
-    """All of one width, so that SQL can compare them."""
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
-
-
-def _json(value: Any) -> str:
-    # Escaped to ASCII: SQLite takes no lone surrogates, but a prompt or the path of a file may hold one.
-    return json.dumps(value, default=str)
-
-
-def _build(target: type[T], fields: Mapping[str, Any]) -> T:
-    """Build a value of what this version knows of it; the limits of requests do not apply to what was accepted once."""
-    known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return target(**{name: value for name, value in plain.items() if name in known})
 
 
 def _number(numbered: tuple[int, Job]) -> int:

@@ -140,8 +140,8 @@ async def test_cancelled_run_that_does_not_stop_costs_nobody_an_attempt(tmp_path
         await service.cancel(job.id)
         script.at.clear()
         following = await ended(service, (await service.submit(request(9))).id)
-        assert (following.status, following.attempts) == (Status.COMPLETED, 0)
-        assert (await service.job(job.id)).attempts == 0
+        assert (following.status, following.engine_deaths) == (Status.COMPLETED, 0)
+        assert (await service.job(job.id)).engine_deaths == 0
     assert len(script.engines) == 2
 
 

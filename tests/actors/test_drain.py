@@ -44,7 +44,7 @@ async def test_halt_gives_a_running_job_back_without_a_death_and_without_its_ima
         await hold.reached.wait()
         await service.drain(halt=True)
         job = await service.job(running.id)
-        assert (job.status, job.attempts, job.service_deaths, job.images) == (Status.QUEUED, 0, 0, ())
+        assert (job.status, job.engine_deaths, job.service_deaths, job.images) == (Status.QUEUED, 0, 0, ())
         assert images(tmp_path) == []
         assert (await gateway(service).job(running.id)).live is not None
         assert (await service.cancel(running.id)).status is Status.CANCELLED

@@ -16,7 +16,7 @@ from mflux_api.errors import GenerationFailed, OutOfMemory
 from mflux_api.ipc import frames
 from mflux_api.ipc.child_process import SILENCE_GRACE_SECONDS
 from mflux_api.jobs.job import Timings
-from tests.support.harness import REQUEST, Bench, generator
+from tests.support.harness import RESOLVED, Bench, generator
 from tests.support.scripted_engine import Fail, Hang, Hold, Script, pixels
 
 # --- generating ------------------------------------------------------------------------------------------------------
@@ -99,7 +99,7 @@ async def test_request_that_no_frame_can_hold_fails_alone(autojump_clock: MockCl
     script = Strict()
     async with generator(script) as bench:
         with pytest.raises(GenerationFailed):
-            await bench.generate(request=attrs.evolve(REQUEST, prompt="\ud800"))
+            await bench.generate(request=attrs.evolve(RESOLVED, prompt="\ud800"))
         await bench.generate()
     assert len(script.engines) == 1
 
@@ -139,7 +139,7 @@ async def test_step_that_takes_too_long_kills_the_engine(autojump_clock: MockClo
 
 async def test_slow_run_whose_steps_come_in_time_is_left_alone(autojump_clock: MockClock) -> None:
     async with generator(Script(step_seconds=59), GeneratorOptions(step_timeout=60)) as bench:
-        await bench.generate(request=attrs.evolve(REQUEST, steps=50))
+        await bench.generate(request=attrs.evolve(RESOLVED, steps=50))
     assert len(bench.script.engines) == 1
 
 
@@ -176,7 +176,7 @@ async def cancelled_generate(bench: Bench, hold: Hold, *, tell: bool) -> None:
         await hold.reached.wait()
         nursery.cancel_scope.cancel()
     if tell:
-        await bench.to.tell(m.CancelRun(run_id=bench.attempts), control=True)
+        await bench.to.tell(m.CancelRun(run_id=bench.runs), control=True)
 
 
 async def test_stopped_run_frees_the_engine_for_the_next(autojump_clock: MockClock) -> None:

@@ -91,10 +91,10 @@ async def test_a_requeue_counts_whose_death_it_was() -> None:
     async with a_store() as store:
         job = await store.insert(begun=True)
         job = await store(m.Requeue(job_id=job.id, engine_died=True))
-        assert (job.status, job.attempts, job.service_deaths) == (Status.QUEUED, 1, 0)
+        assert (job.status, job.engine_deaths, job.service_deaths) == (Status.QUEUED, 1, 0)
         await store(m.StartJob(job_id=job.id))
         job = await store(m.Requeue(job_id=job.id, service_died=True))
-        assert (job.attempts, job.service_deaths) == (1, 1)
+        assert (job.engine_deaths, job.service_deaths) == (1, 1)
 
 
 async def test_the_unfinished_are_listed_oldest_first() -> None:

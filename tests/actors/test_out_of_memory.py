@@ -95,14 +95,14 @@ async def test_only_the_last_attempt_decides_between_a_crash_and_want_of_memory(
         job = await _failed(tmp_path / name, script)
         assert job.failure is not None
         assert (job.status, job.failure.code) == (Status.FAILED, code)
-        assert job.failure.details["attempts"] == job.attempts == 2
+        assert job.failure.details["attempts"] == job.engine_deaths == 2
         assert ("suggestion" in job.failure.details) == (code == "OOM_ERROR")
 
 
 async def test_a_job_that_was_killed_for_memory_once_is_retried_like_any_other(tmp_path: Path) -> None:
     script = Script(at={"step 0/1": Crash()}, memory_bytes=1000 * GB, free_bytes=GB)
     job = await _failed(tmp_path, script)
-    assert (job.status, job.attempts) == (Status.COMPLETED, 1)
+    assert (job.status, job.engine_deaths) == (Status.COMPLETED, 1)
 
 
 @pytest.mark.parametrize("moment", ["load", "step 0/1"])
@@ -111,7 +111,7 @@ async def test_what_the_engine_says_of_its_memory_fails_the_job_at_once_with_a_s
 ) -> None:
     job = await _failed(tmp_path, Script(at={moment: Fail(code="OOM_ERROR")}))
     assert job.failure is not None
-    assert (job.failure.code, job.attempts) == ("OOM_ERROR", 0)
+    assert (job.failure.code, job.engine_deaths) == ("OOM_ERROR", 0)
     assert job.failure.message == "Insufficient memory. Try using a quantized model or low_ram mode"
     assert job.failure.details == {"model": "demo", "suggestion": "Set low_ram=true"}
 

@@ -22,6 +22,7 @@ from mflux_api.service import open_service
 from mflux_api.storage.in_memory import InMemoryRepository
 from tests.support.harness import (
     DEADLINE_SECONDS,
+    RESOLVED,
     ended,
     eventually,
     gateway,
@@ -91,9 +92,9 @@ async def test_job_inside_a_crashed_actor_is_done_again(
         hold.release.set()
         result = await service.result(job.id)
         assert [rgb(image) for image in result.images] == [pixels(5, 64, 64), pixels(6, 64, 64)]
-        assert (result.job.attempts, result.job.service_deaths) == (0, 1)
+        assert (result.job.engine_deaths, result.job.service_deaths) == (0, 1)
         second = await service.result(waiting.id)
-        assert (second.job.attempts, second.job.service_deaths) == (0, 0)
+        assert (second.job.engine_deaths, second.job.service_deaths) == (0, 0)
         assert await ended(service, job.id) == result.job
 
 
@@ -165,8 +166,8 @@ async def test_job_that_was_running_when_the_last_service_ended_is_taken_up(
     tmp_path: Path, deaths: int, status: Status
 ) -> None:
     now = datetime.now(UTC)
-    job = jobs.start(Job(id="0123456789ab", request=request(), created_at=now, service_deaths=deaths), now)
-    waiting = Job(id="ba9876543210", request=attrs.evolve(request(), seed=6), created_at=now)
+    job = jobs.start(Job(id="0123456789ab", request=RESOLVED, created_at=now, service_deaths=deaths), now)
+    waiting = Job(id="ba9876543210", request=attrs.evolve(RESOLVED, seed=6), created_at=now)
     repository = InMemoryRepository()
     repository.insert(job)
     repository.insert(waiting)

@@ -18,9 +18,10 @@ from mflux_api.errors import GenerationFailed, InvalidParameter, QueueFull
 from mflux_api.images.inputs import RunInputs, source
 from mflux_api.jobs.job import Progress, Status
 from mflux_api.jobs.request import GenerateRequest
-from mflux_api.jobs.resolve import resolve_upscaling
+from mflux_api.jobs.upscaling import resolve_upscaling
 from tests.storage.test_loras import content
 from tests.support.harness import ended, gateway, request, scripted_service
+from tests.support.requests import resolved_request
 from tests.support.scripted_engine import PREVIEW, Crash, Hold, Script
 
 
@@ -79,7 +80,7 @@ def test_image_to_be_upscaled_comes_to_the_engine_as_it_was_given() -> None:
 
 def test_removed_image_fails_its_job_and_says_so() -> None:
     with pytest.raises(GenerationFailed, match="was removed"):
-        source(GenerateRequest(init_images=("",)))
+        source(resolved_request(init_images=("",)))
 
 
 async def test_loras_come_as_paths_with_all_their_scales_and_stay_names_in_the_job(tmp_path: Path) -> None:

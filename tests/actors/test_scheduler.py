@@ -99,7 +99,7 @@ async def test_job_is_tried_again_after_an_engine_death_and_gives_the_same_pixel
     async with scripted_service(tmp_path, script) as service:
         job = await ended(service, (await service.submit(request(5, num_images=2))).id)
     assert job.status is Status.COMPLETED
-    assert job.attempts == 1
+    assert job.engine_deaths == 1
     assert [rgb(image) for image in job.images] == [pixels(5, 64, 64), pixels(6, 64, 64)]
     assert images(tmp_path) == [f"{job.id}-0.png", f"{job.id}-1.png"]
 
@@ -109,7 +109,7 @@ async def test_engine_that_dies_every_time_fails_the_job_and_only_that(tmp_path:
     script = Script(at={moment: Crash(times=2)})
     async with scripted_service(tmp_path, script) as service:
         job = await ended(service, (await service.submit(request(num_images=2))).id)
-        assert (job.status, job.attempts) == (Status.FAILED, 2)
+        assert (job.status, job.engine_deaths) == (Status.FAILED, 2)
         assert job.failure is not None
         assert (job.failure.code, job.failure.details) == ("ENGINE_CRASHED", {"attempts": 2})
         assert images(tmp_path) == []
@@ -122,7 +122,7 @@ async def test_error_of_the_engine_fails_the_job_at_once(tmp_path: Path, moment:
     async with scripted_service(tmp_path, script) as service:
         job = await ended(service, (await service.submit(request(num_images=2))).id)
         assert job.failure is not None
-        assert (job.failure.code, job.attempts) == ("OOM_ERROR", 0)
+        assert (job.failure.code, job.engine_deaths) == ("OOM_ERROR", 0)
         assert (await ended(service, (await service.submit(request())).id)).status is Status.COMPLETED
     assert len(script.engines) == 1
 
@@ -142,7 +142,7 @@ async def test_images_that_share_a_pass_are_followed_and_saved_one_by_one(tmp_pa
     assert values[-1] == 1.0
     # 2 steps of 4 images and 4 saves; a step of the first pass counts for its three images.
     assert {3 / 12, 6 / 12, 7 / 12, 8 / 12, 9 / 12, 10 / 12, 11 / 12} <= set(values)
-    assert (done.status, done.attempts) == (Status.COMPLETED, 1)
+    assert (done.status, done.engine_deaths) == (Status.COMPLETED, 1)
     assert [rgb(image) for image in done.images] == [pixels(seed, 64, 64) for seed in (5, 6, 7, 8)]
 
 
@@ -194,7 +194,7 @@ async def test_state_that_cannot_be_stored_is_stored_when_there_is_space_again(
     monkeypatch.setattr(InMemoryRepository, "replace", full)
     async with scripted_service(tmp_path, Script(at={"step 0/2": Crash()})) as service:
         job = await ended(service, (await service.submit(request())).id)
-    assert (job.status, job.attempts, job.service_deaths) == (Status.COMPLETED, 1, 0)
+    assert (job.status, job.engine_deaths, job.service_deaths) == (Status.COMPLETED, 1, 0)
     assert next(calls) > max(refused)
 
 

@@ -79,7 +79,7 @@ def test_five_impatient_stops_cost_a_job_nothing(tmp_path: Path) -> None:
             assert server.stop() == 0
         with SqliteRepository(tmp_path / "output" / DATABASE_NAME) as repository:
             kept = repository.get(job_id)
-            assert (kept.status, kept.attempts, kept.service_deaths) == ("queued", 0, 0)  # type: ignore[union-attr]
+            assert (kept.status, kept.engine_deaths, kept.service_deaths) == ("queued", 0, 0)  # type: ignore[union-attr]
     with serving(tmp_path, CONFIG, **scripted) as server, api_client(server.url) as client:
         assert finished(client, job_id)["status"] == "completed"
     assert len(list((tmp_path / "output").rglob("*.png"))) == 1

@@ -25,7 +25,7 @@ from mflux_api.engine.upscaling.components import UpscalerComponents, is_upscale
 from mflux_api.engine.upscaling.upscaler import Upscaler, UpscaleRequest, _Checked
 from mflux_api.engine.weights.checkpoint import CheckpointError
 from mflux_api.images.rgb import RGBImage
-from mflux_api.jobs.resolve import upscaled_size
+from mflux_api.jobs.upscaling import upscaled_size
 from mflux_api.storage.footprint import measure
 from tests.support.klein import Pixels, consume, never, rgb_image
 from tests.support.upscaler_checkpoint import load_stock, write_upscaler

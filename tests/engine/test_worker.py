@@ -17,7 +17,7 @@ from mflux_api.engine import protocol as p
 from mflux_api.engine.local import LocalEngineOptions
 from mflux_api.ipc import frames
 from mflux_api.storage.checkpoints import EMBEDDED
-from tests.engine.test_child import death, running
+from tests.engine.test_local import death, running
 from tests.support.engine_contract import RUN, load, rgb_images, run, until
 
 

@@ -149,7 +149,7 @@ def test_second_signal_ends_at_once_and_gives_the_job_back(tmp_path: Path, full:
         report(f"second signal: exit after {took:.2f} s")
         assert not full or took <= ALLOWANCE
     job = stored(tmp_path, running)
-    assert (job.status, job.attempts, job.service_deaths) == (Status.QUEUED, 0, 0)
+    assert (job.status, job.engine_deaths, job.service_deaths) == (Status.QUEUED, 0, 0)
 
 
 def test_watchdog_ends_a_server_whose_event_loop_is_stuck(tmp_path: Path) -> None:

@@ -301,7 +301,7 @@ class Jobs(RuleBasedStateMachine):
             jobs = [await service.job(job.id) for job in self.jobs]
         except ServiceRestarting:
             return []
-        return [(job.id, job.status.value, job.attempts, job.service_deaths) for job in jobs]
+        return [(job.id, job.status.value, job.engine_deaths, job.service_deaths) for job in jobs]
 
     def engine_is_where_it_should_be(self) -> bool:
         job = self.running

@@ -250,7 +250,7 @@ async def test_a_model_that_is_deleted_before_its_job_runs_is_downloaded_again(h
         hold.release.set()
         assert (await home.end(first)).status is Status.COMPLETED
         done = await home.end(job)
-        assert (done.status, done.attempts, done.service_deaths) == (Status.COMPLETED, 0, 0)
+        assert (done.status, done.engine_deaths, done.service_deaths) == (Status.COMPLETED, 0, 0)
 
 
 def _nobody_fetches() -> bool:

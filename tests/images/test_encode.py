@@ -7,7 +7,7 @@ from PIL import Image
 
 from mflux_api.images.encode import ImageFormat, convert_png, encode_png
 from mflux_api.images.infotext import infotext
-from mflux_api.jobs.request import GenerateRequest
+from tests.support.requests import resolved_request
 
 PIXELS = bytes(range(256)) * 12
 
@@ -34,7 +34,7 @@ def test_png_as_png_is_the_same_file() -> None:
 
 
 def test_infotext_has_a1111s_form() -> None:
-    request = GenerateRequest(
+    request = resolved_request(
         prompt="a lake", negative_prompt="fog", model="demo", seed=7, width=512, height=512, steps=4, guidance=1.0
     )
     lines = infotext(request, 8).splitlines()

@@ -3,16 +3,16 @@
 import pytest
 
 from mflux_api.jobs.estimates import Estimates
-from mflux_api.jobs.request import GenerateRequest
+from tests.support.requests import resolved_request
 
-SMALL = GenerateRequest(prompt="a", model="demo", width=64, height=64, steps=4, seed=0, num_images=2)
-LARGE = GenerateRequest(prompt="a", model="demo", width=128, height=128, steps=4, seed=0)
+SMALL = resolved_request(model="demo", width=64, height=64, steps=4, seed=0, num_images=2)
+LARGE = resolved_request(model="demo", width=128, height=128, steps=4, seed=0)
 
 
 def test_nothing_is_said_of_a_model_that_was_never_seen() -> None:
     estimates = Estimates()
     estimates.add_step(SMALL, 1.0)
-    assert estimates.remaining(GenerateRequest(prompt="a", model="other", steps=4)) is None
+    assert estimates.remaining(resolved_request(model="other", steps=4)) is None
 
 
 def test_steps_and_rest_of_every_image_count() -> None:
@@ -39,7 +39,7 @@ def test_newer_measurements_weigh_more() -> None:
 
 
 def test_edits_are_measured_apart_and_count_the_steps_that_run() -> None:
-    edit = GenerateRequest(
+    edit = resolved_request(
         prompt="a", model="demo", width=64, height=64, steps=4, seed=0, init_images=("x",), image_strength=0.5
     )
     estimates = Estimates()

@@ -15,7 +15,7 @@ from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Failure, InvalidTransition, Job, Progress, ProgressTracker, Stage, Status, StoredImage
 from tests.support.crew import NOW, a_job
 
-FAILURE = Failure.of(OutOfMemory("too big", {"suggestion": "smaller"}))
+FAILURE = Failure.from_error(OutOfMemory("too big", {"suggestion": "smaller"}))
 IMAGES = (StoredImage(path="/x.png", seed=1, width=64, height=64, sha256="0" * 64),)
 LATER = NOW + timedelta(hours=1)
 
@@ -42,7 +42,7 @@ def test_only_the_allowed_steps_succeed_and_an_end_is_final(steps: list[str]) ->
         changed = change(job)
         attempts += step == "requeue"
         assert changed.status is becomes
-        assert changed.attempts == attempts
+        assert changed.engine_deaths == attempts
         assert (changed.id, changed.request, changed.created_at) == (job.id, job.request, job.created_at)
         assert (changed.completed_at is not None) is becomes.terminal
         assert (changed.failure is not None) is (becomes is Status.FAILED)
@@ -66,11 +66,11 @@ def test_every_state_and_every_step(status: Status, step: str) -> None:
 def test_the_first_start_counts_and_a_requeue_forgets_the_images_of_the_attempt() -> None:
     job = jobs.start(a_job(), NOW)
     again = jobs.requeue(attrs.evolve(job, images=IMAGES), service_died=True)
-    assert (again.images, again.attempts, again.service_deaths) == ((), 0, 1)
+    assert (again.images, again.engine_deaths, again.service_deaths) == ((), 0, 1)
     assert jobs.start(again, LATER).started_at == NOW
     # A drain is nobody's fault.
     drained = jobs.requeue(job)
-    assert (drained.attempts, drained.service_deaths) == (0, 0)
+    assert (drained.engine_deaths, drained.service_deaths) == (0, 0)
 
 
 def test_what_was_saved_stays_with_a_job_that_was_cancelled_or_failed() -> None:
@@ -90,12 +90,6 @@ def test_ids_are_twelve_hexadecimal_digits_and_differ() -> None:
     ids = {jobs.new_job_id() for _ in range(100)}
     assert len(ids) == 100
     assert all(len(job_id) == 12 and int(job_id, 16) >= 0 for job_id in ids)
-
-
-def test_an_unresolved_job_has_no_model() -> None:
-    job = a_job()
-    with pytest.raises(ValueError, match="not resolved"):
-        _ = attrs.evolve(job, request=attrs.evolve(job.request, model=None)).model
 
 
 # --- progress ---

@@ -8,15 +8,11 @@ from hypothesis import event, given
 from hypothesis import strategies as st
 
 from mflux_api.catalog import BUILT_IN, Catalog, is_flux1
+from mflux_api.catalog.lookup import find_model
 from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotFound, ServiceError
-from mflux_api.jobs.request import (
-    MAX_SEED,
-    GenerateRequest,
-    find_model,
-    from_body,
-    resolve,
-    validate,
-)
+from mflux_api.jobs.parse import from_body, validate
+from mflux_api.jobs.request import MAX_SEED, GenerateRequest, check_fields
+from mflux_api.jobs.resolve import resolve
 
 DEMO = next(model for model in BUILT_IN if model.alias == "demo")
 BASE = next(model for model in BUILT_IN if model.alias == "demo-base")
@@ -39,11 +35,13 @@ def never(name: object) -> bool:
 def test_fields_of_the_other_kind_of_model_are_ignored_whatever_they_hold(
     fields: dict[str, Any], upscales: bool
 ) -> None:
-    assert from_body({"prompt": "a", **fields}, upscales=lambda name: upscales) == GenerateRequest(prompt="a")
+    assert from_body({"prompt": "a", **fields}, upscales=lambda name: upscales, aliases={}) == GenerateRequest(
+        prompt="a"
+    )
 
 
 def test_defaults_are_the_documented_ones() -> None:
-    request = from_body({"prompt": " a lake "}, upscales=never)
+    request = from_body({"prompt": " a lake "}, upscales=never, aliases={})
     assert request == GenerateRequest(prompt="a lake")
     assert resolve(request, DEMO, default_steps=4).size == (512, 512)
     assert (request.num_images, request.low_ram) == (1, False)
@@ -51,7 +49,7 @@ def test_defaults_are_the_documented_ones() -> None:
 
 def test_null_is_an_absent_field_and_unknown_fields_are_ignored() -> None:
     body = {"prompt": "a", "width": None, "seed": None, "steps": None, "whatever": {"deep": [1]}, "lora_files": None}
-    assert from_body(body, upscales=never) == GenerateRequest(prompt="a")
+    assert from_body(body, upscales=never, aliases={}) == GenerateRequest(prompt="a")
 
 
 FIELDS = st.sampled_from([field.name for field in attrs.fields(GenerateRequest)])
@@ -62,7 +60,8 @@ VALUES = LEAVES | st.lists(LEAVES, max_size=3) | st.dictionaries(st.text(max_siz
 @given(st.dictionaries(FIELDS, VALUES))
 def test_any_json_is_accepted_within_the_limits_or_refused_with_a_typed_error(body: dict[str, Any]) -> None:
     try:
-        request = validate(from_body(body, upscales=never), max_images=4)
+        request = from_body(body, upscales=never, aliases={})
+        check_fields(request, max_images=4)
     except InvalidParameter as error:
         event(f"refused: {error.details['field']}")
         return
@@ -78,7 +77,7 @@ def test_any_json_is_accepted_within_the_limits_or_refused_with_a_typed_error(bo
 def test_requests_made_in_python_have_the_same_limits(changes: dict[str, Any]) -> None:
     request = attrs.evolve(GenerateRequest(prompt="a"), **changes)
     with pytest.raises(InvalidParameter) as caught:
-        validate(request, max_images=4)
+        check_fields(validate(request), max_images=4)
     assert caught.value.details["field"] in changes
 
 
@@ -92,7 +91,7 @@ def test_resolve_fills_in_seed_steps_and_guidance() -> None:
     assert (chosen.seed, chosen.steps, chosen.guidance) == (0, 9, 2.0)
     assert base.seed is not None
     assert 0 <= base.seed < 2**32
-    assert attrs.evolve(chosen, num_images=3).seeds() == (0, 1, 2)
+    assert attrs.evolve(chosen, num_images=3).seeds == (0, 1, 2)
 
 
 @pytest.mark.parametrize("guidance", [0.0, 0.5, 1.0])

@@ -10,15 +10,15 @@ import pytest
 from mflux_api.errors import DiskFull
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job
-from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.inputs import InputFiles
 from mflux_api.storage.sqlite import DATABASE_NAME, INPUTS_FOLDER, SqliteRepository
+from tests.support.requests import resolved_request
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
 
 def job(job_id: str, *images: str, synchronous: bool = False) -> Job:
-    request = GenerateRequest(prompt="a", model="demo", seed=1, steps=1, guidance=1.0, init_images=images)
+    request = resolved_request(steps=1, init_images=images)
     return Job(id=job_id, request=request, created_at=NOW, synchronous=synchronous)
 
 

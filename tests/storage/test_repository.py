@@ -11,7 +11,7 @@ from mflux_api.errors import InternalError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
-from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import SqliteRepository
@@ -80,7 +80,7 @@ def test_every_end_comes_back_with_its_result(repository: Repository, end: objec
 
 
 def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
-    request = GenerateRequest(
+    request = ResolvedRequest(
         prompt="naïve 猫 \U0001f408 \ud800 \0 'x\"",
         model="demo",
         negative_prompt="dogs",
@@ -95,11 +95,9 @@ def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
         low_ram=True,
         init_images=("one", "two"),
         image_strength=0.75,
-        resolution=64,
-        upscale=2.0,
-        softness=0.5,
+        upscaling=Upscaling(resolution=64, softness=0.5),
     )
-    untouched = {field.name for field in attrs.fields(GenerateRequest) if getattr(request, field.name) == field.default}
+    untouched = {field.name for field in attrs.fields(ResolvedRequest) if getattr(request, field.name) == field.default}
     assert untouched == set()
     job = attrs.evolve(queued("a"), request=request)
     repository.insert(job)

@@ -13,8 +13,8 @@ import trio
 import trio.testing
 
 from mflux_api.jobs.job import Job
-from mflux_api.jobs.request import GenerateRequest
 from mflux_api.supervisor import ChildSpec, Started, Supervisor
+from tests.support.requests import resolved_request
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _ids = itertools.count(1)
@@ -23,7 +23,7 @@ _ids = itertools.count(1)
 def a_job(*, steps: int = 4, num_images: int = 1, model: str = "demo", synchronous: bool = False) -> Job:
     """A resolved, queued job with an id of its own."""
     number = next(_ids)
-    request = GenerateRequest(prompt="a cat", model=model, seed=1, steps=steps, num_images=num_images, guidance=1.0)
+    request = resolved_request(model=model, steps=steps, num_images=num_images)
     return Job(
         id=f"{number:012x}",
         request=request,

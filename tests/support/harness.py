@@ -15,15 +15,19 @@ from mflux_api.engine.protocol import Run
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.jobs.job import Finished, Job, JobEvent, Progress, StoredImage, Timings
 from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.service import Service, open_service
 from mflux_api.storage.checkpoints import EMBEDDED
 from mflux_api.supervisor import Started
+from tests.support.requests import resolved_request
 from tests.support.scripted_engine import Script
 
 DEADLINE_SECONDS = 15.0
 """Deadline of what is expected to happen at once."""
 
 REQUEST = GenerateRequest(prompt="a red house", model="demo", seed=5, width=64, height=64, steps=2, guidance=1.0)
+RESOLVED = resolved_request(prompt="a red house", seed=5, steps=2)
+"""What a job on :data:`REQUEST` runs."""
 
 
 @attrs.define
@@ -34,7 +38,7 @@ class Bench:
     mailbox: Mailbox[m.GeneratorMessage]
     health: Mailbox[m.SchedulerMessage]
     events: list[m.RunEvent] = attrs.field(factory=list)
-    attempts: int = 0
+    runs: int = 0
 
     @property
     def to(self) -> Address[m.GeneratorMessage]:
@@ -46,14 +50,14 @@ class Bench:
     async def lease(self) -> m.Lease:
         return m.Lease(id=1, model="demo", incarnation=(await self.load()).incarnation, load_seconds=0.5)
 
-    async def generate(self, lease: m.Lease | None = None, request: GenerateRequest = REQUEST) -> Timings:
-        """Generate, following the events; the message's attempt is ``self.attempts``."""
+    async def generate(self, lease: m.Lease | None = None, request: ResolvedRequest = RESOLVED) -> Timings:
+        """Generate, following the events; the message's run id is ``self.runs``."""
         lease = lease or await self.lease()
         send, receive = trio.open_memory_channel[m.RunEvent](10_000)
-        self.attempts += 1
+        self.runs += 1
         self.events.clear()
         try:
-            return await self.to.ask(m.Run(lease=lease, request=request, run_id=self.attempts, events=send))
+            return await self.to.ask(m.Run(lease=lease, request=request, run_id=self.runs, events=send))
         finally:
             while True:
                 try:

@@ -10,17 +10,15 @@ from pathlib import Path
 
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
-from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.sqlite import SqliteRepository
+from tests.support.requests import resolved_request
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
 NOBODY = 65534
 
 
 def queued(job_id: str, *, synchronous: bool = False, prompt: str = "a cat", created_at: datetime = NOW) -> Job:
-    request = GenerateRequest(
-        prompt=prompt, model="demo", seed=7, width=64, height=48, steps=4, guidance=1.0, num_images=2
-    )
+    request = resolved_request(prompt=prompt, seed=7, height=48, num_images=2)
     return Job(id=job_id, request=request, created_at=created_at, synchronous=synchronous)
 
 

@@ -8,15 +8,16 @@ from mflux_api.images.rgb import RGBImage
 def run_command(work: m.Run, *, previews: bool) -> tuple[Run | Upscale, tuple[RGBImage, ...]]:
     """Return the command, and the images that go with it in their order."""
     request, inputs, lease = work.request, work.inputs, work.lease
-    if inputs.source is not None:
+    upscaling = request.upscaling
+    if upscaling is not None and inputs.source is not None:
         upscale = Upscale(
             run_id=work.run_id,
             model=lease.model,
-            seeds=request.seeds(),
+            seeds=request.seeds,
             width=inputs.source.width,
             height=inputs.source.height,
-            resolution=request.resolution or 1,
-            softness=request.softness or 0.0,
+            resolution=upscaling.resolution,
+            softness=upscaling.softness,
             low_ram=request.low_ram,
         )
         return upscale, (inputs.source,)
@@ -26,15 +27,15 @@ def run_command(work: m.Run, *, previews: bool) -> tuple[Run | Upscale, tuple[RG
         model=lease.model,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
-        seeds=request.seeds(),
+        seeds=request.seeds,
         width=width,
         height=height,
-        steps=request.steps or 1,
-        guidance=request.guidance or 0.0,
+        steps=request.steps,
+        guidance=request.guidance,
         low_ram=request.low_ram,
         references=tuple((image.width, image.height) for image in inputs.references),
         start=inputs.start is not None,
-        image_strength=1.0 if inputs.start is None else request.image_strength or 0.0,
+        image_strength=request.strength,
         lora_paths=inputs.lora_paths,
         lora_scales=request.lora_scales,
         previews=previews,

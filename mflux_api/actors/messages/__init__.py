@@ -15,7 +15,7 @@ from mflux_api.engine.protocol import Ready
 from mflux_api.images.inputs import RunInputs
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Failure, Job, JobEvent, Progress, Status, StoredImage, Timings
-from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.storage.repository import Page, Totals
 
 GATEWAY = "gateway"
@@ -404,7 +404,7 @@ class Run(Ask[Timings]):
     """Run a request on a leased model; what happens on the way goes to ``events``."""
 
     lease: Lease
-    request: GenerateRequest
+    request: ResolvedRequest
     run_id: int
     """Unique for this run; also what :class:`CancelRun` names."""
     events: trio.MemorySendChannel[RunEvent] = attrs.field(eq=False, repr=False)
@@ -460,7 +460,7 @@ class Accepted:
 class Submit(Ask[Accepted]):
     """Accept a resolved request; the answer comes when the job is kept."""
 
-    request: GenerateRequest
+    request: ResolvedRequest
     synchronous: bool
     key: IdempotencyKey | None = None
     """A job that was accepted under it is the answer, whatever became of it since."""

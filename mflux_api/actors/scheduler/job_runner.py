@@ -19,7 +19,7 @@ from mflux_api.images.inputs import RunInputs, rgb_images, source
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job, Progress, ProgressTracker, Stage, StoredImage, Timings
 from mflux_api.jobs.memory_advice import MemoryAdvice
-from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.storage.files import ImageFiles
 from mflux_api.storage.loras import LoraFiles
 
@@ -100,13 +100,13 @@ class JobRunner:
         except OSError as error:
             logger.warning("an abandoned image stays on disk (%s)", error.strerror)
 
-    async def _inputs(self, request: GenerateRequest) -> RunInputs:
+    async def _inputs(self, request: ResolvedRequest) -> RunInputs:
         """What the request names, read from text and disk before the engine is taken."""
         if not request.init_images and not request.lora_files:
             return RunInputs()
 
         def prepare() -> RunInputs:
-            if request.upscales:
+            if request.upscaling is not None:
                 return RunInputs(source=source(request))
             references, start = rgb_images(request)
             paths = tuple(str(file.path) for file in self._loras.resolve(request.lora_files))
@@ -129,7 +129,7 @@ class JobRunner:
         images: list[StoredImage],
         publish: Publish,
     ) -> Timings:
-        count, steps = job.request.num_images, job.request.steps or 1
+        count, steps = job.request.num_images, job.request.steps
         # Room for all that one run can report, so that the generator never waits for us.
         events, reports = trio.open_memory_channel[m.RunEvent](count * (2 * steps + 5) + 8)
         generate = m.Run(lease=lease, request=job.request, run_id=next(self._run_ids), events=events, inputs=inputs)
@@ -224,7 +224,7 @@ class JobRunner:
 class Stopwatch:
     """Measures one run for the estimates: each step, and what an image takes besides."""
 
-    def __init__(self, estimates: Estimates, request: GenerateRequest) -> None:
+    def __init__(self, estimates: Estimates, request: ResolvedRequest) -> None:
         self._estimates = estimates
         self._request = request
         self._image_began = self._last = trio.current_time()

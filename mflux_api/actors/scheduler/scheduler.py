@@ -250,7 +250,7 @@ class Scheduler:
 
     async def _run(self, entry: Entry) -> None:
         entry.job = await self._store_with_retry(partial(m.StartJob, job_id=entry.job.id))
-        entry.tracker.begin_attempt(entry.job.attempts + 1)
+        entry.tracker.begin_attempt(entry.job.engine_deaths + 1)
         entry.images.clear()
         try:
             timings = await self._job_runner.run(entry.job, entry.tracker, entry.images, self._publish)
@@ -292,17 +292,17 @@ class Scheduler:
         self._enqueue(entry)
 
     def _exhausted(self, job: Job, *, out_of_memory: bool = False) -> ServiceError | None:
-        if job.attempts >= self._settings.max_attempts:
+        if job.engine_deaths >= self._settings.max_attempts:
             if out_of_memory:
                 return self._job_runner.advice.error(
                     job.model,
                     low_ram=job.request.low_ram,
-                    reason=f"the engine was ended {job.attempts} times on this job, at last for want of memory",
-                    attempts=job.attempts,
+                    reason=f"the engine was ended {job.engine_deaths} times on this job, at last for want of memory",
+                    attempts=job.engine_deaths,
                 )
             return EngineCrashed(
-                f"The engine crashed {job.attempts} times on this job; try a smaller size or another model",
-                {"attempts": job.attempts},
+                f"The engine crashed {job.engine_deaths} times on this job; try a smaller size or another model",
+                {"attempts": job.engine_deaths},
             )
         if job.service_deaths >= MAX_SERVICE_DEATHS:
             return ServerCrashed(
@@ -385,7 +385,7 @@ class Scheduler:
 
     async def _fail(self, entry: Entry, error: ServiceError) -> None:
         outcome = m.Failed(
-            failure=Failure.of(error), images=tuple(entry.images), progress=entry.tracker.latest.progress
+            failure=Failure.from_error(error), images=tuple(entry.images), progress=entry.tracker.latest.progress
         )
         await self._finish(entry, outcome)
 

@@ -11,7 +11,6 @@ from msgspec import Meta
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.infotext import SAMPLER, infotext
 from mflux_api.jobs.job import Job
-from mflux_api.jobs.request import ALIASES as SHARED_ALIASES
 from mflux_api.version import package_version
 
 _FIELDS = """
@@ -28,8 +27,11 @@ _FIELDS = """
 ONLY_FIELDS = frozenset(_FIELDS.split())
 """Fields that only A1111's clients send; one of them, even as null, makes a request speak the dialect."""
 
-ALIASES = {**SHARED_ALIASES, "guidance": "cfg_scale"}
-"""Our fields by A1111's names for them."""
+ALIASES: Mapping[str, str] = {"model": "sd_model_checkpoint", "image_strength": "denoising_strength"}
+"""Our fields by the names that SD-WebUI has for them; taken in any request."""
+
+DIALECT_ALIASES: Mapping[str, str] = {**ALIASES, "guidance": "cfg_scale"}
+"""Our fields by A1111's names for them, in a request that speaks the dialect."""
 
 _MAX_COUNT = 64
 _MOST_SHOWN = 10**9
@@ -42,7 +44,7 @@ def speaks_a1111(body: Mapping[str, Any]) -> bool:
 
 
 def translated(body: Mapping[str, Any], *, max_images: int) -> dict[str, Any]:
-    """Return the body with what :data:`ALIASES` alone cannot translate under our names; ours win where both are there.
+    """Return the body with what :data:`DIALECT_ALIASES` alone cannot translate under our names; ours win over A1111's.
 
     Raises:
         InvalidParameter: ``batch_size`` or ``n_iter`` is not a number from 1, or their product is over ``max_images``.
@@ -62,9 +64,12 @@ def _image_count(fields: Mapping[str, Any], limit: int) -> int:
     if count > limit:
         # The client knows no num_images.
         name = max(counts, key=lambda each: counts[each])
-        raise InvalidParameter(
-            f"'{name}' is invalid: expected batch_size times n_iter to be at most {limit} (generation.max_batch_size)",
-            {"field": name, "value": counts[name], "limit": limit, "minimum": 1},
+        raise InvalidParameter.for_field(
+            name,
+            f"is invalid: expected batch_size times n_iter to be at most {limit} (generation.max_batch_size)",
+            value=counts[name],
+            limit=limit,
+            minimum=1,
         )
     return count
 
@@ -83,7 +88,7 @@ def _count(fields: Mapping[str, Any], name: str) -> int:
 def info(job: Job, model_hash: str | None) -> str:
     """Return the ``info`` of an answer: A1111's JSON in a string."""
     request = job.request
-    seeds = [image.seed for image in job.images] or list(request.seeds())
+    seeds = [image.seed for image in job.images] or list(request.seeds)
     count = len(seeds)
     negative = request.negative_prompt or ""
     return json.dumps(

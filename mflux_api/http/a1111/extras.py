@@ -12,7 +12,7 @@ from mflux_api.errors import InvalidParameter
 from mflux_api.images.decode import decode_image, infotext_of
 from mflux_api.images.encode import encode_png
 from mflux_api.jobs.request import MAX_FACTOR, MAX_RESOLUTION, MIN_FACTOR, MIN_RESOLUTION, Seed, Softness
-from mflux_api.jobs.resolve import DEFAULT_FACTOR, MAX_PIXELS, MOST, upscaled_size
+from mflux_api.jobs.upscaling import DEFAULT_FACTOR, MAX_PIXELS, MOST, upscaled_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -122,9 +122,8 @@ def plan(options: ExtrasOptions, width: int, height: int, *, field: str = "image
         InvalidParameter: it is too large, or would become too large or too small.
     """
     if width * height > MAX_PIXELS:
-        raise InvalidParameter(
-            f"'{field}' is invalid: an image has {width} × {height} pixels; scale it down to {MOST}",
-            {"field": field, "value": None, "limit": MAX_PIXELS},
+        raise InvalidParameter.for_field(
+            field, f"is invalid: an image has {width} × {height} pixels; scale it down to {MOST}", limit=MAX_PIXELS
         )
     if options.resize_mode == 0:
         field, factor = "upscaling_resize", options.upscaling_resize
@@ -138,15 +137,19 @@ def plan(options: ExtrasOptions, width: int, height: int, *, field: str = "image
         wanted, resolution = size if options.upscaling_crop else scaled, _covering(width, height, scaled)
     largest = max(scaled, upscaled_size(width, height, resolution), key=lambda sides: sides[0] * sides[1])
     if largest[0] * largest[1] > MAX_PIXELS:
-        raise InvalidParameter(
-            f"'{field}' is invalid: an image of {width} × {height} pixels would become {largest[0]} × {largest[1]}; "
+        raise InvalidParameter.for_field(
+            field,
+            f"is invalid: an image of {width} × {height} pixels would become {largest[0]} × {largest[1]}; "
             f"the limit is {MOST}",
-            {"field": field, "value": getattr(options, field), "limit": MAX_PIXELS},
+            value=getattr(options, field),
+            limit=MAX_PIXELS,
         )
     if min(resolution, *scaled) < MIN_RESOLUTION:
-        raise InvalidParameter(
-            f"'{field}' is invalid: a side would have less than {MIN_RESOLUTION} pixels",
-            {"field": field, "value": getattr(options, field), "limit": MIN_RESOLUTION},
+        raise InvalidParameter.for_field(
+            field,
+            f"is invalid: a side would have less than {MIN_RESOLUTION} pixels",
+            value=getattr(options, field),
+            limit=MIN_RESOLUTION,
         )
     return Plan(scaled, resolution, wanted)
 

@@ -19,8 +19,9 @@ from mflux_api.http.body import json_object
 from mflux_api.http.responses import in_thread, json_bytes, json_response
 from mflux_api.http.schemas import ExtraBatchAnswer, ExtraSingleAnswer, UpscalerObject
 from mflux_api.jobs.job import Job
-from mflux_api.jobs.request import GenerateRequest, convert
-from mflux_api.jobs.resolve import DEFAULT_FACTOR
+from mflux_api.jobs.parse import convert, validate
+from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.upscaling import DEFAULT_FACTOR
 
 T = TypeVar("T")
 Upscaler = Model | str
@@ -106,9 +107,11 @@ class Extras:
         plans = [await self._plan(options, text, index, field) for index, text in enumerate(texts)]
         if sum(plan.pixels for plan in plans) > extras.MAX_BATCH_PIXELS:
             most = f"{extras.MAX_BATCH_PIXELS / 1e6:.0f} MP"
-            raise InvalidParameter(
-                f"'{field}' is invalid: all results together have more than {most}; send fewer images at a time",
-                {"field": field, "value": len(texts), "limit": extras.MAX_BATCH_PIXELS},
+            raise InvalidParameter.for_field(
+                field,
+                f"is invalid: all results together have more than {most}; send fewer images at a time",
+                value=len(texts),
+                limit=extras.MAX_BATCH_PIXELS,
             )
         models = [layer for layer in layers if isinstance(layer, Model)]
         requests = [_request(options, model, *each) for each in zip(texts, plans, strict=True) for model in models]
@@ -135,9 +138,8 @@ class Extras:
         found = known.get(name.casefold(), model if model is not None and model.upscales else None)
         if found is None:
             names = [_name(upscaler) for upscaler in known.values()]
-            raise InvalidParameter(
-                f"'{field}' is invalid: expected one of {', '.join(names)}",
-                {"field": field, "value": name[:64], "limit": names},
+            raise InvalidParameter.for_field(
+                field, f"is invalid: expected one of {', '.join(names)}", value=name[:64], limit=names
             )
         return found
 
@@ -152,7 +154,7 @@ class Extras:
 
 
 def _request(options: ExtrasOptions, model: Model, text: str, plan: Plan) -> GenerateRequest:
-    return GenerateRequest(
+    request = GenerateRequest(
         model=model.alias,
         init_images=(text,),
         resolution=plan.resolution,
@@ -160,6 +162,7 @@ def _request(options: ExtrasOptions, model: Model, text: str, plan: Plan) -> Gen
         seed=options.seed,
         low_ram=options.low_ram,
     )
+    return validate(request)
 
 
 def _name(upscaler: Upscaler) -> str:

@@ -16,7 +16,7 @@ from mflux_api.http.render import Renderer
 from mflux_api.http.responses import in_thread, json_bytes
 from mflux_api.http.schemas import ImagesAnswer
 from mflux_api.jobs.job import Job, Status
-from mflux_api.jobs.request import ALIASES, from_body
+from mflux_api.jobs.parse import from_body
 
 
 def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
@@ -33,9 +33,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     async def img2img() -> Response:
         body = await json_object()
         if not body.get("init_images"):
-            raise InvalidParameter(
-                "'init_images' is required", {"field": "init_images", "value": None, "limit": "required"}
-            )
+            raise InvalidParameter.for_field("init_images", "is required", limit="required")
         return await answer(body)
 
     async def answer(body: Mapping[str, Any]) -> Response:
@@ -44,7 +42,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             a1111.translated(body, max_images=gateway.settings.generation.max_batch_size) if dialect else dict(body)
         )
         started = trio.current_time()
-        aliases = a1111.ALIASES if dialect else ALIASES
+        aliases = a1111.DIALECT_ALIASES if dialect else a1111.ALIASES
         request = from_body(fields, upscales=gateway.upscales, strict=not dialect, aliases=aliases)
         job = await generated(gateway, request)
         if job.status is Status.CANCELLED and not dialect:
@@ -62,7 +60,7 @@ def _parameters(job: Job, model: Model | None) -> dict[str, Any]:
     """What ran, which may differ from what was asked: a distilled model always runs at guidance 1.0."""
     request = job.request
     width, height = request.size
-    guided = (request.guidance or 0.0) > 1.0 and model is not None and model.takes_negative_prompts
+    guided = request.guidance > 1.0 and model is not None and model.takes_negative_prompts
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt if guided else None,
@@ -78,6 +76,6 @@ def _parameters(job: Job, model: Model | None) -> dict[str, Any]:
         "lora_scales": list(request.lora_scales),
         "low_ram": request.low_ram,
         "image_strength": request.image_strength,
-        "resolution": request.resolution,
-        "softness": request.softness,
+        "resolution": None if request.upscaling is None else request.upscaling.resolution,
+        "softness": None if request.upscaling is None else request.upscaling.softness,
     }

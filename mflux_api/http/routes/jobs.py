@@ -9,6 +9,7 @@ from quart import Blueprint, Response, request
 
 from mflux_api.errors import InvalidParameter, NotFound
 from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.a1111.dialect import ALIASES
 from mflux_api.http.body import json_object
 from mflux_api.http.render import Renderer, job_object
 from mflux_api.http.responses import json_bytes, json_response
@@ -18,7 +19,7 @@ from mflux_api.http.sse import stream_response
 from mflux_api.images.encode import MEDIA_TYPES, ImageFormat
 from mflux_api.jobs.idempotency import HEADER, IdempotencyKey, idempotency_key
 from mflux_api.jobs.job import Status
-from mflux_api.jobs.request import from_body
+from mflux_api.jobs.parse import from_body
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
@@ -32,7 +33,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     @routes.post("/generate")
     async def generate() -> Response:
         body = await json_object()
-        wanted = from_body(body, upscales=gateway.upscales)
+        wanted = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
         accepted = await gateway.submit(wanted, key=await _idempotency_key(body))
         return json_response(
             GenerateAnswer(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)
@@ -129,6 +130,4 @@ def _status(text: str | None) -> Status | None:
 
 
 def _invalid(field: str, value: str, limit: str) -> InvalidParameter:
-    return InvalidParameter(
-        f"'{field}' is invalid: expected {limit}", {"field": field, "value": value[:64], "limit": limit}
-    )
+    return InvalidParameter.for_field(field, f"is invalid: expected {limit}", value=value[:64], limit=limit)

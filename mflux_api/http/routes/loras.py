@@ -54,9 +54,10 @@ async def _from_body(
     loras: LoraFiles, name: str | None, publishing: trio.CapacityLimiter, *, overwrite: bool
 ) -> LoraFile:
     if name is None:
-        raise InvalidParameter(
-            "'name' is required: POST /api/v1/loras?name=my-style with the file as the body, or a form with a 'file'",
-            {"field": "name", "value": None, "limit": "required"},
+        raise InvalidParameter.for_field(
+            "name",
+            "is required: POST /api/v1/loras?name=my-style with the file as the body, or a form with a 'file'",
+            limit="required",
         )
     with await _file_work(loras.begin) as upload:
         async for data in request.body:
@@ -70,10 +71,7 @@ async def _from_form(
     form, files = await request.form, await request.files
     sent: FileStorage | None = files.get("file")
     if sent is None:
-        raise InvalidParameter(
-            "'file' is required: a form field with the LoRA's file",
-            {"field": "file", "value": None, "limit": "required"},
-        )
+        raise InvalidParameter.for_field("file", "is required: a form field with the LoRA's file", limit="required")
     wanted = name or form.get("name") or sent.filename or ""
     checked_name(wanted)
     with sent.stream as stream, await _file_work(loras.begin) as upload:
@@ -102,9 +100,8 @@ async def _file_work(function: Callable[[], T], limiter: trio.CapacityLimiter | 
 def _flag(name: str) -> bool:
     value = request.args.get(name, "false")
     if value not in ("true", "false"):
-        raise InvalidParameter(
-            f"'{name}' is invalid: expected true or false",
-            {"field": name, "value": value[:64], "limit": "true or false"},
+        raise InvalidParameter.for_field(
+            name, "is invalid: expected true or false", value=value[:64], limit="true or false"
         )
     return value == "true"
 

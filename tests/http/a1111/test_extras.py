@@ -22,8 +22,8 @@ from mflux_api.http.a1111.extras import (
     resized,
 )
 from mflux_api.images.encode import encode_png
-from mflux_api.jobs.request import convert
-from mflux_api.jobs.resolve import MAX_PIXELS, upscaled_size
+from mflux_api.jobs.parse import convert
+from mflux_api.jobs.upscaling import MAX_PIXELS, upscaled_size
 from tests.api.test_img2img import decoded, encoded
 
 SOURCE = Image.linear_gradient("L").resize((48, 32)).convert("RGB")

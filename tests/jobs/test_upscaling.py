@@ -10,22 +10,22 @@ from hypothesis import strategies as st
 from mflux_api.catalog import BUILT_IN
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.infotext import infotext
-from mflux_api.jobs.request import GenerateRequest, resolve, validate
-from mflux_api.jobs.resolve import MAX_PIXELS, check_upscaling, resolve_upscaling, upscaled_size
+from mflux_api.jobs.request import GenerateRequest, check_fields
+from mflux_api.jobs.resolve import ResolvedRequest, Upscaling, resolve
+from mflux_api.jobs.upscaling import MAX_PIXELS, check_upscaling, resolve_upscaling, upscaled_size
 
 SEEDVR2 = next(model for model in BUILT_IN if model.alias == "seedvr2")
 DEMO = next(model for model in BUILT_IN if model.alias == "demo")
 REQUEST = GenerateRequest(model="seedvr2", init_images=("x",))
 
 
-def resolved(size: tuple[int, int] = (48, 32), **fields: Any) -> GenerateRequest:
+def resolved(size: tuple[int, int] = (48, 32), **fields: Any) -> ResolvedRequest:
     return resolve_upscaling(attrs.evolve(REQUEST, **fields), SEEDVR2, size)
 
 
 def test_image_becomes_twice_as_large_by_default() -> None:
     assert resolved().size == (96, 64)
-    assert (resolved().resolution, resolved().softness, resolved().steps_run) == (64, 0.0, 1)
-    assert resolved().upscales
+    assert (resolved().upscaling, resolved().steps_run) == (Upscaling(resolution=64, softness=0.0), 1)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_what_means_nothing_to_an_upscaler_is_ignored() -> None:
 
 
 def test_seed_and_number_of_images_count() -> None:
-    assert resolved(seed=5, num_images=3).seeds() == (5, 6, 7)
+    assert resolved(seed=5, num_images=3).seeds == (5, 6, 7)
     assert resolved(seed=-1).seed in range(2**32)
 
 
@@ -112,16 +112,15 @@ def test_largest_image_fits_one_frame() -> None:
 
 
 def test_only_an_upscaler_goes_without_a_prompt() -> None:
-    assert validate(REQUEST, max_images=4, needs_prompt=False).prompt == ""
+    check_fields(REQUEST, max_images=4, needs_prompt=False)
     with pytest.raises(InvalidParameter, match="'prompt' is required"):
-        validate(REQUEST, max_images=4)
+        check_fields(REQUEST, max_images=4)
 
 
 def test_generating_models_ignore_the_upscalers_fields() -> None:
     asked = GenerateRequest(prompt="a", resolution=64, softness=0.5)
     request = resolve(asked, DEMO, default_steps=4)
-    assert not request.upscales
-    assert (request.size, request.softness) == ((512, 512), None)
+    assert (request.size, request.upscaling) == ((512, 512), None)
 
 
 def test_infotext_says_what_was_done() -> None:

@@ -1,0 +1,124 @@
+"""A JSON object becomes a request: one conversion, and errors that name the client's own field."""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar, get_type_hints
+
+import attrs
+import msgspec
+from msgspec import Meta
+
+from mflux_api.errors import InvalidParameter, shown_value
+from mflux_api.jobs.request import NOT_OF_UPSCALERS, ONLY_OF_UPSCALERS, GenerateRequest
+
+T = TypeVar("T")
+
+
+def convert(
+    body: Mapping[str, Any], target: type[T], *, strict: bool = True, names: Mapping[str, str] | None = None
+) -> T:
+    """Convert a JSON object to a request class; nulls are absent, unknown fields are ignored.
+
+    Args:
+        body: the decoded JSON object.
+        target: a frozen attrs class whose annotations carry the limits.
+        strict: ``False`` also takes numbers written as strings, which A1111's clients send.
+        names: what the client calls a field, where it has a name of its own; errors use it.
+
+    Raises:
+        InvalidParameter: a field is missing, of the wrong type or outside its limits.
+    """
+    known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
+    cleaned = {name: _stripped(name, value) for name, value in body.items() if name in known and value is not None}
+    for name in ("prompt", "negative_prompt"):
+        if isinstance(text := cleaned.get(name), str) and not _is_unicode(text):
+            raise InvalidParameter.for_field(
+                name, "is invalid: expected Unicode text without lone surrogates", value="…", limit="Unicode text"
+            )
+    try:
+        return msgspec.convert(cleaned, target, strict=strict)
+    except msgspec.ValidationError as error:
+        raise _invalid(str(error), cleaned, target, names or {}) from None
+
+
+def from_body(
+    body: Mapping[str, Any],
+    *,
+    upscales: Callable[[Any], bool],
+    strict: bool = True,
+    aliases: Mapping[str, str],
+) -> GenerateRequest:
+    """Read a generation request from a JSON object; a field that is not there is looked for under its other name.
+
+    Args:
+        body: the decoded JSON object.
+        upscales: whether what ``model`` holds, if anything, names an upscaler.
+        strict: see :func:`convert`.
+        aliases: our fields' other names.
+
+    Raises:
+        InvalidParameter: a field is missing, of the wrong type or outside its limits.
+    """
+    fields = dict(body)
+    names: dict[str, str] = {}
+    for ours, theirs in aliases.items():
+        if fields.get(ours) in (None, ""):
+            fields[ours] = fields.get(theirs)
+            names[ours] = theirs
+    for meaningless in NOT_OF_UPSCALERS if upscales(fields.get("model")) else ONLY_OF_UPSCALERS:
+        fields.pop(meaningless, None)
+    return convert(fields, GenerateRequest, strict=strict, names=names)
+
+
+def _stripped(name: str, value: Any) -> Any:
+    return value.strip() if name == "prompt" and isinstance(value, str) else value
+
+
+def _invalid(message: str, body: Mapping[str, Any], target: type[Any], names: Mapping[str, str]) -> InvalidParameter:
+    missing = re.search(r"missing required field `(\w+)`", message)
+    if missing:
+        field = missing.group(1)
+        return InvalidParameter.for_field(field, "is required", limit="required")
+    path = re.search(r"`\$\.(\w+)", message)
+    field = path.group(1) if path else "body"
+    reason = re.sub(r" - at `.*`$", "", message).replace("`", "").replace(" | null", "").removeprefix("Expected ")
+    value = "…" if "prompt" in field else shown_value(body.get(field))
+    shown = names.get(field, field)
+    return InvalidParameter.for_field(
+        shown,
+        f"is invalid: expected {reason}",
+        value=value,
+        limit=reason.partition(", got")[0],
+        **_bounds(target, field),
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _bounds(target: type[Any], field: str) -> dict[str, Any]:
+    hint = get_type_hints(target, include_extras=True).get(field)
+    candidates = (hint, *getattr(hint, "__args__", ()))
+    metas = (meta for candidate in candidates for meta in getattr(candidate, "__metadata__", ()))
+    names = {"ge": "minimum", "le": "maximum", "multiple_of": "multiple_of", "max_length": "max_length"}
+    return {
+        label: getattr(meta, name)
+        for meta in metas
+        if isinstance(meta, Meta)
+        for name, label in names.items()
+        if getattr(meta, name) is not None
+    }
+
+
+def validate(request: GenerateRequest) -> GenerateRequest:
+    """Check a request made in Python against the same limits as one that came over HTTP, field by field.
+
+    Raises:
+        InvalidParameter: a field is of the wrong type or outside its limits.
+    """
+    return convert(attrs.asdict(request, filter=lambda _, value: value is not None), GenerateRequest)

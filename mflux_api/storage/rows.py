@@ -1,0 +1,134 @@
+"""A job as a row of the database, and back.
+
+A row may have been written by an older version, and by a newer one that was taken back: what is not known is left out,
+and what is missing gets its default.
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+
+from mflux_api.errors import InternalError
+from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
+from mflux_api.jobs.request import DEFAULT_SIDE
+from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
+
+T = TypeVar("T")
+
+COLUMNS = (
+    "number, id, status, created_at, started_at, completed_at, finished, engine_deaths, service_deaths, progress, "
+    "synchronous, request, images, failure, timings"
+)
+
+
+_UNSAID: Mapping[str, Any] = {
+    "model": "",
+    "seed": 0,
+    "width": DEFAULT_SIDE,
+    "height": DEFAULT_SIDE,
+    "steps": 0,
+    "guidance": 1.0,
+}
+"""What stands for a value that the version which wrote a row did not keep: such a job is shown, and fails where it would run."""
+
+
+def to_row(number: int, job: Job, finished: int | None, *, folder: Path) -> dict[str, Any]:
+    """Return a job's row by column name.
+
+    Args:
+        number: its place in the list of jobs.
+        job: the job; its init images are kept elsewhere.
+        finished: its place among the finished ones.
+        folder: images below it are kept by their relative path.
+    """
+    images = [attrs.evolve(image, path=_stored_path(image.path, folder)) for image in job.images]
+    return {
+        "number": number,
+        "id": job.id,
+        "status": job.status.value,
+        "created_at": text_of(job.created_at),
+        "started_at": None if job.started_at is None else text_of(job.started_at),
+        "completed_at": None if job.completed_at is None else text_of(job.completed_at),
+        "finished": finished,
+        "engine_deaths": job.engine_deaths,
+        "service_deaths": job.service_deaths,
+        "progress": job.progress,
+        "synchronous": job.synchronous,
+        "request": _json(_request_fields(job.request)),
+        "images": _json([attrs.asdict(image) for image in images]),
+        "failure": None if job.failure is None else _json(attrs.asdict(job.failure)),
+        "timings": None if job.timings is None else _json(attrs.asdict(job.timings)),
+    }
+
+
+def from_row(row: tuple[Any, ...], *, folder: Path) -> tuple[int, Job]:
+    """Return a job and its place in the list of jobs.
+
+    Args:
+        row: the values of :data:`COLUMNS`.
+        folder: what relative paths of images are relative to.
+
+    Raises:
+        InternalError: the row makes no sense.
+    """
+    number, job_id, status, created, started, completed, _, *counts, request, images, failure, timings = row
+    engine_deaths, service_deaths, progress, synchronous = counts
+    try:
+        stored = [_build(StoredImage, image) for image in json.loads(images)]
+        job = Job(
+            id=job_id,
+            request=_request(json.loads(request)),
+            created_at=datetime.fromisoformat(created),
+            status=Status(status),
+            started_at=None if started is None else datetime.fromisoformat(started),
+            completed_at=None if completed is None else datetime.fromisoformat(completed),
+            engine_deaths=engine_deaths,
+            service_deaths=service_deaths,
+            images=tuple(attrs.evolve(image, path=str(folder / image.path)) for image in stored),
+            progress=progress,
+            failure=None if failure is None else _build(Failure, json.loads(failure)),
+            timings=None if timings is None else _build(Timings, json.loads(timings)),
+            synchronous=bool(synchronous),
+        )
+    except (ValueError, TypeError, AttributeError) as error:
+        # Not a ValueError: page() raises that for a cursor.
+        raise InternalError(f"The row of job '{job_id}' cannot be read") from error
+    return number, job
+
+
+def text_of(moment: datetime) -> str:
+    """Return a moment as text, all of one width, so that SQL can compare them."""
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def _request_fields(request: ResolvedRequest) -> dict[str, Any]:
+    """The request as one flat object, as every version has written it."""
+    fields = attrs.asdict(attrs.evolve(request, init_images=(), upscaling=None))
+    del fields["upscaling"]
+    upscaling = request.upscaling
+    return fields | ({"resolution": None} if upscaling is None else attrs.asdict(upscaling))
+
+
+def _request(fields: Mapping[str, Any]) -> ResolvedRequest:
+    upscaling = _build(Upscaling, fields) if fields.get("resolution") is not None else None
+    return _build(ResolvedRequest, {**_UNSAID, **fields, "upscaling": upscaling})
+
+
+def _stored_path(path: str, folder: Path) -> str:
+    return str(Path(path).relative_to(folder)) if Path(path).is_relative_to(folder) else path
+
+
+def _json(value: Any) -> str:
+    # Escaped to ASCII: SQLite takes no lone surrogates, but a prompt or the path of a file may hold one.
+    return json.dumps(value, default=str)
+
+
+def _build(target: type[T], fields: Mapping[str, Any]) -> T:
+    """Build a value of what this version knows of it; the limits of requests do not apply to what was accepted once."""
+    known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+    return target(**{name: value for name, value in plain.items() if name in known})
