@@ -33,7 +33,7 @@ _UNSAID: Mapping[str, Any] = {
     "steps": 0,
     "guidance": 1.0,
 }
-"""What stands for a value that the version which wrote a row did not keep: such a job is shown, and fails where it would run."""
+"""What stands for a value that a row does not have; a job without its own is shown, and fails where it would run."""
 
 
 def to_row(number: int, job: Job, finished: int | None, *, folder: Path) -> dict[str, Any]:
