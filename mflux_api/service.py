@@ -2,42 +2,26 @@
 
 import itertools
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from datetime import timedelta
-from functools import partial
 from typing import TypeVar
 
 import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.downloader import Downloader
-from mflux_api.actors.event_hub import EventHub
-from mflux_api.actors.generator.generator import Generator, GeneratorOptions
-from mflux_api.actors.job_store import JobStore, Retention
-from mflux_api.actors.mailbox import Address, Mailbox
-from mflux_api.actors.model_loader.model_loader import Disk, ModelLoader
-from mflux_api.actors.scheduler.job_runner import JobRunner
-from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
-from mflux_api.actors.scheduler.scheduler import Scheduler
-from mflux_api.actors.stats import Stats
 from mflux_api.config import Settings
-from mflux_api.engine.interface import EngineStarter
-from mflux_api.engine.local import LocalEngine, LocalEngineOptions
+from mflux_api.engine.interface import EngineId, EngineStarter
 from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown, by_code
 from mflux_api.gateway.event_stream import EventStream
-from mflux_api.gateway.gateway import Addresses, Gateway
+from mflux_api.gateway.gateway import Gateway
 from mflux_api.jobs.job import Job, JobEvent, Status, StoredImage, Timings
-from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.jobs.parse import validate
 from mflux_api.jobs.request import GenerateRequest
-from mflux_api.storage.checkpoints import Checkpoints
-from mflux_api.storage.files import ImageFiles
 from mflux_api.storage.in_memory import InMemoryRepository
-from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository
-from mflux_api.supervisor import ChildSpec, Ended, Started, Strategy, Supervisor
+from mflux_api.supervisor import ChildSpec, Ended, Started, Supervisor
+from mflux_api.tree import SupervisionTree, TreeOptions, local_engines
 
 M = TypeVar("M")
 
@@ -154,6 +138,7 @@ class Service:
 
         Args:
             binds: addresses as ``host:port``; port 0 takes a free one. By default those of ``[server]``.
+            task_status: gets the URLs, as :meth:`trio.Nursery.start` passes it.
 
         Raises:
             BindError: an address cannot be listened on.
@@ -201,7 +186,7 @@ async def open_service(
     settings: Settings | None = None,
     *,
     repository: Repository | None = None,
-    start_engine: EngineStarter | None = None,
+    start_engine: EngineStarter | Mapping[EngineId, EngineStarter] | None = None,
     previews: bool = True,
 ) -> AsyncIterator[Service]:
     """Run a service for as long as the block lasts: no sockets, no signals, no global state.
@@ -209,7 +194,7 @@ async def open_service(
     Args:
         settings: by default ``Settings()``, with paths in the working directory.
         repository: where jobs are kept; by default in memory.
-        start_engine: starts the engine; by default a child process with MLX.
+        start_engine: starts the engine, or each of several by its id; by default one child process with MLX.
         previews: whether runs make previews for those who ask; they cost the first run of a model a second.
 
     Raises:
@@ -218,7 +203,10 @@ async def open_service(
     if repository is None:
         # Retention bounds it; what the repository dropped by itself would leave its images behind.
         repository = InMemoryRepository(keep_finished=None)
-    house = SupervisionTree(settings or Settings(), repository, start_engine, previews=previews)
+    settings = settings or Settings()
+    engines = _engines(settings, start_engine)
+    tree = SupervisionTree(settings, TreeOptions(repository=repository, engines=engines, previews=previews))
+    service = Service(tree.gateway, tree.root)
     callers: BaseException | None = None
     failure: ServiceFailed | None = None
     ended = trio.Event()
@@ -228,12 +216,12 @@ async def open_service(
         async def run_tree() -> None:
             nonlocal failure
             try:
-                await house.root.run(status)
+                await tree.root.run(status)
             except ServiceFailed as error:
                 failure = error
             finally:
                 # Before the caller's block has ended: what it does in a shielded scope may still ask.
-                house.close()
+                tree.close()
                 status.event.set()
                 ended.set()
                 nursery.cancel_scope.cancel()
@@ -242,7 +230,7 @@ async def open_service(
         await status.event.wait()
         try:
             if not ended.is_set():
-                yield house.service
+                yield service
         except BaseException as error:
             callers = _without(trio.Cancelled, error)
             if callers is None:
@@ -261,6 +249,14 @@ async def open_service(
         raise failure
 
 
+def _engines(
+    settings: Settings, start_engine: EngineStarter | Mapping[EngineId, EngineStarter] | None
+) -> Mapping[EngineId, EngineStarter]:
+    if start_engine is None:
+        return local_engines(settings)
+    return start_engine if isinstance(start_engine, Mapping) else {"0": start_engine}
+
+
 def _without(
     kinds: type[BaseException] | tuple[type[BaseException], ...], error: BaseException
 ) -> BaseException | None:
@@ -268,146 +264,3 @@ def _without(
     if isinstance(error, BaseExceptionGroup):
         return error.split(kinds)[1]
     return None if isinstance(error, kinds) else error
-
-
-class SupervisionTree:
-    """Every mailbox and actor of one service."""
-
-    def __init__(
-        self, settings: Settings, repository: Repository, start_engine: EngineStarter | None, *, previews: bool
-    ) -> None:
-        self._mailboxes: list[Mailbox[object]] = []
-        catalog = settings.catalog()
-        store_box: Mailbox[m.StoreMessage] = self._mailbox(m.JOB_STORE)
-        hub_box: Mailbox[m.HubMessage] = self._mailbox(m.EVENT_HUB, work_capacity=1024)
-        downloader_box: Mailbox[m.DownloaderMessage] = self._mailbox(m.DOWNLOADER)
-        loader_box: Mailbox[m.LoaderMessage] = self._mailbox(m.MODEL_LOADER)
-        generator_box: Mailbox[m.GeneratorMessage] = self._mailbox(m.GENERATOR)
-        scheduler_box: Mailbox[m.SchedulerMessage] = self._mailbox(m.SCHEDULER)
-        stats_box: Mailbox[m.StatsMessage] = self._mailbox(m.STATS)
-
-        files = ImageFiles(settings.generation.output_dir)
-        checkpoints = Checkpoints(settings.models.cache_dir)
-        store = JobStore(store_box, repository, _retention(settings, files))
-        hub = EventHub(hub_box)
-        stats = Stats(stats_box)
-        downloader = Downloader(
-            downloader_box,
-            _address(loader_box, m.DOWNLOADER),
-            catalog,
-            checkpoints,
-            automatic=settings.models.auto_download,
-        )
-        loader = ModelLoader(
-            loader_box,
-            _address(generator_box, m.MODEL_LOADER),
-            catalog,
-            checkpoints,
-            _address(scheduler_box, m.MODEL_LOADER),
-            settings.memory,
-            Disk(
-                locate=lambda model: trio.to_thread.run_sync(checkpoints.folder, model),
-                measure=lambda model, float_bytes: trio.to_thread.run_sync(checkpoints.footprint, model, float_bytes),
-            ),
-            preload=settings.models.default if settings.engine.preload else None,
-        )
-        generator = Generator(
-            generator_box,
-            start_engine or _local_engine(settings),
-            GeneratorOptions(
-                step_timeout=settings.engine.step_timeout_seconds,
-                cancel_grace=settings.scheduler.cancel_grace_seconds,
-                previews=previews,
-            ),
-            _address(scheduler_box, m.GENERATOR),
-        )
-        scheduler = Scheduler(
-            scheduler_box,
-            store=_address(store_box, m.SCHEDULER),
-            hub=_address(hub_box, m.SCHEDULER),
-            stats=_address(stats_box, m.SCHEDULER),
-            fetcher=ModelOnDisk(_address(downloader_box, m.SCHEDULER), catalog),
-            job_runner=JobRunner(
-                _address(loader_box, m.SCHEDULER),
-                _address(generator_box, m.SCHEDULER),
-                files,
-                trio.CapacityLimiter(ENCODER_THREADS),
-                lambda alias: checkpoints.short_hash(catalog.get(alias)),
-                LoraFiles(settings.lora.dirs),
-                MemoryAdvice(catalog),
-            ),
-            settings=settings.scheduler,
-        )
-        engines = Supervisor(
-            "engines",
-            [_child(generator_box, generator.run), _child(loader_box, loader.run)],
-            strategy=Strategy.ONE_FOR_ALL,
-        )
-        core = Supervisor(
-            "core",
-            [
-                _child(store_box, store.run),
-                _child(hub_box, hub.run),
-                ChildSpec(name="engines", run=engines.run),
-                _child(scheduler_box, scheduler.run),
-            ],
-            strategy=Strategy.REST_FOR_ONE,
-        )
-        self.root = Supervisor(
-            "root",
-            [
-                ChildSpec(name="core", run=core.run),
-                _child(stats_box, stats.run),
-                # Beside the core: when it fails, no running job is touched, and those that wait ask again.
-                _child(downloader_box, downloader.run),
-            ],
-        )
-        gateway = Gateway(
-            Addresses(
-                scheduler=_address(scheduler_box, m.GATEWAY),
-                store=_address(store_box, m.GATEWAY),
-                hub=_address(hub_box, m.GATEWAY),
-                downloader=_address(downloader_box, m.GATEWAY),
-                loader=_address(loader_box, m.GATEWAY),
-                generator=_address(generator_box, m.GATEWAY),
-                stats=_address(stats_box, m.GATEWAY),
-            ),
-            settings,
-            catalog,
-            checkpoints,
-        )
-        self.service = Service(gateway, self.root)
-
-    def _mailbox(self, name: str, **options: int) -> Mailbox[M]:
-        mailbox: Mailbox[M] = Mailbox(name, **options)
-        self._mailboxes.append(mailbox)  # type: ignore[arg-type]
-        return mailbox
-
-    def close(self) -> None:
-        """Answer everybody who still waits for an actor, or asks one from now on: it will not come back."""
-        for mailbox in self._mailboxes:
-            mailbox.close()
-
-
-def _address(mailbox: Mailbox[M], sender: str) -> Address[M]:
-    return Address(mailbox, sender=sender, asks=m.ASK_GRAPH)
-
-
-def _child(mailbox: Mailbox[M], run: Callable[[Started], Awaitable[None]]) -> ChildSpec:
-    return ChildSpec(name=mailbox.name, run=run, on_exit=mailbox.fail_in_flight)
-
-
-def _retention(settings: Settings, files: ImageFiles) -> Retention:
-    try:
-        ttl = timedelta(hours=settings.jobs.ttl_hours)
-    except OverflowError:
-        ttl = timedelta.max
-    return Retention(keep=settings.jobs.keep_completed, ttl=ttl, files=files)
-
-
-def _local_engine(settings: Settings) -> EngineStarter:
-    options = LocalEngineOptions(
-        start_timeout=settings.engine.start_timeout_seconds,
-        heartbeat_timeout=settings.engine.heartbeat_seconds,
-    )
-    return partial(LocalEngine.start, options=options)

@@ -9,13 +9,15 @@ supervisor alone, and the order in which children stop does not depend on luck.
 
 The supervisor never waits for a child to become ready: it takes one event after another. So a child whose start needs
 one that has just died (the scheduler asks the job store) does not keep that one from being restarted.
+
+A child that is itself a supervisor may be isolated: that it gives up is not counted, and it starts again after a while.
 """
 
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from enum import Enum
 from typing import Any
 
@@ -48,7 +50,8 @@ class Backoff:
 
     def delay(self, failures: int) -> float:
         """Return the wait after ``failures`` failures within the intensity's window (at least 1)."""
-        return min(self.maximum, self.first * self.factor ** (failures - 1))
+        # The exponent is bounded too: a child that fails all night would overflow a float.
+        return min(self.maximum, self.first * self.factor ** min(failures - 1, 64))
 
 
 @attrs.frozen(kw_only=True)
@@ -64,6 +67,20 @@ DEFAULT_INTENSITY = Intensity()
 
 
 @attrs.frozen(kw_only=True)
+class Isolation:
+    """What happens when a child that is a supervisor gives up: its own supervisor does not count it."""
+
+    on_start: Callable[[], None] = lambda: None
+    """Called before each start of the child."""
+    on_failed: Callable[[ServiceFailed], None] = lambda error: None
+    """Called when it has given up, and everything below it has stopped."""
+    backoff: Backoff = Backoff(first=1.0, factor=2.0, maximum=60.0)
+    """The wait before the next start."""
+    healthy_seconds: float = 60.0
+    """A child that was ready for so long begins with the first wait again."""
+
+
+@attrs.frozen(kw_only=True)
 class ChildSpec:
     """How to run one child."""
 
@@ -71,11 +88,13 @@ class ChildSpec:
     run: Callable[["Started"], Awaitable[None]]
     """Runs until it fails or is cancelled; calls ``started`` once it is ready. Returning is a failure too."""
     on_exit: Callable[[], None] = lambda: None
-    """Called after each end of the child, before anybody learns of it."""
+    """Called after each end of the child, before its supervisor acts on it."""
+    isolation: Isolation | None = None
+    """Set for a supervisor that may give up alone; any other error than that is counted."""
 
 
 class Escalated(ServiceFailed):
-    """A supervisor gave up on a child that kept failing; ``__cause__`` is the child's last error."""
+    """A supervisor stopped because a child kept failing; ``__cause__`` is the child's last error."""
 
     def __init__(self, supervisor: str, child: str, restarts: int, cause: BaseException | None) -> None:
         super().__init__(f"{supervisor}: '{child}' kept failing after {restarts} restarts (last: {_named(cause)})")
@@ -125,6 +144,7 @@ class _Child:
         self.status = Started(lambda: report(_Ready(self)))
         self.done = trio.Event()
         self.error: BaseException | None = None
+        self.started_at = trio.current_time()
 
     @property
     def ready(self) -> bool:
@@ -176,9 +196,11 @@ class Supervisor:
         self._specs = list(children)
         self._running: dict[str, _Child] = {}
         self._due: dict[str, float] = {}
-        # Who waits for a child that was added to become ready.
+        # Callers that wait for a child that was added to become ready.
         self._adding: dict[str, trio.MemorySendChannel[Any]] = {}
         self._failures: deque[float] = deque()
+        # How often in a row an isolated child has given up.
+        self._isolated: dict[str, int] = {}
         self._ended = False
         # Unbounded: a child that ends must never wait, and requests come from few callers.
         self._inbox_send, self._inbox = trio.open_memory_channel[_Event](math.inf)
@@ -190,20 +212,14 @@ class Supervisor:
             StartFailed: a child ended before it was ready, and before this supervisor had been ready.
             Escalated: a child failed more often than the intensity allows.
         """
-        failure: ServiceFailed | None = None
         self._ended = False
-        async with trio.open_nursery() as nursery:
+        async with unwrapped_nursery() as nursery:
             try:
                 await self._supervise(nursery, status)
-            except ServiceFailed as error:
-                # Kept aside so that the nursery does not wrap it in a group.
-                failure = error
             finally:
                 with trio.CancelScope(shield=True):
                     await self._stop(self._specs)
                 self._forget_everything()
-        if failure is not None:
-            raise failure
 
     async def add(self, spec: ChildSpec) -> Any:
         """Start one more child, last in order; returns what it reported when it was ready.
@@ -254,12 +270,13 @@ class Supervisor:
         return answer
 
     def _forget_everything(self) -> None:
-        """Be as new for the next run; whoever waits for an answer learns that there is none."""
+        """Be as new for the next run; callers that wait for an answer learn that there is none."""
         self._ended = True
         self._specs = list(self._children)
         self._running.clear()
         self._due.clear()
         self._failures.clear()
+        self._isolated.clear()
         for waiting in self._adding.values():
             waiting.close()
         self._adding.clear()
@@ -275,7 +292,7 @@ class Supervisor:
         self._due = {spec.name: -math.inf for spec in self._specs}
         while True:
             deadline = self._start_next(nursery)
-            if not status.event.is_set() and not self._due and all(child.ready for child in self._running.values()):
+            if not status.event.is_set() and self._everyone_is_up():
                 status.started()
             event: _Event | None = None
             with trio.move_on_at(deadline):
@@ -296,6 +313,11 @@ class Supervisor:
                 case _Remove():
                     await self._remove(event)
 
+    def _everyone_is_up(self) -> bool:
+        """Whether every child is ready; one that is isolated may be waiting for its next start."""
+        pending = [spec for spec in self._specs if spec.name in self._due and spec.isolation is None]
+        return not pending and all(child.ready for child in self._running.values())
+
     def _is_current(self, child: _Child) -> bool:
         return self._running.get(child.spec.name) is child
 
@@ -311,6 +333,8 @@ class Supervisor:
             due = self._due.get(spec.name, math.inf)
             if due <= now:
                 del self._due[spec.name]
+                if spec.isolation is not None:
+                    spec.isolation.on_start()
                 started = _Child(spec, self._inbox_send.send_nowait)
                 self._running[spec.name] = started
                 nursery.start_soon(self._run_child, started, name=f"{self.name}/{spec.name}")
@@ -343,6 +367,10 @@ class Supervisor:
                 logger.error("%s: '%s' failed while stopping: %s", self.name, spec.name, _named(child.error))
 
     async def _exited(self, child: _Child, *, starting_up: bool) -> None:
+        isolation = child.spec.isolation
+        if isolation is not None and isinstance(child.error, ServiceFailed):
+            self._isolate(child, isolation, child.error)
+            return
         if not child.ready:
             adder = self._adding.pop(child.spec.name, None)
             if adder is not None:
@@ -352,6 +380,15 @@ class Supervisor:
             if starting_up:
                 raise StartFailed(child.spec.name, child.error)
         await self._failed(child.spec, child.error)
+
+    def _isolate(self, child: _Child, isolation: Isolation, error: ServiceFailed) -> None:
+        name, now = child.spec.name, trio.current_time()
+        lasted = child.ready and now - child.started_at >= isolation.healthy_seconds
+        self._isolated[name] = 1 if lasted else self._isolated.get(name, 0) + 1
+        delay = isolation.backoff.delay(self._isolated[name])
+        logger.error("%s: '%s' has failed and starts again in %g s: %s", self.name, name, delay, error)
+        isolation.on_failed(error)
+        self._due[name] = now + delay
 
     async def _failed(self, spec: ChildSpec, error: BaseException | None) -> None:
         now = trio.current_time()
@@ -417,6 +454,36 @@ def _answer(channel: trio.MemorySendChannel[Any], value: Any) -> bool:
 
 def _named(error: BaseException | None) -> str:
     """Return the error's type only: its text may hold a prompt."""
+    return "it returned" if error is None else type(_first(error)).__name__
+
+
+@asynccontextmanager
+async def unwrapped_nursery() -> AsyncIterator[trio.Nursery]:
+    """Open a nursery that raises its first failure as it is, and not in a group.
+
+    For blocks where one thing fails and everything else ends because of it: what else failed is logged only.
+    """
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        failure = _first(group)
+        if not isinstance(failure, Exception):
+            # A cancellation or an interrupt passes through as it came.
+            raise
+        if len(group.exceptions) > 1:
+            logger.debug("more than one task failed", exc_info=group)
+        cause, context = failure.__cause__, failure.__context__
+        try:
+            raise failure
+        finally:
+            # As it was raised, without the group that carried it.
+            failure.__cause__, failure.__context__ = cause, context
+
+
+def _first(error: BaseException) -> BaseException:
+    """Return the first failure in a group, or what cancelled it where nothing failed."""
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return "it returned" if error is None else type(error).__name__
+        failures = error.split(trio.Cancelled)[1]
+        error = (failures or error).exceptions[0]
+    return error

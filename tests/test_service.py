@@ -33,7 +33,7 @@ from mflux_api.errors import (
     ServiceRestarting,
     ShuttingDown,
 )
-from tests.support.harness import ended, gateway, images, request, rgb, scripted_service, settings
+from tests.support.harness import ended, engine_info, gateway, images, request, rgb, scripted_service, settings
 from tests.support.scripted_engine import Fail, Hold, Script, pixels
 
 # --- what open_service raises --------------------------------------------------------------------------------------
@@ -98,11 +98,11 @@ async def test_tree_that_cannot_start_is_one_service_failed(tmp_path: Path, monk
 async def broken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     """A service whose scheduler dies at every question; the block is entered when the tree has given up."""
     async with scripted_service(folder, Script()) as service:
-        monkeypatch.setattr(JobQueue, "live", lambda _: 1 / 0)
+        monkeypatch.setattr(JobQueue, "snapshots", lambda _: 1 / 0)
         try:
             while True:
                 with suppress(ServiceRestarting):
-                    await gateway(service).live()
+                    await gateway(service).snapshots()
         finally:
             with trio.CancelScope(shield=True):
                 yield service
@@ -289,7 +289,7 @@ async def test_job_whose_engine_is_killed_completes_with_the_pixels_of_an_undist
     async with real_service(tmp_path) as service:
         undisturbed = await service.result((await service.submit(wanted)).id)
         job = await service.submit(wanted)
-        engine = (await gateway(service).engine()).info
+        engine = await engine_info(service)
         assert engine is not None
         async with service.events(job.id) as events:
             async for event in events:

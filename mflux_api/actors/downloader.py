@@ -5,6 +5,7 @@ A download runs in a child process for as long as somebody wants it: jobs that w
 
 import logging
 from collections import deque
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import assert_never
 
@@ -12,7 +13,7 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
+from mflux_api.actors.mailbox import ActorGone, ActorSuspended, Address, Mailbox
 from mflux_api.catalog import Catalog, Model
 from mflux_api.catalog.lookup import not_downloaded
 from mflux_api.engine.interface import EngineDied
@@ -100,7 +101,7 @@ class Downloader:
     def __init__(
         self,
         mailbox: Mailbox[m.DownloaderMessage],
-        loader: Address[m.LoaderMessage],
+        loaders: Sequence[Address[m.LoaderMessage]],
         catalog: Catalog,
         checkpoints: Checkpoints,
         *,
@@ -108,7 +109,7 @@ class Downloader:
         options: DownloadOptions = DEFAULT_OPTIONS,
     ) -> None:
         self._mailbox = mailbox
-        self._loader = loader
+        self._loaders = loaders
         self._catalog = catalog
         self._checkpoints = checkpoints
         self._automatic = automatic
@@ -275,9 +276,10 @@ class Downloader:
         if download is not None and model.quantization != "runtime":
             await self._stop(download)
         for each in self._checkpoints.made_of_the_same(model, self._catalog):
-            # When the engine dies over it, the model is out of memory too.
-            with suppress(EngineDied):
-                await self._loader.ask(m.Evict(model=each.alias))
+            for loader in self._loaders:
+                # An engine that dies over it, or has failed, has the model in memory no more either.
+                with suppress(EngineDied, ActorSuspended):
+                    await loader.ask(m.Evict(model=each.alias))
         try:
             await trio.to_thread.run_sync(self._checkpoints.delete, model)
         except OSError as error:

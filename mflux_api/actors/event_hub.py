@@ -104,16 +104,16 @@ class HubState:
         log = self._logs.get(job_id)
         if log is None:
             send.close()
-            return m.Subscription(backlog=(), present=None, channel=receive)
+            return m.Subscription(backlog=(), latest=None, channel=receive)
         if log.finished:
             send.close()
         else:
             log.subscribers = [channel for channel in log.subscribers if _followed(channel)]
             log.subscribers.append(send)
         if last_event_id is None:
-            present, backlog = _present(log)
-            return m.Subscription(backlog=backlog, present=present, channel=receive)
-        return m.Subscription(backlog=self._after(log, last_event_id), present=None, channel=receive)
+            latest, backlog = _latest(log)
+            return m.Subscription(backlog=backlog, latest=latest, channel=receive)
+        return m.Subscription(backlog=self._after(log, last_event_id), latest=None, channel=receive)
 
     def watch(self, job_id: str) -> None:
         """Send previews to whoever subscribed last."""
@@ -163,7 +163,7 @@ class HubState:
             del self._logs[oldest]
 
 
-def _present(log: _Log) -> tuple[m.LogEntry | None, tuple[m.LogEntry, ...]]:
+def _latest(log: _Log) -> tuple[m.LogEntry | None, tuple[m.LogEntry, ...]]:
     """Return the newest state, and the terminal event that may follow it."""
     if not log.finished:
         return (log.entries[-1] if log.entries else None), ()

@@ -194,10 +194,10 @@ def _finished(outcome: m.Outcome) -> Callable[[Job], Job]:
             return job
         match outcome:
             case m.Completed():
-                return jobs.complete(job, outcome.images, outcome.timings, _now())
+                return jobs.complete(job, outcome.images, outcome.timings, _now(), device=outcome.device)
             case m.Failed():
                 return jobs.fail(job, outcome.failure, _now(), images=outcome.images, progress=outcome.progress)
-            case m.Cancelled():
+            case m.JobWasCancelled():
                 return jobs.cancel(job, _now(), images=outcome.images, progress=outcome.progress)
             case _:
                 assert_never(outcome)

@@ -1,17 +1,20 @@
 """Mailboxes and addresses: how actors send each other messages, and nothing else.
 
-A mailbox has two bounded lanes, control before work, and belongs to the supervisor's side of the house: it outlives
-the actor that reads it. Queued messages survive that actor's restart. A message that the actor had taken and not
-answered is lost with it, and whoever asked gets :class:`ActorGone`, never a hang.
+A mailbox has two bounded lanes, control before work, and before both the newest of each kind of news. It belongs to the
+supervisor: it outlives the actor that reads it, and queued messages survive that actor's restart. A message that the
+actor had taken and not answered is lost with it, and its asker gets :class:`ActorGone`, never a hang.
 """
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 import attrs
 import trio
+
+logger = logging.getLogger(__name__)
 
 M = TypeVar("M")
 T = TypeVar("T")
@@ -25,7 +28,11 @@ class ActorGone(Exception):
 
 
 class ActorStopped(ActorGone):
-    """The actor has stopped for good; asking again is no use."""
+    """The actor has stopped for good; asking again is of no use."""
+
+
+class ActorSuspended(ActorGone):
+    """The actor keeps failing and is started again only after a while."""
 
 
 class MailboxFull(Exception):
@@ -53,7 +60,7 @@ class Reply(Generic[T]):
         return self._put(error)
 
     def abandon(self) -> None:
-        """Give up without an answer: the asker gets :class:`ActorGone`."""
+        """End the question without an answer: the asker gets :class:`ActorGone`."""
         self._answered = True
         self._send.close()
 
@@ -78,7 +85,7 @@ class Reply(Generic[T]):
         """Wait for the answer. What :meth:`ok` called taken arrives, even while the asker is being cancelled.
 
         Raises:
-            ActorGone: nobody will answer any more.
+            ActorGone: there will be no answer.
         """
         with self._receive:
             try:
@@ -113,27 +120,41 @@ class Mailbox(Generic[M]):
     """The receiving side; one per actor name, kept across restarts."""
 
     def __init__(
-        self, name: str, *, work_capacity: int = WORK_CAPACITY, control_capacity: int = CONTROL_CAPACITY
+        self,
+        name: str,
+        *,
+        role: str | None = None,
+        work_capacity: int = WORK_CAPACITY,
+        control_capacity: int = CONTROL_CAPACITY,
     ) -> None:
+        """Take the actor's name and, where several actors do the same for different things, what they are."""
         self.name = name
+        self.role = role or name
         self._work_in, self._work_out = trio.open_memory_channel[M](work_capacity)
         self._control_in, self._control_out = trio.open_memory_channel[M](control_capacity)
-        # One token per queued message, so that one await serves two lanes.
+        self._latest: dict[Hashable, M] = {}
+        # One token per queued message, so that one await serves all lanes.
         self._wakeups_in, self._wakeups = trio.open_memory_channel[None](math.inf)
         self._in_flight: list[Reply[Any]] = []
         self._closed = False
+        self._suspended = False
 
     async def receive(self) -> M:
-        """Take the next message, control lane first."""
+        """Take the next message: news first, then the control lane."""
         await self._wakeups.receive()
-        try:
-            message = self._control_out.receive_nowait()
-        except trio.WouldBlock:
-            message = self._work_out.receive_nowait()
+        message = self._next()
         if isinstance(message, Ask):
             self._in_flight = [reply for reply in self._in_flight if not reply.answered]
             self._in_flight.append(message.reply)
         return message
+
+    def _next(self) -> M:
+        if self._latest:
+            return self._latest.pop(next(iter(self._latest)))
+        try:
+            return self._control_out.receive_nowait()
+        except trio.WouldBlock:
+            return self._work_out.receive_nowait()
 
     def fail_in_flight(self) -> None:
         """The reading actor ended: everything it took and did not answer is lost."""
@@ -142,30 +163,47 @@ class Mailbox(Generic[M]):
                 reply.abandon()
         self._in_flight.clear()
 
+    def suspend(self) -> None:
+        """The actor is away for a while: every asker is told so at once, until :meth:`resume`; news waits for it."""
+        self._suspended = True
+        self.fail_in_flight()
+        self._fail_queued(ActorSuspended)
+
+    def resume(self) -> None:
+        """The actor is about to be started again."""
+        self._suspended = False
+
     def close(self) -> None:
-        """The actor will not come back: nobody waits in vain, and nothing more is taken."""
+        """The actor will not come back: every asker is told so, and nothing more is taken."""
         if self._closed:
             return
         self._closed = True
         for reply in self._in_flight:
-            self._stopped(reply)
+            if not reply.answered:
+                reply.fail(ActorStopped(self.name))
         self._in_flight.clear()
+        self._fail_queued(ActorStopped)
+        for lane in (self._control_out, self._work_out):
+            lane.close()
+
+    def _fail_queued(self, error: type[ActorGone]) -> None:
         for lane in (self._control_out, self._work_out):
             while True:
                 try:
                     message = lane.receive_nowait()
                 except trio.WouldBlock:
                     break
-                if isinstance(message, Ask):
-                    self._stopped(message.reply)
-            lane.close()
-
-    def _stopped(self, reply: Reply[Any]) -> None:
-        if not reply.answered:
-            reply.fail(ActorStopped(self.name))
+                if isinstance(message, Ask) and not message.reply.answered:
+                    message.reply.fail(error(self.name))
+        # Not one token for each: a message that has just found room has not brought its own yet, and never will.
+        with suppress(trio.WouldBlock):
+            while True:
+                self._wakeups.receive_nowait()
+        for _ in self._latest:
+            self._wakeups_in.send_nowait(None)
 
     def queued(self) -> int:
-        """Messages waiting in both lanes."""
+        """Messages waiting in all lanes."""
         return self._wakeups.statistics().current_buffer_used
 
     async def put(self, message: M, *, control: bool) -> None:
@@ -173,14 +211,18 @@ class Mailbox(Generic[M]):
 
         Raises:
             ActorStopped: the mailbox is closed.
+            ActorSuspended: its actor is away for a while.
         """
+        self._check_open()
         try:
             await (self._control_in if control else self._work_in).send(message)
         except trio.BrokenResourceError:
             raise ActorStopped(self.name) from None
-        if self._closed:
-            # It was closed between the message's way in and now, and the message went with it.
-            raise ActorStopped(self.name)
+        if self._suspended:
+            # It was suspended while the message waited for room.
+            self._fail_queued(ActorSuspended)
+        # Closed or suspended between the message's way in and now, it has taken the message along.
+        self._check_open()
         self._wakeups_in.send_nowait(None)
 
     def put_nowait(self, message: M, *, control: bool) -> None:
@@ -188,8 +230,10 @@ class Mailbox(Generic[M]):
 
         Raises:
             ActorStopped: the mailbox is closed.
+            ActorSuspended: its actor is away for a while.
             MailboxFull: the lane is full.
         """
+        self._check_open()
         try:
             (self._control_in if control else self._work_in).send_nowait(message)
         except trio.BrokenResourceError:
@@ -198,6 +242,24 @@ class Mailbox(Generic[M]):
             raise MailboxFull(self.name) from None
         self._wakeups_in.send_nowait(None)
 
+    def put_latest(self, message: M, *, key: Hashable) -> None:
+        """Queue news; it replaces older news under the same key that was not read yet, so there is always room.
+
+        Raises:
+            ActorStopped: the mailbox is closed.
+        """
+        if self._closed:
+            raise ActorStopped(self.name)
+        if key not in self._latest:
+            self._wakeups_in.send_nowait(None)
+        self._latest[key] = message
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ActorStopped(self.name)
+        if self._suspended:
+            raise ActorSuspended(self.name)
+
 
 class Address(Generic[M]):
     """The sending side, made out to one sender: what an actor knows of another."""
@@ -205,7 +267,7 @@ class Address(Generic[M]):
     def __init__(self, mailbox: Mailbox[M], *, sender: str, asks: Mapping[str, frozenset[str]]) -> None:
         self._mailbox = mailbox
         self._sender = sender
-        self._may_ask = mailbox.name in asks.get(sender, frozenset())
+        self._may_ask = mailbox.role in asks.get(sender, frozenset())
 
     @property
     def name(self) -> str:
@@ -217,6 +279,7 @@ class Address(Generic[M]):
 
         Raises:
             ActorStopped: the receiver has stopped for good.
+            ActorSuspended: the receiver is away for a while.
         """
         await self._mailbox.put(message, control=control)
 
@@ -225,15 +288,34 @@ class Address(Generic[M]):
 
         Raises:
             ActorStopped: the receiver has stopped for good.
+            ActorSuspended: the receiver is away for a while.
             MailboxFull: the receiver's lane is full.
         """
         self._mailbox.put_nowait(message, control=control)
+
+    def tell_lossy(self, message: M, *, control: bool = False) -> None:
+        """Send without waiting what may be lost: when there is no room, or no receiver any more."""
+        try:
+            self._mailbox.put_nowait(message, control=control)
+        except (MailboxFull, ActorGone) as error:
+            logger.debug("%s: a %s was dropped (%s)", self.name, type(message).__name__, type(error).__name__)
+
+    def tell_latest(self, message: M, *, key: Hashable) -> None:
+        """Send news without waiting; it replaces what the receiver has not read yet under the same key.
+
+        Only a receiver that has stopped for good does not get it.
+        """
+        try:
+            self._mailbox.put_latest(message, key=key)
+        except ActorStopped:
+            logger.debug("%s has stopped and takes no news", self.name)
 
     async def ask(self, message: Ask[T], *, control: bool = False) -> T:
         """Send a message and wait for its answer.
 
         Raises:
-            ActorGone: the receiver ended before it answered; :class:`ActorStopped` when it will not come back.
+            ActorGone: the receiver ended before it answered; :class:`ActorStopped` when it will not come back,
+                :class:`ActorSuspended` when it will be away for a while.
             RuntimeError: the ask graph of :mod:`mflux_api.actors.messages` has no such edge.
         """
         if not self._may_ask:

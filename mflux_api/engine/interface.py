@@ -9,6 +9,9 @@ import trio
 from mflux_api.engine.protocol import Command, Event, Ready
 from mflux_api.ipc.child_process import ChildDied
 
+EngineId = str
+"""What an engine is called: the same for as long as the service lives, whatever becomes of its children."""
+
 
 class EngineDied(ChildDied):
     """The engine ended, fell silent or broke the protocol; ``reason`` says which, for a log line."""

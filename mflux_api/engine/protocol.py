@@ -35,8 +35,7 @@ class LoadModel:
 class UnloadModel:
     """Drop a resident model and its memory."""
 
-    model: str | None = None
-    """``None``: all of them."""
+    model: str
 
 
 @attrs.frozen(kw_only=True)

@@ -167,13 +167,10 @@ class Worker:
             )
         return Pipeline(components, self._device)
 
-    def _unload(self, model: str | None) -> None:
+    def _unload(self, model: str) -> None:
         from mflux_api.engine import device as memory
 
-        if model is None:
-            self._resident.clear()
-        else:
-            self._resident.pop(model, None)
+        self._resident.pop(model, None)
         memory.release()
         self._measure()
 

@@ -23,10 +23,10 @@ class EventStream:
         self._past = deque(subscription.backlog)
         self._ended = False
         if from_start:
-            present = subscription.present
-            if present is None or job.status.terminal:
-                present = m.LogEntry(id=present.id if present is not None else "", event=_present(job))
-            self._past.appendleft(present)
+            latest = subscription.latest
+            if latest is None or job.status.terminal:
+                latest = m.LogEntry(id=latest.id if latest is not None else "", event=_state_of(job))
+            self._past.appendleft(latest)
 
     async def __aenter__(self) -> "EventStream":
         return self
@@ -61,7 +61,7 @@ class EventStream:
             raise ServiceRestarting("The event stream was restarted; follow the job again") from None
 
 
-def _present(job: Job) -> Progress:
+def _state_of(job: Job) -> Progress:
     """State where a job is when no log says so."""
     done = job.status is Status.COMPLETED
     steps = job.request.steps_run

@@ -11,11 +11,12 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask, MailboxFull
+from mflux_api.actors.mailbox import ActorGone, ActorStopped, ActorSuspended, Address, Ask
+from mflux_api.actors.scheduler.job_runner import EngineAddresses
 from mflux_api.catalog import Catalog, Model
 from mflux_api.catalog.lookup import find_model, not_downloaded
 from mflux_api.config import Settings
-from mflux_api.engine.interface import EngineDied
+from mflux_api.engine.interface import EngineDied, EngineId
 from mflux_api.errors import (
     EngineUnavailable,
     ImageGone,
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 0.05
 """Before a question is put again to an actor that is being restarted."""
+ENGINE_ANSWER_SECONDS = 2.0
+"""How long the actors of one engine may take to say how it is doing."""
 
 T = TypeVar("T")
 M = TypeVar("M")
@@ -55,9 +58,8 @@ class Addresses:
     store: Address[m.StoreMessage]
     hub: Address[m.HubMessage]
     downloader: Address[m.DownloaderMessage]
-    loader: Address[m.LoaderMessage]
-    generator: Address[m.GeneratorMessage]
     stats: Address[m.StatsMessage]
+    engines: Mapping[EngineId, EngineAddresses]
 
 
 @attrs.frozen(kw_only=True)
@@ -66,6 +68,26 @@ class JobView:
 
     job: Job
     live: m.JobSnapshot | None
+
+
+@attrs.frozen(kw_only=True)
+class EngineView:
+    """One engine as operators see it."""
+
+    status: m.EngineStatus
+    state: m.EngineState | None
+    """``None`` while its actors do not answer."""
+    residency: m.Residency | None
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models in its memory, the most recently used first."""
+        return self.status.models if self.residency is None else self.residency.models
+
+    @property
+    def loading(self) -> str | None:
+        """The model that is being loaded."""
+        return self.status.loading if self.residency is None else self.residency.loading
 
 
 class Gateway:
@@ -85,7 +107,12 @@ class Gateway:
         self.checkpoints = checkpoints
 
     async def submit(
-        self, request: GenerateRequest, *, synchronous: bool = False, key: IdempotencyKey | None = None
+        self,
+        request: GenerateRequest,
+        *,
+        synchronous: bool = False,
+        owner: str = "",
+        key: IdempotencyKey | None = None,
     ) -> m.Accepted:
         """Check, resolve and queue a request whose fields are within their limits; when this returns the job is kept.
 
@@ -113,7 +140,8 @@ class Gateway:
         if model.remote and not self.settings.models.auto_download and not await self._on_disk(model):
             raise not_downloaded(model)
         resolved = await (self._upscaling if model.upscales else self._generating)(checked, model)
-        return await self._ask(self._to.scheduler, m.Submit(request=resolved, synchronous=synchronous, key=key))
+        submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key)
+        return await self._ask(self._to.scheduler, submit)
 
     def upscales(self, name: object) -> bool:
         """Whether a request's ``model``, which nobody has checked yet, or the default where it has none, upscales."""
@@ -159,9 +187,11 @@ class Gateway:
         self, *, limit: int = 50, cursor: str | None = None, status: Status | None = None
     ) -> tuple[tuple[JobView, ...], str | None]:
         """Return a page of jobs, newest first, and the cursor of the next one."""
-        live = await self._ask(self._to.scheduler, m.GetSnapshots())
+        snapshots = await self._ask(self._to.scheduler, m.GetSnapshots())
         page: Page = await self._ask(self._to.store, m.ListJobs(limit=limit, cursor=cursor, status=status))
-        views = tuple(JobView(job=job, live=None if job.status.terminal else live.get(job.id)) for job in page.jobs)
+        views = tuple(
+            JobView(job=job, live=None if job.status.terminal else snapshots.get(job.id)) for job in page.jobs
+        )
         return views, page.next_cursor
 
     async def cancel(self, job_id: str) -> Job:
@@ -177,11 +207,7 @@ class Gateway:
 
     def abandon(self, job_id: str) -> None:
         """Cancel a job without waiting for the answer, for callers that are being cancelled themselves."""
-        try:
-            self._to.scheduler.tell_nowait(m.Abandon(job_id=job_id), control=True)
-        except (ActorGone, MailboxFull) as error:
-            # Raising would hide the caller's cancellation.
-            logger.debug("an abandoned job is not cancelled: %s", type(error).__name__)
+        self._to.scheduler.tell_latest(m.Abandon(job_id=job_id), key=(m.Abandon, job_id))
 
     async def follow(self, job_id: str, last_event_id: str | None = None, *, previews: bool = False) -> EventStream:
         """Follow a job's events; use the result as an async context manager and iterate over it.
@@ -253,21 +279,28 @@ class Gateway:
         model = self.catalog.get(alias)
         return await trio.to_thread.run_sync(self.checkpoints.short_hash, model, limiter=self._readers)
 
-    async def load(self) -> m.Load:
+    async def status(self) -> m.SchedulerStatus:
         """Return how busy the scheduler is."""
-        return await self._ask(self._to.scheduler, m.GetLoad())
+        return await self._ask(self._to.scheduler, m.GetStatus())
 
-    async def live(self) -> Mapping[str, m.JobSnapshot]:
+    async def snapshots(self) -> Mapping[str, m.JobSnapshot]:
         """Return every unfinished job: running ones first, then the queue in order."""
         return await self._ask(self._to.scheduler, m.GetSnapshots())
 
-    async def engine(self) -> m.EngineState:
-        """Return the state of the engine child."""
-        return await self._ask(self._to.generator, m.GetEngine())
+    async def engines(self) -> tuple[EngineView, ...]:
+        """Return every engine, in their order, with what its actors say of it."""
+        statuses = await self._ask(self._to.scheduler, m.GetEngines())
+        return tuple([await self._engine_view(status) for status in statuses])
 
-    async def residency(self) -> m.Residency:
-        """Return which model is in memory."""
-        return await self._ask(self._to.loader, m.GetResidency())
+    async def _engine_view(self, status: m.EngineStatus) -> EngineView:
+        to = self._to.engines[status.id]
+        state: m.EngineState | None = None
+        residency: m.Residency | None = None
+        # Bounded: actors that are being restarted answer when they are back.
+        with suppress(ActorGone), trio.move_on_after(ENGINE_ANSWER_SECONDS):
+            state = await to.generator.ask(m.GetEngine())
+            residency = await to.loader.ask(m.GetResidency())
+        return EngineView(status=status, state=state, residency=residency)
 
     async def download_state(self, model: Model) -> m.DownloadState:
         """Return how far a model's download is, or why the last one failed."""
@@ -278,7 +311,7 @@ class Gateway:
         await self._ask(self._to.downloader, m.StartDownload(model=model.alias))
 
     async def load_model(self, model: Model) -> None:
-        """Bring a model into memory, in line with the jobs that need one; returns when it is there.
+        """Bring a model into the memory of an engine, in line with the jobs that need one; returns when it is there.
 
         Raises:
             ModelNotDownloaded: it is not on disk.
@@ -291,24 +324,36 @@ class Gateway:
                 f"Model '{model.alias}' is not on disk; POST /api/v1/models/{model.alias}/download first",
                 {"model": model.alias, "endpoint": f"POST /api/v1/models/{model.alias}/download"},
             )
+        loader = (await self._engine_for(model)).loader
         try:
-            lease = await self._ask(self._to.loader, m.Acquire(model=model.alias))
+            lease = await self._ask(loader, m.Acquire(model=model.alias))
         except EngineDied as died:
             raise EngineUnavailable(
                 f"The engine ended while it loaded '{model.alias}' ({died.reason}); try again or see the log"
             ) from None
-        await self._to.loader.tell(m.Release(lease_id=lease.id), control=True)
+        loader.tell_latest(m.Release(lease_id=lease.id), key=(m.Release, lease.id))
+
+    async def _engine_for(self, model: Model) -> EngineAddresses:
+        """The engine that has the model, else the first that could load it."""
+        statuses = await self._ask(self._to.scheduler, m.GetEngines())
+        working = [status for status in statuses if status.condition is not m.EngineCondition.FAILED]
+        if not working:
+            raise EngineUnavailable("No engine works; see GET /api/v1/health and the log")
+        return self._to.engines[max(working, key=lambda status: model.alias in status.models).id]
 
     async def unload_model(self, model: Model) -> None:
-        """Have a model out of memory; nothing to do when it is not there.
+        """Have a model out of the memory of every engine; nothing to do where it is not.
 
         Raises:
             ModelInUse: a job runs on it.
         """
-        try:
-            await self._ask(self._to.loader, m.Evict(model=model.alias))
-        except EngineDied:
-            logger.debug("the engine died, and what it had in memory with it")
+        for engine in self._to.engines.values():
+            try:
+                await engine.loader.ask(m.Evict(model=model.alias))
+            except (EngineDied, ActorSuspended):
+                logger.debug("the engine is gone, and what it had in memory with it")
+            except ActorGone as gone:
+                raise _gone(gone) from None
 
     async def delete_model(self, model: Model) -> None:
         """Remove a model from memory and from disk.
@@ -357,10 +402,14 @@ class Gateway:
     async def _ask(self, address: Address[M], message: Ask[T], *, control: bool = False) -> T:
         try:
             return await address.ask(message, control=control)
-        except ActorStopped:
-            raise ShuttingDown("The service has ended") from None
         except ActorGone as gone:
-            raise ServiceRestarting(f"The service's {gone} was restarted; try again") from None
+            raise _gone(gone) from None
+
+
+def _gone(gone: ActorGone) -> ServiceRestarting | ShuttingDown:
+    if isinstance(gone, ActorStopped):
+        return ShuttingDown("The service has ended")
+    return ServiceRestarting(f"The service's {gone} was restarted; try again")
 
 
 def _unknown(job_id: str) -> JobNotFound:

@@ -248,6 +248,23 @@ class EngineObject:
 
 
 @attrs.frozen(kw_only=True)
+class ListedEngine:
+    """One of the engines."""
+
+    id: str
+    status: Literal["starting", "ready", "degraded", "failed"]
+    incarnation: int
+    """Counts its children."""
+    device: str | None
+    backend: str | None
+    models: tuple[str, ...]
+    """In its memory, the most recently used first."""
+    loading: str | None
+    memory_gb: float
+    peak_memory_gb: float
+
+
+@attrs.frozen(kw_only=True)
 class SystemObject:
     """``GET /api/v1/system``."""
 
@@ -256,6 +273,8 @@ class SystemObject:
     system_memory_gb: SystemMemory
     device: str
     engine: EngineObject
+    """The first of ``engines``, as this answer always had it."""
+    engines: tuple[ListedEngine, ...]
 
 
 @attrs.frozen(kw_only=True)

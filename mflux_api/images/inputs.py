@@ -1,4 +1,4 @@
-"""What a run needs besides its request: pixels and paths, made from what the request names."""
+"""What a run needs besides its request: pixels, made from the text that the request carries."""
 
 import attrs
 
@@ -12,14 +12,13 @@ from mflux_api.jobs.resolve import ResolvedRequest
 
 @attrs.frozen(kw_only=True)
 class RunInputs:
-    """Images and adapters of one run."""
+    """The images of one run."""
 
     references: tuple[RGBImage, ...] = ()
     start: RGBImage | None = None
     """What an image strength below 1 starts from, in the output's size."""
     source: RGBImage | None = None
     """What an upscaler upscales, as it was given."""
-    lora_paths: tuple[str, ...] = ()
 
 
 def output_size(init_images: tuple[str, ...]) -> tuple[int, int] | None:

@@ -25,32 +25,33 @@ class _Measured:
 
 
 class Estimates:
-    """Moving averages per model, number of init images, and size.
+    """Moving averages per kind of device, model, number of init images, and size.
 
     A size that was never seen is scaled from the nearest one that was. Edits are measured apart: their references cost
     time at every step.
     """
 
     def __init__(self) -> None:
-        self._measured: dict[tuple[str, int], dict[int, _Measured]] = {}
+        self._measured: dict[tuple[str | None, str, int], dict[int, _Measured]] = {}
 
-    def add_step(self, request: ResolvedRequest, seconds: float) -> None:
-        """Learn from one denoising step."""
-        self._of(request).step.add(seconds)
+    def add_step(self, request: ResolvedRequest, device: str | None, seconds: float) -> None:
+        """Learn from one denoising step on a kind of device."""
+        self._of(request, device).step.add(seconds)
 
-    def add_rest(self, request: ResolvedRequest, seconds: float) -> None:
+    def add_rest(self, request: ResolvedRequest, device: str | None, seconds: float) -> None:
         """Learn from the time one image took outside its steps."""
-        self._of(request).rest.add(seconds)
+        self._of(request, device).rest.add(seconds)
 
-    def remaining(self, request: ResolvedRequest, *, step: int = 0, image: int = 0) -> float | None:
-        """Return the seconds a job still needs, or ``None`` while nothing is known of its model.
+    def remaining(self, request: ResolvedRequest, device: str | None, *, step: int = 0, image: int = 0) -> float | None:
+        """Return the seconds a job still needs, or ``None`` while nothing is known of its model on that device.
 
         Args:
             request: what the job runs.
+            device: the kind of device that it runs on.
             step: steps done of the images being generated, all together.
             image: images done.
         """
-        nearest = self._nearest(request)
+        nearest = self._nearest(request, device)
         if nearest is None:
             return None
         pixels, measured = nearest
@@ -60,17 +61,17 @@ class Estimates:
         rest_seconds = (measured.rest.value or 0.0) * scale
         return max(0.0, steps * step_seconds + (request.num_images - image) * rest_seconds)
 
-    def _of(self, request: ResolvedRequest) -> _Measured:
-        sizes = self._measured.setdefault((request.model, len(request.init_images)), {})
+    def _of(self, request: ResolvedRequest, device: str | None) -> _Measured:
+        sizes = self._measured.setdefault((device, request.model, len(request.init_images)), {})
         return sizes.setdefault(_pixels(request), _Measured())
 
-    def _nearest(self, request: ResolvedRequest) -> tuple[int, _Measured] | None:
+    def _nearest(self, request: ResolvedRequest, device: str | None) -> tuple[int, _Measured] | None:
         model, count = request.model, len(request.init_images)
-        others = sorted((abs(other - count), other) for name, other in self._measured if name == model)
+        others = sorted((abs(other - count), other) for *key, other in self._measured if key == [device, model])
         for _, other in others:
             known = {
                 pixels: measured
-                for pixels, measured in self._measured[model, other].items()
+                for pixels, measured in self._measured[device, model, other].items()
                 if measured.step.value is not None
             }
             if known:

@@ -107,7 +107,11 @@ class Job:
     failure: Failure | None = None
     timings: Timings | None = None
     synchronous: bool = False
-    """Whether somebody waits on an open connection for the result."""
+    """Whether a client waits on an open connection for the result."""
+    owner: str = ""
+    """Who asked for it: the name of an API key, else the caller; empty for the program that embeds the service."""
+    device: str | None = None
+    """The kind of device that a completed job ran on: on the same kind the same request gives the same bits."""
 
     @property
     def model(self) -> str:
@@ -142,10 +146,19 @@ def requeue(job: Job, *, engine_died: bool = False, service_died: bool = False) 
     )
 
 
-def complete(job: Job, images: tuple[StoredImage, ...], timings: Timings | None, now: datetime) -> Job:
+def complete(
+    job: Job,
+    images: tuple[StoredImage, ...],
+    timings: Timings | None,
+    now: datetime,
+    *,
+    device: str | None = None,
+) -> Job:
     """Generating → completed."""
     _require(job, Status.GENERATING)
-    return _ended(job, status=Status.COMPLETED, images=images, progress=1.0, timings=timings, completed_at=now)
+    return _ended(
+        job, status=Status.COMPLETED, images=images, progress=1.0, timings=timings, device=device, completed_at=now
+    )
 
 
 def fail(

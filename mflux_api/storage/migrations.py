@@ -96,6 +96,8 @@ MIGRATIONS: Sequence[Migration] = (
     (
         "ALTER TABLE painting RENAME TO synchronous_runs",
         "ALTER TABLE jobs RENAME COLUMN attempts TO engine_deaths",
+        "ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE jobs ADD COLUMN device TEXT",
     ),
 )
 """Entry n leads from schema n to schema n + 1. Released entries never change; new ones are added at the end."""

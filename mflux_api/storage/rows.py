@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 COLUMNS = (
     "number, id, status, created_at, started_at, completed_at, finished, engine_deaths, service_deaths, progress, "
-    "synchronous, request, images, failure, timings"
+    "synchronous, owner, device, request, images, failure, timings"
 )
 
 
@@ -58,6 +58,8 @@ def to_row(number: int, job: Job, finished: int | None, *, folder: Path) -> dict
         "service_deaths": job.service_deaths,
         "progress": job.progress,
         "synchronous": job.synchronous,
+        "owner": job.owner,
+        "device": job.device,
         "request": _json(_request_fields(job.request)),
         "images": _json([attrs.asdict(image) for image in images]),
         "failure": None if job.failure is None else _json(attrs.asdict(job.failure)),
@@ -76,7 +78,7 @@ def from_row(row: tuple[Any, ...], *, folder: Path) -> tuple[int, Job]:
         InternalError: the row makes no sense.
     """
     number, job_id, status, created, started, completed, _, *counts, request, images, failure, timings = row
-    engine_deaths, service_deaths, progress, synchronous = counts
+    engine_deaths, service_deaths, progress, synchronous, owner, device = counts
     try:
         stored = [_build(StoredImage, image) for image in json.loads(images)]
         job = Job(
@@ -93,6 +95,8 @@ def from_row(row: tuple[Any, ...], *, folder: Path) -> tuple[int, Job]:
             failure=None if failure is None else _build(Failure, json.loads(failure)),
             timings=None if timings is None else _build(Timings, json.loads(timings)),
             synchronous=bool(synchronous),
+            owner=owner,
+            device=device,
         )
     except (ValueError, TypeError, AttributeError) as error:
         # Not a ValueError: page() raises that for a cursor.

@@ -36,7 +36,8 @@ _PUT = f"""
     ON CONFLICT (id) DO UPDATE SET
         status = excluded.status, started_at = excluded.started_at, completed_at = excluded.completed_at,
         finished = excluded.finished, engine_deaths = excluded.engine_deaths, service_deaths = excluded.service_deaths,
-        progress = excluded.progress, images = excluded.images, failure = excluded.failure, timings = excluded.timings
+        progress = excluded.progress, device = excluded.device,
+        images = excluded.images, failure = excluded.failure, timings = excluded.timings
 """
 _EXPIRED = f"""
     SELECT {COLUMNS} FROM jobs WHERE finished IS NOT NULL AND (

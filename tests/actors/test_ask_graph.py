@@ -23,7 +23,9 @@ UNIONS: dict[str, tuple[type[Any], ...]] = {
 }
 ACTORS = {*UNIONS, m.GATEWAY, m.HTTP_FRONT}
 ASKS = [
-    cls for _, cls in inspect.getmembers(m, inspect.isclass) if cls.__module__ == m.__name__ and issubclass(cls, Ask)
+    cls
+    for _, cls in inspect.getmembers(m, inspect.isclass)
+    if cls.__module__.startswith(m.__name__) and issubclass(cls, Ask)
 ]
 
 

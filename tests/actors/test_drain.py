@@ -73,7 +73,7 @@ async def test_halt_during_a_drain_answers_both_and_starts_nothing(tmp_path: Pat
             nursery.start_soon(service.drain)
             nursery.start_soon(_halt, service)
             nursery.start_soon(_halt, service)
-        load = await gateway(service).load()
+        load = await gateway(service).status()
         assert (load.active, load.queued, load.draining) == (0, 2, True)
         hold.release.set()
     assert seeds_run(script) == [1]

@@ -116,9 +116,9 @@ async def test_a_new_follower_gets_the_present_with_the_newest_id_and_then_what_
     async with a_hub() as hub:
         hub.publish(job, *_progress(job, 0.1, 0.2))
         subscription = await hub.subscribe(job)
-        assert subscription.present is not None
-        assert subscription.present.id.endswith("-2")
-        assert _values([subscription.present]) == [0.2]
+        assert subscription.latest is not None
+        assert subscription.latest.id.endswith("-2")
+        assert _values([subscription.latest]) == [0.2]
         assert subscription.backlog == ()
         hub.publish(job, *_progress(job, 0.3), _end(job))
         assert _values(await _rest(subscription)) == [0.3, None]
@@ -131,12 +131,12 @@ async def test_a_returning_follower_gets_what_comes_after_its_last_id_or_everyth
     job = a_job()
     async with a_hub() as hub:
         hub.publish(job, *_progress(job, 0.1, 0.2, 0.3))
-        present = (await hub.subscribe(job)).present
+        present = (await hub.subscribe(job)).latest
         assert present is not None
         boot = present.id.partition("-")[0]
         subscription = await hub.subscribe(job, "0000-2" if last is None else f"{boot}-{last}")
         assert _values(subscription.backlog) == backlog
-        assert subscription.present is None
+        assert subscription.latest is None
         hub.publish(job, _end(job))
         assert _values(await _rest(subscription)) == [*backlog, None]
 
@@ -147,11 +147,11 @@ async def test_a_finished_job_is_the_present_and_then_its_end() -> None:
         hub.publish(job, *_progress(job, 0.1, 0.2), _end(job))
         hub.publish(sudden, _end(sudden))
         subscription = await hub.subscribe(job)
-        assert subscription.present is not None
-        assert _values([subscription.present]) == [0.2]
+        assert subscription.latest is not None
+        assert _values([subscription.latest]) == [0.2]
         assert _values(await _rest(subscription)) == [None]
         subscription = await hub.subscribe(sudden)
-        assert subscription.present is None
+        assert subscription.latest is None
         assert _values(await _rest(subscription)) == [None]
 
 
@@ -168,7 +168,7 @@ async def test_who_has_seen_the_end_and_comes_back_gets_it_again() -> None:
 async def test_a_job_without_a_log_has_no_past_and_a_closed_channel() -> None:
     async with a_hub() as hub:
         subscription = await hub.subscribe(a_job())
-        assert subscription.present is None
+        assert subscription.latest is None
         assert await _rest(subscription) == []
 
 

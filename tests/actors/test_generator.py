@@ -19,6 +19,11 @@ from mflux_api.jobs.job import Timings
 from tests.support.harness import RESOLVED, Bench, generator
 from tests.support.scripted_engine import Fail, Hang, Hold, Script, pixels
 
+
+def steps_of(bench: Bench) -> list[int]:
+    return [received.event.step for received in bench.events if isinstance(received.event, p.StepDone)]
+
+
 # --- generating ------------------------------------------------------------------------------------------------------
 
 
@@ -26,18 +31,19 @@ async def test_run_passes_everything_on_in_order(autojump_clock: MockClock) -> N
     async with generator(Script()) as bench:
         timings = await bench.generate()
     assert timings == Timings(load=0.5, encode=0.1, denoise=0.2, decode=0.3)
-    steps = [m.Stepped, m.Previewed] * 2
-    assert [type(event) for event in bench.events] == [m.Entered, m.Entered, *steps, m.Entered, m.Generated]
-    generated = bench.events[-1]
-    assert isinstance(generated, m.Generated)
-    assert (generated.index, generated.seed, generated.rgb) == (0, 5, pixels(5, 64, 64))
+    steps: list[type[p.Event]] = [p.StepDone, p.PreviewMade] * 2
+    kinds = [type(received.event) for received in bench.events]
+    assert kinds == [p.StageChanged, p.StageChanged, *steps, p.StageChanged, p.ImageDone]
+    image, blobs = bench.events[-1].event, bench.events[-1].blobs
+    assert isinstance(image, p.ImageDone)
+    assert (image.index, image.seed, blobs) == (0, 5, (pixels(5, 64, 64),))
 
 
 async def test_frames_of_another_run_are_dropped(autojump_clock: MockClock) -> None:
     async with generator(Script(stale_frames=True)) as bench:
         await bench.generate()
-        assert [event.step for event in bench.events if isinstance(event, m.Stepped)] == [1, 2]
-        assert sum(isinstance(event, m.Generated) for event in bench.events) == 1
+        assert steps_of(bench) == [1, 2]
+        assert sum(isinstance(received.event, p.ImageDone) for received in bench.events) == 1
 
 
 async def test_late_frames_of_an_ended_run_do_not_disturb_the_next(autojump_clock: MockClock) -> None:
@@ -48,7 +54,7 @@ async def test_late_frames_of_an_ended_run_do_not_disturb_the_next(autojump_cloc
         script.current.say(p.StepDone(run_id=1, image=0, step=9, steps=9))
         script.current.say(p.RunDone(run_id=1, encode_seconds=9, denoise_seconds=9, decode_seconds=9))
         assert (await bench.generate(lease)).encode == 0.1
-        assert [event.step for event in bench.events if isinstance(event, m.Stepped)] == [1, 2]
+        assert steps_of(bench) == [1, 2]
 
 
 async def test_lease_of_a_dead_incarnation_is_refused_and_nothing_is_sent(autojump_clock: MockClock) -> None:
@@ -156,7 +162,7 @@ async def test_step_of_many_parts_is_left_alone_while_the_engine_says_that_it_go
             script.current.say(p.StillRunning(run_id=1))
         hold.release.set()
     assert len(script.engines) == 1
-    assert any(isinstance(event, m.Generated) for event in bench.events)
+    assert any(isinstance(received.event, p.ImageDone) for received in bench.events)
 
 
 async def test_load_may_take_as_long_as_it_likes(autojump_clock: MockClock) -> None:

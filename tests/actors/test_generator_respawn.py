@@ -61,7 +61,7 @@ async def test_work_that_waits_survives_a_death_and_the_work_inside_does_not(aut
         nursery.start_soon(load)
         await wait_all_tasks_blocked()
         script.current.die("killed by SIGBUS")
-    assert outcomes == ["killed by SIGBUS", m.Resident(incarnation=2, seconds=0.5)]
+    assert outcomes == ["killed by SIGBUS", m.Resident(engine="0", incarnation=2, seconds=0.5)]
 
 
 async def test_degraded_after_three_failures_until_an_engine_is_up(autojump_clock: MockClock) -> None:

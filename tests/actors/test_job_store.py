@@ -18,7 +18,7 @@ from tests.support.crew import a_job, running
 IMAGE = StoredImage(path="/x.png", seed=1, width=64, height=64, sha256="0" * 64)
 DONE = m.Completed(images=(IMAGE,), timings=Timings(total=1.0))
 BROKEN = m.Failed(failure=Failure(message="broken", code="GENERATION_FAILED"), progress=0.5)
-CANCELLED = m.Cancelled(images=(IMAGE,), progress=0.25)
+CANCELLED = m.JobWasCancelled(images=(IMAGE,), progress=0.25)
 
 
 class _Store:
@@ -77,7 +77,7 @@ async def test_an_end_keeps_what_was_generated_and_how_far_it_came() -> None:
 async def test_beginning_a_cancelled_job_is_the_askers_error_and_the_store_lives_on() -> None:
     async with a_store() as store:
         job = await store.insert()
-        await store(m.Finish(job_id=job.id, outcome=m.Cancelled()))
+        await store(m.Finish(job_id=job.id, outcome=m.JobWasCancelled()))
         with pytest.raises(InvalidTransition):
             await store(m.StartJob(job_id=job.id))
         with pytest.raises(InvalidTransition):

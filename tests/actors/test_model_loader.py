@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.engine_disk import local_disk
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
-from mflux_api.actors.model_loader.model_loader import Disk, ModelLoader
+from mflux_api.actors.model_loader.model_loader import ModelLoader
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied
@@ -23,6 +24,7 @@ from mflux_api.engine.protocol import Ready
 from mflux_api.errors import ModelNotFound, OutOfMemory
 from mflux_api.storage.checkpoints import EMBEDDED, Checkpoints
 from mflux_api.storage.footprint import Footprint
+from mflux_api.storage.loras import LoraFiles
 from tests.support.crew import checkpoints, run_mocked, running
 
 READY = Ready(
@@ -73,13 +75,13 @@ class SupervisionTree:
         self.scheduler_box: Mailbox[m.SchedulerMessage] = Mailbox(m.SCHEDULER)
         self.address = Address(self.loader_box, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
         self.loader = ModelLoader(
+            "0",
             self.loader_box,
             Address(self.generator_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
-            Catalog(attrs.evolve(CUSTOM, alias=alias, path=f"/models/{alias}") for alias in SIZES if alias != "demo"),
-            Checkpoints(Path("/cache")),
             Address(self.scheduler_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
+            Catalog(attrs.evolve(CUSTOM, alias=alias, path=f"/models/{alias}") for alias in SIZES if alias != "demo"),
             memory,
-            Disk(locate=_locate, measure=_measure),
+            attrs.evolve(local_disk(Checkpoints(Path("/cache")), LoraFiles(())), locate=_locate, measure=_measure),
             preload=preload,
         )
         self.ready = READY
@@ -106,11 +108,11 @@ class SupervisionTree:
                     self.up = True
                     message.reply.ok(self.state())
                 case m.UnloadModel():
-                    self.unloads.append(message.model)
+                    self.unloads.append(message.command.model)
                     message.reply.ok(None)
                 case m.LoadModel():
-                    self.loads.append(message.path)
-                    self.asked = message
+                    self.loads.append(message.command.path)
+                    self.asked = message.command
                     if self.hold:
                         self.held = message
                     elif self.out_of_memory:
@@ -122,6 +124,7 @@ class SupervisionTree:
 
     def state(self) -> m.EngineState:
         return m.EngineState(
+            engine="0",
             info=self.ready if self.up else None,
             incarnation=self.incarnation,
             degraded=False,
@@ -130,18 +133,15 @@ class SupervisionTree:
             free_bytes=self.free,
         )
 
-    def told(self) -> frozenset[str] | None:
-        """What the scheduler was told last."""
-        last: frozenset[str] | None = None
-        while self.scheduler_box.queued():
-            self.scheduler_box._wakeups.receive_nowait()
-            message = self.scheduler_box._control_out.receive_nowait()
-            assert isinstance(message, m.ModelsResident)
-            last = message.models
-        return last
+    async def told(self) -> frozenset[str]:
+        """The models that the scheduler was told of last."""
+        message = await self.scheduler_box.receive()
+        assert isinstance(message, m.EngineChanged)
+        assert not self.scheduler_box.queued(), "the newest replaces the older"
+        return frozenset(message.status.models)
 
     def resident(self) -> m.Resident:
-        return m.Resident(incarnation=self.incarnation, seconds=2.5)
+        return m.Resident(engine="0", incarnation=self.incarnation, seconds=2.5)
 
     def loading(self) -> m.LoadModel:
         assert self.held is not None
@@ -186,7 +186,7 @@ def _only(model: str, leases: int) -> m.Residency:
 async def test_a_lease_says_what_was_loaded_where_and_at_what_cost() -> None:
     async with a_tree() as (house, _):
         await house.acquire("a", "mine")
-        assert house.got["a"] == m.Lease(id=1, model="mine", incarnation=1, load_seconds=2.5)
+        assert house.got["a"] == m.Lease(id=1, engine="0", incarnation=1, model="mine", load_seconds=2.5)
         house.release("a")
         await house.acquire("b", "demo")
         assert house.loads == ["/models/mine", str(EMBEDDED)]
@@ -211,7 +211,7 @@ async def test_a_resident_model_is_shared_and_not_loaded_again() -> None:
     async with a_tree() as (house, _):
         await house.acquire("a", "mine")
         await house.acquire("b", "mine")
-        assert house.got["b"] == m.Lease(id=2, model="mine", incarnation=1, load_seconds=0.0)
+        assert house.got["b"] == m.Lease(id=2, engine="0", incarnation=1, model="mine", load_seconds=0.0)
         assert await house.residency() == _only("mine", leases=2)
         house.release("a")
         house.release("b")
@@ -302,7 +302,7 @@ async def test_a_dead_childs_model_is_loaded_again_and_its_leases_hold_nobody_up
         await house.acquire("a", "mine")
         house.up, house.incarnation = up, 2
         await house.acquire("b", "mine")
-        assert house.got["b"] == m.Lease(id=2, model="mine", incarnation=2, load_seconds=2.5)
+        assert house.got["b"] == m.Lease(id=2, engine="0", incarnation=2, model="mine", load_seconds=2.5)
         assert (await house.residency()).leases == 1
         house.release("a")
         assert (await house.residency()).leases == 1
@@ -403,11 +403,11 @@ async def test_models_stay_while_they_fit_and_the_least_recently_used_goes_first
     async with a_tree(memory=ROOMY) as (house, _):
         for model in ("small", "tiny", "small"):
             await _use(house, model)
-        assert house.told() == frozenset({"small", "tiny"})
+        assert await house.told() == frozenset({"small", "tiny"})
         await _use(house, "mine")
         assert house.unloads == ["tiny"]
         assert (await house.residency()).models == ("mine", "small")
-        assert house.told() == frozenset({"mine", "small"})
+        assert await house.told() == frozenset({"mine", "small"})
         await _use(house, "other")
         assert house.unloads == ["tiny", "small", "mine"]
         assert len(house.loads) == 4
@@ -523,7 +523,7 @@ async def test_an_idle_model_is_unloaded_after_its_time_and_a_leased_one_is_not(
         assert house.unloads == []
         await trio.sleep(2)
         assert house.unloads == ["tiny"]
-        assert house.told() == frozenset({"small"})
+        assert await house.told() == frozenset({"small"})
         house.release("a")
         await trio.sleep(59)
         assert house.unloads == ["tiny"]

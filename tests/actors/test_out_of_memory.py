@@ -7,8 +7,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from mflux_api.actors import messages as m
 from mflux_api.actors.generator.generator import GeneratorOptions
-from mflux_api.actors.scheduler.job_queue import JobQueue
+from mflux_api.actors.generator.oom_evidence import OOMEvidence
+from mflux_api.actors.scheduler.job_queue import JobEvent, JobQueue
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied
 from mflux_api.jobs.estimates import Estimates
@@ -39,7 +41,7 @@ class _Kills:
 async def test_a_kill_that_the_system_counted_was_for_want_of_memory(autojump_clock: MockClock) -> None:
     kills = _Kills()
     script = Script(at={"step 0/1": Crash(times=3)})
-    async with generator(script, GeneratorOptions(oom_kills=kills)) as bench:
+    async with generator(script, GeneratorOptions(oom_evidence=OOMEvidence(kills))) as bench:
         assert not (await _death(bench)).out_of_memory
         await bench.load()
         kills.count += 1
@@ -51,7 +53,7 @@ async def test_a_kill_that_the_system_counted_was_for_want_of_memory(autojump_cl
 async def test_a_crash_is_no_kill_whatever_the_system_counted(autojump_clock: MockClock) -> None:
     kills = _Kills()
     script = Script(at={"step 0/1": Crash(reason="killed by SIGSEGV")})
-    async with generator(script, GeneratorOptions(oom_kills=kills)) as bench:
+    async with generator(script, GeneratorOptions(oom_evidence=OOMEvidence(kills))) as bench:
         await bench.load()
         kills.count += 1
         assert not (await _death(bench)).out_of_memory
@@ -121,15 +123,18 @@ async def test_what_the_engine_says_of_its_memory_fails_the_job_at_once_with_a_s
 
 def _taken(queue: JobQueue, resident: set[str], max_skips: int) -> list[str]:
     taken = []
-    while (entry := queue.next(resident, max_skips)) is not None:
-        taken.append(entry.job.model)
+    engine = m.EngineStatus(id="0", condition=m.EngineCondition.READY, models=tuple(resident))
+    while (chosen := queue.next([engine], {"0"}, max_skips)) is not None:
+        taken.append(chosen[0].job.model)
     return taken
 
 
 def _queue(*models: str) -> JobQueue:
     queue = JobQueue(Estimates())
     for model in models:
-        queue.enqueue(queue.enter(a_job(model=model)))
+        entry = queue.add(a_job(model=model))
+        entry.on(JobEvent.KEPT)
+        queue.enqueue(entry)
     return queue
 
 

@@ -10,6 +10,7 @@ import attrs
 import pytest
 import trio
 
+from mflux_api.actors import messages as m
 from mflux_api.actors.event_hub import HubState
 from mflux_api.actors.generator.generator import Generator
 from mflux_api.actors.model_loader.model_loader import ModelLoader
@@ -64,7 +65,7 @@ async def provoke(question: Any) -> None:
 @pytest.mark.parametrize(
     ("owner", "method", "question"),
     [
-        (JobQueue, "live", "live"),
+        (JobQueue, "snapshots", "snapshots"),
         (Generator, "_state", "engine"),
         (ModelLoader, "_residency", "residency"),
         (HubState, "subscribe", "follow"),
@@ -83,9 +84,9 @@ async def test_job_inside_a_crashed_actor_is_done_again(
         with crash(owner, method):
             way_in = gateway(service)
             ask = {
-                "live": way_in.live,
-                "engine": way_in.engine,
-                "residency": lambda: way_in._ask(way_in._to.loader, _residency()),
+                "snapshots": way_in.snapshots,
+                "engine": lambda: way_in._ask(way_in._to.engines["0"].generator, m.GetEngine()),
+                "residency": lambda: way_in._ask(way_in._to.engines["0"].loader, m.GetResidency()),
                 "follow": lambda: way_in.follow(job.id),
             }[question]
             await provoke(ask)
@@ -96,12 +97,6 @@ async def test_job_inside_a_crashed_actor_is_done_again(
         second = await service.result(waiting.id)
         assert (second.job.engine_deaths, second.job.service_deaths) == (0, 0)
         assert await ended(service, job.id) == result.job
-
-
-def _residency() -> Any:
-    from mflux_api.actors.messages import GetResidency
-
-    return GetResidency()
 
 
 async def test_follower_of_a_job_sees_one_end_across_a_crash_of_the_scheduler(tmp_path: Path) -> None:
@@ -116,8 +111,8 @@ async def test_follower_of_a_job_sees_one_end_across_a_crash_of_the_scheduler(tm
         for _ in range(3):
             nursery.start_soon(follow)
         await hold.reached.wait()
-        with crash(JobQueue, "live"):
-            await provoke(gateway(service).live)
+        with crash(JobQueue, "snapshots"):
+            await provoke(gateway(service).snapshots)
         hold.release.set()
         ended_job = (await service.result(job.id)).job
         await eventually(lambda: len(ends) == 3)
@@ -132,8 +127,8 @@ async def test_images_of_an_attempt_that_a_crash_ended_are_removed(tmp_path: Pat
         await hold.reached.wait()
         await eventually(lambda: images(tmp_path) == [f"{job.id}-0.png"])
         script.at["run"] = again
-        with crash(JobQueue, "live"):
-            await provoke(gateway(service).live)
+        with crash(JobQueue, "snapshots"):
+            await provoke(gateway(service).snapshots)
         await again.reached.wait()
         assert images(tmp_path) == []
         assert (await service.cancel(job.id)).images == ()

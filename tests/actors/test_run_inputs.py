@@ -11,8 +11,9 @@ from PIL import Image
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.generator.run_commands import run_command
-from mflux_api.actors.scheduler import scheduler
+from mflux_api.actors.scheduler import admission
 from mflux_api.catalog import BUILT_IN
+from mflux_api.engine.interface import Received
 from mflux_api.engine.protocol import Run, Upscale
 from mflux_api.errors import GenerationFailed, InvalidParameter, QueueFull
 from mflux_api.images.inputs import RunInputs, source
@@ -66,8 +67,8 @@ def test_image_to_be_upscaled_comes_to_the_engine_as_it_was_given() -> None:
     asked = GenerateRequest(init_images=(encoded((50, 33)),), seed=4, num_images=2, softness=0.5, low_ram=True)
     upscaler = next(model for model in BUILT_IN if model.upscales)
     resolved = resolve_upscaling(asked, upscaler, (50, 33))
-    events, _ = trio.open_memory_channel[m.RunEvent](1)
-    lease = m.Lease(id=1, model="seedvr2", incarnation=1, load_seconds=0.0)
+    events, _ = trio.open_memory_channel[Received](1)
+    lease = m.Lease(id=1, engine="0", incarnation=1, model="seedvr2", load_seconds=0.0)
     inputs = RunInputs(source=source(resolved))
     command, rgb_images = run_command(
         m.Run(lease=lease, request=resolved, run_id=3, events=events, inputs=inputs), previews=True
@@ -134,7 +135,7 @@ async def test_finished_job_holds_no_images(tmp_path: Path) -> None:
 
 
 async def test_images_that_wait_have_a_limit_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scheduler, "MAX_INPUT_BYTES", 100)
+    monkeypatch.setattr(admission, "MAX_INPUT_BYTES", 100)
     hold = Hold()
     async with scripted_service(tmp_path, Script(at={"run": hold})) as service:
         job = await service.submit(edit())

@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.scheduler import scheduler
+from mflux_api.actors.scheduler import endings
 from mflux_api.errors import DiskFull, EngineUnavailable, QueueFull, ShuttingDown
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, Progress, Status, StoredImage
@@ -88,7 +88,7 @@ async def test_submits_are_refused_while_the_engine_does_not_start(tmp_path: Pat
 
 
 async def _degraded(service: object) -> bool:
-    return (await gateway(service).load()).degraded  # type: ignore[arg-type]
+    return (await gateway(service).status()).degraded  # type: ignore[arg-type]
 
 
 # --- retries -------------------------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ async def test_output_directory_that_is_a_file_fails_jobs_with_a_code(tmp_path: 
 async def test_state_that_cannot_be_stored_is_stored_when_there_is_space_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: int
 ) -> None:
-    monkeypatch.setattr(scheduler, "STORE_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(endings, "STORE_RETRY_SECONDS", 0.01)
     replace = InMemoryRepository.replace
     # An insert is written through the same method: it comes first, and is let through.
     refused = {1: [1, 2], 2: [2, 3], 3: [4, 5]}[write + 1]
@@ -233,5 +233,5 @@ async def test_drain_ends_when_the_running_job_has_and_starts_no_other(tmp_path:
 
 
 async def _draining(service: object) -> bool:
-    load: m.Load = await gateway(service).load()  # type: ignore[arg-type]
+    load: m.SchedulerStatus = await gateway(service).status()  # type: ignore[arg-type]
     return load.draining

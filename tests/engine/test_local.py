@@ -122,7 +122,7 @@ async def test_cancelled_receive_loses_no_byte() -> None:
     code = """
 ready()
 data = frames.encode(p.ImageDone(run_id=1, index=0, seed=1, width=64, height=64), [bytes(range(256)) * 48])
-one = len(frames.encode(p.UnloadModel()))
+one = len(frames.encode(p.UnloadModel(model="demo")))
 os.write(1, data[:3]); sys.stdin.buffer.read(one)
 os.write(1, data[3:2000]); sys.stdin.buffer.read(one)
 os.write(1, data[2000:])
@@ -133,7 +133,7 @@ time.sleep(60)
             with trio.move_on_after(0.1) as scope:
                 await engine.receive()
             assert scope.cancelled_caught
-            await engine.send(p.UnloadModel())
+            await engine.send(p.UnloadModel(model="demo"))
         with trio.fail_after(DEADLINE_SECONDS):
             received = await engine.receive()
     assert received.blobs == (bytes(range(256)) * 48,)
@@ -144,7 +144,7 @@ async def test_death_on_the_way_of_a_frame_is_named() -> None:
     async with running(stand_in(code)) as engine:
         assert await death(engine) == "killed by SIGKILL"
         with pytest.raises(EngineDied, match="killed by SIGKILL"):
-            await engine.send(p.UnloadModel())
+            await engine.send(p.UnloadModel(model="demo"))
 
 
 async def test_silent_child_is_dead() -> None:

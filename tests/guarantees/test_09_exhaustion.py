@@ -238,7 +238,7 @@ async def test_clock_set_back_by_a_day_changes_no_order_and_counts_nothing_negat
         second = await service.submit(request(2))
         Clock.offset = timedelta(days=-1)
         third = await service.submit(request(3))
-        live = await gateway(service).live()
+        live = await gateway(service).snapshots()
         assert [live[job.id].position for job in (first, second, third)] == [None, 1, 2]
         hold.release.set()
         jobs = [await ended(service, job.id) for job in (first, second, third)]

@@ -221,7 +221,7 @@ class Jobs(RuleBasedStateMachine):
 
     def engine_is_back(self) -> None:
         deadline = time.monotonic() + SETTLE_SECONDS
-        while self.house.call(lambda service: bench.gateway(service).engine()).info is None:
+        while self.house.call(bench.engine_info) is None:
             assert time.monotonic() < deadline
 
     @precondition(lambda self: self.jobs)
@@ -245,7 +245,7 @@ class Jobs(RuleBasedStateMachine):
             self.house.gate.moment = None
             self.died_with_its_server(job)
         with crash(JobQueue, "live"):
-            self.house.call(lambda service: provoke(bench.gateway(service).live))
+            self.house.call(lambda service: provoke(bench.gateway(service).snapshots))
         self.dispatch()
 
     @rule()
@@ -254,7 +254,7 @@ class Jobs(RuleBasedStateMachine):
 
         async def begin(service: Service) -> None:
             async def draining() -> bool:
-                return (await bench.gateway(service).load()).draining
+                return (await bench.gateway(service).status()).draining
 
             async def wait() -> None:
                 # It ends with the service at the latest.
@@ -308,7 +308,7 @@ class Jobs(RuleBasedStateMachine):
         return job is None or self.house.gate.moment == job.moments[job.at]
 
     async def check_queue(self, service: Service) -> None:
-        live = await bench.gateway(service).live()
+        live = await bench.gateway(service).snapshots()
         places = {job_id: each.position for job_id, each in live.items() if each.position is not None}
         assert places == {job.id: place for place, job in enumerate(self.waiting(), start=1)}
 

@@ -91,12 +91,12 @@ async def footprint(service: Service, script: Script) -> Footprint:
         descriptors=psutil.Process().num_fds(),
         queued=sum(box.queued() for box in boxes),
         in_hand=sum(len(box._in_flight) for box in boxes),
-        live=len(await gateway(service).live()),
+        live=len(await gateway(service).snapshots()),
     )
 
 
 async def _idle(service: Service) -> bool:
-    load = await gateway(service).load()
+    load = await gateway(service).status()
     return load.active == 0 and load.queued == 0
 
 

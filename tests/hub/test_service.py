@@ -17,7 +17,7 @@ from mflux_api.jobs.job import Job, JobEvent, Progress, Stage, Status
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service, open_service
 from tests.hub.conftest import REPO, children, needed
-from tests.support.harness import checked, eventually, gateway, request, settings
+from tests.support.harness import checked, eventually, gateway, model_in_memory, request, settings
 from tests.support.hub_server import Hub
 from tests.support.scripted_engine import Hold, Script
 
@@ -122,7 +122,7 @@ async def test_jobs_that_wait_for_one_repository_share_its_download_and_others_r
         meanwhile = await home.submit("demo")
         assert (await home.end(meanwhile)).status is Status.COMPLETED
         assert not home.on_disk()
-        live = await home.gateway.live()
+        live = await home.gateway.snapshots()
         assert [live[job.id].position for job in (first, second)] == [1, 2]
         assert [(await home.end(job)).status for job in (first, second)] == [Status.COMPLETED] * 2
     assert hub.total_sent() == sum(map(len, needed(hub).values()))
@@ -208,9 +208,9 @@ async def test_deleting_frees_the_disk_and_is_refused_while_a_job_runs_or_waits(
                 await home.gateway.delete_model(home.model(alias))
         hold.release.set()
         assert (await home.end(job)).status is Status.COMPLETED
-        assert (await home.gateway.residency()).model == "tiny"
+        assert await model_in_memory(home.gateway) == "tiny"
         await home.gateway.delete_model(home.model("twin"))
-        assert (await home.gateway.residency()).model is None
+        assert await model_in_memory(home.gateway) is None
         assert not home.on_disk()
         assert not list((tmp_path / "models").rglob("*.safetensors"))
 
@@ -286,11 +286,11 @@ async def test_loading_and_unloading_by_name(hub: Hub, tmp_path: Path) -> None:
         with pytest.raises(ModelNotDownloaded, match="/download first"):
             await home.gateway.load_model(home.model())
         await home.gateway.load_model(home.model("demo"))
-        assert (await home.gateway.residency()).model == "demo"
+        assert await model_in_memory(home.gateway) == "demo"
         await home.gateway.unload_model(home.model("tiny"))
-        assert (await home.gateway.residency()).model == "demo"
+        assert await model_in_memory(home.gateway) == "demo"
         await home.gateway.unload_model(home.model("demo"))
-        assert (await home.gateway.residency()).model is None
+        assert await model_in_memory(home.gateway) is None
         assert (await home.end(await home.submit("demo"))).status is Status.COMPLETED
 
 

@@ -19,7 +19,7 @@ SIDE = st.integers(1, 2**31)
 STAGE = st.sampled_from(["encoding", "denoising", "decoding"])
 FRAMES = st.one_of(
     st.builds(p.LoadModel, model=TEXT, path=TEXT, component_offload=st.booleans()),
-    st.just(p.UnloadModel()),
+    st.builds(p.UnloadModel, model=TEXT),
     st.builds(
         p.Run,
         run_id=INT,

@@ -200,7 +200,7 @@ class EngineContract:
         assert RUN.prompt not in frames[-1].event.message
 
         await load(engine, good)
-        await engine.send(UnloadModel())
+        await engine.send(UnloadModel(model=good.model))
         await until(engine, Unloaded)
         assert isinstance((await run(engine, RUN))[-1].event, RunFailed)
 

@@ -3,15 +3,18 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.generator.generator import Generator, GeneratorOptions
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.config import GenerationSettings, JobSettings, LoraSettings, ModelSettings, SchedulerSettings, Settings
-from mflux_api.engine.protocol import Run
+from mflux_api.engine.interface import Received
+from mflux_api.engine.protocol import LoadModel, Ready, Run
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.jobs.job import Finished, Job, JobEvent, Progress, StoredImage, Timings
 from mflux_api.jobs.request import GenerateRequest
@@ -36,24 +39,26 @@ class Bench:
 
     script: Script
     mailbox: Mailbox[m.GeneratorMessage]
-    health: Mailbox[m.SchedulerMessage]
-    events: list[m.RunEvent] = attrs.field(factory=list)
+    loader: Mailbox[m.LoaderMessage]
+    events: list[Received] = attrs.field(factory=list)
     runs: int = 0
+    _told: list[bool] = attrs.field(factory=list)
 
     @property
     def to(self) -> Address[m.GeneratorMessage]:
         return Address(self.mailbox, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
 
     async def load(self) -> m.Resident:
-        return await self.to.ask(m.LoadModel(model="demo", path=str(EMBEDDED)))
+        return await self.to.ask(m.LoadModel(command=LoadModel(model="demo", path=str(EMBEDDED))))
 
     async def lease(self) -> m.Lease:
-        return m.Lease(id=1, model="demo", incarnation=(await self.load()).incarnation, load_seconds=0.5)
+        resident = await self.load()
+        return m.Lease(id=1, engine=resident.engine, incarnation=resident.incarnation, model="demo", load_seconds=0.5)
 
     async def generate(self, lease: m.Lease | None = None, request: ResolvedRequest = RESOLVED) -> Timings:
         """Generate, following the events; the message's run id is ``self.runs``."""
         lease = lease or await self.lease()
-        send, receive = trio.open_memory_channel[m.RunEvent](10_000)
+        send, receive = trio.open_memory_channel[Received](10_000)
         self.runs += 1
         self.events.clear()
         try:
@@ -69,28 +74,45 @@ class Bench:
         return await self.to.ask(m.GetEngine())
 
     def reported(self) -> list[bool]:
-        """What the scheduler was told of the engine's health since the last call."""
-        told: list[bool] = []
-        while self.health.queued():
-            self.health._wakeups.receive_nowait()
-            message = self.health._control_out.receive_nowait()
-            assert isinstance(message, m.EngineHealth)
-            told.append(message.degraded)
+        """Whether the loader was told that the engine is degraded, at each change since the last call."""
+        told, self._told = self._told, []
         return told
+
+    async def listen(self) -> NoReturn:
+        """Take what the loader is told."""
+        while True:
+            message = await self.loader.receive()
+            assert isinstance(message, m.GeneratorChanged)
+            degraded = message.state.degraded
+            self._told.append(degraded)
 
 
 DEFAULT_OPTIONS = GeneratorOptions()
+
+
+async def _nothing(*_: object) -> None:
+    return None
+
+
+async def _no_loras(names: tuple[str, ...]) -> tuple[Path, ...]:
+    return ()
+
+
+NO_DISK = EngineDisk(locate=_nothing, measure=_nothing, quantized=lambda model: None, locate_loras=_no_loras)
 
 
 @asynccontextmanager
 async def generator(script: Script, options: GeneratorOptions = DEFAULT_OPTIONS) -> AsyncIterator[Bench]:
     """Run a generator for as long as the block lasts; then no engine is left."""
     mailbox: Mailbox[m.GeneratorMessage] = Mailbox(m.GENERATOR)
-    health: Mailbox[m.SchedulerMessage] = Mailbox(m.SCHEDULER)
-    actor = Generator(mailbox, script.start, options, Address(health, sender=m.GENERATOR, asks=m.ASK_GRAPH))
+    loader: Mailbox[m.LoaderMessage] = Mailbox(m.MODEL_LOADER)
+    to_loader = Address(loader, sender=m.GENERATOR, asks=m.ASK_GRAPH)
+    bench = Bench(script, mailbox, loader)
+    actor = Generator("0", mailbox, script.start, options, to_loader, NO_DISK)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(actor.run, Started())
-        yield Bench(script, mailbox, health)
+        nursery.start_soon(bench.listen)
+        yield bench
         nursery.cancel_scope.cancel()
     assert script.alive == 0
 
@@ -122,6 +144,17 @@ async def scripted_service(
             yield service
     assert script.alive == 0
     assert trio.lowlevel.current_statistics().tasks_living == before
+
+
+async def engine_info(service: Service) -> Ready | None:
+    """What the first engine's child said of itself; ``None`` while none is up."""
+    state = (await gateway(service).engines())[0].state
+    return None if state is None else state.info
+
+
+async def model_in_memory(of: Gateway) -> str | None:
+    """The model that the first engine used last."""
+    return next(iter((await of.engines())[0].models), None)
 
 
 def gateway(service: Service) -> Gateway:

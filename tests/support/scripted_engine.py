@@ -224,7 +224,7 @@ class ScriptedEngine:
                     case Run():
                         await self._run(command, blobs)
                     case UnloadModel(model=model):
-                        self._models = self._models - {model} if model is not None else set()
+                        self._models = self._models - {model}
                         self.say(Unloaded())
 
     async def _load(self, command: LoadModel) -> None:

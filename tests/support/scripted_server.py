@@ -40,7 +40,7 @@ def _doomed_when_told(name: str) -> None:
         doomed = True
 
     async def failing(self: Mailbox[Any]) -> Any:
-        if doomed and self.name == name:
+        if doomed and self.role == name:
             raise ZeroDivisionError("injected")
         return await receive(self)
 

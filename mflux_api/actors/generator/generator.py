@@ -1,35 +1,35 @@
-"""The generator: owns one engine child, runs what it is told, one thing at a time, and reports.
+"""The generator: owns one engine's child, runs what it is told, one thing at a time, and reports.
 
-The child's death is no death of this actor: it starts the next one, after a wait that grows while no child finishes
-a step. The work that was inside fails with :class:`EngineDied`; work that was waiting goes to the next child.
+The child's death is not the death of this actor: it starts the next one, after a wait that grows while no child
+finishes a step. The work that was inside fails with :class:`EngineDied`; work that was waiting goes to the next child.
 """
 
 import logging
 from collections import deque
-from collections.abc import Callable
 from typing import NoReturn, assert_never
 
 import attrs
 import trio
 
-from mflux_api import machine
 from mflux_api.actors import messages as m
+from mflux_api.actors.engine_disk import EngineDisk
+from mflux_api.actors.generator.oom_evidence import OOMEvidence
 from mflux_api.actors.generator.run_commands import run_command
-from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
+from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.engine import protocol as p
-from mflux_api.engine.interface import Engine, EngineDied, EngineStarter, Received
-from mflux_api.errors import GenerationFailed, by_code
+from mflux_api.engine.interface import Engine, EngineDied, EngineId, EngineStarter, Received
+from mflux_api.errors import GenerationFailed, ServiceError, by_code
 from mflux_api.ipc.child_process import SILENCE_GRACE_SECONDS
 from mflux_api.ipc.frames import ProtocolError
 from mflux_api.jobs.job import Timings
-from mflux_api.supervisor import Started
+from mflux_api.supervisor import Started, unwrapped_nursery
 
 logger = logging.getLogger(__name__)
 
 RESPAWN_FIRST = 0.5
 RESPAWN_MAXIMUM = 30.0
 DEGRADED_AFTER = 3
-"""Deaths in a row, without a finished step, that make the service degraded."""
+"""Deaths in a row, without a finished step, that make the engine degraded."""
 
 
 def respawn_delay(failures: int) -> float:
@@ -46,8 +46,8 @@ class GeneratorOptions:
     """Seconds without a finished step after which a running child counts as hung."""
     cancel_grace: float = 10.0
     """Seconds a child has to stop a cancelled run."""
-    oom_kills: Callable[[], int] = machine.oom_kills
-    """Counts what the system killed for want of memory."""
+    oom_evidence: OOMEvidence = attrs.field(factory=OOMEvidence)
+    """What the system killed for want of memory; one for all engines of a service."""
     previews: bool = True
     """Whether runs make previews."""
 
@@ -63,15 +63,19 @@ class Generator:
 
     def __init__(
         self,
+        engine: EngineId,
         mailbox: Mailbox[m.GeneratorMessage],
         start_engine: EngineStarter,
         options: GeneratorOptions,
-        scheduler: Address[m.SchedulerMessage],
+        loader: Address[m.LoaderMessage],
+        disk: EngineDisk,
     ) -> None:
+        self._engine = engine
         self._mailbox = mailbox
         self._start_engine = start_engine
         self._options = options
-        self._scheduler = scheduler
+        self._loader = loader
+        self._disk = disk
         # Counted across restarts of this actor: a lease must never fit another child by accident.
         self._incarnation = 0
         self._reset()
@@ -107,8 +111,9 @@ class Generator:
 
     def _state(self) -> m.EngineState:
         return m.EngineState(
-            info=self._info,
+            engine=self._engine,
             incarnation=self._incarnation,
+            info=self._info,
             degraded=self._degraded(),
             active_bytes=self._memory.active_bytes,
             peak_bytes=self._memory.peak_bytes,
@@ -116,11 +121,11 @@ class Generator:
         )
 
     async def _keep_engine(self) -> NoReturn:
-        self._report_health()
+        self._tell_loader()
         while True:
             await trio.sleep(respawn_delay(self._failures))
             self._incarnation += 1
-            kills = self._options.oom_kills()
+            kills = self._options.oom_evidence.now()
             reason = await self._live_once()
             out_of_memory = self._was_out_of_memory(reason, kills)
             self._info = None
@@ -129,14 +134,14 @@ class Generator:
             if self._current is not None and not self._current.reply.answered:
                 self._current.reply.fail(EngineDied(reason, out_of_memory=out_of_memory))
             self._current = None
-            logger.warning("engine died: %s; starting another", reason)
-            self._report_health()
+            logger.warning("engine %s died: %s; starting another", self._engine, reason)
+            self._tell_loader()
 
     def _was_out_of_memory(self, reason: str, kills_before: int) -> bool:
         """Whether there is evidence that the child was ended for want of memory."""
         if not reason.startswith("killed by"):
             return False
-        if reason == "killed by SIGKILL" and self._options.oom_kills() > kills_before:
+        if reason == "killed by SIGKILL" and self._options.oom_evidence.claim(kills_before):
             return True
         free = self._memory.free_bytes
         return free is not None and self._info is not None and free < self._info.memory_bytes * NEARLY_FULL
@@ -149,7 +154,7 @@ class Generator:
             try:
                 engine = await self._start_engine(nursery)
                 self._info = engine.info
-                self._report_health()
+                self._tell_loader()
                 await self._serve(engine)
             except EngineDied as died:
                 reason = died.reason
@@ -166,34 +171,24 @@ class Generator:
         Raises:
             EngineDied: it died, hung, or had to be killed.
         """
-        deaths: list[EngineDied] = []
-        async with trio.open_nursery() as nursery:
-            # When nobody takes frames the pipe fills up and the child waits; it is given no work then either.
-            frames_in, frames = trio.open_memory_channel[Received](1024)
+        # When the frames are not taken the pipe fills up and the child waits; it is given no work then either.
+        frames_in, frames = trio.open_memory_channel[Received](1024)
 
-            async def pump() -> None:
-                try:
-                    while True:
-                        received = await engine.receive()
-                        if isinstance(received.event, p.Heartbeat):
-                            self._memory = received.event
-                        else:
-                            await frames_in.send(received)
-                except EngineDied as died:
-                    deaths.append(died)
-                    nursery.cancel_scope.cancel()
+        async def pump() -> NoReturn:
+            while True:
+                received = await engine.receive()
+                if isinstance(received.event, p.Heartbeat):
+                    self._memory = received.event
+                else:
+                    await frames_in.send(received)
 
+        async with unwrapped_nursery() as nursery:
             nursery.start_soon(pump)
-            try:
-                while True:
-                    self._current = await self._next_work()
-                    self._stop = trio.Event()
-                    await self._execute(engine, self._current, frames)
-                    self._current = None
-            except EngineDied as died:
-                deaths.append(died)
-                nursery.cancel_scope.cancel()
-        raise deaths[0]
+            while True:
+                self._current = await self._next_work()
+                self._stop = trio.Event()
+                await self._execute(engine, self._current, frames)
+                self._current = None
 
     async def _next_work(self) -> _Work:
         while True:
@@ -215,10 +210,7 @@ class Generator:
                 case m.AwaitEngine():
                     work.reply.ok(self._state())
                 case m.Run():
-                    if work.lease.incarnation != self._incarnation:
-                        work.reply.fail(m.StaleLease())
-                    else:
-                        await self._generate(engine, work, frames)
+                    await self._run(engine, work, frames)
                 case _:
                     assert_never(work)
         except ProtocolError as error:
@@ -227,48 +219,47 @@ class Generator:
             work.reply.fail(GenerationFailed("The request cannot be passed to the engine; check its text"))
 
     async def _load(self, engine: Engine, work: m.LoadModel, frames: trio.MemoryReceiveChannel[Received]) -> None:
-        await engine.send(
-            p.LoadModel(
-                model=work.model,
-                path=work.path,
-                bits=work.bits,
-                entry=work.entry,
-                component_offload=work.component_offload,
-            )
-        )
+        await engine.send(work.command)
         while True:
             match (await frames.receive()).event:
                 case p.Loaded() as loaded:
                     work.reply.ok(
-                        m.Resident(incarnation=self._incarnation, seconds=loaded.seconds, warning=loaded.warning)
+                        m.Resident(
+                            engine=self._engine,
+                            incarnation=self._incarnation,
+                            seconds=loaded.seconds,
+                            warning=loaded.warning,
+                        )
                     )
                     return
                 case p.LoadFailed() as failed:
-                    work.reply.fail(by_code(failed.code)(failed.message, {"model": work.model}))
+                    work.reply.fail(by_code(failed.code)(failed.message, {"model": work.command.model}))
                     return
                 case other:
                     logger.debug("dropped a late %s frame", type(other).__name__)
 
     async def _unload(self, engine: Engine, work: m.UnloadModel, frames: trio.MemoryReceiveChannel[Received]) -> None:
-        await engine.send(p.UnloadModel(model=work.model))
+        await engine.send(work.command)
         while not isinstance((event := (await frames.receive()).event), p.Unloaded):
             logger.debug("dropped a late %s frame", type(event).__name__)
         work.reply.ok(None)
 
-    async def _generate(self, engine: Engine, work: m.Run, frames: trio.MemoryReceiveChannel[Received]) -> None:
-        command, rgb_images = run_command(work, previews=self._options.previews)
-        await engine.send(command, [rgb_image.rgb for rgb_image in rgb_images])
-        died: EngineDied | None = None
+    async def _run(self, engine: Engine, work: m.Run, frames: trio.MemoryReceiveChannel[Received]) -> None:
+        if (work.lease.engine, work.lease.incarnation) != (self._engine, self._incarnation):
+            work.reply.fail(m.StaleLease())
+            return
+        try:
+            lora_paths = await self._disk.locate_loras(work.request.lora_files)
+        except ServiceError as error:
+            work.reply.fail(error)
+            return
+        command, images = run_command(work, lora_paths=lora_paths, previews=self._options.previews)
+        await engine.send(command, [image.rgb for image in images])
         with work.events:
-            async with trio.open_nursery() as nursery:
+            async with unwrapped_nursery() as nursery:
                 nursery.start_soon(self._stop_when_told, engine, work, nursery)
-                try:
-                    await self._follow(work, frames)
-                except EngineDied as error:
-                    died = error
+                await self._follow(work, frames)
                 nursery.cancel_scope.cancel()
-        if died is not None:
-            raise died
         if not work.reply.answered:
             raise EngineDied(f"it did not stop a cancelled run within {self._options.cancel_grace:g} s")
 
@@ -279,7 +270,7 @@ class Generator:
         except EngineDied:
             logger.debug("the engine died before it could be told to stop")
         await trio.sleep(self._options.cancel_grace)
-        # Killing the child is all that is left; that is nobody's failed run_id, because nobody waits for it.
+        # Killing the child is all that is left; that costs no attempt, because no job waits for it.
         nursery.cancel_scope.cancel()
 
     async def _follow(self, work: m.Run, frames: trio.MemoryReceiveChannel[Received]) -> None:
@@ -305,28 +296,24 @@ class Generator:
         """Pass one frame of the current run on; return whether it was its last.
 
         Raises:
-            EngineDied: the frame is none that a working engine sends.
+            EngineDied: a working engine does not send such a frame.
         """
         match received.event:
-            case p.StageChanged(stage=stage):
-                _pass_on(work, m.Entered(stage=stage))
-            case p.StepDone(image=image, step=step, steps=steps, images=images):
+            case p.StageChanged():
+                _pass_on(work, received)
+            case p.StepDone():
                 self._failures = 0
-                _pass_on(work, m.Stepped(image=image, step=step, steps=steps, images=images))
+                _pass_on(work, received)
             case p.StillRunning():
                 logger.debug("run %d goes on", work.run_id)
-            case p.PreviewMade(index=index):
+            case p.PreviewMade():
                 if len(received.blobs) != 1:
                     raise EngineDied("it sent a preview without its image")
-                _pass_on(work, m.Previewed(index=index, jpeg=received.blobs[0]))
+                _pass_on(work, received)
             case p.ImageDone() as image:
                 if [len(blob) for blob in received.blobs] != [image.width * image.height * 3]:
                     raise EngineDied("it sent an image without its pixels")
-                (rgb,) = received.blobs
-                _pass_on(
-                    work,
-                    m.Generated(index=image.index, seed=image.seed, width=image.width, height=image.height, rgb=rgb),
-                )
+                _pass_on(work, received)
             case p.RunDone() as done:
                 work.reply.ok(
                     Timings(
@@ -350,16 +337,13 @@ class Generator:
     def _degraded(self) -> bool:
         return self._info is None and self._failures >= DEGRADED_AFTER
 
-    def _report_health(self) -> None:
-        try:
-            self._scheduler.tell_nowait(m.EngineHealth(degraded=self._degraded()), control=True)
-        except (MailboxFull, ActorGone):
-            logger.debug("nobody takes the engine's health now")
+    def _tell_loader(self) -> None:
+        self._loader.tell_latest(m.GeneratorChanged(state=self._state()), key=m.GENERATOR)
 
 
-def _pass_on(work: m.Run, event: m.RunEvent) -> None:
-    """Hand an event to whoever follows the run; its channel has room for all of a run, or its reader is gone."""
+def _pass_on(work: m.Run, received: Received) -> None:
+    """Hand an event to the run's follower; its channel has room for all of a run, or its reader is gone."""
     try:
-        work.events.send_nowait(event)
+        work.events.send_nowait(received)
     except trio.BrokenResourceError:
-        logger.debug("nobody follows the run any more")
+        logger.debug("a run has no follower any more")

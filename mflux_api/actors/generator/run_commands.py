@@ -1,42 +1,51 @@
 """A run as the generator is asked for it becomes a command to the engine."""
 
+from collections.abc import Sequence
+from pathlib import Path
+
 from mflux_api.actors import messages as m
 from mflux_api.engine.protocol import Run, Upscale
 from mflux_api.images.rgb import RGBImage
 
 
-def run_command(work: m.Run, *, previews: bool) -> tuple[Run | Upscale, tuple[RGBImage, ...]]:
-    """Return the command, and the images that go with it in their order."""
+def run_command(
+    work: m.Run, *, lora_paths: Sequence[Path] = (), previews: bool
+) -> tuple[Run | Upscale, tuple[RGBImage, ...]]:
+    """Return the command, and the images that go with it in their order.
+
+    Args:
+        work: what the generator was asked for.
+        lora_paths: the files of its LoRAs on the machine that the engine runs on.
+        previews: whether to make previews.
+    """
     request, inputs, lease = work.request, work.inputs, work.lease
-    upscaling = request.upscaling
-    if upscaling is not None and inputs.source is not None:
+    if request.upscaling is not None and inputs.source is not None:
         upscale = Upscale(
             run_id=work.run_id,
             model=lease.model,
             seeds=request.seeds,
             width=inputs.source.width,
             height=inputs.source.height,
-            resolution=upscaling.resolution,
-            softness=upscaling.softness,
+            resolution=request.upscaling.resolution,
+            softness=request.upscaling.softness,
             low_ram=request.low_ram,
         )
         return upscale, (inputs.source,)
-    width, height = request.size
     run = Run(
         run_id=work.run_id,
         model=lease.model,
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         seeds=request.seeds,
-        width=width,
-        height=height,
+        width=request.width,
+        height=request.height,
         steps=request.steps,
         guidance=request.guidance,
         low_ram=request.low_ram,
-        references=tuple((image.width, image.height) for image in inputs.references),
+        references=tuple(image.size for image in inputs.references),
         start=inputs.start is not None,
         image_strength=request.strength,
-        lora_paths=inputs.lora_paths,
+        lora_paths=tuple(str(path) for path in lora_paths),
         lora_scales=request.lora_scales,
         previews=previews,
         alternating_offload=lease.alternating_offload,

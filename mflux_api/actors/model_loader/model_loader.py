@@ -1,30 +1,29 @@
-"""The model loader: which models are in the engine's memory, and who holds them there.
+"""The model loader: which models are in its engine's memory, and which leases hold them there.
 
-A lease keeps its model. Who needs a model that is not resident waits until there is room for it, first come, first
-served; room is made by evicting what nobody holds, the least recently used first. One task changes the residency.
+A lease keeps its model. A job that needs a model which is not resident waits until there is room for it, first come,
+first served; room is made by evicting what no lease holds, the least recently used first. One task changes the
+residency. The loader alone tells the scheduler how the engine is doing.
 """
 
 import itertools
 import logging
 import math
 from collections import deque
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import NoReturn, assert_never
 
-import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, MailboxFull
+from mflux_api.actors.engine_disk import EngineDisk
+from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
 from mflux_api.actors.model_loader.residency import ResidentModel, Residents, budget
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
-from mflux_api.engine.interface import EngineDied
+from mflux_api.engine.interface import EngineDied, EngineId
+from mflux_api.engine.protocol import Bits, LoadModel, UnloadModel
 from mflux_api.errors import ModelInUse, ModelNotDownloaded, ModelNotFound, OutOfMemory, ServiceError
 from mflux_api.jobs.memory_advice import MemoryAdvice
-from mflux_api.storage.checkpoints import Checkpoints
-from mflux_api.storage.footprint import Footprint
 from mflux_api.supervisor import Started
 
 logger = logging.getLogger(__name__)
@@ -32,41 +31,33 @@ logger = logging.getLogger(__name__)
 GIGABYTE = 1e9
 
 
-@attrs.frozen(kw_only=True)
-class Disk:
-    """What the loader asks the disk; it takes a while, so the service answers from a thread."""
-
-    locate: Callable[[Model], Awaitable[Path | None]]
-    """Tells a model's folder; ``None`` where there is none."""
-    measure: Callable[[Model, int], Awaitable[Footprint | None]]
-    """Tells what a model will take with so many bytes for a number; ``None`` where that cannot be told."""
-
-
 class ModelLoader:
     """Grants leases in order; loads and unloads through the generator."""
 
     def __init__(
         self,
+        engine: EngineId,
         mailbox: Mailbox[m.LoaderMessage],
         generator: Address[m.GeneratorMessage],
-        catalog: Catalog,
-        checkpoints: Checkpoints,
         scheduler: Address[m.SchedulerMessage],
+        catalog: Catalog,
         memory: MemorySettings,
-        disk: Disk,
+        disk: EngineDisk,
         *,
         preload: str | None = None,
     ) -> None:
+        self._engine = engine
         self._mailbox = mailbox
         self._generator = generator
-        self._catalog = catalog
-        self._checkpoints = checkpoints
         self._scheduler = scheduler
+        self._catalog = catalog
         self._memory = memory
         self._disk = disk
         self._advice = MemoryAdvice(catalog)
         self._preload = preload
         self._ids = itertools.count(1)
+        # What the scheduler was told of the child's device stays true while the next one starts.
+        self._device: str | None = None
         self._reset()
 
     def _reset(self) -> None:
@@ -75,6 +66,7 @@ class ModelLoader:
         self._leases: dict[int, m.Lease] = {}
         self._residents = Residents()
         self._loading: str | None = None
+        self._child: m.EngineState | None = None
 
     async def run(self, status: Started) -> None:
         """Serve the mailbox until cancelled."""
@@ -84,9 +76,14 @@ class ModelLoader:
             if self._preload is not None:
                 nursery.start_soon(self._load_ahead, self._preload)
             status.started()
+            self._tell()
             while True:
                 message = await self._mailbox.receive()
                 match message:
+                    case m.GeneratorChanged():
+                        self._note_child(message.state)
+                    case m.ReportEngine():
+                        self._tell()
                     case m.Acquire():
                         self._waiting.append(message)
                     case m.Release():
@@ -99,8 +96,15 @@ class ModelLoader:
                         assert_never(message)
                 self._changed.set()
 
+    def _note_child(self, child: m.EngineState) -> None:
+        self._child = child
+        if child.info is not None:
+            self._device = child.info.device
+        self._keep_only(child)
+        self._tell()
+
     async def _load_ahead(self, alias: str) -> None:
-        """Make a model resident before anybody asks for it, in line with everybody else."""
+        """Make a model resident before a job asks for it, in line with all others."""
         request = m.Acquire(model=alias)
         self._waiting.append(request)
         self._changed.set()
@@ -152,7 +156,7 @@ class ModelLoader:
         await self._changed.wait()
 
     async def _grant(self, request: m.Acquire) -> None:
-        engine = await self._engine()
+        engine = await self._engine_that_is_up()
         resident = self._residents.get(request.model)
         seconds = 0.0
         if resident is None or (resident.component_offload and not request.low_ram):
@@ -178,8 +182,10 @@ class ModelLoader:
             raise EngineDied("the model is gone again")
         lease = m.Lease(
             id=next(self._ids),
-            model=request.model,
+            engine=self._engine,
             incarnation=resident.incarnation,
+            model=request.model,
+            device=self._device,
             load_seconds=seconds,
             alternating_offload=resident.alternating_offload,
         )
@@ -199,7 +205,7 @@ class ModelLoader:
             self._waiting.append(request)
 
     async def _evict(self, request: m.Evict) -> None:
-        await self._forget_the_dead()
+        await self._current_child()
         if self._is_held(request.model):
             raise _in_use(request.model)
         resident = self._residents.get(request.model)
@@ -210,21 +216,23 @@ class ModelLoader:
     def _is_held(self, alias: str) -> bool:
         return self._loading == alias or any(lease.model == alias for lease in self._leases.values())
 
-    async def _engine(self) -> m.EngineState:
-        """Return the engine that is up, waiting for it."""
-        engine = await self._forget_the_dead()
-        if engine.info is None:
-            # How much memory there is, and in which precision it computes, only a child that is up can tell.
-            engine = await self._generator.ask(m.AwaitEngine())
-        return engine
+    async def _engine_that_is_up(self) -> m.EngineState:
+        """Return the engine's state once a child is up: how much memory there is only that can tell."""
+        child = await self._current_child()
+        if child.info is None:
+            child = await self._generator.ask(m.AwaitEngine())
+        return child
 
-    async def _forget_the_dead(self) -> m.EngineState:
+    async def _current_child(self) -> m.EngineState:
         """Return the engine as it is; what a dead child had in memory is gone, and so are the leases on it."""
-        engine = await self._generator.ask(m.GetEngine())
-        alive = engine.incarnation if engine.info is not None else None
+        child = await self._generator.ask(m.GetEngine())
+        self._keep_only(child)
+        return child
+
+    def _keep_only(self, child: m.EngineState) -> None:
+        alive = child.incarnation if child.info is not None else None
         self._residents.keep_only(alive)
         self._leases = {key: lease for key, lease in self._leases.items() if lease.incarnation == alive}
-        return engine
 
     # --- room ---
 
@@ -299,7 +307,7 @@ class ModelLoader:
         # Forgotten first: when the question fails, the child is gone and the model with it.
         self._residents.drop(resident.alias)
         self._tell()
-        await self._generator.ask(m.UnloadModel(model=resident.alias))
+        await self._generator.ask(m.UnloadModel(command=UnloadModel(model=resident.alias)))
         logger.info("model %s unloaded, %.2f GB", resident.alias, resident.size / GIGABYTE)
 
     async def _load(self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating_offload: bool) -> float:
@@ -319,17 +327,20 @@ class ModelLoader:
     async def _load_once(
         self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating_offload: bool
     ) -> float:
-        entry = self._checkpoints.quantized_folder(model)
+        entry = self._disk.quantized(model)
         self._residents.drop(model.alias)
         self._loading = model.alias
+        self._tell()
         try:
             loaded = await self._generator.ask(
                 m.LoadModel(
-                    model=model.alias,
-                    path=str(folder),
-                    bits=None if entry is None else _bits(model),
-                    entry="" if entry is None else str(entry),
-                    component_offload=low_ram or alternating_offload,
+                    command=LoadModel(
+                        model=model.alias,
+                        path=str(folder),
+                        bits=None if entry is None else _bits(model),
+                        entry="" if entry is None else str(entry),
+                        component_offload=low_ram or alternating_offload,
+                    )
                 )
             )
         finally:
@@ -352,14 +363,24 @@ class ModelLoader:
         return loaded.seconds
 
     def _tell(self) -> None:
-        models = frozenset(resident.alias for resident in self._residents)
-        try:
-            self._scheduler.tell_nowait(m.ModelsResident(models=models), control=True)
-        except (MailboxFull, ActorGone):
-            logger.debug("nobody takes the residency now")
+        """Tell the scheduler how the engine is doing, whatever changed."""
+        child = self._child
+        if child is None or (child.info is None and not child.degraded):
+            condition = m.EngineCondition.STARTING
+        else:
+            condition = m.EngineCondition.READY if child.info is not None else m.EngineCondition.DEGRADED
+        status = m.EngineStatus(
+            id=self._engine,
+            condition=condition,
+            incarnation=child.incarnation if child is not None else 0,
+            device=self._device,
+            models=tuple(resident.alias for resident in self._residents),
+            loading=self._loading,
+        )
+        self._scheduler.tell_latest(m.EngineChanged(status=status), key=self._engine)
 
 
-def _bits(model: Model) -> m.Bits:
+def _bits(model: Model) -> Bits:
     match model.bits:
         case 3 | 4 | 6 | 8 as bits:
             return bits

@@ -4,16 +4,16 @@ import base64
 import errno
 import itertools
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import assert_never
 
 import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import ActorGone, Address
-from mflux_api.engine.interface import EngineDied
+from mflux_api.actors.mailbox import Address
+from mflux_api.engine import protocol as p
+from mflux_api.engine.interface import EngineId, Received
 from mflux_api.errors import DiskFull, InternalError, OutOfMemory, ServiceError
 from mflux_api.images.inputs import RunInputs, rgb_images, source
 from mflux_api.jobs.estimates import Estimates
@@ -21,11 +21,19 @@ from mflux_api.jobs.job import Job, Progress, ProgressTracker, Stage, StoredImag
 from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.storage.files import ImageFiles
-from mflux_api.storage.loras import LoraFiles
+from mflux_api.supervisor import unwrapped_nursery
 
 logger = logging.getLogger(__name__)
 
 Publish = Callable[[Progress], None]
+
+
+@attrs.frozen(kw_only=True)
+class EngineAddresses:
+    """The two actors of one engine."""
+
+    loader: Address[m.LoaderMessage]
+    generator: Address[m.GeneratorMessage]
 
 
 class SaveFailed(Exception):
@@ -36,33 +44,54 @@ class SaveFailed(Exception):
         self.error = error
 
 
+@attrs.frozen(kw_only=True)
+class Ran:
+    """What a run that came to its end was."""
+
+    timings: Timings
+    device: str | None
+    """The kind of device that it ran on."""
+
+
 class JobRunner:
     """Runs attempts; shared by the scheduler's job tasks."""
 
     def __init__(
         self,
-        loader: Address[m.LoaderMessage],
-        generator: Address[m.GeneratorMessage],
+        engines: Mapping[EngineId, EngineAddresses],
         files: ImageFiles,
         encoders: trio.CapacityLimiter,
         model_hash: Callable[[str], str | None],
-        loras: LoraFiles,
         advice: MemoryAdvice,
     ) -> None:
-        self._loader = loader
-        self._generator = generator
+        self._engines = engines
         self._files = files
         self._encoders = encoders
         self._model_hash = model_hash
-        self._loras = loras
         self.advice = advice
         """What jobs are told that do not fit in memory."""
         self.estimates = Estimates()
         """What the attempts so far have taught about how long jobs take."""
         self._run_ids = itertools.count(1)
 
-    async def run(self, job: Job, tracker: ProgressTracker, images: list[StoredImage], publish: Publish) -> Timings:
-        """Generate the job's images, appending each to ``images`` once it is on disk.
+    async def run(
+        self,
+        job: Job,
+        engine: EngineId,
+        tracker: ProgressTracker,
+        images: list[StoredImage],
+        publish: Publish,
+        engine_freed: Callable[[], None],
+    ) -> Ran:
+        """Generate the job's images on an engine, appending each to ``images`` once it is on disk.
+
+        Args:
+            job: the job, whose request is run.
+            engine: the engine that was chosen for it.
+            tracker: turns what happens into progress.
+            images: gets what is saved.
+            publish: told of every progress.
+            engine_freed: called when the engine has no more to do for it; images may still be being saved then.
 
         Raises:
             EngineDied: the engine ended with the job inside.
@@ -72,18 +101,20 @@ class JobRunner:
         """
         started = trio.current_time()
         inputs = await self._inputs(job.request)
+        to = self._engines[engine]
         while True:
             publish(tracker.stage(Stage.LOADING))
-            lease = await self._loader.ask(m.Acquire(model=job.model, low_ram=job.request.low_ram))
+            lease = await to.loader.ask(m.Acquire(model=job.model, low_ram=job.request.low_ram))
+            attempt = _Attempt(job, lease, to, tracker, images, publish)
             try:
-                timings = await self._run(job, inputs, lease, tracker, images, publish)
-                return attrs.evolve(timings, total=trio.current_time() - started)
+                timings = await self._run(attempt, inputs, engine_freed)
+                return Ran(timings=attrs.evolve(timings, total=trio.current_time() - started), device=lease.device)
             except OutOfMemory as error:
                 raise self.advice.error(job.model, low_ram=job.request.low_ram) from error
             except m.StaleLease:
                 logger.debug("job %s: the engine was replaced before the run began", job.id)
             finally:
-                self._release(lease)
+                attempt.release()
 
     def discard(self, images: Iterable[StoredImage]) -> None:
         """Remove images that no job will show; one that cannot be removed is left, and its job goes on."""
@@ -101,110 +132,70 @@ class JobRunner:
             logger.warning("an abandoned image stays on disk (%s)", error.strerror)
 
     async def _inputs(self, request: ResolvedRequest) -> RunInputs:
-        """What the request names, read from text and disk before the engine is taken."""
-        if not request.init_images and not request.lora_files:
+        """The images that the request carries, decoded before the engine is taken."""
+        if not request.init_images:
             return RunInputs()
 
         def prepare() -> RunInputs:
             if request.upscaling is not None:
                 return RunInputs(source=source(request))
             references, start = rgb_images(request)
-            paths = tuple(str(file.path) for file in self._loras.resolve(request.lora_files))
-            return RunInputs(references=references, start=start, lora_paths=paths)
+            return RunInputs(references=references, start=start)
 
         return await trio.to_thread.run_sync(prepare, limiter=self._encoders)
 
-    def _release(self, lease: m.Lease) -> None:
-        try:
-            self._loader.tell_nowait(m.Release(lease_id=lease.id), control=True)
-        except ActorGone:
-            logger.debug("the loader is gone, and its leases with it")
-
-    async def _run(
-        self,
-        job: Job,
-        inputs: RunInputs,
-        lease: m.Lease,
-        tracker: ProgressTracker,
-        images: list[StoredImage],
-        publish: Publish,
-    ) -> Timings:
-        count, steps = job.request.num_images, job.request.steps
+    async def _run(self, attempt: "_Attempt", inputs: RunInputs, engine_freed: Callable[[], None]) -> Timings:
+        request = attempt.job.request
         # Room for all that one run can report, so that the generator never waits for us.
-        events, reports = trio.open_memory_channel[m.RunEvent](count * (2 * steps + 5) + 8)
-        generate = m.Run(lease=lease, request=job.request, run_id=next(self._run_ids), events=events, inputs=inputs)
-        timings: Timings | None = None
-        error: Exception | None = None
-        async with trio.open_nursery() as nursery:
-
-            async def follow() -> None:
-                nonlocal error
-                try:
-                    await self._follow(job, reports, tracker, images, publish)
-                except SaveFailed as failed:
-                    error = failed
-                    nursery.cancel_scope.cancel()
-
-            nursery.start_soon(follow)
+        events, reports = trio.open_memory_channel[Received](request.num_images * (2 * request.steps + 5) + 8)
+        run = m.Run(lease=attempt.lease, request=request, run_id=next(self._run_ids), events=events, inputs=inputs)
+        answered = False
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(self._follow, attempt, reports)
             try:
-                timings = await self._generator.ask(generate)
-            except (ServiceError, EngineDied, ActorGone, m.StaleLease) as failed:
-                error = failed
-                nursery.cancel_scope.cancel()
+                timings = await attempt.to.generator.ask(run)
+                answered = True
             finally:
-                if timings is None:
-                    self._stop(generate)
-        if error is not None:
-            raise error
-        if timings is None:
-            raise ActorGone(self._generator.name)
+                if not answered:
+                    attempt.to.generator.tell_latest(m.CancelRun(run_id=run.run_id), key=run.run_id)
+            attempt.release()
+            engine_freed()
         return timings
 
-    def _stop(self, generate: m.Run) -> None:
-        try:
-            self._generator.tell_nowait(m.CancelRun(run_id=generate.run_id), control=True)
-        except ActorGone:
-            logger.debug("the generator is gone, and its run with it")
-
-    async def _follow(
-        self,
-        job: Job,
-        reports: trio.MemoryReceiveChannel[m.RunEvent],
-        tracker: ProgressTracker,
-        images: list[StoredImage],
-        publish: Publish,
-    ) -> None:
-        stopwatch = Stopwatch(self.estimates, job.request)
+    async def _follow(self, attempt: "_Attempt", reports: trio.MemoryReceiveChannel[Received]) -> None:
+        stopwatch = Stopwatch(self.estimates, attempt.job.request, attempt.lease.device)
+        tracker, publish = attempt.tracker, attempt.publish
         with reports:
             async for report in reports:
-                match report:
-                    case m.Entered():
+                match report.event:
+                    case p.StageChanged(stage=stage):
                         stopwatch.stage_began()
-                        publish(tracker.stage(Stage(report.stage)))
-                    case m.Stepped():
-                        stopwatch.step_done(report.images)
-                        publish(tracker.step(report.step, report.steps, image=report.image, images=report.images))
-                    case m.Previewed():
-                        # The first of its pass; of the others nobody could say which they are.
-                        if report.index == tracker.latest.image:
-                            publish(tracker.preview(base64.b64encode(report.jpeg).decode()))
-                    case m.Generated():
+                        publish(tracker.stage(Stage(stage)))
+                    case p.StepDone() as done:
+                        stopwatch.step_done(done.images)
+                        publish(tracker.step(done.step, done.steps, image=done.image, images=done.images))
+                    case p.PreviewMade(index=index):
+                        # The first of its pass; of the others a follower could not say which they are.
+                        if index == tracker.latest.image:
+                            (jpeg,) = report.blobs
+                            publish(tracker.preview(base64.b64encode(jpeg).decode()))
+                    case p.ImageDone() as image:
                         publish(tracker.stage(Stage.SAVING))
-                        images.append(await self._save(job, report))
+                        attempt.images.append(await self._save(attempt.job, image, report.blobs[0]))
                         stopwatch.image_saved()
-                        publish(tracker.image_saved(len(images)))
-                    case _:
-                        assert_never(report)
+                        publish(tracker.image_saved(len(attempt.images)))
+                    case other:
+                        raise RuntimeError(f"the generator passed a {type(other).__name__} on")
 
-    async def _save(self, job: Job, generated: m.Generated) -> StoredImage:
+    async def _save(self, job: Job, image: p.ImageDone, rgb: bytes) -> StoredImage:
         def save() -> StoredImage:
             return self._files.save(
                 job,
-                generated.index,
-                seed=generated.seed,
-                width=generated.width,
-                height=generated.height,
-                rgb=generated.rgb,
+                image.index,
+                seed=image.seed,
+                width=image.width,
+                height=image.height,
+                rgb=rgb,
                 model_hash=self._model_hash(job.model),
             )
 
@@ -221,12 +212,30 @@ class JobRunner:
         return stored
 
 
+@attrs.frozen(eq=False)
+class _Attempt:
+    """One attempt at a job on a leased model, and who is told of it."""
+
+    job: Job
+    lease: m.Lease
+    to: EngineAddresses
+    tracker: ProgressTracker
+    images: list[StoredImage]
+    publish: Publish
+
+    def release(self) -> None:
+        """Give the lease back; again, it does nothing."""
+        # As news: it must not be lost for want of room.
+        self.to.loader.tell_latest(m.Release(lease_id=self.lease.id), key=(m.Release, self.lease.id))
+
+
 class Stopwatch:
     """Measures one run for the estimates: each step, and what an image takes besides."""
 
-    def __init__(self, estimates: Estimates, request: ResolvedRequest) -> None:
+    def __init__(self, estimates: Estimates, request: ResolvedRequest, device: str | None) -> None:
         self._estimates = estimates
         self._request = request
+        self._device = device
         self._image_began = self._last = trio.current_time()
         self._stepping = 0.0
 
@@ -237,14 +246,14 @@ class Stopwatch:
     def step_done(self, images: int) -> None:
         """A denoising step of so many images ended."""
         now = trio.current_time()
-        self._estimates.add_step(self._request, (now - self._last) / images)
+        self._estimates.add_step(self._request, self._device, (now - self._last) / images)
         self._stepping += now - self._last
         self._last = now
 
     def image_saved(self) -> None:
         """An image is on disk."""
         now = trio.current_time()
-        self._estimates.add_rest(self._request, now - self._image_began - self._stepping)
+        self._estimates.add_rest(self._request, self._device, now - self._image_began - self._stepping)
         self._image_began, self._stepping = now, 0.0
 
 

@@ -1,4 +1,4 @@
-"""One submission at a time for each idempotency key."""
+"""A lock for each key: one submission at a time under an idempotency key."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,13 +7,13 @@ import trio
 
 
 class KeyedLock:
-    """Who is submitting under which key right now; the others with that key wait."""
+    """One holder of each key at a time; the others wait for it."""
 
     def __init__(self) -> None:
         self._held: dict[str, trio.Event] = {}
 
     @asynccontextmanager
-    async def of(self, key: str) -> AsyncIterator[None]:
+    async def hold(self, key: str) -> AsyncIterator[None]:
         """Hold a key for the length of the block."""
         while (released := self._held.get(key)) is not None:
             await released.wait()

@@ -1,6 +1,5 @@
 """Having a job's model on disk before the job runs, as the job's task sees it."""
 
-import logging
 import math
 
 import trio
@@ -11,8 +10,7 @@ from mflux_api.actors.scheduler.job_runner import Publish
 from mflux_api.catalog import Catalog
 from mflux_api.errors import ShuttingDown
 from mflux_api.jobs.job import Job, ProgressTracker
-
-logger = logging.getLogger(__name__)
+from mflux_api.supervisor import unwrapped_nursery
 
 RETRY_SECONDS = 0.1
 """Before a downloader that was restarted is asked again."""
@@ -21,7 +19,7 @@ TELL_SECONDS = 1.0
 
 
 class ModelOnDisk:
-    """Waits for downloads; shared by the scheduler's job tasks."""
+    """Has models downloaded; shared by the scheduler's job tasks."""
 
     def __init__(self, downloader: Address[m.DownloaderMessage], catalog: Catalog) -> None:
         self._downloader = downloader
@@ -32,15 +30,15 @@ class ModelOnDisk:
         model = self._catalog.get(job.model)
         return model is not None and model.remote
 
-    async def fetch(self, job: Job, tracker: ProgressTracker, publish: Publish) -> None:
+    async def wait(self, job: Job, tracker: ProgressTracker, publish: Publish) -> None:
         """Wait until the job's model is on disk, publishing how far it is.
 
         Raises:
-            ServiceError: it cannot be fetched.
+            ServiceError: it cannot be downloaded.
         """
         while True:
             try:
-                await self._fetch_once(job, tracker, publish)
+                await self._wait_once(job, tracker, publish)
             except ActorStopped:
                 raise ShuttingDown("The service has ended") from None
             except ActorGone:
@@ -51,37 +49,26 @@ class ModelOnDisk:
                     publish(tracker.back_to_queue())
                 return
 
-    async def _fetch_once(self, job: Job, tracker: ProgressTracker, publish: Publish) -> None:
+    async def _wait_once(self, job: Job, tracker: ProgressTracker, publish: Publish) -> None:
         updates, transfers = trio.open_memory_channel[m.Transfer](math.inf)
-        error: Exception | None = None
+
+        async def follow() -> None:
+            told = -math.inf
+            async for transfer in transfers:
+                last = transfer.bytes_done == transfer.bytes_total
+                if trio.current_time() - told < TELL_SECONDS and not last:
+                    continue
+                told = trio.current_time()
+                publish(tracker.downloading(transfer.bytes_done, transfer.bytes_total, transfer.eta_seconds))
+
         done = False
         with updates, transfers:
-            async with trio.open_nursery() as nursery:
-
-                async def follow() -> None:
-                    told = -math.inf
-                    async for transfer in transfers:
-                        last = transfer.bytes_done == transfer.bytes_total
-                        if trio.current_time() - told < TELL_SECONDS and not last:
-                            continue
-                        told = trio.current_time()
-                        publish(tracker.downloading(transfer.bytes_done, transfer.bytes_total, transfer.eta_seconds))
-
+            async with unwrapped_nursery() as nursery:
                 nursery.start_soon(follow)
                 try:
                     await self._downloader.ask(m.EnsureOnDisk(model=job.model, updates=updates))
                     done = True
-                except Exception as failed:  # noqa: BLE001 - raised below, so that the nursery does not wrap it
-                    error = failed
                 finally:
                     if not done:
-                        self._let_go()
+                        self._downloader.tell_latest(m.DownloadAbandoned(), key=m.DownloadAbandoned)
                 nursery.cancel_scope.cancel()
-        if error is not None:
-            raise error
-
-    def _let_go(self) -> None:
-        try:
-            self._downloader.tell_nowait(m.DownloadAbandoned(), control=True)
-        except ActorGone:
-            logger.debug("the downloader is gone, and its downloads with it")

@@ -1,12 +1,11 @@
-"""The scheduler: what runs next, and what becomes of it.
+"""The scheduler: which job runs next, on which engine, and what becomes of it.
 
 Its receive loop only decides. Every accepted, running or cancelled job has a task of its own in the scheduler's
-nursery that does the asking; a running job's cancel scope is the job.
+nursery that does the asking; a running job's cancel scope is the job's.
 """
 
 import logging
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import assert_never
 
@@ -14,38 +13,31 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import ActorGone, Address, Ask, Mailbox, MailboxFull
-from mflux_api.actors.scheduler.job_queue import Entry, JobQueue
+from mflux_api.actors.mailbox import ActorGone, ActorSuspended, Address, Mailbox
+from mflux_api.actors.scheduler.admission import Admission
+from mflux_api.actors.scheduler.draining import Draining, shutting_down
+from mflux_api.actors.scheduler.endings import Endings
+from mflux_api.actors.scheduler.job_queue import OVER, Entry, JobEvent, JobQueue, JobState
 from mflux_api.actors.scheduler.job_runner import JobRunner, SaveFailed
-from mflux_api.actors.scheduler.keyed_lock import KeyedLock
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
 from mflux_api.config import SchedulerSettings
-from mflux_api.engine.interface import EngineDied
-from mflux_api.errors import (
-    EngineCrashed,
-    EngineUnavailable,
-    IdempotencyConflict,
-    InternalError,
-    ModelNotDownloaded,
-    QueueFull,
-    ServerCrashed,
-    ServiceError,
-    ShuttingDown,
-)
-from mflux_api.jobs.idempotency import IdempotencyKey
-from mflux_api.jobs.job import Failure, Finished, Job, Progress, Status, new_job_id
+from mflux_api.engine.interface import EngineDied, EngineId
+from mflux_api.errors import EngineCrashed, InternalError, ModelNotDownloaded, ServerCrashed, ServiceError
+from mflux_api.jobs.job import Job, Progress, Status
 from mflux_api.supervisor import Started
 
 logger = logging.getLogger(__name__)
 
 MAX_SERVICE_DEATHS = 5
-STORE_RETRY_SECONDS = 1.0
-MAX_INPUT_BYTES = 1 << 30
-"""Init images of unfinished jobs, all together; a full queue of large ones would fill the memory."""
+MAX_SAVING = 2
+"""Jobs of one engine that may still be saving when it is given the next: a slow disk must not collect pixels."""
+
+_PREFERENCE = {condition: place for place, condition in enumerate(m.EngineCondition)}
+_PREFERENCE[m.EngineCondition.READY] = -1
 
 
 class Scheduler:
-    """Admission, order, retries and cancellation."""
+    """Dispatch, retries, and the state of every engine as its loader tells it."""
 
     def __init__(
         self,
@@ -54,31 +46,46 @@ class Scheduler:
         store: Address[m.StoreMessage],
         hub: Address[m.HubMessage],
         stats: Address[m.StatsMessage],
-        fetcher: ModelOnDisk,
+        loaders: Mapping[EngineId, Address[m.LoaderMessage]],
+        model_on_disk: ModelOnDisk,
         job_runner: JobRunner,
         settings: SchedulerSettings,
-        slots: int = 1,
     ) -> None:
         self._mailbox = mailbox
         self._store = store
         self._hub = hub
         self._stats = stats
-        self._fetcher = fetcher
+        self._loaders = loaders
+        self._model_on_disk = model_on_disk
         self._job_runner = job_runner
         self._settings = settings
-        self._slots = slots
-        self._draining = False
+        self._draining_begun = False
 
     async def run(self, status: Started) -> None:
-        """Take up what the store has unfinished, then serve the mailbox until cancelled."""
+        """Recover what the store has unfinished, then serve the mailbox until cancelled."""
         self._queue = JobQueue(self._job_runner.estimates)
-        self._claims = KeyedLock()
-        self._active = 0
-        self._degraded = False
-        self._resident: frozenset[str] = frozenset()
-        self._drains: list[m.Drain] = []
+        # An engine that has not been heard of is not given work, and is not given up either.
+        self._engines: dict[EngineId, m.EngineStatus] = {}
+        self._busy: set[EngineId] = set()
+        for engine, loader in self._loaders.items():
+            loader.tell_latest(m.ReportEngine(), key=(m.SCHEDULER, engine))
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
+            self._endings = Endings(
+                self._queue, store=self._store, hub=self._hub, stats=self._stats, settled=self._settled
+            )
+            self._draining = Draining(self._queue, self._endings, nursery, begun=self._draining_begun)
+            self._admission = Admission(
+                self._queue,
+                self._draining,
+                nursery,
+                store=self._store,
+                hub=self._hub,
+                settings=self._settings,
+                engine_left=self._engine_left,
+                enqueue=self._enqueue,
+                accepted=self._accepted,
+            )
             await self._recover()
             status.started()
             self._dispatch()
@@ -88,208 +95,203 @@ class Scheduler:
     def _handle(self, message: m.SchedulerMessage) -> None:
         match message:
             case m.Submit():
-                self._submit(message)
+                self._admission.submit(message)
             case m.CancelJob():
-                self._nursery.start_soon(self._cancel_and_answer, message)
+                self._nursery.start_soon(self._cancel, message)
             case m.Abandon():
                 self._nursery.start_soon(self._abandon, message.job_id)
             case m.GetSnapshots():
-                message.reply.ok(self._queue.live())
-            case m.GetLoad():
-                message.reply.ok(
-                    m.Load(
-                        active=self._active,
-                        queued=self._queue.accepted(),
-                        draining=self._draining,
-                        degraded=self._degraded,
-                    )
-                )
+                message.reply.ok(self._queue.snapshots(self._usable()))
+            case m.GetStatus():
+                message.reply.ok(self._status())
+            case m.GetEngines():
+                message.reply.ok(tuple(self._engines.get(engine, _unheard(engine)) for engine in self._loaders))
             case m.Drain():
-                self._draining = True
-                self._drains.append(message)
-                self._fail_waiting_sync()
-                if message.halt:
-                    self._halt()
-                self._answer_drains()
-            case m.EngineHealth():
-                self._degraded = message.degraded
-            case m.ModelsResident():
-                self._resident = message.models
+                self._draining_begun = True
+                self._draining.drain(message)
+            case m.EngineChanged():
+                self._engines[message.status.id] = message.status
+                self._dispatch()
             case _:
                 assert_never(message)
 
-    # --- admission ---
-
-    def _submit(self, message: m.Submit) -> None:
-        if message.key is not None:
-            self._nursery.start_soon(self._submit_once, message, message.key)
-            return
-        entry = self._admit(message)
-        if entry is not None:
-            self._nursery.start_soon(self._persist, entry, message)
-
-    async def _submit_once(self, message: m.Submit, key: IdempotencyKey) -> None:
-        """Answer with the job that was accepted under the key, or accept one."""
-        async with self._claims.of(key.key):
-            try:
-                known = await self._store.ask(m.GetIdempotencyRecord(key=key.key))
-                job = None if known is None else await self._store.ask(m.GetJob(job_id=known.job_id))
-            except (ServiceError, ActorGone) as error:
-                message.reply.fail(error)
-                return
-            if known is not None and known.body != key.body:
-                message.reply.fail(
-                    IdempotencyConflict("This Idempotency-Key was used before with another body; choose a new one")
-                )
-            elif job is not None:
-                message.reply.ok(m.Accepted(job=job, position=self._queue.position(job.id)))
-            else:
-                entry = self._admit(message)
-                if entry is not None:
-                    await self._persist(entry, message)
-
-    def _admit(self, message: m.Submit) -> Entry | None:
-        """Give a job that may come a place, or refuse it."""
-        refusal = self._refusal()
-        if refusal is not None:
-            message.reply.fail(refusal)
-            return None
-        job = Job(
-            id=new_job_id(),
-            request=message.request,
-            created_at=datetime.now(UTC),
-            synchronous=message.synchronous,
+    def _status(self) -> m.SchedulerStatus:
+        return m.SchedulerStatus(
+            active=self._queue.active(),
+            queued=self._queue.accepted(),
+            draining=self._draining.begun,
+            degraded=not self._engine_left(),
         )
-        return self._queue.enter(job)
 
-    def _refusal(self) -> ServiceError | None:
-        if self._draining:
-            return _shutting_down()
-        if self._degraded:
-            return EngineUnavailable("The engine does not start; see GET /api/v1/health and the log")
-        if self._queue.accepted() >= self._settings.max_queue:
-            return QueueFull(
-                f"The queue is full ({self._settings.max_queue} jobs); try again later",
-                {"max_queue": self._settings.max_queue},
-            )
-        if self._queue.input_bytes() >= MAX_INPUT_BYTES:
-            return QueueFull("The init images of waiting jobs take all the room there is for them; try again later")
-        return None
+    # --- engines ---
 
-    async def _persist(self, entry: Entry, message: m.Submit) -> None:
-        try:
-            await self._store.ask(m.Insert(job=entry.job, key=message.key))
-        except (ServiceError, ActorGone) as error:
-            self._queue.forget(entry)
-            entry.kept.set()
-            message.reply.fail(error)
-            self._answer_drains()
-            return
-        # Not lossy, unlike later progress: it opens the job's log, which followers need.
-        await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest))
-        position = self._enqueue(entry)
-        entry.kept.set()
-        told = message.reply.ok(m.Accepted(job=entry.job, position=position))
-        # When whoever submitted is gone, an async job stays: it was accepted, and its id may be read elsewhere.
-        if entry.job.synchronous and not told:
-            self._nursery.start_soon(self._abandon, entry.job.id)
-        if self._draining:
-            self._fail_waiting_sync()
-        self._dispatch()
+    def _usable(self) -> Sequence[m.EngineStatus]:
+        """The engines that can be given a job, the best first; one that keeps dying only where there is no other."""
+        working = [engine for engine in self._engines.values() if engine.condition is not m.EngineCondition.FAILED]
+        sound = [engine for engine in working if engine.condition is not m.EngineCondition.DEGRADED]
+        return sorted(sound or working, key=lambda engine: _PREFERENCE[engine.condition])
+
+    def _engine_left(self) -> bool:
+        """Whether there is an engine that a new job may hope for."""
+        gone = (m.EngineCondition.DEGRADED, m.EngineCondition.FAILED)
+        return any(self._engines.get(engine, _unheard(engine)).condition not in gone for engine in self._loaders)
+
+    def _is_free(self, engine: EngineId) -> bool:
+        saving = sum(
+            entry.state is JobState.SAVING and entry.engine is not None and entry.engine.id == engine
+            for entry in self._queue
+        )
+        return engine not in self._busy and saving < MAX_SAVING
+
+    # --- the queue ---
 
     def _enqueue(self, entry: Entry) -> int:
         """Put a job into the queue and have its model brought to disk, if it is not there; return its place."""
         position = self._queue.enqueue(entry)
-        if self._fetcher.concerns(entry.job):
-            entry.fetching = trio.CancelScope()
-            self._nursery.start_soon(self._fetch, entry, entry.fetching)
+        if self._model_on_disk.concerns(entry.job):
+            entry.on(JobEvent.DOWNLOAD_BEGAN)
+            entry.scope = trio.CancelScope()
+            self._nursery.start_soon(self._wait_for_model, entry, entry.scope)
         return position
 
-    async def _fetch(self, entry: Entry, scope: trio.CancelScope) -> None:
+    def _accepted(self, entry: Entry, told: bool) -> None:
+        # An asynchronous job stays when its caller is gone: it was accepted, and its id may be read elsewhere.
+        if entry.job.synchronous and not told:
+            self._nursery.start_soon(self._abandon, entry.job.id)
+        if self._draining.begun:
+            self._draining.fail_waiting_sync()
+        self._dispatch()
+
+    async def _wait_for_model(self, entry: Entry, scope: trio.CancelScope) -> None:
         failure: ServiceError | None = None
         with scope:
             try:
-                await self._fetcher.fetch(entry.job, entry.tracker, self._publish)
+                await self._model_on_disk.wait(entry.job, entry.tracker, self._publish)
             except ServiceError as error:
                 failure = error
-        if scope.cancelled_caught or entry.fetching is not scope:
+        if scope.cancelled_caught or entry.state is not JobState.DOWNLOADING:
             return
         if failure is not None:
             self._queue.take(entry)
-            await self._fail(entry, failure)
+            await self._endings.fail(entry, failure)
             return
-        entry.fetching = None
+        entry.on(JobEvent.DOWNLOADED)
         self._dispatch()
 
     # --- running ---
 
     def _dispatch(self) -> None:
-        while self._active < self._slots and not self._draining:
-            entry = self._queue.next(self._resident, self._settings.max_affinity_skips)
-            if entry is None:
+        while not self._draining.begun:
+            usable = self._usable()
+            free = [engine for engine in usable if self._is_free(engine.id)]
+            chosen = self._queue.next(free, {engine.id for engine in usable}, self._settings.max_affinity_skips)
+            if chosen is None:
                 return
+            entry, engine = chosen
+            entry.engine = engine
+            entry.on(JobEvent.DISPATCHED)
             entry.scope = trio.CancelScope()
-            self._active += 1
-            self._nursery.start_soon(self._work, entry, entry.scope)
+            self._busy.add(engine.id)
+            self._nursery.start_soon(self._work, entry, engine.id, entry.scope)
 
-    async def _work(self, entry: Entry, scope: trio.CancelScope) -> None:
+    async def _work(self, entry: Entry, engine: EngineId, scope: trio.CancelScope) -> None:
+        freed = False
+
+        def engine_freed() -> None:
+            nonlocal freed
+            if not freed:
+                freed = True
+                self._busy.discard(engine)
+                if entry.state is JobState.RUNNING:
+                    entry.on(JobEvent.ENGINE_FREED)
+                self._dispatch()
+
         try:
             with scope:
-                await self._run(entry)
-            if entry.halted and not entry.finishing:
-                await self._requeue(entry)
+                await self._attempt(entry, engine, engine_freed)
+            if entry.state is JobState.HALTED:
+                await self._requeue_halted(entry)
         finally:
-            self._active -= 1
-            entry.scope = None
-            if not entry.finishing:
-                # This attempt is over and the job is not: nobody will ever point to what it saved.
-                self._job_runner.discard(entry.images)
-                entry.images.clear()
-        self._answer_drains()
-        self._dispatch()
+            entry.engine = None
+            if not freed:
+                self._busy.discard(engine)
+            if entry.state not in OVER:
+                # This attempt is over and the job is not: nothing will ever point to what it saved.
+                self._discard_images(entry)
+        self._settled()
 
-    async def _run(self, entry: Entry) -> None:
-        entry.job = await self._store_with_retry(partial(m.StartJob, job_id=entry.job.id))
+    async def _attempt(self, entry: Entry, engine: EngineId, engine_freed: Callable[[], None]) -> None:
+        entry.job = await self._endings.store_with_retry(partial(m.StartJob, job_id=entry.job.id))
         entry.tracker.begin_attempt(entry.job.engine_deaths + 1)
         entry.images.clear()
+        requeue = partial(m.Requeue, job_id=entry.job.id)
         try:
-            timings = await self._job_runner.run(entry.job, entry.tracker, entry.images, self._publish)
+            done = await self._job_runner.run(
+                entry.job, engine, entry.tracker, entry.images, self._publish, engine_freed
+            )
         except EngineDied as died:
             logger.warning("job %s: the engine died (%s)", entry.job.id, died.reason)
-            entry.out_of_memory = died.out_of_memory
-            await self._retry(entry, partial(m.Requeue, job_id=entry.job.id, engine_died=True))
+            entry.out_of_memory, entry.failed_on = died.out_of_memory, engine
+            await self._retry(entry, partial(requeue, engine_died=True))
+        except ActorSuspended:
+            # Its actors kept failing before the job was with them: it goes elsewhere, or waits.
+            await self._retry(entry, requeue)
         except ActorGone:
-            await self._retry(entry, partial(m.Requeue, job_id=entry.job.id, service_died=True))
+            entry.failed_on = engine
+            await self._retry(entry, partial(requeue, service_died=True))
         except ModelNotDownloaded:
-            # It was deleted after it had been looked for: that is nobody's death, and it is looked for again.
-            await self._retry(entry, partial(m.Requeue, job_id=entry.job.id))
+            # It was deleted after it had been looked for: that counts as no death, and it is looked for again.
+            await self._retry(entry, requeue)
         except SaveFailed as failed:
-            await self._fail(entry, failed.error)
+            await self._endings.fail(entry, failed.error)
         except ServiceError as error:
-            await self._fail(entry, error)
+            await self._endings.fail(entry, error)
         except Exception as error:
             # A defect. After a restart it would meet this job again, and in the end take the whole tree along.
             logger.error("job %s: a defect: %s", entry.job.id, type(error).__name__)
             logger.debug("job %s: a defect", entry.job.id, exc_info=error)
-            await self._fail(entry, InternalError("The service failed on this job; the log has the details"))
+            await self._endings.fail(entry, InternalError("The service failed on this job; the log has the details"))
         else:
-            await self._finish(entry, m.Completed(images=tuple(entry.images), timings=timings))
+            completed = m.Completed(images=tuple(entry.images), timings=done.timings, device=done.device)
+            await self._endings.finish(entry, completed)
 
     async def _retry(self, entry: Entry, requeue: Callable[[], m.Requeue]) -> None:
         # A cancelled job's scope lets this question not pass; but it may be cancelled after the answer was given.
-        entry.job = await self._store_with_retry(requeue)
-        if entry.finishing:
+        entry.job = await self._endings.store_with_retry(requeue)
+        if entry.state in OVER:
             return
-        self._job_runner.discard(entry.images)
-        entry.images.clear()
+        self._discard_images(entry)
         exhausted = self._exhausted(entry.job, out_of_memory=entry.out_of_memory)
-        if exhausted is None and self._draining and entry.job.synchronous:
-            exhausted = _shutting_down()
+        if exhausted is None and self._draining.begun and entry.job.synchronous:
+            exhausted = shutting_down()
         if exhausted is not None:
-            await self._fail(entry, exhausted)
+            await self._endings.fail(entry, exhausted)
             return
+        self._back_to_queue(entry)
+
+    def _back_to_queue(self, entry: Entry) -> None:
         self._publish(entry.tracker.back_to_queue())
+        entry.on(JobEvent.REQUEUED)
+        self._queue.take(entry)
         self._enqueue(entry)
+
+    async def _requeue_halted(self, entry: Entry) -> None:
+        """Give a job back whose run a drain halted; that counts as no death."""
+        # A scope of its own: a cancel may come while the store is asked, and wins.
+        entry.scope = trio.CancelScope()
+        with entry.scope:
+            if entry.job.synchronous:
+                await self._endings.fail(entry, shutting_down())
+                return
+            try:
+                # What the halt cut off may have been a question to the store: only the store knows the answer.
+                job = await self._store.ask(m.GetJob(job_id=entry.job.id))
+            except ServiceError as error:
+                logger.warning("job %s: it is left to the next start (%s)", entry.job.id, error.code)
+                return
+            if job is not None and job.status is Status.GENERATING:
+                entry.job = await self._endings.store_with_retry(partial(m.Requeue, job_id=job.id))
+            self._back_to_queue(entry)
 
     def _exhausted(self, job: Job, *, out_of_memory: bool = False) -> ServiceError | None:
         if job.engine_deaths >= self._settings.max_attempts:
@@ -311,160 +313,60 @@ class Scheduler:
             )
         return None
 
-    # --- draining ---
+    def _discard_images(self, entry: Entry) -> None:
+        self._job_runner.discard(entry.images)
+        entry.images.clear()
 
-    def _fail_waiting_sync(self) -> None:
-        """Fail the synchronous jobs that wait: their callers need an answer, and a restart would lose them."""
-        for entry in self._queue:
-            waits = entry.scope is None and entry.kept.is_set() and not entry.finishing
-            if waits and entry.job.synchronous:
-                self._nursery.start_soon(self._fail, entry, _shutting_down())
+    # --- cancelling ---
 
-    def _halt(self) -> None:
-        for entry in self._queue:
-            if entry.scope is not None and not entry.finishing and not entry.halted:
-                entry.halted = True
-                entry.scope.cancel()
-
-    async def _requeue(self, entry: Entry) -> None:
-        """What becomes of a job whose run was halted. It is nobody's death."""
-        # A scope of its own: a cancel may come while the store is asked, and wins.
-        entry.scope = trio.CancelScope()
-        with entry.scope:
-            if entry.job.synchronous:
-                await self._fail(entry, _shutting_down())
-                return
-            try:
-                # What the halt cut off may have been a question to the store: only the store knows the answer.
-                job = await self._store.ask(m.GetJob(job_id=entry.job.id))
-            except ServiceError as error:
-                logger.warning("job %s: it is left to the next start (%s)", entry.job.id, error.code)
-                return
-            if job is not None and job.status is Status.GENERATING:
-                entry.job = await self._store_with_retry(partial(m.Requeue, job_id=job.id))
-            self._publish(entry.tracker.back_to_queue())
-            self._queue.take(entry)
-            self._enqueue(entry)
-
-    def _answer_drains(self) -> None:
-        if self._active == 0 and not any(self._drain_waits_for(entry) for entry in self._queue):
-            while self._drains:
-                self._drains.pop().reply.ok(None)
-
-    def _drain_waits_for(self, entry: Entry) -> bool:
-        return entry.finishing or entry.job.synchronous
-
-    # --- endings ---
-
-    async def _finish(self, entry: Entry, outcome: m.Outcome) -> None:
-        """Commit the end and tell the world; only the first caller does anything."""
-        # A task that is being stopped must not begin what it cannot complete.
-        await trio.lowlevel.checkpoint_if_cancelled()
-        if entry.finishing:
-            return
-        entry.finishing = True
-        if entry.fetching is not None:
-            entry.fetching.cancel()
-        entry.job = await self._store_with_retry(partial(m.Finish, job_id=entry.job.id, outcome=outcome))
-        await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job)))
-        self._queue.forget(entry)
-        entry.finished.set()
-        if entry.job.failure is not None:
-            logger.warning("job %s failed: %s", entry.job.id, entry.job.failure.code)
-        self._count(entry.job.status.value)
-        self._answer_drains()
-
-    async def _store_with_retry(self, change: Callable[[], Ask[Job]]) -> Job:
-        """Have the store change a job. What it cannot write now, on a full disk, it is asked to write again."""
-        while True:
-            try:
-                return await self._store.ask(change())
-            except ServiceError as error:
-                logger.warning("a job's state cannot be stored (%s: %s); trying again", error.code, error.message)
-                await trio.sleep(STORE_RETRY_SECONDS)
-
-    async def _fail(self, entry: Entry, error: ServiceError) -> None:
-        outcome = m.Failed(
-            failure=Failure.from_error(error), images=tuple(entry.images), progress=entry.tracker.latest.progress
-        )
-        await self._finish(entry, outcome)
-
-    async def _cancel_and_answer(self, message: m.CancelJob) -> None:
+    async def _cancel(self, message: m.CancelJob) -> None:
         try:
-            message.reply.ok(await self._cancel(message.job_id))
+            message.reply.ok(await self._endings.cancel(message.job_id))
         except (ServiceError, ActorGone) as error:
             message.reply.fail(error)
 
     async def _abandon(self, job_id: str) -> None:
         try:
-            await self._cancel(job_id)
+            await self._endings.cancel(job_id)
         except ServiceError as error:
             logger.debug("an abandoned job needs no cancelling: %s", error.code)
 
-    async def _cancel(self, job_id: str) -> Job | None:
-        entry = self._queue.get(job_id)
-        if entry is None:
-            return await self._store.ask(m.GetJob(job_id=job_id))
-        await entry.kept.wait()
-        if entry.finishing:
-            await entry.finished.wait()
-            return entry.job
-        if self._queue.get(job_id) is not entry:
-            return None
-        self._queue.take(entry)
-        if entry.scope is not None:
-            # The task ends at its next checkpoint; by then the job is taken, and it cannot finish it any more.
-            entry.scope.cancel()
-        await self._finish(entry, m.Cancelled(images=tuple(entry.images), progress=entry.tracker.latest.progress))
-        return entry.job
+    # --- after a start ---
 
     async def _recover(self) -> None:
-        """After a start: requeue what was running, and publish every end that nobody heard of."""
+        """Requeue what was running, and publish every end that no follower has heard of."""
         for job in await self._store.ask(m.Unfinished()):
             if job.status is Status.GENERATING:
                 self._job_runner.discard_all(job)
-                job = await self._store_with_retry(partial(m.Requeue, job_id=job.id, service_died=True))
-            entry = self._queue.enter(job)
+                requeue = partial(m.Requeue, job_id=job.id, service_died=True)
+                job = await self._endings.store_with_retry(requeue)
+            entry = self._queue.add(job)
+            entry.on(JobEvent.KEPT)
             entry.kept.set()
             exhausted = self._exhausted(job)
             if exhausted is not None:
-                await self._fail(entry, exhausted)
+                await self._endings.fail(entry, exhausted)
                 continue
             await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
             self._enqueue(entry)
-        if self._draining:
-            self._fail_waiting_sync()
-        for job_id in await self._hub.ask(m.OpenLogs()):
-            if self._queue.get(job_id) is None:
-                await self._publish_end(job_id)
-
-    async def _publish_end(self, job_id: str) -> None:
-        try:
-            job = await self._store.ask(m.GetJob(job_id=job_id))
-        except ServiceError as error:
-            logger.warning("job %s: its end cannot be told (%s)", job_id, error.code)
-            return
-        if job is not None and job.status.terminal:
-            await self._hub.tell(m.Publish(job_id=job_id, event=Finished(job=job)))
+        if self._draining.begun:
+            self._draining.fail_waiting_sync()
+        await self._endings.publish_unheard()
 
     # --- telling ---
 
+    def _settled(self) -> None:
+        """A job has moved on: a drain may be done, or the next one due."""
+        self._draining.answer_when_quiet()
+        self._dispatch()
+
     def _publish(self, progress: Progress) -> None:
         entry = self._queue.get(progress.id)
-        if entry is None or entry.finishing:
+        if entry is None or entry.state in OVER:
             return
-        timed = attrs.evolve(progress, eta_seconds=self._queue.etas().get(progress.id))
-        try:
-            self._hub.tell_nowait(m.Publish(job_id=progress.id, event=timed))
-        except (MailboxFull, ActorGone):
-            logger.debug("a progress event was dropped")
-
-    def _count(self, name: str) -> None:
-        try:
-            self._stats.tell_nowait(m.Count(name=name))
-        except (MailboxFull, ActorGone):
-            logger.debug("a count was dropped")
+        timed = attrs.evolve(progress, eta_seconds=self._queue.etas(self._usable()).get(progress.id))
+        self._hub.tell_lossy(m.Publish(job_id=progress.id, event=timed))
 
 
-def _shutting_down() -> ShuttingDown:
-    return ShuttingDown("The service is shutting down and takes no new work; try again when it is back")
+def _unheard(engine: EngineId) -> m.EngineStatus:
+    return m.EngineStatus(id=engine, condition=m.EngineCondition.STARTING)

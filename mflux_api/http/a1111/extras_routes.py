@@ -84,7 +84,7 @@ class Extras:
         layers = (first, second) if options.blends else (first,)
         if any(isinstance(upscaler, Model) for upscaler in layers):
             return await self._upscaled(options, layers, texts, field)
-        if (await self._gateway.load()).draining:
+        if (await self._gateway.status()).draining:
             raise ShuttingDown("The service is shutting down; try again in a moment")
         with self._room():
             return await self._upscaled(options, layers, texts, field)

@@ -1,12 +1,14 @@
 """``/api/v1/models``."""
 
+from collections.abc import Sequence
+
 import trio
 from quart import Blueprint, Response
 
-from mflux_api.actors.messages import DownloadState, Residency, Transfer
+from mflux_api.actors.messages import DownloadState, Transfer
 from mflux_api.catalog import Model
 from mflux_api.errors import ModelNotFound
-from mflux_api.gateway.gateway import Gateway
+from mflux_api.gateway.gateway import EngineView, Gateway
 from mflux_api.http.responses import json_response
 from mflux_api.http.schemas import ModelConfigObject, ModelList, ModelObject, ModelStatus, ModelStatusName
 from mflux_api.storage.checkpoints import CheckpointState
@@ -65,15 +67,17 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     async def answer(model: Model) -> Response:
         download = await gateway.download_state(model)
-        residency = await gateway.residency()
+        engines = await gateway.engines()
         state = await trio.to_thread.run_sync(checkpoints.state, model)
-        return json_response(_status(model, residency, download, state))
+        return json_response(_status(model, engines, download, state))
 
     return routes
 
 
-def _status(model: Model, residency: Residency, download: DownloadState, state: CheckpointState) -> ModelStatus:
-    name = _status_name(model, residency, download, state)
+def _status(
+    model: Model, engines: Sequence[EngineView], download: DownloadState, state: CheckpointState
+) -> ModelStatus:
+    name = _status_name(model, engines, download, state)
     transfer = download.transfer if name == "downloading" else None
     failure = download.failure if name == "error" else None
     return ModelStatus(
@@ -96,11 +100,11 @@ def _status(model: Model, residency: Residency, download: DownloadState, state: 
 
 
 def _status_name(
-    model: Model, residency: Residency, download: DownloadState, state: CheckpointState
+    model: Model, engines: Sequence[EngineView], download: DownloadState, state: CheckpointState
 ) -> ModelStatusName:
-    if model.alias in residency.models:
+    if any(model.alias in engine.models for engine in engines):
         return "loaded"
-    if residency.loading == model.alias:
+    if any(engine.loading == model.alias for engine in engines):
         return "loading"
     if state.downloaded:
         return "ready"

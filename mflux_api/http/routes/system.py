@@ -6,14 +6,15 @@ from datetime import UTC, datetime
 import psutil
 from quart import Blueprint, Response
 
-from mflux_api.actors.messages import Load
+from mflux_api.actors import messages as m
 from mflux_api.errors import ServiceRestarting
-from mflux_api.gateway.gateway import Gateway
+from mflux_api.gateway.gateway import EngineView, Gateway
 from mflux_api.http.responses import json_response
 from mflux_api.http.schemas import (
     ActiveJob,
     EngineObject,
     Health,
+    ListedEngine,
     QueuedJob,
     QueueObject,
     StatsObject,
@@ -31,9 +32,9 @@ def blueprint(gateway: Gateway) -> Blueprint:
     @routes.get("/health")
     async def health() -> Response:
         try:
-            load = await gateway.load()
+            load = await gateway.status()
         except ServiceRestarting:
-            load = Load(active=0, queued=0, draining=False, degraded=True)
+            load = m.SchedulerStatus(active=0, queued=0, draining=False, degraded=True)
         return json_response(
             Health(
                 status="draining" if load.draining else "degraded" if load.degraded else "healthy",
@@ -46,34 +47,28 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/system")
     async def system() -> Response:
-        engine, residency = await gateway.engine(), await gateway.residency()
-        info = engine.info
+        engines = await gateway.engines()
+        first = engines[0]
+        info = first.state.info if first.state is not None else None
         memory = psutil.virtual_memory()
         return json_response(
             SystemObject(
-                active_model=residency.model,
-                mlx_memory_gb=_gigabytes(engine.active_bytes),
+                active_model=next(iter(first.models), None),
+                mlx_memory_gb=_gigabytes(first.state.active_bytes if first.state is not None else 0),
                 system_memory_gb=SystemMemory(
                     total=_gigabytes(memory.total),
                     used=_gigabytes(memory.total - memory.available),
                     free=_gigabytes(memory.available),
                 ),
                 device=info.device_name if info is not None else f"{platform.machine()} (the engine is starting)",
-                engine=EngineObject(
-                    running=info is not None,
-                    degraded=engine.degraded,
-                    backend=info.device if info is not None else None,
-                    precision=info.precision if info is not None else None,
-                    blas=info.blas or None if info is not None else None,
-                    peak_memory_gb=_gigabytes(engine.peak_bytes),
-                    versions=info.versions if info is not None else {},
-                ),
+                engine=_engine(first),
+                engines=tuple(_listed(engine) for engine in engines),
             )
         )
 
     @routes.get("/queue")
     async def queue() -> Response:
-        live = await gateway.live()
+        live = await gateway.snapshots()
         running = [
             ActiveJob(
                 job_id=job_id,
@@ -110,6 +105,37 @@ def blueprint(gateway: Gateway) -> Blueprint:
         )
 
     return routes
+
+
+def _engine(engine: EngineView) -> EngineObject:
+    state = engine.state
+    info = state.info if state is not None else None
+    return EngineObject(
+        running=info is not None,
+        degraded=state is None or state.degraded,
+        backend=info.device if info is not None else None,
+        precision=info.precision if info is not None else None,
+        blas=info.blas or None if info is not None else None,
+        peak_memory_gb=_gigabytes(state.peak_bytes if state is not None else 0),
+        versions=info.versions if info is not None else {},
+    )
+
+
+def _listed(engine: EngineView) -> ListedEngine:
+    """One entry of the list of engines: what the scheduler knows, and what its actors add to it."""
+    state = engine.state
+    info = state.info if state is not None else None
+    return ListedEngine(
+        id=engine.status.id,
+        status=engine.status.condition.value,
+        incarnation=state.incarnation if state is not None else engine.status.incarnation,
+        device=info.device_name if info is not None else None,
+        backend=engine.status.device,
+        models=engine.models,
+        loading=engine.loading,
+        memory_gb=_gigabytes(state.active_bytes if state is not None else 0),
+        peak_memory_gb=_gigabytes(state.peak_bytes if state is not None else 0),
+    )
 
 
 def _gigabytes(count: int) -> float:

@@ -26,8 +26,8 @@ class Idle:
     draining: bool = False
     catalog: Catalog = attrs.field(factory=lambda: Catalog(BUILT_IN))
 
-    async def load(self) -> m.Load:
-        return m.Load(active=0, queued=0, draining=self.draining, degraded=False)
+    async def status(self) -> m.SchedulerStatus:
+        return m.SchedulerStatus(active=0, queued=0, draining=self.draining, degraded=False)
 
 
 async def test_calls_beyond_the_room_for_them_are_refused_and_the_others_finish() -> None:

@@ -1,0 +1,42 @@
+"""The disk of the machine that an engine runs on, as the engine's actors ask it: paths mean something only there."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import attrs
+import trio
+
+from mflux_api.catalog import Model
+from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.storage.footprint import Footprint
+from mflux_api.storage.loras import LoraFiles
+
+
+@attrs.frozen(kw_only=True)
+class EngineDisk:
+    """Where models and LoRAs lie; every question takes a while and keeps nothing else waiting."""
+
+    locate: Callable[[Model], Awaitable[Path | None]]
+    """Tells a model's folder; ``None`` where there is none."""
+    measure: Callable[[Model, int], Awaitable[Footprint | None]]
+    """Tells what a model will take with so many bytes for a number; ``None`` where that cannot be told."""
+    quantized: Callable[[Model], Path | None]
+    """Tells where the weights of a model that is quantized here are kept; ``None`` for any other."""
+    locate_loras: Callable[[tuple[str, ...]], Awaitable[tuple[Path, ...]]]
+    """Tells the files of LoRAs by name; raises InvalidParameter for one that is not there."""
+
+
+def local_disk(checkpoints: Checkpoints, loras: LoraFiles) -> EngineDisk:
+    """Return the disk of this machine, asked in threads."""
+
+    async def locate_loras(names: tuple[str, ...]) -> tuple[Path, ...]:
+        if not names:
+            return ()
+        return tuple(file.path for file in await trio.to_thread.run_sync(loras.resolve, names))
+
+    return EngineDisk(
+        locate=lambda model: trio.to_thread.run_sync(checkpoints.folder, model),
+        measure=lambda model, float_bytes: trio.to_thread.run_sync(checkpoints.footprint, model, float_bytes),
+        quantized=checkpoints.quantized_folder,
+        locate_loras=locate_loras,
+    )

@@ -1,0 +1,75 @@
+"""What is said of an engine: its state, what it has in memory, and the right to run on it."""
+
+from enum import StrEnum
+
+import attrs
+
+from mflux_api.engine.interface import EngineId
+from mflux_api.engine.protocol import Ready
+
+
+class EngineCondition(StrEnum):
+    """How an engine is doing."""
+
+    STARTING = "starting"
+    """Its child is on the way up, for the first time or again."""
+    READY = "ready"
+    DEGRADED = "degraded"
+    """Its child keeps dying before it finishes a step; it is still started again."""
+    FAILED = "failed"
+    """Its actors keep failing: none of them runs, and they are started again after a while."""
+
+
+@attrs.frozen(kw_only=True)
+class EngineStatus:
+    """One engine as the scheduler has to know it."""
+
+    id: EngineId
+    condition: EngineCondition
+    incarnation: int = 0
+    """Which of its children this is about."""
+    device: str | None = None
+    """``cpu``, ``metal`` or ``cuda``; ``None`` until its first child has said so."""
+    models: tuple[str, ...] = ()
+    """The models in its memory, the most recently used first."""
+    loading: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class EngineChanged:
+    """An engine is, has or does something else than before; the newest replaces those that were not read yet."""
+
+    status: EngineStatus
+
+
+@attrs.frozen(kw_only=True)
+class EngineState:
+    """The engine child as its generator sees it."""
+
+    engine: EngineId
+    incarnation: int
+    info: Ready | None
+    """``None`` while no child is up."""
+    degraded: bool
+    """The child kept dying before it finished a step."""
+    active_bytes: int
+    peak_bytes: int
+    free_bytes: int | None = None
+    """What the device had left at the last heartbeat."""
+
+
+@attrs.frozen(kw_only=True)
+class Lease:
+    """The right to run on a model of one engine; while it is held the model stays."""
+
+    id: int
+    engine: EngineId
+    incarnation: int
+    """The engine's child that has the model in memory. A run with an older number is refused."""
+    model: str
+    device: str | None = None
+    """The kind of device that the engine runs on."""
+    load_seconds: float
+    """What loading cost this lease; 0 when the model was resident."""
+    alternating_offload: bool = False
+    """There is no room for the whole model: its text encoder and its transformer take turns."""

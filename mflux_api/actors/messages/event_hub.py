@@ -1,0 +1,57 @@
+"""What the event hub is told and asked, and what its followers get."""
+
+import attrs
+import trio
+
+from mflux_api.actors.mailbox import Ask
+from mflux_api.jobs.job import JobEvent
+
+
+@attrs.frozen(kw_only=True)
+class LogEntry:
+    """One event with its place in the job's log."""
+
+    id: str
+    """``{boot}-{n}``: what a client sends back as ``Last-Event-ID``."""
+    event: JobEvent
+
+
+@attrs.frozen(kw_only=True)
+class Subscription:
+    """The past that a subscriber missed, and the channel the future comes through."""
+
+    backlog: tuple[LogEntry, ...]
+    latest: LogEntry | None
+    """The newest state of the job before its end, when the subscriber named no event."""
+    channel: trio.MemoryReceiveChannel[LogEntry]
+
+
+@attrs.frozen(kw_only=True)
+class Publish:
+    """Tell everybody who follows the job. After the terminal event nothing more is taken."""
+
+    job_id: str
+    event: JobEvent
+
+
+@attrs.frozen(kw_only=True)
+class Subscribe(Ask[Subscription]):
+    """Follow one job; closing the channel ends it. A job without a log has no past, and its channel is closed."""
+
+    job_id: str
+    last_event_id: str | None = None
+    previews: bool = False
+    """Also send events that carry a preview; no log has them."""
+
+
+@attrs.frozen(kw_only=True)
+class OpenLogs(Ask[tuple[str, ...]]):
+    """The jobs that have a log without a terminal event."""
+
+
+@attrs.frozen(kw_only=True)
+class EndStreams:
+    """Nothing more will happen to any job here: end the streams of unfinished jobs, and open no new ones."""
+
+
+HubMessage = Publish | Subscribe | OpenLogs | EndStreams

@@ -1,0 +1,74 @@
+"""What a generator is told and asked: the work of one engine child."""
+
+import attrs
+import trio
+
+from mflux_api.actors.mailbox import Ask
+from mflux_api.actors.messages.engine import EngineState, Lease
+from mflux_api.engine import protocol
+from mflux_api.engine.interface import EngineId, Received
+from mflux_api.images.inputs import RunInputs
+from mflux_api.jobs.job import Timings
+from mflux_api.jobs.resolve import ResolvedRequest
+
+
+class StaleLease(Exception):
+    """The lease belongs to an engine child that is gone; acquire again."""
+
+
+@attrs.frozen(kw_only=True)
+class Resident:
+    """A model in the memory of one engine child."""
+
+    engine: EngineId
+    incarnation: int
+    seconds: float
+    warning: str = ""
+    """What an operator should know."""
+
+
+@attrs.frozen(kw_only=True)
+class LoadModel(Ask[Resident]):
+    """Have the engine load a checkpoint."""
+
+    command: protocol.LoadModel
+
+
+@attrs.frozen(kw_only=True)
+class UnloadModel(Ask[None]):
+    """Have the engine drop a model; answered when its memory is free."""
+
+    command: protocol.UnloadModel
+
+
+@attrs.frozen(kw_only=True)
+class Run(Ask[Timings]):
+    """Run a request on a leased model; the engine's events on the way go to ``events``."""
+
+    lease: Lease
+    request: ResolvedRequest
+    run_id: int
+    """Unique for this run; also what :class:`CancelRun` names."""
+    events: trio.MemorySendChannel[Received] = attrs.field(eq=False, repr=False)
+    """Gets stages, steps, previews and images as the engine sent them; the answer follows the last."""
+    inputs: RunInputs = attrs.field(factory=RunInputs, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class CancelRun:
+    """The run is not wanted any more: free the engine at the next step."""
+
+    run_id: int
+
+
+@attrs.frozen(kw_only=True)
+class GetEngine(Ask[EngineState]):
+    """Read the state of the engine."""
+
+
+@attrs.frozen(kw_only=True)
+class AwaitEngine(Ask[EngineState]):
+    """Read the state of the engine once a child is up and has nothing to do."""
+
+
+GeneratorMessage = LoadModel | UnloadModel | Run | CancelRun | GetEngine | AwaitEngine

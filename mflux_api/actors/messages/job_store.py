@@ -1,0 +1,122 @@
+"""What the job store is told and asked, and what becomes of a job."""
+
+import attrs
+
+from mflux_api.actors.mailbox import Ask
+from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
+from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
+from mflux_api.storage.repository import Page, Totals
+
+
+@attrs.frozen(kw_only=True)
+class Insert(Ask[None]):
+    """Keep a new job; the answer means it is kept."""
+
+    job: Job
+    key: IdempotencyKey | None = None
+
+
+@attrs.frozen(kw_only=True)
+class GetIdempotencyRecord(Ask[IdempotencyRecord | None]):
+    """Read what was kept under an idempotency key."""
+
+    key: str
+
+
+@attrs.frozen(kw_only=True)
+class StartJob(Ask[Job]):
+    """queued → generating."""
+
+    job_id: str
+
+
+@attrs.frozen(kw_only=True)
+class Requeue(Ask[Job]):
+    """generating → queued."""
+
+    job_id: str
+    engine_died: bool = False
+    service_died: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class Completed:
+    """Outcome: everything asked for was generated."""
+
+    images: tuple[StoredImage, ...]
+    timings: Timings | None
+    device: str | None = None
+    """``cpu``, ``metal`` or ``cuda``: the same request on the same kind of device gives the same bits."""
+
+
+@attrs.frozen(kw_only=True)
+class Failed:
+    """Outcome: it cannot be done."""
+
+    failure: Failure
+    images: tuple[StoredImage, ...] = ()
+    progress: float = 0.0
+
+
+@attrs.frozen(kw_only=True)
+class JobWasCancelled:
+    """Outcome: it is not wanted any more."""
+
+    images: tuple[StoredImage, ...] = ()
+    progress: float = 0.0
+
+
+Outcome = Completed | Failed | JobWasCancelled
+
+
+@attrs.frozen(kw_only=True)
+class Finish(Ask[Job]):
+    """Commit a terminal state. The first one wins: the answer is the job as it stands."""
+
+    job_id: str
+    outcome: Outcome
+
+
+@attrs.frozen(kw_only=True)
+class GetJob(Ask[Job | None]):
+    """Read one job."""
+
+    job_id: str
+
+
+@attrs.frozen(kw_only=True)
+class ListJobs(Ask[Page]):
+    """Read a page of jobs, newest first."""
+
+    limit: int
+    cursor: str | None = None
+    status: Status | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Unfinished(Ask[tuple[Job, ...]]):
+    """Read what is queued or generating, oldest first."""
+
+
+@attrs.frozen(kw_only=True)
+class GetTotals(Ask[Totals]):
+    """Read the running counters."""
+
+
+@attrs.frozen(kw_only=True)
+class ExpireJobs:
+    """Remove finished jobs that retention does not keep."""
+
+
+StoreMessage = (
+    Insert
+    | GetIdempotencyRecord
+    | StartJob
+    | Requeue
+    | Finish
+    | GetJob
+    | ListJobs
+    | Unfinished
+    | GetTotals
+    | ExpireJobs
+)

@@ -1,0 +1,94 @@
+"""What the scheduler is told and asked: jobs, how busy it is, and the engines that it gives them to."""
+
+from collections.abc import Mapping
+
+import attrs
+
+from mflux_api.actors.mailbox import Ask
+from mflux_api.actors.messages.engine import EngineChanged, EngineStatus
+from mflux_api.jobs.idempotency import IdempotencyKey
+from mflux_api.jobs.job import Job, Progress
+from mflux_api.jobs.resolve import ResolvedRequest
+
+
+@attrs.frozen(kw_only=True)
+class Accepted:
+    """A job and its place in the queue (1: next; 0: it does not wait any more)."""
+
+    job: Job
+    position: int
+
+
+@attrs.frozen(kw_only=True)
+class Submit(Ask[Accepted]):
+    """Accept a resolved request; the answer comes when the job is kept."""
+
+    request: ResolvedRequest
+    synchronous: bool
+    owner: str = ""
+    """Who asks: the name of an API key, else the caller."""
+    key: IdempotencyKey | None = None
+    """A job that was accepted under it is the answer, whatever became of it since."""
+
+
+@attrs.frozen(kw_only=True)
+class CancelJob(Ask[Job | None]):
+    """Cancel a job; a finished one is answered as it is, an unknown one with ``None``."""
+
+    job_id: str
+
+
+@attrs.frozen(kw_only=True)
+class Abandon:
+    """Like :class:`CancelJob`, from a caller that has no time to wait for the answer."""
+
+    job_id: str
+
+
+@attrs.frozen(kw_only=True)
+class JobSnapshot:
+    """What only the scheduler knows of a job that is not finished."""
+
+    prompt: str = attrs.field(repr=False)
+    progress: Progress
+    position: int | None
+
+
+@attrs.frozen(kw_only=True)
+class GetSnapshots(Ask[Mapping[str, JobSnapshot]]):
+    """Read every unfinished job: the running ones first, then the queue in order."""
+
+
+@attrs.frozen(kw_only=True)
+class SchedulerStatus:
+    """How busy the scheduler is."""
+
+    active: int
+    queued: int
+    draining: bool
+    degraded: bool
+    """No engine is left that could run a job."""
+
+
+@attrs.frozen(kw_only=True)
+class GetStatus(Ask[SchedulerStatus]):
+    """Read how busy the scheduler is."""
+
+
+@attrs.frozen(kw_only=True)
+class GetEngines(Ask[tuple[EngineStatus, ...]]):
+    """Read what the scheduler knows of every engine, in their order."""
+
+
+@attrs.frozen(kw_only=True)
+class Drain(Ask[None]):
+    """Take no new work and start none; answered when nothing runs any more.
+
+    Synchronous jobs that wait fail at once: their callers need an answer, and a restart would lose them.
+    """
+
+    halt: bool = False
+    """Stop what runs, too: asynchronous jobs go back to the queue, which counts as no death; synchronous ones fail."""
+
+
+SchedulerMessage = Submit | CancelJob | Abandon | GetSnapshots | GetStatus | GetEngines | Drain | EngineChanged

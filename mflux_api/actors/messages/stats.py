@@ -1,0 +1,32 @@
+"""What the stats actor is told and asked."""
+
+from collections.abc import Mapping
+from datetime import datetime
+
+import attrs
+
+from mflux_api.actors.mailbox import Ask
+
+
+@attrs.frozen(kw_only=True)
+class Count:
+    """Something happened. Lost when the mailbox is full."""
+
+    name: str
+    amount: int = 1
+
+
+@attrs.frozen(kw_only=True)
+class Counters:
+    """What happened since the process started."""
+
+    started_at: datetime
+    counts: Mapping[str, int]
+
+
+@attrs.frozen(kw_only=True)
+class GetCounters(Ask[Counters]):
+    """Read the process counters."""
+
+
+StatsMessage = Count | GetCounters

@@ -1,0 +1,135 @@
+"""Admission: what becomes of a submission, from the first look at it to its place in the queue."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.mailbox import ActorGone, Address
+from mflux_api.actors.scheduler.draining import Draining, shutting_down
+from mflux_api.actors.scheduler.job_queue import Entry, JobEvent, JobQueue
+from mflux_api.actors.scheduler.keyed_lock import KeyedLock
+from mflux_api.config import SchedulerSettings
+from mflux_api.errors import EngineUnavailable, IdempotencyConflict, QueueFull, ServiceError
+from mflux_api.jobs.idempotency import IdempotencyKey
+from mflux_api.jobs.job import Job, new_job_id
+
+MAX_INPUT_BYTES = 1 << 30
+"""Init images of unfinished jobs, all together; a full queue of large ones would fill the memory."""
+
+
+class Admission:
+    """Accepts jobs: a job is accepted once the store has it."""
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        draining: Draining,
+        nursery: trio.Nursery,
+        *,
+        store: Address[m.StoreMessage],
+        hub: Address[m.HubMessage],
+        settings: SchedulerSettings,
+        engine_left: Callable[[], bool],
+        enqueue: Callable[[Entry], int],
+        accepted: Callable[[Entry, bool], None],
+    ) -> None:
+        """Take what admission decides by.
+
+        Args:
+            queue: the unfinished jobs.
+            draining: says whether no new work is taken.
+            nursery: where submissions wait for the store.
+            store: keeps what is accepted.
+            hub: opens the job's log.
+            settings: the length of the queue.
+            engine_left: tells whether an engine could run a job.
+            enqueue: gives a kept job its place in the queue and returns it.
+            accepted: called with every accepted job, and whether its caller was still there.
+        """
+        self._queue = queue
+        self._draining = draining
+        self._nursery = nursery
+        self._store = store
+        self._hub = hub
+        self._settings = settings
+        self._engine_left = engine_left
+        self._enqueue = enqueue
+        self._accepted = accepted
+        self._keys = KeyedLock()
+
+    def submit(self, message: m.Submit) -> None:
+        """Accept a job or refuse it; the message is answered in either case."""
+        if message.key is not None:
+            self._nursery.start_soon(self._submit_once, message, message.key)
+            return
+        entry = self._admit(message)
+        if entry is not None:
+            self._nursery.start_soon(self._persist, entry, message)
+
+    async def _submit_once(self, message: m.Submit, key: IdempotencyKey) -> None:
+        """Answer with the job that was accepted under the key, or accept one."""
+        async with self._keys.hold(key.key):
+            try:
+                known = await self._store.ask(m.GetIdempotencyRecord(key=key.key))
+                job = None if known is None else await self._store.ask(m.GetJob(job_id=known.job_id))
+            except (ServiceError, ActorGone) as error:
+                message.reply.fail(error)
+                return
+            if known is not None and known.body != key.body:
+                message.reply.fail(
+                    IdempotencyConflict("This Idempotency-Key was used before with another body; choose a new one")
+                )
+            elif job is not None:
+                message.reply.ok(m.Accepted(job=job, position=self._queue.position(job.id)))
+            else:
+                entry = self._admit(message)
+                if entry is not None:
+                    await self._persist(entry, message)
+
+    def _admit(self, message: m.Submit) -> Entry | None:
+        """Make an entry for a job that may come, or refuse it."""
+        refusal = self._refusal()
+        if refusal is not None:
+            message.reply.fail(refusal)
+            return None
+        job = Job(
+            id=new_job_id(),
+            request=message.request,
+            created_at=datetime.now(UTC),
+            synchronous=message.synchronous,
+            owner=message.owner,
+        )
+        return self._queue.add(job)
+
+    def _refusal(self) -> ServiceError | None:
+        if self._draining.begun:
+            return shutting_down()
+        if not self._engine_left():
+            return EngineUnavailable("The engine does not start; see GET /api/v1/health and the log")
+        if self._queue.accepted() >= self._settings.max_queue:
+            return QueueFull(
+                f"The queue is full ({self._settings.max_queue} jobs); try again later",
+                {"max_queue": self._settings.max_queue},
+            )
+        if self._queue.input_bytes() >= MAX_INPUT_BYTES:
+            return QueueFull("The init images of waiting jobs take all the room there is for them; try again later")
+        return None
+
+    async def _persist(self, entry: Entry, message: m.Submit) -> None:
+        try:
+            await self._store.ask(m.Insert(job=entry.job, key=message.key))
+        except (ServiceError, ActorGone) as error:
+            self._queue.forget(entry)
+            entry.kept.set()
+            message.reply.fail(error)
+            self._draining.answer_when_quiet()
+            return
+        # Not lossy, unlike later progress: it opens the job's log, which followers need.
+        await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest))
+        entry.on(JobEvent.KEPT)
+        position = self._enqueue(entry)
+        entry.kept.set()
+        told = message.reply.ok(m.Accepted(job=entry.job, position=position))
+        self._accepted(entry, told)

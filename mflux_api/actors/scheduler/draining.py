@@ -1,0 +1,59 @@
+"""Draining: no new work, an answer for every synchronous caller, and a word to the caller when all is quiet."""
+
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.scheduler.endings import Endings
+from mflux_api.actors.scheduler.job_queue import QUEUED, Entry, JobEvent, JobQueue, JobState
+from mflux_api.errors import ShuttingDown
+
+
+class Draining:
+    """What a drain does to the jobs; the scheduler asks it before it takes or starts any."""
+
+    def __init__(self, queue: JobQueue, endings: Endings, nursery: trio.Nursery, *, begun: bool) -> None:
+        self._queue = queue
+        self._endings = endings
+        self._nursery = nursery
+        self._waiting: list[m.Drain] = []
+        self.begun = begun
+        """Whether no new work is taken; a scheduler that was restarted remembers it."""
+
+    def drain(self, message: m.Drain) -> None:
+        """Begin, or go further; the message is answered when nothing runs any more."""
+        self.begun = True
+        self._waiting.append(message)
+        self.fail_waiting_sync()
+        if message.halt:
+            self._halt()
+        self.answer_when_quiet()
+
+    def fail_waiting_sync(self) -> None:
+        """Fail the synchronous jobs that wait: their callers need an answer, and a restart would lose them."""
+        for entry in self._queue:
+            if entry.state in QUEUED and entry.job.synchronous:
+                self._nursery.start_soon(self._endings.fail, entry, shutting_down())
+
+    def answer_when_quiet(self) -> None:
+        """Answer those who wait for the drain, if it is done."""
+        if not any(_keeps_waiting(entry) for entry in self._queue):
+            while self._waiting:
+                self._waiting.pop().reply.ok(None)
+
+    def _halt(self) -> None:
+        for entry in self._queue:
+            # What is being saved, or is ending, is over in a moment, and would be lost.
+            if entry.state is JobState.RUNNING:
+                entry.on(JobEvent.HALT)
+                entry.scope.cancel()
+
+
+def _keeps_waiting(entry: Entry) -> bool:
+    """Whether a drain is not done before that job has moved on."""
+    at_rest = entry.state in QUEUED or entry.state is JobState.PERSISTING
+    return entry.job.synchronous or not at_rest
+
+
+def shutting_down() -> ShuttingDown:
+    """Return the error for work that is refused or given up during a drain."""
+    return ShuttingDown("The service is shutting down and takes no new work; try again when it is back")
