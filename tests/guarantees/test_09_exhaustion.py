@@ -228,7 +228,7 @@ class Clock(datetime):
 async def test_clock_set_back_by_a_day_changes_no_order_and_counts_nothing_negative(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("actors.scheduler", "actors.job_store"):
+    for module in ("actors.scheduler.admission", "actors.job_store"):
         monkeypatch.setattr(f"mflux_api.{module}.datetime", Clock)
     monkeypatch.setattr(Clock, "offset", timedelta())
     hold = Hold()

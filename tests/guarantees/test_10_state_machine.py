@@ -244,7 +244,7 @@ class Jobs(RuleBasedStateMachine):
         if job is not None:
             self.house.gate.moment = None
             self.died_with_its_server(job)
-        with crash(JobQueue, "live"):
+        with crash(JobQueue, "snapshots"):
             self.house.call(lambda service: provoke(bench.gateway(service).snapshots))
         self.dispatch()
 

@@ -134,7 +134,7 @@ class Generator:
             if self._current is not None and not self._current.reply.answered:
                 self._current.reply.fail(EngineDied(reason, out_of_memory=out_of_memory))
             self._current = None
-            logger.warning("engine %s died: %s; starting another", self._engine, reason)
+            logger.warning("engine died: %s; starting another (engine %s)", reason, self._engine)
             self._tell_loader()
 
     def _was_out_of_memory(self, reason: str, kills_before: int) -> bool:

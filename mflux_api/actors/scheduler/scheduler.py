@@ -67,6 +67,8 @@ class Scheduler:
         # An engine that has not been heard of is not given work, and is not given up either.
         self._engines: dict[EngineId, m.EngineStatus] = {}
         self._busy: set[EngineId] = set()
+        # The end of the newest attempt on each engine: jobs of one engine end in the order in which they ran.
+        self._newest: dict[EngineId, trio.Event] = {}
         for engine, loader in self._loaders.items():
             loader.tell_latest(m.ReportEngine(), key=(m.SCHEDULER, engine))
         async with trio.open_nursery() as nursery:
@@ -195,6 +197,8 @@ class Scheduler:
             self._nursery.start_soon(self._work, entry, engine.id, entry.scope)
 
     async def _work(self, entry: Entry, engine: EngineId, scope: trio.CancelScope) -> None:
+        before, over = self._newest.get(engine), trio.Event()
+        self._newest[engine] = over
         freed = False
 
         def engine_freed() -> None:
@@ -208,10 +212,11 @@ class Scheduler:
 
         try:
             with scope:
-                await self._attempt(entry, engine, engine_freed)
+                await self._attempt(entry, engine, engine_freed, before)
             if entry.state is JobState.HALTED:
                 await self._requeue_halted(entry)
         finally:
+            over.set()
             entry.engine = None
             if not freed:
                 self._busy.discard(engine)
@@ -220,7 +225,9 @@ class Scheduler:
                 self._discard_images(entry)
         self._settled()
 
-    async def _attempt(self, entry: Entry, engine: EngineId, engine_freed: Callable[[], None]) -> None:
+    async def _attempt(
+        self, entry: Entry, engine: EngineId, engine_freed: Callable[[], None], before: trio.Event | None
+    ) -> None:
         entry.job = await self._endings.store_with_retry(partial(m.StartJob, job_id=entry.job.id))
         entry.tracker.begin_attempt(entry.job.engine_deaths + 1)
         entry.images.clear()
@@ -252,6 +259,8 @@ class Scheduler:
             logger.debug("job %s: a defect", entry.job.id, exc_info=error)
             await self._endings.fail(entry, InternalError("The service failed on this job; the log has the details"))
         else:
+            if before is not None:
+                await before.wait()
             completed = m.Completed(images=tuple(entry.images), timings=done.timings, device=done.device)
             await self._endings.finish(entry, completed)
 
