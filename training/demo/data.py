@@ -5,7 +5,7 @@ import os
 import queue
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from multiprocessing.queues import Queue
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ def make_chunk(rng: random.Random, tokenizer: PromptTokenizer, dropout: float, s
     return np.array([scene.row() for scene in scenes], dtype=np.int16), tokenizer(kept)
 
 
-def _produce(seed: int, dropout: float, chunks: Any) -> None:
+def _produce(seed: int, dropout: float, chunks: "Queue[Chunk]") -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     rng, tokenizer = random.Random(seed), PromptTokenizer()
     while True:
@@ -61,7 +61,7 @@ class Scenes:
         self._rows = torch.empty(0, 0, dtype=torch.long)
         self._tokens = torch.empty(0, 0, dtype=torch.long)
         context = multiprocessing.get_context("fork")
-        self._queue: Any = context.Queue(maxsize=32) if workers else None
+        self._queue: Queue[Chunk] | None = context.Queue(maxsize=32) if workers else None
         self._processes = [
             context.Process(target=_produce, args=(seed * 1000 + i, dropout, self._queue), daemon=True)
             for i in range(workers)
@@ -84,7 +84,7 @@ class Scenes:
         if self._queue is None:
             return make_chunk(self._chance, self._tokenizer, self._dropout, 64)
         try:
-            return self._queue.get(timeout=60)  # type: ignore[no-any-return]
+            return self._queue.get(timeout=60)
         except queue.Empty:
             # The workers died or never started; slower is better than not at all.
             self._queue = None

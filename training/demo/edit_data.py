@@ -5,7 +5,7 @@ import os
 import queue
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from multiprocessing.queues import Queue
 
 import numpy as np
 import numpy.typing as npt
@@ -42,7 +42,7 @@ def make_edits(
     return rows, np.array([[view.seed for view in group] for group in views], dtype=np.int64), tokenizer(said)
 
 
-def _produce(seed: int, references: int, dropout: float, chunks: Any) -> None:
+def _produce(seed: int, references: int, dropout: float, chunks: "Queue[Chunk]") -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     rng, tokenizer = random.Random(seed), PromptTokenizer()
     while True:
@@ -68,7 +68,7 @@ class Edits:
         self._chance, self._tokenizer = random.Random(seed + references), PromptTokenizer()
         self._held: list[Tensor] | None = None
         context = multiprocessing.get_context("fork")
-        self._queue: Any = context.Queue(maxsize=16) if workers else None
+        self._queue: Queue[Chunk] | None = context.Queue(maxsize=16) if workers else None
         self._processes = [
             context.Process(
                 target=_produce, args=(seed * 1000 + 100 * references + i, references, dropout, self._queue)
@@ -92,7 +92,7 @@ class Edits:
         if self._queue is None:
             return make_edits(self._chance, self._tokenizer, self.references, self._dropout, 64)
         try:
-            return self._queue.get(timeout=_WAIT_SECONDS)  # type: ignore[no-any-return]
+            return self._queue.get(timeout=_WAIT_SECONDS)
         except queue.Empty:
             # The workers died or never started; slower is better than not at all.
             self._queue = None

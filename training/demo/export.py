@@ -8,7 +8,6 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load as load_bytes
@@ -70,7 +69,7 @@ def check(values: dict[str, dict[str, Tensor]], shape: CheckpointShape) -> None:
     Raises:
         SystemExit: A tensor is missing, is not in the layout, or has another shape.
     """
-    expected: dict[str, Any] = {
+    expected = {
         "transformer": layout.transformer_tensors(shape),
         "vae": layout.vae_tensors(shape),
         "text_encoder": layout.text_encoder_tensors(shape),

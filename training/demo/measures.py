@@ -7,7 +7,7 @@ the value that decided.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -310,6 +310,6 @@ MEASURES: dict[str, Callable[..., tuple[bool, float]]] = {
 }  # fmt: skip
 
 
-def values(checks: Sequence[Check], pixels: Pixels) -> dict[str, Any]:
+def values(checks: Sequence[Check], pixels: Pixels) -> dict[str, float]:
     """Return the value of every check, for choosing thresholds."""
     return {" ".join(check): round(MEASURES[check[0]](pixels, *check[1:])[1], 3) for check in checks}
