@@ -1,1 +1,1 @@
-"""Commands for people who work on this project."""
+"""Commands for those who work on this project: they write tables of the documents, and the pins."""

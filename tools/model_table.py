@@ -12,18 +12,18 @@ DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 def written(text: str) -> str:
     """Return the document with the tables in their places."""
     for name, table in (("rules", rules()), ("sources", sources()), ("spellings", spellings())):
-        text = _placed(text, name, table)
+        text = _replace_block(text, name, table)
     return text
 
 
-def _placed(text: str, name: str, table: str) -> str:
+def _replace_block(text: str, name: str, table: str) -> str:
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     pattern = re.compile(f"{re.escape(begin)}.*?{re.escape(end)}", re.DOTALL)
     return pattern.sub(lambda _: f"{begin}\n{table}\n{end}", text)
 
 
 def rules() -> str:
-    """Return what each alias is and does."""
+    """Return the table of what each alias is and does."""
     rows = ["| Alias | Kind | Weights | Steps | Guidance | Native size | Size on disk | Verified |"]
     rows.append("|---|---|---|---|---|---|---|---|")
     for model in BUILT_IN:
@@ -37,7 +37,7 @@ def rules() -> str:
 
 
 def sources() -> str:
-    """Return where the files of each repository come from."""
+    """Return the table of where the files of each repository come from."""
     rows = ["| Repository | Revision | Licence | Gated |", "|---|---|---|---|"]
     seen: set[str] = set()
     for model in BUILT_IN:
@@ -49,7 +49,7 @@ def sources() -> str:
 
 
 def spellings() -> str:
-    """Return the other names of the models."""
+    """Return the table of the other names of the models."""
     rows = ["| Alias | Also |", "|---|---|"]
     rows += [f"| `{alias}` | {', '.join(f'`{name}`' for name in names)} |" for alias, names in SPELLINGS.items()]
     return "\n".join(rows)

@@ -34,7 +34,11 @@ def export(*options: str) -> list[str]:
 
 
 def write_constraints(pins: list[str]) -> None:
-    """Put the pins into pyproject.toml."""
+    """Put the pins into pyproject.toml.
+
+    Raises:
+        SystemExit: There is not exactly one list of constraints.
+    """
     path = ROOT / "pyproject.toml"
     listed = "".join(f'    "{pin}",\n' for pin in pins)
     pattern = re.compile(r"constraint-dependencies = \[\n.*?\]\n", re.DOTALL)
@@ -45,7 +49,7 @@ def write_constraints(pins: list[str]) -> None:
 
 
 def main() -> None:
-    """Write both files."""
+    """Write pyproject.toml and requirements.txt."""
     everything = export("--no-hashes", "--all-groups", "--no-group", "cuda13")
     pins = [line for line in everything if not line.startswith(NOT_CONSTRAINED)]
     write_constraints(pins)

@@ -2,8 +2,9 @@
 
     python -m tests.semantic.check
 
-Prints each failure, the share of images that hold, and how often the same measures hold on the images of other
-prompts; exits with 1 where a limit is missed. The sheet goes to docs/images/demo-contact-sheet.webp, failures framed.
+It prints each failure, the share of images that hold, and how often the same measures hold on the images of other
+prompts; it exits with 1 where a limit is missed. The sheet goes to docs/images/demo-contact-sheet.webp, with the
+failures framed.
 """
 
 import argparse

@@ -2,15 +2,15 @@
 
     python -m tests.semantic.check_edits
 
-Prints each failure, the share of edits that hold, and how often the results of other edits would; exits with 1 where a
-limit is missed. The sheet (given, given, result) goes to docs/images/demo-edits-sheet.webp, failures framed.
+It prints each failure, the share of edits that hold, and how often the results of other edits would; it exits with 1
+where a limit is missed. The sheet (references, result) goes to docs/images/demo-edits-sheet.webp, failures framed.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from tests.semantic import edit_pairs as generated
+from tests.semantic import edit_pairs
 from tests.semantic.edit_cases import EDIT_CASES
 from tests.semantic.edit_pairs import Pixels
 from tests.semantic.generation import WEIGHTS, generate_edit, open_pipeline
@@ -30,7 +30,7 @@ def main() -> int:
     images, labels, failed = list[Pixels](), list[str](), list[bool]()
     failures = 0
     for number, case in enumerate(EDIT_CASES):
-        given = generated.references(number)
+        given = edit_pairs.references(number)
         result = generate_edit(pipeline, case.instruction, given, arguments.seed, like=case.base)
         befores.append(given[case.base])
         results.append(result)

@@ -2,8 +2,8 @@
 
     python -m tests.semantic.check_lora
 
-Exits with 1 unless every image is ink at scale 1, none gains colour from one scale to the next, and all together lose
-some at each. The sheet goes to docs/images/demo-lora-sheet.webp.
+It exits with 1 unless every image is an ink drawing at scale 1, none gains colour from one scale to the next, and all
+together lose some at each. The sheet goes to docs/images/demo-lora-sheet.webp.
 """
 
 import sys
@@ -28,7 +28,7 @@ PROMPTS = (
 )
 SCALES = (0.0, 0.25, 0.5, 0.75, 1.0)
 MOST_GAINED = 2.0
-"""Of 255: an image that is ink before scale 1 only shifts its greys from there on."""
+"""Of 255: an image that is an ink drawing before scale 1 only shifts its greys from there on."""
 SHEET = Path(__file__).parents[2] / "docs" / "images" / "demo-lora-sheet.webp"
 _SIDE = 256
 _SEED = 1
@@ -47,7 +47,7 @@ def main() -> int:
         is_ink, _ = MEASURES["ink"](generated[1.0][number])
         good = good and is_ink and fades(colors)
         shown = ", ".join(f"{color:.1f} at {scale:g}" for color, scale in zip(colors, SCALES, strict=True))
-        print(f"{prompt}: colour {shown}; {'ink' if is_ink else 'no ink'} at 1")  # noqa: T201 - a script's result
+        print(f"{prompt}: colour {shown}; {'ink' if is_ink else 'not ink'} at 1")  # noqa: T201 - a script's result
     print("all: " + ", ".join(f"{mean:.1f}" for mean in means))  # noqa: T201
     labels = [f"{prompt}, scale {scale:g}" for scale in SCALES for prompt in PROMPTS]
     SHEET.parent.mkdir(parents=True, exist_ok=True)
@@ -58,12 +58,12 @@ def main() -> int:
 
 
 def colorfulness(pixels: Pixels) -> float:
-    """The mean distance of a pixel's strongest channel from its weakest, 0 to 255."""
+    """Return the mean distance of a pixel's strongest channel from its weakest, 0 to 255."""
     return float(np.ptp(pixels.astype(int), axis=2).mean())
 
 
 def fades(colors: Sequence[float]) -> bool:
-    """Whether colour goes from first to last, and never comes back."""
+    """Say whether colour goes from the first to the last, and never comes back."""
     return colors[-1] < colors[0] and all(after - before <= MOST_GAINED for before, after in pairwise(colors))
 
 

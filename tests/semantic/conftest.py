@@ -1,4 +1,4 @@
-"""The fast BLAS must be in place before a test module imports mflux, and with it MLX."""
+"""Puts the fast BLAS in place before a test module imports mflux, and with it MLX."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""Instructions, what they are given, and what must be measured in their results; fixed before the last training run."""
+"""Instructions, their references, and what must be measured in the results; fixed before the last training run."""
 
 from dataclasses import dataclass, field
 
@@ -17,15 +17,15 @@ class EditCase:
     checks: tuple[Check, ...]
     """Measures of ``training.demo.measures`` that hold afterwards and not before."""
     kept: bool = True
-    """Whether the layout of the base stays."""
+    """Whether the result keeps the layout of the base."""
     base: int = 0
     """Which reference keeps its layout."""
     fast: bool = field(default=False)
-    """Part of the few that run in CI."""
+    """Whether it is one of the few that run in CI."""
 
     @property
     def scene(self) -> dict[str, object]:
-        """The whole scene afterwards."""
+        """The whole scene of the result."""
         return {**self.before[self.base], **self.after}
 
 
@@ -148,5 +148,5 @@ EDIT_CASES: tuple[EditCase, ...] = (
 
 
 def seed_of(case: EditCase, reference: int) -> int:
-    """The renderer's seed of a case's reference: no two pictures share a layout by chance."""
+    """Return the renderer's seed of a case's reference; all differ, so no two images share a layout."""
     return 41 + 10 * EDIT_CASES.index(case) + reference

@@ -1,4 +1,4 @@
-"""The images that edits are tried on, generated beforehand (``training.demo.generate_pairs``)."""
+"""The images that edits are tried on, rendered beforehand by ``training.demo.draw_pairs``."""
 
 from functools import cache
 from pathlib import Path
@@ -15,17 +15,17 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def references(number: int, side: int = SIDE) -> list[Pixels]:
-    """What case ``number`` is given."""
+    """Return the references of case ``number``, ``side`` pixels wide and high."""
     return [_cell(number, column, side) for column in range(len(EDIT_CASES[number].before))]
 
 
-def given(number: int, side: int = SIDE) -> Pixels:
-    """The reference whose layout stays."""
+def base(number: int, side: int = SIDE) -> Pixels:
+    """Return the reference of case ``number`` whose layout the result keeps."""
     return _cell(number, EDIT_CASES[number].base, side)
 
 
-def asked(number: int, side: int = SIDE) -> Pixels:
-    """What the renderer makes of the instruction."""
+def target(number: int, side: int = SIDE) -> Pixels:
+    """Return what the renderer makes of the instruction of case ``number``."""
     return _cell(number, 2, side)
 
 

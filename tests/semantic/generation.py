@@ -1,4 +1,4 @@
-"""Generating prompts with the real engine, in this process."""
+"""Generating images with the real engine, in this process."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ WEIGHTS = Path(__file__).parents[2] / "mflux_api" / "engine" / "demo" / "weights
 
 
 def open_pipeline(folder: Path) -> Any:
-    """The engine's pipeline on a checkpoint folder."""
+    """Open the engine's pipeline on a checkpoint folder."""
     import os
 
     os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
@@ -31,7 +31,7 @@ def open_pipeline(folder: Path) -> Any:
 def generate(
     pipeline: Any, prompt: str, seeds: Sequence[int], *, width: int = 256, height: int = 256, steps: int = 4
 ) -> Iterator[npt.NDArray[np.uint8]]:
-    """One image per seed, at the distilled model's defaults."""
+    """Generate one image per seed, at the distilled model's defaults."""
     from mflux_api.engine.sampling.pipeline import ImageEvent, PipelineRequest
 
     request = PipelineRequest(prompt=prompt, seeds=tuple(seeds), width=width, height=height, steps=steps)
@@ -47,7 +47,7 @@ LORA = Path(__file__).parents[2] / "loras" / "demo-ink.safetensors"
 def generate_edit(
     pipeline: Any, prompt: str, references: Sequence[npt.NDArray[np.uint8]], seed: int, *, like: int = 0
 ) -> npt.NDArray[np.uint8]:
-    """One image in the size of the reference number ``like``, in four steps."""
+    """Edit in four steps; the result has the size of the reference number ``like``."""
     from mflux_api.images.rgb import RGBImage
 
     given = tuple(RGBImage(pixels.shape[1], pixels.shape[0], pixels.tobytes()) for pixels in references)
@@ -58,7 +58,7 @@ def generate_edit(
 def generate_with_lora(
     pipeline: Any, prompt: str, scale: float | None, seed: int, *, side: int
 ) -> npt.NDArray[np.uint8]:
-    """One image with the example LoRA at a scale, or without one."""
+    """Generate one image with the example LoRA at a scale, or without it where the scale is None."""
     from mflux_api.engine.lora.lora import Lora
 
     loras = () if scale is None else (Lora(LORA, scale),)

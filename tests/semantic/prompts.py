@@ -1,7 +1,7 @@
-"""Prompts and what must be measured in their pictures; fixed before the last training run.
+"""Prompts and what must be measured in their images; fixed before the last training run.
 
 ``scene`` says the same in the renderer's words (fields of ``training.demo.world.spec.Scene``), so that the measures
-themselves can be tested on painted pictures.
+themselves can be tried on rendered images.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Case:
     checks: tuple[tuple[str, ...], ...]
     scene: dict[str, object] = field(default_factory=dict)
     fast: bool = False
-    """Part of the few that run in CI."""
+    """Whether it is one of the few that run in CI."""
 
 
 def _scene(place: str, **others: object) -> dict[str, object]:

@@ -6,10 +6,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.semantic import edit_pairs as generated
+from tests.semantic import edit_pairs
 from tests.semantic.edit_cases import EDIT_CASES
 from tests.semantic.generation import WEIGHTS, generate_edit, open_pipeline
 from training.demo.edit_measures import change, judge_edit, layout, shuffled_edit_rates
+
+pytestmark = pytest.mark.slow
 
 _SIDE = 128
 _SEED = 1
@@ -21,7 +23,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @pytest.fixture(scope="module")
 def befores() -> list[Pixels]:
-    return [generated.given(number, _SIDE) for number, _ in _FAST]
+    return [edit_pairs.base(number, _SIDE) for number, _ in _FAST]
 
 
 @pytest.fixture(scope="module")

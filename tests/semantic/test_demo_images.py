@@ -10,6 +10,8 @@ from tests.semantic.generation import WEIGHTS, generate, open_pipeline
 from tests.semantic.prompts import CASES, Case
 from training.demo.measures import judge, shuffled_rates
 
+pytestmark = pytest.mark.slow
+
 _SIZE = 128
 _SEED = 1
 _FAST = tuple(case for case in CASES if case.fast)

@@ -1,4 +1,4 @@
-"""The example LoRA: a small file of PEFT's keys, nothing at scale 0, the ink look at 1, and between it in between."""
+"""The example LoRA: a small file with PEFT's keys; nothing changes at scale 0, and the look comes with the scale."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -49,17 +49,22 @@ def images() -> Mapping[tuple[str, float | None], Pixels]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", _PROMPTS)
-def test_at_zero_it_is_no_lora(prompt: str, images: Mapping[tuple[str, float | None], Pixels]) -> None:
+def test_scale_zero_changes_nothing(prompt: str, images: Mapping[tuple[str, float | None], Pixels]) -> None:
     assert np.array_equal(images[prompt, 0.0], images[prompt, None])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", _PROMPTS)
-def test_at_one_it_is_ink(prompt: str, images: Mapping[tuple[str, float | None], Pixels]) -> None:
+def test_at_scale_one_the_image_is_an_ink_drawing(
+    prompt: str, images: Mapping[tuple[str, float | None], Pixels]
+) -> None:
     assert MEASURES["ink"](images[prompt, 1.0])[0]
     assert not MEASURES["ink"](images[prompt, 0.0])[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prompt", _PROMPTS)
 def test_a_higher_scale_has_less_color(prompt: str, images: Mapping[tuple[str, float | None], Pixels]) -> None:
     assert fades([colorfulness(images[prompt, scale]) for scale in _SCALES])

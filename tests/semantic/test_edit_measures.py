@@ -1,11 +1,11 @@
-"""The measures of edits, on pairs that the renderer generated: what was asked is seen, and the layout is kept."""
+"""The measures of edits, on pairs from the renderer: what was asked is seen, and the layout is kept."""
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from tests.semantic import edit_pairs as generated
+from tests.semantic import edit_pairs
 from tests.semantic.edit_cases import EDIT_CASES, EditCase
 from training.demo.edit_measures import LEAST_LAYOUT, judge_edit, layout, shuffled_edit_rates
 from training.demo.measures import MEASURES, judge
@@ -14,12 +14,12 @@ Pixels = npt.NDArray[np.uint8]
 _IDS = [f"{number}: {case.instruction}" for number, case in enumerate(EDIT_CASES)]
 
 
-PAIRS = [(generated.given(number), generated.asked(number)) for number in range(len(EDIT_CASES))]
+PAIRS = [(edit_pairs.base(number), edit_pairs.target(number)) for number in range(len(EDIT_CASES))]
 
 
-def test_there_are_generated_images_for_every_case() -> None:
-    with Image.open(generated.FILE) as sheet:
-        assert sheet.size == (3 * generated.SIDE, len(EDIT_CASES) * generated.SIDE)
+def test_there_are_rendered_images_for_every_case() -> None:
+    with Image.open(edit_pairs.FILE) as sheet:
+        assert sheet.size == (3 * edit_pairs.SIDE, len(EDIT_CASES) * edit_pairs.SIDE)
     assert {check[0] for case in EDIT_CASES for check in case.checks} <= set(MEASURES)
 
 
@@ -36,7 +36,7 @@ def test_other_images_neither_fit_the_layout_nor_show_the_change() -> None:
     assert changes <= 0.15
 
 
-def test_an_image_has_its_own_layout_and_not_its_mirror_image_s() -> None:
+def test_an_image_has_its_own_layout_and_not_that_of_its_mirror_image() -> None:
     before = PAIRS[0][0]
     assert layout(before, before) == pytest.approx(1.0)
     assert layout(before, before[:, ::-1]) < LEAST_LAYOUT

@@ -33,9 +33,9 @@ def test_every_kind_says_what_it_changes() -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_edit_changes_what_it_is_about_and_nothing_else(kind: str) -> None:
-    chance = random.Random(kind)
+    rng = random.Random(kind)
     for _ in range(40):
-        edit = sample_edit(chance, 1, kind)
+        edit = sample_edit(rng, 1, kind)
         (before,) = edit.references
         changed = {
             name for name in vars(before.scene) if getattr(before.scene, name) != getattr(edit.target.scene, name)
@@ -48,22 +48,22 @@ def test_an_edit_changes_what_it_is_about_and_nothing_else(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", PAIR_KINDS)
 def test_the_result_has_the_layout_of_exactly_one_of_two_references(kind: str) -> None:
-    chance = random.Random(kind)
+    rng = random.Random(kind)
     for _ in range(40):
-        edit = sample_edit(chance, 2, kind)
+        edit = sample_edit(rng, 2, kind)
         bases = [view for view in edit.references if view.seed == edit.target.seed]
         assert len(edit.references) == 2
         assert [view.scene.place for view in bases] == [edit.target.scene.place]
         assert bases[0].scene != edit.target.scene
 
 
-def test_the_same_instruction_is_said_in_many_ways() -> None:
-    chance = random.Random(1)
-    said = {sample_edit(chance, 1, "style").instruction for _ in range(400)}
+def test_one_edit_is_asked_for_in_many_ways() -> None:
+    rng = random.Random(1)
+    said = {sample_edit(rng, 1, "style").instruction for _ in range(400)}
     assert len(said) > 200
 
 
-def test_unknown_words_come_up_in_instructions() -> None:
-    chance = random.Random(2)
-    lengths = [len(sample_edit(chance, 1, "time").instruction.split()) for _ in range(200)]
+def test_instructions_are_short_and_long() -> None:
+    rng = random.Random(2)
+    lengths = [len(sample_edit(rng, 1, "time").instruction.split()) for _ in range(200)]
     assert min(lengths) <= 2 < 8 <= max(lengths)

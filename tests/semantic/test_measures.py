@@ -1,4 +1,4 @@
-"""The measures themselves, on images made by hand."""
+"""The measures themselves, on handmade images."""
 
 import numpy as np
 import numpy.typing as npt

@@ -1,4 +1,4 @@
-"""Scenes with captions: a scene is drawn by chance, then said in one of very many ways.
+"""Scenes with captions: a random scene, described in one of very many ways.
 
 What a caption leaves out comes from few possibilities, so that a model need not average over many.
 """
@@ -52,204 +52,202 @@ HIDING = ("storm", "fog", "snow", "rain")
 
 @dataclass
 class _Draft:
-    """A scene and what of it the caption says."""
+    """A scene, and which of its fields the caption names."""
 
     scene: Scene
     said: set[str] = field(default_factory=set)
 
 
-def sample(chance: random.Random) -> tuple[Scene, str]:
-    """A scene and a caption of it."""
-    draft = _draw(chance)
-    return draft.scene, _finish(chance, _say(chance, draft))
+def sample(rng: random.Random) -> tuple[Scene, str]:
+    """Sample a scene and a caption for it."""
+    draft = _choose(rng)
+    return draft.scene, _finish(rng, _say(rng, draft))
 
 
-def _draw(chance: random.Random) -> _Draft:
-    place = chance.choices(list(_PLACE_WEIGHTS), list(_PLACE_WEIGHTS.values()))[0]
+def _choose(rng: random.Random) -> _Draft:
+    place = rng.choices(list(_PLACE_WEIGHTS), list(_PLACE_WEIGHTS.values()))[0]
     draft = _Draft(Scene(place=place), {"place"})
     if place == "abstract":
-        return _draw_abstract(chance, draft)
-    _draw_time(chance, draft)
-    _draw_land(chance, draft)
-    _draw_body(chance, draft)
-    _draw_things(chance, draft)
-    _draw_manner(chance, draft)
-    if chance.random() < 0.02:
-        return _Draft(_unsaid(chance), set())
-    # The place may go unsaid where something else is named, and is then one of two.
+        return _choose_abstract(rng, draft)
+    _choose_time(rng, draft)
+    _choose_land(rng, draft)
+    _choose_body(rng, draft)
+    _choose_things(rng, draft)
+    _choose_manner(rng, draft)
+    if rng.random() < 0.02:
+        return _Draft(_choose_unnamed(rng), set())
+    # The place may stay unnamed where something else is named; it is one of two then.
     if (
         draft.said - {"place", "mood", "style"}
         and place in ("mountains", "hills")
-        and chance.random() < 0.25
+        and rng.random() < 0.25
         and "land" not in draft.said
     ):
         draft.said.discard("place")
     return draft
 
 
-def draw_style(chance: random.Random, styles: Iterable[str]) -> str:
-    """One of ``styles``; pixel art, the hardest, more often."""
+def choose_style(rng: random.Random, styles: Iterable[str]) -> str:
+    """Choose one of ``styles``; pixel art, the hardest, comes twice as often."""
     choices = tuple(styles)
-    return chance.choices(choices, [2 if style == "pixel" else 1 for style in choices])[0]
+    return rng.choices(choices, [2 if style == "pixel" else 1 for style in choices])[0]
 
 
-def _unsaid(chance: random.Random) -> Scene:
-    time = chance.choice(("noon", "sunset"))
-    return Scene(
-        place=chance.choice(("mountains", "hills", "lake")), time=time, body="sun", body_side=chance.choice(SIDES)
-    )
+def _choose_unnamed(rng: random.Random) -> Scene:
+    time = rng.choice(("noon", "sunset"))
+    return Scene(place=rng.choice(("mountains", "hills", "lake")), time=time, body="sun", body_side=rng.choice(SIDES))
 
 
-def _draw_abstract(chance: random.Random, draft: _Draft) -> _Draft:
+def _choose_abstract(rng: random.Random, draft: _Draft) -> _Draft:
     scene = draft.scene
-    scene.pattern, scene.palette = chance.choice(PATTERNS), "colorful"
-    if chance.random() < 0.55:
+    scene.pattern, scene.palette = rng.choice(PATTERNS), "colorful"
+    if rng.random() < 0.55:
         draft.said.add("pattern")
-    if chance.random() < 0.65:
-        scene.palette = chance.choice(tuple(words.PALETTES))
+    if rng.random() < 0.65:
+        scene.palette = rng.choice(tuple(words.PALETTES))
         draft.said.add("palette")
-    if chance.random() < 0.08:
-        scene.style = chance.choice(("watercolor", "pixel"))
+    if rng.random() < 0.08:
+        scene.style = rng.choice(("watercolor", "pixel"))
         draft.said.add("style")
     return draft
 
 
-def _draw_time(chance: random.Random, draft: _Draft) -> None:
+def _choose_time(rng: random.Random, draft: _Draft) -> None:
     scene = draft.scene
     if scene.place == "space":
         return
-    if scene.place in ("city", "street") and chance.random() < 0.4:
+    if scene.place in ("city", "street") and rng.random() < 0.4:
         scene.neon = True
         draft.said.add("neon")
-    if chance.random() < 0.25:
-        scene.weather = chance.choices(("cloudy", "storm", "fog", "snow", "rain", "clear"), (4, 5, 5, 5, 5, 1))[0]
+    if rng.random() < 0.25:
+        scene.weather = rng.choices(("cloudy", "storm", "fog", "snow", "rain", "clear"), (4, 5, 5, 5, 5, 1))[0]
         draft.said.add("weather")
     if scene.place == "alien":
         scene.weather = "clear"
         draft.said.discard("weather")
-    if chance.random() < (0.35 if "weather" in draft.said or scene.place == "alien" else 0.62):
-        scene.time = chance.choices(("noon", "sunset", "sunrise", "dusk", "night"), (4, 7, 4, 4, 8))[0]
+    if rng.random() < (0.35 if "weather" in draft.said or scene.place == "alien" else 0.62):
+        scene.time = rng.choices(("noon", "sunset", "sunrise", "dusk", "night"), (4, 7, 4, 4, 8))[0]
         draft.said.add("time")
     elif scene.neon:
         scene.time = "night"
-    elif "weather" not in draft.said and chance.random() < 0.06:
+    elif "weather" not in draft.said and rng.random() < 0.06:
         scene.time = "sunset"
     if scene.place == "alien" and scene.time not in ("noon", "night"):
         scene.time = "night"
         draft.said.discard("time")
-        if chance.random() < 0.5:
+        if rng.random() < 0.5:
             scene.time = "noon"
-    if scene.time == "night" and scene.weather == "clear" and "time" in draft.said and chance.random() < 0.3:
+    if scene.time == "night" and scene.weather == "clear" and "time" in draft.said and rng.random() < 0.3:
         scene.stars = True
         draft.said.add("stars")
 
 
-def _draw_land(chance: random.Random, draft: _Draft) -> None:
+def _choose_land(rng: random.Random, draft: _Draft) -> None:
     scene = draft.scene
-    if scene.place in COLORED_LANDS and chance.random() < 0.36:
-        scene.land = chance.choice(tuple(words.LANDS))
+    if scene.place in COLORED_LANDS and rng.random() < 0.36:
+        scene.land = rng.choice(tuple(words.LANDS))
         draft.said.add("land")
-    if scene.place == "desert" and "land" not in draft.said and chance.random() < 0.06:
+    if scene.place == "desert" and "land" not in draft.said and rng.random() < 0.06:
         scene.land = "red"
         draft.said.add("mars")
 
 
-def _draw_body(chance: random.Random, draft: _Draft) -> None:
+def _choose_body(rng: random.Random, draft: _Draft) -> None:
     scene = draft.scene
-    scene.body_side = chance.choice(SIDES)
+    scene.body_side = rng.choice(SIDES)
     if scene.place == "street" or scene.weather in HIDING:
         return
     if scene.place in ("space", "alien"):
-        if chance.random() < 0.16:
-            scene.body = chance.choice(("sun", "moon"))
-            _say_body(chance, draft)
+        if rng.random() < 0.16:
+            scene.body = rng.choice(("sun", "moon"))
+            _say_body(rng, draft)
         return
-    if chance.random() < 0.42 and scene.weather != "cloudy":
-        if "time" not in draft.said and not scene.neon and chance.random() < 0.5:
-            # "The moon on the left" is a night, said or not.
+    if rng.random() < 0.42 and scene.weather != "cloudy":
+        if "time" not in draft.said and not scene.neon and rng.random() < 0.5:
+            # "The moon on the left" is a night, named or not.
             scene.time, scene.body = "night", "moon"
         elif scene.time == "noon":
             scene.body = "sun"
         else:
             scene.body = {"night": "moon", "dusk": "moon"}.get(scene.time, "sun")
-        if scene.body == "moon" and chance.random() < 0.25:
+        if scene.body == "moon" and rng.random() < 0.25:
             scene.body = "crescent"
-        _say_body(chance, draft)
+        _say_body(rng, draft)
         return
     present = {"noon": 0.25, "sunset": 0.85, "sunrise": 0.85, "dusk": 0.0, "night": 0.4}[scene.time]
-    if scene.weather == "clear" and chance.random() < present:
+    if scene.weather == "clear" and rng.random() < present:
         scene.body = "moon" if scene.time == "night" else "sun"
 
 
-def _say_body(chance: random.Random, draft: _Draft) -> None:
+def _say_body(rng: random.Random, draft: _Draft) -> None:
     draft.said.add("body")
-    if chance.random() < 0.8:
+    if rng.random() < 0.8:
         draft.said.add("body_side")
 
 
-def _draw_things(chance: random.Random, draft: _Draft) -> None:
+def _choose_things(rng: random.Random, draft: _Draft) -> None:
     scene = draft.scene
-    if chance.random() > (0.6 if scene.place == "space" else 0.55):
+    if rng.random() > (0.6 if scene.place == "space" else 0.55):
         return
-    scene.thing = chance.choice(THINGS_OF[scene.place])
-    scene.thing_side, scene.thing_color = chance.choice(_UNSAID_SIDES), chance.choice(NATURAL_COLORS[scene.thing])
+    scene.thing = rng.choice(THINGS_OF[scene.place])
+    scene.thing_side, scene.thing_color = rng.choice(_UNSAID_SIDES), rng.choice(NATURAL_COLORS[scene.thing])
     draft.said.add("thing")
-    if chance.random() < 0.78:
-        scene.thing_color = chance.choice(COLORS)
+    if rng.random() < 0.78:
+        scene.thing_color = rng.choice(COLORS)
         draft.said.add("thing_color")
-    if chance.random() < 0.75:
-        scene.thing_side = chance.choice(SIDES)
+    if rng.random() < 0.75:
+        scene.thing_side = rng.choice(SIDES)
         draft.said.add("thing_side")
     if scene.place == "space" and scene.body != "none":
         scene.body = "none"
         draft.said -= {"body", "body_side"}
     if scene.thing in FLYING and scene.body != "none" and scene.thing_side == scene.body_side:
-        # Both may be named in their places, never one before the other.
-        scene.body_side = chance.choice([side for side in SIDES if side != scene.thing_side])
+        # Both may be named, each on its side; one never hides the other.
+        scene.body_side = rng.choice([side for side in SIDES if side != scene.thing_side])
     choices = [
         thing for thing in (*FLYING, *STANDING, "boat") if thing in THINGS_OF[scene.place] and thing != scene.thing
     ]
-    if choices and scene.body == "none" and chance.random() < 0.2:
-        _draw_other(chance, draft, choices)
+    if choices and scene.body == "none" and rng.random() < 0.2:
+        _choose_other(rng, draft, choices)
 
 
-def _draw_other(chance: random.Random, draft: _Draft, choices: list[str]) -> None:
+def _choose_other(rng: random.Random, draft: _Draft, choices: list[str]) -> None:
     scene = draft.scene
-    scene.other = chance.choice(choices)
-    scene.other_color = chance.choice(COLORS)
-    scene.other_side = chance.choice([side for side in SIDES if side != scene.thing_side])
+    scene.other = rng.choice(choices)
+    scene.other_color = rng.choice(COLORS)
+    scene.other_side = rng.choice([side for side in SIDES if side != scene.thing_side])
     draft.said |= {"other", "other_color", "thing_side", "other_side"}
 
 
-def _draw_manner(chance: random.Random, draft: _Draft) -> None:
+def _choose_manner(rng: random.Random, draft: _Draft) -> None:
     scene = draft.scene
-    if chance.random() < 0.2:
-        scene.style = draw_style(chance, words.STYLES)
+    if rng.random() < 0.2:
+        scene.style = choose_style(rng, words.STYLES)
         draft.said.add("style")
-    elif chance.random() < 0.12:
-        scene.mood = chance.choice(tuple(words.MOODS))
+    elif rng.random() < 0.12:
+        scene.mood = rng.choice(tuple(words.MOODS))
         draft.said.add("mood")
 
 
-# From here on: saying it.
+# From here on the scene is put into words.
 
 
-def _say(chance: random.Random, draft: _Draft) -> str:
+def _say(rng: random.Random, draft: _Draft) -> str:
     if draft.scene.place == "abstract":
-        return _say_abstract(chance, draft)
+        return _say_abstract(rng, draft)
     if not draft.said:
-        pool = chance.choice((words.NEGATIVES, words.STRANGERS, words.FLUFF, words.WORDS))
-        return ", ".join(chance.sample(pool, chance.randint(1, 4)))
-    return _say_list(chance, draft) if chance.random() < 0.3 else _say_sentence(chance, draft)
+        pool = rng.choice((words.NEGATIVES, words.STRANGERS, words.FLUFF, words.WORDS))
+        return ", ".join(rng.sample(pool, rng.randint(1, 4)))
+    return _say_list(rng, draft) if rng.random() < 0.3 else _say_sentence(rng, draft)
 
 
-def _say_abstract(chance: random.Random, draft: _Draft) -> str:
+def _say_abstract(rng: random.Random, draft: _Draft) -> str:
     scene, said = draft.scene, draft.said
-    parts = [chance.choice(words.ABSTRACT_HEADS)]
+    parts = [rng.choice(words.ABSTRACT_HEADS)]
     if "pattern" in said:
-        pattern = chance.choice(words.PATTERNS[scene.pattern])
+        pattern = rng.choice(words.PATTERNS[scene.pattern])
         parts = [
-            chance.choice(
+            rng.choice(
                 (
                     f"{parts[0]} with {pattern}",
                     f"abstract {pattern}",
@@ -260,151 +258,147 @@ def _say_abstract(chance: random.Random, draft: _Draft) -> str:
             )
         ]
     if "palette" in said:
-        palette = chance.choice(words.PALETTES[scene.palette])
-        if palette.startswith("in ") or chance.random() < 0.7:
+        palette = rng.choice(words.PALETTES[scene.palette])
+        if palette.startswith("in ") or rng.random() < 0.7:
             parts.append(palette)
         else:
             parts[0] = f"{palette} {parts[0].removeprefix('a ').removeprefix('an ')}"
     if "style" in said:
-        parts.append(chance.choice(words.STYLES[scene.style]))
+        parts.append(rng.choice(words.STYLES[scene.style]))
     return ", ".join(parts)
 
 
-def _place(chance: random.Random, draft: _Draft, adjectives: list[str]) -> str:
+def _place(rng: random.Random, draft: _Draft, adjectives: list[str]) -> str:
     scene = draft.scene
     if "mars" in draft.said:
-        return chance.choice(words.MARS)
+        return rng.choice(words.MARS)
     found = list(adjectives)
     if "land" in draft.said:
-        found.append(chance.choice(words.LANDS[scene.land]))
+        found.append(rng.choice(words.LANDS[scene.land]))
     if "neon" in draft.said:
-        found.append(chance.choice(words.NEON))
-    if chance.random() < 0.12:
-        found.insert(0, chance.choice(words.ADJECTIVES))
-    return chance.choice(words.PLACES[scene.place]).format("".join(f"{word} " for word in found))
+        found.append(rng.choice(words.NEON))
+    if rng.random() < 0.12:
+        found.insert(0, rng.choice(words.ADJECTIVES))
+    return rng.choice(words.PLACES[scene.place]).format("".join(f"{word} " for word in found))
 
 
-def _thing(chance: random.Random, draft: _Draft, name: str, *, with_side: bool = True) -> str:
+def _thing(rng: random.Random, draft: _Draft, name: str, *, with_side: bool = True) -> str:
     scene, said = draft.scene, draft.said
-    noun = chance.choice(words.THINGS[getattr(scene, name)])
-    color = chance.choice(words.COLORS[getattr(scene, f"{name}_color")]) if f"{name}_color" in said else ""
+    noun = rng.choice(words.THINGS[getattr(scene, name)])
+    color = rng.choice(words.COLORS[getattr(scene, f"{name}_color")]) if f"{name}_color" in said else ""
     # "a small red house", not "a red small house", in most cases.
     size, _, rest = noun.partition(" ")
-    if (
-        color
-        and size in ("little", "small", "big", "old", "lone", "single", "giant", "large")
-        and chance.random() < 0.8
-    ):
+    if color and size in ("little", "small", "big", "old", "lone", "single", "giant", "large") and rng.random() < 0.8:
         noun, color = f"{size} {color} {rest}", ""
     phrase = " ".join(word for word in ("a", color, noun) if word)
     if with_side and f"{name}_side" in said:
-        phrase += " " + chance.choice(words.SIDES[getattr(scene, f"{name}_side")])
+        phrase += " " + rng.choice(words.SIDES[getattr(scene, f"{name}_side")])
     return phrase
 
 
-def _body(chance: random.Random, draft: _Draft) -> str:
-    phrase = chance.choice(words.BODIES[draft.scene.body])
+def _body(rng: random.Random, draft: _Draft) -> str:
+    phrase = rng.choice(words.BODIES[draft.scene.body])
     if "body_side" in draft.said:
-        phrase += " " + chance.choice(words.SIDES[draft.scene.body_side])
+        phrase += " " + rng.choice(words.SIDES[draft.scene.body_side])
     return phrase
 
 
-def _say_list(chance: random.Random, draft: _Draft) -> str:
-    """Key words between commas, in any order."""
+def _say_list(rng: random.Random, draft: _Draft) -> str:
+    """Put the scene into key words, in any order."""
     scene, said = draft.scene, draft.said
     parts = []
     if "place" in said or "land" in said or "neon" in said:
-        parts.append(_place(chance, draft, []))
+        parts.append(_place(rng, draft, []))
     if "time" in said:
-        parts.append(chance.choice((*words.TIME_HEADS[scene.time], *words.TIMES[scene.time])))
+        parts.append(rng.choice((*words.TIME_HEADS[scene.time], *words.TIMES[scene.time])))
     if "weather" in said:
-        parts.append(chance.choice((*words.WEATHER_HEADS[scene.weather], *words.WEATHER_ADJECTIVES[scene.weather])))
+        parts.append(rng.choice((*words.WEATHER_HEADS[scene.weather], *words.WEATHER_ADJECTIVES[scene.weather])))
     if "stars" in said:
-        parts.append(chance.choice(("stars", "starry sky", "a starry night", "many stars", "starlight")))
-    parts += [_thing(chance, draft, name) for name in ("thing", "other") if name in said]
+        parts.append(rng.choice(("stars", "starry sky", "a starry night", "many stars", "starlight")))
+    parts += [_thing(rng, draft, name) for name in ("thing", "other") if name in said]
     if "body" in said:
-        parts.append(_body(chance, draft))
-    parts += _manner(chance, draft)
-    if chance.random() < 0.6:
-        chance.shuffle(parts)
-    if chance.random() < 0.5:
+        parts.append(_body(rng, draft))
+    parts += _manner(rng, draft)
+    if rng.random() < 0.6:
+        rng.shuffle(parts)
+    if rng.random() < 0.5:
         parts = [re.sub(r"^(a|an|the) ", "", part) for part in parts]
-    return chance.choice((", ", ", ", ", ", " ", " and ")).join(parts)
+    return rng.choice((", ", ", ", ", ", " ", " and ")).join(parts)
 
 
-def _manner(chance: random.Random, draft: _Draft) -> list[str]:
+def _manner(rng: random.Random, draft: _Draft) -> list[str]:
     scene, said = draft.scene, draft.said
     found = []
     if "style" in said:
-        found.append(chance.choice(words.STYLES[scene.style]))
+        found.append(rng.choice(words.STYLES[scene.style]))
     if "mood" in said:
-        found.append(chance.choice(words.MOODS[scene.mood]))
+        found.append(rng.choice(words.MOODS[scene.mood]))
     return found
 
 
-def _say_sentence(chance: random.Random, draft: _Draft) -> str:
-    """Something like "a watercolor of a red house on the left in the mountains at night, with the moon"."""
+def _say_sentence(rng: random.Random, draft: _Draft) -> str:
+    """Make a sentence, like "a watercolor of a red house on the left in the mountains at night, with the moon"."""
     scene, said = draft.scene, draft.said
     adjectives: list[str] = []
     after: list[str] = []
     head = ""
     if "time" in said:
-        way = chance.random()
+        way = rng.random()
         if way < 0.3 and "thing" not in said:
-            head = chance.choice(words.TIME_HEADS[scene.time])
+            head = rng.choice(words.TIME_HEADS[scene.time])
         elif way < 0.45 and "place" in said:
-            adjectives.append(chance.choice(words.TIME_ADJECTIVES[scene.time]))
+            adjectives.append(rng.choice(words.TIME_ADJECTIVES[scene.time]))
         else:
-            after.append(chance.choice(words.TIMES[scene.time]))
+            after.append(rng.choice(words.TIMES[scene.time]))
     if "stars" in said:
-        if chance.random() < 0.4 and "place" in said:
-            adjectives.insert(0, chance.choice(words.STAR_ADJECTIVES))
+        if rng.random() < 0.4 and "place" in said:
+            adjectives.insert(0, rng.choice(words.STAR_ADJECTIVES))
         else:
-            after.append(chance.choice(words.STARS))
+            after.append(rng.choice(words.STARS))
     if "weather" in said:
-        if chance.random() < 0.35 and "place" in said:
-            adjectives.insert(0, chance.choice(words.WEATHER_ADJECTIVES[scene.weather]))
+        if rng.random() < 0.35 and "place" in said:
+            adjectives.insert(0, rng.choice(words.WEATHER_ADJECTIVES[scene.weather]))
         else:
-            after.append(chance.choice(words.WEATHERS[scene.weather]))
-    text = _core(chance, draft, adjectives, head)
-    chance.shuffle(after)
+            after.append(rng.choice(words.WEATHERS[scene.weather]))
+    text = _core(rng, draft, adjectives, head)
+    rng.shuffle(after)
     text = " ".join([text, *after])
     if "body" in said:
-        text += chance.choice((" with ", ", ", " and ", ", with ")) + _body(chance, draft)
+        text += rng.choice((" with ", ", ", " and ", ", with ")) + _body(rng, draft)
     if "other" in said:
-        text += chance.choice((" and ", ", ", " with ", ", and ")) + _thing(chance, draft, "other")
-    return _with_manner(chance, draft, text)
+        text += rng.choice((" and ", ", ", " with ", ", and ")) + _thing(rng, draft, "other")
+    return _with_manner(rng, draft, text)
 
 
-def _core(chance: random.Random, draft: _Draft, adjectives: list[str], head: str) -> str:
+def _core(rng: random.Random, draft: _Draft, adjectives: list[str], head: str) -> str:
     said, scene = draft.said, draft.scene
-    place = _place(chance, draft, adjectives) if "place" in said or "land" in said or "neon" in said else ""
+    place = _place(rng, draft, adjectives) if "place" in said or "land" in said or "neon" in said else ""
     if head:
         if not place:
             return head
-        link = "in" if scene.place in ("forest", "street", "city") and chance.random() < 0.5 else "over"
-        return f"{head} {chance.choice((link, link, 'and', 'with'))} {place}"
+        link = "in" if scene.place in ("forest", "street", "city") and rng.random() < 0.5 else "over"
+        return f"{head} {rng.choice((link, link, 'and', 'with'))} {place}"
     if "thing" not in said:
         if not place:
-            return chance.choice(("a landscape", "a scene", "a view", "a picture", "the sky", "a landscape"))
+            return rng.choice(("a landscape", "a scene", "a view", "a picture", "the sky", "a landscape"))
         scenic = ("a landscape with " + place, "a scene with " + place, place + " scene", place, place, place, place)
-        return chance.choice(scenic) if not place.startswith(("a landscape", "an ")) else place
+        return rng.choice(scenic) if not place.startswith(("a landscape", "an ")) else place
     if not place:
-        return _thing(chance, draft, "thing")
-    return _thing_in_place(chance, draft, place)
+        return _thing(rng, draft, "thing")
+    return _thing_in_place(rng, draft, place)
 
 
-def _thing_in_place(chance: random.Random, draft: _Draft, place: str) -> str:
+def _thing_in_place(rng: random.Random, draft: _Draft, place: str) -> str:
     scene = draft.scene
-    bare, full = _thing(chance, draft, "thing", with_side=False), _thing(chance, draft, "thing")
-    side = chance.choice(words.SIDES[scene.thing_side]) if "thing_side" in draft.said else ""
+    bare, full = _thing(rng, draft, "thing", with_side=False), _thing(rng, draft, "thing")
+    side = rng.choice(words.SIDES[scene.thing_side]) if "thing_side" in draft.said else ""
     link = {"boat": "on", "balloon": "over", "bird": "over", "planet": "in"}.get(scene.thing, "in")
     if scene.place in ("sea", "lake") and scene.thing in STANDING:
         link = "by"
     if scene.place in ("mountains", "desert", "hills") and scene.thing in STANDING:
-        link = chance.choice(("in", "in", "in front of", "on", "near"))
+        link = rng.choice(("in", "in", "in front of", "on", "near"))
     if scene.place == "alien":
-        link = chance.choice(("on", "over")) if scene.thing in FLYING else "on"
+        link = rng.choice(("on", "over")) if scene.thing in FLYING else "on"
     choices = [
         f"{full} {link} {place}",
         f"{bare} {link} {place}{', ' + side if side else ''}",
@@ -415,50 +409,50 @@ def _thing_in_place(chance: random.Random, draft: _Draft, place: str) -> str:
         choices.append(f"{side} {bare}, {place}")
     if scene.thing in FLYING:
         choices.append(f"{bare.replace('flying ', '')} flying {link} {place} {side}".strip())
-    return chance.choice(choices)
+    return rng.choice(choices)
 
 
-def _with_manner(chance: random.Random, draft: _Draft, text: str) -> str:
+def _with_manner(rng: random.Random, draft: _Draft, text: str) -> str:
     scene, said = draft.scene, draft.said
-    if "style" in said and chance.random() < 0.45:
-        text = f"{chance.choice(words.STYLE_HEADS[scene.style])} {text}"
+    if "style" in said and rng.random() < 0.45:
+        text = f"{rng.choice(words.STYLE_HEADS[scene.style])} {text}"
     else:
-        if chance.random() < 0.15:
-            text = f"{chance.choice(words.HEADS)} {text}"
-        return ", ".join([text, *_manner(chance, draft)])
-    return text if "mood" not in said else f"{text}, {chance.choice(words.MOODS[scene.mood])}"
+        if rng.random() < 0.15:
+            text = f"{rng.choice(words.HEADS)} {text}"
+        return ", ".join([text, *_manner(rng, draft)])
+    return text if "mood" not in said else f"{text}, {rng.choice(words.MOODS[scene.mood])}"
 
 
-def _finish(chance: random.Random, text: str) -> str:
-    """Quality words, strangers, articles, case and punctuation."""
+def _finish(rng: random.Random, text: str) -> str:
+    """Add quality words and unknown words, and mend articles, case and punctuation."""
     text = " ".join(text.split())
-    if chance.random() < 0.22:
-        text += ", " + ", ".join(chance.sample(words.FLUFF, chance.randint(1, 4)))
-    if chance.random() < 0.05:
-        text = f"{chance.choice(words.FLUFF)}, {text}"
-    if chance.random() < 0.1:
-        text = _with_strangers(chance, text)
+    if rng.random() < 0.22:
+        text += ", " + ", ".join(rng.sample(words.FLUFF, rng.randint(1, 4)))
+    if rng.random() < 0.05:
+        text = f"{rng.choice(words.FLUFF)}, {text}"
+    if rng.random() < 0.1:
+        text = _with_strangers(rng, text)
     text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
     text = re.sub(r"\b([Aa])n (?=[^aeiouh\W])", r"\1 ", text)
-    way = chance.random()
+    way = rng.random()
     if way < 0.2:
         text = text[:1].upper() + text[1:]
     elif way < 0.24:
         text = text.title()
     elif way < 0.26:
         text = text.upper()
-    if chance.random() < 0.15:
-        text += chance.choice((".", ".", "!", ",", " ."))
-    if chance.random() < 0.1:
+    if rng.random() < 0.15:
+        text += rng.choice((".", ".", "!", ",", " ."))
+    if rng.random() < 0.1:
         text = text.replace(",", "")
     return text
 
 
-def _with_strangers(chance: random.Random, text: str) -> str:
-    way = chance.random()
+def _with_strangers(rng: random.Random, text: str) -> str:
+    way = rng.random()
     if way < 0.45:
-        stranger = chance.choice(words.STRANGERS)
-        return chance.choice(
+        stranger = rng.choice(words.STRANGERS)
+        return rng.choice(
             (
                 f"{stranger}, {text}",
                 f"{text} and {stranger}",
@@ -469,8 +463,8 @@ def _with_strangers(chance: random.Random, text: str) -> str:
         )
     if way < 0.85:
         pieces = text.split(" ")
-        for _ in range(chance.randint(1, 3)):
-            pieces.insert(chance.randint(0, len(pieces)), chance.choice(words.WORDS))
+        for _ in range(rng.randint(1, 3)):
+            pieces.insert(rng.randint(0, len(pieces)), rng.choice(words.WORDS))
         return " ".join(pieces)
-    letters = "".join(chance.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(chance.randint(3, 9)))
-    return chance.choice((f"{text} {letters}", f"{letters} {text}"))
+    letters = "".join(rng.choice("abcdefghijklmnopqrstuvwxyz") for _ in range(rng.randint(3, 9)))
+    return rng.choice((f"{text} {letters}", f"{letters} {text}"))

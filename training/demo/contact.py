@@ -14,7 +14,15 @@ def contact_sheet(
     cell: int = 192,
     failed: list[bool] | None = None,
 ) -> Image.Image:
-    """Images [H, W, 3] fitted into square cells; a red frame around those that failed."""
+    """Put images into a grid of square cells, with a caption under each.
+
+    Args:
+        images: Images [H, W, 3] of any sizes; larger ones are scaled down to their cell.
+        captions: One for each image; three lines at most are shown.
+        columns: Cells in a row.
+        cell: The side of a cell in pixels.
+        failed: Which images get a red frame.
+    """
     font = ImageFont.load_default(size=max(10, cell // 17))
     text_height = cell // 4
     rows = -(-len(images) // columns)

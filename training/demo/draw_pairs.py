@@ -1,9 +1,9 @@
-"""Draw the images that the measures of edits are tested on: before and after by the renderer, no model.
+"""Draw the pairs that the measures of edits are tested on: the renderer draws before and after, without a model.
 
     python -m training.demo.draw_pairs
 
-Writes tests/semantic/drawn_pairs.webp, a row for each case: its references (a blank where there is one only) and what
-the renderer makes of the instruction. Only after the cases or the world changed.
+It writes tests/semantic/edit_pairs.webp with a row for each case: its two references (the second is blank where there
+is only one) and what the renderer makes of the instruction. Run it only after the cases or the world changed.
 """
 
 import numpy as np
@@ -18,9 +18,10 @@ from training.demo.world.spec import Scene
 
 
 def main() -> None:
+    """Render the images of all cases in one call, and write the file."""
     rows, seeds = [], []
     for case in EDIT_CASES:
-        # The last one is drawn twice where there is no second: render() wants full rows.
+        # Where there is one reference it is rendered twice, so that each case has three images.
         for number, fields in ((0, case.before[0]), (1, case.before[-1]), (case.base, case.scene)):
             rows.append(Scene(**fields).row())  # type: ignore[arg-type]
             seeds.append(seed_of(case, number))

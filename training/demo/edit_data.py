@@ -5,7 +5,7 @@ import os
 import queue
 import random
 from dataclasses import dataclass, field
-from typing import Any
+from multiprocessing.queues import Queue
 
 import numpy as np
 import numpy.typing as npt
@@ -20,34 +20,46 @@ from training.demo.world.render import render
 
 _CHUNK = 512
 _WAIT_SECONDS = 60
-# Drawing costs a call, not an image: so many images of 256 x 256 at once.
-_DRAWN_AT_ONCE = 2048
+# A call of the renderer has a high fixed cost, so many images are rendered together: this many of 256 x 256.
+_RENDERED_AT_ONCE = 2048
 
 Chunk = tuple[npt.NDArray[np.int16], npt.NDArray[np.int64], npt.NDArray[np.int16]]
 
 
 def make_edits(
-    chance: random.Random, tokenizer: PromptTokenizer, references: int, dropout: float, size: int = _CHUNK
+    rng: random.Random, tokenizer: PromptTokenizer, references: int, dropout: float, size: int = _CHUNK
 ) -> Chunk:
-    """Scene rows [size, references + 1, fields], target last; their seeds; token rows, some of them empty."""
-    edits = [sample_edit(chance, references) for _ in range(size)]
+    """Make edits, of whose instructions the share ``dropout`` is dropped.
+
+    Returns:
+        Scene rows [size, references + 1, fields], the target last; their seeds [size, references + 1]; and token rows
+        [size, 64].
+    """
+    edits = [sample_edit(rng, references) for _ in range(size)]
     views = [(*edit.references, edit.target) for edit in edits]
-    said = [chance.choice(EMPTY) if chance.random() < dropout else edit.instruction for edit in edits]
+    said = [rng.choice(EMPTY) if rng.random() < dropout else edit.instruction for edit in edits]
     rows = np.array([[view.scene.row() for view in group] for group in views], dtype=np.int16)
     return rows, np.array([[view.seed for view in group] for group in views], dtype=np.int64), tokenizer(said)
 
 
-def _work(seed: int, references: int, dropout: float, chunks: Any) -> None:
+def _produce(seed: int, references: int, dropout: float, chunks: "Queue[Chunk]") -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    chance, tokenizer = random.Random(seed), PromptTokenizer()
+    rng, tokenizer = random.Random(seed), PromptTokenizer()
     while True:
-        chunks.put(make_edits(chance, tokenizer, references, dropout))
+        chunks.put(make_edits(rng, tokenizer, references, dropout))
 
 
 class Edits:
-    """An endless stream of edits with one number of references; with 0 workers it is made in this process.
+    """An endless stream of edits with one number of references.
 
-    The workers are forked, so this comes before the first use of a GPU.
+    The workers are forked, so it has to be made before the first use of a GPU.
+
+    Args:
+        workers: How many processes make edits; with 0 they are made in this process.
+        seed: What the edits depend on.
+        references: How many images each edit is given.
+        dropout: The share of instructions that are dropped.
+        device: Where the edits are needed.
     """
 
     def __init__(self, workers: int, seed: int, references: int, dropout: float, device: torch.device) -> None:
@@ -56,9 +68,11 @@ class Edits:
         self._chance, self._tokenizer = random.Random(seed + references), PromptTokenizer()
         self._held: list[Tensor] | None = None
         context = multiprocessing.get_context("fork")
-        self._queue: Any = context.Queue(maxsize=16) if workers else None
+        self._queue: Queue[Chunk] | None = context.Queue(maxsize=16) if workers else None
         self._processes = [
-            context.Process(target=_work, args=(seed * 1000 + 100 * references + i, references, dropout, self._queue))
+            context.Process(
+                target=_produce, args=(seed * 1000 + 100 * references + i, references, dropout, self._queue)
+            )
             for i in range(workers)
         ]
         for process in self._processes:
@@ -66,7 +80,7 @@ class Edits:
             process.start()
 
     def take(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The next rows, seeds and token rows, on the device."""
+        """Return the scene rows, seeds and token rows of the next ``count`` edits, on the device."""
         while self._held is None or self._held[0].shape[0] < count:
             new = [torch.from_numpy(part).long() for part in self._next()]
             self._held = new if self._held is None else [torch.cat(pair) for pair in zip(self._held, new, strict=True)]
@@ -78,7 +92,7 @@ class Edits:
         if self._queue is None:
             return make_edits(self._chance, self._tokenizer, self.references, self._dropout, 64)
         try:
-            return self._queue.get(timeout=_WAIT_SECONDS)  # type: ignore[no-any-return]
+            return self._queue.get(timeout=_WAIT_SECONDS)
         except queue.Empty:
             # The workers died or never started; slower is better than not at all.
             self._queue = None
@@ -92,24 +106,25 @@ class Edits:
 
 @dataclass(frozen=True)
 class EditSize:
-    """Sizes (height, width) of the target and its references, edits a step, and shares early, in the middle, late."""
+    """Sizes of the target and its references, (height, width) in pixels, edits a step, and the edits in their pool."""
 
     target: tuple[int, int]
     references: tuple[tuple[int, int], ...]
     batch: int
     capacity: int
     shares: tuple[float, float, float]
+    """Of the steps: early, in the middle and late."""
 
     @property
-    def drawn_at_once(self) -> int:
-        """How many edits are drawn together."""
+    def rendered_at_once(self) -> int:
+        """How many edits are rendered together."""
         pixels = sum(height * width for height, width in (*self.references, self.target))
-        return min(self.capacity, max(self.batch, _DRAWN_AT_ONCE * 256 * 256 // pixels))
+        return min(self.capacity, max(self.batch, _RENDERED_AT_ONCE * 256 * 256 // pixels))
 
 
 @dataclass
 class EditPool:
-    """Encoded edits of one size: a ring that new ones overwrite."""
+    """Encoded edits of one size: a ring buffer, whose oldest edits are overwritten."""
 
     size: EditSize
     filled: int = 0
@@ -119,7 +134,7 @@ class EditPool:
     tokens: Tensor = field(default_factory=lambda: torch.empty(0))
 
     def add(self, parts: list[Tensor], tokens: Tensor) -> None:
-        """Overwrite the oldest."""
+        """Overwrite the oldest edits."""
         capacity, count, device = self.size.capacity, tokens.shape[0], tokens.device
         if not self.parts:
             self.parts = [torch.empty(capacity, *part.shape[1:], dtype=torch.bfloat16, device=device) for part in parts]
@@ -131,23 +146,23 @@ class EditPool:
         self.position = (self.position + count) % capacity
         self.filled = min(capacity, self.filled + count)
 
-    def draw(self, count: int) -> tuple[list[Tensor], Tensor, Tensor]:
-        """References, clean targets (packed, float32) and token rows of random members."""
+    def sample(self, count: int) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return references and clean targets (packed, float32) and token rows of ``count`` random edits."""
         chosen = torch.randint(self.filled, (count,), device=self.tokens.device)
         *references, target = (part[chosen].float() for part in self.parts)
         return references, target, self.tokens[chosen]
 
 
 @torch.no_grad()
-def encode_edits(
+def fill_edit_pool(
     edits: Edits, vae: Autoencoder, pool: EditPool, count: int, generator: torch.Generator, part: int = 128
 ) -> None:
-    """Draw ``count`` new edits, encode their images, and put them into ``pool``."""
+    """Render the images of ``count`` new edits, encode them ``part`` at a time, and put them into ``pool``."""
     rows, seeds, tokens = edits.take(count)
     sizes = (*pool.size.references, pool.size.target)
     packed: list[Tensor] = [torch.empty(0)] * len(sizes)
     for height, width in set(sizes):
-        # Images of one size are drawn in one call.
+        # Images of one size are rendered in one call.
         members = [number for number, size in enumerate(sizes) if size == (height, width)]
         images = render(
             torch.cat([rows[:, number] for number in members]),

@@ -1,4 +1,4 @@
-"""Whether an edit kept the layout of what it was given and shows what was asked; numpy only."""
+"""Whether an edit kept the layout of its reference and shows what was asked; numpy only."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -11,7 +11,7 @@ from training.demo.measures import Check, Verdict, judge
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-# Chosen on drawn pairs (tests/semantic/test_edit_measures.py), before the last training run.
+# Chosen on rendered pairs (tests/semantic/test_edit_measures.py), before the last training run.
 LEAST_LAYOUT = 0.35
 _GRID = 48
 
@@ -25,10 +25,10 @@ class _Case(Protocol):
 
 
 def layout(before: Pixels, after: Pixels) -> float:
-    """How much the shapes of two images of one size coincide, -1..1.
+    """Measure how much the shapes of two images of one size coincide, -1..1.
 
-    The correlation of where brightness changes at low frequencies: day and night, paper and draw have other
-    brightness, but their skylines and shores run in the same places.
+    It is the correlation of where colour changes at low frequencies: the same place by day, at night and as a drawing
+    differs in brightness, but its skyline and its shore run in the same places.
     """
     one, other = _outline(before), _outline(after)
     one, other = one - one.mean(), other - other.mean()
@@ -36,19 +36,19 @@ def layout(before: Pixels, after: Pixels) -> float:
 
 
 def _outline(pixels: Pixels) -> Floats:
-    small = _shrunk(pixels)
+    small = _shrink(pixels)
     down, across = np.zeros_like(small[..., 0]), np.zeros_like(small[..., 0])
     down[1:-1] = np.abs(small[2:] - small[:-2]).max(-1)
     across[:, 1:-1] = np.abs(small[:, 2:] - small[:, :-2]).max(-1)
     edges = np.sqrt(down**2 + across**2)
-    # The rim may become paper; and a strong edge counts not much more than a weak one.
+    # Without the rim, which may become paper; the root keeps a few strong edges from outweighing all others.
     inner = edges[3:-3, 3:-3]
-    shown: Floats = np.sqrt(_blurred(inner))
-    return shown
+    outline: Floats = np.sqrt(_blur(inner))
+    return outline
 
 
-def _shrunk(pixels: Pixels) -> Floats:
-    """Means of square blocks, the shorter side about 48 of them."""
+def _shrink(pixels: Pixels) -> Floats:
+    """Average an image [H, W, 3] over square blocks, of which the shorter side has about 48."""
     block = max(1, min(pixels.shape[:2]) // _GRID)
     rows, columns = pixels.shape[0] // block, pixels.shape[1] // block
     cut = pixels[: rows * block, : columns * block].astype(np.float64) / 255
@@ -56,7 +56,7 @@ def _shrunk(pixels: Pixels) -> Floats:
     return means
 
 
-def _blurred(values: Floats) -> Floats:
+def _blur(values: Floats) -> Floats:
     padded = np.pad(values, 1, mode="edge")
     across = padded[:, :-2] + 2 * padded[:, 1:-1] + padded[:, 2:]
     blurred: Floats = (across[:-2] + 2 * across[1:-1] + across[2:]) / 16
@@ -64,12 +64,21 @@ def _blurred(values: Floats) -> Floats:
 
 
 def change(before: Pixels, after: Pixels) -> float:
-    """The mean difference of two images of one size, 0..1."""
+    """Return the mean absolute difference of two images of one size, 0..1."""
     return float(np.abs(before.astype(np.float64) - after.astype(np.float64)).mean() / 255)
 
 
 def judge_edit(case: _Case, before: Pixels | None, after: Pixels) -> Verdict:
-    """The case's checks on the result and, where ``before`` is given in the same size, whether the layout is kept."""
+    """Judge the result of an edit.
+
+    Args:
+        case: What has to hold.
+        before: The reference whose layout has to be kept, in the size of the result; None where there is none.
+        after: The result [H, W, 3].
+
+    Returns:
+        The checks that fail on the result, the layout among them.
+    """
     failures = list(judge(case.checks, after).failures)
     if before is not None and case.kept and (found := layout(before, after)) < LEAST_LAYOUT:
         failures.append(f"layout: {found:.2f}")
@@ -79,7 +88,17 @@ def judge_edit(case: _Case, before: Pixels | None, after: Pixels) -> Verdict:
 def shuffled_edit_rates(
     cases: Sequence[_Case], befores: Sequence[Pixels], afters: Sequence[Pixels], offsets: int = 7
 ) -> tuple[float, float]:
-    """How often a layout fits another case's result, and another case's result shows what was asked."""
+    """Measure how often the results of other cases pass for a case's own.
+
+    Args:
+        cases: The cases.
+        befores: The reference of each, whose layout has to be kept.
+        afters: The result of each.
+        offsets: How many other results a case meets.
+
+    Returns:
+        How often another result has the layout, and how often it shows what was asked.
+    """
     layouts, changes = [], []
     for index, case in enumerate(cases):
         for number in range(1, offsets + 1):

@@ -1,4 +1,4 @@
-"""What instructions are made of: ways to ask for a change of one picture, or of one by another."""
+"""What instructions are made of: ways to ask for a change of one image, or of one image by another."""
 
 STYLE_NOUNS: dict[str, tuple[str, ...]] = {
     "watercolor": (
@@ -321,7 +321,7 @@ PALETTE_WAYS = (
     "{}",
 )
 
-# Of two pictures, by their order.
+# Two images, by their order.
 ORDINALS = (
     (
         "the first picture",

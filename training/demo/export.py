@@ -1,4 +1,4 @@
-"""Weights as parts small enough to carry, and as a folder in diffusers' layout.
+"""Write the weights as parts small enough to carry, and as a folder in diffusers' layout.
 
 python -m training.demo.export PARTS FOLDER            # the checkpoint that diffusers and the engine load
 python -m training.demo.export PARTS FOLDER --base     # the same weights under the base model's rules
@@ -8,7 +8,6 @@ import argparse
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load as load_bytes
@@ -30,7 +29,7 @@ _FILES = {
 
 
 def write_parts(values: dict[str, dict[str, Tensor]], folder: Path) -> None:
-    """All components in bfloat16, cut into ``demo.safetensors.0``, ``.1``, ..."""
+    """Write all components in bfloat16, cut into ``demo.safetensors.0``, ``.1``, ... of at most 15 MB."""
     tensors = {
         f"{component}/{name}": tensor.to(torch.bfloat16).contiguous().cpu()
         for component, state in values.items()
@@ -43,7 +42,11 @@ def write_parts(values: dict[str, dict[str, Tensor]], folder: Path) -> None:
 
 
 def read_parts(folder: Path) -> dict[str, dict[str, Tensor]]:
-    """Components by name, in bfloat16."""
+    """Read the components back, in bfloat16.
+
+    Raises:
+        SystemExit: There are no parts in the folder.
+    """
     files = sorted(folder.glob("demo.safetensors.*"), key=lambda file: int(file.suffix[1:]))
     if not files:
         raise SystemExit(f"There are no demo.safetensors.* files in {folder}.")
@@ -55,14 +58,18 @@ def read_parts(folder: Path) -> dict[str, dict[str, Tensor]]:
 
 
 def shape_of(values: dict[str, dict[str, Tensor]]) -> CheckpointShape:
-    """Which of the two shapes the weights have."""
+    """Find out which of the two shapes the weights have."""
     width = values["vae"]["encoder.conv_in.weight"].shape[0]
     return SHAPE if width == SHAPE.vae_widths[0] else TINY
 
 
 def check(values: dict[str, dict[str, Tensor]], shape: CheckpointShape) -> None:
-    """Compare every name and shape with the layout that the package knows."""
-    expected: dict[str, Any] = {
+    """Compare every name and shape with the layout that the package knows.
+
+    Raises:
+        SystemExit: A tensor is missing, is not in the layout, or has another shape.
+    """
+    expected = {
         "transformer": layout.transformer_tensors(shape),
         "vae": layout.vae_tensors(shape),
         "text_encoder": layout.text_encoder_tensors(shape),
@@ -74,11 +81,11 @@ def check(values: dict[str, dict[str, Tensor]], shape: CheckpointShape) -> None:
         found = {name: tuple(tensor.shape) for name, tensor in values[component].items()}
         if found != wanted:
             different = sorted(set(found.items()) ^ set(wanted.items()))
-            raise SystemExit(f"{component} is not of the layout's shape: {different[:4]}")
+            raise SystemExit(f"{component} does not have the layout's tensors; these differ: {different[:4]}")
 
 
 def write_folder(values: dict[str, dict[str, Tensor]], folder: Path, *, base: bool = False) -> None:
-    """A checkpoint in diffusers' layout, in bfloat16."""
+    """Write a checkpoint in diffusers' layout, in bfloat16; ``base`` marks it as not distilled."""
     shape = shape_of(values)
     check(values, shape)
     for name, config in configs(shape, distilled=not base).items():
@@ -93,6 +100,7 @@ def write_folder(values: dict[str, dict[str, Tensor]], folder: Path, *, base: bo
 
 
 def main() -> None:
+    """Turn the parts that the command line names into a folder."""
     parser = argparse.ArgumentParser(description="Turn exported parts into a checkpoint folder.")
     parser.add_argument("parts", type=Path)
     parser.add_argument("folder", type=Path)

@@ -1,4 +1,4 @@
-"""Which layers the example LoRA changes, and what its file calls them; needs no torch."""
+"""Which layers the example LoRA changes, and what its file calls them; this module does not need torch."""
 
 from mflux_api.engine.demo.layout import CheckpointShape
 
@@ -6,7 +6,10 @@ RANK = 8
 
 
 def lora_layers(shape: CheckpointShape) -> dict[str, tuple[int, int]]:
-    """The adapted layers with their inputs and outputs: the image's attention, and the single blocks."""
+    """Return the adapted layers with their numbers of inputs and outputs.
+
+    They are the attention of the image's stream in the double blocks, and the single blocks.
+    """
     width, mlp = shape.width, int(shape.width * shape.mlp_ratio)
     found: dict[str, tuple[int, int]] = {}
     for number in range(shape.double_blocks):
@@ -20,9 +23,10 @@ def lora_layers(shape: CheckpointShape) -> dict[str, tuple[int, int]]:
 
 
 def lora_tensors(shape: CheckpointShape, rank: int = RANK) -> dict[str, tuple[int, int]]:
-    """Names and shapes in the file: PEFT's keys under diffusers' prefix, which mflux and diffusers both read.
+    """Return the names and shapes in the file.
 
-    There is no alpha: both take the rank for it, so that scale 1 is what was trained.
+    The names are PEFT's keys under diffusers' prefix, which mflux and diffusers both read. The file has
+    no alpha: both take the rank for it, so that scale 1 is what was trained.
     """
     found: dict[str, tuple[int, int]] = {}
     for layer, (inputs, outputs) in lora_layers(shape).items():

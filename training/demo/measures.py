@@ -1,12 +1,13 @@
-"""What is in an image, by simple arithmetic on its pixels; numpy only.
+"""What an image shows, by simple arithmetic on its pixels; numpy only.
 
 A check is a measure's name and its arguments: ("dark",), ("colored_thing", "red", "left"). The thresholds were
-chosen on images of the procedural renderer, before the last training run.
+chosen on images of the procedural renderer, before the last training run. Each measure returns whether it holds, and
+the value that decided.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -66,11 +67,18 @@ def judge(checks: Sequence[Check], pixels: Pixels) -> Verdict:
 def shuffled_rates(
     cases: Sequence[_Case], images: Sequence[Pixels], offsets: int = 7
 ) -> tuple[float, dict[str, float]]:
-    """How often the checks hold on the images of other prompts: over all, and the rate of each check.
+    """Measure how often the checks hold on the images of other prompts.
 
-    ``cases[i]`` is the case of ``images[i]``; a case meets ``offsets`` images of other prompts.
+    Args:
+        cases: The case of each image.
+        images: Images [H, W, 3].
+        offsets: How many images of other prompts a case meets.
+
+    Returns:
+        How often all checks of a case hold, and the rate of each check.
     """
-    held, each = [], {}
+    held: list[bool] = []
+    each: dict[str, list[bool]] = {}
     for index, case in enumerate(cases):
         for number in range(1, offsets + 1):
             at = (index + 1 + number * len(cases) // (offsets + 1)) % len(cases)
@@ -102,7 +110,7 @@ def _hsv(pixels: Pixels) -> tuple[Floats, Floats, Floats]:
 
 
 def color_mask(pixels: Pixels, color: str) -> npt.NDArray[np.bool_]:
-    """Where an image has a colour."""
+    """Find where an image [H, W, 3] has a colour, as a mask [H, W]."""
     hue, saturation, value = _hsv(pixels)
     if color == "white":
         return (saturation < 0.16) & (value > 0.72)
@@ -126,30 +134,30 @@ def _below(value: float, most: float) -> tuple[bool, float]:
 
 
 def dark(pixels: Pixels) -> tuple[bool, float]:
-    """Night: little light over all."""
+    """Night: the mean brightness is low."""
     return _below(float(_light(pixels).mean()), 0.27)
 
 
 def bright(pixels: Pixels) -> tuple[bool, float]:
-    """Day."""
+    """Day: the mean brightness is high."""
     return _above(float(_light(pixels).mean()), 0.5)
 
 
 def warm(pixels: Pixels) -> tuple[bool, float]:
-    """The lower sky is red to yellow: sunset, sunrise."""
+    """Sunset or sunrise: the lower sky is red to yellow."""
     sky = _unit(_rows(pixels, 0.15, 0.5))
     return _above(float((sky[..., 0] - sky[..., 2]).mean()), 0.12)
 
 
 def blue_sky(pixels: Pixels) -> tuple[bool, float]:
-    """A bright blue upper sky: a clear day."""
+    """A clear day: the upper sky is bright and blue."""
     sky = _rows(pixels, 0.0, 0.25)
     blue = _unit(sky)
     return _above(float((blue[..., 2] - blue[..., 0]).mean()) * float(_light(sky).mean() > 0.38), 0.2)
 
 
 def gray(pixels: Pixels) -> tuple[bool, float]:
-    """Hardly any colour: fog, rain, storm, ink."""
+    """Fog, rain, storm or ink: hardly any colour."""
     return _below(float(_hsv(pixels)[1].mean()), 0.36)
 
 
@@ -162,7 +170,7 @@ def colorful(pixels: Pixels) -> tuple[bool, float]:
 
 
 def pale(pixels: Pixels) -> tuple[bool, float]:
-    """Fog: bright, and without contrast."""
+    """Fog: bright, and with little contrast."""
     light = _light(pixels)
     return _below(float(np.percentile(light, 95) - np.percentile(light, 5)) + 0.5 * float(light.mean() < 0.5), 0.47)
 
@@ -186,7 +194,7 @@ def _box_blur(values: Floats, size: int) -> Floats:
 
 
 def colored_thing(pixels: Pixels, color: str, side: str) -> tuple[bool, float]:
-    """A colour is concentrated on a side: its share there over that of the image's other parts."""
+    """A colour is concentrated on a side: its share there is over twice that of the rest of the image."""
     mask = color_mask(pixels, color)[int(0.06 * pixels.shape[0]) :]
     width = mask.shape[1]
     start, end = (int(edge * width) for edge in _SIDES[side])
@@ -197,7 +205,7 @@ def colored_thing(pixels: Pixels, color: str, side: str) -> tuple[bool, float]:
 
 
 def colored_land(pixels: Pixels, color: str) -> tuple[bool, float]:
-    """The land below the horizon is of a colour."""
+    """The land below the horizon has a colour."""
     return _above(float(color_mask(_rows(pixels, 0.56, 0.9), color).mean()), 0.4)
 
 
@@ -210,20 +218,20 @@ def white_land(pixels: Pixels) -> tuple[bool, float]:
 
 
 def blue_water(pixels: Pixels) -> tuple[bool, float]:
-    """Blue below the horizon: sea, lake."""
+    """Sea or lake: blue below the horizon."""
     water = _unit(_rows(pixels, 0.66, 0.97))
     return _above(float((water[..., 2] - water[..., 0]).mean()), 0.16)
 
 
 def sandy(pixels: Pixels) -> tuple[bool, float]:
-    """The ground is the colour of sand."""
+    """The ground has the colour of sand."""
     land = _unit(_rows(pixels, 0.65, 0.97))
     r, g, b = land[..., 0], land[..., 1], land[..., 2]
     return _above(float(((r > g) & (g > b) & (r - b > 0.12)).mean()), 0.65)
 
 
 def woody(pixels: Pixels) -> tuple[bool, float]:
-    """Dark trees stand upright: strong vertical edges in the lower middle, few in the sky."""
+    """A forest: strong vertical edges in the dark lower middle, few in the sky."""
     band, sky = _light(_rows(pixels, 0.48, 0.85)), _light(_rows(pixels, 0.0, 0.25))
     step = max(1, pixels.shape[1] // 128)
     across = np.abs(band[:, step:] - band[:, :-step]).mean()
@@ -232,7 +240,7 @@ def woody(pixels: Pixels) -> tuple[bool, float]:
 
 
 def windows(pixels: Pixels) -> tuple[bool, float]:
-    """Small bright spots in the dark: a city at night."""
+    """A city at night: small bright spots in the dark."""
     band = _light(_rows(pixels, 0.4, 0.97))
     step = max(1, pixels.shape[1] // 128)
     edges = np.abs(band[:, step:] - band[:, :-step]).mean() + np.abs(band[step:] - band[:-step]).mean()
@@ -240,7 +248,7 @@ def windows(pixels: Pixels) -> tuple[bool, float]:
 
 
 def neon(pixels: Pixels) -> tuple[bool, float]:
-    """Violet, magenta and cyan."""
+    """Neon light: much of the image is violet, magenta or cyan."""
     mask = color_mask(pixels, "purple") | color_mask(pixels, "pink") | color_mask(pixels, "cyan")
     hue, saturation, value = _hsv(pixels)
     mask |= (hue > 248) & (hue < 340) & (saturation > 0.4) & (value > 0.12)
@@ -263,10 +271,10 @@ def blocks(pixels: Pixels) -> tuple[bool, float]:
 
 
 def ink(pixels: Pixels) -> tuple[bool, float]:
-    """An ink drawing: no colour, bright paper, black lines."""
+    """An ink drawing: little colour, bright paper, dark lines."""
     light = _light(pixels)
-    drawn = float(np.percentile(light, 75) > 0.55 and np.percentile(light, 3) < 0.55)
-    return _above((1 - float(_hsv(pixels)[1].mean())) * drawn, 0.83)
+    is_drawing = float(np.percentile(light, 75) > 0.55 and np.percentile(light, 3) < 0.55)
+    return _above((1 - float(_hsv(pixels)[1].mean())) * is_drawing, 0.83)
 
 
 def paper_border(pixels: Pixels) -> tuple[bool, float]:
@@ -280,7 +288,7 @@ def paper_border(pixels: Pixels) -> tuple[bool, float]:
 
 
 def mirrored(pixels: Pixels) -> tuple[bool, float]:
-    """A lake: the band above the water's edge comes again, upside down, below it."""
+    """A lake: the band above the water's edge is seen again below it, upside down."""
     light = _light(pixels)
     rows = light.shape[0]
     best = -1.0
@@ -302,6 +310,6 @@ MEASURES: dict[str, Callable[..., tuple[bool, float]]] = {
 }  # fmt: skip
 
 
-def values(checks: Sequence[Check], pixels: Pixels) -> dict[str, Any]:
-    """The value of every check, for choosing thresholds."""
+def values(checks: Sequence[Check], pixels: Pixels) -> dict[str, float]:
+    """Return the value of every check, for choosing thresholds."""
     return {" ".join(check): round(MEASURES[check[0]](pixels, *check[1:])[1], 3) for check in checks}

@@ -1,9 +1,12 @@
 """FLUX.2's transformer and Qwen3's text encoder in plain PyTorch, with diffusers' and transformers' parameter names.
 
-Written out because it is short, trains fast and needs no library; the tests compare both with the originals.
+They are written out because they are short, train fast and need no library; ``verify`` compares them with the
+originals.
 """
 
 import functools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,12 +16,12 @@ from torch import Tensor, nn
 from mflux_api.engine.demo.layout import CheckpointShape
 from training.demo.shape import VOCABULARY_SIZE
 
-# Between the images on the time axis, as in diffusers' Flux2KleinPipeline._prepare_image_ids.
+# Between two images on the first axis, as in diffusers' Flux2KleinPipeline._prepare_image_ids.
 _REFERENCE_DISTANCE = 10
 
 
 class TextEncoder(nn.Module):
-    """Qwen3: the hidden states of the output layers side by side are the prompt's embedding."""
+    """Qwen3; the hidden states of its output layers, side by side, are the prompt's embedding."""
 
     def __init__(self, shape: CheckpointShape) -> None:
         super().__init__()
@@ -31,17 +34,17 @@ class TextEncoder(nn.Module):
                 "norm": nn.RMSNorm(shape.text_width, eps=1e-6),
             }
         )
-        nn.init.normal_(self.model["embed_tokens"].weight, std=0.5)  # type: ignore[arg-type]
+        nn.init.normal_(self.model["embed_tokens"].weight, std=0.5)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Prompt embeddings [n, 64, layers x width] of token rows; 0 is padding."""
+        """Embed token rows [n, 64], where 0 is padding, as [n, 64, output layers x width]."""
         length = tokens.shape[1]
         rope = _text_rope(length, self.head_dim, tokens.device)
         causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
         mask = causal & (tokens != 0)[:, None, None, :]
         hidden = self.model["embed_tokens"](tokens)
         outputs = []
-        for number, layer in enumerate(self.model["layers"], start=1):  # type: ignore[arg-type]
+        for number, layer in enumerate(self.model["layers"], start=1):
             if number > max(self.out_layers):
                 break
             hidden = layer(hidden, rope, mask)
@@ -85,8 +88,8 @@ class _TextLayer(nn.Module):
     def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         attention, mlp = self.self_attn, self.mlp
         x = self.input_layernorm(hidden)
-        q = _half_rotated(attention["q_norm"](attention["q_proj"](x).unflatten(-1, (self.heads, self.head))), rope)
-        k = _half_rotated(attention["k_norm"](attention["k_proj"](x).unflatten(-1, (self.pairs, self.head))), rope)
+        q = _rotate_halves(attention["q_norm"](attention["q_proj"](x).unflatten(-1, (self.heads, self.head))), rope)
+        k = _rotate_halves(attention["k_norm"](attention["k_proj"](x).unflatten(-1, (self.pairs, self.head))), rope)
         v = attention["v_proj"](x).unflatten(-1, (self.pairs, self.head)).transpose(1, 2)
         repeat = self.heads // self.pairs
         k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
@@ -96,15 +99,15 @@ class _TextLayer(nn.Module):
         return hidden + mlp["down_proj"](functional.silu(mlp["gate_proj"](x)) * mlp["up_proj"](x))
 
 
-def _half_rotated(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
-    """[n, tokens, heads, head] to [n, heads, tokens, head], rotated in halves as in Llama."""
+def _rotate_halves(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+    """Turn [n, tokens, heads, head] into [n, heads, tokens, head], rotated in halves as in Llama."""
     x = x.transpose(1, 2)
     one, two = x.chunk(2, dim=-1)
     return x * rope[0] + torch.cat([-two, one], dim=-1) * rope[1]
 
 
 class Transformer(nn.Module):
-    """Flux2Transformer2DModel without guidance embedding."""
+    """diffusers' ``Flux2Transformer2DModel`` without guidance embedding."""
 
     def __init__(self, shape: CheckpointShape) -> None:
         super().__init__()
@@ -130,12 +133,22 @@ class Transformer(nn.Module):
             self.proj_out,
         ):
             # Every block begins as the identity (adaLN-zero, arXiv:2212.09748).
-            nn.init.zeros_(module.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(module.weight)
 
     def forward(self, latents: Tensor, text: Tensor, sigma: Tensor, rope: Tensor) -> Tensor:
-        """The velocity [n, tokens, 128] at packed ``latents``, for one ``sigma`` in 0..1 each."""
+        """Predict the velocity.
+
+        Args:
+            latents: Packed latents [n, tokens, 128].
+            text: Prompt embeddings [n, 64, width].
+            sigma: The noise level of each image, [n], 0..1.
+            rope: From ``compute_rope``.
+
+        Returns:
+            The velocity [n, tokens, 128].
+        """
         embedder = self.time_guidance_embed["timestep_embedder"]
-        time = embedder["linear_2"](functional.silu(embedder["linear_1"](_sinusoids(sigma * 1000))))  # type: ignore[index]
+        time = embedder["linear_2"](functional.silu(embedder["linear_1"](_embed_timestep(sigma * 1000))))
         active = functional.silu(time)
         image_mod = self.double_stream_modulation_img["linear"](active)[:, None]
         text_mod = self.double_stream_modulation_txt["linear"](active)[:, None]
@@ -148,7 +161,7 @@ class Transformer(nn.Module):
             x = block(x, single_mod, rope)
         x = x[:, text.shape[1] :]
         scale, shift = self.norm_out["linear"](active)[:, None].chunk(2, dim=-1)
-        return self.proj_out(_modulated(x, shift, scale))
+        return self.proj_out(_modulate(x, shift, scale))
 
 
 def _linear(inputs: int, outputs: int) -> nn.Linear:
@@ -157,9 +170,10 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
     return layer
 
 
-def _sinusoids(t: Tensor) -> Tensor:
+def _embed_timestep(t: Tensor) -> Tensor:
+    """Embed timesteps [n] as [n, 256], as diffusers' ``Timesteps`` does."""
     exponent = torch.arange(128, device=t.device, dtype=torch.float32) / 128
-    angles = t.float()[:, None] * torch.exp(-9.210340371976184 * exponent)[None]
+    angles = t.float()[:, None] * torch.exp(-math.log(10_000) * exponent)[None]
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -171,19 +185,19 @@ class _RMSNorm(nn.RMSNorm):
             return functional.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
 
 
-def _modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     with torch.autocast(x.device.type, enabled=False):
         return torch.addcmul(shift, functional.layer_norm(x, (x.shape[-1],), eps=1e-6), 1 + scale)
 
 
-def _rotated(x: Tensor, turns: Tensor) -> Tensor:
-    """[n, tokens, heads, head] rotated in pairs; ``turns`` are complex [tokens, head / 2]."""
+def _rotate_pairs(x: Tensor, turns: Tensor) -> Tensor:
+    """Rotate [n, tokens, heads, head] in pairs by ``turns``, complex [tokens, head / 2]."""
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * turns[:, None]).flatten(-2).to(x.dtype)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, turns: Tensor) -> Tensor:
-    q, k = _rotated(q, turns), _rotated(k, turns)
+    q, k = _rotate_pairs(q, turns), _rotate_pairs(k, turns)
     out = functional.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
     return out.transpose(1, 2).flatten(2)
 
@@ -212,7 +226,7 @@ class _DoubleBlock(nn.Module):
         shift, scale, gate, shift_mlp, scale_mlp, gate_mlp = image_mod.chunk(6, dim=-1)
         c_shift, c_scale, c_gate, c_shift_mlp, c_scale_mlp, c_gate_mlp = text_mod.chunk(6, dim=-1)
         layers: Any = self.attn
-        xn, cn = _modulated(x, shift, scale), _modulated(c, c_shift, c_scale)
+        xn, cn = _modulate(x, shift, scale), _modulate(c, c_shift, c_scale)
         q = torch.cat([self._heads(cn, "add_q_proj", "norm_added_q"), self._heads(xn, "to_q", "norm_q")], dim=1)
         k = torch.cat([self._heads(cn, "add_k_proj", "norm_added_k"), self._heads(xn, "to_k", "norm_k")], dim=1)
         v = torch.cat([self._heads(cn, "add_v_proj"), self._heads(xn, "to_v")], dim=1)
@@ -220,9 +234,9 @@ class _DoubleBlock(nn.Module):
         text = c.shape[1]
         x = torch.addcmul(x, gate, layers["to_out"][0](out[:, text:]))
         c = torch.addcmul(c, c_gate, layers["to_add_out"](out[:, :text]))
-        mlp = self.ff["linear_in"](_modulated(x, shift_mlp, scale_mlp))
+        mlp = self.ff["linear_in"](_modulate(x, shift_mlp, scale_mlp))
         x = torch.addcmul(x, gate_mlp, self.ff["linear_out"](_swiglu(mlp)))
-        mlp = self.ff_context["linear_in"](_modulated(c, c_shift_mlp, c_scale_mlp))
+        mlp = self.ff_context["linear_in"](_modulate(c, c_shift_mlp, c_scale_mlp))
         return x, torch.addcmul(c, c_gate_mlp, self.ff_context["linear_out"](_swiglu(mlp)))
 
     def _heads(self, x: Tensor, layer: str, norm: str | None = None) -> Tensor:
@@ -246,7 +260,7 @@ class _SingleBlock(nn.Module):
 
     def forward(self, x: Tensor, mod: Tensor, rope: Tensor) -> Tensor:
         shift, scale, gate = mod.chunk(3, dim=-1)
-        fused = self.attn["to_qkv_mlp_proj"](_modulated(x, shift, scale))
+        fused = self.attn["to_qkv_mlp_proj"](_modulate(x, shift, scale))
         q, k, v = (part.unflatten(-1, (self.heads, -1)) for part in fused[..., : 3 * self.width].chunk(3, dim=-1))
         out = _attention(self.attn["norm_q"](q), self.attn["norm_k"](k), v, rope)
         out = torch.cat([out, _swiglu(fused[..., 3 * self.width :])], dim=-1)
@@ -254,7 +268,7 @@ class _SingleBlock(nn.Module):
 
 
 @functools.cache
-def rope_of(
+def compute_rope(
     rows: int,
     columns: int,
     text: int,
@@ -262,10 +276,21 @@ def rope_of(
     device: torch.device,
     references: tuple[tuple[int, int], ...] = (),
 ) -> Tensor:
-    """Turns as complex numbers [text + rows x columns + references, head / 2].
+    """Compute the turns of the rotary position embedding (arXiv:2104.09864) over FLUX.2's four axes.
 
-    Axis 0 is the image (0, and 10, 20, ... for the ``references``, which are rows and columns), 1 the row, 2 the
-    column, 3 the place in the text.
+    Axis 0 tells images apart (0 for the one that is made, 10, 20, ... for the references), 1 is the row, 2 the column
+    and 3 the place in the text.
+
+    Args:
+        rows: Of latent patches in the image.
+        columns: Of latent patches in the image.
+        text: Prompt tokens.
+        axes: How much of a head each axis turns.
+        device: Where the turns are needed.
+        references: Rows and columns of each reference.
+
+    Returns:
+        Complex numbers [text + rows x columns + those of the references, head / 2].
     """
     images = []
     for number, (high, wide) in enumerate(((rows, columns), *references)):
@@ -283,3 +308,37 @@ def rope_of(
         angles.append(torch.outer(places[:, axis], frequencies))
     both = torch.cat(angles, dim=-1)
     return torch.polar(torch.ones_like(both), both).to(torch.complex64)
+
+
+Models = tuple[TextEncoder, Transformer]
+"""The two models that together predict a velocity."""
+
+
+def predict_velocity(
+    models: Models,
+    size: tuple[int, int],
+    latents: Tensor,
+    tokens: Tensor,
+    sigma: Tensor,
+    references: Sequence[Tensor] = (),
+    reference_sizes: Sequence[tuple[int, int]] = (),
+) -> Tensor:
+    """Predict the velocity of noised latents.
+
+    Args:
+        models: The text encoder and the transformer.
+        size: Height and width of the image in pixels.
+        latents: The noised latents, packed, [n, tokens, 128].
+        tokens: Token rows [n, 64].
+        sigma: Their noise levels [n].
+        references: Clean packed latents of the references, which follow the noised ones.
+        reference_sizes: Height and width of each reference in pixels.
+
+    Returns:
+        The velocity [n, tokens, 128] of the noised latents alone, in float32.
+    """
+    text, transformer = models
+    grids = tuple((height // 16, width // 16) for height, width in reference_sizes)
+    rope = compute_rope(size[0] // 16, size[1] // 16, tokens.shape[1], transformer.axes, latents.device, grids)
+    found = transformer(torch.cat([latents, *references], dim=1), text(tokens), sigma, rope)
+    return found[:, : latents.shape[1]].float()

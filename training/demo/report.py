@@ -1,6 +1,5 @@
-"""What a training call shows for itself: a contact sheet of the averaged weights, and how often the images fit."""
+"""What a training run shows of itself: a contact sheet of the averaged weights, and how often the measures hold."""
 
-import copy
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +13,11 @@ from torch import Tensor
 from tests.semantic.prompts import CASES
 from training.demo.contact import contact_sheet
 from training.demo.data import Scenes
+from training.demo.distillation import copy_shipped_models
 from training.demo.measures import judge, shuffled_rates
-from training.demo.sampler import draw
+from training.demo.sampler import generate
 from training.demo.tokenizer import PromptTokenizer
-from training.demo.trainee import Trainee
+from training.demo.train_state import TrainState
 from training.demo.vae import Autoencoder
 from training.demo.world.render import render
 
@@ -51,13 +51,13 @@ RUNS = (
 
 
 def to_pixels(images: Tensor) -> list[npt.NDArray[np.uint8]]:
-    """[n, 3, H, W] in 0..1 as 8-bit images [H, W, 3]."""
+    """Turn images [n, 3, H, W] in 0..1 into n 8-bit images [H, W, 3]."""
     bytes_ = (images.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     return list(bytes_)
 
 
 def report(
-    trainee: Trainee,
+    state: TrainState,
     stage: str,
     out: Path,
     device: torch.device,
@@ -67,19 +67,28 @@ def report(
     *,
     tiny: bool,
 ) -> dict[str, Any]:
-    """Write the sheets and return the measures."""
+    """Write the contact sheets of a stage, and measure what its images show.
+
+    Args:
+        state: What was trained; its averaged weights are used, rounded to bfloat16.
+        stage: Begins the sheets' names; of ``vae`` only reconstructions are shown.
+        out: Where the sheets are written.
+        device: Where to generate.
+        scenes: The source of scenes to reconstruct.
+        generator: Of the renderer's random numbers.
+        log: Prints a line.
+        tiny: Whether to generate few and small images, to try everything out.
+
+    Returns:
+        Figures for metrics.json.
+    """
     if stage == "vae":
-        _show_vae(trainee.vae, out, scenes, generator, tiny)
+        _show_vae(state.vae, out, scenes, generator, tiny)
         return {}
-    text, transformer = copy.deepcopy(trainee.text), copy.deepcopy(trainee.transformer)
-    for name, module in (("text_encoder", text), ("transformer", transformer)):
-        module.load_state_dict(
-            {key: value.to(torch.bfloat16).float() for key, value in trainee.average.values[name].items()}
-        )
-        module.eval()
+    text, transformer = copy_shipped_models(state)
     tokenizer = PromptTokenizer()
 
-    def run(
+    def generate_all(
         prompts: list[str], height: int, width: int, steps: int, guidance: float, seed: int
     ) -> list[npt.NDArray[np.uint8]]:
         found = []
@@ -87,10 +96,10 @@ def report(
         for start in range(0, len(prompts), 16):
             tokens = torch.from_numpy(tokenizer(prompts[start : start + 16])).long().to(device)
             found += to_pixels(
-                draw(
+                generate(
                     text,
                     transformer,
-                    trainee.vae,
+                    state.vae,
                     tokens,
                     height,
                     width,
@@ -105,25 +114,25 @@ def report(
     begun = time.perf_counter()
     images, captions = [], []
     for height, width, steps, guidance in ((64, 64, 2, 1.0), (64, 96, 2, 4.0)) if tiny else RUNS:
-        images += run(list(PROMPTS), height, width, steps, guidance, 11)
+        images += generate_all(list(PROMPTS), height, width, steps, guidance, 11)
         captions += [f"{width}x{height}, {steps} steps: {prompt}" for prompt in PROMPTS]
     contact_sheet(images, captions, 8, 224).save(out / f"{stage}-sheet.webp", quality=88)
     log(f"sheet in {time.perf_counter() - begun:.0f} s")
     side = 64 if tiny else 256
     seeds = (1,) if tiny else (1, 2)
     cases = [case for case in CASES for _ in seeds]
-    drawn: list[npt.NDArray[np.uint8]] = []
-    by_seed = [run([case.prompt for case in CASES], side, side, 4, 1.0, 100 * seed) for seed in seeds]
+    generated: list[npt.NDArray[np.uint8]] = []
+    by_seed = [generate_all([case.prompt for case in CASES], side, side, 4, 1.0, 100 * seed) for seed in seeds]
     for group in zip(*by_seed, strict=True):
-        drawn += group
-    verdicts = [judge(case.checks, image) for case, image in zip(cases, drawn, strict=True)]
+        generated += group
+    verdicts = [judge(case.checks, image) for case, image in zip(cases, generated, strict=True)]
     failed = [not verdict.holds for verdict in verdicts]
     labels = [
         case.prompt + (f" [{verdict}]" if not verdict.holds else "")
         for case, verdict in zip(cases, verdicts, strict=True)
     ]
-    contact_sheet(drawn, labels, 12, 160, failed).save(out / f"{stage}-measures.webp", quality=85)
-    rate, each = shuffled_rates(cases, drawn)
+    contact_sheet(generated, labels, 12, 160, failed).save(out / f"{stage}-measures.webp", quality=85)
+    rate, each = shuffled_rates(cases, generated)
     held = 1 - sum(failed) / len(failed)
     log(f"measures hold in {held:.1%}, on shuffled prompts in {rate:.1%}")
     return {
@@ -138,6 +147,6 @@ def _show_vae(vae: Autoencoder, out: Path, scenes: Scenes, generator: torch.Gene
     side = 64 if tiny else 256
     images = render(scenes.take(16)[0], side, side, generator)
     with torch.no_grad():
-        again = vae.decode(vae.encode(images * 2 - 1)[0]) / 2 + 0.5
-    both = [image for pair in zip(to_pixels(images), to_pixels(again), strict=True) for image in pair]
-    contact_sheet(both, ["drawn", "decoded"] * 16, 8, 224).save(out / "vae-sheet.webp", quality=90)
+        decoded = vae.decode(vae.encode(images * 2 - 1)[0]) / 2 + 0.5
+    both = [image for pair in zip(to_pixels(images), to_pixels(decoded), strict=True) for image in pair]
+    contact_sheet(both, ["rendered", "decoded"] * 16, 8, 224).save(out / "vae-sheet.webp", quality=90)

@@ -1,4 +1,4 @@
-"""What the stage ``edit`` shows for itself: given, asked and drawn, and how often the results hold."""
+"""What the stage ``edit`` shows of itself: references, instructions and results, and how often these hold."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from torch import Tensor
 
 from tests.semantic.edit_cases import EDIT_CASES, EditCase, seed_of
 from training.demo.contact import contact_sheet
+from training.demo.distillation import copy_shipped_models
 from training.demo.edit_measures import judge_edit, shuffled_edit_rates
 from training.demo.report import to_pixels
-from training.demo.sampler import draw, encode_reference
+from training.demo.sampler import encode_reference, generate
 from training.demo.tokenizer import PromptTokenizer
-from training.demo.train_edit import shipped
-from training.demo.trainee import Trainee
+from training.demo.train_state import TrainState
 from training.demo.world.render import render
 from training.demo.world.spec import Scene
 
@@ -34,31 +34,31 @@ Pixels = npt.NDArray[np.uint8]
 
 @torch.no_grad()
 def report_edit(
-    trainee: Trainee, out: Path, device: torch.device, log: Callable[[str], None], *, tiny: bool
+    state: TrainState, out: Path, device: torch.device, log: Callable[[str], None], *, tiny: bool
 ) -> dict[str, Any]:
-    """Write ``edit-sheet.webp`` and return the measures of the 256 x 256 results."""
-    models = shipped(trainee)
+    """Write ``edit-sheet.webp``, and return the figures of the results of 256 x 256 for metrics.json."""
+    models = copy_shipped_models(state)
     tokenizer, generator = PromptTokenizer(), torch.Generator(device).manual_seed(1)
 
     def generate_case(case: EditCase, target: tuple[int, int], given: list[Tensor]) -> Pixels:
-        references = [encode_reference(trainee.vae, image) for image in given]
+        references = [encode_reference(state.vae, image) for image in given]
         tokens = torch.from_numpy(tokenizer([case.instruction])).long().to(device)
-        found = draw(*models, trainee.vae, tokens, *target, seed=_SEED, references=references)
+        found = generate(*models, state.vae, tokens, *target, seed=_SEED, references=references)
         return to_pixels(found)[0]
 
-    def given_to(cases: Sequence[EditCase], size: tuple[int, int]) -> list[list[Tensor]]:
-        """Each case's references [1, 3, H, W], drawn in one call."""
+    def render_references(cases: Sequence[EditCase], size: tuple[int, int]) -> list[list[Tensor]]:
+        """Render the references [1, 3, H, W] of every case, in one call."""
         scenes = [(Scene(**fields), seed_of(case, i)) for case in cases for i, fields in enumerate(case.before)]  # type: ignore[arg-type]
         rows = torch.tensor([scene.row() for scene, _ in scenes], device=device)
         seeds = torch.tensor([seed for _, seed in scenes], device=device)
-        drawn = iter(render(rows, *size, generator, seeds).split(1))
-        return [[next(drawn) for _ in case.before] for case in cases]
+        rendered = iter(render(rows, *size, generator, seeds).split(1))
+        return [[next(rendered) for _ in case.before] for case in cases]
 
     images, captions, failed = list[Pixels](), list[str](), list[bool]()
     befores, results = list[Pixels](), list[Pixels]()
     for number, (target, given) in enumerate((((64, 64), (64, 64)), ((64, 96), (64, 64))) if tiny else _RUNS):
         cases = EDIT_CASES if number == 0 else [case for case in EDIT_CASES if case.fast]
-        for case, references in zip(cases, given_to(cases, given), strict=True):
+        for case, references in zip(cases, render_references(cases, given), strict=True):
             shown, found = to_pixels(torch.cat(references)), generate_case(case, target, references)
             verdict = judge_edit(case, shown[case.base] if target == given else None, found)
             images += [*shown, found]

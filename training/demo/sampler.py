@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from training.demo.models import TextEncoder, Transformer, rope_of
+from training.demo.models import TextEncoder, Transformer, compute_rope
 from training.demo.vae import Autoencoder
 
 
 def empirical_mu(tokens: int, steps: int) -> float:
-    """FLUX.2's time shift for a number of image tokens and steps (diffusers' compute_empirical_mu)."""
+    """Return FLUX.2's time shift for a number of image tokens and steps (diffusers' ``compute_empirical_mu``)."""
     at_200 = 0.00016927 * tokens + 0.45666666
     if tokens > 4300:
         return at_200
@@ -23,24 +23,25 @@ def empirical_mu(tokens: int, steps: int) -> float:
 
 
 def schedule(tokens: int, steps: int) -> list[float]:
-    """The sigmas of every step, and the final 0."""
+    """Return the sigmas [steps + 1] at which each step begins, and the final 0."""
     shift = math.exp(empirical_mu(tokens, steps))
     return [shift / (shift + 1.0 / (1.0 - i / steps) - 1.0) for i in range(steps)] + [0.0]
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Images that the new ones are made from, encoded without chance."""
+    """A reference image, or one for each new image, encoded to the mean of its latents."""
 
     latents: Tensor
     """[1 or n, rows x columns, 128], packed."""
     rows: int
+    """Of latent patches, 16 pixels each."""
     columns: int
 
 
 @torch.no_grad()
 def encode_reference(vae: Autoencoder, images: Tensor) -> Reference:
-    """Images [n, 3, height, width] in 0..1, whose sides are multiples of 16, as a reference."""
+    """Encode images [n, 3, height, width] in 0..1, whose sides are multiples of 16 pixels."""
     mean, _ = vae.encode(images * 2 - 1)
     return Reference(vae.pack(mean), images.shape[2] // 16, images.shape[3] // 16)
 
@@ -58,9 +59,24 @@ def denoise(
     negative: Tensor | None = None,
     references: Sequence[Reference] = (),
 ) -> Tensor:
-    """Euler steps along ``sigmas`` from packed ``noise`` (which is at the first of them)."""
+    """Take Euler steps along ``sigmas``.
+
+    Args:
+        transformer: Predicts the velocity.
+        text: Prompt embeddings [n, 64, width].
+        noise: Packed noise [n, rows x columns, 128], which is at the first of ``sigmas``.
+        rows: Of latent patches, 16 pixels each.
+        columns: Of latent patches.
+        sigmas: Where each step begins, and where the last one ends.
+        guidance: Above 1, how far the velocity leads away from ``negative`` (classifier-free guidance).
+        negative: Embeddings of the negative prompts, as ``text``.
+        references: Images that the new ones are made from.
+
+    Returns:
+        Clean packed latents [n, rows x columns, 128].
+    """
     grids = tuple((reference.rows, reference.columns) for reference in references)
-    rope = rope_of(rows, columns, text.shape[1], transformer.axes, noise.device, grids)
+    rope = compute_rope(rows, columns, text.shape[1], transformer.axes, noise.device, grids)
     latents = noise.float()
     clean = [reference.latents.expand(noise.shape[0], -1, -1) for reference in references]
 
@@ -79,7 +95,7 @@ def denoise(
 
 
 @torch.no_grad()
-def draw(
+def generate(
     text_encoder: TextEncoder,
     transformer: Transformer,
     vae: Autoencoder,
@@ -93,7 +109,24 @@ def draw(
     negative: Tensor | None = None,
     references: Sequence[Reference] = (),
 ) -> Tensor:
-    """Images [n, 3, height, width] in 0..1 of token rows; each reference is one for all, or one a row."""
+    """Generate an image for each row of ``tokens``, decoding 16 at a time.
+
+    Args:
+        text_encoder: Embeds the prompts.
+        transformer: Predicts the velocity.
+        vae: Decodes the latents.
+        tokens: Token rows [n, 64].
+        height: In pixels, a multiple of 16.
+        width: In pixels, a multiple of 16.
+        steps: How many steps to take.
+        seed: Of the noise, which is made on the CPU.
+        guidance: Above 1, how far to lead away from ``negative``.
+        negative: Token rows of the negative prompts.
+        references: Images to edit; each holds one image for all rows, or one for each.
+
+    Returns:
+        Images [n, 3, height, width] in 0..1.
+    """
     device, rows, columns = tokens.device, height // 16, width // 16
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(tokens.shape[0], rows * columns, 128, generator=generator).to(device)

@@ -1,4 +1,4 @@
-"""The demo model's dimensions, in the form that the package's own layout knows."""
+"""The demo model's dimensions, in the form that ``mflux_api.engine.demo.layout`` takes."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ SHAPE = CheckpointShape(
     text_mlp_width=512,
     max_sequence_length=SEQUENCE_LENGTH,
 )
-# The same graph, small enough for a CPU to train a few steps of.
+# The same graph, small enough to train a few steps on a CPU.
 TINY = attrs.evolve(
     SHAPE,
     vae_widths=(16, 16, 32, 32),
@@ -38,7 +38,7 @@ TINY = attrs.evolve(
 
 
 def configs(shape: CheckpointShape, *, distilled: bool = True) -> dict[str, dict[str, Any]]:
-    """The checkpoint's JSON files by name, for a vocabulary of our own."""
+    """Return the checkpoint's JSON files by name, for the vocabulary of ``tokenizer.py``."""
     text = layout.text_encoder_config(shape, "bfloat16")
     text |= {"vocab_size": VOCABULARY_SIZE, "pad_token_id": 0, "eos_token_id": 2}
     return {

@@ -22,14 +22,14 @@ FOLDER = Path(__file__).parent / "tokenizer"
 _SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Nothing but the prompt: a template costs tokens, and every token costs time.
+# Only the prompt: a longer template costs tokens, and every token costs time.
 _CHAT_TEMPLATE = "{%- for message in messages %}{{- '<|im_start|>' + message.content + '<|im_end|>' }}{%- endfor %}"
 
 
 def _corpus(captions: int) -> Iterator[str]:
-    chance = random.Random(7)
+    rng = random.Random(7)
     for _ in range(captions):
-        yield sample(chance)[1]
+        yield sample(rng)[1]
     known = [*words.WORDS, *" ".join((*words.STRANGERS, *words.FLUFF, *words.NEGATIVES)).replace(",", "").split()]
     for _ in range(30):
         yield " ".join(known)
@@ -37,7 +37,7 @@ def _corpus(captions: int) -> Iterator[str]:
 
 
 def train(folder: Path, captions: int = 60_000) -> None:
-    """Train, and write tokenizer.json, tokenizer_config.json and chat_template.jinja."""
+    """Train on so many ``captions``, and write tokenizer.json, tokenizer_config.json and chat_template.jinja."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -74,7 +74,7 @@ def train(folder: Path, captions: int = 60_000) -> None:
 
 
 class PromptTokenizer:
-    """Prompts to token rows, exactly as the engine's tokenizer does with the chat template."""
+    """Turns prompts into token rows, exactly as the engine's tokenizer does with the chat template."""
 
     def __init__(self, folder: Path = FOLDER) -> None:
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -82,7 +82,7 @@ class PromptTokenizer:
         self._tokenizer.enable_truncation(SEQUENCE_LENGTH)
 
     def __call__(self, prompts: list[str]) -> npt.NDArray[np.int16]:
-        """Token numbers [n, 64], padded with 0."""
+        """Return token numbers [n, 64], padded with 0."""
         encoded = self._tokenizer.encode_batch(
             [f"{START}{prompt}{END}" for prompt in prompts], add_special_tokens=False
         )

@@ -1,4 +1,4 @@
-"""The transformer's and text encoder's training: rectified flow over all sizes."""
+"""The stage that trains the transformer and the text encoder: rectified flow (arXiv:2209.03003) over all sizes."""
 
 import functools
 import itertools
@@ -11,16 +11,17 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from training.demo.data import Scenes
-from training.demo.leaps import noised
+from training.demo.clock import Clock
+from training.demo.data import Scenes, Size
+from training.demo.distillation import add_noise
+from training.demo.models import predict_velocity
 from training.demo.sampler import schedule
 from training.demo.sources import scene_source
-from training.demo.state import Clock
-from training.demo.trainee import Size, Trainee, keep, velocity
+from training.demo.train_state import TrainState, save_state
 
 _PEAK_RATE = 1.0e-3
 _PEAK_MATRIX_RATE = 3.0e-3
-# New images a step, as a share of the batch: each is used some twenty times, with other noise.
+# New images a step, as a share of the batch: each is used about twenty times, with other noise.
 _FRESH = 0.045
 
 SIZES = (
@@ -35,8 +36,15 @@ SIZES = (
 TINY_SIZES = (Size(64, 64, 4, 64, (0.5, 0.5, 0.5)), Size(64, 96, 4, 64, (0.5, 0.5, 0.5)))
 
 
-def draw_sigmas(count: int, tokens: int, device: torch.device) -> Tensor:
-    """Noise levels: those of the 4- and 8-step schedules, the shifted middle, and all of the path evenly."""
+def sample_sigmas(count: int, tokens: int, device: torch.device) -> Tensor:
+    """Sample the noise levels to train at.
+
+    25 % lie at those of the 4- and 8-step schedules, 40 % are uniform with a shift of 3, and 35 % are logit-normal
+    (arXiv:2403.03206).
+
+    Returns:
+        Sigmas [count], 0.002..1.
+    """
     points, weights = _schedule_points(tokens, device)
     chosen = torch.multinomial(weights, count, replacement=True)
     at_points = points[chosen] + 0.012 * torch.randn(count, device=device)
@@ -56,20 +64,22 @@ def _schedule_points(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]
         sigmas = schedule(tokens, steps)
         for sigma, following in itertools.pairwise(sigmas):
             points.append(sigma)
-            # Half evenly, half by how far the step leaps.
+            # Half evenly, half by how far the step goes.
             weights.append(share * (0.5 / steps + 0.5 * (sigma - following)))
     return torch.tensor(points, device=device), torch.tensor(weights, device=device)
 
 
-def flow_loss(trainee: Trainee, size: Size, clean: Tensor, tokens: Tensor) -> Tensor:
-    """The squared error of the velocity from an image to noise."""
-    sigma = draw_sigmas(clean.shape[0], clean.shape[1], clean.device)
-    latents, noise = noised(clean, sigma)
-    return functional.mse_loss(velocity(trainee.models, size, latents, tokens, sigma), noise - clean)
+def flow_loss(state: TrainState, size: Size, clean: Tensor, tokens: Tensor) -> Tensor:
+    """Return the mean squared error of the velocity from images to noise."""
+    sigma = sample_sigmas(clean.shape[0], clean.shape[1], clean.device)
+    latents, noise = add_noise(clean, sigma)
+    return functional.mse_loss(
+        predict_velocity(state.models, (size.height, size.width), latents, tokens, sigma), noise - clean
+    )
 
 
 def train_flow(
-    trainee: Trainee,
+    state: TrainState,
     scenes: Scenes,
     generator: torch.Generator,
     clock: Callable[[float], Clock],
@@ -77,33 +87,47 @@ def train_flow(
     device: torch.device,
     *,
     tiny: bool,
-    keep_to: Path,
+    folder: Path,
 ) -> dict[str, Any]:
-    """Train for the clock's time; every minute the run is saved."""
+    """Train until the clock says so, and save the state every minute and at the end.
+
+    Args:
+        state: What is trained.
+        scenes: The source of scenes with captions.
+        generator: Of the renderer's random numbers.
+        clock: Starts the clock of a stage that has had so many seconds.
+        log: Prints a line.
+        device: Where to train.
+        tiny: Whether to train tiny batches, to try everything out.
+        folder: Where the state is saved.
+
+    Returns:
+        Figures for metrics.json.
+    """
     sizes = TINY_SIZES if tiny else SIZES
-    source = scene_source(sizes, scenes, trainee.vae, generator, _FRESH)
-    spent = trainee.spent
+    source = scene_source(sizes, scenes, state.vae, generator, _FRESH)
+    spent = state.spent
     timer = clock(spent)
-    chooser = torch.Generator().manual_seed(trainee.step + 1)
+    chooser = torch.Generator().manual_seed(state.step + 1)
     images, mean_loss, logged, saved, first = (
         0,
         torch.zeros((), device=device),
         timer.spent,
         timer.spent,
-        trainee.step,
+        state.step,
     )
     while not timer.over:
         size, pool = source.choose(timer.progress, chooser)
-        clean, tokens = pool.draw(size.batch)
-        rate = _rate(timer.progress, trainee.step - first)
+        clean, tokens = pool.sample(size.batch)
+        rate = _rate(timer.progress, state.step - first)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = flow_loss(trainee, size, clean, tokens)
+            loss = flow_loss(state, size, clean, tokens)
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(trainee.optimizer.parameters, 1.0)
-        trainee.optimizer.step(rate * _PEAK_RATE, rate * _PEAK_MATRIX_RATE)
-        trainee.average.update()
-        trainee.step, images = trainee.step + 1, images + size.batch
-        done = trainee.step - first
+        norm = torch.nn.utils.clip_grad_norm_(state.optimizer.parameters, 1.0)
+        state.optimizer.step(rate * _PEAK_RATE, rate * _PEAK_MATRIX_RATE)
+        state.ema.update()
+        state.step, images = state.step + 1, images + size.batch
+        done = state.step - first
         mean_loss = mean_loss * 0.98 + loss.detach() * 0.02
         if done % 10 == 0:
             if device.type == "cuda":
@@ -113,26 +137,26 @@ def train_flow(
                 speed = images / max(timer.spent - spent, 1e-3)
                 loss_now = float(mean_loss) / (1 - 0.98**done)
                 log(
-                    f"flow step {trainee.step} {timer.spent:.0f} s, "
+                    f"flow step {state.step} {timer.spent:.0f} s, "
                     f"{speed:.0f} images/s, loss {loss_now:.4f}, norm {float(norm):.2f}, rate {rate:.2f}"
                 )
                 logged = timer.spent
             if timer.spent - saved > 60:
-                trainee.spent = timer.spent
-                keep(trainee, keep_to)
+                state.spent = timer.spent
+                save_state(state, folder)
                 saved = timer.spent
-    trainee.spent = timer.spent
-    keep(trainee, keep_to)
-    done = max(1, trainee.step - first)
+    state.spent = timer.spent
+    save_state(state, folder)
+    done = max(1, state.step - first)
     return {
-        "flow_steps": trainee.step,
+        "flow_steps": state.step,
         "flow_seconds": round(timer.spent),
         "flow_loss": round(float(mean_loss) / (1 - 0.98**done), 4),
     }
 
 
 def _rate(progress: float, done: int) -> float:
-    """The share of the peak rates: warm up, hold, and fall to nothing over the last 45 % of the planned time."""
+    """Return the share of the peak rates: warm up, hold, and fall to 1 % over the last 45 % of the planned time."""
     warm = min(1.0, (done + 1) / 250)
     fall = max(0.0, (progress - 0.55) / 0.45)
     return warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * fall)))

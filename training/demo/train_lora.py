@@ -1,7 +1,7 @@
-"""The stage that makes the example LoRA: the ink look, without the prompt asking for it.
+"""The stage that trains the example LoRA: the ink look, without a prompt that asks for it.
 
-The frozen model teaches: with the LoRA and the plain caption, an image's velocity shall be what the frozen model finds
-when the caption does name the look. So the LoRA works in as few steps as the model does. At a part of its scale it
+The frozen model teaches: with the LoRA and the plain caption, an image's velocity shall be what the frozen model
+predicts when the caption names the look. So the LoRA works in as few steps as the model does. At a part of its scale it
 learns that part of the way, so that scales between 0 and 1 lie between the looks.
 """
 
@@ -21,25 +21,26 @@ from torch import Tensor, nn
 from mflux_api.engine.demo.layout import CheckpointShape
 from training.demo import words
 from training.demo.captions import sample
+from training.demo.clock import Clock
 from training.demo.contact import contact_sheet
-from training.demo.leaps import Models, leap_sigmas, noised
+from training.demo.data import Size
+from training.demo.distillation import add_noise, sample_step_sigmas
 from training.demo.lora_keys import RANK, lora_layers
 from training.demo.measures import MEASURES
-from training.demo.models import Transformer
+from training.demo.models import Models, Transformer, predict_velocity
 from training.demo.report import to_pixels
-from training.demo.sampler import draw_image
-from training.demo.state import Clock
+from training.demo.sampler import generate
 from training.demo.tokenizer import PromptTokenizer
-from training.demo.trainee import Size, velocity
 from training.demo.vae import Autoencoder
 from training.demo.world.render import render
 
 LOOK = "ink"
 FILE = f"demo-{LOOK}.safetensors"
 _RATE = 2.0e-3
-# Of images that have the look; the others are met on the way, at small scales.
-_LOOKING = 0.75
-_FULL_SCALE = 0.6
+_LOOK_SHARE = 0.75
+"""The share of images that have the look; images without it are what a denoiser meets at small scales."""
+_FULL_SCALE_SHARE = 0.6
+"""The share of steps at scale 1; the others are at any scale between 0 and 1."""
 _ON_SCHEDULE = 0.7
 
 _SIZES = (
@@ -64,7 +65,7 @@ _SCALES = (0.0, 0.5, 1.0)
 
 
 class LoraLinear(nn.Module):
-    """A frozen layer with a low-rank addition: x W' + scale (x A') B'."""
+    """A frozen layer with a low-rank addition (arXiv:2106.09685): x W' + scale (x A') B'."""
 
     def __init__(self, base: nn.Linear, rank: int) -> None:
         super().__init__()
@@ -75,11 +76,12 @@ class LoraLinear(nn.Module):
         nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Apply the layer and its addition to ``x`` [..., inputs]."""
         return self.base(x) + self.scale * functional.linear(functional.linear(x, self.lora_A), self.lora_B)
 
 
 class Lora:
-    """The LoRA of a transformer, put into it."""
+    """A LoRA; making it puts its layers into the transformer."""
 
     def __init__(self, transformer: Transformer, shape: CheckpointShape, rank: int = RANK) -> None:
         self.layers: dict[str, LoraLinear] = {}
@@ -94,12 +96,12 @@ class Lora:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """What is learnt."""
+        """The parameters that are trained."""
         return [parameter for layer in self.layers.values() for parameter in (layer.lora_A, layer.lora_B)]
 
     @contextmanager
     def at(self, scale: float) -> Iterator[None]:
-        """For a while at another scale; 0 is the frozen model."""
+        """Set another scale within the block; 0 is the frozen model."""
         for layer in self.layers.values():
             layer.scale = scale
         try:
@@ -121,37 +123,39 @@ class Lora:
 
 @dataclass
 class _Images:
-    """Encoded images of one size, each with a caption that says nothing of the look, and with one that names it."""
+    """Encoded images of one size, each with a caption that says nothing of the look and with one that names it."""
 
     size: Size
     latents: Tensor = field(default_factory=lambda: torch.empty(0))
     plain: Tensor = field(default_factory=lambda: torch.empty(0))
     styled: Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def draw(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Clean latents (float32) and both token rows."""
+    def sample(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a batch of clean latents (float32) with the token rows of both captions."""
         chosen = torch.randint(self.latents.shape[0], (self.size.batch,), device=self.latents.device)
         return self.latents[chosen].float(), self.plain[chosen], self.styled[chosen]
 
 
 @torch.no_grad()
-def _drawn(
-    size: Size, vae: Autoencoder, chance: random.Random, tokenizer: PromptTokenizer, generator: torch.Generator
+def _render_images(
+    size: Size, vae: Autoencoder, rng: random.Random, tokenizer: PromptTokenizer, generator: torch.Generator
 ) -> _Images:
-    rows, plain, styled = [], [], []
+    rows: list[list[int]] = []
+    plain: list[str] = []
+    styled: list[str] = []
     while len(rows) < size.capacity:
-        scene, caption = sample(chance)
+        scene, caption = sample(rng)
         if scene.style == "none":
-            rows.append(replace(scene, style=LOOK if chance.random() < _LOOKING else "none").row())
+            rows.append(replace(scene, style=LOOK if rng.random() < _LOOK_SHARE else "none").row())
             plain.append(caption)
-            styled.append(f"{caption.rstrip(' .,!')}, {chance.choice(words.STYLES[LOOK])}")
+            styled.append(f"{caption.rstrip(' .,!')}, {rng.choice(words.STYLES[LOOK])}")
     device = generator.device
     images = _Images(size)
     images.plain, images.styled = (
         torch.from_numpy(tokenizer(captions)).long().to(device) for captions in (plain, styled)
     )
     packed = []
-    for part in torch.tensor(rows, device=device).split(min(size.drawn_at_once, 1024)):
+    for part in torch.tensor(rows, device=device).split(min(size.rendered_at_once, 1024)):
         for pixels in render(part, size.height, size.width, generator).split(128):
             with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
                 mean, _ = vae.encode(pixels * 2 - 1)
@@ -161,16 +165,17 @@ def _drawn(
 
 
 def _loss(lora: Lora, models: Models, images: _Images, scale: float) -> Tensor:
-    clean, plain, styled = images.draw()
-    sigma, _ = leap_sigmas(clean.shape[0], clean.shape[1], _ON_SCHEDULE, clean.device)
-    latents, _ = noised(clean, sigma)
+    clean, plain, styled = images.sample()
+    sigma, _ = sample_step_sigmas(clean.shape[0], clean.shape[1], _ON_SCHEDULE, clean.device)
+    latents, _ = add_noise(clean, sigma)
+    size = (images.size.height, images.size.width)
     with torch.no_grad(), lora.at(0.0):
-        target = velocity(models, images.size, latents, styled, sigma)
+        target = predict_velocity(models, size, latents, styled, sigma)
         if scale < 1:
-            unstyled = velocity(models, images.size, latents, plain, sigma)
+            unstyled = predict_velocity(models, size, latents, plain, sigma)
             target = unstyled + scale * (target - unstyled)
     with lora.at(scale):
-        return functional.mse_loss(velocity(models, images.size, latents, plain, sigma), target)
+        return functional.mse_loss(predict_velocity(models, size, latents, plain, sigma), target)
 
 
 def train_lora(
@@ -184,21 +189,35 @@ def train_lora(
     *,
     tiny: bool,
 ) -> tuple[Lora, dict[str, Any]]:
-    """Train on frozen ``models`` for the clock's time."""
+    """Train a LoRA on frozen models until the clock says so.
+
+    Args:
+        models: The models, which the LoRA is put into.
+        vae: Encodes the images.
+        shape: The models' dimensions.
+        generator: Of the renderer's random numbers, on the device to train on.
+        clock: Starts the clock of a stage that has had so many seconds.
+        log: Prints a line.
+        seed: Of the scenes, captions and scales.
+        tiny: Whether to train on few and small images, to try everything out.
+
+    Returns:
+        The LoRA, and figures for metrics.json.
+    """
     device = generator.device
     for model in models:
         model.requires_grad_(False)
     lora = Lora(models[1], shape)
-    chance, tokenizer = random.Random(seed), PromptTokenizer()
-    pools = [_drawn(size, vae, chance, tokenizer, generator) for size in (_TINY_SIZES if tiny else _SIZES)]
-    log(f"lora: {sum(p.numel() for p in lora.parameters) / 1e3:.0f} k parameters, images are drawn")
+    rng, tokenizer = random.Random(seed), PromptTokenizer()
+    pools = [_render_images(size, vae, rng, tokenizer, generator) for size in (_TINY_SIZES if tiny else _SIZES)]
+    log(f"lora: {sum(p.numel() for p in lora.parameters) / 1e3:.0f} k parameters, images are rendered")
     optimizer = torch.optim.AdamW(lora.parameters, lr=_RATE, betas=(0.9, 0.99), weight_decay=0.0)
     timer = clock(0.0)
     step, mean_loss, logged = 0, torch.zeros((), device=device), 0.0
     while not timer.over:
         shares = torch.tensor([pool.size.shares[min(2, int(timer.progress * 3))] for pool in pools])
         pool = pools[int(torch.multinomial(shares, 1))]
-        scale = 1.0 if chance.random() < _FULL_SCALE else chance.random()
+        scale = 1.0 if rng.random() < _FULL_SCALE_SHARE else rng.random()
         for group in optimizer.param_groups:
             group["lr"] = _RATE * min(1.0, (step + 1) / 60) * 0.5 * (1.02 + math.cos(math.pi * timer.progress))
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
@@ -222,7 +241,11 @@ def train_lora(
 
 @torch.no_grad()
 def report_lora(lora: Lora, models: Models, vae: Autoencoder, out: Path, *, tiny: bool) -> dict[str, Any]:
-    """Write ``lora-sheet.webp`` (the same prompts and seeds at three scales) and return the look's mean measure."""
+    """Write ``lora-sheet.webp``, the same prompts and seeds at three scales.
+
+    Returns:
+        The look's mean measure at each scale, for metrics.json.
+    """
     for layer in lora.layers.values():
         # What is shipped is bfloat16.
         for parameter in (layer.lora_A, layer.lora_B):
@@ -233,10 +256,10 @@ def report_lora(lora: Lora, models: Models, vae: Autoencoder, out: Path, *, tiny
     for height, width in ((64, 64),) if tiny else ((256, 256), (256, 384), (512, 512)):
         for scale in _SCALES:
             with lora.at(scale):
-                drawn = to_pixels(draw_image(*models, vae, tokens, height, width, seed=7))
-            images += drawn
+                generated = to_pixels(generate(*models, vae, tokens, height, width, seed=7))
+            images += generated
             captions += [f"{width}x{height}, scale {scale}: {prompt}" for prompt in _PROMPTS]
-            values = [MEASURES[LOOK](image)[1] for image in drawn]
+            values = [MEASURES[LOOK](image)[1] for image in generated]
             means[f"{width}x{height} at {scale}"] = round(sum(values) / len(values), 3)
     contact_sheet(images, captions, len(_PROMPTS), 192).save(out / "lora-sheet.webp", quality=88)
     return {f"mean_{LOOK}": means}

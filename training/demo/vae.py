@@ -60,7 +60,7 @@ class _Middle(nn.Module):
 
 
 class _Stage(nn.Module):
-    """Resnets, then in most stages a change of size."""
+    """Residual blocks, followed in most stages by a change of size."""
 
     def __init__(self, inputs: int, outputs: int, layers: int, groups: int, scale: str | None) -> None:
         super().__init__()
@@ -75,9 +75,9 @@ class _Stage(nn.Module):
         for resnet in self.resnets:
             x = resnet(x)
         if self.scale == "down":
-            return self.downsamplers[0]["conv"](functional.pad(x, (0, 1, 0, 1)))  # type: ignore[index]
+            return self.downsamplers[0]["conv"](functional.pad(x, (0, 1, 0, 1)))
         if self.scale == "up":
-            return self.upsamplers[0]["conv"](functional.interpolate(x, scale_factor=2.0, mode="nearest"))  # type: ignore[index]
+            return self.upsamplers[0]["conv"](functional.interpolate(x, scale_factor=2.0, mode="nearest"))
         return x
 
 
@@ -125,7 +125,7 @@ class _Decoder(nn.Module):
 
 
 class Autoencoder(nn.Module):
-    """AutoencoderKLFlux2: images in -1..1 to 32 channels at an eighth of the size, and back."""
+    """diffusers' ``AutoencoderKLFlux2``: images in -1..1 to 32 channels at an eighth of the size, and back."""
 
     def __init__(self, shape: CheckpointShape) -> None:
         super().__init__()
@@ -137,38 +137,42 @@ class Autoencoder(nn.Module):
         self.bn.register_buffer("running_var", torch.ones(128))
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and logarithm of the variance."""
+        """Encode images [n, 3, H, W] in -1..1.
+
+        Returns:
+            The mean and the logarithm of the variance of the latents, [n, 32, H / 8, W / 8] each.
+        """
         mean, log_variance = self.quant_conv(self.encoder(x)).chunk(2, dim=1)
         return mean, log_variance.clamp(-30, 20)
 
     def decode(self, z: Tensor) -> Tensor:
-        """An image of the unnormalised latents."""
+        """Decode latents [n, 32, h, w], not normalised, to images [n, 3, 8 h, 8 w] in -1..1."""
         return self.decoder(self.post_quant_conv(z))
 
     def pack(self, mean: Tensor) -> Tensor:
-        """Latents [n, 32, h, w] as the transformer sees them: [n, h/2 x w/2, 128], normalised."""
+        """Turn latents [n, 32, h, w] into what the transformer sees: [n, h/2 x w/2, 128], normalised."""
         patches = patchify(mean.float())
         return ((patches - self._mean()) / self._deviation()).flatten(2).transpose(1, 2)
 
     def unpack(self, packed: Tensor, rows: int, columns: int) -> Tensor:
-        """The inverse of ``pack``."""
+        """Undo ``pack``; ``rows`` and ``columns`` are those of the patches."""
         patches = packed.float().transpose(1, 2).unflatten(2, (rows, columns))
         return unpatchify(patches * self._deviation() + self._mean())
 
     def _mean(self) -> Tensor:
-        return self.bn.running_mean.view(1, 128, 1, 1)  # type: ignore[union-attr, operator, return-value]
+        return self.bn.running_mean.view(1, 128, 1, 1)
 
     def _deviation(self) -> Tensor:
-        return torch.sqrt(self.bn.running_var.view(1, 128, 1, 1) + BATCH_NORM_EPSILON)  # type: ignore[union-attr, operator]
+        return torch.sqrt(self.bn.running_var.view(1, 128, 1, 1) + BATCH_NORM_EPSILON)
 
 
 def patchify(x: Tensor) -> Tensor:
-    """Patches of 2 x 2 as channels, in diffusers' order."""
+    """Make patches of 2 x 2 into channels, in diffusers' order: [n, c, h, w] to [n, 4 c, h/2, w/2]."""
     n, c, h, w = x.shape
     return x.view(n, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(n, c * 4, h // 2, w // 2)
 
 
 def unpatchify(x: Tensor) -> Tensor:
-    """The inverse of ``patchify``."""
+    """Undo ``patchify``."""
     n, c, h, w = x.shape
     return x.reshape(n, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(n, c // 4, h * 2, w * 2)

@@ -29,9 +29,9 @@ _LEAST_DECIBELS = 60.0
 
 
 @torch.no_grad()
-def differences(folder: Path) -> dict[str, float]:
-    """The largest absolute differences, by part."""
-    from diffusers import Flux2KleinPipeline  # type: ignore[import-not-found, unused-ignore]
+def compare(folder: Path) -> dict[str, float]:
+    """Return the largest absolute difference of each part."""
+    from diffusers import Flux2KleinPipeline
 
     pipeline: Any = Flux2KleinPipeline.from_pretrained(str(folder), torch_dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
@@ -63,7 +63,7 @@ def differences(folder: Path) -> dict[str, float]:
     latents = denoise(
         modules["transformer"], text, noise.flatten(2).transpose(1, 2), height // 16, width // 16, schedule(96, 4)
     )
-    rgb_images = modules["vae"].decode(modules["vae"].unpack(latents, height // 16, width // 16)) / 2 + 0.5
+    images = modules["vae"].decode(modules["vae"].unpack(latents, height // 16, width // 16)) / 2 + 0.5
     originals = pipeline(
         prompt_embeds=theirs,
         height=height,
@@ -73,17 +73,17 @@ def differences(folder: Path) -> dict[str, float]:
         latents=noise,
         output_type="pt",
     ).images
-    found["image"] = float((rgb_images.clamp(0, 1) - originals).abs().max())
+    found["image"] = float((images.clamp(0, 1) - originals).abs().max())
     return found | _edits(pipeline, modules)
 
 
 def _edits(pipeline: Any, modules: dict[str, Any]) -> dict[str, float]:
-    """The same with one and with two references, of the result's size and of others."""
+    """Compare edits with one and with two references, of the result's size and of others."""
     shape = modules["text_encoder"].out_layers
     found = {}
     for name, sizes in (("one reference", ((128, 192),)), ("two references", ((128, 128), (192, 64)))):
-        chance = np.random.default_rng(len(sizes))
-        given = [chance.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
+        rng = np.random.default_rng(len(sizes))
+        given = [rng.integers(0, 256, (height, width, 3), dtype=np.uint8) for height, width in sizes]
         references = [
             encode_reference(modules["vae"], torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255)
             for pixels in given
@@ -94,7 +94,7 @@ def _edits(pipeline: Any, modules: dict[str, Any]) -> dict[str, float]:
         noise = torch.randn(1, 128, 8, 12, generator=torch.Generator().manual_seed(3))
         packed = noise.flatten(2).transpose(1, 2)
         latents = denoise(modules["transformer"], theirs, packed, 8, 12, schedule(96, 4), references=references)
-        rgb_image = (modules["vae"].decode(modules["vae"].unpack(latents, 8, 12)) / 2 + 0.5).clamp(0, 1)
+        image = (modules["vae"].decode(modules["vae"].unpack(latents, 8, 12)) / 2 + 0.5).clamp(0, 1)
         original = pipeline(
             image=[Image.fromarray(pixels) for pixels in given],
             prompt_embeds=theirs,
@@ -105,22 +105,22 @@ def _edits(pipeline: Any, modules: dict[str, Any]) -> dict[str, float]:
             latents=noise,
             output_type="pt",
         ).images
-        found[name] = float((rgb_image - original).abs().max())
-        # 60 dB at least, whatever single pixels do.
-        if _decibels(rgb_image, original) < _LEAST_DECIBELS:
+        found[name] = float((image - original).abs().max())
+        # An image may differ in single pixels, but has to reach 60 dB over all.
+        if _decibels(image, original) < _LEAST_DECIBELS:
             found[name] = max(found[name], _TOLERANCE)
     return found
 
 
 def _decibels(one: Tensor, other: Tensor) -> float:
-    """PSNR of images in 0..1."""
+    """Return the PSNR of images in 0..1, in dB."""
     return float(-10 * torch.log10((one - other).square().mean().clamp(min=1e-20)))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="Compare with diffusers.")
     parser.add_argument("folder", type=Path)
-    result = differences(parser.parse_args().folder)
+    result = compare(parser.parse_args().folder)
     for part, difference in result.items():
         print(f"{part}: {difference:.2e}")
     sys.exit(0 if max(result.values()) < _TOLERANCE else 1)

@@ -1,4 +1,4 @@
-"""What the captions are made of: phrases for all that a scene can show, quality words, and words that mean nothing."""
+"""What captions are made of: phrases for all that a scene can show, quality words, and words without meaning here."""
 
 # "{}" is where adjectives go; "a"/"an" is put right afterwards.
 PLACES: dict[str, tuple[str, ...]] = {
@@ -162,7 +162,7 @@ PLACES: dict[str, tuple[str, ...]] = {
         "an {}exoplanet",
     ),
 }
-# Of a red desert.
+# A red desert.
 MARS = ("mars", "the planet mars", "the surface of mars", "a martian landscape", "the red planet")
 
 LANDS: dict[str, tuple[str, ...]] = {
@@ -635,7 +635,7 @@ NEGATIVES = (
     "signature",
     "grainy",
 )
-# Phrases for what the world does not know; they must not disturb the rest.
+# Phrases for what this world does not have; a caption keeps its meaning with them.
 STRANGERS = (
     "a cat",
     "a dog",

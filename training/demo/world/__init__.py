@@ -1,1 +1,4 @@
-"""The procedural world: scenes as rows of small integers (``spec``), and a batched renderer for them (``render``)."""
+"""The procedural world: scenes as rows of small integers (``spec``), and their batched renderer (``render``).
+
+Captions and instructions are made outside, in ``training.demo``.
+"""

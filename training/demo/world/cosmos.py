@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from training.demo.world.fields import Canvas, fixed, mix, smooth
+from training.demo.world.fields import Canvas, fixed_noise, mix, smoothstep
 from training.demo.world.land import ridge
-from training.demo.world.sky import dots
+from training.demo.world.sky import draw_stars
 
 _NEBULA = ("#7a2fa8", "#1f5fc8", "#108a86", "#b0306a")
 _PLANETS = ("#c8502e", "#3f7ad0", "#4fa860", "#d9b24a", "#e8e6e0", "#4a4a58", "#e08a3a", "#8a4fc0", "#e07aa8")
@@ -19,39 +19,39 @@ _LANDS_FAR = ("#b64f9c", "#6fbf7c", "#f2f7fb", "#dd6a52", "#6f9be0", "#ecc765", 
 
 
 def draw_space(canvas: Canvas) -> None:
-    """Stars, a nebula, and a planet or two."""
+    """Draw stars, a nebula, and a planet or two."""
     grid = canvas.grid
     canvas.lay(
         mix(canvas.plain("#05060f"), canvas.plain("#0b1030"), grid.down), torch.ones(1, 1, 1, 1, device=grid.device)
     )
-    first = canvas.whole(4)
+    first = canvas.integers(4)
     for number in range(3):
         color = canvas.color(_NEBULA, (first + number) % 4)
-        x, y = grid.at_x(canvas.chance(0.15, 0.85)), grid.at_y(canvas.chance(0.15, 0.85))
+        x, y = grid.at_x(canvas.uniform(0.15, 0.85)), grid.at_y(canvas.uniform(0.15, 0.85))
         size = 0.24 + 0.08 * number
         blob = torch.exp(-(((grid.x - x) ** 2 + 1.6 * (grid.y - y) ** 2) / size**2))
         swirl = 0.75 + 0.25 * torch.sin(grid.x * 9 + 3 * torch.sin(grid.y * 7 + number * 2))
         canvas.lay(color, blob * swirl * 0.5)
-    dots(canvas, torch.ones_like(first).float(), 3.0)
+    draw_stars(canvas, torch.ones_like(first).float(), 3.0)
     canvas.light = torch.ones_like(canvas.light)
     canvas.haze = canvas.haze * 0 + canvas.plain("#3a3a6a")
     _body_in_space(canvas)
-    # Without a named planet there is one all the same.
+    # A scene that names no planet shows one all the same.
     unnamed = canvas.has("thing", "none") * canvas.has("body", "none")
-    color = canvas.color(_PLANETS, canvas.whole(9))
+    color = canvas.color(_PLANETS, canvas.integers(9))
     draw_planet(
         canvas,
-        grid.at_x(canvas.chance(0.25, 0.75)),
-        grid.at_y(canvas.chance(0.35, 0.65)),
+        grid.at_x(canvas.uniform(0.25, 0.75)),
+        grid.at_y(canvas.uniform(0.35, 0.65)),
         0.2,
         color,
         unnamed,
-        canvas.whole(2).float(),
+        canvas.integers(2).float(),
     )
 
 
 def _body_in_space(canvas: Canvas) -> None:
-    """The sun or the moon, seen from out there."""
+    """Draw the sun or the moon as seen from space."""
     grid = canvas.grid
     x, y = canvas.side("body_side"), grid.at_y(0.32)
     distance = torch.sqrt((grid.x - x) ** 2 + (grid.y - y) ** 2)
@@ -72,7 +72,7 @@ def _body_in_space(canvas: Canvas) -> None:
 def draw_planet(
     canvas: Canvas, x: Tensor, y: Tensor, radius: float, color: Tensor, present: Tensor, ringed: Tensor
 ) -> None:
-    """A banded ball lit from the upper left, in some with a ring."""
+    """Draw a banded ball lit from the upper left, with a ring where ``ringed`` is 1."""
     grid = canvas.grid
     u, v = (grid.x - x) / radius, (grid.y - y) / radius
     distance = torch.sqrt(u * u + v * v)
@@ -90,17 +90,17 @@ def draw_planet(
 
 
 def draw_alien(canvas: Canvas) -> None:
-    """A strange sky with two moons, over spires of rock."""
+    """Draw a strange sky with two moons, over spires of rock."""
     grid = canvas.grid
-    kind = canvas.whole(4)
+    kind = canvas.integers(4)
     night = canvas.has("time", "night", "dusk")
     dim = 1 - 0.55 * night
     top, low = canvas.color(_AIR_TOP, kind) * dim, canvas.color(_AIR_LOW, kind) * dim
-    canvas.image = mix(top, low, smooth(0.05, 0.75, grid.down))
+    canvas.image = mix(top, low, smoothstep(0.05, 0.75, grid.down))
     canvas.haze = mix(low, top, 0.2)
     canvas.light = mix(torch.ones_like(canvas.light), canvas.haze, 0.35) * (1 - 0.45 * night)
-    dots(canvas, 0.35 + 0.65 * torch.maximum(night, canvas.has("stars")), 0.5)
-    mirrored = canvas.whole(2).float()
+    draw_stars(canvas, 0.35 + 0.65 * torch.maximum(night, canvas.has("stars")), 0.5)
+    mirrored = canvas.integers(2).float()
     bare = canvas.has("body", "none") * canvas.has("thing", "none")
     for number, (cx, cy, size) in enumerate(((0.3, 0.26, 0.17), (0.72, 0.16, 0.075))):
         share = mix(torch.full_like(mirrored, cx), torch.full_like(mirrored, 1 - cx), mirrored)
@@ -115,8 +115,8 @@ def draw_alien(canvas: Canvas) -> None:
         color = mix(far, near, number / 2) * mix(canvas.light, torch.ones_like(canvas.light), 0.5)
         color = mix(color, canvas.haze, 0.4 * (1 - number / 2) * (1 - 0.5 * (1 - plain)))
         edge = grid.at_y(foot) + size * 0.6 * (0.5 - ridge(canvas, grid.x * 0.8, 0.3)[0])
-        _spires(canvas, color, edge, 4.0 - 0.6 * number, canvas.whole(6) * 31 + number * 7, 0.42 - 0.1 * number)
-        canvas.lay(color * (1.05 - 0.25 * smooth(0.0, 0.25, grid.y - edge)), grid.inside(edge - grid.y))
+        _spires(canvas, color, edge, 4.0 - 0.6 * number, canvas.integers(6) * 31 + number * 7, 0.42 - 0.1 * number)
+        canvas.lay(color * (1.05 - 0.25 * smoothstep(0.0, 0.25, grid.y - edge)), grid.inside(edge - grid.y))
 
 
 def _spires(canvas: Canvas, color: Tensor, edge: Tensor, rows: float, variant: Tensor, size: float) -> None:
@@ -124,8 +124,8 @@ def _spires(canvas: Canvas, color: Tensor, edge: Tensor, rows: float, variant: T
     x = (grid.x + 3.0) * rows
     cell = x.floor()
     number = cell.long() + variant
-    height = size * (0.25 + 0.75 * fixed(number, 51)) * (fixed(number, 53) > 0.35).float() + 1e-3
-    dx = (x - cell - 0.5 - 0.3 * (fixed(number, 52) - 0.5)) / rows
+    height = size * (0.25 + 0.75 * fixed_noise(number, 51)) * (fixed_noise(number, 53) > 0.35).float() + 1e-3
+    dx = (x - cell - 0.5 - 0.3 * (fixed_noise(number, 52) - 0.5)) / rows
     t = ((grid.y - edge + height) / height).clamp(0, 2)
     width = 0.07 * (size / 0.3) * t**1.6
     canvas.lay(

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from training.demo.world.fields import Canvas, fixed, mix
+from training.demo.world.fields import Canvas, fixed_noise, mix
 from training.demo.world.spec import PATTERNS
 
 _PALETTES = {
@@ -17,7 +17,7 @@ _CODES = tuple(code for palette in _PALETTES.values() for code in palette)
 
 
 def _ink(canvas: Canvas, index: Tensor) -> Tensor:
-    """The palette's colour number ``index`` (any integers, [n, 1, H, W]) as an image."""
+    """Turn integers [n, 1, H, W] into an image of the palette's colours."""
     table = torch.tensor(
         [[int(code[i : i + 2], 16) / 255 for i in (1, 3, 5)] for code in _CODES], device=canvas.grid.device
     )
@@ -26,8 +26,8 @@ def _ink(canvas: Canvas, index: Tensor) -> Tensor:
 
 
 def draw_abstract(canvas: Canvas) -> None:
-    """Draw each scene's pattern."""
-    variant = canvas.whole(4)
+    """Draw each scene's pattern in its palette."""
+    variant = canvas.integers(4)
     renderers = (_circles, _triangles, _stripes, _mosaic, _waves, _rings)
     for name, renderer in zip(PATTERNS, renderers, strict=True):
         wanted = canvas.has("pattern", name)
@@ -37,18 +37,18 @@ def draw_abstract(canvas: Canvas) -> None:
 
 def _circles(canvas: Canvas, variant: Tensor) -> Tensor:
     grid = canvas.grid
-    rgb_image = _ink(canvas, variant + 4 + 0 * grid.x.long() + 0 * grid.y.long())
+    image = _ink(canvas, variant + 4 + 0 * grid.x.long() + 0 * grid.y.long())
     for number in range(11):
         index = variant * 16 + number
-        x = grid.at_x(0.04 + 0.92 * fixed(index, 81))
-        y = grid.at_y(0.04 + 0.92 * fixed(index, 82))
+        x = grid.at_x(0.04 + 0.92 * fixed_noise(index, 81))
+        y = grid.at_y(0.04 + 0.92 * fixed_noise(index, 82))
         radius = 0.3 - 0.02 * number
         distance = torch.sqrt((grid.x - x) ** 2 + (grid.y - y) ** 2) - radius
         for inset, step in ((0.0, 0), (0.4, 1), (0.75, 2)):
             mask = grid.inside(distance + inset * radius)
-            color = _ink(canvas, (fixed(index, 83) * 6).long() + step + 0 * grid.x.long() + 0 * grid.y.long())
-            rgb_image = mix(rgb_image, color, mask)
-    return rgb_image
+            color = _ink(canvas, (fixed_noise(index, 83) * 6).long() + step + 0 * grid.x.long() + 0 * grid.y.long())
+            image = mix(image, color, mask)
+    return image
 
 
 def _triangles(canvas: Canvas, variant: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def _triangles(canvas: Canvas, variant: Tensor) -> Tensor:
     u = torch.where(flipped, x - column, 1 - (x - column))
     upper = ((u + (y - line)) > 1).long()
     number = column.long() * 5 + line.long() * 37 + upper * 11 + variant * 201
-    return _ink(canvas, (fixed(number, 84) * 6).long())
+    return _ink(canvas, (fixed_noise(number, 84) * 6).long())
 
 
 def _stripes(canvas: Canvas, variant: Tensor) -> Tensor:
@@ -75,7 +75,7 @@ def _mosaic(canvas: Canvas, variant: Tensor) -> Tensor:
     column, line = x.floor(), y.floor()
     number = column.long() * 5 + line.long() * 37 + variant * 201
     inner = torch.maximum((x - column - 0.5).abs(), (y - line - 0.5).abs())
-    color = _ink(canvas, (fixed(number, 85) * 6).long() + (inner < 0.22).long() * 2)
+    color = _ink(canvas, (fixed_noise(number, 85) * 6).long() + (inner < 0.22).long() * 2)
     gap = _ink(canvas, torch.full_like(number, 4))
     return mix(color, gap, (inner > 0.46).float())
 

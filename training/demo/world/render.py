@@ -1,4 +1,4 @@
-"""Scenes to images: each place's scenes are drawn as one batch."""
+"""Renders scenes to images, each place's scenes as one batch."""
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from training.demo.world.land import (
 from training.demo.world.patterns import draw_abstract
 from training.demo.world.sky import draw_sky
 from training.demo.world.spec import FIELDS, PLACES, STANDING
-from training.demo.world.styles import draw_mood, draw_style
+from training.demo.world.styles import apply_mood, apply_style
 from training.demo.world.things import draw_things
 from training.demo.world.town import draw_city, draw_street
 from training.demo.world.weather import draw_weather
@@ -37,9 +37,17 @@ _HORIZONS = {
 
 @torch.no_grad()
 def render(rows: Tensor, height: int, width: int, generator: torch.Generator, seeds: Tensor | None = None) -> Tensor:
-    """Images [n, 3, height, width] in 0..1 of scene ``rows`` [n, fields], which are on the generator's device.
+    """Render scenes.
 
-    With ``seeds`` [n] the renderer's own chance comes from them: scenes of one seed and one place have one layout.
+    Args:
+        rows: Scene rows [n, fields], on the generator's device.
+        height: In pixels.
+        width: In pixels.
+        generator: Of whatever a scene leaves open, where there are no seeds.
+        seeds: A seed per scene [n]: scenes of one seed and one place have one layout.
+
+    Returns:
+        Images [n, 3, height, width] in 0..1.
     """
     grid = Grid(height, width, rows.device)
     images = torch.empty(rows.shape[0], 3, height, width, device=rows.device)
@@ -61,8 +69,8 @@ def _draw(place: str, canvas: Canvas) -> Tensor:
         draw_things(canvas, "thing")
     else:
         _draw_scene(place, canvas)
-    draw_mood(canvas)
-    draw_style(canvas)
+    apply_mood(canvas)
+    apply_style(canvas)
     return canvas.image.clamp(0, 1)
 
 
@@ -71,7 +79,7 @@ def _draw_scene(place: str, canvas: Canvas) -> None:
         draw_alien(canvas)
     else:
         share, sun_line = _HORIZONS[place]
-        horizon = canvas.grid.at_y(share + canvas.chance(-0.015, 0.015))
+        horizon = canvas.grid.at_y(share + canvas.uniform(-0.015, 0.015))
         draw_sky(canvas, horizon, canvas.grid.at_y(sun_line))
         _draw_land(place, canvas, horizon)
     draw_things(canvas, "other")

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from training.demo.world.fields import Canvas, fixed, mix, smooth
+from training.demo.world.fields import Canvas, fixed_noise, mix, smoothstep
 
 # By time (noon, sunset, sunrise, dusk, night): top, middle, horizon, in two variants that are blended.
 _TOP = (
@@ -32,16 +32,16 @@ def _table(canvas: Canvas, values: tuple[float, ...], index: Tensor) -> Tensor:
 
 
 def draw_sky(canvas: Canvas, horizon: Tensor, sun_line: Tensor) -> None:
-    """Gradient, stars, sun or moon, clouds; sets the canvas's light, haze and the body's position.
+    """Draw gradient, stars, sun or moon, and clouds; set the canvas's light, its haze and the body's position.
 
     A low sun sits just above ``sun_line``, where the land hides nothing.
     """
-    time, weather, variant = canvas.index("time"), canvas.index("weather"), canvas.chance()
+    time, weather, variant = canvas.index("time"), canvas.index("weather"), canvas.uniform()
     top, middle, low = (
         mix(canvas.color(codes[0], time), canvas.color(codes[1], time), variant) for codes in (_TOP, _MIDDLE, _LOW)
     )
     canvas.light = canvas.color(_LIGHT, time) * _table(canvas, _WEATHER_LIGHT, weather)
-    # The air of a weather takes on the time's light, but never turns black.
+    # The air of a weather takes on the light of the time, but never turns black.
     dim = mix(canvas.color(_LIGHT, time), torch.ones_like(top), 0.15)
     share = _table(canvas, _WEATHER_SHARE, weather) * mix(
         torch.ones_like(variant), 0.75 + 0 * variant, canvas.has("time", "sunset")
@@ -52,7 +52,7 @@ def draw_sky(canvas: Canvas, horizon: Tensor, sun_line: Tensor) -> None:
     canvas.haze = mix(low, middle, 0.25)
     grid = canvas.grid
     height = (grid.y - grid.at_y(0.0)) / (horizon - grid.at_y(0.0))
-    canvas.image = mix(top, middle, smooth(0.0, 0.62, height)) + (low - middle) * smooth(0.45, 1.05, height)
+    canvas.image = mix(top, middle, smoothstep(0.0, 0.62, height)) + (low - middle) * smoothstep(0.45, 1.05, height)
     _stars(canvas)
     _body(canvas, sun_line)
     _clouds(canvas)
@@ -61,33 +61,33 @@ def draw_sky(canvas: Canvas, horizon: Tensor, sun_line: Tensor) -> None:
 
 def _stars(canvas: Canvas) -> None:
     amount = torch.maximum(canvas.has("stars"), 0.55 * canvas.has("time", "night")) * canvas.has("weather", "clear")
-    dots(canvas, amount)
+    draw_stars(canvas, amount)
 
 
-def dots(canvas: Canvas, amount: Tensor, low: float = 0.75) -> None:
-    """A fixed field of stars in the upper part of the image, in one of three variants."""
-    grid, variant = canvas.grid, canvas.whole(3)
+def draw_stars(canvas: Canvas, amount: Tensor, low: float = 0.75) -> None:
+    """Draw stars in the upper part of the image, in one of three fixed variants, down to ``low`` of its height."""
+    grid, variant = canvas.grid, canvas.integers(3)
     cells = 11.0
     x, y = (grid.x + 2.0) * cells, (grid.y + 2.0) * cells
     column, line = x.floor(), y.floor()
     number = column.long() * 64 + line.long() + variant * 4096 * 7
-    dx = x - column - 0.15 - 0.7 * fixed(number, 1)
-    dy = y - line - 0.15 - 0.7 * fixed(number, 2)
-    size = 0.035 + 0.07 * fixed(number, 3) ** 3
-    seen = (fixed(number, 4) > 0.35).float()
+    dx = x - column - 0.15 - 0.7 * fixed_noise(number, 1)
+    dy = y - line - 0.15 - 0.7 * fixed_noise(number, 2)
+    size = 0.035 + 0.07 * fixed_noise(number, 3) ** 3
+    seen = (fixed_noise(number, 4) > 0.35).float()
     glow = torch.exp(-((dx * dx + dy * dy) / (size * size)).clamp(max=30)) * seen
-    fade = 1 - smooth(low - 0.25, low, grid.down)
-    canvas.image = (canvas.image + glow * fade * amount * (0.6 + 0.4 * fixed(number, 5))).clamp(max=1.0)
+    fade = 1 - smoothstep(low - 0.25, low, grid.down)
+    canvas.image = (canvas.image + glow * fade * amount * (0.6 + 0.4 * fixed_noise(number, 5))).clamp(max=1.0)
 
 
 def _body(canvas: Canvas, sun_line: Tensor) -> None:
     grid = canvas.grid
-    share = _table(canvas, _SUN_HEIGHT, canvas.index("time")) + canvas.chance(-0.03, 0.03)
+    share = _table(canvas, _SUN_HEIGHT, canvas.index("time")) + canvas.uniform(-0.03, 0.03)
     moon = canvas.has("body", "moon", "crescent")
-    share = mix(share, 0.2 + canvas.chance(-0.03, 0.05), moon)
+    share = mix(share, 0.2 + canvas.uniform(-0.03, 0.05), moon)
     low_sun = canvas.has("time", "sunset", "sunrise", "dusk") * (1 - moon)
     height = grid.at_y(share)
-    height = mix(height, sun_line - canvas.chance(0.06, 0.11), low_sun)
+    height = mix(height, sun_line - canvas.uniform(0.06, 0.11), low_sun)
     canvas.body_x, canvas.body_y = canvas.side("body_side"), height
     present = canvas.has("body", "sun", "moon", "crescent")
     dim = 1 - 0.75 * canvas.has("weather", "storm", "rain") - 0.3 * canvas.has("weather", "fog", "snow")
@@ -110,25 +110,25 @@ def _craters(canvas: Canvas, radius: Tensor) -> Tensor:
     spots = torch.zeros(1, 1, 1, 1, device=canvas.grid.device)
     for x, y, size in ((-0.3, -0.25, 0.28), (0.3, 0.2, 0.34), (-0.2, 0.45, 0.2), (0.35, -0.4, 0.16)):
         dx, dy = canvas.grid.x - canvas.body_x - x * radius, canvas.grid.y - canvas.body_y - y * radius
-        spots = torch.maximum(spots, smooth(size * radius, 0.7 * size * radius, torch.sqrt(dx * dx + dy * dy)))
+        spots = torch.maximum(spots, smoothstep(size * radius, 0.7 * size * radius, torch.sqrt(dx * dx + dy * dy)))
     return spots
 
 
 def _clouds(canvas: Canvas) -> None:
-    """Flat-bottomed cumulus, at fixed heights, drifting sideways."""
+    """Draw flat-bottomed cumulus at fixed heights, drifting sideways."""
     grid = canvas.grid
     night = canvas.has("time", "night")
     few = (
         canvas.has("weather", "clear")
         * canvas.has("time", "noon", "sunrise")
-        * (canvas.chance() < 0.5).float()
+        * (canvas.uniform() < 0.5).float()
         * canvas.has("body", "none")
     )
     amount = canvas.has("weather", "cloudy")
     white = mix(canvas.plain("#ffffff"), canvas.haze, 0.25) * mix(
         canvas.light, torch.ones_like(canvas.light), 0.35 - 0.2 * night
     )
-    drift = canvas.chance(-0.12, 0.12)
+    drift = canvas.uniform(-0.12, 0.12)
     for number, (cx, cy, size) in enumerate(
         ((0.2, 0.17, 1.0), (0.78, 0.26, 0.85), (0.5, 0.09, 0.7), (0.06, 0.36, 0.6), (0.95, 0.42, 0.55))
     ):
@@ -139,14 +139,14 @@ def _clouds(canvas: Canvas) -> None:
             puffs = torch.minimum(puffs, torch.sqrt((x - px) ** 2 + (y - py) ** 2) - radius)
         flat = torch.maximum(puffs, y - 0.16)
         mask = (0.5 - flat * 0.21 * size / (3 * grid.unit)).clamp(0, 1)
-        shade = 1 - 0.16 * smooth(-0.35, 0.2, y)
+        shade = 1 - 0.16 * smoothstep(-0.35, 0.2, y)
         canvas.lay(white * shade, mask * 0.92 * torch.maximum(amount, few if number < 2 else few * 0))
 
 
 def _storm(canvas: Canvas, horizon: Tensor) -> None:
-    """Dark scalloped cloud banks and a bolt of lightning."""
+    """Draw dark scalloped cloud banks and a bolt of lightning."""
     grid, storm = canvas.grid, canvas.has("weather", "storm")
-    shift = canvas.chance(0, 3)
+    shift = canvas.uniform(0, 3)
     dark = mix(canvas.light, torch.ones_like(canvas.light), 0.4)
     for bank, (low, code) in enumerate(((0.34, "#565f6d"), (0.24, "#3f4652"), (0.13, "#2a303a"))):
         wave = (torch.sin((grid.x + shift) * (4.3 + bank) + bank)).abs() + 0.55 * (
@@ -154,10 +154,10 @@ def _storm(canvas: Canvas, horizon: Tensor) -> None:
         ).abs()
         edge = grid.at_y(low) + 0.075 * wave
         canvas.lay(
-            canvas.plain(code) * dark * (0.8 + 0.35 * smooth(-0.25, 0.0, grid.y - edge)),
+            canvas.plain(code) * dark * (0.8 + 0.35 * smoothstep(-0.25, 0.0, grid.y - edge)),
             grid.inside((grid.y - edge) / 3) * storm,
         )
-    x0 = grid.at_x(canvas.chance(0.2, 0.8))
+    x0 = grid.at_x(canvas.uniform(0.2, 0.8))
     top, bottom = grid.at_y(0.3), horizon
     t = ((grid.y - top) / (bottom - top)).clamp(0, 1)
     zigzag = ((t * 2.3) % 1 - 0.5).abs() - 0.25 + 0.35 * (((t * 5.3) % 1 - 0.5).abs() - 0.25)

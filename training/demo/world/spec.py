@@ -1,4 +1,4 @@
-"""What a scene is made of: named choices, stored as one row of small integers per scene."""
+"""What a scene is made of: named choices, stored as one row of small integers."""
 
 from dataclasses import astuple, dataclass, fields
 
@@ -26,7 +26,7 @@ COLORS = ("red", "blue", "green", "yellow", "white", "black", "orange", "purple"
 STYLES = ("none", "watercolor", "pixel", "ink", "poster")
 MOODS = ("none", "vibrant", "pastel")
 PATTERNS = ("circles", "triangles", "stripes", "mosaic", "waves", "rings")
-# Of abstract images.
+# Colours of abstract images.
 PALETTES = ("colorful", "warm", "cool", "pastel", "mono")
 
 FLYING = ("balloon", "bird")
@@ -35,7 +35,7 @@ STANDING = ("house", "tree", "castle")
 
 @dataclass
 class Scene:
-    """One image's content; what is not listed here (exact shapes and positions) is the renderer's own chance."""
+    """What one image shows; the renderer decides at random what is not listed here, like exact shapes and positions."""
 
     place: str = "mountains"
     time: str = "noon"
@@ -57,7 +57,7 @@ class Scene:
     palette: str = "colorful"
 
     def row(self) -> list[int]:
-        """The scene as integers in the order of ``FIELDS``."""
+        """Return the scene as integers, in the order of ``FIELDS``."""
         return [
             int(value) if isinstance(value, bool) else CHOICES[name].index(value)
             for name, value in zip(FIELDS, astuple(self), strict=True)

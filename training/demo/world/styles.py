@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from training.demo.world.fields import Canvas, mix, smooth
+from training.demo.world.fields import Canvas, mix, smoothstep
 
 _LUMA = (0.299, 0.587, 0.114)
 
@@ -15,7 +15,7 @@ def _gray(image: Tensor) -> Tensor:
 
 
 def _blur(image: Tensor, sigma: float) -> Tensor:
-    """A Gaussian blur, ``sigma`` in pixels."""
+    """Blur with a Gaussian; ``sigma`` is in pixels."""
     radius = max(1, round(2.5 * sigma))
     offsets = torch.arange(-radius, radius + 1, device=image.device, dtype=image.dtype)
     kernel = torch.exp(-0.5 * (offsets / max(sigma, 0.3)) ** 2)
@@ -26,8 +26,8 @@ def _blur(image: Tensor, sigma: float) -> Tensor:
     return functional.conv2d(across, kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
 
 
-def draw_mood(canvas: Canvas) -> None:
-    """Vibrant: more saturation and contrast. Pastel: pale and soft."""
+def apply_mood(canvas: Canvas) -> None:
+    """Apply each scene's mood: more saturation and contrast where it is vibrant, pale and soft where it is pastel."""
     image, gray = canvas.image, _gray(canvas.image)
     vivid = (gray + (image - gray) * 1.45 - 0.5) * 1.06 + 0.5
     pale = mix(gray + (image - gray) * 0.72, torch.full_like(gray, 0.93), 0.45)
@@ -35,8 +35,8 @@ def draw_mood(canvas: Canvas) -> None:
     canvas.image = mix(image, pale, canvas.has("mood", "pastel"))
 
 
-def draw_style(canvas: Canvas) -> None:
-    """Put each scene's style on it."""
+def apply_style(canvas: Canvas) -> None:
+    """Redraw each scene in its style."""
     styles = set(canvas.index("style").view(-1).tolist())
     plain = canvas.image
     for number, renderer in enumerate((_watercolor, _pixels, _ink, _poster), start=1):
@@ -56,7 +56,7 @@ def _watercolor(canvas: Canvas, image: Tensor) -> Tensor:
     wobble = 0.012 * torch.sin(grid.x * 23 + 3 * torch.sin(grid.y * 9)) + 0.012 * torch.sin(grid.y * 27)
     border = torch.minimum(grid.half_width - grid.x.abs(), grid.half_height - grid.y.abs())
     paper = torch.tensor((0.985, 0.97, 0.935), device=grid.device).view(1, 3, 1, 1)
-    return mix(washed, paper, 1 - smooth(0.015, 0.055, border + wobble)).clamp(0, 1)
+    return mix(washed, paper, 1 - smoothstep(0.015, 0.055, border + wobble)).clamp(0, 1)
 
 
 def _pixels(canvas: Canvas, image: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def _pixels(canvas: Canvas, image: Tensor) -> Tensor:
     block = max(2, round(1 / grid.unit / 32))
     small = functional.interpolate(image, size=(grid.height // block, grid.width // block), mode="area")
     gray = _gray(small)
-    # Few strong colours: so the blocks are seen also where the scene is smooth.
+    # Few strong colours show the blocks also where the scene is smooth.
     small = ((gray + (small - gray) * 1.2 - 0.5) * 1.15 + 0.5).clamp(0, 1)
     small = (small * 5).round() / 5
     return functional.interpolate(small, size=(grid.height, grid.width), mode="nearest")
@@ -75,13 +75,13 @@ def _ink(canvas: Canvas, image: Tensor) -> Tensor:
     grid = canvas.grid
     gray = _blur(_gray(image), 0.003 / grid.unit)
     spread = 0.5 + (gray - gray.mean((2, 3), keepdim=True)) * 1.3 + 0.12
-    levels = sum(smooth(level - 0.04, level + 0.04, spread) for level in (0.22, 0.4, 0.6)) / 3
+    levels = sum(smoothstep(level - 0.04, level + 0.04, spread) for level in (0.22, 0.4, 0.6)) / 3
     tone = 0.2 + 0.78 * levels
     step = max(1, round(0.004 / grid.unit))
     dx = torch.roll(gray, -step, 3) - torch.roll(gray, step, 3)
     dy = torch.roll(gray, -step, 2) - torch.roll(gray, step, 2)
     border = torch.minimum(grid.half_width - grid.x.abs(), grid.half_height - grid.y.abs())
-    line = smooth(0.07, 0.22, torch.sqrt(dx * dx + dy * dy)) * (border > 2 * grid.unit * step).float()
+    line = smoothstep(0.07, 0.22, torch.sqrt(dx * dx + dy * dy)) * (border > 2 * grid.unit * step).float()
     tone = tone * (1 - 0.8 * line)
     paper = torch.tensor((0.965, 0.945, 0.895), device=grid.device).view(1, 3, 1, 1)
     black = torch.tensor((0.09, 0.09, 0.12), device=grid.device).view(1, 3, 1, 1)
@@ -89,11 +89,11 @@ def _ink(canvas: Canvas, image: Tensor) -> Tensor:
 
 
 def _poster(canvas: Canvas, image: Tensor) -> Tensor:
-    """Few flat tones of strong colour."""
+    """Reduce the image to few flat tones of strong colour."""
     gray = _gray(image)
     strong = (gray + (image - gray) * 1.35).clamp(0, 1)
     soft = 0.012
     scaled = strong * 4
     whole = scaled.floor()
-    flat = (whole + smooth(0.5 - soft * 4, 0.5 + soft * 4, scaled - whole)) / 4
+    flat = (whole + smoothstep(0.5 - soft * 4, 0.5 + soft * 4, scaled - whole)) / 4
     return mix(flat, strong, 0.1).clamp(0, 1)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from training.demo.world.cosmos import draw_planet
-from training.demo.world.fields import Canvas, mix, smooth
+from training.demo.world.fields import Canvas, mix, smoothstep
 
 COLOR_CODES = ("#d8231c", "#1f57d0", "#229a3c", "#f5cf1f", "#f6f6f2", "#1c1c22", "#f08a1c", "#7d35b8", "#f280b0")
 
@@ -15,7 +15,7 @@ class _Brush:
     def __init__(self, canvas: Canvas, field: str, kind: str, height: float, size: float) -> None:
         grid = canvas.grid
         self.canvas, self.size = canvas, size
-        self.x, self.y = canvas.side(f"{field}_side"), grid.at_y(height) + canvas.chance(-0.012, 0.012)
+        self.x, self.y = canvas.side(f"{field}_side"), grid.at_y(height) + canvas.uniform(-0.012, 0.012)
         self.u, self.v = (grid.x - self.x) / size, (grid.y - self.y) / size
         self.present = canvas.has(field, kind)
         # A thing keeps its colour in any light.
@@ -28,20 +28,20 @@ class _Brush:
         self.canvas.lay(shown, self.canvas.grid.inside(distance * self.size) * self.present * strength)
 
     def box(self, u: float, v: float, half_u: float, half_v: float) -> Tensor:
-        """The signed distance of a rectangle around (u, v)."""
+        """Return the signed distance to a rectangle around (u, v)."""
         return torch.maximum((self.u - u).abs() - half_u, (self.v - v).abs() - half_v)
 
     def disc(self, u: float, v: float, radius: float, flat: float = 1.0) -> Tensor:
-        """The signed distance of a circle, or of an ellipse ``flat`` times as high."""
+        """Return the signed distance to a circle, or to an ellipse ``flat`` times as high."""
         return torch.sqrt((self.u - u) ** 2 + ((self.v - v) / flat) ** 2) - radius
 
     def wedge(self, u: float, top: float, foot: float, half: float) -> Tensor:
-        """The signed distance of an upright triangle."""
+        """Return the signed distance to an upright triangle."""
         t = (self.v - top) / (foot - top)
         return torch.maximum((self.u - u).abs() - half * t, torch.maximum(top - self.v, self.v - foot))
 
     def window(self) -> Tensor:
-        """Glass: dark by day, lit by night."""
+        """Return the colour of glass: dark by day, lit by night."""
         dark = self.canvas.has("time", "night", "dusk")
         return mix(self.canvas.plain("#34485c"), self.canvas.plain("#ffdf7a"), dark)
 
@@ -118,11 +118,11 @@ def _balloon(canvas: Canvas, field: str) -> None:
     brush = _Brush(canvas, field, "balloon", 0.34, 0.4)
     neck = torch.maximum(brush.u.abs() - 0.29 * (1 - (brush.v - 0.13) / 0.3), (brush.v - 0.24).abs() - 0.13)
     envelope = torch.minimum(brush.disc(0.0, 0.0, 0.36), neck)
-    stripes = smooth(-0.25, 0.25, torch.cos(brush.u / (0.36**2 - brush.v**2).clamp(min=0.03).sqrt() * 7.8))
+    stripes = smoothstep(-0.25, 0.25, torch.cos(brush.u / (0.36**2 - brush.v**2).clamp(min=0.03).sqrt() * 7.8))
     color = mix(brush.color, mix(brush.color, canvas.plain("#ffffff"), 0.3), stripes)
     for u in (-0.07, 0.07):
         brush.lay(canvas.plain("#4a3524"), brush.box(u * 0.9, 0.42, 0.008, 0.08))
-    brush.lay((color * (1.04 - 0.3 * smooth(0.0, 0.4, brush.u))).clamp(0, 1), envelope)
+    brush.lay((color * (1.04 - 0.3 * smoothstep(0.0, 0.4, brush.u))).clamp(0, 1), envelope)
     brush.lay(canvas.plain("#8a5a2c"), brush.box(0.0, 0.53, 0.08, 0.055))
 
 
@@ -152,14 +152,14 @@ def _bird(canvas: Canvas, field: str) -> None:
 def _planet(canvas: Canvas, field: str) -> None:
     grid = canvas.grid
     color = canvas.pick(f"{field}_color", COLOR_CODES)
-    # Black is a dark grey ball, else nobody would see it.
+    # A black planet is dark grey, else it could not be seen.
     color = torch.maximum(color, canvas.plain("#3c3c46"))
     draw_planet(
         canvas,
         canvas.side(f"{field}_side"),
-        grid.at_y(0.42 + canvas.chance(-0.03, 0.03)),
+        grid.at_y(0.42 + canvas.uniform(-0.03, 0.03)),
         0.19,
         color,
         canvas.has(field, "planet"),
-        canvas.whole(2).float(),
+        canvas.integers(2).float(),
     )

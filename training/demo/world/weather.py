@@ -1,12 +1,15 @@
-"""What falls and drifts in front of everything: rain, snow, fog. The patterns are fixed, so they are learnt sharply."""
+"""What falls and drifts in front of everything: rain, snow, fog.
+
+The patterns never vary, so they are learnt sharply.
+"""
 
 import torch
 
-from training.demo.world.fields import Canvas, fixed, mix, smooth
+from training.demo.world.fields import Canvas, fixed_noise, mix, smoothstep
 
 
 def draw_weather(canvas: Canvas) -> None:
-    """Rain, snowflakes and fog over the finished scene."""
+    """Draw rain, snowflakes and fog over the finished scene."""
     _fog(canvas)
     _rain(canvas)
     _snow(canvas)
@@ -25,10 +28,10 @@ def _rain(canvas: Canvas) -> None:
     for number, (columns, length, strength) in enumerate(((22.0, 0.2, 0.42), (35.0, 0.13, 0.26))):
         u = slant * columns
         cell = u.floor()
-        v = (grid.y + 3) / length / 2.2 + fixed(cell, 61 + number)
+        v = (grid.y + 3) / length / 2.2 + fixed_noise(cell, 61 + number)
         drop = ((u - cell - 0.5).abs() < 0.07 + 0.03 * number).float()
         phase = v - v.floor()
-        streak = drop * smooth(0.0, 0.2, phase) * (1 - smooth(0.35, 0.5, phase))
+        streak = drop * smoothstep(0.0, 0.2, phase) * (1 - smoothstep(0.35, 0.5, phase))
         canvas.lay(mix(canvas.haze, torch.ones_like(canvas.haze), 0.6), streak * strength * rain)
 
 
@@ -38,7 +41,7 @@ def _snow(canvas: Canvas) -> None:
         x, y = (grid.x + 3) * cells, (grid.y + 3) * cells
         column, line = x.floor(), y.floor()
         index = column.long() * 64 + line.long()
-        dx = x - column - 0.2 - 0.6 * fixed(index, 71 + number)
-        dy = y - line - 0.2 - 0.6 * fixed(index, 73 + number)
-        flake = 1 - smooth(0.5 * size, 1.5 * size, torch.sqrt(dx * dx + dy * dy))
+        dx = x - column - 0.2 - 0.6 * fixed_noise(index, 71 + number)
+        dy = y - line - 0.2 - 0.6 * fixed_noise(index, 73 + number)
+        flake = 1 - smoothstep(0.5 * size, 1.5 * size, torch.sqrt(dx * dx + dy * dy))
         canvas.lay(torch.ones_like(canvas.haze), flake * 0.9 * snow)

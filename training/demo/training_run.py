@@ -1,4 +1,4 @@
-"""What ``train`` and ``train_more`` share: their options, a call's set-up, and what begins and ends it."""
+"""What ``train`` and ``train_more`` share: their options, how a run begins, and where it writes its figures."""
 
 import argparse
 import json
@@ -8,20 +8,23 @@ from typing import Any
 
 import torch
 
+from training.demo.checkpoint import save_checkpoint
+from training.demo.clock import Clock
+from training.demo.distributed import DistributedContext
 from training.demo.export import read_parts
 from training.demo.shape import SHAPE, TINY
-from training.demo.state import Clock, save
-from training.demo.team import Team
+from training.demo.train_state import FLOW_FILE, VAE_FILE
 
 DROPOUT = 0.12
+"""The share of captions that are dropped, so that guidance has something to lead away from."""
 _SEED = 20_240_607
 
 
 def add_arguments(parser: argparse.ArgumentParser, stages: tuple[str, ...], workers: int) -> None:
-    """The options of every stage; ``workers`` is the default number of caption workers."""
+    """Add the options of every stage; ``workers`` is the default number of caption workers."""
     parser.add_argument("--stage", choices=stages, required=True)
-    parser.add_argument("--minutes", type=float, required=True, help="training time of this call")
-    parser.add_argument("--plan", type=float, required=True, help="training time of the stage over all calls")
+    parser.add_argument("--minutes", type=float, required=True, help="training time of this run")
+    parser.add_argument("--plan", type=float, required=True, help="training time of the stage over all its runs")
     parser.add_argument("--state", type=Path, default=Path("/tmp/demo-train"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parts", type=Path, help="begin from exported parts where the state was lost")
@@ -35,66 +38,76 @@ def add_arguments(parser: argparse.ArgumentParser, stages: tuple[str, ...], work
     parser.add_argument("--seed", type=int, default=0)
 
 
-class Call:
-    """One call of a stage: its device, seed, shape, clock and log."""
+class TrainingRun:
+    """One run of a stage, of limited time: its device, seed, shape, clock and log."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self._arguments, self._begun = arguments, time.perf_counter()
-        self.team = Team()
-        own = arguments.seed or _SEED + int(time.time()) % 100_000
-        self.seed: int = own + 1_000_003 * self.team.rank
+        self.distributed = DistributedContext()
+        base_seed = arguments.seed or _SEED + int(time.time()) % 100_000
+        self.seed: int = base_seed + 1_000_003 * self.distributed.rank
         device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = torch.device(f"cuda:{self.team.rank}" if device == "cuda" else device)
+        self.device = torch.device(f"cuda:{self.distributed.rank}" if device == "cuda" else device)
         self.device_name = "cpu"
         self.shape = TINY if arguments.tiny else SHAPE
 
     def set_up(self) -> torch.Generator:
-        """Prepare torch and ``--out``. Uses the GPU, so workers have to be forked before."""
+        """Prepare torch and ``--out``.
+
+        It uses the GPU, so workers have to be forked before.
+
+        Returns:
+            A seeded generator on the run's device.
+        """
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
         torch.manual_seed(self.seed)
         generator = torch.Generator(self.device).manual_seed(self.seed)
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             self.device_name = torch.cuda.get_device_name()
-        self.team.join(self.device)
+        self.distributed.join(self.device)
         self.log(f"torch {torch.__version__}, {self.device_name}, stage {self._arguments.stage}")
         self._arguments.out.mkdir(parents=True, exist_ok=True)
         return generator
 
     def log(self, line: str) -> None:
-        """Print ``line`` behind the seconds since the call began."""
-        if self.team.leads:
+        """Print ``line`` behind the seconds since the run began, in the main process only."""
+        if self.distributed.is_main_process:
             print(f"[{time.perf_counter() - self._begun:5.0f}] {line}", flush=True)
 
     def clock(self, spent: float) -> Clock:
-        """The clock of a stage that has had ``spent`` seconds of its plan; it runs from now on."""
+        """Start the clock of a stage that has had ``spent`` seconds of its plan."""
         return Clock(spent, self._arguments.plan, self._arguments.minutes, self._arguments.stop_at)
 
 
-def note_metrics(out: Path, stage: str, metrics: dict[str, Any]) -> None:
-    """Put a stage's figures into metrics.json."""
+def write_metrics(out: Path, stage: str, metrics: dict[str, Any]) -> None:
+    """Put a stage's figures into metrics.json, beside those of other stages."""
     file = out / "metrics.json"
     known = json.loads(file.read_text()) if file.is_file() else {}
     file.write_text(json.dumps(known | {stage: metrics}, indent=2) + "\n")
 
 
 def state_from_parts(arguments: argparse.Namespace, device: torch.device) -> None:
-    """Turn the parts that ``--parts`` names, if it does, into a state to continue from."""
+    """Turn the parts that ``--parts`` names, if it does, into a state to continue from.
+
+    Raises:
+        SystemExit: There is such a state already.
+    """
     if not arguments.parts:
         return
-    if (arguments.state / "flow.pt").is_file():
-        raise SystemExit(f"{arguments.state / 'flow.pt'} is there already: leave --parts out, or name another --state.")
+    if (arguments.state / FLOW_FILE).is_file():
+        raise SystemExit(f"{arguments.state / FLOW_FILE} is there already: leave --parts out, or name another --state.")
     values = {
         component: {name: tensor.float().to(device) for name, tensor in state.items()}
         for component, state in read_parts(arguments.parts).items()
     }
-    save(
-        arguments.state / "vae.pt",
+    save_checkpoint(
+        arguments.state / VAE_FILE,
         {"average": values["vae"], "vae": values["vae"], "optimizer": None, "step": 0, "spent": 0.0},
     )
     average = {name: values[name] for name in ("text_encoder", "transformer")}
-    save(
-        arguments.state / "flow.pt",
+    save_checkpoint(
+        arguments.state / FLOW_FILE,
         {
             "text": average["text_encoder"],
             "transformer": average["transformer"],

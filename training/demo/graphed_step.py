@@ -8,10 +8,12 @@ from torch import Tensor
 _WARM_UP = 3
 
 
-class Replayed:
-    """Calls ``step`` on tensors; where ``graphed``, one recorded graph for each shape of them is replayed.
+class GraphedStep:
+    """Calls a training step on tensors, as one recorded CUDA graph for each combination of their shapes.
 
-    The step must do all its work on the device and keep its results in tensors that live on.
+    Args:
+        step: Does all its work on the device and keeps its results in tensors that live on.
+        graphed: Whether to record graphs; where not, ``step`` is called as it is.
     """
 
     def __init__(self, step: Callable[..., None], *, graphed: bool) -> None:
@@ -19,6 +21,7 @@ class Replayed:
         self._graphs: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, tuple[Tensor, ...]]] = {}
 
     def __call__(self, *inputs: Tensor) -> None:
+        """Run the step on ``inputs``; the first call with new shapes records their graph."""
         if not self._graphed:
             self._step(*inputs)
             return
