@@ -70,6 +70,7 @@ def _conv(name: str, inputs: int, outputs: int, kernel: int = 3, gain: float = 1
 
 
 def transformer_tensors(shape: CheckpointShape) -> Tensors:
+    """Yield the tensors of diffusers' Flux2Transformer2DModel."""
     width, mlp = shape.width, int(shape.width * shape.mlp_ratio)
     yield from _linear("x_embedder", 128, width)
     yield from _linear("context_embedder", shape.joint_attention_dim, width)
@@ -98,6 +99,7 @@ def transformer_tensors(shape: CheckpointShape) -> Tensors:
 
 
 def text_encoder_tensors(shape: CheckpointShape) -> Tensors:
+    """Yield the tensors of transformers' Qwen3ForCausalLM, whose embedding is also its head."""
     width, head, mlp = shape.text_width, shape.text_head_dim, shape.text_mlp_width
     yield "model.embed_tokens.weight", (VOCABULARY_SIZE, width), 1.0
     for index in range(shape.text_layers):
@@ -117,6 +119,7 @@ def text_encoder_tensors(shape: CheckpointShape) -> Tensors:
 
 
 def vae_tensors(shape: CheckpointShape) -> Tensors:
+    """Yield the tensors of diffusers' AutoencoderKLFlux2."""
     widths, layers = shape.vae_widths, shape.vae_layers_per_block
     yield from _conv("encoder.conv_in", 3, widths[0])
     for block, width in enumerate(widths):
@@ -164,7 +167,7 @@ def _mid_block(name: str, width: int) -> Tensors:
 
 
 def transformer_config(shape: CheckpointShape) -> dict[str, Any]:
-    """Diffusers' Flux2Transformer2DModel."""
+    """Return the configuration of diffusers' Flux2Transformer2DModel."""
     return {
         "_class_name": "Flux2Transformer2DModel",
         "patch_size": 1,
@@ -185,7 +188,7 @@ def transformer_config(shape: CheckpointShape) -> dict[str, Any]:
 
 
 def vae_config(shape: CheckpointShape) -> dict[str, Any]:
-    """Diffusers' AutoencoderKLFlux2."""
+    """Return the configuration of diffusers' AutoencoderKLFlux2."""
     return {
         "_class_name": "AutoencoderKLFlux2",
         "in_channels": 3,
@@ -208,7 +211,7 @@ def vae_config(shape: CheckpointShape) -> dict[str, Any]:
 
 
 def text_encoder_config(shape: CheckpointShape, dtype: str) -> dict[str, Any]:
-    """Transformers' Qwen3Config; rope_theta stands in both places that its versions read."""
+    """Return the configuration of transformers' Qwen3ForCausalLM; its versions read rope_theta in one of two places."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
@@ -236,7 +239,7 @@ def text_encoder_config(shape: CheckpointShape, dtype: str) -> dict[str, Any]:
 
 
 def model_index(shape: CheckpointShape) -> dict[str, Any]:
-    """Diffusers' model_index.json, with the two call arguments that this engine reads from it."""
+    """Return diffusers' model_index.json, with the two call arguments that this engine reads from it."""
     return {
         "_class_name": "Flux2KleinPipeline",
         "is_distilled": shape.is_distilled,
@@ -251,7 +254,7 @@ def model_index(shape: CheckpointShape) -> dict[str, Any]:
 
 
 def scheduler_config() -> dict[str, Any]:
-    """FLUX.2's scheduler."""
+    """Return the configuration of FLUX.2's scheduler."""
     return {
         "_class_name": "FlowMatchEulerDiscreteScheduler",
         "base_image_seq_len": 256,

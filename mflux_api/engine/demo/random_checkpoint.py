@@ -35,12 +35,12 @@ def write_random_checkpoint(
     It is written beside the target and renamed, so a folder of that name is always complete.
 
     Raises:
-        FileExistsError: ``folder`` exists and is no checkpoint.
+        FileExistsError: ``folder`` exists and is not a checkpoint.
     """
     if _is_complete(folder):
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder.name} exists and is no checkpoint: choose another folder or remove it.")
+        raise FileExistsError(f"{folder.name} exists and is not a checkpoint: choose another folder or remove it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.partial"
     try:
@@ -103,7 +103,7 @@ def _values(name: str, shape: tuple[int, ...], std: float, seed: int) -> npt.NDA
 
 
 def _write_safetensors(file: Path, arrays: Mapping[str, npt.NDArray[np.float32]], dtype: Dtype) -> None:
-    """The format of https://huggingface.co/docs/safetensors: header length, JSON header, little-endian tensors."""
+    """Write header length, JSON header, little-endian tensors (https://huggingface.co/docs/safetensors)."""
     size = 2 if dtype == "bfloat16" else 4
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -125,7 +125,7 @@ def _write_safetensors(file: Path, arrays: Mapping[str, npt.NDArray[np.float32]]
 
 
 def _bfloat16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """The upper halves of float32 values, rounded to nearest even; the values here are all finite."""
+    """Return the upper halves of float32 values, rounded to nearest even; the values here are all finite."""
     bits = array.view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return (rounded >> np.uint32(16)).astype("<u2")

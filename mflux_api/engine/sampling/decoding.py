@@ -19,7 +19,7 @@ _SMALL_PIXELS = 512 * 512
 
 
 def decode_mode(device: Device, width: int, height: int, low_ram: bool) -> DecodeMode:
-    """Mflux's decode mode for an image of ``width`` by ``height`` pixels.
+    """Choose mflux's decode mode for an image of ``width`` by ``height`` pixels.
 
     A function of its arguments alone, never of free memory, so that the same request gives the same bits.
     """
@@ -47,7 +47,7 @@ def decode_packed(vae: Any, packed: mx.array, mode: DecodeMode, check: Callable[
 
 
 def to_pixels(decoded: mx.array) -> Pixels:
-    """The first image of a decoded batch [B, 3, H, W] as contiguous RGB8 (H, W, 3), rounded as stock mflux rounds."""
+    """Return the first image of a decoded batch [B, 3, H, W] as RGB8 (H, W, 3), contiguous, rounded as in mflux."""
     image = mx.transpose(mx.clip(decoded / 2 + 0.5, 0, 1)[0], (1, 2, 0)).astype(mx.float32)
     return np.ascontiguousarray((np.array(image) * 255).round().astype(np.uint8))
 

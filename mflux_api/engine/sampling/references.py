@@ -13,19 +13,19 @@ from mlx import nn
 
 from mflux_api.images.rgb import CHANNELS, RGBImage
 
-_PIXELS_PER_LATENT = 16
+PIXELS_PER_TOKEN = 16
 # FLUX.2 tells references apart by the time coordinate of their position: 10, 20, 30 …; the generated image has 0.
 _TIME_STEP = 10
 
 
 def check_sides(image: RGBImage) -> None:
-    """Refuse an image that is not a whole number of the transformer's tokens.
+    """Refuse an image whose sides are not whole numbers of the transformer's tokens.
 
     Raises:
         ValueError: a side is not a multiple of 16 pixels, or is 0.
     """
-    if any(side < _PIXELS_PER_LATENT or side % _PIXELS_PER_LATENT for side in image.size):
-        raise ValueError(f"an image's sides must be multiples of {_PIXELS_PER_LATENT} pixels")
+    if any(side < PIXELS_PER_TOKEN or side % PIXELS_PER_TOKEN for side in image.size):
+        raise ValueError(f"an image's sides must be multiples of {PIXELS_PER_TOKEN} pixels")
 
 
 @attrs.frozen(eq=False)
@@ -39,9 +39,10 @@ class References:
 
 
 def encode_references(vae: Any, images: Sequence[RGBImage], check: Callable[[], None]) -> References | None:
-    """The images' tokens as mflux's ``Flux2KleinEdit`` and diffusers' ``Flux2KleinPipeline`` feed them.
+    """Return the images' tokens as mflux's ``Flux2KleinEdit`` and diffusers' ``Flux2KleinPipeline`` feed them.
 
-    None where there are no images. ``check`` is called between the encoder's blocks; what it raises passes through.
+    Returns None where there are no images. ``check`` is called between the encoder's blocks; what it raises passes
+    through.
     """
     if not images:
         return None
@@ -56,7 +57,7 @@ def encode_references(vae: Any, images: Sequence[RGBImage], check: Callable[[], 
 
 
 def encode_image(vae: Any, image: RGBImage, check: Callable[[], None]) -> mx.array:
-    """An image's patched and normed latents [1, 128, height/16, width/16], those that the transformer works on.
+    """Return an image's patched and normed latents [1, 128, height/16, width/16].
 
     They are the mean of the encoder's distribution, so the same image always has the same latents.
     """

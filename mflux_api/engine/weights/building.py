@@ -13,7 +13,7 @@ from mflux.models.flux2.model.flux2_vae.encoder.encoder import Flux2Encoder
 from mflux.models.flux2.model.flux2_vae.vae import Flux2VAE
 
 from mflux_api.catalog.files import MODEL_INDEX
-from mflux_api.engine.dev import layout as dev
+from mflux_api.engine.dev import weight_mapping as dev
 from mflux_api.engine.weights.checkpoint import CheckpointError, JsonConfig
 
 LATENT_CHANNELS = 32
@@ -22,7 +22,7 @@ _IN_CHANNELS = 128  # 32 latent channels in patches of 2 x 2
 
 
 def build_transformer(config: JsonConfig, text_config: JsonConfig, out_layers: tuple[int, ...]) -> Any:
-    """Mflux's Flux2Transformer for the text encoder's outputs ``out_layers``, side by side."""
+    """Build mflux's Flux2Transformer for the text encoder's outputs ``out_layers``, side by side."""
     config.demand("in_channels", _IN_CHANNELS, _IN_CHANNELS)
     config.demand("patch_size", 1, 1)
     config.demand("eps", 1e-6, 1e-6)
@@ -56,7 +56,7 @@ def build_transformer(config: JsonConfig, text_config: JsonConfig, out_layers: t
 
 
 def build_vae(config: JsonConfig) -> Any:
-    """Mflux's Flux2VAE."""
+    """Build mflux's Flux2VAE."""
     config.demand("latent_channels", LATENT_CHANNELS, LATENT_CHANNELS)
     config.demand("patch_size", [2, 2], [2, 2])
     for key, value in (("in_channels", 3), ("out_channels", 3), ("act_fn", "silu")):
@@ -87,7 +87,7 @@ def build_vae(config: JsonConfig) -> Any:
 
 
 def build_text_encoder(config: JsonConfig, used_layers: int, *, mistral: bool) -> Any:
-    """Qwen3, or FLUX.2-dev's Mistral, with its first ``used_layers`` layers; ``config`` is the language model's."""
+    """Build Qwen3 or FLUX.2-dev's Mistral, with its first ``used_layers`` layers, from the language model's config."""
     layers = config.integer("num_hidden_layers", high=MAX_LAYERS)
     if used_layers >= layers:
         raise CheckpointError(

@@ -22,10 +22,10 @@ from mflux_api.catalog.files import (
     SEQUENCE_LENGTH_KEY,
     ComponentName,
 )
-from mflux_api.engine.dev import layout as dev
+from mflux_api.engine.dev import weight_mapping as dev
 from mflux_api.engine.dev.conversation import load_conversation_tokenizer
 from mflux_api.engine.dev.text_encoder import MistralTextEncoder
-from mflux_api.engine.weights import saved_layout
+from mflux_api.engine.weights import mflux_layout
 from mflux_api.engine.weights.building import (
     LATENT_CHANNELS,
     MAX_LAYERS,
@@ -60,15 +60,15 @@ class CheckpointInfo:
     embeds_guidance: bool
     """Whether guidance is an input of the transformer (FLUX.2-dev), so that one branch is enough."""
     transformer_width: int
-    """Of its hidden states."""
+    """Width of the hidden states."""
     transformer_parameters: int
     vae_parameters: int
     text_encoder_parameters: int
-    """Only the layers that are loaded: those after the last used one are never read."""
+    """The layers that are loaded: those after the last used one are never read."""
 
 
 class Components(LazyModules[ComponentName]):
-    """mflux's modules of one checkpoint and its tokenizer."""
+    """The modules of one checkpoint and its tokenizer."""
 
     def __init__(
         self, tokenizer: Any, info: CheckpointInfo, readers: Mapping[ComponentName, Callable[[], Any]]
@@ -96,7 +96,7 @@ class Components(LazyModules[ComponentName]):
 def load_components(path: Path, *, bits: int | None = None, component_offload: bool = False) -> Components:
     """Load the checkpoint folder ``path`` in ``ModelConfig.precision``: diffusers' layout or mflux's saved layout.
 
-    ``memory.configure`` must have set the precision. Nothing is downloaded.
+    ``device.configure`` must have set the precision. Nothing is downloaded.
 
     Args:
         path: the folder.
@@ -105,7 +105,7 @@ def load_components(path: Path, *, bits: int | None = None, component_offload: b
 
     Raises:
         CheckpointError: a file is missing or corrupt, a dimension is unsupported, a parameter is missing, unexpected or
-            of the wrong shape (the first such one is named, with both shapes), or ``bits`` are asked of weights that
+            of the wrong shape (the first such one is named, with both shapes), or ``bits`` is asked of weights that
             are quantized already.
     """
     if not path.is_dir():
@@ -137,7 +137,7 @@ def load_components(path: Path, *, bits: int | None = None, component_offload: b
 
     def reader(name: ComponentName) -> Callable[[], Any]:
         def read() -> Any:
-            # The first time it is open and checked already.
+            # The first time it is opened and checked already.
             component = opened.pop(name, None)
             if component is None:
                 component = _open(path, name, read_weights(path, name), out_layers, bits)
@@ -148,7 +148,7 @@ def load_components(path: Path, *, bits: int | None = None, component_offload: b
 
     components = Components(tokenizer, info, {name: reader(name) for name in COMPONENTS})
     if component_offload:
-        # Open files and half-built modules are not for keeping until some job comes.
+        # Open files and half-built modules are not worth keeping until a job comes.
         opened.clear()
     else:
         components.load_all()
@@ -181,16 +181,16 @@ def _open(
     parameters = count(module)
     if weights.saved_by_mflux:
         if name == "text_encoder":
-            tensors = saved_layout.without_unused_layers(tensors, max(out_layers))
-        saved_layout.restructure(name, module, tensors)
-        expected = saved_layout.expected_saved(module)
+            tensors = mflux_layout.without_unused_layers(tensors, max(out_layers))
+        mflux_layout.restructure(name, module, tensors)
+        expected = mflux_layout.expected_saved(module)
         return _OpenedComponent(name, module, expected, tensors, bits, parameters=parameters)
     expected = expected_tensors(module, mapping)
     if name == "text_encoder":
         config = _text_config(path)
         layers = config.integer("num_hidden_layers", high=MAX_LAYERS)
         if isinstance(module, MistralTextEncoder):
-            expected = dev.with_unread(expected, max(out_layers), layers, config.integer("hidden_size"))
+            expected = dev.with_never_read(expected, max(out_layers), layers, config.integer("hidden_size"))
             tensors = dev.language_tensors(tensors)
         else:
             expected = with_unused_layers(expected, max(out_layers), layers)
@@ -203,11 +203,11 @@ def _config(path: Path, name: ComponentName, weights: Weights) -> JsonConfig:
     if not weights.saved_by_mflux:
         return read_json(path, file)
     # mflux saves no configuration.
-    return _json_or(path, file, lambda: saved_layout.DIMENSIONS[name](weights.tensors).values)
+    return _json_or(path, file, lambda: mflux_layout.DIMENSIONS[name](weights.tensors).values)
 
 
 def _text_config(path: Path) -> JsonConfig:
-    """The language model's dimensions; a text encoder that also sees images has them in a part of their own."""
+    """Return the language model's dimensions; a text encoder that also sees images has them in a section."""
     config = _text_encoder_config(path)
     return config.section("text_config") or config
 

@@ -1,4 +1,4 @@
-"""Loading a SeedVR2 checkpoint: two files, and every dimension read off the shapes in them."""
+"""Loading a SeedVR2 checkpoint: two files, and every dimension from the shapes in them."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ _PARTS: tuple[UpscalerPart, ...] = ("transformer", "vae")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 # Where both streams share a layer the file has it once, and mflux's module under both names.
 _SHARED = re.compile(r"(blocks\.\d+\.attn\.\w+)\.all\.")
-_TEXT_WIDTH = 5120  # of the prompt embedding that mflux carries
+_TEXT_WIDTH = 5120  # width of the prompt embedding that mflux carries
 _VAE_BLOCKS = 4
 
 
@@ -31,7 +31,7 @@ def is_upscaler(path: Path) -> bool:
 
 
 class UpscalerComponents(LazyModules[UpscalerPart]):
-    """SeedVR2's two modules."""
+    """The two modules of one SeedVR2 checkpoint."""
 
     def __init__(self, path: Path) -> None:
         """Check the folder ``path``; no weights are read.
@@ -61,21 +61,21 @@ class UpscalerComponents(LazyModules[UpscalerPart]):
 def _open(path: Path, part: UpscalerPart) -> OpenedModule:
     tensors = read_tensors(path, UPSCALER_FILES[part])
     if part == "transformer":
-        tensors = _unshared(tensors)
+        tensors = _separate_streams(tensors)
         module = _build_transformer(tensors)
         mapping = SeedVR2WeightMapping.get_transformer_mapping(num_blocks=module.num_layers)
     else:
         module = _build_vae(tensors)
         mapping = SeedVR2WeightMapping.get_vae_mapping()
     expected = expected_tensors(module, mapping)
-    # What else the released files hold, nobody here has seen; what is needed has to be there.
+    # The released files may hold more than the tests' files do; only what is needed is demanded.
     found = {name: tensor for name, tensor in tensors.items() if name in expected}
     opened = OpenedModule(part, module, expected, found)
     opened.check()
     return opened
 
 
-def _unshared(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
+def _separate_streams(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
     separate: dict[str, mx.array] = {}
     for name, tensor in tensors.items():
         if _SHARED.match(name):
@@ -91,7 +91,7 @@ def _build_transformer(tensors: Mapping[str, mx.array]) -> Any:
     inner = _shape("transformer", tensors, "blocks.0.attn.proj_out.vid.weight")[1]
     text_width, text_in = _shape("transformer", tensors, "txt_in.weight")
     if text_in != _TEXT_WIDTH or text_width != width or inner % head_dim:
-        raise CheckpointError(f"transformer: no SeedVR2 of {width} channels and {head_dim} to a head is known.")
+        raise CheckpointError(f"transformer: SeedVR2 with {width} channels and {head_dim} per head is not supported.")
     return SeedVR2Transformer(
         vid_dim=width,
         txt_in_dim=text_in,

@@ -44,7 +44,7 @@ def is_mistral(config: JsonConfig) -> bool:
 
 
 def language_tensors(tensors: Mapping[str, T]) -> dict[str, T]:
-    """The tensors of the language half, named ``model.…`` whatever version of transformers wrote them."""
+    """Return the tensors of the language half, named ``model.…`` whatever version of transformers wrote them."""
     return {
         DEV_LANGUAGE_MODEL.sub("model.", name, count=1): tensor
         for name, tensor in tensors.items()
@@ -52,16 +52,16 @@ def language_tensors(tensors: Mapping[str, T]) -> dict[str, T]:
     }
 
 
-def with_unread(
+def with_never_read(
     expected: Mapping[str, ExpectedTensor], used: int, layers: int, width: int
 ) -> dict[str, ExpectedTensor]:
-    """Add what the files must hold and nobody reads: the layers from ``used`` on, and the final norm."""
+    """Add what the files must hold and is never read: the layers from ``used`` on, and the final norm."""
     norm = ExpectedTensor(parameter=None, shape=(width,), transform=None)
     return {**with_unused_layers(expected, used, layers), "model.norm.weight": norm}
 
 
 def build_text_encoder(config: JsonConfig, used_layers: int, rope_theta: float) -> MistralTextEncoder:
-    """An empty text encoder with its first ``used_layers`` layers.
+    """Build a text encoder without weights, with its first ``used_layers`` layers.
 
     Args:
         config: the language half's part of ``config.json``.
