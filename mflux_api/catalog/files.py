@@ -1,4 +1,4 @@
-"""What a checkpoint's folder holds: the names, keys and limits that both who reads it and who only looks at it need.
+"""What a checkpoint's folder holds: the names, keys and limits that the engine and storage both need.
 
 The engine loads these folders; storage finds, measures and deletes them without the model code. Facts about the files
 stand here once; what is done with them does not belong here.
@@ -21,16 +21,16 @@ OUT_LAYERS_KEY = "text_encoder_out_layers"
 SEQUENCE_LENGTH_KEY = "max_sequence_length"
 """In the model index: the tokens that every prompt is padded or cut to."""
 DEFAULT_SEQUENCE_LENGTH = 512
-"""diffusers' default of that call argument."""
+"""The default of that call argument in diffusers."""
 KLEIN_OUT_LAYERS = (9, 18, 27)
-"""diffusers' default for FLUX.2 Klein, where the model index names no layers."""
+"""The layers in diffusers for FLUX.2 Klein, where the model index names no layers."""
 DEV_OUT_LAYERS = (10, 20, 30)
-"""diffusers' default for FLUX.2-dev."""
+"""The same for FLUX.2-dev."""
 
 CONFIG_FILE = "config.json"
 """In each component's folder: its dimensions."""
 DEV_MODEL_TYPE = "mistral3"
-"""transformers' name for FLUX.2-dev's text encoder in its configuration file."""
+"""The name in transformers for FLUX.2-dev's text encoder in its configuration file."""
 # transformers 4 and 5 put the same parts under different names.
 DEV_LANGUAGE_MODEL = re.compile(r"(language_model\.model|model\.language_model)\.")
 """What the names of the language model's tensors begin with in FLUX.2-dev's text encoder."""

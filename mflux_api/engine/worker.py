@@ -40,7 +40,7 @@ STILL_RUNNING_SECONDS = 5.0
 
 
 class Worker:
-    """The main thread: the resident models, one command at a time."""
+    """The main thread's work: the resident models, and one command at a time."""
 
     def __init__(self, pipe: ChildPipe, control: ControlThread, device: "Device") -> None:
         self._pipe = pipe
@@ -71,7 +71,7 @@ class Worker:
                 self._resident[command.model] = self._open(command, warnings.append)
             if not command.component_offload:
                 self._resident[command.model].components.load_all()
-        except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
+        except Exception as error:  # noqa: BLE001 - what any library raises must reach the parent as a frame
             if isinstance(error, CheckpointError):
                 code, message = "GENERATION_FAILED", str(error)
             else:
@@ -147,7 +147,7 @@ class Worker:
         except CheckpointError as error:
             # A component that was freed and cannot be read again.
             self._pipe.write(RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=str(error)))
-        except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
+        except Exception as error:  # noqa: BLE001 - what any library raises must reach the parent as a frame
             code, message = _classify(error, "The engine failed while generating")
             self._pipe.write(RunFailed(run_id=command.run_id, code=code, message=message))
         finally:

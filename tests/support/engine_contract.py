@@ -186,6 +186,7 @@ class EngineContract:
     async def test_model_with_component_offload_generates_the_same(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)
         whole = rgb_images(await run(engine, RUN))
+        assert whole
         await load(engine, attrs.evolve(good, model="offloading", component_offload=True))
         for run_id, low_ram in enumerate((True, True, False, True), start=2):
             frames = await run(engine, attrs.evolve(RUN, run_id=run_id, model="offloading", low_ram=low_ram))

@@ -44,7 +44,7 @@ def is_mistral(config: JsonConfig) -> bool:
 
 
 def language_tensors(tensors: Mapping[str, T]) -> dict[str, T]:
-    """Return the tensors of the language half, named ``model.…`` whatever version of transformers wrote them."""
+    """Return the tensors of the language half, named ``model.…`` for each version of transformers."""
     return {
         DEV_LANGUAGE_MODEL.sub("model.", name, count=1): tensor
         for name, tensor in tensors.items()

@@ -92,7 +92,7 @@ def _read(path: Path) -> tuple[dict[str, mx.array], Mapping[str, str]]:
                 raise LoraError(
                     f"The LoRA {path.name} holds {name} as {kind}: save it as one of {', '.join(_READABLE)}."
                 )
-        tensors: Any = mx.load(str(path))
+        loaded = mx.load(str(path))
     except FileNotFoundError:
         raise LoraError(f"The LoRA {path.name} does not exist.") from None
     except (SafetensorError, OSError, RuntimeError, ValueError):
@@ -101,7 +101,7 @@ def _read(path: Path) -> tuple[dict[str, mx.array], Mapping[str, str]]:
     layers |= {key.removesuffix(".dora_scale") for key in names if key.endswith(".dora_scale")}
     if any(key.startswith(f"{layer}.lora_") and "magnitude" not in key for layer in layers for key in names):
         raise LoraError(f"The LoRA {path.name} is a DoRA, which is not supported: use a plain LoRA or a LoKr.")
-    return tensors, metadata
+    return loaded if isinstance(loaded, dict) else {}, metadata
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """What one pass of the pipeline is asked to do, and the events that it reports: values only."""
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import attrs
@@ -11,6 +12,13 @@ from mflux_api.engine.protocol import Stage
 from mflux_api.engine.sampling.references import PIXELS_PER_TOKEN, check_sides
 from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.schedule import steps_to_run
+
+ShouldStop: TypeAlias = Callable[[], bool]
+"""Asked throughout a pass whether it is to stop."""
+
+
+class Stopped(Exception):
+    """A pass ended because it was told to stop; it left nothing behind but cached prompt embeddings."""
 
 
 def _positive(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:

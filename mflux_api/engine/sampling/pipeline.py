@@ -4,7 +4,6 @@ For one seed at guidance 1 the image is the one of mflux's own ``Flux2Klein`` or
 """
 
 from collections.abc import Callable, Generator, Iterator
-from typing import TypeAlias
 
 import attrs
 import mlx.core as mx
@@ -24,8 +23,10 @@ from mflux_api.engine.sampling.passes import (
     ImageEvent,
     PipelineRequest,
     PreviewEvent,
+    ShouldStop,
     StageEvent,
     StepEvent,
+    Stopped,
 )
 from mflux_api.engine.sampling.preview import SAMPLE_SIDE, PreviewDecoder, as_jpeg, fit
 from mflux_api.engine.sampling.prompt_cache import PromptCache
@@ -34,8 +35,6 @@ from mflux_api.engine.sampling.references import encode_image, encode_references
 from mflux_api.engine.sampling.transformer_function import Predict, TransformerFunction
 from mflux_api.engine.sampling.work_clock import WorkClock
 from mflux_api.engine.weights.components import Components
-
-ShouldStop: TypeAlias = Callable[[], bool]
 
 __all__ = [
     "DoneEvent",
@@ -49,10 +48,6 @@ __all__ = [
     "StepEvent",
     "Stopped",
 ]
-
-
-class Stopped(Exception):
-    """``should_stop`` said so; the run left nothing behind but cached prompt embeddings."""
 
 
 @attrs.frozen(eq=False)

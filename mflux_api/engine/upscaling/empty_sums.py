@@ -10,7 +10,7 @@ from mflux.models.seedvr2.model.seedvr2_transformer import attention, window
 
 
 class _GuardedMlx:
-    """mlx.core as those two modules see it."""
+    """What those two modules see in place of mlx.core."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(mx, name)

@@ -19,8 +19,7 @@ from mflux.models.seedvr2.variants.upscale.seedvr2_util import SeedVR2Util
 from PIL import Image
 
 from mflux_api.engine.sampling.decoding import to_pixels
-from mflux_api.engine.sampling.passes import Event, ImageEvent, StageEvent, StepEvent
-from mflux_api.engine.sampling.pipeline import ShouldStop, Stopped
+from mflux_api.engine.sampling.passes import Event, ImageEvent, ShouldStop, StageEvent, StepEvent, Stopped
 from mflux_api.engine.sampling.work_clock import WorkClock
 from mflux_api.engine.upscaling import empty_sums
 from mflux_api.engine.upscaling.seedvr2_components import UpscalerComponents, UpscalerPart

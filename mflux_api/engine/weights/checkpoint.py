@@ -107,7 +107,7 @@ class Weights:
     tensors: dict[str, mx.array]
     """By the name in the files; not yet read from disk (MLX loads lazily)."""
     saved_by_mflux: bool
-    """mflux's saved layout: the module's own names and shapes, perhaps quantized; else diffusers' layout."""
+    """Whether it is mflux's saved layout (the module's own names and shapes, perhaps quantized) or diffusers'."""
 
 
 def read_weights(root: Path, component: str) -> Weights:

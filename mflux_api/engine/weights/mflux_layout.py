@@ -1,7 +1,7 @@
-"""mflux's saved layout: what ``mflux-save`` and this engine's quantization write.
+"""Checkpoints in mflux's saved layout, which ``mflux-save`` and this engine's quantization write.
 
-Tensors have the module's own names and shapes, weights may be quantized, and there are no configuration files: the
-dimensions are read off the tensors' shapes then.
+Tensors have the module's own names and shapes, and weights may be quantized. Where there are no configuration files
+the dimensions follow from the tensors' shapes.
 """
 
 import re

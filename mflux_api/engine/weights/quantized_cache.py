@@ -1,8 +1,8 @@
-"""Weights quantized on this machine: made once from the full ones, kept on disk, loaded from there ever after.
+"""Weights quantized on this machine: made once from the full ones, kept on disk, loaded from there afterwards.
 
 An entry is a folder in mflux's saved layout, with the configuration files that mflux leaves out, so it is a checkpoint
 of its own. It appears whole or not at all, one process makes it while the others wait, and a checksum of every file is
-compared before it is used: an entry that is damaged or belongs to other weights is made anew.
+compared before it is used: an entry that is damaged or belongs to other weights is made again.
 """
 
 import errno
@@ -45,7 +45,7 @@ MARKER = "mflux-api.json"
 _FORMAT = 1
 _SHARD_BYTES = 2 << 30
 _CHUNK_BYTES = 16 << 20
-_SPARED_BYTES = 256 << 20
+_MIN_FREE_BYTES = 256 << 20
 _CONFIGURATION = (MODEL_INDEX, *(f"{component}/{CONFIG_FILE}" for component in COMPONENTS))
 
 
@@ -87,7 +87,7 @@ def load_quantized(
         if is_out_of_memory(error):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
-        warn(f"its quantized weights cannot be kept in models.cache_dir ({reason}), so every load makes them anew")
+        warn(f"its quantized weights cannot be kept in models.cache_dir ({reason}), so every load makes them again")
         return load_components(source, bits=bits, component_offload=component_offload)
 
 
@@ -137,7 +137,7 @@ def _save_component(module: nn.Module, bits: int, folder: Path) -> None:
     """
     folder.mkdir()
     size = sum(array.nbytes for _, array in named_arrays(module))
-    if shutil.disk_usage(folder).free < size + _SPARED_BYTES:
+    if shutil.disk_usage(folder).free < size + _MIN_FREE_BYTES:
         # Filling the disk to the last byte would take it from every other program.
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     metadata = {"quantization_level": str(bits), "mflux_version": version("mflux")}
