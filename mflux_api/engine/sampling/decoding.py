@@ -35,7 +35,7 @@ def decode_mode(device: Device, width: int, height: int, low_ram: bool) -> Decod
     return "full_precision" if small else "low_memory"
 
 
-def decode_packed(vae: Any, packed: mx.array, mode: DecodeMode, check: Callable[[], None]) -> mx.array:
+def decode_packed(vae: nn.Module, packed: mx.array, mode: DecodeMode, check: Callable[[], None]) -> mx.array:
     """Decode packed latents [B, 128, H/16, W/16] to [B, 3, H, W] in about [-1, 1], as stock mflux does in ``mode``.
 
     ``check`` is called between blocks, each of which is evaluated before it; what it raises passes through.
@@ -52,7 +52,7 @@ def to_pixels(decoded: mx.array) -> Pixels:
     return np.ascontiguousarray((np.array(image) * 255).round().astype(np.uint8))
 
 
-def _decode_modules(vae: Any, latents: mx.array, check: Callable[[], None]) -> mx.array:
+def _decode_modules(vae: nn.Module, latents: mx.array, check: Callable[[], None]) -> mx.array:
     # Flux2VAE.decode's own modules in its order; evaluating in between changes no bit and frees each block's memory.
     decoder = vae.decoder
     x = mx.transpose(vae.post_quant_conv(mx.transpose(latents, (0, 2, 3, 1))), (0, 3, 1, 2))
@@ -71,7 +71,7 @@ def _decode_modules(vae: Any, latents: mx.array, check: Callable[[], None]) -> m
     return decoded
 
 
-def _decode_strips(vae: Any, latents: mx.array, strips: bool, check: Callable[[], None]) -> mx.array:
+def _decode_strips(vae: nn.Module, latents: mx.array, strips: bool, check: Callable[[], None]) -> mx.array:
     # VAEBlockDecoder.decode offers no place to stop, so this is its loop over its own block functions.
     decoder = vae.decoder
     if strips:

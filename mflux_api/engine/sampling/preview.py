@@ -6,12 +6,12 @@ shipped for one VAE would show noise with another.
 
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any
 
 import attrs
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+from mlx import nn
 from PIL import Image
 
 from mflux_api.engine.sampling.decoding import DecodeMode, Pixels, decode_packed
@@ -36,7 +36,7 @@ class _Statistics:
     deviation: npt.NDArray[np.float64]
 
     @classmethod
-    def from_vae(cls, vae: Any) -> "_Statistics":
+    def from_vae(cls, vae: nn.Module) -> "_Statistics":
         mean, variance = (
             np.array(values.astype(mx.float32)).astype(np.float64).reshape(-1, 1, 1)
             for values in (vae.bn.running_mean, vae.bn.running_var)
@@ -59,7 +59,7 @@ class PreviewDecoder:
         return np.ascontiguousarray(np.clip(np.rint(colours * 127.5 + 127.5), 0, 255).astype(np.uint8))
 
 
-def fit(vae: Any, mode: DecodeMode, check: Callable[[], None]) -> PreviewDecoder:
+def fit(vae: nn.Module, mode: DecodeMode, check: Callable[[], None]) -> PreviewDecoder:
     """Fit the map on one sample image that goes once through the VAE and back, by least squares; always the same.
 
     The colours to match are those that the decoder gives, 8 x 8 pixels averaged, and not the sample's: a preview

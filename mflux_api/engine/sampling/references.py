@@ -38,7 +38,7 @@ class References:
     """Position ids [1, tokens, 4]: time, row, column, layer."""
 
 
-def encode_references(vae: Any, images: Sequence[RGBImage], check: Callable[[], None]) -> References | None:
+def encode_references(vae: nn.Module, images: Sequence[RGBImage], check: Callable[[], None]) -> References | None:
     """Return the images' tokens as mflux's ``Flux2KleinEdit`` and diffusers' ``Flux2KleinPipeline`` feed them.
 
     Returns None where there are no images. ``check`` is called between the encoder's blocks; what it raises passes
@@ -56,7 +56,7 @@ def encode_references(vae: Any, images: Sequence[RGBImage], check: Callable[[], 
     return references
 
 
-def encode_image(vae: Any, image: RGBImage, check: Callable[[], None]) -> mx.array:
+def encode_image(vae: nn.Module, image: RGBImage, check: Callable[[], None]) -> mx.array:
     """Return an image's patched and normed latents [1, 128, height/16, width/16].
 
     They are the mean of the encoder's distribution, so the same image always has the same latents.
@@ -69,7 +69,7 @@ def encode_image(vae: Any, image: RGBImage, check: Callable[[], None]) -> mx.arr
     return latents
 
 
-def _encode_modules(vae: Any, image: mx.array, check: Callable[[], None]) -> mx.array:
+def _encode_modules(vae: nn.Module, image: mx.array, check: Callable[[], None]) -> mx.array:
     # Flux2VAE.encode's own modules in its order; evaluating in between changes no bit and frees each block's memory.
     encoder = vae.encoder
     blocks: list[Any] = []

@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 from mflux.models.flux2.weights.flux2_weight_mapping import Flux2WeightMapping
+from mlx import nn
 
 from mflux_api.catalog.files import (
     COMPONENTS,
@@ -71,14 +72,14 @@ class Components(LazyModules[ComponentName]):
     """The modules of one checkpoint and its tokenizer."""
 
     def __init__(
-        self, tokenizer: Any, info: CheckpointInfo, readers: Mapping[ComponentName, Callable[[], Any]]
+        self, tokenizer: Any, info: CheckpointInfo, readers: Mapping[ComponentName, Callable[[], nn.Module]]
     ) -> None:
         super().__init__(readers)
         self.tokenizer = tokenizer
         self.info = info
 
     @property
-    def text_encoder(self) -> Any:
+    def text_encoder(self) -> nn.Module:
         """Mflux's Qwen3TextEncoder, or FLUX.2-dev's Mistral."""
         return self._module("text_encoder")
 
@@ -88,7 +89,7 @@ class Components(LazyModules[ComponentName]):
         return self._module("transformer")
 
     @property
-    def vae(self) -> Any:
+    def vae(self) -> nn.Module:
         """Mflux's Flux2VAE."""
         return self._module("vae")
 
@@ -135,8 +136,8 @@ def load_components(path: Path, *, bits: int | None = None, component_offload: b
         text_encoder_parameters=opened["text_encoder"].parameters,
     )
 
-    def reader(name: ComponentName) -> Callable[[], Any]:
-        def read() -> Any:
+    def reader(name: ComponentName) -> Callable[[], nn.Module]:
+        def read() -> nn.Module:
             # The first time it is opened and checked already.
             component = opened.pop(name, None)
             if component is None:

@@ -2,10 +2,11 @@
 
 import gc
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import attrs
 import mlx.core as mx
+from mlx import nn
 
 from mflux_api.engine.weights.checkpoint import CheckpointError
 from mflux_api.engine.weights.parameters import ExpectedTensor, check, fill
@@ -19,7 +20,7 @@ class OpenedModule:
     """A module whose files were opened and compared; its weights are not read yet."""
 
     name: str
-    module: Any
+    module: nn.Module
     expected: Mapping[str, ExpectedTensor]
     found: dict[str, mx.array]
     bits: int | None = None
@@ -35,7 +36,7 @@ class OpenedModule:
         if self.bits is not None and any(tensor.packed for tensor in self.expected.values()):
             raise CheckpointError(f"{self.name} is quantized already: use the checkpoint as it is, under its own name.")
 
-    def fill(self) -> Any:
+    def fill(self) -> nn.Module:
         """Return the module with its weights, read now; call it once.
 
         Raises:
@@ -53,10 +54,10 @@ class LazyModules(Generic[Name]):
     files have changed in between.
     """
 
-    def __init__(self, readers: Mapping[Name, Callable[[], Any]]) -> None:
+    def __init__(self, readers: Mapping[Name, Callable[[], nn.Module]]) -> None:
         """Take the readers, in the order in which ``load_all`` calls them."""
         self._readers = readers
-        self._modules: dict[Name, Any] = {}
+        self._modules: dict[Name, nn.Module] = {}
 
     @property
     def resident(self) -> frozenset[Name]:
@@ -74,7 +75,7 @@ class LazyModules(Generic[Name]):
             gc.collect()
             mx.clear_cache()
 
-    def _module(self, name: Name) -> Any:
+    def _module(self, name: Name) -> nn.Module:
         if name not in self._modules:
             self._modules[name] = self._readers[name]()
         return self._modules[name]
