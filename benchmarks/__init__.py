@@ -1,1 +1,1 @@
-"""What the tables in docs/performance.md are printed by. Each compares two things in one run."""
+"""Programs that print the tables in docs/performance.md; each compares two things in one run."""

@@ -1,4 +1,4 @@
-"""Random checkpoints of a size that matters, for benchmarks; and a process of its own for each measurement."""
+"""Random checkpoints large enough to measure, and a process of its own for each measurement."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def write(folder: Path, shape: CheckpointShape, seed: int = 0) -> float:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 1e9
 
 
-def measured(module: str, arguments: Sequence[object]) -> dict[str, Any]:
+def measure(module: str, arguments: Sequence[object]) -> dict[str, Any]:
     """Run ``python -m module`` with arguments, in a fresh process, and return the JSON object on its last line."""
     command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=os.environ)

@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.checkpoints import BALANCED, measured, write
+from benchmarks.checkpoints import BALANCED, measure, write
 
 
 def generate(source: Path, target: Path, side: int, *, low_ram: bool) -> None:
@@ -43,7 +43,7 @@ def generate(source: Path, target: Path, side: int, *, low_ram: bool) -> None:
 
 
 def process_peak() -> int:
-    """The most bytes that this process ever held."""
+    """Return the most bytes that this process ever held."""
     status = Path("/proc/self/status")
     if status.is_file():
         # What getrusage says on Linux is inherited from the process that started this one.
@@ -61,12 +61,12 @@ def main() -> None:
         source = Path(folder) / "model"
         size = write(source, BALANCED)
         runs = {
-            name: measured("benchmarks.low_ram", ["--generate", source, Path(folder) / f"{name}.npy", side, name])
+            name: measure("benchmarks.low_ram", ["--generate", source, Path(folder) / f"{name}.npy", side, name])
             for name in ("whole", "low_ram")
         }
         whole, low = (np.load(Path(folder) / f"{name}.npy").astype(int) for name in ("whole", "low_ram"))
     print(f"{size:.2f} GB checkpoint, {side}×{side}, 4 steps")
-    print(f"{'':<10}{'peak, arrays':>14}{'peak, process':>15}{'loading and generating':>22}")
+    print(f"{'':<10}{'peak, arrays':>14}{'peak, process':>15}{'load and generate':>22}")
     for name, run in runs.items():
         print(f"{name:<10}{run['arrays']:>11.2f} GB{run['process']:>12.2f} GB{run['seconds']:>20.1f} s")
     ratio = runs["low_ram"]["arrays"] / runs["whole"]["arrays"]

@@ -1,7 +1,8 @@
-"""What sharing a pass saves, and what adapters, references and previews cost: ratios of one run on this device, of the
-best of some rounds.
+"""What sharing a pass saves, and what adapters, references and previews cost.
 
-uv run python -m benchmarks.passes
+The ratios are those of one run on this device, each of the best of some rounds.
+
+Run: ``uv run python -m benchmarks.passes``
 """
 
 import os
@@ -20,7 +21,7 @@ SIDE = 128
 
 
 def denoise_seconds(pipeline: "Pipeline", request: "PipelineRequest") -> float:
-    """Seconds of the denoising stage, for all images of the request; nothing is decoded."""
+    """Return the seconds of the denoising stage, for all images of the request; nothing is decoded."""
     from mflux_api.engine.sampling.pipeline import StageEvent
 
     begun = 0.0
@@ -36,7 +37,7 @@ def denoise_seconds(pipeline: "Pipeline", request: "PipelineRequest") -> float:
 
 
 def write_lora(path: Path, shape: "CheckpointShape") -> Path:
-    """A rank-8 adapter on every attention layer."""
+    """Write a rank-8 adapter on every attention layer."""
     import mlx.core as mx
 
     tensors = {}
@@ -66,7 +67,7 @@ def main() -> None:
 
     from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint
     from mflux_api.engine.device import configure, detect_device
-    from mflux_api.engine.lora.lora import Lora
+    from mflux_api.engine.lora.applying import Lora
     from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
     from mflux_api.engine.weights.components import load_components
     from mflux_api.images.rgb import RGBImage

@@ -1,4 +1,4 @@
-"""Loading quantized weights that are kept, beside quantizing them at every start, on a random checkpoint of over 1 GB.
+"""Loading kept quantized weights, compared with quantizing them at every start, for a checkpoint of over 1 GB.
 
 Every figure is from a process of its own, with the files in the system's cache. The digests show that all of them end
 with the same bits.
@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.checkpoints import LARGE, measured, write
+from benchmarks.checkpoints import LARGE, measure, write
 
 ROUNDS = 3
 
@@ -26,11 +26,12 @@ def load(how: str, source: Path, entry: Path, bits: int) -> None:
     blas.preload()
     import mlx.core as mx
     import numpy as np
-    from mlx.utils import tree_flatten
 
+    from mflux_api.catalog.files import COMPONENTS
     from mflux_api.engine import device as memory
-    from mflux_api.engine.weights.components import COMPONENTS, load_components
-    from mflux_api.engine.weights.quantization import load_quantized
+    from mflux_api.engine.weights.components import load_components
+    from mflux_api.engine.weights.parameters import named_arrays
+    from mflux_api.engine.weights.quantized_cache import load_quantized
 
     memory.configure(memory.detect_device())
     started = time.perf_counter()
@@ -38,7 +39,7 @@ def load(how: str, source: Path, entry: Path, bits: int) -> None:
     seconds = time.perf_counter() - started
     digest = hashlib.sha256()
     for component in COMPONENTS:
-        for name, array in tree_flatten(getattr(components, component).parameters()):
+        for name, array in named_arrays(getattr(components, component)):
             digest.update(name.encode())
             digest.update(np.array(array.view(mx.uint8)).tobytes())
     print(json.dumps({"seconds": seconds, "digest": digest.hexdigest(), "peak": memory.peak_bytes() / 1e9}))
@@ -51,10 +52,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         source, entry = Path(folder) / "model", Path(folder) / "kept"
         size = write(source, LARGE)
-        first = measured(module, ["--load", "kept", source, entry, bits])
+        first = measure(module, ["--load", "kept", source, entry, bits])
         kept_size = sum(file.stat().st_size for file in entry.rglob("*") if file.is_file()) / 1e9
-        anew = [measured(module, ["--load", "anew", source, entry, bits]) for _ in range(ROUNDS)]
-        kept = [measured(module, ["--load", "kept", source, entry, bits]) for _ in range(ROUNDS)]
+        anew = [measure(module, ["--load", "anew", source, entry, bits]) for _ in range(ROUNDS)]
+        kept = [measure(module, ["--load", "kept", source, entry, bits]) for _ in range(ROUNDS)]
     slow = statistics.median(run["seconds"] for run in anew)
     fast = statistics.median(run["seconds"] for run in kept)
     same = len({run["digest"] for run in (first, *anew, *kept)}) == 1

@@ -1,4 +1,4 @@
-"""A server of our own for a benchmark."""
+"""A server for one benchmark, with an output folder of its own."""
 
 import os
 import socket
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on now."""
+    """Return a port on which no program listens now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         return int(sock.getsockname()[1])

@@ -35,7 +35,7 @@ class Blas:
 
 @functools.cache
 def preload() -> Blas:
-    """Load the fastest BLAS at hand into the global namespace and say which one it is; later calls return the same.
+    """Load the fastest BLAS found into the global namespace and say which one it is; later calls return the same.
 
     The number of threads stays OpenBLAS's own choice (one per core that the process may run on).
 

@@ -22,7 +22,7 @@ class Device:
 
     kind: Literal["cpu", "metal", "cuda"]
     name: str
-    """The maker's name of the chip, for people."""
+    """The chip's name as its maker writes it, for people."""
 
     @property
     def is_gpu(self) -> bool:
@@ -31,7 +31,7 @@ class Device:
 
 
 def detect_device() -> Device:
-    """The device that MLX uses by default."""
+    """Return the device that MLX uses by default."""
     name = str(mx.device_info().get("device_name", "unknown"))
     if mx.default_device().type != mx.gpu:
         return Device(kind="cpu", name=name)
@@ -39,8 +39,7 @@ def detect_device() -> Device:
 
 
 def configure(device: Device) -> None:
-    """Set the precision of everything that mflux builds from now on, and a limit for MLX's cache of freed buffers;
-    on a CPU also switch MLX's compiler off.
+    """Set mflux's precision and a limit for MLX's cache of freed buffers; on a CPU also switch MLX's compiler off.
 
     Call it before any component is built: mflux reads the precision while it builds and while it runs.
     """
@@ -48,14 +47,14 @@ def configure(device: Device) -> None:
     ModelConfig.precision = mx.bfloat16 if device.is_gpu else mx.float32
     if not device.is_gpu:
         # There it would call the system's C++ compiler: seconds at the first step, other rounding where none is
-        # installed, and libraries loaded from a folder in /tmp that anybody could have made.
+        # installed, and libraries loaded from a folder in /tmp that any user could have made.
         mx.disable_compile()
     # Without a limit the cache grows until the machine swaps (a 9B model locked up a 64 GB Mac).
     mx.set_cache_limit(max(_MIN_CACHE_BYTES, _device_bytes() // _CACHE_SHARE))
 
 
 def memory_bytes(device: Device) -> int:
-    """What the device has for models and images."""
+    """Return how many bytes the device has for models and images."""
     info = mx.device_info()
     if device.kind == "metal":
         # Beyond it Metal begins to swap, or fails.
@@ -70,17 +69,17 @@ def release() -> None:
 
 
 def active_bytes() -> int:
-    """Bytes of live MLX arrays."""
-    return int(mx.get_active_memory())
+    """Return the bytes of live MLX arrays."""
+    return mx.get_active_memory()
 
 
 def peak_bytes() -> int:
-    """The most bytes of live MLX arrays since the process started."""
-    return int(mx.get_peak_memory())
+    """Return the most bytes of live MLX arrays since the process started."""
+    return mx.get_peak_memory()
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is MLX's, or Python's, way to say that the memory is used up."""
+    """Whether an exception means that memory has run out, in MLX or in Python."""
     return isinstance(error, MemoryError) or any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 

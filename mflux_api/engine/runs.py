@@ -1,19 +1,28 @@
-"""A run as the service asks for it becomes passes of the pipeline."""
+"""Frames to passes and back: a command becomes passes of a model, and a pass's events become frames."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import attrs
 
-from mflux_api.engine.lora.lora import Lora
-from mflux_api.engine.protocol import Run, Upscale
-from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
+from mflux_api.engine.lora.applying import Lora
+from mflux_api.engine.protocol import (
+    Event,
+    ImageDone,
+    PreviewMade,
+    Run,
+    StageChanged,
+    StepDone,
+    Upscale,
+)
+from mflux_api.engine.sampling.passes import ImageEvent, PipelineRequest, PreviewEvent, StageEvent, StepEvent
+from mflux_api.engine.sampling.pipeline import Pipeline
 from mflux_api.engine.upscaling.upscaler import UpscaleRequest
 from mflux_api.images.rgb import RGBImage
 
 
 def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator[tuple[int, PipelineRequest]]:
-    """The passes of a run in their order, each with the position of its first image in the run.
+    """Yield the passes of a run in their order, each with the position of its first image in the run.
 
     Raises:
         ValueError: the frame asks for what cannot be computed, or its images are not what it says.
@@ -44,8 +53,8 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
         yield first, attrs.evolve(whole, seeds=command.seeds[first : first + count])
 
 
-def upscaled_images(command: Upscale, blobs: Sequence[bytes]) -> Iterator[tuple[int, UpscaleRequest]]:
-    """The upscaled images of a command in their order, one a pass.
+def upscale_passes(command: Upscale, blobs: Sequence[bytes]) -> Iterator[tuple[int, UpscaleRequest]]:
+    """Yield the passes of an upscaling in their order, one for each image.
 
     Raises:
         ValueError: the frame asks for what cannot be computed, or its image is not what it says.
@@ -64,3 +73,27 @@ def upscaled_images(command: Upscale, blobs: Sequence[bytes]) -> Iterator[tuple[
                 low_ram=command.low_ram,
             ),
         )
+
+
+def to_frame(
+    event: StageEvent | StepEvent | PreviewEvent | ImageEvent, run_id: int, first: int
+) -> tuple[Event, tuple[bytes, ...]]:
+    """Return the frame, and its blobs, that tells the service of an event.
+
+    Args:
+        event: what a pass reported.
+        run_id: the run that the pass belongs to.
+        first: the position of the pass's first image in the run.
+    """
+    match event:
+        case StageEvent(stage=stage):
+            return StageChanged(run_id=run_id, stage=stage), ()
+        case StepEvent(step=step, steps=steps, image=offset, images=images):
+            return StepDone(run_id=run_id, image=first + offset, step=step, steps=steps, images=images), ()
+        case PreviewEvent(index=index, step=step, width=width, height=height, jpeg=jpeg):
+            made = PreviewMade(run_id=run_id, index=first + index, step=step, width=width, height=height)
+            return made, (jpeg,)
+        case ImageEvent(index=index, seed=seed, pixels=pixels):
+            height, width, _ = pixels.shape
+            done = ImageDone(run_id=run_id, index=first + index, seed=seed, width=width, height=height)
+            return done, (pixels.tobytes(),)

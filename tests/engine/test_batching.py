@@ -8,14 +8,14 @@ import pytest
 from mflux_api.engine.sampling.batching import PassCost, images_per_pass
 
 
-def load(parameters: float, width: int, side: int, *, text: int = 512, branches: Any = 1) -> PassCost:
-    """One square image."""
+def cost(parameters: float, width: int, side: int, *, text: int = 512, branches: Any = 1) -> PassCost:
+    """Return the cost of one square image."""
     return PassCost(parameters=int(parameters), width=width, tokens=text + side * side // 256, branches=branches)
 
 
-DEMO = load(16e6, 256, 256, text=64)
-SMALL_4B, LARGE_4B = load(3.9e9, 3072, 512), load(3.9e9, 3072, 1024)
-LARGE_9B = load(9.1e9, 4096, 1024)
+DEMO = cost(16e6, 256, 256, text=64)
+SMALL_4B, LARGE_4B = cost(3.9e9, 3072, 512), cost(3.9e9, 3072, 1024)
+LARGE_9B = cost(9.1e9, 4096, 1024)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ LARGE_9B = load(9.1e9, 4096, 1024)
         ("cuda", LARGE_4B, 4),
         ("cuda", attrs.evolve(LARGE_4B, branches=2), 3),
         ("cuda", LARGE_9B, 4),
-        ("cuda", load(9.1e9, 4096, 2048), 1),
+        ("cuda", cost(9.1e9, 4096, 2048), 1),
     ],
 )
 def test_images_per_pass_is_a_table(device: Any, asked: PassCost, count: int) -> None:

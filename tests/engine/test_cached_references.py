@@ -13,8 +13,10 @@ from mflux.models.flux2.variants import Flux2KleinEdit
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
 from mflux_api.engine.weights.components import load_components
-from tests.engine.test_edit import saved
+from tests.engine.test_edit import save
 from tests.support.klein import distance, generate, generate_stock, klein_config, rgb_image
+
+pytestmark = pytest.mark.slow
 
 REQUEST = PipelineRequest(
     prompt="make it night",
@@ -27,7 +29,7 @@ REQUEST = PipelineRequest(
 
 
 def caching(folder: Path, target: Path) -> Path:
-    """The checkpoint as one of diffusers' KV pipeline; the files are shared."""
+    """Copy the checkpoint as one of diffusers' KV pipeline; the files are shared."""
     shutil.copytree(folder, target, copy_function=os.link)
     index = target / "model_index.json"
     values = json.loads(index.read_text("utf-8"))
@@ -45,7 +47,7 @@ def test_same_pixels_as_stock_edit_with_its_cache(stock_folder: Path, device: De
     folder = caching(stock_folder, tmp_path / "model")
     pipeline = Pipeline(load_components(folder), device)
     stock = Flux2KleinEdit(model_path=str(folder), model_config=klein_config(kv_cache=True))
-    files = saved(tmp_path, REQUEST.references)
+    files = save(tmp_path, REQUEST.references)
     (ours,) = generate(pipeline, REQUEST)
     assert distance(ours, generate_stock(stock, REQUEST, device, files)) == 0
     guided = attrs.evolve(REQUEST, guidance=4.0, steps=2)
@@ -54,13 +56,13 @@ def test_same_pixels_as_stock_edit_with_its_cache(stock_folder: Path, device: De
 
 def test_references_are_in_the_first_step_only(tiny_kv: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     tokens: list[int] = []
-    predict = tiny_kv._predict
+    predict = tiny_kv._transformer.plain
 
     def watched(rows: mx.array, *rest: mx.array) -> mx.array:
         tokens.append(rows.shape[1])
         return predict(rows, *rest)
 
-    monkeypatch.setattr(tiny_kv, "_predict", watched)
+    monkeypatch.setattr(tiny_kv._transformer, "plain", watched)
     generate(tiny_kv, REQUEST)
     assert tokens == [16 + 6 + 16, 16, 16]
 

@@ -20,9 +20,9 @@ UNQUANTIZED_SHARE = 0.008
 
 def count(module: Any) -> int:
     """Return the number of parameters; MLX is lazy, so this costs no memory."""
-    from mlx.utils import tree_flatten
+    from mflux_api.engine.weights.parameters import named_arrays
 
-    return sum(int(array.size) for _, array in tree_flatten(module.parameters()))
+    return sum(array.size for _, array in named_arrays(module))
 
 
 def size(alias: str) -> float:
@@ -32,16 +32,16 @@ def size(alias: str) -> float:
     return model.size_gb
 
 
-def quantized(parameters: float, bits: int) -> float:
+def quantized_size(parameters: float, bits: int) -> float:
     """Return gigabytes in groups of 64 with a bf16 scale and bias each."""
     return parameters * (bits / 8 + 2 * BF16_BYTES / 64) / 1e9
 
 
-def kept(module: Any, bits: int) -> float:
+def kept_size(module: Any, bits: int) -> float:
     """Return gigabytes as the service counts a checkpoint's tensors, for those of a module that are kept."""
-    from mlx.utils import tree_flatten
+    from mflux_api.engine.weights.parameters import named_arrays
 
-    tensors = [(name, {"shape": array.shape, "dtype": "BF16"}) for name, array in tree_flatten(module.parameters())]
+    tensors = [(name, {"shape": array.shape, "dtype": "BF16"}) for name, array in named_arrays(module)]
     used = [(name, tensor) for name, tensor in tensors if _is_used(name, QWEN_LAYERS, dev=False)]
     return sum(_tensor_bytes(name, tensor, BF16_BYTES, bits) for name, tensor in used) / 1e9
 
@@ -63,11 +63,13 @@ def test_klein(alias: str) -> None:
     assert size(alias) == pytest.approx(parameters * BF16_BYTES / 1e9, abs=0.01)
     rest = parameters * UNQUANTIZED_SHARE
     for bits in (4, 8):
-        expected = quantized(parameters - rest, bits) + rest * BF16_BYTES / 1e9
+        expected = quantized_size(parameters - rest, bits) + rest * BF16_BYTES / 1e9
         if Catalog().get(f"{alias}-mlx-{bits}bit") is not None:
             assert size(f"{alias}-mlx-{bits}bit") == pytest.approx(expected, rel=0.02)
     for bits in (3, 4, 6, 8):
-        assert size(f"{alias}-{bits}-bit") == pytest.approx(sum(kept(module, bits) for module in modules), abs=0.006)
+        assert size(f"{alias}-{bits}-bit") == pytest.approx(
+            sum(kept_size(module, bits) for module in modules), abs=0.006
+        )
 
 
 def test_dev() -> None:
@@ -83,7 +85,7 @@ def test_dev() -> None:
     assert size("flux2-dev") == pytest.approx((transformer + MISTRAL_PARAMETERS + vae) * BF16_BYTES / 1e9, abs=0.01)
     layers = 30 * MISTRAL_LAYER_PARAMETERS + MISTRAL_VOCABULARY_PARAMETERS
     for bits in (4, 8):
-        expected = quantized(transformer + layers, bits) + vae * BF16_BYTES / 1e9
+        expected = quantized_size(transformer + layers, bits) + vae * BF16_BYTES / 1e9
         assert size(f"flux2-dev-{bits}-bit") == pytest.approx(expected, abs=0.01 * size(f"flux2-dev-{bits}-bit"))
 
 

@@ -45,7 +45,7 @@ def edit_tensors(
 
 
 def message(folder: Path) -> str:
-    """The loader's complaint, which must be one sentence without absolute paths."""
+    """Return the loader's complaint, which must be one sentence without absolute paths."""
     with pytest.raises(CheckpointError) as caught:
         load_components(folder)
     text = str(caught.value)
@@ -129,7 +129,7 @@ def test_shards_with_and_without_an_index(folder: Path, tiny: Components) -> Non
     assert message(folder) == "transformer/gone.safetensors is missing."
     weight_map[names[0]] = "../vae/diffusion_pytorch_model.safetensors"
     index.write_text(json.dumps({"weight_map": weight_map}))
-    assert "no safetensors file beside it" in message(folder)
+    assert "not a safetensors file beside it" in message(folder)
 
 
 def test_a_tensor_in_two_files(folder: Path) -> None:
@@ -296,7 +296,7 @@ def test_truncated_and_corrupt_safetensors(folder: Path) -> None:
     )
     for damaged in (b"", whole[:5], whole[:60], struct.pack("<Q", 1 << 62) + whole[8:], struct.pack("<Q", 2) + b"[]"):
         file.write_bytes(damaged)
-        assert message(folder) == f"{TRANSFORMER} is no safetensors file: download it again."
+        assert message(folder) == f"{TRANSFORMER} is not a safetensors file: download it again."
 
 
 def test_loading_reaches_for_no_network(tiny_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

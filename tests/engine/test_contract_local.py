@@ -14,6 +14,8 @@ from tests.support.adapter_files import peft
 from tests.support.engine_contract import RUN, EngineContract, load, rgb_images, run
 from tests.support.shapes import TINY
 
+pytestmark = pytest.mark.slow
+
 
 class TestLocalEngine(EngineContract):
     @pytest.fixture
@@ -28,12 +30,12 @@ class TestLocalEngine(EngineContract):
         assert isinstance(await load(engine, LoadModel(model="demo", path=str(tiny_folder))), Loaded)
         before = rgb_images(await run(engine, RUN))
         lora = str(peft(tmp_path / "ink.safetensors", TINY))
-        worn = rgb_images(await run(engine, attrs.evolve(RUN, lora_paths=(lora,), lora_scales=(1.0,))))
+        adapted = rgb_images(await run(engine, attrs.evolve(RUN, lora_paths=(lora,), lora_scales=(1.0,))))
         halved = rgb_images(await run(engine, attrs.evolve(RUN, lora_paths=(lora,), lora_scales=(0.5,))))
-        assert len({*before, *worn, *halved}) == 3
+        assert len({*before, *adapted, *halved}) == 3
         assert rgb_images(await run(engine, RUN)) == before
 
-    async def test_resident_models_wear_adapters_of_their_own(
+    async def test_resident_models_have_adapters_of_their_own(
         self, engine: Engine, good: LoadModel, tiny_folder: Path, tmp_path: Path
     ) -> None:
         loads = {"demo": good, "small": LoadModel(model="small", path=str(tiny_folder))}
@@ -44,9 +46,9 @@ class TestLocalEngine(EngineContract):
             lora = str(peft(tmp_path / f"{model}.safetensors", shape))
             plain = attrs.evolve(RUN, model=model)
             runs[model, "plain"] = plain
-            runs[model, "worn"] = attrs.evolve(plain, lora_paths=(lora,), lora_scales=(1.0,))
+            runs[model, "adapted"] = attrs.evolve(plain, lora_paths=(lora,), lora_scales=(1.0,))
         first = {key: rgb_images(await run(engine, command)) for key, command in runs.items()}
-        assert len({rgb_image for each in first.values() for rgb_image in each}) == len(runs)
+        assert len({image for each in first.values() for image in each}) == len(runs)
         # The other model's runs in between, and the other order, change nothing.
         for key in sorted(runs, key=lambda key: key[1], reverse=True):
             assert rgb_images(await run(engine, runs[key])) == first[key]

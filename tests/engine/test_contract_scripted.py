@@ -1,4 +1,4 @@
-"""The scripted engine of the tests keeps the contract of a real one; else tests that use it prove nothing."""
+"""The scripted engine of the tests keeps the contract of a real one; otherwise tests that use it prove nothing."""
 
 import pytest
 

@@ -18,11 +18,13 @@ from mflux_api.engine.dev.conversation import SYSTEM_MESSAGE
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.pipeline import ImageEvent, Pipeline, PipelineRequest, StageEvent, StepEvent
 from mflux_api.engine.weights.components import CheckpointError, Components, load_components
-from mflux_api.engine.weights.quantization import load_quantized
+from mflux_api.engine.weights.quantized_cache import load_quantized
 from mflux_api.storage.footprint import Footprint, measure
 from tests.engine.test_footprint import held
 from tests.support.dev_checkpoint import SHAPE, write_dev_checkpoint
 from tests.support.klein import distance, generate, never, rgb_image
+
+pytestmark = pytest.mark.slow
 
 Array = npt.NDArray[np.float64]
 
@@ -54,7 +56,7 @@ def copy(dev_folder: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("mask", [[1] * 6, [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]], ids=["none", "left", "right"])
 def test_text_encoder_is_the_one_of_the_formulas(dev: Components, dev_folder: Path, mask: list[int]) -> None:
-    """Written down once more in numpy, token by token and head by head; padding on each side."""
+    """The formulas written out in numpy, token by token and head by head, with padding on each side."""
     ids = [5, 5, 70, 300, 12, 64]
     layers = dev.info.text_encoder_out_layers
     ours = dev.text_encoder.get_prompt_embeds(mx.array([ids]), mx.array([mask]), layers)
@@ -65,7 +67,7 @@ def test_text_encoder_is_the_one_of_the_formulas(dev: Components, dev_folder: Pa
 
 
 def _mistral(tensors: dict[str, Any], ids: list[int], mask: list[int]) -> list[Array]:
-    """Every layer's output, the embedding first."""
+    """Return every layer's output, the embedding first."""
     weights = {name.removeprefix("language_model.model."): value.astype(np.float64) for name, value in tensors.items()}
     hidden = weights["embed_tokens.weight"][ids]
     states = [hidden]
@@ -75,15 +77,15 @@ def _mistral(tensors: dict[str, Any], ids: list[int], mask: list[int]) -> list[A
             for name, value in weights.items()
             if name.startswith(f"layers.{number}.")
         }
-        hidden = hidden + _attention(_normed(hidden, weight["input_layernorm"]), weight, mask)
-        x = _normed(hidden, weight["post_attention_layernorm"])
+        hidden = hidden + _attention(_norm(hidden, weight["input_layernorm"]), weight, mask)
+        x = _norm(hidden, weight["post_attention_layernorm"])
         gate = x @ weight["mlp.gate_proj"].T
         hidden = hidden + (gate / (1 + np.exp(-gate)) * (x @ weight["mlp.up_proj"].T)) @ weight["mlp.down_proj"].T
         states.append(hidden)
     return states
 
 
-def _normed(x: Array, weight: Array) -> Array:
+def _norm(x: Array, weight: Array) -> Array:
     return np.asarray(x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-5) * weight)
 
 
@@ -93,8 +95,8 @@ def _attention(x: Array, weight: dict[str, Array], mask: list[int]) -> Array:
     heads = []
     for head in range(SHAPE.text_heads):
         shared = slice(head // group * head_dim, (head // group + 1) * head_dim)
-        q = _rotated(query[:, head * head_dim : (head + 1) * head_dim])
-        k = _rotated(key[:, shared])
+        q = _rotate(query[:, head * head_dim : (head + 1) * head_dim])
+        k = _rotate(key[:, shared])
         rows = []
         for token in range(len(mask)):
             seen = [other for other in range(token + 1) if mask[other]]
@@ -104,7 +106,7 @@ def _attention(x: Array, weight: dict[str, Array], mask: list[int]) -> Array:
     return np.asarray(np.concatenate(heads, axis=-1) @ weight["self_attn.o_proj"].T)
 
 
-def _rotated(x: Array) -> Array:
+def _rotate(x: Array) -> Array:
     half = x.shape[1] // 2
     angles = np.arange(len(x))[:, None] * 1e9 ** (-np.arange(half) / half)
     first, second = x[:, :half], x[:, half:]
@@ -116,13 +118,13 @@ def _rotated(x: Array) -> Array:
 def test_names_of_both_generations_of_transformers_are_read(copy: Path, dev: Components) -> None:
     file = copy / "text_encoder" / "model.safetensors"
 
-    def renamed(name: str) -> str:
+    def rename(name: str) -> str:
         for old, new in (("language_model.model.", "model.language_model."), ("language_model.lm_head", "lm_head")):
             if name.startswith(old):
                 return new + name.removeprefix(old)
         return f"model.{name}"
 
-    save_file({renamed(name): value for name, value in load_file(file).items()}, file)
+    save_file({rename(name): value for name, value in load_file(file).items()}, file)
     ids, mask = mx.array([[1, 2, 3]]), mx.array([[1, 1, 1]])
     one, other = (each.text_encoder.get_prompt_embeds(ids, mask, (2, 5)) for each in (dev, load_components(copy)))
     assert mx.array_equal(one, other)
@@ -134,7 +136,7 @@ def test_names_of_both_generations_of_transformers_are_read(copy: Path, dev: Com
 def test_prompt_is_a_conversation_with_the_system_message_and_is_padded_on_the_left(dev: Components) -> None:
     tokenizer = dev.tokenizer
     expected = f"<s>[SYSTEM_PROMPT]{SYSTEM_MESSAGE}[/SYSTEM_PROMPT][INST]a  cat[/INST]"
-    assert tokenizer.rendered("a [IMG] cat") == expected
+    assert tokenizer.render("a [IMG] cat") == expected
     tokens = tokenizer.tokenize("a [IMG] cat")
     ids, mask = np.array(tokens.input_ids)[0], np.array(tokens.attention_mask)[0]
     assert ids.shape == mask.shape == (SHAPE.max_sequence_length,)
@@ -213,13 +215,13 @@ def test_guidance_layers_must_be_there(copy: Path) -> None:
 
 
 def test_guidance_goes_into_the_transformer_a_thousandfold_and_makes_no_second_branch(dev_pipeline: Pipeline) -> None:
-    predict, calls = dev_pipeline._predict, []
+    predict, calls = dev_pipeline._transformer.plain, []
 
     def watched(*arguments: Any) -> mx.array:
         calls.append((arguments[0].shape[0], float(arguments[5])))
         return predict(*arguments)
 
-    dev_pipeline._predict = watched
+    dev_pipeline._transformer.plain = watched
     references = (rgb_image(64, 48),)
     request = attrs.evolve(REQUEST, seeds=(1, 2), guidance=3.5, negative_prompt="night", references=references)
     generate(dev_pipeline, request)
@@ -237,14 +239,14 @@ def test_guidance_is_embedded_as_the_timestep_is(dev: Components, dev_folder: Pa
     file = dev_folder / "transformer" / "diffusion_pytorch_model.safetensors"
     weights = {name: value.astype(np.float64) for name, value in load_file(file).items() if "guidance_embed" in name}
 
-    def embedded(kind: str, value: float) -> Array:
+    def embed(kind: str, value: float) -> Array:
         angles = value * np.exp(-np.log(10000) * np.arange(128) / 128)
         first, second = (weights[f"time_guidance_embed.{kind}_embedder.linear_{number}.weight"] for number in (1, 2))
         x = first @ np.concatenate([np.cos(angles), np.sin(angles)])
         return np.asarray(second @ (x / (1 + np.exp(-x))))
 
     ours = dev.transformer.time_guidance_embed(mx.array([500.0]), mx.array([4000.0]))
-    expected = embedded("timestep", 500.0) + embedded("guidance", 4000.0)
+    expected = embed("timestep", 500.0) + embed("guidance", 4000.0)
     # 4000 radians in float32 are known to 2e-4.
     np.testing.assert_allclose(np.array(ours.astype(mx.float32))[0], expected, atol=3e-3)
 
@@ -316,7 +318,7 @@ def test_expected_bytes_are_the_bytes_that_are_held(
         assert np.array_equal(first, again)
 
 
-def test_klein_has_no_turns_to_take(tiny_folder: Path) -> None:
+def test_klein_has_no_alternating_offload(tiny_folder: Path) -> None:
     footprint = measure(tiny_folder, float_bytes=4)
     assert isinstance(footprint, Footprint)
     assert footprint.alternating_offload is None

@@ -45,14 +45,15 @@ def same_as_stock(stock_folder: Path, device: Device) -> Pipeline:
     return Pipeline(load_components(stock_folder), device)
 
 
-def saved(folder: Path, rgb_images: tuple[RGBImage, ...]) -> list[Path]:
-    """The images as files, which is how stock mflux takes them."""
-    paths = [folder / f"{index}.png" for index in range(len(rgb_images))]
-    for path, each in zip(paths, rgb_images, strict=True):
+def save(folder: Path, images: tuple[RGBImage, ...]) -> list[Path]:
+    """Write the images to files, which is how stock mflux takes them."""
+    paths = [folder / f"{index}.png" for index in range(len(images))]
+    for path, each in zip(paths, images, strict=True):
         Image.fromarray(pixels_of(each)).save(path)
     return paths
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "steps", "guidance", "levels"),
     [
@@ -72,10 +73,10 @@ def test_same_pixels_as_stock_edit(
     guidance: float,
     levels: int,
 ) -> None:
-    rgb_images = tuple(rgb_image(width, height, seed) for seed, (width, height) in enumerate(sizes))
-    request = attrs.evolve(REQUEST, references=rgb_images, steps=steps, guidance=guidance, height=64)
+    images = tuple(rgb_image(width, height, seed) for seed, (width, height) in enumerate(sizes))
+    request = attrs.evolve(REQUEST, references=images, steps=steps, guidance=guidance, height=64)
     (ours,) = generate(same_as_stock, request)
-    assert distance(ours, generate_stock(stock, request, device, saved(tmp_path, rgb_images))) <= levels
+    assert distance(ours, generate_stock(stock, request, device, save(tmp_path, images))) <= levels
     (without,) = generate(same_as_stock, attrs.evolve(request, references=()))
     assert distance(ours, without) > 1  # the levels allowed above
 
@@ -83,8 +84,8 @@ def test_same_pixels_as_stock_edit(
 def test_every_reference_and_their_order_matter(pipeline: Pipeline) -> None:
     one, other = rgb_image(48, 32, 1), rgb_image(48, 32, 2)
     choices = [(), (one,), (other,), (one, other), (other, one), (one, one)]
-    rgb_images = {generate(pipeline, attrs.evolve(REQUEST, references=each))[0].tobytes() for each in choices}
-    assert len(rgb_images) == len(choices)
+    images = {generate(pipeline, attrs.evolve(REQUEST, references=each))[0].tobytes() for each in choices}
+    assert len(images) == len(choices)
     swapped = [generate(pipeline, attrs.evolve(REQUEST, references=each))[0] for each in ((one, other), (other, one))]
     # A sum in another order would round by a level.
     assert distance(*swapped) > 1
@@ -114,6 +115,7 @@ def test_strength_1_ignores_the_start_images_pixels(pipeline: Pipeline) -> None:
     assert distance(generate(pipeline, REQUEST)[0], generate(pipeline, with_start)[0]) == 0
 
 
+@pytest.mark.slow
 def test_strength_0_is_the_vaes_round_trip(same_as_stock: Pipeline, stock: Any, device: Device) -> None:
     start = rgb_image(64, 48, 7)
     request = attrs.evolve(REQUEST, start=start, strength=0.0)
@@ -131,13 +133,13 @@ def test_a_run_starts_on_the_straight_line_from_the_start_image_to_its_noise(
     tiny: Components, device: Device, strength: float, run: int
 ) -> None:
     pipeline, calls = Pipeline(tiny, device), []
-    predict = pipeline._predict
+    predict = pipeline._transformer.plain
 
     def watched(latents: mx.array, *rest: mx.array) -> mx.array:
         calls.append((np.array(latents), rest[-1].item()))
         return predict(latents, *rest)
 
-    pipeline._predict = watched
+    pipeline._transformer.plain = watched
     start = rgb_image(64, 48, 7)
     generate(pipeline, attrs.evolve(REQUEST, references=(), steps=4, strength=strength, start=start))
     noise = np.array(Flux2LatentCreator.prepare_packed_latents(seed=3, height=48, width=64, batch_size=1)[0])

@@ -3,25 +3,27 @@
 import shutil
 from pathlib import Path
 
-import mlx.core as mx
 import pytest
-from mlx.utils import tree_flatten
 
+from mflux_api.catalog.files import COMPONENTS
 from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
 from mflux_api.engine.device import Device
-from mflux_api.engine.weights.components import COMPONENTS, Components, load_components
-from mflux_api.engine.weights.quantization import load_quantized
+from mflux_api.engine.weights.components import Components, load_components
+from mflux_api.engine.weights.parameters import named_arrays
+from mflux_api.engine.weights.quantized_cache import load_quantized
 from mflux_api.storage.footprint import Footprint, measure
 from tests.support.shapes import TINY
 
+pytestmark = pytest.mark.slow
+
 
 def held(components: Components) -> Footprint:
-    """The bytes of the arrays themselves."""
+    """Return the bytes of the arrays themselves."""
     sizes = [
         sum(
             array.nbytes
-            for name, array in tree_flatten(getattr(components, component).parameters())
-            if isinstance(array, mx.array) and not name.endswith("inv_freq")
+            for name, array in named_arrays(getattr(components, component))
+            if not name.endswith("inv_freq")
         )
         for component in COMPONENTS
     ]

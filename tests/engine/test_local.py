@@ -16,6 +16,8 @@ from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
 from tests.support.engine_contract import DEADLINE_SECONDS
 
+pytestmark = pytest.mark.slow
+
 PRELUDE = """
 import os, signal, struct, sys, time
 from mflux_api.engine import protocol as p
@@ -27,7 +29,7 @@ def ready(): say(p.Ready(pid=os.getpid(), device="cpu", device_name="stand-in", 
 
 
 def stand_in(code: str, **options: float) -> LocalEngineOptions:
-    """A child that runs that code in place of the worker."""
+    """Return options for a child that runs that code in place of the worker."""
     return attrs.evolve(LocalEngineOptions(), command=(sys.executable, "-P", "-c", PRELUDE + code), **options)
 
 
@@ -58,7 +60,7 @@ async def death(engine: LocalEngine) -> str:
 
 
 async def start_error(options: LocalEngineOptions) -> str:
-    """The reason why a child does not come up; there is none left of it."""
+    """Return the reason why a child does not come up, after checking that no process is left of it."""
     reason = ""
     async with trio.open_nursery() as nursery:
         with trio.fail_after(DEADLINE_SECONDS):
@@ -162,7 +164,7 @@ async def test_silent_child_is_dead() -> None:
     ids=["leaves when asked", "needs SIGTERM", "needs SIGKILL"],
 )
 async def test_child_is_ended_as_gently_as_it_allows(code: str, signal_number: int) -> None:
-    # The third child says it twice: by its second word its signal handler is in place.
+    # The third child says it twice: when it says it again its signal handler is in place.
     async with running(stand_in(f"ready(); {code}")) as engine:
         if "SIG_IGN" in code:
             with trio.fail_after(DEADLINE_SECONDS):

@@ -1,4 +1,4 @@
-"""Adapters: every naming that mflux knows, on plain and quantized bases, and gone without a trace."""
+"""Adapters: every naming that mflux knows, on plain and quantized bases, and removed without a trace."""
 
 import json
 import os
@@ -12,28 +12,30 @@ import numpy as np
 import pytest
 from mflux.models.flux2.variants import Flux2Klein
 from mlx import nn
-from mlx.utils import tree_flatten
 
 from mflux_api.engine.device import Device
-from mflux_api.engine.lora.adapters import Kronecker, LowRank, read_adapter
-from mflux_api.engine.lora.lora import Lora, LoraError, LoraStack
+from mflux_api.engine.lora.adapter_files import Kronecker, LowRank, read_adapter
+from mflux_api.engine.lora.applying import Lora, LoraError, LoraStack
 from mflux_api.engine.sampling.pipeline import Event, Pipeline, PipelineRequest, StepEvent, Stopped
 from mflux_api.engine.weights.components import Components, load_components
+from mflux_api.engine.weights.parameters import named_arrays
 from tests.support.adapter_files import factors, peft, save
 from tests.support.klein import consume, distance, generate, generate_stock, klein_config, never
 from tests.support.shapes import STOCK, TINY
+
+pytestmark = pytest.mark.slow
 
 REQUEST = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=2)
 WIDTH = TINY.width
 
 
 def weights(module: Any) -> list[tuple[str, int]]:
-    """Every parameter's name and the array that it is."""
-    return [(name, id(array)) for name, array in tree_flatten(module.parameters())]
+    """Return every parameter's name and the identity of its array."""
+    return [(name, id(array)) for name, array in named_arrays(module)]
 
 
 def delta(components: Components, path: Path, target: str, scale: float = 1.0) -> mx.array:
-    """What an adapter adds to a layer's output for the unit vectors: its update, transposed."""
+    """Return what an adapter adds to a layer's output for the unit vectors: its update, transposed."""
     layer = _layer(components.transformer, target)
     unit = mx.eye(_inputs(layer))
     with LoraStack(components.transformer, [Lora(path, scale)]).applied():
@@ -185,7 +187,7 @@ def test_lokr_with_magnitudes_is_mfluxs(tiny: Components, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("bits", [3, 4, 6, 8])
-def test_quantized_base_wears_a_lora_and_a_lokr_and_loses_them_without_a_trace(
+def test_quantized_base_takes_a_lora_and_a_lokr_and_loses_them_without_a_trace(
     tiny_folder: Path, device: Device, tmp_path: Path, bits: int
 ) -> None:
     components = load_components(tiny_folder)
@@ -196,8 +198,8 @@ def test_quantized_base_wears_a_lora_and_a_lokr_and_loses_them_without_a_trace(
     for _, tensors, metadata, target, update in NAMINGS:
         path = save(tmp_path / "a.safetensors", tensors, metadata)
         np.testing.assert_allclose(delta(components, path, target), update.T, atol=1e-4)
-        (worn,) = generate(pipeline, attrs.evolve(REQUEST, loras=(Lora(path), Lora(path, 0.5))))
-        assert distance(worn, before) > 0
+        (adapted,) = generate(pipeline, attrs.evolve(REQUEST, loras=(Lora(path), Lora(path, 0.5))))
+        assert distance(adapted, before) > 0
     assert generate(pipeline, REQUEST)[0].tobytes() == before.tobytes()
     assert weights(components.transformer) == parameters
 
@@ -249,7 +251,7 @@ def test_lora_that_took_the_place_of_another_is_read_though_size_and_time_are_th
     assert generate(pipeline, request)[0].tobytes() != first
 
 
-def test_lora_that_lets_numbers_overflow_is_an_error_and_no_black_image(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_lora_that_lets_numbers_overflow_is_an_error_and_not_a_black_image(pipeline: Pipeline, tmp_path: Path) -> None:
     (before,) = generate(pipeline, REQUEST)
     wild = peft(tmp_path / "wild.safetensors", TINY, scale=1e37)
     with pytest.raises(LoraError, match="overflow"):
@@ -295,7 +297,7 @@ def test_lora_that_came_after_a_compiled_run_is_not_ignored(
         return call
 
     monkeypatch.setattr(mx, "compile", compile_once)
-    monkeypatch.setattr("mflux_api.engine.sampling.pipeline.AppleSiliconUtil.is_m1_or_m2", lambda: False)
+    monkeypatch.setattr("mflux_api.engine.sampling.transformer_function.AppleSiliconUtil.is_m1_or_m2", lambda: False)
     pipeline = Pipeline(tiny, Device(kind="metal", name="any"))
     one, other = (Lora(peft(tmp_path / f"{seed}.safetensors", TINY, seed)) for seed in (1, 2))
     for loras in ((), (one,), (one,), (one, other), (attrs.evolve(one, scale=0.5),), ()):
@@ -329,15 +331,15 @@ PAIR = {f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP}
     ("make", "words"),
     [
         (lambda path: path, "gone or cannot be read"),
-        (_damaged, "no whole safetensors file"),
-        (_junk, "no whole safetensors file"),
+        (_damaged, "not a whole safetensors file"),
+        (_junk, "not a whole safetensors file"),
         (_with({"text_model.encoder.lora_A.weight": DOWN}), "another kind of model"),
         (_with({f"{KEY}.lora_A.weight": DOWN}), "no complete update"),
         (_with({f"{KEY}.lora_A.weight": DOWN[:3], f"{KEY}.lora_B.weight": UP}), "no complete update"),
         (_with({f"{KEY}.lora_A.weight": DOWN[:0], f"{KEY}.lora_B.weight": UP[:, :0]}), "no complete update"),
         (_with({f"{KEY}.lora_A.weight": DOWN[:, :64], f"{KEY}.lora_B.weight": UP}), "another size of the model"),
         (_with({f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP[:64]}), "another size of the model"),
-        (_with({f"{KEY}.lora_A.weight": DOWN[None], f"{KEY}.lora_B.weight": UP}), "not as a matrix"),
+        (_with({f"{KEY}.lora_A.weight": DOWN[None], f"{KEY}.lora_B.weight": UP}), "is not a matrix"),
         (_with({name.replace("s.0", "s.7"): each for name, each in PAIR.items()}), "does not have"),
         (_with({**PAIR, f"{KEY}.dora_scale": mx.ones((WIDTH,))}), "is a DoRA"),
         (_with({**PAIR, f"{KEY}.lora_magnitude_vector": mx.ones((WIDTH,))}), "is a DoRA"),

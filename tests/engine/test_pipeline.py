@@ -39,6 +39,7 @@ def same_as_stock(stock_folder: Path, device: Device) -> Pipeline:
     return Pipeline(load_components(stock_folder), device)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("prompt", "seed", "width", "height", "steps"),
     [
@@ -56,6 +57,7 @@ def test_bit_identical_to_stock_at_guidance_1(
     assert ours.std() > 20  # a flat image would prove nothing
 
 
+@pytest.mark.slow
 def test_within_one_level_of_stock_at_guidance_4(stock: Any, same_as_stock: Pipeline, device: Device) -> None:
     request = PipelineRequest(prompt="a blue tree", seeds=(11,), width=64, height=64, steps=4, guidance=4.0)
     (ours,) = generate(same_as_stock, request)
@@ -101,8 +103,8 @@ def test_prompts_and_negative_prompts_matter(pipeline: Pipeline) -> None:
         attrs.evolve(guided, negative_prompt="night"),
         attrs.evolve(guided, negative_prompt=""),
     ]
-    rgb_images = {generate(pipeline, request)[0].tobytes() for request in requests}
-    assert len(rgb_images) == len(requests)
+    images = {generate(pipeline, request)[0].tobytes() for request in requests}
+    assert len(images) == len(requests)
     (default,) = generate(pipeline, guided)
     assert default.tobytes() == generate(pipeline, attrs.evolve(guided, negative_prompt=" "))[0].tobytes()
 
@@ -110,13 +112,13 @@ def test_prompts_and_negative_prompts_matter(pipeline: Pipeline) -> None:
 def test_both_branches_of_guidance_share_one_call(tiny: Components, device: Device) -> None:
     pipeline = Pipeline(tiny, device)
     rows: list[int] = []
-    predict = pipeline._predict
+    predict = pipeline._transformer.plain
 
     def watched(latents: mx.array, *rest: mx.array) -> mx.array:
         rows.append(latents.shape[0])
         return predict(latents, *rest)
 
-    pipeline._predict = watched
+    pipeline._transformer.plain = watched
     generate(pipeline, attrs.evolve(REQUEST, seeds=(1, 2, 3), guidance=4.0, negative_prompt="dog"))
     generate(pipeline, attrs.evolve(REQUEST, seeds=(1, 2, 3)))
     assert rows == [6, 6, 3, 3]
@@ -141,14 +143,14 @@ def test_events_in_order(pipeline: Pipeline) -> None:
 def test_stopping_after_a_step_runs_no_further_step(tiny: Components, device: Device, after: int) -> None:
     pipeline = Pipeline(tiny, device)
     calls = 0
-    predict = pipeline._predict
+    predict = pipeline._transformer.plain
 
     def counted(*args: mx.array) -> mx.array:
         nonlocal calls
         calls += 1
         return predict(*args)
 
-    pipeline._predict = counted
+    pipeline._transformer.plain = counted
     seen: list[Event] = []
     run = pipeline.run(attrs.evolve(REQUEST, steps=4), lambda: after == 0 or StepEvent(after, 4) in seen)
     with pytest.raises(Stopped):
@@ -171,7 +173,7 @@ def test_stopping_at_every_question_stops_there(pipeline: Pipeline) -> None:
         return False
 
     events = list(pipeline.run(REQUEST, count))
-    # Components and steps ask 8 times; the rest is the decode, block by block.
+    # Components and steps ask 8 times; the decoder asks between its blocks.
     assert asked == 8 + 14
     for times in range(0, asked, 5):
         seen: list[Event] = []

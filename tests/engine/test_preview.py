@@ -1,4 +1,4 @@
-"""Previews: fitted on whatever VAE there is, near the image, and without any effect on it."""
+"""Previews: fitted on the checkpoint's own VAE, near the image, and without any effect on it."""
 
 from io import BytesIO
 from typing import Any
@@ -29,14 +29,14 @@ REQUEST = PipelineRequest(prompt="a red cat", seeds=(3, 4), width=64, height=48,
 
 
 def small(pixels: Pixels) -> Pixels:
-    """An image at an eighth of its size, each pixel the mean of 8 x 8."""
+    """Shrink an image to an eighth of its size, each pixel the mean of 8 x 8."""
     height, width, _ = pixels.shape
     means: Pixels = pixels.reshape(height // 8, 8, width // 8, 8, 3).mean(axis=(1, 3)).round().astype(np.uint8)
     return means
 
 
 def likeness(one: Pixels, other: Pixels) -> float:
-    """The correlation of two images."""
+    """Return the correlation of two images."""
     return float(np.corrcoef(one.ravel().astype(float), other.ravel().astype(float))[0, 1])
 
 

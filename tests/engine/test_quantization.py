@@ -1,4 +1,4 @@
-"""Quantized weights: mflux's own, kept once, the same bits ever after, and made anew where they are damaged."""
+"""Quantized weights: mflux's own, kept once, the same bits at each load, and made again where they are damaged."""
 
 import fcntl
 import json
@@ -17,17 +17,18 @@ from mflux.models.common.weights.saving.model_saver import ModelSaver
 from mflux.models.flux2.variants import Flux2Klein
 from mflux.models.flux2.weights.flux2_weight_definition import Flux2KleinWeightDefinition
 from mlx import nn
-from mlx.utils import tree_flatten
 
+from mflux_api.catalog.files import COMPONENTS
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.pipeline import Pipeline
-from mflux_api.engine.weights import quantization
-from mflux_api.engine.weights.components import COMPONENTS, CheckpointError, Components, load_components
-from mflux_api.engine.weights.quantization import MARKER, load_quantized
+from mflux_api.engine.weights import quantized_cache
+from mflux_api.engine.weights.components import CheckpointError, Components, load_components
+from mflux_api.engine.weights.parameters import named_arrays
+from mflux_api.engine.weights.quantized_cache import MARKER, load_quantized
 from tests.engine.test_pipeline import REQUEST
 from tests.support.klein import generate, generate_stock, klein_config
 
-pytestmark = pytest.mark.usefixtures("device")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
 
 WEIGHTS = "transformer/0.safetensors"
 
@@ -39,12 +40,7 @@ def source(tiny_folder: Path, tmp_path: Path) -> Path:
 
 
 def arrays(components: Components) -> dict[str, mx.array]:
-    return {
-        f"{name}.{key}": array
-        for name in COMPONENTS
-        for key, array in tree_flatten(getattr(components, name).parameters())
-        if isinstance(array, mx.array)
-    }
+    return {f"{name}.{key}": array for name in COMPONENTS for key, array in named_arrays(getattr(components, name))}
 
 
 def same(one: Components, other: Components) -> bool:
@@ -67,7 +63,7 @@ def stock_entry(stock_folder: Path, tmp_path_factory: pytest.TempPathFactory, de
 
 
 def test_pixels_are_those_of_mflux_at_the_same_bits(stock_folder: Path, stock_entry: Path, device: Device) -> None:
-    """And mflux loads what is kept."""
+    """Both where mflux quantizes the checkpoint itself and where it loads what is kept."""
     (pixels,) = generate(Pipeline(load_components(stock_entry), device), REQUEST)
     for stock in (
         Flux2Klein(model_path=str(stock_folder), model_config=klein_config(), quantize=4),
@@ -106,7 +102,7 @@ def truncate(entry: Path) -> None:
 
 
 def flip(entry: Path) -> None:
-    """One bit, in the middle of the numbers, with the file's times as they were."""
+    """Flip one bit in the middle of the numbers; the file's times stay."""
     stat = (entry / WEIGHTS).stat()
     data = bytearray((entry / WEIGHTS).read_bytes())
     data[len(data) // 2] ^= 1
@@ -179,10 +175,38 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_image(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(quantization, "_sync", full)
+    monkeypatch.setattr(quantized_cache, "_sync", full)
     entry = tmp_path / "kept" / "q"
     assert same(load_quantized(source, 4, entry), load_components(source, bits=4))
     assert [path.name for path in entry.parent.iterdir()] == [".q.lock"]
+
+
+def test_an_entry_is_on_disk_before_it_is_renamed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without that, a power failure could leave a folder of the right name with empty files."""
+    synced: set[int] = set()
+    synced_before_rename: list[set[int]] = []
+    fsync, rename = os.fsync, os.rename
+
+    def watch_fsync(handle: int) -> None:
+        fsync(handle)
+        synced.add(os.fstat(handle).st_ino)
+
+    def watch_rename(old: Path, new: Path) -> None:
+        synced_before_rename.append(set(synced))
+        rename(old, new)
+
+    monkeypatch.setattr(os, "fsync", watch_fsync)
+    monkeypatch.setattr(os, "rename", watch_rename)
+    entry = tmp_path / "kept" / "q"
+    load_quantized(source, 4, entry)
+    (before,) = synced_before_rename
+    made = {path.relative_to(entry).as_posix(): path.stat().st_ino for path in (entry, *entry.rglob("*"))}
+    assert MARKER in made
+    assert [name for name, number in made.items() if number not in before] == []
+    # The new name is in the folder above.
+    assert entry.parent.stat().st_ino in synced - before
 
 
 def test_a_disk_with_too_little_space_is_not_filled_up(
@@ -196,35 +220,35 @@ def test_a_disk_with_too_little_space_is_not_filled_up(
     assert "No space left" in warnings[0]
 
 
-def test_who_waited_for_another_maker_takes_what_that_one_made(
+def test_process_that_waited_for_another_takes_what_that_one_made(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = tmp_path / "q"
-    real = quantization._single_writer
+    real = quantized_cache._single_writer
 
     @contextmanager
     def after_another(path: Path) -> Iterator[None]:
-        monkeypatch.setattr(quantization, "_single_writer", real)
+        monkeypatch.setattr(quantized_cache, "_single_writer", real)
         load_quantized(source, 4, path)
         made.append(inode(path))
         with real(path):
             yield
 
     made: list[int] = []
-    monkeypatch.setattr(quantization, "_single_writer", after_another)
+    monkeypatch.setattr(quantized_cache, "_single_writer", after_another)
     load_quantized(source, 4, entry)
     assert made == [inode(entry)]
 
 
 def test_one_maker_at_a_time(tmp_path: Path) -> None:
-    with quantization._single_writer(tmp_path / "q"):
+    with quantized_cache._single_writer(tmp_path / "q"):
         handle = os.open(tmp_path / ".q.lock", os.O_RDWR)
         with pytest.raises(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.close(handle)
 
 
-def test_rows_that_are_no_whole_groups_stay_as_they_are(tiny_folder: Path, tmp_path: Path) -> None:
+def test_rows_that_are_not_whole_groups_stay_as_they_are(tiny_folder: Path, tmp_path: Path) -> None:
     """The tiny VAE's attention is 48 wide."""
     components = load_quantized(tiny_folder, 4, tmp_path / "q")
     assert "scales" not in components.vae.decoder.mid_block.attentions[0].to_q

@@ -77,7 +77,7 @@ def test_a_complete_folder_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_foreign_folder_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="is no checkpoint"):
+    with pytest.raises(FileExistsError, match="is not a checkpoint"):
         write_random_checkpoint(tmp_path, TINY)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
 

@@ -14,21 +14,23 @@ from mflux.models.common.vae.tiling_config import TilingConfig
 from mflux.models.common.vae.vae_util import VAEUtil
 from mflux.models.seedvr2.model.seedvr2_text_encoder.text_embeddings import SeedVR2TextEmbeddings
 from mflux.models.seedvr2.model.seedvr2_transformer.window import WindowPartitioner
-from mlx.utils import tree_flatten
 from PIL import Image
 
 from mflux_api.catalog.files import UPSCALER_FILES
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.passes import DoneEvent, Event, ImageEvent, StageEvent, StepEvent
 from mflux_api.engine.sampling.pipeline import Stopped
-from mflux_api.engine.upscaling.components import UpscalerComponents, is_upscaler
-from mflux_api.engine.upscaling.upscaler import Upscaler, UpscaleRequest, _Checked
+from mflux_api.engine.upscaling.seedvr2_components import UpscalerComponents, is_upscaler
+from mflux_api.engine.upscaling.upscaler import Upscaler, UpscaleRequest, _CancellableVAE
 from mflux_api.engine.weights.checkpoint import CheckpointError
+from mflux_api.engine.weights.parameters import named_arrays
 from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.upscaling import upscaled_size
 from mflux_api.storage.footprint import measure
 from tests.support.klein import Pixels, consume, never, rgb_image
 from tests.support.upscaler_checkpoint import load_stock, write_upscaler
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def _request(width: int = 48, height: int = 32, resolution: int = 64, softness: 
     return UpscaleRequest(image=RGBImage(width, height, rgb), resolution=resolution, seed=42, softness=softness)
 
 
-def _pixels(upscaler: Upscaler, request: UpscaleRequest) -> list[Pixels]:
+def _upscale(upscaler: Upscaler, request: UpscaleRequest) -> list[Pixels]:
     return [event.pixels for event in upscaler.run(request, never) if isinstance(event, ImageEvent)]
 
 
@@ -59,8 +61,8 @@ def test_pixels_are_those_of_mflux_own_call(
     upscaler: Upscaler, folder: Path, tmp_path: Path, width: int, height: int, resolution: int, softness: float
 ) -> None:
     request = _request(width, height, resolution, softness)
-    (ours,) = _pixels(upscaler, request)
-    # What the service promises before anything runs.
+    (ours,) = _upscale(upscaler, request)
+    # The size that the service promises before anything runs.
     assert (ours.shape[1], ours.shape[0]) == upscaled_size(width, height, resolution)
     file = tmp_path / "given.png"
     Image.frombytes("RGB", (width, height), request.image.rgb).save(file)
@@ -81,8 +83,8 @@ def test_several_windows_are_those_of_mflux_own_transformer(upscaler: Upscaler, 
 
 def test_seed_and_softness_matter(upscaler: Upscaler) -> None:
     request = attrs.evolve(_request(), seed=1)
-    (one,), (other,) = _pixels(upscaler, request), _pixels(upscaler, attrs.evolve(request, seed=2))
-    (soft,) = _pixels(upscaler, attrs.evolve(request, softness=1.0))
+    (one,), (other,) = _upscale(upscaler, request), _upscale(upscaler, attrs.evolve(request, seed=2))
+    (soft,) = _upscale(upscaler, attrs.evolve(request, softness=1.0))
     assert not np.array_equal(one, other)
     assert not np.array_equal(one, soft)
 
@@ -126,35 +128,37 @@ def test_cancel_is_seen_at_every_tile_of_a_large_image() -> None:
             raise Stopped
 
     with pytest.raises(Stopped):
-        VAEUtil.encode(vae=_Checked(Cheap(), check), image=mx.zeros((1, 3, 1024, 1024)), tiling_config=TilingConfig())
+        VAEUtil.encode(
+            vae=_CancellableVAE(Cheap(), check), image=mx.zeros((1, 3, 1024, 1024)), tiling_config=TilingConfig()
+        )
 
 
 def test_low_ram_keeps_one_module_at_a_time_and_generates_the_same(upscaler: Upscaler, folder: Path) -> None:
-    component_offload = Upscaler(UpscalerComponents(folder))
-    assert component_offload.components.resident == frozenset()
+    offloading = Upscaler(UpscalerComponents(folder))
+    assert offloading.components.resident == frozenset()
     request = attrs.evolve(_request(), low_ram=True)
     seen: list[tuple[str, list[str]]] = []
     pixels = []
-    for event in component_offload.run(request, never):
-        seen.append((type(event).__name__, sorted(component_offload.components.resident)))
+    for event in offloading.run(request, never):
+        seen.append((type(event).__name__, sorted(offloading.components.resident)))
         if isinstance(event, ImageEvent):
             pixels.append(event.pixels)
     assert {tuple(resident) for _, resident in seen} == {()}
-    assert np.array_equal(pixels[0], _pixels(upscaler, _request())[0])
+    assert np.array_equal(pixels[0], _upscale(upscaler, _request())[0])
 
 
 def test_expected_bytes_are_the_bytes_that_are_held(upscaler: Upscaler, folder: Path, device: Device) -> None:
     upscaler.components.load_all()
     sizes = []
     for module in (upscaler.components.transformer, upscaler.components.vae):
-        arrays = {id(array): array for _, array in tree_flatten(module.parameters()) if isinstance(array, mx.array)}
+        arrays = {id(array): array for _, array in named_arrays(module)}
         sizes.append(sum(array.nbytes for array in arrays.values()))
     footprint = measure(folder, float_bytes=2 if device.is_gpu else 4)
     assert footprint is not None
     assert (footprint.whole, footprint.component_offload) == (sum(sizes), max(sizes))
 
 
-def test_a_folder_that_is_no_upscaler(tiny_folder: Path, folder: Path) -> None:
+def test_a_folder_that_is_not_an_upscaler(tiny_folder: Path, folder: Path) -> None:
     assert is_upscaler(folder)
     assert not is_upscaler(tiny_folder)
 
@@ -192,7 +196,14 @@ def test_mlx_still_dies_of_an_empty_running_sum_which_is_why_it_is_guarded() -> 
     assert died.returncode != 0, "MLX has learned it: mflux_api/engine/upscaling/empty_sums.py can go"
 
 
-@pytest.mark.parametrize("wrong", [{"width": 47}, {"resolution": 1}, {"softness": 1.5}, {"softness": -0.1}])
+def test_image_with_a_wrong_number_of_bytes_cannot_be_upscaled() -> None:
+    with pytest.raises(ValueError, match="must have 3 bytes per pixel"):
+        attrs.evolve(_request().image, width=47)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"image": RGBImage(0, 0, b"")}, {"resolution": 1}, {"softness": 1.5}, {"softness": -0.1}]
+)
 def test_what_cannot_be_computed(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"needs|must"):
         attrs.evolve(_request(), **wrong)

@@ -1,4 +1,4 @@
-"""SeedVR2 in a real engine child: frames in, frames out, on whatever device there is."""
+"""SeedVR2 in a real engine child, frames in and frames out, on the device of this machine."""
 
 import os
 from collections.abc import AsyncIterator
@@ -8,18 +8,20 @@ import attrs
 import pytest
 import trio
 
+from mflux_api.engine import control_thread, worker
 from mflux_api.engine import protocol as p
-from mflux_api.engine import worker
 from mflux_api.engine.device import Device
 from mflux_api.engine.interface import Engine, Received
 from mflux_api.engine.local import LocalEngine
 from mflux_api.engine.protocol import ENGINE_TYPES
-from mflux_api.engine.upscaling.components import UpscalerComponents
+from mflux_api.engine.upscaling.seedvr2_components import UpscalerComponents
 from mflux_api.engine.upscaling.upscaler import Upscaler
 from mflux_api.ipc.child_pipe import ChildPipe
 from tests.support.engine_contract import RUN, load, run, until
 from tests.support.klein import rgb_image
 from tests.support.upscaler_checkpoint import write_upscaler
+
+pytestmark = pytest.mark.slow
 
 UPSCALE = p.Upscale(run_id=1, model="seedvr2", seeds=(1, 2), width=48, height=32, resolution=64)
 RGB = rgb_image(48, 32).rgb
@@ -37,13 +39,13 @@ async def engine(tmp_path: Path) -> AsyncIterator[Engine]:
         nursery.cancel_scope.cancel()
 
 
-async def _upscaled(engine: Engine, command: p.Upscale, *blobs: bytes) -> list[Received]:
+async def _upscale(engine: Engine, command: p.Upscale, *blobs: bytes) -> list[Received]:
     await engine.send(command, blobs)
     return await until(engine, p.RunDone, p.RunFailed, p.RunStopped)
 
 
 async def test_upscaled_images_come_as_those_of_a_run(engine: Engine) -> None:
-    frames = await _upscaled(engine, UPSCALE, RGB)
+    frames = await _upscale(engine, UPSCALE, RGB)
     assert [type(frame.event).__name__ for frame in frames] == [
         *(["StageChanged", "StageChanged", "StepDone", "StageChanged", "ImageDone"] * 2),
         "RunDone",
@@ -62,7 +64,7 @@ async def test_cancelled_upscaling_leaves_a_sound_engine(engine: Engine) -> None
     await until(engine, p.StageChanged)
     await engine.send(p.Cancel(run_id=2))
     assert isinstance((await until(engine, p.RunStopped, p.RunDone))[-1].event, p.RunStopped)
-    frames = await _upscaled(engine, attrs.evolve(UPSCALE, run_id=3, seeds=(1,), low_ram=True), RGB)
+    frames = await _upscale(engine, attrs.evolve(UPSCALE, run_id=3, seeds=(1,), low_ram=True), RGB)
     assert isinstance(frames[-1].event, p.RunDone)
 
 
@@ -74,7 +76,7 @@ def test_worker_says_in_a_long_stage_that_it_goes_on(
     frames: list[type[object]] = []
     pipe = ChildPipe(incoming, outgoing, ENGINE_TYPES)
     monkeypatch.setattr(pipe, "write", lambda event, blobs=(): frames.append(type(event)))
-    child = worker.Worker(pipe, worker.Reader(pipe), device)
+    child = worker.Worker(pipe, control_thread.ControlThread(pipe), device)
     child._resident["seedvr2"] = Upscaler(UpscalerComponents(write_upscaler(tmp_path / "seedvr2")))
     child._run(attrs.evolve(UPSCALE, seeds=(1,)), (RGB,))
     os.close(incoming)
@@ -93,7 +95,7 @@ async def test_what_does_not_go_together_fails_and_the_engine_goes_on(engine: En
         (UPSCALE, []),
         (attrs.evolve(UPSCALE, softness=2.0), [RGB]),
     ):
-        failed = (await _upscaled(engine, command, *blobs))[-1].event
+        failed = (await _upscale(engine, command, *blobs))[-1].event
         assert isinstance(failed, p.RunFailed)
         assert failed.code == "GENERATION_FAILED"
-    assert isinstance((await _upscaled(engine, attrs.evolve(UPSCALE, seeds=(5,)), RGB))[-1].event, p.RunDone)
+    assert isinstance((await _upscale(engine, attrs.evolve(UPSCALE, seeds=(5,)), RGB))[-1].event, p.RunDone)

@@ -20,6 +20,8 @@ from mflux_api.storage.checkpoints import EMBEDDED
 from tests.engine.test_local import death, running
 from tests.support.engine_contract import RUN, load, rgb_images, run, until
 
+pytestmark = pytest.mark.slow
+
 
 @contextmanager
 def worker() -> Iterator[subprocess.Popen[bytes]]:
@@ -32,7 +34,7 @@ def worker() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def read_until(process: subprocess.Popen[bytes], kind: type[p.Event]) -> p.Frame:
-    """The next frame of that kind, read without any care for time: the worker beats."""
+    """Return the next frame of that kind; without a time limit, because the worker beats."""
     assert process.stdout is not None
     while True:
         length = frames.header_length(process.stdout.read(frames.PREFIX_LENGTH))
@@ -149,10 +151,10 @@ async def test_embedded_checkpoint_is_quantized_too(tmp_path: Path, bits: p.Bits
         (ValueError("/a/path"), "GENERATION_FAILED"),
     ],
 )
-def test_mlx_ways_to_say_that_memory_is_out(error: Exception, code: str) -> None:
-    from mflux_api.engine.worker import _classified
+def test_each_out_of_memory_error_of_mlx_is_recognised(error: Exception, code: str) -> None:
+    from mflux_api.engine.worker import _classify
 
-    found, message = _classified(error, "The engine failed while generating")
+    found, message = _classify(error, "The engine failed while generating")
     assert found == code
     assert "/a/path" not in message
 

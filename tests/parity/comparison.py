@@ -16,7 +16,7 @@ Size = tuple[int, int]
 
 
 def reference(width: int, height: int, index: int) -> npt.NDArray[np.uint8]:
-    """An image with large shapes and some noise; diffusers scales none of these sizes."""
+    """Return an image with large shapes and some noise; diffusers scales none of these sizes."""
     random = np.random.default_rng(SEED + index)
     rows, columns = np.mgrid[0:height, 0:width] / max(width, height)
     waves = [np.sin(random.uniform(2, 9) * rows + random.uniform(2, 9) * columns + index) for _ in range(3)]
@@ -25,7 +25,7 @@ def reference(width: int, height: int, index: int) -> npt.NDArray[np.uint8]:
 
 
 def open_engine() -> Any:
-    """Prepare this process to compute in float32 as the service would, and return its device."""
+    """Prepare this process to compute in float32 as the service does on a CPU, and return its device."""
     os.environ["MLX_DISABLE_COMPILE"] = "1"
     from mflux_api.engine import blas
 
@@ -68,7 +68,7 @@ def generate_case(
 
 
 def psnr(one: npt.NDArray[np.uint8], other: npt.NDArray[np.uint8]) -> float:
-    """Peak signal-to-noise ratio in dB of two 8-bit images; infinite for equal ones."""
+    """Return the peak signal-to-noise ratio in dB of two 8-bit images; infinite for equal ones."""
     error = float(np.mean((one.astype(np.float64) - other) ** 2))
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 

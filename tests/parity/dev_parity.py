@@ -36,7 +36,7 @@ CASES: tuple[tuple[str, int, int, int, float, tuple[Size, ...]], ...] = (
 
 
 def generate(folder: Path) -> None:
-    """The engine's side: the checkpoint, noise, embeddings and images into ``folder``."""
+    """Write the engine's side into ``folder``: the checkpoint, noise, embeddings and images."""
     device = open_engine()
     from mflux_api.engine.sampling.pipeline import Pipeline
     from mflux_api.engine.weights.components import load_components
@@ -75,7 +75,7 @@ def generate(folder: Path) -> None:
 
 
 def compare(folder: Path) -> bool:
-    """Diffusers' side: print a line per case; whether all reach the bound."""
+    """Run diffusers' side and print a line per case; return whether all reach the bound."""
     import torch  # type: ignore[import-not-found, unused-ignore]
     from PIL import Image
 
@@ -91,7 +91,7 @@ def compare(folder: Path) -> bool:
     for number, case in enumerate(written["cases"]):
         embedding, _ = pipeline.encode_prompt(case["prompt"], **text)
         images = [Image.fromarray(reference(width, height, i)) for i, (width, height) in enumerate(case["references"])]
-        rgb_image = pipeline(
+        image = pipeline(
             image=images or None,
             prompt=case["prompt"],
             height=case["height"],
@@ -102,7 +102,7 @@ def compare(folder: Path) -> bool:
             output_type="np",
             **text,
         ).images[0]
-        theirs: npt.NDArray[np.uint8] = (rgb_image * 255).round().astype(np.uint8)
+        theirs: npt.NDArray[np.uint8] = (image * 255).round().astype(np.uint8)
         ours = np.load(folder / f"{number}.pixels.npy")
         of_text = _signal(np.load(folder / f"{number}.embedding.npy"), embedding.detach().numpy())
         worst = min(worst, psnr(ours, theirs), of_text)
@@ -111,7 +111,7 @@ def compare(folder: Path) -> bool:
 
 
 def _signal(ours: npt.NDArray[np.float32], theirs: npt.NDArray[np.float32]) -> float:
-    """The embedding's signal over the difference, in dB."""
+    """Return the embedding's signal over the difference, in dB."""
     error = float(np.mean((ours.astype(np.float64) - theirs) ** 2))
     return math.inf if error == 0 else 10 * math.log10(float(np.mean(theirs.astype(np.float64) ** 2)) / error)
 
@@ -126,6 +126,7 @@ def _load_diffusers(path: Path) -> Any:
 
 
 def main() -> int:
+    """Run one side; return the exit status."""
     parser = argparse.ArgumentParser(description="Compare the engine's FLUX.2-dev with diffusers'.")
     parser.add_argument("side", choices=["generate", "compare"])
     parser.add_argument("folder", type=Path)

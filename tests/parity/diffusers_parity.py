@@ -60,7 +60,7 @@ def _kind_of(checkpoint: Path) -> str:
 
 
 def generate(folder: Path, checkpoint: Path | None) -> None:
-    """The engine's side: checkpoints, noise and images into ``folder``."""
+    """Write the engine's side into ``folder``: checkpoints, noise and images."""
     device = open_engine()
     import attrs
 
@@ -112,7 +112,7 @@ def generate(folder: Path, checkpoint: Path | None) -> None:
 
 
 def compare(folder: Path) -> bool:
-    """Diffusers' side: print a line per case; whether all reach the bound."""
+    """Run diffusers' side and print a line per case; return whether all reach the bound."""
     worst = math.inf
     pipelines: dict[str, Any] = {}
     for case in json.loads((folder / "cases.json").read_text()):
@@ -142,6 +142,7 @@ def _diffusers_image(
     from PIL import Image
 
     index = json.loads((Path(path) / "model_index.json").read_text())
+    # Literals: this side's environment need not have the engine's requirements.
     text = {
         "text_encoder_out_layers": tuple(index.get("text_encoder_out_layers", (9, 18, 27))),
         "max_sequence_length": index.get("max_sequence_length", 512),
@@ -150,7 +151,7 @@ def _diffusers_image(
     if case["negative"] is not None:
         negative["negative_prompt_embeds"] = pipeline.encode_prompt(case["negative"], **text)[0]
     images = [Image.fromarray(reference(width, height, i)) for i, (width, height) in enumerate(case["references"])]
-    rgb_image = pipeline(
+    image = pipeline(
         image=images or None,
         prompt=case["prompt"],
         height=case["height"],
@@ -162,11 +163,12 @@ def _diffusers_image(
         **text,
         **negative,
     ).images[0]
-    pixels: npt.NDArray[np.uint8] = (rgb_image * 255).round().astype(np.uint8)
+    pixels: npt.NDArray[np.uint8] = (image * 255).round().astype(np.uint8)
     return pixels
 
 
 def main() -> int:
+    """Run one side; return the exit status."""
     parser = argparse.ArgumentParser(description="Compare the engine's images with diffusers'.")
     parser.add_argument("side", choices=["generate", "compare"])
     parser.add_argument("folder", type=Path)

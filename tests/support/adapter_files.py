@@ -1,4 +1,4 @@
-"""LoRA and LoKr files of the test checkpoints' sizes, one naming after the other."""
+"""LoRA files for the test checkpoints."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ RANK = 4
 
 
 def factors(outputs: int, inputs: int, seed: int, rank: int = RANK) -> tuple[mx.array, mx.array]:
-    """PEFT's ``lora_A`` [rank, inputs] and ``lora_B`` [outputs, rank], of an update as large as the weight."""
+    """Return PEFT's ``lora_A`` [rank, inputs] and ``lora_B`` [outputs, rank], of an update as large as the weight."""
     random = np.random.default_rng(seed)
     down = random.normal(0, inputs**-0.5, (rank, inputs)).astype(np.float32)
     up = random.normal(0, 1, (outputs, rank)).astype(np.float32)
@@ -26,7 +26,7 @@ def save(path: Path, tensors: Mapping[str, mx.array], metadata: Mapping[str, str
 
 
 def layers(shape: CheckpointShape) -> dict[str, tuple[int, int]]:
-    """Some layers of every kind by diffusers' name, with (outputs, inputs)."""
+    """Return some layers of every kind by diffusers' name, with (outputs, inputs)."""
     width, mlp = shape.width, int(shape.width * shape.mlp_ratio)
     found = {"x_embedder": (width, 128), "single_transformer_blocks.1.attn.to_out": (width, width + mlp)}
     for name in ("attn.to_q", "attn.add_k_proj", "attn.to_out.0", "attn.to_add_out"):
@@ -37,7 +37,7 @@ def layers(shape: CheckpointShape) -> dict[str, tuple[int, int]]:
 
 
 def peft(path: Path, shape: CheckpointShape, seed: int = 0, prefix: str = "transformer.", scale: float = 1.0) -> Path:
-    """A LoRA as diffusers and PEFT save it."""
+    """Write a LoRA as diffusers and PEFT save it."""
     tensors = {}
     for index, (name, size) in enumerate(layers(shape).items()):
         down, up = factors(*size, seed=100 * seed + index)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
+from mflux_api.catalog.files import CONFIG_FILE, DEV_MODEL_TYPE, MODEL_INDEX
 from mflux_api.engine.demo import byte_tokenizer, layout
 from mflux_api.engine.demo.layout import CheckpointShape, Tensors
 from mflux_api.engine.demo.random_checkpoint import Dtype, _values, _write_json, _write_safetensors
@@ -26,7 +27,7 @@ _SPECIAL = (
     "[/SYSTEM_PROMPT]",
 )
 _BYTES = byte_tokenizer._VOCABULARY
-VOCABULARY_SIZE = byte_tokenizer._padded(len(_BYTES) + len(_SPECIAL))
+VOCABULARY_SIZE = byte_tokenizer._round_up(len(_BYTES) + len(_SPECIAL))
 
 # Mistral's template, reduced to text: messages are lists of parts, and the first token is in the text.
 _CHAT_TEMPLATE = """\
@@ -47,7 +48,7 @@ SHAPE = CheckpointShape(
     text_width=64,
     text_layers=7,
     text_out_layers=(2, 3, 5),
-    # All heads together are wider than the model, as they are narrower in Mistral Small 3: neither is the other.
+    # All heads together are wider than the model; in Mistral Small 3 they are narrower: the widths must differ.
     text_heads=4,
     text_key_value_heads=2,
     text_head_dim=32,
@@ -73,7 +74,7 @@ def write_dev_checkpoint(
     }
     for component, (file, config, tensors) in components.items():
         (folder / component).mkdir(parents=True)
-        _write_json(folder / component / "config.json", config)
+        _write_json(folder / component / CONFIG_FILE, config)
         arrays = {name: _values(f"{component}/{name}", dims, std, seed) for name, dims, std in tensors}
         _write_safetensors(folder / component / file, arrays, dtype)
     (folder / "scheduler").mkdir()
@@ -86,7 +87,7 @@ def write_dev_checkpoint(
         "tokenizer": ["transformers", "PixtralProcessor"],
     }
     del index["is_distilled"]
-    _write_json(folder / "model_index.json", index)
+    _write_json(folder / MODEL_INDEX, index)
     return folder
 
 
@@ -126,7 +127,7 @@ def _text_encoder_config(shape: CheckpointShape, dtype: Dtype) -> dict[str, obje
     rope = {"rope_type": "default", "rope_theta": 1e9}
     return {
         "architectures": ["Mistral3ForConditionalGeneration"],
-        "model_type": "mistral3",
+        "model_type": DEV_MODEL_TYPE,
         "dtype": dtype,
         "image_token_index": len(_BYTES) + _SPECIAL.index("[IMG]"),
         "multimodal_projector_bias": False,

@@ -1,4 +1,4 @@
-"""What every engine promises, whatever it is made of. Modules that test one subclass :class:`EngineContract`."""
+"""What every engine promises, of any kind. A module that tests one subclasses :class:`EngineContract`."""
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -42,7 +42,7 @@ RUN = Run(
 
 
 async def until(engine: Engine, *kinds: type[Event]) -> list[Received]:
-    """Everything but beats, up to and including the first event of one of the kinds."""
+    """Return everything but heartbeats, up to and including the first event of one of the kinds."""
     seen: list[Received] = []
     with trio.fail_after(DEADLINE_SECONDS):
         while not seen or not isinstance(seen[-1].event, kinds):
@@ -53,19 +53,19 @@ async def until(engine: Engine, *kinds: type[Event]) -> list[Received]:
 
 
 async def load(engine: Engine, command: LoadModel) -> Event:
-    """LoadModel and return the answer."""
+    """Send the command and return the answer."""
     await engine.send(command)
     return (await until(engine, Loaded, LoadFailed))[-1].event
 
 
 async def run(engine: Engine, command: Run, blobs: Sequence[bytes] = ()) -> list[Received]:
-    """Run and return every frame of it."""
+    """Send the command and return every frame of the run."""
     await engine.send(command, blobs)
     return await until(engine, RunDone, RunFailed, RunStopped)
 
 
 def rgb_images(frames: list[Received]) -> list[bytes]:
-    """The pixels in a run's frames."""
+    """Return the pixels in a run's frames."""
     return [frame.blobs[0] for frame in frames if isinstance(frame.event, ImageDone)]
 
 
@@ -171,7 +171,7 @@ class EngineContract:
     async def test_several_models_are_resident_and_leave_one_by_one(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)
         await load(engine, attrs.evolve(good, model="second"))
-        # Loading a model again is no error.
+        # Loading a model again is not an error.
         assert isinstance(await load(engine, good), Loaded)
         first = await run(engine, RUN)
         second = await run(engine, attrs.evolve(RUN, run_id=2, model="second"))
@@ -183,12 +183,13 @@ class EngineContract:
         last = await run(engine, attrs.evolve(RUN, run_id=4, model="second"))
         assert rgb_images(last) == rgb_images(first)
 
-    async def test_staged_model_generates_the_same(self, engine: Engine, good: LoadModel) -> None:
+    async def test_model_with_component_offload_generates_the_same(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)
         whole = rgb_images(await run(engine, RUN))
-        await load(engine, attrs.evolve(good, model="staged", component_offload=True))
+        assert whole
+        await load(engine, attrs.evolve(good, model="offloading", component_offload=True))
         for run_id, low_ram in enumerate((True, True, False, True), start=2):
-            frames = await run(engine, attrs.evolve(RUN, run_id=run_id, model="staged", low_ram=low_ram))
+            frames = await run(engine, attrs.evolve(RUN, run_id=run_id, model="offloading", low_ram=low_ram))
             assert rgb_images(frames) == whole
 
     async def test_run_without_the_model_fails_and_leaves_the_engine_free(

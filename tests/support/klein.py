@@ -19,12 +19,12 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def never() -> bool:
-    """A run that nobody stops."""
+    """Never stop a run."""
     return False
 
 
 def generate(pipeline: Pipeline, request: PipelineRequest) -> list[Pixels]:
-    """Every image of a pass."""
+    """Return every image of a pass."""
     return [event.pixels for event in pipeline.run(request, never) if isinstance(event, ImageEvent)]
 
 
@@ -34,12 +34,12 @@ def consume(run: Iterator[Event], seen: list[Event]) -> None:
 
 
 def distance(one: Pixels, other: Pixels) -> int:
-    """The largest difference of two images in levels of 255."""
+    """Return the largest difference of two images in levels of 255."""
     return int(np.abs(one.astype(np.int16) - other).max())
 
 
 def klein_config(*, kv_cache: bool = False) -> ModelConfig:
-    """Klein's configuration with the dimensions of the test checkpoint."""
+    """Return Klein's configuration with the dimensions of the test checkpoint."""
     return ModelConfig(
         priority=0,
         aliases=["test"],
@@ -73,7 +73,7 @@ def klein_config(*, kv_cache: bool = False) -> ModelConfig:
 
 
 def generate_stock(stock: Any, request: PipelineRequest, device: Device, images: list[Path] | None = None) -> Pixels:
-    """The image of stock mflux: ``Flux2Klein``, or ``Flux2KleinEdit`` where there are reference ``images``."""
+    """Return the image of stock mflux: ``Flux2Klein``, or ``Flux2KleinEdit`` where there are reference ``images``."""
     stock.vae.decode_mode = decode_mode(device, request.width, request.height, request.low_ram)
     image = stock.generate_image(
         seed=request.seeds[0],
@@ -88,7 +88,7 @@ def generate_stock(stock: Any, request: PipelineRequest, device: Device, images:
 
 
 def rgb_image(width: int, height: int, seed: int = 0) -> RGBImage:
-    """An image with large shapes and some noise, another one for each seed."""
+    """Return an image with large shapes and some noise, another one for each seed."""
     random = np.random.default_rng(seed)
     rows, columns = np.mgrid[0:height, 0:width] / max(width, height)
     waves = [np.sin(random.uniform(2, 9) * rows + random.uniform(2, 9) * columns + seed) for _ in range(3)]
@@ -97,5 +97,5 @@ def rgb_image(width: int, height: int, seed: int = 0) -> RGBImage:
 
 
 def pixels_of(image: RGBImage) -> Pixels:
-    """The image as an array (height, width, 3)."""
+    """Return the image as an array (height, width, 3)."""
     return np.frombuffer(image.rgb, np.uint8).reshape(image.height, image.width, 3)

@@ -52,13 +52,13 @@ def write_upscaler(folder: Path) -> Path:
                 values /= np.sqrt(values[0].size)
             else:
                 values = 0.2 * values + ("scale" in name)
-            tensors[_released(name)] = mx.array(values)
+            tensors[_released_name(name)] = mx.array(values)
         mx.save_safetensors(str(folder / UPSCALER_FILES[part]), tensors)
     return folder
 
 
-def _released(name: str) -> str:
-    """Layers that both streams share are there once."""
+def _released_name(name: str) -> str:
+    """Return the name in the released file, where layers that both streams share are stored once."""
     block = int(name.split(".")[1]) if name.startswith("blocks.") else 0
     if block < SEPARATE_LAYERS or ".attn." not in name:
         return name
@@ -66,7 +66,7 @@ def _released(name: str) -> str:
 
 
 def load_stock(folder: Path) -> Any:
-    """Mflux's SeedVR2, its weights mapped by mflux's mapper; its initializer knows the released dimensions alone."""
+    """Mflux's SeedVR2, its weights mapped by mflux's mapper; its initializer knows only the released dimensions."""
     stock = SeedVR2.__new__(SeedVR2)
     nn.Module.__init__(stock)
     stock.model_config, stock.callbacks, stock.tiling_config = (

@@ -1,1 +1,4 @@
-"""Small checkpoints of FLUX.2 Klein's architecture, for demonstrations and tests."""
+"""Small checkpoints of FLUX.2 Klein's architecture, for demonstrations and tests, and the one in the package.
+
+How that one was trained is in ``training/demo``.
+"""

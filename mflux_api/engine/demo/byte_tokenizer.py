@@ -73,7 +73,7 @@ _CHAT_TEMPLATE = """\
 
 
 def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
-    """Token numbers and merges: the 256 bytes first, then every prefix that the words are built through."""
+    """Return token numbers and merges: the 256 bytes first, then every prefix that the words are built through."""
     vocabulary = {symbol: number for number, symbol in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     merges: list[tuple[str, str]] = []
     # "Ċ" is a line break and "Ġ" a space in the byte alphabet.
@@ -86,12 +86,12 @@ def _vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
     return vocabulary, merges
 
 
-def _padded(size: int, multiple: int = 64) -> int:
+def _round_up(size: int, multiple: int = 64) -> int:
     return -(-size // multiple) * multiple
 
 
 _VOCABULARY, _MERGES = _vocabulary()
-VOCABULARY_SIZE = _padded(len(_VOCABULARY) + len(_SPECIAL) + len(_THINKING))
+VOCABULARY_SIZE = _round_up(len(_VOCABULARY) + len(_SPECIAL) + len(_THINKING))
 """Rows that a text encoder's embedding needs: at least one per token."""
 PAD_TOKEN_ID = len(_VOCABULARY)
 END_TOKEN_ID = len(_VOCABULARY) + _SPECIAL.index("<|im_end|>")

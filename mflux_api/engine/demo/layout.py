@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from mflux_api.catalog.files import OUT_LAYERS_KEY, SEQUENCE_LENGTH_KEY
 from mflux_api.engine.demo.byte_tokenizer import END_TOKEN_ID, PAD_TOKEN_ID, VOCABULARY_SIZE
 
 Tensors = Iterator[tuple[str, tuple[int, ...], float]]
@@ -69,6 +70,7 @@ def _conv(name: str, inputs: int, outputs: int, kernel: int = 3, gain: float = 1
 
 
 def transformer_tensors(shape: CheckpointShape) -> Tensors:
+    """Yield the tensors of diffusers' Flux2Transformer2DModel."""
     width, mlp = shape.width, int(shape.width * shape.mlp_ratio)
     yield from _linear("x_embedder", 128, width)
     yield from _linear("context_embedder", shape.joint_attention_dim, width)
@@ -97,6 +99,7 @@ def transformer_tensors(shape: CheckpointShape) -> Tensors:
 
 
 def text_encoder_tensors(shape: CheckpointShape) -> Tensors:
+    """Yield the tensors of transformers' Qwen3ForCausalLM, whose embedding is also its head."""
     width, head, mlp = shape.text_width, shape.text_head_dim, shape.text_mlp_width
     yield "model.embed_tokens.weight", (VOCABULARY_SIZE, width), 1.0
     for index in range(shape.text_layers):
@@ -116,6 +119,7 @@ def text_encoder_tensors(shape: CheckpointShape) -> Tensors:
 
 
 def vae_tensors(shape: CheckpointShape) -> Tensors:
+    """Yield the tensors of diffusers' AutoencoderKLFlux2."""
     widths, layers = shape.vae_widths, shape.vae_layers_per_block
     yield from _conv("encoder.conv_in", 3, widths[0])
     for block, width in enumerate(widths):
@@ -163,7 +167,7 @@ def _mid_block(name: str, width: int) -> Tensors:
 
 
 def transformer_config(shape: CheckpointShape) -> dict[str, Any]:
-    """Diffusers' Flux2Transformer2DModel."""
+    """Return the configuration of diffusers' Flux2Transformer2DModel."""
     return {
         "_class_name": "Flux2Transformer2DModel",
         "patch_size": 1,
@@ -184,7 +188,7 @@ def transformer_config(shape: CheckpointShape) -> dict[str, Any]:
 
 
 def vae_config(shape: CheckpointShape) -> dict[str, Any]:
-    """Diffusers' AutoencoderKLFlux2."""
+    """Return the configuration of diffusers' AutoencoderKLFlux2."""
     return {
         "_class_name": "AutoencoderKLFlux2",
         "in_channels": 3,
@@ -207,7 +211,7 @@ def vae_config(shape: CheckpointShape) -> dict[str, Any]:
 
 
 def text_encoder_config(shape: CheckpointShape, dtype: str) -> dict[str, Any]:
-    """Transformers' Qwen3Config; rope_theta stands in both places that its versions read."""
+    """Return the configuration of transformers' Qwen3ForCausalLM; its versions read rope_theta in one of two places."""
     return {
         "architectures": ["Qwen3ForCausalLM"],
         "model_type": "qwen3",
@@ -235,7 +239,7 @@ def text_encoder_config(shape: CheckpointShape, dtype: str) -> dict[str, Any]:
 
 
 def model_index(shape: CheckpointShape) -> dict[str, Any]:
-    """Diffusers' model_index.json, with the two call arguments that this engine reads from it."""
+    """Return diffusers' model_index.json, with the two call arguments that this engine reads from it."""
     return {
         "_class_name": "Flux2KleinPipeline",
         "is_distilled": shape.is_distilled,
@@ -244,13 +248,13 @@ def model_index(shape: CheckpointShape) -> dict[str, Any]:
         "tokenizer": ["transformers", "Qwen2TokenizerFast"],
         "transformer": ["diffusers", "Flux2Transformer2DModel"],
         "vae": ["diffusers", "AutoencoderKLFlux2"],
-        "text_encoder_out_layers": list(shape.text_out_layers),
-        "max_sequence_length": shape.max_sequence_length,
+        OUT_LAYERS_KEY: list(shape.text_out_layers),
+        SEQUENCE_LENGTH_KEY: shape.max_sequence_length,
     }
 
 
 def scheduler_config() -> dict[str, Any]:
-    """FLUX.2's scheduler."""
+    """Return the configuration of FLUX.2's scheduler."""
     return {
         "_class_name": "FlowMatchEulerDiscreteScheduler",
         "base_image_seq_len": 256,

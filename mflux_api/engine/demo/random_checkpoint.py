@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mflux_api.catalog.files import CONFIG_FILE, MODEL_INDEX
 from mflux_api.engine.demo import layout
 from mflux_api.engine.demo.byte_tokenizer import write_tokenizer
 from mflux_api.engine.demo.layout import CheckpointShape
@@ -34,12 +35,12 @@ def write_random_checkpoint(
     It is written beside the target and renamed, so a folder of that name is always complete.
 
     Raises:
-        FileExistsError: ``folder`` exists and is no checkpoint.
+        FileExistsError: ``folder`` exists and is not a checkpoint.
     """
     if _is_complete(folder):
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder.name} exists and is no checkpoint: choose another folder or remove it.")
+        raise FileExistsError(f"{folder.name} exists and is not a checkpoint: choose another folder or remove it.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = folder.parent / f".{folder.name}.{secrets.token_hex(6)}.partial"
     try:
@@ -56,7 +57,7 @@ def write_random_checkpoint(
 
 
 def _is_complete(folder: Path) -> bool:
-    return (folder / "model_index.json").is_file()
+    return (folder / MODEL_INDEX).is_file()
 
 
 def _write(folder: Path, shape: CheckpointShape, seed: int, dtype: Dtype) -> None:
@@ -75,14 +76,14 @@ def _write(folder: Path, shape: CheckpointShape, seed: int, dtype: Dtype) -> Non
     }
     for component, (file, config, tensors) in components.items():
         (folder / component).mkdir(parents=True)
-        _write_json(folder / component / "config.json", config)
+        _write_json(folder / component / CONFIG_FILE, config)
         arrays = {name: _values(f"{component}/{name}", dims, std, seed) for name, dims, std in tensors}
         _write_safetensors(folder / component / file, arrays, dtype)
     (folder / "scheduler").mkdir()
     _write_json(folder / "scheduler" / "scheduler_config.json", layout.scheduler_config())
     (folder / "tokenizer").mkdir()
     write_tokenizer(folder / "tokenizer", shape.max_sequence_length)
-    _write_json(folder / "model_index.json", layout.model_index(shape))
+    _write_json(folder / MODEL_INDEX, layout.model_index(shape))
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:
@@ -102,7 +103,7 @@ def _values(name: str, shape: tuple[int, ...], std: float, seed: int) -> npt.NDA
 
 
 def _write_safetensors(file: Path, arrays: Mapping[str, npt.NDArray[np.float32]], dtype: Dtype) -> None:
-    """The format of https://huggingface.co/docs/safetensors: header length, JSON header, little-endian tensors."""
+    """Write header length, JSON header, little-endian tensors (https://huggingface.co/docs/safetensors)."""
     size = 2 if dtype == "bfloat16" else 4
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
@@ -124,7 +125,7 @@ def _write_safetensors(file: Path, arrays: Mapping[str, npt.NDArray[np.float32]]
 
 
 def _bfloat16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
-    """The upper halves of float32 values, rounded to nearest even; the values here are all finite."""
+    """Return the upper halves of float32 values, rounded to nearest even; the values here are all finite."""
     bits = array.view(np.uint32)
     rounded = bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
     return (rounded >> np.uint32(16)).astype("<u2")

@@ -15,7 +15,7 @@ SYSTEM_MESSAGE = (
 )
 """What the model was trained with, line break included: another text gives other images."""
 
-# It stands for an image in the conversation, and there is none.
+# It stands for an image in the conversation; a prompt has none.
 _IMAGE_TOKEN = "[IMG]"
 _PROBE = "a cat on a red roof"
 
@@ -28,8 +28,8 @@ class ConversationTokenizer:
         self._max_length = max_length
 
     def tokenize(self, prompt: str, max_length: int | None = None, **_: object) -> TokenizerOutput:
-        """The prompt's token numbers and their mask, each [1, max_length]; mflux's tokenizers have the same method."""
-        text = self.rendered(prompt)
+        """Return the prompt's token numbers and their mask, each [1, max_length], as mflux's tokenizers do."""
+        text = self.render(prompt)
         start = self.tokenizer.bos_token
         tokens = self.tokenizer(
             [text],
@@ -44,8 +44,8 @@ class ConversationTokenizer:
             input_ids=mx.array(tokens["input_ids"]), attention_mask=mx.array(tokens["attention_mask"])
         )
 
-    def rendered(self, prompt: str) -> str:
-        """The conversation as text."""
+    def render(self, prompt: str) -> str:
+        """Return the conversation with this prompt as text."""
         parts = (("system", SYSTEM_MESSAGE), ("user", prompt.replace(_IMAGE_TOKEN, "")))
         messages = [{"role": role, "content": [{"type": "text", "text": text}]} for role, text in parts]
         return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=False))
@@ -72,13 +72,13 @@ def load_conversation_tokenizer(path: Path, sequence_length: int, vocab_size: in
     if len(raw) > vocab_size:
         raise CheckpointError(f"tokenizer/ has {len(raw)} tokens, and the text encoder embeds only {vocab_size}.")
     tokenizer = ConversationTokenizer(raw, sequence_length)
-    _require_whole_conversations(tokenizer)
+    _check_template(tokenizer)
     return tokenizer
 
 
-def _require_whole_conversations(tokenizer: ConversationTokenizer) -> None:
+def _check_template(tokenizer: ConversationTokenizer) -> None:
     try:
-        text = tokenizer.rendered(_PROBE)
+        text = tokenizer.render(_PROBE)
     # A template is a program of the checkpoint's own, and may fail with anything.
     except Exception as error:  # noqa: BLE001
         raise CheckpointError(f"tokenizer/: the chat template cannot be used ({type(error).__name__}).") from None

@@ -4,8 +4,6 @@ transformers' ``MistralModel`` with its scaled-dot-product attention is the mode
 prompt sees nothing, so attention adds nothing to it, and what is left of it conditions the image too.
 """
 
-from typing import Any
-
 import attrs
 import mlx.core as mx
 from mlx import nn
@@ -26,11 +24,11 @@ class MistralShape:
     norm_eps: float
 
 
-class MistralTextEncoder(nn.Module):  # type: ignore[misc]
-    """Token numbers to hidden states; there is no final norm, because no output layer comes after it."""
+class MistralTextEncoder(nn.Module):
+    """Token numbers to hidden states; without a final norm, because no output layer comes after it."""
 
     def __init__(self, shape: MistralShape) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # not annotated in mlx
         self.vocab_size = shape.vocab_size
         self.embed_tokens = nn.Embedding(shape.vocab_size, shape.width)
         self.layers = [_Layer(shape) for _ in range(shape.layers)]
@@ -38,7 +36,7 @@ class MistralTextEncoder(nn.Module):  # type: ignore[misc]
     def get_prompt_embeds(
         self, input_ids: mx.array, attention_mask: mx.array, hidden_state_layers: tuple[int, ...]
     ) -> mx.array:
-        """The outputs of some layers side by side; mflux's text encoders have the same method.
+        """Compute the outputs of some layers, side by side, as mflux's text encoders do.
 
         Args:
             input_ids: [batch, tokens].
@@ -49,7 +47,7 @@ class MistralTextEncoder(nn.Module):  # type: ignore[misc]
             [batch, tokens, width x number of layers], not yet computed.
         """
         seen, any_seen = _visible(attention_mask)
-        hidden: mx.array = self.embed_tokens(input_ids)
+        hidden = self.embed_tokens(input_ids)
         outputs = [hidden]
         for layer in self.layers[: max(hidden_state_layers)]:
             hidden = layer(hidden, seen, any_seen)
@@ -57,9 +55,9 @@ class MistralTextEncoder(nn.Module):  # type: ignore[misc]
         return mx.concatenate([outputs[number] for number in hidden_state_layers], axis=-1)
 
 
-class _Layer(nn.Module):  # type: ignore[misc]
+class _Layer(nn.Module):
     def __init__(self, shape: MistralShape) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # not annotated in mlx
         self.input_layernorm = nn.RMSNorm(shape.width, eps=shape.norm_eps)
         self.self_attn = _Attention(shape)
         self.post_attention_layernorm = nn.RMSNorm(shape.width, eps=shape.norm_eps)
@@ -67,13 +65,12 @@ class _Layer(nn.Module):  # type: ignore[misc]
 
     def __call__(self, x: mx.array, seen: mx.array, any_seen: mx.array) -> mx.array:
         x = x + self.self_attn(self.input_layernorm(x), seen, any_seen)
-        out: mx.array = x + self.mlp(self.post_attention_layernorm(x))
-        return out
+        return x + self.mlp(self.post_attention_layernorm(x))
 
 
-class _Attention(nn.Module):  # type: ignore[misc]
+class _Attention(nn.Module):
     def __init__(self, shape: MistralShape) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # not annotated in mlx
         # A head's width is a number of its own: in Mistral Small 3 all heads together are narrower than the model.
         self._heads = (shape.heads, shape.key_value_heads, shape.key_value_heads)
         self._head_dim = shape.head_dim
@@ -90,38 +87,33 @@ class _Attention(nn.Module):  # type: ignore[misc]
             for projection, heads in zip((self.q_proj, self.k_proj, self.v_proj), self._heads, strict=True)
         )
         attended = mx.fast.scaled_dot_product_attention(
-            self._rotated(query), self._rotated(key), value, scale=self._head_dim**-0.5, mask=seen
+            self._rotate(query), self._rotate(key), value, scale=self._head_dim**-0.5, mask=seen
         )
         attended = mx.where(any_seen, attended, mx.zeros_like(attended))
-        out: mx.array = self.o_proj(attended.transpose(0, 2, 1, 3).reshape(batch, tokens, -1))
-        return out
+        return self.o_proj(attended.transpose(0, 2, 1, 3).reshape(batch, tokens, -1))
 
-    def _rotated(self, x: mx.array) -> mx.array:
+    def _rotate(self, x: mx.array) -> mx.array:
         # Positions count from the first token of the row, padding included.
-        rotated: mx.array = mx.fast.rope(
-            x, self._head_dim, traditional=False, base=self._rope_theta, scale=1.0, offset=0
-        )
-        return rotated
+        return mx.fast.rope(x, self._head_dim, traditional=False, base=self._rope_theta, scale=1.0, offset=0)
 
 
-class _FeedForward(nn.Module):  # type: ignore[misc]
+class _FeedForward(nn.Module):
     def __init__(self, shape: MistralShape) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # not annotated in mlx
         self.gate_proj = nn.Linear(shape.width, shape.mlp_width, bias=False)
         self.up_proj = nn.Linear(shape.width, shape.mlp_width, bias=False)
         self.down_proj = nn.Linear(shape.mlp_width, shape.width, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
-        out: mx.array = self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
+        return self.down_proj(nn.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 def _visible(attention_mask: mx.array) -> tuple[mx.array, mx.array]:
-    """Which tokens each token sees [batch, 1, tokens, tokens], and whether it sees any [batch, 1, tokens, 1].
+    """Return which tokens each token sees [batch, 1, tokens, tokens], and whether it sees any [batch, 1, tokens, 1].
 
-    A token that sees none is said to see itself: a softmax over nothing is no number. Its result is not used.
+    A token that sees none is said to see itself: a softmax over nothing is not a number. Its result is not used.
     """
-    positions: Any = mx.arange(attention_mask.shape[1])
+    positions = mx.arange(attention_mask.shape[1])
     earlier = positions[None, :] <= positions[:, None]
     seen = earlier[None, None] & (attention_mask != 0)[:, None, None, :]
     any_seen = mx.any(seen, axis=-1, keepdims=True)

@@ -22,7 +22,7 @@ class _Limits:
 
 
 _LIMITS = {
-    # Some seconds a step at about 100 GFLOP/s (two cores), 10 TFLOP/s and 500 TFLOP/s.
+    # A few seconds per step at about 100 GFLOP/s (two cores), 10 TFLOP/s and 500 TFLOP/s.
     "cpu": _Limits(operations=5e11, activation_bytes=1 << 29, itemsize=4),
     "metal": _Limits(operations=4e13, activation_bytes=1 << 30, itemsize=2),
     "cuda": _Limits(operations=1e15, activation_bytes=1 << 32, itemsize=2),
@@ -36,17 +36,17 @@ class PassCost:
     """What one image of a run asks of the transformer at each step."""
 
     parameters: int
-    """The transformer's."""
+    """The transformer's parameters."""
     width: int
-    """Of its hidden states."""
+    """Width of the transformer's hidden states."""
     tokens: int
-    """Of text, of the generated image and of its references."""
+    """Tokens of the text, of the generated image and of its references."""
     branches: Literal[1, 2]
-    """2 with guidance."""
+    """2 with classifier-free guidance."""
 
 
 def images_per_pass(device: Literal["cpu", "metal", "cuda"], cost: PassCost) -> int:
-    """From 1 to 4."""
+    """Return how many images share a pass, 1 to 4."""
     limits = _LIMITS[device]
     rows = cost.branches * cost.tokens
     by_time = limits.operations / (2.0 * cost.parameters * rows)

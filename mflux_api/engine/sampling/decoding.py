@@ -19,7 +19,7 @@ _SMALL_PIXELS = 512 * 512
 
 
 def decode_mode(device: Device, width: int, height: int, low_ram: bool) -> DecodeMode:
-    """Mflux's decode mode for an image of ``width`` by ``height`` pixels.
+    """Choose mflux's decode mode for an image of ``width`` by ``height`` pixels.
 
     A function of its arguments alone, never of free memory, so that the same request gives the same bits.
     """
@@ -35,7 +35,7 @@ def decode_mode(device: Device, width: int, height: int, low_ram: bool) -> Decod
     return "full_precision" if small else "low_memory"
 
 
-def decode_packed(vae: Any, packed: mx.array, mode: DecodeMode, check: Callable[[], None]) -> mx.array:
+def decode_packed(vae: nn.Module, packed: mx.array, mode: DecodeMode, check: Callable[[], None]) -> mx.array:
     """Decode packed latents [B, 128, H/16, W/16] to [B, 3, H, W] in about [-1, 1], as stock mflux does in ``mode``.
 
     ``check`` is called between blocks, each of which is evaluated before it; what it raises passes through.
@@ -47,12 +47,12 @@ def decode_packed(vae: Any, packed: mx.array, mode: DecodeMode, check: Callable[
 
 
 def to_pixels(decoded: mx.array) -> Pixels:
-    """The first image of a decoded batch [B, 3, H, W] as contiguous RGB8 (H, W, 3), rounded as stock mflux rounds."""
+    """Return the first image of a decoded batch [B, 3, H, W] as RGB8 (H, W, 3), contiguous, rounded as in mflux."""
     image = mx.transpose(mx.clip(decoded / 2 + 0.5, 0, 1)[0], (1, 2, 0)).astype(mx.float32)
     return np.ascontiguousarray((np.array(image) * 255).round().astype(np.uint8))
 
 
-def _decode_modules(vae: Any, latents: mx.array, check: Callable[[], None]) -> mx.array:
+def _decode_modules(vae: nn.Module, latents: mx.array, check: Callable[[], None]) -> mx.array:
     # Flux2VAE.decode's own modules in its order; evaluating in between changes no bit and frees each block's memory.
     decoder = vae.decoder
     x = mx.transpose(vae.post_quant_conv(mx.transpose(latents, (0, 2, 3, 1))), (0, 3, 1, 2))
@@ -71,7 +71,7 @@ def _decode_modules(vae: Any, latents: mx.array, check: Callable[[], None]) -> m
     return decoded
 
 
-def _decode_strips(vae: Any, latents: mx.array, strips: bool, check: Callable[[], None]) -> mx.array:
+def _decode_strips(vae: nn.Module, latents: mx.array, strips: bool, check: Callable[[], None]) -> mx.array:
     # VAEBlockDecoder.decode offers no place to stop, so this is its loop over its own block functions.
     decoder = vae.decoder
     if strips:

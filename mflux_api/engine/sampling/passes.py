@@ -1,19 +1,24 @@
-"""What one pass of the pipeline is asked, and what it reports: values only."""
+"""What one pass of the pipeline is asked to do, and the events that it reports: values only."""
 
-from typing import Literal, TypeAlias
+from collections.abc import Callable
+from typing import TypeAlias
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 
-from mflux_api.engine.lora.lora import Lora
-from mflux_api.engine.sampling.references import check_sides
+from mflux_api.engine.lora.applying import Lora
+from mflux_api.engine.protocol import Stage
+from mflux_api.engine.sampling.references import PIXELS_PER_TOKEN, check_sides
 from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.schedule import steps_to_run
 
-Stage: TypeAlias = Literal["encoding", "denoising", "decoding"]
+ShouldStop: TypeAlias = Callable[[], bool]
+"""Asked throughout a pass whether it is to stop."""
 
-_PIXELS_PER_LATENT = 16
+
+class Stopped(Exception):
+    """A pass ended because it was told to stop; it left nothing behind but cached prompt embeddings."""
 
 
 def _positive(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
@@ -22,15 +27,16 @@ def _positive(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
 
 
 def _size(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
-    if value < _PIXELS_PER_LATENT or value % _PIXELS_PER_LATENT:
-        raise ValueError(f"{attribute.name} must be a multiple of {_PIXELS_PER_LATENT} pixels, and is {value}.")
+    if value < PIXELS_PER_TOKEN or value % PIXELS_PER_TOKEN:
+        raise ValueError(f"{attribute.name} must be a multiple of {PIXELS_PER_TOKEN} pixels, and is {value}.")
 
 
 @attrs.frozen
 class PipelineRequest:
     """One pass: one prompt, one image per seed, all in one batch; under ``low_ram`` one image after the other.
 
-    Raises ValueError for what cannot be computed.
+    Raises:
+        ValueError: it cannot be computed.
     """
 
     prompt: str = attrs.field(repr=False)
@@ -48,11 +54,11 @@ class PipelineRequest:
     alternating_offload: bool = False
     """Never keep text encoder and transformer in memory together; what the next image may need stays."""
     references: tuple[RGBImage, ...] = attrs.field(default=())
-    """What the prompt may speak of: each in its own size, which is not the generated image's."""
+    """Reference images that the prompt may speak of; each keeps its own size."""
     start: RGBImage | None = None
     """What ``strength`` below 1 starts from, in the size of the generated image."""
     strength: float = attrs.field(default=1.0)
-    """How much of ``start`` to transform: 1 begins with pure noise, 0 gives it back as the VAE keeps it."""
+    """How much of ``start`` to transform: 1 begins with pure noise, 0 returns its round trip through the VAE."""
 
     loras: tuple[Lora, ...] = ()
     """Adapters for this pass alone, working together."""
@@ -84,19 +90,19 @@ class PipelineRequest:
 
 @attrs.frozen
 class StageEvent:
-    """A stage begins."""
+    """A stage has begun."""
 
     stage: Stage
 
 
 @attrs.frozen
 class StepEvent:
-    """A denoising step is finished: computed, not only queued."""
+    """A denoising step has been computed, not only queued."""
 
     step: int
     """From 1 to ``steps``."""
     steps: int
-    """The steps that this pass runs."""
+    """How many steps this pass runs."""
     image: int = 0
     """The position of the first seed that the step was for."""
     images: int = 1
@@ -105,7 +111,7 @@ class StepEvent:
 
 @attrs.frozen
 class PreviewEvent:
-    """What an image would be, were the noise that the last step foretold taken away at once."""
+    """What an image would be if all the noise that the last step predicts were removed at once."""
 
     index: int
     """The position of its seed in the request."""
@@ -113,7 +119,7 @@ class PreviewEvent:
     width: int
     height: int
     jpeg: bytes = attrs.field(repr=False)
-    """A file; an eighth of the image's size."""
+    """A JPEG file, an eighth of the image's width and height."""
 
 
 @attrs.frozen(eq=False)

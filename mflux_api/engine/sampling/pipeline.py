@@ -1,51 +1,40 @@
-"""Text and images to images over the loaded components: encode, denoise, decode; reported step by step and
-stoppable throughout.
+"""One pass from prompt and images to pixels: encode, denoise, decode, reported step by step and stoppable throughout.
 
 For one seed at guidance 1 the image is the one of mflux's own ``Flux2Klein`` or ``Flux2KleinEdit``, bit for bit.
 """
 
 from collections.abc import Callable, Generator, Iterator
-from typing import TypeAlias
 
+import attrs
 import mlx.core as mx
 from mflux.models.common.schedulers.flow_match_euler_discrete_scheduler import FlowMatchEulerDiscreteScheduler
 from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
-from mflux.utils.apple_silicon import AppleSiliconUtil
 
+from mflux_api.catalog.files import ComponentName
 from mflux_api.engine.device import Device
-from mflux_api.engine.lora.lora import Adapted, Lora, LoraError
+from mflux_api.engine.lora.applying import LoraError
 from mflux_api.engine.sampling.batching import PassCost, images_per_pass
-from mflux_api.engine.sampling.decoding import Pixels, decode_mode, decode_packed, to_pixels
-from mflux_api.engine.sampling.denoising import (
-    Conditioning,
-    Denoiser,
-    Predict,
-    branches,
-    mixed,
-    new_cache,
-    transformer_function,
-)
+from mflux_api.engine.sampling.decoding import decode_mode, decode_packed, to_pixels
+from mflux_api.engine.sampling.denoising import Conditioning, Denoiser, cfg_branches, new_cache
+from mflux_api.engine.sampling.latents import Noise, add_noise, draw_noise, to_grid
 from mflux_api.engine.sampling.passes import (
     DoneEvent,
     Event,
     ImageEvent,
     PipelineRequest,
     PreviewEvent,
-    Stage,
+    ShouldStop,
     StageEvent,
     StepEvent,
+    Stopped,
 )
 from mflux_api.engine.sampling.preview import SAMPLE_SIDE, PreviewDecoder, as_jpeg, fit
 from mflux_api.engine.sampling.prompt_cache import PromptCache
+from mflux_api.engine.sampling.prompt_encoding import CACHE_BYTES, PromptEncoder, branch_texts
 from mflux_api.engine.sampling.references import encode_image, encode_references
+from mflux_api.engine.sampling.transformer_function import Predict, TransformerFunction
 from mflux_api.engine.sampling.work_clock import WorkClock
-from mflux_api.engine.weights.components import ComponentName, Components
-
-ShouldStop: TypeAlias = Callable[[], bool]
-
-PROMPT_CACHE_BYTES = 64 << 20
-# What mflux encodes where no negative prompt is given.
-_NO_NEGATIVE_PROMPT = " "
+from mflux_api.engine.weights.components import Components
 
 __all__ = [
     "DoneEvent",
@@ -55,40 +44,65 @@ __all__ = [
     "Pipeline",
     "PipelineRequest",
     "PreviewEvent",
-    "Stage",
     "StageEvent",
     "StepEvent",
     "Stopped",
 ]
 
 
-class Stopped(Exception):
-    """``should_stop`` said so; the run left nothing behind but cached prompt embeddings."""
+@attrs.frozen(eq=False)
+class _Encoded:
+    """What the encoding stage hands to the denoising stage."""
+
+    predict: Predict | None
+    """None where the transformer's turn in memory is yet to come."""
+    conditioning: Conditioning | None
+    """None where no step is run."""
+    start: mx.array | None
+    """The start image's packed latents [1, tokens, 128]; None where the run begins with pure noise."""
+    previews: PreviewDecoder | None
+
+
+@attrs.frozen
+class _Pass:
+    """One pass under way: its request, and what all its stages use."""
+
+    request: PipelineRequest
+    check: Callable[[], None]
+    """Raises :class:`Stopped` where the pass is to end."""
+    clock: WorkClock
+
+    @property
+    def together(self) -> int:
+        """How many images share a batch.
+
+        With little memory they take turns in each stage, so that each component is read once for all of them.
+        """
+        return 1 if self.request.low_ram else len(self.request.seeds)
 
 
 class Pipeline:
     """Runs requests on one set of components, on the thread that loaded them (MLX's streams are thread-local)."""
 
-    def __init__(self, components: Components, device: Device, *, prompt_cache_bytes: int = PROMPT_CACHE_BYTES) -> None:
+    def __init__(self, components: Components, device: Device, *, prompt_cache_bytes: int = CACHE_BYTES) -> None:
         self._components = components
         self._device = device
-        self._cache = PromptCache(prompt_cache_bytes)
-        self._predict = self._function()
+        self._prompts = PromptEncoder(components, prompt_cache_bytes)
+        self._transformer = TransformerFunction(components, device)
         self._preview_decoder: PreviewDecoder | None = None
-        self._adapted: Adapted | None = None
 
     @property
     def components(self) -> Components:
-        """What it runs on."""
+        """The components that it runs on."""
         return self._components
 
     @property
     def prompt_cache(self) -> PromptCache:
         """The cached prompt embeddings."""
-        return self._cache
+        return self._prompts.cache
 
     def images_per_pass(self, request: PipelineRequest) -> int:
-        """How many of the request's images one pass should take; a fixed function of device, model and request.
+        """Return how many of the request's images one pass should take; depends on device, model and request alone.
 
         Under ``low_ram`` it is all of them, which take turns: that reads each component once.
         """
@@ -96,19 +110,19 @@ class Pipeline:
             return len(request.seeds)
         images = [(request.width, request.height), *((each.width, each.height) for each in request.references)]
         info = self._components.info
-        load = PassCost(
+        cost = PassCost(
             parameters=info.transformer_parameters,
             width=info.transformer_width,
             tokens=info.max_sequence_length + sum(width * height for width, height in images) // 256,
-            branches=branches(request.guidance, embeds_guidance=info.embeds_guidance),
+            branches=cfg_branches(request.guidance, embeds_guidance=info.embeds_guidance),
         )
-        return images_per_pass(self._device.kind, load)
+        return images_per_pass(self._device.kind, cost)
 
     def run(self, request: PipelineRequest, should_stop: ShouldStop) -> Generator[Event, None, None]:
-        """Run one pass and yield its events: a StageEvent per stage, a StepEvent per step, an ImageEvent per seed, and
-        a DoneEvent last.
+        """Run one pass and yield its events: a StageEvent per stage, a StepEvent per step, an ImageEvent per seed.
 
-        ``should_stop`` is asked before and after every step, between the components, and between decode blocks.
+        A DoneEvent comes last. ``should_stop`` is asked before and after every step, between the components, and
+        between decode blocks.
 
         Raises:
             Stopped: ``should_stop`` returned true.
@@ -121,170 +135,137 @@ class Pipeline:
             if should_stop():
                 raise Stopped
 
-        clock = WorkClock()
+        current = _Pass(request, check, WorkClock())
         for component in self._components.resident - {"text_encoder"}:
-            self._done_with(component, request)
+            self._release(component, request)
         check()
-        yield from clock.pausing(StageEvent("encoding"))
-        # An adapter that does not fit is found first, unless the transformer's turn is yet to come.
-        component_offload = request.low_ram or request.alternating_offload
-        predict = None if component_offload else self._with_loras(request.loras)
-        # With little memory the images take turns in each stage, so that each component is read once for all of them.
-        together = 1 if request.low_ram else len(request.seeds)
-        embeddings = self._embeddings(request, together, check) if request.steps_run else None
-        self._done_with("text_encoder", request)
-        conditioning = None if embeddings is None else self._condition(embeddings, request, check)
-        del embeddings
-        start = self._encode_start(request, check)
-        decoder = self._fitted(request, check) if request.previews else None
-        self._done_with("vae", request)
-        encode_s = clock.lap()
+        # Without a name for what is encoded: the denoising stage frees it before the transformer goes.
+        grids = yield from self._denoise(current, (yield from self._encode(current)))
+        yield from self._decode(current, grids)
+        yield current.clock.done()
 
-        check()
-        yield from clock.pausing(StageEvent("denoising"))
-        if predict is None:
-            predict = self._with_loras(request.loras)
+    def _encode(self, current: _Pass) -> Generator[Event, None, _Encoded]:
+        """Turn prompts and images into what conditions the transformer."""
+        request, check = current.request, current.check
+        yield from current.clock.pausing(StageEvent("encoding"))
+        # An adapter that does not fit is found first, unless the transformer's turn is yet to come.
+        waits = request.low_ram or request.alternating_offload
+        predict = None if waits else self._transformer.with_loras(request.loras)
+        embeddings = self._embed(current) if request.steps_run else None
+        self._release("text_encoder", request)
+        conditioning = None if embeddings is None else self._condition(embeddings, current)
+        start = self._encode_start(request, check)
+        previews = self._fit_previews(request, check) if request.previews else None
+        self._release("vae", request)
+        current.clock.lap()
+        return _Encoded(predict, conditioning, start, previews)
+
+    def _denoise(self, current: _Pass, encoded: _Encoded) -> Generator[Event, None, list[mx.array]]:
+        """Run the steps; return each image's latents [1, 128, rows, columns]."""
+        request = current.request
+        current.check()
+        yield from current.clock.pausing(StageEvent("denoising"))
+        predict = self._transformer.with_loras(request.loras) if encoded.predict is None else encoded.predict
         grids: list[mx.array] = []
-        for first in range(0, len(request.seeds), together):
-            latents, ids, rows, columns = _noise(request, request.seeds[first : first + together])
-            timesteps, sigmas = FlowMatchEulerDiscreteScheduler.get_timesteps_and_sigmas(
-                image_seq_len=latents.shape[1], num_inference_steps=request.steps
-            )
-            skipped = request.steps - request.steps_run
-            if start is not None:
-                latents = mixed(start, latents, sigmas[skipped])
-            if conditioning is not None:
-                caching = self._components.info.caches_references
-                cache = new_cache(self._components.transformer) if caching else None
-                denoiser = Denoiser(predict, conditioning, ids, cache)
-                for step in range(skipped, request.steps):
-                    check()
-                    latents, clean = denoiser.stepped(latents, timesteps[step], sigmas[step : step + 2])
-                    # Without this the graph is only queued, and the step would be reported before it ran.
-                    mx.eval(latents, *([] if decoder is None else [clean]))
-                    number = step + 1 - skipped
-                    yield from clock.pausing(StepEvent(number, request.steps_run, first, together))
-                    for index, pixels in enumerate(_previews(decoder, clean, rows, columns), first):
-                        height, width, _ = pixels.shape
-                        yield from clock.pausing(PreviewEvent(index, number, width, height, as_jpeg(pixels)))
-                    check()
-                del denoiser, cache, clean
+        for first in range(0, len(request.seeds), current.together):
+            noise = draw_noise(request.seeds[first : first + current.together], request.width, request.height)
+            latents = yield from self._denoise_batch(current, encoded, predict, noise, first)
             if request.loras and not mx.isfinite(latents).all().item():
                 raise LoraError("With these LoRAs the image's numbers overflow: use smaller scales or other LoRAs.")
-            grids += mx.split(_grid(latents, rows, columns), latents.shape[0])
-        del conditioning, predict
-        self._done_with("transformer", request)
-        denoise_s = clock.lap()
+            grids += mx.split(to_grid(latents, noise.rows, noise.columns), latents.shape[0])
+        del encoded, predict
+        self._release("transformer", request)
+        current.clock.lap()
+        return grids
 
-        yield from clock.pausing(StageEvent("decoding"))
+    def _denoise_batch(
+        self, current: _Pass, encoded: _Encoded, predict: Predict, noise: Noise, first: int
+    ) -> Generator[Event, None, mx.array]:
+        """Take the images that share a batch, from number ``first`` on, through all steps; return packed latents."""
+        request, check, clock = current.request, current.check, current.clock
+        latents, images = noise.latents, noise.latents.shape[0]
+        timesteps, sigmas = FlowMatchEulerDiscreteScheduler.get_timesteps_and_sigmas(
+            image_seq_len=latents.shape[1], num_inference_steps=request.steps
+        )
+        skipped = request.steps - request.steps_run
+        if encoded.start is not None:
+            latents = add_noise(encoded.start, latents, sigmas[skipped])
+        if encoded.conditioning is None:
+            return latents
+        cache = new_cache(self._components.transformer) if self._components.info.caches_references else None
+        denoiser = Denoiser(predict, encoded.conditioning, noise.ids, cache)
+        for step in range(skipped, request.steps):
+            check()
+            latents, clean = denoiser.step(latents, timesteps[step], sigmas[step : step + 2])
+            # Without this the graph is only queued, and the step would be reported before it ran.
+            mx.eval(latents, *([] if encoded.previews is None else [clean]))
+            number = step + 1 - skipped
+            yield from clock.pausing(StepEvent(number, request.steps_run, first, images))
+            if encoded.previews is not None:
+                for preview in _previews(encoded.previews, to_grid(clean, noise.rows, noise.columns), first, number):
+                    yield from clock.pausing(preview)
+            check()
+        return latents
+
+    def _decode(self, current: _Pass, grids: list[mx.array]) -> Generator[Event, None, None]:
+        """Turn each image's latents into pixels."""
+        request = current.request
+        yield from current.clock.pausing(StageEvent("decoding"))
         mode = decode_mode(self._device, request.width, request.height, request.low_ram)
         for index, (seed, grid) in enumerate(zip(request.seeds, grids, strict=True)):
-            check()
+            current.check()
             # One at a time: exact, and memory does not grow with the batch.
-            pixels = to_pixels(decode_packed(self._components.vae, grid, mode, check))
-            yield from clock.pausing(ImageEvent(index, seed, pixels))
-        self._done_with("vae", request)
-        yield DoneEvent(encode_s=encode_s, denoise_s=denoise_s, decode_s=clock.lap())
+            pixels = to_pixels(decode_packed(self._components.vae, grid, mode, current.check))
+            yield from current.clock.pausing(ImageEvent(index, seed, pixels))
+        self._release("vae", request)
+        current.clock.lap()
 
-    def _done_with(self, component: ComponentName, request: PipelineRequest) -> None:
-        """Give up what the image needs no more, where the request says so; its next use reads it from disk again."""
+    def _release(self, component: ComponentName, request: PipelineRequest) -> None:
+        """Free a component that the image needs no longer, if the request asks for it; its next use reads it again."""
         if request.low_ram or (request.alternating_offload and component == "text_encoder"):
-            self._release_component(component)
+            self._unload(component)
 
-    def _release_component(self, component: ComponentName) -> None:
+    def _unload(self, component: ComponentName) -> None:
         if component == "transformer":
-            # Adapters wrap its layers, and a compiled function holds the weights that it was traced with.
-            self._adapted = None
-            self._predict = self._function()
+            self._transformer.forget_weights()
         self._components.drop(component)
 
-    def _fitted(self, request: PipelineRequest, check: Callable[[], None]) -> PreviewDecoder:
-        if self._preview_decoder is None:
-            mode = decode_mode(self._device, SAMPLE_SIDE, SAMPLE_SIDE, request.low_ram)
-            self._preview_decoder = fit(self._components.vae, mode, check)
-        return self._preview_decoder
-
-    def _function(self) -> Predict:
-        """The transformer, compiled where stock mflux compiles it, except on a CPU (20 s of C++ there)."""
-        predict = transformer_function(self._components)
-        caching = self._components.info.caches_references
-        if not self._device.is_gpu or AppleSiliconUtil.is_m1_or_m2() or caching:
-            return predict
-        compiled: Predict = mx.compile(predict)
-        return compiled
-
-    def _with_loras(self, loras: tuple[Lora, ...]) -> Predict:
-        if not loras:
-            # Whoever goes without them gets their memory back.
-            self._adapted = None
-            return self._predict
-        if self._adapted is None or not self._adapted.fits(loras):
-            self._adapted = None
-            self._adapted = Adapted(self._components.transformer, loras, self._function())
-        return self._adapted
-
-    def _embeddings(self, request: PipelineRequest, together: int, check: Callable[[], None]) -> mx.array:
-        """Prompt embeddings [branches x together, tokens, width]: the positive rows first, then the negative ones."""
-        texts = [request.prompt]
-        if branches(request.guidance, embeds_guidance=self._components.info.embeds_guidance) == 2:
-            texts.append(_NO_NEGATIVE_PROMPT if request.negative_prompt is None else request.negative_prompt)
-        if request.alternating_offload and any(self._cache.get(text) is None for text in texts):
-            # Its turn is over: the text encoder needs its place.
-            self._release_component("transformer")
+    def _embed(self, current: _Pass) -> mx.array:
+        """Return prompt embeddings [branches x together, tokens, width]: positive rows first, then negative ones."""
+        request = current.request
+        branches = cfg_branches(request.guidance, embeds_guidance=self._components.info.embeds_guidance)
+        texts = branch_texts(request.prompt, request.negative_prompt, branches)
+        if request.alternating_offload and not self._prompts.has_cached(texts):
+            # The text encoder needs the transformer's place.
+            self._unload("transformer")
         rows: list[mx.array] = []
         for text in texts:
-            check()
-            rows += [self._embedding(text)] * together
+            current.check()
+            rows += [self._prompts.encode(text)] * current.together
         return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
 
-    def _condition(self, embeddings: mx.array, request: PipelineRequest, check: Callable[[], None]) -> Conditioning:
+    def _condition(self, embeddings: mx.array, current: _Pass) -> Conditioning:
+        request, check = current.request, current.check
         # Without references the VAE is not asked for: it may not be in memory.
         references = encode_references(self._components.vae, request.references, check) if request.references else None
         return Conditioning(embeddings, request.guidance, references, self._components.info.embeds_guidance)
 
-    def _embedding(self, text: str) -> mx.array:
-        cached = self._cache.get(text)
-        if cached is not None:
-            return cached
-        components = self._components
-        tokens = components.tokenizer.tokenize(
-            prompt=text, max_length=components.info.max_sequence_length, keep_empty=True
-        )
-        embedding: mx.array = components.text_encoder.get_prompt_embeds(
-            input_ids=tokens.input_ids,
-            attention_mask=tokens.attention_mask,
-            hidden_state_layers=components.info.text_encoder_out_layers,
-        )
-        mx.eval(embedding)
-        self._cache.put(text, embedding)
-        return embedding
-
     def _encode_start(self, request: PipelineRequest, check: Callable[[], None]) -> mx.array | None:
-        """The start image's packed latents [1, tokens, 128]; None where the run begins with pure noise."""
         if request.start is None or request.steps_run == request.steps:
             return None
         packed: mx.array = Flux2LatentCreator.pack_latents(encode_image(self._components.vae, request.start, check))
         return packed
 
-
-def _previews(decoder: PreviewDecoder | None, clean: mx.array, rows: int, columns: int) -> Iterator[Pixels]:
-    """Every image's preview, from the packed clean estimate; none without a decoder."""
-    if decoder is not None:
-        for grid in mx.split(_grid(clean, rows, columns), clean.shape[0]):
-            yield decoder.pixels(grid)
-
-
-def _grid(latents: mx.array, rows: int, columns: int) -> mx.array:
-    """Packed latents [B, tokens, 128] as the VAE takes them, [B, 128, rows, columns]."""
-    return latents.reshape(latents.shape[0], rows, columns, latents.shape[-1]).transpose(0, 3, 1, 2)
+    def _fit_previews(self, request: PipelineRequest, check: Callable[[], None]) -> PreviewDecoder:
+        if self._preview_decoder is None:
+            mode = decode_mode(self._device, SAMPLE_SIDE, SAMPLE_SIDE, request.low_ram)
+            self._preview_decoder = fit(self._components.vae, mode, check)
+        return self._preview_decoder
 
 
-def _noise(request: PipelineRequest, seeds: tuple[int, ...]) -> tuple[mx.array, mx.array, int, int]:
-    """Packed noise [seeds, tokens, 128], its position ids, and the grid's rows and columns of 16 pixels."""
-    # One draw per seed: a batched draw would give a seed other noise than it has alone.
-    draws = [
-        Flux2LatentCreator.prepare_packed_latents(seed=seed, height=request.height, width=request.width, batch_size=1)
-        for seed in seeds
-    ]
-    _, ids, rows, columns = draws[0]
-    return mx.concatenate([draw[0] for draw in draws], axis=0), ids, rows, columns
+def _previews(decoder: PreviewDecoder, grids: mx.array, first: int, step: int) -> Iterator[PreviewEvent]:
+    """Yield the preview of every image of a batch, from number ``first`` on."""
+    for index, grid in enumerate(mx.split(grids, grids.shape[0]), first):
+        pixels = decoder.pixels(grid)
+        height, width, _ = pixels.shape
+        yield PreviewEvent(index, step, width, height, as_jpeg(pixels))

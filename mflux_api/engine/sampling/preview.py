@@ -1,4 +1,4 @@
-"""Small images of what a run is coming to, from a linear map of the latents: no pass through the VAE per step.
+"""Previews: small images during a run, from a linear map of the latents instead of a pass through the VAE per step.
 
 The map is fitted on the checkpoint's own VAE, because any checkpoint can be loaded and its latents are its own: numbers
 shipped for one VAE would show noise with another.
@@ -6,12 +6,12 @@ shipped for one VAE would show noise with another.
 
 from collections.abc import Callable
 from io import BytesIO
-from typing import Any
 
 import attrs
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
+from mlx import nn
 from PIL import Image
 
 from mflux_api.engine.sampling.decoding import DecodeMode, Pixels, decode_packed
@@ -29,14 +29,14 @@ _RIDGE = 1e-3
 
 @attrs.frozen(eq=False)
 class _Statistics:
-    """How a VAE norms its patched latents; a copy, because a VAE that is given up must not be kept by its previews."""
+    """How a VAE norms its patched latents; a copy, because previews must not keep a freed VAE in memory."""
 
     mean: npt.NDArray[np.float64]
-    """[128, 1, 1], like the other."""
+    """[128, 1, 1], like ``deviation``."""
     deviation: npt.NDArray[np.float64]
 
     @classmethod
-    def of(cls, vae: Any) -> "_Statistics":
+    def from_vae(cls, vae: nn.Module) -> "_Statistics":
         mean, variance = (
             np.array(values.astype(mx.float32)).astype(np.float64).reshape(-1, 1, 1)
             for values in (vae.bn.running_mean, vae.bn.running_var)
@@ -53,21 +53,21 @@ class PreviewDecoder:
     statistics: _Statistics
 
     def pixels(self, packed: mx.array) -> Pixels:
-        """The first image of packed latents [B, 128, H/16, W/16] as RGB8 (H/8, W/8, 3)."""
+        """Return the first image of packed latents [B, 128, H/16, W/16] as RGB8 (H/8, W/8, 3)."""
         cells, rows, columns = _cells(self.statistics, packed)
         colours = (cells @ self.factors).reshape(rows, columns, 3)
         return np.ascontiguousarray(np.clip(np.rint(colours * 127.5 + 127.5), 0, 255).astype(np.uint8))
 
 
-def fit(vae: Any, mode: DecodeMode, check: Callable[[], None]) -> PreviewDecoder:
+def fit(vae: nn.Module, mode: DecodeMode, check: Callable[[], None]) -> PreviewDecoder:
     """Fit the map on one sample image that goes once through the VAE and back, by least squares; always the same.
 
-    The colours to meet are those the decoder gives, 8 x 8 pixels averaged, not the sample's: a preview foretells the
-    image. ``check`` is called between the VAE's blocks; what it raises passes through.
+    The colours to match are those that the decoder gives, 8 x 8 pixels averaged, and not the sample's: a preview
+    foretells the image. ``check`` is called between the VAE's blocks; what it raises passes through.
     """
     packed = encode_image(vae, _sample(), check)
     decoded = np.array(decode_packed(vae, packed, mode, check).astype(mx.float32))[0]
-    statistics = _Statistics.of(vae)
+    statistics = _Statistics.from_vae(vae)
     cells, rows, columns = _cells(statistics, packed)
     blocks = decoded.reshape(3, rows, _PIXELS_PER_CELL, columns, _PIXELS_PER_CELL).mean(axis=(2, 4))
     colours = blocks.transpose(1, 2, 0).reshape(-1, 3).astype(np.float64)
@@ -77,14 +77,14 @@ def fit(vae: Any, mode: DecodeMode, check: Callable[[], None]) -> PreviewDecoder
 
 
 def as_jpeg(pixels: Pixels) -> bytes:
-    """RGB8 pixels as a JPEG file."""
+    """Return RGB8 pixels as a JPEG file."""
     buffer = BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 
 def _cells(statistics: _Statistics, packed: mx.array) -> tuple[npt.NDArray[np.float64], int, int]:
-    """The latents of each 8 x 8 pixels with a 1 at their end [cells, 33], and the grid's rows and columns."""
+    """Return the latents of each 8 x 8 pixels with a 1 at the end [cells, 33], and the grid's rows and columns."""
     normed = np.array(packed[0].astype(mx.float32)).astype(np.float64)
     latents = normed * statistics.deviation + statistics.mean
     channels, rows, columns = latents.shape
@@ -96,7 +96,7 @@ def _cells(statistics: _Statistics, packed: mx.array) -> tuple[npt.NDArray[np.fl
 
 
 def _sample() -> RGBImage:
-    """Flat patches, slopes and texture in colours from all over the cube."""
+    """Return an image of flat patches, slopes and texture in colours from all over the RGB cube."""
     random = np.random.Generator(np.random.PCG64(0))
     count = SAMPLE_SIDE // _PATCH
     levels = np.kron(random.uniform(0, 255, (count, count, 3)), np.ones((_PATCH, _PATCH, 1)))

@@ -22,7 +22,7 @@ class PromptCache:
         return self._bytes
 
     def get(self, text: str) -> mx.array | None:
-        """The embedding of ``text``, now the most recently used; None if it is not here."""
+        """Return the embedding of ``text``, now the most recently used; None if it is not cached."""
         entry = self._entries.get(text)
         if entry is not None:
             self._entries.move_to_end(text)
@@ -34,7 +34,7 @@ class PromptCache:
         if embedding.nbytes > self._limit:
             return
         self._entries[text] = embedding
-        self._bytes += int(embedding.nbytes)
+        self._bytes += embedding.nbytes
         while self._bytes > self._limit:
             self._drop(next(iter(self._entries)))
 
@@ -46,4 +46,4 @@ class PromptCache:
     def _drop(self, text: str) -> None:
         entry = self._entries.pop(text, None)
         if entry is not None:
-            self._bytes -= int(entry.nbytes)
+            self._bytes -= entry.nbytes

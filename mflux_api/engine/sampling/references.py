@@ -13,19 +13,19 @@ from mlx import nn
 
 from mflux_api.images.rgb import CHANNELS, RGBImage
 
-_PIXELS_PER_LATENT = 16
+PIXELS_PER_TOKEN = 16
 # FLUX.2 tells references apart by the time coordinate of their position: 10, 20, 30 …; the generated image has 0.
 _TIME_STEP = 10
 
 
 def check_sides(image: RGBImage) -> None:
-    """Refuse an image that is not a whole number of the transformer's tokens.
+    """Refuse an image whose sides are not whole numbers of the transformer's tokens.
 
     Raises:
         ValueError: a side is not a multiple of 16 pixels, or is 0.
     """
-    if any(side < _PIXELS_PER_LATENT or side % _PIXELS_PER_LATENT for side in image.size):
-        raise ValueError(f"an image's sides must be multiples of {_PIXELS_PER_LATENT} pixels")
+    if any(side < PIXELS_PER_TOKEN or side % PIXELS_PER_TOKEN for side in image.size):
+        raise ValueError(f"an image's sides must be multiples of {PIXELS_PER_TOKEN} pixels")
 
 
 @attrs.frozen(eq=False)
@@ -38,10 +38,11 @@ class References:
     """Position ids [1, tokens, 4]: time, row, column, layer."""
 
 
-def encode_references(vae: Any, images: Sequence[RGBImage], check: Callable[[], None]) -> References | None:
-    """The images' tokens as mflux's ``Flux2KleinEdit`` and diffusers' ``Flux2KleinPipeline`` feed them.
+def encode_references(vae: nn.Module, images: Sequence[RGBImage], check: Callable[[], None]) -> References | None:
+    """Return the images' tokens as mflux's ``Flux2KleinEdit`` and diffusers' ``Flux2KleinPipeline`` feed them.
 
-    None where there are no images. ``check`` is called between the encoder's blocks; what it raises passes through.
+    Returns None where there are no images. ``check`` is called between the encoder's blocks; what it raises passes
+    through.
     """
     if not images:
         return None
@@ -55,8 +56,8 @@ def encode_references(vae: Any, images: Sequence[RGBImage], check: Callable[[], 
     return references
 
 
-def encode_image(vae: Any, image: RGBImage, check: Callable[[], None]) -> mx.array:
-    """An image's patched and normed latents [1, 128, height/16, width/16], those that the transformer works on.
+def encode_image(vae: nn.Module, image: RGBImage, check: Callable[[], None]) -> mx.array:
+    """Return an image's patched and normed latents [1, 128, height/16, width/16].
 
     They are the mean of the encoder's distribution, so the same image always has the same latents.
     """
@@ -68,7 +69,7 @@ def encode_image(vae: Any, image: RGBImage, check: Callable[[], None]) -> mx.arr
     return latents
 
 
-def _encode_modules(vae: Any, image: mx.array, check: Callable[[], None]) -> mx.array:
+def _encode_modules(vae: nn.Module, image: mx.array, check: Callable[[], None]) -> mx.array:
     # Flux2VAE.encode's own modules in its order; evaluating in between changes no bit and frees each block's memory.
     encoder = vae.encoder
     blocks: list[Any] = []

@@ -1,5 +1,6 @@
-"""One still image through SeedVR2: the maths and the pixels of mflux's own ``SeedVR2.generate_image``, with stages,
-and a cancel between tiles and between blocks.
+"""One still image through SeedVR2: the pixels of mflux's own ``SeedVR2.generate_image``, with stages and a cancel.
+
+A cancel is seen between tiles and between blocks.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,11 +19,10 @@ from mflux.models.seedvr2.variants.upscale.seedvr2_util import SeedVR2Util
 from PIL import Image
 
 from mflux_api.engine.sampling.decoding import to_pixels
-from mflux_api.engine.sampling.passes import DoneEvent, Event, ImageEvent, StageEvent, StepEvent
-from mflux_api.engine.sampling.pipeline import ShouldStop, Stopped
+from mflux_api.engine.sampling.passes import Event, ImageEvent, ShouldStop, StageEvent, StepEvent, Stopped
 from mflux_api.engine.sampling.work_clock import WorkClock
 from mflux_api.engine.upscaling import empty_sums
-from mflux_api.engine.upscaling.components import UpscalerComponents
+from mflux_api.engine.upscaling.seedvr2_components import UpscalerComponents, UpscalerPart
 from mflux_api.images.rgb import RGBImage
 
 empty_sums.guard()
@@ -30,15 +30,19 @@ empty_sums.guard()
 
 @attrs.frozen
 class UpscaleRequest:
-    """One image to upscale. Raises ValueError for what cannot be computed."""
+    """One image to upscale.
+
+    Raises:
+        ValueError: it cannot be computed.
+    """
 
     image: RGBImage
-    """In any size."""
+    """The given image, of any size."""
     resolution: int
-    """The shorter side of the image to be, in pixels; the sides' ratio stays, both are even."""
+    """The shorter side of the upscaled image in pixels; the ratio of the sides stays, and both are even."""
     seed: int
     softness: float = 0.0
-    """0 to 1: how much detail of the given image is taken away first, to be invented anew."""
+    """0 to 1: how much detail of the given image is removed first, for the model to invent."""
     low_ram: bool = False
     """Keep one module in memory at a time."""
 
@@ -46,7 +50,7 @@ class UpscaleRequest:
         if min(self.image.size) < 1:
             raise ValueError("an image must have at least one pixel")
         if self.resolution < 2 or not 0 <= self.softness <= 1:
-            raise ValueError("An upscaling needs a resolution from 2 and a softness from 0 to 1.")
+            raise ValueError("an upscaling needs a resolution of at least 2 and a softness from 0 to 1")
 
 
 class Upscaler:
@@ -56,7 +60,7 @@ class Upscaler:
         self.components = components
 
     def run(self, request: UpscaleRequest, should_stop: ShouldStop) -> Iterator[Event]:
-        """Yield what :class:`Pipeline` yields: stages and one step, the image, the times.
+        """Run one pass and yield its events, as ``Pipeline.run`` does: stages, one step, the image, the times.
 
         Raises:
             Stopped: ``should_stop`` returned true.
@@ -71,38 +75,40 @@ class Upscaler:
         clock = WorkClock()
         check()
         yield from clock.pausing(StageEvent("encoding"))
-        # Named a path there, it may be an image too.
+        # The parameter is called a path there, and takes an image too.
         given: Any = Image.frombytes("RGB", request.image.size, request.image.rgb)
         image, height, width = SeedVR2Util.preprocess_image(given, request.resolution, request.softness)
-        latent = VAEUtil.encode(vae=_Checked(self.components.vae, check), image=image, tiling_config=TilingConfig())
+        latent = VAEUtil.encode(
+            vae=_CancellableVAE(self.components.vae, check), image=image, tiling_config=TilingConfig()
+        )
         condition = SeedVR2LatentCreator.create_condition(encoded_latent=latent)
         mx.eval(condition)
-        self._done_with("vae", request)
-        encode_s = clock.lap()
+        self._release("vae", request)
+        clock.lap()
 
         check()
         yield from clock.pausing(StageEvent("denoising"))
-        latents = self._denoised(condition, request.seed, check)
-        self._done_with("transformer", request)
-        denoise_s = clock.lap()
+        latents = self._denoise(condition, request.seed, check)
+        self._release("transformer", request)
+        clock.lap()
         yield from clock.pausing(StepEvent(1, 1))
 
         check()
         yield from clock.pausing(StageEvent("decoding"))
-        vae = _Checked(self.components.vae, check)
+        vae = _CancellableVAE(self.components.vae, check)
         decoded = VAEUtil.decode(vae=vae, latent=latents, tiling_config=TilingConfig())[:, :, :height, :width]
         pixels = to_pixels(SeedVR2Util.apply_color_correction(decoded, image[:, :, :height, :width]))
-        self._done_with("vae", request)
-        decode_s = clock.lap()
+        self._release("vae", request)
+        clock.lap()
         yield ImageEvent(0, request.seed, pixels)
-        yield DoneEvent(encode_s=encode_s, denoise_s=denoise_s, decode_s=decode_s)
+        yield clock.done()
 
-    def _done_with(self, part: Any, request: UpscaleRequest) -> None:
+    def _release(self, part: UpscalerPart, request: UpscaleRequest) -> None:
         if request.low_ram:
             self.components.drop(part)
 
-    def _denoised(self, condition: mx.array, seed: int, check: Callable[[], None]) -> mx.array:
-        """The one step from noise to the latents of the upscaled image [1, 16, 1, height/8, width/8]."""
+    def _denoise(self, condition: mx.array, seed: int, check: Callable[[], None]) -> mx.array:
+        """Take the one step from noise to the upscaled image's latents [1, 16, 1, height/8, width/8]."""
         config = SimpleNamespace(
             num_inference_steps=1, num_train_steps=ModelConfig.seedvr2_3b().num_train_steps, guidance=1.0
         )
@@ -133,8 +139,8 @@ class Upscaler:
         return velocity
 
 
-class _Checked:
-    """A VAE for mflux's tiling: each tile is computed before the next begins, and a cancel is seen in between."""
+class _CancellableVAE:
+    """A VAE for mflux's tiling that computes each tile before the next begins and sees a cancel in between."""
 
     def __init__(self, vae: Any, check: Callable[[], None]) -> None:
         self._vae = vae
@@ -143,12 +149,12 @@ class _Checked:
         self.spatial_scale = vae.spatial_scale
 
     def encode(self, image: mx.array) -> mx.array:
-        return self._evaluated(self._vae.encode(image))
+        return self._evaluate(self._vae.encode(image))
 
     def decode(self, latent: mx.array) -> mx.array:
-        return self._evaluated(self._vae.decode(latent))
+        return self._evaluate(self._vae.decode(latent))
 
-    def _evaluated(self, result: mx.array) -> mx.array:
+    def _evaluate(self, result: mx.array) -> mx.array:
         self._check()
         mx.eval(result)
         return result

@@ -3,16 +3,16 @@
 Each function raises CheckpointError for a configuration that mflux's modules cannot compute.
 """
 
-from typing import Any
-
 from mflux.models.flux2.model.flux2_text_encoder.qwen3_text_encoder import Qwen3TextEncoder
 from mflux.models.flux2.model.flux2_transformer.transformer import Flux2Transformer
 from mflux.models.flux2.model.flux2_vae.common.batch_norm_stats import Flux2BatchNormStats
 from mflux.models.flux2.model.flux2_vae.decoder.decoder import Flux2Decoder
 from mflux.models.flux2.model.flux2_vae.encoder.encoder import Flux2Encoder
 from mflux.models.flux2.model.flux2_vae.vae import Flux2VAE
+from mlx import nn
 
-from mflux_api.engine.dev import layout as dev
+from mflux_api.catalog.files import MODEL_INDEX
+from mflux_api.engine.dev import weight_mapping as dev
 from mflux_api.engine.weights.checkpoint import CheckpointError, JsonConfig
 
 LATENT_CHANNELS = 32
@@ -20,8 +20,8 @@ MAX_LAYERS = 512
 _IN_CHANNELS = 128  # 32 latent channels in patches of 2 x 2
 
 
-def build_transformer(config: JsonConfig, text_config: JsonConfig, out_layers: tuple[int, ...]) -> Any:
-    """Mflux's Flux2Transformer for the text encoder's outputs ``out_layers``, side by side."""
+def build_transformer(config: JsonConfig, text_config: JsonConfig, out_layers: tuple[int, ...]) -> nn.Module:
+    """Build mflux's Flux2Transformer for the text encoder's outputs ``out_layers``, side by side."""
     config.demand("in_channels", _IN_CHANNELS, _IN_CHANNELS)
     config.demand("patch_size", 1, 1)
     config.demand("eps", 1e-6, 1e-6)
@@ -38,7 +38,7 @@ def build_transformer(config: JsonConfig, text_config: JsonConfig, out_layers: t
             f"{config.name}: joint_attention_dim is {joint_dim}, but {len(out_layers)} outputs of the text encoder "
             f"are {text_dim} wide."
         )
-    return Flux2Transformer(
+    transformer: nn.Module = Flux2Transformer(
         patch_size=1,
         in_channels=_IN_CHANNELS,
         num_layers=config.integer("num_layers", low=0, high=MAX_LAYERS),
@@ -52,10 +52,11 @@ def build_transformer(config: JsonConfig, text_config: JsonConfig, out_layers: t
         rope_theta=config.integer("rope_theta", 2000),
         guidance_embeds=config.boolean("guidance_embeds", True),
     )
+    return transformer
 
 
-def build_vae(config: JsonConfig) -> Any:
-    """Mflux's Flux2VAE."""
+def build_vae(config: JsonConfig) -> nn.Module:
+    """Build mflux's Flux2VAE."""
     config.demand("latent_channels", LATENT_CHANNELS, LATENT_CHANNELS)
     config.demand("patch_size", [2, 2], [2, 2])
     for key, value in (("in_channels", 3), ("out_channels", 3), ("act_fn", "silu")):
@@ -71,7 +72,7 @@ def build_vae(config: JsonConfig) -> Any:
             raise CheckpointError(f"{config.name}: the VAE needs 4 block widths, each a multiple of {groups} groups.")
     layers = config.integer("layers_per_block", 2, high=MAX_LAYERS)
     attention = config.boolean("mid_block_add_attention", True)
-    vae = Flux2VAE()
+    vae: nn.Module = Flux2VAE()
     vae.encoder = Flux2Encoder(
         block_out_channels=widths, layers_per_block=layers, norm_num_groups=groups, mid_block_add_attention=attention
     )
@@ -85,12 +86,12 @@ def build_vae(config: JsonConfig) -> Any:
     return vae
 
 
-def build_text_encoder(config: JsonConfig, used_layers: int, *, mistral: bool) -> Any:
-    """Qwen3, or FLUX.2-dev's Mistral, with its first ``used_layers`` layers; ``config`` is the language model's."""
+def build_text_encoder(config: JsonConfig, used_layers: int, *, mistral: bool) -> nn.Module:
+    """Build Qwen3 or FLUX.2-dev's Mistral, with its first ``used_layers`` layers, from the language model's config."""
     layers = config.integer("num_hidden_layers", high=MAX_LAYERS)
     if used_layers >= layers:
         raise CheckpointError(
-            f"model_index.json uses the output of text-encoder layer {used_layers} of {layers}: the last layer's "
+            f"{MODEL_INDEX} uses the output of text-encoder layer {used_layers} of {layers}: the last layer's "
             "output is normed in transformers and not here, so an output layer must come before the last one."
         )
     if mistral:
@@ -101,7 +102,7 @@ def build_text_encoder(config: JsonConfig, used_layers: int, *, mistral: bool) -
     key_value_heads = config.integer("num_key_value_heads", heads)
     if heads % key_value_heads:
         raise CheckpointError(f"{config.name}: num_attention_heads must be a multiple of num_key_value_heads.")
-    return Qwen3TextEncoder(
+    text_encoder: nn.Module = Qwen3TextEncoder(
         vocab_size=config.integer("vocab_size", high=1 << 24),
         hidden_size=config.integer("hidden_size"),
         num_hidden_layers=used_layers,
@@ -112,6 +113,7 @@ def build_text_encoder(config: JsonConfig, used_layers: int, *, mistral: bool) -
         rms_norm_eps=config.number("rms_norm_eps", 1e-6),
         head_dim=config.integer("head_dim", 128),
     )
+    return text_encoder
 
 
 def _rope_theta(config: JsonConfig) -> float:

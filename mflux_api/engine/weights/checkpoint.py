@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
-_MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+from mflux_api.catalog.files import COMPANION_PREFIX, MAX_HEADER_BYTES, WEIGHT_FILES, WEIGHT_INDEXES
+
 _MAX_JSON_BYTES = 64 << 20
 
 
@@ -25,28 +26,28 @@ class JsonConfig:
     values: Mapping[str, Any]
 
     def integer(self, key: str, default: int | None = None, *, low: int = 1, high: int = 1 << 20) -> int:
-        """The integer at ``key``, within [low, high]; ``default`` None makes the key required."""
+        """Return the integer at ``key``, within [low, high]; ``default`` None makes the key required."""
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise self._wrong(key, f"an integer from {low} to {high}")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """The positive number at ``key``."""
+        """Return the positive number at ``key``."""
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
             raise self._wrong(key, "a positive number")
         return float(value)
 
     def boolean(self, key: str, default: bool | None = None) -> bool:
-        """The boolean at ``key``."""
+        """Return the boolean at ``key``."""
         value = self._value(key, default)
         if not isinstance(value, bool):
             raise self._wrong(key, "true or false")
         return value
 
     def integers(self, key: str, default: tuple[int, ...] | None = None, *, low: int = 1) -> tuple[int, ...]:
-        """The non-empty list of integers at ``key``, each at least ``low``."""
+        """Return the non-empty list of integers at ``key``, each at least ``low``."""
         value = self._value(key, default)
         if not isinstance(value, list | tuple) or not value:
             raise self._wrong(key, "a list of integers")
@@ -55,7 +56,7 @@ class JsonConfig:
         return tuple(value)
 
     def section(self, key: str) -> "JsonConfig | None":
-        """The object at ``key``, or None where it is absent or null."""
+        """Return the object at ``key``, or None where it is absent or null."""
         value = self.values.get(key)
         if value is None:
             return None
@@ -80,10 +81,10 @@ class JsonConfig:
 
 
 def read_json(root: Path, name: str) -> JsonConfig:
-    """The JSON object in the file ``name``, a path relative to ``root``.
+    """Read the JSON object in the file ``name``, a path relative to ``root``.
 
     Raises:
-        CheckpointError: the file is missing, unreadable, not JSON or no object.
+        CheckpointError: the file is missing, unreadable, not JSON or not an object.
     """
     file = root / name
     try:
@@ -106,11 +107,11 @@ class Weights:
     tensors: dict[str, mx.array]
     """By the name in the files; not yet read from disk (MLX loads lazily)."""
     saved_by_mflux: bool
-    """mflux's saved layout: the module's own names and shapes, perhaps quantized; else diffusers' layout."""
+    """Whether it is mflux's saved layout (the module's own names and shapes, perhaps quantized) or diffusers'."""
 
 
 def read_weights(root: Path, component: str) -> Weights:
-    """Every tensor of a component's safetensors files.
+    """Read every tensor of a component's safetensors files.
 
     An index file, where there is one, decides which files count; else all ``*.safetensors`` do.
 
@@ -123,7 +124,7 @@ def read_weights(root: Path, component: str) -> Weights:
     saved = index.saved_by_mflux
     for name in files:
         # Checked first: MLX would meet a missing end only while it computes.
-        saved |= _has_mflux_marks(_checked_metadata(root, name))
+        saved |= _has_mflux_marks(_check_metadata(root, name))
         for key, tensor in _read_safetensors(root, name).items():
             if key in owners:
                 raise CheckpointError(f"{component}: {key} is in both {owners[key]} and {name}: keep one set of files.")
@@ -136,12 +137,12 @@ def read_weights(root: Path, component: str) -> Weights:
 
 
 def read_tensors(root: Path, name: str) -> dict[str, mx.array]:
-    """Every tensor of the safetensors file ``name``, a path relative to ``root``; not yet read from disk.
+    """Read every tensor of the safetensors file ``name``, a path relative to ``root``; not yet read from disk.
 
     Raises:
         CheckpointError: the file is missing, truncated or corrupt.
     """
-    _checked_metadata(root, name)
+    _check_metadata(root, name)
     return _read_safetensors(root, name)
 
 
@@ -160,21 +161,20 @@ def _weight_files(root: Path, component: str) -> tuple[_Index, list[str]]:
     folder = root / component
     if not folder.is_dir():
         raise CheckpointError(f"The folder {component} is missing.")
-    indexes = _names(folder, "*.safetensors.index.json")
+    indexes = _names(folder, WEIGHT_INDEXES)
     if len(indexes) > 1:
         raise CheckpointError(f"{component} has more than one index ({indexes[0]}, {indexes[1]}): keep one.")
     if indexes:
         index = _read_index(root, component, indexes[0])
         return index, sorted(set(index.located.values()))
-    files = [f"{component}/{name}" for name in _names(folder, "*.safetensors")]
+    files = [f"{component}/{name}" for name in _names(folder, WEIGHT_FILES)]
     if not files:
         raise CheckpointError(f"{component} holds no safetensors files.")
     return _Index({}, saved_by_mflux=False), files
 
 
 def _names(folder: Path, pattern: str) -> list[str]:
-    # macOS leaves "._name" companions on foreign file systems; they are no weights.
-    return sorted(path.name for path in folder.glob(pattern) if not path.name.startswith("._"))
+    return sorted(path.name for path in folder.glob(pattern) if not path.name.startswith(COMPANION_PREFIX))
 
 
 def _read_index(root: Path, component: str, index: str) -> _Index:
@@ -186,7 +186,7 @@ def _read_index(root: Path, component: str, index: str) -> _Index:
     for key, name in weight_map.values.items():
         # A name with a folder in it would read outside of the checkpoint.
         if not isinstance(name, str) or PurePath(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{config.name} places {key} in something that is no safetensors file beside it.")
+            raise CheckpointError(f"{config.name} places {key} in something that is not a safetensors file beside it.")
         located[key] = f"{component}/{name}"
     metadata = config.section("metadata")
     # Tools that copy a model may drop the files' own marks; mflux writes them here too.
@@ -201,15 +201,19 @@ def _read_safetensors(root: Path, name: str) -> dict[str, mx.array]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _checked_metadata(root: Path, name: str) -> Mapping[str, object]:
-    """The free-form part of a safetensors file's header, once the file is known to be whole."""
+def _check_metadata(root: Path, name: str) -> Mapping[str, object]:
+    """Return the free-form part of a safetensors file's header, after checking that the file is whole.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or not a safetensors file.
+    """
     file = root / name
     try:
         size = file.stat().st_size
         with file.open("rb") as stream:
             prefix = stream.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            header = json.loads(stream.read(length)) if 0 < length <= min(size, _MAX_HEADER_BYTES) else None
+            header = json.loads(stream.read(length)) if 0 < length <= min(size, MAX_HEADER_BYTES) else None
         if not isinstance(header, dict):
             raise ValueError("no header")
         metadata = header.pop("__metadata__", {})
@@ -217,7 +221,7 @@ def _checked_metadata(root: Path, name: str) -> Mapping[str, object]:
     except FileNotFoundError:
         raise CheckpointError(f"{name} is missing.") from None
     except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError):
-        raise CheckpointError(f"{name} is no safetensors file: download it again.") from None
+        raise CheckpointError(f"{name} is not a safetensors file: download it again.") from None
     if 8 + length + end != size:
         raise CheckpointError(f"{name} has {size} bytes and should have {8 + length + end}: download it again.")
     return metadata if isinstance(metadata, dict) else {}

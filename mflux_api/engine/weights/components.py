@@ -6,15 +6,27 @@ from random weights without an error. Here every parameter's name and shape is c
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import attrs
 from mflux.models.flux2.weights.flux2_weight_mapping import Flux2WeightMapping
+from mlx import nn
 
-from mflux_api.engine.dev import layout as dev
+from mflux_api.catalog.files import (
+    COMPONENTS,
+    CONFIG_FILE,
+    DEFAULT_SEQUENCE_LENGTH,
+    DEV_OUT_LAYERS,
+    KLEIN_OUT_LAYERS,
+    MODEL_INDEX,
+    OUT_LAYERS_KEY,
+    SEQUENCE_LENGTH_KEY,
+    ComponentName,
+)
+from mflux_api.engine.dev import weight_mapping as dev
 from mflux_api.engine.dev.conversation import load_conversation_tokenizer
 from mflux_api.engine.dev.text_encoder import MistralTextEncoder
-from mflux_api.engine.weights import saved_layout
+from mflux_api.engine.weights import mflux_layout
 from mflux_api.engine.weights.building import (
     LATENT_CHANNELS,
     MAX_LAYERS,
@@ -27,14 +39,8 @@ from mflux_api.engine.weights.lazy_modules import LazyModules, OpenedModule
 from mflux_api.engine.weights.parameters import count, expected_tensors, with_unused_layers
 from mflux_api.engine.weights.tokenizer import load_qwen_tokenizer
 
-__all__ = ["COMPONENTS", "CheckpointError", "CheckpointInfo", "ComponentName", "Components", "load_components"]
+__all__ = ["CheckpointError", "CheckpointInfo", "Components", "load_components"]
 
-ComponentName: TypeAlias = Literal["text_encoder", "transformer", "vae"]
-COMPONENTS: tuple[ComponentName, ...] = ("text_encoder", "transformer", "vae")
-"""In the order in which an image needs them."""
-
-_DEFAULT_OUT_LAYERS = (9, 18, 27)
-_DEFAULT_SEQUENCE_LENGTH = 512
 # diffusers' class for the model with cached references; the components' files do not tell it from the others.
 _KV_PIPELINE = "Flux2KleinKVPipeline"
 
@@ -55,25 +61,25 @@ class CheckpointInfo:
     embeds_guidance: bool
     """Whether guidance is an input of the transformer (FLUX.2-dev), so that one branch is enough."""
     transformer_width: int
-    """Of its hidden states."""
+    """Width of the hidden states."""
     transformer_parameters: int
     vae_parameters: int
     text_encoder_parameters: int
-    """Only the layers that are loaded: those after the last used one are never read."""
+    """The layers that are loaded: those after the last used one are never read."""
 
 
 class Components(LazyModules[ComponentName]):
-    """mflux's modules of one checkpoint and its tokenizer."""
+    """The modules of one checkpoint and its tokenizer."""
 
     def __init__(
-        self, tokenizer: Any, info: CheckpointInfo, readers: Mapping[ComponentName, Callable[[], Any]]
+        self, tokenizer: Any, info: CheckpointInfo, readers: Mapping[ComponentName, Callable[[], nn.Module]]
     ) -> None:
         super().__init__(readers)
         self.tokenizer = tokenizer
         self.info = info
 
     @property
-    def text_encoder(self) -> Any:
+    def text_encoder(self) -> nn.Module:
         """Mflux's Qwen3TextEncoder, or FLUX.2-dev's Mistral."""
         return self._module("text_encoder")
 
@@ -83,7 +89,7 @@ class Components(LazyModules[ComponentName]):
         return self._module("transformer")
 
     @property
-    def vae(self) -> Any:
+    def vae(self) -> nn.Module:
         """Mflux's Flux2VAE."""
         return self._module("vae")
 
@@ -91,26 +97,26 @@ class Components(LazyModules[ComponentName]):
 def load_components(path: Path, *, bits: int | None = None, component_offload: bool = False) -> Components:
     """Load the checkpoint folder ``path`` in ``ModelConfig.precision``: diffusers' layout or mflux's saved layout.
 
-    ``memory.configure`` must have set the precision. Nothing is downloaded.
+    ``device.configure`` must have set the precision. Nothing is downloaded.
 
     Args:
         path: the folder.
         bits: quantize to that many bits on the way (3, 4, 6 or 8).
-        staged: check everything now and read each component's weights only when it is used.
+        component_offload: check everything now and read each component's weights only when it is used.
 
     Raises:
         CheckpointError: a file is missing or corrupt, a dimension is unsupported, a parameter is missing, unexpected or
-            of the wrong shape (the first such one is named, with both shapes), or ``bits`` are asked of weights that
+            of the wrong shape (the first such one is named, with both shapes), or ``bits`` is asked of weights that
             are quantized already.
     """
     if not path.is_dir():
         raise CheckpointError(f"There is no checkpoint folder {path.name}.")
     weights = {name: read_weights(path, name) for name in COMPONENTS}
     saved = weights["transformer"].saved_by_mflux
-    index = read_json(path, "model_index.json") if not saved else _json_or(path, "model_index.json", lambda: {})
+    index = read_json(path, MODEL_INDEX) if not saved else _json_or(path, MODEL_INDEX, lambda: {})
     mistral = dev.is_mistral(_text_encoder_config(path))
-    out_layers = index.integers("text_encoder_out_layers", dev.OUT_LAYERS if mistral else _DEFAULT_OUT_LAYERS)
-    sequence_length = index.integer("max_sequence_length", _DEFAULT_SEQUENCE_LENGTH, high=1 << 16)
+    out_layers = index.integers(OUT_LAYERS_KEY, DEV_OUT_LAYERS if mistral else KLEIN_OUT_LAYERS)
+    sequence_length = index.integer(SEQUENCE_LENGTH_KEY, DEFAULT_SEQUENCE_LENGTH, high=1 << 16)
     opened = {name: _open(path, name, weights.pop(name), out_layers, bits) for name in COMPONENTS}
     load_tokenizer = load_conversation_tokenizer if mistral else load_qwen_tokenizer
     tokenizer = load_tokenizer(path, sequence_length, opened["text_encoder"].module.vocab_size)
@@ -130,9 +136,9 @@ def load_components(path: Path, *, bits: int | None = None, component_offload: b
         text_encoder_parameters=opened["text_encoder"].parameters,
     )
 
-    def reader(name: ComponentName) -> Callable[[], Any]:
-        def read() -> Any:
-            # The first time it is open and checked already.
+    def reader(name: ComponentName) -> Callable[[], nn.Module]:
+        def read() -> nn.Module:
+            # The first time it is opened and checked already.
             component = opened.pop(name, None)
             if component is None:
                 component = _open(path, name, read_weights(path, name), out_layers, bits)
@@ -143,7 +149,7 @@ def load_components(path: Path, *, bits: int | None = None, component_offload: b
 
     components = Components(tokenizer, info, {name: reader(name) for name in COMPONENTS})
     if component_offload:
-        # Open files and half-built modules are not for keeping until some job comes.
+        # Open files and half-built modules are not worth keeping until a job comes.
         opened.clear()
     else:
         components.load_all()
@@ -176,16 +182,16 @@ def _open(
     parameters = count(module)
     if weights.saved_by_mflux:
         if name == "text_encoder":
-            tensors = saved_layout.without_unused_layers(tensors, max(out_layers))
-        saved_layout.restructure(name, module, tensors)
-        expected = saved_layout.expected_saved(module)
+            tensors = mflux_layout.without_unused_layers(tensors, max(out_layers))
+        mflux_layout.restructure(name, module, tensors)
+        expected = mflux_layout.expected_saved(module)
         return _OpenedComponent(name, module, expected, tensors, bits, parameters=parameters)
     expected = expected_tensors(module, mapping)
     if name == "text_encoder":
         config = _text_config(path)
         layers = config.integer("num_hidden_layers", high=MAX_LAYERS)
         if isinstance(module, MistralTextEncoder):
-            expected = dev.with_unread(expected, max(out_layers), layers, config.integer("hidden_size"))
+            expected = dev.with_never_read(expected, max(out_layers), layers, config.integer("hidden_size"))
             tensors = dev.language_tensors(tensors)
         else:
             expected = with_unused_layers(expected, max(out_layers), layers)
@@ -194,21 +200,21 @@ def _open(
 
 
 def _config(path: Path, name: ComponentName, weights: Weights) -> JsonConfig:
-    file = f"{name}/config.json"
+    file = f"{name}/{CONFIG_FILE}"
     if not weights.saved_by_mflux:
         return read_json(path, file)
     # mflux saves no configuration.
-    return _json_or(path, file, lambda: saved_layout.DIMENSIONS[name](weights.tensors).values)
+    return _json_or(path, file, lambda: mflux_layout.DIMENSIONS[name](weights.tensors).values)
 
 
 def _text_config(path: Path) -> JsonConfig:
-    """The language model's dimensions; a text encoder that also sees images has them in a part of their own."""
+    """Return the language model's dimensions; a text encoder that also sees images has them in a section."""
     config = _text_encoder_config(path)
     return config.section("text_config") or config
 
 
 def _text_encoder_config(path: Path) -> JsonConfig:
-    file = "text_encoder/config.json"
+    file = f"text_encoder/{CONFIG_FILE}"
     if (path / file).is_file():
         return read_json(path, file)
     return _config(path, "text_encoder", read_weights(path, "text_encoder"))

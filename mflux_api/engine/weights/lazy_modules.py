@@ -2,36 +2,46 @@
 
 import gc
 from collections.abc import Callable, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import attrs
 import mlx.core as mx
+from mlx import nn
 
 from mflux_api.engine.weights.checkpoint import CheckpointError
-from mflux_api.engine.weights.parameters import ExpectedTensor, check, fill, quantize_layers
+from mflux_api.engine.weights.parameters import ExpectedTensor, check, fill
+from mflux_api.engine.weights.quantization import quantize_layers
 
 Name = TypeVar("Name", bound=str)
 
 
 @attrs.define(eq=False)
 class OpenedModule:
-    """A module whose files were looked at and not read."""
+    """A module whose files were opened and compared; its weights are not read yet."""
 
     name: str
-    module: Any
+    module: nn.Module
     expected: Mapping[str, ExpectedTensor]
     found: dict[str, mx.array]
     bits: int | None = None
-    """To quantize to on the way."""
+    """What to quantize to while reading; None to keep the weights as they are."""
 
     def check(self) -> None:
-        """Compare every name and shape. Raises CheckpointError for the first that is wrong."""
+        """Compare every name and shape.
+
+        Raises:
+            CheckpointError: one is wrong (the first is named), or the files are quantized and ``bits`` is set.
+        """
         check(self.name, self.expected, self.found)
         if self.bits is not None and any(tensor.packed for tensor in self.expected.values()):
             raise CheckpointError(f"{self.name} is quantized already: use the checkpoint as it is, under its own name.")
 
-    def fill(self) -> Any:
-        """The module with its weights, read now, once. Raises CheckpointError where the files cannot be read."""
+    def fill(self) -> nn.Module:
+        """Return the module with its weights, read now; call it once.
+
+        Raises:
+            CheckpointError: the files cannot be read.
+        """
         quantize = None if self.bits is None else quantize_layers(self.module, self.bits)
         fill(self.name, self.module, self.expected, self.found, quantize=quantize)
         return self.module
@@ -40,14 +50,14 @@ class OpenedModule:
 class LazyModules(Generic[Name]):
     """The modules of one checkpoint by name, each read by its reader when it is first used.
 
-    ``drop`` frees a module's weights, and the next use reads the same bits again. Raises CheckpointError where the
+    ``drop`` frees a module's weights, and the next use reads the same bits again, or raises CheckpointError where the
     files have changed in between.
     """
 
-    def __init__(self, readers: Mapping[Name, Callable[[], Any]]) -> None:
-        """``readers`` are in the order in which ``load_all`` calls them."""
+    def __init__(self, readers: Mapping[Name, Callable[[], nn.Module]]) -> None:
+        """Take the readers, in the order in which ``load_all`` calls them."""
         self._readers = readers
-        self._modules: dict[Name, Any] = {}
+        self._modules: dict[Name, nn.Module] = {}
 
     @property
     def resident(self) -> frozenset[Name]:
@@ -60,12 +70,12 @@ class LazyModules(Generic[Name]):
             self._module(name)
 
     def drop(self, name: Name) -> None:
-        """Free a module's weights; whoever still holds the module keeps them alive."""
+        """Free a module's weights; a reference that is still held elsewhere keeps them alive."""
         if self._modules.pop(name, None) is not None:
             gc.collect()
             mx.clear_cache()
 
-    def _module(self, name: Name) -> Any:
+    def _module(self, name: Name) -> nn.Module:
         if name not in self._modules:
             self._modules[name] = self._readers[name]()
         return self._modules[name]

@@ -12,9 +12,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mflux_api.engine.device import is_out_of_memory
 from mflux_api.engine.weights.checkpoint import CheckpointError
-
-GROUP_SIZE = 64
-"""Numbers that share a scale when weights are quantized here; mflux's own choice."""
+from mflux_api.engine.weights.quantization import quantize_weight
 
 # Tensors that other libraries save with a component and that no module here has.
 _KNOWN_EXTRAS = re.compile(r"lm_head\.weight|bn\.num_batches_tracked|.*rotary_emb\.inv_freq")
@@ -37,8 +35,8 @@ class ExpectedTensor:
     """Quantized numbers, several in each 32-bit integer."""
 
 
-def expected_tensors(module: Any, mapping: Sequence[Any]) -> dict[str, ExpectedTensor]:
-    """What the files must hold for every parameter of ``module``, by the file's name, in the module's order.
+def expected_tensors(module: nn.Module, mapping: Sequence[Any]) -> dict[str, ExpectedTensor]:
+    """Return what the files must hold for every parameter of ``module``, by the file's name, in the module's order.
 
     ``mapping`` is a list of mflux's WeightTarget. mflux's own expansion of it has fixed counts (4 blocks of 3 residual
     layers), so a VAE of another depth would lose parameters; this goes from each parameter to its name in the file.
@@ -48,7 +46,7 @@ def expected_tensors(module: Any, mapping: Sequence[Any]) -> dict[str, ExpectedT
     """
     rules = [(_pattern(target.to_pattern), target) for target in mapping]
     expected: dict[str, ExpectedTensor] = {}
-    for parameter, array in _arrays(module):
+    for parameter, array in named_arrays(module):
         if parameter in COMPUTED:
             continue
         for pattern, target in rules:
@@ -63,7 +61,7 @@ def expected_tensors(module: Any, mapping: Sequence[Any]) -> dict[str, ExpectedT
 
 
 def with_unused_layers(expected: Mapping[str, ExpectedTensor], used: int, layers: int) -> dict[str, ExpectedTensor]:
-    """Add the text-encoder layers ``used`` to ``layers`` - 1, which the files must hold and nobody reads."""
+    """Add the text-encoder layers ``used`` to ``layers`` - 1, which the files must hold and which are never read."""
     first = "model.layers.0."
     unused = {
         f"model.layers.{layer}.{name.removeprefix(first)}": attrs.evolve(tensor, parameter=None)
@@ -100,7 +98,7 @@ def check(component: str, expected: Mapping[str, ExpectedTensor], found: Mapping
 
 def fill(
     component: str,
-    module: Any,
+    module: nn.Module,
     expected: Mapping[str, ExpectedTensor],
     found: dict[str, mx.array],
     *,
@@ -108,8 +106,12 @@ def fill(
 ) -> None:
     """Give ``module`` the checked tensors, in ``ModelConfig.precision``, and read them from disk now.
 
-    ``found`` is emptied. ``quantize`` names the weights to quantize on the way, with their bits; the module has
-    quantized layers in their place already.
+    Args:
+        component: the component's name, for messages.
+        module: what gets the tensors.
+        expected: the files' tensors by name, compared with ``found`` before.
+        found: the lazily loaded tensors; it is emptied.
+        quantize: the weights to quantize on the way, with their bits; ``module`` has quantized layers in their place.
 
     Raises:
         CheckpointError: the files cannot be read.
@@ -125,7 +127,7 @@ def fill(
             if not tensor.packed:
                 array = array.astype(ModelConfig.precision)
             bits = (quantize or {}).get(tensor.parameter)
-            made = [(tensor.parameter, array)] if bits is None else _quantized(tensor.parameter, array, bits)
+            made = [(tensor.parameter, array)] if bits is None else quantize_weight(tensor.parameter, array, bits)
             # One at a time, so that a file's bytes and their converted copy exist together for one tensor only.
             mx.eval([each for _, each in made])
             arrays += made
@@ -139,40 +141,20 @@ def fill(
         raise CheckpointError(f"{component}: the weights cannot be read from disk.") from None
 
 
-def quantize_layers(module: Any, bits: int) -> dict[str, int]:
-    """Put quantized layers in place of those that can be; return their weights' names with the bits of each.
-
-    As mflux does it: every linear layer and embedding; only those whose rows are no whole groups stay as they are.
-    """
-    weights: dict[str, int] = {}
-
-    def chosen(path: str, layer: Any) -> bool:
-        if not hasattr(layer, "to_quantized") or layer.weight.shape[-1] % GROUP_SIZE:
-            return False
-        weights[f"{path}.weight"] = bits
-        return True
-
-    nn.quantize(module, group_size=GROUP_SIZE, bits=bits, class_predicate=chosen)
-    return weights
+def named_arrays(module: nn.Module) -> list[tuple[str, mx.array]]:
+    """Return a module's parameters by their dotted names, in the module's order."""
+    leaves: dict[str, Any] = {}
+    tree_flatten(module.parameters(), destination=leaves)
+    return [(name, leaf) for name, leaf in leaves.items() if isinstance(leaf, mx.array)]
 
 
-def count(module: Any) -> int:
-    """The numbers that the files of an unquantized module hold."""
-    return sum(int(array.size) for name, array in _arrays(module) if name not in COMPUTED)
-
-
-def _quantized(parameter: str, weight: mx.array, bits: int) -> list[tuple[str, mx.array]]:
-    layer = parameter.removesuffix(".weight")
-    packed, scales, biases = mx.quantize(weight, group_size=GROUP_SIZE, bits=bits)
-    return [(parameter, packed), (f"{layer}.scales", scales), (f"{layer}.biases", biases)]
-
-
-def _arrays(module: Any) -> list[tuple[str, mx.array]]:
-    return [(name, leaf) for name, leaf in tree_flatten(module.parameters()) if isinstance(leaf, mx.array)]
+def count(module: nn.Module) -> int:
+    """Return how many numbers the files of an unquantized module hold."""
+    return sum(array.size for name, array in named_arrays(module) if name not in COMPUTED)
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    """A regular expression for a template such as ``layers.{layer}.weight``, with one named group per placeholder."""
+    """Turn a template such as ``layers.{layer}.weight`` into a pattern with one named group per placeholder."""
     pieces = _PLACEHOLDER.split(template)
     return re.compile(
         "".join(rf"(?P<{piece}>\d+)" if position % 2 else re.escape(piece) for position, piece in enumerate(pieces))

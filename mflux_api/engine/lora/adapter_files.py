@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 _READABLE = ("F32", "F16", "BF16")
 # Which third of a fused query-key-value layer a target takes.
 _THIRDS = {LoraTransforms.split_q_up: 0, LoraTransforms.split_k_up: 1, LoraTransforms.split_v_up: 2}
-# A module name, as PEFT writes it. It is matched as a regular expression, and an arbitrary one could take for ever.
+# A module name, as PEFT writes it. It is matched as a regular expression, and an arbitrary one could take forever.
 _PLAIN_PATTERN = re.compile(r"\^?[\w.\\]+\$?")
 
 
@@ -58,10 +58,10 @@ Factors = LowRank | Kronecker
 
 
 def read_adapter(path: Path) -> dict[str, Factors]:
-    """The factors in a safetensors file, by the path of the layer in mflux's ``Flux2Transformer``.
+    """Read the factors in a safetensors file, by the path of the layer in mflux's ``Flux2Transformer``.
 
     Raises:
-        LoraError: the file is missing, damaged, or holds nothing that is known.
+        LoraError: the file is missing, damaged, or holds nothing for FLUX.2 Klein.
     """
     tensors, metadata = _read(path)
     by_target: dict[str, dict[str, Any]] = defaultdict(dict)
@@ -71,7 +71,7 @@ def read_adapter(path: Path) -> dict[str, Factors]:
             target = match.target_path.format(block=block)
             if sources.setdefault((target, match.matrix_name), key) != key:
                 raise LoraError(f"The LoRA {path.name} holds two updates for {target}: {key} and another one.")
-            by_target[target].update(_converted(path, key, tensor, match))
+            by_target[target].update(_convert(path, key, tensor, match))
     if not by_target:
         raise LoraError(
             f"The LoRA {path.name} holds no update for a FLUX.2 Klein model: it was made for another kind of model."
@@ -82,7 +82,7 @@ def read_adapter(path: Path) -> dict[str, Factors]:
 
 def _read(path: Path) -> tuple[dict[str, mx.array], Mapping[str, str]]:
     try:
-        # It checks the header and the file's length: MLX reads lazily and would make up a missing end.
+        # safe_open checks the header and the file's length: MLX reads lazily and would make up a missing end.
         with safe_open(str(path), framework="numpy") as file:
             metadata = file.metadata() or {}
             names = list(file.keys())
@@ -92,31 +92,31 @@ def _read(path: Path) -> tuple[dict[str, mx.array], Mapping[str, str]]:
                 raise LoraError(
                     f"The LoRA {path.name} holds {name} as {kind}: save it as one of {', '.join(_READABLE)}."
                 )
-        tensors: Any = mx.load(str(path))
+        loaded = mx.load(str(path))
     except FileNotFoundError:
-        raise LoraError(f"There is no LoRA {path.name}.") from None
+        raise LoraError(f"The LoRA {path.name} does not exist.") from None
     except (SafetensorError, OSError, RuntimeError, ValueError):
-        raise LoraError(f"The LoRA {path.name} is no whole safetensors file: download it again.") from None
+        raise LoraError(f"The LoRA {path.name} is not a whole safetensors file: download it again.") from None
     layers = {key.rsplit(".lora_magnitude_vector", 1)[0] for key in names if ".lora_magnitude_vector" in key}
     layers |= {key.removesuffix(".dora_scale") for key in names if key.endswith(".dora_scale")}
     if any(key.startswith(f"{layer}.lora_") and "magnitude" not in key for layer in layers for key in names):
         raise LoraError(f"The LoRA {path.name} is a DoRA, which is not supported: use a plain LoRA or a LoKr.")
-    return tensors, metadata
+    return loaded if isinstance(loaded, dict) else {}, metadata
 
 
 @functools.cache
 def _patterns() -> dict[str, list[PatternMatch]]:
-    """Mflux's naming patterns by their text; going through all of them for every tensor would take seconds."""
+    """Return mflux's naming patterns by their text; going through all of them for every tensor would take seconds."""
     index: dict[str, list[PatternMatch]] = defaultdict(list)
     for match in LoRALoader._build_pattern_mappings(Flux2LoRAMapping.get_mapping()):
-        # ComfyUI leaves the last part of the name away.
+        # ComfyUI leaves out the last part of the name.
         for pattern in {match.source_pattern, match.source_pattern.removesuffix(".weight")}:
             index[pattern].append(match)
     return dict(index)
 
 
 def _matches(key: str) -> Iterator[tuple[PatternMatch, str]]:
-    """The places that a tensor's name stands for, each with its block's number."""
+    """Yield the places that a tensor's name stands for, each with its block's number."""
     for match in _patterns().get(key, ()):
         yield match, ""
     for number in re.finditer(r"\d+", key):
@@ -124,16 +124,16 @@ def _matches(key: str) -> Iterator[tuple[PatternMatch, str]]:
             yield match, str(int(number.group()))
 
 
-def _converted(path: Path, key: str, tensor: mx.array, match: PatternMatch) -> dict[str, Any]:
+def _convert(path: Path, key: str, tensor: mx.array, match: PatternMatch) -> dict[str, Any]:
     third = _THIRDS.get(match.transform)
     if match.matrix_name.startswith("lokr"):
         # mflux cuts the right factor, but rows of a Kronecker product are not rows of its right factor: the whole
         # product is cut instead, where it is applied.
         return {match.matrix_name: tensor} | ({} if third is None else {"third": third})
     if match.matrix_name in ("lora_A", "lora_B") and tensor.ndim != 2:
-        raise LoraError(f"The LoRA {path.name} holds {key} with shape {tuple(tensor.shape)}, and not as a matrix.")
+        raise LoraError(f"The LoRA {path.name} holds {key} with shape {tuple(tensor.shape)}, which is not a matrix.")
     if third is not None and match.matrix_name == "lora_B" and tensor.shape[0] % 3:
-        raise LoraError(f"The LoRA {path.name} holds {key} with {tensor.shape[0]} rows, which are no three layers.")
+        raise LoraError(f"The LoRA {path.name} holds {key} with {tensor.shape[0]} rows, which cannot be three layers.")
     value = tensor if match.transform is None else match.transform(tensor)
     return {match.matrix_name: value.T if match.transpose else value}
 
@@ -145,7 +145,7 @@ def _fill_alpha(
         configs = PeftLoRAMetadata.configs(dict(metadata))
         patterns = [pattern for config in configs.values() for pattern in config.get("alpha_pattern") or {}]
         if not all(_PLAIN_PATTERN.fullmatch(pattern) for pattern in patterns):
-            raise LoraError(f"The LoRA {path.name} has an alpha pattern that is no module's name.")
+            raise LoraError(f"The LoRA {path.name} has an alpha pattern that is not a module's name.")
         LoRALoader._fill_alpha_from_metadata(by_target, sources, configs)
     except (TypeError, ValueError, AttributeError, KeyError, ZeroDivisionError, IndexError, re.error, RecursionError):
         raise LoraError(f"The LoRA {path.name} has metadata that cannot be read: save it again.") from None

@@ -1,14 +1,15 @@
-"""Loading a SeedVR2 checkpoint: two files, and every dimension read off the shapes in them."""
+"""Loading a SeedVR2 checkpoint: two files, and every dimension from the shapes in them."""
 
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import mlx.core as mx
 from mflux.models.seedvr2.model.seedvr2_transformer.transformer import SeedVR2Transformer
 from mflux.models.seedvr2.model.seedvr2_vae.vae import SeedVR2VAE
 from mflux.models.seedvr2.weights.seedvr2_weight_mapping import SeedVR2WeightMapping
+from mlx import nn
 
 from mflux_api.catalog.files import UPSCALER_FILES
 from mflux_api.engine.weights.checkpoint import CheckpointError, read_tensors
@@ -21,7 +22,7 @@ _PARTS: tuple[UpscalerPart, ...] = ("transformer", "vae")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 # Where both streams share a layer the file has it once, and mflux's module under both names.
 _SHARED = re.compile(r"(blocks\.\d+\.attn\.\w+)\.all\.")
-_TEXT_WIDTH = 5120  # of the prompt embedding that mflux carries
+_TEXT_WIDTH = 5120  # width of the prompt embedding that mflux carries
 _VAE_BLOCKS = 4
 
 
@@ -31,7 +32,7 @@ def is_upscaler(path: Path) -> bool:
 
 
 class UpscalerComponents(LazyModules[UpscalerPart]):
-    """SeedVR2's two modules."""
+    """The two modules of one SeedVR2 checkpoint."""
 
     def __init__(self, path: Path) -> None:
         """Check the folder ``path``; no weights are read.
@@ -40,7 +41,7 @@ class UpscalerComponents(LazyModules[UpscalerPart]):
             CheckpointError: a file is missing or corrupt, or a parameter is missing or of the wrong shape.
         """
 
-        def reader(part: UpscalerPart) -> Callable[[], Any]:
+        def reader(part: UpscalerPart) -> Callable[[], nn.Module]:
             return lambda: _open(path, part).fill()
 
         for part in _PARTS:
@@ -48,12 +49,12 @@ class UpscalerComponents(LazyModules[UpscalerPart]):
         super().__init__({part: reader(part) for part in _PARTS})
 
     @property
-    def transformer(self) -> Any:
+    def transformer(self) -> nn.Module:
         """Mflux's SeedVR2Transformer."""
         return self._module("transformer")
 
     @property
-    def vae(self) -> Any:
+    def vae(self) -> nn.Module:
         """Mflux's SeedVR2VAE."""
         return self._module("vae")
 
@@ -61,21 +62,21 @@ class UpscalerComponents(LazyModules[UpscalerPart]):
 def _open(path: Path, part: UpscalerPart) -> OpenedModule:
     tensors = read_tensors(path, UPSCALER_FILES[part])
     if part == "transformer":
-        tensors = _unshared(tensors)
+        tensors = _separate_streams(tensors)
         module = _build_transformer(tensors)
         mapping = SeedVR2WeightMapping.get_transformer_mapping(num_blocks=module.num_layers)
     else:
         module = _build_vae(tensors)
         mapping = SeedVR2WeightMapping.get_vae_mapping()
     expected = expected_tensors(module, mapping)
-    # What else the released files hold, nobody here has seen; what is needed has to be there.
+    # The released files may hold more than the tests' files do; only what is needed is demanded.
     found = {name: tensor for name, tensor in tensors.items() if name in expected}
     opened = OpenedModule(part, module, expected, found)
     opened.check()
     return opened
 
 
-def _unshared(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
+def _separate_streams(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
     separate: dict[str, mx.array] = {}
     for name, tensor in tensors.items():
         if _SHARED.match(name):
@@ -84,15 +85,15 @@ def _unshared(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
     return separate
 
 
-def _build_transformer(tensors: Mapping[str, mx.array]) -> Any:
+def _build_transformer(tensors: Mapping[str, mx.array]) -> nn.Module:
     layers = max((int(found.group(1)) for name in tensors if (found := _BLOCK.match(name))), default=-1) + 1
     width = _shape("transformer", tensors, "vid_in.proj.weight")[0]
     head_dim = _shape("transformer", tensors, "blocks.0.attn.norm_q.vid.weight")[0]
     inner = _shape("transformer", tensors, "blocks.0.attn.proj_out.vid.weight")[1]
     text_width, text_in = _shape("transformer", tensors, "txt_in.weight")
     if text_in != _TEXT_WIDTH or text_width != width or inner % head_dim:
-        raise CheckpointError(f"transformer: no SeedVR2 of {width} channels and {head_dim} to a head is known.")
-    return SeedVR2Transformer(
+        raise CheckpointError(f"transformer: SeedVR2 with {width} channels and {head_dim} per head is not supported.")
+    transformer: nn.Module = SeedVR2Transformer(
         vid_dim=width,
         txt_in_dim=text_in,
         heads=inner // head_dim,
@@ -101,11 +102,13 @@ def _build_transformer(tensors: Mapping[str, mx.array]) -> Any:
         num_layers=layers,
         mm_layers=sum(f"blocks.{layer}.mlp.vid.proj_in.weight" in tensors for layer in range(layers)),
     )
+    return transformer
 
 
-def _build_vae(tensors: Mapping[str, mx.array]) -> Any:
+def _build_vae(tensors: Mapping[str, mx.array]) -> nn.Module:
     names = (f"encoder.down_blocks.{block}.resnets.0.conv1.weight" for block in range(_VAE_BLOCKS))
-    return SeedVR2VAE(block_out_channels=tuple(_shape("vae", tensors, name)[0] for name in names))
+    vae: nn.Module = SeedVR2VAE(block_out_channels=tuple(_shape("vae", tensors, name)[0] for name in names))
+    return vae
 
 
 def _shape(part: str, tensors: Mapping[str, mx.array], name: str) -> tuple[int, ...]:

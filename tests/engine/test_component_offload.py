@@ -1,4 +1,4 @@
-"""``low_ram``: one component in memory at a time, the same image, and sound again after whatever happened."""
+"""Component offload and ``low_ram``: one component in memory at a time, the same image, and sound after a failure."""
 
 import shutil
 from pathlib import Path
@@ -10,16 +10,19 @@ import psutil
 import pytest
 import trio
 
+from mflux_api.catalog.files import COMPONENTS
 from mflux_api.engine import device as memory
 from mflux_api.engine import protocol as p
 from mflux_api.engine.device import Device
 from mflux_api.engine.local import LocalEngine
 from mflux_api.engine.sampling.pipeline import Event, ImageEvent, Pipeline, StageEvent, StepEvent, Stopped
-from mflux_api.engine.weights.components import COMPONENTS, CheckpointError, load_components
+from mflux_api.engine.weights.components import CheckpointError, load_components
+from tests.engine.test_component_offload_features import watched
 from tests.engine.test_pipeline import REQUEST
-from tests.engine.test_staged_features import watched
 from tests.support.engine_contract import DEADLINE_SECONDS, RUN, load, run, until
 from tests.support.klein import consume, distance, generate, never
+
+pytestmark = pytest.mark.slow
 
 LOW = attrs.evolve(REQUEST, low_ram=True)
 
@@ -53,8 +56,8 @@ def test_several_images_read_each_component_once_and_are_their_single_runs(tiny_
     assert {name: len(times) for name, times in read.items()} == dict.fromkeys(COMPONENTS, 1)
     steps = [event for event in seen if isinstance(event, StepEvent)]
     assert steps == [StepEvent(step, 2, image=image) for image in range(3) for step in (1, 2)]
-    for seed, rgb_image in zip(request.seeds, images, strict=True):
-        assert np.array_equal(rgb_image, generate(pipeline, attrs.evolve(request, seeds=(seed,)))[0])
+    for seed, image in zip(request.seeds, images, strict=True):
+        assert np.array_equal(image, generate(pipeline, attrs.evolve(request, seeds=(seed,)))[0])
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
@@ -63,11 +66,11 @@ def test_pixels_are_those_of_a_model_that_is_there_as_a_whole(
 ) -> None:
     request = attrs.evolve(REQUEST, seeds=(3, 4), guidance=guidance)
     whole = generate(pipeline, request)
-    component_offload = Pipeline(load_components(tiny_folder, component_offload=True), device)
+    offloading = Pipeline(load_components(tiny_folder, component_offload=True), device)
     for _ in range(2):
-        images = generate(component_offload, attrs.evolve(request, low_ram=True))
+        images = generate(offloading, attrs.evolve(request, low_ram=True))
         assert max(distance(one, other) for one, other in zip(whole, images, strict=True)) <= 1
-    again = generate(component_offload, request)
+    again = generate(offloading, request)
     assert all(np.array_equal(one, other) for one, other in zip(whole, again, strict=True))
 
 
@@ -91,17 +94,17 @@ def test_the_peak_is_lower(stock_folder: Path, device: Device) -> None:
 def test_stopped_run_leaves_a_model_that_generates_the_same(
     pipeline: Pipeline, tiny_folder: Path, device: Device, stage: str
 ) -> None:
-    component_offload = Pipeline(load_components(tiny_folder, component_offload=True), device)
+    offloading = Pipeline(load_components(tiny_folder, component_offload=True), device)
     stopping: list[bool] = []
-    events = component_offload.run(LOW, lambda: bool(stopping))
+    events = offloading.run(LOW, lambda: bool(stopping))
     seen = []
     while not (isinstance(event := next(events), StageEvent) and event.stage == stage):
         seen.append(event)
     stopping.append(True)
     with pytest.raises(Stopped):
         consume(events, [])
-    (rgb_image,) = generate(component_offload, LOW)
-    assert np.array_equal(rgb_image, generate(pipeline, REQUEST)[0])
+    (image,) = generate(offloading, LOW)
+    assert np.array_equal(image, generate(pipeline, REQUEST)[0])
 
 
 def test_checkpoint_that_is_wrong_is_refused_when_it_is_opened_and_not_when_it_is_used(
@@ -113,7 +116,7 @@ def test_checkpoint_that_is_wrong_is_refused_when_it_is_opened_and_not_when_it_i
         load_components(folder, component_offload=True)
 
 
-async def test_checkpoint_that_goes_away_under_a_staged_model_fails_the_run_and_leaves_the_engine(
+async def test_checkpoint_that_goes_away_during_component_offload_fails_the_run_and_leaves_the_engine(
     tiny_folder: Path, tmp_path: Path
 ) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))

@@ -1,55 +1,54 @@
-"""mflux's saved layout: what ``mflux-save`` and this engine's quantization write.
+"""Checkpoints in mflux's saved layout, which ``mflux-save`` and this engine's quantization write.
 
-Tensors have the module's own names and shapes, weights may be quantized, and there are no configuration files: the
-dimensions are read off the tensors' shapes then.
+Tensors have the module's own names and shapes, and weights may be quantized. Where there are no configuration files
+the dimensions follow from the tensors' shapes.
 """
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import mlx.core as mx
 from mlx import nn
-from mlx.utils import tree_flatten
 
+from mflux_api.catalog.files import GROUP_SIZE
 from mflux_api.engine.weights.checkpoint import CheckpointError, JsonConfig
-from mflux_api.engine.weights.parameters import COMPUTED, ExpectedTensor
+from mflux_api.engine.weights.parameters import COMPUTED, ExpectedTensor, named_arrays
 
 _BITS = (2, 3, 4, 5, 6, 8)
 _GROUP_SIZES = (32, 64, 128)
 _TEXT_LAYER = re.compile(r"layers\.(\d+)\.")
 
 
-def restructure(component: str, module: Any, tensors: Mapping[str, mx.array]) -> None:
+def restructure(component: str, module: nn.Module, tensors: Mapping[str, mx.array]) -> None:
     """Put a quantized layer wherever the files hold one, with the bits and the group size that the shapes show.
 
     Raises:
         CheckpointError: the shapes of a quantized weight and its scales do not fit the layer.
     """
 
-    def stored(path: str, layer: Any) -> bool | dict[str, int]:
+    def find_stored(path: str, layer: nn.Module) -> bool | dict[str, int]:
         scales = tensors.get(f"{path}.scales")
         if scales is None or not hasattr(layer, "to_quantized"):
             return False
         return _precision(component, path, layer.weight.shape[-1], tensors.get(f"{path}.weight"), scales)
 
-    nn.quantize(module, class_predicate=stored)
+    nn.quantize(module, class_predicate=find_stored)
 
 
-def expected_saved(module: Any) -> dict[str, ExpectedTensor]:
-    """What the files must hold for every parameter of a module that has its quantized layers."""
+def expected_saved(module: nn.Module) -> dict[str, ExpectedTensor]:
+    """Return what the files must hold for every parameter of a module that has its quantized layers."""
     quantized = {name for name, layer in module.named_modules() if hasattr(layer, "bits") and "scales" in layer}
     return {
         name: ExpectedTensor(
-            name, tuple(leaf.shape), transform=None, packed=name.endswith(".weight") and name[:-7] in quantized
+            name, tuple(array.shape), transform=None, packed=name.endswith(".weight") and name[:-7] in quantized
         )
-        for name, leaf in tree_flatten(module.parameters())
-        if isinstance(leaf, mx.array) and name not in COMPUTED
+        for name, array in named_arrays(module)
+        if name not in COMPUTED
     }
 
 
 def without_unused_layers(tensors: Mapping[str, mx.array], used: int) -> dict[str, mx.array]:
-    """The text encoder's tensors without its layers from ``used`` on, which nobody reads."""
+    """Return the text encoder's tensors without its layers from ``used`` on, which are never read."""
     kept = {}
     for name, tensor in tensors.items():
         layer = _TEXT_LAYER.match(name)
@@ -75,7 +74,7 @@ def _precision(component: str, path: str, inputs: int, weight: mx.array | None, 
 
 
 def transformer_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
-    """Diffusers' configuration of a transformer, from the shapes of its tensors."""
+    """Derive diffusers' configuration of a transformer from the shapes of its tensors."""
     shapes = _Shapes("transformer", tensors)
     width = shapes.rows("x_embedder.weight")
     head = shapes.first("norm_q.weight")
@@ -96,7 +95,7 @@ def transformer_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
 
 
 def text_encoder_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
-    """Transformers' configuration of a Qwen3 text encoder, from the shapes of its tensors."""
+    """Derive transformers' configuration of a Qwen3 text encoder from the shapes of its tensors."""
     shapes = _Shapes("text_encoder", tensors)
     head = shapes.rows("layers.0.self_attn.q_norm.weight")
     return JsonConfig(
@@ -115,7 +114,7 @@ def text_encoder_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
 
 
 def vae_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
-    """Diffusers' configuration of a VAE, from the shapes of its tensors."""
+    """Derive diffusers' configuration of a VAE from the shapes of its tensors."""
     shapes = _Shapes("vae", tensors)
     return JsonConfig(
         "vae",
@@ -137,7 +136,7 @@ DIMENSIONS: Mapping[str, Callable[[Mapping[str, mx.array]], JsonConfig]] = {
 
 
 class _Shapes:
-    """Questions about the shapes in one component."""
+    """The dimensions that the shapes of one component's tensors show."""
 
     def __init__(self, component: str, tensors: Mapping[str, mx.array]) -> None:
         self._component = component
@@ -156,8 +155,8 @@ class _Shapes:
     def inputs(self, layer: str) -> int:
         self.rows(f"{layer}.weight")
         weight, scales = self._tensors[f"{layer}.weight"], self._tensors.get(f"{layer}.scales")
-        # Which group size was used does not show in one layer alone; 64 is mflux's.
-        return int(weight.shape[-1]) if scales is None else int(scales.shape[-1]) * 64
+        # Which group size was used does not show in one layer alone; mflux has one for all.
+        return int(weight.shape[-1]) if scales is None else int(scales.shape[-1]) * GROUP_SIZE
 
     def mlp_inputs(self, width: int) -> int:
         for name in sorted(self._tensors):

@@ -19,7 +19,7 @@ from mflux.models.common.lora.layer.linear_lora_layer import LoRALinear
 from mflux.models.common.lora.mapping.lora_loader import LoRALoader
 from mlx import nn
 
-from mflux_api.engine.lora.adapters import Factors, Kronecker, LoraError, LowRank, read_adapter
+from mflux_api.engine.lora.adapter_files import Factors, Kronecker, LoraError, LowRank, read_adapter
 
 __all__ = ["Adapted", "Lora", "LoraError", "LoraStack"]
 
@@ -30,12 +30,12 @@ class Lora:
 
     path: Path
     scale: float = 1.0
-    """0 is no effect at all, 1 the one it was trained for."""
+    """0 has no effect at all, 1 the one it was trained for."""
 
 
 @attrs.frozen(eq=False)
 class _Place:
-    """A layer and where it hangs."""
+    """A layer and the module that holds it."""
 
     parent: Any
     name: str
@@ -64,7 +64,7 @@ class LoraStack:
                 # At 0 it is left out, and not multiplied by 0: the same bits as without it.
                 if lora.scale:
                     layers[target].append(_layer(place, factors, lora.scale))
-        self._wrapped = [(places[target], _combined(places[target].layer, each)) for target, each in layers.items()]
+        self._wrapped = [(places[target], _combine(places[target].layer, each)) for target, each in layers.items()]
         try:
             for target, (_, wrapper) in zip(layers, self._wrapped, strict=True):
                 # Together, so that no factor stays in memory for its check alone.
@@ -77,12 +77,12 @@ class LoraStack:
             raise LoraError(f"The LoRA {broken[0]} holds NaN or infinite numbers: its training failed, so use another.")
 
     def __len__(self) -> int:
-        """How many layers are changed."""
+        """Return how many layers are changed."""
         return len(self._wrapped)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Put the adapters on, and take them off at the end whatever happens; well under a millisecond each way.
+        """Put the adapters on, and take them off at the end whatever happens; each takes well under a millisecond.
 
         A graph that was built in between may be evaluated after it.
         """
@@ -118,12 +118,12 @@ class Adapted:
         return self._files == _identity(loras)
 
     def __call__(self, *arguments: mx.array) -> mx.array:
-        """Call the function."""
+        """Call the function with the adapters on."""
         with self._stack.applied():
             return self._function(*arguments)
 
 
-class _FusedPart(LoKrLinear):  # type: ignore[misc]
+class _SplitLoKrLinear(LoKrLinear):  # type: ignore[misc]  # mflux has no types
     """A LoKr of a fused query-key-value layer on the layer that is one third of it."""
 
     def __init__(self, linear: Any, outputs: int, inputs: int, factors: Kronecker, scale: float) -> None:
@@ -141,7 +141,10 @@ class _FusedPart(LoKrLinear):  # type: ignore[misc]
 
 
 def _identity(loras: Sequence[Lora]) -> list[tuple[Lora, tuple[int, ...]]]:
-    """The adapters with what changes when their files do; a copy may have the size and the time of what it replaces."""
+    """Return the adapters with what changes when their files do.
+
+    A copy may have the size and the time of the file that it replaces, so more than those is compared.
+    """
     try:
         stats = [lora.path.stat() for lora in loras]
     except OSError:
@@ -162,15 +165,15 @@ def _find(transformer: Any, target: str, name: str) -> _Place:
             f"The LoRA {name} changes {target}, which this model does not have: use its own model."
         ) from None
     if isinstance(layer, nn.QuantizedLinear):
-        # Packed weights do not show their inputs at 3 and 6 bits; the scales do at all.
+        # Packed weights do not show how many inputs they have at 3 and 6 bits; the scales always do.
         return _Place(holder, last, layer, layer.scales.shape[1] * layer.group_size, layer.scales.shape[0])
     if not isinstance(layer, nn.Linear):
-        raise LoraError(f"The LoRA {name} changes {target}, which is no linear layer.")
+        raise LoraError(f"The LoRA {name} changes {target}, which is not a linear layer.")
     return _Place(holder, last, layer, layer.weight.shape[1], layer.weight.shape[0])
 
 
 def _is_finite(factors: Factors) -> mx.array:
-    """A boolean, not yet computed."""
+    """Return whether all factors are finite numbers: a boolean array, not yet computed."""
     values = [value for value in attrs.asdict(factors, recurse=False).values() if isinstance(value, mx.array | float)]
     arrays = [mx.array(value) if isinstance(value, float) else value for value in values]
     return mx.all(mx.stack([mx.all(mx.isfinite(array)) for array in arrays]))
@@ -183,7 +186,7 @@ def _check(place: _Place, target: str, factors: Factors, name: str) -> None:
             found = (up.shape[1], down.shape[0])
         case Kronecker(left=left, right=right, third=third):
             if left.ndim != 2 or right.ndim != 2:
-                raise LoraError(f"The LoRA {name} holds factors for {target} that are no matrices.")
+                raise LoraError(f"The LoRA {name} holds factors for {target} that are not matrices.")
             found = (left.shape[0] * right.shape[0], left.shape[1] * right.shape[1])
             if third is not None:
                 expected = (3 * place.outputs, place.inputs)
@@ -216,8 +219,8 @@ def _layer(place: _Place, factors: Factors, scale: float) -> Any:
                 scale * factors.alpha,
             )
         case Kronecker():
-            return _FusedPart(place.layer, place.outputs, place.inputs, factors, scale * factors.alpha)
+            return _SplitLoKrLinear(place.layer, place.outputs, place.inputs, factors, scale * factors.alpha)
 
 
-def _combined(base: Any, layers: list[Any]) -> Any:
+def _combine(base: Any, layers: list[Any]) -> Any:
     return layers[0] if len(layers) == 1 else FusedLoRALinear(base_linear=base, loras=layers)

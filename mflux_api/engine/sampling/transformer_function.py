@@ -1,0 +1,82 @@
+"""The transformer as a function of arrays: compiled where that pays, with a pass's adapters on where it has some."""
+
+from collections.abc import Callable, Sequence
+
+import mlx.core as mx
+from mflux.models.flux2.model.flux2_transformer.flux2_kv_cache import Flux2KVCache
+from mflux.utils.apple_silicon import AppleSiliconUtil
+
+from mflux_api.engine.device import Device
+from mflux_api.engine.lora.applying import Adapted, Lora
+from mflux_api.engine.weights.components import Components
+
+Predict = Callable[..., mx.array]
+"""The velocity from (tokens, position ids, embeddings, text ids, timestep), all of one batch; then from guidance and a
+key-value cache, where the model takes them."""
+
+
+class TransformerFunction:
+    """The transformer of one set of components, with or without adapters."""
+
+    def __init__(self, components: Components, device: Device) -> None:
+        self._components = components
+        self._device = device
+        self._adapted: Adapted | None = None
+        self.plain: Predict = self._compile()
+        """The transformer without adapters."""
+
+    def with_loras(self, loras: Sequence[Lora]) -> Predict:
+        """Return the transformer with these adapters, which stay prepared until a pass has others.
+
+        Raises:
+            LoraError: an adapter's file cannot be used, or was made for another model.
+            CheckpointError: the transformer is not in memory and cannot be read again.
+        """
+        if not loras:
+            # A pass without adapters frees the memory of those before.
+            self._adapted = None
+            return self.plain
+        if self._adapted is None or not self._adapted.fits(loras):
+            self._adapted = None
+            self._adapted = Adapted(self._components.transformer, loras, self._compile())
+        return self._adapted
+
+    def forget_weights(self) -> None:
+        """Drop what keeps the transformer's weights alive, so that the component can be freed."""
+        # Adapters wrap its layers, and a compiled function holds the weights that it was traced with.
+        self._adapted = None
+        self.plain = self._compile()
+
+    def _compile(self) -> Predict:
+        """Compile the transformer where stock mflux does, except on a CPU (20 s of C++ there)."""
+        predict = _as_function(self._components)
+        caching = self._components.info.caches_references
+        if not self._device.is_gpu or AppleSiliconUtil.is_m1_or_m2() or caching:
+            return predict
+        return mx.compile(predict)
+
+
+def _as_function(components: Components) -> Predict:
+    """Return mflux's ``Flux2Transformer`` as a function that does not keep a freed transformer in memory."""
+
+    def predict(
+        latents: mx.array,
+        ids: mx.array,
+        embeddings: mx.array,
+        text_ids: mx.array,
+        timestep: mx.array,
+        guidance: mx.array | None = None,
+        cache: Flux2KVCache | None = None,
+    ) -> mx.array:
+        velocity: mx.array = components.transformer(
+            hidden_states=latents,
+            encoder_hidden_states=embeddings,
+            timestep=timestep,
+            img_ids=ids,
+            txt_ids=text_ids,
+            guidance=guidance,
+            kv_cache=cache,
+        )
+        return velocity
+
+    return predict
