@@ -53,10 +53,31 @@ def test_public_names_all_resolve() -> None:
     assert all(getattr(mflux_api, name) is not None for name in mflux_api.__all__)
 
 
-@pytest.mark.parametrize("path", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/*.md")), ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", sorted(ROOT.glob("*.md")) + sorted(ROOT.glob("docs/**/*.md")), ids=lambda path: str(path.relative_to(ROOT))
+)
 def test_links_between_documents_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\((?!http)([^)#]+)", path.read_text("utf-8")):
+    text = path.read_text("utf-8")
+    for target in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert (path.parent / target).exists(), target
+    for target, heading in re.findall(r"\]\((?!http)([^)#]*\.md)?#([^)]+)\)", text):
+        linked = path.parent / target if target else path
+        assert heading in _anchors(linked.read_text("utf-8")), f"{target}#{heading}"
+
+
+def _anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_every_decision_is_in_the_index_and_has_its_headings() -> None:
+    folder = ROOT / "docs" / "decisions"
+    listed = re.findall(r"^\| \[[^]]+\]\(([^)]+)\)", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
+    pages = sorted(page.name for page in folder.glob("*.md") if page.name != "README.md")
+    assert sorted(listed) == pages
+    for page in pages:
+        headings = re.findall(r"^## (.+)$", (folder / page).read_text("utf-8"), re.MULTILINE)
+        assert headings == ["Question", "Decision", "Alternatives", "What it costs", "When to think again"], page
 
 
 def test_readme_commands_are_the_two_of_the_project() -> None:

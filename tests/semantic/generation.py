@@ -59,7 +59,7 @@ def generate_with_lora(
     pipeline: Any, prompt: str, scale: float | None, seed: int, *, side: int
 ) -> npt.NDArray[np.uint8]:
     """Generate one image with the example LoRA at a scale, or without it where the scale is None."""
-    from mflux_api.engine.lora.lora import Lora
+    from mflux_api.engine.lora.applying import Lora
 
     loras = () if scale is None else (Lora(LORA, scale),)
     return _first(pipeline, prompt=prompt, seeds=(seed,), width=side, height=side, steps=4, loras=loras)
