@@ -9,11 +9,13 @@ import pytest
 
 from mflux_api.storage.checkpoints import EMBEDDED
 from mflux_api.storage.footprint import measure
-from tests.api.test_img2img import decoded, encoded, scene
-from tests.api.test_jobs import finished
+from tests.support.api_jobs import finished
 from tests.support.dev_checkpoint import SHAPE, write_dev_checkpoint
 from tests.support.lora_files import write_lora
+from tests.support.sample_images import decoded, encoded, scene
 from tests.support.server import Server, api_client, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 [models]

@@ -1,39 +1,27 @@
 """Edits: ``POST /sdapi/v1/img2img`` and init images on ``POST /api/v1/generate``."""
 
-import base64
 import json
-from io import BytesIO
 from typing import Any
 
 import httpx
 import pytest
 from PIL import Image, ImageChops
 
-from tests.api.test_jobs import finished
+from tests.support.api_jobs import finished
+
+# Exported anew: other folders' tests still import them from here.
+from tests.support.sample_images import decoded as decoded
+from tests.support.sample_images import encoded as encoded
+from tests.support.sample_images import scene as scene
+
+pytestmark = pytest.mark.slow
 
 STEPS = 4
 SMALL: dict[str, Any] = {"prompt": "make it night", "model": "demo", "seed": 1, "steps": STEPS}
 
 
-def encoded(image: Image.Image, kind: str = "PNG") -> str:
-    buffer = BytesIO()
-    image.save(buffer, kind)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def scene(size: tuple[int, int] = (80, 64)) -> Image.Image:
-    """A sky above a meadow."""
-    image = Image.new("RGB", size, (90, 160, 230))
-    image.paste((40, 130, 60), (0, size[1] // 2, *size))
-    return image
-
-
-def decoded(text: str) -> Image.Image:
-    return Image.open(BytesIO(base64.b64decode(text))).convert("RGB")
-
-
 def difference(one: Image.Image, other: Image.Image) -> float:
-    """Mean difference of a level."""
+    """Return the mean difference in levels."""
     histogram = ImageChops.difference(one, other).convert("L").histogram()
     return sum(level * count for level, count in enumerate(histogram)) / (one.width * one.height)
 

@@ -14,6 +14,8 @@ from PIL import Image
 from tests.support.lora_files import lora_bytes
 from tests.support.server import Server, api_client, serving
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {"prompt": "a tree", "seed": 4, "model": "demo", "width": 64, "height": 64, "steps": 1}
 UNIFORM = "'lora_files' is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them"
 

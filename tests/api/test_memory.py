@@ -8,9 +8,11 @@ import httpx
 import pytest
 
 from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
-from tests.api.test_jobs import finished, submit
+from tests.support.api_jobs import finished, submit
 from tests.support.server import Server, api_client, serving
 from tests.support.shapes import TINY
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 [memory]
@@ -60,7 +62,7 @@ def loaded(client: httpx.Client) -> set[str]:
     return {model for model in models if client.get(f"/api/v1/models/{model}/status").json()["loaded"]}
 
 
-def test_quantized_weights_are_kept_and_a_damaged_entry_costs_nobody_an_image(
+def test_quantized_weights_are_kept_and_a_damaged_entry_costs_no_job_its_image(
     folder: Path, client: httpx.Client
 ) -> None:
     first = image(client, "flux2-klein-4b-4-bit")
@@ -92,7 +94,7 @@ def test_models_stay_while_they_fit_and_jobs_on_two_at_once_get_their_own(client
     assert client.get("/api/v1/system").json()["active_model"] in alone
 
 
-def test_a_model_that_cannot_fit_is_refused_with_sizes_and_advice_and_nobody_has_to_go(client: httpx.Client) -> None:
+def test_a_model_that_cannot_fit_is_refused_with_sizes_and_advice_and_no_model_has_to_go(client: httpx.Client) -> None:
     image(client, "flux2-klein-4b")
     before = loaded(client)
     answer = client.post(

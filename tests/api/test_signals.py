@@ -13,10 +13,12 @@ import pytest
 
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.api.test_jobs import SMALL, finished, submit, wait_for
 from tests.api.test_restart import CONFIG
 from tests.support import scripted_server
+from tests.support.api_jobs import SMALL, finished, submit, wait_for
 from tests.support.server import api_client, serving
+
+pytestmark = pytest.mark.slow
 
 LONG = {"steps": 200, "width": 512, "height": 512}
 
@@ -39,7 +41,7 @@ def test_signal_twice_on_an_idle_server_is_exit_status_0(tmp_path: Path, kind: s
         assert server.process.wait(20) == 0
 
 
-def test_closed_terminal_is_no_reason_to_end_under_nohup(tmp_path: Path) -> None:
+def test_closed_terminal_does_not_end_a_server_under_nohup(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG, wrapper=["nohup"]) as server, api_client(server.url) as client:
         server.process.send_signal(signal.SIGHUP)
         assert finished(client, submit(client))["status"] == "completed"

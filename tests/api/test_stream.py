@@ -1,4 +1,4 @@
-"""Server-sent events over a real socket, read by a client that other people wrote."""
+"""Server-sent events over a real socket, read by clients of other projects."""
 
 import base64
 import json
@@ -13,7 +13,9 @@ import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 from PIL import Image
 
-from tests.api.test_jobs import finished, submit
+from tests.support.api_jobs import finished, submit
+
+pytestmark = pytest.mark.slow
 
 
 def follow(client: httpx.Client, job_id: str, **headers: str) -> list[ServerSentEvent]:
@@ -45,7 +47,9 @@ def test_progress_is_monotonic_by_steps_reaches_one_and_then_complete(client: ht
 
 
 def test_progress_counts_steps_and_saved_images(client: httpx.Client) -> None:
-    for event in follow(client, submit(client, steps=3, num_images=2))[:-1]:
+    *progress, _ = follow(client, submit(client, steps=3, num_images=2))
+    assert progress
+    for event in progress:
         entry = data(event)
         done = 4 * entry["image"] + (entry["step"] if entry["image"] < 2 else 0)
         assert entry["progress"] >= done / 8 - 1e-9

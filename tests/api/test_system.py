@@ -9,7 +9,9 @@ from openapi_spec_validator import validate
 
 from mflux_api.catalog import BUILT_IN
 from mflux_api.storage.checkpoints import EMBEDDED
-from tests.api.test_jobs import finished, submit
+from tests.support.api_jobs import finished, submit
+
+pytestmark = pytest.mark.slow
 
 _ALIASES = """
 flux2-klein-4b flux2-klein-4b-mlx-4bit flux2-klein-4b-mlx-8bit flux2-klein-4b-3-bit flux2-klein-4b-4-bit

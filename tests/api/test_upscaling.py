@@ -11,9 +11,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.api.test_img2img import decoded, encoded, scene
-from tests.api.test_jobs import finished
+from tests.support.api_jobs import finished
+from tests.support.sample_images import decoded, encoded, scene
 from tests.support.server import Server, api_client, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 [models]
@@ -274,7 +276,7 @@ def test_batch_that_does_not_fit_the_queue_leaves_nothing_in_it(client: httpx.Cl
     assert post(client, "extra-single-image", image=SOURCE, upscaler_1="seedvr2")["image"]
 
 
-def test_somebody_elses_cancel_of_an_extra_is_a_conflict(server: Server, client: httpx.Client) -> None:
+def test_cancel_of_an_extra_by_another_client_is_a_conflict(server: Server, client: httpx.Client) -> None:
     large = encoded(Image.effect_noise((112, 112), 50))
     answers = []
     with api_client(server.url) as other:

@@ -15,6 +15,8 @@ from quart import Response
 from mflux_api.http.server import ServerOptions
 from tests.support.http_server import DEADLINE_SECONDS, App, Client, connect, serving
 
+pytestmark = pytest.mark.slow
+
 BIG = bytes(6 * 1024 * 1024)
 CLOSE = ("Connection", "close")
 
@@ -126,7 +128,9 @@ async def test_handler_is_cancelled_when_its_client_leaves_before_the_response()
         async with connect(server.port) as client:
             await client.send("/never")
             await app.reached(began=1)
+            assert app.cancelled == 0
         await app.reached(cancelled=1)
+        assert (app.began, app.cancelled) == (1, 1)
 
 
 async def test_stream_is_cancelled_when_its_client_leaves() -> None:
@@ -135,6 +139,7 @@ async def test_stream_is_cancelled_when_its_client_leaves() -> None:
         async with connect(server.port) as client:
             await stop_reading(client, "/endless")
         await app.reached(cancelled=1)
+        assert (app.began, app.cancelled) == (1, 1)
 
 
 async def test_client_which_leaves_after_the_end_causes_no_cancellation_and_no_log(
@@ -191,6 +196,7 @@ async def test_client_which_stopped_reading_does_not_hold_up_the_end(path: str) 
         await stop_reading(client, path)
         with trio.fail_after(DEADLINE_SECONDS):
             await server.stop()
+        assert server.ended.is_set()
 
 
 async def test_fifty_clients_which_stopped_reading_do_not_disturb_a_healthy_one() -> None:

@@ -9,18 +9,26 @@ from quart import Blueprint, Response
 from mflux_api.actors.messages import Load
 from mflux_api.errors import ServiceRestarting
 from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.operations import Operation
 from mflux_api.http.responses import json_response
-from mflux_api.http.schemas import (
+from mflux_api.http.routes.system_schemas import (
     ActiveJob,
-    EngineObject,
-    Health,
+    HealthResponse,
     QueuedJob,
-    QueueObject,
-    StatsObject,
+    QueueResponse,
+    StatsResponse,
+    SystemEngine,
     SystemMemory,
-    SystemObject,
+    SystemResponse,
 )
 from mflux_api.version import package_version
+
+OPERATIONS = (
+    Operation(method="get", path="/api/v1/health", summary="Whether the service works", response=HealthResponse),
+    Operation(method="get", path="/api/v1/system", summary="Device and memory", response=SystemResponse),
+    Operation(method="get", path="/api/v1/queue", summary="What runs and what waits", response=QueueResponse),
+    Operation(method="get", path="/api/v1/stats", summary="Running totals", response=StatsResponse),
+)
 
 
 def blueprint(gateway: Gateway) -> Blueprint:
@@ -35,7 +43,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         except ServiceRestarting:
             load = Load(active=0, queued=0, draining=False, degraded=True)
         return json_response(
-            Health(
+            HealthResponse(
                 status="draining" if load.draining else "degraded" if load.degraded else "healthy",
                 version=release,
                 models_available=len(gateway.catalog),
@@ -50,7 +58,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         info = engine.info
         memory = psutil.virtual_memory()
         return json_response(
-            SystemObject(
+            SystemResponse(
                 active_model=residency.model,
                 mlx_memory_gb=_gigabytes(engine.active_bytes),
                 system_memory_gb=SystemMemory(
@@ -59,7 +67,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
                     free=_gigabytes(memory.available),
                 ),
                 device=info.device_name if info is not None else f"{platform.machine()} (the engine is starting)",
-                engine=EngineObject(
+                engine=SystemEngine(
                     running=info is not None,
                     degraded=engine.degraded,
                     backend=info.device if info is not None else None,
@@ -94,14 +102,14 @@ def blueprint(gateway: Gateway) -> Blueprint:
             for job_id, state in live.items()
             if state.position is not None
         )
-        return json_response(QueueObject(active=running[0] if running else None, queued=queued))
+        return json_response(QueueResponse(active=running[0] if running else None, queued=queued))
 
     @routes.get("/stats")
     async def stats() -> Response:
         totals, counters = await gateway.totals(), await gateway.counters()
         uptime = datetime.now(UTC) - counters.started_at
         return json_response(
-            StatsObject(
+            StatsResponse(
                 total_generations=totals.generations,
                 total_images=totals.images,
                 average_time_seconds=round(totals.seconds / totals.generations, 2) if totals.generations else 0.0,

@@ -1,4 +1,4 @@
-"""Jobs as somebody waits for them on an open connection."""
+"""Jobs of a caller that waits for them on its open connection."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,17 @@ from mflux_api.jobs.job import Job
 from mflux_api.jobs.request import GenerateRequest
 
 
-async def generated(gateway: Gateway, request: GenerateRequest) -> Job:
+async def run_job(gateway: Gateway, request: GenerateRequest) -> Job:
     """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
 
     Raises:
         ServiceError: the request was refused, or the job failed.
     """
-    (job,) = await all_generated(gateway, [request])
+    (job,) = await run_jobs(gateway, [request])
     return job
 
 
-async def all_generated(gateway: Gateway, requests: Sequence[GenerateRequest]) -> tuple[Job, ...]:
+async def run_jobs(gateway: Gateway, requests: Sequence[GenerateRequest]) -> tuple[Job, ...]:
     """Run jobs that are one to their caller: all are accepted before the first is waited for, or none stays.
 
     Raises:
