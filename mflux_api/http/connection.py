@@ -240,7 +240,7 @@ class Connection(TCPServer):
 
     async def _drop(self) -> None:
         """Close at once and end everything that runs for this client."""
-        logger.info("dropped a client which stopped reading")
+        logger.info("dropped a client that stopped reading")
         with suppress(OSError):  # it may be closed already
             # A reset frees the unsent bytes in the kernel and tells the client that the answer was cut.
             self._socket_stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

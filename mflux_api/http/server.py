@@ -101,7 +101,7 @@ async def serve(
 ) -> None:
     """Run `app` on listening `sockets` until `drain` is set or the caller cancels; report the URLs when accepting.
 
-    The sockets stay the caller's and go on listening: clients which connect between two servers wait in the backlog.
+    The sockets stay the caller's and go on listening: clients that connect between two servers wait in the backlog.
     Both ways of ending are the same: no more accepts, idle connections closed at once, running requests cancelled after
     `config.graceful_seconds`, or at `end_by()` (in Trio's time, asked at the end) if that is sooner, then the app's
     shutdown hooks (bounded by Quart's BACKGROUND_TASK_SHUTDOWN_TIMEOUT).

@@ -10,11 +10,13 @@ import httpx
 import pytest
 from PIL import Image
 
-# Exported anew: other folders' tests still import them from here.
 from tests.support.api_jobs import SMALL as SMALL
-from tests.support.api_jobs import finished as finished
 from tests.support.api_jobs import submit as submit
 from tests.support.api_jobs import wait_for as wait_for
+from tests.support.api_jobs import wait_for_end
+
+finished = wait_for_end
+"""Other folders' tests still import this name, and the three above, from here."""
 
 pytestmark = pytest.mark.slow
 
@@ -28,11 +30,11 @@ def test_submit_answers_at_once_with_id_status_and_position(client: httpx.Client
     assert set(answer) == {"job_id", "status", "position"}
     assert re.fullmatch(r"[0-9a-f]{12}", answer["job_id"])
     assert (answer["status"], answer["position"]) == ("queued", 1)
-    finished(client, answer["job_id"])
+    wait_for_end(client, answer["job_id"])
 
 
 def test_completed_job_has_every_key_and_its_result(client: httpx.Client) -> None:
-    job = finished(client, submit(client, seed=42, num_images=2))
+    job = wait_for_end(client, submit(client, seed=42, num_images=2))
     assert list(job) == JOB_KEYS.split()
     assert job.items() >= {"status": "completed", "progress": 1.0, "stage": None, "error": None, "code": None}.items()
     assert job["result"]["seeds"] == [42, 43]
@@ -44,7 +46,7 @@ def test_completed_job_has_every_key_and_its_result(client: httpx.Client) -> Non
 def test_list_is_newest_first_without_results_and_pages(client: httpx.Client) -> None:
     ids = [submit(client) for _ in range(5)]
     for job_id in ids:
-        finished(client, job_id)
+        wait_for_end(client, job_id)
     page = client.get("/api/v1/jobs", params={"limit": 2}).json()
     rest = client.get("/api/v1/jobs", params={"limit": 3, "cursor": page["next_cursor"]}).json()
     assert [job["id"] for job in (*page["jobs"], *rest["jobs"])] == ids[::-1]
@@ -69,7 +71,7 @@ def test_list_without_limit_reaches_every_job_through_the_cursor(client: httpx.C
 @pytest.mark.parametrize(("name", "magic"), [("png", b"\x89PNG"), ("jpeg", b"\xff\xd8"), ("webp", b"RIFF")])
 def test_images_come_in_three_formats_with_an_etag(client: httpx.Client, name: str, magic: bytes) -> None:
     job_id = submit(client, num_images=2, seed=3)
-    finished(client, job_id)
+    wait_for_end(client, job_id)
     path = f"/api/v1/jobs/{job_id}/images/1"
     answer = client.get(path, params={"format": name})
     assert answer.content.startswith(magic)
@@ -83,7 +85,7 @@ def test_images_come_in_three_formats_with_an_etag(client: httpx.Client, name: s
 
 def test_image_file_is_the_one_in_the_result(client: httpx.Client) -> None:
     job_id = submit(client)
-    job = finished(client, job_id)
+    job = wait_for_end(client, job_id)
     assert client.get(f"/api/v1/jobs/{job_id}/images/0").content == base64.b64decode(job["result"]["images"][0])
     by_url = client.get(f"/api/v1/jobs/{job_id}", params={"images": "url"}).json()
     assert by_url["result"]["images"] == [f"/api/v1/jobs/{job_id}/images/0"]
@@ -91,7 +93,7 @@ def test_image_file_is_the_one_in_the_result(client: httpx.Client) -> None:
 
 
 def test_cancel_frees_the_engine_within_a_step_and_leaves_it_sound(client: httpx.Client) -> None:
-    undisturbed = finished(client, submit(client, seed=11))["result"]["images"]
+    undisturbed = wait_for_end(client, submit(client, seed=11))["result"]["images"]
     long = submit(client, steps=200, width=256, height=256)
     wait_for(client, long, lambda job: job["progress"] > 0)
     behind = submit(client, seed=11)
@@ -99,7 +101,7 @@ def test_cancel_frees_the_engine_within_a_step_and_leaves_it_sound(client: httpx
     started = time.perf_counter()
     assert client.delete(f"/api/v1/jobs/{long}").json() == {"status": "cancelled"}
     assert client.get(f"/api/v1/jobs/{long}").json()["status"] == "cancelled"
-    assert finished(client, behind)["result"]["images"] == undisturbed
+    assert wait_for_end(client, behind)["result"]["images"] == undisturbed
     assert time.perf_counter() - started < 20
 
 
@@ -110,7 +112,7 @@ def test_cancel_of_a_queued_and_of_a_finished_job(client: httpx.Client) -> None:
     assert client.delete(f"/api/v1/jobs/{queued}").json() == {"status": "cancelled"}
     assert client.delete(f"/api/v1/jobs/{long}").json() == {"status": "cancelled"}
     done = submit(client)
-    before = finished(client, done)
+    before = wait_for_end(client, done)
     assert client.delete(f"/api/v1/jobs/{done}").json() == {"status": "completed"}
     assert client.get(f"/api/v1/jobs/{done}").json() == before
 
@@ -122,7 +124,7 @@ def test_synchronous_jobs_are_listed_and_their_client_leaving_cancels_them(clien
     job_id = client.get("/api/v1/jobs", params={"limit": 1}).json()["jobs"][0]["id"]
     job = wait_for(client, job_id, lambda job: job["status"] == "cancelled")
     assert job["prompt"] == "left alone"
-    finished(client, submit(client))
+    wait_for_end(client, submit(client))
 
 
 def test_synchronous_job_cancelled_by_another_client_is_409(client: httpx.Client) -> None:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
-from tests.support.api_jobs import finished, submit
+from tests.support.api_jobs import submit, wait_for_end
 from tests.support.server import Server, api_client, serving
 from tests.support.shapes import TINY
 
@@ -52,7 +52,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 
 def image(client: httpx.Client, model: str, **fields: object) -> bytes:
-    job = finished(client, submit(client, model=model, seed=3, **fields))
+    job = wait_for_end(client, submit(client, model=model, seed=3, **fields))
     assert job["status"] == "completed", job
     return client.get(f"/api/v1/jobs/{job['id']}/images/0").content
 
@@ -88,7 +88,7 @@ def test_models_stay_while_they_fit_and_jobs_on_two_at_once_get_their_own(client
     assert loaded(client) >= set(alone)
     jobs = [(model, submit(client, model=model, seed=3)) for model in list(alone) * 2]
     for model, job_id in jobs:
-        job = finished(client, job_id)
+        job = wait_for_end(client, job_id)
         assert job["model"] == model
         assert client.get(f"/api/v1/jobs/{job_id}/images/0").content == alone[model]
     assert client.get("/api/v1/system").json()["active_model"] in alone

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from tests.support import scripted_server
-from tests.support.api_jobs import SMALL, finished, submit
+from tests.support.api_jobs import SMALL, submit, wait_for_end
 from tests.support.server import api_client, clean_environment, serving
 
 # Exported anew: other folders' tests still import it from here.
@@ -23,7 +23,7 @@ CONFIG = '[models]\ndefault = "demo"\n'
 
 def test_restart_shows_the_old_jobs_with_their_images(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG) as first, api_client(first.url) as client:
-        before = finished(client, submit(client, seed=4, prompt="Grüße, 世界"))
+        before = wait_for_end(client, submit(client, seed=4, prompt="Grüße, 世界"))
         first.stop()
     with serving(tmp_path, CONFIG) as second, api_client(second.url) as client:
         assert client.get(f"/api/v1/jobs/{before['id']}").json() == before
@@ -47,7 +47,7 @@ def test_second_server_on_one_state_directory_exits_with_state_in_use(tmp_path: 
 
 def test_generate_beside_a_running_server_does_not_touch_its_jobs(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
-        finished(client, submit(client))
+        wait_for_end(client, submit(client))
         before = client.get("/api/v1/jobs").json()
         command = [sys.executable, "-m", "mflux_api", "generate", "a lake", "--width", "64", "--height", "64"]
         done = subprocess.run(
@@ -77,7 +77,7 @@ def test_killed_server_leaves_no_image_of_a_synchronous_call(tmp_path: Path) -> 
     environ = scripted_server.environ(step_seconds=0.05)
     output = tmp_path / "output"
     with serving(tmp_path, CONFIG, environ, module=scripted_server.MODULE) as server, api_client(server.url) as client:
-        kept = finished(client, submit(client))
+        kept = wait_for_end(client, submit(client))
         with ThreadPoolExecutor(1) as callers:
             call = callers.submit(client.post, "/sdapi/v1/txt2img", json=SMALL | {"num_images": 4, "steps": 20})
             deadline = time.monotonic() + 30
@@ -141,7 +141,7 @@ def test_image_that_cannot_be_read_is_named_and_back_when_it_can_be(tmp_path: Pa
 
 def test_serving_process_never_imports_the_model_code(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
-        finished(client, submit(client))
+        wait_for_end(client, submit(client))
         client.get("/api/v1/system").raise_for_status()
         maps = Path(f"/proc/{server.process.pid}/maps")
         if not maps.exists():

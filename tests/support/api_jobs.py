@@ -20,7 +20,7 @@ def submit(client: httpx.Client, **fields: Any) -> str:
     return str(answer.json()["job_id"])
 
 
-def finished(client: httpx.Client, job_id: str) -> dict[str, Any]:
+def wait_for_end(client: httpx.Client, job_id: str) -> dict[str, Any]:
     """Follow a job to its end and return it; its stream has progress, then the one event of its status."""
     stream = client.get(f"/api/v1/jobs/{job_id}/stream", params={"images": "url"})
     assert stream.status_code == 200, stream.text

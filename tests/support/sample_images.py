@@ -6,14 +6,14 @@ from io import BytesIO
 from PIL import Image
 
 
-def encoded(image: Image.Image, kind: str = "PNG") -> str:
+def to_base64(image: Image.Image, kind: str = "PNG") -> str:
     """Return an image file as base64."""
     buffer = BytesIO()
     image.save(buffer, kind)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def decoded(text: str) -> Image.Image:
+def to_image(text: str) -> Image.Image:
     """Return the image of a base64 file, as RGB."""
     return Image.open(BytesIO(base64.b64decode(text))).convert("RGB")
 

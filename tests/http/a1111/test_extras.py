@@ -13,9 +13,9 @@ from mflux_api.errors import QueueFull, ShuttingDown
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.extras import MAX_PLAIN_CALLS, THREADS, Extras
 from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
-from tests.support.sample_images import decoded, encoded, scene
+from tests.support.sample_images import scene, to_base64, to_image
 
-SOURCE = encoded(scene((48, 32)))
+SOURCE = to_base64(scene((48, 32)))
 PLAIN = ExtrasOptions(upscaler_1="Lanczos")
 
 
@@ -49,7 +49,7 @@ async def test_calls_beyond_the_room_for_them_are_refused_and_the_others_finish(
             await upscale()
         for thread in busy:
             service._threads.release_on_behalf_of(thread)
-    assert [decoded(image).size for image in images] == [(96, 64)] * MAX_PLAIN_CALLS
+    assert [to_image(image).size for image in images] == [(96, 64)] * MAX_PLAIN_CALLS
     await upscale()
 
 

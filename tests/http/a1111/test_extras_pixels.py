@@ -11,7 +11,7 @@ from mflux_api.http.a1111.extras_pixels import Source, blend, compose, resize
 from mflux_api.http.a1111.extras_plan import make_plan
 from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
 from mflux_api.images.encode import encode_png
-from tests.support.sample_images import decoded, encoded
+from tests.support.sample_images import to_base64, to_image
 
 SOURCE = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
 
@@ -41,10 +41,10 @@ def test_second_image_is_blended_in_by_its_visibility() -> None:
 
 
 def test_small_icon_can_be_upscaled() -> None:
-    icon = Source(encoded(SOURCE.resize((8, 8))), 0, "image")
+    icon = Source(to_base64(SOURCE.resize((8, 8))), 0, "image")
     asked = ExtrasOptions(upscaling_resize=4)
     made = compose(asked, make_plan(asked, *icon.decode().size), ["Nearest"], icon, "")
-    assert decoded(made).size == (32, 32)
+    assert to_image(made).size == (32, 32)
 
 
 def test_prompt_and_seed_of_the_source_stay_in_the_file() -> None:
