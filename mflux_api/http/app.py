@@ -7,7 +7,7 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http import errors, openapi, security
+from mflux_api.http import error_handlers, openapi, security
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.connection import HTTPConnection
@@ -36,7 +36,7 @@ def create_app(gateway: Gateway) -> QuartTrio:
     for blueprint in (*sdapi.blueprints(gateway, renderer), *api_v1.blueprints(gateway, renderer)):
         app.register_blueprint(blueprint)
     app.register_blueprint(openapi.blueprint(max_images=gateway.settings.generation.max_batch_size))
-    errors.install(app)
+    error_handlers.install(app)
     origins = gateway.settings.server.cors_origins
     security.install(app, gateway.settings.security, origins)
     _allow_origins(app, origins)

@@ -1,11 +1,13 @@
-"""A1111's extras that need no model: what bounds them in place of the queue."""
+"""A1111's extras: what bounds those that need no model, and which job's image goes into which result."""
 
+from types import SimpleNamespace
 from typing import cast
 
 import attrs
 import pytest
 import trio
 import trio.testing
+from PIL import Image
 
 from mflux_api.actors import messages as m
 from mflux_api.catalog import BUILT_IN, Catalog
@@ -13,6 +15,8 @@ from mflux_api.errors import QueueFull, ShuttingDown
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.extras import MAX_PLAIN_CALLS, THREADS, Extras
 from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
+from mflux_api.images.encode import encode_png
+from mflux_api.jobs.request import GenerateRequest
 from tests.support.sample_images import scene, to_base64, to_image
 
 SOURCE = to_base64(scene((48, 32)))
@@ -56,3 +60,41 @@ async def test_calls_beyond_the_room_for_them_are_refused_and_the_others_finish(
 async def test_draining_service_takes_no_calls() -> None:
     with pytest.raises(ShuttingDown):
         await Extras(cast("Gateway", Idle(draining=True))).upscale(PLAIN, [SOURCE], "image")
+
+
+@attrs.define
+class Numbering(Idle):
+    """A gateway whose jobs make images of one grey level each: 10, 20, 30 … in the order of their submission."""
+
+    submitted: list[GenerateRequest] = attrs.field(factory=list)
+
+    async def submit(self, request: GenerateRequest, *, synchronous: bool) -> SimpleNamespace:
+        assert synchronous
+        self.submitted.append(request)
+        return SimpleNamespace(job=SimpleNamespace(id=len(self.submitted)))
+
+    async def finished(self, job_id: int) -> SimpleNamespace:
+        request = SimpleNamespace(seed=self.submitted[job_id - 1].seed)
+        return SimpleNamespace(id=job_id, failure=None, images=(job_id,), request=request)
+
+    async def image_bytes(self, image: int) -> bytes:
+        return encode_png(bytes([10 * image]) * (3 * 96 * 64), 96, 64, parameters="")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "visibility", "levels"),
+    [
+        ("seedvr2", "None", 0.0, [10, 20, 30]),
+        ("seedvr2", "seedvr2", 0.5, [15, 35, 55]),
+        ("Nearest", "seedvr2", 1.0, [10, 20, 30]),
+        ("seedvr2", "Nearest", 0.5, [105, 110, 115]),
+    ],
+)
+async def test_each_result_is_made_of_its_own_jobs(
+    first: str, second: str, visibility: float, levels: list[int]
+) -> None:
+    options = ExtrasOptions(upscaler_1=first, upscaler_2=second, extras_upscaler_2_visibility=visibility, seed=7)
+    grey = to_base64(Image.new("RGB", (48, 32), (200, 200, 200)))
+    images, done = await Extras(cast("Gateway", Numbering())).upscale(options, [grey] * 3, "imageList")
+    assert [set(to_image(image).tobytes()) for image in images] == [{level} for level in levels]
+    assert "Seed: 7" in done

@@ -1,4 +1,4 @@
-"""Every failure of every route as ``{"error", "code", "details"}``."""
+"""Exceptions as answers: every failure of every route becomes ``{"error", "code", "details"}``."""
 
 import logging
 
