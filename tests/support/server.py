@@ -57,7 +57,13 @@ def serving(
 ) -> Iterator[Server]:
     """Run a server whose working directory, state and output are in ``folder``.
 
-    ``module`` is what is run in place of the product's own command line; ``wrapper`` a program that runs it.
+    Args:
+        folder: working directory; it gets the configuration file.
+        config: content of the configuration file.
+        environ: environment variables besides those of :func:`clean_environment`.
+        host: the address to listen on.
+        module: what is run in place of the product's own command line.
+        wrapper: a program that runs the server, such as ``nohup``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(config, "utf-8")
@@ -106,7 +112,7 @@ def engine_of(server: Server) -> psutil.Process:
 
 
 def clean_environment() -> dict[str, str]:
-    """Return an environment without settings of ours, in which the package is found."""
+    """Return an environment without this project's settings, in which the package is found."""
     return {
         # A download that a test starts by mistake reaches no host.
         "HF_ENDPOINT": "http://127.0.0.1:9",
