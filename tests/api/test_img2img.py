@@ -88,7 +88,7 @@ def test_same_request_gives_same_bytes_as_data_url_too(client: httpx.Client) -> 
     assert edit(client)["images"] == edit(client, init_images=[f"data:image/png;base64,{to_base64(scene())}"])["images"]
 
 
-def test_size_that_is_asked_for_is_generated_whatever_the_images_is(client: httpx.Client) -> None:
+def test_size_that_is_asked_for_counts_more_than_the_init_images(client: httpx.Client) -> None:
     assert to_image(edit(client, width=64, height=128)["images"][0]).size == (64, 128)
     one_side = edit(client, width=128)["parameters"]
     assert (one_side["width"], one_side["height"]) == (128, 64)

@@ -148,7 +148,7 @@ async def test_cancelled_server_leaves_no_task_and_no_file() -> None:
         assert len(os.listdir("/dev/fd")) == files
 
 
-async def test_second_server_on_the_same_sockets_serves_who_connected_in_between() -> None:
+async def test_second_server_on_the_same_sockets_serves_clients_that_connected_in_between() -> None:
     with open_sockets([LOOPBACK])[0] as sock:
         for _ in range(3):
             async with connect(sock.getsockname()[1]) as client, trio.open_nursery() as nursery:
