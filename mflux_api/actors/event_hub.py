@@ -1,4 +1,4 @@
-"""The event hub: a log of events per job, and everybody who follows it.
+"""The event hub: a log of events per job, and its followers.
 
 The publisher never waits. A subscriber that keeps up gets every event; a slow one loses progress events, never the
 terminal one, for which a place in its channel is kept free. The log holds no pixels.
@@ -40,31 +40,31 @@ class EventHub:
 
     async def run(self, status: Started) -> NoReturn:
         """Serve the mailbox until cancelled; then every follower's channel is closed."""
-        boot = HubState(secrets.token_hex(4))
+        state = HubState(secrets.token_hex(4))
         try:
             status.started()
             while True:
                 message = await self._mailbox.receive()
                 match message:
                     case m.Publish():
-                        boot.publish(message.job_id, message.event)
-                    case m.Subscribe() if boot.over(message.job_id):
+                        state.publish(message.job_id, message.event)
+                    case m.Subscribe() if state.over(message.job_id):
                         message.reply.fail(ShuttingDown("The service is shutting down; follow the job when it is back"))
                     case m.Subscribe():
-                        subscription = boot.subscribe(message.job_id, message.last_event_id)
+                        subscription = state.subscribe(message.job_id, message.last_event_id)
                         if message.previews:
-                            boot.watch(message.job_id)
+                            state.watch(message.job_id)
                         if not message.reply.ok(subscription):
-                            # Nobody else would ever close it.
+                            # The asker is gone, and would never close it.
                             subscription.channel.close()
                     case m.OpenLogs():
-                        message.reply.ok(boot.open_logs())
+                        message.reply.ok(state.open_logs())
                     case m.EndStreams():
-                        boot.end_streams()
+                        state.end_streams()
                     case _:
                         assert_never(message)
         finally:
-            boot.close()
+            state.close()
 
 
 class HubState:
@@ -77,6 +77,7 @@ class HubState:
         self._streams_ended = False
 
     def publish(self, job_id: str, event: JobEvent) -> None:
+        """Log an event and send it to the job's followers; the terminal one ends their streams."""
         log = self._logs.setdefault(job_id, _Log())
         if log.finished:
             return
@@ -100,6 +101,7 @@ class HubState:
             self._retire(job_id)
 
     def subscribe(self, job_id: str, last_event_id: str | None) -> m.Subscription:
+        """Open a stream of a job's events, from the present or from the event after one that is known."""
         send, receive = trio.open_memory_channel[m.LogEntry](SUBSCRIBER_BUFFER)
         log = self._logs.get(job_id)
         if log is None:
@@ -116,7 +118,7 @@ class HubState:
         return m.Subscription(backlog=self._after(log, last_event_id), latest=None, channel=receive)
 
     def watch(self, job_id: str) -> None:
-        """Send previews to whoever subscribed last."""
+        """Send previews to the job's newest subscriber."""
         log = self._logs.get(job_id)
         if log is not None and log.subscribers:
             log.preview_subscribers = [channel for channel in log.preview_subscribers if _followed(channel)]
@@ -131,6 +133,7 @@ class HubState:
             ]
 
     def open_logs(self) -> tuple[str, ...]:
+        """Return the jobs whose log has no terminal event."""
         return tuple(job_id for job_id, log in self._logs.items() if not log.finished)
 
     def over(self, job_id: str) -> bool:
@@ -139,10 +142,12 @@ class HubState:
         return self._streams_ended and log is not None and not log.finished
 
     def end_streams(self) -> None:
+        """End the streams of unfinished jobs, and open no new ones."""
         self._streams_ended = True
         self.close()
 
     def close(self) -> None:
+        """End every stream."""
         for log in self._logs.values():
             for channel in log.subscribers:
                 channel.close()
@@ -153,7 +158,7 @@ class HubState:
         if last_event_id not in ids:
             return tuple(log.entries)
         known = ids.index(last_event_id) + 1
-        # Who already has the terminal event and comes back gets it again: EventSource would reconnect for ever.
+        # A client that already has the terminal event and comes back gets it again: EventSource would reconnect for ever.
         return tuple(log.entries[min(known, len(ids) - 1) if log.finished else known :])
 
     def _retire(self, job_id: str) -> None:
@@ -167,7 +172,7 @@ def _latest(log: _Log) -> tuple[m.LogEntry | None, tuple[m.LogEntry, ...]]:
     """Return the newest state, and the terminal event that may follow it."""
     if not log.finished:
         return (log.entries[-1] if log.entries else None), ()
-    # The state before the terminal event: whoever is cut off between the two still gets the terminal one.
+    # The state before the terminal event: a client that is cut off between the two still gets the terminal one.
     return (log.entries[-2] if len(log.entries) > 1 else None), (log.entries[-1],)
 
 
@@ -176,7 +181,7 @@ def _followed(channel: trio.MemorySendChannel[m.LogEntry]) -> bool:
 
 
 def _deliver(channel: trio.MemorySendChannel[m.LogEntry], entry: m.LogEntry, *, terminal: bool) -> bool:
-    """Send without waiting; return ``False`` when nobody listens any more."""
+    """Send without waiting; return ``False`` when the follower is gone."""
     statistics = channel.statistics()
     if statistics.open_receive_channels == 0:
         channel.close()

@@ -17,6 +17,7 @@ from mflux_api.catalog import Catalog, Model
 from mflux_api.catalog.lookup import find_model, not_downloaded
 from mflux_api.config import Settings
 from mflux_api.engine.interface import EngineDied, EngineId
+from mflux_api.engine.protocol import Ready
 from mflux_api.errors import (
     EngineUnavailable,
     ImageGone,
@@ -78,6 +79,11 @@ class EngineView:
     state: m.EngineState | None
     """``None`` while its actors do not answer."""
     residency: m.Residency | None
+
+    @property
+    def info(self) -> Ready | None:
+        """What its child said of itself; ``None`` while none is up."""
+        return None if self.state is None else self.state.info
 
     @property
     def models(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The Quart app: every section of the API, the error shape and CORS put together."""
+"""The Quart app: all routes, the shape of errors and CORS put together."""
 
 import re
 import secrets
@@ -7,13 +7,12 @@ from quart import Response, request
 from quart_trio import QuartTrio
 
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http import errors, openapi, security
-from mflux_api.http.a1111 import extras_routes as extras
-from mflux_api.http.a1111 import generation as sdapi
+from mflux_api.http import error_handlers, openapi, security
+from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.render import Renderer
-from mflux_api.http.routes import jobs, loras, models, system
+from mflux_api.http.routes import api_v1, loras
 from mflux_api.http.uploads import LIMITS
 
 ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, Last-Event-ID, Idempotency-Key"
@@ -34,14 +33,10 @@ def create_app(gateway: Gateway) -> QuartTrio:
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.strict_slashes = False
     renderer = Renderer(gateway)
-    app.register_blueprint(sdapi.blueprint(gateway, renderer))
-    app.register_blueprint(extras.blueprint(gateway))
-    app.register_blueprint(jobs.blueprint(gateway, renderer))
-    app.register_blueprint(models.blueprint(gateway))
-    app.register_blueprint(loras.blueprint(gateway))
-    app.register_blueprint(system.blueprint(gateway))
+    for blueprint in (*sdapi.blueprints(gateway, renderer), *api_v1.blueprints(gateway, renderer)):
+        app.register_blueprint(blueprint)
     app.register_blueprint(openapi.blueprint(max_images=gateway.settings.generation.max_batch_size))
-    errors.install(app)
+    error_handlers.install(app)
     origins = gateway.settings.server.cors_origins
     security.install(app, gateway.settings.security, origins)
     _allow_origins(app, origins)
@@ -66,7 +61,7 @@ def _allow_origins(app: QuartTrio, origins: tuple[str, ...]) -> None:
         if "*" in origins:
             response.headers["Access-Control-Allow-Origin"] = "*"
         else:
-            # Also on what another origin, or none, gets: a cache must give it to no page that may read it.
+            # Also for other origins and none: a cache must not give their answer to a page that may read it.
             response.headers.add("Vary", "Origin")
             if origin not in origins:
                 return response

@@ -10,7 +10,7 @@ from mflux_api.errors import InvalidJSON
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 THREAD_ABOVE_BYTES = 256 * 1024
-"""Larger bodies are parsed in a thread: images in JSON would hold up everybody else."""
+"""Larger bodies are parsed in a thread: images in JSON would hold up all other requests."""
 
 
 async def json_object() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One client connection: what Hypercorn and Quart-Trio get wrong between them, put right by subclassing.
+"""One client connection: what Hypercorn and Quart-Trio get wrong between them, corrected by subclassing.
 
 `HTTPConnection` belongs to the app (`app.asgi_http_class = HTTPConnection`), `Connection` to the server.
 """
@@ -38,11 +38,11 @@ from mflux_api.http.uploads import LIMITS, UploadBody
 logger = logging.getLogger("mflux_api.http")
 
 SEND_CHUNK_BYTES: Final = 64 * 1024
-"""A client is alive as long as it takes this much within `ClientPatience.stall_seconds`."""
+"""A client is alive as long as it takes this much within `ClientTimeouts.stall_seconds`."""
 
 LINGER_BYTES: Final = 1024 * 1024 * 1024
 LINGER_SILENCE_SECONDS: Final = 2.0
-"""What a client that goes on sending after its answer is read for: see `Connection`."""
+"""How much, and how long in silence, a client that goes on sending after its answer is read: see `Connection`."""
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -73,7 +73,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
     ) -> None:
         """Feed the request's body; cancel `nursery` if the client leaves before the answer is complete."""
         if isinstance(request.body, UploadBody):
-            receive = _waiting_for_room(receive, request.body)
+            receive = _wait_for_room(receive, request.body)
         await ASGIHTTPConnection.handle_messages(self, request, receive)
         if not self._answered:
             nursery.cancel_scope.cancel("the client disconnected")
@@ -87,7 +87,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
             if message["type"] == "http.response.body" and not message.get("more_body", False):
                 self._answered = True  # before the send: the disconnect arrives inside it
                 if isinstance(request.body, UploadBody):
-                    request.body.give_up()
+                    request.body.discard()
             await send(message)
 
         try:
@@ -97,7 +97,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
             request.body.clear()
 
 
-def _waiting_for_room(receive: ASGIReceiveCallable, body: UploadBody) -> ASGIReceiveCallable:
+def _wait_for_room(receive: ASGIReceiveCallable, body: UploadBody) -> ASGIReceiveCallable:
     async def receive_with_room() -> ASGIReceiveEvent:
         await body.room()
         return await receive()
@@ -106,7 +106,7 @@ def _waiting_for_room(receive: ASGIReceiveCallable, body: UploadBody) -> ASGIRec
 
 
 class ClientTimeouts:
-    """How long the connections of one server may wait for their clients: to take an answer, or to stop sending."""
+    """How long the connections of one server may wait for their clients to take an answer, or to stop sending."""
 
     def __init__(self, stall_seconds: float, linger_seconds: float) -> None:
         self.stall_seconds = stall_seconds
@@ -138,7 +138,7 @@ class ClientTimeouts:
                 self._lingering.discard(scope)
 
     def finish_by(self, deadline: float) -> None:
-        """Let no send, running or to come, outlast `deadline` (in Trio's time), and wait for no client's end."""
+        """Let no send, running or to come, outlast `deadline` (in Trio's time), and end all lingering."""
         for lingering in self._lingering:
             lingering.cancel("the server ends")
         self._deadline = min(self._deadline, deadline)
@@ -149,8 +149,8 @@ class ClientTimeouts:
 class Connection(TCPServer):
     """Hypercorn's connection, which a client that stopped reading can neither block nor keep from being cancelled.
 
-    One that is answered while it is still sending is read on for a while: a close would reset the connection, and the
-    client would never see the answer. An error inside one connection is logged and closes that connection only.
+    A client that is answered while it is still sending is read on for a while: a close would reset the connection, and
+    the client would never see the answer. An error inside one connection is logged and closes that connection only.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class Connection(TCPServer):
         self._requests = trio.CancelScope()
 
     async def run(self) -> None:
-        """Serve the connection until either side closes it. Raises only what is no `Exception`: cancellation."""
+        """Serve the connection until either side closes it; nothing but cancellation is raised."""
         try:
             with self._scope:
                 await super().run()
@@ -197,7 +197,7 @@ class Connection(TCPServer):
                 await self._drop()
 
     async def _read_data(self) -> None:
-        """Feed the protocol until the client's end of file, or until nobody will read what it sends."""
+        """Feed the protocol until the client's end of file, or until no handler will read what it sends."""
         wrapper = self.protocol
         if isinstance(wrapper.protocol, H11Protocol):
             wrapper.protocol = HTTP1.within(wrapper)
@@ -240,7 +240,7 @@ class Connection(TCPServer):
 
     async def _drop(self) -> None:
         """Close at once and end everything that runs for this client."""
-        logger.info("dropped a client which stopped reading")
+        logger.info("dropped a client that stopped reading")
         with suppress(OSError):  # it may be closed already
             # A reset frees the unsent bytes in the kernel and tells the client that the answer was cut.
             self._socket_stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)

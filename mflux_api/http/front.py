@@ -15,7 +15,13 @@ class HttpFront:
     """Serves the REST API on sockets that outlive it, so a restart refuses no connection."""
 
     def __init__(self, gateway: Gateway, sockets: Sequence[socket.socket], end_by: Callable[[], float]) -> None:
-        """Take until when answers may be sent once the front ends, in Trio's time; asked at the end."""
+        """Take the sockets to serve on.
+
+        Args:
+            gateway: what the routes ask.
+            sockets: listening sockets, which stay open when the front ends.
+            end_by: returns until when answers may be sent once the front ends, in Trio's time; called at its end.
+        """
         self._gateway = gateway
         self._sockets = sockets
         self._end_by = end_by

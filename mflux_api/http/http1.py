@@ -1,4 +1,4 @@
-"""HTTP/1 where Hypercorn answers by itself, or an answer comes before its request has arrived."""
+"""HTTP/1 where Hypercorn answers without the app, or an answer comes before its request has arrived."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _MESSAGES: Final = {
     501: "This Transfer-Encoding is not supported; send the body with Content-Length or chunked",
 }
 _BROKEN_BODY: Final = "The request's body is broken off or badly chunked; send it again"
-_NO_HTTP: Final = "This is no HTTP/1.1 request that can be read; check the client, and that it does not speak HTTPS"
+_NOT_HTTP: Final = (
+    "This is not an HTTP/1.1 request that can be read; check the client, and that it does not speak HTTPS"
+)
 
 
 class HTTP1(H11Protocol):
@@ -44,7 +46,7 @@ class HTTP1(H11Protocol):
 
     @property
     def client_may_be_sending(self) -> bool:
-        """Whether there may be more to come of the last request, which nobody will read."""
+        """Whether there may be more to come of the last request, which no handler will read."""
         return self.connection.their_state in (h11.SEND_BODY, h11.ERROR)
 
     async def stream_send(self, event: Event) -> None:
@@ -57,7 +59,7 @@ class HTTP1(H11Protocol):
         await super().stream_send(event)
 
     async def _send_error_response(self, status_code: int) -> None:
-        message = _MESSAGES.get(status_code, _NO_HTTP if self.stream is None else _BROKEN_BODY)
+        message = _MESSAGES.get(status_code, _NOT_HTTP if self.stream is None else _BROKEN_BODY)
         body = to_json(ErrorBody(error=message, code=InvalidHTTP.code, details={}))
         headers = [
             (b"content-type", b"application/json"),

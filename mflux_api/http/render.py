@@ -1,4 +1,4 @@
-"""Jobs as JSON. Results with pixels are rendered once and shared by everybody who asks."""
+"""Jobs as JSON. A result with pixels is rendered once and shared by all who ask for it."""
 
 import base64
 from collections import OrderedDict
@@ -9,7 +9,7 @@ import trio
 
 from mflux_api.gateway.gateway import Gateway, JobView
 from mflux_api.http.responses import in_thread, to_json
-from mflux_api.http.schemas import JobObject, JobResult, ProgressData, StageName
+from mflux_api.http.schemas import JobResponse, JobResult, ProgressData, StageName
 from mflux_api.jobs.job import Job, Progress, Stage, Status
 
 CACHE_BYTES = 64 * 1024 * 1024
@@ -20,11 +20,11 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def job_object(view: JobView, result: JobResult | None = None) -> JobObject:
+def job_response(view: JobView, result: JobResult | None = None) -> JobResponse:
     """Return a job as clients see it, with every key."""
     job, live = view.job, view.live
     progress = live.progress if live is not None else None
-    return JobObject(
+    return JobResponse(
         id=job.id,
         status=job.status.value,
         stage=_stage(job, progress),
@@ -77,7 +77,7 @@ class Renderer:
         if not view.job.images:
             return to_json(_with_result(view, []))
         if not view.job.status.terminal:
-            return to_json(job_object(view))
+            return to_json(job_response(view))
         key = (view.job.id, urls)
         while key not in self._cache:
             if key in self._rendering:
@@ -88,7 +88,7 @@ class Renderer:
                 data = await self._render(view, urls=urls)
             finally:
                 self._rendering.pop(key).set()
-            self._keep(key, data)
+            self._cache_bytes(key, data)
             return data
         self._cache.move_to_end(key)
         return self._cache[key]
@@ -110,7 +110,7 @@ class Renderer:
             images = await self.images(job)
         return await in_thread(_with_result(view, images))
 
-    def _keep(self, key: tuple[str, bool], data: bytes) -> None:
+    def _cache_bytes(self, key: tuple[str, bool], data: bytes) -> None:
         if len(data) > CACHE_BYTES // 4:
             return
         self._cache[key] = data
@@ -120,8 +120,8 @@ class Renderer:
             self._size -= len(dropped)
 
 
-def _with_result(view: JobView, images: list[str]) -> JobObject:
+def _with_result(view: JobView, images: list[str]) -> JobResponse:
     job = view.job
     if job.status is not Status.COMPLETED and not images:
-        return job_object(view)
-    return job_object(view, JobResult(images=tuple(images), seeds=tuple(image.seed for image in job.images)))
+        return job_response(view)
+    return job_response(view, JobResult(images=tuple(images), seeds=tuple(image.seed for image in job.images)))

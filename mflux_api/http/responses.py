@@ -19,12 +19,12 @@ def json_bytes(data: bytes, status: int = 200) -> Response:
 
 
 def to_json(value: Any) -> bytes:
-    """Encode an attrs object, or several, with the keys in the order of the class, which is the order of the docs."""
+    """Encode an attrs object, or a tuple of them; the keys come in the order of the class, as in the docs."""
     if isinstance(value, tuple):
         return msgspec.json.encode([attrs.asdict(each) for each in value])
     return msgspec.json.encode(attrs.asdict(value))
 
 
 async def in_thread(value: Any) -> bytes:
-    """Encode what holds images, in a thread: megabytes of text would hold up everybody else."""
+    """Encode what holds images, in a thread: megabytes of text would hold up all other requests."""
     return await trio.to_thread.run_sync(to_json, value)

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import hashlib
 import hmac
 
 from quart import request
@@ -31,7 +32,7 @@ def install(app: QuartTrio, security: SecuritySettings, origins: tuple[str, ...]
 
 
 def _check_origin(origins: tuple[str, ...]) -> None:
-    """Content types that need no preflight let a page post blindly, so a page's origin is checked here too."""
+    """Refuse a page's request from a foreign origin: some content types let it post without a preflight."""
     origin = request.headers.get("Origin")
     if "*" in origins or origin is None or request.method in ("GET", "HEAD") or origin in origins:
         return
@@ -39,8 +40,16 @@ def _check_origin(origins: tuple[str, ...]) -> None:
         raise OriginNotAllowed("This page's origin is not in server.cors_origins", {"origin": origin[:128]})
 
 
+def owner(keys: tuple[str, ...]) -> str:
+    """Return who sends the request: the name of its key, which is made from a digest, else its address."""
+    key = offered_key(keys)
+    if key is not None:
+        return f"key {hashlib.sha256(key.encode()).hexdigest()[:8]}"
+    return request.remote_addr or ""
+
+
 def offered_key(keys: tuple[str, ...]) -> str | None:
-    """Return the one of our keys that the request carries."""
+    """Return the configured key that the request carries, or ``None``."""
     offered = [request.headers.get("X-API-Key", "")]
     scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
     if scheme.lower() == "bearer":
@@ -54,7 +63,7 @@ def offered_key(keys: tuple[str, ...]) -> str | None:
 
 
 def _basic(credentials: str) -> list[str]:
-    """The key may be the user name, the password, or ``user:password`` as a whole."""
+    """Return what may be a key: the user name, the password, and ``user:password`` as a whole."""
     try:
         text = base64.b64decode(credentials, validate=True).decode()
     except (binascii.Error, UnicodeDecodeError):

@@ -32,7 +32,7 @@ _HINTS: Final = {
 
 
 class BindError(OSError):
-    """A server cannot listen on `bind`; `reason` says why and, where it is known, what to do."""
+    """A server cannot listen on `bind`; `reason` says why and, where that is known, what to do."""
 
     def __init__(self, bind: str, reason: str) -> None:
         super().__init__(bind, reason)
@@ -49,14 +49,14 @@ class ServerOptions:
 
     keep_alive_seconds: float = attrs.field(default=20.0, validator=gt(0))
     """An idle connection is closed after this; longer than what HTTP clients themselves keep, so that they never reuse
-    a connection which is just being closed."""
+    a connection that is just being closed."""
 
     graceful_seconds: float = attrs.field(default=3.0, validator=ge(0))
     """What running requests get to finish when the server ends; then they are cancelled."""
 
     send_stall_seconds: float = attrs.field(default=30.0, validator=gt(0))
-    """A client which takes less than 64 KiB of what waits for it in this time is dropped. Long enough for a network
-    which fails for a moment; it never prolongs the server's end, where `graceful_seconds` bounds the sends too."""
+    """A client that takes less than 64 KiB of what waits for it in this time is dropped. Long enough for a network
+    that fails for a moment; it never prolongs the server's end, where `graceful_seconds` bounds the sends too."""
 
     linger_seconds: float = attrs.field(default=30.0, validator=ge(0))
     """How long a client that was answered before it had sent everything (413, 401) may go on sending into the void, so
@@ -67,12 +67,13 @@ DEFAULT_OPTIONS: Final = ServerOptions()
 
 
 def open_sockets(binds: Sequence[str]) -> list[socket.socket]:
-    """One listening socket per "host:port" or "[IPv6 address]:port"; port 0 lets the system choose.
+    """Open one listening socket per "host:port" or "[IPv6 address]:port"; port 0 lets the system choose.
 
     A host name is looked up (this blocks) and listens on one address, IPv4 if it has one. "[::]" is IPv6 only: for both
     families give "0.0.0.0:port" as well. The caller closes the sockets.
 
-    Raises BindError; none of the sockets is left open then.
+    Raises:
+        BindError: an address cannot be listened on; none of the sockets is left open.
     """
     with ExitStack() as stack:
         sockets = [stack.enter_context(_open_socket(bind)) for bind in binds]
@@ -81,7 +82,7 @@ def open_sockets(binds: Sequence[str]) -> list[socket.socket]:
 
 
 def urls_of(sockets: Sequence[socket.socket]) -> list[str]:
-    """Where a client on this machine reaches each socket: a socket on every interface is reached by loopback."""
+    """Return where a client on this machine reaches each socket: one on every interface is reached by loopback."""
     urls: list[str] = []
     for sock in sockets:
         host, *rest = sock.getsockname()
@@ -100,13 +101,24 @@ async def serve(
 ) -> None:
     """Run `app` on listening `sockets` until `drain` is set or the caller cancels; report the URLs when accepting.
 
-    The sockets stay the caller's and go on listening: clients which connect between two servers wait in the backlog.
+    The sockets stay the caller's and go on listening: clients that connect between two servers wait in the backlog.
     Both ways of ending are the same: no more accepts, idle connections closed at once, running requests cancelled after
     `config.graceful_seconds`, or at `end_by()` (in Trio's time, asked at the end) if that is sooner, then the app's
     shutdown hooks (bounded by Quart's BACKGROUND_TASK_SHUTDOWN_TIMEOUT).
 
-    Raises whatever the app's startup, shutdown or background tasks raise (a lone error as itself, several as a group),
-    TypeError if the app does not use `HTTPConnection`, OSError if a socket does not listen.
+    What the app's startup, shutdown or background tasks raise passes: a lone error as itself, several as a group.
+
+    Args:
+        app: what answers; its `asgi_http_class` is `HTTPConnection`.
+        sockets: listening sockets.
+        drain: set by the caller to end the server.
+        config: what the server does with its connections.
+        end_by: when the last answer must have been sent.
+        task_status: is told the URLs.
+
+    Raises:
+        TypeError: the app does not use `HTTPConnection`.
+        OSError: a socket does not listen.
     """
     if not issubclass(app.asgi_http_class, HTTPConnection):
         raise TypeError("the app must have asgi_http_class = HTTPConnection")
@@ -157,7 +169,7 @@ async def _run_app(
     *,
     task_status: trio.TaskStatus[trio.Nursery],
 ) -> None:
-    """The app's lifespan around the connections. Hypercorn's own lifespan would hide the errors of the app's hooks."""
+    """Run the app's lifespan around the connections; Hypercorn's own would hide the errors of the app's hooks."""
     with trio.CancelScope() as scope:
         async with trio.open_nursery() as background:
             app.nursery = background

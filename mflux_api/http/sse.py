@@ -1,6 +1,6 @@
 """Server-sent events: one job's stream as a Quart response body.
 
-Clients differ in what they survive (docs/clients.md): the keep-alive is a comment line that ends with ONE newline, no
+Clients differ in what they survive: the keep-alive is a comment line that ends with ONE newline, no
 event is called ``error``, and the server ends the stream after the terminal event.
 """
 
@@ -70,7 +70,7 @@ class _Body(ResponseBody):
         try:
             data = await self._renderer.job(JobView(job=job, live=None), urls=self._urls)
         except ImageGone:
-            # The end must be told, even when somebody has removed the images since.
+            # The end must be told, even when the images were removed since.
             data = await self._renderer.job(JobView(job=job, live=None), urls=True)
         return _event(_NAMES[job.status], logged.id, data)
 

@@ -1,4 +1,4 @@
-"""Bodies that are too large for memory: taken from the socket no faster than they are read, with their own limit."""
+"""Bodies too large for memory: taken from the socket no faster than they are read, with limits of their own."""
 
 import trio
 from quart_trio.wrappers.request import TrioBody
@@ -12,7 +12,7 @@ STALL_SECONDS = 60.0
 
 
 class UploadBody(TrioBody):
-    """Iterate over it; the ASGI side asks :meth:`room` before it takes more from the client."""
+    """A body to iterate over; the ASGI side awaits :meth:`room` before it takes more from the client."""
 
     def __init__(self, content_length: int | None, limit: int) -> None:
         super().__init__(content_length, limit)
@@ -33,7 +33,7 @@ class UploadBody(TrioBody):
         raise RequestTimeout
 
     def append(self, data: bytes) -> None:
-        """Add what came; what is kept from then on is never more than the limit."""
+        """Add what came; never more than the limit is kept."""
         self._total += len(data)
         if self._total > self._limit:
             # The reader may be ahead of us: what it has taken no longer counts for the base class.
@@ -46,8 +46,8 @@ class UploadBody(TrioBody):
             self._taken = trio.Event()
             await self._taken.wait()
 
-    def give_up(self) -> None:
-        """The answer is complete: nobody will read on, so let what still comes pass and keep none of it."""
+    def discard(self) -> None:
+        """Let what still comes pass and keep none of it: the answer is complete, and no handler will read on."""
         self._must_raise = RequestEntityTooLarge()
         self.clear()
         self.set_complete()

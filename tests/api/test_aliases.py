@@ -2,11 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from mflux_api.catalog import BUILT_IN
 from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
 from mflux_api.storage.checkpoints import EMBEDDED
 from tests.support.server import api_client, serving
 from tests.support.shapes import TINY
+
+pytestmark = pytest.mark.slow
 
 ALIASES = [model for model in BUILT_IN if model.family == "flux2-klein" and model.quantization == "none" and model.repo]
 

@@ -9,11 +9,13 @@ import pytest
 
 from mflux_api.storage.checkpoints import EMBEDDED
 from mflux_api.storage.footprint import measure
-from tests.api.test_img2img import decoded, encoded, scene
-from tests.api.test_jobs import finished
+from tests.support.api_jobs import wait_for_end
 from tests.support.dev_checkpoint import SHAPE, write_dev_checkpoint
 from tests.support.lora_files import write_lora
+from tests.support.sample_images import scene, to_base64, to_image
 from tests.support.server import Server, api_client, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 [models]
@@ -83,18 +85,18 @@ def test_dev_runs_50_steps_by_default_and_a_cancel_ends_it_between_two(client: h
 
 def test_guidance_is_an_input_and_a_negative_prompt_has_no_effect(client: httpx.Client) -> None:
     plain, negative, weak = ask(client), ask(client, negative_prompt="a dog"), ask(client, guidance=1.5)
-    same, other = decoded(negative["images"][0]), decoded(weak["images"][0])
-    assert same.tobytes() == decoded(plain["images"][0]).tobytes() != other.tobytes()
+    same, other = to_image(negative["images"][0]), to_image(weak["images"][0])
+    assert same.tobytes() == to_image(plain["images"][0]).tobytes() != other.tobytes()
     assert negative["parameters"]["negative_prompt"] is None
 
 
 def test_edits_take_references_and_a_strength(client: httpx.Client) -> None:
     edits = [
-        ask(client, "img2img", init_images=[encoded(scene())], image_strength=strength) for strength in (0, 0.5, 1)
+        ask(client, "img2img", init_images=[to_base64(scene())], image_strength=strength) for strength in (0, 0.5, 1)
     ]
     assert [edit["parameters"]["steps_run"] for edit in edits] == [0, 1, 2]
-    two = ask(client, "img2img", init_images=[encoded(scene()), encoded(scene((64, 96)))], image_strength=1)
-    assert len({decoded(answer["images"][0]).tobytes() for answer in (*edits, two, ask(client))}) == 5
+    two = ask(client, "img2img", init_images=[to_base64(scene()), to_base64(scene((64, 96)))], image_strength=1)
+    assert len({to_image(answer["images"][0]).tobytes() for answer in (*edits, two, ask(client))}) == 5
 
 
 def test_batches_and_previews_are_as_with_any_model(client: httpx.Client) -> None:
@@ -107,8 +109,8 @@ def test_batches_and_previews_are_as_with_any_model(client: httpx.Client) -> Non
     assert {event["stage"] for event in events[:-1]} >= {"denoising", "decoding", "saving"}
     assert any(event["preview"] for event in events[:-1])
     assert events[-1]["result"]["seeds"] == [3, 4]
-    alone = decoded(ask(client, seed=4)["images"][0]).tobytes()
-    second = decoded(events[-1]["result"]["images"][1]).tobytes()
+    alone = to_image(ask(client, seed=4)["images"][0]).tobytes()
+    second = to_image(events[-1]["result"]["images"][1]).tobytes()
     assert max(abs(a - b) for a, b in zip(alone, second, strict=True)) <= 1
 
 
@@ -122,13 +124,13 @@ def test_lora_counts_where_it_fits_and_is_refused_where_it_does_not(client: http
 
 def test_quantized_alias_is_made_from_dev_and_kept(server: Server, client: httpx.Client) -> None:
     made = ask(client, model="flux2-dev-4-bit")
-    assert decoded(made["images"][0]).tobytes() != decoded(ask(client)["images"][0]).tobytes()
+    assert to_image(made["images"][0]).tobytes() != to_image(ask(client)["images"][0]).tobytes()
     assert made["parameters"].items() >= {"model": "flux2-dev-4-bit", "guidance": 4.0}.items()
     assert (server.folder / "models" / "quantized" / "flux2-dev-4-bit" / "mflux-api.json").is_file()
 
 
 def test_model_that_does_not_fit_even_in_turns_is_refused_with_its_sizes(client: httpx.Client) -> None:
-    job = finished(client, client.post("/api/v1/generate", json={**SMALL, "model": "large-dev"}).json()["job_id"])
+    job = wait_for_end(client, client.post("/api/v1/generate", json={**SMALL, "model": "large-dev"}).json()["job_id"])
     assert (job["status"], job["code"]) == ("failed", "OOM_ERROR")
     assert job["details"]["needed_gb"] > job["details"]["available_gb"]
     assert job["details"]["suggestion"] == "Use flux2-dev-4-bit or set low_ram=true"

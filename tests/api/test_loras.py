@@ -14,11 +14,13 @@ from PIL import Image
 from tests.support.lora_files import lora_bytes
 from tests.support.server import Server, api_client, serving
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {"prompt": "a tree", "seed": 4, "model": "demo", "width": 64, "height": 64, "steps": 1}
 UNIFORM = "'lora_files' is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them"
 
 
-def generated(client: httpx.Client, **fields: Any) -> str:
+def generate(client: httpx.Client, **fields: Any) -> str:
     answer = client.post("/sdapi/v1/txt2img", json={**SMALL, **fields})
     assert answer.status_code == 200, answer.text
     return str(answer.json()["images"][0])
@@ -40,14 +42,14 @@ def pixels(text: str) -> bytes:
 
 
 def test_loras_change_images_by_their_scale_together_and_leave_no_trace(client: httpx.Client) -> None:
-    plain = generated(client)
-    one = generated(client, lora_files=["one"])
-    weak = generated(client, lora_files=["one"], lora_scales=[0.3])
-    both = generated(client, lora_files=["one", "styles/three.safetensors"], lora_scales=[1.0])
+    plain = generate(client)
+    one = generate(client, lora_files=["one"])
+    weak = generate(client, lora_files=["one"], lora_scales=[0.3])
+    both = generate(client, lora_files=["one", "styles/three.safetensors"], lora_scales=[1.0])
     assert len({pixels(image) for image in (plain, one, weak, both)}) == 4
-    assert pixels(generated(client, lora_files=["one"], lora_scales=[0])) == pixels(plain)
-    assert generated(client) == plain
-    assert generated(client, lora_files=["one.safetensors"], lora_scales=[1.0]) == one
+    assert pixels(generate(client, lora_files=["one"], lora_scales=[0])) == pixels(plain)
+    assert generate(client) == plain
+    assert generate(client, lora_files=["one.safetensors"], lora_scales=[1.0]) == one
 
 
 def test_tag_in_the_prompt_is_the_field(client: httpx.Client) -> None:
@@ -107,12 +109,12 @@ def test_concurrent_requests_with_different_loras_and_models_never_mix(client: h
         {"prompt": "a tree <lora:styles/three:0.8>"},
         {"model": "demo-base", "guidance": 3.0, "lora_files": ["one"]},
     ]
-    alone = [generated(client, **variant) for variant in variants]
+    alone = [generate(client, **variant) for variant in variants]
     assert len({pixels(image) for image in alone}) == len(variants)
 
     def one(index: int) -> str:
         with api_client(server.url) as own:
-            return generated(own, **variants[index % len(variants)])
+            return generate(own, **variants[index % len(variants)])
 
     with ThreadPoolExecutor(len(variants)) as threads:
         together = list(threads.map(one, range(2 * len(variants))))
@@ -121,9 +123,9 @@ def test_concurrent_requests_with_different_loras_and_models_never_mix(client: h
 
 def test_loras_work_on_a_quantized_base_and_leave_no_trace(client: httpx.Client) -> None:
     quantized = {"model": "flux2-klein-4b-4-bit"}
-    plain, styled = generated(client, **quantized), generated(client, **quantized, lora_files=["one"])
+    plain, styled = generate(client, **quantized), generate(client, **quantized, lora_files=["one"])
     assert pixels(plain) != pixels(styled)
-    assert generated(client, **quantized) == plain
+    assert generate(client, **quantized) == plain
 
 
 # --- uploads ---
@@ -134,7 +136,7 @@ def test_uploaded_file_can_be_used_at_once(client: httpx.Client) -> None:
     assert answer.status_code == 200, answer.text
     assert answer.json().items() >= {"name": "by-body.safetensors", "size_bytes": len(lora_bytes(11))}.items()
     assert "by-body.safetensors" in names(client)
-    assert generated(client, lora_files=["by-body"]) != generated(client)
+    assert generate(client, lora_files=["by-body"]) != generate(client)
 
 
 def test_upload_as_a_form_takes_the_files_own_name(client: httpx.Client) -> None:
@@ -143,7 +145,7 @@ def test_upload_as_a_form_takes_the_files_own_name(client: httpx.Client) -> None
     assert (answer.status_code, answer.json()["name"]) == (200, "by-form.safetensors")
     named = client.post("/api/v1/loras", files={"file": ("x", content)}, data={"name": "by-field"})
     assert (named.status_code, named.json()["name"]) == (200, "by-field.safetensors")
-    assert pixels(generated(client, lora_files=["by-form"])) == pixels(generated(client, lora_files=["one"]))
+    assert pixels(generate(client, lora_files=["by-form"])) == pixels(generate(client, lora_files=["one"]))
 
 
 def test_taken_name_needs_overwrite(client: httpx.Client) -> None:
@@ -196,7 +198,7 @@ def test_lora_for_another_model_is_refused_by_name_when_it_runs(client: httpx.Cl
     assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_PARAMETER")
     assert "foreign.safetensors" in answer.json()["error"]
     assert answer.json()["details"].keys() == {"field", "value", "limit"}
-    assert generated(client) == generated(client)
+    assert generate(client) == generate(client)
 
 
 def test_upload_over_its_limit_is_refused_and_a_larger_one_than_a_json_body_is_not(tmp_path: Path) -> None:

@@ -8,9 +8,11 @@ import httpx
 import pytest
 
 from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
-from tests.api.test_jobs import finished, submit
+from tests.support.api_jobs import submit, wait_for_end
 from tests.support.server import Server, api_client, serving
 from tests.support.shapes import TINY
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 [memory]
@@ -50,7 +52,7 @@ def client(server: Server) -> Iterator[httpx.Client]:
 
 
 def image(client: httpx.Client, model: str, **fields: object) -> bytes:
-    job = finished(client, submit(client, model=model, seed=3, **fields))
+    job = wait_for_end(client, submit(client, model=model, seed=3, **fields))
     assert job["status"] == "completed", job
     return client.get(f"/api/v1/jobs/{job['id']}/images/0").content
 
@@ -60,7 +62,7 @@ def loaded(client: httpx.Client) -> set[str]:
     return {model for model in models if client.get(f"/api/v1/models/{model}/status").json()["loaded"]}
 
 
-def test_quantized_weights_are_kept_and_a_damaged_entry_costs_nobody_an_image(
+def test_quantized_weights_are_kept_and_a_damaged_entry_costs_no_job_its_image(
     folder: Path, client: httpx.Client
 ) -> None:
     first = image(client, "flux2-klein-4b-4-bit")
@@ -86,13 +88,13 @@ def test_models_stay_while_they_fit_and_jobs_on_two_at_once_get_their_own(client
     assert loaded(client) >= set(alone)
     jobs = [(model, submit(client, model=model, seed=3)) for model in list(alone) * 2]
     for model, job_id in jobs:
-        job = finished(client, job_id)
+        job = wait_for_end(client, job_id)
         assert job["model"] == model
         assert client.get(f"/api/v1/jobs/{job_id}/images/0").content == alone[model]
     assert client.get("/api/v1/system").json()["active_model"] in alone
 
 
-def test_a_model_that_cannot_fit_is_refused_with_sizes_and_advice_and_nobody_has_to_go(client: httpx.Client) -> None:
+def test_a_model_that_cannot_fit_is_refused_with_sizes_and_advice_and_no_model_has_to_go(client: httpx.Client) -> None:
     image(client, "flux2-klein-4b")
     before = loaded(client)
     answer = client.post(

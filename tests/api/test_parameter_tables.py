@@ -16,6 +16,8 @@ from PIL import Image
 from mflux_api.config import GenerationSettings, ModelSettings
 from tests.support.server import ROOT
 
+pytestmark = pytest.mark.slow
+
 TABLE = """
 prompt | string | required
 model | string | flux2-klein-4b

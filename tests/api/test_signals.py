@@ -13,10 +13,12 @@ import pytest
 
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.api.test_jobs import SMALL, finished, submit, wait_for
 from tests.api.test_restart import CONFIG
 from tests.support import scripted_server
+from tests.support.api_jobs import SMALL, submit, wait_for, wait_for_end
 from tests.support.server import api_client, serving
+
+pytestmark = pytest.mark.slow
 
 LONG = {"steps": 200, "width": 512, "height": 512}
 
@@ -39,10 +41,10 @@ def test_signal_twice_on_an_idle_server_is_exit_status_0(tmp_path: Path, kind: s
         assert server.process.wait(20) == 0
 
 
-def test_closed_terminal_is_no_reason_to_end_under_nohup(tmp_path: Path) -> None:
+def test_closed_terminal_does_not_end_a_server_under_nohup(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG, wrapper=["nohup"]) as server, api_client(server.url) as client:
         server.process.send_signal(signal.SIGHUP)
-        assert finished(client, submit(client))["status"] == "completed"
+        assert wait_for_end(client, submit(client))["status"] == "completed"
         assert client.get("/api/v1/health").json()["status"] == "healthy"
         assert server.stop() == 0
 
@@ -81,7 +83,7 @@ def test_five_impatient_stops_cost_a_job_nothing(tmp_path: Path) -> None:
             kept = repository.get(job_id)
             assert (kept.status, kept.engine_deaths, kept.service_deaths) == ("queued", 0, 0)  # type: ignore[union-attr]
     with serving(tmp_path, CONFIG, **scripted) as server, api_client(server.url) as client:
-        assert finished(client, job_id)["status"] == "completed"
+        assert wait_for_end(client, job_id)["status"] == "completed"
     assert len(list((tmp_path / "output").rglob("*.png"))) == 1
 
 
@@ -130,7 +132,7 @@ def test_half_written_images_of_a_killed_server_are_removed_at_the_next_start(tm
 
 def test_removed_output_directory_refuses_new_jobs_at_once_and_goes_on_answering(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
-        finished(client, submit(client))
+        wait_for_end(client, submit(client))
         for file in sorted((tmp_path / "output").rglob("*"), reverse=True):
             file.rmdir() if file.is_dir() else file.unlink()
         (tmp_path / "output").rmdir()

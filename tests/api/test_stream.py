@@ -1,4 +1,4 @@
-"""Server-sent events over a real socket, read by a client that other people wrote."""
+"""Server-sent events over a real socket, read by clients of other projects."""
 
 import base64
 import json
@@ -13,7 +13,9 @@ import pytest
 from httpx_sse import ServerSentEvent, connect_sse
 from PIL import Image
 
-from tests.api.test_jobs import finished, submit
+from tests.support.api_jobs import submit, wait_for_end
+
+pytestmark = pytest.mark.slow
 
 
 def follow(client: httpx.Client, job_id: str, **headers: str) -> list[ServerSentEvent]:
@@ -45,7 +47,9 @@ def test_progress_is_monotonic_by_steps_reaches_one_and_then_complete(client: ht
 
 
 def test_progress_counts_steps_and_saved_images(client: httpx.Client) -> None:
-    for event in follow(client, submit(client, steps=3, num_images=2))[:-1]:
+    *progress, _ = follow(client, submit(client, steps=3, num_images=2))
+    assert progress
+    for event in progress:
         entry = data(event)
         done = 4 * entry["image"] + (entry["step"] if entry["image"] < 2 else 0)
         assert entry["progress"] >= done / 8 - 1e-9
@@ -53,7 +57,7 @@ def test_progress_counts_steps_and_saved_images(client: httpx.Client) -> None:
 
 def test_stream_of_a_finished_job_replays_its_end(client: httpx.Client) -> None:
     job_id = submit(client)
-    job = finished(client, job_id)
+    job = wait_for_end(client, job_id)
     events = follow(client, job_id)
     assert [event.event for event in events] == ["progress", "complete"]
     assert data(events[0]).items() >= {"status": "completed", "progress": 1.0, "id": job_id}.items()
@@ -105,7 +109,7 @@ def test_previews_come_on_demand_alone_and_change_no_pixel(client: httpx.Client)
     assert values == sorted(values)
     plain = follow(client, job_id, **{"Last-Event-ID": "unknown"})
     assert all(data(event)["preview"] is None for event in plain[:-1])
-    again = finished(client, submit(client, **body))
+    again = wait_for_end(client, submit(client, **body))
     assert again["result"]["images"] == events[-1]["result"]["images"]
     answer = client.get(f"/api/v1/jobs/{job_id}/stream", params={"previews": "png"})
     assert (answer.status_code, answer.json()["details"]["field"]) == (400, "previews")

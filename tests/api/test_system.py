@@ -9,7 +9,9 @@ from openapi_spec_validator import validate
 
 from mflux_api.catalog import BUILT_IN
 from mflux_api.storage.checkpoints import EMBEDDED
-from tests.api.test_jobs import finished, submit
+from tests.support.api_jobs import submit, wait_for_end
+
+pytestmark = pytest.mark.slow
 
 _ALIASES = """
 flux2-klein-4b flux2-klein-4b-mlx-4bit flux2-klein-4b-mlx-8bit flux2-klein-4b-3-bit flux2-klein-4b-4-bit
@@ -76,8 +78,8 @@ def test_model_status_follows_the_model_into_memory(client: httpx.Client) -> Non
         "details": None,
     }
     assert client.get("/api/v1/models/flux2-klein-4b-8-bit/status").json()["status"] == "ready"
-    finished(client, submit(client, model="flux2-klein-4b-8-bit", steps=1))
-    finished(client, submit(client))
+    wait_for_end(client, submit(client, model="flux2-klein-4b-8-bit", steps=1))
+    wait_for_end(client, submit(client))
     # Both are small: they stay side by side.
     for alias in ("demo", "flux2-klein-4b-8-bit"):
         loaded = client.get(f"/api/v1/models/{alias}/status").json()
@@ -106,7 +108,7 @@ def test_health_counts_jobs(client: httpx.Client) -> None:
 
 
 def test_queue_estimates_from_measured_steps(client: httpx.Client) -> None:
-    finished(client, submit(client, steps=4, width=256, height=256))
+    wait_for_end(client, submit(client, steps=4, width=256, height=256))
     ids = [submit(client, steps=40, width=256, height=256) for _ in range(2)]
     queue = client.get("/api/v1/queue").json()
     running, waiting = queue["active"]["eta_seconds"], queue["queued"][0]["eta_seconds"]
@@ -117,7 +119,7 @@ def test_queue_estimates_from_measured_steps(client: httpx.Client) -> None:
 
 
 def test_system_names_the_device_and_the_memory(client: httpx.Client) -> None:
-    finished(client, submit(client))
+    wait_for_end(client, submit(client))
     system = client.get("/api/v1/system").json()
     assert system["active_model"] == "demo"
     assert system["mlx_memory_gb"] > 0
@@ -128,7 +130,7 @@ def test_system_names_the_device_and_the_memory(client: httpx.Client) -> None:
 
 def test_stats_count_generations_and_images(client: httpx.Client) -> None:
     before = client.get("/api/v1/stats").json()
-    finished(client, submit(client, num_images=3))
+    wait_for_end(client, submit(client, num_images=3))
     after = client.get("/api/v1/stats").json()
     assert after["total_generations"] == before["total_generations"] + 1
     assert after["total_images"] == before["total_images"] + 3

@@ -10,6 +10,8 @@ import httpx
 import pytest
 from PIL import Image
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"model": "demo", "width": 64, "height": 64, "steps": 1}
 
 

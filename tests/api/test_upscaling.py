@@ -11,9 +11,11 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.api.test_img2img import decoded, encoded, scene
-from tests.api.test_jobs import finished
+from tests.support.api_jobs import wait_for_end
+from tests.support.sample_images import scene, to_base64, to_image
 from tests.support.server import Server, api_client, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = """
 [models]
@@ -26,7 +28,7 @@ base = "seedvr2"
 path = "seedvr2"
 """
 
-SOURCE = encoded(scene((48, 32)))
+SOURCE = to_base64(scene((48, 32)))
 UPSCALE: dict[str, Any] = {"model": "seedvr2", "init_images": [SOURCE], "seed": 1}
 
 
@@ -62,7 +64,7 @@ def events(client: httpx.Client, job_id: str) -> list[dict[str, Any]]:
 def test_img2img_needs_no_prompt_and_says_what_ran(client: httpx.Client) -> None:
     answer = post(client, "img2img", **UPSCALE, steps=9, width=512, height=512)
     (image,) = answer["images"]
-    assert decoded(image).size == (96, 64)
+    assert to_image(image).size == (96, 64)
     expected = {
         "model": "seedvr2",
         "prompt": "",
@@ -80,7 +82,7 @@ def test_img2img_needs_no_prompt_and_says_what_ran(client: httpx.Client) -> None
 
 def test_softness_resolution_and_seed_have_an_effect(client: httpx.Client) -> None:
     made = [
-        decoded(post(client, "img2img", **{**UPSCALE, "resolution": 48, **fields})["images"][0])
+        to_image(post(client, "img2img", **{**UPSCALE, "resolution": 48, **fields})["images"][0])
         for fields in ({}, {"softness": 0.5}, {"seed": 2}, {"low_ram": True})
     ]
     assert {image.size for image in made} == {(72, 48)}
@@ -112,12 +114,12 @@ def test_job_goes_through_its_stages_to_one_end_with_an_image_for_each_seed(clie
     assert progress[-2:] == [1.0, 1.0]
     assert {event["steps"] for event in seen[:-1]} == {1}
     assert seen[-1]["result"]["seeds"] == [1, 2]
-    assert [decoded(text).size for text in seen[-1]["result"]["images"]] == [(96, 64)] * 2
+    assert [to_image(text).size for text in seen[-1]["result"]["images"]] == [(96, 64)] * 2
 
 
 def test_cancel_ends_it_between_two_tiles_and_the_same_engine_goes_on(server: Server, client: httpx.Client) -> None:
     engines = [child.pid for child in server.children()]
-    large = encoded(Image.effect_noise((112, 112), 50))
+    large = to_base64(Image.effect_noise((112, 112), 50))
     body = {**UPSCALE, "init_images": [large], "num_images": 4}
     job_id = client.post("/api/v1/generate", json=body).json()["job_id"]
     with client.stream("GET", f"/api/v1/jobs/{job_id}/stream") as stream:
@@ -168,9 +170,9 @@ def test_waiting_job_still_has_its_image_after_a_restart(server: Server, client:
         first.process.wait()
     with serving(folder, config) as second, api_client(second.url) as after:
         after.delete(f"/api/v1/jobs/{ahead}").raise_for_status()
-        job = finished(after, job_id)
+        job = wait_for_end(after, job_id)
         assert job["status"] == "completed"
-        assert decoded(job["result"]["images"][0]).size == (96, 64)
+        assert to_image(job["result"]["images"][0]).size == (96, 64)
         assert job["result"]["images"] == post(client, "img2img", **UPSCALE)["images"]
 
 
@@ -195,8 +197,8 @@ def test_single_image_is_upscaled_by_the_model_as_the_model_itself_does(client: 
     answer = post(client, "extra-single-image", image=SOURCE, upscaler_1="SeedVR2", upscaling_resize=2, seed=1)
     said = "Postprocess upscale by: 2, Postprocess upscaler: seedvr2, Seed: 1, Softness: 0"
     assert answer["html_info"] == f"<p>{said}</p>"
-    assert decoded(answer["image"]).info["postprocessing"] == said
-    assert decoded(answer["image"]).tobytes() == decoded(post(client, "img2img", **UPSCALE)["images"][0]).tobytes()
+    assert to_image(answer["image"]).info["postprocessing"] == said
+    assert to_image(answer["image"]).tobytes() == to_image(post(client, "img2img", **UPSCALE)["images"][0]).tobytes()
     same = [post(client, "extra-single-image", image=SOURCE, upscaler_1="seedvr2")["image"] for _ in range(2)]
     assert same[0] == same[1] != answer["image"]
 
@@ -206,7 +208,7 @@ def test_single_image_comes_in_exactly_the_size_that_is_asked_for(client: httpx.
     for upscaler in ("seedvr2", "Nearest"):
         cropped = post(client, "extra-single-image", image=SOURCE, upscaler_1=upscaler, **size)
         whole = post(client, "extra-single-image", image=SOURCE, upscaler_1=upscaler, upscaling_crop=False, **size)
-        assert (decoded(cropped["image"]).size, decoded(whole["image"]).size) == ((71, 77), (116, 77))
+        assert (to_image(cropped["image"]).size, to_image(whole["image"]).size) == ((71, 77), (116, 77))
 
 
 def test_plain_upscalers_need_no_model_and_leave_no_job(client: httpx.Client) -> None:
@@ -215,13 +217,15 @@ def test_plain_upscalers_need_no_model_and_leave_no_job(client: httpx.Client) ->
         name: post(client, "extra-single-image", image=f"data:image/png;base64,{SOURCE}", upscaler_1=name)["image"]
         for name in (None, "None", "Lanczos", "nearest")
     }
-    assert {decoded(image).size for image in plain.values()} == {(96, 64)}
-    assert decoded(plain["Lanczos"]).tobytes() == decoded(plain[None]).tobytes() != decoded(plain["nearest"]).tobytes()
+    assert {to_image(image).size for image in plain.values()} == {(96, 64)}
+    assert (
+        to_image(plain["Lanczos"]).tobytes() == to_image(plain[None]).tobytes() != to_image(plain["nearest"]).tobytes()
+    )
     assert client.get("/api/v1/jobs").json() == before
 
 
 def test_batch_keeps_its_order_and_blends_two_upscalers(client: httpx.Client) -> None:
-    files = [{"data": encoded(scene((size, 32))), "name": f"{size}.png"} for size in (32, 48)]
+    files = [{"data": to_base64(scene((size, 32))), "name": f"{size}.png"} for size in (32, 48)]
     made = post(
         client,
         "extra-batch-images",
@@ -231,9 +235,9 @@ def test_batch_keeps_its_order_and_blends_two_upscalers(client: httpx.Client) ->
         extras_upscaler_2_visibility=1,
     )
     plain = post(client, "extra-batch-images", imageList=files, upscaler_1="Lanczos")
-    assert [decoded(image).size for image in made["images"]] == [(64, 64), (96, 64)]
-    assert [decoded(image).tobytes() for image in made["images"]] == [
-        decoded(image).tobytes() for image in plain["images"]
+    assert [to_image(image).size for image in made["images"]] == [(64, 64), (96, 64)]
+    assert [to_image(image).tobytes() for image in made["images"]] == [
+        to_image(image).tobytes() for image in plain["images"]
     ]
 
 
@@ -274,8 +278,8 @@ def test_batch_that_does_not_fit_the_queue_leaves_nothing_in_it(client: httpx.Cl
     assert post(client, "extra-single-image", image=SOURCE, upscaler_1="seedvr2")["image"]
 
 
-def test_somebody_elses_cancel_of_an_extra_is_a_conflict(server: Server, client: httpx.Client) -> None:
-    large = encoded(Image.effect_noise((112, 112), 50))
+def test_cancel_of_an_extra_by_another_client_is_a_conflict(server: Server, client: httpx.Client) -> None:
+    large = to_base64(Image.effect_noise((112, 112), 50))
     answers = []
     with api_client(server.url) as other:
         body = {"image": large, "upscaler_1": "seedvr2"}

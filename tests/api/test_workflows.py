@@ -12,6 +12,8 @@ from PIL import Image
 
 from tests.support.server import Server
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parent / "workflows"
 
 

@@ -1,5 +1,6 @@
-"""Exhaustion: a full disk, no descriptors, a read-only folder, a clock set back. Typed errors, nothing lost, and the
-service recovers without a restart.
+"""Exhaustion: a full disk, no descriptors, a read-only folder, a clock set back.
+
+Each is a typed error, nothing is lost, and the service recovers without a restart.
 """
 
 import errno

@@ -15,12 +15,14 @@ from quart import Response
 from mflux_api.http.server import ServerOptions
 from tests.support.http_server import DEADLINE_SECONDS, App, Client, connect, serving
 
+pytestmark = pytest.mark.slow
+
 BIG = bytes(6 * 1024 * 1024)
 CLOSE = ("Connection", "close")
 
 
 class Watched(App):
-    """Counts the handlers which began and which were cancelled."""
+    """Counts the handlers that began and those that were cancelled."""
 
     def __init__(self) -> None:
         super().__init__(__name__)
@@ -87,7 +89,7 @@ async def stop_reading(client: Client, path: str) -> None:
         await trio.lowlevel.wait_readable(client.stream.socket)
 
 
-async def test_client_which_asks_for_close_gets_end_of_file() -> None:
+async def test_client_that_asks_for_close_gets_end_of_file() -> None:
     async with serving(Watched()) as server, connect(server.port) as client:
         assert await client.get("/hello", CLOSE) == (200, b"hello")
         assert await client.end_of_file() == b""
@@ -126,7 +128,9 @@ async def test_handler_is_cancelled_when_its_client_leaves_before_the_response()
         async with connect(server.port) as client:
             await client.send("/never")
             await app.reached(began=1)
+            assert app.cancelled == 0
         await app.reached(cancelled=1)
+        assert (app.began, app.cancelled) == (1, 1)
 
 
 async def test_stream_is_cancelled_when_its_client_leaves() -> None:
@@ -135,9 +139,10 @@ async def test_stream_is_cancelled_when_its_client_leaves() -> None:
         async with connect(server.port) as client:
             await stop_reading(client, "/endless")
         await app.reached(cancelled=1)
+        assert (app.began, app.cancelled) == (1, 1)
 
 
-async def test_client_which_leaves_after_the_end_causes_no_cancellation_and_no_log(
+async def test_client_that_leaves_after_the_end_causes_no_cancellation_and_no_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     app = Watched()
@@ -151,7 +156,7 @@ async def test_client_which_leaves_after_the_end_causes_no_cancellation_and_no_l
 
 
 @pytest.mark.parametrize("path", ["/big", "/endless"])
-async def test_client_which_stopped_reading_is_dropped(path: str) -> None:
+async def test_client_that_stopped_reading_is_dropped(path: str) -> None:
     app = Watched()
     async with serving(app, ServerOptions(send_stall_seconds=0.3)) as server, connect(server.port, 4096) as client:
         await stop_reading(client, path)
@@ -160,7 +165,7 @@ async def test_client_which_stopped_reading_is_dropped(path: str) -> None:
             await client.end_of_file()
 
 
-async def test_client_which_stopped_reading_and_sent_a_second_request_is_dropped() -> None:
+async def test_client_that_stopped_reading_and_sent_a_second_request_is_dropped() -> None:
     # Hypercorn parks the reading side of such a connection where closing the socket does not wake it.
     app = Watched()
     tasks = trio.lowlevel.current_statistics().tasks_living
@@ -185,15 +190,16 @@ async def test_one_idle_connection_does_not_hold_up_the_end(requests: int) -> No
 
 
 @pytest.mark.parametrize("path", ["/big", "/endless"])
-async def test_client_which_stopped_reading_does_not_hold_up_the_end(path: str) -> None:
+async def test_client_that_stopped_reading_does_not_hold_up_the_end(path: str) -> None:
     options = ServerOptions(send_stall_seconds=60, graceful_seconds=0.2)
     async with serving(Watched(), options) as server, connect(server.port, 4096) as client:
         await stop_reading(client, path)
         with trio.fail_after(DEADLINE_SECONDS):
             await server.stop()
+        assert server.ended.is_set()
 
 
-async def test_fifty_clients_which_stopped_reading_do_not_disturb_a_healthy_one() -> None:
+async def test_fifty_clients_that_stopped_reading_do_not_disturb_a_healthy_one() -> None:
     app = Watched()
     async with contextlib.AsyncExitStack() as stack:
         server = await stack.enter_async_context(serving(app, ServerOptions(send_stall_seconds=2)))

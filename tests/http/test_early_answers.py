@@ -1,4 +1,4 @@
-"""Answers that come before the request has arrived, and what becomes of a client that is gone or speaks no HTTP."""
+"""Answers that come before the request has arrived; clients that are gone, or that do not speak HTTP."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from quart import request
 from mflux_api.http import connection
 from mflux_api.http.server import ServerOptions
 from tests.support.http_server import DEADLINE_SECONDS, App, Client, connect, serving
+
+pytestmark = pytest.mark.slow
 
 MEGABYTE = bytes(1024 * 1024)
 LIMIT = 64 * len(MEGABYTE)
@@ -67,7 +69,7 @@ async def test_client_that_is_still_sending_gets_to_read_the_answer(path: str, s
 
 
 async def tasks() -> int:
-    """How many tasks there are once nobody has anything to do."""
+    """Return how many tasks there are once all of them wait."""
     await trio.testing.wait_all_tasks_blocked(0.01)
     return trio.lowlevel.current_statistics().tasks_living
 
@@ -126,6 +128,7 @@ async def test_client_that_goes_on_sending_does_not_hold_up_the_end(
             await trio.testing.wait_all_tasks_blocked(0.01)
         with trio.fail_after(DEADLINE_SECONDS):
             await server.stop()
+        assert server.ended.is_set()
 
 
 async def test_client_that_left_leaves_nothing_behind() -> None:
@@ -139,6 +142,7 @@ async def test_client_that_left_leaves_nothing_behind() -> None:
         with trio.fail_after(DEADLINE_SECONDS):
             while await tasks() > before:
                 continue
+        assert await tasks() == before
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ async def test_client_that_left_leaves_nothing_behind() -> None:
         (b"POST /read HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nno length\r\n", 400),
     ],
 )
-async def test_bytes_that_are_no_http_get_an_error_in_the_contracts_shape(text: bytes, status: int) -> None:
+async def test_bytes_that_are_not_http_get_an_error_in_the_contracts_shape(text: bytes, status: int) -> None:
     async with serving(Refusing()) as server, connect(server.port) as client:
         await client.stream.send_all(text)
         await client.stream.send_eof()

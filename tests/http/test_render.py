@@ -1,4 +1,4 @@
-"""Results as JSON: megabytes of base64 that must hold nobody up."""
+"""Results as JSON: megabytes of base64 that must not hold up other requests."""
 
 import base64
 import threading

@@ -66,7 +66,7 @@ async def test_reports_the_bound_url_and_answers_there() -> None:
         assert await client.get("/hello") == (200, b"hello")
 
 
-async def test_client_which_reads_no_late_answer_does_not_hold_up_the_end() -> None:
+async def test_client_that_reads_no_late_answer_does_not_hold_up_the_end() -> None:
     app = Gated()
     app.answer = "x" * 4_000_000
     options = ServerOptions(send_stall_seconds=60, graceful_seconds=0.5)
@@ -148,7 +148,7 @@ async def test_cancelled_server_leaves_no_task_and_no_file() -> None:
         assert len(os.listdir("/dev/fd")) == files
 
 
-async def test_second_server_on_the_same_sockets_serves_who_connected_in_between() -> None:
+async def test_second_server_on_the_same_sockets_serves_clients_that_connected_in_between() -> None:
     with open_sockets([LOOPBACK])[0] as sock:
         for _ in range(3):
             async with connect(sock.getsockname()[1]) as client, trio.open_nursery() as nursery:
@@ -173,7 +173,7 @@ async def test_error_at_startup_is_raised_and_the_sockets_survive() -> None:
             nursery.cancel_scope.cancel()
 
 
-async def test_error_of_a_background_task_is_raised_at_once_even_with_a_client_which_stopped_reading() -> None:
+async def test_error_of_a_background_task_is_raised_at_once_even_with_a_client_that_stopped_reading() -> None:
     app, stuck = Gated(), trio.Event()
 
     async def background() -> None:
@@ -211,7 +211,7 @@ async def test_error_at_the_end_is_raised() -> None:
         await serve(app, [sock], drain=drain)
 
 
-async def test_app_which_would_hang_its_connections_is_refused() -> None:
+async def test_app_that_would_hang_its_connections_is_refused() -> None:
     with pytest.raises(TypeError, match="HTTPConnection"):
         await serve(QuartTrio(__name__), [], drain=trio.Event())
 
@@ -260,7 +260,7 @@ def test_taken_port_is_a_clear_error_and_nothing_stays_open() -> None:
     "bind",
     ["", "7861", ":7861", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "::1:80", "[::1]", "[a]:1"],
 )
-def test_bind_which_cannot_be_read_is_a_clear_error(bind: str) -> None:
+def test_bind_that_cannot_be_read_is_a_clear_error(bind: str) -> None:
     with pytest.raises(BindError, match="expected"):
         open_sockets([bind])
 
@@ -270,7 +270,7 @@ def test_unknown_host_is_a_clear_error() -> None:
         open_sockets(["no.invalid:80"])
 
 
-def test_localhost_and_every_interface_have_urls_which_a_client_can_open() -> None:
+def test_localhost_and_every_interface_have_urls_that_a_client_can_open() -> None:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(sock) for sock in open_sockets(["localhost:0", "0.0.0.0:0"])]
         assert urls_of(sockets) == [f"http://127.0.0.1:{sock.getsockname()[1]}" for sock in sockets]

@@ -1,4 +1,4 @@
-"""Real sockets against `serve`: a running server and a client which sees the bytes and the end of file."""
+"""Real sockets against `serve`: a running server, and a client that sees the bytes and the end of file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.server import DEFAULT_OPTIONS, ServerOptions, open_sockets, serve
 
 DEADLINE_SECONDS = 10.0
-"""Deadline of anything which is expected to happen at once: only a failure waits so long."""
+"""Deadline of anything that is expected to happen at once: only a failure waits so long."""
 
 
 class App(QuartTrio):
@@ -36,7 +36,7 @@ class Server:
 
 @asynccontextmanager
 async def serving(app: QuartTrio, options: ServerOptions = DEFAULT_OPTIONS) -> AsyncIterator[Server]:
-    """A server on a free port of 127.0.0.1; drained when the block ends."""
+    """Run a server on a free port of 127.0.0.1; it is drained when the block ends."""
     [sock] = open_sockets(["127.0.0.1:0"])
     drain, ended = trio.Event(), trio.Event()
 
@@ -61,7 +61,11 @@ class Client:
         await self.stream.send_all((self.http.send(request) or b"") + (self.http.send(h11.EndOfMessage()) or b""))
 
     async def answer(self) -> tuple[int, bytes]:
-        """The next whole response: status and body. Raises h11.RemoteProtocolError if it is cut short."""
+        """Return status and body of the next whole response.
+
+        Raises:
+            h11.RemoteProtocolError: it is cut short.
+        """
         status, body = 0, bytearray()
         with trio.fail_after(DEADLINE_SECONDS):
             while True:
@@ -85,7 +89,7 @@ class Client:
         return await self.answer()
 
     async def end_of_file(self) -> bytes:
-        """Everything until the server closes."""
+        """Return everything that comes until the server closes."""
         data = bytearray()
         with trio.fail_after(DEADLINE_SECONDS):
             async for some in self.stream:

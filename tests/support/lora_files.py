@@ -13,7 +13,7 @@ RANK = 2
 
 
 def lora_tensors(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
-    """Tensors as PEFT names them, of the checkpoint's own shapes."""
+    """Return tensors of the checkpoint's own shapes, as PEFT names them."""
     random = np.random.default_rng(seed)
     tensors: dict[str, np.ndarray] = {}
     (weights,) = (EMBEDDED / "transformer").glob("*.safetensors")
@@ -26,12 +26,12 @@ def lora_tensors(seed: int, scale: float = 1.0) -> dict[str, np.ndarray]:
 
 
 def lora_bytes(seed: int) -> bytes:
-    """A LoRA as a file's content."""
+    """Return a LoRA as a file's content."""
     return bytes(save(lora_tensors(seed)))
 
 
 def write_lora(path: Path, seed: int) -> Path:
-    """A LoRA as a file."""
+    """Write a LoRA to a file and return its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file(lora_tensors(seed), str(path))
     return path

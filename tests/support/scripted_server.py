@@ -19,8 +19,9 @@ OPTIONS = "SCRIPTED_SERVER"
 
 
 def environ(**fields: float | bool | str) -> dict[str, str]:
-    """Return what a server's environment must hold to run that script; ``stuck_drain`` blocks the
-    loop at the end, ``doomed`` names an actor that keeps failing from SIGUSR1 on.
+    """Return what a server's environment must hold to run that script.
+
+    ``stuck_drain`` blocks the loop at the end, ``doomed`` names an actor that keeps failing from SIGUSR1 on.
     """
     return {OPTIONS: json.dumps(fields)}
 

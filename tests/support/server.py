@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -21,6 +22,7 @@ from mflux_api.http.openapi import describe
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
+ENGINE_SECONDS = 20.0
 
 
 @attrs.define
@@ -31,10 +33,10 @@ class Server:
     url: str
     folder: Path
     lines: list[str]
-    """What it has logged so far."""
+    """The lines it has logged so far."""
 
     def children(self) -> list[psutil.Process]:
-        """Return its child processes: the engine."""
+        """Return its child processes: the engine's."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def stop(self, kind: signal.Signals = signal.SIGTERM, seconds: float = 40.0) -> int:
@@ -55,7 +57,13 @@ def serving(
 ) -> Iterator[Server]:
     """Run a server whose working directory, state and output are in ``folder``.
 
-    ``module`` is what is run in place of the product's own command line; ``wrapper`` a program that runs it.
+    Args:
+        folder: working directory; it gets the configuration file.
+        config: content of the configuration file.
+        environ: environment variables besides those of :func:`clean_environment`.
+        host: the address to listen on.
+        module: what is run in place of the product's own command line.
+        wrapper: a program that runs the server, such as ``nohup``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.toml").write_text(config, "utf-8")
@@ -93,10 +101,20 @@ def serving(
             process.stderr.close()
 
 
+def engine_of(server: Server) -> psutil.Process:
+    """Return the server's engine process as soon as there is one."""
+    deadline = time.monotonic() + ENGINE_SECONDS
+    while time.monotonic() < deadline:
+        if children := server.children():
+            return children[0]
+        time.sleep(0.02)
+    raise AssertionError("the server has no engine process")
+
+
 def clean_environment() -> dict[str, str]:
-    """Return an environment without settings of ours, in which the package is found."""
+    """Return an environment without this project's settings, in which the package is found."""
     return {
-        # A test that would download something comes to nobody.
+        # A download that a test starts by mistake reaches no host.
         "HF_ENDPOINT": "http://127.0.0.1:9",
         **{name: value for name, value in os.environ.items() if not name.startswith("MFLUX_")},
         "PYTHONPATH": str(ROOT),

@@ -1,4 +1,4 @@
-"""A1111's dialect of txt2img: which requests speak it, what its fields mean here, how it is answered."""
+"""A1111's dialect of txt2img and img2img: which requests speak it, what its fields mean, its ``info``."""
 
 import json
 import math
@@ -34,17 +34,19 @@ DIALECT_ALIASES: Mapping[str, str] = {**ALIASES, "guidance": "cfg_scale"}
 """Our fields by A1111's names for them, in a request that speaks the dialect."""
 
 _MAX_COUNT = 64
-_MOST_SHOWN = 10**9
+_LARGEST_SHOWN = 10**9
 _Count = Annotated[int, Meta(ge=1, le=_MAX_COUNT)]
 
 
 def speaks_a1111(body: Mapping[str, Any]) -> bool:
-    """Whether a request is in A1111's dialect."""
+    """Return whether a request is in A1111's dialect."""
     return not ONLY_FIELDS.isdisjoint(body)
 
 
-def translated(body: Mapping[str, Any], *, max_images: int) -> dict[str, Any]:
-    """Return the body with what :data:`DIALECT_ALIASES` alone cannot translate under our names; ours win over A1111's.
+def translate(body: Mapping[str, Any], *, max_images: int) -> dict[str, Any]:
+    """Return the body with those of A1111's fields under our names that are more than :data:`DIALECT_ALIASES`.
+
+    Where a request has both, our field wins.
 
     Raises:
         InvalidParameter: ``batch_size`` or ``n_iter`` is not a number from 1, or their product is over ``max_images``.
@@ -62,7 +64,7 @@ def _image_count(fields: Mapping[str, Any], limit: int) -> int:
     counts = {name: _count(fields, name) for name in ("batch_size", "n_iter")}
     count = math.prod(counts.values())
     if count > limit:
-        # The client knows no num_images.
+        # The client does not know num_images.
         name = max(counts, key=lambda each: counts[each])
         raise InvalidParameter.for_field(
             name,
@@ -80,9 +82,11 @@ def _count(fields: Mapping[str, Any], name: str) -> int:
         return 1 if value is None else msgspec.convert(value, _Count, strict=False)
     except msgspec.ValidationError:
         limit = f"1 to {_MAX_COUNT}"
-        known = isinstance(value, int | float) and abs(value) <= _MOST_SHOWN
-        details = {"field": name, "value": value if known else type(value).__name__, "limit": limit}
-        raise InvalidParameter(f"'{name}' is invalid: expected int from {limit}", details) from None
+        short = isinstance(value, int | float) and abs(value) <= _LARGEST_SHOWN
+        shown = value if short else type(value).__name__
+        raise InvalidParameter.for_field(
+            name, f"is invalid: expected int from {limit}", value=shown, limit=limit
+        ) from None
 
 
 def info(job: Job, model_hash: str | None) -> str:

@@ -1,232 +1,247 @@
-"""A1111's extras: what its clients ask for, how large an image becomes, and the plain ways of resizing one."""
+"""``/sdapi/v1/extra-single-image``, ``extra-batch-images`` and ``upscalers``: A1111's way of upscaling images."""
 
-import base64
-from collections.abc import Mapping, Sequence
-from io import BytesIO
-from typing import TYPE_CHECKING, Annotated
+import html
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 import attrs
-from msgspec import Meta
+import trio
+from quart import Blueprint, Response
 
-from mflux_api.errors import InvalidParameter
-from mflux_api.images.decode import decode_image, infotext_of
-from mflux_api.images.encode import encode_png
-from mflux_api.jobs.request import MAX_FACTOR, MAX_RESOLUTION, MIN_FACTOR, MIN_RESOLUTION, Seed, Softness
-from mflux_api.jobs.upscaling import DEFAULT_FACTOR, MAX_PIXELS, MOST, upscaled_size
+from mflux_api.catalog import Model
+from mflux_api.errors import InvalidParameter, JobCancelled, QueueFull, ShuttingDown
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.a1111.extras_pixels import PLAIN, Source, compose
+from mflux_api.http.a1111.extras_plan import MAX_BATCH_PIXELS, Plan, describe, make_plan
+from mflux_api.http.a1111.sdapi_schemas import (
+    ExtraBatchImages,
+    ExtraBatchResponse,
+    ExtraSingleImage,
+    ExtraSingleResponse,
+    ExtrasOptions,
+    UpscalerItem,
+)
+from mflux_api.http.body import json_object
+from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
+from mflux_api.http.responses import in_thread, json_bytes, json_response
+from mflux_api.http.security import owner
+from mflux_api.http.synchronous import run_jobs
+from mflux_api.jobs.job import Job
+from mflux_api.jobs.parse import convert, validate
+from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.upscaling import DEFAULT_FACTOR
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+T = TypeVar("T")
+Upscaler = Model | str
+"""A model, or one of :data:`~mflux_api.http.a1111.extras_pixels.PLAIN`."""
 
-PLAIN: Mapping[str, str] = {"None": "LANCZOS", "Lanczos": "LANCZOS", "Nearest": "NEAREST"}
-"""Upscalers that are no models, by A1111's names, and Pillow's names of what they do."""
+THREADS = 2
+MAX_PLAIN_CALLS = 8
+"""Calls without jobs at one time: a call holds its body and its results, up to some hundred megabytes."""
 
-MAX_BATCH = 64
-MAX_BATCH_PIXELS = 4 * MAX_PIXELS
-"""Of all results of one call: its answer is put together in memory."""
-
-_Side = Annotated[int, Meta(ge=1, le=MAX_RESOLUTION)]
-
-
-@attrs.frozen(kw_only=True)
-class ExtrasOptions:
-    """What both calls take; what A1111 has besides (face restoration) is ignored."""
-
-    resize_mode: Annotated[int, Meta(ge=0, le=1, description="0: by a factor; 1: to a size")] = 0
-    upscaling_resize: Annotated[float, Meta(ge=MIN_FACTOR, le=MAX_FACTOR)] = DEFAULT_FACTOR
-    upscaling_resize_w: _Side = 512
-    upscaling_resize_h: _Side = 512
-    upscaling_crop: bool = True
-    """With a size: cut what hangs over; else the image covers the size."""
-    upscaler_1: str = "None"
-    """A name of ``GET /sdapi/v1/upscalers``, in upper or lower case."""
-    upscaler_2: str = "None"
-    extras_upscaler_2_visibility: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
-    """How much of the second one's image is blended in."""
-    softness: Softness = 0.0
-    """This and the next two are ours, for upscalers that are models."""
-    seed: Seed = 0
-    low_ram: bool = False
-
-    @property
-    def blends(self) -> bool:
-        """Whether there is a second image in the result."""
-        return self.extras_upscaler_2_visibility > 0 and self.upscaler_2 != "None"
-
-
-@attrs.frozen(kw_only=True)
-class ExtraSingleImage(ExtrasOptions):
-    """``POST /sdapi/v1/extra-single-image``."""
-
-    image: str = attrs.field(repr=False)
-    """Base64 or a data URL."""
-
-
-@attrs.frozen(kw_only=True)
-class FileData:
-    """One image of a batch."""
-
-    data: str = attrs.field(repr=False)
-    name: str = ""
+OPERATIONS = (
+    Operation(
+        method="post",
+        path="/sdapi/v1/extra-single-image",
+        summary="Upscale an image and wait for the result",
+        body=ExtraSingleImage,
+        response=ExtraSingleResponse,
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+    ),
+    Operation(
+        method="post",
+        path="/sdapi/v1/extra-batch-images",
+        summary="Upscale several images and wait for the results",
+        body=ExtraBatchImages,
+        response=ExtraBatchResponse,
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+    ),
+    Operation(
+        method="get",
+        path="/sdapi/v1/upscalers",
+        summary="List what upscaler_1 may name",
+        response=UpscalerItem,
+        is_list=True,
+    ),
+)
 
 
-@attrs.frozen(kw_only=True)
-class ExtraBatchImages(ExtrasOptions):
-    """``POST /sdapi/v1/extra-batch-images``."""
+def blueprint(gateway: Gateway) -> Blueprint:
+    """Build the routes."""
+    routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
+    service = Extras(gateway, lambda: owner(gateway.settings.security.api_keys))
 
-    imageList: Annotated[tuple[FileData, ...], Meta(min_length=1, max_length=MAX_BATCH)]  # noqa: N815 - A1111's name
+    @routes.post("/extra-single-image")
+    async def single() -> Response:
+        options = convert(await json_object(), ExtraSingleImage, strict=False)
+        (image,), info = await service.upscale(options, [options.image], "image")
+        return json_bytes(await in_thread(ExtraSingleResponse(html_info=info, image=image)))
+
+    @routes.post("/extra-batch-images")
+    async def batch() -> Response:
+        options = convert(await json_object(), ExtraBatchImages, strict=False)
+        images, info = await service.upscale(options, [file.data for file in options.imageList], "imageList")
+        return json_bytes(await in_thread(ExtraBatchResponse(html_info=info, images=tuple(images))))
+
+    @routes.get("/upscalers")
+    async def upscalers() -> Response:
+        return json_response(tuple(_item(upscaler) for upscaler in service.upscalers()))
+
+    return routes
 
 
 @attrs.frozen
-class Source:
-    """An image as a client sent it."""
+class Layer:
+    """One of the images that a result is blended of: made by plain resizing, or by a job."""
 
-    text: str = attrs.field(repr=False)
-    index: int
-    """Its place in the request."""
-    field: str
-    """What the client calls it, for errors."""
-
-    def decoded(self) -> "Image":
-        """Return its pixels; call it in a thread. Raises InvalidParameter where it cannot be used."""
-        return decode_image(self.text, self.index, self.field, reference=False)
+    upscaler: Upscaler
+    job: Job | None
+    """The job that made it; ``None`` for a plain upscaler."""
 
 
-@attrs.frozen
-class Plan:
-    """How large one image becomes."""
+class Extras:
+    """Upscales the images of a call; what a model makes of one is a job like any other."""
 
-    scaled: tuple[int, int]
-    """What plain resizing gives."""
-    resolution: int
-    """What a model is asked for: its result covers what is wanted."""
-    wanted: tuple[int, int] | None
-    """What is cut out of the middle in the end; ``None``: nothing is cut."""
+    def __init__(self, gateway: Gateway, owner: Callable[[], str]) -> None:
+        self._gateway = gateway
+        self._owner = owner
+        self._threads = trio.CapacityLimiter(THREADS)
+        self._plain_calls = 0
 
-    @property
-    def pixels(self) -> int:
-        """Of the result."""
-        width, height = self.wanted or self.scaled
-        return width * height
+    def upscalers(self) -> tuple[Upscaler, ...]:
+        """Return all upscalers, the plain ones first."""
+        return (*PLAIN, *(model for model in self._gateway.catalog if model.upscales))
 
+    async def upscale(self, options: ExtrasOptions, texts: Sequence[str], field: str) -> tuple[list[str], str]:
+        """Return the upscaled images as base64 PNG, and what was done as HTML.
 
-def plan(options: ExtrasOptions, width: int, height: int, *, field: str = "image") -> Plan:
-    """Return what becomes of an image of that size.
+        Args:
+            options: how they are upscaled.
+            texts: the images, as base64 or data URLs.
+            field: what the client calls them, for errors.
 
-    Args:
-        options: what is asked for.
-        width: of the image.
-        height: of the image.
-        field: what the client calls the image, for the error.
+        Raises:
+            InvalidParameter: an upscaler is unknown, or one of the images cannot be used or upscaled.
+            QueueFull: too many jobs wait, or too many calls without jobs are at work.
+            ShuttingDown: the service is draining.
+            JobCancelled: another caller cancelled a job.
+            ServiceError: a job failed.
+        """
+        first = self._find(options.upscaler_1, "upscaler_1")
+        second = self._find(options.upscaler_2, "upscaler_2")
+        options = attrs.evolve(options, upscaler_1=_name(first), upscaler_2=_name(second))
+        upscalers = (first, second) if options.blends else (first,)
+        sources = [Source(text, index, field) for index, text in enumerate(texts)]
+        if any(isinstance(upscaler, Model) for upscaler in upscalers):
+            return await self._upscale(options, upscalers, sources, field)
+        if (await self._gateway.status()).draining:
+            raise ShuttingDown("The service is shutting down; try again in a moment")
+        with self._plain_call():
+            return await self._upscale(options, upscalers, sources, field)
 
-    Raises:
-        InvalidParameter: it is too large, or would become too large or too small.
-    """
-    if width * height > MAX_PIXELS:
-        raise InvalidParameter.for_field(
-            field, f"is invalid: an image has {width} × {height} pixels; scale it down to {MOST}", limit=MAX_PIXELS
+    @contextmanager
+    def _plain_call(self) -> Iterator[None]:
+        """Bound what is held for calls that no queue bounds."""
+        if self._plain_calls >= MAX_PLAIN_CALLS:
+            raise QueueFull(f"{MAX_PLAIN_CALLS} calls are resizing images already; try again later")
+        self._plain_calls += 1
+        try:
+            yield
+        finally:
+            self._plain_calls -= 1
+
+    async def _upscale(
+        self, options: ExtrasOptions, upscalers: Sequence[Upscaler], sources: Sequence[Source], field: str
+    ) -> tuple[list[str], str]:
+        # Every image is checked before the first is upscaled.
+        plans = [await self._in_thread(_plan, options, source) for source in sources]
+        _check_batch(plans, field)
+        images = list[str]()
+        layers_of = await self._run(options, upscalers, sources, plans)
+        for source, plan, layers in zip(sources, plans, layers_of, strict=True):
+            made = [await self._content(layer) for layer in layers]
+            done = _describe(options, plan, layers)
+            images.append(await self._in_thread(compose, options, plan, made, source, done))
+        return images, f"<p>{html.escape(_describe(options, plans[0], layers_of[0]))}</p>"
+
+    async def _run(
+        self, options: ExtrasOptions, upscalers: Sequence[Upscaler], sources: Sequence[Source], plans: Sequence[Plan]
+    ) -> list[list[Layer]]:
+        """Run the models' jobs and return the layers of each image."""
+        requests = {
+            (source.index, place): _request(options, upscaler, source, plan)
+            for source, plan in zip(sources, plans, strict=True)
+            for place, upscaler in enumerate(upscalers)
+            if isinstance(upscaler, Model)
+        }
+        jobs = dict(
+            zip(requests, await run_jobs(self._gateway, list(requests.values()), owner=self._owner()), strict=True)
         )
-    if options.resize_mode == 0:
-        field, factor = "upscaling_resize", options.upscaling_resize
-        scaled = round(width * factor), round(height * factor)
-        wanted, resolution = None, round(min(width, height) * factor)
-    else:
-        size = options.upscaling_resize_w, options.upscaling_resize_h
-        # The side that decides is the one to name.
-        factor, field = max((size[0] / width, "upscaling_resize_w"), (size[1] / height, "upscaling_resize_h"))
-        scaled = max(size[0], round(width * factor)), max(size[1], round(height * factor))
-        wanted, resolution = size if options.upscaling_crop else scaled, _covering(width, height, scaled)
-    largest = max(scaled, upscaled_size(width, height, resolution), key=lambda sides: sides[0] * sides[1])
-    if largest[0] * largest[1] > MAX_PIXELS:
+        return [
+            [Layer(upscaler, jobs.get((source.index, place))) for place, upscaler in enumerate(upscalers)]
+            for source in sources
+        ]
+
+    async def _content(self, layer: Layer) -> str | bytes:
+        """Return the PNG that a layer's job left, or the name of its plain upscaler."""
+        if layer.job is None:
+            return _name(layer.upscaler)
+        if not layer.job.images:
+            raise JobCancelled("The job was cancelled", {"job_id": layer.job.id})
+        return await self._gateway.image_bytes(layer.job.images[0])
+
+    def _find(self, name: str, field: str) -> Upscaler:
+        known = {_name(upscaler).casefold(): upscaler for upscaler in self.upscalers()}
+        model = self._gateway.catalog.get(name)
+        found = known.get(name.casefold(), model if model is not None and model.upscales else None)
+        if found is None:
+            names = [_name(upscaler) for upscaler in known.values()]
+            raise InvalidParameter.for_field(
+                field, f"is invalid: expected one of {', '.join(names)}", value=name[:64], limit=names
+            )
+        return found
+
+    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
+        return await trio.to_thread.run_sync(work, *arguments, limiter=self._threads)
+
+
+def _plan(options: ExtrasOptions, source: Source) -> Plan:
+    return make_plan(options, *source.decode().size, field=source.field)
+
+
+def _check_batch(plans: Sequence[Plan], field: str) -> None:
+    if sum(plan.pixels for plan in plans) > MAX_BATCH_PIXELS:
+        most = f"{MAX_BATCH_PIXELS / 1e6:.0f} MP"
         raise InvalidParameter.for_field(
             field,
-            f"is invalid: an image of {width} × {height} pixels would become {largest[0]} × {largest[1]}; "
-            f"the limit is {MOST}",
-            value=getattr(options, field),
-            limit=MAX_PIXELS,
+            f"is invalid: all results together have more than {most}; send fewer images at a time",
+            value=len(plans),
+            limit=MAX_BATCH_PIXELS,
         )
-    if min(resolution, *scaled) < MIN_RESOLUTION:
-        raise InvalidParameter.for_field(
-            field,
-            f"is invalid: a side would have less than {MIN_RESOLUTION} pixels",
-            value=getattr(options, field),
-            limit=MIN_RESOLUTION,
-        )
-    return Plan(scaled, resolution, wanted)
 
 
-def _covering(width: int, height: int, least: tuple[int, int]) -> int:
-    """The smallest resolution at which an upscaler's even sides are no shorter than that."""
-    resolution = min(least)
-    while any(side < wanted for side, wanted in zip(upscaled_size(width, height, resolution), least, strict=True)):
-        resolution += 1
-    return resolution
+def _request(options: ExtrasOptions, model: Model, source: Source, plan: Plan) -> GenerateRequest:
+    request = GenerateRequest(
+        model=model.alias,
+        init_images=(source.text,),
+        resolution=plan.resolution,
+        softness=options.softness,
+        seed=options.seed,
+        low_ram=options.low_ram,
+    )
+    return validate(request)
 
 
-def composed(options: ExtrasOptions, plan: Plan, layers: Sequence[str | bytes], source: Source, said: str) -> str:
-    """Return the finished image as base64 PNG, with what its source said about itself; call it in a thread.
-
-    Args:
-        options: how much of a second layer is blended in.
-        plan: the sizes.
-        layers: a plain upscaler's name, or what a model made as PNG; one or two.
-        source: the image.
-        said: what is done with it, as :func:`description` says.
-    """
-    images, given = list["Image"](), None
-    for layer in layers:
-        if isinstance(layer, bytes):
-            images.append(opened(layer, plan))
-        else:
-            # Decoded once, whatever is blended.
-            given = given or source.decoded()
-            images.append(resized(given, layer, plan))
-    image = images[0] if len(images) == 1 else blended(images[0], images[1], options.extras_upscaler_2_visibility)
-    png = encode_png(image.tobytes(), *image.size, parameters=infotext_of(source.text), postprocessing=said)
-    return base64.b64encode(png).decode()
+def _describe(options: ExtrasOptions, plan: Plan, layers: Sequence[Layer]) -> str:
+    seeds = [layer.job.request.seed for layer in layers if layer.job is not None]
+    return describe(options, plan, seeds[0] if seeds else None)
 
 
-def resized(image: "Image", upscaler: str, plan: Plan) -> "Image":
-    """Return an image as one of the plain upscalers makes it; takes a while, so call it in a thread."""
-    from PIL.Image import Resampling
-
-    return cut(image.resize(plan.scaled, Resampling[PLAIN[upscaler]]), plan.wanted)
+def _name(upscaler: Upscaler) -> str:
+    return upscaler if isinstance(upscaler, str) else upscaler.alias
 
 
-def opened(png: bytes, plan: Plan) -> "Image":
-    """Return an image as a model made it, cut to what was wanted; call it in a thread."""
-    from PIL import Image
-
-    with Image.open(BytesIO(png)) as image:
-        return cut(image.convert("RGB"), plan.wanted)
-
-
-def cut(image: "Image", size: tuple[int, int] | None) -> "Image":
-    """Cut so much out of the middle."""
-    if size is None or size == image.size:
-        return image
-    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
-    return image.crop((left, top, left + size[0], top + size[1]))
-
-
-def blended(one: "Image", other: "Image", visibility: float) -> "Image":
-    """Return the first image with so much of the second in it; call it in a thread."""
-    from PIL import Image
-    from PIL.Image import Resampling
-
-    return Image.blend(one, other.resize(one.size, Resampling.LANCZOS), visibility)
-
-
-def description(options: ExtrasOptions, plan: Plan, seed: int | None = None) -> str:
-    """Say what was done in A1111's words, as infotext; the seed is a model's."""
-    if options.resize_mode == 0:
-        pairs: dict[str, object] = {"Postprocess upscale by": f"{options.upscaling_resize:g}"}
-    else:
-        pairs = {"Postprocess upscale to": f"{options.upscaling_resize_w}x{options.upscaling_resize_h}"}
-        if options.upscaling_crop and plan.wanted is not None:
-            pairs["Postprocess crop to"] = "{}x{}".format(*plan.wanted)
-    pairs["Postprocess upscaler"] = options.upscaler_1
-    if options.blends:
-        pairs["Postprocess upscaler 2"] = options.upscaler_2
-    if seed is not None:
-        pairs |= {"Seed": seed, "Softness": f"{options.softness:g}"}
-    return ", ".join(f"{key}: {value}" for key, value in pairs.items())
+def _item(upscaler: Upscaler) -> UpscalerItem:
+    repo = None if isinstance(upscaler, str) else upscaler.repo or None
+    return UpscalerItem(name=_name(upscaler), model_name=repo, model_path=None, model_url=None, scale=DEFAULT_FACTOR)

@@ -1,4 +1,4 @@
-"""``/sdapi/v1``: the synchronous, SD-WebUI-compatible section."""
+"""``/sdapi/v1/txt2img`` and ``img2img``: generate and wait, in the plain form or in A1111's dialect."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,55 +9,84 @@ from quart import Blueprint, Response
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter, JobCancelled
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111 import dialect as a1111
-from mflux_api.http.a1111.synchronous import generated
+from mflux_api.http.a1111 import dialect
+from mflux_api.http.a1111.sdapi_schemas import ImagesResponse
 from mflux_api.http.body import json_object
+from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
 from mflux_api.http.render import Renderer
 from mflux_api.http.responses import in_thread, json_bytes
-from mflux_api.http.schemas import ImagesAnswer
+from mflux_api.http.security import owner
+from mflux_api.http.synchronous import run_job
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.parse import from_body
+from mflux_api.jobs.request import GenerateRequest
+
+OPERATIONS = (
+    Operation(
+        method="post",
+        path="/sdapi/v1/txt2img",
+        summary="Generate a prompt and wait for the images",
+        body=GenerateRequest,
+        body_required=("prompt",),
+        response=ImagesResponse,
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+    ),
+    Operation(
+        method="post",
+        path="/sdapi/v1/img2img",
+        summary="Edit images by a prompt and wait for the result",
+        body=GenerateRequest,
+        body_required=("init_images",),
+        response=ImagesResponse,
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+    ),
+)
 
 
 def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("sdapi", __name__, url_prefix="/sdapi/v1")
+    max_images = gateway.settings.generation.max_batch_size
 
     @routes.post("/txt2img")
     async def txt2img() -> Response:
         body = await json_object()
         # A1111's img2img alone takes images; a stray field must not turn this into an edit.
-        return await answer({name: value for name, value in body.items() if name != "init_images"})
+        return await generate({name: value for name, value in body.items() if name != "init_images"})
 
     @routes.post("/img2img")
     async def img2img() -> Response:
         body = await json_object()
         if not body.get("init_images"):
             raise InvalidParameter.for_field("init_images", "is required", limit="required")
-        return await answer(body)
+        return await generate(body)
 
-    async def answer(body: Mapping[str, Any]) -> Response:
-        dialect = a1111.speaks_a1111(body)
-        fields = (
-            a1111.translated(body, max_images=gateway.settings.generation.max_batch_size) if dialect else dict(body)
-        )
+    async def generate(body: Mapping[str, Any]) -> Response:
+        a1111 = dialect.speaks_a1111(body)
         started = trio.current_time()
-        aliases = a1111.DIALECT_ALIASES if dialect else a1111.ALIASES
-        request = from_body(fields, upscales=gateway.upscales, strict=not dialect, aliases=aliases)
-        job = await generated(gateway, request)
-        if job.status is Status.CANCELLED and not dialect:
+        job = await run_job(
+            gateway,
+            from_body(
+                dialect.translate(body, max_images=max_images) if a1111 else body,
+                upscales=gateway.upscales,
+                strict=not a1111,
+                aliases=dialect.DIALECT_ALIASES if a1111 else dialect.ALIASES,
+            ),
+            owner=owner(gateway.settings.security.api_keys),
+        )
+        if job.status is Status.CANCELLED and not a1111:
             raise JobCancelled("The job was cancelled", {"job_id": job.id})
         sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
-        info = a1111.info(job, await gateway.model_hash(job.model)) if dialect else sentence
+        info = dialect.info(job, await gateway.model_hash(job.model)) if a1111 else sentence
         parameters = _parameters(job, gateway.catalog.get(job.model))
         images = await renderer.images(job) if body.get("send_images") is not False else []
-        return json_bytes(await in_thread(ImagesAnswer(images=tuple(images), parameters=parameters, info=info)))
+        return json_bytes(await in_thread(ImagesResponse(images=tuple(images), parameters=parameters, info=info)))
 
     return routes
 
 
 def _parameters(job: Job, model: Model | None) -> dict[str, Any]:
-    """What ran, which may differ from what was asked: a distilled model always runs at guidance 1.0."""
+    """Return what ran, which may differ from what was asked: a distilled model always runs at guidance 1.0."""
     request = job.request
     width, height = request.size
     guided = request.guidance > 1.0 and model is not None and model.takes_negative_prompts

@@ -7,23 +7,110 @@ from typing import Any
 import trio
 from quart import Blueprint, Response, request
 
-from mflux_api.errors import InvalidParameter, NotFound
+from mflux_api.errors import (
+    IdempotencyConflict,
+    ImageGone,
+    InvalidParameter,
+    JobGone,
+    JobNotFound,
+    NotFound,
+    ShuttingDown,
+)
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.dialect import ALIASES
 from mflux_api.http.body import json_object
-from mflux_api.http.render import Renderer, job_object
+from mflux_api.http.operations import SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
+from mflux_api.http.render import Renderer, job_response
 from mflux_api.http.responses import json_bytes, json_response
-from mflux_api.http.schemas import CancelAnswer, GenerateAnswer, JobList
-from mflux_api.http.security import offered_key
+from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, JobList
+from mflux_api.http.schemas import JobResponse, ProgressData
+from mflux_api.http.security import offered_key, owner
 from mflux_api.http.sse import stream_response
 from mflux_api.images.encode import MEDIA_TYPES, ImageFormat
-from mflux_api.jobs.idempotency import HEADER, IdempotencyKey, idempotency_key
+from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
 from mflux_api.jobs.job import Status
 from mflux_api.jobs.parse import from_body
+from mflux_api.jobs.request import GenerateRequest
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 MAX_DIGITS = 9
+
+_JOB_ID = path_parameter("job_id")
+_IMAGES = query_parameter("images", {"enum": ["base64", "url"]}, "How the result names its images")
+_JOB_ERRORS: Errors = (JobNotFound, JobGone)
+
+OPERATIONS = (
+    Operation(
+        method="post",
+        path="/api/v1/generate",
+        summary="Submit a job and return at once",
+        body=GenerateRequest,
+        response=GenerateResponse,
+        parameters=({"name": HEADER, "in": "header", "schema": {"type": "string", "maxLength": MAX_LENGTH}},),
+        errors=(*SUBMIT_ERRORS, IdempotencyConflict, JobGone),
+    ),
+    Operation(
+        method="get",
+        path="/api/v1/jobs",
+        summary="List jobs, newest first",
+        response=JobList,
+        parameters=(
+            query_parameter(
+                "limit",
+                {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
+                "Jobs on a page",
+            ),
+            query_parameter("cursor", {"type": "string"}, "next_cursor of the page before"),
+            query_parameter("status", {"enum": [status.value for status in Status]}, "Only jobs in this state"),
+        ),
+        errors=(InvalidParameter,),
+    ),
+    Operation(
+        method="get",
+        path="/api/v1/jobs/{job_id}",
+        summary="One job, with its result once it is finished",
+        response=JobResponse,
+        parameters=(_JOB_ID, _IMAGES),
+        errors=(*_JOB_ERRORS, ImageGone, InvalidParameter),
+    ),
+    Operation(
+        method="get",
+        path="/api/v1/jobs/{job_id}/stream",
+        summary="Follow a job: progress events, then one of complete, failed, cancelled",
+        parameters=(
+            _JOB_ID,
+            {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}},
+            _IMAGES,
+            query_parameter(
+                "previews", {"enum": ["none", "jpeg"]}, "jpeg: also events with a small image in `preview`"
+            ),
+        ),
+        content={"text/event-stream": {"schema": {"type": "string"}}},
+        also_describes=(ProgressData,),
+        errors=(*_JOB_ERRORS, InvalidParameter, ShuttingDown),
+    ),
+    Operation(
+        method="delete",
+        path="/api/v1/jobs/{job_id}",
+        summary="Cancel a job",
+        response=CancelResponse,
+        parameters=(_JOB_ID,),
+        errors=_JOB_ERRORS,
+    ),
+    Operation(
+        method="get",
+        path="/api/v1/jobs/{job_id}/images/{index}",
+        summary="One finished image as a file",
+        parameters=(
+            _JOB_ID,
+            path_parameter("index", {"type": "integer", "minimum": 0}),
+            query_parameter("format", {"enum": list(MEDIA_TYPES)}, "png by default"),
+        ),
+        content={media: {} for media in MEDIA_TYPES.values()},
+        errors=(*_JOB_ERRORS, NotFound, ImageGone, InvalidParameter),
+    ),
+)
 
 
 def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
@@ -33,10 +120,12 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     @routes.post("/generate")
     async def generate() -> Response:
         body = await json_object()
-        wanted = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
-        accepted = await gateway.submit(wanted, key=await _idempotency_key(body))
+        asked = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
+        accepted = await gateway.submit(
+            asked, owner=owner(gateway.settings.security.api_keys), key=await read_idempotency_key(body)
+        )
         return json_response(
-            GenerateAnswer(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)
+            GenerateResponse(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)
         )
 
     @routes.get("/jobs")
@@ -46,7 +135,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             cursor=request.args.get("cursor"),
             status=_status(request.args.get("status")),
         )
-        return json_response(JobList(jobs=tuple(job_object(view) for view in views), next_cursor=cursor))
+        return json_response(JobList(jobs=tuple(job_response(view) for view in views), next_cursor=cursor))
 
     @routes.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
@@ -61,7 +150,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     @routes.delete("/jobs/<job_id>")
     async def cancel(job_id: str) -> Response:
         job = await gateway.cancel(job_id)
-        return json_response(CancelAnswer(status=job.status.value))
+        return json_response(CancelResponse(status=job.status.value))
 
     @routes.get("/jobs/<job_id>/images/<int:index>")
     async def image(job_id: str, index: int) -> Response:
@@ -78,7 +167,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
         return response
 
-    async def _idempotency_key(body: Mapping[str, Any]) -> IdempotencyKey | None:
+    async def read_idempotency_key(body: Mapping[str, Any]) -> IdempotencyKey | None:
         text = request.headers.get(HEADER)
         if text is None:
             return None

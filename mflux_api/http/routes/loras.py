@@ -8,17 +8,34 @@ import trio
 from quart import Blueprint, Response, request
 from quart.datastructures import FileStorage
 
-from mflux_api.errors import DiskFull, InternalError, InvalidParameter
+from mflux_api.errors import BodyTooLarge, DiskFull, InternalError, InvalidParameter, RequestTimeout
 from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.operations import Operation, query_parameter
 from mflux_api.http.render import timestamp
 from mflux_api.http.responses import json_response
-from mflux_api.http.schemas import LoraList, LoraObject
+from mflux_api.http.routes.lora_schemas import LoraList, LoraResponse
 from mflux_api.storage.loras import LoraFile, LoraFiles, Upload, checked_name
 
 T = TypeVar("T")
 
 PATH = "/api/v1/loras"
 CHUNK_BYTES = 1024 * 1024
+
+OPERATIONS = (
+    Operation(method="get", path=PATH, summary="List the LoRA files that requests may name", response=LoraList),
+    Operation(
+        method="post",
+        path=PATH,
+        summary="Add a LoRA file: the body is the file, or a form with the field `file`",
+        response=LoraResponse,
+        parameters=(
+            query_parameter("name", {"type": "string"}, "What to call it; a form's own file name by default"),
+            query_parameter("overwrite", {"enum": ["true", "false"]}, "Replace a file of that name"),
+        ),
+        upload=True,
+        errors=(InvalidParameter, BodyTooLarge, RequestTimeout, DiskFull),
+    ),
+)
 
 
 def blueprint(gateway: Gateway) -> Blueprint:
@@ -31,21 +48,21 @@ def blueprint(gateway: Gateway) -> Blueprint:
     @routes.get(PATH)
     async def list_loras() -> Response:
         files = await trio.to_thread.run_sync(gateway.loras.all)
-        return json_response(LoraList(loras=tuple(_object(file) for file in files)))
+        return json_response(LoraList(loras=tuple(_response(file) for file in files)))
 
     @routes.post(PATH)
     async def add_lora() -> Response:
         overwrite = _flag("overwrite")
         name = request.args.get("name")
         if name is not None:
-            # Before the body is read: nobody wants to send a gigabyte for a name that will not do.
+            # Before the body is read: no client wants to send a gigabyte for a name that will be refused.
             checked_name(name)
         async with uploads:
             if request.mimetype == "multipart/form-data":
                 file = await _from_form(gateway.loras, name, publishing, overwrite=overwrite)
             else:
                 file = await _from_body(gateway.loras, name, publishing, overwrite=overwrite)
-        return json_response(_object(file))
+        return json_response(_response(file))
 
     return routes
 
@@ -72,12 +89,12 @@ async def _from_form(
     sent: FileStorage | None = files.get("file")
     if sent is None:
         raise InvalidParameter.for_field("file", "is required: a form field with the LoRA's file", limit="required")
-    wanted = name or form.get("name") or sent.filename or ""
-    checked_name(wanted)
+    chosen = name or form.get("name") or sent.filename or ""
+    checked_name(chosen)
     with sent.stream as stream, await _file_work(loras.begin) as upload:
         while data := await _file_work(lambda: stream.read(CHUNK_BYTES)):
             await _write(upload, data)
-        return await _file_work(lambda: upload.publish(wanted, overwrite=overwrite), publishing)
+        return await _file_work(lambda: upload.publish(chosen, overwrite=overwrite), publishing)
 
 
 async def _write(upload: Upload, data: bytes) -> None:
@@ -85,7 +102,12 @@ async def _write(upload: Upload, data: bytes) -> None:
 
 
 async def _file_work(function: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
-    """Run it in a thread; what the disk refuses is an error that says so."""
+    """Run a function in a thread; what the disk refuses is an error that says so.
+
+    Raises:
+        DiskFull: there is no space left.
+        InternalError: the disk refused it for another reason.
+    """
     try:
         return await trio.to_thread.run_sync(function, limiter=limiter)
     except OSError as error:
@@ -106,5 +128,5 @@ def _flag(name: str) -> bool:
     return value == "true"
 
 
-def _object(file: LoraFile) -> LoraObject:
-    return LoraObject(name=file.name, size_bytes=file.size, modified_at=timestamp(file.modified_at))
+def _response(file: LoraFile) -> LoraResponse:
+    return LoraResponse(name=file.name, size_bytes=file.size, modified_at=timestamp(file.modified_at))

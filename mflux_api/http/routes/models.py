@@ -7,14 +7,77 @@ from quart import Blueprint, Response
 
 from mflux_api.actors.messages import DownloadState, Transfer
 from mflux_api.catalog import Model
-from mflux_api.errors import ModelNotFound
+from mflux_api.errors import (
+    EngineUnavailable,
+    GenerationFailed,
+    ModelInUse,
+    ModelNotDeletable,
+    ModelNotDownloaded,
+    ModelNotFound,
+    OutOfMemory,
+    ShuttingDown,
+)
 from mflux_api.gateway.gateway import EngineView, Gateway
+from mflux_api.http.operations import Operation, path_parameter
 from mflux_api.http.responses import json_response
-from mflux_api.http.schemas import ModelConfigObject, ModelList, ModelObject, ModelStatus, ModelStatusName
+from mflux_api.http.routes.model_schemas import ModelConfig, ModelList, ModelResponse, ModelStatus, ModelStatusName
 from mflux_api.storage.checkpoints import CheckpointState
 
 SEQUENCE_LENGTH = 512
 EMBEDDED_SEQUENCE_LENGTH = 64
+
+_MODEL_ID = path_parameter("model_id")
+
+OPERATIONS = (
+    Operation(method="get", path="/api/v1/models", summary="List the models", response=ModelList),
+    Operation(
+        method="get",
+        path="/api/v1/models/{model_id}/status",
+        summary="Whether a model is on disk and in memory, or how far its download is",
+        response=ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(ModelNotFound,),
+    ),
+    Operation(
+        method="post",
+        path="/api/v1/models/{model_id}/download",
+        summary="Begin to download a model; its status says how far it is",
+        response=ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(ModelNotFound, ShuttingDown),
+    ),
+    Operation(
+        method="post",
+        path="/api/v1/models/{model_id}/load",
+        summary="Bring a model into memory, and answer when it is there",
+        response=ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(
+            ModelNotFound,
+            ModelNotDownloaded,
+            OutOfMemory,
+            GenerationFailed,
+            EngineUnavailable,
+            ShuttingDown,
+        ),
+    ),
+    Operation(
+        method="post",
+        path="/api/v1/models/{model_id}/unload",
+        summary="Remove a model from memory",
+        response=ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(ModelNotFound, ModelInUse, ShuttingDown),
+    ),
+    Operation(
+        method="delete",
+        path="/api/v1/models/{model_id}",
+        summary="Remove from disk what this service downloaded or quantized",
+        response=ModelStatus,
+        parameters=(_MODEL_ID,),
+        errors=(ModelNotFound, ModelNotDeletable, ModelNotDownloaded, ModelInUse, ShuttingDown),
+    ),
+)
 
 
 def blueprint(gateway: Gateway) -> Blueprint:
@@ -25,40 +88,40 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/models")
     async def list_models() -> Response:
-        def look() -> tuple[ModelObject, ...]:
-            return tuple(_object(model, checkpoints.state(model), default_steps) for model in gateway.catalog)
+        def read() -> tuple[ModelResponse, ...]:
+            return tuple(_response(model, checkpoints.state(model), default_steps) for model in gateway.catalog)
 
-        return json_response(ModelList(models=await trio.to_thread.run_sync(look)))
+        return json_response(ModelList(models=await trio.to_thread.run_sync(read)))
 
     @routes.get("/models/<model_id>/status")
     async def status(model_id: str) -> Response:
-        return await answer(known(model_id))
+        return await answer(find(model_id))
 
     @routes.post("/models/<model_id>/download")
     async def download(model_id: str) -> Response:
-        model = known(model_id)
+        model = find(model_id)
         await gateway.download(model)
         return await answer(model)
 
     @routes.post("/models/<model_id>/load")
     async def load(model_id: str) -> Response:
-        model = known(model_id)
+        model = find(model_id)
         await gateway.load_model(model)
         return await answer(model)
 
     @routes.post("/models/<model_id>/unload")
     async def unload(model_id: str) -> Response:
-        model = known(model_id)
+        model = find(model_id)
         await gateway.unload_model(model)
         return await answer(model)
 
     @routes.delete("/models/<model_id>")
     async def delete(model_id: str) -> Response:
-        model = known(model_id)
+        model = find(model_id)
         await gateway.delete_model(model)
         return await answer(model)
 
-    def known(model_id: str) -> Model:
+    def find(model_id: str) -> Model:
         model = gateway.catalog.get(model_id)
         if model is None:
             shown = model_id[:64]
@@ -114,7 +177,7 @@ def _status_name(
 
 
 def _sequence_length(model: Model) -> int:
-    """How many tokens of a prompt the model sees; an upscaler has a prompt of its own and sees none."""
+    """Return how many tokens of a prompt the model sees; an upscaler has a prompt of its own and sees none."""
     if model.upscales:
         return 0
     return EMBEDDED_SEQUENCE_LENGTH if model.embedded else SEQUENCE_LENGTH
@@ -124,13 +187,13 @@ def _percent(transfer: Transfer) -> float:
     return round(100 * transfer.bytes_done / transfer.bytes_total, 1) if transfer.bytes_total else 0.0
 
 
-def _object(model: Model, state: CheckpointState, default_steps: int) -> ModelObject:
-    return ModelObject(
+def _response(model: Model, state: CheckpointState, default_steps: int) -> ModelResponse:
+    return ModelResponse(
         title=model.alias,
         model_name=model.repo or model.alias,
         hash=state.short_hash,
         sha256=state.sha256,
-        config=ModelConfigObject(
+        config=ModelConfig(
             base_arch="seedvr2" if model.upscales else "flux2",
             supports_guidance=model.supports_guidance,
             max_sequence_length=_sequence_length(model),

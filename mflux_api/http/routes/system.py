@@ -9,19 +9,27 @@ from quart import Blueprint, Response
 from mflux_api.actors import messages as m
 from mflux_api.errors import ServiceRestarting
 from mflux_api.gateway.gateway import EngineView, Gateway
+from mflux_api.http.operations import Operation
 from mflux_api.http.responses import json_response
-from mflux_api.http.schemas import (
+from mflux_api.http.routes.system_schemas import (
     ActiveJob,
-    EngineObject,
-    Health,
-    ListedEngine,
+    EngineItem,
+    HealthResponse,
     QueuedJob,
-    QueueObject,
-    StatsObject,
+    QueueResponse,
+    StatsResponse,
+    SystemEngine,
     SystemMemory,
-    SystemObject,
+    SystemResponse,
 )
 from mflux_api.version import package_version
+
+OPERATIONS = (
+    Operation(method="get", path="/api/v1/health", summary="Whether the service works", response=HealthResponse),
+    Operation(method="get", path="/api/v1/system", summary="Device and memory", response=SystemResponse),
+    Operation(method="get", path="/api/v1/queue", summary="What runs and what waits", response=QueueResponse),
+    Operation(method="get", path="/api/v1/stats", summary="Running totals", response=StatsResponse),
+)
 
 
 def blueprint(gateway: Gateway) -> Blueprint:
@@ -36,7 +44,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         except ServiceRestarting:
             load = m.SchedulerStatus(active=0, queued=0, draining=False, degraded=True)
         return json_response(
-            Health(
+            HealthResponse(
                 status="draining" if load.draining else "degraded" if load.degraded else "healthy",
                 version=release,
                 models_available=len(gateway.catalog),
@@ -49,10 +57,10 @@ def blueprint(gateway: Gateway) -> Blueprint:
     async def system() -> Response:
         engines = await gateway.engines()
         first = engines[0]
-        info = first.state.info if first.state is not None else None
+        info = first.info
         memory = psutil.virtual_memory()
         return json_response(
-            SystemObject(
+            SystemResponse(
                 active_model=next(iter(first.models), None),
                 mlx_memory_gb=_gigabytes(first.state.active_bytes if first.state is not None else 0),
                 system_memory_gb=SystemMemory(
@@ -68,7 +76,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/queue")
     async def queue() -> Response:
-        live = await gateway.snapshots()
+        snapshots = await gateway.snapshots()
         running = [
             ActiveJob(
                 job_id=job_id,
@@ -76,7 +84,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
                 progress=state.progress.progress,
                 eta_seconds=state.progress.eta_seconds,
             )
-            for job_id, state in live.items()
+            for job_id, state in snapshots.items()
             if state.position is None
         ]
         queued = tuple(
@@ -86,17 +94,17 @@ def blueprint(gateway: Gateway) -> Blueprint:
                 prompt=state.prompt,
                 eta_seconds=state.progress.eta_seconds,
             )
-            for job_id, state in live.items()
+            for job_id, state in snapshots.items()
             if state.position is not None
         )
-        return json_response(QueueObject(active=running[0] if running else None, queued=queued))
+        return json_response(QueueResponse(active=running[0] if running else None, queued=queued))
 
     @routes.get("/stats")
     async def stats() -> Response:
         totals, counters = await gateway.totals(), await gateway.counters()
         uptime = datetime.now(UTC) - counters.started_at
         return json_response(
-            StatsObject(
+            StatsResponse(
                 total_generations=totals.generations,
                 total_images=totals.images,
                 average_time_seconds=round(totals.seconds / totals.generations, 2) if totals.generations else 0.0,
@@ -107,10 +115,9 @@ def blueprint(gateway: Gateway) -> Blueprint:
     return routes
 
 
-def _engine(engine: EngineView) -> EngineObject:
-    state = engine.state
-    info = state.info if state is not None else None
-    return EngineObject(
+def _engine(engine: EngineView) -> SystemEngine:
+    state, info = engine.state, engine.info
+    return SystemEngine(
         running=info is not None,
         degraded=state is None or state.degraded,
         backend=info.device if info is not None else None,
@@ -121,11 +128,10 @@ def _engine(engine: EngineView) -> EngineObject:
     )
 
 
-def _listed(engine: EngineView) -> ListedEngine:
+def _listed(engine: EngineView) -> EngineItem:
     """One entry of the list of engines: what the scheduler knows, and what its actors add to it."""
-    state = engine.state
-    info = state.info if state is not None else None
-    return ListedEngine(
+    state, info = engine.state, engine.info
+    return EngineItem(
         id=engine.status.id,
         status=engine.status.condition.value,
         incarnation=state.incarnation if state is not None else engine.status.incarnation,

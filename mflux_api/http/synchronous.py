@@ -1,4 +1,4 @@
-"""Jobs as somebody waits for them on an open connection."""
+"""Jobs of a caller that waits for them on its open connection."""
 
 from collections.abc import Sequence
 
@@ -8,18 +8,23 @@ from mflux_api.jobs.job import Job
 from mflux_api.jobs.request import GenerateRequest
 
 
-async def generated(gateway: Gateway, request: GenerateRequest) -> Job:
+async def run_job(gateway: Gateway, request: GenerateRequest, *, owner: str) -> Job:
     """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
 
     Raises:
         ServiceError: the request was refused, or the job failed.
     """
-    (job,) = await all_generated(gateway, [request])
+    (job,) = await run_jobs(gateway, [request], owner=owner)
     return job
 
 
-async def all_generated(gateway: Gateway, requests: Sequence[GenerateRequest]) -> tuple[Job, ...]:
+async def run_jobs(gateway: Gateway, requests: Sequence[GenerateRequest], *, owner: str) -> tuple[Job, ...]:
     """Run jobs that are one to their caller: all are accepted before the first is waited for, or none stays.
+
+    Args:
+        gateway: the way to the actors.
+        requests: what to run, in this order.
+        owner: who asks.
 
     Raises:
         ServiceError: a request was refused, or a job failed; the other jobs are cancelled.
@@ -27,7 +32,7 @@ async def all_generated(gateway: Gateway, requests: Sequence[GenerateRequest]) -
     accepted, jobs = list[str](), list[Job]()
     try:
         for request in requests:
-            accepted.append((await gateway.submit(request, synchronous=True)).job.id)
+            accepted.append((await gateway.submit(request, synchronous=True, owner=owner)).job.id)
         for job_id in accepted:
             job = await gateway.finished(job_id)
             if job.failure is not None:

@@ -1,4 +1,4 @@
-"""Every failure of every route as ``{"error", "code", "details"}``."""
+"""Exceptions as answers: every failure of every route becomes ``{"error", "code", "details"}``."""
 
 import logging
 
@@ -44,7 +44,7 @@ def install(app: QuartTrio) -> None:
 
     @app.errorhandler(HTTPException)
     async def protocol(error: HTTPException) -> Response:
-        response = error_response(_translated(error))
+        response = error_response(_translate(error))
         for name, value in error.get_headers():
             if name == "Allow":
                 response.headers[name] = value
@@ -57,7 +57,7 @@ def install(app: QuartTrio) -> None:
         return error_response(InternalError("Internal error; the debug log has the details"))
 
 
-def _translated(error: HTTPException) -> ServiceError:
+def _translate(error: HTTPException) -> ServiceError:
     match error.code:
         case 404:
             return NotFound("There is nothing at this path; see docs/api.md for the endpoints")

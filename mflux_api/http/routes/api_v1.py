@@ -1,0 +1,19 @@
+"""Everything under ``/api/v1``, as the app and ``/openapi.json`` take it: a new module of routes is named here."""
+
+from quart import Blueprint
+
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.render import Renderer
+from mflux_api.http.routes import jobs, loras, models, system
+
+OPERATIONS = (*jobs.OPERATIONS, *models.OPERATIONS, *loras.OPERATIONS, *system.OPERATIONS)
+
+
+def blueprints(gateway: Gateway, renderer: Renderer) -> tuple[Blueprint, ...]:
+    """Build the routes of every module."""
+    return (
+        jobs.blueprint(gateway, renderer),
+        models.blueprint(gateway),
+        loras.blueprint(gateway),
+        system.blueprint(gateway),
+    )

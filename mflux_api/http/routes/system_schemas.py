@@ -1,0 +1,107 @@
+"""JSON of ``/api/v1/health``, ``system``, ``queue`` and ``stats``."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import attrs
+
+
+@attrs.frozen(kw_only=True)
+class HealthResponse:
+    """``GET /api/v1/health``."""
+
+    status: Literal["healthy", "degraded", "draining"]
+    version: str
+    models_available: int
+    active_jobs: int
+    queue_length: int
+
+
+@attrs.frozen(kw_only=True)
+class SystemMemory:
+    """Gigabytes of the machine's memory."""
+
+    total: float
+    used: float
+    free: float
+
+
+@attrs.frozen(kw_only=True)
+class SystemEngine:
+    """The engine's process; null values while none is up."""
+
+    running: bool
+    degraded: bool
+    backend: str | None
+    precision: str | None
+    blas: str | None
+    peak_memory_gb: float
+    versions: Mapping[str, str]
+
+
+@attrs.frozen(kw_only=True)
+class EngineItem:
+    """One of the engines."""
+
+    id: str
+    status: Literal["starting", "ready", "degraded", "failed"]
+    incarnation: int
+    """Counts its children."""
+    device: str | None
+    backend: str | None
+    models: tuple[str, ...]
+    """In its memory, the most recently used first."""
+    loading: str | None
+    memory_gb: float
+    peak_memory_gb: float
+
+
+@attrs.frozen(kw_only=True)
+class SystemResponse:
+    """``GET /api/v1/system``."""
+
+    active_model: str | None
+    mlx_memory_gb: float
+    system_memory_gb: SystemMemory
+    device: str
+    engine: SystemEngine
+    """The first of ``engines``, as this answer always had it."""
+    engines: tuple[EngineItem, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ActiveJob:
+    """The oldest running job."""
+
+    job_id: str
+    prompt: str
+    progress: float
+    eta_seconds: float | None
+
+
+@attrs.frozen(kw_only=True)
+class QueuedJob:
+    """A job that waits; position 1 is next."""
+
+    job_id: str
+    position: int
+    prompt: str
+    eta_seconds: float | None
+
+
+@attrs.frozen(kw_only=True)
+class QueueResponse:
+    """``GET /api/v1/queue``."""
+
+    active: ActiveJob | None
+    queued: tuple[QueuedJob, ...]
+
+
+@attrs.frozen(kw_only=True)
+class StatsResponse:
+    """``GET /api/v1/stats``."""
+
+    total_generations: int
+    total_images: int
+    average_time_seconds: float
+    uptime_hours: float

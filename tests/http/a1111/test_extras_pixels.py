@@ -1,0 +1,57 @@
+"""Pixels of A1111's extras: plain resizing, blending, and what the file says about itself."""
+
+import base64
+from io import BytesIO
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from mflux_api.http.a1111.extras_pixels import Source, blend, compose, resize
+from mflux_api.http.a1111.extras_plan import make_plan
+from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
+from mflux_api.images.encode import encode_png
+from tests.support.sample_images import to_base64, to_image
+
+SOURCE = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({}, (96, 64)),
+        ({"upscaling_resize": 1.1}, (53, 35)),
+        ({"resize_mode": 1}, (512, 512)),
+        ({"resize_mode": 1, "upscaling_crop": False}, (768, 512)),
+        ({"resize_mode": 1, "upscaling_resize_w": 64, "upscaling_resize_h": 100}, (64, 100)),
+        ({"resize_mode": 1, "upscaling_resize_w": 64, "upscaling_resize_h": 20, "upscaling_crop": False}, (64, 43)),
+    ],
+)
+def test_plain_resizing_gives_exactly_what_is_asked_for(fields: dict[str, Any], size: tuple[int, int]) -> None:
+    asked = ExtrasOptions(**fields)
+    image = resize(SOURCE, "Lanczos", make_plan(asked, 48, 32))
+    assert image.size == size
+    nearest = resize(SOURCE, "Nearest", make_plan(asked, 48, 32))
+    assert nearest.tobytes() != image.tobytes()
+
+
+def test_second_image_is_blended_in_by_its_visibility() -> None:
+    white, black = Image.new("RGB", (10, 10), "white"), Image.new("RGB", (12, 10), "black")
+    assert set(blend(white, black, 0.2).tobytes()) == {204}
+
+
+def test_small_icon_can_be_upscaled() -> None:
+    icon = Source(to_base64(SOURCE.resize((8, 8))), 0, "image")
+    asked = ExtrasOptions(upscaling_resize=4)
+    made = compose(asked, make_plan(asked, *icon.decode().size), ["Nearest"], icon, "")
+    assert to_image(made).size == (32, 32)
+
+
+def test_prompt_and_seed_of_the_source_stay_in_the_file() -> None:
+    given = encode_png(SOURCE.tobytes(), *SOURCE.size, parameters="a red house\nSteps: 4, Seed: 7")
+    source = Source(base64.b64encode(given).decode(), 0, "image")
+    asked = ExtrasOptions()
+    made = compose(asked, make_plan(asked, *SOURCE.size), ["Lanczos"], source, "Postprocess upscale by: 2")
+    info = Image.open(BytesIO(base64.b64decode(made))).info
+    assert info["parameters"] == "a red house\nSteps: 4, Seed: 7"
+    assert info["postprocessing"] == "Postprocess upscale by: 2"

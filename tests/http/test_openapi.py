@@ -1,0 +1,22 @@
+"""``/openapi.json`` against the app: the one describes what the other answers."""
+
+import re
+from pathlib import Path
+
+from mflux_api.http.app import create_app
+from mflux_api.http.openapi import OPERATIONS
+from tests.support.harness import gateway, scripted_service
+from tests.support.scripted_engine import Script
+
+
+async def test_every_route_is_described_and_every_description_is_a_route(tmp_path: Path) -> None:
+    async with scripted_service(tmp_path, Script()) as service:
+        app = create_app(gateway(service))
+    routes = {
+        (method.lower(), re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", rule.rule))
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+    }
+    described = [(operation.method, operation.path) for operation in OPERATIONS]
+    assert routes == set(described)
+    assert len(described) == len(set(described))
