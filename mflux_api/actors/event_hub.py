@@ -158,7 +158,7 @@ class HubState:
         if last_event_id not in ids:
             return tuple(log.entries)
         known = ids.index(last_event_id) + 1
-        # A client that already has the terminal event and comes back gets it again: EventSource would reconnect for ever.
+        # A client that comes back with the terminal event gets it again: EventSource would reconnect for ever.
         return tuple(log.entries[min(known, len(ids) - 1) if log.finished else known :])
 
     def _retire(self, job_id: str) -> None:

@@ -1,1 +1,1 @@
-"""The scheduler: the queue, which job runs next and on which engine, and how each ends. What a job is stands in jobs/."""
+"""The scheduler: the queue, which job runs next and on which engine, and how each ends; a job itself is in jobs."""
