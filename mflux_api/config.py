@@ -1,5 +1,6 @@
 """Settings: defaults < config.toml < ``MFLUX_*`` environment < command line. Frozen, and complete once made."""
 
+import logging
 import os
 import tomllib
 from collections.abc import Mapping
@@ -12,6 +13,11 @@ from msgspec import Meta
 
 from mflux_api.catalog import BUILT_IN, Catalog, Model
 from mflux_api.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+RETIRED: dict[str, str] = {}
+"""Settings that a release took away → what to set in their place. A file that has one still loads, with a warning."""
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -194,6 +200,7 @@ def load_settings(
         config = Path("config.toml")
     if config is not None:
         tree = _read(config)
+        _drop_retired(tree, config.name)
         _check(tree, Settings, config.name)
         _anchor_paths(tree, config.resolve().parent)
     settings = _convert(tree, str(config.name) if config is not None else "defaults")
@@ -232,6 +239,23 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path.name}: not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path.name}: cannot be read: {error.strerror}") from None
+
+
+def _drop_retired(tree: dict[str, Any], where: str) -> None:
+    """Take retired keys out of the file's content, and say what replaces each."""
+    for name, successor in RETIRED.items():
+        *sections, key = name.split(".")
+        table: Any = tree
+        for section in sections:
+            table = table.get(section, {}) if isinstance(table, dict) else {}
+        if isinstance(table, dict) and key in table:
+            del table[key]
+            # A section may have been retired with its last key.
+            if not table and sections and sections[0] not in get_type_hints(Settings):
+                del tree[sections[0]]
+            logger.warning(
+                "%s: '%s' is a retired setting and is ignored; set '%s' in its place", where, name, successor
+            )
 
 
 def _check(tree: Mapping[str, Any], target: type[Any], where: str, prefix: str = "") -> None:

@@ -1,5 +1,6 @@
 """Settings: where they come from, which wins, and what a mistake is answered with."""
 
+import logging
 import tomllib
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -7,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import attrs
 import pytest
 
+from mflux_api import config
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError
 
@@ -219,3 +221,44 @@ def test_yaml_in_capitals_is_told_to_be_toml_and_a_byte_order_mark_is_none_of_it
         load_settings(tmp_path / "config.YAML", environ={})
     (tmp_path / "config.toml").write_text("[server]\nport = 7\n", "utf-8-sig")
     assert load_settings(tmp_path / "config.toml", environ={}).server.port == 7
+
+
+def test_retired_setting_is_a_warning_that_names_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(config.RETIRED, "generation.old_steps", "generation.default_steps")
+    file = written(tmp_path, "[generation]\nold_steps = 7\nmax_batch_size = 2\n")
+    with caplog.at_level(logging.WARNING):
+        settings = load_settings(file, environ={})
+    assert (settings.generation.default_steps, settings.generation.max_batch_size) == (4, 2)
+    [line] = caplog.messages
+    assert "config.toml" in line
+    assert "'generation.old_steps'" in line
+    assert "'generation.default_steps'" in line
+
+
+def test_retired_settings_without_a_place_in_the_file_give_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(config.RETIRED, "old_section.key", "generation.default_steps")
+    load_settings(written(tmp_path, "[generation]\nmax_batch_size = 2\n"), environ={})
+    assert not caplog.messages
+
+
+def test_retired_section_that_is_empty_without_its_key_is_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(config.RETIRED, "old_section.key", "generation.default_steps")
+    assert load_settings(written(tmp_path, "[old_section]\nkey = 1\n"), environ={}) == load_settings(
+        written(tmp_path, ""), environ={}
+    )
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("text", ["old_section = 1", "[old_section]\nkey = 1\nother = 2"])
+def test_what_is_beside_a_retired_setting_is_still_checked(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(config.RETIRED, "old_section.key", "generation.default_steps")
+    with pytest.raises(ConfigError, match="unknown key 'old_section'"):
+        load_settings(written(tmp_path, text), environ={})
