@@ -28,8 +28,9 @@ def load(how: str, source: Path, entry: Path, bits: int) -> None:
     import numpy as np
     from mlx.utils import tree_flatten
 
+    from mflux_api.catalog.files import COMPONENTS
     from mflux_api.engine import device as memory
-    from mflux_api.engine.weights.components import COMPONENTS, load_components
+    from mflux_api.engine.weights.components import load_components
     from mflux_api.engine.weights.quantization import load_quantized
 
     memory.configure(memory.detect_device())

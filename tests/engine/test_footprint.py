@@ -7,9 +7,10 @@ import mlx.core as mx
 import pytest
 from mlx.utils import tree_flatten
 
+from mflux_api.catalog.files import COMPONENTS
 from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
 from mflux_api.engine.device import Device
-from mflux_api.engine.weights.components import COMPONENTS, Components, load_components
+from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.engine.weights.quantization import load_quantized
 from mflux_api.storage.footprint import Footprint, measure
 from tests.support.shapes import TINY

@@ -19,10 +19,11 @@ from mflux.models.flux2.weights.flux2_weight_definition import Flux2KleinWeightD
 from mlx import nn
 from mlx.utils import tree_flatten
 
+from mflux_api.catalog.files import COMPONENTS
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.pipeline import Pipeline
 from mflux_api.engine.weights import quantization
-from mflux_api.engine.weights.components import COMPONENTS, CheckpointError, Components, load_components
+from mflux_api.engine.weights.components import CheckpointError, Components, load_components
 from mflux_api.engine.weights.quantization import MARKER, load_quantized
 from tests.engine.test_pipeline import REQUEST
 from tests.support.klein import generate, generate_stock, klein_config

@@ -8,10 +8,11 @@ import attrs
 import numpy as np
 import pytest
 
+from mflux_api.catalog.files import ComponentName
 from mflux_api.engine.device import Device
 from mflux_api.engine.lora.lora import Lora
 from mflux_api.engine.sampling.pipeline import ImageEvent, LoraError, Pipeline
-from mflux_api.engine.weights.components import ComponentName, Components, load_components
+from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.engine.weights.quantization import load_quantized
 from tests.engine.test_pipeline import REQUEST
 from tests.support.adapter_files import peft

@@ -10,12 +10,13 @@ import psutil
 import pytest
 import trio
 
+from mflux_api.catalog.files import COMPONENTS
 from mflux_api.engine import device as memory
 from mflux_api.engine import protocol as p
 from mflux_api.engine.device import Device
 from mflux_api.engine.local import LocalEngine
 from mflux_api.engine.sampling.pipeline import Event, ImageEvent, Pipeline, StageEvent, StepEvent, Stopped
-from mflux_api.engine.weights.components import COMPONENTS, CheckpointError, load_components
+from mflux_api.engine.weights.components import CheckpointError, load_components
 from tests.engine.test_pipeline import REQUEST
 from tests.engine.test_staged_features import watched
 from tests.support.engine_contract import DEADLINE_SECONDS, RUN, load, run, until

@@ -6,6 +6,7 @@ from typing import Any
 
 import attrs
 
+from mflux_api.catalog.files import OUT_LAYERS_KEY, SEQUENCE_LENGTH_KEY
 from mflux_api.engine.demo.byte_tokenizer import END_TOKEN_ID, PAD_TOKEN_ID, VOCABULARY_SIZE
 
 Tensors = Iterator[tuple[str, tuple[int, ...], float]]
@@ -244,8 +245,8 @@ def model_index(shape: CheckpointShape) -> dict[str, Any]:
         "tokenizer": ["transformers", "Qwen2TokenizerFast"],
         "transformer": ["diffusers", "Flux2Transformer2DModel"],
         "vae": ["diffusers", "AutoencoderKLFlux2"],
-        "text_encoder_out_layers": list(shape.text_out_layers),
-        "max_sequence_length": shape.max_sequence_length,
+        OUT_LAYERS_KEY: list(shape.text_out_layers),
+        SEQUENCE_LENGTH_KEY: shape.max_sequence_length,
     }
 
 

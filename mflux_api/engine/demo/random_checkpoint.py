@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mflux_api.catalog.files import CONFIG_FILE, MODEL_INDEX
 from mflux_api.engine.demo import layout
 from mflux_api.engine.demo.byte_tokenizer import write_tokenizer
 from mflux_api.engine.demo.layout import CheckpointShape
@@ -56,7 +57,7 @@ def write_random_checkpoint(
 
 
 def _is_complete(folder: Path) -> bool:
-    return (folder / "model_index.json").is_file()
+    return (folder / MODEL_INDEX).is_file()
 
 
 def _write(folder: Path, shape: CheckpointShape, seed: int, dtype: Dtype) -> None:
@@ -75,14 +76,14 @@ def _write(folder: Path, shape: CheckpointShape, seed: int, dtype: Dtype) -> Non
     }
     for component, (file, config, tensors) in components.items():
         (folder / component).mkdir(parents=True)
-        _write_json(folder / component / "config.json", config)
+        _write_json(folder / component / CONFIG_FILE, config)
         arrays = {name: _values(f"{component}/{name}", dims, std, seed) for name, dims, std in tensors}
         _write_safetensors(folder / component / file, arrays, dtype)
     (folder / "scheduler").mkdir()
     _write_json(folder / "scheduler" / "scheduler_config.json", layout.scheduler_config())
     (folder / "tokenizer").mkdir()
     write_tokenizer(folder / "tokenizer", shape.max_sequence_length)
-    _write_json(folder / "model_index.json", layout.model_index(shape))
+    _write_json(folder / MODEL_INDEX, layout.model_index(shape))
 
 
 def _write_json(file: Path, values: Mapping[str, Any]) -> None:

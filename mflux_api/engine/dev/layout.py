@@ -1,21 +1,16 @@
 """How a FLUX.2-dev checkpoint in diffusers' layout becomes the modules' parameters."""
 
-import re
 from collections.abc import Mapping
 from typing import TypeVar
 
 from mflux.models.common.weights.mapping.weight_mapping import WeightTarget
 
+from mflux_api.catalog.files import DEV_LANGUAGE_MODEL, DEV_MODEL_TYPE, DEV_NOT_NEEDED
 from mflux_api.engine.dev.text_encoder import MistralShape, MistralTextEncoder
 from mflux_api.engine.weights.checkpoint import CheckpointError, JsonConfig
 from mflux_api.engine.weights.parameters import ExpectedTensor, with_unused_layers
 
 T = TypeVar("T")
-
-MODEL_TYPE = "mistral3"
-"""transformers' name for the text encoder in its ``config.json``."""
-OUT_LAYERS = (10, 20, 30)
-"""Whose outputs FLUX.2-dev was trained with."""
 
 # The two linear layers that embed guidance; mflux names them and has no mapping for them.
 GUIDANCE_TARGETS = [
@@ -42,22 +37,18 @@ TEXT_ENCODER_TARGETS = [
     ),
 ]
 
-# transformers 4 and 5 put the same parts under different names; the half that looks at images is not needed.
-_LANGUAGE_MODEL = re.compile(r"(language_model\.model|model\.language_model)\.")
-_NOT_NEEDED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(language_model\.)?lm_head\.")
-
 
 def is_mistral(config: JsonConfig) -> bool:
     """Whether a text encoder's ``config.json`` is FLUX.2-dev's."""
-    return config.values.get("model_type") == MODEL_TYPE
+    return config.values.get("model_type") == DEV_MODEL_TYPE
 
 
 def language_tensors(tensors: Mapping[str, T]) -> dict[str, T]:
     """The tensors of the language half, named ``model.…`` whatever version of transformers wrote them."""
     return {
-        _LANGUAGE_MODEL.sub("model.", name, count=1): tensor
+        DEV_LANGUAGE_MODEL.sub("model.", name, count=1): tensor
         for name, tensor in tensors.items()
-        if not _NOT_NEEDED.match(name)
+        if not DEV_NOT_NEEDED.match(name)
     }
 
 

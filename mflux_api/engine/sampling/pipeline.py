@@ -12,6 +12,7 @@ from mflux.models.common.schedulers.flow_match_euler_discrete_scheduler import F
 from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
 from mflux.utils.apple_silicon import AppleSiliconUtil
 
+from mflux_api.catalog.files import ComponentName
 from mflux_api.engine.device import Device
 from mflux_api.engine.lora.lora import Adapted, Lora, LoraError
 from mflux_api.engine.sampling.batching import PassCost, images_per_pass
@@ -39,7 +40,7 @@ from mflux_api.engine.sampling.preview import SAMPLE_SIDE, PreviewDecoder, as_jp
 from mflux_api.engine.sampling.prompt_cache import PromptCache
 from mflux_api.engine.sampling.references import encode_image, encode_references
 from mflux_api.engine.sampling.work_clock import WorkClock
-from mflux_api.engine.weights.components import ComponentName, Components
+from mflux_api.engine.weights.components import Components
 
 ShouldStop: TypeAlias = Callable[[], bool]
 

@@ -12,6 +12,7 @@ from mflux.models.flux2.model.flux2_vae.decoder.decoder import Flux2Decoder
 from mflux.models.flux2.model.flux2_vae.encoder.encoder import Flux2Encoder
 from mflux.models.flux2.model.flux2_vae.vae import Flux2VAE
 
+from mflux_api.catalog.files import MODEL_INDEX
 from mflux_api.engine.dev import layout as dev
 from mflux_api.engine.weights.checkpoint import CheckpointError, JsonConfig
 
@@ -90,7 +91,7 @@ def build_text_encoder(config: JsonConfig, used_layers: int, *, mistral: bool) -
     layers = config.integer("num_hidden_layers", high=MAX_LAYERS)
     if used_layers >= layers:
         raise CheckpointError(
-            f"model_index.json uses the output of text-encoder layer {used_layers} of {layers}: the last layer's "
+            f"{MODEL_INDEX} uses the output of text-encoder layer {used_layers} of {layers}: the last layer's "
             "output is normed in transformers and not here, so an output layer must come before the last one."
         )
     if mistral:

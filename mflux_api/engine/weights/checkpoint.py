@@ -9,7 +9,8 @@ from typing import Any
 import attrs
 import mlx.core as mx
 
-_MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+from mflux_api.catalog.files import COMPANION_PREFIX, MAX_HEADER_BYTES, WEIGHT_FILES, WEIGHT_INDEXES
+
 _MAX_JSON_BYTES = 64 << 20
 
 
@@ -160,21 +161,20 @@ def _weight_files(root: Path, component: str) -> tuple[_Index, list[str]]:
     folder = root / component
     if not folder.is_dir():
         raise CheckpointError(f"The folder {component} is missing.")
-    indexes = _names(folder, "*.safetensors.index.json")
+    indexes = _names(folder, WEIGHT_INDEXES)
     if len(indexes) > 1:
         raise CheckpointError(f"{component} has more than one index ({indexes[0]}, {indexes[1]}): keep one.")
     if indexes:
         index = _read_index(root, component, indexes[0])
         return index, sorted(set(index.located.values()))
-    files = [f"{component}/{name}" for name in _names(folder, "*.safetensors")]
+    files = [f"{component}/{name}" for name in _names(folder, WEIGHT_FILES)]
     if not files:
         raise CheckpointError(f"{component} holds no safetensors files.")
     return _Index({}, saved_by_mflux=False), files
 
 
 def _names(folder: Path, pattern: str) -> list[str]:
-    # macOS leaves "._name" companions on foreign file systems; they are no weights.
-    return sorted(path.name for path in folder.glob(pattern) if not path.name.startswith("._"))
+    return sorted(path.name for path in folder.glob(pattern) if not path.name.startswith(COMPANION_PREFIX))
 
 
 def _read_index(root: Path, component: str, index: str) -> _Index:
@@ -209,7 +209,7 @@ def _checked_metadata(root: Path, name: str) -> Mapping[str, object]:
         with file.open("rb") as stream:
             prefix = stream.read(8)
             length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            header = json.loads(stream.read(length)) if 0 < length <= min(size, _MAX_HEADER_BYTES) else None
+            header = json.loads(stream.read(length)) if 0 < length <= min(size, MAX_HEADER_BYTES) else None
         if not isinstance(header, dict):
             raise ValueError("no header")
         metadata = header.pop("__metadata__", {})

@@ -6,11 +6,22 @@ from random weights without an error. Here every parameter's name and shape is c
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import attrs
 from mflux.models.flux2.weights.flux2_weight_mapping import Flux2WeightMapping
 
+from mflux_api.catalog.files import (
+    COMPONENTS,
+    CONFIG_FILE,
+    DEFAULT_SEQUENCE_LENGTH,
+    DEV_OUT_LAYERS,
+    KLEIN_OUT_LAYERS,
+    MODEL_INDEX,
+    OUT_LAYERS_KEY,
+    SEQUENCE_LENGTH_KEY,
+    ComponentName,
+)
 from mflux_api.engine.dev import layout as dev
 from mflux_api.engine.dev.conversation import load_conversation_tokenizer
 from mflux_api.engine.dev.text_encoder import MistralTextEncoder
@@ -27,14 +38,8 @@ from mflux_api.engine.weights.lazy_modules import LazyModules, OpenedModule
 from mflux_api.engine.weights.parameters import count, expected_tensors, with_unused_layers
 from mflux_api.engine.weights.tokenizer import load_qwen_tokenizer
 
-__all__ = ["COMPONENTS", "CheckpointError", "CheckpointInfo", "ComponentName", "Components", "load_components"]
+__all__ = ["CheckpointError", "CheckpointInfo", "Components", "load_components"]
 
-ComponentName: TypeAlias = Literal["text_encoder", "transformer", "vae"]
-COMPONENTS: tuple[ComponentName, ...] = ("text_encoder", "transformer", "vae")
-"""In the order in which an image needs them."""
-
-_DEFAULT_OUT_LAYERS = (9, 18, 27)
-_DEFAULT_SEQUENCE_LENGTH = 512
 # diffusers' class for the model with cached references; the components' files do not tell it from the others.
 _KV_PIPELINE = "Flux2KleinKVPipeline"
 
@@ -96,7 +101,7 @@ def load_components(path: Path, *, bits: int | None = None, component_offload: b
     Args:
         path: the folder.
         bits: quantize to that many bits on the way (3, 4, 6 or 8).
-        staged: check everything now and read each component's weights only when it is used.
+        component_offload: check everything now and read each component's weights only when it is used.
 
     Raises:
         CheckpointError: a file is missing or corrupt, a dimension is unsupported, a parameter is missing, unexpected or
@@ -107,10 +112,10 @@ def load_components(path: Path, *, bits: int | None = None, component_offload: b
         raise CheckpointError(f"There is no checkpoint folder {path.name}.")
     weights = {name: read_weights(path, name) for name in COMPONENTS}
     saved = weights["transformer"].saved_by_mflux
-    index = read_json(path, "model_index.json") if not saved else _json_or(path, "model_index.json", lambda: {})
+    index = read_json(path, MODEL_INDEX) if not saved else _json_or(path, MODEL_INDEX, lambda: {})
     mistral = dev.is_mistral(_text_encoder_config(path))
-    out_layers = index.integers("text_encoder_out_layers", dev.OUT_LAYERS if mistral else _DEFAULT_OUT_LAYERS)
-    sequence_length = index.integer("max_sequence_length", _DEFAULT_SEQUENCE_LENGTH, high=1 << 16)
+    out_layers = index.integers(OUT_LAYERS_KEY, DEV_OUT_LAYERS if mistral else KLEIN_OUT_LAYERS)
+    sequence_length = index.integer(SEQUENCE_LENGTH_KEY, DEFAULT_SEQUENCE_LENGTH, high=1 << 16)
     opened = {name: _open(path, name, weights.pop(name), out_layers, bits) for name in COMPONENTS}
     load_tokenizer = load_conversation_tokenizer if mistral else load_qwen_tokenizer
     tokenizer = load_tokenizer(path, sequence_length, opened["text_encoder"].module.vocab_size)
@@ -194,7 +199,7 @@ def _open(
 
 
 def _config(path: Path, name: ComponentName, weights: Weights) -> JsonConfig:
-    file = f"{name}/config.json"
+    file = f"{name}/{CONFIG_FILE}"
     if not weights.saved_by_mflux:
         return read_json(path, file)
     # mflux saves no configuration.
@@ -208,7 +213,7 @@ def _text_config(path: Path) -> JsonConfig:
 
 
 def _text_encoder_config(path: Path) -> JsonConfig:
-    file = "text_encoder/config.json"
+    file = f"text_encoder/{CONFIG_FILE}"
     if (path / file).is_file():
         return read_json(path, file)
     return _config(path, "text_encoder", read_weights(path, "text_encoder"))

@@ -10,11 +10,9 @@ from mflux.models.common.config.model_config import ModelConfig
 from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mflux_api.catalog.files import GROUP_SIZE
 from mflux_api.engine.device import is_out_of_memory
 from mflux_api.engine.weights.checkpoint import CheckpointError
-
-GROUP_SIZE = 64
-"""Numbers that share a scale when weights are quantized here; mflux's own choice."""
 
 # Tensors that other libraries save with a component and that no module here has.
 _KNOWN_EXTRAS = re.compile(r"lm_head\.weight|bn\.num_batches_tracked|.*rotary_emb\.inv_freq")

@@ -23,10 +23,21 @@ import mlx.core as mx
 from mflux.models.common.config.model_config import ModelConfig
 from mlx.utils import tree_flatten
 
+from mflux_api.catalog.files import (
+    COMPONENTS,
+    CONFIG_FILE,
+    GROUP_SIZE,
+    MODEL_INDEX,
+    OUT_LAYERS_KEY,
+    SAVED_INDEX,
+    SEQUENCE_LENGTH_KEY,
+    WEIGHT_FILES,
+    ComponentName,
+)
 from mflux_api.engine.device import is_out_of_memory
 from mflux_api.engine.weights.checkpoint import read_weights
-from mflux_api.engine.weights.components import COMPONENTS, CheckpointError, ComponentName, Components, load_components
-from mflux_api.engine.weights.parameters import COMPUTED, GROUP_SIZE
+from mflux_api.engine.weights.components import CheckpointError, Components, load_components
+from mflux_api.engine.weights.parameters import COMPUTED
 
 MARKER = "mflux-api.json"
 """Says what an entry was made from; written last."""
@@ -35,7 +46,7 @@ _FORMAT = 1
 _SHARD_BYTES = 2 << 30
 _CHUNK_BYTES = 16 << 20
 _SPARED_BYTES = 256 << 20
-_CONFIGURATION = ("model_index.json", "transformer/config.json", "text_encoder/config.json", "vae/config.json")
+_CONFIGURATION = (MODEL_INDEX, *(f"{component}/{CONFIG_FILE}" for component in COMPONENTS))
 
 
 Warn = Callable[[str], None]
@@ -52,7 +63,7 @@ def load_quantized(
         source: the checkpoint with the full weights.
         bits: 3, 4, 6 or 8.
         entry: the folder of the quantized ones.
-        staged: check everything now and read each component's weights only when it is used.
+        component_offload: check everything now and read each component's weights only when it is used.
         warn: called with a clause, without paths, for what an operator should know.
 
     Raises:
@@ -140,7 +151,7 @@ def _save_component(module: Any, bits: int, folder: Path) -> None:
         mx.save_safetensors(str(folder / f"{number}.safetensors"), shard, metadata)
     located = {name: f"{number}.safetensors" for number, shard in enumerate(shards) for name in shard}
     index = json.dumps({"metadata": metadata, "weight_map": located}, indent=1)
-    (folder / "model.safetensors.index.json").write_text(index, "utf-8")
+    (folder / SAVED_INDEX).write_text(index, "utf-8")
 
 
 def _require_whole(folder: Path, name: ComponentName) -> None:
@@ -155,13 +166,13 @@ def _copy_configuration(source: Path, target: Path, components: Components) -> N
     for name in _CONFIGURATION:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    if not (target / "model_index.json").is_file():
+    if not (target / MODEL_INDEX).is_file():
         info = components.info
         index = {
-            "text_encoder_out_layers": list(info.text_encoder_out_layers),
-            "max_sequence_length": info.max_sequence_length,
+            OUT_LAYERS_KEY: list(info.text_encoder_out_layers),
+            SEQUENCE_LENGTH_KEY: info.max_sequence_length,
         }
-        (target / "model_index.json").write_text(json.dumps(index), "utf-8")
+        (target / MODEL_INDEX).write_text(json.dumps(index), "utf-8")
     # File by file: a hub's cache has links here, and the entry must outlive what they point to.
     (target / "tokenizer").mkdir()
     for file in sorted((source / "tokenizer").iterdir()):
@@ -198,7 +209,7 @@ def _identity(source: Path, bits: int) -> dict[str, Any] | None:
     """What the quantized weights depend on: another file, another size or another time of change is another source."""
     names = [name for name in _CONFIGURATION if (source / name).is_file()]
     for component in COMPONENTS:
-        names += [_relative(source, file) for file in (source / component).glob("*.safetensors")]
+        names += [_relative(source, file) for file in (source / component).glob(WEIGHT_FILES)]
     if not any(name.endswith(".safetensors") for name in names):
         return None
     stats = {name: (source / name).stat() for name in sorted(names)}

@@ -12,6 +12,7 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten
 
+from mflux_api.catalog.files import GROUP_SIZE
 from mflux_api.engine.weights.checkpoint import CheckpointError, JsonConfig
 from mflux_api.engine.weights.parameters import COMPUTED, ExpectedTensor
 
@@ -156,8 +157,8 @@ class _Shapes:
     def inputs(self, layer: str) -> int:
         self.rows(f"{layer}.weight")
         weight, scales = self._tensors[f"{layer}.weight"], self._tensors.get(f"{layer}.scales")
-        # Which group size was used does not show in one layer alone; 64 is mflux's.
-        return int(weight.shape[-1]) if scales is None else int(scales.shape[-1]) * 64
+        # Which group size was used does not show in one layer alone; mflux has one for all.
+        return int(weight.shape[-1]) if scales is None else int(scales.shape[-1]) * GROUP_SIZE
 
     def mlp_inputs(self, width: int) -> int:
         for name in sorted(self._tensors):
