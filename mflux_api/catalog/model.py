@@ -4,6 +4,8 @@ from typing import Literal
 
 import attrs
 
+from mflux_api.catalog.files import MODEL_INDEX, UPSCALER_FILES
+
 Quantization = Literal["none", "stored", "runtime"]
 """Where the weights are quantized: nowhere, already in the repository, or here when they are loaded."""
 
@@ -84,7 +86,7 @@ class Model:
 
 
 _DIFFUSERS_LAYOUT = (
-    "model_index.json",
+    MODEL_INDEX,
     "scheduler/*.json",
     "vae/*.safetensors",
     "vae/*.json",
@@ -100,5 +102,5 @@ _DIFFUSERS_LAYOUT = (
 _FILES: dict[Family, tuple[str, ...]] = {
     "flux2-klein": _DIFFUSERS_LAYOUT,
     "flux2-dev": _DIFFUSERS_LAYOUT,
-    "seedvr2": ("seedvr2_ema_3b_fp16.safetensors", "ema_vae_fp16.safetensors"),
+    "seedvr2": tuple(UPSCALER_FILES.values()),
 }

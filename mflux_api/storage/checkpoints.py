@@ -7,19 +7,16 @@ from pathlib import Path
 import attrs
 
 from mflux_api.catalog import Catalog, Model
-from mflux_api.catalog.files import UPSCALER_FILES
+from mflux_api.catalog.files import MODEL_INDEX, SAVED_INDEX, UPSCALER_FILES
 from mflux_api.errors import ModelNotDeletable, ModelNotDownloaded
 from mflux_api.hub.cache import HubCache
 from mflux_api.storage.footprint import Footprint, measure
 
 logger = logging.getLogger(__name__)
 
-SHORT_HASH_DIGITS = 10
-MARKER = "model_index.json"
-"""The file that every diffusers-layout checkpoint has at its top."""
-SAVED_MARKER = "transformer/model.safetensors.index.json"
-"""A file of every checkpoint that mflux saved; those have no ``model_index.json``."""
-MARKERS = (MARKER, SAVED_MARKER, UPSCALER_FILES["transformer"])
+_SHORT_HASH_DIGITS = 10
+_MARKERS = (MODEL_INDEX, f"transformer/{SAVED_INDEX}", UPSCALER_FILES["transformer"])
+"""A file of diffusers' layout, of mflux's saved layout, which has no model index, and of SeedVR2."""
 
 EMBEDDED = Path(__file__).parents[1] / "engine" / "demo" / "weights"
 """The checkpoint that comes with the package, shared by ``demo`` and ``demo-base``."""
@@ -40,7 +37,7 @@ class CheckpointState:
     @property
     def short_hash(self) -> str | None:
         """The first digits of the digest, as SD-WebUI shows it."""
-        return None if self.sha256 is None else self.sha256[:SHORT_HASH_DIGITS]
+        return None if self.sha256 is None else self.sha256[:_SHORT_HASH_DIGITS]
 
 
 @attrs.frozen
@@ -131,7 +128,7 @@ class Checkpoints:
         folder = self.folder(model)
         try:
             # A download has its own mark of completeness, and not every one has these files.
-            if folder is not None and (model.remote or any((folder / marker).is_file() for marker in MARKERS)):
+            if folder is not None and (model.remote or any((folder / marker).is_file() for marker in _MARKERS)):
                 commit = folder.name if model.remote else None
                 return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder), commit=commit)
         except (OSError, ValueError) as error:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import msgspec
 
-MAX_HEADER_BYTES = 16 * 1024 * 1024
+_MAX_HEADER_BYTES = 16 * 1024 * 1024
+"""Less than the format allows: a LoRA's header has some hundred kilobytes, and this one is parsed by the service."""
 _BYTES: Mapping[str, int] = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
@@ -38,7 +39,7 @@ def check_whole(path: Path) -> None:
         if len(prefix) < 8:
             raise SafetensorsError("it is too short")
         (length,) = struct.unpack("<Q", prefix)
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
             raise SafetensorsError("it has no such header")
         data = file.read(length)
     try:
