@@ -20,8 +20,9 @@ import pytest
 from mflux_api.errors import ConfigError, DiskFull, InternalError, ServiceError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job, Status
+from mflux_api.storage.database_file import open_database
 from mflux_api.storage.in_memory import InMemoryRepository
-from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate, open_database
+from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate
 from mflux_api.storage.repository import Abandoned, Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.support.stored_jobs import NOW, completed, failed, queued, read_only_folder, rgb_images, started
@@ -121,7 +122,7 @@ def test_removed_log_loses_nothing_that_is_acknowledged(path: Path, tmp_path: Pa
 
 def test_removed_log_is_kept_while_another_program_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite cannot save all of it then, and says so in a row that nobody has to read."""
-    monkeypatch.setattr("mflux_api.storage.migrations.BUSY_SECONDS", 0.1)
+    monkeypatch.setattr("mflux_api.storage.database_file.BUSY_SECONDS", 0.1)
     with SqliteRepository(path) as repository:
         repository.insert(queued("a"))
         reader = subprocess.Popen(
@@ -164,7 +165,7 @@ def test_full_disk_after_a_removed_log_is_over_when_there_is_room_again(
         repository.insert(queued("a"))
         path.with_name(path.name + "-wal").unlink()
         with monkeypatch.context() as patch:
-            patch.setattr("mflux_api.storage.sqlite.open_database", full)
+            patch.setattr("mflux_api.storage.database_file.open_database", full)
             for _ in range(2):
                 with pytest.raises(DiskFull):
                     repository.insert(queued("b"))
@@ -287,7 +288,7 @@ def test_it_behaves_like_the_memory_repository_on_a_random_walk(path: Path) -> N
 @contextmanager
 def full_disk(repository: SqliteRepository) -> Iterator[None]:
     """SQLite reports a limit on the pages exactly like a file system without space."""
-    connection = repository._connection
+    connection = repository._file.connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
     try:
@@ -371,7 +372,7 @@ def test_commits_are_durable_and_one_connection_serves_all_calls(path: Path, mon
     with SqliteRepository(path) as repository:
         monkeypatch.setattr(sqlite3, "connect", None)
         repository.insert(completed(queued("a")))
-        connection = repository._connection
+        connection = repository._file.connection
         settings = {
             name: connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "fullfsync", "secure_delete")
@@ -537,9 +538,9 @@ def test_a_page_is_read_through_an_index(path: Path, status: Status | None) -> N
         for name in "abc":
             repository.insert(queued(name))
         statements: list[str] = []
-        repository._connection.set_trace_callback(statements.append)
+        repository._file.connection.set_trace_callback(statements.append)
         repository.page(limit=1, cursor="3", status=status)
-        repository._connection.set_trace_callback(None)
+        repository._file.connection.set_trace_callback(None)
         (query,) = statements
     plan = " ".join(row[3] for row in sql(path, f"EXPLAIN QUERY PLAN {query}"))
     assert "SEARCH jobs USING" in plan
