@@ -224,7 +224,7 @@ class ModelGated(ServiceError):
 
 
 class DownloadFailed(ServiceError):
-    """The model could not be fetched."""
+    """The model could not be downloaded."""
 
     code, status, retry_after = "DOWNLOAD_FAILED", 503, 30
 

@@ -28,9 +28,10 @@ from mflux_api.engine.local import LocalEngine, LocalEngineOptions
 from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown, by_code
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.gateway.gateway import Addresses, Gateway
-from mflux_api.jobs.job import Job, JobEvent, Status, StoredImage, Timings
+from mflux_api.jobs.job import Job, Status, StoredImage, Timings
 from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.jobs.parse import validate
+from mflux_api.jobs.progress import JobEvent
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.files import ImageFiles

@@ -23,7 +23,7 @@ from mflux_api.errors import (
     ServiceError,
     ServiceRestarting,
 )
-from mflux_api.hub.client import DownloadOptions, fetch
+from mflux_api.hub.client import DownloadOptions, download_repository
 from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
 from mflux_api.jobs.job import Failure
 from mflux_api.storage.checkpoints import Checkpoints
@@ -219,7 +219,7 @@ class Downloader:
             try:
                 async with self._children:
                     logger.info("downloading %s", model.repo)
-                    done = await fetch(order, self._options, download.note)
+                    done = await download_repository(order, self._options, download.note)
                     logger.info("downloaded %s at %s, %.2f GB", model.repo, done.commit[:12], done.bytes_total / 1e9)
             except ServiceError as failed:
                 error = failed

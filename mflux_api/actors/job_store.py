@@ -71,7 +71,7 @@ class JobStore:
                 await self._call(partial(self._repository.insert, message.job, message.key))
                 message.reply.ok(None)
             case m.GetIdempotencyRecord():
-                message.reply.ok(await self._call(partial(self._repository.recall, message.key)))
+                message.reply.ok(await self._call(partial(self._repository.get_idempotency_record, message.key)))
             case m.StartJob():
                 message.reply.ok(await self._change(message.job_id, lambda job: jobs.start(job, _now())))
             case m.Requeue():

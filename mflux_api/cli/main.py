@@ -22,7 +22,7 @@ from mflux_api.cli.signals import StopSignals
 from mflux_api.cli.watchdog import Watchdog
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
-from mflux_api.jobs.job import Finished
+from mflux_api.jobs.progress import Finished
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service, open_service
 from mflux_api.storage.files import ImageFiles

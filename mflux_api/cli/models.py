@@ -19,7 +19,7 @@ from mflux_api.catalog import Model
 from mflux_api.cli.progress_bar import ProgressBar
 from mflux_api.config import Settings
 from mflux_api.errors import ModelNotFound, ServiceError, by_code
-from mflux_api.hub.client import DownloadOptions, fetch
+from mflux_api.hub.client import DownloadOptions, download_repository
 from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentPars
     commands.add_parser("list", parents=[shared], help="list the models and what is on disk")
     for action, help_text, several in (
         ("status", "say where a model is and what it is", False),
-        ("download", "fetch models, going on where an earlier try ended", True),
+        ("download", "download models, going on where an earlier try ended", True),
         ("delete", "remove models that this service downloaded or quantized", True),
         ("load", "have a running server bring a model into memory", False),
         ("unload", "have a running server drop a model from memory", False),
@@ -154,12 +154,12 @@ def _download(model: Model, settings: Settings) -> None:
         )
         with ProgressBar(sys.stderr) as bar:
             bar.note(f"{model.alias}: asking the model hub")
-            trio.run(_fetch, order, _Meter(bar, model.alias))
+            trio.run(_download_repository, order, _Meter(bar, model.alias))
     print(f"{model.alias}: {checkpoints.folder(model)}")
 
 
-async def _fetch(order: DownloadRequest, meter: "_Meter") -> None:
-    await fetch(order, DownloadOptions(), meter)
+async def _download_repository(order: DownloadRequest, meter: "_Meter") -> None:
+    await download_repository(order, DownloadOptions(), meter)
 
 
 class _Meter:

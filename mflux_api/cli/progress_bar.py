@@ -5,7 +5,8 @@ import time
 from types import TracebackType
 from typing import TextIO
 
-from mflux_api.jobs.job import Progress, Stage
+from mflux_api.jobs.job import Stage
+from mflux_api.jobs.progress import Progress
 
 BAR_WIDTH = 30
 

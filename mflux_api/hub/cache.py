@@ -94,7 +94,7 @@ class HubCache:
         temporary.replace(path)
 
     def remove(self, repo: str) -> bool:
-        """Remove a repository with all that was fetched of it, complete or not; return whether there was anything.
+        """Remove a repository with all that was downloaded of it, complete or not; return whether there was anything.
 
         Raises:
             OSError: it cannot be removed.

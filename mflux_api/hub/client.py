@@ -18,7 +18,7 @@ RESTART_SECONDS = 0.5
 
 @attrs.frozen(kw_only=True)
 class DownloadOptions:
-    """How to start a child and when to give it up."""
+    """How to start a child, and when to stop trying."""
 
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.hub.child")
     silence: float = 60.0
@@ -32,7 +32,7 @@ class _DownloadChild(ChildProcess):
     types = DOWNLOAD_TYPES
 
 
-async def fetch(
+async def download_repository(
     order: DownloadRequest, options: DownloadOptions, report: Callable[[DownloadProgress], None]
 ) -> DownloadDone:
     """Download a repository; cancelling ends the child at once, and what has arrived stays for the next call.
@@ -43,7 +43,7 @@ async def fetch(
         report: told twice a second how far it is.
 
     Raises:
-        DownloadFailed: it cannot be fetched; the message says why and what to do.
+        DownloadFailed: it cannot be downloaded; the message says why and what to do.
         ModelGated: the licence has to be accepted first.
         DiskFull: there is no room for it.
     """
@@ -58,7 +58,7 @@ async def fetch(
 
     while True:
         try:
-            return await _fetch_once(order, options, note)
+            return await _download_once(order, options, note)
         except ChildDied as died:
             deaths += 1
             logger.warning("the download of %s died: %s", order.repo, died.reason)
@@ -70,7 +70,7 @@ async def fetch(
             await trio.sleep(RESTART_SECONDS * deaths)
 
 
-async def _fetch_once(
+async def _download_once(
     order: DownloadRequest, options: DownloadOptions, report: Callable[[DownloadProgress], None]
 ) -> DownloadDone:
     child = _DownloadChild(await _DownloadChild.launch(options.command))

@@ -1,4 +1,4 @@
-"""Fetching a repository from the model hub: huggingface_hub's calls, plus resuming a file where it was cut.
+"""Downloading a repository from the model hub: huggingface_hub's calls, plus resuming a file where it was cut.
 
 huggingface_hub writes each file under a fresh temporary name, so a killed download begins its file again. Here a
 file grows under one name until it is whole, is checked against its digest, and becomes a blob of huggingface_hub's
@@ -130,10 +130,10 @@ class Download:
         return self._present + sum(_arrived(file) for file in self._missing)
 
     def run(self) -> Marker:
-        """Fetch what is missing, and mark it as complete.
+        """Download what is missing, and mark it as complete.
 
         Raises:
-            NoSpace: the disk is too small for it; nothing was fetched.
+            NoSpace: the disk is too small for it; nothing was downloaded.
             Damaged: a file did not arrive whole.
             OSError: the disk is full or cannot be written, or the hub cannot be reached.
             HfHubHTTPError: the hub refuses.
@@ -143,8 +143,8 @@ class Download:
         files = self._plan()
         commit = files[0].commit
         self._check_space()
-        self._fetch_all()
-        # Nothing is left to fetch but what has no digest of its own; this makes the snapshot.
+        self._download_files()
+        # Nothing is left to download but what has no digest of its own; this makes the snapshot.
         folder = Path(self._snapshot(revision=commit, dry_run=False))
         sizes = {file.name: file.size for file in files}
         for name, size in sizes.items():
@@ -213,13 +213,13 @@ class Download:
         if needed and needed + SPARE_BYTES > free:
             raise NoSpace(needed, free)
 
-    def _fetch_all(self) -> None:
+    def _download_files(self) -> None:
         (self._repository / "blobs").mkdir(parents=True, exist_ok=True)
         pool = ThreadPoolExecutor(WORKERS)
         try:
             # The largest first: nothing else is left to wait for in the end.
             largest_first = sorted(self._missing, key=lambda file: -file.size)
-            futures = [pool.submit(self._fetch, file) for file in largest_first]
+            futures = [pool.submit(self._download_file, file) for file in largest_first]
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in finished:
                 future.result()
@@ -228,8 +228,8 @@ class Download:
             self._stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _fetch(self, file: _File) -> None:
-        # huggingface_hub's own lock: neither another process of ours nor one of its own fetches the same.
+    def _download_file(self, file: _File) -> None:
+        # huggingface_hub's own lock: neither another process of ours nor one of its own downloads the same file.
         lock = self._cache.root / ".locks" / self._repository.name / f"{file.etag}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):

@@ -26,7 +26,7 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _AGAIN = "what has arrived is kept, and the next try goes on from there"
 
 
-def explained(error: Exception, order: DownloadRequest, endpoint: str = constants.ENDPOINT) -> DownloadFailure:
+def explain(error: Exception, order: DownloadRequest, endpoint: str = constants.ENDPOINT) -> DownloadFailure:
     """Return a code and a sentence for whatever ended a download; it names no path of this machine."""
     causes = tuple(_causes(error))
     for cause in causes:
@@ -57,7 +57,7 @@ def explained(error: Exception, order: DownloadRequest, endpoint: str = constant
             )
     for cause in causes:
         if isinstance(cause, HFValidationError):
-            return _failed(f"'{order.repo}' is no repository name; write owner/name")
+            return _failed(f"'{order.repo}' is not a repository name; write owner/name")
         if isinstance(cause, LocalEntryNotFoundError | DryRunError | EntryNotFoundError):
             return _failed(f"{order.repo} cannot be looked up on the model hub ({_host(endpoint)}); check the network")
         if isinstance(cause, OSError):

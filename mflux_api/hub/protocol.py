@@ -1,4 +1,4 @@
-"""What the service and a download child say to each other, in the frames of :mod:`mflux_api.engine.protocol`."""
+"""What the service and a download child say to each other, in the frames of :mod:`mflux_api.ipc.frames`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -41,7 +41,7 @@ class DownloadDone:
 
 @attrs.frozen(kw_only=True)
 class DownloadFailure:
-    """It cannot be done; what was fetched stays for the next try."""
+    """It cannot be done; what has arrived stays for the next try."""
 
     code: str
     message: str

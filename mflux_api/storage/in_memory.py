@@ -55,7 +55,7 @@ class InMemoryRepository:
         self._next_number += 1
         self.replace(job)
 
-    def recall(self, key: str) -> IdempotencyRecord | None:
+    def get_idempotency_record(self, key: str) -> IdempotencyRecord | None:
         """Return what was kept under an idempotency key (its digest)."""
         return self._keys.get(key)
 

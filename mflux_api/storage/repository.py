@@ -79,7 +79,7 @@ class Repository(Protocol):
             InternalError: there is, or was, a job with this id, or one with this key.
         """
 
-    def recall(self, key: str) -> IdempotencyRecord | None:
+    def get_idempotency_record(self, key: str) -> IdempotencyRecord | None:
         """Return what was kept under an idempotency key (its digest)."""
 
     def replace(self, job: Job) -> None:

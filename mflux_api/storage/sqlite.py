@@ -116,7 +116,7 @@ class SqliteRepository:
                     self._keep_key(job, key)
         self._next_number += 1
 
-    def recall(self, key: str) -> IdempotencyRecord | None:
+    def get_idempotency_record(self, key: str) -> IdempotencyRecord | None:
         """Return what was kept under an idempotency key (its digest)."""
         with typed_errors():
             row = self._one("SELECT body, job_id FROM idempotency_keys WHERE key = ?", key)

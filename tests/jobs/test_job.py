@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from mflux_api.errors import OutOfMemory
 from mflux_api.jobs import job as jobs
-from mflux_api.jobs.job import Failure, InvalidTransition, Job, Progress, ProgressTracker, Stage, Status, StoredImage
+from mflux_api.jobs.job import Failure, InvalidTransition, Job, Stage, Status, StoredImage
+from mflux_api.jobs.progress import Progress, ProgressTracker
 from tests.support.crew import NOW, a_job
 
 FAILURE = Failure.from_error(OutOfMemory("too big", {"suggestion": "smaller"}))

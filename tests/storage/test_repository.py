@@ -313,9 +313,9 @@ def test_key_is_kept_with_its_job_and_goes_with_its_tombstone(repository: Reposi
     kept = IdempotencyRecord(body="b", job_id=job.id)
     repository.replace(started(job))
     repository.replace(completed(started(job)))
-    assert repository.recall("k") == kept
+    assert repository.get_idempotency_record("k") == kept
     repository.expire(now=NOW, keep=0, ttl=timedelta(hours=1))
-    assert repository.recall("k") == kept
+    assert repository.get_idempotency_record("k") == kept
     repository.expire(now=NOW + timedelta(hours=2), keep=0, ttl=timedelta(hours=1))
-    assert repository.recall("k") is None
-    assert repository.recall("other") is not None
+    assert repository.get_idempotency_record("k") is None
+    assert repository.get_idempotency_record("other") is not None

@@ -14,7 +14,8 @@ from mflux_api.engine.protocol import Bits as Bits
 from mflux_api.engine.protocol import Ready
 from mflux_api.images.inputs import RunInputs
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
-from mflux_api.jobs.job import Failure, Job, JobEvent, Progress, Status, StoredImage, Timings
+from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
+from mflux_api.jobs.progress import JobEvent, Progress
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.storage.repository import Page, Totals
 

@@ -8,7 +8,8 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.jobs.estimates import Estimates
-from mflux_api.jobs.job import Job, ProgressTracker, StoredImage
+from mflux_api.jobs.job import Job, StoredImage
+from mflux_api.jobs.progress import ProgressTracker
 
 
 @attrs.define(eq=False)

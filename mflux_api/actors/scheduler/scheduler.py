@@ -33,7 +33,8 @@ from mflux_api.errors import (
     ShuttingDown,
 )
 from mflux_api.jobs.idempotency import IdempotencyKey
-from mflux_api.jobs.job import Failure, Finished, Job, Progress, Status, new_job_id
+from mflux_api.jobs.job import Failure, Job, Status, new_job_id
+from mflux_api.jobs.progress import Finished, Progress
 from mflux_api.supervisor import Started
 
 logger = logging.getLogger(__name__)
