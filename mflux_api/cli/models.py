@@ -17,7 +17,7 @@ import trio
 
 from mflux_api.catalog import Model
 from mflux_api.cli.progress_bar import ProgressBar
-from mflux_api.config import Settings
+from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ModelNotFound, ServiceError, by_code
 from mflux_api.hub.client import DownloadOptions, download_repository
 from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
@@ -29,7 +29,7 @@ _ANSWER_SECONDS = 600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
-    """Describe the subcommands."""
+    """Describe the subcommands and their options."""
     commands = parser.add_subparsers(dest="action", required=True)
     commands.add_parser("list", parents=[shared], help="list the models and what is on disk")
     for action, help_text, several in (
@@ -45,13 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentPars
             command.add_argument("--url", help="the server (default: the address in the configuration)")
 
 
-def run(options: argparse.Namespace, settings: Settings) -> int:
+def run(options: argparse.Namespace) -> int:
     """Carry out one of them.
 
     Raises:
+        ConfigError: the configuration cannot be used.
         ServiceError: it cannot be done; the message says why.
         ConnectionError: no server answers where one is needed.
     """
+    settings = load_settings(options.config)
     if options.action == "list":
         print(_listing(settings))
         return 0
@@ -59,7 +61,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     for model in models:
         match options.action:
             case "status":
-                print(_described(model, Checkpoints(settings.models.cache_dir)))
+                print(_describe(model, Checkpoints(settings.models.cache_dir)))
             case "download":
                 _download(model, settings)
             case "delete":
@@ -123,7 +125,7 @@ def _origin(model: Model) -> str:
     return model.path or f"{model.repo}@{(model.revision or 'main')[:12]}"
 
 
-def _described(model: Model, checkpoints: Checkpoints) -> str:
+def _describe(model: Model, checkpoints: Checkpoints) -> str:
     state = checkpoints.state(model)
     rows = [
         ("model", model.alias),
