@@ -221,7 +221,7 @@ def load_settings(
 
 
 def _keys(text: str, source: str) -> list[str]:
-    """Split the variable's keys; none at all is a mistake, not a wish for a service that is open to everybody."""
+    """Split the variable's keys; a variable without a key is a mistake, not a wish for a service without keys."""
     keys = [key for part in text.split(",") if (key := part.strip())]
     if not keys:
         raise ConfigError(f"{source}: it is set but holds no key; unset it to serve without keys")

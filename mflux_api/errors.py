@@ -35,7 +35,7 @@ class InvalidJSON(ServiceError):
 
 
 class InvalidHTTP(ServiceError):
-    """The bytes are no HTTP request; 431 where its headers are too long, 501 for an unknown Transfer-Encoding."""
+    """The bytes are not an HTTP request; 431 where its headers are too long, 501 for an unknown Transfer-Encoding."""
 
     code, status = "INVALID_HTTP", 400
 
@@ -140,7 +140,7 @@ class ModelInUse(ServiceError):
 
 
 class JobCancelled(ServiceError):
-    """Somebody else cancelled the job of this synchronous call."""
+    """Another client cancelled the job of this synchronous call."""
 
     code, status = "JOB_CANCELLED", 409
 
@@ -250,7 +250,7 @@ class ConfigError(Exception):
 
 
 class ServiceFailed(Exception):
-    """The supervision tree gave up: a part of it kept failing, and restarting it did not help."""
+    """A part of the supervision tree kept failing, and restarting it did not help."""
 
 
 _LARGEST_SHOWN = 10**20

@@ -12,7 +12,7 @@ Quantization = Literal["none", "stored", "runtime"]
 Family = Literal["flux2-klein", "flux2-dev", "seedvr2"]
 
 SizeSource = Literal["measured", "computed"]
-"""Whether somebody weighed the files, or the size follows from the shapes of the parameters."""
+"""Whether the size is that of the released files, or follows from the shapes of the parameters."""
 
 
 @attrs.frozen

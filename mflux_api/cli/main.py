@@ -62,7 +62,7 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
-    # Of strangers' images, which are taken or refused all the same; each would print a path of this machine.
+    # Pillow's warnings on clients' images, which are accepted or refused all the same, print paths of this machine.
     warnings.filterwarnings("ignore", module=r"PIL\.")
     # Where descriptors run out Trio tries to accept ten times a second, with a traceback each time.
     logging.getLogger("trio.serve_listeners").addFilter(_NowAndThen())

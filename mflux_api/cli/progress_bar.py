@@ -1,4 +1,4 @@
-"""A job's progress on a terminal, or line by line where there is none."""
+"""A job's progress on a terminal, or line by line in a file or a pipe."""
 
 import shutil
 import time
@@ -16,7 +16,7 @@ _NOTES = {
     Stage.LOADING: "loading the model",
     Stage.ENCODING: "reading the prompt",
     Stage.DENOISING: "generating",
-    Stage.DECODING: "developing",
+    Stage.DECODING: "decoding",
     Stage.SAVING: "saving",
 }
 
@@ -41,11 +41,11 @@ class ProgressBar:
             self._stream.flush()
 
     def note(self, text: str) -> None:
-        """Say what is going on before there is anything to measure."""
+        """Show what is going on before there is anything to measure."""
         self._show(0.0, text)
 
     def update(self, progress: Progress) -> None:
-        """Show where the job is."""
+        """Show the job's progress."""
         text = _NOTES[progress.stage]
         if progress.stage is Stage.DOWNLOADING and progress.bytes_total:
             self.transfer(text, progress.bytes_done or 0, progress.bytes_total)

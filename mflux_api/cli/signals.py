@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT, SIGHUP: the first asks for an end, the second for one at once. Only the command line uses this."""
+"""SIGTERM, SIGINT and SIGHUP: the first asks the service to end, the second to end at once."""
 
 import logging
 import math
@@ -35,7 +35,7 @@ class StopSignals:
     def installed(self) -> Iterator[None]:
         """Take the signals while the block runs, and ignore what comes later: the process is ending anyway."""
         for number in STOP_SIGNALS:
-            # Under nohup a closed terminal is no reason to end.
+            # Under nohup the server outlives its terminal.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._handle)
         try:

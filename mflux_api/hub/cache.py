@@ -1,7 +1,7 @@
 """Where downloaded repositories lie, and what says that one is complete. Read by the service, written by its child.
 
 The layout is huggingface_hub's own (``models--{owner}--{name}/snapshots/{commit}``), so an existing cache can be used.
-Beside it, in ``.mflux-api``, lie our marks: what is complete, and that we made the folder.
+In its ``.mflux-api`` folder lie the service's marks: which revisions are complete, and whether it made the folder.
 """
 
 import os
@@ -44,9 +44,9 @@ class HubCache:
         return self.root / f"models--{repo.replace('/', '--')}"
 
     def snapshot(self, repo: str, revision: str | None) -> tuple[Path, Marker] | None:
-        """Return the folder of a complete download and its marker; ``None`` when a file is missing or cut.
+        """Return the folder of a complete download and its marker; ``None`` when a file is missing or has another size.
 
-        Takes a look at every file, so call it in a thread.
+        Looks at every file, so call it in a thread.
         """
         marker = self._read_marker(repo, revision)
         if marker is None:
@@ -60,14 +60,14 @@ class HubCache:
         return (self.repository(repo) / OURS / _OWNED).is_file()
 
     def claim(self, repo: str) -> None:
-        """Make the repository's folder; what was there before stays somebody else's.
+        """Make the repository's folder; a folder that was there before stays its owner's.
 
         Raises:
             OSError: it cannot be made.
         """
         folder = self.repository(repo)
         if not folder.exists():
-            # Named in the end, so that a folder without our mark is never ours.
+            # Renamed in the end, so that a folder without our mark is never ours.
             fresh = self.root / f".{folder.name}.{secrets.token_hex(4)}"
             (fresh / OURS).mkdir(parents=True)
             (fresh / OURS / _OWNED).touch()
@@ -80,7 +80,7 @@ class HubCache:
         (folder / OURS).mkdir(exist_ok=True)
 
     def complete(self, marker: Marker) -> None:
-        """Write the mark that a download is complete; durable when this returns.
+        """Write the mark that a download is complete; its content is on disk before it has its name.
 
         Raises:
             OSError: it cannot be written.

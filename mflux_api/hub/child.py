@@ -1,4 +1,4 @@
-"""The download child: downloads one repository from the model hub, says how far it is, and ends.
+"""The download child: downloads one repository from the model hub, reports its progress, and ends.
 
 Started as ``python -P -m mflux_api.hub.child`` by :mod:`mflux_api.hub.client`. Cancelling is killing
 it: what has arrived stays, and the marker of completeness is written last.
@@ -19,7 +19,7 @@ REPORT_SECONDS = 0.5
 
 
 class _Reporter(threading.Thread):
-    """Says how far it is, and ends the process when the parent goes away."""
+    """Reports the progress, and ends the process when the parent goes away."""
 
     def __init__(self, pipe: ChildPipe) -> None:
         super().__init__(name="progress", daemon=True)
@@ -31,7 +31,7 @@ class _Reporter(threading.Thread):
         while True:
             self.report()
             if self._pipe.wait_readable(REPORT_SECONDS):
-                # There is nothing more to be told; the end of the pipe exits.
+                # The parent sends nothing more; at the end of the pipe the process exits.
                 self._pipe.read(1)
 
     def report(self) -> None:

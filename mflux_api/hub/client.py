@@ -40,12 +40,12 @@ async def download_repository(
     Args:
         order: what to download, and where to.
         options: how to run the child.
-        report: told twice a second how far it is.
+        report: called twice a second with the progress.
 
     Raises:
         DownloadFailed: it cannot be downloaded; the message says why and what to do.
         ModelGated: the licence has to be accepted first.
-        DiskFull: there is no room for it.
+        DiskFull: the disk has no room for it.
     """
     deaths, furthest = 0, -1
 
@@ -106,4 +106,4 @@ async def _follow(
             case DownloadDone() | DownloadFailure() as last:
                 return last
             case _:
-                raise ChildDied("it sent an order")
+                raise ChildDied("it sent a request")

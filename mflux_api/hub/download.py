@@ -172,14 +172,14 @@ class Download:
         if not listed:
             raise Damaged("the repository", "has none of the files of a model")
         with ThreadPoolExecutor(WORKERS) as pool:
-            files = tuple(pool.map(self._described, listed))
+            files = tuple(pool.map(self._describe, listed))
         # One blob may stand for several files of the same content.
         self._missing = tuple({file.etag: file for file in files if not _is_whole(file)}.values())
         self.total = sum(file.size for file in files)
         self._present = self.total - sum(file.size for file in self._missing)
         return files
 
-    def _described(self, info: DryRunFileInfo) -> _File:
+    def _describe(self, info: DryRunFileInfo) -> _File:
         url = hf_hub_url(self._order.repo, info.filename, revision=info.commit_hash, endpoint=self._endpoint)
         pointer = self._repository / "snapshots" / info.commit_hash / info.filename
         size: int | None
@@ -189,7 +189,7 @@ class Download:
         except (httpx.TransportError, OfflineModeIsEnabled):
             if not pointer.is_file():
                 raise
-            # A cache that somebody else filled needs no hub.
+            # A cache that another program filled needs no hub.
             size, etag = pointer.stat().st_size, pointer.resolve().name
         else:
             size, etag = metadata.size, metadata.etag
@@ -275,7 +275,7 @@ class Download:
 
 
 def _is_whole(file: _File) -> bool:
-    """Whether a file is there; what has another size than it should is removed."""
+    """Whether a file is there; one of the wrong size is removed."""
     for path in (file.pointer, file.blob):
         if path.is_file() and path.stat().st_size != file.size:
             path.unlink()

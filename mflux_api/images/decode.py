@@ -1,6 +1,6 @@
 """Images from outside: base64 or a data URL becomes RGB pixels, or one clear error.
 
-What is decoded here comes from strangers: only formats that browsers and cameras write are opened, the number of pixels
+These bytes come from clients: only formats that browsers and cameras write are opened, the number of pixels
 is known before the first is decoded, and whatever a decoder raises is the same error to the client.
 """
 
@@ -30,16 +30,16 @@ _URL_SAFE = str.maketrans("-_", "+/")
 def decode_image(text: str, index: int, field: str = "init_images", *, reference: bool = True) -> "Image":
     """Return an image as RGB: turned as its EXIF orientation says, on white where it is transparent.
 
-    Of an animation it is the first frame. Takes up to a second for a large image, so call it in a thread.
+    An animation gives its first frame. Takes up to a second for a large image, so call it in a thread.
 
     Args:
         text: base64 or a data URL.
         index: its place in the request, for the error.
         field: what the client calls the list it is in, for the error.
-        reference: whether it is to be generated over or spoken of, which needs a least size; not for upscaling.
+        reference: whether it is for editing, which needs a least size; ``False`` for upscaling.
 
     Raises:
-        InvalidParameter: it is no whole image of a known format, or too large or too small.
+        InvalidParameter: it is not a whole image of a known format, or too large or too small.
     """
     try:
         return _rgb(_bytes(text), reference)
@@ -94,7 +94,7 @@ def _rgb(data: bytes, reference: bool) -> "Image":
     except _Refused:
         raise
     except UnidentifiedImageError:
-        raise _Refused("is no image of a known format; send a PNG, JPEG or WebP") from None
+        raise _Refused("is not an image of a known format; send a PNG, JPEG or WebP") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
     except Exception:  # noqa: BLE001 - a decoder may raise anything on bytes from outside, and it means one thing
@@ -106,7 +106,7 @@ def _turned(image: "Image") -> "Image":
 
     try:
         turned: Image = ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001 - the pixels are sound; what some program wrote beside them is no reason to refuse
+    except Exception:  # noqa: BLE001 - the pixels are sound; what a program wrote beside them does not matter
         return image
     return turned
 
@@ -125,7 +125,7 @@ def _on_white(image: "Image") -> "Image":
         # Pillow's own conversion would clip 16 bits at 255: all white. It scales "I" alone in every byte order.
         image = image.convert("I").point(lambda value: value / 256).convert("L")
     elif image.mode in ("I", "F"):
-        # What is white in them is anybody's guess, and Pillow's own conversion would clip them at 255, too.
+        # The value of white is unknown in them, and Pillow's own conversion would clip them at 255, too.
         raise _Refused("has 32 bits a pixel; save it with 8 or 16")
     if not image.has_transparency_data:
         return image.convert("RGB")

@@ -18,9 +18,9 @@ def encode_png(rgb: bytes, width: int, height: int, *, parameters: str, postproc
         width: pixels in a row.
         height: rows.
         parameters: the infotext, kept in the file as A1111 keeps it; nothing where it is empty.
-        postprocessing: what A1111 keeps beside it of an image that went through its extras.
+        postprocessing: what A1111 keeps beside it for an image that went through its extras.
     """
-    # Pillow is imported on use: a server is up before anybody needs it.
+    # Pillow is imported on use: a server is up before the first request needs it.
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 

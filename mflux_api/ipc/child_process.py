@@ -35,7 +35,7 @@ class ChildDied(Exception):
 
 
 class ChildProcess:
-    """One child process; subclasses know what its frames mean."""
+    """One child process; its subclasses know what the frames mean."""
 
     kind = "child"
     """What a log line calls it."""
@@ -119,7 +119,7 @@ class ChildProcess:
         return header.frame, tuple(blobs)
 
     async def aclose(self, *, force: bool = False) -> None:
-        """End the child: a farewell, SIGTERM, SIGKILL; with ``force``, or when cancelled, SIGKILL at once."""
+        """End the child: a shutdown frame, SIGTERM, SIGKILL; with ``force``, or when cancelled, SIGKILL at once."""
         try:
             if not force:
                 with trio.move_on_after(SHUTDOWN_SECONDS):
@@ -163,7 +163,7 @@ class ChildProcess:
         while len(self._buffer) < count:
             chunk = await self._receive_some(silence)
             if chunk is None:
-                # It may be this process that was stopped all the time; then its beats lie in the pipe.
+                # This process may have been stopped all the time; then heartbeats of the child lie in the pipe.
                 chunk = await self._receive_some(SILENCE_GRACE_SECONDS)
             if chunk is None:
                 raise self.died(f"no sign of life for {silence:g} s")
@@ -172,7 +172,7 @@ class ChildProcess:
             self._buffer += chunk
 
     async def _receive_some(self, seconds: float) -> bytes | None:
-        """What the child has sent, nothing at its end, ``None`` if it sends nothing in that time."""
+        """Return what the child has sent: empty at its end, ``None`` if it sends nothing in that time."""
         with trio.move_on_after(seconds):
             try:
                 return bytes(await self._stdout.receive_some(READ_SIZE))

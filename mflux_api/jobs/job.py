@@ -107,7 +107,7 @@ class Job:
     failure: Failure | None = None
     timings: Timings | None = None
     synchronous: bool = False
-    """Whether somebody waits on an open connection for the result."""
+    """Whether a client waits on an open connection for the result."""
 
     @property
     def model(self) -> str:
@@ -131,7 +131,7 @@ def start(job: Job, now: datetime) -> Job:
 
 
 def requeue(job: Job, *, engine_died: bool = False, service_died: bool = False) -> Job:
-    """Generating → queued, counting whose death it was; a drain counts for nobody."""
+    """Generating → queued, counting a death of the engine or the service; a drain is neither."""
     _require(job, Status.GENERATING)
     return attrs.evolve(
         job,
@@ -163,7 +163,7 @@ def cancel(job: Job, now: datetime, *, images: tuple[StoredImage, ...] = (), pro
 
 
 def _ended(job: Job, **changes: Any) -> Job:
-    """A finished job needs its inputs no more, and they are large."""
+    """Return the finished job without its init images: it needs them no more, and they are large."""
     return attrs.evolve(job, request=attrs.evolve(job.request, init_images=()), **changes)
 
 

@@ -28,7 +28,7 @@ class Progress:
     bytes_done: int | None = None
     bytes_total: int | None = None
     preview: str | None = None
-    """A small JPEG in base64 of image number ``image``; only in events that nobody gets unasked."""
+    """A small JPEG in base64 of image number ``image``; only in events for subscribers that asked for previews."""
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +79,7 @@ class ProgressTracker:
 
     @property
     def latest(self) -> Progress:
-        """The present."""
+        """The newest event."""
         return self._latest
 
     def begin_attempt(self, attempt: int) -> None:
@@ -123,9 +123,9 @@ class ProgressTracker:
         self._count(steps=image * steps + step * images, pass_end=image + images, saved=self._saved)
         return self._advance(stage=Stage.DENOISING, step=step, steps=steps, image=image)
 
-    def preview(self, rgb_image: str) -> Progress:
-        """What image number ``latest.image`` is coming to, in base64; no later event repeats it."""
-        return attrs.evolve(self._latest, preview=rgb_image)
+    def preview(self, jpeg: str) -> Progress:
+        """Return an event with a preview of image number ``latest.image``, in base64; no later event repeats it."""
+        return attrs.evolve(self._latest, preview=jpeg)
 
     def image_saved(self, count: int) -> Progress:
         """``count`` images are on disk."""

@@ -47,7 +47,7 @@ class ResolvedRequest:
     init_images: tuple[str, ...] = attrs.field(default=(), repr=False)
     """Base64 or data URLs; a finished job has none any more."""
     image_strength: float | None = None
-    """How much of the first init image to transform; ``None`` where there is none."""
+    """How much of the first init image to transform; ``None`` without init images."""
     upscaling: Upscaling | None = None
     """Set for an upscaler, whose ``width`` and ``height`` are the result's."""
 

@@ -1,4 +1,4 @@
-"""What a job on an upscaler is: which image, how large it becomes, and what is refused."""
+"""Requests for upscalers: which image, how large it becomes, and what is refused."""
 
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter
@@ -13,7 +13,7 @@ DEFAULT_FACTOR = 2.0
 
 
 def check_upscaling(request: GenerateRequest, model: Model) -> None:
-    """Refuse what an upscaler cannot do; what means nothing to it (steps, guidance, width, …) is ignored.
+    """Refuse what an upscaler cannot do; fields of generators (steps, guidance, width, …) are ignored.
 
     Raises:
         InvalidParameter: there is not exactly one image, its size is asked for twice, or a LoRA is named.
@@ -79,7 +79,7 @@ def resolve_upscaling(request: GenerateRequest, model: Model, given: tuple[int, 
 
 
 def upscaled_size(width: int, height: int, resolution: int) -> tuple[int, int]:
-    """The size that mflux's SeedVR2 gives an image whose shorter side shall have ``resolution`` pixels: even sides."""
+    """Return the size that mflux's SeedVR2 gives an image whose shorter side becomes ``resolution``: even sides."""
     # In its order of operations: another would round otherwise.
     scale = resolution / min(width, height)
     return int(width * scale) // 2 * 2, int(height * scale) // 2 * 2

@@ -52,9 +52,9 @@ class Checkpoints:
         return HubCache(self.cache_dir)
 
     def folder(self, model: Model) -> Path | None:
-        """Return where the model's checkpoint is; ``None`` if nowhere.
+        """Return the folder of the model's checkpoint; ``None`` if it is not on disk.
 
-        Of a downloaded model every file is looked at: a folder that is not complete is none.
+        Every file of a downloaded model is checked: an incomplete folder does not count.
         """
         if model.path is not None:
             return Path(model.path)
@@ -68,11 +68,11 @@ class Checkpoints:
         return self.cache_dir / "quantized" / model.alias if model.quantization == "runtime" else None
 
     def check_deletable(self, model: Model) -> None:
-        """Look whether a model's files may be removed.
+        """Check that a model's files may be removed.
 
         Raises:
-            ModelNotDeletable: this service did not put them there.
-            ModelNotDownloaded: there are none.
+            ModelNotDeletable: this service did not put the files there.
+            ModelNotDownloaded: the model has no files.
         """
         details = {"model": model.alias}
         quantized = self.quantized_folder(model)
@@ -132,7 +132,7 @@ class Checkpoints:
                 commit = folder.name if model.remote else None
                 return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder), commit=commit)
         except (OSError, ValueError) as error:
-            # A path that is too long, forbidden or holds a NUL: for the service there is nothing there.
+            # A path that is too long, forbidden or holds a NUL: the service cannot use what is there.
             logger.debug("the checkpoint of %s cannot be looked at: %s", model.alias, type(error).__name__)
         return CheckpointState(downloaded=False, path=None, sha256=None)
 

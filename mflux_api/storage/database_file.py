@@ -159,7 +159,7 @@ def _configure(connection: sqlite3.Connection) -> None:
     # FULL: in WAL mode NORMAL would lose the newest commits with the power.
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
-    # A removed job's prompt shall not stay readable in a free page.
+    # A removed job's prompt must not stay readable in a free page.
     connection.execute("PRAGMA secure_delete = ON")
     if sys.platform == "darwin":
         # There fsync alone leaves the data in the drive's cache.

@@ -23,8 +23,8 @@ from mflux_api.storage.repository import (
 class InMemoryRepository:
     """A :class:`~mflux_api.storage.repository.Repository` that forgets everything at the end.
 
-    It keeps at most ``keep_finished`` finished jobs and as many tombstones; the oldest go first. Nobody is told of the
-    jobs that go this way: their image files stay. With ``None`` only :meth:`expire` removes jobs.
+    It keeps at most ``keep_finished`` finished jobs and as many tombstones; the oldest go first. The files
+    of these jobs stay, because no caller is told of them. With ``None`` only :meth:`expire` removes jobs.
     """
 
     def __init__(self, *, keep_finished: int | None = 1000) -> None:
@@ -84,7 +84,7 @@ class InMemoryRepository:
         """Return a page of jobs, newest first.
 
         Raises:
-            ValueError: the cursor is none of ours.
+            ValueError: the cursor is not one of this list.
         """
         before = first_number_not_on_page(cursor)
         matching = (
@@ -103,11 +103,11 @@ class InMemoryRepository:
         return self._totals
 
     def abandoned(self) -> tuple[Abandoned, ...]:
-        """Nothing: what an earlier process knew is forgotten."""
+        """Return nothing: this store knows no earlier process."""
         return ()
 
     def forget_abandoned(self) -> None:
-        """Nothing is left of them already."""
+        """Do nothing: there are no abandoned jobs."""
 
     def expire(
         self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing

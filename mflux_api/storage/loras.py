@@ -46,9 +46,9 @@ class LoraFiles:
     dirs: tuple[Path, ...]
 
     def all(self) -> tuple[LoraFile, ...]:
-        """Return what there is, by name. Looks at the disk, so call it in a thread; a missing folder holds nothing.
+        """Return every LoRA, by name. Looks at the disk, so call it in a thread; a missing folder holds nothing.
 
-        A file whose name one in an earlier folder has is called by its whole path.
+        A file whose name a file in an earlier folder has too is called by its whole path.
         """
         found: dict[str, LoraFile] = {}
         for file in self._found():
@@ -62,7 +62,7 @@ class LoraFiles:
         A name alone also finds a file in a folder below, if only one is called so. Looks at the disk.
 
         Raises:
-            InvalidParameter: there is none; the same error whatever was asked for.
+            InvalidParameter: no file has this name; the error is the same whatever was asked for.
         """
         files = self.all()
         return tuple(_find(files, name) for name in names)
@@ -153,7 +153,7 @@ class Upload:
         """Give the file its name, all at once; it is durable when this returns.
 
         Raises:
-            InvalidParameter: it is no whole safetensors file, or the name is taken or none that is allowed.
+            InvalidParameter: the file is not a whole safetensors file, or its name is taken or not allowed.
             OSError: the folder cannot be written.
         """
         name = checked_name(name)

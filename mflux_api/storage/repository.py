@@ -59,7 +59,7 @@ class Totals:
 
 
 def discard_nothing(job: Job) -> bool:
-    """Let a job go, and its files stay."""
+    """Let the job be removed and keep its files."""
     return True
 
 
@@ -96,7 +96,7 @@ class Repository(Protocol):
         """Return a page of at most ``limit`` (at least 1) jobs, newest first.
 
         Raises:
-            ValueError: the cursor is none of ours.
+            ValueError: the cursor is not one of this list.
         """
 
     def unfinished(self) -> tuple[Job, ...]:
@@ -109,7 +109,7 @@ class Repository(Protocol):
         """Return the synchronous jobs in which an earlier process died, until :meth:`forget_abandoned`."""
 
     def forget_abandoned(self) -> None:
-        """Nothing is left of those jobs."""
+        """Forget the abandoned jobs: nothing of them is left on disk."""
 
     def expire(
         self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
@@ -139,13 +139,13 @@ def first_number_not_on_page(cursor: str | None) -> int:
     """Return the insert number below which the page begins.
 
     Raises:
-        ValueError: the cursor is none of ours.
+        ValueError: the cursor is not one of this list.
     """
     if cursor is None:
         return 1 << 62
     # Fifteen digits fit SQLite's integers; int() alone would also take signs, blanks and underscores.
     if re.fullmatch("[1-9a-f][0-9a-f]{0,14}", cursor) is None:
-        raise ValueError("the cursor is none of ours")
+        raise ValueError("the cursor is not one of this list")
     return int(cursor, 16)
 
 

@@ -1,6 +1,6 @@
 """Whether a file is a whole safetensors file, told from its header: nothing of its data is read.
 
-The form is 8 bytes with the header's length, a JSON object of tensors with their places in the data, and the data.
+The format is 8 bytes with the header's length, a JSON object of tensors with their places in the data, and the data.
 """
 
 import math
@@ -19,11 +19,11 @@ _BYTES: Mapping[str, int] = {
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
-"""Of one number of each type; other types are left to whoever reads them."""
+"""Bytes of one number of each type; tensors of other types are not checked."""
 
 
 class SafetensorsError(Exception):
-    """It is none; the message is a few words that say why."""
+    """The file is not a whole safetensors file; the message says why in a few words."""
 
 
 def check_whole(path: Path) -> None:
@@ -40,7 +40,7 @@ def check_whole(path: Path) -> None:
             raise SafetensorsError("it is too short")
         (length,) = struct.unpack("<Q", prefix)
         if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
-            raise SafetensorsError("it has no such header")
+            raise SafetensorsError("it does not begin with a safetensors header")
         data = file.read(length)
     try:
         header = msgspec.json.decode(data, type=dict[str, Any])

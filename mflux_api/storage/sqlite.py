@@ -154,7 +154,7 @@ class SqliteRepository:
         if held is not None:
             return held.job
         if not job_id.isascii():
-            # None of ours, and SQLite takes no lone surrogates.
+            # Job ids are ASCII, and SQLite takes no lone surrogates.
             return None
         with typed_errors():
             row = self._one(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", job_id)
@@ -167,7 +167,7 @@ class SqliteRepository:
         """Return a page of jobs, newest first.
 
         Raises:
-            ValueError: the cursor is none of ours.
+            ValueError: the cursor is not one of this list.
         """
         before = first_number_not_on_page(cursor)
         # Two queries and not `status = ? OR ? IS NULL`: that one would use no index.
@@ -201,7 +201,7 @@ class SqliteRepository:
         return self._abandoned
 
     def forget_abandoned(self) -> None:
-        """Nothing is left of those jobs.
+        """Forget the abandoned jobs: nothing of them is left on disk.
 
         Raises:
             DiskFull: no space is left.
@@ -273,7 +273,7 @@ class SqliteRepository:
         return [digest for (digest,) in rows.fetchall()]
 
     def _with_inputs(self, number: int, job: Job) -> Job:
-        """Only a job that will still run needs its inputs; they are large."""
+        """Return the job with its init images, if it will still run: they are large."""
         if job.status.terminal:
             return job
         with typed_errors():

@@ -1,4 +1,4 @@
-"""Init images from strangers: every usual image, and one clear error for everything else."""
+"""Init images from clients: every usual image, and one clear error for everything else."""
 
 import base64
 import struct
@@ -233,6 +233,6 @@ def test_every_image_is_a_reference_and_the_first_the_start_below_strength_1() -
     assert (len(whole), none) == (3, None)
 
 
-def test_kept_image_that_somebody_removed_fails_its_job_and_says_so() -> None:
+def test_kept_image_that_was_removed_by_hand_fails_its_job_and_says_so() -> None:
     with pytest.raises(GenerationFailed, match="removed from the state directory"):
         rgb_images(resolved_request(width=64, height=64, init_images=("",), image_strength=0.5))

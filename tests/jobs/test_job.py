@@ -69,7 +69,7 @@ def test_the_first_start_counts_and_a_requeue_forgets_the_images_of_the_attempt(
     again = jobs.requeue(attrs.evolve(job, images=IMAGES), service_died=True)
     assert (again.images, again.engine_deaths, again.service_deaths) == ((), 0, 1)
     assert jobs.start(again, LATER).started_at == NOW
-    # A drain is nobody's fault.
+    # A drain is not a death.
     drained = jobs.requeue(job)
     assert (drained.engine_deaths, drained.service_deaths) == (0, 0)
 

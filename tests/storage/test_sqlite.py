@@ -91,7 +91,7 @@ def test_a_killed_process_leaves_word_of_the_synchronous_jobs_it_was_generating(
         with SqliteRepository(path) as repository:
             assert repository.abandoned() == (left,)
     with SqliteRepository(path) as repository:
-        # Whoever is generated now is nobody that an earlier process left.
+        # A job that runs now is not one that an earlier process left.
         repository.insert(waiting)
         repository.replace(started(waiting))
         repository.forget_abandoned()
@@ -121,7 +121,7 @@ def test_removed_log_loses_nothing_that_is_acknowledged(path: Path, tmp_path: Pa
 
 
 def test_removed_log_is_kept_while_another_program_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite cannot save all of it then, and says so in a row that nobody has to read."""
+    """SQLite cannot save all of it then, and says so in a row that no statement has to read."""
     monkeypatch.setattr("mflux_api.storage.database_file.BUSY_SECONDS", 0.1)
     with SqliteRepository(path) as repository:
         repository.insert(queued("a"))

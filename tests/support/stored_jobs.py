@@ -14,7 +14,7 @@ from mflux_api.storage.sqlite import SqliteRepository
 from tests.support.requests import resolved_request
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-NOBODY = 65534
+UNPRIVILEGED_UID = 65534
 
 
 def queued(job_id: str, *, synchronous: bool = False, prompt: str = "a cat", created_at: datetime = NOW) -> Job:
@@ -65,8 +65,8 @@ def read_only_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if root:
-            os.chown(folder, NOBODY, -1)
-            os.seteuid(NOBODY)
+            os.chown(folder, UNPRIVILEGED_UID, -1)
+            os.seteuid(UNPRIVILEGED_UID)
         folder.chmod(0o500)
         try:
             yield folder
