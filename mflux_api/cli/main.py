@@ -13,7 +13,7 @@ from mflux_api.cli import doctor, generate, models, serve
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
 
-LOG_PAUSE_SECONDS = 10.0
+_LOG_PAUSE_SECONDS = 10.0
 
 _COMMANDS = {"serve": serve.run, "generate": generate.run, "models": models.run, "doctor": doctor.run}
 _LOG_LEVELS = {"serve": "info", "generate": "error", "models": "error", "doctor": "error"}
@@ -80,7 +80,7 @@ class _NowAndThen(logging.Filter):
         now = time.monotonic()
         if now < self._next:
             return False
-        self._next = now + LOG_PAUSE_SECONDS
+        self._next = now + _LOG_PAUSE_SECONDS
         return True
 
 

@@ -8,7 +8,7 @@ from typing import TextIO
 from mflux_api.jobs.job import Stage
 from mflux_api.jobs.progress import Progress
 
-BAR_WIDTH = 30
+_BAR_WIDTH = 30
 
 _NOTES = {
     Stage.QUEUED: "waiting",
@@ -64,8 +64,8 @@ class ProgressBar:
         self._show(done / total if total else 1.0, text)
 
     def _show(self, ratio: float, text: str) -> None:
-        filled = round(ratio * BAR_WIDTH)
-        line = f"[{'█' * filled}{'·' * (BAR_WIDTH - filled)}] {ratio:4.0%} {text}"
+        filled = round(ratio * _BAR_WIDTH)
+        line = f"[{'█' * filled}{'·' * (_BAR_WIDTH - filled)}] {ratio:4.0%} {text}"
         if line == self._last:
             return
         self._last = line

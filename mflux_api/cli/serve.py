@@ -19,10 +19,10 @@ from mflux_api.storage.repository import Repository
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from mflux_api.storage.state_lock import StateLock
 
-HALT_SECONDS = 0.6
+_HALT_SECONDS = 0.6
 """After the drain: what putting a halted job back into the queue may take; it is a write to the disk."""
 
-RESPONSE_GRACE_SECONDS = 0.9
+_RESPONSE_GRACE_SECONDS = 0.9
 """After the drain: until when answers that are on their way may be sent."""
 
 STUCK_SECONDS = 5.0
@@ -109,8 +109,8 @@ async def _drain(service: Service, seconds: float, at_once: trio.Event) -> None:
             await service.drain()
             nursery.cancel_scope.cancel()
     deadline = min(deadline, trio.current_time()) if at_once.is_set() else deadline
-    service.end_by(deadline + RESPONSE_GRACE_SECONDS)
-    with trio.move_on_after(HALT_SECONDS):
+    service.end_by(deadline + _RESPONSE_GRACE_SECONDS)
+    with trio.move_on_after(_HALT_SECONDS):
         await service.drain(halt=True)
 
 

@@ -15,7 +15,7 @@ import attrs
 import msgspec
 
 MAIN = "main"
-OURS = ".mflux-api"
+_OURS = ".mflux-api"
 _OWNED = "owned"
 _TRASH = ".deleted-"
 
@@ -57,7 +57,7 @@ class HubCache:
 
     def is_ours(self, repo: str) -> bool:
         """Whether this service made the repository's folder."""
-        return (self.repository(repo) / OURS / _OWNED).is_file()
+        return (self.repository(repo) / _OURS / _OWNED).is_file()
 
     def claim(self, repo: str) -> None:
         """Make the repository's folder; a folder that was there before stays its owner's.
@@ -69,15 +69,15 @@ class HubCache:
         if not folder.exists():
             # Renamed in the end, so that a folder without our mark is never ours.
             fresh = self.root / f".{folder.name}.{secrets.token_hex(4)}"
-            (fresh / OURS).mkdir(parents=True)
-            (fresh / OURS / _OWNED).touch()
+            (fresh / _OURS).mkdir(parents=True)
+            (fresh / _OURS / _OWNED).touch()
             try:
                 fresh.rename(folder)
             except OSError:
                 shutil.rmtree(fresh, ignore_errors=True)
                 if not folder.is_dir():
                     raise
-        (folder / OURS).mkdir(exist_ok=True)
+        (folder / _OURS).mkdir(exist_ok=True)
 
     def complete(self, marker: Marker) -> None:
         """Write the mark that a download is complete; its content is on disk before it has its name.
@@ -121,7 +121,7 @@ class HubCache:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _marker_path(self, repo: str, revision: str | None) -> Path:
-        return self.repository(repo) / OURS / f"complete@{quote(revision or MAIN, safe='')}.json"
+        return self.repository(repo) / _OURS / f"complete@{quote(revision or MAIN, safe='')}.json"
 
     def _read_marker(self, repo: str, revision: str | None) -> Marker | None:
         try:

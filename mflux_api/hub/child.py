@@ -15,7 +15,7 @@ from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 if TYPE_CHECKING:
     from mflux_api.hub.download import Download
 
-REPORT_SECONDS = 0.5
+_REPORT_SECONDS = 0.5
 
 
 class _Reporter(threading.Thread):
@@ -30,7 +30,7 @@ class _Reporter(threading.Thread):
     def run(self) -> None:
         while True:
             self.report()
-            if self._pipe.wait_readable(REPORT_SECONDS):
+            if self._pipe.wait_readable(_REPORT_SECONDS):
                 # The parent sends nothing more; at the end of the pipe the process exits.
                 self._pipe.read(1)
 

@@ -13,7 +13,7 @@ from mflux_api.ipc.child_process import ChildDied, ChildProcess
 
 logger = logging.getLogger(__name__)
 
-RESTART_SECONDS = 0.5
+_RESTART_SECONDS = 0.5
 
 
 @attrs.frozen(kw_only=True)
@@ -67,7 +67,7 @@ async def download_repository(
                     f"The download of {order.repo} ended {deaths} times without a byte of progress ({died.reason}); "
                     "try again, or run with --log-level debug"
                 ) from None
-            await trio.sleep(RESTART_SECONDS * deaths)
+            await trio.sleep(_RESTART_SECONDS * deaths)
 
 
 async def _download_once(

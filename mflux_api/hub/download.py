@@ -25,11 +25,11 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 from mflux_api.hub.cache import MAIN, HubCache, Marker
 from mflux_api.hub.protocol import DownloadRequest
 
-LIBRARY = "mflux-api"
-WORKERS = 4
-WRITE_BYTES = 1 << 16
+_LIBRARY = "mflux-api"
+_WORKERS = 4
+_WRITE_BYTES = 1 << 16
 """What a kill may lose of a file: so much is written at once."""
-SPARE_BYTES = 64_000_000
+_SPARE_BYTES = 64_000_000
 """Disk space that a download leaves free."""
 _DIGEST_CHUNK = 1 << 22
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -107,7 +107,7 @@ class _File:
 
     @property
     def partial(self) -> Path:
-        return self.blob.with_name(f"{self.blob.name}.{LIBRARY}.incomplete")
+        return self.blob.with_name(f"{self.blob.name}.{_LIBRARY}.incomplete")
 
 
 class Download:
@@ -118,7 +118,7 @@ class Download:
         self._endpoint = endpoint
         self._cache = HubCache(Path(order.cache_dir))
         self._repository = self._cache.root / repo_folder_name(repo_id=order.repo, repo_type="model")
-        self._headers = build_hf_headers(library_name=LIBRARY)
+        self._headers = build_hf_headers(library_name=_LIBRARY)
         self._present = 0
         self._missing: tuple[_File, ...] = ()
         self._stopping = threading.Event()
@@ -160,9 +160,9 @@ class Download:
             revision=revision,
             cache_dir=self._order.cache_dir,
             allow_patterns=list(self._order.files),
-            library_name=LIBRARY,
+            library_name=_LIBRARY,
             endpoint=self._endpoint,
-            max_workers=WORKERS,
+            max_workers=_WORKERS,
             tqdm_class=_Silent,
             dry_run=dry_run,
         )
@@ -171,7 +171,7 @@ class Download:
         listed: list[DryRunFileInfo] = self._snapshot(revision=self._order.revision, dry_run=True)
         if not listed:
             raise Damaged("the repository", "has none of the files of a model")
-        with ThreadPoolExecutor(WORKERS) as pool:
+        with ThreadPoolExecutor(_WORKERS) as pool:
             files = tuple(pool.map(self._describe, listed))
         # One blob may stand for several files of the same content.
         self._missing = tuple({file.etag: file for file in files if not _is_whole(file)}.values())
@@ -210,12 +210,12 @@ class Download:
     def _check_space(self) -> None:
         needed = sum(file.size - _arrived(file) for file in self._missing)
         free = shutil.disk_usage(self._cache.root).free
-        if needed and needed + SPARE_BYTES > free:
+        if needed and needed + _SPARE_BYTES > free:
             raise NoSpace(needed, free)
 
     def _download_files(self) -> None:
         (self._repository / "blobs").mkdir(parents=True, exist_ok=True)
-        pool = ThreadPoolExecutor(WORKERS)
+        pool = ThreadPoolExecutor(_WORKERS)
         try:
             # The largest first: nothing else is left to wait for in the end.
             largest_first = sorted(self._missing, key=lambda file: -file.size)
@@ -248,7 +248,7 @@ class Download:
 
     def _grow(self, file: _File) -> None:
         # By default ten megabytes are held in memory before any of it is written.
-        constants.DOWNLOAD_CHUNK_SIZE = WRITE_BYTES
+        constants.DOWNLOAD_CHUNK_SIZE = _WRITE_BYTES
         with file.partial.open("ab") as stream:
             have = stream.tell()
             if have > file.size:

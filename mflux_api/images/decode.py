@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 32_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 LIMIT = f"base64 or a data URL of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image of at most {MAX_PIXELS // 10**6} MP"
 
 _MOST_INFOTEXT = 64 * 1024
@@ -53,7 +53,7 @@ def infotext_of(text: str) -> str:
     """Return the infotext in a PNG that :func:`decode_image` has read; "" where there is none."""
     from PIL import Image
 
-    with Image.open(BytesIO(_bytes(text)), formats=FORMATS) as image:
+    with Image.open(BytesIO(_bytes(text)), formats=_FORMATS) as image:
         said = image.info.get("parameters", "")
     return said if isinstance(said, str) and len(said) <= _MOST_INFOTEXT else ""
 
@@ -86,7 +86,7 @@ def _rgb(data: bytes, reference: bool) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        with Image.open(BytesIO(data), formats=_FORMATS) as image:
             _check_size(*image.size, reference)
             image.load()
             # After the frame is chosen and before anything forgets the EXIF data.

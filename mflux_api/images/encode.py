@@ -7,7 +7,7 @@ ImageFormat = Literal["png", "jpeg", "webp"]
 
 MEDIA_TYPES: dict[ImageFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-LOSSY_QUALITY = 92
+_LOSSY_QUALITY = 92
 
 
 def encode_png(rgb: bytes, width: int, height: int, *, parameters: str, postprocessing: str = "") -> bytes:
@@ -48,5 +48,5 @@ def convert_png(data: bytes, target: ImageFormat) -> bytes:
         # 0x8769: the Exif IFD; 0x9286: UserComment, whose first 8 bytes name its encoding.
         exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + str(parameters).encode("utf-16-be")
         buffer = BytesIO()
-        image.convert("RGB").save(buffer, target.upper(), quality=LOSSY_QUALITY, exif=exif)
+        image.convert("RGB").save(buffer, target.upper(), quality=_LOSSY_QUALITY, exif=exif)
     return buffer.getvalue()

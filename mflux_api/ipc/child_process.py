@@ -16,10 +16,10 @@ from mflux_api.ipc.frames import PREFIX_LENGTH, ProtocolError
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 1 << 20
-SHUTDOWN_SECONDS = 0.4
+_SHUTDOWN_SECONDS = 0.4
 """How long a child has after it was told to leave, and again after SIGTERM. It has nothing to save."""
 
-EXIT_WAIT_SECONDS = 1.0
+_EXIT_WAIT_SECONDS = 1.0
 """How long to wait for the end of a process whose pipe is broken."""
 
 SILENCE_GRACE_SECONDS = 0.2
@@ -122,13 +122,13 @@ class ChildProcess:
         """End the child: a shutdown frame, SIGTERM, SIGKILL; with ``force``, or when cancelled, SIGKILL at once."""
         try:
             if not force:
-                with trio.move_on_after(SHUTDOWN_SECONDS):
+                with trio.move_on_after(_SHUTDOWN_SECONDS):
                     await self._ask_to_exit()
                     await self._stdin.aclose()
                     await self._process.wait()
                 if self._process.returncode is None:
                     self._process.terminate()
-                    with trio.move_on_after(SHUTDOWN_SECONDS):
+                    with trio.move_on_after(_SHUTDOWN_SECONDS):
                         await self._process.wait()
         finally:
             with trio.CancelScope(shield=True):
@@ -182,7 +182,7 @@ class ChildProcess:
 
     async def _exit_reason(self) -> str:
         # A broken pipe is seen a moment before the end of the process that held it.
-        with trio.move_on_after(EXIT_WAIT_SECONDS):
+        with trio.move_on_after(_EXIT_WAIT_SECONDS):
             await self._process.wait()
         code = self._process.returncode
         if code is None:

@@ -7,7 +7,7 @@ import attrs
 from mflux_api.catalog import Catalog
 from mflux_api.errors import OutOfMemory
 
-ADVICE = "Try using a quantized model or low_ram mode"
+_ADVICE = "Try using a quantized model or low_ram mode"
 
 
 @attrs.frozen
@@ -28,7 +28,7 @@ class MemoryAdvice:
         suggestion = self.suggestion(alias, low_ram=low_ram)
         model = self.catalog.get(alias)
         # The contract's words, but where there is no quantized model.
-        advice = suggestion if model is not None and model.upscales else ADVICE
+        advice = suggestion if model is not None and model.upscales else _ADVICE
         message = f"Insufficient memory{': ' if reason else ''}{reason}. {advice}"
         return OutOfMemory(message, {"model": alias, **details, "suggestion": suggestion})
 

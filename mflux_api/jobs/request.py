@@ -39,8 +39,8 @@ Softness = Annotated[
 
 DEFAULT_SIDE = 512
 DEFAULT_STRENGTH = 0.75
-MAX_INIT_IMAGES = 4
-MAX_LORAS = 16
+_MAX_INIT_IMAGES = 4
+_MAX_LORAS = 16
 
 ONLY_OF_UPSCALERS = ("resolution", "upscale", "softness")
 NOT_OF_UPSCALERS = ("negative_prompt", "width", "height", "steps", "guidance", "image_strength")
@@ -108,8 +108,8 @@ def check_fields(request: GenerateRequest, *, max_images: int, needs_prompt: boo
             value=len(request.lora_scales),
             limit=len(request.lora_files),
         )
-    _at_most("init_images", len(request.init_images), MAX_INIT_IMAGES)
-    _at_most("lora_files", len(request.lora_files), MAX_LORAS)
+    _at_most("init_images", len(request.init_images), _MAX_INIT_IMAGES)
+    _at_most("lora_files", len(request.lora_files), _MAX_LORAS)
 
 
 def _at_most(field: str, count: int, limit: int) -> None:

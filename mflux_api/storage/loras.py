@@ -20,9 +20,9 @@ from mflux_api.errors import InvalidParameter
 from mflux_api.storage.safetensors_header import SafetensorsError, check_whole
 
 SUFFIX = ".safetensors"
-MAX_DEPTH = 8
+_MAX_DEPTH = 8
 """Folders below a folder of ``lora.dirs`` that are looked at."""
-MAX_FILES = 10_000
+_MAX_FILES = 10_000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,119}")
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
@@ -105,7 +105,7 @@ class LoraFiles:
         roots = [Path(os.path.realpath(folder)) for folder in self.dirs]
         count = 0
         for folder in self.dirs:
-            for path in _walk(folder, MAX_DEPTH):
+            for path in _walk(folder, _MAX_DEPTH):
                 try:
                     real = Path(os.path.realpath(path, strict=True))
                     status = real.stat()
@@ -120,7 +120,7 @@ class LoraFiles:
                     modified_at=datetime.fromtimestamp(status.st_mtime, UTC),
                 )
                 count += 1
-                if count >= MAX_FILES:
+                if count >= _MAX_FILES:
                     return
 
 
