@@ -282,18 +282,18 @@ _PATHS = (("models", "cache_dir"), ("generation", "output_dir"), ("jobs", "state
 def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
     """Make the file's relative paths relative to the file's folder."""
 
-    def anchored(value: Any) -> Any:
+    def anchor(value: Any) -> Any:
         # What begins with a home folder belongs to no other; `_decode` finds out which one it is.
         return str(folder / value) if isinstance(value, str) and not value.startswith("~") else value
 
     for section, key in _PATHS:
         if key in tree.get(section, {}):
-            tree[section][key] = anchored(tree[section][key])
+            tree[section][key] = anchor(tree[section][key])
     if isinstance(dirs := tree.get("lora", {}).get("dirs"), list):
-        tree["lora"]["dirs"] = [anchored(value) for value in dirs]
+        tree["lora"]["dirs"] = [anchor(value) for value in dirs]
     for custom in tree.get("models", {}).get("custom", []):
         if "path" in custom:
-            custom["path"] = anchored(custom["path"])
+            custom["path"] = anchor(custom["path"])
 
 
 def _decode(kind: type[Any], value: Any) -> Any:

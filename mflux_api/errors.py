@@ -257,7 +257,7 @@ _LARGEST_SHOWN = 10**20
 """Larger numbers may have thousands of digits."""
 
 
-def shown_value(value: Any) -> Any:
+def shorten_value(value: Any) -> Any:
     """Return a client's value for the details of an error, cut so that the error stays small."""
     if isinstance(value, str):
         return value if len(value) <= 64 else value[:64] + "…"

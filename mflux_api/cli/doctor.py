@@ -122,17 +122,17 @@ def _folders(settings: Settings) -> Iterator[_Finding]:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             advice = "choose another in config.toml, or change its permissions"
-            yield _Finding(name, f"{_displayed(folder)} cannot be written", "problem", advice)
+            yield _Finding(name, f"{_display_path(folder)} cannot be written", "problem", advice)
             continue
         free = shutil.disk_usage(nearest).free / 1e9
-        says = f"{_displayed(folder)}, {free:.1f} GB free"
+        says = f"{_display_path(folder)}, {free:.1f} GB free"
         if free < _LOW_DISK_GB:
             yield _Finding(name, says, "warning", "free some space")
         else:
             yield _Finding(name, says)
 
 
-def _displayed(path: Path) -> str:
+def _display_path(path: Path) -> str:
     """Return a path below the working directory where it is there."""
     return f"./{path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else str(path)
 

@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _set_up_logging(options.log_level or _LOG_LEVELS[options.command])
     try:
-        with _typed_failures():
+        with _unwrap_failures():
             return _COMMANDS[options.command](options)
     except (ConfigError, OSError, ServiceError) as error:
         # The answer of the API has the names in its details.
@@ -85,7 +85,7 @@ class _NowAndThen(logging.Filter):
 
 
 @contextmanager
-def _typed_failures() -> Iterator[None]:
+def _unwrap_failures() -> Iterator[None]:
     """Turn a group that holds one error into that error."""
     try:
         yield

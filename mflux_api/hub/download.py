@@ -127,7 +127,7 @@ class Download:
 
     def done(self) -> int:
         """Return the bytes that are on disk."""
-        return self._present + sum(_arrived(file) for file in self._missing)
+        return self._present + sum(_bytes_arrived(file) for file in self._missing)
 
     def run(self) -> Marker:
         """Download what is missing, and mark it as complete.
@@ -208,7 +208,7 @@ class Download:
         )
 
     def _check_space(self) -> None:
-        needed = sum(file.size - _arrived(file) for file in self._missing)
+        needed = sum(file.size - _bytes_arrived(file) for file in self._missing)
         free = shutil.disk_usage(self._cache.root).free
         if needed and needed + _SPARE_BYTES > free:
             raise NoSpace(needed, free)
@@ -282,7 +282,7 @@ def _is_whole(file: _File) -> bool:
     return file.pointer.is_file() or file.blob.is_file()
 
 
-def _arrived(file: _File) -> int:
+def _bytes_arrived(file: _File) -> int:
     for path in (file.partial, file.blob):
         try:
             return min(path.stat().st_size, file.size)

@@ -42,7 +42,7 @@ def decode_image(text: str, index: int, field: str = "init_images", *, reference
         InvalidParameter: it is not a whole image of a known format, or too large or too small.
     """
     try:
-        return _rgb(_bytes(text), reference)
+        return _to_rgb(_decode_base64(text), reference)
     except _Refused as refused:
         raise InvalidParameter.for_field(
             field, f"is invalid: image {index + 1} {refused}", limit=LIMIT, index=index
@@ -53,7 +53,7 @@ def infotext_of(text: str) -> str:
     """Return the infotext in a PNG that :func:`decode_image` has read; "" where there is none."""
     from PIL import Image
 
-    with Image.open(BytesIO(_bytes(text)), formats=_FORMATS) as image:
+    with Image.open(BytesIO(_decode_base64(text)), formats=_FORMATS) as image:
         said = image.info.get("parameters", "")
     return said if isinstance(said, str) and len(said) <= _MOST_INFOTEXT else ""
 
@@ -62,7 +62,7 @@ class _Refused(Exception):
     """The message completes the sentence "image 1 …"."""
 
 
-def _bytes(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     text = text.strip()
     head = _DATA_URL.match(text)
     if head is None and (scheme := _URL.match(text)) is not None:
@@ -82,7 +82,7 @@ def _bytes(text: str) -> bytes:
         raise _Refused("is not base64") from None
 
 
-def _rgb(data: bytes, reference: bool) -> "Image":
+def _to_rgb(data: bytes, reference: bool) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -90,7 +90,7 @@ def _rgb(data: bytes, reference: bool) -> "Image":
             _check_size(*image.size, reference)
             image.load()
             # After the frame is chosen and before anything forgets the EXIF data.
-            return _on_white(_turned(image))
+            return _put_on_white(_apply_orientation(image))
     except _Refused:
         raise
     except UnidentifiedImageError:
@@ -101,7 +101,7 @@ def _rgb(data: bytes, reference: bool) -> "Image":
         raise _Refused("is damaged or cut off; save or send it again") from None
 
 
-def _turned(image: "Image") -> "Image":
+def _apply_orientation(image: "Image") -> "Image":
     from PIL import ImageOps
 
     try:
@@ -118,7 +118,7 @@ def _check_size(width: int, height: int, reference: bool) -> None:
         raise _Refused(f"has {width} × {height} pixels; a side needs at least {MULTIPLE}, also once scaled to 1 MP")
 
 
-def _on_white(image: "Image") -> "Image":
+def _put_on_white(image: "Image") -> "Image":
     from PIL import Image
 
     if image.mode.startswith("I;16"):

@@ -21,7 +21,7 @@ def infotext(request: ResolvedRequest, seed: int, model_hash: str | None = None)
     )
     lines = [request.prompt + "".join(tags)]
     if request.upscaling is not None:
-        return "\n".join([*filter(None, lines), _pairs(_upscaled(request, request.upscaling, seed, model_hash))])
+        return "\n".join([*filter(None, lines), _pairs(_upscaling_pairs(request, request.upscaling, seed, model_hash))])
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     pairs: dict[str, object] = {
@@ -40,7 +40,9 @@ def infotext(request: ResolvedRequest, seed: int, model_hash: str | None = None)
     return "\n".join(lines)
 
 
-def _upscaled(request: ResolvedRequest, upscaling: Upscaling, seed: int, model_hash: str | None) -> dict[str, object]:
+def _upscaling_pairs(
+    request: ResolvedRequest, upscaling: Upscaling, seed: int, model_hash: str | None
+) -> dict[str, object]:
     return {
         "Seed": seed,
         "Size": "{}x{}".format(*request.size),

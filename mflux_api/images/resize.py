@@ -18,7 +18,7 @@ def reference_size(width: int, height: int) -> tuple[int, int]:
 
     It is also the output's size where a request names none. A side of less than 16 pixels becomes 0.
     """
-    scaled = _scaled(width, height)
+    scaled = _scale_to_limit(width, height)
     return scaled[0] - scaled[0] % MULTIPLE, scaled[1] - scaled[1] % MULTIPLE
 
 
@@ -33,10 +33,10 @@ def as_reference(image: "Image") -> RGBImage:
     width, height = reference_size(*image.size)
     if not width or not height:
         raise ValueError(f"a reference needs at least {MULTIPLE} pixels on each side")
-    scaled = _scaled(*image.size)
+    scaled = _scale_to_limit(*image.size)
     if scaled != image.size:
         image = image.resize(scaled, Resampling.LANCZOS)
-    return _cropped(image, width, height)
+    return _crop(image, width, height)
 
 
 def as_start(image: "Image", width: int, height: int) -> RGBImage:
@@ -50,7 +50,7 @@ def as_start(image: "Image", width: int, height: int) -> RGBImage:
     return RGBImage(width, height, image.resize((width, height), Resampling.LANCZOS, box=box).tobytes())
 
 
-def _scaled(width: int, height: int) -> tuple[int, int]:
+def _scale_to_limit(width: int, height: int) -> tuple[int, int]:
     area = width * height
     if area <= MAX_AREA:
         return width, height
@@ -58,6 +58,6 @@ def _scaled(width: int, height: int) -> tuple[int, int]:
     return round(width * scale), round(height * scale)
 
 
-def _cropped(image: "Image", width: int, height: int) -> RGBImage:
+def _crop(image: "Image", width: int, height: int) -> RGBImage:
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return RGBImage(width, height, image.crop((left, top, left + width, top + height)).tobytes())

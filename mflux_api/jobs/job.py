@@ -145,7 +145,7 @@ def requeue(job: Job, *, engine_died: bool = False, service_died: bool = False) 
 def complete(job: Job, images: tuple[StoredImage, ...], timings: Timings | None, now: datetime) -> Job:
     """Generating → completed."""
     _require(job, Status.GENERATING)
-    return _ended(job, status=Status.COMPLETED, images=images, progress=1.0, timings=timings, completed_at=now)
+    return _end(job, status=Status.COMPLETED, images=images, progress=1.0, timings=timings, completed_at=now)
 
 
 def fail(
@@ -153,16 +153,16 @@ def fail(
 ) -> Job:
     """Queued | generating → failed; what was saved stays."""
     _require(job, Status.QUEUED, Status.GENERATING)
-    return _ended(job, status=Status.FAILED, failure=failure, images=images, progress=progress, completed_at=now)
+    return _end(job, status=Status.FAILED, failure=failure, images=images, progress=progress, completed_at=now)
 
 
 def cancel(job: Job, now: datetime, *, images: tuple[StoredImage, ...] = (), progress: float = 0.0) -> Job:
     """Queued | generating → cancelled; what was saved stays."""
     _require(job, Status.QUEUED, Status.GENERATING)
-    return _ended(job, status=Status.CANCELLED, images=images, progress=progress, completed_at=now)
+    return _end(job, status=Status.CANCELLED, images=images, progress=progress, completed_at=now)
 
 
-def _ended(job: Job, **changes: Any) -> Job:
+def _end(job: Job, **changes: Any) -> Job:
     """Return the finished job without its init images: it needs them no more, and they are large."""
     return attrs.evolve(job, request=attrs.evolve(job.request, init_images=()), **changes)
 

@@ -100,7 +100,7 @@ def resolve(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         model=model.alias,
-        seed=chosen_seed(request),
+        seed=choose_seed(request),
         width=width if request.width is None else request.width,
         height=height if request.height is None else request.height,
         steps=request.steps if request.steps is not None else (model.default_steps or default_steps),
@@ -114,6 +114,6 @@ def resolve(
     )
 
 
-def chosen_seed(request: GenerateRequest) -> int:
+def choose_seed(request: GenerateRequest) -> int:
     """Return the request's seed, or a random one below 2**32."""
     return secrets.randbelow(2**32) if request.seed in (None, -1) else request.seed

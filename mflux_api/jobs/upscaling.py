@@ -4,7 +4,7 @@ from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter
 from mflux_api.ipc.frames import MAX_BLOB
 from mflux_api.jobs.request import MIN_RESOLUTION, GenerateRequest
-from mflux_api.jobs.resolve import ResolvedRequest, Upscaling, chosen_seed
+from mflux_api.jobs.resolve import ResolvedRequest, Upscaling, choose_seed
 
 MAX_PIXELS = MAX_BLOB // 3
 """Of an image before and after: what one frame to or from the engine holds, 22.4 MP."""
@@ -66,7 +66,7 @@ def resolve_upscaling(request: GenerateRequest, model: Model, given: tuple[int, 
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         model=model.alias,
-        seed=chosen_seed(request),
+        seed=choose_seed(request),
         width=width,
         height=height,
         steps=1,

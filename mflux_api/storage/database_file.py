@@ -61,7 +61,7 @@ class DatabaseFile:
 
     def _save_removed_log(self, connection: sqlite3.Connection) -> None:
         """Write what is in a log that was removed, which only this process still sees, into the file."""
-        with typed_errors():
+        with translate_errors():
             busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if busy:
             # What it holds is nowhere else: the connection stays until the other program is done.
@@ -93,7 +93,7 @@ class DatabaseFile:
             DiskFull: no space is left.
             InternalError: the file cannot be written.
         """
-        with typed_errors():
+        with translate_errors():
             self.connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -126,15 +126,15 @@ def open_database(path: Path) -> sqlite3.Connection:
         if connection is not None:
             connection.close()
         if isinstance(error, sqlite3.Error):
-            raise _reason(error, path.name) from error
+            raise _opening_error(error, path.name) from error
         if isinstance(error, OSError):
-            raise ConfigError(_cannot_open(path.name, error.strerror or type(error).__name__)) from error
+            raise ConfigError(_cannot_open_message(path.name, error.strerror or type(error).__name__)) from error
         raise
     return connection
 
 
 @contextmanager
-def typed_errors() -> Iterator[None]:
+def translate_errors() -> Iterator[None]:
     """Turn the errors of an open database, or of the files beside it, into those that a client may see.
 
     Raises:
@@ -178,7 +178,7 @@ def _check(connection: sqlite3.Connection, name: str) -> None:
             "update mflux-api, or set jobs.state_dir to another folder"
         )
     if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
-        raise ConfigError(_damaged(name))
+        raise ConfigError(_damaged_message(name))
 
 
 def _code(error: sqlite3.Error) -> str:
@@ -186,20 +186,20 @@ def _code(error: sqlite3.Error) -> str:
     return getattr(error, "sqlite_errorname", type(error).__name__)
 
 
-def _reason(error: sqlite3.Error, name: str) -> ConfigError | DiskFull:
+def _opening_error(error: sqlite3.Error, name: str) -> ConfigError | DiskFull:
     code = _code(error)
     if code in _NO_ROOM:
         return DiskFull(_FULL)
     if code == "SQLITE_NOTADB" or code.startswith("SQLITE_CORRUPT"):
-        return ConfigError(_damaged(name))
-    return ConfigError(_cannot_open(name, str(error)))
+        return ConfigError(_damaged_message(name))
+    return ConfigError(_cannot_open_message(name, str(error)))
 
 
-def _damaged(name: str) -> str:
+def _damaged_message(name: str) -> str:
     return f"{name}: damaged, or not a job store; move it away to start with an empty one, or set jobs.state_dir"
 
 
-def _cannot_open(name: str, reason: str) -> str:
+def _cannot_open_message(name: str, reason: str) -> str:
     return f"{name}: cannot be opened: {reason}; check the state directory or set jobs.state_dir"
 
 

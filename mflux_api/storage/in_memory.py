@@ -16,7 +16,7 @@ from mflux_api.storage.repository import (
     discard_nothing,
     first_number_not_on_page,
     horizon,
-    page_of,
+    make_page,
 )
 
 
@@ -92,7 +92,7 @@ class InMemoryRepository:
             for number, job in reversed(self._jobs.items())
             if number < before and (status is None or job.status is status)
         )
-        return page_of(tuple(islice(matching, limit + 1)), limit)
+        return make_page(tuple(islice(matching, limit + 1)), limit)
 
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first."""

@@ -128,7 +128,7 @@ class Repository(Protocol):
         """
 
 
-def page_of(numbered: Sequence[tuple[int, Job]], limit: int) -> Page:
+def make_page(numbered: Sequence[tuple[int, Job]], limit: int) -> Page:
     """Make a page of up to ``limit + 1`` jobs with their insert numbers; the one too many says that there are more."""
     shown = numbered[:limit]
     more = len(numbered) > limit

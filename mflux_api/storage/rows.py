@@ -50,9 +50,9 @@ def to_row(number: int, job: Job, finished: int | None, *, folder: Path) -> dict
         "number": number,
         "id": job.id,
         "status": job.status.value,
-        "created_at": text_of(job.created_at),
-        "started_at": None if job.started_at is None else text_of(job.started_at),
-        "completed_at": None if job.completed_at is None else text_of(job.completed_at),
+        "created_at": moment_text(job.created_at),
+        "started_at": None if job.started_at is None else moment_text(job.started_at),
+        "completed_at": None if job.completed_at is None else moment_text(job.completed_at),
         "finished": finished,
         "engine_deaths": job.engine_deaths,
         "service_deaths": job.service_deaths,
@@ -100,7 +100,7 @@ def from_row(row: tuple[Any, ...], *, folder: Path) -> tuple[int, Job]:
     return number, job
 
 
-def text_of(moment: datetime) -> str:
+def moment_text(moment: datetime) -> str:
     """Return a moment as text, all of one width, so that SQL can compare them."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 

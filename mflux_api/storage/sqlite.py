@@ -12,7 +12,7 @@ import attrs
 from mflux_api.errors import InternalError
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
-from mflux_api.storage.database_file import DatabaseFile, typed_errors
+from mflux_api.storage.database_file import DatabaseFile, translate_errors
 from mflux_api.storage.inputs import InputFiles
 from mflux_api.storage.repository import (
     Abandoned,
@@ -22,9 +22,9 @@ from mflux_api.storage.repository import (
     discard_nothing,
     first_number_not_on_page,
     horizon,
-    page_of,
+    make_page,
 )
-from mflux_api.storage.rows import COLUMNS, from_row, text_of, to_row
+from mflux_api.storage.rows import COLUMNS, from_row, moment_text, to_row
 
 DATABASE_NAME = "mflux-api.sqlite3"
 INPUTS_FOLDER = "inputs"
@@ -118,7 +118,7 @@ class SqliteRepository:
 
     def get_idempotency_record(self, key: str) -> IdempotencyRecord | None:
         """Return what was kept under an idempotency key (its digest)."""
-        with typed_errors():
+        with translate_errors():
             row = self._one("SELECT body, job_id FROM idempotency_keys WHERE key = ?", key)
         return None if row is None else IdempotencyRecord(body=row[0], job_id=row[1])
 
@@ -156,7 +156,7 @@ class SqliteRepository:
         if not job_id.isascii():
             # Job ids are ASCII, and SQLite takes no lone surrogates.
             return None
-        with typed_errors():
+        with translate_errors():
             row = self._one(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", job_id)
             if row is not None:
                 return self._with_inputs(*from_row(row, folder=self._folder))
@@ -180,7 +180,7 @@ class SqliteRepository:
             for held in self._held.values()
             if held.number < before and (status is None or held.job.status is status)
         ]
-        return page_of(sorted(numbered, key=_number, reverse=True)[: limit + 1], limit)
+        return make_page(sorted(numbered, key=_number, reverse=True)[: limit + 1], limit)
 
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first."""
@@ -192,7 +192,7 @@ class SqliteRepository:
 
     def totals(self) -> Totals:
         """Return the running counters."""
-        with typed_errors():
+        with translate_errors():
             row = self._file.connection.execute("SELECT generations, images, seconds FROM totals").fetchone()
         return Totals(generations=row[0], images=row[1], seconds=row[2])
 
@@ -222,7 +222,7 @@ class SqliteRepository:
             DiskFull: no space is left.
             InternalError: the file cannot be written.
         """
-        oldest = text_of(horizon(now, ttl))
+        oldest = moment_text(horizon(now, ttl))
         with self._file.transaction():
             for table in ("idempotency_keys WHERE job_id", "tombstones WHERE id"):
                 self._file.connection.execute(
@@ -230,7 +230,7 @@ class SqliteRepository:
                 )
             expired = [old for old in self._jobs(_EXPIRED, horizon=oldest, keep=keep) if discard(old[1])]
             self._file.connection.executemany(
-                "INSERT INTO tombstones VALUES (?, ?)", [(job.id, text_of(now)) for _, job in expired]
+                "INSERT INTO tombstones VALUES (?, ?)", [(job.id, moment_text(now)) for _, job in expired]
             )
             inputs = {digest for number, _ in expired for digest in self._digests(number)}
             self._file.connection.executemany("DELETE FROM jobs WHERE number = ?", [(number,) for number, _ in expired])
@@ -251,14 +251,14 @@ class SqliteRepository:
         self._file.connection.execute(_PUT, to_row(number, job, finished, folder=self._folder))
 
     def _note_synchronous_run(self, job: Job) -> None:
-        with typed_errors():
+        with translate_errors():
             self._file.connection.execute(
                 "INSERT OR REPLACE INTO synchronous_runs VALUES (?, ?, ?)",
-                (job.id, text_of(job.created_at), job.request.num_images),
+                (job.id, moment_text(job.created_at), job.request.num_images),
             )
 
     def _keep_inputs(self, number: int, job: Job) -> None:
-        with typed_errors():
+        with translate_errors():
             digests = [self._inputs.keep(text) for text in job.request.init_images]
         self._file.connection.executemany(
             "INSERT INTO inputs VALUES (?, ?, ?)", [(number, place, digest) for place, digest in enumerate(digests)]
@@ -276,7 +276,7 @@ class SqliteRepository:
         """Return the job with its init images, if it will still run: they are large."""
         if job.status.terminal:
             return job
-        with typed_errors():
+        with translate_errors():
             images = tuple(map(self._inputs.read, self._digests(number)))
         return attrs.evolve(job, request=attrs.evolve(job.request, init_images=images))
 
@@ -285,7 +285,7 @@ class SqliteRepository:
         return row
 
     def _jobs(self, query: str, *values: Any, **named: Any) -> list[tuple[int, Job]]:
-        with typed_errors():
+        with translate_errors():
             return [
                 from_row(row, folder=self._folder)
                 for row in self._file.connection.execute(query, named or values).fetchall()
