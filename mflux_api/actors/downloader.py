@@ -274,7 +274,7 @@ class Downloader:
         download = self._downloads.get(source)
         if download is not None and model.quantization != "runtime":
             await self._stop(download)
-        for each in self._checkpoints.made_of_the_same(model, self._catalog):
+        for each in self._checkpoints.sharing_files(model, self._catalog):
             # When the engine dies over it, the model is out of memory too.
             with suppress(EngineDied):
                 await self._loader.ask(m.Evict(model=each.alias))

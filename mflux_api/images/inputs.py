@@ -1,4 +1,4 @@
-"""What a run needs besides its request: pixels and paths, made from what the request names."""
+"""A run's inputs besides its request: the pixels of init images, and the paths of LoRA files."""
 
 import attrs
 
@@ -57,8 +57,8 @@ def source(request: ResolvedRequest) -> RGBImage:
     return RGBImage(image.width, image.height, image.tobytes())
 
 
-def rgb_images(request: ResolvedRequest) -> tuple[tuple[RGBImage, ...], RGBImage | None]:
-    """Return a resolved request's references and its start image; one large image at a time is in memory.
+def references_and_start(request: ResolvedRequest) -> tuple[tuple[RGBImage, ...], RGBImage | None]:
+    """Return the references and the start image of a resolved request; one large image at a time is in memory.
 
     Raises:
         InvalidParameter: an init image cannot be used.

@@ -92,8 +92,8 @@ class Checkpoints:
                 f"Model '{model.alias}' was in models.cache_dir before this service: remove it by hand", details
             )
 
-    def made_of_the_same(self, model: Model, catalog: Catalog) -> tuple[Model, ...]:
-        """Return every model that loses its files when this one's are removed."""
+    def sharing_files(self, model: Model, catalog: Catalog) -> tuple[Model, ...]:
+        """Return every model that loses its files when the files of this one are removed."""
         if model.quantization == "runtime":
             return (model,)
         return tuple(each for each in catalog if each.remote and each.repo == model.repo)

@@ -21,7 +21,7 @@ class Tombstone:
 
 @attrs.frozen(kw_only=True)
 class Abandoned:
-    """A synchronous job whose process died while generating: all that may be left of it is images on disk."""
+    """A synchronous job that ran when its process died: only images on disk may be left of it."""
 
     id: str
     created_at: datetime

@@ -25,7 +25,7 @@ COLUMNS = (
 )
 
 
-_UNSAID: Mapping[str, Any] = {
+_DEFAULTS: Mapping[str, Any] = {
     "model": "",
     "seed": 0,
     "width": DEFAULT_SIDE,
@@ -115,7 +115,7 @@ def _request_fields(request: ResolvedRequest) -> dict[str, Any]:
 
 def _request(fields: Mapping[str, Any]) -> ResolvedRequest:
     upscaling = _build(Upscaling, fields) if fields.get("resolution") is not None else None
-    return _build(ResolvedRequest, {**_UNSAID, **fields, "upscaling": upscaling})
+    return _build(ResolvedRequest, {**_DEFAULTS, **fields, "upscaling": upscaling})
 
 
 def _stored_path(path: str, folder: Path) -> str:

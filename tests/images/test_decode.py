@@ -13,7 +13,7 @@ from PIL import Image
 
 from mflux_api.errors import GenerationFailed, InvalidParameter
 from mflux_api.images.decode import MAX_PIXELS, decode_image
-from mflux_api.images.inputs import output_size, rgb_images
+from mflux_api.images.inputs import output_size, references_and_start
 from tests.support.requests import resolved_request
 
 RED, BLUE = (250, 10, 20), (20, 30, 240)
@@ -225,14 +225,14 @@ def test_output_has_the_first_images_size_snapped_within_the_limits(
 def test_every_image_is_a_reference_and_the_first_the_start_below_strength_1() -> None:
     images = tuple(encoded(halves(size=size)) for size in ((64, 48), (48, 64), (32, 32)))
     request = resolved_request(width=96, height=64, init_images=images, image_strength=0.5)
-    references, start = rgb_images(request)
-    assert [(rgb_image.width, rgb_image.height) for rgb_image in references] == [(64, 48), (48, 64), (32, 32)]
+    references, start = references_and_start(request)
+    assert [(reference.width, reference.height) for reference in references] == [(64, 48), (48, 64), (32, 32)]
     assert start is not None
     assert (start.width, start.height, len(start.rgb)) == (96, 64, 96 * 64 * 3)
-    whole, none = rgb_images(resolved_request(width=96, height=64, init_images=images, image_strength=1.0))
+    whole, none = references_and_start(resolved_request(width=96, height=64, init_images=images, image_strength=1.0))
     assert (len(whole), none) == (3, None)
 
 
 def test_kept_image_that_was_removed_by_hand_fails_its_job_and_says_so() -> None:
     with pytest.raises(GenerationFailed, match="removed from the state directory"):
-        rgb_images(resolved_request(width=64, height=64, init_images=("",), image_strength=0.5))
+        references_and_start(resolved_request(width=64, height=64, init_images=("",), image_strength=0.5))

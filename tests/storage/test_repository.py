@@ -15,7 +15,7 @@ from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import SqliteRepository
-from tests.support.stored_jobs import NOW, completed, failed, queued, rgb_images, started
+from tests.support.stored_jobs import NOW, completed, failed, queued, stored_images, started
 
 HOUR = timedelta(hours=1)
 FOREVER = timedelta.max
@@ -203,7 +203,7 @@ def test_totals_count_completed_jobs_once(repository: Repository) -> None:
     repository.replace(completed(first, seconds=1.5))
     repository.replace(completed(first, seconds=1.5))
     assert repository.totals() == Totals(generations=1, images=2, seconds=1.5)
-    repository.replace(completed(second, seconds=2.25, images=rgb_images("B", 1)))
+    repository.replace(completed(second, seconds=2.25, images=stored_images("B", 1)))
     repository.replace(failed(third))
     repository.replace(jobs.cancel(fourth, NOW))
     assert repository.totals() == Totals(generations=2, images=3, seconds=3.75)

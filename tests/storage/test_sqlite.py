@@ -25,7 +25,7 @@ from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate
 from mflux_api.storage.repository import Abandoned, Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.support.stored_jobs import NOW, completed, failed, queued, read_only_folder, rgb_images, started
+from tests.support.stored_jobs import NOW, completed, failed, queued, read_only_folder, stored_images, started
 
 FOREVER = timedelta.max
 
@@ -315,7 +315,7 @@ def test_a_failed_write_changes_nothing_and_the_next_one_works(
 ) -> None:
     first, big = queued("a", synchronous=synchronous), queued("b", prompt="long " * 2000)
     # Its result fits no page that is there already.
-    ended = completed(first, images=rgb_images("a", 64))
+    ended = completed(first, images=stored_images("a", 64))
     with SqliteRepository(path) as repository:
         repository.insert(first)
         with trouble(repository):
@@ -511,7 +511,7 @@ def test_rows_of_other_versions_load(path: Path) -> None:
 
 def test_a_state_folder_may_be_moved_with_its_images(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    inside, outside = rgb_images("a", 1, str(old / "2026-03-01")), rgb_images("a", 1, str(tmp_path / "else"))
+    inside, outside = stored_images("a", 1, str(old / "2026-03-01")), stored_images("a", 1, str(tmp_path / "else"))
     with SqliteRepository(old / DATABASE_NAME) as repository:
         repository.insert(completed(queued("a"), images=inside + outside))
         assert repository.get("a") == completed(queued("a"), images=inside + outside)

@@ -15,7 +15,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address
 from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import DiskFull, InternalError, OutOfMemory, ServiceError
-from mflux_api.images.inputs import RunInputs, rgb_images, source
+from mflux_api.images.inputs import RunInputs, references_and_start, source
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job, Stage, StoredImage, Timings
 from mflux_api.jobs.memory_advice import MemoryAdvice
@@ -109,7 +109,7 @@ class JobRunner:
         def prepare() -> RunInputs:
             if request.upscaling is not None:
                 return RunInputs(source=source(request))
-            references, start = rgb_images(request)
+            references, start = references_and_start(request)
             paths = tuple(str(file.path) for file in self._loras.resolve(request.lora_files))
             return RunInputs(references=references, start=start, lora_paths=paths)
 
