@@ -11,6 +11,8 @@ from PIL import Image
 from tests.support.lora_files import write_lora
 from tests.support.server import ROOT, clean_environment
 
+pytestmark = pytest.mark.slow
+
 
 def run(
     folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "mflux_api")

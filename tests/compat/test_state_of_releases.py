@@ -86,6 +86,7 @@ def test_config_file_of_a_release_gives_the_same_settings(folder: Path, said: di
         assert {key: now[section][key] for key in keys} == keys
 
 
+@pytest.mark.slow
 async def test_finished_jobs_of_a_release_say_the_same_and_have_their_images(
     folder: Path, said: dict[str, Any]
 ) -> None:
@@ -97,6 +98,7 @@ async def test_finished_jobs_of_a_release_say_the_same_and_have_their_images(
             assert (await client.get(f"/api/v1/jobs/{job_id}")).json()["code"] == "JOB_GONE"
 
 
+@pytest.mark.slow
 async def test_unfinished_jobs_of_a_release_run_to_their_end(folder: Path, said: dict[str, Any]) -> None:
     async with reopened(folder) as (service, client):
         for before in said["unfinished"]:
@@ -107,6 +109,7 @@ async def test_unfinished_jobs_of_a_release_run_to_their_end(folder: Path, said:
         assert await settled(service, len(said["finished"]) + len(said["unfinished"]))
 
 
+@pytest.mark.slow
 async def test_totals_of_a_release_go_on(folder: Path, said: dict[str, Any]) -> None:
     async with reopened(folder) as (service, client):
         for before in said["unfinished"]:
@@ -115,6 +118,7 @@ async def test_totals_of_a_release_go_on(folder: Path, said: dict[str, Any]) -> 
         assert stats["total_generations"] == said["stats"]["total_generations"] + len(said["unfinished"])
 
 
+@pytest.mark.slow
 async def test_synchronous_job_in_which_a_release_was_killed_is_gone_with_its_images(
     folder: Path, said: dict[str, Any]
 ) -> None:
@@ -133,6 +137,7 @@ async def test_synchronous_job_in_which_a_release_was_killed_is_gone_with_its_im
         assert repository.abandoned() == ()
 
 
+@pytest.mark.slow
 async def test_idempotency_keys_of_a_release_answer_with_its_jobs(folder: Path, said: dict[str, Any]) -> None:
     async with reopened(folder) as (_, client):
         for key, sent in said["keys"].items():

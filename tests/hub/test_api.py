@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from mflux_api.catalog.files import UPSCALER_FILES
 from tests.api.test_img2img import decoded, encoded, scene
 from tests.hub.conftest import REPO, needed
 from tests.support.hub_server import Hub, wait_until
 from tests.support.server import Server, api_client, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = f"""
 [models]

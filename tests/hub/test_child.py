@@ -18,6 +18,8 @@ from tests.hub.conftest import REPO, TRANSFORMER, children, command, needed
 from tests.hub.test_download import Client, order
 from tests.support.hub_server import Hub, wait_until
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = DownloadOptions()
 
 

@@ -4,9 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.hub.conftest import REPO, TRANSFORMER
 from tests.support.hub_server import COMMIT, Hub
 from tests.support.server import clean_environment, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = f"""
 [models]

@@ -167,7 +167,7 @@ def test_forbidden_is_like_gated(hub: Hub, client: Client) -> None:
     [
         ({"repo": "owner/other"}, "not on the model hub, or is private"),
         ({"revision": "v9"}, "has no revision 'v9'"),
-        ({"repo": "no-owner/a/b"}, "no repository name"),
+        ({"repo": "no-owner/a/b"}, "not a repository name"),
         ({"files": ("nothing/*",)}, "none of the files of a model"),
     ],
 )

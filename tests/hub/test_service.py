@@ -23,6 +23,8 @@ from tests.support.harness import checked, eventually, gateway, request, setting
 from tests.support.hub_server import Hub
 from tests.support.scripted_engine import Hold, Script
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_SECONDS = 60.0
 TINY = CustomModel(name="tiny", base="flux2-klein-4b", repo=REPO)
 TWIN = CustomModel(name="twin", base="flux2-klein-4b", repo=REPO)

@@ -194,6 +194,7 @@ def test_anything_else_is_one_clear_error(name: str) -> None:
     assert len(error.message) < 200
 
 
+@pytest.mark.slow
 def test_32_megapixels_are_taken() -> None:
     image = decode_image(encoded(Image.new("L", (8000, 4000), 7), compress_level=1), 0)
     assert image.width * image.height == MAX_PIXELS

@@ -211,7 +211,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_whole_safetensors_file_is_refused_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+def test_what_is_not_a_whole_safetensors_file_is_refused_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidParameter, match="a whole safetensors file"):
         put(LoraFiles((tmp_path,)), "a", BROKEN[name])
     assert list(tmp_path.iterdir()) == []

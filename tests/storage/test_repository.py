@@ -15,7 +15,7 @@ from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import SqliteRepository
-from tests.support.stored_jobs import NOW, completed, failed, queued, stored_images, started
+from tests.support.stored_jobs import NOW, completed, failed, queued, started, stored_images
 
 HOUR = timedelta(hours=1)
 FOREVER = timedelta.max

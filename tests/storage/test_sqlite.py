@@ -25,7 +25,7 @@ from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate
 from mflux_api.storage.repository import Abandoned, Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.support.stored_jobs import NOW, completed, failed, queued, read_only_folder, stored_images, started
+from tests.support.stored_jobs import NOW, completed, failed, queued, read_only_folder, started, stored_images
 
 FOREVER = timedelta.max
 
@@ -207,6 +207,7 @@ def test_numbers_are_not_used_again_after_everything_was_removed(path: Path) -> 
     assert sql(path, "SELECT number FROM jobs") == [(4,)]
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_kills(path: Path) -> None:
     chance = random.Random(20260301)
     acknowledged: dict[str, str] = {}
@@ -244,6 +245,7 @@ def test_what_was_acknowledged_survives_kills(path: Path) -> None:
     assert len(acknowledged) > 50
 
 
+@pytest.mark.slow
 def test_it_behaves_like_the_memory_repository_on_a_random_walk(path: Path) -> None:
     chance = random.Random(7)
     now = NOW
@@ -411,7 +413,7 @@ def test_folders_are_made(tmp_path: Path) -> None:
         assert listed(repository) == []
 
 
-def test_a_file_that_is_no_database_is_a_config_error_and_stays(path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_a_config_error_and_stays(path: Path) -> None:
     content = b"not a database at all, but long enough to look like one" * 20
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"^{DATABASE_NAME}: damaged, or not a job store; move it away") as refused:
