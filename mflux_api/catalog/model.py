@@ -1,4 +1,4 @@
-"""What the table says of one model."""
+"""One entry of the model table, and the rules that follow from it."""
 
 from typing import Literal
 

@@ -22,13 +22,13 @@ _TRASH = ".deleted-"
 
 @attrs.frozen(kw_only=True)
 class Marker:
-    """What one finished download left."""
+    """The record of a finished download."""
 
     repo: str
     revision: str
-    """What was asked for."""
+    """The branch, tag or commit that was asked for."""
     commit: str
-    """What that was on the day."""
+    """The commit that it was on that day."""
     files: Mapping[str, int]
     """Every file of the snapshot, by its path in the repository, and its bytes."""
 
@@ -106,7 +106,7 @@ class HubCache:
         return True
 
     def remove_folder(self, folder: Path) -> None:
-        """Remove a folder in one step, so that no half of it is ever found.
+        """Remove a folder in one step, so that it is never found half removed.
 
         Raises:
             OSError: it cannot be removed.
@@ -127,7 +127,7 @@ class HubCache:
         try:
             return msgspec.json.decode(self._marker_path(repo, revision).read_bytes(), type=Marker)
         except (OSError, ValueError, msgspec.DecodeError):
-            # A name that no file can have, too.
+            # Also where the revision is a name that no file can have.
             return None
 
 

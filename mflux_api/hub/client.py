@@ -22,7 +22,7 @@ class DownloadOptions:
 
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.hub.child")
     silence: float = 60.0
-    """Seconds without a word after which it counts as dead."""
+    """Seconds without a frame after which the child counts as dead."""
     deaths: int = 3
     """Children that may die in a row without a byte of progress."""
 

@@ -28,7 +28,7 @@ from mflux_api.hub.protocol import DownloadRequest
 _LIBRARY = "mflux-api"
 _WORKERS = 4
 _WRITE_BYTES = 1 << 16
-"""What a kill may lose of a file: so much is written at once."""
+"""Bytes that are written at once, which a kill may lose of a file."""
 _SPARE_BYTES = 64_000_000
 """Disk space that a download leaves free."""
 _DIGEST_CHUNK = 1 << 22
@@ -52,7 +52,7 @@ class Damaged(Exception):
 
 
 class _Silent:
-    """A progress bar that shows nothing; the files on disk are what is counted."""
+    """A progress bar that shows nothing: progress is counted from the files on disk."""
 
     total: Any = 0
 
@@ -80,7 +80,7 @@ class _Stopped(Exception):
 
 
 class _Stoppable(_Silent):
-    """A silent bar that ends its download when that is of no use any more."""
+    """A silent bar that ends its download once another file has failed."""
 
     def __init__(self, stopping: threading.Event, **options: Any) -> None:
         super().__init__(**options)
@@ -101,7 +101,7 @@ class _File:
     etag: str
     url: str
     blob: Path
-    """Where it goes once it is whole."""
+    """The blob's path, once the file is whole."""
     pointer: Path
     """Its place in the snapshot: a link to the blob."""
 
@@ -123,7 +123,7 @@ class Download:
         self._missing: tuple[_File, ...] = ()
         self._stopping = threading.Event()
         self.total: int | None = None
-        """Bytes of everything that is wanted; ``None`` until :meth:`run` has asked the hub."""
+        """Bytes of all files that are wanted; ``None`` until :meth:`run` has asked the hub."""
 
     def done(self) -> int:
         """Return the bytes that are on disk."""
@@ -238,7 +238,7 @@ class Download:
             try:
                 self._grow(file)
             except HfHubHTTPError as error:
-                # What is there is longer than the file on the hub is: it belongs to something else.
+                # The partial file is longer than the file on the hub: it belongs to another version.
                 if error.response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                     raise
                 file.partial.unlink()

@@ -1,4 +1,4 @@
-"""What goes wrong with a download, said so that a reader knows what to do next."""
+"""Errors of a download as messages that say what to do next."""
 
 import errno
 import os

@@ -16,9 +16,9 @@ class RunInputs:
 
     references: tuple[RGBImage, ...] = ()
     start: RGBImage | None = None
-    """What an image strength below 1 starts from, in the output's size."""
+    """The image that an image strength below 1 starts from, in the output's size."""
     source: RGBImage | None = None
-    """What an upscaler upscales, as it was given."""
+    """The image for an upscaler, as the client sent it."""
     lora_paths: tuple[str, ...] = ()
 
 

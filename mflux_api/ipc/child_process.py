@@ -38,11 +38,11 @@ class ChildProcess:
     """One child process; its subclasses know what the frames mean."""
 
     kind = "child"
-    """What a log line calls it."""
+    """The child's name in log lines."""
     types: Mapping[str, type[Any]]
-    """Tag → class of every frame it may send."""
+    """Tag → class of every frame that the child may send."""
     died: type[ChildDied] = ChildDied
-    """What is raised when it is gone."""
+    """The error when the child is gone."""
 
     def __init__(self, process: trio.Process) -> None:
         if process.stdin is None or process.stdout is None or process.stderr is None:

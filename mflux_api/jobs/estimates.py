@@ -47,7 +47,7 @@ class Estimates:
 
         Args:
             request: what the job runs.
-            step: steps done of the images being generated, all together.
+            step: steps done, of all images that are being generated together.
             image: images done.
         """
         nearest = self._nearest(request)

@@ -21,9 +21,9 @@ class IdempotencyKey:
     """A client's key and what it was sent with, as digests: neither credentials nor prompts are kept twice."""
 
     key: str
-    """Of the caller and the key: two callers with keys of their own never meet."""
+    """Digest of the caller and the key: two callers with keys of their own never meet."""
     body: str
-    """Of the JSON object, whatever its order and blanks."""
+    """Digest of the JSON object, whatever its order and blanks."""
 
 
 @attrs.frozen(kw_only=True)

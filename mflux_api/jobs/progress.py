@@ -1,4 +1,4 @@
-"""A job's events: how far it is, and its one end. Pure values, no I/O, no clock of its own."""
+"""A job's events: its progress, and its one end. Pure values, no I/O, no clock of its own."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -62,9 +62,9 @@ class ProgressTracker:
 
     def _count(self, *, steps: int, pass_end: int, saved: int) -> None:
         self._steps_done = steps
-        """Of all images together."""
+        """Steps of all images together."""
         self._pass_end = pass_end
-        """The number of the first image that no step was for yet."""
+        """Number of the first image without a step so far."""
         self._saved = saved
 
     @property

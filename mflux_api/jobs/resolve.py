@@ -11,7 +11,7 @@ from mflux_api.jobs.schedule import steps_to_run
 
 @attrs.frozen(kw_only=True)
 class Upscaling:
-    """What an upscaler is told besides its image."""
+    """An upscaler's parameters besides its image."""
 
     resolution: int
     """The result's shorter side in pixels."""
@@ -30,19 +30,19 @@ class ResolvedRequest:
     model: str
     """An alias of the catalog."""
     seed: int
-    """Of the first image; image i has seed + i."""
+    """Seed of the first image; image i has seed + i."""
     width: int
-    """Of the result, in pixels."""
+    """Width of the result in pixels."""
     height: int
     steps: int
-    """Of the whole schedule; :attr:`steps_run` of them are computed."""
+    """Steps of the whole schedule; :attr:`steps_run` of them are computed."""
     guidance: float
     num_images: int = 1
     negative_prompt: str | None = attrs.field(default=None, repr=False)
     lora_files: tuple[str, ...] = ()
-    """Names below ``lora.dirs``."""
+    """Names of files below ``lora.dirs``."""
     lora_scales: tuple[float, ...] = ()
-    """One for each file."""
+    """One scale for each file."""
     low_ram: bool = False
     init_images: tuple[str, ...] = attrs.field(default=(), repr=False)
     """Base64 or data URLs; a finished job has none any more."""

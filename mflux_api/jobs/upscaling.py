@@ -7,7 +7,7 @@ from mflux_api.jobs.request import MIN_RESOLUTION, GenerateRequest
 from mflux_api.jobs.resolve import ResolvedRequest, Upscaling, choose_seed
 
 MAX_PIXELS = MAX_BLOB // 3
-"""Of an image before and after: what one frame to or from the engine holds, 22.4 MP."""
+"""Most pixels of an image before and after: what one frame to or from the engine holds, 22.4 MP."""
 MOST = f"{MAX_PIXELS / 1e6:.1f} MP"
 DEFAULT_FACTOR = 2.0
 

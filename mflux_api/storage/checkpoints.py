@@ -24,7 +24,7 @@ EMBEDDED = Path(__file__).parents[1] / "engine" / "demo" / "weights"
 
 @attrs.frozen(kw_only=True)
 class CheckpointState:
-    """What is known of a model without loading it."""
+    """A model's files on disk."""
 
     downloaded: bool
     path: Path | None
@@ -115,7 +115,7 @@ class Checkpoints:
         self.hub.empty_trash()
 
     def footprint(self, model: Model, float_bytes: int) -> Footprint | None:
-        """Return the memory that a model will take, ``None`` when that cannot be told; looks at the disk."""
+        """Return the memory that a model will take, ``None`` when it is unknown; looks at the disk."""
         kept = self.quantized_folder(model)
         measured = None if kept is None else measure(kept, float_bytes=float_bytes)
         folder = self.folder(model)

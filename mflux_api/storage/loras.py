@@ -1,4 +1,4 @@
-"""LoRA files in the folders of ``lora.dirs``: which there are, which one a name means, and how a new one gets there.
+"""LoRA files in the folders of ``lora.dirs``: listing them, finding one by its name, and adding one.
 
 A name from outside is never made into a path: it is compared with the names of the files that were found, so it can
 mean nothing but one of them, whatever it holds.
@@ -101,7 +101,7 @@ class LoraFiles:
         return len(leftovers)
 
     def _found(self) -> Iterator[LoraFile]:
-        """Every regular file with the suffix whose real path lies below one of the folders."""
+        """Yield every regular file with the suffix whose real path lies below one of the folders."""
         roots = [Path(os.path.realpath(folder)) for folder in self.dirs]
         count = 0
         for folder in self.dirs:
@@ -224,7 +224,7 @@ def _find(files: Sequence[LoraFile], name: str) -> LoraFile:
 
 
 def _normal(name: str) -> str:
-    """One spelling of a path: file systems differ in how they keep accents."""
+    """Return one spelling of a path: file systems differ in how they keep accents."""
     return unicodedata.normalize("NFC", os.path.normpath(name)) if name else ""
 
 
@@ -233,7 +233,7 @@ def _with_suffix(name: str) -> str:
 
 
 def _shown(name: str) -> str:
-    """What a client sent, cut, without what no JSON text can hold."""
+    """Return what a client sent, cut, without characters that JSON cannot hold."""
     return name[:64].encode("utf-8", "replace").decode() + ("…" if len(name) > 64 else "")
 
 

@@ -1,4 +1,4 @@
-"""What the job store needs of its storage. One contract, several implementations."""
+"""The storage behind the job store: one interface with several implementations."""
 
 import re
 from collections.abc import Callable, Sequence

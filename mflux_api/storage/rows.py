@@ -1,7 +1,7 @@
 """A job as a row of the database, and back.
 
-A row may have been written by an older version, and by a newer one that was taken back: what is not known is left out,
-and what is missing gets its default.
+A row may have been written by an older version, or by a newer one before a downgrade: unknown fields are left
+out, and missing ones get their defaults.
 """
 
 import json
@@ -33,7 +33,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "steps": 0,
     "guidance": 1.0,
 }
-"""What stands for a value that a row does not have; a job without its own is shown, and fails where it would run."""
+"""Values that a row may lack. A job without its own values is listed, and fails when it runs."""
 
 
 def to_row(number: int, job: Job, finished: int | None, *, folder: Path) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def from_row(row: tuple[Any, ...], *, folder: Path) -> tuple[int, Job]:
         folder: what relative paths of images are relative to.
 
     Raises:
-        InternalError: the row makes no sense.
+        InternalError: the row cannot be read.
     """
     number, job_id, status, created, started, completed, _, *counts, request, images, failure, timings = row
     engine_deaths, service_deaths, progress, synchronous = counts
@@ -106,7 +106,7 @@ def moment_text(moment: datetime) -> str:
 
 
 def _request_fields(request: ResolvedRequest) -> dict[str, Any]:
-    """The request as one flat object, as every version has written it."""
+    """Return the request as one flat object, as every version has written it."""
     fields = attrs.asdict(attrs.evolve(request, init_images=(), upscaling=None))
     del fields["upscaling"]
     upscaling = request.upscaling
@@ -128,7 +128,7 @@ def _json(value: Any) -> str:
 
 
 def _build(target: type[T], fields: Mapping[str, Any]) -> T:
-    """Build a value of what this version knows of it; the limits of requests do not apply to what was accepted once."""
+    """Build a value from the fields that this version knows; limits do not apply to what was accepted once."""
     known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     return target(**{name: value for name, value in plain.items() if name in known})

@@ -63,7 +63,7 @@ def check_whole(path: Path) -> None:
         raise SafetensorsError("a part of it is missing" if 8 + length + end > size else "it is too long")
 
 
-# Bounded, because the product of many large numbers would hold the whole process up.
+# Bounded, because the product of many large numbers would block the whole process.
 _Side = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
 
 

@@ -240,7 +240,7 @@ class SqliteRepository:
         return tuple(job for _, job in expired)
 
     def _put(self, number: int, job: Job, *, finished: int | None) -> None:
-        """Write one row, and count the job if this is its end; ``finished`` is the rank of one that ended before."""
+        """Write one row, and count the job if this is its end; ``finished`` is the rank of a job that ended before."""
         if finished is None and job.status.terminal:
             finished = self._file.connection.execute("SELECT coalesce(max(finished), 0) + 1 FROM jobs").fetchone()[0]
             more = Totals().after(job)
