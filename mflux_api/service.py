@@ -34,7 +34,7 @@ from mflux_api.jobs.parse import validate
 from mflux_api.jobs.progress import JobEvent
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.checkpoints import Checkpoints
-from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository

@@ -15,7 +15,7 @@ from mflux_api.actors.mailbox import Ask, Mailbox, MailboxFull
 from mflux_api.errors import InvalidParameter, JobGone, ServiceError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import InvalidTransition, Job
-from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.repository import Page, Repository, Tombstone
 from mflux_api.supervisor import Started
 

@@ -13,7 +13,7 @@ from mflux_api.cli.signals import StopSignals
 from mflux_api.cli.watchdog import Watchdog
 from mflux_api.config import Settings, load_settings
 from mflux_api.service import Service, open_service
-from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository

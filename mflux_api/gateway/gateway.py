@@ -27,7 +27,7 @@ from mflux_api.errors import (
 )
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.images.encode import ImageFormat, convert_png
-from mflux_api.images.inputs import output_size, source_size
+from mflux_api.images.run_inputs import output_size, source_size
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, Status, StoredImage
 from mflux_api.jobs.lora_tags import without_tags

@@ -54,7 +54,7 @@ class _Reporter(threading.Thread):
 
 def _download(order: DownloadRequest, reporter: _Reporter) -> DownloadDone | DownloadFailure:
     from mflux_api.hub.download import Download
-    from mflux_api.hub.errors import explain
+    from mflux_api.hub.failures import explain
 
     try:
         reporter.download = Download(order)

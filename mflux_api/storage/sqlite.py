@@ -13,7 +13,7 @@ from mflux_api.errors import InternalError
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.database_file import DatabaseFile, translate_errors
-from mflux_api.storage.inputs import InputFiles
+from mflux_api.storage.input_files import InputFiles
 from mflux_api.storage.repository import (
     Abandoned,
     Page,

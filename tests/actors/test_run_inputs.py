@@ -15,7 +15,7 @@ from mflux_api.actors.scheduler import scheduler
 from mflux_api.catalog import BUILT_IN
 from mflux_api.engine.protocol import Run, Upscale
 from mflux_api.errors import GenerationFailed, InvalidParameter, QueueFull
-from mflux_api.images.inputs import RunInputs, source
+from mflux_api.images.run_inputs import RunInputs, source
 from mflux_api.jobs.job import Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest

@@ -39,7 +39,7 @@ class Client:
     def download(self, **changes: object) -> Marker | DownloadFailure:
         """Fetch, and explain what goes wrong as the child does."""
         from mflux_api.hub.download import Download
-        from mflux_api.hub.errors import explain
+        from mflux_api.hub.failures import explain
 
         wanted = order(self.folder, **changes)
         try:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mflux_api.errors import GenerationFailed, InvalidParameter
 from mflux_api.images.decode import MAX_PIXELS, decode_image
-from mflux_api.images.inputs import output_size, references_and_start
+from mflux_api.images.run_inputs import output_size, references_and_start
 from tests.support.requests import resolved_request
 
 RED, BLUE = (250, 10, 20), (20, 30, 240)

@@ -12,7 +12,7 @@ import trio
 from mflux_api.actors.mailbox import Ask
 from mflux_api.engine.protocol import Bits as Bits
 from mflux_api.engine.protocol import Ready
-from mflux_api.images.inputs import RunInputs
+from mflux_api.images.run_inputs import RunInputs
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
 from mflux_api.jobs.progress import JobEvent, Progress

@@ -15,13 +15,13 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address
 from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import DiskFull, InternalError, OutOfMemory, ServiceError
-from mflux_api.images.inputs import RunInputs, references_and_start, source
+from mflux_api.images.run_inputs import RunInputs, references_and_start, source
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job, Stage, StoredImage, Timings
 from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.jobs.progress import Progress, ProgressTracker
 from mflux_api.jobs.resolve import ResolvedRequest
-from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.loras import LoraFiles
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mflux_api.jobs.job import StoredImage
-from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.image_files import ImageFiles
 from tests.support.disk_calls import record_disk_calls
 from tests.support.stored_jobs import queued, read_only_folder
 

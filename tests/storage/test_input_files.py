@@ -10,7 +10,7 @@ import pytest
 from mflux_api.errors import DiskFull
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job
-from mflux_api.storage.inputs import InputFiles
+from mflux_api.storage.input_files import InputFiles
 from mflux_api.storage.sqlite import DATABASE_NAME, INPUTS_FOLDER, SqliteRepository
 from tests.support.disk_calls import record_disk_calls
 from tests.support.requests import resolved_request

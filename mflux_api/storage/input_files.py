@@ -5,7 +5,7 @@ from pathlib import Path
 
 import attrs
 
-from mflux_api.storage.files import write_atomically
+from mflux_api.storage.image_files import write_atomically
 
 
 @attrs.frozen
