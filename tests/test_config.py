@@ -157,7 +157,7 @@ def test_mistake_names_file_key_and_what_was_expected(tmp_path: Path, text: str,
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_yaml_is_told_to_be_toml(tmp_path: Path) -> None:
+def test_yaml_is_an_error_that_names_toml(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("server:\n  port: 1\n")
     with pytest.raises(ConfigError, match="TOML"):
         load_settings(tmp_path / "config.yaml", environ={})
@@ -216,7 +216,7 @@ def test_tilde_is_the_home_folder_wherever_a_path_comes_from(tmp_path: Path, mon
         load_settings(written(tmp_path, ""), environ={"MFLUX_MODELS_DIR": "~no-such-user-of-ours/x"})
 
 
-def test_yaml_in_capitals_is_told_to_be_toml_and_a_byte_order_mark_is_none_of_it(tmp_path: Path) -> None:
+def test_yaml_in_capitals_is_an_error_and_a_byte_order_mark_is_not(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="TOML"):
         load_settings(tmp_path / "config.YAML", environ={})
     (tmp_path / "config.toml").write_text("[server]\nport = 7\n", "utf-8-sig")
@@ -245,7 +245,7 @@ def test_retired_settings_without_a_place_in_the_file_give_no_warning(
     assert not caplog.messages
 
 
-def test_retired_section_that_is_empty_without_its_key_is_no_error(
+def test_section_that_is_empty_without_its_retired_key_is_dropped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(config.RETIRED, "old_section.key", "generation.default_steps")

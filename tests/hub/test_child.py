@@ -87,7 +87,7 @@ async def test_a_disk_that_fills_up_on_the_way_keeps_what_arrived(hub: Hub, tmp_
     assert hub.ranges
 
 
-async def test_a_failure_is_told_while_other_files_are_still_on_their_way(hub: Hub, tmp_path: Path) -> None:
+async def test_a_failure_is_reported_while_other_files_still_arrive(hub: Hub, tmp_path: Path) -> None:
     data = hub.repositories[REPO][TRANSFORMER]
     Client(tmp_path, hub.url).leave_partial(hub, data[:-1] + bytes([data[-1] ^ 1]))
     hub.faults.bytes_per_second = 3e5
@@ -96,7 +96,7 @@ async def test_a_failure_is_told_while_other_files_are_still_on_their_way(hub: H
     assert hub.total_sent() < sum(map(len, needed(hub).values())) / 2
 
 
-async def test_offline_mode_is_said(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_offline_mode_is_reported(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE"):
         await download(order(tmp_path))
@@ -104,7 +104,7 @@ async def test_offline_mode_is_said(hub: Hub, tmp_path: Path, monkeypatch: pytes
     assert children() == []
 
 
-async def test_a_child_that_dies_at_once_every_time_is_given_up(tmp_path: Path) -> None:
+async def test_a_child_that_always_dies_at_once_ends_the_download(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     command = (sys.executable, "-c", f"open({str(starts)!r}, 'a').write('x'); raise SystemExit(3)")
     with pytest.raises(DownloadFailed, match="3 times"), trio.fail_after(30):

@@ -59,7 +59,7 @@ def test_list_download_status_and_delete_without_a_server(hub: Hub, tmp_path: Pa
     assert "nothing to delete" in refused.stderr
 
 
-def test_a_failed_download_says_why_and_is_an_exit_status(hub: Hub, tmp_path: Path) -> None:
+def test_a_failed_download_names_the_reason_and_sets_the_exit_status(hub: Hub, tmp_path: Path) -> None:
     hub.faults.gated = True
     failed = run(tmp_path, "download", "tiny")
     assert failed.returncode == 1

@@ -136,7 +136,7 @@ def test_files_on_another_host_are_followed_resumed_and_get_no_token(
     assert any(request.startswith("GET /elsewhere/") for request in hub.requests)
 
 
-def test_gated_says_which_licence_where_and_which_variable(hub: Hub, client: Client) -> None:
+def test_gated_names_the_licence_its_page_and_the_variable(hub: Hub, client: Client) -> None:
     hub.faults.gated = True
     failed = client.fail("MODEL_GATED", licence="FLUX non-commercial")
     for part in ("FLUX non-commercial", f"{hub.url}/{REPO}", "HF_TOKEN"):
@@ -171,7 +171,7 @@ def test_forbidden_is_like_gated(hub: Hub, client: Client) -> None:
         ({"files": ("nothing/*",)}, "none of the files of a model"),
     ],
 )
-def test_what_is_not_there_is_said(client: Client, changes: dict[str, Any], says: str) -> None:
+def test_missing_repository_revision_or_files_are_named(client: Client, changes: dict[str, Any], says: str) -> None:
     assert says in client.fail(**changes).message
 
 
@@ -187,7 +187,7 @@ def test_a_changed_byte_is_found(hub: Hub, client: Client) -> None:
     assert "is not what the hub says it is" in client.fail().message
 
 
-def test_a_disk_that_is_too_small_is_said_before_anything_is_downloaded(hub: Hub, client: Client) -> None:
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_downloaded(hub: Hub, client: Client) -> None:
     hub.faults.claimed_size = 10**15
     failed = client.fail("DISK_FULL")
     assert "more are needed" in failed.message
@@ -207,7 +207,7 @@ def test_a_busy_hub_is_named_with_its_answer(hub: Hub, client: Client) -> None:
     assert "503" in client.fail().message
 
 
-def test_a_folder_that_cannot_be_written_is_said(hub: Hub, client: Client) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(hub: Hub, client: Client) -> None:
     client.folder.write_text("a file")
     failed = client.download()
     assert isinstance(failed, DownloadFailure)

@@ -104,7 +104,7 @@ def test_exif_orientation_is_followed() -> None:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize("notes", [b"Exif\0\0garbage garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"])
-def test_image_whose_exif_data_is_broken_is_taken_as_it_stands(kind: str, notes: bytes) -> None:
+def test_image_with_broken_exif_data_is_accepted_unrotated(kind: str, notes: bytes) -> None:
     image = decode_image(encoded(halves(), kind, exif=notes), 0)
     assert near(image.getpixel((4, 4)), RED)
 
@@ -234,6 +234,6 @@ def test_every_image_is_a_reference_and_the_first_the_start_below_strength_1() -
     assert (len(whole), none) == (3, None)
 
 
-def test_kept_image_that_was_removed_by_hand_fails_its_job_and_says_so() -> None:
+def test_init_image_that_was_removed_by_hand_fails_its_job_with_the_reason() -> None:
     with pytest.raises(GenerationFailed, match="removed from the state directory"):
         references_and_start(resolved_request(width=64, height=64, init_images=("",), image_strength=0.5))

@@ -108,7 +108,7 @@ def test_images_that_are_all_denoised_before_one_is_saved_count_each_step_once(i
         assert (tracker.stage(Stage.DECODING).image, tracker.images_saved) == (saved, saved)
 
 
-def test_the_engine_says_how_many_steps_really_run() -> None:
+def test_the_engine_decides_how_many_steps_run() -> None:
     """An edit at strength 0.5 runs half the steps that were asked for."""
     tracker = ProgressTracker(a_job(steps=8))
     tracker.begin_attempt(1)
@@ -117,7 +117,7 @@ def test_the_engine_says_how_many_steps_really_run() -> None:
     assert tracker.image_saved(1).progress == 1.0
 
 
-def test_a_job_that_goes_back_to_the_queue_says_so_and_keeps_its_progress() -> None:
+def test_a_requeued_job_is_queued_and_keeps_its_progress() -> None:
     tracker = ProgressTracker(a_job(steps=4))
     assert (tracker.latest.status, tracker.latest.stage, tracker.latest.attempt) == (Status.QUEUED, Stage.QUEUED, 1)
     tracker.begin_attempt(1)

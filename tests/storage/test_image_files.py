@@ -30,7 +30,7 @@ def everything_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_an_image_is_where_it_says_with_the_digest_and_the_pixels(tmp_path: Path) -> None:
+def test_image_is_at_its_path_with_its_digest_and_pixels(tmp_path: Path) -> None:
     stored = save(ImageFiles(tmp_path / "new" / "output"), index=1)
     path = tmp_path / "new" / "output" / "2026-03-01" / "0123456789ab-1.png"
     data = path.read_bytes()

@@ -180,7 +180,7 @@ def test_upload_is_found_under_its_name_and_nothing_else_is_left(tmp_path: Path)
     assert files.resolve(["my-style"])[0].size == len(content())
 
 
-def test_taken_name_is_kept_unless_told(tmp_path: Path) -> None:
+def test_taken_name_is_kept_without_overwrite(tmp_path: Path) -> None:
     files = LoraFiles((tmp_path,))
     put(files, "a", content(16))
     with pytest.raises(InvalidParameter, match="taken"):

@@ -187,7 +187,7 @@ def test_paging_goes_on_below_the_cursor_though_jobs_come_and_go(repository: Rep
 
 
 @pytest.mark.parametrize("cursor", ["", "-1", "+1", " 1", "1_0", "0", "01", "g", "A", "٣", "1\n", "f" * 16, "\ud800"])
-def test_a_cursor_that_is_none_of_ours_is_a_value_error(repository: Repository, cursor: str) -> None:
+def test_an_unknown_cursor_is_a_value_error(repository: Repository, cursor: str) -> None:
     fill(repository, "a", "b")
     with pytest.raises(ValueError, match="cursor"):
         repository.page(limit=1, cursor=cursor, status=None)

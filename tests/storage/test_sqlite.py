@@ -348,7 +348,7 @@ def test_retention_that_fails_removes_nothing(path: Path) -> None:
         assert ids(repository.expire(now=NOW, keep=0, ttl=FOREVER)) == ["a"]
 
 
-def test_a_closed_repository_says_so(path: Path) -> None:
+def test_a_closed_repository_refuses_calls(path: Path) -> None:
     repository = SqliteRepository(path)
     repository.close()
     repository.close()
