@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mflux_api.config import Settings, load_settings
     from mflux_api.errors import ConfigError, JobCancelled, ServiceError, ServiceFailed
-    from mflux_api.jobs.job import Finished, Job, JobEvent, Progress, Stage, Status, StoredImage, Timings
+    from mflux_api.jobs.job import Job, Stage, Status, StoredImage, Timings
+    from mflux_api.jobs.progress import Finished, JobEvent, Progress
     from mflux_api.jobs.request import GenerateRequest
     from mflux_api.service import Result, Service, open_service
 
@@ -44,7 +45,8 @@ __all__ = [
 _HOMES = {
     "config": ("Settings", "load_settings"),
     "errors": ("ConfigError", "JobCancelled", "ServiceError", "ServiceFailed"),
-    "jobs.job": ("Finished", "Job", "JobEvent", "Progress", "Stage", "Status", "StoredImage", "Timings"),
+    "jobs.job": ("Job", "Stage", "Status", "StoredImage", "Timings"),
+    "jobs.progress": ("Finished", "JobEvent", "Progress"),
     "jobs.request": ("GenerateRequest",),
     "service": ("Result", "Service", "open_service"),
 }

@@ -1,5 +1,6 @@
 """Settings: defaults < config.toml < ``MFLUX_*`` environment < command line. Frozen, and complete once made."""
 
+import logging
 import os
 import tomllib
 from collections.abc import Mapping
@@ -12,6 +13,11 @@ from msgspec import Meta
 
 from mflux_api.catalog import BUILT_IN, Catalog, Model
 from mflux_api.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+RETIRED: dict[str, str] = {}
+"""Settings that a release took away → what to set in their place. A file that has one still loads, with a warning."""
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -194,6 +200,7 @@ def load_settings(
         config = Path("config.toml")
     if config is not None:
         tree = _read(config)
+        _drop_retired(tree, config.name)
         _check(tree, Settings, config.name)
         _anchor_paths(tree, config.resolve().parent)
     settings = _convert(tree, str(config.name) if config is not None else "defaults")
@@ -214,7 +221,7 @@ def load_settings(
 
 
 def _keys(text: str, source: str) -> list[str]:
-    """Split the variable's keys; none at all is a mistake, not a wish for a service that is open to everybody."""
+    """Split the variable's keys; a variable without a key is a mistake, not a wish for a service without keys."""
     keys = [key for part in text.split(",") if (key := part.strip())]
     if not keys:
         raise ConfigError(f"{source}: it is set but holds no key; unset it to serve without keys")
@@ -232,6 +239,23 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path.name}: not valid TOML: {error}") from None
     except OSError as error:
         raise ConfigError(f"{path.name}: cannot be read: {error.strerror}") from None
+
+
+def _drop_retired(tree: dict[str, Any], where: str) -> None:
+    """Take retired keys out of the file's content, and say what replaces each."""
+    for name, successor in RETIRED.items():
+        *sections, key = name.split(".")
+        table: Any = tree
+        for section in sections:
+            table = table.get(section, {}) if isinstance(table, dict) else {}
+        if isinstance(table, dict) and key in table:
+            del table[key]
+            # A section may have been retired with its last key.
+            if not table and sections and sections[0] not in get_type_hints(Settings):
+                del tree[sections[0]]
+            logger.warning(
+                "%s: '%s' is a retired setting and is ignored; set '%s' in its place", where, name, successor
+            )
 
 
 def _check(tree: Mapping[str, Any], target: type[Any], where: str, prefix: str = "") -> None:
@@ -258,18 +282,18 @@ _PATHS = (("models", "cache_dir"), ("generation", "output_dir"), ("jobs", "state
 def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:
     """Make the file's relative paths relative to the file's folder."""
 
-    def anchored(value: Any) -> Any:
+    def anchor(value: Any) -> Any:
         # What begins with a home folder belongs to no other; `_decode` finds out which one it is.
         return str(folder / value) if isinstance(value, str) and not value.startswith("~") else value
 
     for section, key in _PATHS:
         if key in tree.get(section, {}):
-            tree[section][key] = anchored(tree[section][key])
+            tree[section][key] = anchor(tree[section][key])
     if isinstance(dirs := tree.get("lora", {}).get("dirs"), list):
-        tree["lora"]["dirs"] = [anchored(value) for value in dirs]
+        tree["lora"]["dirs"] = [anchor(value) for value in dirs]
     for custom in tree.get("models", {}).get("custom", []):
         if "path" in custom:
-            custom["path"] = anchored(custom["path"])
+            custom["path"] = anchor(custom["path"])
 
 
 def _decode(kind: type[Any], value: Any) -> Any:

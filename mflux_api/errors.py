@@ -35,7 +35,7 @@ class InvalidJSON(ServiceError):
 
 
 class InvalidHTTP(ServiceError):
-    """The bytes are no HTTP request; 431 where its headers are too long, 501 for an unknown Transfer-Encoding."""
+    """The bytes are not an HTTP request; 431 where its headers are too long, 501 for an unknown Transfer-Encoding."""
 
     code, status = "INVALID_HTTP", 400
 
@@ -140,7 +140,7 @@ class ModelInUse(ServiceError):
 
 
 class JobCancelled(ServiceError):
-    """Somebody else cancelled the job of this synchronous call."""
+    """Another client cancelled the job of this synchronous call."""
 
     code, status = "JOB_CANCELLED", 409
 
@@ -224,7 +224,7 @@ class ModelGated(ServiceError):
 
 
 class DownloadFailed(ServiceError):
-    """The model could not be fetched."""
+    """The model could not be downloaded."""
 
     code, status, retry_after = "DOWNLOAD_FAILED", 503, 30
 
@@ -250,14 +250,14 @@ class ConfigError(Exception):
 
 
 class ServiceFailed(Exception):
-    """The supervision tree gave up: a part of it kept failing, and restarting it did not help."""
+    """A part of the supervision tree kept failing, and restarting it did not help."""
 
 
 _LARGEST_SHOWN = 10**20
 """Larger numbers may have thousands of digits."""
 
 
-def shown_value(value: Any) -> Any:
+def shorten_value(value: Any) -> Any:
     """Return a client's value for the details of an error, cut so that the error stays small."""
     if isinstance(value, str):
         return value if len(value) <= 64 else value[:64] + "…"

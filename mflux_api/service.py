@@ -15,8 +15,9 @@ from mflux_api.engine.interface import EngineId, EngineStarter
 from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown, by_code
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.jobs.job import Job, JobEvent, Status, StoredImage, Timings
+from mflux_api.jobs.job import Job, Status, StoredImage, Timings
 from mflux_api.jobs.parse import validate
+from mflux_api.jobs.progress import JobEvent
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository

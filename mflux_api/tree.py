@@ -39,7 +39,7 @@ from mflux_api.errors import ServiceFailed
 from mflux_api.gateway.gateway import Addresses, Gateway
 from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.storage.checkpoints import Checkpoints
-from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository
 from mflux_api.supervisor import ChildSpec, Isolation, Started, Strategy, Supervisor

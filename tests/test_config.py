@@ -1,5 +1,6 @@
 """Settings: where they come from, which wins, and what a mistake is answered with."""
 
+import logging
 import tomllib
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -7,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 import attrs
 import pytest
 
+from mflux_api import config
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError
 
@@ -155,7 +157,7 @@ def test_mistake_names_file_key_and_what_was_expected(tmp_path: Path, text: str,
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_yaml_is_told_to_be_toml(tmp_path: Path) -> None:
+def test_yaml_is_an_error_that_names_toml(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("server:\n  port: 1\n")
     with pytest.raises(ConfigError, match="TOML"):
         load_settings(tmp_path / "config.yaml", environ={})
@@ -214,8 +216,49 @@ def test_tilde_is_the_home_folder_wherever_a_path_comes_from(tmp_path: Path, mon
         load_settings(written(tmp_path, ""), environ={"MFLUX_MODELS_DIR": "~no-such-user-of-ours/x"})
 
 
-def test_yaml_in_capitals_is_told_to_be_toml_and_a_byte_order_mark_is_none_of_it(tmp_path: Path) -> None:
+def test_yaml_in_capitals_is_an_error_and_a_byte_order_mark_is_not(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="TOML"):
         load_settings(tmp_path / "config.YAML", environ={})
     (tmp_path / "config.toml").write_text("[server]\nport = 7\n", "utf-8-sig")
     assert load_settings(tmp_path / "config.toml", environ={}).server.port == 7
+
+
+def test_retired_setting_is_a_warning_that_names_its_successor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(config.RETIRED, "generation.old_steps", "generation.default_steps")
+    file = written(tmp_path, "[generation]\nold_steps = 7\nmax_batch_size = 2\n")
+    with caplog.at_level(logging.WARNING):
+        settings = load_settings(file, environ={})
+    assert (settings.generation.default_steps, settings.generation.max_batch_size) == (4, 2)
+    [line] = caplog.messages
+    assert "config.toml" in line
+    assert "'generation.old_steps'" in line
+    assert "'generation.default_steps'" in line
+
+
+def test_retired_settings_without_a_place_in_the_file_give_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(config.RETIRED, "old_section.key", "generation.default_steps")
+    load_settings(written(tmp_path, "[generation]\nmax_batch_size = 2\n"), environ={})
+    assert not caplog.messages
+
+
+def test_section_that_is_empty_without_its_retired_key_is_dropped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(config.RETIRED, "old_section.key", "generation.default_steps")
+    assert load_settings(written(tmp_path, "[old_section]\nkey = 1\n"), environ={}) == load_settings(
+        written(tmp_path, ""), environ={}
+    )
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("text", ["old_section = 1", "[old_section]\nkey = 1\nother = 2"])
+def test_what_is_beside_a_retired_setting_is_still_checked(
+    tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(config.RETIRED, "old_section.key", "generation.default_steps")
+    with pytest.raises(ConfigError, match="unknown key 'old_section'"):
+        load_settings(written(tmp_path, text), environ={})

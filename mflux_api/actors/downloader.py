@@ -24,7 +24,7 @@ from mflux_api.errors import (
     ServiceError,
     ServiceRestarting,
 )
-from mflux_api.hub.client import DownloadOptions, fetch
+from mflux_api.hub.client import DownloadOptions, download_repository
 from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
 from mflux_api.jobs.job import Failure
 from mflux_api.storage.checkpoints import Checkpoints
@@ -220,7 +220,7 @@ class Downloader:
             try:
                 async with self._children:
                     logger.info("downloading %s", model.repo)
-                    done = await fetch(order, self._options, download.note)
+                    done = await download_repository(order, self._options, download.note)
                     logger.info("downloaded %s at %s, %.2f GB", model.repo, done.commit[:12], done.bytes_total / 1e9)
             except ServiceError as failed:
                 error = failed
@@ -275,7 +275,7 @@ class Downloader:
         download = self._downloads.get(source)
         if download is not None and model.quantization != "runtime":
             await self._stop(download)
-        for each in self._checkpoints.made_of_the_same(model, self._catalog):
+        for each in self._checkpoints.sharing_files(model, self._catalog):
             for loader in self._loaders:
                 # An engine that dies over it, or has failed, has the model in memory no more either.
                 with suppress(EngineDied, ActorSuspended):

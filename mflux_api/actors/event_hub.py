@@ -14,7 +14,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Mailbox
 from mflux_api.errors import ShuttingDown
-from mflux_api.jobs.job import Finished, JobEvent, Progress
+from mflux_api.jobs.progress import Finished, JobEvent, Progress
 from mflux_api.supervisor import Started
 
 SUBSCRIBER_BUFFER = 32

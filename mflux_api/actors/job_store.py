@@ -15,7 +15,7 @@ from mflux_api.actors.mailbox import Ask, Mailbox, MailboxFull
 from mflux_api.errors import InvalidParameter, JobGone, ServiceError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import InvalidTransition, Job
-from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.repository import Page, Repository, Tombstone
 from mflux_api.supervisor import Started
 
@@ -71,7 +71,7 @@ class JobStore:
                 await self._call(partial(self._repository.insert, message.job, message.key))
                 message.reply.ok(None)
             case m.GetIdempotencyRecord():
-                message.reply.ok(await self._call(partial(self._repository.recall, message.key)))
+                message.reply.ok(await self._call(partial(self._repository.get_idempotency_record, message.key)))
             case m.StartJob():
                 message.reply.ok(await self._change(message.job_id, lambda job: jobs.start(job, _now())))
             case m.Requeue():

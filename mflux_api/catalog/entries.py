@@ -9,7 +9,7 @@ from mflux_api.catalog.model import Family, Model
 from mflux_api.catalog.revisions import PINNED
 from mflux_api.catalog.sizes import Sizes
 
-FLUX_NON_COMMERCIAL = "FLUX non-commercial"
+_FLUX_NON_COMMERCIAL = "FLUX non-commercial"
 
 
 @attrs.frozen(kw_only=True)
@@ -45,7 +45,7 @@ _BASES = (
         sizes=sizes.KLEIN_9B,
         kept=sizes.KLEIN_9B_KEPT,
         stored=((4, "AITRADER/FLUX2-klein-9B-mlx-4bit"), (8, "AITRADER/FLUX2-klein-9B-mlx-8bit")),
-        licence=FLUX_NON_COMMERCIAL,
+        licence=_FLUX_NON_COMMERCIAL,
         gated=True,
     ),
     _Base(
@@ -64,7 +64,7 @@ _BASES = (
         sizes=sizes.KLEIN_9B,
         kept=sizes.KLEIN_9B_KEPT,
         distilled=False,
-        licence=FLUX_NON_COMMERCIAL,
+        licence=_FLUX_NON_COMMERCIAL,
         gated=True,
     ),
     _Base(
@@ -75,7 +75,7 @@ _BASES = (
         kept=sizes.DEV_KEPT,
         family="flux2-dev",
         distilled=False,
-        licence=FLUX_NON_COMMERCIAL,
+        licence=_FLUX_NON_COMMERCIAL,
         gated=True,
     ),
     _Base(
@@ -90,7 +90,7 @@ _BASES = (
         repo="black-forest-labs/FLUX.2-klein-9b-kv",
         label="Distilled 9B for edits with cached references",
         sizes=sizes.KLEIN_9B,
-        licence=FLUX_NON_COMMERCIAL,
+        licence=_FLUX_NON_COMMERCIAL,
         gated=True,
         kv_cache=True,
     ),

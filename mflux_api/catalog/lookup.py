@@ -3,7 +3,7 @@
 from mflux_api.catalog.model import Model
 from mflux_api.catalog.names import is_flux1
 from mflux_api.catalog.table import Catalog
-from mflux_api.errors import InvalidModel, ModelNotDownloaded, ModelNotFound, shown_value
+from mflux_api.errors import InvalidModel, ModelNotDownloaded, ModelNotFound, shorten_value
 
 
 def find_model(alias: str, catalog: Catalog) -> Model:
@@ -18,9 +18,11 @@ def find_model(alias: str, catalog: Catalog) -> Model:
         return model
     if is_flux1(alias):
         raise ModelNotFound(
-            f"Model '{shown_value(alias)}' not found. Flux1 models removed. Use flux2-klein-4b or flux2-klein-9b"
+            f"Model '{shorten_value(alias)}' not found. Flux1 models removed. Use flux2-klein-4b or flux2-klein-9b"
         )
-    raise InvalidModel("Invalid model specified", {"model": shown_value(alias), "available_models": catalog.aliases()})
+    raise InvalidModel(
+        "Invalid model specified", {"model": shorten_value(alias), "available_models": catalog.aliases()}
+    )
 
 
 def not_downloaded(model: Model) -> ModelNotDownloaded:

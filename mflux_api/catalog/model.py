@@ -1,8 +1,10 @@
-"""What the table says of one model."""
+"""One entry of the model table, and the rules that follow from it."""
 
 from typing import Literal
 
 import attrs
+
+from mflux_api.catalog.files import MODEL_INDEX, UPSCALER_FILES
 
 Quantization = Literal["none", "stored", "runtime"]
 """Where the weights are quantized: nowhere, already in the repository, or here when they are loaded."""
@@ -10,7 +12,7 @@ Quantization = Literal["none", "stored", "runtime"]
 Family = Literal["flux2-klein", "flux2-dev", "seedvr2"]
 
 SizeSource = Literal["measured", "computed"]
-"""Whether somebody weighed the files, or the size follows from the shapes of the parameters."""
+"""Whether the size is that of the released files, or follows from the shapes of the parameters."""
 
 
 @attrs.frozen
@@ -84,7 +86,7 @@ class Model:
 
 
 _DIFFUSERS_LAYOUT = (
-    "model_index.json",
+    MODEL_INDEX,
     "scheduler/*.json",
     "vae/*.safetensors",
     "vae/*.json",
@@ -100,5 +102,5 @@ _DIFFUSERS_LAYOUT = (
 _FILES: dict[Family, tuple[str, ...]] = {
     "flux2-klein": _DIFFUSERS_LAYOUT,
     "flux2-dev": _DIFFUSERS_LAYOUT,
-    "seedvr2": ("seedvr2_ema_3b_fp16.safetensors", "ema_vae_fp16.safetensors"),
+    "seedvr2": tuple(UPSCALER_FILES.values()),
 }

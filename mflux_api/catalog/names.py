@@ -1,4 +1,4 @@
-"""Other names of the models: the spellings that mflux takes, and the Flux1 names that nobody takes any more."""
+"""Other names of the models: the spellings that mflux takes, and the Flux1 names that no release takes any more."""
 
 from collections.abc import Mapping
 

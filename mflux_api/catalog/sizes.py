@@ -21,6 +21,6 @@ DEV_KEPT: Mapping[int, float] = {8: 52.83, 4: 28.05}
 
 
 def source(repo: str) -> SizeSource:
-    """Return where a size comes from: only Klein's own checkpoints were weighed."""
+    """Return where a size comes from: only the sizes of Klein's own files were looked up."""
     weighed = repo.startswith("black-forest-labs/FLUX.2-klein") and not repo.endswith("-kv")
     return "measured" if weighed else "computed"

@@ -1,5 +1,6 @@
 """``mflux-api doctor``: what will be used on this machine, what is wrong, and what to do about it."""
 
+import argparse
 import os
 import platform
 import shutil
@@ -12,95 +13,107 @@ import attrs
 import psutil
 import trio
 
-from mflux_api.config import Settings
+from mflux_api.cli.exit_status import EXIT_FAILED
+from mflux_api.config import Settings, load_settings
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
 from mflux_api.engine.protocol import Ready
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.version import package_version
 
-PACKAGES = ("trio", "hypercorn", "quart-trio", "mlx", "mflux", "huggingface_hub", "pillow", "attrs", "psutil")
-LOW_DISK_GB = 2.0
+_PACKAGES = ("trio", "hypercorn", "quart-trio", "mlx", "mflux", "huggingface_hub", "pillow", "attrs", "psutil")
+_LOW_DISK_GB = 2.0
 
-State = Literal["ok", "warning", "problem"]
+_State = Literal["ok", "warning", "problem"]
 
 
 @attrs.frozen
-class Finding:
+class _Finding:
     """One line of the report."""
 
     subject: str
     says: str
-    state: State = "ok"
+    state: _State = "ok"
     advice: str = ""
     """What to do when it is not ok."""
 
 
-async def examine(settings: Settings) -> list[Finding]:
+def run(options: argparse.Namespace) -> int:
+    """Print the report.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+    """
+    findings = trio.run(_examine, load_settings(options.config))
+    print(_report(findings))
+    return EXIT_FAILED if any(finding.state == "problem" for finding in findings) else 0
+
+
+async def _examine(settings: Settings) -> list[_Finding]:
     """Look at this machine with these settings; starts one engine child and ends it."""
     findings = [*_versions(), *await _engine(settings), *_memory()]
     findings += await trio.to_thread.run_sync(lambda: [*_models(settings), *_folders(settings)])
     return findings
 
 
-def _versions() -> Iterator[Finding]:
-    yield Finding("mflux-api", package_version())
-    yield Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
-    for name in PACKAGES:
+def _versions() -> Iterator[_Finding]:
+    yield _Finding("mflux-api", package_version())
+    yield _Finding("python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+    for name in _PACKAGES:
         try:
-            yield Finding(name, version(name))
+            yield _Finding(name, version(name))
         except PackageNotFoundError:
-            yield Finding(name, "not installed", "problem", "install the dependencies again, see the README")
+            yield _Finding(name, "not installed", "problem", "install the dependencies again, see the README")
 
 
-async def _engine(settings: Settings) -> list[Finding]:
+async def _engine(settings: Settings) -> list[_Finding]:
     options = LocalEngineOptions(start_timeout=settings.engine.start_timeout_seconds)
     async with trio.open_nursery() as nursery:
         try:
             engine = await LocalEngine.start(nursery, options)
         except EngineDied as died:
             advice = "run again with --log-level debug; a missing MLX backend is the usual cause (README, Installing)"
-            return [Finding("engine", f"does not start: {died.reason}", "problem", advice)]
+            return [_Finding("engine", f"does not start: {died.reason}", "problem", advice)]
         info = engine.info
         await engine.aclose()
-    return [Finding("engine", "starts"), *_device(info)]
+    return [_Finding("engine", "starts"), *_device(info)]
 
 
-def _device(info: Ready) -> Iterator[Finding]:
-    yield Finding("backend", info.device)
-    yield Finding("device", info.device_name)
-    yield Finding("precision", info.precision)
+def _device(info: Ready) -> Iterator[_Finding]:
+    yield _Finding("backend", info.device)
+    yield _Finding("device", info.device_name)
+    yield _Finding("precision", info.precision)
     if not info.blas:
         return
     if info.blas_fast:
-        yield Finding("BLAS", info.blas)
+        yield _Finding("BLAS", info.blas)
     else:
-        yield Finding("BLAS", info.blas, "warning", "many times slower than OpenBLAS; install libopenblas0")
+        yield _Finding("BLAS", info.blas, "warning", "many times slower than OpenBLAS; install libopenblas0")
 
 
-def _memory() -> Iterator[Finding]:
+def _memory() -> Iterator[_Finding]:
     memory = psutil.virtual_memory()
-    yield Finding("memory", f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB")
+    yield _Finding("memory", f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB")
 
 
-def _models(settings: Settings) -> Iterator[Finding]:
+def _models(settings: Settings) -> Iterator[_Finding]:
     catalog = settings.catalog()
     checkpoints = Checkpoints(settings.models.cache_dir)
     present = [model.alias for model in catalog if checkpoints.state(model).downloaded]
-    yield Finding("models on disk", ", ".join(present))
+    yield _Finding("models on disk", ", ".join(present))
     for custom in settings.models.custom:
         model = catalog.get(custom.name)
         if model is not None and model.path is not None and not checkpoints.state(model).downloaded:
             advice = "path must be a folder in diffusers' layout, with model_index.json"
-            yield Finding(f"models.custom '{custom.name}'", "no checkpoint there", "problem", advice)
+            yield _Finding(f"models.custom '{custom.name}'", "no checkpoint there", "problem", advice)
     if settings.models.default in present:
-        yield Finding("default model", settings.models.default)
+        yield _Finding("default model", settings.models.default)
     else:
         advice = f"mflux-api models download {settings.models.default}, or set models.default to demo"
-        yield Finding("default model", f"{settings.models.default} is not on disk", "warning", advice)
+        yield _Finding("default model", f"{settings.models.default} is not on disk", "warning", advice)
 
 
-def _folders(settings: Settings) -> Iterator[Finding]:
+def _folders(settings: Settings) -> Iterator[_Finding]:
     for name, folder in (
         ("output directory", settings.generation.output_dir),
         ("state directory", settings.state_dir),
@@ -109,22 +122,22 @@ def _folders(settings: Settings) -> Iterator[Finding]:
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
         if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
             advice = "choose another in config.toml, or change its permissions"
-            yield Finding(name, f"{_shown(folder)} cannot be written", "problem", advice)
+            yield _Finding(name, f"{_display_path(folder)} cannot be written", "problem", advice)
             continue
         free = shutil.disk_usage(nearest).free / 1e9
-        says = f"{_shown(folder)}, {free:.1f} GB free"
-        if free < LOW_DISK_GB:
-            yield Finding(name, says, "warning", "free some space")
+        says = f"{_display_path(folder)}, {free:.1f} GB free"
+        if free < _LOW_DISK_GB:
+            yield _Finding(name, says, "warning", "free some space")
         else:
-            yield Finding(name, says)
+            yield _Finding(name, says)
 
 
-def _shown(path: Path) -> str:
-    """Return a path as its owner thinks of it."""
+def _display_path(path: Path) -> str:
+    """Return a path below the working directory where it is there."""
     return f"./{path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def report(findings: list[Finding]) -> str:
+def _report(findings: list[_Finding]) -> str:
     """Return the findings as text, problems last."""
     width = max(len(finding.subject) for finding in findings)
     signs = {"ok": "✓", "warning": "!", "problem": "✗"}

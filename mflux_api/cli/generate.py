@@ -1,17 +1,113 @@
-"""Files that ``mflux-api generate`` is given: whoever types the command may name any, wherever it lies."""
+"""``mflux-api generate``: one job on a service of its own, whose store is in memory.
 
+The files that it is given may lie anywhere: the person who types the command may read them.
+"""
+
+import argparse
 import base64
+import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import attrs
+import trio
 
-from mflux_api.config import Settings
+from mflux_api.cli.progress_bar import ProgressBar
+from mflux_api.config import Settings, load_settings
 from mflux_api.errors import InvalidParameter
+from mflux_api.jobs.progress import Finished
+from mflux_api.jobs.request import GenerateRequest
+from mflux_api.service import open_service
 from mflux_api.storage.loras import SUFFIX
 
 
-def init_images(paths: Sequence[Path]) -> tuple[str, ...]:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's options."""
+    parser.add_argument("prompt", nargs="?", default="", help="what to generate; an upscaler needs none")
+    parser.add_argument("--model", help="which model (default: models.default)")
+    parser.add_argument("--negative-prompt", help="what not to generate (base models)")
+    parser.add_argument("--seed", type=int, help="random seed (default: a new one)")
+    parser.add_argument(
+        "--width", type=int, help="pixels, a multiple of 16 (default: the model's, or the init image's)"
+    )
+    parser.add_argument(
+        "--height", type=int, help="pixels, a multiple of 16 (default: the model's, or the init image's)"
+    )
+    parser.add_argument("--steps", type=int, help="denoising steps (default: the model's own)")
+    parser.add_argument("--guidance", type=float, help="guidance (base models)")
+    parser.add_argument("--num-images", type=int, default=1, help="how many images (default: 1)")
+    parser.add_argument("--low-ram", action="store_true", help="take longer and less memory")
+    parser.add_argument(
+        "--init-image",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="an image to edit (up to four) or to upscale",
+    )
+    parser.add_argument("--image-strength", type=float, help="how much to transform it, 0 to 1 (default: 0.75)")
+    parser.add_argument("--upscale", type=float, help="upscalers: times as large (default: 2)")
+    parser.add_argument("--resolution", type=int, help="upscalers: the result's shorter side in pixels")
+    parser.add_argument("--softness", type=float, help="upscalers: how much detail to invent anew, 0 to 1 (default: 0)")
+    parser.add_argument(
+        "--lora", action="append", default=[], metavar="NAME[:SCALE]", help="a LoRA of lora.dirs or a file; repeatable"
+    )
+    parser.add_argument("--output-dir", type=Path, help="where to put them (default: ./output)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Generate the images and print their paths.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+        ServiceError: the images cannot be generated; the message says why.
+    """
+    overrides: dict[str, dict[str, Any]] = {"generation": {"output_dir": options.output_dir}}
+    settings = load_settings(options.config, overrides=overrides)
+    model = settings.catalog().get(options.model or settings.models.default)
+    width, height = model.native_size if model is not None and not options.init_image else (None, None)
+    named = _loras(options.lora, settings)
+    request = GenerateRequest(
+        prompt=options.prompt.strip(),
+        model=options.model,
+        negative_prompt=options.negative_prompt,
+        seed=options.seed,
+        width=options.width if options.width is not None else width,
+        height=options.height if options.height is not None else height,
+        steps=options.steps,
+        guidance=options.guidance,
+        num_images=options.num_images,
+        low_ram=options.low_ram,
+        init_images=_init_images(options.init_image),
+        image_strength=options.image_strength,
+        resolution=options.resolution,
+        upscale=options.upscale,
+        softness=options.softness,
+        lora_files=named.files,
+        lora_scales=named.scales,
+    )
+    for path in trio.run(partial(_generate_images, named.settings, request)):
+        print(path)
+    return 0
+
+
+async def _generate_images(settings: Settings, request: GenerateRequest) -> list[str]:
+    # The progress bar shows no previews.
+    async with open_service(settings, previews=False) as service:
+        with ProgressBar(sys.stderr) as bar:
+            bar.note("starting the engine")
+            job = await service.submit(request)
+            async with service.events(job.id) as events:
+                async for event in events:
+                    if not isinstance(event, Finished):
+                        bar.update(event)
+            result = await service.result(job.id)
+    return [image.path for image in result.images]
+
+
+def _init_images(paths: Sequence[Path]) -> tuple[str, ...]:
     """Read images as a request carries them.
 
     Raises:
@@ -31,7 +127,7 @@ def _content(path: Path) -> bytes:
 
 
 @attrs.frozen
-class NamedLoras:
+class _NamedLoras:
     """LoRAs as a request names them, and the settings under which it may."""
 
     settings: Settings
@@ -39,7 +135,7 @@ class NamedLoras:
     scales: tuple[float, ...]
 
 
-def loras(values: Sequence[str], settings: Settings) -> NamedLoras:
+def _loras(values: Sequence[str], settings: Settings) -> _NamedLoras:
     """Read ``NAME``, ``FILE``, ``NAME:SCALE`` or ``FILE:SCALE``; a file's own folder counts as one of ``lora.dirs``."""
     files: list[str] = []
     scales: list[float] = []
@@ -52,7 +148,7 @@ def loras(values: Sequence[str], settings: Settings) -> NamedLoras:
             name = str(path)
         files.append(name)
         scales.append(scale)
-    return NamedLoras(settings, tuple(files), tuple(scales))
+    return _NamedLoras(settings, tuple(files), tuple(scales))
 
 
 def _split(value: str) -> tuple[str, float]:

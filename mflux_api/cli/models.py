@@ -17,9 +17,9 @@ import trio
 
 from mflux_api.catalog import Model
 from mflux_api.cli.progress_bar import ProgressBar
-from mflux_api.config import Settings
+from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ModelNotFound, ServiceError, by_code
-from mflux_api.hub.client import DownloadOptions, fetch
+from mflux_api.hub.client import DownloadOptions, download_repository
 from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
@@ -29,12 +29,12 @@ _ANSWER_SECONDS = 600.0
 
 
 def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
-    """Describe the subcommands."""
+    """Describe the subcommands and their options."""
     commands = parser.add_subparsers(dest="action", required=True)
     commands.add_parser("list", parents=[shared], help="list the models and what is on disk")
     for action, help_text, several in (
         ("status", "say where a model is and what it is", False),
-        ("download", "fetch models, going on where an earlier try ended", True),
+        ("download", "download models, going on where an earlier try ended", True),
         ("delete", "remove models that this service downloaded or quantized", True),
         ("load", "have a running server bring a model into memory", False),
         ("unload", "have a running server drop a model from memory", False),
@@ -45,13 +45,15 @@ def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentPars
             command.add_argument("--url", help="the server (default: the address in the configuration)")
 
 
-def run(options: argparse.Namespace, settings: Settings) -> int:
+def run(options: argparse.Namespace) -> int:
     """Carry out one of them.
 
     Raises:
+        ConfigError: the configuration cannot be used.
         ServiceError: it cannot be done; the message says why.
         ConnectionError: no server answers where one is needed.
     """
+    settings = load_settings(options.config)
     if options.action == "list":
         print(_listing(settings))
         return 0
@@ -59,7 +61,7 @@ def run(options: argparse.Namespace, settings: Settings) -> int:
     for model in models:
         match options.action:
             case "status":
-                print(_described(model, Checkpoints(settings.models.cache_dir)))
+                print(_describe(model, Checkpoints(settings.models.cache_dir)))
             case "download":
                 _download(model, settings)
             case "delete":
@@ -123,7 +125,7 @@ def _origin(model: Model) -> str:
     return model.path or f"{model.repo}@{(model.revision or 'main')[:12]}"
 
 
-def _described(model: Model, checkpoints: Checkpoints) -> str:
+def _describe(model: Model, checkpoints: Checkpoints) -> str:
     state = checkpoints.state(model)
     rows = [
         ("model", model.alias),
@@ -154,12 +156,12 @@ def _download(model: Model, settings: Settings) -> None:
         )
         with ProgressBar(sys.stderr) as bar:
             bar.note(f"{model.alias}: asking the model hub")
-            trio.run(_fetch, order, _Meter(bar, model.alias))
+            trio.run(_download_repository, order, _Meter(bar, model.alias))
     print(f"{model.alias}: {checkpoints.folder(model)}")
 
 
-async def _fetch(order: DownloadRequest, meter: "_Meter") -> None:
-    await fetch(order, DownloadOptions(), meter)
+async def _download_repository(order: DownloadRequest, meter: "_Meter") -> None:
+    await download_repository(order, DownloadOptions(), meter)
 
 
 class _Meter:

@@ -1,13 +1,14 @@
-"""A job's progress on a terminal, or line by line where there is none."""
+"""A job's progress on a terminal, or line by line in a file or a pipe."""
 
 import shutil
 import time
 from types import TracebackType
 from typing import TextIO
 
-from mflux_api.jobs.job import Progress, Stage
+from mflux_api.jobs.job import Stage
+from mflux_api.jobs.progress import Progress
 
-BAR_WIDTH = 30
+_BAR_WIDTH = 30
 
 _NOTES = {
     Stage.QUEUED: "waiting",
@@ -15,7 +16,7 @@ _NOTES = {
     Stage.LOADING: "loading the model",
     Stage.ENCODING: "reading the prompt",
     Stage.DENOISING: "generating",
-    Stage.DECODING: "developing",
+    Stage.DECODING: "decoding",
     Stage.SAVING: "saving",
 }
 
@@ -40,11 +41,11 @@ class ProgressBar:
             self._stream.flush()
 
     def note(self, text: str) -> None:
-        """Say what is going on before there is anything to measure."""
+        """Show what is going on before there is anything to measure."""
         self._show(0.0, text)
 
     def update(self, progress: Progress) -> None:
-        """Show where the job is."""
+        """Show the job's progress."""
         text = _NOTES[progress.stage]
         if progress.stage is Stage.DOWNLOADING and progress.bytes_total:
             self.transfer(text, progress.bytes_done or 0, progress.bytes_total)
@@ -63,8 +64,8 @@ class ProgressBar:
         self._show(done / total if total else 1.0, text)
 
     def _show(self, ratio: float, text: str) -> None:
-        filled = round(ratio * BAR_WIDTH)
-        line = f"[{'█' * filled}{'·' * (BAR_WIDTH - filled)}] {ratio:4.0%} {text}"
+        filled = round(ratio * _BAR_WIDTH)
+        line = f"[{'█' * filled}{'·' * (_BAR_WIDTH - filled)}] {ratio:4.0%} {text}"
         if line == self._last:
             return
         self._last = line

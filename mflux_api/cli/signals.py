@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT, SIGHUP: the first asks for an end, the second for one at once. Only the command line uses this."""
+"""SIGTERM, SIGINT and SIGHUP: the first asks the service to end, the second to end at once."""
 
 import logging
 import math
@@ -10,10 +10,10 @@ from types import FrameType
 
 import trio
 
-SECOND_SIGNAL_AFTER = 1.0
+_SECOND_SIGNAL_AFTER = 1.0
 """Seconds: a process group's signal may reach the server twice at once, and that is one signal."""
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 logger = logging.getLogger("mflux_api")
 
@@ -34,8 +34,8 @@ class StopSignals:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Take the signals while the block runs, and ignore what comes later: the process is ending anyway."""
-        for number in STOP_SIGNALS:
-            # Under nohup a closed terminal is no reason to end.
+        for number in _STOP_SIGNALS:
+            # Under nohup the server outlives its terminal.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, self._handle)
         try:
@@ -43,7 +43,7 @@ class StopSignals:
         finally:
             # The interpreter gives a handler in Python up before its own end, but not this. The engine child, which
             # would inherit it, is gone.
-            for number in STOP_SIGNALS:
+            for number in _STOP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
 
     def listen(self) -> None:
@@ -56,7 +56,7 @@ class StopSignals:
         if self._began == math.inf:
             self._began = now
             self._on_first()
-        elif now - self._began >= SECOND_SIGNAL_AFTER and not self._hurried:
+        elif now - self._began >= _SECOND_SIGNAL_AFTER and not self._hurried:
             self._hurried = True
             self._on_second()
         if self._token is not None:

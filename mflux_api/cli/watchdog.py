@@ -49,7 +49,7 @@ class Watchdog:
             deadline = order if deadline is None else min(deadline, order)
 
     def _kill(self) -> None:
-        # Not through logging: whoever is stuck may hold its lock.
+        # Not through logging: the thread that is stuck may hold its lock.
         line = "mflux-api: the shutdown is stuck: ending the process; unfinished jobs go on at the next start\n"
         os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, line.encode())
         os._exit(self._status)

@@ -8,7 +8,8 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.errors import ServiceRestarting
-from mflux_api.jobs.job import Finished, Job, Progress, Stage, Status
+from mflux_api.jobs.job import Job, Stage, Status
+from mflux_api.jobs.progress import Finished, Progress
 
 
 class EventStream:

@@ -29,10 +29,11 @@ from mflux_api.errors import (
 )
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.images.encode import ImageFormat, convert_png
-from mflux_api.images.inputs import output_size, source_size
+from mflux_api.images.run_inputs import output_size, source_size
 from mflux_api.jobs.idempotency import IdempotencyKey
-from mflux_api.jobs.job import Finished, Job, Status, StoredImage
+from mflux_api.jobs.job import Job, Status, StoredImage
 from mflux_api.jobs.lora_tags import without_tags
+from mflux_api.jobs.progress import Finished
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import ResolvedRequest, resolve
 from mflux_api.jobs.upscaling import check_upscaling, resolve_upscaling

@@ -10,7 +10,8 @@ import trio
 from mflux_api.gateway.gateway import Gateway, JobView
 from mflux_api.http.responses import in_thread, to_json
 from mflux_api.http.schemas import JobResponse, JobResult, ProgressData, StageName
-from mflux_api.jobs.job import Job, Progress, Stage, Status
+from mflux_api.jobs.job import Job, Stage, Status
+from mflux_api.jobs.progress import Progress
 
 CACHE_BYTES = 64 * 1024 * 1024
 

@@ -16,7 +16,8 @@ from mflux_api.gateway.event_stream import EventStream
 from mflux_api.gateway.gateway import JobView
 from mflux_api.http.render import Renderer, progress_data
 from mflux_api.http.responses import to_json
-from mflux_api.jobs.job import Finished, Status
+from mflux_api.jobs.job import Status
+from mflux_api.jobs.progress import Finished
 
 KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b": keep-alive\n"

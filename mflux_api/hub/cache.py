@@ -1,7 +1,7 @@
 """Where downloaded repositories lie, and what says that one is complete. Read by the service, written by its child.
 
 The layout is huggingface_hub's own (``models--{owner}--{name}/snapshots/{commit}``), so an existing cache can be used.
-Beside it, in ``.mflux-api``, lie our marks: what is complete, and that we made the folder.
+In its ``.mflux-api`` folder lie the service's marks: which revisions are complete, and whether it made the folder.
 """
 
 import os
@@ -15,20 +15,20 @@ import attrs
 import msgspec
 
 MAIN = "main"
-OURS = ".mflux-api"
+_OURS = ".mflux-api"
 _OWNED = "owned"
 _TRASH = ".deleted-"
 
 
 @attrs.frozen(kw_only=True)
 class Marker:
-    """What one finished download left."""
+    """The record of a finished download."""
 
     repo: str
     revision: str
-    """What was asked for."""
+    """The branch, tag or commit that was asked for."""
     commit: str
-    """What that was on the day."""
+    """The commit that it was on that day."""
     files: Mapping[str, int]
     """Every file of the snapshot, by its path in the repository, and its bytes."""
 
@@ -44,9 +44,9 @@ class HubCache:
         return self.root / f"models--{repo.replace('/', '--')}"
 
     def snapshot(self, repo: str, revision: str | None) -> tuple[Path, Marker] | None:
-        """Return the folder of a complete download and its marker; ``None`` when a file is missing or cut.
+        """Return the folder of a complete download and its marker; ``None`` when a file is missing or has another size.
 
-        Takes a look at every file, so call it in a thread.
+        Looks at every file, so call it in a thread.
         """
         marker = self._read_marker(repo, revision)
         if marker is None:
@@ -57,30 +57,30 @@ class HubCache:
 
     def is_ours(self, repo: str) -> bool:
         """Whether this service made the repository's folder."""
-        return (self.repository(repo) / OURS / _OWNED).is_file()
+        return (self.repository(repo) / _OURS / _OWNED).is_file()
 
     def claim(self, repo: str) -> None:
-        """Make the repository's folder; what was there before stays somebody else's.
+        """Make the repository's folder; a folder that was there before stays its owner's.
 
         Raises:
             OSError: it cannot be made.
         """
         folder = self.repository(repo)
         if not folder.exists():
-            # Named in the end, so that a folder without our mark is never ours.
+            # Renamed in the end, so that a folder without our mark is never ours.
             fresh = self.root / f".{folder.name}.{secrets.token_hex(4)}"
-            (fresh / OURS).mkdir(parents=True)
-            (fresh / OURS / _OWNED).touch()
+            (fresh / _OURS).mkdir(parents=True)
+            (fresh / _OURS / _OWNED).touch()
             try:
                 fresh.rename(folder)
             except OSError:
                 shutil.rmtree(fresh, ignore_errors=True)
                 if not folder.is_dir():
                     raise
-        (folder / OURS).mkdir(exist_ok=True)
+        (folder / _OURS).mkdir(exist_ok=True)
 
     def complete(self, marker: Marker) -> None:
-        """Write the mark that a download is complete; durable when this returns.
+        """Write the mark that a download is complete; its content is on disk before it has its name.
 
         Raises:
             OSError: it cannot be written.
@@ -94,7 +94,7 @@ class HubCache:
         temporary.replace(path)
 
     def remove(self, repo: str) -> bool:
-        """Remove a repository with all that was fetched of it, complete or not; return whether there was anything.
+        """Remove a repository with all that was downloaded of it, complete or not; return whether there was anything.
 
         Raises:
             OSError: it cannot be removed.
@@ -106,7 +106,7 @@ class HubCache:
         return True
 
     def remove_folder(self, folder: Path) -> None:
-        """Remove a folder in one step, so that no half of it is ever found.
+        """Remove a folder in one step, so that it is never found half removed.
 
         Raises:
             OSError: it cannot be removed.
@@ -121,13 +121,13 @@ class HubCache:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _marker_path(self, repo: str, revision: str | None) -> Path:
-        return self.repository(repo) / OURS / f"complete@{quote(revision or MAIN, safe='')}.json"
+        return self.repository(repo) / _OURS / f"complete@{quote(revision or MAIN, safe='')}.json"
 
     def _read_marker(self, repo: str, revision: str | None) -> Marker | None:
         try:
             return msgspec.json.decode(self._marker_path(repo, revision).read_bytes(), type=Marker)
         except (OSError, ValueError, msgspec.DecodeError):
-            # A name that no file can have, too.
+            # Also where the revision is a name that no file can have.
             return None
 
 

@@ -1,4 +1,4 @@
-"""The download child: fetches one repository from the model hub, says how far it is, and ends.
+"""The download child: downloads one repository from the model hub, reports its progress, and ends.
 
 Started as ``python -P -m mflux_api.hub.child`` by :mod:`mflux_api.hub.client`. Cancelling is killing
 it: what has arrived stays, and the marker of completeness is written last.
@@ -15,11 +15,11 @@ from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 if TYPE_CHECKING:
     from mflux_api.hub.download import Download
 
-REPORT_SECONDS = 0.5
+_REPORT_SECONDS = 0.5
 
 
 class _Reporter(threading.Thread):
-    """Says how far it is, and ends the process when the parent goes away."""
+    """Reports the progress, and ends the process when the parent goes away."""
 
     def __init__(self, pipe: ChildPipe) -> None:
         super().__init__(name="progress", daemon=True)
@@ -30,8 +30,8 @@ class _Reporter(threading.Thread):
     def run(self) -> None:
         while True:
             self.report()
-            if self._pipe.wait_readable(REPORT_SECONDS):
-                # There is nothing more to be told; the end of the pipe exits.
+            if self._pipe.wait_readable(_REPORT_SECONDS):
+                # The parent sends nothing more; at the end of the pipe the process exits.
                 self._pipe.read(1)
 
     def report(self) -> None:
@@ -52,21 +52,21 @@ class _Reporter(threading.Thread):
         self._pipe.write(event)
 
 
-def _fetch(order: DownloadRequest, reporter: _Reporter) -> DownloadDone | DownloadFailure:
+def _download(order: DownloadRequest, reporter: _Reporter) -> DownloadDone | DownloadFailure:
     from mflux_api.hub.download import Download
-    from mflux_api.hub.errors import explained
+    from mflux_api.hub.failures import explain
 
     try:
         reporter.download = Download(order)
         marker = reporter.download.run()
     except Exception as error:  # noqa: BLE001 - whatever a library raises must reach the parent as a frame
         print(f"{order.repo}: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
-        return explained(error, order)
+        return explain(error, order)
     return DownloadDone(commit=marker.commit, bytes_total=sum(marker.files.values()))
 
 
 def main() -> None:
-    """Take the order, then import huggingface_hub, then fetch."""
+    """Take the order, then import huggingface_hub, then download."""
     pipe = take_standard_streams(DOWNLOAD_TYPES)
     # Its transfers cannot be resumed by the byte; plain HTTP can.
     os.environ["HF_HUB_DISABLE_XET"] = "1"
@@ -75,7 +75,7 @@ def main() -> None:
     order, _ = pipe.read_frame()
     reporter = _Reporter(pipe)
     reporter.start()
-    reporter.end(_fetch(order, reporter))
+    reporter.end(_download(order, reporter))
     # Threads that still wait for a slow hub are of no use any more.
     os._exit(0)
 

@@ -13,16 +13,16 @@ from mflux_api.ipc.child_process import ChildDied, ChildProcess
 
 logger = logging.getLogger(__name__)
 
-RESTART_SECONDS = 0.5
+_RESTART_SECONDS = 0.5
 
 
 @attrs.frozen(kw_only=True)
 class DownloadOptions:
-    """How to start a child and when to give it up."""
+    """How to start a child, and when to stop trying."""
 
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.hub.child")
     silence: float = 60.0
-    """Seconds without a word after which it counts as dead."""
+    """Seconds without a frame after which the child counts as dead."""
     deaths: int = 3
     """Children that may die in a row without a byte of progress."""
 
@@ -32,7 +32,7 @@ class _DownloadChild(ChildProcess):
     types = DOWNLOAD_TYPES
 
 
-async def fetch(
+async def download_repository(
     order: DownloadRequest, options: DownloadOptions, report: Callable[[DownloadProgress], None]
 ) -> DownloadDone:
     """Download a repository; cancelling ends the child at once, and what has arrived stays for the next call.
@@ -40,12 +40,12 @@ async def fetch(
     Args:
         order: what to download, and where to.
         options: how to run the child.
-        report: told twice a second how far it is.
+        report: called twice a second with the progress.
 
     Raises:
-        DownloadFailed: it cannot be fetched; the message says why and what to do.
+        DownloadFailed: it cannot be downloaded; the message says why and what to do.
         ModelGated: the licence has to be accepted first.
-        DiskFull: there is no room for it.
+        DiskFull: the disk has no room for it.
     """
     deaths, furthest = 0, -1
 
@@ -58,7 +58,7 @@ async def fetch(
 
     while True:
         try:
-            return await _fetch_once(order, options, note)
+            return await _download_once(order, options, note)
         except ChildDied as died:
             deaths += 1
             logger.warning("the download of %s died: %s", order.repo, died.reason)
@@ -67,10 +67,10 @@ async def fetch(
                     f"The download of {order.repo} ended {deaths} times without a byte of progress ({died.reason}); "
                     "try again, or run with --log-level debug"
                 ) from None
-            await trio.sleep(RESTART_SECONDS * deaths)
+            await trio.sleep(_RESTART_SECONDS * deaths)
 
 
-async def _fetch_once(
+async def _download_once(
     order: DownloadRequest, options: DownloadOptions, report: Callable[[DownloadProgress], None]
 ) -> DownloadDone:
     child = _DownloadChild(await _DownloadChild.launch(options.command))
@@ -106,4 +106,4 @@ async def _follow(
             case DownloadDone() | DownloadFailure() as last:
                 return last
             case _:
-                raise ChildDied("it sent an order")
+                raise ChildDied("it sent a request")

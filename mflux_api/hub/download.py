@@ -1,4 +1,4 @@
-"""Fetching a repository from the model hub: huggingface_hub's calls, plus resuming a file where it was cut.
+"""Downloading a repository from the model hub: huggingface_hub's calls, plus resuming a file where it was cut.
 
 huggingface_hub writes each file under a fresh temporary name, so a killed download begins its file again. Here a
 file grows under one name until it is whole, is checked against its digest, and becomes a blob of huggingface_hub's
@@ -25,11 +25,11 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 from mflux_api.hub.cache import MAIN, HubCache, Marker
 from mflux_api.hub.protocol import DownloadRequest
 
-LIBRARY = "mflux-api"
-WORKERS = 4
-WRITE_BYTES = 1 << 16
-"""What a kill may lose of a file: so much is written at once."""
-SPARE_BYTES = 64_000_000
+_LIBRARY = "mflux-api"
+_WORKERS = 4
+_WRITE_BYTES = 1 << 16
+"""Bytes that are written at once, which a kill may lose of a file."""
+_SPARE_BYTES = 64_000_000
 """Disk space that a download leaves free."""
 _DIGEST_CHUNK = 1 << 22
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -52,7 +52,7 @@ class Damaged(Exception):
 
 
 class _Silent:
-    """A progress bar that shows nothing; the files on disk are what is counted."""
+    """A progress bar that shows nothing: progress is counted from the files on disk."""
 
     total: Any = 0
 
@@ -80,7 +80,7 @@ class _Stopped(Exception):
 
 
 class _Stoppable(_Silent):
-    """A silent bar that ends its download when that is of no use any more."""
+    """A silent bar that ends its download once another file has failed."""
 
     def __init__(self, stopping: threading.Event, **options: Any) -> None:
         super().__init__(**options)
@@ -101,13 +101,13 @@ class _File:
     etag: str
     url: str
     blob: Path
-    """Where it goes once it is whole."""
+    """The blob's path, once the file is whole."""
     pointer: Path
     """Its place in the snapshot: a link to the blob."""
 
     @property
     def partial(self) -> Path:
-        return self.blob.with_name(f"{self.blob.name}.{LIBRARY}.incomplete")
+        return self.blob.with_name(f"{self.blob.name}.{_LIBRARY}.incomplete")
 
 
 class Download:
@@ -118,22 +118,22 @@ class Download:
         self._endpoint = endpoint
         self._cache = HubCache(Path(order.cache_dir))
         self._repository = self._cache.root / repo_folder_name(repo_id=order.repo, repo_type="model")
-        self._headers = build_hf_headers(library_name=LIBRARY)
+        self._headers = build_hf_headers(library_name=_LIBRARY)
         self._present = 0
         self._missing: tuple[_File, ...] = ()
         self._stopping = threading.Event()
         self.total: int | None = None
-        """Bytes of everything that is wanted; ``None`` until :meth:`run` has asked the hub."""
+        """Bytes of all files that are wanted; ``None`` until :meth:`run` has asked the hub."""
 
     def done(self) -> int:
         """Return the bytes that are on disk."""
-        return self._present + sum(_arrived(file) for file in self._missing)
+        return self._present + sum(_bytes_arrived(file) for file in self._missing)
 
     def run(self) -> Marker:
-        """Fetch what is missing, and mark it as complete.
+        """Download what is missing, and mark it as complete.
 
         Raises:
-            NoSpace: the disk is too small for it; nothing was fetched.
+            NoSpace: the disk is too small for it; nothing was downloaded.
             Damaged: a file did not arrive whole.
             OSError: the disk is full or cannot be written, or the hub cannot be reached.
             HfHubHTTPError: the hub refuses.
@@ -143,8 +143,8 @@ class Download:
         files = self._plan()
         commit = files[0].commit
         self._check_space()
-        self._fetch_all()
-        # Nothing is left to fetch but what has no digest of its own; this makes the snapshot.
+        self._download_files()
+        # Nothing is left to download but what has no digest of its own; this makes the snapshot.
         folder = Path(self._snapshot(revision=commit, dry_run=False))
         sizes = {file.name: file.size for file in files}
         for name, size in sizes.items():
@@ -160,9 +160,9 @@ class Download:
             revision=revision,
             cache_dir=self._order.cache_dir,
             allow_patterns=list(self._order.files),
-            library_name=LIBRARY,
+            library_name=_LIBRARY,
             endpoint=self._endpoint,
-            max_workers=WORKERS,
+            max_workers=_WORKERS,
             tqdm_class=_Silent,
             dry_run=dry_run,
         )
@@ -171,15 +171,15 @@ class Download:
         listed: list[DryRunFileInfo] = self._snapshot(revision=self._order.revision, dry_run=True)
         if not listed:
             raise Damaged("the repository", "has none of the files of a model")
-        with ThreadPoolExecutor(WORKERS) as pool:
-            files = tuple(pool.map(self._described, listed))
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            files = tuple(pool.map(self._describe, listed))
         # One blob may stand for several files of the same content.
         self._missing = tuple({file.etag: file for file in files if not _is_whole(file)}.values())
         self.total = sum(file.size for file in files)
         self._present = self.total - sum(file.size for file in self._missing)
         return files
 
-    def _described(self, info: DryRunFileInfo) -> _File:
+    def _describe(self, info: DryRunFileInfo) -> _File:
         url = hf_hub_url(self._order.repo, info.filename, revision=info.commit_hash, endpoint=self._endpoint)
         pointer = self._repository / "snapshots" / info.commit_hash / info.filename
         size: int | None
@@ -189,7 +189,7 @@ class Download:
         except (httpx.TransportError, OfflineModeIsEnabled):
             if not pointer.is_file():
                 raise
-            # A cache that somebody else filled needs no hub.
+            # A cache that another program filled needs no hub.
             size, etag = pointer.stat().st_size, pointer.resolve().name
         else:
             size, etag = metadata.size, metadata.etag
@@ -208,18 +208,18 @@ class Download:
         )
 
     def _check_space(self) -> None:
-        needed = sum(file.size - _arrived(file) for file in self._missing)
+        needed = sum(file.size - _bytes_arrived(file) for file in self._missing)
         free = shutil.disk_usage(self._cache.root).free
-        if needed and needed + SPARE_BYTES > free:
+        if needed and needed + _SPARE_BYTES > free:
             raise NoSpace(needed, free)
 
-    def _fetch_all(self) -> None:
+    def _download_files(self) -> None:
         (self._repository / "blobs").mkdir(parents=True, exist_ok=True)
-        pool = ThreadPoolExecutor(WORKERS)
+        pool = ThreadPoolExecutor(_WORKERS)
         try:
             # The largest first: nothing else is left to wait for in the end.
             largest_first = sorted(self._missing, key=lambda file: -file.size)
-            futures = [pool.submit(self._fetch, file) for file in largest_first]
+            futures = [pool.submit(self._download_file, file) for file in largest_first]
             finished, _ = wait(futures, return_when=FIRST_EXCEPTION)
             for future in finished:
                 future.result()
@@ -228,8 +228,8 @@ class Download:
             self._stopping.set()
             pool.shutdown(wait=False, cancel_futures=True)
 
-    def _fetch(self, file: _File) -> None:
-        # huggingface_hub's own lock: neither another process of ours nor one of its own fetches the same.
+    def _download_file(self, file: _File) -> None:
+        # huggingface_hub's own lock: neither another process of ours nor one of its own downloads the same file.
         lock = self._cache.root / ".locks" / self._repository.name / f"{file.etag}.lock"
         lock.parent.mkdir(parents=True, exist_ok=True)
         with WeakFileLock(lock):
@@ -238,7 +238,7 @@ class Download:
             try:
                 self._grow(file)
             except HfHubHTTPError as error:
-                # What is there is longer than the file on the hub is: it belongs to something else.
+                # The partial file is longer than the file on the hub: it belongs to another version.
                 if error.response.status_code != httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
                     raise
                 file.partial.unlink()
@@ -248,7 +248,7 @@ class Download:
 
     def _grow(self, file: _File) -> None:
         # By default ten megabytes are held in memory before any of it is written.
-        constants.DOWNLOAD_CHUNK_SIZE = WRITE_BYTES
+        constants.DOWNLOAD_CHUNK_SIZE = _WRITE_BYTES
         with file.partial.open("ab") as stream:
             have = stream.tell()
             if have > file.size:
@@ -275,14 +275,14 @@ class Download:
 
 
 def _is_whole(file: _File) -> bool:
-    """Whether a file is there; what has another size than it should is removed."""
+    """Whether a file is there; one of the wrong size is removed."""
     for path in (file.pointer, file.blob):
         if path.is_file() and path.stat().st_size != file.size:
             path.unlink()
     return file.pointer.is_file() or file.blob.is_file()
 
 
-def _arrived(file: _File) -> int:
+def _bytes_arrived(file: _File) -> int:
     for path in (file.partial, file.blob):
         try:
             return min(path.stat().st_size, file.size)

@@ -1,4 +1,4 @@
-"""What the service and a download child say to each other, in the frames of :mod:`mflux_api.engine.protocol`."""
+"""What the service and a download child say to each other, in the frames of :mod:`mflux_api.ipc.frames`."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -17,23 +17,23 @@ class DownloadRequest:
     revision: str | None
     cache_dir: str
     licence: str
-    """What has to be accepted where the repository is gated."""
+    """The licence that a gated repository asks for."""
     files: tuple[str, ...]
-    """Patterns of what is wanted."""
+    """Patterns of the files that are wanted."""
 
 
 @attrs.frozen(kw_only=True)
 class DownloadProgress:
-    """How far it is; sent twice a second, and so a sign of life too."""
+    """The progress; sent twice a second, and so a heartbeat too."""
 
     bytes_done: Natural
     bytes_total: Natural | None
-    """``None`` until the hub has said how large it all is."""
+    """``None`` until the hub has said the sizes of all files."""
 
 
 @attrs.frozen(kw_only=True)
 class DownloadDone:
-    """All of it is on disk, and marked as complete."""
+    """The repository is on disk, and marked as complete."""
 
     commit: str
     bytes_total: Natural
@@ -41,7 +41,7 @@ class DownloadDone:
 
 @attrs.frozen(kw_only=True)
 class DownloadFailure:
-    """It cannot be done; what was fetched stays for the next try."""
+    """The download failed; what has arrived stays for the next try."""
 
     code: str
     message: str

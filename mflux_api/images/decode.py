@@ -1,6 +1,6 @@
 """Images from outside: base64 or a data URL becomes RGB pixels, or one clear error.
 
-What is decoded here comes from strangers: only formats that browsers and cameras write are opened, the number of pixels
+These bytes come from clients: only formats that browsers and cameras write are opened, the number of pixels
 is known before the first is decoded, and whatever a decoder raises is the same error to the client.
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PIXELS = 32_000_000
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 LIMIT = f"base64 or a data URL of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image of at most {MAX_PIXELS // 10**6} MP"
 
 _MOST_INFOTEXT = 64 * 1024
@@ -30,19 +30,19 @@ _URL_SAFE = str.maketrans("-_", "+/")
 def decode_image(text: str, index: int, field: str = "init_images", *, reference: bool = True) -> "Image":
     """Return an image as RGB: turned as its EXIF orientation says, on white where it is transparent.
 
-    Of an animation it is the first frame. Takes up to a second for a large image, so call it in a thread.
+    An animation gives its first frame. Takes up to a second for a large image, so call it in a thread.
 
     Args:
         text: base64 or a data URL.
         index: its place in the request, for the error.
         field: what the client calls the list it is in, for the error.
-        reference: whether it is to be generated over or spoken of, which needs a least size; not for upscaling.
+        reference: whether it is for editing, which needs a least size; ``False`` for upscaling.
 
     Raises:
-        InvalidParameter: it is no whole image of a known format, or too large or too small.
+        InvalidParameter: it is not a whole image of a known format, or too large or too small.
     """
     try:
-        return _rgb(_bytes(text), reference)
+        return _to_rgb(_decode_base64(text), reference)
     except _Refused as refused:
         raise InvalidParameter.for_field(
             field, f"is invalid: image {index + 1} {refused}", limit=LIMIT, index=index
@@ -53,7 +53,7 @@ def infotext_of(text: str) -> str:
     """Return the infotext in a PNG that :func:`decode_image` has read; "" where there is none."""
     from PIL import Image
 
-    with Image.open(BytesIO(_bytes(text)), formats=FORMATS) as image:
+    with Image.open(BytesIO(_decode_base64(text)), formats=_FORMATS) as image:
         said = image.info.get("parameters", "")
     return said if isinstance(said, str) and len(said) <= _MOST_INFOTEXT else ""
 
@@ -62,7 +62,7 @@ class _Refused(Exception):
     """The message completes the sentence "image 1 …"."""
 
 
-def _bytes(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     text = text.strip()
     head = _DATA_URL.match(text)
     if head is None and (scheme := _URL.match(text)) is not None:
@@ -82,31 +82,31 @@ def _bytes(text: str) -> bytes:
         raise _Refused("is not base64") from None
 
 
-def _rgb(data: bytes, reference: bool) -> "Image":
+def _to_rgb(data: bytes, reference: bool) -> "Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        with Image.open(BytesIO(data), formats=_FORMATS) as image:
             _check_size(*image.size, reference)
             image.load()
             # After the frame is chosen and before anything forgets the EXIF data.
-            return _on_white(_turned(image))
+            return _put_on_white(_apply_orientation(image))
     except _Refused:
         raise
     except UnidentifiedImageError:
-        raise _Refused("is no image of a known format; send a PNG, JPEG or WebP") from None
+        raise _Refused("is not an image of a known format; send a PNG, JPEG or WebP") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
     except Exception:  # noqa: BLE001 - a decoder may raise anything on bytes from outside, and it means one thing
         raise _Refused("is damaged or cut off; save or send it again") from None
 
 
-def _turned(image: "Image") -> "Image":
+def _apply_orientation(image: "Image") -> "Image":
     from PIL import ImageOps
 
     try:
         turned: Image = ImageOps.exif_transpose(image)
-    except Exception:  # noqa: BLE001 - the pixels are sound; what some program wrote beside them is no reason to refuse
+    except Exception:  # noqa: BLE001 - the pixels are sound; what a program wrote beside them does not matter
         return image
     return turned
 
@@ -118,14 +118,14 @@ def _check_size(width: int, height: int, reference: bool) -> None:
         raise _Refused(f"has {width} × {height} pixels; a side needs at least {MULTIPLE}, also once scaled to 1 MP")
 
 
-def _on_white(image: "Image") -> "Image":
+def _put_on_white(image: "Image") -> "Image":
     from PIL import Image
 
     if image.mode.startswith("I;16"):
         # Pillow's own conversion would clip 16 bits at 255: all white. It scales "I" alone in every byte order.
         image = image.convert("I").point(lambda value: value / 256).convert("L")
     elif image.mode in ("I", "F"):
-        # What is white in them is anybody's guess, and Pillow's own conversion would clip them at 255, too.
+        # The value of white is unknown in them, and Pillow's own conversion would clip them at 255, too.
         raise _Refused("has 32 bits a pixel; save it with 8 or 16")
     if not image.has_transparency_data:
         return image.convert("RGB")

@@ -7,7 +7,7 @@ ImageFormat = Literal["png", "jpeg", "webp"]
 
 MEDIA_TYPES: dict[ImageFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
-LOSSY_QUALITY = 92
+_LOSSY_QUALITY = 92
 
 
 def encode_png(rgb: bytes, width: int, height: int, *, parameters: str, postprocessing: str = "") -> bytes:
@@ -18,9 +18,9 @@ def encode_png(rgb: bytes, width: int, height: int, *, parameters: str, postproc
         width: pixels in a row.
         height: rows.
         parameters: the infotext, kept in the file as A1111 keeps it; nothing where it is empty.
-        postprocessing: what A1111 keeps beside it of an image that went through its extras.
+        postprocessing: what A1111 keeps beside it for an image that went through its extras.
     """
-    # Pillow is imported on use: a server is up before anybody needs it.
+    # Pillow is imported on use: a server is up before the first request needs it.
     from PIL import Image
     from PIL.PngImagePlugin import PngInfo
 
@@ -48,5 +48,5 @@ def convert_png(data: bytes, target: ImageFormat) -> bytes:
         # 0x8769: the Exif IFD; 0x9286: UserComment, whose first 8 bytes name its encoding.
         exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + str(parameters).encode("utf-16-be")
         buffer = BytesIO()
-        image.convert("RGB").save(buffer, target.upper(), quality=LOSSY_QUALITY, exif=exif)
+        image.convert("RGB").save(buffer, target.upper(), quality=_LOSSY_QUALITY, exif=exif)
     return buffer.getvalue()

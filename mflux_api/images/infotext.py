@@ -9,7 +9,7 @@ from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
 from mflux_api.version import package_version
 
 SAMPLER = "Euler"
-SCHEDULE = "Simple"
+_SCHEDULE = "Simple"
 SUFFIX = ".safetensors"
 
 
@@ -21,13 +21,13 @@ def infotext(request: ResolvedRequest, seed: int, model_hash: str | None = None)
     )
     lines = [request.prompt + "".join(tags)]
     if request.upscaling is not None:
-        return "\n".join([*filter(None, lines), _pairs(_upscaled(request, request.upscaling, seed, model_hash))])
+        return "\n".join([*filter(None, lines), _pairs(_upscaling_pairs(request, request.upscaling, seed, model_hash))])
     if request.negative_prompt:
         lines.append(f"Negative prompt: {request.negative_prompt}")
     pairs: dict[str, object] = {
         "Steps": request.steps,
         "Sampler": SAMPLER,
-        "Schedule type": SCHEDULE,
+        "Schedule type": _SCHEDULE,
         "CFG scale": f"{request.guidance:g}",
         "Seed": seed,
         "Size": "{}x{}".format(*request.size),
@@ -40,7 +40,9 @@ def infotext(request: ResolvedRequest, seed: int, model_hash: str | None = None)
     return "\n".join(lines)
 
 
-def _upscaled(request: ResolvedRequest, upscaling: Upscaling, seed: int, model_hash: str | None) -> dict[str, object]:
+def _upscaling_pairs(
+    request: ResolvedRequest, upscaling: Upscaling, seed: int, model_hash: str | None
+) -> dict[str, object]:
     return {
         "Seed": seed,
         "Size": "{}x{}".format(*request.size),

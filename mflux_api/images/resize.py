@@ -9,21 +9,21 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_AREA = 1024 * 1024
-"""Pixels of a reference; a larger one is scaled down. Also of an output whose size nobody named."""
+"""Pixels of a reference; a larger one is scaled down. An output without a size has the same limit."""
 MULTIPLE = 16
 
 
 def reference_size(width: int, height: int) -> tuple[int, int]:
-    """The size in which an image becomes a reference: its own shape, at most 1 MP, snapped down to multiples of 16.
+    """Return the size of an image as a reference: its own shape, at most 1 MP, snapped down to multiples of 16.
 
-    It is also the output's size where a request names none. What is smaller than 16 pixels comes out as 0.
+    It is also the output's size where a request names none. A side of less than 16 pixels becomes 0.
     """
-    scaled = _scaled(width, height)
+    scaled = _scale_to_limit(width, height)
     return scaled[0] - scaled[0] % MULTIPLE, scaled[1] - scaled[1] % MULTIPLE
 
 
 def as_reference(image: "Image") -> RGBImage:
-    """An RGB image as a reference, as mflux prepares it: scaled down to 1 MP, then cropped to multiples of 16.
+    """Return an RGB image as a reference, as mflux prepares it: scaled down to 1 MP, then cropped to multiples of 16.
 
     Raises:
         ValueError: a side is too small, or the image so narrow that a side gets too small.
@@ -33,14 +33,14 @@ def as_reference(image: "Image") -> RGBImage:
     width, height = reference_size(*image.size)
     if not width or not height:
         raise ValueError(f"a reference needs at least {MULTIPLE} pixels on each side")
-    scaled = _scaled(*image.size)
+    scaled = _scale_to_limit(*image.size)
     if scaled != image.size:
         image = image.resize(scaled, Resampling.LANCZOS)
-    return _cropped(image, width, height)
+    return _crop(image, width, height)
 
 
 def as_start(image: "Image", width: int, height: int) -> RGBImage:
-    """An RGB image in exactly the output's size: scaled until it covers it, the rest cropped around its centre."""
+    """Return an RGB image in exactly the output's size: scaled until it covers it, and cropped around its centre."""
     from PIL.Image import Resampling
 
     scale = max(width / image.width, height / image.height)
@@ -50,7 +50,7 @@ def as_start(image: "Image", width: int, height: int) -> RGBImage:
     return RGBImage(width, height, image.resize((width, height), Resampling.LANCZOS, box=box).tobytes())
 
 
-def _scaled(width: int, height: int) -> tuple[int, int]:
+def _scale_to_limit(width: int, height: int) -> tuple[int, int]:
     area = width * height
     if area <= MAX_AREA:
         return width, height
@@ -58,6 +58,6 @@ def _scaled(width: int, height: int) -> tuple[int, int]:
     return round(width * scale), round(height * scale)
 
 
-def _cropped(image: "Image", width: int, height: int) -> RGBImage:
+def _crop(image: "Image", width: int, height: int) -> RGBImage:
     left, top = (image.width - width) // 2, (image.height - height) // 2
     return RGBImage(width, height, image.crop((left, top, left + width, top + height)).tobytes())

@@ -9,7 +9,7 @@ from typing import Any
 from mflux_api.ipc import frames
 
 READ_SIZE = 1 << 20
-NICENESS = 5
+_NICENESS = 5
 
 
 class ChildPipe:
@@ -71,5 +71,5 @@ def take_standard_streams(types: Mapping[str, type[Any]]) -> ChildPipe:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)
-    os.nice(NICENESS)
+    os.nice(_NICENESS)
     return ChildPipe(incoming, outgoing, types)

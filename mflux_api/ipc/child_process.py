@@ -16,10 +16,10 @@ from mflux_api.ipc.frames import PREFIX_LENGTH, ProtocolError
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 1 << 20
-SHUTDOWN_SECONDS = 0.4
+_SHUTDOWN_SECONDS = 0.4
 """How long a child has after it was told to leave, and again after SIGTERM. It has nothing to save."""
 
-EXIT_WAIT_SECONDS = 1.0
+_EXIT_WAIT_SECONDS = 1.0
 """How long to wait for the end of a process whose pipe is broken."""
 
 SILENCE_GRACE_SECONDS = 0.2
@@ -35,14 +35,14 @@ class ChildDied(Exception):
 
 
 class ChildProcess:
-    """One child process; subclasses know what its frames mean."""
+    """One child process; its subclasses know what the frames mean."""
 
     kind = "child"
-    """What a log line calls it."""
+    """The child's name in log lines."""
     types: Mapping[str, type[Any]]
-    """Tag → class of every frame it may send."""
+    """Tag → class of every frame that the child may send."""
     died: type[ChildDied] = ChildDied
-    """What is raised when it is gone."""
+    """The error when the child is gone."""
 
     def __init__(self, process: trio.Process) -> None:
         if process.stdin is None or process.stdout is None or process.stderr is None:
@@ -119,16 +119,16 @@ class ChildProcess:
         return header.frame, tuple(blobs)
 
     async def aclose(self, *, force: bool = False) -> None:
-        """End the child: a farewell, SIGTERM, SIGKILL; with ``force``, or when cancelled, SIGKILL at once."""
+        """End the child: a shutdown frame, SIGTERM, SIGKILL; with ``force``, or when cancelled, SIGKILL at once."""
         try:
             if not force:
-                with trio.move_on_after(SHUTDOWN_SECONDS):
+                with trio.move_on_after(_SHUTDOWN_SECONDS):
                     await self._ask_to_exit()
                     await self._stdin.aclose()
                     await self._process.wait()
                 if self._process.returncode is None:
                     self._process.terminate()
-                    with trio.move_on_after(SHUTDOWN_SECONDS):
+                    with trio.move_on_after(_SHUTDOWN_SECONDS):
                         await self._process.wait()
         finally:
             with trio.CancelScope(shield=True):
@@ -163,7 +163,7 @@ class ChildProcess:
         while len(self._buffer) < count:
             chunk = await self._receive_some(silence)
             if chunk is None:
-                # It may be this process that was stopped all the time; then its beats lie in the pipe.
+                # This process may have been stopped all the time; then heartbeats of the child lie in the pipe.
                 chunk = await self._receive_some(SILENCE_GRACE_SECONDS)
             if chunk is None:
                 raise self.died(f"no sign of life for {silence:g} s")
@@ -172,7 +172,7 @@ class ChildProcess:
             self._buffer += chunk
 
     async def _receive_some(self, seconds: float) -> bytes | None:
-        """What the child has sent, nothing at its end, ``None`` if it sends nothing in that time."""
+        """Return what the child has sent: empty at its end, ``None`` if it sends nothing in that time."""
         with trio.move_on_after(seconds):
             try:
                 return bytes(await self._stdout.receive_some(READ_SIZE))
@@ -182,7 +182,7 @@ class ChildProcess:
 
     async def _exit_reason(self) -> str:
         # A broken pipe is seen a moment before the end of the process that held it.
-        with trio.move_on_after(EXIT_WAIT_SECONDS):
+        with trio.move_on_after(_EXIT_WAIT_SECONDS):
             await self._process.wait()
         code = self._process.returncode
         if code is None:

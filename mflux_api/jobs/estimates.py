@@ -4,7 +4,7 @@ import attrs
 
 from mflux_api.jobs.resolve import ResolvedRequest
 
-WEIGHT = 0.3
+_WEIGHT = 0.3
 """Weight of the newest measurement in the moving average."""
 
 
@@ -13,7 +13,7 @@ class _Average:
     value: float | None = None
 
     def add(self, measured: float) -> None:
-        self.value = measured if self.value is None else (1 - WEIGHT) * self.value + WEIGHT * measured
+        self.value = measured if self.value is None else (1 - _WEIGHT) * self.value + _WEIGHT * measured
 
 
 @attrs.define
@@ -48,7 +48,7 @@ class Estimates:
         Args:
             request: what the job runs.
             device: the kind of device that it runs on.
-            step: steps done of the images being generated, all together.
+            step: steps done, of all images that are being generated together.
             image: images done.
         """
         nearest = self._nearest(request, device)

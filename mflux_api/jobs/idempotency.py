@@ -21,14 +21,14 @@ class IdempotencyKey:
     """A client's key and what it was sent with, as digests: neither credentials nor prompts are kept twice."""
 
     key: str
-    """Of the caller and the key: two callers with keys of their own never meet."""
+    """Digest of the caller and the key: two callers with keys of their own never meet."""
     body: str
-    """Of the JSON object, whatever its order and blanks."""
+    """Digest of the JSON object, whatever its order and blanks."""
 
 
 @attrs.frozen(kw_only=True)
 class IdempotencyRecord:
-    """What became of a key's first submission."""
+    """What a key was first sent with, and its job."""
 
     body: str
     job_id: str
@@ -38,7 +38,7 @@ def idempotency_key(text: str, body: Mapping[str, Any], *, caller: str) -> Idemp
     """Read the header's value.
 
     Raises:
-        InvalidParameter: it is no key.
+        InvalidParameter: it is not a key.
         InvalidJSON: the body is nested too deeply to be compared.
     """
     if _PRINTABLE.fullmatch(text) is None:

@@ -37,7 +37,7 @@ def without_tags(request: GenerateRequest) -> GenerateRequest:
 
 
 def _gap(match: re.Match[str]) -> str:
-    """What stays where a tag was: a space where two words would grow together."""
+    """Return what replaces a tag: a space where two words would grow together."""
     following = match.string[match.end() : match.end() + 1]
     return " " if match.group().startswith((" ", "\t")) and following.isalnum() else ""
 

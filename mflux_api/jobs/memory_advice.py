@@ -7,7 +7,7 @@ import attrs
 from mflux_api.catalog import Catalog
 from mflux_api.errors import OutOfMemory
 
-ADVICE = "Try using a quantized model or low_ram mode"
+_ADVICE = "Try using a quantized model or low_ram mode"
 
 
 @attrs.frozen
@@ -27,8 +27,8 @@ class MemoryAdvice:
         """
         suggestion = self.suggestion(alias, low_ram=low_ram)
         model = self.catalog.get(alias)
-        # The contract's words, but where there is no quantized model.
-        advice = suggestion if model is not None and model.upscales else ADVICE
+        # The API document's sentence names a quantized model, and upscalers have none.
+        advice = suggestion if model is not None and model.upscales else _ADVICE
         message = f"Insufficient memory{': ' if reason else ''}{reason}. {advice}"
         return OutOfMemory(message, {"model": alias, **details, "suggestion": suggestion})
 
@@ -46,7 +46,7 @@ class MemoryAdvice:
         return text[0].upper() + text[1:]
 
     def _smaller(self, alias: str) -> str | None:
-        """The 4-bit model of the same base, or the smallest below what it is."""
+        """Return the 4-bit model of the same base, or one of fewer bits than this one; ``None`` if there is none."""
         model = self.catalog.get(alias)
         if model is None:
             return None

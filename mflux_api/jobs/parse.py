@@ -8,7 +8,7 @@ import attrs
 import msgspec
 from msgspec import Meta
 
-from mflux_api.errors import InvalidParameter, shown_value
+from mflux_api.errors import InvalidParameter, shorten_value
 from mflux_api.jobs.request import NOT_OF_UPSCALERS, ONLY_OF_UPSCALERS, GenerateRequest
 
 T = TypeVar("T")
@@ -29,7 +29,7 @@ def convert(
         InvalidParameter: a field is missing, of the wrong type or outside its limits.
     """
     known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
-    cleaned = {name: _stripped(name, value) for name, value in body.items() if name in known and value is not None}
+    cleaned = {name: _strip_prompt(name, value) for name, value in body.items() if name in known and value is not None}
     for name in ("prompt", "negative_prompt"):
         if isinstance(text := cleaned.get(name), str) and not _is_unicode(text):
             raise InvalidParameter.for_field(
@@ -70,7 +70,7 @@ def from_body(
     return convert(fields, GenerateRequest, strict=strict, names=names)
 
 
-def _stripped(name: str, value: Any) -> Any:
+def _strip_prompt(name: str, value: Any) -> Any:
     return value.strip() if name == "prompt" and isinstance(value, str) else value
 
 
@@ -82,7 +82,7 @@ def _invalid(message: str, body: Mapping[str, Any], target: type[Any], names: Ma
     path = re.search(r"`\$\.(\w+)", message)
     field = path.group(1) if path else "body"
     reason = re.sub(r" - at `.*`$", "", message).replace("`", "").replace(" | null", "").removeprefix("Expected ")
-    value = "…" if "prompt" in field else shown_value(body.get(field))
+    value = "…" if "prompt" in field else shorten_value(body.get(field))
     shown = names.get(field, field)
     return InvalidParameter.for_field(
         shown,

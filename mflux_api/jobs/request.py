@@ -39,12 +39,12 @@ Softness = Annotated[
 
 DEFAULT_SIDE = 512
 DEFAULT_STRENGTH = 0.75
-MAX_INIT_IMAGES = 4
-MAX_LORAS = 16
+_MAX_INIT_IMAGES = 4
+_MAX_LORAS = 16
 
 ONLY_OF_UPSCALERS = ("resolution", "upscale", "softness")
 NOT_OF_UPSCALERS = ("negative_prompt", "width", "height", "steps", "guidance", "image_strength")
-"""Fields that mean nothing to the other kind of model, which ignores them whatever they hold."""
+"""Fields without a meaning for upscalers. Each kind of model ignores the fields of the other, whatever they hold."""
 
 
 @attrs.frozen(kw_only=True)
@@ -56,7 +56,7 @@ class GenerateRequest:
     """
 
     prompt: Prompt = ""
-    """Only an upscaler goes without."""
+    """Required, except for upscalers."""
     model: str | None = None
     """An alias of the catalog; ``None`` means ``models.default``."""
     negative_prompt: NegativePrompt | None = None
@@ -75,18 +75,18 @@ class GenerateRequest:
     image_strength: Strength | None = None
     """Only with init images; ``None`` is 0.75 then."""
     resolution: Resolution | None = None
-    """This and the next two: only of an upscaler, and ignored by every other model. Give this or ``upscale``."""
+    """Only for upscalers, like ``upscale`` and ``softness``; other models ignore it. Give this or ``upscale``."""
     upscale: Factor | None = None
     softness: Softness | None = None
 
 
 def check_fields(request: GenerateRequest, *, max_images: int, needs_prompt: bool = True) -> None:
-    """Check what no field says alone.
+    """Check the rules that concern more than one field, or a setting.
 
     Args:
         request: a request whose fields are each within their limits.
         max_images: ``generation.max_batch_size``.
-        needs_prompt: whether its model cannot go without.
+        needs_prompt: whether its model requires a prompt.
 
     Raises:
         InvalidParameter: a prompt is missing, or there are too many images, LoRAs or scales.
@@ -108,8 +108,8 @@ def check_fields(request: GenerateRequest, *, max_images: int, needs_prompt: boo
             value=len(request.lora_scales),
             limit=len(request.lora_files),
         )
-    _at_most("init_images", len(request.init_images), MAX_INIT_IMAGES)
-    _at_most("lora_files", len(request.lora_files), MAX_LORAS)
+    _at_most("init_images", len(request.init_images), _MAX_INIT_IMAGES)
+    _at_most("lora_files", len(request.lora_files), _MAX_LORAS)
 
 
 def _at_most(field: str, count: int, limit: int) -> None:

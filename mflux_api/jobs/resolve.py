@@ -11,7 +11,7 @@ from mflux_api.jobs.schedule import steps_to_run
 
 @attrs.frozen(kw_only=True)
 class Upscaling:
-    """What an upscaler is told besides its image."""
+    """An upscaler's parameters besides its image."""
 
     resolution: int
     """The result's shorter side in pixels."""
@@ -30,24 +30,24 @@ class ResolvedRequest:
     model: str
     """An alias of the catalog."""
     seed: int
-    """Of the first image; image i has seed + i."""
+    """Seed of the first image; image i has seed + i."""
     width: int
-    """Of the result, in pixels."""
+    """Width of the result in pixels."""
     height: int
     steps: int
-    """Of the whole schedule; :attr:`steps_run` of them are computed."""
+    """Steps of the whole schedule; :attr:`steps_run` of them are computed."""
     guidance: float
     num_images: int = 1
     negative_prompt: str | None = attrs.field(default=None, repr=False)
     lora_files: tuple[str, ...] = ()
-    """Names below ``lora.dirs``."""
+    """Names of files below ``lora.dirs``."""
     lora_scales: tuple[float, ...] = ()
-    """One for each file."""
+    """One scale for each file."""
     low_ram: bool = False
     init_images: tuple[str, ...] = attrs.field(default=(), repr=False)
     """Base64 or data URLs; a finished job has none any more."""
     image_strength: float | None = None
-    """How much of the first init image to transform; ``None`` where there is none."""
+    """How much of the first init image to transform; ``None`` without init images."""
     upscaling: Upscaling | None = None
     """Set for an upscaler, whose ``width`` and ``height`` are the result's."""
 
@@ -100,7 +100,7 @@ def resolve(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         model=model.alias,
-        seed=chosen_seed(request),
+        seed=choose_seed(request),
         width=width if request.width is None else request.width,
         height=height if request.height is None else request.height,
         steps=request.steps if request.steps is not None else (model.default_steps or default_steps),
@@ -114,6 +114,6 @@ def resolve(
     )
 
 
-def chosen_seed(request: GenerateRequest) -> int:
+def choose_seed(request: GenerateRequest) -> int:
     """Return the request's seed, or a random one below 2**32."""
     return secrets.randbelow(2**32) if request.seed in (None, -1) else request.seed

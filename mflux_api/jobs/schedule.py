@@ -7,8 +7,8 @@ _ROUNDING = 9
 
 
 def steps_to_run(steps: int, strength: float) -> int:
-    """How many of ``steps`` an image strength of 0 to 1 runs: ``ceil(steps * strength)``, the schedule's last ones.
+    """Return how many of ``steps`` an image strength of 0 to 1 runs: ``ceil(steps * strength)``.
 
-    All of them at 1, none at 0.
+    They are the schedule's last ones: all of them at 1, none at 0.
     """
     return min(steps, math.ceil(round(steps * strength, _ROUNDING)))

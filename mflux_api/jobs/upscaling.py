@@ -1,19 +1,19 @@
-"""What a job on an upscaler is: which image, how large it becomes, and what is refused."""
+"""Requests for upscalers: which image, how large it becomes, and what is refused."""
 
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter
 from mflux_api.ipc.frames import MAX_BLOB
 from mflux_api.jobs.request import MIN_RESOLUTION, GenerateRequest
-from mflux_api.jobs.resolve import ResolvedRequest, Upscaling, chosen_seed
+from mflux_api.jobs.resolve import ResolvedRequest, Upscaling, choose_seed
 
 MAX_PIXELS = MAX_BLOB // 3
-"""Of an image before and after: what one frame to or from the engine holds, 22.4 MP."""
+"""Most pixels of an image before and after: what one frame to or from the engine holds, 22.4 MP."""
 MOST = f"{MAX_PIXELS / 1e6:.1f} MP"
 DEFAULT_FACTOR = 2.0
 
 
 def check_upscaling(request: GenerateRequest, model: Model) -> None:
-    """Refuse what an upscaler cannot do; what means nothing to it (steps, guidance, width, …) is ignored.
+    """Refuse what an upscaler cannot do; fields of generators (steps, guidance, width, …) are ignored.
 
     Raises:
         InvalidParameter: there is not exactly one image, its size is asked for twice, or a LoRA is named.
@@ -66,7 +66,7 @@ def resolve_upscaling(request: GenerateRequest, model: Model, given: tuple[int, 
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         model=model.alias,
-        seed=chosen_seed(request),
+        seed=choose_seed(request),
         width=width,
         height=height,
         steps=1,
@@ -79,7 +79,7 @@ def resolve_upscaling(request: GenerateRequest, model: Model, given: tuple[int, 
 
 
 def upscaled_size(width: int, height: int, resolution: int) -> tuple[int, int]:
-    """The size that mflux's SeedVR2 gives an image whose shorter side shall have ``resolution`` pixels: even sides."""
+    """Return the size that mflux's SeedVR2 gives an image whose shorter side becomes ``resolution``: even sides."""
     # In its order of operations: another would round otherwise.
     scale = resolution / min(width, height)
     return int(width * scale) // 2 * 2, int(height * scale) // 2 * 2

@@ -7,19 +7,16 @@ from pathlib import Path
 import attrs
 
 from mflux_api.catalog import Catalog, Model
-from mflux_api.catalog.files import UPSCALER_FILES
+from mflux_api.catalog.files import MODEL_INDEX, SAVED_INDEX, UPSCALER_FILES
 from mflux_api.errors import ModelNotDeletable, ModelNotDownloaded
 from mflux_api.hub.cache import HubCache
 from mflux_api.storage.footprint import Footprint, measure
 
 logger = logging.getLogger(__name__)
 
-SHORT_HASH_DIGITS = 10
-MARKER = "model_index.json"
-"""The file that every diffusers-layout checkpoint has at its top."""
-SAVED_MARKER = "transformer/model.safetensors.index.json"
-"""A file of every checkpoint that mflux saved; those have no ``model_index.json``."""
-MARKERS = (MARKER, SAVED_MARKER, UPSCALER_FILES["transformer"])
+_SHORT_HASH_DIGITS = 10
+_MARKERS = (MODEL_INDEX, f"transformer/{SAVED_INDEX}", UPSCALER_FILES["transformer"])
+"""A file of diffusers' layout, of mflux's saved layout, which has no model index, and of SeedVR2."""
 
 EMBEDDED = Path(__file__).parents[1] / "engine" / "demo" / "weights"
 """The checkpoint that comes with the package, shared by ``demo`` and ``demo-base``."""
@@ -27,7 +24,7 @@ EMBEDDED = Path(__file__).parents[1] / "engine" / "demo" / "weights"
 
 @attrs.frozen(kw_only=True)
 class CheckpointState:
-    """What is known of a model without loading it."""
+    """A model's files on disk."""
 
     downloaded: bool
     path: Path | None
@@ -40,7 +37,7 @@ class CheckpointState:
     @property
     def short_hash(self) -> str | None:
         """The first digits of the digest, as SD-WebUI shows it."""
-        return None if self.sha256 is None else self.sha256[:SHORT_HASH_DIGITS]
+        return None if self.sha256 is None else self.sha256[:_SHORT_HASH_DIGITS]
 
 
 @attrs.frozen
@@ -55,9 +52,9 @@ class Checkpoints:
         return HubCache(self.cache_dir)
 
     def folder(self, model: Model) -> Path | None:
-        """Return where the model's checkpoint is; ``None`` if nowhere.
+        """Return the folder of the model's checkpoint; ``None`` if it is not on disk.
 
-        Of a downloaded model every file is looked at: a folder that is not complete is none.
+        Every file of a downloaded model is checked: an incomplete folder does not count.
         """
         if model.path is not None:
             return Path(model.path)
@@ -71,11 +68,11 @@ class Checkpoints:
         return self.cache_dir / "quantized" / model.alias if model.quantization == "runtime" else None
 
     def check_deletable(self, model: Model) -> None:
-        """Look whether a model's files may be removed.
+        """Check that a model's files may be removed.
 
         Raises:
-            ModelNotDeletable: this service did not put them there.
-            ModelNotDownloaded: there are none.
+            ModelNotDeletable: this service did not put the files there.
+            ModelNotDownloaded: the model has no files.
         """
         details = {"model": model.alias}
         quantized = self.quantized_folder(model)
@@ -95,8 +92,8 @@ class Checkpoints:
                 f"Model '{model.alias}' was in models.cache_dir before this service: remove it by hand", details
             )
 
-    def made_of_the_same(self, model: Model, catalog: Catalog) -> tuple[Model, ...]:
-        """Return every model that loses its files when this one's are removed."""
+    def sharing_files(self, model: Model, catalog: Catalog) -> tuple[Model, ...]:
+        """Return every model that loses its files when the files of this one are removed."""
         if model.quantization == "runtime":
             return (model,)
         return tuple(each for each in catalog if each.remote and each.repo == model.repo)
@@ -118,7 +115,7 @@ class Checkpoints:
         self.hub.empty_trash()
 
     def footprint(self, model: Model, float_bytes: int) -> Footprint | None:
-        """Return the memory that a model will take, ``None`` when that cannot be told; looks at the disk."""
+        """Return the memory that a model will take, ``None`` when it is unknown; looks at the disk."""
         kept = self.quantized_folder(model)
         measured = None if kept is None else measure(kept, float_bytes=float_bytes)
         folder = self.folder(model)
@@ -131,11 +128,11 @@ class Checkpoints:
         folder = self.folder(model)
         try:
             # A download has its own mark of completeness, and not every one has these files.
-            if folder is not None and (model.remote or any((folder / marker).is_file() for marker in MARKERS)):
+            if folder is not None and (model.remote or any((folder / marker).is_file() for marker in _MARKERS)):
                 commit = folder.name if model.remote else None
                 return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder), commit=commit)
         except (OSError, ValueError) as error:
-            # A path that is too long, forbidden or holds a NUL: for the service there is nothing there.
+            # A path that is too long, forbidden or holds a NUL: the service cannot use what is there.
             logger.debug("the checkpoint of %s cannot be looked at: %s", model.alias, type(error).__name__)
         return CheckpointState(downloaded=False, path=None, sha256=None)
 

@@ -6,7 +6,6 @@ The serving process never loads the model code, so it reads what the safetensors
 
 import json
 import math
-import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,19 +13,22 @@ from typing import Any
 
 import attrs
 
-from mflux_api.catalog.files import UPSCALER_FILES
-
-COMPONENTS = ("text_encoder", "transformer", "vae")
-GROUP_SIZE = 64
-_MAX_HEADER_BYTES = 100_000_000
-_DEFAULT_OUT_LAYERS = (9, 18, 27)
-# FLUX.2-dev: Mistral, with parts that are never read.
-_DEV_TEXT_ENCODER = "mistral3"
-_DEV_OUT_LAYERS = (10, 20, 30)
-_DEV_UNREAD = re.compile(
-    r"(model\.)?(vision_tower|multi_modal_projector)\."
-    r"|(language_model\.)?lm_head\."
-    r"|(language_model\.model|model\.language_model)\.norm\."
+from mflux_api.catalog.files import (
+    COMPANION_PREFIX,
+    COMPONENTS,
+    CONFIG_FILE,
+    DEV_LANGUAGE_MODEL,
+    DEV_MODEL_TYPE,
+    DEV_NOT_NEEDED,
+    DEV_OUT_LAYERS,
+    GROUP_SIZE,
+    KLEIN_OUT_LAYERS,
+    MAX_HEADER_BYTES,
+    MODEL_INDEX,
+    OUT_LAYERS_KEY,
+    UPSCALER_FILES,
+    WEIGHT_FILES,
+    WEIGHT_INDEXES,
 )
 
 
@@ -42,8 +44,8 @@ class Footprint:
     """The VAE and the larger of the other two, for a model whose text encoder and transformer may take turns where
     there is no room for both (FLUX.2-dev); ``None`` for any other."""
 
-    def of(self, *, low_ram: bool) -> int:
-        """The bytes that a job needs."""
+    def bytes_for(self, *, low_ram: bool) -> int:
+        """Return the bytes that a job needs."""
         return self.component_offload if low_ram else self.whole
 
 
@@ -65,7 +67,7 @@ def measure(folder: Path, *, float_bytes: int, bits: int | None = None) -> Footp
             ]
             return Footprint(whole=sum(parts), component_offload=max(parts))
         dev = _is_dev(folder)
-        used_layers = _used_text_layers(folder, _DEV_OUT_LAYERS if dev else _DEFAULT_OUT_LAYERS)
+        used_layers = _used_text_layers(folder, DEV_OUT_LAYERS if dev else KLEIN_OUT_LAYERS)
         sizes = {}
         for component in COMPONENTS:
             files = _weight_files(folder / component)
@@ -85,18 +87,18 @@ def measure(folder: Path, *, float_bytes: int, bits: int | None = None) -> Footp
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    indexes = sorted(folder.glob("*.safetensors.index.json"))
+    indexes = sorted(folder.glob(WEIGHT_INDEXES))
     if indexes:
         names = set(json.loads(indexes[0].read_bytes())["weight_map"].values())
         return [folder / Path(name).name for name in sorted(names)]
-    return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("._"))
+    return sorted(path for path in folder.glob(WEIGHT_FILES) if not path.name.startswith(COMPANION_PREFIX))
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
-        if length > _MAX_HEADER_BYTES:
-            raise ValueError("no safetensors header")
+        if length > MAX_HEADER_BYTES:
+            raise ValueError("the file does not begin with a safetensors header")
         header = json.loads(stream.read(length))
     return ((name, tensor) for name, tensor in header.items() if name != "__metadata__")
 
@@ -114,19 +116,25 @@ def _tensor_bytes(name: str, tensor: dict[str, Any], float_bytes: int, bits: int
 
 
 def _is_dev(folder: Path) -> bool:
-    file = folder / "text_encoder" / "config.json"
-    return file.is_file() and json.loads(file.read_bytes()).get("model_type") == _DEV_TEXT_ENCODER
+    file = folder / "text_encoder" / CONFIG_FILE
+    return file.is_file() and json.loads(file.read_bytes()).get("model_type") == DEV_MODEL_TYPE
 
 
 def _used_text_layers(folder: Path, default: tuple[int, ...]) -> int:
-    file = folder / "model_index.json"
+    file = folder / MODEL_INDEX
     index = json.loads(file.read_bytes()) if file.is_file() else {}
-    return int(max(index.get("text_encoder_out_layers") or default))
+    return int(max(index.get(OUT_LAYERS_KEY) or default))
 
 
 def _is_used(name: str, used_layers: int, *, dev: bool) -> bool:
-    if dev and _DEV_UNREAD.match(name):
+    if dev and (DEV_NOT_NEEDED.match(name) or _is_last_norm(name)):
         return False
     _, found, rest = name.partition("layers.")
     number = rest.partition(".")[0]
     return name != "lm_head.weight" and not (found and number.isdigit() and int(number) >= used_layers)
+
+
+def _is_last_norm(name: str) -> bool:
+    """Whether this is the norm after Mistral's last layer, which comes after every output that conditions the image."""
+    prefix = DEV_LANGUAGE_MODEL.match(name)
+    return prefix is not None and name.startswith("norm.", prefix.end())

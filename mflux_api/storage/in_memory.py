@@ -16,15 +16,15 @@ from mflux_api.storage.repository import (
     discard_nothing,
     first_number_not_on_page,
     horizon,
-    page_of,
+    make_page,
 )
 
 
 class InMemoryRepository:
     """A :class:`~mflux_api.storage.repository.Repository` that forgets everything at the end.
 
-    It keeps at most ``keep_finished`` finished jobs and as many tombstones; the oldest go first. Nobody is told of the
-    jobs that go this way: their image files stay. With ``None`` only :meth:`expire` removes jobs.
+    It keeps at most ``keep_finished`` finished jobs and as many tombstones; the oldest go first. The files
+    of these jobs stay, because no caller is told of them. With ``None`` only :meth:`expire` removes jobs.
     """
 
     def __init__(self, *, keep_finished: int | None = 1000) -> None:
@@ -55,7 +55,7 @@ class InMemoryRepository:
         self._next_number += 1
         self.replace(job)
 
-    def recall(self, key: str) -> IdempotencyRecord | None:
+    def get_idempotency_record(self, key: str) -> IdempotencyRecord | None:
         """Return what was kept under an idempotency key (its digest)."""
         return self._keys.get(key)
 
@@ -84,7 +84,7 @@ class InMemoryRepository:
         """Return a page of jobs, newest first.
 
         Raises:
-            ValueError: the cursor is none of ours.
+            ValueError: the cursor is not one of this list.
         """
         before = first_number_not_on_page(cursor)
         matching = (
@@ -92,7 +92,7 @@ class InMemoryRepository:
             for number, job in reversed(self._jobs.items())
             if number < before and (status is None or job.status is status)
         )
-        return page_of(tuple(islice(matching, limit + 1)), limit)
+        return make_page(tuple(islice(matching, limit + 1)), limit)
 
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first."""
@@ -103,11 +103,11 @@ class InMemoryRepository:
         return self._totals
 
     def abandoned(self) -> tuple[Abandoned, ...]:
-        """Nothing: what an earlier process knew is forgotten."""
+        """Return nothing: this store knows no earlier process."""
         return ()
 
     def forget_abandoned(self) -> None:
-        """Nothing is left of them already."""
+        """Do nothing: there are no abandoned jobs."""
 
     def expire(
         self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing

@@ -1,4 +1,4 @@
-"""LoRA files in the folders of ``lora.dirs``: which there are, which one a name means, and how a new one gets there.
+"""LoRA files in the folders of ``lora.dirs``: listing them, finding one by its name, and adding one.
 
 A name from outside is never made into a path: it is compared with the names of the files that were found, so it can
 mean nothing but one of them, whatever it holds.
@@ -20,9 +20,9 @@ from mflux_api.errors import InvalidParameter
 from mflux_api.storage.safetensors_header import SafetensorsError, check_whole
 
 SUFFIX = ".safetensors"
-MAX_DEPTH = 8
+_MAX_DEPTH = 8
 """Folders below a folder of ``lora.dirs`` that are looked at."""
-MAX_FILES = 10_000
+_MAX_FILES = 10_000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,119}")
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
@@ -46,9 +46,9 @@ class LoraFiles:
     dirs: tuple[Path, ...]
 
     def all(self) -> tuple[LoraFile, ...]:
-        """Return what there is, by name. Looks at the disk, so call it in a thread; a missing folder holds nothing.
+        """Return every LoRA, by name. Looks at the disk, so call it in a thread; a missing folder holds nothing.
 
-        A file whose name one in an earlier folder has is called by its whole path.
+        A file whose name a file in an earlier folder has too is called by its whole path.
         """
         found: dict[str, LoraFile] = {}
         for file in self._found():
@@ -62,7 +62,7 @@ class LoraFiles:
         A name alone also finds a file in a folder below, if only one is called so. Looks at the disk.
 
         Raises:
-            InvalidParameter: there is none; the same error whatever was asked for.
+            InvalidParameter: no file has this name; the error is the same whatever was asked for.
         """
         files = self.all()
         return tuple(_find(files, name) for name in names)
@@ -101,11 +101,11 @@ class LoraFiles:
         return len(leftovers)
 
     def _found(self) -> Iterator[LoraFile]:
-        """Every regular file with the suffix whose real path lies below one of the folders."""
+        """Yield every regular file with the suffix whose real path lies below one of the folders."""
         roots = [Path(os.path.realpath(folder)) for folder in self.dirs]
         count = 0
         for folder in self.dirs:
-            for path in _walk(folder, MAX_DEPTH):
+            for path in _walk(folder, _MAX_DEPTH):
                 try:
                     real = Path(os.path.realpath(path, strict=True))
                     status = real.stat()
@@ -120,7 +120,7 @@ class LoraFiles:
                     modified_at=datetime.fromtimestamp(status.st_mtime, UTC),
                 )
                 count += 1
-                if count >= MAX_FILES:
+                if count >= _MAX_FILES:
                     return
 
 
@@ -153,7 +153,7 @@ class Upload:
         """Give the file its name, all at once; it is durable when this returns.
 
         Raises:
-            InvalidParameter: it is no whole safetensors file, or the name is taken or none that is allowed.
+            InvalidParameter: the file is not a whole safetensors file, or its name is taken or not allowed.
             OSError: the folder cannot be written.
         """
         name = checked_name(name)
@@ -224,7 +224,7 @@ def _find(files: Sequence[LoraFile], name: str) -> LoraFile:
 
 
 def _normal(name: str) -> str:
-    """One spelling of a path: file systems differ in how they keep accents."""
+    """Return one spelling of a path: file systems differ in how they keep accents."""
     return unicodedata.normalize("NFC", os.path.normpath(name)) if name else ""
 
 
@@ -233,7 +233,7 @@ def _with_suffix(name: str) -> str:
 
 
 def _shown(name: str) -> str:
-    """What a client sent, cut, without what no JSON text can hold."""
+    """Return what a client sent, cut, without characters that JSON cannot hold."""
     return name[:64].encode("utf-8", "replace").decode() + ("…" if len(name) > 64 else "")
 
 

@@ -1,4 +1,4 @@
-"""What the job store needs of its storage. One contract, several implementations."""
+"""The storage behind the job store: one interface with several implementations."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ class Tombstone:
 
 @attrs.frozen(kw_only=True)
 class Abandoned:
-    """A synchronous job whose process died while generating: all that may be left of it is images on disk."""
+    """A synchronous job that ran when its process died: only images on disk may be left of it."""
 
     id: str
     created_at: datetime
@@ -59,7 +59,7 @@ class Totals:
 
 
 def discard_nothing(job: Job) -> bool:
-    """Let a job go, and its files stay."""
+    """Let the job be removed and keep its files."""
     return True
 
 
@@ -79,7 +79,7 @@ class Repository(Protocol):
             InternalError: there is, or was, a job with this id, or one with this key.
         """
 
-    def recall(self, key: str) -> IdempotencyRecord | None:
+    def get_idempotency_record(self, key: str) -> IdempotencyRecord | None:
         """Return what was kept under an idempotency key (its digest)."""
 
     def replace(self, job: Job) -> None:
@@ -96,7 +96,7 @@ class Repository(Protocol):
         """Return a page of at most ``limit`` (at least 1) jobs, newest first.
 
         Raises:
-            ValueError: the cursor is none of ours.
+            ValueError: the cursor is not one of this list.
         """
 
     def unfinished(self) -> tuple[Job, ...]:
@@ -109,7 +109,7 @@ class Repository(Protocol):
         """Return the synchronous jobs in which an earlier process died, until :meth:`forget_abandoned`."""
 
     def forget_abandoned(self) -> None:
-        """Nothing is left of those jobs."""
+        """Forget the abandoned jobs: nothing of them is left on disk."""
 
     def expire(
         self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
@@ -128,7 +128,7 @@ class Repository(Protocol):
         """
 
 
-def page_of(numbered: Sequence[tuple[int, Job]], limit: int) -> Page:
+def make_page(numbered: Sequence[tuple[int, Job]], limit: int) -> Page:
     """Make a page of up to ``limit + 1`` jobs with their insert numbers; the one too many says that there are more."""
     shown = numbered[:limit]
     more = len(numbered) > limit
@@ -139,13 +139,13 @@ def first_number_not_on_page(cursor: str | None) -> int:
     """Return the insert number below which the page begins.
 
     Raises:
-        ValueError: the cursor is none of ours.
+        ValueError: the cursor is not one of this list.
     """
     if cursor is None:
         return 1 << 62
     # Fifteen digits fit SQLite's integers; int() alone would also take signs, blanks and underscores.
     if re.fullmatch("[1-9a-f][0-9a-f]{0,14}", cursor) is None:
-        raise ValueError("the cursor is none of ours")
+        raise ValueError("the cursor is not one of this list")
     return int(cursor, 16)
 
 

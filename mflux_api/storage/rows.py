@@ -1,7 +1,7 @@
 """A job as a row of the database, and back.
 
-A row may have been written by an older version, and by a newer one that was taken back: what is not known is left out,
-and what is missing gets its default.
+A row may have been written by an older version, or by a newer one before a downgrade: unknown fields are left
+out, and missing ones get their defaults.
 """
 
 import json
@@ -25,7 +25,7 @@ COLUMNS = (
 )
 
 
-_UNSAID: Mapping[str, Any] = {
+_DEFAULTS: Mapping[str, Any] = {
     "model": "",
     "seed": 0,
     "width": DEFAULT_SIDE,
@@ -33,7 +33,7 @@ _UNSAID: Mapping[str, Any] = {
     "steps": 0,
     "guidance": 1.0,
 }
-"""What stands for a value that a row does not have; a job without its own is shown, and fails where it would run."""
+"""Values that a row may lack. A job without its own values is listed, and fails when it runs."""
 
 
 def to_row(number: int, job: Job, finished: int | None, *, folder: Path) -> dict[str, Any]:
@@ -50,9 +50,9 @@ def to_row(number: int, job: Job, finished: int | None, *, folder: Path) -> dict
         "number": number,
         "id": job.id,
         "status": job.status.value,
-        "created_at": text_of(job.created_at),
-        "started_at": None if job.started_at is None else text_of(job.started_at),
-        "completed_at": None if job.completed_at is None else text_of(job.completed_at),
+        "created_at": moment_text(job.created_at),
+        "started_at": None if job.started_at is None else moment_text(job.started_at),
+        "completed_at": None if job.completed_at is None else moment_text(job.completed_at),
         "finished": finished,
         "engine_deaths": job.engine_deaths,
         "service_deaths": job.service_deaths,
@@ -75,7 +75,7 @@ def from_row(row: tuple[Any, ...], *, folder: Path) -> tuple[int, Job]:
         folder: what relative paths of images are relative to.
 
     Raises:
-        InternalError: the row makes no sense.
+        InternalError: the row cannot be read.
     """
     number, job_id, status, created, started, completed, _, *counts, request, images, failure, timings = row
     engine_deaths, service_deaths, progress, synchronous, owner, device = counts
@@ -104,13 +104,13 @@ def from_row(row: tuple[Any, ...], *, folder: Path) -> tuple[int, Job]:
     return number, job
 
 
-def text_of(moment: datetime) -> str:
+def moment_text(moment: datetime) -> str:
     """Return a moment as text, all of one width, so that SQL can compare them."""
     return moment.astimezone(UTC).isoformat(timespec="microseconds")
 
 
 def _request_fields(request: ResolvedRequest) -> dict[str, Any]:
-    """The request as one flat object, as every version has written it."""
+    """Return the request as one flat object, as every version has written it."""
     fields = attrs.asdict(attrs.evolve(request, init_images=(), upscaling=None))
     del fields["upscaling"]
     upscaling = request.upscaling
@@ -119,7 +119,7 @@ def _request_fields(request: ResolvedRequest) -> dict[str, Any]:
 
 def _request(fields: Mapping[str, Any]) -> ResolvedRequest:
     upscaling = _build(Upscaling, fields) if fields.get("resolution") is not None else None
-    return _build(ResolvedRequest, {**_UNSAID, **fields, "upscaling": upscaling})
+    return _build(ResolvedRequest, {**_DEFAULTS, **fields, "upscaling": upscaling})
 
 
 def _stored_path(path: str, folder: Path) -> str:
@@ -132,7 +132,7 @@ def _json(value: Any) -> str:
 
 
 def _build(target: type[T], fields: Mapping[str, Any]) -> T:
-    """Build a value of what this version knows of it; the limits of requests do not apply to what was accepted once."""
+    """Build a value from the fields that this version knows; limits do not apply to what was accepted once."""
     known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
     return target(**{name: value for name, value in plain.items() if name in known})

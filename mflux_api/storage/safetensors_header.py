@@ -1,6 +1,6 @@
 """Whether a file is a whole safetensors file, told from its header: nothing of its data is read.
 
-The form is 8 bytes with the header's length, a JSON object of tensors with their places in the data, and the data.
+The format is 8 bytes with the header's length, a JSON object of tensors with their places in the data, and the data.
 """
 
 import math
@@ -11,18 +11,19 @@ from typing import Annotated, Any
 
 import msgspec
 
-MAX_HEADER_BYTES = 16 * 1024 * 1024
+_MAX_HEADER_BYTES = 16 * 1024 * 1024
+"""Less than the format allows: a LoRA's header has some hundred kilobytes, and this one is parsed by the service."""
 _BYTES: Mapping[str, int] = {
     **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
     **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
     **dict.fromkeys(("U32", "I32", "F32"), 4),
     **dict.fromkeys(("U64", "I64", "F64"), 8),
 }
-"""Of one number of each type; other types are left to whoever reads them."""
+"""Bytes of one number of each type; tensors of other types are not checked."""
 
 
 class SafetensorsError(Exception):
-    """It is none; the message is a few words that say why."""
+    """The file is not a whole safetensors file; the message says why in a few words."""
 
 
 def check_whole(path: Path) -> None:
@@ -38,8 +39,8 @@ def check_whole(path: Path) -> None:
         if len(prefix) < 8:
             raise SafetensorsError("it is too short")
         (length,) = struct.unpack("<Q", prefix)
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise SafetensorsError("it has no such header")
+        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
+            raise SafetensorsError("it does not begin with a safetensors header")
         data = file.read(length)
     try:
         header = msgspec.json.decode(data, type=dict[str, Any])
@@ -62,7 +63,7 @@ def check_whole(path: Path) -> None:
         raise SafetensorsError("a part of it is missing" if 8 + length + end > size else "it is too long")
 
 
-# Bounded, because the product of many large numbers would hold the whole process up.
+# Bounded, because the product of many large numbers would block the whole process.
 _Side = Annotated[int, msgspec.Meta(ge=0, lt=2**48)]
 
 

@@ -1,9 +1,7 @@
 """Jobs in an SQLite file: what the service uses."""
 
 import os
-import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
@@ -11,11 +9,11 @@ from typing import Any
 
 import attrs
 
-from mflux_api.errors import ConfigError, InternalError
+from mflux_api.errors import InternalError
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
-from mflux_api.storage.inputs import InputFiles
-from mflux_api.storage.migrations import open_database, typed_errors
+from mflux_api.storage.database_file import DatabaseFile, translate_errors
+from mflux_api.storage.input_files import InputFiles
 from mflux_api.storage.repository import (
     Abandoned,
     Page,
@@ -24,9 +22,9 @@ from mflux_api.storage.repository import (
     discard_nothing,
     first_number_not_on_page,
     horizon,
-    page_of,
+    make_page,
 )
-from mflux_api.storage.rows import COLUMNS, from_row, text_of, to_row
+from mflux_api.storage.rows import COLUMNS, from_row, moment_text, to_row
 
 DATABASE_NAME = "mflux-api.sqlite3"
 INPUTS_FOLDER = "inputs"
@@ -69,16 +67,12 @@ class SqliteRepository:
 
     def __init__(self, path: Path) -> None:
         path = Path(os.path.abspath(path))
-        self._path = path
         self._folder = path.parent
-        self._log = path.with_name(f"{path.name}-wal")
         self._inputs = InputFiles(path.parent / INPUTS_FOLDER)
-        self._open: sqlite3.Connection | None = open_database(path)
+        self._file = DatabaseFile(path)
         try:
-            self._identity = _identity(path)
-            self._log_identity = _identity(self._log)
-            used = self._connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
-            begun = self._connection.execute("SELECT id, created_at, images FROM synchronous_runs").fetchall()
+            used = self._file.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
+            begun = self._file.connection.execute("SELECT id, created_at, images FROM synchronous_runs").fetchall()
         except BaseException:
             self.close()
             raise
@@ -99,8 +93,7 @@ class SqliteRepository:
 
     def close(self) -> None:
         """Close the file; calling it again does nothing."""
-        if self._open is not None:
-            self._open.close()
+        self._file.close()
 
     def insert(self, job: Job, key: IdempotencyKey | None = None) -> None:
         """Keep a new job; it is durable when this returns, unless it is synchronous and not finished.
@@ -111,22 +104,22 @@ class SqliteRepository:
             DiskFull: no space is left.
             InternalError: the id or the key is taken, or the file cannot be written or was removed.
         """
-        self._check_file()
+        self._file.check()
         if self.get(job.id) is not None:
             raise InternalError("A job with this id exists already; submit it again")
         if job.synchronous and not job.status.terminal:
             self._held[job.id] = _Held(self._next_number, job)
         else:
-            with self._transaction():
+            with self._file.transaction():
                 self._put(self._next_number, job, finished=None)
                 if not job.synchronous:
                     self._keep_inputs(self._next_number, job)
                     self._keep_key(job, key)
         self._next_number += 1
 
-    def recall(self, key: str) -> IdempotencyRecord | None:
+    def get_idempotency_record(self, key: str) -> IdempotencyRecord | None:
         """Return what was kept under an idempotency key (its digest)."""
-        with typed_errors():
+        with translate_errors():
             row = self._one("SELECT body, job_id FROM idempotency_keys WHERE key = ?", key)
         return None if row is None else IdempotencyRecord(body=row[0], job_id=row[1])
 
@@ -138,17 +131,17 @@ class SqliteRepository:
             DiskFull: no space is left.
             InternalError: the file cannot be written or was removed.
         """
-        self._check_file()
+        self._file.check()
         held = self._held.get(job.id)
         if held is not None and not job.status.terminal:
             if job.status is Status.GENERATING:
                 self._note_synchronous_run(job)
             self._held[job.id] = _Held(held.number, job)
             return
-        with self._transaction():
+        with self._file.transaction():
             if held is not None:
                 self._put(held.number, job, finished=None)
-                self._connection.execute("DELETE FROM synchronous_runs WHERE id = ?", (job.id,))
+                self._file.connection.execute("DELETE FROM synchronous_runs WHERE id = ?", (job.id,))
             else:
                 row = self._one("SELECT number, finished FROM jobs WHERE id = ?", job.id)
                 if row is None:
@@ -162,9 +155,9 @@ class SqliteRepository:
         if held is not None:
             return held.job
         if not job_id.isascii():
-            # None of ours, and SQLite takes no lone surrogates.
+            # Job ids are ASCII, and SQLite takes no lone surrogates.
             return None
-        with typed_errors():
+        with translate_errors():
             row = self._one(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", job_id)
             if row is not None:
                 return self._with_inputs(*from_row(row, folder=self._folder))
@@ -175,7 +168,7 @@ class SqliteRepository:
         """Return a page of jobs, newest first.
 
         Raises:
-            ValueError: the cursor is none of ours.
+            ValueError: the cursor is not one of this list.
         """
         before = first_number_not_on_page(cursor)
         # Two queries and not `status = ? OR ? IS NULL`: that one would use no index.
@@ -188,7 +181,7 @@ class SqliteRepository:
             for held in self._held.values()
             if held.number < before and (status is None or held.job.status is status)
         ]
-        return page_of(sorted(numbered, key=_number, reverse=True)[: limit + 1], limit)
+        return make_page(sorted(numbered, key=_number, reverse=True)[: limit + 1], limit)
 
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first."""
@@ -200,8 +193,8 @@ class SqliteRepository:
 
     def totals(self) -> Totals:
         """Return the running counters."""
-        with typed_errors():
-            row = self._connection.execute("SELECT generations, images, seconds FROM totals").fetchone()
+        with translate_errors():
+            row = self._file.connection.execute("SELECT generations, images, seconds FROM totals").fetchone()
         return Totals(generations=row[0], images=row[1], seconds=row[2])
 
     def abandoned(self) -> tuple[Abandoned, ...]:
@@ -209,14 +202,14 @@ class SqliteRepository:
         return self._abandoned
 
     def forget_abandoned(self) -> None:
-        """Nothing is left of those jobs.
+        """Forget the abandoned jobs: nothing of them is left on disk.
 
         Raises:
             DiskFull: no space is left.
             InternalError: the file cannot be written.
         """
-        with self._transaction():
-            self._connection.executemany(
+        with self._file.transaction():
+            self._file.connection.executemany(
                 "DELETE FROM synchronous_runs WHERE id = ?", [(job.id,) for job in self._abandoned]
             )
         self._abandoned = ()
@@ -230,134 +223,74 @@ class SqliteRepository:
             DiskFull: no space is left.
             InternalError: the file cannot be written.
         """
-        oldest = text_of(horizon(now, ttl))
-        with self._transaction():
+        oldest = moment_text(horizon(now, ttl))
+        with self._file.transaction():
             for table in ("idempotency_keys WHERE job_id", "tombstones WHERE id"):
-                self._connection.execute(
+                self._file.connection.execute(
                     f"DELETE FROM {table} IN (SELECT id FROM tombstones WHERE removed_at < ?)", (oldest,)
                 )
             expired = [old for old in self._jobs(_EXPIRED, horizon=oldest, keep=keep) if discard(old[1])]
-            self._connection.executemany(
-                "INSERT INTO tombstones VALUES (?, ?)", [(job.id, text_of(now)) for _, job in expired]
+            self._file.connection.executemany(
+                "INSERT INTO tombstones VALUES (?, ?)", [(job.id, moment_text(now)) for _, job in expired]
             )
             inputs = {digest for number, _ in expired for digest in self._digests(number)}
-            self._connection.executemany("DELETE FROM jobs WHERE number = ?", [(number,) for number, _ in expired])
+            self._file.connection.executemany("DELETE FROM jobs WHERE number = ?", [(number,) for number, _ in expired])
             orphans = [digest for digest in inputs if not self._one("SELECT 1 FROM inputs WHERE sha256 = ?", digest)]
         for digest in orphans:
             self._inputs.discard(digest)
         return tuple(job for _, job in expired)
 
-    def _check_file(self) -> None:
-        """Make sure that what is written can be found again: SQLite goes on writing to a file that was removed."""
-        if self._identity is None or _identity(self._path) != self._identity:
-            raise InternalError("The job database was removed from the state directory; restart the service")
-        log = _identity(self._log)
-        if self._open is None or log == self._log_identity:
-            return
-        if self._log_identity is None:
-            # It comes with the first write.
-            self._log_identity = log
-        else:
-            self._save_removed_log(self._open)
-
-    def _save_removed_log(self, connection: sqlite3.Connection) -> None:
-        """Write what is in a log that was removed, which only this process still sees, into the file."""
-        with typed_errors():
-            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
-            # What it holds is nowhere else: the connection stays until the other program is done.
-            raise InternalError("Another program reads the job database; close it and try again")
-        connection.close()
-        self._open = None
-
-    @property
-    def _connection(self) -> sqlite3.Connection:
-        """The open file; opened again, as often as need be, after :meth:`_save_removed_log`.
-
-        Raises:
-            DiskFull: no space is left for a new log.
-            InternalError: it cannot be opened any more.
-        """
-        if self._open is None:
-            try:
-                self._open = open_database(self._path)
-            except ConfigError as error:
-                raise InternalError("The job database cannot be opened now; look at the state directory") from error
-            self._log_identity = _identity(self._log)
-        return self._open
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with typed_errors():
-            self._connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._connection.execute("COMMIT")
-            except BaseException:
-                # SQLite has rolled back by itself after some errors.
-                if self._connection.in_transaction:
-                    self._connection.execute("ROLLBACK")
-                raise
-
     def _put(self, number: int, job: Job, *, finished: int | None) -> None:
-        """Write one row, and count the job if this is its end; ``finished`` is the rank of one that ended before."""
+        """Write one row, and count the job if this is its end; ``finished`` is the rank of a job that ended before."""
         if finished is None and job.status.terminal:
-            finished = self._connection.execute("SELECT coalesce(max(finished), 0) + 1 FROM jobs").fetchone()[0]
+            finished = self._file.connection.execute("SELECT coalesce(max(finished), 0) + 1 FROM jobs").fetchone()[0]
             more = Totals().after(job)
-            self._connection.execute(
+            self._file.connection.execute(
                 "UPDATE totals SET generations = generations + ?, images = images + ?, seconds = seconds + ?",
                 attrs.astuple(more),
             )
-        self._connection.execute(_PUT, to_row(number, job, finished, folder=self._folder))
+        self._file.connection.execute(_PUT, to_row(number, job, finished, folder=self._folder))
 
     def _note_synchronous_run(self, job: Job) -> None:
-        with typed_errors():
-            self._connection.execute(
+        with translate_errors():
+            self._file.connection.execute(
                 "INSERT OR REPLACE INTO synchronous_runs VALUES (?, ?, ?)",
-                (job.id, text_of(job.created_at), job.request.num_images),
+                (job.id, moment_text(job.created_at), job.request.num_images),
             )
 
     def _keep_inputs(self, number: int, job: Job) -> None:
-        with typed_errors():
+        with translate_errors():
             digests = [self._inputs.keep(text) for text in job.request.init_images]
-        self._connection.executemany(
+        self._file.connection.executemany(
             "INSERT INTO inputs VALUES (?, ?, ?)", [(number, place, digest) for place, digest in enumerate(digests)]
         )
 
     def _keep_key(self, job: Job, key: IdempotencyKey | None) -> None:
         if key is not None:
-            self._connection.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?)", (key.key, key.body, job.id))
+            self._file.connection.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?)", (key.key, key.body, job.id))
 
     def _digests(self, number: int) -> list[str]:
-        rows = self._connection.execute("SELECT sha256 FROM inputs WHERE number = ? ORDER BY place", (number,))
+        rows = self._file.connection.execute("SELECT sha256 FROM inputs WHERE number = ? ORDER BY place", (number,))
         return [digest for (digest,) in rows.fetchall()]
 
     def _with_inputs(self, number: int, job: Job) -> Job:
-        """Only a job that will still run needs its inputs; they are large."""
+        """Return the job with its init images, if it will still run: they are large."""
         if job.status.terminal:
             return job
-        with typed_errors():
+        with translate_errors():
             images = tuple(map(self._inputs.read, self._digests(number)))
         return attrs.evolve(job, request=attrs.evolve(job.request, init_images=images))
 
     def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = self._connection.execute(query, values).fetchone()
+        row: tuple[Any, ...] | None = self._file.connection.execute(query, values).fetchone()
         return row
 
     def _jobs(self, query: str, *values: Any, **named: Any) -> list[tuple[int, Job]]:
-        with typed_errors():
+        with translate_errors():
             return [
                 from_row(row, folder=self._folder)
-                for row in self._connection.execute(query, named or values).fetchall()
+                for row in self._file.connection.execute(query, named or values).fetchall()
             ]
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _number(numbered: tuple[int, Job]) -> int:

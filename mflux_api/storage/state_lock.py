@@ -54,7 +54,7 @@ class StateLock:
         self.close()
 
     def close(self) -> None:
-        """Let the next one in; calling it again does nothing."""
+        """Release the directory; calling it again does nothing."""
         if self._file is not None:
             os.close(self._file)
             self._file = None

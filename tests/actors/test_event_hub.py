@@ -17,7 +17,8 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.event_hub import FINISHED_LOGS, SUBSCRIBER_BUFFER, EventHub, _Log
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.jobs import job as jobs
-from mflux_api.jobs.job import Finished, Job, JobEvent, Progress, Stage, Status
+from mflux_api.jobs.job import Job, Stage, Status
+from mflux_api.jobs.progress import Finished, JobEvent, Progress
 from tests.support.crew import NOW, a_job, checkpoints, run_mocked, running
 
 

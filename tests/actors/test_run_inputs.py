@@ -16,8 +16,9 @@ from mflux_api.catalog import BUILT_IN
 from mflux_api.engine.interface import Received
 from mflux_api.engine.protocol import Run, Upscale
 from mflux_api.errors import GenerationFailed, InvalidParameter, QueueFull
-from mflux_api.images.inputs import RunInputs, source
-from mflux_api.jobs.job import Progress, Status
+from mflux_api.images.run_inputs import RunInputs, source
+from mflux_api.jobs.job import Status
+from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.upscaling import resolve_upscaling
 from tests.storage.test_loras import content

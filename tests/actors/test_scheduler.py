@@ -11,8 +11,9 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler import endings
 from mflux_api.errors import DiskFull, EngineUnavailable, QueueFull, ShuttingDown
 from mflux_api.jobs.idempotency import IdempotencyKey
-from mflux_api.jobs.job import Job, Progress, Status, StoredImage
-from mflux_api.storage.files import ImageFiles
+from mflux_api.jobs.job import Job, Status, StoredImage
+from mflux_api.jobs.progress import Progress
+from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.in_memory import InMemoryRepository
 from tests.support.harness import ended, eventually, gateway, images, request, rgb, scripted_service, seeds_run
 from tests.support.scripted_engine import Crash, Fail, Hold, Script, pixels

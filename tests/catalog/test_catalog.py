@@ -39,6 +39,7 @@ def test_quantized_entries_follow_their_base_and_are_smaller() -> None:
             assert (model.size_gb or 0) < (base.size_gb or 0) * model.bits / 16 * 1.25
 
 
+@pytest.mark.slow
 def test_spellings_repositories_and_pins_are_those_of_mflux() -> None:
     from mflux.models.common.config.model_config import AVAILABLE_MODELS
     from mflux.models.common.resolution.model_revisions import ModelRevisions

@@ -11,6 +11,8 @@ from PIL import Image
 from tests.support.lora_files import write_lora
 from tests.support.server import ROOT, clean_environment
 
+pytestmark = pytest.mark.slow
+
 
 def run(
     folder: Path, *arguments: str, program: tuple[str, ...] = ("-m", "mflux_api")
@@ -102,7 +104,7 @@ def test_mistake_is_one_line_on_standard_error(tmp_path: Path, arguments: tuple[
     assert done.stdout == ""
 
 
-def test_doctor_says_what_will_be_used(tmp_path: Path) -> None:
+def test_doctor_reports_what_will_be_used(tmp_path: Path) -> None:
     done = run(tmp_path, "doctor")
     assert done.returncode == 0, done.stdout + done.stderr
     for subject in ("mflux-api", "python", "mlx", "mflux", "engine", "backend", "device", "memory", "output directory"):
@@ -110,7 +112,7 @@ def test_doctor_says_what_will_be_used(tmp_path: Path) -> None:
     assert "mflux-api models download flux2-klein-4b, or set models.default to demo" in done.stdout
 
 
-def test_doctor_finds_what_is_wrong_and_says_what_to_do(tmp_path: Path) -> None:
+def test_doctor_reports_problems_and_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "config.toml").write_text(
         '[generation]\noutput_dir = "file/output"\n[[models.custom]]\nname = "mine"\nbase = "demo"\npath = "nowhere"\n'

@@ -37,7 +37,7 @@ def test_block_that_outlasts_its_limit_ends_the_process_with_one_line(limit: str
 
 
 @pytest.mark.parametrize("seconds", [1e12, math.inf])
-def test_endless_limit_is_no_limit_and_the_thread_ends_with_the_block(seconds: float) -> None:
+def test_infinite_limit_never_ends_the_process_and_the_thread_ends_with_the_block(seconds: float) -> None:
     with Watchdog(os.EX_SOFTWARE) as watchdog:
         watchdog.arm(seconds)
         assert any(thread.name == "watchdog" for thread in threading.enumerate())

@@ -49,7 +49,12 @@ def test_expected_bytes_are_the_bytes_that_are_held(
 def test_low_ram_takes_the_largest_component_alone(tiny_folder: Path) -> None:
     footprint = measure(tiny_folder, float_bytes=4)
     assert footprint is not None
-    assert footprint.of(low_ram=True) == footprint.component_offload < footprint.whole == footprint.of(low_ram=False)
+    assert (
+        footprint.bytes_for(low_ram=True)
+        == footprint.component_offload
+        < footprint.whole
+        == footprint.bytes_for(low_ram=False)
+    )
 
 
 @pytest.mark.parametrize("damage", ["vae", "transformer/diffusion_pytorch_model.safetensors", "model_index.json"])

@@ -11,7 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from mflux_api.cli import main as cli
+from mflux_api.cli import serve
+from mflux_api.cli.exit_status import EXIT_INTERNAL
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.api.test_jobs import SMALL, finished, submit, wait_for
@@ -107,7 +108,7 @@ def test_sigterm_with_a_full_house_ends_in_time_and_loses_nothing(
         refused = client.post("/api/v1/generate", json=SMALL)
         assert (refused.status_code, refused.json()["code"]) == (503, "SHUTTING_DOWN")
         assert int(refused.headers["retry-after"]) > 0
-        assert server.process.wait(drain_seconds + cli.STUCK_SECONDS + 5) == 0
+        assert server.process.wait(drain_seconds + serve.STUCK_SECONDS + 5) == 0
         took = time.monotonic() - told
         followers.join()
     report(
@@ -144,7 +145,7 @@ def test_second_signal_ends_at_once_and_gives_the_job_back(tmp_path: Path, full:
         assert server.process.poll() is None
         server.process.send_signal(signal.SIGINT)
         told = time.monotonic()
-        assert server.process.wait(cli.STUCK_SECONDS + 5) == 0
+        assert server.process.wait(serve.STUCK_SECONDS + 5) == 0
         took = time.monotonic() - told
         report(f"second signal: exit after {took:.2f} s")
         assert not full or took <= ALLOWANCE
@@ -159,8 +160,8 @@ def test_watchdog_ends_a_server_whose_event_loop_is_stuck(tmp_path: Path) -> Non
         wait_for(client, running, lambda job: job["progress"] > 0)
         server.process.send_signal(signal.SIGTERM)
         told = time.monotonic()
-        assert server.process.wait(cli.STUCK_SECONDS + 10) == cli.EXIT_INTERNAL
-        assert time.monotonic() - told >= cli.STUCK_SECONDS - 0.1
+        assert server.process.wait(serve.STUCK_SECONDS + 10) == EXIT_INTERNAL
+        assert time.monotonic() - told >= serve.STUCK_SECONDS - 0.1
     assert [line for line in server.lines if "stuck" in line] == [
         "mflux-api: the shutdown is stuck: ending the process; unfinished jobs go on at the next start"
     ]
@@ -178,7 +179,7 @@ def test_stopped_engine_does_not_hold_up_the_end(tmp_path: Path, full: bool) -> 
         engine.send_signal(signal.SIGSTOP)
         server.process.send_signal(signal.SIGTERM)
         told = time.monotonic()
-        assert server.process.wait(1 + cli.STUCK_SECONDS + 5) == 0
+        assert server.process.wait(1 + serve.STUCK_SECONDS + 5) == 0
         took = time.monotonic() - told
         report(f"drain 1 s, stopped engine: exit after {took:.2f} s")
         assert not full or took <= 1 + ALLOWANCE

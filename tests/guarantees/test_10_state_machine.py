@@ -19,7 +19,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.errors import QueueFull, ServiceError, ServiceRestarting, ShuttingDown
-from mflux_api.jobs.job import Finished, StoredImage
+from mflux_api.jobs.job import StoredImage
+from mflux_api.jobs.progress import Finished
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service, open_service
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository

@@ -20,7 +20,7 @@ from mflux_api.actors.mailbox import Mailbox
 from mflux_api.actors.model_loader.model_loader import ModelLoader
 from mflux_api.actors.scheduler.scheduler import Scheduler
 from mflux_api.actors.stats import Stats
-from mflux_api.cli import main as cli
+from mflux_api.cli.exit_status import EXIT_INTERNAL
 from mflux_api.engine.protocol import LoadModel
 from mflux_api.errors import ServiceRestarting
 from mflux_api.http.front import HttpFront
@@ -191,7 +191,7 @@ def test_actor_that_keeps_failing_ends_the_server_with_status_70_and_one_clear_l
             while time.monotonic() < deadline:
                 for path in ("jobs", "queue", "stats"):
                     client.get(f"/api/v1/{path}")
-        assert server.process.wait(10) == cli.EXIT_INTERNAL == 70
+        assert server.process.wait(10) == EXIT_INTERNAL == 70
     last = [line for line in server.lines if line.startswith("mflux-api:")]
     assert len(last) == 1
     assert "kept failing after 3 restarts" in last[0]

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.hub_server import Hub, running
 
-REPO = "somebody/tiny-klein"
+REPO = "owner/tiny-klein"
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 _NOT_NEEDED = {"README.md", "single_file.safetensors"}
 
@@ -33,7 +33,7 @@ def command(process: psutil.Process) -> list[str]:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random checkpoint of the smallest shape, with a file that nobody needs."""
+    """A random checkpoint of the smallest shape, with a file that no model needs."""
     from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
     from tests.support.shapes import TINY
 

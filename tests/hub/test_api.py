@@ -7,12 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from mflux_api.catalog.files import UPSCALER_FILES
 from tests.api.test_img2img import decoded, encoded, scene
 from tests.hub.conftest import REPO, needed
 from tests.support.hub_server import Hub, wait_until
 from tests.support.server import Server, api_client, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = f"""
 [models]
@@ -113,13 +116,13 @@ def test_a_killed_server_goes_on_with_the_download_when_it_is_back(hub: Hub, tmp
     assert sum(int(wanted.removeprefix("bytes=").removesuffix("-")) for wanted in hub.ranges) > 1e5
 
 
-def test_upscaler_is_fetched_on_its_first_use_with_nothing_else_of_its_repository(hub: Hub, tmp_path: Path) -> None:
+def test_upscaler_is_downloaded_on_its_first_use_with_nothing_else_of_its_repository(hub: Hub, tmp_path: Path) -> None:
     from tests.support.upscaler_checkpoint import write_upscaler
 
     folder = write_upscaler(tmp_path / "upscaler")
     (folder / "seedvr2_ema_7b_fp16.safetensors").write_bytes(bytes(100_000))
-    hub.add("somebody/upscaler", folder)
-    config = '[[models.custom]]\nname = "seedvr2"\nbase = "seedvr2"\nrepo = "somebody/upscaler"\n'
+    hub.add("owner/upscaler", folder)
+    config = '[[models.custom]]\nname = "seedvr2"\nbase = "seedvr2"\nrepo = "owner/upscaler"\n'
     with serving(tmp_path, config, hub.environ()) as server, api_client(server.url) as client:
         body = {"image": encoded(scene((48, 32))), "upscaler_1": "seedvr2"}
         answer = client.post("/sdapi/v1/extra-single-image", json=body).raise_for_status().json()

@@ -12,25 +12,27 @@ import trio
 
 from mflux_api.errors import DiskFull, DownloadFailed
 from mflux_api.hub.cache import HubCache
-from mflux_api.hub.client import DownloadOptions, fetch
+from mflux_api.hub.client import DownloadOptions, download_repository
 from mflux_api.hub.protocol import DownloadDone, DownloadProgress, DownloadRequest
 from tests.hub.conftest import REPO, TRANSFORMER, children, command, needed
 from tests.hub.test_download import Client, order
 from tests.support.hub_server import Hub, wait_until
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = DownloadOptions()
 
 
-async def fetched(wanted: DownloadRequest, seen: list[DownloadProgress] | None = None) -> DownloadDone:
+async def download(wanted: DownloadRequest, seen: list[DownloadProgress] | None = None) -> DownloadDone:
     """Fetch, with a deadline."""
     with trio.fail_after(60):
-        return await fetch(wanted, OPTIONS, (seen if seen is not None else []).append)
+        return await download_repository(wanted, OPTIONS, (seen if seen is not None else []).append)
 
 
 async def test_the_total_is_known_first_and_bytes_only_grow(hub: Hub, tmp_path: Path) -> None:
     hub.faults.bytes_per_second = 2e6
     seen: list[DownloadProgress] = []
-    await fetched(order(tmp_path), seen)
+    await download(order(tmp_path), seen)
     known = [progress for progress in seen if progress.bytes_total is not None]
     total = sum(map(len, needed(hub).values()))
     assert {progress.bytes_total for progress in known} == {total}
@@ -50,7 +52,7 @@ async def test_a_killed_child_goes_on_with_the_byte_after_the_last(hub: Hub, tmp
             hub.faults.bytes_per_second = None
 
         nursery.start_soon(kill_once)
-        await fetched(order(tmp_path))
+        await download(order(tmp_path))
     resumed = [int(wanted.removeprefix("bytes=").removesuffix("-")) for wanted in hub.ranges]
     assert sum(resumed) > 1e5
     assert HubCache(tmp_path).snapshot(REPO, None) is not None
@@ -59,7 +61,7 @@ async def test_a_killed_child_goes_on_with_the_byte_after_the_last(hub: Hub, tmp
 async def test_cancelling_ends_the_child_and_the_next_call_goes_on(hub: Hub, tmp_path: Path) -> None:
     hub.faults.bytes_per_second = 2e6
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(fetched, order(tmp_path))
+        nursery.start_soon(download, order(tmp_path))
         await trio.to_thread.run_sync(wait_until, lambda: hub.total_sent() > 2e6)
         nursery.cancel_scope.cancel()
     assert children() == []
@@ -67,7 +69,7 @@ async def test_cancelling_ends_the_child_and_the_next_call_goes_on(hub: Hub, tmp
     assert cache.snapshot(REPO, None) is None
     hub.faults.bytes_per_second = None
     seen: list[DownloadProgress] = []
-    await fetched(order(tmp_path), seen)
+    await download(order(tmp_path), seen)
     assert hub.ranges
     assert next(progress for progress in seen if progress.bytes_total).bytes_done > 0
     assert cache.snapshot(REPO, None) is not None
@@ -80,42 +82,42 @@ async def test_a_disk_that_fills_up_on_the_way_keeps_what_arrived(hub: Hub, tmp_
     )
     options = DownloadOptions(command=(sys.executable, "-P", "-c", limited))
     with pytest.raises(DiskFull, match="the disk is full"), trio.fail_after(60):
-        await fetch(order(tmp_path), options, lambda _: None)
-    await fetched(order(tmp_path))
+        await download_repository(order(tmp_path), options, lambda _: None)
+    await download(order(tmp_path))
     assert hub.ranges
 
 
-async def test_a_failure_is_told_while_other_files_are_still_on_their_way(hub: Hub, tmp_path: Path) -> None:
+async def test_a_failure_is_reported_while_other_files_still_arrive(hub: Hub, tmp_path: Path) -> None:
     data = hub.repositories[REPO][TRANSFORMER]
     Client(tmp_path, hub.url).leave_partial(hub, data[:-1] + bytes([data[-1] ^ 1]))
     hub.faults.bytes_per_second = 3e5
     with pytest.raises(DownloadFailed, match="is not what the hub says it is"):
-        await fetched(order(tmp_path))
+        await download(order(tmp_path))
     assert hub.total_sent() < sum(map(len, needed(hub).values())) / 2
 
 
-async def test_offline_mode_is_said(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_offline_mode_is_reported(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE"):
-        await fetched(order(tmp_path))
+        await download(order(tmp_path))
     assert hub.requests == []
     assert children() == []
 
 
-async def test_a_child_that_dies_at_once_every_time_is_given_up(tmp_path: Path) -> None:
+async def test_a_child_that_always_dies_at_once_ends_the_download(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     command = (sys.executable, "-c", f"open({str(starts)!r}, 'a').write('x'); raise SystemExit(3)")
     with pytest.raises(DownloadFailed, match="3 times"), trio.fail_after(30):
-        await fetch(order(tmp_path), DownloadOptions(command=command), lambda _: None)
+        await download_repository(order(tmp_path), DownloadOptions(command=command), lambda _: None)
     assert starts.read_text() == "xxx"
 
 
 async def test_orphans_end_with_the_service(hub: Hub, tmp_path: Path) -> None:
-    """The child sees the end of its input, also when nobody could tell it anything."""
+    """The child sees the end of its input, also when no process is left that could tell it."""
     hub.faults.bytes_per_second = 1e4
     script = (
-        "import sys, trio; from pathlib import Path; from tests.hub.test_child import fetched, order; "
-        "trio.run(fetched, order(Path(sys.argv[1])))"
+        "import sys, trio; from pathlib import Path; from tests.hub.test_child import download, order; "
+        "trio.run(download, order(Path(sys.argv[1])))"
     )
     parent = await trio.lowlevel.open_process([sys.executable, "-c", script, str(tmp_path)])
     await trio.to_thread.run_sync(wait_until, lambda: hub.total_sent() > 0)

@@ -4,9 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.hub.conftest import REPO, TRANSFORMER
 from tests.support.hub_server import COMMIT, Hub
 from tests.support.server import clean_environment, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = f"""
 [models]
@@ -37,14 +41,14 @@ def test_list_download_status_and_delete_without_a_server(hub: Hub, tmp_path: Pa
     assert len(listed) == 35
     assert any(line.split()[:3] == ["tiny", "not", "downloaded"] for line in listed)
     hub.faults.bytes_per_second = 4e6
-    fetched = run(tmp_path, "download", "tiny", "demo")
-    assert fetched.returncode == 0, fetched.stderr
-    assert "100%" in fetched.stderr
-    assert "4.0 MB" in fetched.stderr
-    assert "MB/s" in fetched.stderr
-    path = Path(fetched.stdout.splitlines()[0].removeprefix("tiny: "))
+    done = run(tmp_path, "download", "tiny", "demo")
+    assert done.returncode == 0, done.stderr
+    assert "100%" in done.stderr
+    assert "4.0 MB" in done.stderr
+    assert "MB/s" in done.stderr
+    path = Path(done.stdout.splitlines()[0].removeprefix("tiny: "))
     assert (path / TRANSFORMER).is_file()
-    assert "nothing to download" in fetched.stdout
+    assert "nothing to download" in done.stdout
     shown = run(tmp_path, "status", "tiny").stdout
     assert COMMIT in shown
     assert "ready" in shown
@@ -55,7 +59,7 @@ def test_list_download_status_and_delete_without_a_server(hub: Hub, tmp_path: Pa
     assert "nothing to delete" in refused.stderr
 
 
-def test_a_failed_download_says_why_and_is_an_exit_status(hub: Hub, tmp_path: Path) -> None:
+def test_a_failed_download_names_the_reason_and_sets_the_exit_status(hub: Hub, tmp_path: Path) -> None:
     hub.faults.gated = True
     failed = run(tmp_path, "download", "tiny")
     assert failed.returncode == 1

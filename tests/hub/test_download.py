@@ -36,26 +36,26 @@ class Client:
     def cache(self) -> HubCache:
         return HubCache(self.folder)
 
-    def fetch(self, **changes: object) -> Marker | DownloadFailure:
+    def download(self, **changes: object) -> Marker | DownloadFailure:
         """Fetch, and explain what goes wrong as the child does."""
         from mflux_api.hub.download import Download
-        from mflux_api.hub.errors import explained
+        from mflux_api.hub.failures import explain
 
         wanted = order(self.folder, **changes)
         try:
             return Download(wanted, self.endpoint).run()
         except Exception as error:  # noqa: BLE001 - what the child does
-            return explained(error, wanted, self.endpoint)
+            return explain(error, wanted, self.endpoint)
 
     def succeed(self) -> Marker:
-        marker = self.fetch()
+        marker = self.download()
         assert isinstance(marker, Marker)
         assert self.cache.snapshot(REPO, None) is not None
         return marker
 
     def fail(self, code: str = "DOWNLOAD_FAILED", **changes: object) -> DownloadFailure:
         """Fetch in vain; no path of this machine may be in what it says, and nothing counts as complete."""
-        failed = self.fetch(**changes)
+        failed = self.download(**changes)
         assert isinstance(failed, DownloadFailure)
         assert failed.code == code
         assert str(self.folder) not in failed.message
@@ -92,7 +92,7 @@ def test_a_download_is_complete_marked_and_the_same_bytes(hub: Hub, client: Clie
 
 
 def test_a_pinned_commit_is_asked_for_and_kept_apart_from_main(hub: Hub, client: Client) -> None:
-    assert isinstance(client.fetch(revision=COMMIT), Marker)
+    assert isinstance(client.download(revision=COMMIT), Marker)
     assert client.cache.snapshot(REPO, COMMIT) is not None
     assert client.cache.snapshot(REPO, None) is None
     hub.sent.clear()
@@ -136,7 +136,7 @@ def test_files_on_another_host_are_followed_resumed_and_get_no_token(
     assert any(request.startswith("GET /elsewhere/") for request in hub.requests)
 
 
-def test_gated_says_which_licence_where_and_which_variable(hub: Hub, client: Client) -> None:
+def test_gated_names_the_licence_its_page_and_the_variable(hub: Hub, client: Client) -> None:
     hub.faults.gated = True
     failed = client.fail("MODEL_GATED", licence="FLUX non-commercial")
     for part in ("FLUX non-commercial", f"{hub.url}/{REPO}", "HF_TOKEN"):
@@ -152,7 +152,7 @@ def test_a_token_opens_a_gated_repository_and_is_in_no_message(
     client.succeed()
     assert "Bearer hf_a_secret" in hub.tokens
     hub.faults.forbidden = True
-    failed = client.fail("MODEL_GATED", repo="somebody/else")
+    failed = client.fail("MODEL_GATED", repo="owner/other")
     assert "the account of your HF_TOKEN" in failed.message
     assert "secret" not in failed.message
 
@@ -165,13 +165,13 @@ def test_forbidden_is_like_gated(hub: Hub, client: Client) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"repo": "somebody/else"}, "not on the model hub, or is private"),
+        ({"repo": "owner/other"}, "not on the model hub, or is private"),
         ({"revision": "v9"}, "has no revision 'v9'"),
-        ({"repo": "no-owner/a/b"}, "no repository name"),
+        ({"repo": "no-owner/a/b"}, "not a repository name"),
         ({"files": ("nothing/*",)}, "none of the files of a model"),
     ],
 )
-def test_what_is_not_there_is_said(client: Client, changes: dict[str, Any], says: str) -> None:
+def test_missing_repository_revision_or_files_are_named(client: Client, changes: dict[str, Any], says: str) -> None:
     assert says in client.fail(**changes).message
 
 
@@ -187,7 +187,7 @@ def test_a_changed_byte_is_found(hub: Hub, client: Client) -> None:
     assert "is not what the hub says it is" in client.fail().message
 
 
-def test_a_disk_that_is_too_small_is_said_before_anything_is_fetched(hub: Hub, client: Client) -> None:
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_downloaded(hub: Hub, client: Client) -> None:
     hub.faults.claimed_size = 10**15
     failed = client.fail("DISK_FULL")
     assert "more are needed" in failed.message
@@ -207,9 +207,9 @@ def test_a_busy_hub_is_named_with_its_answer(hub: Hub, client: Client) -> None:
     assert "503" in client.fail().message
 
 
-def test_a_folder_that_cannot_be_written_is_said(hub: Hub, client: Client) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(hub: Hub, client: Client) -> None:
     client.folder.write_text("a file")
-    failed = client.fetch()
+    failed = client.download()
     assert isinstance(failed, DownloadFailure)
     assert failed.code == "DOWNLOAD_FAILED"
 
@@ -225,7 +225,7 @@ def test_a_file_that_goes_from_a_complete_download_makes_it_incomplete(hub: Hub,
     assert set(hub.sent) == {TRANSFORMER}
 
 
-def test_a_file_that_was_cut_after_its_download_is_fetched_again(hub: Hub, client: Client) -> None:
+def test_a_file_that_was_cut_after_its_download_is_downloaded_again(hub: Hub, client: Client) -> None:
     client.succeed()
     found = client.cache.snapshot(REPO, None)
     assert found is not None
@@ -237,7 +237,7 @@ def test_a_file_that_was_cut_after_its_download_is_fetched_again(hub: Hub, clien
     assert set(hub.sent) == {TRANSFORMER}
 
 
-def test_an_existing_cache_is_used_and_stays_somebody_elses(hub: Hub, client: Client) -> None:
+def test_an_existing_cache_is_used_and_stays_with_its_owner(hub: Hub, client: Client) -> None:
     client.succeed()
     marks = client.cache.repository(REPO) / ".mflux-api"
     for path in marks.iterdir():

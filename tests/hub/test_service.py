@@ -9,11 +9,13 @@ import psutil
 import pytest
 import trio
 
+from mflux_api.actors.scheduler.scheduler import Scheduler
 from mflux_api.catalog import Model
 from mflux_api.config import CustomModel, ModelSettings
 from mflux_api.errors import ModelInUse, ModelNotDeletable, ModelNotDownloaded
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.jobs.job import Job, JobEvent, Progress, Stage, Status
+from mflux_api.jobs.job import Job, Stage, Status
+from mflux_api.jobs.progress import JobEvent, Progress
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service, open_service
 from tests.hub.conftest import REPO, children, needed
@@ -21,10 +23,12 @@ from tests.support.harness import checked, eventually, gateway, model_in_memory,
 from tests.support.hub_server import Hub
 from tests.support.scripted_engine import Hold, Script
 
+pytestmark = pytest.mark.slow
+
 DEADLINE_SECONDS = 60.0
 TINY = CustomModel(name="tiny", base="flux2-klein-4b", repo=REPO)
 TWIN = CustomModel(name="twin", base="flux2-klein-4b", repo=REPO)
-OTHER = CustomModel(name="other", base="flux2-klein-4b", repo="somebody/nothing")
+OTHER = CustomModel(name="other", base="flux2-klein-4b", repo="owner/nothing")
 
 
 @attrs.define
@@ -245,7 +249,7 @@ async def test_a_model_that_is_deleted_before_its_job_runs_is_downloaded_again(h
         await hold.reached.wait()
         job = await home.submit()
         # Its model is there, and it waits for the engine.
-        await eventually(_nobody_fetches)
+        await eventually(_no_job_waits_for_its_model)
         await home.gateway.delete_model(home.model())
         hold.release.set()
         assert (await home.end(first)).status is Status.COMPLETED
@@ -253,9 +257,13 @@ async def test_a_model_that_is_deleted_before_its_job_runs_is_downloaded_again(h
         assert (done.status, done.engine_deaths, done.service_deaths) == (Status.COMPLETED, 0, 0)
 
 
-def _nobody_fetches() -> bool:
+def _no_job_waits_for_its_model() -> bool:
     """Whether every job that waits has its model on disk, and the scheduler knows."""
-    gone = [task.name for task in _tasks(trio.lowlevel.current_root_task()) if task.name.endswith("Scheduler._fetch")]
+    gone = [
+        task.name
+        for task in _tasks(trio.lowlevel.current_root_task())
+        if task.name.endswith(Scheduler._wait_for_model.__qualname__)
+    ]
     return not gone
 
 
@@ -266,13 +274,13 @@ def _tasks(task: trio.lowlevel.Task | None) -> list[trio.lowlevel.Task]:
     return [task, *(each for child in children for each in _tasks(child))]
 
 
-async def test_a_defect_in_a_download_is_its_jobs_error_and_nobody_elses(
+async def test_a_defect_in_a_download_is_its_jobs_error_and_of_no_other_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def broken(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("mflux_api.actors.downloader.fetch", broken)
+    monkeypatch.setattr("mflux_api.actors.downloader.download_repository", broken)
     async with house(tmp_path) as home:
         for _ in range(5):
             failed = await home.end(await home.submit())

@@ -1,4 +1,4 @@
-"""Init images from strangers: every usual image, and one clear error for everything else."""
+"""Init images from clients: every usual image, and one clear error for everything else."""
 
 import base64
 import struct
@@ -13,7 +13,7 @@ from PIL import Image
 
 from mflux_api.errors import GenerationFailed, InvalidParameter
 from mflux_api.images.decode import MAX_PIXELS, decode_image
-from mflux_api.images.inputs import output_size, rgb_images
+from mflux_api.images.run_inputs import output_size, references_and_start
 from tests.support.requests import resolved_request
 
 RED, BLUE = (250, 10, 20), (20, 30, 240)
@@ -104,7 +104,7 @@ def test_exif_orientation_is_followed() -> None:
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "JPEG"])
 @pytest.mark.parametrize("notes", [b"Exif\0\0garbage garbage", b"Exif\0\0MM\0*\0\0\0\x08\0\x05\x01\x12"])
-def test_image_whose_exif_data_is_broken_is_taken_as_it_stands(kind: str, notes: bytes) -> None:
+def test_image_with_broken_exif_data_is_accepted_unrotated(kind: str, notes: bytes) -> None:
     image = decode_image(encoded(halves(), kind, exif=notes), 0)
     assert near(image.getpixel((4, 4)), RED)
 
@@ -194,6 +194,7 @@ def test_anything_else_is_one_clear_error(name: str) -> None:
     assert len(error.message) < 200
 
 
+@pytest.mark.slow
 def test_32_megapixels_are_taken() -> None:
     image = decode_image(encoded(Image.new("L", (8000, 4000), 7), compress_level=1), 0)
     assert image.width * image.height == MAX_PIXELS
@@ -225,14 +226,14 @@ def test_output_has_the_first_images_size_snapped_within_the_limits(
 def test_every_image_is_a_reference_and_the_first_the_start_below_strength_1() -> None:
     images = tuple(encoded(halves(size=size)) for size in ((64, 48), (48, 64), (32, 32)))
     request = resolved_request(width=96, height=64, init_images=images, image_strength=0.5)
-    references, start = rgb_images(request)
-    assert [(rgb_image.width, rgb_image.height) for rgb_image in references] == [(64, 48), (48, 64), (32, 32)]
+    references, start = references_and_start(request)
+    assert [(reference.width, reference.height) for reference in references] == [(64, 48), (48, 64), (32, 32)]
     assert start is not None
     assert (start.width, start.height, len(start.rgb)) == (96, 64, 96 * 64 * 3)
-    whole, none = rgb_images(resolved_request(width=96, height=64, init_images=images, image_strength=1.0))
+    whole, none = references_and_start(resolved_request(width=96, height=64, init_images=images, image_strength=1.0))
     assert (len(whole), none) == (3, None)
 
 
-def test_kept_image_that_somebody_removed_fails_its_job_and_says_so() -> None:
+def test_init_image_that_was_removed_by_hand_fails_its_job_with_the_reason() -> None:
     with pytest.raises(GenerationFailed, match="removed from the state directory"):
-        rgb_images(resolved_request(width=64, height=64, init_images=("",), image_strength=0.5))
+        references_and_start(resolved_request(width=64, height=64, init_images=("",), image_strength=0.5))

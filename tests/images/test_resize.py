@@ -24,10 +24,10 @@ def test_references_keep_their_shape_within_1_megapixel(size: tuple[int, int], e
 
 @pytest.mark.parametrize("size", [(16, 16), (47, 33), (2000, 1500), (1025, 1024), (700, 6000)])
 def test_references_are_whole_images_of_that_size(size: tuple[int, int]) -> None:
-    rgb_image = as_reference(Image.new("RGB", size, (1, 2, 3)))
-    assert (rgb_image.width, rgb_image.height) == reference_size(*size)
-    assert rgb_image.width * rgb_image.height <= MAX_AREA
-    assert rgb_image.rgb == bytes((1, 2, 3)) * (rgb_image.width * rgb_image.height)
+    reference = as_reference(Image.new("RGB", size, (1, 2, 3)))
+    assert (reference.width, reference.height) == reference_size(*size)
+    assert reference.width * reference.height <= MAX_AREA
+    assert reference.rgb == bytes((1, 2, 3)) * (reference.width * reference.height)
 
 
 def test_reference_that_is_too_small_is_refused() -> None:
@@ -43,9 +43,9 @@ def test_references_lose_the_same_on_both_sides() -> None:
 
 @pytest.mark.parametrize("size", [(64, 48), (640, 480), (30, 500), (500, 30), (64, 50)])
 def test_start_image_covers_the_output(size: tuple[int, int]) -> None:
-    rgb_image = as_start(Image.new("RGB", size, (9, 8, 7)), 64, 48)
-    assert (rgb_image.width, rgb_image.height) == (64, 48)
-    assert rgb_image.rgb == bytes((9, 8, 7)) * (64 * 48)
+    start = as_start(Image.new("RGB", size, (9, 8, 7)), 64, 48)
+    assert (start.width, start.height) == (64, 48)
+    assert start.rgb == bytes((9, 8, 7)) * (64 * 48)
 
 
 def test_start_image_of_the_right_size_is_unchanged() -> None:

@@ -150,7 +150,7 @@ def test_only_lengths_within_the_cap_pass(prefix: bytes) -> None:
     ],
     ids=lambda header: repr(header[:24]),
 )
-def test_header_that_is_none_of_ours_is_a_protocol_error(header: bytes) -> None:
+def test_unknown_header_is_a_protocol_error(header: bytes) -> None:
     with pytest.raises(frames.ProtocolError):
         frames.decode_header(header, p.ENGINE_TYPES)
 

@@ -9,7 +9,7 @@ SMALL = resolved_request(model="demo", width=64, height=64, steps=4, seed=0, num
 LARGE = resolved_request(model="demo", width=128, height=128, steps=4, seed=0)
 
 
-def test_nothing_is_said_of_a_model_that_was_never_seen() -> None:
+def test_unknown_model_has_no_estimate() -> None:
     estimates = Estimates()
     estimates.add_step(SMALL, "cpu", 1.0)
     assert estimates.remaining(resolved_request(model="other", steps=4), "cpu") is None

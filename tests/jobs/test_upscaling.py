@@ -123,7 +123,7 @@ def test_generating_models_ignore_the_upscalers_fields() -> None:
     assert (request.size, request.upscaling) == ((512, 512), None)
 
 
-def test_infotext_says_what_was_done() -> None:
+def test_infotext_describes_the_upscaling() -> None:
     text = infotext(resolved(seed=1, softness=0.25), 1, "abc")
     assert text.startswith("Seed: 1, Size: 96x64, Model hash: abc, Model: seedvr2, Postprocess upscale to: 96x64, ")
     assert "Postprocess upscaler: seedvr2, Softness: 0.25, Version" in text

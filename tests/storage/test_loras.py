@@ -10,6 +10,7 @@ import pytest
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.storage.loras import LoraFiles, checked_name
+from tests.support.disk_calls import record_disk_calls
 
 
 def content(size: int = 16, shape: Sequence[int] | None = None) -> bytes:
@@ -179,7 +180,7 @@ def test_upload_is_found_under_its_name_and_nothing_else_is_left(tmp_path: Path)
     assert files.resolve(["my-style"])[0].size == len(content())
 
 
-def test_taken_name_is_kept_unless_told(tmp_path: Path) -> None:
+def test_taken_name_is_kept_without_overwrite(tmp_path: Path) -> None:
     files = LoraFiles((tmp_path,))
     put(files, "a", content(16))
     with pytest.raises(InvalidParameter, match="taken"):
@@ -192,7 +193,7 @@ def test_taken_name_is_kept_unless_told(tmp_path: Path) -> None:
 HEADER = struct.pack("<Q", 2) + b"{}"
 BROKEN = {
     "empty": b"",
-    "text": b"hello, this is no tensor",
+    "text": b"hello, this is not a tensor",
     "pickle": b"\x80\x04\x95" + bytes(100),
     "zip": b"PK\x03\x04" + bytes(100),
     "huge header": struct.pack("<Q", 2**62) + b"{}",
@@ -210,7 +211,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_whole_safetensors_file_is_refused_and_leaves_nothing(tmp_path: Path, name: str) -> None:
+def test_what_is_not_a_whole_safetensors_file_is_refused_and_leaves_nothing(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidParameter, match="a whole safetensors file"):
         put(LoraFiles((tmp_path,)), "a", BROKEN[name])
     assert list(tmp_path.iterdir()) == []
@@ -253,3 +254,11 @@ def test_leftovers_of_a_killed_upload_are_removed_and_nothing_else(folder: Path)
     before = files.all()
     assert files.remove_leftovers() == 1
     assert (files.all(), files.remove_leftovers()) == (before, 0)
+
+
+def test_upload_is_on_disk_before_it_has_its_name_and_the_name_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = record_disk_calls(monkeypatch)
+    name = put(LoraFiles((tmp_path,)), "my-style", content())
+    calls.check_synced_before_named(tmp_path / name, folder_too=True)

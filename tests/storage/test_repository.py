@@ -15,7 +15,7 @@ from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import SqliteRepository
-from tests.support.stored_jobs import NOW, completed, failed, queued, rgb_images, started
+from tests.support.stored_jobs import NOW, completed, failed, queued, started, stored_images
 
 HOUR = timedelta(hours=1)
 FOREVER = timedelta.max
@@ -112,7 +112,7 @@ def test_times_of_other_zones_are_the_same_moments(repository: Repository) -> No
     assert found.created_at == NOW
 
 
-@pytest.mark.parametrize("name", ["", "nobody", "\0", "\ud800", "ä", "a' OR 1=1 --", "x" * 100_000])
+@pytest.mark.parametrize("name", ["", "unknown", "\0", "\ud800", "ä", "a' OR 1=1 --", "x" * 100_000])
 def test_an_unknown_id_is_nothing(repository: Repository, name: str) -> None:
     fill(repository, "a")
     assert repository.get(name) is None
@@ -187,7 +187,7 @@ def test_paging_goes_on_below_the_cursor_though_jobs_come_and_go(repository: Rep
 
 
 @pytest.mark.parametrize("cursor", ["", "-1", "+1", " 1", "1_0", "0", "01", "g", "A", "٣", "1\n", "f" * 16, "\ud800"])
-def test_a_cursor_that_is_none_of_ours_is_a_value_error(repository: Repository, cursor: str) -> None:
+def test_an_unknown_cursor_is_a_value_error(repository: Repository, cursor: str) -> None:
     fill(repository, "a", "b")
     with pytest.raises(ValueError, match="cursor"):
         repository.page(limit=1, cursor=cursor, status=None)
@@ -203,7 +203,7 @@ def test_totals_count_completed_jobs_once(repository: Repository) -> None:
     repository.replace(completed(first, seconds=1.5))
     repository.replace(completed(first, seconds=1.5))
     assert repository.totals() == Totals(generations=1, images=2, seconds=1.5)
-    repository.replace(completed(second, seconds=2.25, images=rgb_images("B", 1)))
+    repository.replace(completed(second, seconds=2.25, images=stored_images("B", 1)))
     repository.replace(failed(third))
     repository.replace(jobs.cancel(fourth, NOW))
     assert repository.totals() == Totals(generations=2, images=3, seconds=3.75)
@@ -313,9 +313,9 @@ def test_key_is_kept_with_its_job_and_goes_with_its_tombstone(repository: Reposi
     kept = IdempotencyRecord(body="b", job_id=job.id)
     repository.replace(started(job))
     repository.replace(completed(started(job)))
-    assert repository.recall("k") == kept
+    assert repository.get_idempotency_record("k") == kept
     repository.expire(now=NOW, keep=0, ttl=timedelta(hours=1))
-    assert repository.recall("k") == kept
+    assert repository.get_idempotency_record("k") == kept
     repository.expire(now=NOW + timedelta(hours=2), keep=0, ttl=timedelta(hours=1))
-    assert repository.recall("k") is None
-    assert repository.recall("other") is not None
+    assert repository.get_idempotency_record("k") is None
+    assert repository.get_idempotency_record("other") is not None

@@ -20,11 +20,12 @@ import pytest
 from mflux_api.errors import ConfigError, DiskFull, InternalError, ServiceError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job, Status
+from mflux_api.storage.database_file import open_database
 from mflux_api.storage.in_memory import InMemoryRepository
-from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate, open_database
+from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate
 from mflux_api.storage.repository import Abandoned, Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.support.stored_jobs import NOW, completed, failed, queued, read_only_folder, rgb_images, started
+from tests.support.stored_jobs import NOW, completed, failed, queued, read_only_folder, started, stored_images
 
 FOREVER = timedelta.max
 
@@ -90,7 +91,7 @@ def test_a_killed_process_leaves_word_of_the_synchronous_jobs_it_was_generating(
         with SqliteRepository(path) as repository:
             assert repository.abandoned() == (left,)
     with SqliteRepository(path) as repository:
-        # Whoever is generated now is nobody that an earlier process left.
+        # A job that runs now is not one that an earlier process left.
         repository.insert(waiting)
         repository.replace(started(waiting))
         repository.forget_abandoned()
@@ -120,8 +121,8 @@ def test_removed_log_loses_nothing_that_is_acknowledged(path: Path, tmp_path: Pa
 
 
 def test_removed_log_is_kept_while_another_program_reads(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SQLite cannot save all of it then, and says so in a row that nobody has to read."""
-    monkeypatch.setattr("mflux_api.storage.migrations.BUSY_SECONDS", 0.1)
+    """SQLite cannot save all of it then, and says so in a row that no statement has to read."""
+    monkeypatch.setattr("mflux_api.storage.database_file.BUSY_SECONDS", 0.1)
     with SqliteRepository(path) as repository:
         repository.insert(queued("a"))
         reader = subprocess.Popen(
@@ -164,7 +165,7 @@ def test_full_disk_after_a_removed_log_is_over_when_there_is_room_again(
         repository.insert(queued("a"))
         path.with_name(path.name + "-wal").unlink()
         with monkeypatch.context() as patch:
-            patch.setattr("mflux_api.storage.sqlite.open_database", full)
+            patch.setattr("mflux_api.storage.database_file.open_database", full)
             for _ in range(2):
                 with pytest.raises(DiskFull):
                     repository.insert(queued("b"))
@@ -206,6 +207,7 @@ def test_numbers_are_not_used_again_after_everything_was_removed(path: Path) -> 
     assert sql(path, "SELECT number FROM jobs") == [(4,)]
 
 
+@pytest.mark.slow
 def test_what_was_acknowledged_survives_kills(path: Path) -> None:
     chance = random.Random(20260301)
     acknowledged: dict[str, str] = {}
@@ -243,6 +245,7 @@ def test_what_was_acknowledged_survives_kills(path: Path) -> None:
     assert len(acknowledged) > 50
 
 
+@pytest.mark.slow
 def test_it_behaves_like_the_memory_repository_on_a_random_walk(path: Path) -> None:
     chance = random.Random(7)
     now = NOW
@@ -287,7 +290,7 @@ def test_it_behaves_like_the_memory_repository_on_a_random_walk(path: Path) -> N
 @contextmanager
 def full_disk(repository: SqliteRepository) -> Iterator[None]:
     """SQLite reports a limit on the pages exactly like a file system without space."""
-    connection = repository._connection
+    connection = repository._file.connection
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     connection.execute(f"PRAGMA max_page_count = {pages}")
     try:
@@ -314,7 +317,7 @@ def test_a_failed_write_changes_nothing_and_the_next_one_works(
 ) -> None:
     first, big = queued("a", synchronous=synchronous), queued("b", prompt="long " * 2000)
     # Its result fits no page that is there already.
-    ended = completed(first, images=rgb_images("a", 64))
+    ended = completed(first, images=stored_images("a", 64))
     with SqliteRepository(path) as repository:
         repository.insert(first)
         with trouble(repository):
@@ -345,7 +348,7 @@ def test_retention_that_fails_removes_nothing(path: Path) -> None:
         assert ids(repository.expire(now=NOW, keep=0, ttl=FOREVER)) == ["a"]
 
 
-def test_a_closed_repository_says_so(path: Path) -> None:
+def test_a_closed_repository_refuses_calls(path: Path) -> None:
     repository = SqliteRepository(path)
     repository.close()
     repository.close()
@@ -371,7 +374,7 @@ def test_commits_are_durable_and_one_connection_serves_all_calls(path: Path, mon
     with SqliteRepository(path) as repository:
         monkeypatch.setattr(sqlite3, "connect", None)
         repository.insert(completed(queued("a")))
-        connection = repository._connection
+        connection = repository._file.connection
         settings = {
             name: connection.execute(f"PRAGMA {name}").fetchone()[0]
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout", "fullfsync", "secure_delete")
@@ -410,7 +413,7 @@ def test_folders_are_made(tmp_path: Path) -> None:
         assert listed(repository) == []
 
 
-def test_a_file_that_is_no_database_is_a_config_error_and_stays(path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_a_config_error_and_stays(path: Path) -> None:
     content = b"not a database at all, but long enough to look like one" * 20
     path.write_bytes(content)
     with pytest.raises(ConfigError, match=rf"^{DATABASE_NAME}: damaged, or not a job store; move it away") as refused:
@@ -510,7 +513,7 @@ def test_rows_of_other_versions_load(path: Path) -> None:
 
 def test_a_state_folder_may_be_moved_with_its_images(tmp_path: Path) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    inside, outside = rgb_images("a", 1, str(old / "2026-03-01")), rgb_images("a", 1, str(tmp_path / "else"))
+    inside, outside = stored_images("a", 1, str(old / "2026-03-01")), stored_images("a", 1, str(tmp_path / "else"))
     with SqliteRepository(old / DATABASE_NAME) as repository:
         repository.insert(completed(queued("a"), images=inside + outside))
         assert repository.get("a") == completed(queued("a"), images=inside + outside)
@@ -537,9 +540,9 @@ def test_a_page_is_read_through_an_index(path: Path, status: Status | None) -> N
         for name in "abc":
             repository.insert(queued(name))
         statements: list[str] = []
-        repository._connection.set_trace_callback(statements.append)
+        repository._file.connection.set_trace_callback(statements.append)
         repository.page(limit=1, cursor="3", status=status)
-        repository._connection.set_trace_callback(None)
+        repository._file.connection.set_trace_callback(None)
         (query,) = statements
     plan = " ".join(row[3] for row in sql(path, f"EXPLAIN QUERY PLAN {query}"))
     assert "SEARCH jobs USING" in plan

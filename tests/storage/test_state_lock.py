@@ -22,7 +22,7 @@ time.sleep(60)
 """
 
 
-def test_the_second_holder_is_told_who_and_what_to_do(tmp_path: Path) -> None:
+def test_the_second_holder_learns_which_process_holds_it_and_what_to_do(tmp_path: Path) -> None:
     with StateLock(tmp_path), pytest.raises(StateInUse) as refused:
         StateLock(tmp_path)
     message = str(refused.value)

@@ -16,7 +16,8 @@ from mflux_api.config import GenerationSettings, JobSettings, LoraSettings, Mode
 from mflux_api.engine.interface import Received
 from mflux_api.engine.protocol import LoadModel, Ready, Run
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.jobs.job import Finished, Job, JobEvent, Progress, StoredImage, Timings
+from mflux_api.jobs.job import Job, StoredImage, Timings
+from mflux_api.jobs.progress import Finished, JobEvent, Progress
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.service import Service, open_service

@@ -257,7 +257,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _head(self, status: int, headers: Mapping[str, str]) -> None:
         self.send_response(status)
-        # Nobody's idle connection may hold up the end of a test.
+        # No idle connection may hold up the end of a test.
         self.send_header("Connection", "close")
         self.close_connection = True
         for name, value in headers.items():
@@ -270,7 +270,7 @@ def _etag(data: bytes) -> str:
 
 
 def wait_until(condition: Any, seconds: float = 20.0) -> None:
-    """Wait for something in another process that nobody announces."""
+    """Wait for something in another process that has no event."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"

@@ -9,7 +9,8 @@ from functools import partial
 from typing import Any
 
 from mflux_api.actors.mailbox import Mailbox
-from mflux_api.cli import main as cli
+from mflux_api.cli import serve
+from mflux_api.cli.main import main as command_line
 from mflux_api.service import open_service
 from tests.support.scripted_engine import Script
 
@@ -53,11 +54,11 @@ def main() -> int:
     """Run the command line with every engine replaced."""
     options = json.loads(os.environ.get(OPTIONS, "{}"))
     if options.pop("stuck_drain", False):
-        vars(cli)["_drain"] = _stuck
+        vars(serve)["_drain"] = _stuck
     _doomed_when_told(options.pop("doomed", ""))
     script = Script(**options)
-    vars(cli)["open_service"] = partial(open_service, start_engine=script.start)
-    return cli.main()
+    vars(serve)["open_service"] = partial(open_service, start_engine=script.start)
+    return command_line()
 
 
 if __name__ == "__main__":

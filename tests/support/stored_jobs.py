@@ -14,7 +14,7 @@ from mflux_api.storage.sqlite import SqliteRepository
 from tests.support.requests import resolved_request
 
 NOW = datetime(2026, 3, 1, 12, 0, 0, 123456, tzinfo=UTC)
-NOBODY = 65534
+UNPRIVILEGED_UID = 65534
 
 
 def queued(job_id: str, *, synchronous: bool = False, prompt: str = "a cat", created_at: datetime = NOW) -> Job:
@@ -22,7 +22,7 @@ def queued(job_id: str, *, synchronous: bool = False, prompt: str = "a cat", cre
     return Job(id=job_id, request=request, created_at=created_at, synchronous=synchronous)
 
 
-def rgb_images(job_id: str, count: int = 2, folder: str = "/elsewhere") -> tuple[StoredImage, ...]:
+def stored_images(job_id: str, count: int = 2, folder: str = "/elsewhere") -> tuple[StoredImage, ...]:
     return tuple(
         StoredImage(path=f"{folder}/{job_id}-{n}.png", seed=7 + n, width=64, height=48, sha256=f"{n:064x}")
         for n in range(count)
@@ -37,12 +37,12 @@ def completed(job: Job, *, at: datetime = NOW, seconds: float = 2.0, images: tup
     """Complete a queued or generating job that took so long."""
     if job.status is Status.QUEUED:
         job = started(job, at - timedelta(seconds=seconds))
-    return jobs.complete(job, images or rgb_images(job.id), Timings(load=0.5, total=seconds), at)
+    return jobs.complete(job, images or stored_images(job.id), Timings(load=0.5, total=seconds), at)
 
 
 def failed(job: Job, *, at: datetime = NOW) -> Job:
     failure = Failure(message="The engine died twice", code="ENGINE_CRASHED", details={"attempts": 2, "tried": ["a"]})
-    return jobs.fail(job, failure, at, images=rgb_images(job.id, 1), progress=0.25)
+    return jobs.fail(job, failure, at, images=stored_images(job.id, 1), progress=0.25)
 
 
 def insert_and_finish_forever(path: Path, first: int) -> None:
@@ -65,8 +65,8 @@ def read_only_folder() -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if root:
-            os.chown(folder, NOBODY, -1)
-            os.seteuid(NOBODY)
+            os.chown(folder, UNPRIVILEGED_UID, -1)
+            os.seteuid(UNPRIVILEGED_UID)
         folder.chmod(0o500)
         try:
             yield folder

@@ -4,7 +4,7 @@ import attrs
 import trio
 
 from mflux_api.actors.mailbox import Ask
-from mflux_api.jobs.job import JobEvent
+from mflux_api.jobs.progress import JobEvent
 
 
 @attrs.frozen(kw_only=True)

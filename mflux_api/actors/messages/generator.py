@@ -7,7 +7,7 @@ from mflux_api.actors.mailbox import Ask
 from mflux_api.actors.messages.engine import EngineState, Lease
 from mflux_api.engine import protocol
 from mflux_api.engine.interface import EngineId, Received
-from mflux_api.images.inputs import RunInputs
+from mflux_api.images.run_inputs import RunInputs
 from mflux_api.jobs.job import Timings
 from mflux_api.jobs.resolve import ResolvedRequest
 

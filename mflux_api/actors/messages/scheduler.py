@@ -7,7 +7,8 @@ import attrs
 from mflux_api.actors.mailbox import Ask
 from mflux_api.actors.messages.engine import EngineChanged, EngineStatus
 from mflux_api.jobs.idempotency import IdempotencyKey
-from mflux_api.jobs.job import Job, Progress
+from mflux_api.jobs.job import Job
+from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.resolve import ResolvedRequest
 
 

@@ -246,7 +246,7 @@ class ModelLoader:
         limit = self._budget(engine)
         if footprint.alternating_offload is not None and not low_ram and limit is not None and footprint.whole > limit:
             return footprint.alternating_offload, True
-        return footprint.of(low_ram=low_ram), False
+        return footprint.bytes_for(low_ram=low_ram), False
 
     def _budget(self, engine: m.EngineState) -> int | None:
         return budget(self._memory.budget_gb, engine.info, engine.free_bytes, self._residents.size)

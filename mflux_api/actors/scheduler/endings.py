@@ -10,7 +10,8 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Address, Ask
 from mflux_api.actors.scheduler.job_queue import OVER, Entry, JobEvent, JobQueue
 from mflux_api.errors import ServiceError
-from mflux_api.jobs.job import Failure, Finished, Job
+from mflux_api.jobs.job import Failure, Job
+from mflux_api.jobs.progress import Finished
 
 logger = logging.getLogger(__name__)
 

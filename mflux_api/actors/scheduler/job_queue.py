@@ -10,7 +10,8 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.engine.interface import EngineId
 from mflux_api.jobs.estimates import Estimates
-from mflux_api.jobs.job import Job, ProgressTracker, StoredImage
+from mflux_api.jobs.job import Job, StoredImage
+from mflux_api.jobs.progress import ProgressTracker
 
 
 class JobState(Enum):

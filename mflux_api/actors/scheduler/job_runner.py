@@ -15,12 +15,13 @@ from mflux_api.actors.mailbox import Address
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineId, Received
 from mflux_api.errors import DiskFull, InternalError, OutOfMemory, ServiceError
-from mflux_api.images.inputs import RunInputs, rgb_images, source
+from mflux_api.images.run_inputs import RunInputs, references_and_start, source
 from mflux_api.jobs.estimates import Estimates
-from mflux_api.jobs.job import Job, Progress, ProgressTracker, Stage, StoredImage, Timings
+from mflux_api.jobs.job import Job, Stage, StoredImage, Timings
 from mflux_api.jobs.memory_advice import MemoryAdvice
+from mflux_api.jobs.progress import Progress, ProgressTracker
 from mflux_api.jobs.resolve import ResolvedRequest
-from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.image_files import ImageFiles
 from mflux_api.supervisor import unwrapped_nursery
 
 logger = logging.getLogger(__name__)
@@ -139,7 +140,7 @@ class JobRunner:
         def prepare() -> RunInputs:
             if request.upscaling is not None:
                 return RunInputs(source=source(request))
-            references, start = rgb_images(request)
+            references, start = references_and_start(request)
             return RunInputs(references=references, start=start)
 
         return await trio.to_thread.run_sync(prepare, limiter=self._encoders)

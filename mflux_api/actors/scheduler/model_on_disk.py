@@ -9,7 +9,8 @@ from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address
 from mflux_api.actors.scheduler.job_runner import Publish
 from mflux_api.catalog import Catalog
 from mflux_api.errors import ShuttingDown
-from mflux_api.jobs.job import Job, ProgressTracker
+from mflux_api.jobs.job import Job
+from mflux_api.jobs.progress import ProgressTracker
 from mflux_api.supervisor import unwrapped_nursery
 
 RETRY_SECONDS = 0.1

@@ -23,7 +23,8 @@ from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
 from mflux_api.config import SchedulerSettings
 from mflux_api.engine.interface import EngineDied, EngineId
 from mflux_api.errors import EngineCrashed, InternalError, ModelNotDownloaded, ServerCrashed, ServiceError
-from mflux_api.jobs.job import Job, Progress, Status
+from mflux_api.jobs.job import Job, Status
+from mflux_api.jobs.progress import Progress
 from mflux_api.supervisor import Started
 
 logger = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from mflux_api.jobs.job import StoredImage
-from mflux_api.storage.files import ImageFiles
+from mflux_api.storage.image_files import ImageFiles
+from tests.support.disk_calls import record_disk_calls
 from tests.support.stored_jobs import queued, read_only_folder
 
 JOB = queued("0123456789ab", created_at=datetime(2026, 3, 1, 23, 59, tzinfo=UTC))
@@ -29,7 +30,7 @@ def everything_below(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
 
 
-def test_an_image_is_where_it_says_with_the_digest_and_the_pixels(tmp_path: Path) -> None:
+def test_image_is_at_its_path_with_its_digest_and_pixels(tmp_path: Path) -> None:
     stored = save(ImageFiles(tmp_path / "new" / "output"), index=1)
     path = tmp_path / "new" / "output" / "2026-03-01" / "0123456789ab-1.png"
     data = path.read_bytes()
@@ -114,3 +115,11 @@ def test_images_that_a_killed_process_generated_for_a_job_can_be_removed_without
     files.discard_all(job.id, job.created_at, 2)
     assert sorted(path.name for path in tmp_path.rglob("*.png")) == [f"{other.id}-0.png", f"{other.id}-1.png"]
     files.discard_all(job.id, job.created_at, 2)
+
+
+def test_image_is_on_disk_before_it_has_its_name_and_the_name_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = record_disk_calls(monkeypatch)
+    stored = save(ImageFiles(tmp_path))
+    calls.check_synced_before_named(Path(stored.path), folder_too=True)

@@ -10,8 +10,9 @@ import pytest
 from mflux_api.errors import DiskFull
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job
-from mflux_api.storage.inputs import InputFiles
+from mflux_api.storage.input_files import InputFiles
 from mflux_api.storage.sqlite import DATABASE_NAME, INPUTS_FOLDER, SqliteRepository
+from tests.support.disk_calls import record_disk_calls
 from tests.support.requests import resolved_request
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -88,7 +89,7 @@ def test_inputs_of_a_synchronous_job_stay_in_memory(tmp_path: Path) -> None:
     assert not (tmp_path / INPUTS_FOLDER).exists()
 
 
-def test_an_input_that_somebody_removed_is_empty_and_harms_no_other_job(tmp_path: Path) -> None:
+def test_an_input_that_was_removed_by_hand_is_empty_and_harms_no_other_job(tmp_path: Path) -> None:
     with SqliteRepository(tmp_path / DATABASE_NAME) as repository:
         repository.insert(job("a" * 12, "gone"))
         for path in (tmp_path / INPUTS_FOLDER).iterdir():
@@ -110,3 +111,11 @@ def test_a_full_disk_refuses_the_job_and_keeps_nothing(tmp_path: Path, monkeypat
         assert repository.get("a" * 12) is None
         repository.insert(attrs.evolve(job("b" * 12, "large")))
         assert len(repository.unfinished()) == 1
+
+
+def test_input_is_on_disk_before_it_has_its_name_and_the_name_before_the_call_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = record_disk_calls(monkeypatch)
+    digest = InputFiles(tmp_path).keep("encoded")
+    calls.check_synced_before_named(tmp_path / digest, folder_too=True)

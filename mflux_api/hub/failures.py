@@ -1,4 +1,4 @@
-"""What goes wrong with a download, said so that a reader knows what to do next."""
+"""Errors of a download as messages that say what to do next."""
 
 import errno
 import os
@@ -26,43 +26,43 @@ _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 _AGAIN = "what has arrived is kept, and the next try goes on from there"
 
 
-def explained(error: Exception, order: DownloadRequest, endpoint: str = constants.ENDPOINT) -> DownloadFailure:
+def explain(error: Exception, order: DownloadRequest, endpoint: str = constants.ENDPOINT) -> DownloadFailure:
     """Return a code and a sentence for whatever ended a download; it names no path of this machine."""
     causes = tuple(_causes(error))
     for cause in causes:
         if isinstance(cause, NoSpace):
-            return _disk_full(f"{_gb(cause.needed)} more are needed and {_gb(cause.free)} are free", cause)
+            return _disk_full_failure(f"{_gb(cause.needed)} more are needed and {_gb(cause.free)} are free", cause)
         if isinstance(cause, Damaged):
-            return _failed(f"{order.repo}: {cause}; try again")
+            return _failure(f"{order.repo}: {cause}; try again")
         if isinstance(cause, OfflineModeIsEnabled):
-            return _failed(
+            return _failure(
                 f"{order.repo} cannot be downloaded: HF_HUB_OFFLINE is set; unset it and restart, "
                 "or point [[models.custom]] at a checkpoint on disk"
             )
         if isinstance(cause, GatedRepoError):
-            return _gated(order, endpoint)
+            return _gated_failure(order, endpoint)
         if isinstance(cause, RevisionNotFoundError):
-            return _failed(f"{order.repo} has no revision '{order.revision or 'main'}'; check the catalog entry")
+            return _failure(f"{order.repo} has no revision '{order.revision or 'main'}'; check the catalog entry")
         if isinstance(cause, RepositoryNotFoundError):
-            return _failed(
+            return _failure(
                 f"{order.repo} is not on the model hub, or is private: check the name; "
                 "for a private one set HF_TOKEN to a token of an account that may read it"
             )
         if isinstance(cause, HfHubHTTPError):
-            return _refused(order, cause, endpoint)
+            return _refusal(order, cause, endpoint)
         if isinstance(cause, httpx.TransportError):
-            return _failed(
+            return _failure(
                 f"The model hub ({_host(endpoint)}) cannot be reached or fell silent ({type(cause).__name__}); "
                 f"check the network and try again: {_AGAIN}"
             )
     for cause in causes:
         if isinstance(cause, HFValidationError):
-            return _failed(f"'{order.repo}' is no repository name; write owner/name")
+            return _failure(f"'{order.repo}' is not a repository name; write owner/name")
         if isinstance(cause, LocalEntryNotFoundError | DryRunError | EntryNotFoundError):
-            return _failed(f"{order.repo} cannot be looked up on the model hub ({_host(endpoint)}); check the network")
+            return _failure(f"{order.repo} cannot be looked up on the model hub ({_host(endpoint)}); check the network")
         if isinstance(cause, OSError):
-            return _broken(order, cause)
-    return _failed(f"{order.repo} cannot be downloaded ({type(error).__name__}); the debug log has the details")
+            return _os_failure(order, cause)
+    return _failure(f"{order.repo} cannot be downloaded ({type(error).__name__}); the debug log has the details")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -74,7 +74,7 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _gated(order: DownloadRequest, endpoint: str) -> DownloadFailure:
+def _gated_failure(order: DownloadRequest, endpoint: str) -> DownloadFailure:
     url = f"{endpoint}/{order.repo}"
     then = (
         "with the account of your HF_TOKEN, and try again"
@@ -88,29 +88,29 @@ def _gated(order: DownloadRequest, endpoint: str) -> DownloadFailure:
     )
 
 
-def _refused(order: DownloadRequest, error: HfHubHTTPError, endpoint: str) -> DownloadFailure:
+def _refusal(order: DownloadRequest, error: HfHubHTTPError, endpoint: str) -> DownloadFailure:
     status = error.response.status_code
     if status in (401, 403):
-        return _gated(order, endpoint)
+        return _gated_failure(order, endpoint)
     if status == 404:
-        return _failed(f"{order.repo} lacks a file that its own listing names; try again, or another revision")
+        return _failure(f"{order.repo} lacks a file that its own listing names; try again, or another revision")
     if status == 429:
-        return _failed(f"The model hub asks to slow down (429); try again in a few minutes: {_AGAIN}")
-    return _failed(f"The model hub answered {status} for {order.repo}; try again later: {_AGAIN}")
+        return _failure(f"The model hub asks to slow down (429); try again in a few minutes: {_AGAIN}")
+    return _failure(f"The model hub answered {status} for {order.repo}; try again later: {_AGAIN}")
 
 
-def _broken(order: DownloadRequest, error: OSError) -> DownloadFailure:
+def _os_failure(order: DownloadRequest, error: OSError) -> DownloadFailure:
     if error.errno in _DISK_FULL:
-        return _disk_full("the disk is full", None)
+        return _disk_full_failure("the disk is full", None)
     if error.errno in _FORBIDDEN:
-        return _failed("models.cache_dir cannot be written; check its permissions, or choose another folder")
+        return _failure("models.cache_dir cannot be written; check its permissions, or choose another folder")
     if error.errno is None and "Consistency check" in str(error):
-        return _failed(f"{order.repo}: a file arrived shorter or longer than it should be; try again: {_AGAIN}")
+        return _failure(f"{order.repo}: a file arrived shorter or longer than it should be; try again: {_AGAIN}")
     reason = os.strerror(error.errno) if error.errno is not None else type(error).__name__
-    return _failed(f"{order.repo} cannot be downloaded ({reason}); try again: {_AGAIN}")
+    return _failure(f"{order.repo} cannot be downloaded ({reason}); try again: {_AGAIN}")
 
 
-def _disk_full(what: str, space: NoSpace | None) -> DownloadFailure:
+def _disk_full_failure(what: str, space: NoSpace | None) -> DownloadFailure:
     return DownloadFailure(
         code="DISK_FULL",
         message=f"No space for the model in models.cache_dir: {what}; free some, or choose another folder",
@@ -118,7 +118,7 @@ def _disk_full(what: str, space: NoSpace | None) -> DownloadFailure:
     )
 
 
-def _failed(message: str) -> DownloadFailure:
+def _failure(message: str) -> DownloadFailure:
     return DownloadFailure(code="DOWNLOAD_FAILED", message=message)
 
 

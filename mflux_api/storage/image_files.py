@@ -44,7 +44,7 @@ class ImageFiles:
         _remove(Path(image.path))
 
     def discard_all(self, job_id: str, created_at: datetime, count: int) -> None:
-        """Remove whatever a process that was killed had generated for a job, and of which no row tells.
+        """Remove the images that a killed process had saved of a job that has no row.
 
         Raises:
             OSError: the folder cannot be written.
@@ -56,7 +56,7 @@ class ImageFiles:
         return self.folder / f"{created_at:%Y-%m-%d}" / f"{job_id}-{index}.png"
 
     def remove_leftovers(self) -> int:
-        """Remove what a killed process left half written, and nothing else; return how many files that were.
+        """Remove half-written images of a killed process, and nothing else; return how many there were.
 
         Raises:
             OSError: the folder cannot be read or written.
@@ -98,6 +98,6 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file; it is as good as gone where its folder is none any more."""
+    """Remove a file, unless it is gone, or its folder is not a folder any more."""
     with suppress(FileNotFoundError, NotADirectoryError):
         path.unlink()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import attrs
 
-from mflux_api.storage.files import write_atomically
+from mflux_api.storage.image_files import write_atomically
 
 
 @attrs.frozen
@@ -15,7 +15,7 @@ class InputFiles:
     folder: Path
 
     def keep(self, text: str) -> str:
-        """Keep an input as it was given (base64 or data URL) and return its digest; durable when this returns.
+        """Keep an input as the client sent it (base64 or data URL) and return its digest; durable when this returns.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
@@ -29,7 +29,7 @@ class InputFiles:
         return digest
 
     def read(self, digest: str) -> str:
-        """Return an input; one that somebody removed is empty, so that its own job fails and no other."""
+        """Return an input. It is empty when its file was removed by hand, so that only its own job fails."""
         try:
             return (self.folder / digest).read_text("utf-8")
         except OSError:

@@ -16,9 +16,9 @@ class RunInputs:
 
     references: tuple[RGBImage, ...] = ()
     start: RGBImage | None = None
-    """What an image strength below 1 starts from, in the output's size."""
+    """The image that an image strength below 1 starts from, in the output's size."""
     source: RGBImage | None = None
-    """What an upscaler upscales, as it was given."""
+    """The image for an upscaler, as the client sent it."""
 
 
 def output_size(init_images: tuple[str, ...]) -> tuple[int, int] | None:
@@ -56,8 +56,8 @@ def source(request: ResolvedRequest) -> RGBImage:
     return RGBImage(image.width, image.height, image.tobytes())
 
 
-def rgb_images(request: ResolvedRequest) -> tuple[tuple[RGBImage, ...], RGBImage | None]:
-    """Return a resolved request's references and its start image; one large image at a time is in memory.
+def references_and_start(request: ResolvedRequest) -> tuple[tuple[RGBImage, ...], RGBImage | None]:
+    """Return the references and the start image of a resolved request; one large image at a time is in memory.
 
     Raises:
         InvalidParameter: an init image cannot be used.

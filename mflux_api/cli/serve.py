@@ -1,0 +1,119 @@
+"""``mflux-api serve``: the service from its start until a signal, with its lock, its store and its drain."""
+
+import argparse
+import logging
+from functools import partial
+from ipaddress import ip_address
+from typing import Any
+
+import trio
+
+from mflux_api.cli.exit_status import EXIT_INTERNAL
+from mflux_api.cli.signals import StopSignals
+from mflux_api.cli.watchdog import Watchdog
+from mflux_api.config import Settings, load_settings
+from mflux_api.service import Service, open_service
+from mflux_api.storage.image_files import ImageFiles
+from mflux_api.storage.loras import LoraFiles
+from mflux_api.storage.repository import Repository
+from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
+from mflux_api.storage.state_lock import StateLock
+
+_HALT_SECONDS = 0.6
+"""After the drain: what putting a halted job back into the queue may take; it is a write to the disk."""
+
+_RESPONSE_GRACE_SECONDS = 0.9
+"""After the drain: until when answers that are on their way may be sent."""
+
+STUCK_SECONDS = 5.0
+"""After the drain: the hard limit, at which the watchdog ends the process. An end takes less than 2 s."""
+
+logger = logging.getLogger("mflux_api")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's options."""
+    parser.add_argument("--host", help="address to listen on (default: 0.0.0.0)")
+    parser.add_argument("--port", type=int, help="port to listen on (default: 7861)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until a signal.
+
+    Raises:
+        ConfigError: the configuration or the state directory cannot be used.
+        ServiceFailed: the supervision tree stopped restarting a part of it.
+    """
+    overrides: dict[str, dict[str, Any]] = {"server": {"host": options.host, "port": options.port}}
+    settings = load_settings(options.config, overrides=overrides)
+    with Watchdog(EXIT_INTERNAL) as watchdog:
+        stop = StopSignals(
+            on_first=partial(watchdog.arm, settings.server.drain_timeout_seconds + STUCK_SECONDS),
+            on_second=partial(watchdog.arm, STUCK_SECONDS),
+        )
+        with stop.installed(), StateLock(settings.state_dir):
+            _serve_jobs(settings, stop)
+    return 0
+
+
+def _serve_jobs(settings: Settings, stop: StopSignals) -> None:
+    _remove_leftovers(settings)
+    with SqliteRepository(settings.state_dir / DATABASE_NAME) as repository:
+        trio.run(_serve_until_signal, settings, repository, stop)
+
+
+def _remove_leftovers(settings: Settings) -> None:
+    try:
+        count = ImageFiles(settings.generation.output_dir).remove_leftovers()
+        uploads = LoraFiles(settings.lora.dirs).remove_leftovers()
+    except OSError as error:
+        logger.warning("half-written files cannot be removed: %s", error.strerror)
+        return
+    if count:
+        logger.info("removed %d half-written image(s) of a server that was killed", count)
+    if uploads:
+        logger.info("removed %d half-written LoRA(s) of a server that was killed", uploads)
+
+
+async def _serve_until_signal(settings: Settings, repository: Repository, stop: StopSignals) -> None:
+    if not _is_loopback(settings.server.host) and not settings.security.api_keys:
+        logger.warning(
+            "listening on %s without an API key: every client that reaches this port can use it "
+            "(set server.host to 127.0.0.1 or security.api_keys)",
+            settings.server.host,
+        )
+    stop.listen()
+    async with open_service(settings, repository=repository) as service, trio.open_nursery() as nursery:
+        for url in await nursery.start(service.serve_http):
+            logger.info("listening on %s", url)
+        await stop.first.wait()
+        await _drain(service, settings.server.drain_timeout_seconds, stop.second)
+        nursery.cancel_scope.cancel()
+    logger.info("stopped")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _drain(service: Service, seconds: float, at_once: trio.Event) -> None:
+    """Let the running job end, for so long or until told otherwise; then stop it and give it back to the queue."""
+    logger.info("draining: no new work; waiting up to %g s for the running job", seconds)
+    deadline = trio.current_time() + seconds
+    with trio.move_on_at(deadline):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_cancel_when, at_once, nursery.cancel_scope)
+            await service.drain()
+            nursery.cancel_scope.cancel()
+    deadline = min(deadline, trio.current_time()) if at_once.is_set() else deadline
+    service.end_by(deadline + _RESPONSE_GRACE_SECONDS)
+    with trio.move_on_after(_HALT_SECONDS):
+        await service.drain(halt=True)
+
+
+async def _cancel_when(event: trio.Event, scope: trio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
