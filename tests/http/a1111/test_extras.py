@@ -68,7 +68,7 @@ class Numbering(Idle):
 
     submitted: list[GenerateRequest] = attrs.field(factory=list)
 
-    async def submit(self, request: GenerateRequest, *, synchronous: bool) -> SimpleNamespace:
+    async def submit(self, request: GenerateRequest, *, synchronous: bool, owner: str) -> SimpleNamespace:
         assert synchronous
         self.submitted.append(request)
         return SimpleNamespace(job=SimpleNamespace(id=len(self.submitted)))
