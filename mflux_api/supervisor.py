@@ -121,7 +121,7 @@ class Ended(ServiceFailed):
 
 
 class Started:
-    """What a child calls when it is ready, with a value for whoever started it (Trio's ``task_status``)."""
+    """What a child calls when it is ready, with a value for its starter (Trio's ``task_status``)."""
 
     def __init__(self, announce: Callable[[], None] = lambda: None) -> None:
         self.event = trio.Event()
@@ -304,7 +304,7 @@ class Supervisor:
                     if self._is_current(child):
                         await self._answer_adder(child)
                 case _Exited(child=child):
-                    # A child that was stopped on purpose also reports its end; that is no failure.
+                    # A child that was stopped on purpose also reports its end; that is not a failure.
                     if self._is_current(child):
                         del self._running[child.spec.name]
                         await self._exited(child, starting_up=not status.event.is_set())
@@ -427,7 +427,7 @@ class Supervisor:
             await self._drop(child.spec)
 
     async def _remove(self, request: _Remove) -> None:
-        # Closed in any case: this may be cancelled while the child stops, and nobody is left hanging.
+        # Closed in any case: this may be cancelled while the child stops, and the caller must not hang.
         with request.result:
             for spec in [spec for spec in self._specs if spec.name == request.name]:
                 await self._drop(spec)

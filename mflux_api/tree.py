@@ -21,6 +21,7 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.downloader import Downloader
+from mflux_api.actors.engine_addresses import EngineAddresses
 from mflux_api.actors.engine_disk import local_disk
 from mflux_api.actors.event_hub import EventHub
 from mflux_api.actors.generator.generator import Generator, GeneratorOptions
@@ -28,7 +29,7 @@ from mflux_api.actors.generator.oom_evidence import OOMEvidence
 from mflux_api.actors.job_store import JobStore, Retention
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.actors.model_loader.model_loader import ModelLoader
-from mflux_api.actors.scheduler.job_runner import EngineAddresses, JobRunner
+from mflux_api.actors.scheduler.job_runner import JobRunner
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
 from mflux_api.actors.scheduler.scheduler import Scheduler
 from mflux_api.actors.stats import Stats

@@ -21,8 +21,8 @@ from mflux_api.supervisor import Started
 
 T = TypeVar("T")
 
-SWEEP_SECONDS = 600.0
-"""Between two looks for jobs that are too old; every finished job is a look too."""
+EXPIRE_SECONDS = 600.0
+"""Between two passes of retention; every finished job is followed by one, too."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +50,12 @@ class JobStore:
         self._thread = trio.CapacityLimiter(1)
 
     async def run(self, status: Started) -> None:
-        """Serve the mailbox until cancelled, and sweep out what is too old."""
-        await self._tidy()
-        await self._sweep()
+        """Serve the mailbox until cancelled, and apply retention."""
+        await self._remove_abandoned_images()
+        await self._expire()
         status.started()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._remind)
+            nursery.start_soon(self._expire_regularly)
             while True:
                 message = await self._mailbox.receive()
                 try:
@@ -75,10 +75,10 @@ class JobStore:
             case m.StartJob():
                 message.reply.ok(await self._change(message.job_id, lambda job: jobs.start(job, _now())))
             case m.Requeue():
-                message.reply.ok(await self._change(message.job_id, _requeued(message)))
+                message.reply.ok(await self._change(message.job_id, _requeue(message)))
             case m.Finish():
-                message.reply.ok(await self._change(message.job_id, _finished(message.outcome)))
-                await self._sweep()
+                message.reply.ok(await self._change(message.job_id, _finish(message.outcome)))
+                await self._expire()
             case m.GetJob():
                 message.reply.ok(await self._get(message.job_id))
             case m.ListJobs():
@@ -88,7 +88,7 @@ class JobStore:
             case m.GetTotals():
                 message.reply.ok(await self._call(self._repository.totals))
             case m.ExpireJobs():
-                await self._sweep()
+                await self._expire()
             case _:
                 assert_never(message)
 
@@ -128,13 +128,13 @@ class JobStore:
                 limit="a next_cursor",
             ) from None
 
-    async def _remind(self) -> NoReturn:
+    async def _expire_regularly(self) -> NoReturn:
         while True:
-            await trio.sleep(SWEEP_SECONDS)
+            await trio.sleep(EXPIRE_SECONDS)
             with suppress(MailboxFull):
                 self._mailbox.put_nowait(m.ExpireJobs(), control=False)
 
-    async def _sweep(self) -> None:
+    async def _expire(self) -> None:
         if self._retention is None:
             return
         retention, stuck = self._retention, ""
@@ -159,8 +159,8 @@ class JobStore:
             # What is too old now is too old at the next sweep as well.
             logger.warning("finished jobs cannot be removed now: %s", stuck)
 
-    async def _tidy(self) -> None:
-        """Remove the images of synchronous jobs in which an earlier process died: nobody will ever point to them."""
+    async def _remove_abandoned_images(self) -> None:
+        """Remove the images of synchronous jobs in which an earlier process died: no row will ever point to them."""
         if self._retention is None:
             return
         files = self._retention.files
@@ -184,11 +184,11 @@ class JobStore:
             logger.warning("images of a server that was killed stay until the next start: %s", type(error).__name__)
 
 
-def _requeued(message: m.Requeue) -> Callable[[Job], Job]:
+def _requeue(message: m.Requeue) -> Callable[[Job], Job]:
     return lambda job: jobs.requeue(job, engine_died=message.engine_died, service_died=message.service_died)
 
 
-def _finished(outcome: m.Outcome) -> Callable[[Job], Job]:
+def _finish(outcome: m.Outcome) -> Callable[[Job], Job]:
     def change(job: Job) -> Job:
         if job.status.terminal:
             return job

@@ -17,12 +17,12 @@ from mflux.models.seedvr2.model.seedvr2_transformer.window import WindowPartitio
 from PIL import Image
 
 from mflux_api.catalog.files import UPSCALER_FILES
+from mflux_api.engine.checkpoint import CheckpointError
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.passes import DoneEvent, Event, ImageEvent, StageEvent, StepEvent
 from mflux_api.engine.sampling.pipeline import Stopped
 from mflux_api.engine.upscaling.seedvr2_components import UpscalerComponents, is_upscaler
 from mflux_api.engine.upscaling.upscaler import Upscaler, UpscaleRequest, _CancellableVAE
-from mflux_api.engine.weights.checkpoint import CheckpointError
 from mflux_api.engine.weights.parameters import named_arrays
 from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.upscaling import upscaled_size

@@ -25,14 +25,14 @@ class GetIdempotencyRecord(Ask[IdempotencyRecord | None]):
 
 @attrs.frozen(kw_only=True)
 class StartJob(Ask[Job]):
-    """queued → generating."""
+    """Take a job from queued to generating."""
 
     job_id: str
 
 
 @attrs.frozen(kw_only=True)
 class Requeue(Ask[Job]):
-    """generating → queued."""
+    """Take a job from generating back to queued."""
 
     job_id: str
     engine_died: bool = False

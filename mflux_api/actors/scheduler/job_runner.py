@@ -11,7 +11,7 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import Address
+from mflux_api.actors.engine_addresses import EngineAddresses
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineId, Received
 from mflux_api.errors import DiskFull, InternalError, OutOfMemory, ServiceError
@@ -27,14 +27,6 @@ from mflux_api.supervisor import unwrapped_nursery
 logger = logging.getLogger(__name__)
 
 Publish = Callable[[Progress], None]
-
-
-@attrs.frozen(kw_only=True)
-class EngineAddresses:
-    """The two actors of one engine."""
-
-    loader: Address[m.LoaderMessage]
-    generator: Address[m.GeneratorMessage]
 
 
 class SaveFailed(Exception):

@@ -7,7 +7,7 @@ import mlx.core as mx
 from mflux.models.common.tokenizer.tokenizer_output import TokenizerOutput
 from transformers import PreTrainedTokenizerFast
 
-from mflux_api.engine.weights.checkpoint import CheckpointError
+from mflux_api.engine.checkpoint import CheckpointError
 
 SYSTEM_MESSAGE = (
     "You are an AI that reasons about image descriptions. You give structured responses focusing on object "

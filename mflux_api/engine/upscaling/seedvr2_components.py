@@ -12,7 +12,7 @@ from mflux.models.seedvr2.weights.seedvr2_weight_mapping import SeedVR2WeightMap
 from mlx import nn
 
 from mflux_api.catalog.files import UPSCALER_FILES
-from mflux_api.engine.weights.checkpoint import CheckpointError, read_tensors
+from mflux_api.engine.checkpoint import CheckpointError, read_tensors
 from mflux_api.engine.weights.lazy_modules import LazyModules, OpenedModule
 from mflux_api.engine.weights.parameters import expected_tensors
 

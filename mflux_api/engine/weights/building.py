@@ -12,8 +12,8 @@ from mflux.models.flux2.model.flux2_vae.vae import Flux2VAE
 from mlx import nn
 
 from mflux_api.catalog.files import MODEL_INDEX
-from mflux_api.engine.dev import weight_mapping as dev
-from mflux_api.engine.weights.checkpoint import CheckpointError, JsonConfig
+from mflux_api.engine.checkpoint import CheckpointError, JsonConfig
+from mflux_api.engine.weights import dev_mapping as dev
 
 LATENT_CHANNELS = 32
 MAX_LAYERS = 512

@@ -23,9 +23,10 @@ from mflux_api.catalog.files import (
     SEQUENCE_LENGTH_KEY,
     ComponentName,
 )
-from mflux_api.engine.dev import weight_mapping as dev
+from mflux_api.engine.checkpoint import CheckpointError, JsonConfig, Weights, read_json, read_weights
 from mflux_api.engine.dev.conversation import load_conversation_tokenizer
 from mflux_api.engine.dev.text_encoder import MistralTextEncoder
+from mflux_api.engine.weights import dev_mapping as dev
 from mflux_api.engine.weights import mflux_layout
 from mflux_api.engine.weights.building import (
     LATENT_CHANNELS,
@@ -34,7 +35,6 @@ from mflux_api.engine.weights.building import (
     build_transformer,
     build_vae,
 )
-from mflux_api.engine.weights.checkpoint import CheckpointError, JsonConfig, Weights, read_json, read_weights
 from mflux_api.engine.weights.lazy_modules import LazyModules, OpenedModule
 from mflux_api.engine.weights.parameters import count, expected_tensors, with_unused_layers
 from mflux_api.engine.weights.tokenizer import load_qwen_tokenizer

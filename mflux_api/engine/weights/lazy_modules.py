@@ -8,7 +8,7 @@ import attrs
 import mlx.core as mx
 from mlx import nn
 
-from mflux_api.engine.weights.checkpoint import CheckpointError
+from mflux_api.engine.checkpoint import CheckpointError
 from mflux_api.engine.weights.parameters import ExpectedTensor, check, fill
 from mflux_api.engine.weights.quantization import quantize_layers
 

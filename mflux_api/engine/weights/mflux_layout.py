@@ -11,7 +11,7 @@ import mlx.core as mx
 from mlx import nn
 
 from mflux_api.catalog.files import GROUP_SIZE
-from mflux_api.engine.weights.checkpoint import CheckpointError, JsonConfig
+from mflux_api.engine.checkpoint import CheckpointError, JsonConfig
 from mflux_api.engine.weights.parameters import COMPUTED, ExpectedTensor, named_arrays
 
 _BITS = (2, 3, 4, 5, 6, 8)

@@ -10,8 +10,8 @@ from mflux.models.common.config.model_config import ModelConfig
 from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mflux_api.engine.checkpoint import CheckpointError
 from mflux_api.engine.device import is_out_of_memory
-from mflux_api.engine.weights.checkpoint import CheckpointError
 from mflux_api.engine.weights.quantization import quantize_weight
 
 # Tensors that other libraries save with a component and that no module here has.

@@ -34,8 +34,8 @@ from mflux_api.catalog.files import (
     WEIGHT_FILES,
     ComponentName,
 )
+from mflux_api.engine.checkpoint import read_weights
 from mflux_api.engine.device import is_out_of_memory
-from mflux_api.engine.weights.checkpoint import read_weights
 from mflux_api.engine.weights.components import CheckpointError, Components, load_components
 from mflux_api.engine.weights.parameters import COMPUTED, named_arrays
 

@@ -6,7 +6,7 @@ from typing import Any
 from mflux.models.common.tokenizer import LanguageTokenizer, TokenizerLoader
 from mflux.models.common.weights.loading.weight_definition import TokenizerDefinition
 
-from mflux_api.engine.weights.checkpoint import CheckpointError
+from mflux_api.engine.checkpoint import CheckpointError
 
 
 def load_qwen_tokenizer(path: Path, sequence_length: int, vocab_size: int) -> Any:

@@ -6,8 +6,8 @@ from typing import TypeVar
 from mflux.models.common.weights.mapping.weight_mapping import WeightTarget
 
 from mflux_api.catalog.files import DEV_LANGUAGE_MODEL, DEV_MODEL_TYPE, DEV_NOT_NEEDED
+from mflux_api.engine.checkpoint import CheckpointError, JsonConfig
 from mflux_api.engine.dev.text_encoder import MistralShape, MistralTextEncoder
-from mflux_api.engine.weights.checkpoint import CheckpointError, JsonConfig
 from mflux_api.engine.weights.parameters import ExpectedTensor, with_unused_layers
 
 T = TypeVar("T")
