@@ -1,4 +1,4 @@
-"""The composition root: builds the actors, puts them under supervision, and hands out a :class:`Service`."""
+"""The public face: :func:`open_service`, the :class:`Service` that it hands out, and a job's :class:`Result`."""
 
 import itertools
 import math
