@@ -16,10 +16,10 @@ A child that is itself a supervisor may be isolated: that it gives up is not cou
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from enum import Enum
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import trio
@@ -473,12 +473,28 @@ async def unwrapped_nursery() -> AsyncIterator[trio.Nursery]:
             raise
         if len(group.exceptions) > 1:
             logger.debug("more than one task failed", exc_info=group)
-        cause, context = failure.__cause__, failure.__context__
-        try:
-            raise failure
-        finally:
-            # As it was raised, without the group that carried it.
-            failure.__cause__, failure.__context__ = cause, context
+        _raise_as_it_was(failure)
+
+
+@contextmanager
+def lone_error() -> Iterator[None]:
+    """Turn a group that holds one error, however deep, into that error; several stay a group."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        _raise_as_it_was(error)
+
+
+def _raise_as_it_was(error: BaseException) -> NoReturn:
+    """Raise an error without the group that carried it in its context."""
+    cause, context = error.__cause__, error.__context__
+    try:
+        raise error
+    finally:
+        error.__cause__, error.__context__ = cause, context
 
 
 def _first(error: BaseException) -> BaseException:

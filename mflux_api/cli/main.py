@@ -5,13 +5,13 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from mflux_api.cli import doctor, generate, models, serve
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
+from mflux_api.supervisor import lone_error
 
 _LOG_PAUSE_SECONDS = 10.0
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     _set_up_logging(options.log_level or _LOG_LEVELS[options.command])
     try:
-        with _unwrap_failures():
+        with lone_error():
             return _COMMANDS[options.command](options)
     except (ConfigError, OSError, ServiceError) as error:
         # The answer of the API has the names in its details.
@@ -82,15 +82,3 @@ class _NowAndThen(logging.Filter):
             return False
         self._next = now + _LOG_PAUSE_SECONDS
         return True
-
-
-@contextmanager
-def _unwrap_failures() -> Iterator[None]:
-    """Turn a group that holds one error into that error."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        raise error from None

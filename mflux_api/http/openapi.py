@@ -53,8 +53,11 @@ def describe(*, max_images: int) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(list(classes), ref_template="#/components/schemas/{name}")
     for component in components.values():
         component["description"] = inspect.cleandoc(component.get("description", ""))
-    for body in dict.fromkeys(operation.body for operation in OPERATIONS if operation.body is not None):
+    bodies = dict.fromkeys(operation.body for operation in OPERATIONS if operation.body is not None)
+    for body in bodies:
         _allow_nulls(components[body.__name__])
+    for kind in classes.keys() - bodies.keys():
+        _require_all(components[kind.__name__])
     components[GenerateRequest.__name__]["properties"]["num_images"]["anyOf"][0]["maximum"] = max_images
     paths: dict[str, dict[str, Any]] = {}
     for operation in OPERATIONS:
@@ -70,6 +73,12 @@ def describe(*, max_images: int) -> dict[str, Any]:
         "paths": paths,
         "components": {"schemas": components},
     }
+
+
+def _require_all(answer: dict[str, Any]) -> None:
+    """Promise every field of an answer: what the service leaves out it sends as null."""
+    if "properties" in answer:
+        answer["required"] = list(answer["properties"])
 
 
 def _allow_nulls(request: dict[str, Any]) -> None:

@@ -4,12 +4,11 @@ import base64
 from collections import OrderedDict
 from datetime import UTC, datetime
 
-import attrs
 import trio
 
 from mflux_api.gateway.gateway import Gateway, JobView
 from mflux_api.http.responses import in_thread, to_json
-from mflux_api.http.schemas import JobResponse, JobResult, ProgressData, StageName
+from mflux_api.http.schemas import JobResponse, JobResult, StageName
 from mflux_api.jobs.job import Job, Stage, Status
 from mflux_api.jobs.progress import Progress
 
@@ -48,12 +47,6 @@ def _stage(job: Job, progress: Progress | None) -> StageName | None:
     if job.status.terminal:
         return None
     return progress.stage.value if progress is not None else Stage.QUEUED.value
-
-
-def progress_data(progress: Progress) -> ProgressData:
-    """Return a progress event's data."""
-    values = attrs.asdict(progress)
-    return ProgressData(**{**values, "status": progress.status.value, "stage": progress.stage.value})
 
 
 class Renderer:

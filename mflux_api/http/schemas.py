@@ -50,22 +50,3 @@ class JobResponse:
     error: str | None
     code: str | None
     details: Mapping[str, Any] | None
-
-
-@attrs.frozen(kw_only=True)
-class ProgressData:
-    """Data of a ``progress`` event."""
-
-    id: str
-    status: StatusName
-    stage: StageName
-    progress: float
-    step: int
-    steps: int
-    image: int
-    images: int
-    attempt: int
-    eta_seconds: float | None
-    bytes_done: int | None
-    bytes_total: int | None
-    preview: str | None

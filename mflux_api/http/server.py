@@ -22,6 +22,7 @@ from hypercorn.utils import repr_socket_addr
 from quart_trio import QuartTrio
 
 from mflux_api.http.connection import ClientTimeouts, Connection, HTTPConnection
+from mflux_api.supervisor import lone_error
 
 _BACKLOG: Final = 256
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -122,13 +123,8 @@ async def serve(
     """
     if not issubclass(app.asgi_http_class, HTTPConnection):
         raise TypeError("the app must have asgi_http_class = HTTPConnection")
-    try:
+    with lone_error():
         await _serve(app, sockets, drain, config, end_by, task_status)
-    except BaseExceptionGroup as group:
-        error = _lone(group)
-    else:
-        return
-    raise error  # outside the except clause, so that its own context is kept
 
 
 async def _serve(
@@ -187,13 +183,6 @@ async def _run_app(
                 limit.finish_by(deadline)
                 connections.cancel_scope.deadline = deadline
             await app.shutdown()
-
-
-def _lone(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
 
 
 def _hypercorn_config(options: ServerOptions) -> Config:

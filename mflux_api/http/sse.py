@@ -14,7 +14,7 @@ from mflux_api.actors.messages import LogEntry
 from mflux_api.errors import ImageGone, ServiceRestarting, ShuttingDown
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.gateway.gateway import JobView
-from mflux_api.http.render import Renderer, progress_data
+from mflux_api.http.render import Renderer
 from mflux_api.http.responses import to_json
 from mflux_api.jobs.job import Status
 from mflux_api.jobs.progress import Finished
@@ -66,7 +66,7 @@ class _Body(ResponseBody):
 
     async def _render(self, logged: LogEntry) -> bytes:
         if not isinstance(logged.event, Finished):
-            return _event("progress", logged.id, to_json(progress_data(logged.event)))
+            return _event("progress", logged.id, to_json(logged.event))
         job = logged.event.job
         try:
             data = await self._renderer.job(JobView(job=job, live=None), urls=self._urls)

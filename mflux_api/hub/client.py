@@ -10,6 +10,7 @@ import trio
 from mflux_api.errors import DownloadFailed, by_code
 from mflux_api.hub.protocol import DOWNLOAD_TYPES, DownloadDone, DownloadFailure, DownloadProgress, DownloadRequest
 from mflux_api.ipc.child_process import ChildDied, ChildProcess
+from mflux_api.supervisor import unwrapped_nursery
 
 logger = logging.getLogger(__name__)
 
@@ -74,24 +75,16 @@ async def _download_once(
     order: DownloadRequest, options: DownloadOptions, report: Callable[[DownloadProgress], None]
 ) -> DownloadDone:
     child = _DownloadChild(await _DownloadChild.launch(options.command))
-    outcome: DownloadDone | DownloadFailure | ChildDied
-    async with trio.open_nursery() as nursery:
+    async with unwrapped_nursery() as nursery:
         nursery.start_soon(child.log_stderr, name=f"download {child.pid} stderr")
         try:
             outcome = await _follow(child, order, options.silence, report)
-        except ChildDied as died:
-            # Kept aside so that the nursery does not wrap it in a group.
-            outcome = died
         finally:
             with trio.CancelScope(shield=True):
                 await child.aclose(force=True)
-    match outcome:
-        case DownloadDone():
-            return outcome
-        case DownloadFailure():
-            raise by_code(outcome.code)(outcome.message, outcome.details)
-        case ChildDied():
-            raise outcome
+    if isinstance(outcome, DownloadFailure):
+        raise by_code(outcome.code)(outcome.message, outcome.details)
+    return outcome
 
 
 async def _follow(

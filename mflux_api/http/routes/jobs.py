@@ -23,13 +23,14 @@ from mflux_api.http.operations import SUBMIT_ERRORS, Errors, Operation, path_par
 from mflux_api.http.render import Renderer, job_response
 from mflux_api.http.responses import json_bytes, json_response
 from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, JobList
-from mflux_api.http.schemas import JobResponse, ProgressData
+from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security import offered_key, owner
 from mflux_api.http.sse import stream_response
 from mflux_api.images.encode import MEDIA_TYPES, ImageFormat
 from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
 from mflux_api.jobs.job import Status
 from mflux_api.jobs.parse import from_body
+from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
 
 DEFAULT_LIMIT = 50
@@ -87,7 +88,7 @@ OPERATIONS = (
             ),
         ),
         content={"text/event-stream": {"schema": {"type": "string"}}},
-        also_describes=(ProgressData,),
+        also_describes=(Progress,),
         errors=(*_JOB_ERRORS, InvalidParameter, ShuttingDown),
     ),
     Operation(
