@@ -126,6 +126,12 @@ def test_system_names_the_device_and_the_memory(client: httpx.Client) -> None:
     assert system["system_memory_gb"]["total"] > system["system_memory_gb"]["used"] > 0
     assert system["device"]
     assert system["engine"]["backend"] in ("cpu", "metal", "cuda")
+    (engine,) = system["engines"]
+    assert (engine["id"], engine["status"], engine["loading"]) == ("0", "ready", None)
+    assert engine["models"][0] == "demo"
+    assert (engine["device"], engine["backend"]) == (system["device"], system["engine"]["backend"])
+    assert engine["incarnation"] >= 1
+    assert engine["memory_gb"] == system["mlx_memory_gb"]
 
 
 def test_stats_count_generations_and_images(client: httpx.Client) -> None:
