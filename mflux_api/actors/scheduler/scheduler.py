@@ -297,8 +297,9 @@ class Scheduler:
                 # What the halt cut off may have been a question to the store: only the store knows the answer.
                 job = await self._store.ask(m.GetJob(job_id=entry.job.id))
             except ServiceError as error:
+                # Back all the same, or a drain would wait for it for ever; the next start counts a death.
                 logger.warning("job %s: it is left to the next start (%s)", entry.job.id, error.code)
-                return
+                job = None
             if job is not None and job.status is Status.GENERATING:
                 entry.job = await self._endings.store_with_retry(partial(m.Requeue, job_id=job.id))
             self._back_to_queue(entry)
