@@ -154,10 +154,10 @@ async def run_inline(function: Callable[..., Any], *arguments: Any, **_: Any) ->
 
 
 @asynccontextmanager
-async def service_of(folder: Path, scripts: Mapping[str, Script], **scheduler: float) -> AsyncIterator[Service]:
+async def service_of(folder: Path, scripts: Mapping[str, Script]) -> AsyncIterator[Service]:
     """A service over several scripted engines by their ids; when the block ends nothing of it is left."""
     starters = {engine: script.start for engine, script in scripts.items()}
-    async with open_service(settings(folder, **scheduler), start_engine=starters) as service:
+    async with open_service(settings(folder), start_engine=starters) as service:
         yield service
     assert [script.alive for script in scripts.values()] == [0] * len(scripts)
 
