@@ -77,12 +77,12 @@ class Draining:
     """A drain in a task of its own."""
 
     def __init__(self, service: Service, *, halt: bool) -> None:
-        self.done = False
+        self.done = trio.Event()
         self._service, self._halt = service, halt
 
     async def run(self) -> None:
         await self._service.drain(halt=self._halt)
-        self.done = True
+        self.done.set()
 
 
 # --- drain and halt ---
@@ -99,10 +99,10 @@ async def test_drain_waits_for_a_job_that_is_just_ending_and_a_halt_lets_it_end(
         draining = Draining(service, halt=halt)
         nursery.start_soon(draining.run)
         await trio.sleep(1.0)
-        assert not draining.done
+        assert not draining.done.is_set()
         hold.release.set()
         await trio.sleep(1.0)
-        assert draining.done
+        assert draining.done.is_set()
         ended_job = await service.job(job.id)
         assert (ended_job.status, ended_job.service_deaths, len(ended_job.images)) == (Status.COMPLETED, 0, 1)
 
@@ -119,10 +119,10 @@ async def test_drain_waits_for_a_job_that_is_being_saved_and_a_halt_lets_it_end(
         draining = Draining(service, halt=halt)
         nursery.start_soon(draining.run)
         await trio.sleep(1.0)
-        assert not draining.done
+        assert not draining.done.is_set()
         hold.release.set()
         await trio.sleep(1.0)
-        assert draining.done
+        assert draining.done.is_set()
         assert (await service.job(job.id)).status is Status.COMPLETED
         assert images(tmp_path) == [f"{job.id}-0.png"]
 
@@ -151,7 +151,7 @@ async def test_attempt_that_ends_in_the_moment_of_a_halt_is_given_back(
         await wait_all_tasks_blocked()
         hold.release.set()
         await trio.sleep(1.0)
-        assert draining.done
+        assert draining.done.is_set()
         assert (await service.job(job.id)).status is Status.QUEUED
         assert (await service.cancel(job.id)).status is Status.CANCELLED
 
@@ -171,10 +171,10 @@ async def test_drain_is_answered_when_the_job_it_waits_for_could_not_be_kept(
         draining = Draining(service, halt=False)
         nursery.start_soon(draining.run)
         await trio.sleep(1.0)
-        assert not draining.done, "its caller needs an answer"
+        assert not draining.done.is_set(), "its caller needs an answer"
         hold.release.set()
         await trio.sleep(1.0)
-        assert draining.done
+        assert draining.done.is_set()
 
 
 # --- a restart ---

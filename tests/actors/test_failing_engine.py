@@ -9,14 +9,18 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from mflux_api import tree
 from mflux_api.actors import messages as m
 from mflux_api.actors.generator.generator import Generator
 from mflux_api.actors.mailbox import Mailbox
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.engine.protocol import LoadModel
 from mflux_api.errors import EngineUnavailable
 from mflux_api.jobs.job import Job, Status
 from mflux_api.service import Service
 from mflux_api.supervisor import Started
+from tests.actors.test_restarts import crash, provoke
+from tests.support.crew import fill
 from tests.support.harness import condition_of, ended, eventually, gateway, request, run_inline, seeds_run, service_of
 from tests.support.scripted_engine import Hold, Script
 
@@ -168,6 +172,40 @@ async def test_jobs_of_an_only_engine_that_always_fails_wait_for_it(
         assert not (await gateway(service).status()).degraded
         assert fault.waits[:7] == pytest.approx([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 60.0])
         monitor.cancel_scope.cancel()
+
+
+async def test_scheduler_that_restarts_hears_of_each_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    Fault(monkeypatch, "start")
+    async with service_of(tmp_path, {"0": Script(), "1": Script()}) as service:
+        await eventually(lambda: conditions(service, m.EngineCondition.FAILED, m.EngineCondition.READY))
+        # Long enough for a wait that outlasts the restart.
+        await trio.sleep(40.0)
+        await restart_scheduler(service)
+        with trio.fail_after(5.0):
+            await eventually(lambda: conditions(service, m.EngineCondition.FAILED, m.EngineCondition.READY))
+            assert (await ended(service, (await service.submit(request())).id)).status is Status.COMPLETED
+
+
+async def conditions(service: Service, *expected: m.EngineCondition) -> bool:
+    return tuple(view.status.condition for view in await gateway(service).engines()) == expected
+
+
+async def restart_scheduler(service: Service) -> None:
+    """Have it meet a defect once, and wait until it is back."""
+    with crash(JobQueue, "snapshots"):
+        await provoke(gateway(service).snapshots)
+    await gateway(service).snapshots()
+
+
+def test_word_of_a_failed_engine_reaches_a_scheduler_however_full_its_lanes_are() -> None:
+    boxes = tree._Mailboxes(["0"])
+    fill(boxes.scheduler, m.Drain())
+    tree._tell_failed("0", boxes)
+    message = boxes.scheduler._next()
+    assert isinstance(message, m.EngineChanged)
+    assert message.status.condition is m.EngineCondition.FAILED
 
 
 def failing_once(state: Any) -> Any:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import trio
 import trio.testing
 
+from mflux_api.actors.mailbox import Mailbox, MailboxFull
 from mflux_api.jobs.job import Job
 from mflux_api.supervisor import ChildSpec, Started, Supervisor
 from tests.support.requests import resolved_request
@@ -41,6 +42,14 @@ async def checkpoints(count: int) -> None:
     """Let everybody else take ``count`` turns."""
     for _ in range(count):
         await trio.lowlevel.checkpoint()
+
+
+def fill(mailbox: Mailbox[Any], message: object) -> None:
+    """Queue a message until neither lane has room."""
+    for control in (True, False):
+        with suppress(MailboxFull):
+            while True:
+                mailbox.put_nowait(message, control=control)
 
 
 class Crew:
