@@ -468,8 +468,8 @@ async def unwrapped_nursery() -> AsyncIterator[trio.Nursery]:
             yield nursery
     except BaseExceptionGroup as group:
         failure = _first(group)
-        if not isinstance(failure, Exception):
-            # A cancellation or an interrupt passes through as it came.
+        if not isinstance(failure, Exception) or group.split((Exception, trio.Cancelled))[1] is not None:
+            # A cancellation or an interrupt passes through as it came, whatever failed beside it.
             raise
         if len(group.exceptions) > 1:
             logger.debug("more than one task failed", exc_info=group)

@@ -1,6 +1,5 @@
 """One attempt at a job: what it leaves with the actors of its engine."""
 
-
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.actors.scheduler.job_runner import EngineAddresses, _Attempt
