@@ -121,7 +121,7 @@ class Ended(ServiceFailed):
 
 
 class Started:
-    """What a child calls when it is ready, with a value for whoever started it (Trio's ``task_status``)."""
+    """What a child calls when it is ready, with a value for its starter (Trio's ``task_status``)."""
 
     def __init__(self, announce: Callable[[], None] = lambda: None) -> None:
         self.event = trio.Event()
@@ -292,7 +292,7 @@ class Supervisor:
         self._due = {spec.name: -math.inf for spec in self._specs}
         while True:
             deadline = self._start_next(nursery)
-            if not status.event.is_set() and self._everyone_is_up():
+            if not status.event.is_set() and self._all_are_up():
                 status.started()
             event: _Event | None = None
             with trio.move_on_at(deadline):
@@ -304,7 +304,7 @@ class Supervisor:
                     if self._is_current(child):
                         await self._answer_adder(child)
                 case _Exited(child=child):
-                    # A child that was stopped on purpose also reports its end; that is no failure.
+                    # A child that was stopped on purpose also reports its end; that is not a failure.
                     if self._is_current(child):
                         del self._running[child.spec.name]
                         await self._exited(child, starting_up=not status.event.is_set())
@@ -313,7 +313,7 @@ class Supervisor:
                 case _Remove():
                     await self._remove(event)
 
-    def _everyone_is_up(self) -> bool:
+    def _all_are_up(self) -> bool:
         """Whether every child is ready; one that is isolated may be waiting for its next start."""
         pending = [spec for spec in self._specs if spec.name in self._due and spec.isolation is None]
         return not pending and all(child.ready for child in self._running.values())
@@ -427,7 +427,7 @@ class Supervisor:
             await self._drop(child.spec)
 
     async def _remove(self, request: _Remove) -> None:
-        # Closed in any case: this may be cancelled while the child stops, and nobody is left hanging.
+        # Closed in any case: this may be cancelled while the child stops, and the caller is not left hanging.
         with request.result:
             for spec in [spec for spec in self._specs if spec.name == request.name]:
                 await self._drop(spec)

@@ -67,7 +67,7 @@ async def _cancelled_after(turns: int, supervisor: Supervisor, crew: Crew, order
 # --- stopping ---
 
 
-async def test_an_outer_cancel_stops_everybody_in_reverse_order() -> None:
+async def test_an_outer_cancel_stops_all_children_in_reverse_order() -> None:
     for cleanup in range(ROUNDS):
         crew = Crew()
         supervisor, order = family(crew, cleanup=cleanup % 7)
@@ -76,6 +76,7 @@ async def test_an_outer_cancel_stops_everybody_in_reverse_order() -> None:
         assert [entry.split()[1] for entry in crew.said("end")] == list(reversed(order))
 
 
+@pytest.mark.slow
 async def test_a_cancel_in_the_middle_of_starting_stops_what_there_is_in_reverse_order() -> None:
     for turns in range(ROUNDS):
         crew = Crew()
@@ -83,6 +84,7 @@ async def test_a_cancel_in_the_middle_of_starting_stops_what_there_is_in_reverse
         await _cancelled_after(turns % 67, supervisor, crew, "".join(order))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", Strategy)
 async def test_a_cancel_in_the_middle_of_a_restart_keeps_the_order(strategy: Strategy) -> None:
     for turns in range(ROUNDS):
@@ -92,7 +94,7 @@ async def test_a_cancel_in_the_middle_of_a_restart_keeps_the_order(strategy: Str
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-async def test_a_cancel_during_the_backoff_starts_nobody_again(strategy: Strategy, mock_clock: MockClock) -> None:
+async def test_a_cancel_during_the_backoff_starts_no_child_again(strategy: Strategy, mock_clock: MockClock) -> None:
     for turns in range(30, 60):
         crew = Crew()
         supervisor, order = family(crew, strategy=strategy, backoff=Backoff(first=1000.0, maximum=1000.0))
@@ -126,7 +128,7 @@ async def test_a_child_that_swallows_its_cancellation_slowly_holds_up_those_befo
     assert crew.said("end") == ["end b", "end stubborn", "end a"]
 
 
-async def test_an_error_that_is_no_exception_passes_through_and_still_stops_the_others_in_order() -> None:
+async def test_an_error_that_is_not_an_exception_passes_through_and_still_stops_the_others_in_order() -> None:
     crew = Crew()
     supervisor = Supervisor("s", specs(crew, "abc", cleanup=2))
     with pytest.RaisesGroup(pytest.RaisesGroup(KeyboardInterrupt)):
@@ -334,7 +336,7 @@ async def test_whatever_comes_meanwhile_a_child_starts_only_when_the_one_before_
         nursery.cancel_scope.cancel()
 
 
-async def test_a_child_is_cleaned_up_after_before_anybody_learns_of_its_end(autojump_clock: MockClock) -> None:
+async def test_a_child_is_cleaned_up_after_before_its_supervisor_learns_of_its_end(autojump_clock: MockClock) -> None:
     crew = Crew()
     async with running(Supervisor("s", specs(crew, "ab", cleanup=1), strategy=Strategy.ONE_FOR_ALL).run):
         crew.fail("a")
@@ -344,7 +346,7 @@ async def test_a_child_is_cleaned_up_after_before_anybody_learns_of_its_end(auto
     assert lives == [*once, "begin a", "begin b", "end b", "exit b", "end a", "exit a"]
 
 
-async def test_a_clean_up_that_raises_is_a_failure_of_the_child_and_hangs_nobody(autojump_clock: MockClock) -> None:
+async def test_a_clean_up_that_raises_is_a_failure_of_the_child_and_hangs_nothing(autojump_clock: MockClock) -> None:
     def explode() -> None:
         raise _Broke
 
@@ -490,7 +492,7 @@ async def test_remove_of_an_unknown_a_starting_or_a_waiting_child_leaves_nothing
     crew = Crew()
     supervisor = Supervisor("s", specs(crew, "a"), backoff=Backoff(first=10.0, maximum=10.0))
     async with running(supervisor.run) as _, trio.open_nursery() as nursery:
-        await supervisor.remove("nobody")
+        await supervisor.remove("unknown")
         crew.fail("a")
         await trio.sleep(5)
         await supervisor.remove("a")
@@ -543,7 +545,7 @@ async def test_a_caller_that_is_cancelled_while_its_child_starts_leaves_no_child
         assert added
 
 
-async def test_nobody_who_waits_for_an_ending_supervisor_is_left_hanging() -> None:
+async def test_no_caller_of_an_ending_supervisor_is_left_hanging() -> None:
     """Also not when the request had been taken and the child is just being started or stopped."""
     for turns in range(60):
         crew = Crew()
@@ -670,7 +672,7 @@ async def test_interrupt_stays_in_its_group_and_is_never_lost(beside: list[Excep
     st.sampled_from(Strategy),
     st.lists(st.tuples(st.sampled_from(["fail", "add", "remove", "wait", "turns"]), st.integers(0, 5)), max_size=25),
 )
-def test_whatever_happens_everybody_who_should_run_runs_in_the_end(
+def test_whatever_happens_every_child_that_should_run_runs_in_the_end(
     strategy: Strategy, steps: list[tuple[str, int]]
 ) -> None:
     async def main() -> None:

@@ -1,6 +1,6 @@
-"""The downloader: brings models to disk, once for everybody who waits, and takes them away again.
+"""The downloader: brings models to disk, once for all that wait for it, and takes them away again.
 
-A download runs in a child process for as long as somebody wants it: jobs that wait, or whoever asked for it by name.
+A download runs in a child process for as long as it is wanted: by jobs that wait, or by a client that asked for it.
 """
 
 import logging
@@ -49,7 +49,7 @@ class _Download:
     model: Model
     waiting: list[m.EnsureOnDisk] = attrs.field(factory=list)
     asked_for: bool = False
-    """Somebody wants it whether a job needs it or not."""
+    """A client wants it whether a job needs it or not."""
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     transfer: m.Transfer = attrs.field(factory=m.Transfer)
     failure: Failure | None = None
@@ -61,7 +61,7 @@ class _Download:
         return not self.ended.is_set() and not self.scope.cancel_called
 
     def wanted(self) -> bool:
-        """Drop who waits no more; return whether anybody is left."""
+        """Drop the jobs that wait no more; return whether it is still wanted."""
         self.waiting = [each for each in self.waiting if each.reply.wanted]
         return self.asked_for or bool(self.waiting)
 
@@ -86,13 +86,13 @@ class _Download:
         self.tell()
 
     def tell(self) -> None:
-        """Tell everybody who waits how far it is."""
+        """Tell every job that waits how far it is."""
         for each in self.waiting:
             try:
                 each.updates.send_nowait(self.transfer)
             except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-                # Who waited has gone, and says so next.
-                logger.debug("nobody takes the progress of a download")
+                # The job that waited has gone, and says so next.
+                logger.debug("the progress of a download is not read any more")
 
 
 class Downloader:
@@ -170,7 +170,7 @@ class Downloader:
         download.waiting.append(message)
         download.tell()
         if not download.wanted():
-            # Who asked has gone meanwhile, and its word came before it was written down here.
+            # The asker has gone meanwhile, and its word came before it was written down here.
             download.scope.cancel()
 
     async def _start(self, message: m.StartDownload) -> None:
@@ -262,7 +262,7 @@ class Downloader:
     async def _delete(self, model: Model) -> None:
         source = _source(model)
         await self._deletion_of(source)
-        # From here on whoever needs it waits until it is gone, and fetches it anew.
+        # From here on a job that needs it waits until it is gone, and downloads it anew.
         done = self._deleting[source] = trio.Event()
         try:
             await self._delete_alone(model, source)

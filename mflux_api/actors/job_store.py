@@ -160,7 +160,7 @@ class JobStore:
             logger.warning("finished jobs cannot be removed now: %s", stuck)
 
     async def _tidy(self) -> None:
-        """Remove the images of synchronous jobs in which an earlier process died: nobody will ever point to them."""
+        """Remove the images of synchronous jobs in which an earlier process died: no job will ever show them."""
         if self._retention is None:
             return
         files = self._retention.files

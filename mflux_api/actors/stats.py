@@ -1,4 +1,4 @@
-"""Counters of this process. Lossy by contract: whoever counts never waits."""
+"""Counters of this process. Lossy by contract: counting never waits."""
 
 from collections import Counter
 from datetime import UTC, datetime

@@ -151,7 +151,7 @@ class Gateway:
         return await self._ask(self._to.scheduler, submit)
 
     def upscales(self, name: object) -> bool:
-        """Whether a request's ``model``, which nobody has checked yet, or the default where it has none, upscales."""
+        """Whether a request's ``model``, which is not checked yet, or the default where it has none, upscales."""
         name = name or self.settings.models.default
         model = self.catalog.get(name) if isinstance(name, str) else None
         return model is not None and model.upscales
@@ -257,7 +257,7 @@ class Gateway:
         """Read a finished image's PNG file.
 
         Raises:
-            ImageGone: somebody removed the file.
+            ImageGone: the file was removed.
             InternalError: it is there and cannot be read.
         """
         try:
@@ -271,14 +271,14 @@ class Gateway:
         """Read a finished image in another format.
 
         Raises:
-            ImageGone: somebody removed the file.
+            ImageGone: the file was removed.
             InternalError: it is there and cannot be read.
         """
         data = await self.image_bytes(image)
         try:
             return await trio.to_thread.run_sync(convert_png, data, target, limiter=self._readers)
         except (OSError, SyntaxError, ValueError) as error:
-            # Pillow's words for a file that somebody damaged.
+            # Pillow's words for a file that was damaged.
             raise _unreadable(error) from error
 
     async def model_hash(self, alias: str) -> str | None:

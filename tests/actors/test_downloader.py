@@ -1,4 +1,4 @@
-"""The downloader alone, over downloads that a test holds: who waits, who goes, and what is deleted meanwhile."""
+"""The downloader alone, over downloads that a test holds: which jobs wait or go, and what is deleted meanwhile."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

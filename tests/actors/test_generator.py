@@ -256,7 +256,7 @@ async def test_cancel_of_another_run_stops_nothing(autojump_clock: MockClock) ->
     assert not any(isinstance(command, p.Cancel) for command in script.current.received)
 
 
-async def test_end_of_the_actor_closes_the_engine_politely_and_whoever_asked_learns_it(
+async def test_end_of_the_actor_closes_the_engine_politely_and_the_asker_learns_it(
     autojump_clock: MockClock,
 ) -> None:
     hold = Hold()

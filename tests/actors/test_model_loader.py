@@ -51,7 +51,7 @@ SIZES = {
     "dev": 3.0,
     "flux2-klein-4b": 1.0,
 }
-"""In GB; a fifth of it when it is staged, three fifths when its large components take turns (dev alone can)."""
+"""In GB; a fifth of it with component offload, three fifths when its large components take turns (dev alone can)."""
 
 
 async def _locate(model: Model) -> Path | None:
@@ -148,18 +148,18 @@ class LoaderUnderTest:
         return self.held
 
     async def acquire(
-        self, who: str, model: str, scope: trio.CancelScope | None = None, *, low_ram: bool = False
+        self, name: str, model: str, scope: trio.CancelScope | None = None, *, low_ram: bool = False
     ) -> None:
         with scope or trio.CancelScope():
             try:
                 lease = await self.address.ask(m.Acquire(model=model, low_ram=low_ram))
-                self.got[who] = lease
+                self.got[name] = lease
             except (ModelNotFound, OutOfMemory, InternalError, EngineDied, ActorGone) as error:
-                self.got[who] = type(error)
+                self.got[name] = type(error)
                 self.error = error
 
-    def release(self, who: str) -> None:
-        lease = self.got[who]
+    def release(self, name: str) -> None:
+        lease = self.got[name]
         assert isinstance(lease, m.Lease)
         self.address.tell_nowait(m.Release(lease_id=lease.id), control=True)
 
@@ -192,7 +192,7 @@ async def test_a_lease_says_what_was_loaded_where_and_at_what_cost() -> None:
         assert loader.loads == ["/models/mine", str(EMBEDDED)]
 
 
-async def test_a_model_loaded_ahead_is_resident_before_anybody_asks_and_leased_to_nobody() -> None:
+async def test_a_model_loaded_ahead_is_resident_before_any_job_asks_and_not_leased() -> None:
     async with a_loader(preload="mine") as (loader, _):
         await wait_all_tasks_blocked()
         assert await loader.residency() == _only("mine", leases=0)
@@ -200,7 +200,7 @@ async def test_a_model_loaded_ahead_is_resident_before_anybody_asks_and_leased_t
         assert loader.loads == ["/models/mine"]
 
 
-async def test_a_model_that_cannot_be_loaded_ahead_harms_nobody() -> None:
+async def test_a_model_that_cannot_be_loaded_ahead_harms_no_job() -> None:
     async with a_loader(preload="flux2-klein-9b") as (loader, _):
         await wait_all_tasks_blocked()
         await loader.acquire("a", "mine")
@@ -224,14 +224,14 @@ async def test_another_model_waits_until_every_lease_is_back() -> None:
         await loader.acquire("a", "mine")
         await loader.acquire("b", "mine")
         nursery.start_soon(loader.acquire, "c", "other")
-        for who in "ab":
+        for name in "ab":
             await wait_all_tasks_blocked()
             assert "c" not in loader.got
-            loader.release(who)
+            loader.release(name)
         await wait_all_tasks_blocked()
         assert "c" in loader.got
         assert await loader.residency() == _only("other", leases=1)
-        # A lease that is given back twice gives back nobody else's.
+        # A lease that is given back twice gives back no other.
         loader.release("a")
         assert (await loader.residency()).leases == 1
 
@@ -240,8 +240,8 @@ async def test_first_come_first_served() -> None:
     """Also when a later one could have what is resident."""
     async with a_loader() as (loader, nursery):
         await loader.acquire("a", "mine")
-        for who, model in [("b", "other"), ("c", "mine"), ("d", "other")]:
-            nursery.start_soon(loader.acquire, who, model)
+        for name, model in [("b", "other"), ("c", "mine"), ("d", "other")]:
+            nursery.start_soon(loader.acquire, name, model)
             await wait_all_tasks_blocked()
         for done, expected in [("a", "ab"), ("b", "abc"), ("c", "abcd")]:
             loader.release(done)
@@ -249,7 +249,7 @@ async def test_first_come_first_served() -> None:
             assert "".join(loader.got) == expected
 
 
-async def test_who_is_cancelled_while_waiting_has_nothing_loaded_for_it() -> None:
+async def test_job_that_is_cancelled_while_waiting_has_nothing_loaded_for_it() -> None:
     async with a_loader() as (loader, nursery):
         await loader.acquire("a", "mine")
         scope = trio.CancelScope()
@@ -263,7 +263,7 @@ async def test_who_is_cancelled_while_waiting_has_nothing_loaded_for_it() -> Non
         assert loader.loads == ["/models/mine"]
 
 
-async def test_who_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -> None:
+async def test_job_that_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -> None:
     async with a_loader() as (loader, nursery):
         loader.hold = True
         scope = trio.CancelScope()
@@ -280,9 +280,9 @@ async def test_who_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -
         assert "a" not in loader.got
 
 
-async def _later(loader: LoaderUnderTest, who: str, model: str) -> None:
+async def _later(loader: LoaderUnderTest, name: str, model: str) -> None:
     await wait_all_tasks_blocked()
-    await loader.acquire(who, model)
+    await loader.acquire(name, model)
 
 
 async def test_a_lease_granted_in_the_moment_its_asker_is_cancelled_is_not_lost() -> None:
@@ -297,7 +297,7 @@ async def test_a_lease_granted_in_the_moment_its_asker_is_cancelled_is_not_lost(
 
 
 @pytest.mark.parametrize("up", [True, False])
-async def test_a_dead_childs_model_is_loaded_again_and_its_leases_hold_nobody_up(up: bool) -> None:
+async def test_a_dead_childs_model_is_loaded_again_and_its_leases_hold_no_job_up(up: bool) -> None:
     async with a_loader() as (loader, _):
         await loader.acquire("a", "mine")
         loader.up, loader.incarnation = up, 2
@@ -428,9 +428,9 @@ ROOMY = MemorySettings(budget_gb=1.5)
 
 async def _use(loader: LoaderUnderTest, model: str, *, low_ram: bool = False) -> None:
     """A job on that model, from beginning to end."""
-    who = f"{model} {len(loader.got)}"
-    await loader.acquire(who, model, low_ram=low_ram)
-    loader.release(who)
+    name = f"{model} {len(loader.got)}"
+    await loader.acquire(name, model, low_ram=low_ram)
+    loader.release(name)
     await wait_all_tasks_blocked()
 
 
@@ -485,7 +485,7 @@ async def test_low_ram_needs_room_for_its_largest_component_alone() -> None:
         assert isinstance(loader.got["a"], m.Lease)
         assert loader.asked.component_offload
         loader.release("a")
-        # What is there in stages is not there for those who want it whole.
+        # What is there in stages is not there for a job that wants it whole.
         await loader.acquire("b", "huge")
         assert loader.got["b"] is OutOfMemory
         await _use(loader, "small")
@@ -598,16 +598,16 @@ _STEPS = st.tuples(st.sampled_from(["acquire", "release", "cancel", "die", "turn
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(_STEPS, max_size=30))
-def test_leases_are_on_one_model_at_a_time_and_everybody_is_served_in_the_end(steps: list[tuple[str, int]]) -> None:
+def test_leases_are_on_one_model_at_a_time_and_every_job_is_served_in_the_end(steps: list[tuple[str, int]]) -> None:
     async def main() -> None:
         scopes: dict[str, trio.CancelScope] = {}
         held: set[str] = set()
         async with a_loader() as (loader, nursery):
 
             def settle() -> set[str]:
-                leases = {who: lease for who, lease in loader.got.items() if isinstance(lease, m.Lease)}
-                open_ = {who for who in leases if who not in held and leases[who].incarnation == loader.incarnation}
-                assert len({leases[who].model for who in open_}) <= 1
+                leases = {name: lease for name, lease in loader.got.items() if isinstance(lease, m.Lease)}
+                open_ = {name for name in leases if name not in held and leases[name].incarnation == loader.incarnation}
+                assert len({leases[name].model for name in open_}) <= 1
                 return open_
 
             for number, (step, choice) in enumerate(steps):
@@ -617,9 +617,9 @@ def test_leases_are_on_one_model_at_a_time_and_everybody_is_served_in_the_end(st
                         model = ("mine", "other")[choice % 2]
                         nursery.start_soon(loader.acquire, str(number), model, scopes[str(number)])
                     case "release":
-                        for who in sorted(settle())[:choice]:
-                            loader.release(who)
-                            held.add(who)
+                        for name in sorted(settle())[:choice]:
+                            loader.release(name)
+                            held.add(name)
                     case "cancel" if scopes:
                         sorted(scopes.items())[choice % len(scopes)][1].cancel()
                     case "die":
@@ -630,16 +630,16 @@ def test_leases_are_on_one_model_at_a_time_and_everybody_is_served_in_the_end(st
             while True:
                 await wait_all_tasks_blocked()
                 settle()
-                # Who holds a lease gives it back, also one on an engine that died.
-                still = {who for who, got in loader.got.items() if isinstance(got, m.Lease)} - held
+                # Every job that holds a lease gives it back, also one on an engine that died.
+                still = {name for name, got in loader.got.items() if isinstance(got, m.Lease)} - held
                 if not still:
                     break
-                for who in still:
-                    loader.release(who)
-                    held.add(who)
+                for name in still:
+                    loader.release(name)
+                    held.add(name)
             await loader.acquire("last", "demo")
             assert await loader.residency() == _only("demo", leases=1)
-            wanted = {who for who, scope in scopes.items() if not scope.cancel_called}
+            wanted = {name for name, scope in scopes.items() if not scope.cancel_called}
             assert wanted <= set(loader.got)
             assert all(isinstance(got, m.Lease) for got in loader.got.values())
 

@@ -68,7 +68,7 @@ async def test_one_kill_is_evidence_for_one_of_two_engines(autojump_clock: MockC
         assert [death.out_of_memory for death in deaths] == [True, True]
 
 
-async def test_a_crash_is_no_kill_whatever_the_system_counted(autojump_clock: MockClock) -> None:
+async def test_a_crash_is_not_a_kill_whatever_the_system_counted(autojump_clock: MockClock) -> None:
     kills = _Kills()
     script = Script(at={"step 0/1": Crash(reason="killed by SIGSEGV")})
     async with generator(script, GeneratorOptions(oom_evidence=OOMEvidence(kills))) as bench:
@@ -164,7 +164,7 @@ def test_a_job_whose_model_is_in_memory_overtakes_so_often_and_no_more() -> None
     assert _taken(_queue("a", "b"), set(), 4) == ["a", "b"]
 
 
-async def test_jobs_on_the_resident_model_go_first_and_nobody_waits_for_ever(tmp_path: Path) -> None:
+async def test_jobs_on_the_resident_model_go_first_and_no_job_waits_for_ever(tmp_path: Path) -> None:
     hold = Hold()
     script = Script(at={"run": hold})
     async with scripted_service(tmp_path, script, max_affinity_skips=2) as service:

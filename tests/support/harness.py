@@ -206,7 +206,7 @@ def checked(events: list[JobEvent]) -> Job:
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait until something that nobody announces has come about."""
+    """Wait until something that is not announced has come about."""
     while True:
         value = condition()
         if value if isinstance(value, bool) else await value:

@@ -12,7 +12,7 @@ SCHEDULER = "scheduler"
 STATS = "stats"
 HTTP_FRONT = "http_front"
 ENGINES = "engines"
-"""The supervisor of the engines: it tells the scheduler of an engine that failed, and asks nobody."""
+"""The supervisor of the engines: it tells the scheduler of an engine that failed, and asks none."""
 
 ASK_GRAPH: Mapping[str, frozenset[str]] = {
     GATEWAY: frozenset({SCHEDULER, JOB_STORE, EVENT_HUB, DOWNLOADER, MODEL_LOADER, GENERATOR, STATS}),

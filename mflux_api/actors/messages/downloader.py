@@ -30,7 +30,7 @@ class EnsureOnDisk(Ask[None]):
 
 @attrs.frozen(kw_only=True)
 class DownloadAbandoned:
-    """Somebody waits no more for a model: a download that nobody wants is stopped, and what it has is kept."""
+    """A job waits no more for a model: a download that is not wanted any more is stopped, and what it has is kept."""
 
 
 @attrs.frozen(kw_only=True)

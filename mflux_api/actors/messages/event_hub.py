@@ -28,7 +28,7 @@ class Subscription:
 
 @attrs.frozen(kw_only=True)
 class Publish:
-    """Tell everybody who follows the job. After the terminal event nothing more is taken."""
+    """Tell every follower of the job. After the terminal event nothing more is taken."""
 
     job_id: str
     event: JobEvent
