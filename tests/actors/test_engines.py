@@ -17,7 +17,7 @@ from mflux_api.jobs.job import Job, Status
 from mflux_api.service import Service
 from tests.support.crew import a_job
 from tests.support.harness import ended, eventually, gateway, request, run_inline, seeds_run, service_of
-from tests.support.scripted_engine import Crash, Hold, Script
+from tests.support.scripted_engine import Crash, Hold, Script, ScriptedEngine
 
 READY, STARTING = m.EngineCondition.READY, m.EngineCondition.STARTING
 DEGRADED, FAILED = m.EngineCondition.DEGRADED, m.EngineCondition.FAILED
@@ -127,6 +127,27 @@ async def test_job_that_waits_for_an_engine_that_does_not_come_up_goes_to_anothe
         assert [(job.status, job.engine_deaths, job.service_deaths) for job in ends] == [(Status.COMPLETED, 0, 0)] * 2
         assert await are(service, READY, DEGRADED)
     assert sorted(seeds_run(scripts["0"])) == [0, 1]
+
+
+async def test_it_goes_there_also_when_the_other_one_comes_up_later(tmp_path: Path, autojump_clock: MockClock) -> None:
+    scripts = {"0": Script(at={"start": Crash(times=6)}), "1": DyingSlowly(at={"start": Crash(times=1000)})}
+    async with service_of(tmp_path, scripts) as service:
+        jobs = [await submit(service, seed) for seed in range(2)]
+        await eventually(lambda: are(service, DEGRADED, STARTING))
+        await eventually(lambda: are(service, DEGRADED, DEGRADED))
+        assert (await service.job(jobs[1].id)).status is Status.GENERATING
+        with trio.fail_after(60):
+            ends = [await ended(service, job.id) for job in jobs]
+        assert [(job.status, job.engine_deaths) for job in ends] == [(Status.COMPLETED, 0)] * 2
+        assert await are(service, READY, DEGRADED)
+
+
+class DyingSlowly(Script):
+    """An engine that takes a second to fail at its start."""
+
+    async def start(self, nursery: trio.Nursery) -> ScriptedEngine:
+        await trio.sleep(1.0)
+        return await super().start(nursery)
 
 
 async def test_job_waits_for_an_engine_that_does_not_come_up_where_there_is_no_other(

@@ -130,18 +130,20 @@ class Scheduler:
 
     def _note(self, status: m.EngineStatus) -> None:
         self._engines[status.id] = status
-        elsewhere = status.condition is m.EngineCondition.DEGRADED and self._engine_left()
         for entry in self._queue:
-            if entry.state is not JobState.RUNNING or entry.engine is None or entry.engine.id != status.id:
+            if entry.state is not JobState.RUNNING or entry.engine is None:
                 continue
-            if status.loading == entry.job.model:
+            if entry.engine.id == status.id and status.loading == entry.job.model:
                 entry.began = True
-            waits = entry.failed_on is None and entry.tracker.latest.stage is Stage.LOADING
-            if elsewhere and waits:
-                # It waits for a child that does not come up, and another engine can take it.
-                entry.failed_on = status.id
+            if self._is_stranded(entry, entry.engine.id):
+                entry.failed_on = entry.engine.id
                 entry.on(JobEvent.HALT)
                 entry.scope.cancel()
+
+    def _is_stranded(self, entry: Entry, engine: EngineId) -> bool:
+        """Whether a job waits for a child that does not come up, and another engine could run it."""
+        waits = entry.failed_on is None and entry.tracker.latest.stage is Stage.LOADING
+        return waits and self._engines[engine].condition is m.EngineCondition.DEGRADED and self._engine_left()
 
     def _usable(self) -> Sequence[m.EngineStatus]:
         """The engines that can be given a job, the best first; one that keeps dying only where there is no other."""
