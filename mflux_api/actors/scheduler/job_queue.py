@@ -66,7 +66,6 @@ TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.RUNNING, _E.HALT): _S.HALTED,
     (_S.RUNNING, _E.REQUEUED): _S.WAITING,
     (_S.RUNNING, _E.END): _S.ENDING,
-    (_S.SAVING, _E.REQUEUED): _S.WAITING,
     (_S.SAVING, _E.END): _S.ENDING,
     (_S.HALTED, _E.REQUEUED): _S.WAITING,
     (_S.HALTED, _E.END): _S.ENDING,
