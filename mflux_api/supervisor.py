@@ -292,7 +292,7 @@ class Supervisor:
         self._due = {spec.name: -math.inf for spec in self._specs}
         while True:
             deadline = self._start_next(nursery)
-            if not status.event.is_set() and self._everyone_is_up():
+            if not status.event.is_set() and self._all_are_up():
                 status.started()
             event: _Event | None = None
             with trio.move_on_at(deadline):
@@ -313,7 +313,7 @@ class Supervisor:
                 case _Remove():
                     await self._remove(event)
 
-    def _everyone_is_up(self) -> bool:
+    def _all_are_up(self) -> bool:
         """Whether every child is ready; one that is isolated may be waiting for its next start."""
         pending = [spec for spec in self._specs if spec.name in self._due and spec.isolation is None]
         return not pending and all(child.ready for child in self._running.values())
@@ -468,8 +468,8 @@ async def unwrapped_nursery() -> AsyncIterator[trio.Nursery]:
             yield nursery
     except BaseExceptionGroup as group:
         failure = _first(group)
-        if not isinstance(failure, Exception):
-            # A cancellation or an interrupt passes through as it came.
+        if not isinstance(failure, Exception) or group.split((Exception, trio.Cancelled))[1] is not None:
+            # A cancellation or an interrupt passes through as it came, whatever failed beside it.
             raise
         if len(group.exceptions) > 1:
             logger.debug("more than one task failed", exc_info=group)

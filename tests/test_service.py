@@ -108,12 +108,14 @@ async def broken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator
                 yield service
 
 
+@pytest.mark.slow
 async def test_tree_that_gives_up_is_one_service_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ServiceFailed):
         async with broken(tmp_path, monkeypatch):
             pass
 
 
+@pytest.mark.slow
 async def test_question_to_a_dead_tree_is_answered_and_what_it_raises_is_the_trees_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +137,7 @@ async def test_question_to_a_dead_tree_is_answered_and_what_it_raises_is_the_tre
     assert asked == [ShuttingDown]
 
 
+@pytest.mark.slow
 async def test_callers_exception_is_not_lost_when_the_tree_gives_up_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +243,7 @@ async def test_closing_with_work_inside_leaves_no_task_no_engine_and_no_file(tmp
     assert images(tmp_path) == []
 
 
+@pytest.mark.slow
 async def test_each_serve_http_ends_alone(tmp_path: Path) -> None:
     async with (
         scripted_service(tmp_path, Script()) as service,
@@ -269,6 +273,7 @@ async def real_service(folder: Path) -> AsyncIterator[Service]:
     assert not psutil.Process().children(recursive=True)
 
 
+@pytest.mark.slow
 async def test_embedding_example_of_the_documentation(tmp_path: Path) -> None:
     async with real_service(tmp_path) as service:
         job = await service.submit(GenerateRequest(prompt="a red house", model="demo", width=64, height=64, steps=2))
@@ -284,6 +289,7 @@ async def test_embedding_example_of_the_documentation(tmp_path: Path) -> None:
             nursery.cancel_scope.cancel()
 
 
+@pytest.mark.slow
 async def test_job_whose_engine_is_killed_completes_with_the_pixels_of_an_undisturbed_run(tmp_path: Path) -> None:
     wanted = attrs.evolve(request(7, num_images=2), steps=3)
     async with real_service(tmp_path) as service:

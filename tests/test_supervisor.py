@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -19,10 +20,12 @@ from mflux_api.supervisor import (
     Ended,
     Escalated,
     Intensity,
+    Isolation,
     Started,
     StartFailed,
     Strategy,
     Supervisor,
+    unwrapped_nursery,
 )
 from tests.support.crew import Crew, checkpoints, family, run_mocked, running, specs
 
@@ -64,7 +67,7 @@ async def _cancelled_after(turns: int, supervisor: Supervisor, crew: Crew, order
 # --- stopping ---
 
 
-async def test_an_outer_cancel_stops_everybody_in_reverse_order() -> None:
+async def test_an_outer_cancel_stops_all_children_in_reverse_order() -> None:
     for cleanup in range(ROUNDS):
         crew = Crew()
         supervisor, order = family(crew, cleanup=cleanup % 7)
@@ -73,6 +76,7 @@ async def test_an_outer_cancel_stops_everybody_in_reverse_order() -> None:
         assert [entry.split()[1] for entry in crew.said("end")] == list(reversed(order))
 
 
+@pytest.mark.slow
 async def test_a_cancel_in_the_middle_of_starting_stops_what_there_is_in_reverse_order() -> None:
     for turns in range(ROUNDS):
         crew = Crew()
@@ -80,6 +84,7 @@ async def test_a_cancel_in_the_middle_of_starting_stops_what_there_is_in_reverse
         await _cancelled_after(turns % 67, supervisor, crew, "".join(order))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", Strategy)
 async def test_a_cancel_in_the_middle_of_a_restart_keeps_the_order(strategy: Strategy) -> None:
     for turns in range(ROUNDS):
@@ -89,7 +94,7 @@ async def test_a_cancel_in_the_middle_of_a_restart_keeps_the_order(strategy: Str
 
 
 @pytest.mark.parametrize("strategy", Strategy)
-async def test_a_cancel_during_the_backoff_starts_nobody_again(strategy: Strategy, mock_clock: MockClock) -> None:
+async def test_a_cancel_during_the_backoff_starts_no_child_again(strategy: Strategy, mock_clock: MockClock) -> None:
     for turns in range(30, 60):
         crew = Crew()
         supervisor, order = family(crew, strategy=strategy, backoff=Backoff(first=1000.0, maximum=1000.0))
@@ -123,7 +128,7 @@ async def test_a_child_that_swallows_its_cancellation_slowly_holds_up_those_befo
     assert crew.said("end") == ["end b", "end stubborn", "end a"]
 
 
-async def test_an_error_that_is_no_exception_passes_through_and_still_stops_the_others_in_order() -> None:
+async def test_an_error_that_is_not_an_exception_passes_through_and_still_stops_the_others_in_order() -> None:
     crew = Crew()
     supervisor = Supervisor("s", specs(crew, "abc", cleanup=2))
     with pytest.RaisesGroup(pytest.RaisesGroup(KeyboardInterrupt)):
@@ -331,7 +336,7 @@ async def test_whatever_comes_meanwhile_a_child_starts_only_when_the_one_before_
         nursery.cancel_scope.cancel()
 
 
-async def test_a_child_is_cleaned_up_after_before_anybody_learns_of_its_end(autojump_clock: MockClock) -> None:
+async def test_a_child_is_cleaned_up_after_before_its_supervisor_learns_of_its_end(autojump_clock: MockClock) -> None:
     crew = Crew()
     async with running(Supervisor("s", specs(crew, "ab", cleanup=1), strategy=Strategy.ONE_FOR_ALL).run):
         crew.fail("a")
@@ -341,7 +346,7 @@ async def test_a_child_is_cleaned_up_after_before_anybody_learns_of_its_end(auto
     assert lives == [*once, "begin a", "begin b", "end b", "exit b", "end a", "exit a"]
 
 
-async def test_a_clean_up_that_raises_is_a_failure_of_the_child_and_hangs_nobody(autojump_clock: MockClock) -> None:
+async def test_a_clean_up_that_raises_is_a_failure_of_the_child_and_hangs_nothing(autojump_clock: MockClock) -> None:
     def explode() -> None:
         raise _Broke
 
@@ -350,6 +355,89 @@ async def test_a_clean_up_that_raises_is_a_failure_of_the_child_and_hangs_nobody
 
     with pytest.raises(Escalated, match="_Broke"):
         await Supervisor("s", [ChildSpec(name="a", run=run, on_exit=explode)]).run(Started())
+
+
+# --- children that may give up alone ---
+
+
+class _Isolated:
+    """An isolated child whose lives a test writes down: how long it is up, and how it ends."""
+
+    def __init__(self, *lives: tuple[float | None, Exception | None]) -> None:
+        self.began: list[float] = []
+        self.log: list[str] = []
+        self._lives = iter(lives)
+        isolation = Isolation(
+            on_start=lambda: self.log.append("start"), on_failed=lambda error: self.log.append(type(error).__name__)
+        )
+        self.spec = ChildSpec(name="isolated", run=self._run, isolation=isolation)
+
+    async def _run(self, status: Started) -> None:
+        self.began.append(trio.current_time())
+        seconds, error = next(self._lives, (math.inf, None))
+        if seconds is not None:
+            status.started()
+            await trio.sleep(seconds)
+        if error is not None:
+            raise error
+
+
+_GAVE_UP = Escalated("inner", "a", 3, None)
+_NEVER_UP = StartFailed("a", None)
+
+
+@pytest.mark.parametrize(
+    ("lives", "began"),
+    [
+        ([(0.0, _GAVE_UP)] * 9, [0, 1, 3, 7, 15, 31, 63, 123, 183, 243]),
+        ([(None, _NEVER_UP)] * 3, [0, 1, 3, 7]),
+        ([(5.0, _GAVE_UP)] * 3, [0, 6, 13, 22]),
+        # One that was ready for a minute begins with the first wait again; one that came close does not.
+        ([(0.0, _GAVE_UP), (0.0, _GAVE_UP), (60.0, _GAVE_UP), (0.0, _GAVE_UP)], [0, 1, 3, 64, 66]),
+        ([(0.0, _GAVE_UP), (0.0, _GAVE_UP), (59.0, _GAVE_UP)], [0, 1, 3, 66]),
+    ],
+)
+async def test_child_that_gives_up_alone_is_not_counted_and_starts_again_after_a_growing_wait(
+    lives: list[tuple[float | None, Exception | None]], began: list[float], autojump_clock: MockClock
+) -> None:
+    crew, isolated = Crew(), _Isolated(*lives)
+    supervisor = Supervisor("s", [*specs(crew, "a"), isolated.spec, *specs(crew, "b")], intensity=Intensity(restarts=0))
+    async with running(supervisor.run):
+        await trio.sleep(300)
+        assert isolated.began == pytest.approx(began)
+        ends = [type(error).__name__ for _, error in lives]
+        assert isolated.log == [entry for end in ends for entry in ("start", end)] + ["start"]
+        assert crew.begun == {"a": [0.0], "b": [0.0]}
+        assert supervisor.is_running("isolated")
+
+
+@pytest.mark.parametrize("error", [_Broke(), None, ExceptionGroup("group", [_GAVE_UP])])
+async def test_any_other_end_of_such_a_child_is_counted(error: Exception | None, autojump_clock: MockClock) -> None:
+    isolated = _Isolated((1.0, error), (1.0, error))
+    with pytest.raises(Escalated) as raised:
+        await Supervisor("s", [isolated.spec], intensity=Intensity(restarts=1)).run(Started())
+    assert raised.value.child == "isolated"
+    assert isolated.log == ["start", "start"]
+
+
+async def test_everything_below_has_stopped_when_it_is_called_failed(autojump_clock: MockClock) -> None:
+    crew = Crew()
+    alive: list[list[str]] = []
+    inner = Supervisor("inner", specs(crew, "ab", cleanup=3), intensity=Intensity(restarts=0))
+    isolation = Isolation(on_failed=lambda _: alive.append(list(crew.alive)))
+    async with running(Supervisor("s", [ChildSpec(name="i", run=inner.run, isolation=isolation)]).run):
+        crew.fail("a", _Broke())
+        await trio.sleep(2)
+        assert alive == [[]]
+        assert sorted(crew.alive) == ["a", "b"]
+
+
+async def test_supervisor_is_ready_without_such_a_child_and_stops_while_it_waits(autojump_clock: MockClock) -> None:
+    crew, isolated = Crew(), _Isolated((None, _NEVER_UP))
+    async with running(Supervisor("s", [isolated.spec, *specs(crew, "b")]).run):
+        assert crew.alive == ["b"]
+        assert trio.current_time() == 0.0
+    assert isolated.began == [0.0]
 
 
 # --- children that come and go ---
@@ -404,7 +492,7 @@ async def test_remove_of_an_unknown_a_starting_or_a_waiting_child_leaves_nothing
     crew = Crew()
     supervisor = Supervisor("s", specs(crew, "a"), backoff=Backoff(first=10.0, maximum=10.0))
     async with running(supervisor.run) as _, trio.open_nursery() as nursery:
-        await supervisor.remove("nobody")
+        await supervisor.remove("unknown")
         crew.fail("a")
         await trio.sleep(5)
         await supervisor.remove("a")
@@ -457,7 +545,7 @@ async def test_a_caller_that_is_cancelled_while_its_child_starts_leaves_no_child
         assert added
 
 
-async def test_nobody_who_waits_for_an_ending_supervisor_is_left_hanging() -> None:
+async def test_no_caller_of_an_ending_supervisor_is_left_hanging() -> None:
     """Also not when the request had been taken and the child is just being started or stopped."""
     for turns in range(60):
         crew = Crew()
@@ -502,12 +590,89 @@ async def test_a_supervisor_that_is_restarted_begins_as_new(autojump_clock: Mock
     assert crew.alive == []
 
 
+# --- one failure out of a nursery ---
+
+
+async def test_one_failure_comes_out_as_it_was_raised() -> None:
+    cause, context, failure = _Broke("cause"), _Broke("context"), _Broke("failure")
+
+    async def fail() -> None:
+        try:
+            raise context
+        except _Broke:
+            raise failure from cause
+
+    async def body() -> None:
+        async with unwrapped_nursery() as nursery, trio.open_nursery() as inner:
+            nursery.start_soon(trio.sleep_forever)
+            inner.start_soon(fail)
+
+    with pytest.raises(_Broke) as raised:
+        await body()
+    assert raised.value is failure
+    assert (failure.__cause__, failure.__context__) == (cause, context)
+
+
+async def test_of_several_failures_one_comes_out() -> None:
+    failures = [_Broke("body"), _Broke("task")]
+
+    async def fail_late() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            raise failures[1]
+
+    async def body() -> None:
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(fail_late)
+            await wait_all_tasks_blocked()
+            raise failures[0]
+
+    with pytest.raises(_Broke) as raised:
+        await body()
+    assert raised.value in failures
+
+
+async def test_cancellation_passes_through_it_and_a_failure_on_the_way_out_does_too() -> None:
+    async def body(scope: trio.CancelScope, *failures: Exception) -> None:
+        with scope:
+            async with unwrapped_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                scope.cancel()
+                for failure in failures:
+                    raise failure
+                await trio.sleep_forever()
+
+    scope = trio.CancelScope()
+    await body(scope)
+    assert scope.cancelled_caught
+    with pytest.raises(_Broke):
+        await body(trio.CancelScope(), _Broke())
+
+
+@pytest.mark.parametrize("beside", [[], [_Broke()]])
+async def test_interrupt_stays_in_its_group_and_is_never_lost(beside: list[Exception]) -> None:
+    async def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    async def body() -> None:
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(interrupted)
+            for failure in beside:
+                raise failure
+            await trio.sleep_forever()
+
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await body()
+    assert raised.group_contains(KeyboardInterrupt)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(Strategy),
     st.lists(st.tuples(st.sampled_from(["fail", "add", "remove", "wait", "turns"]), st.integers(0, 5)), max_size=25),
 )
-def test_whatever_happens_everybody_who_should_run_runs_in_the_end(
+def test_whatever_happens_every_child_that_should_run_runs_in_the_end(
     strategy: Strategy, steps: list[tuple[str, int]]
 ) -> None:
     async def main() -> None:

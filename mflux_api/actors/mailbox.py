@@ -218,9 +218,6 @@ class Mailbox(Generic[M]):
             await (self._control_in if control else self._work_in).send(message)
         except trio.BrokenResourceError:
             raise ActorStopped(self.name) from None
-        if self._suspended:
-            # It was suspended while the message waited for room.
-            self._fail_queued(ActorSuspended)
         # Closed or suspended between the message's way in and now, it has taken the message along.
         self._check_open()
         self._wakeups_in.send_nowait(None)

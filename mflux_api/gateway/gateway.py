@@ -341,12 +341,17 @@ class Gateway:
         loader.tell_latest(m.Release(lease_id=lease.id), key=(m.Release, lease.id))
 
     async def _engine_for(self, model: Model) -> EngineAddresses:
-        """The engine that has the model, else the first that could load it."""
+        """The engine that has the model, else one that could load it: the first that is up, if there is one."""
         statuses = await self._ask(self._to.scheduler, m.GetEngines())
         working = [status for status in statuses if status.condition is not m.EngineCondition.FAILED]
         if not working:
             raise EngineUnavailable("No engine works; see GET /api/v1/health and the log")
-        return self._to.engines[max(working, key=lambda status: model.alias in status.models).id]
+
+        def fitness(status: m.EngineStatus) -> tuple[bool, bool, bool]:
+            up = status.condition is m.EngineCondition.READY
+            return model.alias in status.models, up, status.condition is not m.EngineCondition.DEGRADED
+
+        return self._to.engines[max(working, key=fitness).id]
 
     async def unload_model(self, model: Model) -> None:
         """Have a model out of the memory of every engine; nothing to do where it is not.

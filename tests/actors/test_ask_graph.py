@@ -29,7 +29,7 @@ ASKS = [
 ]
 
 
-def test_nobody_can_wait_in_a_circle() -> None:
+def test_no_actors_can_wait_in_a_circle() -> None:
     order = list(TopologicalSorter(m.ASK_GRAPH).static_order())
     assert order.index(m.JOB_STORE) < order.index(m.SCHEDULER) < order.index(m.GATEWAY)
 
@@ -47,7 +47,7 @@ def test_a_question_has_exactly_one_receiver(ask: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("member", get_args(m.AnyMessage), ids=lambda cls: cls.__name__)
-def test_a_message_cannot_be_changed_by_whoever_reads_it(member: type[Any]) -> None:
+def test_a_message_cannot_be_changed_by_its_reader(member: type[Any]) -> None:
     assert "__attrs_attrs__" in vars(member)
     message = object.__new__(member)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):

@@ -132,7 +132,7 @@ async def test_cancel_that_races_an_engine_death_gives_one_end(tmp_path: Path, y
         assert (second.status, second.service_deaths) == (Status.COMPLETED, 0)
 
 
-async def test_cancelled_run_that_does_not_stop_costs_nobody_an_attempt(tmp_path: Path) -> None:
+async def test_cancelled_run_that_does_not_stop_costs_no_attempt(tmp_path: Path) -> None:
     script = Script(at={"step 0/1": Hang()}, ignore_cancel=True)
     async with scripted_service(tmp_path, script, cancel_grace_seconds=0.05) as service:
         job = await service.submit(request())
@@ -151,7 +151,7 @@ async def test_cancel_of_an_unknown_job_says_so(tmp_path: Path) -> None:
             await service.cancel("0" * 12)
 
 
-async def test_cancel_of_a_job_that_retention_removed_says_so_and_harms_nobody(tmp_path: Path) -> None:
+async def test_cancel_of_a_job_that_retention_removed_says_so_and_harms_nothing(tmp_path: Path) -> None:
     async with scripted_service(tmp_path, Script(), keep=1) as service:
         job, _ = [await ended(service, (await service.submit(request())).id) for _ in range(2)]
         await eventually(lambda: _gone(service, job.id))

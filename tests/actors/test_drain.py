@@ -1,4 +1,4 @@
-"""The end of a service: who is turned away, who is stopped, and what that costs a job."""
+"""The end of a service: what is refused, what is stopped, and what that costs a job."""
 
 import logging
 from pathlib import Path
@@ -126,11 +126,11 @@ async def _never(_: Started) -> None:
 
 
 async def test_closed_mailbox_tells_askers_and_senders_that_it_is_for_good() -> None:
-    mailbox: Mailbox[str] = Mailbox("somebody")
+    mailbox: Mailbox[str] = Mailbox("actor")
     mailbox.close()
-    with pytest.raises(ActorStopped, match="somebody"):
+    with pytest.raises(ActorStopped, match="actor"):
         await mailbox.put("x", control=False)
-    with pytest.raises(ActorStopped, match="somebody"):
+    with pytest.raises(ActorStopped, match="actor"):
         mailbox.put_nowait("x", control=True)
 
 

@@ -83,7 +83,7 @@ async def test_previews_reach_who_asked_and_stay_in_no_log() -> None:
         for name, entries in seen.items()
     }
     assert images == {"plain": [None, None], "shown": [None, "a", None, "b"], "late": [None, None, None]}
-    # A preview says where the log is: who resumes after it misses nothing.
+    # A preview says where the log is: a follower that resumes after it misses nothing.
     assert [entry.id for entry in seen["shown"]][1] == seen["plain"][0].id
 
 
@@ -173,7 +173,7 @@ async def test_a_job_without_a_log_has_no_past_and_a_closed_channel() -> None:
         assert await _rest(subscription) == []
 
 
-async def test_a_slow_follower_loses_progress_but_never_the_end_and_holds_nobody_up() -> None:
+async def test_a_slow_follower_loses_progress_but_never_the_end_and_holds_no_other_up() -> None:
     job = a_job()
     values = [step / 1000 for step in range(1, 501)]
     async with a_hub() as hub:
@@ -241,7 +241,7 @@ async def test_the_end_of_the_hub_ends_every_stream() -> None:
 
 
 async def test_followers_who_left_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also those who left before they had their subscription in hand."""
+    """Also those that left before they had their subscription in hand."""
     logs: list[_Log] = []
 
     def new_log() -> _Log:
@@ -295,7 +295,7 @@ def test_a_stream_that_is_cut_anywhere_and_resumed_has_no_gap_and_no_double(
                 seen.extend([*subscription.backlog, *future][:cut])
                 last = seen[-1].id if seen else "unknown"
             numbers = [int(entry.id.partition("-")[2]) for entry in seen]
-            # Only the terminal event may come again: to somebody who has it and asks again.
+            # Only the terminal event may come again: to a follower that has it and asks again.
             while len(numbers) > 1 and numbers[-1] == numbers[-2] == length + 2:
                 numbers.pop()
             assert numbers == list(range(1, length + 3))

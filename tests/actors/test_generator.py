@@ -69,6 +69,18 @@ async def test_lease_of_a_dead_incarnation_is_refused_and_nothing_is_sent(autoju
         assert (await bench.lease()).incarnation == lease.incarnation + 1
 
 
+async def test_lease_of_another_engine_is_refused_and_nothing_is_sent(autojump_clock: MockClock) -> None:
+    script = Script()
+    async with generator(script) as bench:
+        lease = await bench.lease()
+        sent = list(script.current.received)
+        for wrong in ({"engine": "1"}, {"incarnation": lease.incarnation + 1}):
+            with pytest.raises(m.StaleLease):
+                await bench.generate(attrs.evolve(lease, **wrong))
+        assert script.current.received == sent
+        await bench.generate(lease)
+
+
 @pytest.mark.parametrize(("code", "error"), [("OOM_ERROR", OutOfMemory), ("GENERATION_FAILED", GenerationFailed)])
 async def test_failed_run_is_a_typed_error_and_the_engine_stays(
     autojump_clock: MockClock, code: str, error: type[Exception]
@@ -244,7 +256,7 @@ async def test_cancel_of_another_run_stops_nothing(autojump_clock: MockClock) ->
     assert not any(isinstance(command, p.Cancel) for command in script.current.received)
 
 
-async def test_end_of_the_actor_closes_the_engine_politely_and_whoever_asked_learns_it(
+async def test_end_of_the_actor_closes_the_engine_politely_and_the_asker_learns_it(
     autojump_clock: MockClock,
 ) -> None:
     hold = Hold()

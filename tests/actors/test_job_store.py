@@ -118,7 +118,7 @@ async def test_a_listing_pages_newest_first_without_gap_or_double() -> None:
             assert listed == [job for job in reversed(jobs) if status in (None, job.status)]
 
 
-async def test_a_cursor_of_nobody_is_the_askers_error_and_the_store_lives_on() -> None:
+async def test_a_cursor_of_no_page_is_the_askers_error_and_the_store_lives_on() -> None:
     async with a_store() as store:
         job = await store.insert()
         with pytest.raises(InvalidParameter) as raised:

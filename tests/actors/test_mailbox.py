@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask, Mailbox, MailboxFull
+from mflux_api.actors.mailbox import ActorGone, ActorStopped, ActorSuspended, Address, Ask, Mailbox, MailboxFull
 from mflux_api.supervisor import Backoff, ChildSpec, Started, Supervisor
 from tests.support.crew import checkpoints, run_mocked, running
 
@@ -226,6 +226,127 @@ async def test_the_control_lane_is_served_first_and_has_room_of_its_own() -> Non
     with pytest.raises(MailboxFull):
         address.tell_nowait(Question(text="no room"), control=True)
     assert [(await mailbox.receive()).text for _ in range(mailbox.queued())] == ["now", "a", "b"]
+
+
+async def test_news_comes_first_and_the_newest_of_each_kind_replaces_the_older() -> None:
+    mailbox: Mailbox[Question] = Mailbox("actor", work_capacity=1, control_capacity=1)
+    address = _address(mailbox)
+    address.tell_nowait(Question(text="work"))
+    address.tell_nowait(Question(text="control"), control=True)
+    for text, key in (("old a", "a"), ("b", "b"), ("newer a", "a"), ("newest a", "a")):
+        address.tell_latest(Question(text=text), key=key)
+    assert mailbox.queued() == 4
+    assert [(await mailbox.receive()).text for _ in range(4)] == ["newest a", "b", "control", "work"]
+    # What was read is not replaced: the next of its kind is news again.
+    address.tell_latest(Question(text="later a"), key="a")
+    assert (await mailbox.receive()).text == "later a"
+    assert mailbox.queued() == 0
+
+
+async def test_what_may_be_lost_is_dropped_where_there_is_no_room_or_no_actor() -> None:
+    mailbox: Mailbox[Question] = Mailbox("actor", work_capacity=1)
+    address = _address(mailbox)
+    for text in ("a", "b"):
+        address.tell_lossy(Question(text=text))
+    assert (await mailbox.receive()).text == "a"
+    mailbox.suspend()
+    address.tell_lossy(Question(text="c"))
+    mailbox.resume()
+    mailbox.close()
+    address.tell_lossy(Question(text="d"))
+    address.tell_latest(Question(text="e"), key="e")
+    assert mailbox.queued() == 0
+
+
+# --- an actor that is away for a while ---
+
+
+async def test_askers_of_a_suspended_actor_learn_it_at_once_and_news_waits(nursery: trio.Nursery) -> None:
+    mailbox: Mailbox[Question] = Mailbox("actor", work_capacity=1)
+    address, outcomes = _address(mailbox), _Outcomes(_address(mailbox))
+    for text in ("in hand", "queued"):
+        nursery.start_soon(outcomes.ask, text)
+        await wait_all_tasks_blocked()
+        if text == "in hand":
+            await mailbox.receive()
+    for text in ("waits for room", "waits for room, too"):
+        nursery.start_soon(outcomes.ask, text)
+    await wait_all_tasks_blocked()
+    address.tell_latest(Question(text="old news"), key="news")
+    mailbox.suspend()
+    address.tell_latest(Question(text="news"), key="news")
+    await outcomes.ask("late ask")
+    await outcomes.tell("late tell")
+    with pytest.raises(ActorSuspended):
+        address.tell_nowait(Question(text="late"), control=True)
+    await wait_all_tasks_blocked()
+    # What it had taken was lost with it; everything else is told why.
+    suspended = ("queued", "waits for room", "waits for room, too", "late ask", "late tell")
+    expected: dict[str, str | type[BaseException]] = dict.fromkeys(suspended, ActorSuspended)
+    assert outcomes.of == expected | {"in hand": ActorGone}
+    mailbox.resume()
+    nursery.start_soon(outcomes.ask, "again")
+    await wait_all_tasks_blocked()
+    assert [(await mailbox.receive()).text for _ in range(mailbox.queued())] == ["news", "again"]
+
+
+async def test_suspending_at_any_moment_of_a_senders_way_in_loses_no_answer(nursery: trio.Nursery) -> None:
+    for turns in range(12):
+        mailbox: Mailbox[Question] = Mailbox("actor", work_capacity=1)
+        outcomes = _Outcomes(_address(mailbox))
+        for text in "abcd":
+            nursery.start_soon(outcomes.ask, text)
+        await checkpoints(turns)
+        mailbox.suspend()
+        await wait_all_tasks_blocked()
+        assert outcomes.of == dict.fromkeys("abcd", ActorSuspended)
+        assert mailbox.queued() == 0
+        mailbox.resume()
+        nursery.start_soon(outcomes.ask, "e")
+        question = await mailbox.receive()
+        question.reply.ok(question.text)
+        await wait_all_tasks_blocked()
+        assert outcomes.of["e"] == "e"
+
+
+_LANES = st.sampled_from(["work", "control", "a", "b"])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(_LANES, st.sampled_from(["receive", "suspend", "resume"])), max_size=60))
+def test_lanes_and_news_agree_with_a_model(steps: list[str]) -> None:
+    async def main() -> None:
+        mailbox: Mailbox[int] = Mailbox("actor", work_capacity=3, control_capacity=3)
+        lanes: dict[str, list[int]] = {"control": [], "work": []}
+        news: dict[str, int] = {}
+        suspended = False
+        for number, step in enumerate(steps):
+            match step:
+                case "control" | "work":
+                    full = len(lanes[step]) == 3
+                    refusal = ActorSuspended if suspended else MailboxFull if full else None
+                    if refusal is None:
+                        mailbox.put_nowait(number, control=step == "control")
+                        lanes[step].append(number)
+                    else:
+                        with pytest.raises(refusal):
+                            mailbox.put_nowait(number, control=step == "control")
+                case "a" | "b":
+                    mailbox.put_latest(number, key=step)
+                    news[step] = number
+                case "receive" if mailbox.queued():
+                    expected = news.pop(next(iter(news))) if news else (lanes["control"] or lanes["work"]).pop(0)
+                    assert await mailbox.receive() == expected
+                case "suspend":
+                    mailbox.suspend()
+                    suspended = True
+                    lanes = {"control": [], "work": []}
+                case "resume":
+                    mailbox.resume()
+                    suspended = False
+            assert mailbox.queued() == len(news) + len(lanes["control"]) + len(lanes["work"])
+
+    run_mocked(main)
 
 
 _OPERATIONS = ["put", "put_now", "cancelled put", "receive", "cancelled receive", "restart", "turns", "settle"]

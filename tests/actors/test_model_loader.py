@@ -21,11 +21,11 @@ from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.protocol import Ready
-from mflux_api.errors import ModelNotFound, OutOfMemory
+from mflux_api.errors import InternalError, ModelInUse, ModelNotFound, OutOfMemory
 from mflux_api.storage.checkpoints import EMBEDDED, Checkpoints
 from mflux_api.storage.footprint import Footprint
 from mflux_api.storage.loras import LoraFiles
-from tests.support.crew import checkpoints, run_mocked, running
+from tests.support.crew import checkpoints, fill, run_mocked, running
 
 READY = Ready(
     pid=1,
@@ -51,7 +51,7 @@ SIZES = {
     "dev": 3.0,
     "flux2-klein-4b": 1.0,
 }
-"""In GB; a fifth of it when it is staged, three fifths when its large components take turns (dev alone can)."""
+"""In GB; a fifth of it with component offload, three fifths when its large components take turns (dev alone can)."""
 
 
 async def _locate(model: Model) -> Path | None:
@@ -66,7 +66,7 @@ async def _measure(model: Model, float_bytes: int) -> Footprint | None:
     return Footprint(whole=int(size * 1e9), component_offload=int(size * 2e8), alternating_offload=alternating_offload)
 
 
-class SupervisionTree:
+class LoaderUnderTest:
     """A loader, and a generator that does what it is told."""
 
     def __init__(self, preload: str | None = None, memory: MemorySettings = ONE) -> None:
@@ -74,7 +74,7 @@ class SupervisionTree:
         self.generator_box: Mailbox[m.GeneratorMessage] = Mailbox(m.GENERATOR)
         self.scheduler_box: Mailbox[m.SchedulerMessage] = Mailbox(m.SCHEDULER)
         self.address = Address(self.loader_box, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
-        self.loader = ModelLoader(
+        self.actor = ModelLoader(
             "0",
             self.loader_box,
             Address(self.generator_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
@@ -137,7 +137,7 @@ class SupervisionTree:
         """The models that the scheduler was told of last."""
         message = await self.scheduler_box.receive()
         assert isinstance(message, m.EngineChanged)
-        assert not self.scheduler_box.queued(), "the newest replaces the older"
+        assert not self.scheduler_box._latest, "the newest replaces the older"
         return frozenset(message.status.models)
 
     def resident(self) -> m.Resident:
@@ -148,18 +148,18 @@ class SupervisionTree:
         return self.held
 
     async def acquire(
-        self, who: str, model: str, scope: trio.CancelScope | None = None, *, low_ram: bool = False
+        self, name: str, model: str, scope: trio.CancelScope | None = None, *, low_ram: bool = False
     ) -> None:
         with scope or trio.CancelScope():
             try:
                 lease = await self.address.ask(m.Acquire(model=model, low_ram=low_ram))
-                self.got[who] = lease
-            except (ModelNotFound, OutOfMemory, EngineDied, ActorGone) as error:
-                self.got[who] = type(error)
+                self.got[name] = lease
+            except (ModelNotFound, OutOfMemory, InternalError, EngineDied, ActorGone) as error:
+                self.got[name] = type(error)
                 self.error = error
 
-    def release(self, who: str) -> None:
-        lease = self.got[who]
+    def release(self, name: str) -> None:
+        lease = self.got[name]
         assert isinstance(lease, m.Lease)
         self.address.tell_nowait(m.Release(lease_id=lease.id), control=True)
 
@@ -168,14 +168,14 @@ class SupervisionTree:
 
 
 @asynccontextmanager
-async def a_tree(
+async def a_loader(
     preload: str | None = None, memory: MemorySettings = ONE
-) -> AsyncIterator[tuple[SupervisionTree, trio.Nursery]]:
-    house = SupervisionTree(preload, memory)
+) -> AsyncIterator[tuple[LoaderUnderTest, trio.Nursery]]:
+    loader = LoaderUnderTest(preload, memory)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(house.generate)
-        async with running(house.loader.run):
-            yield house, nursery
+        nursery.start_soon(loader.generate)
+        async with running(loader.actor.run):
+            yield loader, nursery
         nursery.cancel_scope.cancel()
 
 
@@ -184,206 +184,241 @@ def _only(model: str, leases: int) -> m.Residency:
 
 
 async def test_a_lease_says_what_was_loaded_where_and_at_what_cost() -> None:
-    async with a_tree() as (house, _):
-        await house.acquire("a", "mine")
-        assert house.got["a"] == m.Lease(id=1, engine="0", incarnation=1, model="mine", load_seconds=2.5)
-        house.release("a")
-        await house.acquire("b", "demo")
-        assert house.loads == ["/models/mine", str(EMBEDDED)]
+    async with a_loader() as (loader, _):
+        await loader.acquire("a", "mine")
+        assert loader.got["a"] == m.Lease(id=1, engine="0", incarnation=1, model="mine", load_seconds=2.5)
+        loader.release("a")
+        await loader.acquire("b", "demo")
+        assert loader.loads == ["/models/mine", str(EMBEDDED)]
 
 
-async def test_a_model_loaded_ahead_is_resident_before_anybody_asks_and_leased_to_nobody() -> None:
-    async with a_tree(preload="mine") as (house, _):
+async def test_a_model_loaded_ahead_is_resident_before_any_job_asks_and_not_leased() -> None:
+    async with a_loader(preload="mine") as (loader, _):
         await wait_all_tasks_blocked()
-        assert await house.residency() == _only("mine", leases=0)
-        await house.acquire("a", "mine")
-        assert house.loads == ["/models/mine"]
+        assert await loader.residency() == _only("mine", leases=0)
+        await loader.acquire("a", "mine")
+        assert loader.loads == ["/models/mine"]
 
 
-async def test_a_model_that_cannot_be_loaded_ahead_harms_nobody() -> None:
-    async with a_tree(preload="flux2-klein-9b") as (house, _):
+async def test_a_model_that_cannot_be_loaded_ahead_harms_no_job() -> None:
+    async with a_loader(preload="flux2-klein-9b") as (loader, _):
         await wait_all_tasks_blocked()
-        await house.acquire("a", "mine")
-        assert isinstance(house.got["a"], m.Lease)
+        await loader.acquire("a", "mine")
+        assert isinstance(loader.got["a"], m.Lease)
 
 
 async def test_a_resident_model_is_shared_and_not_loaded_again() -> None:
-    async with a_tree() as (house, _):
-        await house.acquire("a", "mine")
-        await house.acquire("b", "mine")
-        assert house.got["b"] == m.Lease(id=2, engine="0", incarnation=1, model="mine", load_seconds=0.0)
-        assert await house.residency() == _only("mine", leases=2)
-        house.release("a")
-        house.release("b")
-        await house.acquire("c", "mine")
-        assert len(house.loads) == 1
+    async with a_loader() as (loader, _):
+        await loader.acquire("a", "mine")
+        await loader.acquire("b", "mine")
+        assert loader.got["b"] == m.Lease(id=2, engine="0", incarnation=1, model="mine", load_seconds=0.0)
+        assert await loader.residency() == _only("mine", leases=2)
+        loader.release("a")
+        loader.release("b")
+        await loader.acquire("c", "mine")
+        assert len(loader.loads) == 1
 
 
 async def test_another_model_waits_until_every_lease_is_back() -> None:
-    async with a_tree() as (house, nursery):
-        await house.acquire("a", "mine")
-        await house.acquire("b", "mine")
-        nursery.start_soon(house.acquire, "c", "other")
-        for who in "ab":
+    async with a_loader() as (loader, nursery):
+        await loader.acquire("a", "mine")
+        await loader.acquire("b", "mine")
+        nursery.start_soon(loader.acquire, "c", "other")
+        for name in "ab":
             await wait_all_tasks_blocked()
-            assert "c" not in house.got
-            house.release(who)
+            assert "c" not in loader.got
+            loader.release(name)
         await wait_all_tasks_blocked()
-        assert "c" in house.got
-        assert await house.residency() == _only("other", leases=1)
-        # A lease that is given back twice gives back nobody else's.
-        house.release("a")
-        assert (await house.residency()).leases == 1
+        assert "c" in loader.got
+        assert await loader.residency() == _only("other", leases=1)
+        # A lease that is given back twice gives back no other.
+        loader.release("a")
+        assert (await loader.residency()).leases == 1
 
 
 async def test_first_come_first_served() -> None:
     """Also when a later one could have what is resident."""
-    async with a_tree() as (house, nursery):
-        await house.acquire("a", "mine")
-        for who, model in [("b", "other"), ("c", "mine"), ("d", "other")]:
-            nursery.start_soon(house.acquire, who, model)
+    async with a_loader() as (loader, nursery):
+        await loader.acquire("a", "mine")
+        for name, model in [("b", "other"), ("c", "mine"), ("d", "other")]:
+            nursery.start_soon(loader.acquire, name, model)
             await wait_all_tasks_blocked()
         for done, expected in [("a", "ab"), ("b", "abc"), ("c", "abcd")]:
-            house.release(done)
+            loader.release(done)
             await wait_all_tasks_blocked()
-            assert "".join(house.got) == expected
+            assert "".join(loader.got) == expected
 
 
-async def test_who_is_cancelled_while_waiting_has_nothing_loaded_for_it() -> None:
-    async with a_tree() as (house, nursery):
-        await house.acquire("a", "mine")
+async def test_job_that_is_cancelled_while_waiting_has_nothing_loaded_for_it() -> None:
+    async with a_loader() as (loader, nursery):
+        await loader.acquire("a", "mine")
         scope = trio.CancelScope()
-        nursery.start_soon(house.acquire, "b", "other", scope)
+        nursery.start_soon(loader.acquire, "b", "other", scope)
         await wait_all_tasks_blocked()
         scope.cancel()
-        nursery.start_soon(house.acquire, "c", "mine")
+        nursery.start_soon(loader.acquire, "c", "mine")
         await wait_all_tasks_blocked()
         # The resident model serves the next one at once.
-        assert "c" in house.got
-        assert house.loads == ["/models/mine"]
+        assert "c" in loader.got
+        assert loader.loads == ["/models/mine"]
 
 
-async def test_who_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -> None:
-    async with a_tree() as (house, nursery):
-        house.hold = True
+async def test_job_that_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -> None:
+    async with a_loader() as (loader, nursery):
+        loader.hold = True
         scope = trio.CancelScope()
-        nursery.start_soon(house.acquire, "a", "mine", scope)
-        nursery.start_soon(_later, house, "b", "other")
+        nursery.start_soon(loader.acquire, "a", "mine", scope)
+        nursery.start_soon(_later, loader, "b", "other")
         await wait_all_tasks_blocked()
-        assert await house.residency() == m.Residency(model=None, leases=0, loading="mine")
+        assert await loader.residency() == m.Residency(model=None, leases=0, loading="mine")
         scope.cancel()
         await wait_all_tasks_blocked()
-        house.hold = False
-        house.loading().reply.ok(house.resident())
+        loader.hold = False
+        loader.loading().reply.ok(loader.resident())
         await wait_all_tasks_blocked()
-        assert await house.residency() == _only("other", leases=1)
-        assert "a" not in house.got
+        assert await loader.residency() == _only("other", leases=1)
+        assert "a" not in loader.got
 
 
-async def _later(house: SupervisionTree, who: str, model: str) -> None:
+async def _later(loader: LoaderUnderTest, name: str, model: str) -> None:
     await wait_all_tasks_blocked()
-    await house.acquire(who, model)
+    await loader.acquire(name, model)
 
 
 async def test_a_lease_granted_in_the_moment_its_asker_is_cancelled_is_not_lost() -> None:
     for turns in range(100):
-        async with a_tree() as (house, nursery):
+        async with a_loader() as (loader, nursery):
             scope = trio.CancelScope()
-            nursery.start_soon(house.acquire, "a", "mine", scope)
+            nursery.start_soon(loader.acquire, "a", "mine", scope)
             await checkpoints(turns % 25)
             scope.cancel()
             await wait_all_tasks_blocked()
-            assert (await house.residency()).leases == ("a" in house.got)
+            assert (await loader.residency()).leases == ("a" in loader.got)
 
 
 @pytest.mark.parametrize("up", [True, False])
-async def test_a_dead_childs_model_is_loaded_again_and_its_leases_hold_nobody_up(up: bool) -> None:
-    async with a_tree() as (house, _):
-        await house.acquire("a", "mine")
-        house.up, house.incarnation = up, 2
-        await house.acquire("b", "mine")
-        assert house.got["b"] == m.Lease(id=2, engine="0", incarnation=2, model="mine", load_seconds=2.5)
-        assert (await house.residency()).leases == 1
-        house.release("a")
-        assert (await house.residency()).leases == 1
-        house.incarnation = 3
-        await house.acquire("c", "other")
-        assert len(house.loads) == 3
+async def test_a_dead_childs_model_is_loaded_again_and_its_leases_hold_no_job_up(up: bool) -> None:
+    async with a_loader() as (loader, _):
+        await loader.acquire("a", "mine")
+        loader.up, loader.incarnation = up, 2
+        await loader.acquire("b", "mine")
+        assert loader.got["b"] == m.Lease(id=2, engine="0", incarnation=2, model="mine", load_seconds=2.5)
+        assert (await loader.residency()).leases == 1
+        loader.release("a")
+        assert (await loader.residency()).leases == 1
+        loader.incarnation = 3
+        await loader.acquire("c", "other")
+        assert len(loader.loads) == 3
 
 
 @pytest.mark.parametrize("error", [OutOfMemory("too big"), EngineDied("killed")])
 async def test_a_load_that_fails_is_its_askers_error_and_the_next_one_is_served(error: Exception) -> None:
-    async with a_tree() as (house, nursery):
-        house.hold = True
-        nursery.start_soon(house.acquire, "a", "mine")
+    async with a_loader() as (loader, nursery):
+        loader.hold = True
+        nursery.start_soon(loader.acquire, "a", "mine")
         await wait_all_tasks_blocked()
-        nursery.start_soon(house.acquire, "b", "mine")
+        nursery.start_soon(loader.acquire, "b", "mine")
         await wait_all_tasks_blocked()
-        house.hold = False
-        house.loading().reply.fail(error)
+        loader.hold = False
+        loader.loading().reply.fail(error)
         await wait_all_tasks_blocked()
-        assert house.got["a"] is type(error)
-        assert isinstance(house.got["b"], m.Lease)
-        assert len(house.loads) == 2
+        assert loader.got["a"] is type(error)
+        assert isinstance(loader.got["b"], m.Lease)
+        assert len(loader.loads) == 2
 
 
 async def test_after_a_load_that_failed_nothing_counts_as_resident() -> None:
     """There was room for one: the old model had to go before the new one was loaded."""
-    async with a_tree() as (house, nursery):
-        await house.acquire("a", "mine")
-        house.release("a")
-        house.hold = True
-        nursery.start_soon(house.acquire, "b", "other")
+    async with a_loader() as (loader, nursery):
+        await loader.acquire("a", "mine")
+        loader.release("a")
+        loader.hold = True
+        nursery.start_soon(loader.acquire, "b", "other")
         await wait_all_tasks_blocked()
-        house.loading().reply.fail(OutOfMemory("too big"))
-        house.hold = False
+        loader.loading().reply.fail(OutOfMemory("too big"))
+        loader.hold = False
         await wait_all_tasks_blocked()
-        assert (await house.residency()).model is None
-        await house.acquire("c", "mine")
-        assert len(house.loads) == 3
+        assert (await loader.residency()).model is None
+        await loader.acquire("c", "mine")
+        assert len(loader.loads) == 3
 
 
 async def test_an_unknown_model_is_its_askers_error_and_leaves_the_resident_one_alone() -> None:
-    async with a_tree() as (house, _):
-        await house.acquire("a", "mine")
-        house.release("a")
-        await house.acquire("b", "nonsense")
-        assert house.got["b"] is ModelNotFound
-        assert (await house.residency()).model == "mine"
+    async with a_loader() as (loader, _):
+        await loader.acquire("a", "mine")
+        loader.release("a")
+        await loader.acquire("b", "nonsense")
+        assert loader.got["b"] is ModelNotFound
+        assert (await loader.residency()).model == "mine"
 
 
 async def test_a_generator_that_is_restarted_in_the_middle_of_a_load_is_its_askers_error() -> None:
-    async with a_tree() as (house, nursery):
-        house.hold = True
-        nursery.start_soon(house.acquire, "a", "mine")
+    async with a_loader() as (loader, nursery):
+        loader.hold = True
+        nursery.start_soon(loader.acquire, "a", "mine")
         await wait_all_tasks_blocked()
-        nursery.start_soon(house.acquire, "b", "other")
+        nursery.start_soon(loader.acquire, "b", "other")
         await wait_all_tasks_blocked()
-        house.hold = False
-        house.generator_box.fail_in_flight()
+        loader.hold = False
+        loader.generator_box.fail_in_flight()
         await wait_all_tasks_blocked()
-        assert house.got["a"] is ActorGone
-        assert isinstance(house.got["b"], m.Lease)
-        assert await house.residency() == _only("other", leases=1)
+        assert loader.got["a"] is ActorGone
+        assert isinstance(loader.got["b"], m.Lease)
+        assert await loader.residency() == _only("other", leases=1)
 
 
 async def test_a_restarted_loader_begins_as_new_and_knows_no_old_lease() -> None:
-    house = SupervisionTree()
+    loader = LoaderUnderTest()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(house.generate)
-        async with running(house.loader.run):
-            await house.acquire("a", "mine")
-            nursery.start_soon(house.acquire, "b", "other")
+        nursery.start_soon(loader.generate)
+        async with running(loader.actor.run):
+            await loader.acquire("a", "mine")
+            nursery.start_soon(loader.acquire, "b", "other")
             await wait_all_tasks_blocked()
-        house.loader_box.fail_in_flight()
+        loader.loader_box.fail_in_flight()
         await wait_all_tasks_blocked()
-        assert house.got["b"] is ActorGone
-        async with running(house.loader.run):
-            assert await house.residency() == m.Residency(model=None, leases=0, loading=None)
-            await house.acquire("c", "other")
-            house.release("a")
-            assert (await house.residency()).leases == 1
+        assert loader.got["b"] is ActorGone
+        async with running(loader.actor.run):
+            assert await loader.residency() == m.Residency(model=None, leases=0, loading=None)
+            await loader.acquire("c", "other")
+            loader.release("a")
+            assert (await loader.residency()).leases == 1
         nursery.cancel_scope.cancel()
+
+
+async def test_a_model_that_is_being_loaded_is_held_and_another_is_not() -> None:
+    async with a_loader() as (loader, nursery):
+        loader.hold = True
+        nursery.start_soon(loader.acquire, "a", "mine")
+        await wait_all_tasks_blocked()
+        with pytest.raises(ModelInUse):
+            await loader.address.ask(m.Evict(model="mine"))
+        await loader.address.ask(m.Evict(model="other"))
+        loader.loading().reply.ok(loader.resident())
+        await wait_all_tasks_blocked()
+        assert isinstance(loader.got["a"], m.Lease)
+
+
+async def test_the_scheduler_gets_the_newest_word_on_the_engine_however_full_its_lanes_are() -> None:
+    async with a_loader() as (loader, _):
+        await loader.told()
+        fill(loader.scheduler_box, m.Drain())
+        await loader.acquire("a", "mine")
+        assert await loader.told() == frozenset({"mine"})
+
+
+async def test_a_defect_in_a_load_fails_its_request_and_the_next_one_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def defective(self: ModelLoader, model: Model, *_: object, **__: object) -> tuple[int, bool]:
+        raise ZeroDivisionError("injected")
+
+    async with a_loader() as (loader, _):
+        with monkeypatch.context() as patch:
+            patch.setattr(ModelLoader, "_size", defective)
+            await loader.acquire("a", "mine")
+        assert loader.got["a"] is InternalError
+        assert "injected" not in str(loader.error)
+        await loader.acquire("b", "mine")
+        assert isinstance(loader.got["b"], m.Lease)
 
 
 # --- memory ---
@@ -391,171 +426,171 @@ async def test_a_restarted_loader_begins_as_new_and_knows_no_old_lease() -> None
 ROOMY = MemorySettings(budget_gb=1.5)
 
 
-async def _use(house: SupervisionTree, model: str, *, low_ram: bool = False) -> None:
+async def _use(loader: LoaderUnderTest, model: str, *, low_ram: bool = False) -> None:
     """A job on that model, from beginning to end."""
-    who = f"{model} {len(house.got)}"
-    await house.acquire(who, model, low_ram=low_ram)
-    house.release(who)
+    name = f"{model} {len(loader.got)}"
+    await loader.acquire(name, model, low_ram=low_ram)
+    loader.release(name)
     await wait_all_tasks_blocked()
 
 
 async def test_models_stay_while_they_fit_and_the_least_recently_used_goes_first() -> None:
-    async with a_tree(memory=ROOMY) as (house, _):
+    async with a_loader(memory=ROOMY) as (loader, _):
         for model in ("small", "tiny", "small"):
-            await _use(house, model)
-        assert await house.told() == frozenset({"small", "tiny"})
-        await _use(house, "mine")
-        assert house.unloads == ["tiny"]
-        assert (await house.residency()).models == ("mine", "small")
-        assert await house.told() == frozenset({"mine", "small"})
-        await _use(house, "other")
-        assert house.unloads == ["tiny", "small", "mine"]
-        assert len(house.loads) == 4
+            await _use(loader, model)
+        assert await loader.told() == frozenset({"small", "tiny"})
+        await _use(loader, "mine")
+        assert loader.unloads == ["tiny"]
+        assert (await loader.residency()).models == ("mine", "small")
+        assert await loader.told() == frozenset({"mine", "small"})
+        await _use(loader, "other")
+        assert loader.unloads == ["tiny", "small", "mine"]
+        assert len(loader.loads) == 4
 
 
 async def test_a_leased_model_is_never_evicted() -> None:
-    async with a_tree(memory=ROOMY) as (house, nursery):
-        await house.acquire("a", "small")
-        await _use(house, "tiny")
-        await _use(house, "mine")
-        assert house.unloads == ["tiny"]
-        nursery.start_soon(house.acquire, "b", "other")
+    async with a_loader(memory=ROOMY) as (loader, nursery):
+        await loader.acquire("a", "small")
+        await _use(loader, "tiny")
+        await _use(loader, "mine")
+        assert loader.unloads == ["tiny"]
+        nursery.start_soon(loader.acquire, "b", "other")
         await wait_all_tasks_blocked()
-        assert house.unloads == ["tiny", "mine"]
-        assert isinstance(house.got["b"], m.Lease)
-        assert set((await house.residency()).models) == {"other", "small"}
+        assert loader.unloads == ["tiny", "mine"]
+        assert isinstance(loader.got["b"], m.Lease)
+        assert set((await loader.residency()).models) == {"other", "small"}
 
 
 async def test_a_model_that_cannot_fit_is_refused_before_anything_is_touched() -> None:
-    async with a_tree(memory=ROOMY) as (house, _):
-        await _use(house, "small")
-        await house.acquire("a", "huge")
-        assert house.got["a"] is OutOfMemory
-        assert isinstance(house.error, OutOfMemory)
-        assert house.error.details == {
+    async with a_loader(memory=ROOMY) as (loader, _):
+        await _use(loader, "small")
+        await loader.acquire("a", "huge")
+        assert loader.got["a"] is OutOfMemory
+        assert isinstance(loader.error, OutOfMemory)
+        assert loader.error.details == {
             "model": "huge",
             "needed_gb": 5.0,
             "available_gb": 1.5,
             "suggestion": "Use flux2-klein-4b-mlx-4bit or set low_ram=true",
         }
-        assert house.error.message.startswith("Insufficient memory: 'huge' needs 5.0 GB")
-        assert house.unloads == []
-        assert len(house.loads) == 1
-        assert (await house.residency()).models == ("small",)
+        assert loader.error.message.startswith("Insufficient memory: 'huge' needs 5.0 GB")
+        assert loader.unloads == []
+        assert len(loader.loads) == 1
+        assert (await loader.residency()).models == ("small",)
 
 
 async def test_low_ram_needs_room_for_its_largest_component_alone() -> None:
-    async with a_tree(memory=ROOMY) as (house, _):
-        await house.acquire("a", "huge", low_ram=True)
-        assert isinstance(house.got["a"], m.Lease)
-        assert house.asked.component_offload
-        house.release("a")
-        # What is there in stages is not there for those who want it whole.
-        await house.acquire("b", "huge")
-        assert house.got["b"] is OutOfMemory
-        await _use(house, "small")
-        await _use(house, "small", low_ram=True)
-        assert len(house.loads) == 2
-        await _use(house, "small")
-        assert len(house.loads) == 3
-        assert not house.asked.component_offload
+    async with a_loader(memory=ROOMY) as (loader, _):
+        await loader.acquire("a", "huge", low_ram=True)
+        assert isinstance(loader.got["a"], m.Lease)
+        assert loader.asked.component_offload
+        loader.release("a")
+        # What is there in stages is not there for a job that wants it whole.
+        await loader.acquire("b", "huge")
+        assert loader.got["b"] is OutOfMemory
+        await _use(loader, "small")
+        await _use(loader, "small", low_ram=True)
+        assert len(loader.loads) == 2
+        await _use(loader, "small")
+        assert len(loader.loads) == 3
+        assert not loader.asked.component_offload
 
 
 async def test_dev_takes_turns_where_it_does_not_fit_whole_and_is_refused_with_its_sizes_where_not_even_that_fits() -> (
     None
 ):
-    async with a_tree(memory=MemorySettings(budget_gb=3.0)) as (house, _):
-        await house.acquire("whole", "dev")
-        assert isinstance(lease := house.got["whole"], m.Lease)
+    async with a_loader(memory=MemorySettings(budget_gb=3.0)) as (loader, _):
+        await loader.acquire("whole", "dev")
+        assert isinstance(lease := loader.got["whole"], m.Lease)
         assert not lease.alternating_offload
-        assert not house.asked.component_offload
-    async with a_tree(memory=MemorySettings(budget_gb=2.1)) as (house, _):
-        await _use(house, "tiny")
-        await house.acquire("turns", "dev")
-        assert isinstance(lease := house.got["turns"], m.Lease)
+        assert not loader.asked.component_offload
+    async with a_loader(memory=MemorySettings(budget_gb=2.1)) as (loader, _):
+        await _use(loader, "tiny")
+        await loader.acquire("turns", "dev")
+        assert isinstance(lease := loader.got["turns"], m.Lease)
         assert lease.alternating_offload
-        assert house.asked.component_offload
-        assert house.unloads == []
-        house.release("turns")
+        assert loader.asked.component_offload
+        assert loader.unloads == []
+        loader.release("turns")
         # It is as much there as it can be: the next job loads nothing.
-        await house.acquire("again", "dev")
-        assert isinstance(lease := house.got["again"], m.Lease)
+        await loader.acquire("again", "dev")
+        assert isinstance(lease := loader.got["again"], m.Lease)
         assert lease.alternating_offload
-        assert len(house.loads) == 2
-        house.release("again")
-        await _use(house, "mine")
-        assert house.unloads == ["tiny", "dev"]
-    async with a_tree(memory=MemorySettings(budget_gb=1.7)) as (house, _):
-        await house.acquire("refused", "dev")
-        assert isinstance(house.error, OutOfMemory)
-        assert (house.error.details["needed_gb"], house.error.details["available_gb"]) == (1.8, 1.7)
-        await house.acquire("low", "dev", low_ram=True)
-        assert isinstance(lease := house.got["low"], m.Lease)
+        assert len(loader.loads) == 2
+        loader.release("again")
+        await _use(loader, "mine")
+        assert loader.unloads == ["tiny", "dev"]
+    async with a_loader(memory=MemorySettings(budget_gb=1.7)) as (loader, _):
+        await loader.acquire("refused", "dev")
+        assert isinstance(loader.error, OutOfMemory)
+        assert (loader.error.details["needed_gb"], loader.error.details["available_gb"]) == (1.8, 1.7)
+        await loader.acquire("low", "dev", low_ram=True)
+        assert isinstance(lease := loader.got["low"], m.Lease)
         assert not lease.alternating_offload
 
 
 async def test_the_default_budget_is_what_the_device_has() -> None:
-    async with a_tree(memory=MemorySettings()) as (house, _):
-        house.ready = attrs.evolve(READY, memory_bytes=int(5.8e9))
-        await house.acquire("a", "huge")
-        assert house.got["a"] is OutOfMemory
-        house.ready = attrs.evolve(READY, memory_bytes=int(5.9e9))
-        await _use(house, "huge")
+    async with a_loader(memory=MemorySettings()) as (loader, _):
+        loader.ready = attrs.evolve(READY, memory_bytes=int(5.8e9))
+        await loader.acquire("a", "huge")
+        assert loader.got["a"] is OutOfMemory
+        loader.ready = attrs.evolve(READY, memory_bytes=int(5.9e9))
+        await _use(loader, "huge")
         # On a CPU other programs live in the same memory.
-        house.incarnation = 2
-        house.free = int(4.9e9)
-        await house.acquire("b", "huge")
-        assert house.got["b"] is OutOfMemory
-        house.free = int(5.1e9)
-        await _use(house, "huge")
-        house.free = int(0.4e9)
-        await _use(house, "mine")
-        assert house.unloads == ["huge"]
+        loader.incarnation = 2
+        loader.free = int(4.9e9)
+        await loader.acquire("b", "huge")
+        assert loader.got["b"] is OutOfMemory
+        loader.free = int(5.1e9)
+        await _use(loader, "huge")
+        loader.free = int(0.4e9)
+        await _use(loader, "mine")
+        assert loader.unloads == ["huge"]
 
 
 async def test_an_idle_model_is_unloaded_after_its_time_and_a_leased_one_is_not(autojump_clock: MockClock) -> None:
     memory = MemorySettings(budget_gb=1.5, idle_unload_seconds=60.0)
-    async with a_tree(memory=memory) as (house, _):
-        await house.acquire("a", "small")
+    async with a_loader(memory=memory) as (loader, _):
+        await loader.acquire("a", "small")
         await trio.sleep(30)
-        await _use(house, "tiny")
+        await _use(loader, "tiny")
         await trio.sleep(59)
-        assert house.unloads == []
+        assert loader.unloads == []
         await trio.sleep(2)
-        assert house.unloads == ["tiny"]
-        assert await house.told() == frozenset({"small"})
-        house.release("a")
+        assert loader.unloads == ["tiny"]
+        assert await loader.told() == frozenset({"small"})
+        loader.release("a")
         await trio.sleep(59)
-        assert house.unloads == ["tiny"]
+        assert loader.unloads == ["tiny"]
         await trio.sleep(2)
-        assert house.unloads == ["tiny", "small"]
-        assert (await house.residency()).model is None
-        await _use(house, "small")
-        assert len(house.loads) == 3
+        assert loader.unloads == ["tiny", "small"]
+        assert (await loader.residency()).model is None
+        await _use(loader, "small")
+        assert len(loader.loads) == 3
 
 
 async def test_when_the_device_refuses_what_should_have_fitted_the_others_go_and_it_is_tried_again() -> None:
-    async with a_tree(memory=ROOMY) as (house, _):
-        await _use(house, "small")
-        await _use(house, "tiny")
-        house.out_of_memory = 1
-        await _use(house, "mine")
+    async with a_loader(memory=ROOMY) as (loader, _):
+        await _use(loader, "small")
+        await _use(loader, "tiny")
+        loader.out_of_memory = 1
+        await _use(loader, "mine")
         # The first made the room that was thought to be enough.
-        assert house.unloads == ["small", "tiny"]
-        house.out_of_memory = 2
-        await house.acquire("a", "small")
-        assert house.got["a"] is OutOfMemory
-        assert isinstance(house.error, OutOfMemory)
-        assert "suggestion" in house.error.details
+        assert loader.unloads == ["small", "tiny"]
+        loader.out_of_memory = 2
+        await loader.acquire("a", "small")
+        assert loader.got["a"] is OutOfMemory
+        assert isinstance(loader.error, OutOfMemory)
+        assert "suggestion" in loader.error.details
 
 
 async def test_a_quantized_model_is_loaded_with_its_bits_and_a_place_to_keep_it() -> None:
-    async with a_tree(memory=MemorySettings(budget_gb=30.0)) as (house, _):
-        await _use(house, "flux2-klein-4b-3-bit")
-        assert (house.asked.path, house.asked.bits) == ("/models/flux2-klein-4b", 3)
-        assert house.asked.entry == "/cache/quantized/flux2-klein-4b-3-bit"
-        await _use(house, "flux2-klein-4b")
-        assert (house.asked.bits, house.asked.entry) == (None, "")
+    async with a_loader(memory=MemorySettings(budget_gb=30.0)) as (loader, _):
+        await _use(loader, "flux2-klein-4b-3-bit")
+        assert (loader.asked.path, loader.asked.bits) == ("/models/flux2-klein-4b", 3)
+        assert loader.asked.entry == "/cache/quantized/flux2-klein-4b-3-bit"
+        await _use(loader, "flux2-klein-4b")
+        assert (loader.asked.bits, loader.asked.entry) == (None, "")
 
 
 _STEPS = st.tuples(st.sampled_from(["acquire", "release", "cancel", "die", "turns"]), st.integers(0, 5))
@@ -563,16 +598,16 @@ _STEPS = st.tuples(st.sampled_from(["acquire", "release", "cancel", "die", "turn
 
 @settings(max_examples=80, deadline=None)
 @given(st.lists(_STEPS, max_size=30))
-def test_leases_are_on_one_model_at_a_time_and_everybody_is_served_in_the_end(steps: list[tuple[str, int]]) -> None:
+def test_leases_are_on_one_model_at_a_time_and_every_job_is_served_in_the_end(steps: list[tuple[str, int]]) -> None:
     async def main() -> None:
         scopes: dict[str, trio.CancelScope] = {}
         held: set[str] = set()
-        async with a_tree() as (house, nursery):
+        async with a_loader() as (loader, nursery):
 
             def settle() -> set[str]:
-                leases = {who: lease for who, lease in house.got.items() if isinstance(lease, m.Lease)}
-                open_ = {who for who in leases if who not in held and leases[who].incarnation == house.incarnation}
-                assert len({leases[who].model for who in open_}) <= 1
+                leases = {name: lease for name, lease in loader.got.items() if isinstance(lease, m.Lease)}
+                open_ = {name for name in leases if name not in held and leases[name].incarnation == loader.incarnation}
+                assert len({leases[name].model for name in open_}) <= 1
                 return open_
 
             for number, (step, choice) in enumerate(steps):
@@ -580,32 +615,32 @@ def test_leases_are_on_one_model_at_a_time_and_everybody_is_served_in_the_end(st
                     case "acquire":
                         scopes[str(number)] = trio.CancelScope()
                         model = ("mine", "other")[choice % 2]
-                        nursery.start_soon(house.acquire, str(number), model, scopes[str(number)])
+                        nursery.start_soon(loader.acquire, str(number), model, scopes[str(number)])
                     case "release":
-                        for who in sorted(settle())[:choice]:
-                            house.release(who)
-                            held.add(who)
+                        for name in sorted(settle())[:choice]:
+                            loader.release(name)
+                            held.add(name)
                     case "cancel" if scopes:
                         sorted(scopes.items())[choice % len(scopes)][1].cancel()
                     case "die":
-                        house.incarnation += 1
+                        loader.incarnation += 1
                     case "turns":
                         await checkpoints(choice)
                 settle()
             while True:
                 await wait_all_tasks_blocked()
                 settle()
-                # Who holds a lease gives it back, also one on an engine that died.
-                still = {who for who, got in house.got.items() if isinstance(got, m.Lease)} - held
+                # Every job that holds a lease gives it back, also one on an engine that died.
+                still = {name for name, got in loader.got.items() if isinstance(got, m.Lease)} - held
                 if not still:
                     break
-                for who in still:
-                    house.release(who)
-                    held.add(who)
-            await house.acquire("last", "demo")
-            assert await house.residency() == _only("demo", leases=1)
-            wanted = {who for who, scope in scopes.items() if not scope.cancel_called}
-            assert wanted <= set(house.got)
-            assert all(isinstance(got, m.Lease) for got in house.got.values())
+                for name in still:
+                    loader.release(name)
+                    held.add(name)
+            await loader.acquire("last", "demo")
+            assert await loader.residency() == _only("demo", leases=1)
+            wanted = {name for name, scope in scopes.items() if not scope.cancel_called}
+            assert wanted <= set(loader.got)
+            assert all(isinstance(got, m.Lease) for got in loader.got.values())
 
     run_mocked(main)

@@ -50,7 +50,25 @@ async def test_a_kill_that_the_system_counted_was_for_want_of_memory(autojump_cl
         assert not (await _death(bench)).out_of_memory
 
 
-async def test_a_crash_is_no_kill_whatever_the_system_counted(autojump_clock: MockClock) -> None:
+async def test_one_kill_is_evidence_for_one_of_two_engines(autojump_clock: MockClock) -> None:
+    kills = _Kills()
+    options = GeneratorOptions(oom_evidence=OOMEvidence(kills))
+    scripts = [Script(at={"step 0/1": Crash(times=2)}) for _ in range(2)]
+    async with generator(scripts[0], options) as first, generator(scripts[1], options) as second:
+        for bench in (first, second):
+            await bench.load()
+        kills.count += 1
+        deaths = [await _death(bench) for bench in (first, second)]
+        assert [death.out_of_memory for death in deaths] == [True, False]
+        # The next of each is judged by the kills since its own start.
+        for bench in (first, second):
+            await bench.load()
+        kills.count += 2
+        deaths = [await _death(bench) for bench in (second, first)]
+        assert [death.out_of_memory for death in deaths] == [True, True]
+
+
+async def test_a_crash_is_not_a_kill_whatever_the_system_counted(autojump_clock: MockClock) -> None:
     kills = _Kills()
     script = Script(at={"step 0/1": Crash(reason="killed by SIGSEGV")})
     async with generator(script, GeneratorOptions(oom_evidence=OOMEvidence(kills))) as bench:
@@ -146,7 +164,7 @@ def test_a_job_whose_model_is_in_memory_overtakes_so_often_and_no_more() -> None
     assert _taken(_queue("a", "b"), set(), 4) == ["a", "b"]
 
 
-async def test_jobs_on_the_resident_model_go_first_and_nobody_waits_for_ever(tmp_path: Path) -> None:
+async def test_jobs_on_the_resident_model_go_first_and_no_job_waits_for_ever(tmp_path: Path) -> None:
     hold = Hold()
     script = Script(at={"run": hold})
     async with scripted_service(tmp_path, script, max_affinity_skips=2) as service:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler import endings
@@ -15,7 +16,17 @@ from mflux_api.jobs.job import Job, Status, StoredImage
 from mflux_api.jobs.progress import Progress
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.in_memory import InMemoryRepository
-from tests.support.harness import ended, eventually, gateway, images, request, rgb, scripted_service, seeds_run
+from tests.support.harness import (
+    ended,
+    eventually,
+    gateway,
+    images,
+    request,
+    rgb,
+    run_inline,
+    scripted_service,
+    seeds_run,
+)
 from tests.support.scripted_engine import Crash, Fail, Hold, Script, pixels
 
 # --- order and admission -------------------------------------------------------------------------------------------
@@ -81,7 +92,10 @@ async def test_queue_full_counts_submits_that_are_not_on_disk_yet(
         assert refused == 7
 
 
-async def test_submits_are_refused_while_the_engine_does_not_start(tmp_path: Path) -> None:
+async def test_submits_are_refused_while_the_engine_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
     async with scripted_service(tmp_path, Script(at={"start": Crash(times=100)})) as service:
         await eventually(lambda: _degraded(service))
         with pytest.raises(EngineUnavailable):
@@ -106,7 +120,10 @@ async def test_job_is_tried_again_after_an_engine_death_and_gives_the_same_pixel
 
 
 @pytest.mark.parametrize("moment", ["load", "run", "encoding", "step 0/1", "decoding", "image 1", "done"])
-async def test_engine_that_dies_every_time_fails_the_job_and_only_that(tmp_path: Path, moment: str) -> None:
+async def test_engine_that_dies_every_time_fails_the_job_and_only_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock, moment: str
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
     script = Script(at={moment: Crash(times=2)})
     async with scripted_service(tmp_path, script) as service:
         job = await ended(service, (await service.submit(request(num_images=2))).id)

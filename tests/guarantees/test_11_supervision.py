@@ -53,7 +53,7 @@ RESTARTS = {
     m.STATS: {m.STATS},
     m.HTTP_FRONT: {m.HTTP_FRONT},
 }
-"""Who is started anew when one fails: docs/architecture.md's tree and its strategies."""
+"""Which actors are started anew when one fails: docs/architecture.md's tree and its strategies."""
 
 JOBS = 8
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import trio
 import trio.testing
 
+from mflux_api.actors.mailbox import Mailbox, MailboxFull
 from mflux_api.jobs.job import Job
 from mflux_api.supervisor import ChildSpec, Started, Supervisor
 from tests.support.requests import resolved_request
@@ -33,14 +34,22 @@ def a_job(*, steps: int = 4, num_images: int = 1, model: str = "demo", synchrono
 
 
 def run_mocked(main: Callable[[], Awaitable[None]]) -> None:
-    """Run a scenario in a Trio of its own, where time passes when nobody has anything to do."""
+    """Run a scenario in a Trio of its own, where time passes when every task waits."""
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 async def checkpoints(count: int) -> None:
-    """Let everybody else take ``count`` turns."""
+    """Let all other tasks take ``count`` turns."""
     for _ in range(count):
         await trio.lowlevel.checkpoint()
+
+
+def fill(mailbox: Mailbox[Any], message: object) -> None:
+    """Queue a message until neither lane has room."""
+    for control in (True, False):
+        with suppress(MailboxFull):
+            while True:
+                mailbox.put_nowait(message, control=control)
 
 
 class Crew:

@@ -1,9 +1,9 @@
 """A generator alone, and a whole service, over scripted engines."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import attrs
 import trio
@@ -147,6 +147,27 @@ async def scripted_service(
     assert trio.lowlevel.current_statistics().tasks_living == before
 
 
+async def run_inline(function: Callable[..., Any], *arguments: Any, **_: Any) -> Any:
+    """Stand in for ``trio.to_thread.run_sync`` where time is virtual: it would pass while a thread works."""
+    await trio.lowlevel.checkpoint()
+    return function(*arguments)
+
+
+@asynccontextmanager
+async def service_of(folder: Path, scripts: Mapping[str, Script]) -> AsyncIterator[Service]:
+    """A service over several scripted engines by their ids; when the block ends nothing of it is left."""
+    starters = {engine: script.start for engine, script in scripts.items()}
+    async with open_service(settings(folder), start_engine=starters) as service:
+        yield service
+    assert [script.alive for script in scripts.values()] == [0] * len(scripts)
+
+
+async def condition_of(service: Service, engine: str = "0") -> m.EngineCondition:
+    """How an engine is doing, as the gateway tells it."""
+    (view,) = [each for each in await gateway(service).engines() if each.status.id == engine]
+    return view.status.condition
+
+
 async def engine_info(service: Service) -> Ready | None:
     """What the first engine's child said of itself; ``None`` while none is up."""
     state = (await gateway(service).engines())[0].state
@@ -185,7 +206,7 @@ def checked(events: list[JobEvent]) -> Job:
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait until something that nobody announces has come about."""
+    """Wait until something that is not announced has come about."""
     while True:
         value = condition()
         if value if isinstance(value, bool) else await value:

@@ -22,7 +22,7 @@ from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied, EngineId
 from mflux_api.engine.protocol import Bits, LoadModel, UnloadModel
-from mflux_api.errors import ModelInUse, ModelNotDownloaded, ModelNotFound, OutOfMemory, ServiceError
+from mflux_api.errors import InternalError, ModelInUse, ModelNotDownloaded, ModelNotFound, OutOfMemory, ServiceError
 from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.supervisor import Started
 
@@ -150,6 +150,11 @@ class ModelLoader:
                     await self._grant(request)
             except (ServiceError, EngineDied, ActorGone) as error:
                 request.reply.fail(error)
+            except Exception as error:
+                # A defect. After a restart it would meet this model again, and in the end cost the whole engine.
+                logger.error("engine %s, model %s: a defect: %s", self._engine, request.model, type(error).__name__)
+                logger.debug("engine %s, model %s: a defect", self._engine, request.model, exc_info=error)
+                request.reply.fail(InternalError("The service failed on this model; the log has the details"))
 
     async def _change(self) -> None:
         self._changed = trio.Event()

@@ -28,7 +28,7 @@ class JobState(Enum):
     SAVING = auto()
     """The engine is free again; what it made is still being written."""
     HALTED = auto()
-    """A drain stopped its run; it is about to go back to the queue."""
+    """Its run was stopped without an end; it is about to go back to the queue."""
     ENDING = auto()
     """One task is committing its end; no other may."""
     ENDED = auto()
@@ -45,6 +45,7 @@ class JobEvent(Enum):
     ENGINE_FREED = auto()
     """The engine has nothing more to do for it."""
     HALT = auto()
+    """A drain stops its run, or another engine is to run it."""
     REQUEUED = auto()
     """Its attempt is over without an end."""
     END = auto()
@@ -65,7 +66,6 @@ TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.RUNNING, _E.HALT): _S.HALTED,
     (_S.RUNNING, _E.REQUEUED): _S.WAITING,
     (_S.RUNNING, _E.END): _S.ENDING,
-    (_S.SAVING, _E.REQUEUED): _S.WAITING,
     (_S.SAVING, _E.END): _S.ENDING,
     (_S.HALTED, _E.REQUEUED): _S.WAITING,
     (_S.HALTED, _E.END): _S.ENDING,
@@ -102,7 +102,9 @@ class Entry:
     engine: m.EngineStatus | None = None
     """What runs it, as it was when the job was given to it; ``None`` while it does not run."""
     failed_on: EngineId | None = None
-    """The engine whose actors or child ended its last attempt; any other is better."""
+    """The engine that could not complete its last attempt, until the next one; any other is better."""
+    began: bool = False
+    """Whether the engine was seen loading its model during this attempt."""
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
     """Of what is under way for it: the attempt, or the wait for its model."""
     kept: trio.Event = attrs.field(factory=trio.Event)

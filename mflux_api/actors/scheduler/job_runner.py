@@ -12,6 +12,7 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_addresses import EngineAddresses
+from mflux_api.actors.mailbox import ActorGone, ActorSuspended
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineId, Received
 from mflux_api.errors import DiskFull, InternalError, OutOfMemory, ServiceError
@@ -35,6 +36,10 @@ class SaveFailed(Exception):
     def __init__(self, error: ServiceError) -> None:
         super().__init__(error.message)
         self.error = error
+
+
+class NoLease(ActorGone):
+    """The engine's actors ended before they had given the job a lease."""
 
 
 @attrs.frozen(kw_only=True)
@@ -88,7 +93,7 @@ class JobRunner:
 
         Raises:
             EngineDied: the engine ended with the job inside.
-            ActorGone: the loader or the generator was restarted.
+            ActorGone: the loader or the generator was restarted; :class:`NoLease` while the job waited for a lease.
             SaveFailed: an image cannot be written.
             ServiceError: the engine refuses the job.
         """
@@ -97,7 +102,7 @@ class JobRunner:
         to = self._engines[engine]
         while True:
             publish(tracker.stage(Stage.LOADING))
-            lease = await to.loader.ask(m.Acquire(model=job.model, low_ram=job.request.low_ram))
+            lease = await self._acquire(job, to)
             attempt = _Attempt(job, lease, to, tracker, images, publish)
             try:
                 timings = await self._run(attempt, inputs, engine_freed)
@@ -123,6 +128,14 @@ class JobRunner:
             remove()
         except OSError as error:
             logger.warning("an abandoned image stays on disk (%s)", error.strerror)
+
+    async def _acquire(self, job: Job, to: EngineAddresses) -> m.Lease:
+        try:
+            return await to.loader.ask(m.Acquire(model=job.model, low_ram=job.request.low_ram))
+        except ActorSuspended:
+            raise
+        except ActorGone as gone:
+            raise NoLease(*gone.args) from None
 
     async def _inputs(self, request: ResolvedRequest) -> RunInputs:
         """The images that the request carries, decoded before the engine is taken."""

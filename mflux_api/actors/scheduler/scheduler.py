@@ -16,14 +16,14 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, ActorSuspended, Address, Mailbox
 from mflux_api.actors.scheduler.admission import Admission
 from mflux_api.actors.scheduler.draining import Draining, shutting_down
-from mflux_api.actors.scheduler.endings import Endings
+from mflux_api.actors.scheduler.endings import STORE_RETRY_SECONDS, Endings
 from mflux_api.actors.scheduler.job_queue import OVER, Entry, JobEvent, JobQueue, JobState
-from mflux_api.actors.scheduler.job_runner import JobRunner, SaveFailed
+from mflux_api.actors.scheduler.job_runner import JobRunner, NoLease, SaveFailed
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
 from mflux_api.config import SchedulerSettings
 from mflux_api.engine.interface import EngineDied, EngineId
 from mflux_api.errors import EngineCrashed, InternalError, ModelNotDownloaded, ServerCrashed, ServiceError
-from mflux_api.jobs.job import Job, Status
+from mflux_api.jobs.job import Job, Stage, Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.supervisor import Started
 
@@ -113,7 +113,7 @@ class Scheduler:
                 self._draining_begun = True
                 self._draining.drain(message)
             case m.EngineChanged():
-                self._engines[message.status.id] = message.status
+                self._note(message.status)
                 self._dispatch()
             case _:
                 assert_never(message)
@@ -127,6 +127,23 @@ class Scheduler:
         )
 
     # --- engines ---
+
+    def _note(self, status: m.EngineStatus) -> None:
+        self._engines[status.id] = status
+        for entry in self._queue:
+            if entry.state is not JobState.RUNNING or entry.engine is None:
+                continue
+            if entry.engine.id == status.id and status.loading == entry.job.model:
+                entry.began = True
+            if self._is_stranded(entry, entry.engine.id):
+                entry.failed_on = entry.engine.id
+                entry.on(JobEvent.HALT)
+                entry.scope.cancel()
+
+    def _is_stranded(self, entry: Entry, engine: EngineId) -> bool:
+        """Whether a job waits for a child that does not come up, and another engine could run it."""
+        waits = entry.failed_on is None and entry.tracker.latest.stage is Stage.LOADING
+        return waits and self._engines[engine].condition is m.EngineCondition.DEGRADED and self._engine_left()
 
     def _usable(self) -> Sequence[m.EngineStatus]:
         """The engines that can be given a job, the best first; one that keeps dying only where there is no other."""
@@ -191,7 +208,7 @@ class Scheduler:
             if chosen is None:
                 return
             entry, engine = chosen
-            entry.engine = engine
+            entry.engine, entry.failed_on, entry.began = engine, None, False
             entry.on(JobEvent.DISPATCHED)
             entry.scope = trio.CancelScope()
             self._busy.add(engine.id)
@@ -244,9 +261,11 @@ class Scheduler:
         except ActorSuspended:
             # Its actors kept failing before the job was with them: it goes elsewhere, or waits.
             await self._retry(entry, requeue)
-        except ActorGone:
+        except ActorGone as gone:
             entry.failed_on = engine
-            await self._retry(entry, partial(requeue, service_died=True))
+            # Actors that fail before they have begun with a job do not fail because of it.
+            began = entry.began or not isinstance(gone, NoLease)
+            await self._retry(entry, partial(requeue, service_died=began))
         except ModelNotDownloaded:
             # It was deleted after it had been looked for: that counts as no death, and it is looked for again.
             await self._retry(entry, requeue)
@@ -286,22 +305,30 @@ class Scheduler:
         self._enqueue(entry)
 
     async def _requeue_halted(self, entry: Entry) -> None:
-        """Give a job back whose run a drain halted; that counts as no death."""
+        """Give a job back whose run was halted; that counts as no death."""
         # A scope of its own: a cancel may come while the store is asked, and wins.
         entry.scope = trio.CancelScope()
         with entry.scope:
-            if entry.job.synchronous:
+            if entry.job.synchronous and self._draining.begun:
                 await self._endings.fail(entry, shutting_down())
                 return
-            try:
-                # What the halt cut off may have been a question to the store: only the store knows the answer.
-                job = await self._store.ask(m.GetJob(job_id=entry.job.id))
-            except ServiceError as error:
-                logger.warning("job %s: it is left to the next start (%s)", entry.job.id, error.code)
-                return
+            # What the halt cut off may have been a question to the store: only the store knows the answer.
+            job = await self._stored(entry.job.id)
             if job is not None and job.status is Status.GENERATING:
                 entry.job = await self._endings.store_with_retry(partial(m.Requeue, job_id=job.id))
             self._back_to_queue(entry)
+
+    async def _stored(self, job_id: str) -> Job | None:
+        while True:
+            try:
+                return await self._store.ask(m.GetJob(job_id=job_id))
+            except ServiceError as error:
+                if self._draining.begun:
+                    # The drain must not wait for ever; the next start counts a death.
+                    logger.warning("job %s: it is left to the next start (%s)", job_id, error.code)
+                    return None
+                logger.warning("job %s: it cannot be read (%s); trying again", job_id, error.code)
+                await trio.sleep(STORE_RETRY_SECONDS)
 
     def _exhausted(self, job: Job, *, out_of_memory: bool = False) -> ServiceError | None:
         if job.engine_deaths >= self._settings.max_attempts:
