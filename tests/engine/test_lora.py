@@ -20,8 +20,9 @@ from mflux_api.engine.sampling.pipeline import Event, Pipeline, PipelineRequest,
 from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.engine.weights.parameters import named_arrays
 from tests.support.adapter_files import factors, peft, save
-from tests.support.klein import consume, distance, generate, generate_stock, klein_config, never
-from tests.support.shapes import STOCK, TINY
+from tests.support.checkpoint_shapes import STOCK, TINY
+from tests.support.pipeline_runs import consume, distance, generate, never
+from tests.support.stock_mflux import generate_stock, klein_config
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ from mflux_api.engine.sampling.pipeline import (
 from mflux_api.engine.sampling.preview import SAMPLE_SIDE, fit
 from mflux_api.engine.sampling.references import encode_image
 from mflux_api.engine.weights.components import Components
-from tests.support.klein import consume, generate, never, rgb_image
+from tests.support.pipeline_runs import consume, generate, never, rgb_image
 
 REQUEST = PipelineRequest(prompt="a red cat", seeds=(3, 4), width=64, height=48, steps=3, previews=True)
 

@@ -25,8 +25,8 @@ from mflux_api.engine.weights import quantized_cache
 from mflux_api.engine.weights.components import CheckpointError, Components, load_components
 from mflux_api.engine.weights.parameters import named_arrays
 from mflux_api.engine.weights.quantized_cache import MARKER, load_quantized
-from tests.engine.test_pipeline import REQUEST
-from tests.support.klein import generate, generate_stock, klein_config
+from tests.support.pipeline_runs import REQUEST, generate
+from tests.support.stock_mflux import generate_stock, klein_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
 

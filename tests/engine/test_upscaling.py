@@ -27,7 +27,7 @@ from mflux_api.engine.weights.parameters import named_arrays
 from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.upscaling import upscaled_size
 from mflux_api.storage.footprint import measure
-from tests.support.klein import Pixels, consume, never, rgb_image
+from tests.support.pipeline_runs import Pixels, consume, never, rgb_image
 from tests.support.upscaler_checkpoint import load_stock, write_upscaler
 
 pytestmark = pytest.mark.slow

@@ -18,7 +18,7 @@ from mflux_api.engine.upscaling.seedvr2_components import UpscalerComponents
 from mflux_api.engine.upscaling.upscaler import Upscaler
 from mflux_api.ipc.child_pipe import ChildPipe
 from tests.support.engine_contract import RUN, load, run, until
-from tests.support.klein import rgb_image
+from tests.support.pipeline_runs import rgb_image
 from tests.support.upscaler_checkpoint import write_upscaler
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from mflux_api.engine import protocol as p
 from mflux_api.engine.local import LocalEngineOptions
 from mflux_api.ipc import frames
 from mflux_api.storage.checkpoints import EMBEDDED
-from tests.engine.test_local import death, running
+from tests.support.engine_child import death, running_engine
 from tests.support.engine_contract import RUN, load, rgb_images, run, until
 
 pytestmark = pytest.mark.slow
@@ -75,7 +75,7 @@ def test_worker_that_is_told_nonsense_ends_instead_of_going_deaf() -> None:
 
 
 async def test_killed_worker_is_found_at_once_and_named() -> None:
-    async with running() as engine:
+    async with running_engine() as engine:
         os.kill(engine.pid, signal.SIGKILL)
         with trio.fail_after(1.0):
             assert await death(engine) == "killed by SIGKILL"
@@ -83,7 +83,7 @@ async def test_killed_worker_is_found_at_once_and_named() -> None:
 
 
 async def test_stopped_worker_is_found_by_its_silence_and_reaped() -> None:
-    async with running(LocalEngineOptions(heartbeat_timeout=2.0)) as engine:
+    async with running_engine(LocalEngineOptions(heartbeat_timeout=2.0)) as engine:
         os.kill(engine.pid, signal.SIGSTOP)
         assert await death(engine) == "no sign of life for 2 s"
         with trio.fail_after(1.0):
@@ -117,7 +117,7 @@ async def test_what_the_model_code_prints_and_reads_touches_no_frame_and_it_has_
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     options = LocalEngineOptions(command=(sys.executable, "-P", "-c", INTRUDER))
-    async with running(options) as engine:
+    async with running_engine(options) as engine:
         await load(engine, p.LoadModel(model="demo", path=str(EMBEDDED)))
         await engine.send(RUN)
         done = await until(engine, p.RunDone, p.RunFailed)
@@ -128,7 +128,7 @@ async def test_what_the_model_code_prints_and_reads_touches_no_frame_and_it_has_
 
 @pytest.mark.parametrize("bits", [3, 6])
 async def test_embedded_checkpoint_is_quantized_too(tmp_path: Path, bits: p.Bits) -> None:
-    async with running() as engine:
+    async with running_engine() as engine:
         whole = p.LoadModel(model="demo", path=str(EMBEDDED))
         few = attrs.evolve(whole, model="few", bits=bits, entry=str(tmp_path / "quantized" / "few"))
         for command in (few, whole):

@@ -12,8 +12,9 @@ import psutil
 
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.api.test_jobs import SMALL
 from tests.support import scripted_server
+from tests.support.api_jobs import SMALL
+from tests.support.database_check import integrity
 from tests.support.report import report
 from tests.support.server import Server, serving
 
@@ -71,11 +72,6 @@ class Load:
     def _generate(self, client: httpx.Client) -> None:
         time.sleep(0.05)
         client.post("/sdapi/v1/txt2img", json=SMALL | {"steps": 2, "num_images": 4})
-
-
-def integrity(folder: Path) -> str:
-    with contextlib.closing(sqlite3.connect(folder / "output" / DATABASE_NAME)) as connection:
-        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
 
 
 def running(folder: Path) -> "contextlib.AbstractContextManager[Server]":

@@ -14,10 +14,9 @@ from typing import Any
 import httpx
 import psutil
 
-from tests.api.test_jobs import finished, submit, wait_for
-from tests.api.test_restart import engine_of
+from tests.support.api_jobs import submit, wait_for, wait_for_end
 from tests.support.report import report
-from tests.support.server import Server, api_client, serving
+from tests.support.server import Server, api_client, engine_of, serving
 
 CONFIG = '[models]\ndefault = "demo"\n'
 WORK = {"steps": 12, "width": 128, "height": 128, "seed": 21}
@@ -94,7 +93,7 @@ def attempts(client: httpx.Client, job_id: str) -> list[int]:
 def test_killed_engine_costs_one_attempt_and_http_never_stops(tmp_path: Path, full: bool) -> None:
     chance = random.Random()
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
-        undisturbed = finished(client, submit(client, **WORK))["result"]["images"]
+        undisturbed = wait_for_end(client, submit(client, **WORK))["result"]["images"]
         process = psutil.Process(server.process.pid)
         descriptors = process.num_fds()
         respawns: list[float] = []
@@ -116,7 +115,7 @@ def test_killed_engine_costs_one_attempt_and_http_never_stops(tmp_path: Path, fu
                 added.append(time.monotonic() - killed)
                 until(partial(has_said_more, server, "is ready on", ready))
                 respawns.append(time.monotonic() - killed)
-                job = finished(client, job_id)
+                job = wait_for_end(client, job_id)
                 assert job["status"] == "completed", job
                 assert job["result"]["images"] == undisturbed
                 assert attempts(client, job_id) == [1, 2]
@@ -141,7 +140,7 @@ def test_server_that_was_stopped_for_a_while_does_not_take_its_engine_for_dead(t
         server.process.send_signal(signal.SIGSTOP)
         time.sleep(3.0)
         server.process.send_signal(signal.SIGCONT)
-        assert finished(client, job_id)["status"] == "completed"
+        assert wait_for_end(client, job_id)["status"] == "completed"
         assert attempts(client, job_id) == [1]
         assert engine_of(server) == engine
 
@@ -154,9 +153,9 @@ def test_job_that_kills_the_engine_twice_fails_and_the_next_one_runs(tmp_path: P
             with follow(server, deadly) as events:
                 next(event for event in events if event["attempt"] == attempt and event["step"] > 0)
             engine_of(server).kill()
-        failed = finished(client, deadly)
+        failed = wait_for_end(client, deadly)
         assert (failed["status"], failed["code"], failed["details"]) == ("failed", "ENGINE_CRASHED", {"attempts": 2})
-        assert finished(client, following)["status"] == "completed"
+        assert wait_for_end(client, following)["status"] == "completed"
 
 
 @contextlib.contextmanager
@@ -180,7 +179,7 @@ def test_stopped_engine_is_found_by_its_heartbeat(tmp_path: Path, full: bool) ->
         report(f"a stopped engine was found after {found:.1f} s")
         assert found <= heartbeat + 1.0
         assert not engine.is_running()
-        assert finished(client, job_id)["status"] == "completed"
+        assert wait_for_end(client, job_id)["status"] == "completed"
 
 
 def test_engine_stopped_on_its_way_up_is_found_by_its_heartbeat_too(tmp_path: Path) -> None:
@@ -193,7 +192,7 @@ def test_engine_stopped_on_its_way_up_is_found_by_its_heartbeat_too(tmp_path: Pa
         stopped = time.monotonic()
         until(lambda: said(server, "engine died: no sign of life for 2 s"))
         assert time.monotonic() - stopped <= 4.0
-        assert finished(client, submit(client))["status"] == "completed"
+        assert wait_for_end(client, submit(client))["status"] == "completed"
 
 
 def test_engine_that_keeps_dying_at_its_start_makes_the_service_degraded_until_it_recovers(tmp_path: Path) -> None:
@@ -223,5 +222,5 @@ def test_engine_that_keeps_dying_at_its_start_makes_the_service_degraded_until_i
             killer.join()
         until(lambda: client.get("/api/v1/health").json()["status"] == "healthy")
         # The job that waited was never inside a child that died: no attempt was lost.
-        assert finished(client, waiting)["status"] == "completed"
-        assert finished(client, submit(client))["status"] == "completed"
+        assert wait_for_end(client, waiting)["status"] == "completed"
+        assert wait_for_end(client, submit(client))["status"] == "completed"

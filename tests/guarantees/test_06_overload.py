@@ -16,8 +16,8 @@ import psutil
 import pytest
 import trio
 
-from tests.api.test_jobs import SMALL, submit
 from tests.support import scripted_server
+from tests.support.api_jobs import SMALL, submit
 from tests.support.report import report
 from tests.support.server import Server, api_client, serving
 

@@ -10,8 +10,8 @@ import httpx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.api.test_jobs import submit
 from tests.support import scripted_server
+from tests.support.api_jobs import submit
 from tests.support.report import report
 from tests.support.server import api_client, serving
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from mflux_api.jobs.idempotency import HEADER
-from tests.api.test_jobs import SMALL, finished
 from tests.support import scripted_server
+from tests.support.api_jobs import SMALL, wait_for_end
 from tests.support.server import Server, api_client, serving
 
 AT_ONCE = 50
@@ -60,7 +60,7 @@ def test_same_key_many_times_at_once_is_one_job_whatever_the_queue_holds(tmp_pat
             assert {answer.status_code for answer in answers} == {200}
             (job_id,) = {answer.json()["job_id"] for answer in answers}
             assert len(client.get("/api/v1/jobs").json()["jobs"]) == round_number + 1
-            finished(client, job_id)
+            wait_for_end(client, job_id)
         assert client.get("/api/v1/stats").json()["total_generations"] == 3
 
 
@@ -94,7 +94,7 @@ def test_refused_submission_leaves_its_key_free(tmp_path: Path) -> None:
         # What was accepted is answered even while the queue is full.
         again = post(client, "waiting").json()
         assert again == {"job_id": waiting.json()["job_id"], "status": "queued", "position": 1}
-        finished(client, again["job_id"])
+        wait_for_end(client, again["job_id"])
         assert post(client, "running", steps=3).json() == {"job_id": running, "status": "completed", "position": 0}
         assert post(client, "bad").status_code == 200
 
@@ -107,7 +107,7 @@ def test_key_survives_kill_minus_nine(tmp_path: Path) -> None:
         for key, job_id in ids.items():
             assert post(client, key).json()["job_id"] == job_id
             assert post(client, key, seed=5).status_code == 409
-            assert finished(client, job_id)["status"] == "completed"
+            assert wait_for_end(client, job_id)["status"] == "completed"
         assert len(client.get("/api/v1/jobs").json()["jobs"]) == 3
 
 

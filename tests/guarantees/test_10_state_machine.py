@@ -24,8 +24,8 @@ from mflux_api.jobs.progress import Finished
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service, open_service
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.actors.test_restarts import crash, provoke
-from tests.support import harness as bench
+from tests.support import harness
+from tests.support.actor_crashes import crash, provoke
 from tests.support.report import report
 from tests.support.scripted_engine import Action, Hold, Script
 
@@ -80,7 +80,7 @@ class ServiceUnderTest:
             self._ready.set()
 
     async def _serve(self) -> None:
-        options = bench.settings(self._folder, max_queue=MAX_QUEUE, max_attempts=MAX_ATTEMPTS)
+        options = harness.settings(self._folder, max_queue=MAX_QUEUE, max_attempts=MAX_ATTEMPTS)
         with SqliteRepository(options.state_dir / DATABASE_NAME) as repository:
             async with (
                 open_service(options, repository=repository, start_engine=self.script.start) as service,
@@ -222,7 +222,7 @@ class Jobs(RuleBasedStateMachine):
 
     def engine_is_back(self) -> None:
         deadline = time.monotonic() + SETTLE_SECONDS
-        while self.house.call(bench.engine_info) is None:
+        while self.house.call(harness.engine_info) is None:
             assert time.monotonic() < deadline
 
     @precondition(lambda self: self.jobs)
@@ -246,7 +246,7 @@ class Jobs(RuleBasedStateMachine):
             self.house.gate.moment = None
             self.died_with_its_server(job)
         with crash(JobQueue, "snapshots"):
-            self.house.call(lambda service: provoke(bench.gateway(service).snapshots))
+            self.house.call(lambda service: provoke(harness.gateway(service).snapshots))
         self.dispatch()
 
     @rule()
@@ -255,7 +255,7 @@ class Jobs(RuleBasedStateMachine):
 
         async def begin(service: Service) -> None:
             async def draining() -> bool:
-                return (await bench.gateway(service).status()).draining
+                return (await harness.gateway(service).status()).draining
 
             async def wait() -> None:
                 # It ends with the service at the latest.
@@ -263,7 +263,7 @@ class Jobs(RuleBasedStateMachine):
                     await service.drain()
 
             self.house.nursery.start_soon(wait)
-            await bench.eventually(draining)
+            await harness.eventually(draining)
 
         self.house.call(begin)
 
@@ -309,15 +309,15 @@ class Jobs(RuleBasedStateMachine):
         return job is None or self.house.gate.moment == job.moments[job.at]
 
     async def check_queue(self, service: Service) -> None:
-        live = await bench.gateway(service).snapshots()
+        live = await harness.gateway(service).snapshots()
         places = {job_id: each.position for job_id, each in live.items() if each.position is not None}
         assert places == {job.id: place for place, job in enumerate(self.waiting(), start=1)}
 
     async def check_events(self, job: Known, service: Service) -> None:
         # An unknown event: from the first one on, whether the log is this boot's or there is none any more.
-        async with await bench.gateway(service).follow(job.id, "unknown") as stream:
+        async with await harness.gateway(service).follow(job.id, "unknown") as stream:
             events = [logged.event async for logged in stream]
-        last = bench.checked(events)
+        last = harness.checked(events)
         assert last.status.value == job.status
         assert sum(isinstance(event, Finished) for event in events) == 1
 
@@ -328,7 +328,7 @@ class Jobs(RuleBasedStateMachine):
         shown = {Path(image.path).name for image in self.house.call(self.all_images)}
         self.house.close()
         unfinished = {job.id for job in self.jobs if not job.over}
-        on_disk = {name for name in bench.images(self.folder) if name.endswith(".png")}
+        on_disk = {name for name in harness.images(self.folder) if name.endswith(".png")}
         shutil.rmtree(self.folder)
         assert {name for name in on_disk if name.split("-")[0] not in unfinished} == shown
 

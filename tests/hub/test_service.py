@@ -18,8 +18,8 @@ from mflux_api.jobs.job import Job, Stage, Status
 from mflux_api.jobs.progress import JobEvent, Progress
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service, open_service
-from tests.hub.conftest import REPO, children, needed
 from tests.support.harness import checked, eventually, gateway, model_in_memory, request, settings
+from tests.support.hub_downloads import REPO, download_children, needed
 from tests.support.hub_server import Hub
 from tests.support.scripted_engine import Hold, Script
 
@@ -69,7 +69,7 @@ class ServiceUnderTest:
 
         async def over() -> bool:
             transfer = (await self.gateway.download_state(self.model())).transfer
-            return transfer is None and not children()
+            return transfer is None and not download_children()
 
         await eventually(over)
 
@@ -92,7 +92,7 @@ async def house(
     with trio.fail_after(DEADLINE_SECONDS):
         async with open_service(attrs.evolve(base, models=models), start_engine=script.start) as service:
             yield ServiceUnderTest(service, gateway(service), script)
-    assert children() == []
+    assert download_children() == []
 
 
 async def test_a_job_downloads_its_model_first_and_its_events_say_so(hub: Hub, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ async def test_jobs_that_wait_for_one_repository_share_its_download_and_others_r
     async with house(tmp_path) as home:
         first, second = await home.submit("tiny"), await home.submit("twin")
         await home.downloading()
-        assert len(children()) == 1
+        assert len(download_children()) == 1
         meanwhile = await home.submit("demo")
         assert (await home.end(meanwhile)).status is Status.COMPLETED
         assert not home.on_disk()
@@ -142,7 +142,7 @@ async def test_a_cancelled_job_ends_at_once_and_the_download_with_the_last_who_w
         assert (await home.service.cancel(first.id)).status is Status.CANCELLED
         # So much that a large file has begun.
         await home.downloading(least=300_000)
-        assert len(children()) == 1
+        assert len(download_children()) == 1
         assert (await home.service.cancel(second.id)).status is Status.CANCELLED
         await home.quiet()
         assert (await home.gateway.download_state(home.model())).transfer is None
@@ -163,7 +163,7 @@ async def test_a_download_that_was_asked_for_goes_on_without_jobs(hub: Hub, tmp_
         await home.quiet()
         assert home.on_disk()
         await home.gateway.download(home.model())
-        assert children() == []
+        assert download_children() == []
 
 
 async def test_a_failed_download_fails_the_job_with_its_reason_and_the_next_job_tries_again(
@@ -225,7 +225,7 @@ async def test_deleting_stops_a_download_that_no_job_waits_for(hub: Hub, tmp_pat
         await home.gateway.download(home.model())
         await home.downloading()
         await home.gateway.delete_model(home.model())
-        assert children() == []
+        assert download_children() == []
         assert not list((tmp_path / "models").rglob("*.incomplete"))
         with pytest.raises(ModelNotDownloaded):
             await home.gateway.delete_model(home.model())
@@ -307,6 +307,6 @@ async def test_the_end_of_the_service_ends_its_downloads_and_keeps_the_jobs(hub:
     async with house(tmp_path) as home:
         await home.submit()
         await home.downloading()
-        pids = [child.pid for child in children()]
+        pids = [child.pid for child in download_children()]
         assert len(pids) == 1
     assert not any(psutil.pid_exists(pid) for pid in pids)
