@@ -34,6 +34,7 @@ def test_every_route_is_documented_in_openapi_and_in_the_docs() -> None:
         assert path in text or path.removeprefix("/sdapi/v1") in text, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["README.md", "docs/embedding.md"])
 def test_embedding_example_runs_as_printed(name: str, tmp_path: Path) -> None:
     text = (ROOT / name).read_text("utf-8")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
@@ -17,6 +18,8 @@ from tests.support.api_jobs import SMALL
 from tests.support.database_check import integrity
 from tests.support.report import report
 from tests.support.server import Server, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = '[models]\ndefault = "demo"\n[jobs]\nkeep_completed = 1000000\n'
 SUBMITTERS = 3

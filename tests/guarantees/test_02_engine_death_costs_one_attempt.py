@@ -13,10 +13,13 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
 from tests.support.api_jobs import submit, wait_for, wait_for_end
 from tests.support.report import report
 from tests.support.server import Server, api_client, engine_of, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = '[models]\ndefault = "demo"\n'
 WORK = {"steps": 12, "width": 128, "height": 128, "seed": 21}

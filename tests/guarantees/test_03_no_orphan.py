@@ -11,6 +11,8 @@ from tests.support.api_jobs import submit, wait_for, wait_for_end
 from tests.support.report import report
 from tests.support.server import api_client, engine_of, serving
 
+pytestmark = pytest.mark.slow
+
 CONFIG = '[models]\ndefault = "demo"\n'
 SECONDS = 2.0
 LONG = {"steps": 200, "width": 256, "height": 256}

@@ -16,6 +16,8 @@ from tests.support.api_jobs import SMALL, submit, wait_for, wait_for_end
 from tests.support.report import report
 from tests.support.server import Server, api_client, serving
 
+pytestmark = pytest.mark.slow
+
 CONFIG = '[models]\ndefault = "demo"\n'
 STEPS = 12
 VICTIM = {"steps": STEPS, "width": 256, "height": 256, "num_images": 2}

@@ -20,6 +20,8 @@ from tests.support.api_jobs import SMALL, submit, wait_for, wait_for_end
 from tests.support.report import report
 from tests.support.server import Server, api_client, engine_of, serving
 
+pytestmark = pytest.mark.slow
+
 FOLLOWERS = 50
 IDLE = 5
 ALLOWANCE = 2.0

@@ -21,6 +21,8 @@ from tests.support.api_jobs import SMALL, submit
 from tests.support.report import report
 from tests.support.server import Server, api_client, serving
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 SUBMIT_SECONDS = 0.25
 

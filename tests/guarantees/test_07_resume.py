@@ -7,6 +7,7 @@ from pathlib import Path
 
 import attrs
 import httpx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -14,6 +15,8 @@ from tests.support import scripted_server
 from tests.support.api_jobs import submit
 from tests.support.report import report
 from tests.support.server import api_client, serving
+
+pytestmark = pytest.mark.slow
 
 
 @attrs.frozen

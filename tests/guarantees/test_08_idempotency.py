@@ -15,6 +15,8 @@ from tests.support import scripted_server
 from tests.support.api_jobs import SMALL, wait_for_end
 from tests.support.server import Server, api_client, serving
 
+pytestmark = pytest.mark.slow
+
 AT_ONCE = 50
 
 

@@ -28,6 +28,8 @@ from tests.support.harness import ended, gateway, request, scripted_service
 from tests.support.scripted_engine import Hold, Script
 from tests.support.server import Server, api_client, engine_of, serving
 
+pytestmark = pytest.mark.slow
+
 CONFIG = '[models]\ndefault = "demo"\n'
 DEADLINE_SECONDS = 30.0
 

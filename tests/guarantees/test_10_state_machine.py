@@ -29,6 +29,8 @@ from tests.support.actor_crashes import crash, provoke
 from tests.support.report import report
 from tests.support.scripted_engine import Action, Hold, Script
 
+pytestmark = pytest.mark.slow
+
 T = TypeVar("T")
 
 MAX_QUEUE = 3

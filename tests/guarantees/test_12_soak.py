@@ -23,6 +23,8 @@ from tests.support.report import report
 from tests.support.scripted_engine import Script
 from tests.support.server import api_client, serving
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 KEEP = 50
 LANES = 8
