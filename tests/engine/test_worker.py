@@ -169,9 +169,9 @@ async def main(folder):
     settings = Settings(models=ModelSettings(cache_dir=folder / "models"),
                         generation=GenerationSettings(output_dir=folder / "output"))
     async with open_service(settings) as service:
-        while (engine := await service._gateway.engine()).info is None:
+        while (state := (await service._gateway.engines())[0].state) is None or state.info is None:
             await trio.sleep(0.05)
-        print(engine.info.pid, flush=True)
+        print(state.info.pid, flush=True)
         await trio.sleep_forever()
 
 trio.run(main, Path(sys.argv[1]))
