@@ -346,3 +346,4 @@ def test_any_order_of_events_agrees_with_the_model(full: bool) -> None:
     )
     run_state_machine_as_test(Jobs, settings=options)
     report(f"{Jobs.rules_run} comparisons")
+    assert Jobs.rules_run >= options.max_examples
