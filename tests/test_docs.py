@@ -88,7 +88,7 @@ def test_readme_commands_are_the_two_of_the_project() -> None:
     assert "uv run pytest" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
-def test_promises_name_tests_that_exist() -> None:
+def test_guarantees_name_tests_that_exist() -> None:
     text = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
     proofs = re.findall(r"`(tests/[^`:]+)::(\w+)`", text)
     assert proofs

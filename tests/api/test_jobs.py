@@ -1,4 +1,4 @@
-"""Asynchronous jobs: submit, look, list, cancel, fetch images."""
+"""Asynchronous jobs: submit, read, list, cancel, download images."""
 
 import base64
 import re

@@ -1,4 +1,4 @@
-"""What a server promises about its end and its next start."""
+"""The end of a server and its next start: what stays, and what is removed."""
 
 import subprocess
 import sys

@@ -63,7 +63,7 @@ def test_closed_terminal_lets_the_running_job_end(tmp_path: Path) -> None:
         assert kept.status is Status.COMPLETED
 
 
-def test_rain_of_signals_until_the_very_end_is_exit_status_0(tmp_path: Path) -> None:
+def test_many_signals_until_the_end_give_exit_status_0(tmp_path: Path) -> None:
     with serving(tmp_path, DEMO_CONFIG) as server:
         deadline = time.monotonic() + 20
         while server.process.poll() is None and time.monotonic() < deadline:
@@ -72,7 +72,7 @@ def test_rain_of_signals_until_the_very_end_is_exit_status_0(tmp_path: Path) -> 
         assert server.process.wait(1) == 0
 
 
-def test_five_impatient_stops_cost_a_job_nothing(tmp_path: Path) -> None:
+def test_five_immediate_stops_cost_a_job_no_attempt(tmp_path: Path) -> None:
     impatient = DEMO_CONFIG + "[server]\ndrain_timeout_seconds = 0\n"
     scripted: Any = {"environ": scripted_server.environ(step_seconds=0.05), "module": scripted_server.MODULE}
     job_id = ""
@@ -162,7 +162,7 @@ def test_trailing_comma_in_the_keys_variable_does_not_switch_authentication_off(
         assert client.get("/api/v1/jobs", headers={"X-API-Key": "secret"}).status_code == 200
 
 
-def test_models_are_listed_beside_custom_paths_that_cannot_be_looked_at(tmp_path: Path) -> None:
+def test_models_are_listed_beside_custom_paths_that_cannot_be_read(tmp_path: Path) -> None:
     custom = "".join(
         f'[[models.custom]]\nname = "{name}"\nbase = "demo"\npath = "{path}"\n'
         for name, path in (("long", "x" * 5000), ("nul", "a\\u0000b"), ("loop", "loop"))

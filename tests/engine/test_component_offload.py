@@ -60,7 +60,7 @@ def test_several_images_read_each_component_once_and_are_their_single_runs(tiny_
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_pixels_are_those_of_a_model_that_is_there_as_a_whole(
+def test_pixels_are_those_of_a_model_that_is_wholly_in_memory(
     pipeline: Pipeline, tiny_folder: Path, device: Device, guidance: float
 ) -> None:
     request = attrs.evolve(REQUEST, seeds=(3, 4), guidance=guidance)

@@ -55,7 +55,7 @@ def copy(dev_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("mask", [[1] * 6, [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]], ids=["none", "left", "right"])
-def test_text_encoder_is_the_one_of_the_formulas(dev: Components, dev_folder: Path, mask: list[int]) -> None:
+def test_text_encoder_follows_mistrals_formulas(dev: Components, dev_folder: Path, mask: list[int]) -> None:
     """The formulas written out in numpy, token by token and head by head, with padding on each side."""
     ids = [5, 5, 70, 300, 12, 64]
     layers = dev.info.text_encoder_out_layers

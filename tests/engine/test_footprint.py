@@ -44,7 +44,7 @@ def test_low_ram_takes_the_largest_component_alone(tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["vae", "transformer/diffusion_pytorch_model.safetensors", "model_index.json"])
-def test_what_cannot_be_told_is_not_guessed(tiny_folder: Path, tmp_path: Path, damage: str) -> None:
+def test_footprint_that_cannot_be_measured_is_not_guessed(tiny_folder: Path, tmp_path: Path, damage: str) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     target = folder / damage
     if target.is_dir():

@@ -48,11 +48,11 @@ async def start_error(options: LocalEngineOptions) -> str:
 # --- the handshake -------------------------------------------------------------------------------------------------
 
 
-async def test_child_silent_before_its_handshake_is_given_up() -> None:
+async def test_child_silent_before_its_handshake_times_out() -> None:
     assert await start_error(stand_in("time.sleep(60)", start_timeout=0.5)) == "no handshake within 0.5 s"
 
 
-async def test_beats_alone_do_not_prolong_the_handshake() -> None:
+async def test_heartbeats_alone_do_not_prolong_the_handshake() -> None:
     code = "while True: say(p.Heartbeat(active_bytes=0, peak_bytes=0)); time.sleep(0.05)"
     assert await start_error(stand_in(code, start_timeout=0.5)) == "no handshake within 0.5 s"
 
@@ -155,7 +155,7 @@ async def test_cancelled_close_kills_and_reaps() -> None:
         assert engine._process.returncode == -signal.SIGKILL
 
 
-async def test_many_lives_leave_no_descriptor_and_no_zombie() -> None:
+async def test_many_children_leave_no_descriptor_and_no_zombie() -> None:
     me = psutil.Process()
     async with running_engine(stand_in("ready(); time.sleep(60)")):
         pass

@@ -161,7 +161,7 @@ NAMINGS: list[tuple[str, dict[str, mx.array], dict[str, str], str, mx.array]] = 
 @pytest.mark.parametrize(
     ("tensors", "metadata", "target", "update"), [each[1:] for each in NAMINGS], ids=[each[0] for each in NAMINGS]
 )
-def test_naming_is_understood(
+def test_naming_is_recognised(
     tiny: Components,
     tmp_path: Path,
     tensors: dict[str, mx.array],
@@ -218,7 +218,7 @@ def test_without_the_lora_again_the_bytes_are_the_same(tiny: Components, device:
     assert again == images
 
 
-def test_between_0_and_1_the_lora_works_more_and_more(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_effect_of_the_lora_grows_with_its_scale(pipeline: Pipeline, tmp_path: Path) -> None:
     path = peft(tmp_path / "a.safetensors", TINY, scale=0.05)
     base = generate(pipeline, REQUEST)[0]
 

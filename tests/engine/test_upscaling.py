@@ -62,7 +62,7 @@ def test_pixels_are_those_of_mflux_own_call(
 ) -> None:
     request = _request(width, height, resolution, softness)
     (ours,) = _upscale(upscaler, request)
-    # The size that the service promises before anything runs.
+    # The size that the service announces before anything runs.
     assert (ours.shape[1], ours.shape[0]) == upscaled_size(width, height, resolution)
     file = tmp_path / "given.png"
     Image.frombytes("RGB", (width, height), request.image.rgb).save(file)

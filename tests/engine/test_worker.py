@@ -34,7 +34,7 @@ def worker() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def read_until(process: subprocess.Popen[bytes], kind: type[p.Event]) -> p.Frame:
-    """Return the next frame of that kind; without a time limit, because the worker beats."""
+    """Return the next frame of that kind; without a time limit, because the worker sends heartbeats."""
     assert process.stdout is not None
     while True:
         length = frames.header_length(process.stdout.read(frames.PREFIX_LENGTH))
@@ -47,7 +47,7 @@ def read_until(process: subprocess.Popen[bytes], kind: type[p.Event]) -> p.Frame
 def test_worker_leaves_at_end_of_file_also_while_it_imports() -> None:
     with worker() as process:
         assert process.stdin is not None
-        # The first beat comes from the control thread, which is started before the slow imports.
+        # The first heartbeat comes from the control thread, which is started before the slow imports.
         read_until(process, p.Heartbeat)
         process.stdin.close()
         assert process.wait(timeout=1.5) == 0
@@ -65,7 +65,7 @@ def test_worker_leaves_at_end_of_file_in_the_middle_of_a_run() -> None:
         assert process.wait(timeout=1.5) == 0
 
 
-def test_worker_that_is_told_nonsense_ends_instead_of_going_deaf() -> None:
+def test_worker_that_reads_an_invalid_frame_ends() -> None:
     with worker() as process:
         assert process.stdin is not None
         read_until(process, p.Heartbeat)

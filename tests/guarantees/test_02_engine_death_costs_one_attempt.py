@@ -1,4 +1,4 @@
-"""An engine's death costs one attempt, and nobody but the job inside notices."""
+"""An engine's death costs one attempt, and only the job inside notices."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ RESPAWN_ALLOWANCE = 0.5
 
 
 def until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
-    """Wait for something that nobody announces and return it."""
+    """Wait for something that has no event and return it."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline
@@ -94,7 +94,7 @@ def attempts(client: httpx.Client, job_id: str) -> list[int]:
 
 
 def test_killed_engine_costs_one_attempt_and_http_never_stops(tmp_path: Path, full: bool) -> None:
-    chance = random.Random()
+    rng = random.Random()
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
         undisturbed = wait_for_end(client, submit(client, **WORK))["result"]["images"]
         process = psutil.Process(server.process.pid)
@@ -105,7 +105,7 @@ def test_killed_engine_costs_one_attempt_and_http_never_stops(tmp_path: Path, fu
             for _ in range(100 if full else 2):
                 job_id = submit(client, **WORK)
                 wait_for(client, job_id, lambda job: job["progress"] > 0.01)
-                time.sleep(chance.uniform(0.0, 0.1))
+                time.sleep(rng.uniform(0.0, 0.1))
                 engine = engine_of(server)
                 if client.get(f"/api/v1/jobs/{job_id}").json()["status"] != "generating":
                     # The kill came too late to hit the job.
@@ -188,7 +188,7 @@ def test_stopped_engine_is_found_by_its_heartbeat(tmp_path: Path, full: bool) ->
 def test_engine_stopped_on_its_way_up_is_found_by_its_heartbeat_too(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG + "[engine]\nheartbeat_seconds = 2\n") as server, api_client(server.url) as client:
         engine = engine_of(server)
-        # It beats before its imports; whatever came before the stop counts.
+        # It sends heartbeats before its imports; the last one before the stop counts.
         until(lambda: engine.num_threads() > 1 or said(server, "is ready on"))
         time.sleep(0.2)
         engine.send_signal(signal.SIGSTOP)

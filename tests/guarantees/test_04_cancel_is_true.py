@@ -56,7 +56,7 @@ def events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def reached(data: dict[str, Any], moment: Moment) -> bool:
-    """Whether an event is that far, or further: a stage that is over sooner than anybody follows has none."""
+    """Whether an event is that far, or further: a stage that is over before a client follows has no event."""
     stage, image, step = moment
     return (data["image"], data["step"], STAGES.index(data["stage"])) >= (image, step, STAGES.index(stage))
 

@@ -82,7 +82,7 @@ def everything(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("job_ends_in_time", [True, False])
-def test_sigterm_with_a_full_house_ends_in_time_and_loses_nothing(
+def test_sigterm_with_a_full_queue_ends_in_time_and_loses_nothing(
     tmp_path: Path, job_ends_in_time: bool, full: bool
 ) -> None:
     drain_seconds = 10.0 if job_ends_in_time else 2.0

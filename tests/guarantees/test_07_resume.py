@@ -42,7 +42,7 @@ CUTS = st.lists(
 REST = Cut(after=1_000_000, chunk=1 << 16, reset=False)
 
 
-def test_stream_cut_after_any_event_resumes_without_gap_or_double(tmp_path: Path, full: bool) -> None:
+def test_stream_cut_after_any_event_resumes_without_gap_or_duplicate(tmp_path: Path, full: bool) -> None:
     config = '[models]\ndefault = "demo"\n'
     environ = scripted_server.environ(step_seconds=0.003)
     resumed = 0

@@ -101,7 +101,7 @@ def test_refused_submission_leaves_its_key_free(tmp_path: Path) -> None:
         assert post(client, "bad").status_code == 200
 
 
-def test_key_survives_kill_minus_nine(tmp_path: Path) -> None:
+def test_key_survives_kill_9(tmp_path: Path) -> None:
     with scripted(tmp_path, step_seconds=0.05) as server, api_client(server.url) as client:
         ids = {key: post(client, key).json()["job_id"] for key in ("a", "b", "c")}
         server.stop(signal.SIGKILL)
@@ -123,7 +123,7 @@ def test_job_that_retention_removed_is_not_generated_again_by_a_late_retry(tmp_p
         assert client.get("/api/v1/jobs").json()["jobs"] == []
 
 
-def test_two_callers_do_not_meet_under_one_key(tmp_path: Path) -> None:
+def test_two_callers_may_use_the_same_key(tmp_path: Path) -> None:
     with (
         scripted(tmp_path, '[security]\napi_keys = ["first", "second"]\n') as server,
         api_client(server.url) as client,
@@ -134,7 +134,7 @@ def test_two_callers_do_not_meet_under_one_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "gr\u00fc\u00df", "tab\there"])
-def test_what_is_no_key_is_refused(shared: Server, key: str) -> None:
+def test_invalid_key_is_refused(shared: Server, key: str) -> None:
     with api_client(shared.url) as client:
         refused = client.post("/api/v1/generate", json=SMALL, headers={HEADER.encode(): key.encode("latin-1")})
         assert (refused.status_code, refused.json()["details"]["field"]) == (400, HEADER)

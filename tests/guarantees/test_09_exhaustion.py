@@ -84,7 +84,7 @@ def every_job_ends(client: httpx.Client) -> list[dict[str, Any]]:
 
 
 @needs_mount
-def test_full_disk_is_typed_and_over_when_there_is_room_again(tmp_path: Path) -> None:
+def test_full_disk_is_a_typed_error_until_there_is_room_again(tmp_path: Path) -> None:
     with small_disk(tmp_path) as server, api_client(server.url) as client:
         before = submit(client)
         wait_for_end(client, before)
@@ -161,7 +161,7 @@ def descriptors_left(server: Server, count: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_no_descriptors_left_is_typed_and_over_when_there_are_some_again(tmp_path: Path) -> None:
+def test_no_descriptors_left_is_a_typed_error_until_there_are_some_again(tmp_path: Path) -> None:
     environ = scripted_server.environ(step_seconds=0.01)
     with (
         serving(tmp_path, CONFIG, environ, module=scripted_server.MODULE) as server,
@@ -170,7 +170,7 @@ def test_no_descriptors_left_is_typed_and_over_when_there_are_some_again(tmp_pat
         wait_for_end(client, submit(client))
         with ExitStack() as stack:
             with descriptors_left(server, 3):
-                # Three are let in, the others wait in the backlog: nobody is turned away.
+                # Three are let in, the others wait in the backlog: no client is turned away.
                 clients = [
                     stack.enter_context(httpx.Client(base_url=server.url, timeout=DEADLINE_SECONDS)) for _ in range(3)
                 ]

@@ -144,7 +144,7 @@ class Jobs(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.house = ServiceUnderTest(self.folder)
+        self.under_test = ServiceUnderTest(self.folder)
         self.draining = False
         self.engine_failures = 0
         self.scheduler_crashes = 0
@@ -186,9 +186,9 @@ class Jobs(RuleBasedStateMachine):
             refusal = QueueFull
         if refusal is not None:
             with pytest.raises(refusal):
-                self.house.call(lambda service: service.submit(request))
+                self.under_test.call(lambda service: service.submit(request))
             return
-        job = self.house.call(lambda service: service.submit(request))
+        job = self.under_test.call(lambda service: service.submit(request))
         self.jobs.append(Known(job.id, moments_of(num_images, steps)))
         self.dispatch()
 
@@ -205,7 +205,7 @@ class Jobs(RuleBasedStateMachine):
             if job.at == len(job.moments):
                 job.status = "completed"
                 self.dispatch()
-            trio.from_thread.run_sync(self.house.gate.open, trio_token=self.house._token)
+            trio.from_thread.run_sync(self.under_test.gate.open, trio_token=self.under_test._token)
             self.agrees()
 
     # A third death without a step in between would only add half a second of waiting.
@@ -218,13 +218,13 @@ class Jobs(RuleBasedStateMachine):
             job.attempts += 1
             job.status = "failed" if job.attempts >= MAX_ATTEMPTS else "queued"
             self.dispatch()
-        self.house.gate.moment = None
-        trio.from_thread.run_sync(self.house.script.current.die, trio_token=self.house._token)
+        self.under_test.gate.moment = None
+        trio.from_thread.run_sync(self.under_test.script.current.die, trio_token=self.under_test._token)
         self.engine_is_back()
 
     def engine_is_back(self) -> None:
         deadline = time.monotonic() + SETTLE_SECONDS
-        while self.house.call(harness.engine_info) is None:
+        while self.under_test.call(harness.engine_info) is None:
             assert time.monotonic() < deadline
 
     @precondition(lambda self: self.jobs)
@@ -233,9 +233,9 @@ class Jobs(RuleBasedStateMachine):
         job = self.jobs[which % len(self.jobs)]
         if not job.over:
             if job.status == "generating":
-                self.house.gate.moment = None
+                self.under_test.gate.moment = None
             job.status = "cancelled"
-        assert self.house.call(lambda service: service.cancel(job.id)).status.value == job.status
+        assert self.under_test.call(lambda service: service.cancel(job.id)).status.value == job.status
         self.dispatch()
 
     # Four failures within a minute escalate; tests/guarantees/test_11_supervision.py has those.
@@ -245,10 +245,10 @@ class Jobs(RuleBasedStateMachine):
         self.scheduler_crashes += 1
         job = self.running
         if job is not None:
-            self.house.gate.moment = None
+            self.under_test.gate.moment = None
             self.died_with_its_server(job)
         with crash(JobQueue, "snapshots"):
-            self.house.call(lambda service: provoke(harness.gateway(service).snapshots))
+            self.under_test.call(lambda service: provoke(harness.gateway(service).snapshots))
         self.dispatch()
 
     @rule()
@@ -264,22 +264,22 @@ class Jobs(RuleBasedStateMachine):
                 with contextlib.suppress(ShuttingDown):
                     await service.drain()
 
-            self.house.nursery.start_soon(wait)
+            self.under_test.nursery.start_soon(wait)
             await harness.eventually(draining)
 
-        self.house.call(begin)
+        self.under_test.call(begin)
 
     @rule()
     def halt(self) -> None:
         self.draining = True
         if self.running is not None:
             self.running.status = "queued"
-        self.house.gate.moment = None
-        self.house.call(lambda service: service.drain(halt=True))
+        self.under_test.gate.moment = None
+        self.under_test.call(lambda service: service.drain(halt=True))
 
     @rule()
     def restart(self) -> None:
-        self.house.close()
+        self.under_test.close()
         self.open()
 
     # --- what must be true ---
@@ -289,15 +289,15 @@ class Jobs(RuleBasedStateMachine):
         type(self).rules_run += 1
         expected = [(job.id, job.status, job.attempts, job.deaths) for job in self.jobs]
         deadline = time.monotonic() + SETTLE_SECONDS
-        while (seen := self.house.call(self.observed)) != expected or not self.engine_is_where_it_should_be():
-            assert not self.house.failures, self.house.failures
-            assert time.monotonic() < deadline, (seen, expected, self.house.gate.moment, self.running)
+        while (seen := self.under_test.call(self.observed)) != expected or not self.engine_is_where_it_should_be():
+            assert not self.under_test.failures, self.under_test.failures
+            assert time.monotonic() < deadline, (seen, expected, self.under_test.gate.moment, self.running)
             time.sleep(0.001)
-        self.house.call(self.check_queue)
+        self.under_test.call(self.check_queue)
         for job in self.jobs:
             if job.over and job.id not in self.told:
                 self.told.add(job.id)
-                self.house.call(partial(self.check_events, job))
+                self.under_test.call(partial(self.check_events, job))
 
     async def observed(self, service: Service) -> list[tuple[str, str, int, int]]:
         try:
@@ -308,7 +308,7 @@ class Jobs(RuleBasedStateMachine):
 
     def engine_is_where_it_should_be(self) -> bool:
         job = self.running
-        return job is None or self.house.gate.moment == job.moments[job.at]
+        return job is None or self.under_test.gate.moment == job.moments[job.at]
 
     async def check_queue(self, service: Service) -> None:
         live = await harness.gateway(service).snapshots()
@@ -327,8 +327,8 @@ class Jobs(RuleBasedStateMachine):
         return [image for known in self.jobs for image in (await service.job(known.id)).images]
 
     def teardown(self) -> None:
-        shown = {Path(image.path).name for image in self.house.call(self.all_images)}
-        self.house.close()
+        shown = {Path(image.path).name for image in self.under_test.call(self.all_images)}
+        self.under_test.close()
         unfinished = {job.id for job in self.jobs if not job.over}
         on_disk = {name for name in harness.images(self.folder) if name.endswith(".png")}
         shutil.rmtree(self.folder)

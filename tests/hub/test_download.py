@@ -1,4 +1,4 @@
-"""Fetching from a hub on loopback, without a process around it: what is resumed, found, and said."""
+"""Downloads from a hub on loopback, without a process around it: what is resumed, found, and said."""
 
 from collections.abc import Callable
 from pathlib import Path

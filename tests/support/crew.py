@@ -33,12 +33,12 @@ def a_job(*, steps: int = 4, num_images: int = 1, model: str = "demo", synchrono
 
 
 def run_mocked(main: Callable[[], Awaitable[None]]) -> None:
-    """Run a scenario in a Trio of its own, where time passes when nobody has anything to do."""
+    """Run a scenario in a Trio of its own, where time passes when every task waits."""
     trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
 
 
 async def checkpoints(count: int) -> None:
-    """Let everybody else take ``count`` turns."""
+    """Let the other tasks take ``count`` turns."""
     for _ in range(count):
         await trio.lowlevel.checkpoint()
 
