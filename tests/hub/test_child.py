@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from mflux_api.errors import DiskFull, DownloadFailed
 from mflux_api.hub.cache import HubCache
 from mflux_api.hub.client import DownloadOptions, download_repository
 from mflux_api.hub.protocol import DownloadProgress
+from mflux_api.ipc import frames
 from tests.support.hub_downloads import (
     REPO,
     TRANSFORMER,
@@ -110,6 +112,20 @@ async def test_a_child_that_always_dies_at_once_ends_the_download(tmp_path: Path
     with pytest.raises(DownloadFailed, match="3 times"), trio.fail_after(30):
         await download_repository(download_request(tmp_path), DownloadOptions(command=command), lambda _: None)
     assert starts.read_text() == "xxx"
+
+
+def test_child_ends_by_itself_after_its_last_frame(hub: Hub, tmp_path: Path) -> None:
+    """The service does not wait for this; so each line of the child runs to its end here."""
+    command = [sys.executable, "-P", "-m", "mflux_api.hub.child"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(frames.encode(download_request(tmp_path)))
+        child.stdin.flush()
+        said = child.stdout.read()
+        assert child.wait(timeout=30) == 0
+    assert b"DownloadDone" in said
+    assert HubCache(tmp_path).snapshot(REPO, None) is not None
 
 
 async def test_orphans_end_with_the_service(hub: Hub, tmp_path: Path) -> None:
