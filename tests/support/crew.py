@@ -38,7 +38,7 @@ def run_mocked(main: Callable[[], Awaitable[None]]) -> None:
 
 
 async def checkpoints(count: int) -> None:
-    """Let the other tasks take ``count`` turns."""
+    """Let all other tasks take ``count`` turns."""
     for _ in range(count):
         await trio.lowlevel.checkpoint()
 

@@ -185,7 +185,7 @@ def checked(events: list[JobEvent]) -> Job:
 
 
 async def eventually(condition: Callable[[], bool | Awaitable[bool]]) -> None:
-    """Wait until a condition holds for which there is no event."""
+    """Wait until something that is not announced has come about."""
     while True:
         value = condition()
         if value if isinstance(value, bool) else await value:

@@ -111,7 +111,7 @@ class Script:
 
     @property
     def alive(self) -> int:
-        """How many engines are not closed."""
+        """Engines that were not closed."""
         return sum(engine.closed is None for engine in self.engines)
 
     async def start(self, nursery: trio.Nursery) -> "ScriptedEngine":
