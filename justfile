@@ -7,8 +7,12 @@ default:
 test *args:
     uv run pytest {{args}}
 
-# The promises of docs/guarantees.md in their long forms, with their figures: about an hour.
-promises *args:
+# The tests that need no processes, sockets or real engine: under a minute.
+quick *args:
+    uv run pytest -m "not slow" {{args}}
+
+# The guarantees of docs/guarantees.md in their long forms, with their figures: about an hour.
+guarantees *args:
     uv run pytest tests/guarantees --full -s -n 0 {{args}}
 
 # Style and import directions.

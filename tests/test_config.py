@@ -179,7 +179,7 @@ def test_trailing_comma_in_the_keys_variable_adds_no_empty_key(
 
 
 @pytest.mark.parametrize("text", ["", ",", " , "])
-def test_keys_variable_without_a_key_is_a_mistake_and_no_open_door(tmp_path: Path, text: str) -> None:
+def test_keys_variable_without_a_key_is_a_mistake_and_admits_no_caller(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match="MFLUX_API_KEYS"):
         load_settings(written(tmp_path, ""), environ={"MFLUX_API_KEYS": text})
 

@@ -34,6 +34,7 @@ def test_every_route_is_documented_in_openapi_and_in_the_docs() -> None:
         assert path in text or path.removeprefix("/sdapi/v1") in text, path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["README.md", "docs/embedding.md"])
 def test_embedding_example_runs_as_printed(name: str, tmp_path: Path) -> None:
     text = (ROOT / name).read_text("utf-8")
@@ -87,7 +88,7 @@ def test_readme_commands_are_the_two_of_the_project() -> None:
     assert "uv run pytest" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
-def test_promises_name_tests_that_exist() -> None:
+def test_guarantees_name_tests_that_exist() -> None:
     text = (ROOT / "docs" / "guarantees.md").read_text("utf-8")
     proofs = re.findall(r"`(tests/[^`:]+)::(\w+)`", text)
     assert proofs

@@ -1,8 +1,9 @@
 """One attempt at a job: what it leaves with the actors of its engine."""
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.engine_addresses import EngineAddresses
 from mflux_api.actors.mailbox import Address, Mailbox
-from mflux_api.actors.scheduler.job_runner import EngineAddresses, _Attempt
+from mflux_api.actors.scheduler.job_runner import _Attempt
 from mflux_api.jobs.progress import ProgressTracker
 from tests.support.crew import a_job, fill
 

@@ -40,6 +40,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
             warm = {"prompt": "warm up", "model": "demo", "width": 64, "height": 64, "steps": 1}
             client.post("/sdapi/v1/txt2img", json=warm).raise_for_status()
         yield running
+        # Not killed, or the measurement of its coverage would be lost.
+        assert running.stop() == 0
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import pytest
 from mflux_api.catalog import BUILT_IN
 from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
 from mflux_api.storage.checkpoints import EMBEDDED
+from tests.support.checkpoint_shapes import TINY
 from tests.support.server import api_client, serving
-from tests.support.shapes import TINY
 
 pytestmark = pytest.mark.slow
 

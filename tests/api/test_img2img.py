@@ -8,13 +8,9 @@ import pytest
 from PIL import Image, ImageChops
 
 from tests.support.api_jobs import wait_for_end
-from tests.support.sample_images import scene as scene
-from tests.support.sample_images import to_base64, to_image
+from tests.support.sample_images import scene, to_base64, to_image
 
 pytestmark = pytest.mark.slow
-
-encoded, decoded = to_base64, to_image
-"""Other folders' tests still import these names, and ``scene``, from here."""
 
 STEPS = 4
 SMALL: dict[str, Any] = {"prompt": "make it night", "model": "demo", "seed": 1, "steps": STEPS}

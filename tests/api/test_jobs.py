@@ -1,4 +1,4 @@
-"""Asynchronous jobs: submit, look, list, cancel, fetch images."""
+"""Asynchronous jobs: submit, read, list, cancel, download images."""
 
 import base64
 import re
@@ -10,13 +10,7 @@ import httpx
 import pytest
 from PIL import Image
 
-from tests.support.api_jobs import SMALL as SMALL
-from tests.support.api_jobs import submit as submit
-from tests.support.api_jobs import wait_for as wait_for
-from tests.support.api_jobs import wait_for_end
-
-finished = wait_for_end
-"""Other folders' tests still import this name, and the three above, from here."""
+from tests.support.api_jobs import SMALL, submit, wait_for, wait_for_end
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ import pytest
 
 from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
 from tests.support.api_jobs import submit, wait_for_end
+from tests.support.checkpoint_shapes import TINY
 from tests.support.server import Server, api_client, serving
-from tests.support.shapes import TINY
 
 pytestmark = pytest.mark.slow
 

@@ -1,4 +1,4 @@
-"""What a server promises about its end and its next start."""
+"""The end of a server and its next start: what stays, and what is removed."""
 
 import subprocess
 import sys
@@ -11,26 +11,21 @@ import pytest
 
 from tests.support import scripted_server
 from tests.support.api_jobs import SMALL, submit, wait_for_end
-from tests.support.server import api_client, clean_environment, serving
-
-# Exported anew: other folders' tests still import it from here.
-from tests.support.server import engine_of as engine_of
+from tests.support.server import DEMO_CONFIG, api_client, clean_environment, engine_of, serving
 
 pytestmark = pytest.mark.slow
 
-CONFIG = '[models]\ndefault = "demo"\n'
-
 
 def test_restart_shows_the_old_jobs_with_their_images(tmp_path: Path) -> None:
-    with serving(tmp_path, CONFIG) as first, api_client(first.url) as client:
+    with serving(tmp_path, DEMO_CONFIG) as first, api_client(first.url) as client:
         before = wait_for_end(client, submit(client, seed=4, prompt="Grüße, 世界"))
         first.stop()
-    with serving(tmp_path, CONFIG) as second, api_client(second.url) as client:
+    with serving(tmp_path, DEMO_CONFIG) as second, api_client(second.url) as client:
         assert client.get(f"/api/v1/jobs/{before['id']}").json() == before
 
 
 def test_second_server_on_one_state_directory_exits_with_state_in_use(tmp_path: Path) -> None:
-    with serving(tmp_path, CONFIG) as first:
+    with serving(tmp_path, DEMO_CONFIG) as first:
         second = subprocess.run(
             [sys.executable, "-m", "mflux_api", "serve", "--port", "0"],
             cwd=tmp_path,
@@ -46,7 +41,7 @@ def test_second_server_on_one_state_directory_exits_with_state_in_use(tmp_path: 
 
 
 def test_generate_beside_a_running_server_does_not_touch_its_jobs(tmp_path: Path) -> None:
-    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+    with serving(tmp_path, DEMO_CONFIG) as server, api_client(server.url) as client:
         wait_for_end(client, submit(client))
         before = client.get("/api/v1/jobs").json()
         command = [sys.executable, "-m", "mflux_api", "generate", "a lake", "--width", "64", "--height", "64"]
@@ -59,7 +54,7 @@ def test_generate_beside_a_running_server_does_not_touch_its_jobs(tmp_path: Path
 
 
 def test_old_jobs_go_with_their_images_and_leave_a_tombstone(tmp_path: Path) -> None:
-    with serving(tmp_path, CONFIG + "\n[jobs]\nkeep_completed = 2\n") as server, api_client(server.url) as client:
+    with serving(tmp_path, DEMO_CONFIG + "\n[jobs]\nkeep_completed = 2\n") as server, api_client(server.url) as client:
         ids = [submit(client, seed=seed) for seed in range(4)]
         for job_id in ids:
             client.get(f"/api/v1/jobs/{job_id}/stream").read()
@@ -76,7 +71,10 @@ def test_old_jobs_go_with_their_images_and_leave_a_tombstone(tmp_path: Path) -> 
 def test_killed_server_leaves_no_image_of_a_synchronous_call(tmp_path: Path) -> None:
     environ = scripted_server.environ(step_seconds=0.05)
     output = tmp_path / "output"
-    with serving(tmp_path, CONFIG, environ, module=scripted_server.MODULE) as server, api_client(server.url) as client:
+    with (
+        serving(tmp_path, DEMO_CONFIG, environ, module=scripted_server.MODULE) as server,
+        api_client(server.url) as client,
+    ):
         kept = wait_for_end(client, submit(client))
         with ThreadPoolExecutor(1) as callers:
             call = callers.submit(client.post, "/sdapi/v1/txt2img", json=SMALL | {"num_images": 4, "steps": 20})
@@ -92,7 +90,10 @@ def test_killed_server_leaves_no_image_of_a_synchronous_call(tmp_path: Path) -> 
     theirs = [mine.with_name("holiday.png"), mine.with_name("0123456789ab-0.png")]
     for path in theirs:
         path.write_bytes(b"theirs")
-    with serving(tmp_path, CONFIG, environ, module=scripted_server.MODULE) as server, api_client(server.url) as client:
+    with (
+        serving(tmp_path, DEMO_CONFIG, environ, module=scripted_server.MODULE) as server,
+        api_client(server.url) as client,
+    ):
         ours = [path for path in output.rglob("*.png") if path not in theirs]
         assert [path.name for path in ours] == [f"{kept['id']}-0.png"]
         assert [path.read_bytes() for path in theirs] == [b"theirs"] * 2
@@ -107,7 +108,7 @@ def wait_for_gone(client: httpx.Client, job_id: str) -> None:
 
 
 def test_image_removed_by_hand_is_gone(tmp_path: Path) -> None:
-    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+    with serving(tmp_path, DEMO_CONFIG) as server, api_client(server.url) as client:
         job_id = submit(client)
         client.get(f"/api/v1/jobs/{job_id}/stream", params={"images": "url"}).read()
         (image,) = (tmp_path / "output").rglob("*.png")
@@ -120,7 +121,7 @@ def test_image_removed_by_hand_is_gone(tmp_path: Path) -> None:
 
 
 def test_image_that_cannot_be_read_is_named_and_back_when_it_can_be(tmp_path: Path) -> None:
-    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+    with serving(tmp_path, DEMO_CONFIG) as server, api_client(server.url) as client:
         job_id = submit(client)
         client.get(f"/api/v1/jobs/{job_id}/stream", params={"images": "url"}).read()
         (image,) = (tmp_path / "output").rglob("*.png")
@@ -140,7 +141,7 @@ def test_image_that_cannot_be_read_is_named_and_back_when_it_can_be(tmp_path: Pa
 
 
 def test_serving_process_never_imports_the_model_code(tmp_path: Path) -> None:
-    with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
+    with serving(tmp_path, DEMO_CONFIG) as server, api_client(server.url) as client:
         wait_for_end(client, submit(client))
         client.get("/api/v1/system").raise_for_status()
         maps = Path(f"/proc/{server.process.pid}/maps")
@@ -157,7 +158,7 @@ KEYS = 'allowed_hosts = ["127.0.0.1"]\napi_keys = ["first", "second"]\n'
 
 
 def test_keys_hosts_and_origins(tmp_path: Path) -> None:
-    config = f'{CONFIG}[server]\ncors_origins = ["http://good.example"]\n[security]\n{KEYS}'
+    config = f'{DEMO_CONFIG}[server]\ncors_origins = ["http://good.example"]\n[security]\n{KEYS}'
     with serving(tmp_path, config) as server, api_client(server.url) as client:
         refused = client.get("/api/v1/jobs")
         assert (refused.status_code, refused.json()["code"]) == (401, "UNAUTHORIZED")

@@ -30,7 +30,7 @@ def data(event: ServerSentEvent) -> dict[str, Any]:
 
 
 def test_progress_is_monotonic_by_steps_reaches_one_and_then_complete(client: httpx.Client) -> None:
-    # From the oldest event on: how far the job is when the stream begins is chance.
+    # From the oldest event on: how far the job is when the stream begins is not known.
     events = follow(client, submit(client, steps=4, num_images=2, seed=5), **{"Last-Event-ID": "unknown"})
     assert [event.event for event in events] == ["progress"] * (len(events) - 1) + ["complete"]
     progress = [data(event) for event in events[:-1]]
@@ -64,7 +64,7 @@ def test_stream_of_a_finished_job_replays_its_end(client: httpx.Client) -> None:
     assert data(events[1]) == job
 
 
-def test_resume_by_last_event_id_has_no_gap_and_no_double(client: httpx.Client) -> None:
+def test_resume_by_last_event_id_has_no_gap_and_no_duplicate(client: httpx.Client) -> None:
     job_id = submit(client, steps=5)
     whole = follow(client, job_id, **{"Last-Event-ID": "unknown"})
     ids = [event.id for event in whole]

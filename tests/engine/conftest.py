@@ -37,7 +37,7 @@ def device() -> "Device":
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the smallest shape, float32; tests must not change it."""
     from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
-    from tests.support.shapes import TINY
+    from tests.support.checkpoint_shapes import TINY
 
     return write_random_checkpoint(tmp_path_factory.mktemp("tiny") / "model", TINY, dtype="float32")
 
@@ -62,6 +62,6 @@ def pipeline(tiny: "Components", device: "Device") -> "Pipeline":
 def stock_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of the only layout that stock mflux loads: full VAE, 28 text layers, 512 tokens."""
     from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
-    from tests.support.shapes import STOCK
+    from tests.support.checkpoint_shapes import STOCK
 
     return write_random_checkpoint(tmp_path_factory.mktemp("stock") / "model", STOCK, dtype="float32")

@@ -13,8 +13,8 @@ from mflux.models.flux2.variants import Flux2KleinEdit
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
 from mflux_api.engine.weights.components import load_components
-from tests.engine.test_edit import save
-from tests.support.klein import distance, generate, generate_stock, klein_config, rgb_image
+from tests.support.pipeline_runs import distance, generate, rgb_image
+from tests.support.stock_mflux import generate_stock, klein_config, save_images
 
 pytestmark = pytest.mark.slow
 
@@ -47,7 +47,7 @@ def test_same_pixels_as_stock_edit_with_its_cache(stock_folder: Path, device: De
     folder = caching(stock_folder, tmp_path / "model")
     pipeline = Pipeline(load_components(folder), device)
     stock = Flux2KleinEdit(model_path=str(folder), model_config=klein_config(kv_cache=True))
-    files = save(tmp_path, REQUEST.references)
+    files = save_images(tmp_path, REQUEST.references)
     (ours,) = generate(pipeline, REQUEST)
     assert distance(ours, generate_stock(stock, REQUEST, device, files)) == 0
     guided = attrs.evolve(REQUEST, guidance=4.0, steps=2)

@@ -17,10 +17,9 @@ from mflux_api.engine.device import Device
 from mflux_api.engine.local import LocalEngine
 from mflux_api.engine.sampling.pipeline import Event, ImageEvent, Pipeline, StageEvent, StepEvent, Stopped
 from mflux_api.engine.weights.components import CheckpointError, load_components
-from tests.engine.test_component_offload_features import watched
-from tests.engine.test_pipeline import REQUEST
 from tests.support.engine_contract import DEADLINE_SECONDS, RUN, load, run, until
-from tests.support.klein import consume, distance, generate, never
+from tests.support.loaded_components import watch_reads
+from tests.support.pipeline_runs import REQUEST, consume, distance, generate, never
 
 pytestmark = pytest.mark.slow
 
@@ -48,7 +47,7 @@ def test_several_images_read_each_component_once_and_are_their_single_runs(tiny_
     components = load_components(tiny_folder, component_offload=True)
     pipeline = Pipeline(components, device)
     request = attrs.evolve(LOW, seeds=(3, 4, 5), guidance=4.0, negative_prompt="dark")
-    read = {name: watched(components, name) for name in COMPONENTS}
+    read = {name: watch_reads(components, name) for name in COMPONENTS}
     assert pipeline.images_per_pass(attrs.evolve(request, seeds=tuple(range(9)))) == 9
     seen: list[Event] = []
     consume(pipeline.run(request, never), seen)
@@ -61,7 +60,7 @@ def test_several_images_read_each_component_once_and_are_their_single_runs(tiny_
 
 
 @pytest.mark.parametrize("guidance", [1.0, 4.0])
-def test_pixels_are_those_of_a_model_that_is_there_as_a_whole(
+def test_pixels_are_those_of_a_model_that_is_wholly_in_memory(
     pipeline: Pipeline, tiny_folder: Path, device: Device, guidance: float
 ) -> None:
     request = attrs.evolve(REQUEST, seeds=(3, 4), guidance=guidance)

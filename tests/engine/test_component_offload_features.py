@@ -1,8 +1,6 @@
 """Edits, adapters and previews with component offload and on quantized weights: same image, nothing kept too long."""
 
-import weakref
 from pathlib import Path
-from typing import Any
 
 import attrs
 import numpy as np
@@ -12,12 +10,12 @@ from mflux_api.catalog.files import ComponentName
 from mflux_api.engine.device import Device
 from mflux_api.engine.lora.applying import Lora
 from mflux_api.engine.sampling.pipeline import ImageEvent, LoraError, Pipeline
-from mflux_api.engine.weights.components import Components, load_components
+from mflux_api.engine.weights.components import load_components
 from mflux_api.engine.weights.quantized_cache import load_quantized
-from tests.engine.test_pipeline import REQUEST
 from tests.support.adapter_files import peft
-from tests.support.klein import distance, generate, never, rgb_image
-from tests.support.shapes import TINY
+from tests.support.checkpoint_shapes import TINY
+from tests.support.loaded_components import watch_reads
+from tests.support.pipeline_runs import REQUEST, distance, generate, never, rgb_image
 
 pytestmark = pytest.mark.slow
 
@@ -25,20 +23,6 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def lora(tmp_path: Path) -> Lora:
     return Lora(peft(tmp_path / "ink.safetensors", TINY), 0.5)
-
-
-def watched(components: Components, name: ComponentName) -> "list[weakref.ref[Any]]":
-    """Return weak references, one for each time that the component is read."""
-    seen: list[weakref.ref[Any]] = []
-    read = components._readers[name]
-
-    def watch() -> Any:
-        module = read()
-        seen.append(weakref.ref(module))
-        return module
-
-    components._readers = {**components._readers, name: watch}
-    return seen
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.5])
@@ -59,7 +43,7 @@ def test_edit_with_an_adapter_and_previews_is_the_same_image_under_low_ram(
 
     components = load_components(tiny_folder, component_offload=True)
     offloading = Pipeline(components, device)
-    transformers, vaes = watched(components, "transformer"), watched(components, "vae")
+    transformers, vaes = watch_reads(components, "transformer"), watch_reads(components, "vae")
     low = attrs.evolve(request, low_ram=True)
     for _ in range(2):
         seen = []

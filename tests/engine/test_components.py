@@ -14,7 +14,7 @@ import pytest
 from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint
 from mflux_api.engine.device import Device
 from mflux_api.engine.weights.components import CheckpointError, Components, load_components
-from tests.support.shapes import TINY
+from tests.support.checkpoint_shapes import TINY
 
 pytestmark = pytest.mark.usefixtures("device")
 

@@ -11,8 +11,8 @@ from mflux_api.engine.local import LocalEngine
 from mflux_api.engine.protocol import Loaded, LoadModel, RunFailed, StepDone
 from mflux_api.storage.checkpoints import EMBEDDED
 from tests.support.adapter_files import peft
+from tests.support.checkpoint_shapes import TINY
 from tests.support.engine_contract import RUN, EngineContract, load, rgb_images, run
-from tests.support.shapes import TINY
 
 pytestmark = pytest.mark.slow
 

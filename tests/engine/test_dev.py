@@ -20,9 +20,9 @@ from mflux_api.engine.sampling.pipeline import ImageEvent, Pipeline, PipelineReq
 from mflux_api.engine.weights.components import CheckpointError, Components, load_components
 from mflux_api.engine.weights.quantized_cache import load_quantized
 from mflux_api.storage.footprint import Footprint, measure
-from tests.engine.test_footprint import held
 from tests.support.dev_checkpoint import SHAPE, write_dev_checkpoint
-from tests.support.klein import distance, generate, never, rgb_image
+from tests.support.loaded_components import held_bytes
+from tests.support.pipeline_runs import distance, generate, never, rgb_image
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +55,7 @@ def copy(dev_folder: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("mask", [[1] * 6, [0, 0, 1, 1, 1, 1], [1, 1, 1, 1, 0, 0]], ids=["none", "left", "right"])
-def test_text_encoder_is_the_one_of_the_formulas(dev: Components, dev_folder: Path, mask: list[int]) -> None:
+def test_text_encoder_follows_mistrals_formulas(dev: Components, dev_folder: Path, mask: list[int]) -> None:
     """The formulas written out in numpy, token by token and head by head, with padding on each side."""
     ids = [5, 5, 70, 300, 12, 64]
     layers = dev.info.text_encoder_out_layers
@@ -309,7 +309,7 @@ def test_expected_bytes_are_the_bytes_that_are_held(
     assert expected.alternating_offload is not None
     assert expected.component_offload < expected.alternating_offload < expected.whole
     components = load_components(dev_folder) if bits is None else load_quantized(dev_folder, bits, tmp_path / "q")
-    found = held(components)
+    found = held_bytes(components)
     assert (expected.whole, expected.component_offload) == (found.whole, found.component_offload)
     if bits is not None:
         assert measure(tmp_path / "q", float_bytes=float_bytes) == expected

@@ -28,7 +28,8 @@ from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.images.resize import as_reference
 from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.schedule import steps_to_run
-from tests.support.klein import consume, distance, generate, generate_stock, klein_config, never, pixels_of, rgb_image
+from tests.support.pipeline_runs import consume, distance, generate, never, pixels_of, rgb_image
+from tests.support.stock_mflux import generate_stock, klein_config, save_images
 
 REQUEST = PipelineRequest(
     prompt="make it night", seeds=(3,), width=64, height=48, steps=2, references=(rgb_image(48, 32),)
@@ -43,14 +44,6 @@ def stock(stock_folder: Path) -> Any:
 @pytest.fixture(scope="module")
 def same_as_stock(stock_folder: Path, device: Device) -> Pipeline:
     return Pipeline(load_components(stock_folder), device)
-
-
-def save(folder: Path, images: tuple[RGBImage, ...]) -> list[Path]:
-    """Write the images to files, which is how stock mflux takes them."""
-    paths = [folder / f"{index}.png" for index in range(len(images))]
-    for path, each in zip(paths, images, strict=True):
-        Image.fromarray(pixels_of(each)).save(path)
-    return paths
 
 
 @pytest.mark.slow
@@ -76,7 +69,7 @@ def test_same_pixels_as_stock_edit(
     images = tuple(rgb_image(width, height, seed) for seed, (width, height) in enumerate(sizes))
     request = attrs.evolve(REQUEST, references=images, steps=steps, guidance=guidance, height=64)
     (ours,) = generate(same_as_stock, request)
-    assert distance(ours, generate_stock(stock, request, device, save(tmp_path, images))) <= levels
+    assert distance(ours, generate_stock(stock, request, device, save_images(tmp_path, images))) <= levels
     (without,) = generate(same_as_stock, attrs.evolve(request, references=()))
     assert distance(ours, without) > 1  # the levels allowed above
 

@@ -5,29 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from mflux_api.catalog.files import COMPONENTS
 from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
 from mflux_api.engine.device import Device
-from mflux_api.engine.weights.components import Components, load_components
-from mflux_api.engine.weights.parameters import named_arrays
+from mflux_api.engine.weights.components import load_components
 from mflux_api.engine.weights.quantized_cache import load_quantized
-from mflux_api.storage.footprint import Footprint, measure
-from tests.support.shapes import TINY
+from mflux_api.storage.footprint import measure
+from tests.support.checkpoint_shapes import TINY
+from tests.support.loaded_components import held_bytes
 
 pytestmark = pytest.mark.slow
-
-
-def held(components: Components) -> Footprint:
-    """Return the bytes of the arrays themselves."""
-    sizes = [
-        sum(
-            array.nbytes
-            for name, array in named_arrays(getattr(components, component))
-            if not name.endswith("inv_freq")
-        )
-        for component in COMPONENTS
-    ]
-    return Footprint(whole=sum(sizes), component_offload=max(sizes))
 
 
 @pytest.mark.parametrize("bits", [None, 3, 4, 6, 8])
@@ -39,10 +25,10 @@ def test_expected_bytes_are_the_bytes_that_are_held(
     float_bytes = 2 if device.is_gpu else 4
     expected = measure(folder, float_bytes=float_bytes, bits=bits)
     if bits is None:
-        assert held(load_components(folder)) == expected
+        assert held_bytes(load_components(folder)) == expected
     else:
         components = load_quantized(folder, bits, tmp_path / "q")
-        assert held(components) == expected
+        assert held_bytes(components) == expected
         assert measure(tmp_path / "q", float_bytes=float_bytes) == expected
 
 
@@ -58,7 +44,7 @@ def test_low_ram_takes_the_largest_component_alone(tiny_folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["vae", "transformer/diffusion_pytorch_model.safetensors", "model_index.json"])
-def test_what_cannot_be_told_is_not_guessed(tiny_folder: Path, tmp_path: Path, damage: str) -> None:
+def test_footprint_that_cannot_be_measured_is_not_guessed(tiny_folder: Path, tmp_path: Path, damage: str) -> None:
     folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
     target = folder / damage
     if target.is_dir():

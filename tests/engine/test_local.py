@@ -3,8 +3,6 @@
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import attrs
 import psutil
@@ -14,6 +12,7 @@ import trio
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
+from tests.support.engine_child import death, running_engine
 from tests.support.engine_contract import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -33,32 +32,6 @@ def stand_in(code: str, **options: float) -> LocalEngineOptions:
     return attrs.evolve(LocalEngineOptions(), command=(sys.executable, "-P", "-c", PRELUDE + code), **options)
 
 
-WORKER = LocalEngineOptions()
-
-
-@asynccontextmanager
-async def running(options: LocalEngineOptions = WORKER) -> AsyncIterator[LocalEngine]:
-    """A child past its handshake, gone when the block ends."""
-    async with trio.open_nursery() as nursery:
-        with trio.fail_after(DEADLINE_SECONDS):
-            engine = await LocalEngine.start(nursery, options)
-        try:
-            yield engine
-        finally:
-            with trio.CancelScope(shield=True):
-                await engine.aclose(force=True)
-
-
-async def death(engine: LocalEngine) -> str:
-    """Wait for the engine's death and return its reason."""
-    with trio.fail_after(DEADLINE_SECONDS):
-        while True:
-            try:
-                await engine.receive()
-            except EngineDied as died:
-                return died.reason
-
-
 async def start_error(options: LocalEngineOptions) -> str:
     """Return the reason why a child does not come up, after checking that no process is left of it."""
     reason = ""
@@ -75,11 +48,11 @@ async def start_error(options: LocalEngineOptions) -> str:
 # --- the handshake -------------------------------------------------------------------------------------------------
 
 
-async def test_child_silent_before_its_handshake_is_given_up() -> None:
+async def test_child_silent_before_its_handshake_times_out() -> None:
     assert await start_error(stand_in("time.sleep(60)", start_timeout=0.5)) == "no handshake within 0.5 s"
 
 
-async def test_beats_alone_do_not_prolong_the_handshake() -> None:
+async def test_heartbeats_alone_do_not_prolong_the_handshake() -> None:
     code = "while True: say(p.Heartbeat(active_bytes=0, peak_bytes=0)); time.sleep(0.05)"
     assert await start_error(stand_in(code, start_timeout=0.5)) == "no handshake within 0.5 s"
 
@@ -130,7 +103,7 @@ os.write(1, data[3:2000]); sys.stdin.buffer.read(one)
 os.write(1, data[2000:])
 time.sleep(60)
 """
-    async with running(stand_in(code)) as engine:
+    async with running_engine(stand_in(code)) as engine:
         for _ in range(2):
             with trio.move_on_after(0.1) as scope:
                 await engine.receive()
@@ -143,14 +116,14 @@ time.sleep(60)
 
 async def test_death_on_the_way_of_a_frame_is_named() -> None:
     code = "ready(); os.write(1, frames.encode(p.Unloaded(), [bytes(100)])[:50]); os.kill(os.getpid(), signal.SIGKILL)"
-    async with running(stand_in(code)) as engine:
+    async with running_engine(stand_in(code)) as engine:
         assert await death(engine) == "killed by SIGKILL"
         with pytest.raises(EngineDied, match="killed by SIGKILL"):
             await engine.send(p.UnloadModel(model="demo"))
 
 
 async def test_silent_child_is_dead() -> None:
-    async with running(stand_in("ready(); time.sleep(60)", heartbeat_timeout=0.3)) as engine:
+    async with running_engine(stand_in("ready(); time.sleep(60)", heartbeat_timeout=0.3)) as engine:
         assert await death(engine) == "no sign of life for 0.3 s"
 
 
@@ -165,7 +138,7 @@ async def test_silent_child_is_dead() -> None:
 )
 async def test_child_is_ended_as_gently_as_it_allows(code: str, signal_number: int) -> None:
     # The third child says it twice: when it says it again its signal handler is in place.
-    async with running(stand_in(f"ready(); {code}")) as engine:
+    async with running_engine(stand_in(f"ready(); {code}")) as engine:
         if "SIG_IGN" in code:
             with trio.fail_after(DEADLINE_SECONDS):
                 await engine.receive()
@@ -175,20 +148,20 @@ async def test_child_is_ended_as_gently_as_it_allows(code: str, signal_number: i
 
 
 async def test_cancelled_close_kills_and_reaps() -> None:
-    async with running(stand_in("ready(); time.sleep(60)")) as engine:
+    async with running_engine(stand_in("ready(); time.sleep(60)")) as engine:
         with trio.CancelScope() as scope:
             scope.cancel()
             await engine.aclose()
         assert engine._process.returncode == -signal.SIGKILL
 
 
-async def test_many_lives_leave_no_descriptor_and_no_zombie() -> None:
+async def test_many_children_leave_no_descriptor_and_no_zombie() -> None:
     me = psutil.Process()
-    async with running(stand_in("ready(); time.sleep(60)")):
+    async with running_engine(stand_in("ready(); time.sleep(60)")):
         pass
     before = me.num_fds()
     for _ in range(20):
-        async with running(stand_in("ready(); time.sleep(60)")) as engine:
+        async with running_engine(stand_in("ready(); time.sleep(60)")) as engine:
             os.kill(engine.pid, signal.SIGKILL)
             assert await death(engine) == "killed by SIGKILL"
     assert me.num_fds() <= before

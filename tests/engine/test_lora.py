@@ -20,8 +20,9 @@ from mflux_api.engine.sampling.pipeline import Event, Pipeline, PipelineRequest,
 from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.engine.weights.parameters import named_arrays
 from tests.support.adapter_files import factors, peft, save
-from tests.support.klein import consume, distance, generate, generate_stock, klein_config, never
-from tests.support.shapes import STOCK, TINY
+from tests.support.checkpoint_shapes import STOCK, TINY
+from tests.support.pipeline_runs import consume, distance, generate, never
+from tests.support.stock_mflux import generate_stock, klein_config
 
 pytestmark = pytest.mark.slow
 
@@ -160,7 +161,7 @@ NAMINGS: list[tuple[str, dict[str, mx.array], dict[str, str], str, mx.array]] = 
 @pytest.mark.parametrize(
     ("tensors", "metadata", "target", "update"), [each[1:] for each in NAMINGS], ids=[each[0] for each in NAMINGS]
 )
-def test_naming_is_understood(
+def test_naming_is_recognised(
     tiny: Components,
     tmp_path: Path,
     tensors: dict[str, mx.array],
@@ -217,7 +218,7 @@ def test_without_the_lora_again_the_bytes_are_the_same(tiny: Components, device:
     assert again == images
 
 
-def test_between_0_and_1_the_lora_works_more_and_more(pipeline: Pipeline, tmp_path: Path) -> None:
+def test_effect_of_the_lora_grows_with_its_scale(pipeline: Pipeline, tmp_path: Path) -> None:
     path = peft(tmp_path / "a.safetensors", TINY, scale=0.05)
     base = generate(pipeline, REQUEST)[0]
 

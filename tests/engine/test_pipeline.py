@@ -24,9 +24,8 @@ from mflux_api.engine.sampling.pipeline import (
 )
 from mflux_api.engine.sampling.prompt_cache import PromptCache
 from mflux_api.engine.weights.components import Components, load_components
-from tests.support.klein import consume, distance, generate, generate_stock, klein_config, never
-
-REQUEST = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=2)
+from tests.support.pipeline_runs import REQUEST, consume, distance, generate, never
+from tests.support.stock_mflux import generate_stock, klein_config
 
 
 @pytest.fixture(scope="module")

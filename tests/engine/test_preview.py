@@ -23,7 +23,7 @@ from mflux_api.engine.sampling.pipeline import (
 from mflux_api.engine.sampling.preview import SAMPLE_SIDE, fit
 from mflux_api.engine.sampling.references import encode_image
 from mflux_api.engine.weights.components import Components
-from tests.support.klein import consume, generate, never, rgb_image
+from tests.support.pipeline_runs import consume, generate, never, rgb_image
 
 REQUEST = PipelineRequest(prompt="a red cat", seeds=(3, 4), width=64, height=48, steps=3, previews=True)
 
@@ -58,7 +58,7 @@ def test_previews_change_no_pixel(pipeline: Pipeline) -> None:
     assert [one.tobytes() for one in with_previews] == [one.tobytes() for one in without]
 
 
-def test_map_foretells_what_the_decoder_makes(tiny: Components, device: Device) -> None:
+def test_map_approximates_the_decoder(tiny: Components, device: Device) -> None:
     mode = decode_mode(device, SAMPLE_SIDE, SAMPLE_SIDE, low_ram=False)
     decoder = fit(tiny.vae, mode, lambda: None)
     grids = [encode_image(tiny.vae, rgb_image(96, 64, seed), lambda: None) for seed in range(6)]

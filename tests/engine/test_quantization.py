@@ -25,8 +25,8 @@ from mflux_api.engine.weights import quantized_cache
 from mflux_api.engine.weights.components import CheckpointError, Components, load_components
 from mflux_api.engine.weights.parameters import named_arrays
 from mflux_api.engine.weights.quantized_cache import MARKER, load_quantized
-from tests.engine.test_pipeline import REQUEST
-from tests.support.klein import generate, generate_stock, klein_config
+from tests.support.pipeline_runs import REQUEST, generate
+from tests.support.stock_mflux import generate_stock, klein_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("device")]
 
@@ -151,7 +151,7 @@ def test_other_weights_in_the_same_place_are_quantized_anew(source: Path, tmp_pa
     assert same(second, load_components(source, bits=4))
 
 
-def test_what_a_killed_maker_left_is_removed(source: Path, tmp_path: Path) -> None:
+def test_leftovers_of_a_killed_process_are_removed(source: Path, tmp_path: Path) -> None:
     leftover = tmp_path / ".q.0123.partial"
     leftover.mkdir()
     (leftover / "junk").write_bytes(b"x")
@@ -220,7 +220,7 @@ def test_a_disk_with_too_little_space_is_not_filled_up(
     assert "No space left" in warnings[0]
 
 
-def test_process_that_waited_for_another_takes_what_that_one_made(
+def test_process_that_waited_for_another_uses_its_entry(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entry = tmp_path / "q"
@@ -240,7 +240,7 @@ def test_process_that_waited_for_another_takes_what_that_one_made(
     assert made == [inode(entry)]
 
 
-def test_one_maker_at_a_time(tmp_path: Path) -> None:
+def test_one_process_quantizes_at_a_time(tmp_path: Path) -> None:
     with quantized_cache._single_writer(tmp_path / "q"):
         handle = os.open(tmp_path / ".q.lock", os.O_RDWR)
         with pytest.raises(BlockingIOError):

@@ -11,7 +11,7 @@ import pytest
 
 from mflux_api.engine.demo import random_checkpoint
 from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint
-from tests.support.shapes import TINY
+from tests.support.checkpoint_shapes import TINY
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -27,7 +27,7 @@ from mflux_api.engine.weights.parameters import named_arrays
 from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.upscaling import upscaled_size
 from mflux_api.storage.footprint import measure
-from tests.support.klein import Pixels, consume, never, rgb_image
+from tests.support.pipeline_runs import Pixels, consume, never, rgb_image
 from tests.support.upscaler_checkpoint import load_stock, write_upscaler
 
 pytestmark = pytest.mark.slow
@@ -62,7 +62,7 @@ def test_pixels_are_those_of_mflux_own_call(
 ) -> None:
     request = _request(width, height, resolution, softness)
     (ours,) = _upscale(upscaler, request)
-    # The size that the service promises before anything runs.
+    # The size that the service announces before anything runs.
     assert (ours.shape[1], ours.shape[0]) == upscaled_size(width, height, resolution)
     file = tmp_path / "given.png"
     Image.frombytes("RGB", (width, height), request.image.rgb).save(file)

@@ -18,7 +18,7 @@ from mflux_api.engine.upscaling.seedvr2_components import UpscalerComponents
 from mflux_api.engine.upscaling.upscaler import Upscaler
 from mflux_api.ipc.child_pipe import ChildPipe
 from tests.support.engine_contract import RUN, load, run, until
-from tests.support.klein import rgb_image
+from tests.support.pipeline_runs import rgb_image
 from tests.support.upscaler_checkpoint import write_upscaler
 
 pytestmark = pytest.mark.slow
@@ -68,7 +68,7 @@ async def test_cancelled_upscaling_leaves_a_sound_engine(engine: Engine) -> None
     assert isinstance(frames[-1].event, p.RunDone)
 
 
-def test_worker_says_in_a_long_stage_that_it_goes_on(
+def test_worker_reports_that_a_long_stage_goes_on(
     tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "STILL_RUNNING_SECONDS", 0.0)

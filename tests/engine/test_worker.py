@@ -17,7 +17,7 @@ from mflux_api.engine import protocol as p
 from mflux_api.engine.local import LocalEngineOptions
 from mflux_api.ipc import frames
 from mflux_api.storage.checkpoints import EMBEDDED
-from tests.engine.test_local import death, running
+from tests.support.engine_child import death, running_engine
 from tests.support.engine_contract import RUN, load, rgb_images, run, until
 
 pytestmark = pytest.mark.slow
@@ -34,7 +34,7 @@ def worker() -> Iterator[subprocess.Popen[bytes]]:
 
 
 def read_until(process: subprocess.Popen[bytes], kind: type[p.Event]) -> p.Frame:
-    """Return the next frame of that kind; without a time limit, because the worker beats."""
+    """Return the next frame of that kind; without a time limit, because the worker sends heartbeats."""
     assert process.stdout is not None
     while True:
         length = frames.header_length(process.stdout.read(frames.PREFIX_LENGTH))
@@ -47,7 +47,7 @@ def read_until(process: subprocess.Popen[bytes], kind: type[p.Event]) -> p.Frame
 def test_worker_leaves_at_end_of_file_also_while_it_imports() -> None:
     with worker() as process:
         assert process.stdin is not None
-        # The first beat comes from the control thread, which is started before the slow imports.
+        # The first heartbeat comes from the control thread, which is started before the slow imports.
         read_until(process, p.Heartbeat)
         process.stdin.close()
         assert process.wait(timeout=1.5) == 0
@@ -65,7 +65,7 @@ def test_worker_leaves_at_end_of_file_in_the_middle_of_a_run() -> None:
         assert process.wait(timeout=1.5) == 0
 
 
-def test_worker_that_is_told_nonsense_ends_instead_of_going_deaf() -> None:
+def test_worker_that_reads_an_invalid_frame_ends() -> None:
     with worker() as process:
         assert process.stdin is not None
         read_until(process, p.Heartbeat)
@@ -75,7 +75,7 @@ def test_worker_that_is_told_nonsense_ends_instead_of_going_deaf() -> None:
 
 
 async def test_killed_worker_is_found_at_once_and_named() -> None:
-    async with running() as engine:
+    async with running_engine() as engine:
         os.kill(engine.pid, signal.SIGKILL)
         with trio.fail_after(1.0):
             assert await death(engine) == "killed by SIGKILL"
@@ -83,7 +83,7 @@ async def test_killed_worker_is_found_at_once_and_named() -> None:
 
 
 async def test_stopped_worker_is_found_by_its_silence_and_reaped() -> None:
-    async with running(LocalEngineOptions(heartbeat_timeout=2.0)) as engine:
+    async with running_engine(LocalEngineOptions(heartbeat_timeout=2.0)) as engine:
         os.kill(engine.pid, signal.SIGSTOP)
         assert await death(engine) == "no sign of life for 2 s"
         with trio.fail_after(1.0):
@@ -117,7 +117,7 @@ async def test_what_the_model_code_prints_and_reads_touches_no_frame_and_it_has_
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "tmp").mkdir()
     options = LocalEngineOptions(command=(sys.executable, "-P", "-c", INTRUDER))
-    async with running(options) as engine:
+    async with running_engine(options) as engine:
         await load(engine, p.LoadModel(model="demo", path=str(EMBEDDED)))
         await engine.send(RUN)
         done = await until(engine, p.RunDone, p.RunFailed)
@@ -128,7 +128,7 @@ async def test_what_the_model_code_prints_and_reads_touches_no_frame_and_it_has_
 
 @pytest.mark.parametrize("bits", [3, 6])
 async def test_embedded_checkpoint_is_quantized_too(tmp_path: Path, bits: p.Bits) -> None:
-    async with running() as engine:
+    async with running_engine() as engine:
         whole = p.LoadModel(model="demo", path=str(EMBEDDED))
         few = attrs.evolve(whole, model="few", bits=bits, entry=str(tmp_path / "quantized" / "few"))
         for command in (few, whole):
@@ -169,9 +169,9 @@ async def main(folder):
     settings = Settings(models=ModelSettings(cache_dir=folder / "models"),
                         generation=GenerationSettings(output_dir=folder / "output"))
     async with open_service(settings) as service:
-        while (engine := (await service._gateway.engines())[0]).info is None:
+        while (state := (await service._gateway.engines())[0].state) is None or state.info is None:
             await trio.sleep(0.05)
-        print(engine.info.pid, flush=True)
+        print(state.info.pid, flush=True)
         await trio.sleep_forever()
 
 trio.run(main, Path(sys.argv[1]))

@@ -1,4 +1,4 @@
-"""``--full``: the long form of every promise."""
+"""``--full``: the long form of every guarantee."""
 
 import pytest
 
@@ -7,7 +7,7 @@ FULL_SECONDS = 3600.0
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the option."""
-    parser.addoption("--full", action="store_true", help="prove the promises in their long form (an hour in all)")
+    parser.addoption("--full", action="store_true", help="prove the guarantees in their long form (an hour in all)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

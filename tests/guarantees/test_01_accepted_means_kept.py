@@ -9,13 +9,17 @@ from pathlib import Path
 
 import httpx
 import psutil
+import pytest
 
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.api.test_jobs import SMALL
 from tests.support import scripted_server
+from tests.support.api_jobs import SMALL
+from tests.support.database_check import integrity
 from tests.support.report import report
 from tests.support.server import Server, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = '[models]\ndefault = "demo"\n[jobs]\nkeep_completed = 1000000\n'
 SUBMITTERS = 3
@@ -24,11 +28,11 @@ SUBMITTERS = 3
 class Load:
     """Clients that submit, cancel and look until the server is gone, and write down what they were told."""
 
-    def __init__(self, url: str, chance: random.Random) -> None:
+    def __init__(self, url: str, rng: random.Random) -> None:
         self.kept: list[str] = []
         self.ended: dict[str, str] = {}
         self._url = url
-        self._chance = chance
+        self._rng = rng
         self._threads = [threading.Thread(target=self._until_it_is_gone, args=(each,)) for each in self._clients()]
 
     def __enter__(self) -> "Load":
@@ -50,7 +54,7 @@ class Load:
                 turn(client)
 
     def _submit(self, client: httpx.Client) -> None:
-        fields = {"steps": self._chance.randint(1, 6), "num_images": self._chance.randint(1, 3)}
+        fields = {"steps": self._rng.randint(1, 6), "num_images": self._rng.randint(1, 3)}
         answer = client.post("/api/v1/generate", json=SMALL | fields)
         if answer.status_code == 200:
             self.kept.append(answer.json()["job_id"])
@@ -60,7 +64,7 @@ class Load:
 
     def _cancel(self, client: httpx.Client) -> None:
         time.sleep(0.05)
-        client.delete(f"/api/v1/jobs/{self._chance.choice(self.kept or ['none'])}")
+        client.delete(f"/api/v1/jobs/{self._rng.choice(self.kept or ['none'])}")
 
     def _look(self, client: httpx.Client) -> None:
         time.sleep(0.02)
@@ -73,24 +77,19 @@ class Load:
         client.post("/sdapi/v1/txt2img", json=SMALL | {"steps": 2, "num_images": 4})
 
 
-def integrity(folder: Path) -> str:
-    with contextlib.closing(sqlite3.connect(folder / "output" / DATABASE_NAME)) as connection:
-        return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
-
-
 def running(folder: Path) -> "contextlib.AbstractContextManager[Server]":
     return serving(folder, CONFIG, scripted_server.environ(step_seconds=0.002), module=scripted_server.MODULE)
 
 
 def test_every_acknowledged_job_ends_once_however_often_the_server_is_killed(tmp_path: Path, full: bool) -> None:
     seed = random.randrange(1 << 32)
-    chance = random.Random(seed)
+    rng = random.Random(seed)
     report(f"seed {seed}")
     kept: list[str] = []
     ended: dict[str, str] = {}
     for _ in range(100 if full else 4):
-        with running(tmp_path) as server, Load(server.url, chance) as load:
-            time.sleep(chance.uniform(0.0, 1.5 if full else 0.8))
+        with running(tmp_path) as server, Load(server.url, rng) as load:
+            time.sleep(rng.uniform(0.0, 1.5 if full else 0.8))
             server.process.kill()
             server.process.wait()
         kept += load.kept

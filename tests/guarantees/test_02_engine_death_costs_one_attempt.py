@@ -1,4 +1,4 @@
-"""An engine's death costs one attempt, and nobody but the job inside notices."""
+"""An engine's death costs one attempt, and only the job inside notices."""
 
 import contextlib
 import json
@@ -13,11 +13,13 @@ from typing import Any
 
 import httpx
 import psutil
+import pytest
 
-from tests.api.test_jobs import finished, submit, wait_for
-from tests.api.test_restart import engine_of
+from tests.support.api_jobs import submit, wait_for, wait_for_end
 from tests.support.report import report
-from tests.support.server import Server, api_client, serving
+from tests.support.server import Server, api_client, engine_of, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = '[models]\ndefault = "demo"\n'
 WORK = {"steps": 12, "width": 128, "height": 128, "seed": 21}
@@ -27,7 +29,7 @@ RESPAWN_ALLOWANCE = 0.5
 
 
 def until(condition: Callable[[], Any], seconds: float = DEADLINE_SECONDS) -> Any:
-    """Wait for something that nobody announces and return it."""
+    """Wait for something that has no event and return it."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < deadline
@@ -92,9 +94,9 @@ def attempts(client: httpx.Client, job_id: str) -> list[int]:
 
 
 def test_killed_engine_costs_one_attempt_and_http_never_stops(tmp_path: Path, full: bool) -> None:
-    chance = random.Random()
+    rng = random.Random()
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
-        undisturbed = finished(client, submit(client, **WORK))["result"]["images"]
+        undisturbed = wait_for_end(client, submit(client, **WORK))["result"]["images"]
         process = psutil.Process(server.process.pid)
         descriptors = process.num_fds()
         respawns: list[float] = []
@@ -103,7 +105,7 @@ def test_killed_engine_costs_one_attempt_and_http_never_stops(tmp_path: Path, fu
             for _ in range(100 if full else 2):
                 job_id = submit(client, **WORK)
                 wait_for(client, job_id, lambda job: job["progress"] > 0.01)
-                time.sleep(chance.uniform(0.0, 0.1))
+                time.sleep(rng.uniform(0.0, 0.1))
                 engine = engine_of(server)
                 if client.get(f"/api/v1/jobs/{job_id}").json()["status"] != "generating":
                     # The kill came too late to hit the job.
@@ -116,7 +118,7 @@ def test_killed_engine_costs_one_attempt_and_http_never_stops(tmp_path: Path, fu
                 added.append(time.monotonic() - killed)
                 until(partial(has_said_more, server, "is ready on", ready))
                 respawns.append(time.monotonic() - killed)
-                job = finished(client, job_id)
+                job = wait_for_end(client, job_id)
                 assert job["status"] == "completed", job
                 assert job["result"]["images"] == undisturbed
                 assert attempts(client, job_id) == [1, 2]
@@ -141,7 +143,7 @@ def test_server_that_was_stopped_for_a_while_does_not_take_its_engine_for_dead(t
         server.process.send_signal(signal.SIGSTOP)
         time.sleep(3.0)
         server.process.send_signal(signal.SIGCONT)
-        assert finished(client, job_id)["status"] == "completed"
+        assert wait_for_end(client, job_id)["status"] == "completed"
         assert attempts(client, job_id) == [1]
         assert engine_of(server) == engine
 
@@ -154,9 +156,9 @@ def test_job_that_kills_the_engine_twice_fails_and_the_next_one_runs(tmp_path: P
             with follow(server, deadly) as events:
                 next(event for event in events if event["attempt"] == attempt and event["step"] > 0)
             engine_of(server).kill()
-        failed = finished(client, deadly)
+        failed = wait_for_end(client, deadly)
         assert (failed["status"], failed["code"], failed["details"]) == ("failed", "ENGINE_CRASHED", {"attempts": 2})
-        assert finished(client, following)["status"] == "completed"
+        assert wait_for_end(client, following)["status"] == "completed"
 
 
 @contextlib.contextmanager
@@ -180,20 +182,20 @@ def test_stopped_engine_is_found_by_its_heartbeat(tmp_path: Path, full: bool) ->
         report(f"a stopped engine was found after {found:.1f} s")
         assert found <= heartbeat + 1.0
         assert not engine.is_running()
-        assert finished(client, job_id)["status"] == "completed"
+        assert wait_for_end(client, job_id)["status"] == "completed"
 
 
 def test_engine_stopped_on_its_way_up_is_found_by_its_heartbeat_too(tmp_path: Path) -> None:
     with serving(tmp_path, CONFIG + "[engine]\nheartbeat_seconds = 2\n") as server, api_client(server.url) as client:
         engine = engine_of(server)
-        # It beats before its imports; whatever came before the stop counts.
+        # It sends heartbeats before its imports; the last one before the stop counts.
         until(lambda: engine.num_threads() > 1 or said(server, "is ready on"))
         time.sleep(0.2)
         engine.send_signal(signal.SIGSTOP)
         stopped = time.monotonic()
         until(lambda: said(server, "engine died: no sign of life for 2 s"))
         assert time.monotonic() - stopped <= 4.0
-        assert finished(client, submit(client))["status"] == "completed"
+        assert wait_for_end(client, submit(client))["status"] == "completed"
 
 
 def test_engine_that_keeps_dying_at_its_start_makes_the_service_degraded_until_it_recovers(tmp_path: Path) -> None:
@@ -223,5 +225,5 @@ def test_engine_that_keeps_dying_at_its_start_makes_the_service_degraded_until_i
             killer.join()
         until(lambda: client.get("/api/v1/health").json()["status"] == "healthy")
         # The job that waited was never inside a child that died: no attempt was lost.
-        assert finished(client, waiting)["status"] == "completed"
-        assert finished(client, submit(client))["status"] == "completed"
+        assert wait_for_end(client, waiting)["status"] == "completed"
+        assert wait_for_end(client, submit(client))["status"] == "completed"

@@ -7,10 +7,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.api.test_jobs import finished, submit, wait_for
-from tests.api.test_restart import engine_of
+from tests.support.api_jobs import submit, wait_for, wait_for_end
 from tests.support.report import report
-from tests.support.server import api_client, serving
+from tests.support.server import api_client, engine_of, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = '[models]\ndefault = "demo"\n'
 SECONDS = 2.0
@@ -28,7 +29,7 @@ def test_killed_server_leaves_no_child(tmp_path: Path, moment: str, full: bool) 
         with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
             engine = engine_of(server)
             if moment == "it idles":
-                finished(client, submit(client))
+                wait_for_end(client, submit(client))
             elif moment == "it loads or encodes":
                 job_id = submit(client, **LONG)
                 wait_for(client, job_id, lambda job: job["stage"] in ("loading", "encoding"))

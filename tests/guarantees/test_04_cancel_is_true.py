@@ -12,9 +12,11 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.api.test_jobs import SMALL, finished, submit, wait_for
+from tests.support.api_jobs import SMALL, submit, wait_for, wait_for_end
 from tests.support.report import report
 from tests.support.server import Server, api_client, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = '[models]\ndefault = "demo"\n'
 STEPS = 12
@@ -40,7 +42,7 @@ SOME = [("queued", 0, 0), ("denoising", 0, 5), ("decoding", 0, STEPS), ("denoisi
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What a process generates that never did anything else."""
     with serving(tmp_path_factory.mktemp("fresh"), CONFIG) as server, api_client(server.url) as client:
-        return finished(client, submit(client, **WITNESS))["result"]["images"]
+        return wait_for_end(client, submit(client, **WITNESS))["result"]["images"]
 
 
 def events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -54,7 +56,7 @@ def events(answer: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def reached(data: dict[str, Any], moment: Moment) -> bool:
-    """Whether an event is that far, or further: a stage that is over sooner than anybody follows has none."""
+    """Whether an event is that far, or further: a stage that is over before a client follows has no event."""
     stage, image, step = moment
     return (data["image"], data["step"], STAGES.index(data["stage"])) >= (image, step, STAGES.index(stage))
 
@@ -84,7 +86,7 @@ def test_cancel_at_any_stage_and_step_leaves_an_engine_as_good_as_a_fresh_one(
         ends = []
         for moment in EVERY if full else SOME:
             ends.append(cancel_at(server, client, moment))
-            witness = finished(client, submit(client, **WITNESS))
+            witness = wait_for_end(client, submit(client, **WITNESS))
             assert witness["result"]["images"] == fresh, f"other pixels after a cancel at {moment}"
         # One child did it all: no cancel was a kill.
         assert sum("is ready on" in line for line in server.lines) == 1
@@ -97,7 +99,7 @@ def test_cancel_at_any_stage_and_step_leaves_an_engine_as_good_as_a_fresh_one(
 def test_dropped_synchronous_client_frees_the_engine_within_a_step(tmp_path: Path, fresh: Any, full: bool) -> None:
     long = SMALL | {"steps": 200, "width": 256, "height": 256}
     with serving(tmp_path, CONFIG) as server, api_client(server.url) as client:
-        finished(client, submit(client))
+        wait_for_end(client, submit(client))
         for seconds in (0.3, 0.6, 1.0, 1.5, 2.0) if full else (0.5,):
             with httpx.Client(base_url=server.url, timeout=seconds) as leaving, contextlib.suppress(httpx.ReadTimeout):
                 leaving.post("/sdapi/v1/txt2img", json=long)
@@ -107,5 +109,5 @@ def test_dropped_synchronous_client_frees_the_engine_within_a_step(tmp_path: Pat
             assert job["status"] == "cancelled"
             # 200 steps take far longer than a client waits here: it was freed, not finished.
             assert job["progress"] < 0.9
-            assert finished(client, submit(client, **WITNESS))["result"]["images"] == fresh
+            assert wait_for_end(client, submit(client, **WITNESS))["result"]["images"] == fresh
         assert not any("engine died" in line for line in server.lines)

@@ -15,11 +15,12 @@ from mflux_api.cli import serve
 from mflux_api.cli.exit_status import EXIT_INTERNAL
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.api.test_jobs import SMALL, finished, submit, wait_for
-from tests.api.test_restart import engine_of
 from tests.support import scripted_server
+from tests.support.api_jobs import SMALL, submit, wait_for, wait_for_end
 from tests.support.report import report
-from tests.support.server import Server, api_client, serving
+from tests.support.server import Server, api_client, engine_of, serving
+
+pytestmark = pytest.mark.slow
 
 FOLLOWERS = 50
 IDLE = 5
@@ -81,7 +82,7 @@ def everything(sock: socket.socket) -> bytes:
 
 
 @pytest.mark.parametrize("job_ends_in_time", [True, False])
-def test_sigterm_with_a_full_house_ends_in_time_and_loses_nothing(
+def test_sigterm_with_a_full_queue_ends_in_time_and_loses_nothing(
     tmp_path: Path, job_ends_in_time: bool, full: bool
 ) -> None:
     drain_seconds = 10.0 if job_ends_in_time else 2.0
@@ -91,7 +92,7 @@ def test_sigterm_with_a_full_house_ends_in_time_and_loses_nothing(
         contextlib.ExitStack() as stack,
     ):
         big = submit(client, width=1024, height=1024)
-        finished(client, big)
+        wait_for_end(client, big)
         running = submit(client, steps=30 if job_ends_in_time else 200)
         queued = [submit(client, seed=seed) for seed in range(5)]
         wait_for(client, running, lambda job: job["progress"] > 0)
@@ -121,8 +122,8 @@ def test_sigterm_with_a_full_house_ends_in_time_and_loses_nothing(
         if job_ends_in_time:
             assert client.get(f"/api/v1/jobs/{running}").json()["status"] == "completed"
         for seed, job_id in enumerate(queued):
-            assert finished(client, job_id)["result"]["seeds"] == [seed]
-        assert finished(client, running)["status"] == "completed"
+            assert wait_for_end(client, job_id)["result"]["seeds"] == [seed]
+        assert wait_for_end(client, running)["status"] == "completed"
         assert server.stop() == 0
 
 
@@ -166,8 +167,8 @@ def test_watchdog_ends_a_server_whose_event_loop_is_stuck(tmp_path: Path) -> Non
         "mflux-api: the shutdown is stuck: ending the process; unfinished jobs go on at the next start"
     ]
     with scripted(tmp_path, 30) as server, api_client(server.url) as client:
-        assert finished(client, running)["status"] == "completed"
-        assert finished(client, queued)["result"]["seeds"] == [3]
+        assert wait_for_end(client, running)["status"] == "completed"
+        assert wait_for_end(client, queued)["result"]["seeds"] == [3]
         assert server.stop() == 0
 
 

@@ -1,4 +1,4 @@
-"""Overload: a full queue refuses, a thousand followers all learn the end, and who does not read disturbs nobody."""
+"""Overload: a full queue refuses, all of a thousand followers learn the end, and a stuck reader disturbs no other."""
 
 import contextlib
 import json
@@ -16,10 +16,12 @@ import psutil
 import pytest
 import trio
 
-from tests.api.test_jobs import SMALL, submit
 from tests.support import scripted_server
+from tests.support.api_jobs import SMALL, submit
 from tests.support.report import report
 from tests.support.server import Server, api_client, serving
+
+pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 SUBMIT_SECONDS = 0.25
@@ -102,14 +104,14 @@ def test_every_follower_gets_the_end_while_submits_stay_quick(tmp_path: Path, fu
                     data = data[-1000:] + chunk
             ends.append(data)
 
-        async def everybody() -> None:
+        async def follow_all() -> None:
             async with trio.open_nursery() as nursery:
                 for number in range(count):
                     await nursery.start(follow, ids[number % jobs])
                 connected.set()
 
         latencies: list[float] = []
-        thread = threading.Thread(target=trio.run, args=(everybody,))
+        thread = threading.Thread(target=trio.run, args=(follow_all,))
         thread.start()
         assert connected.wait(120)
         assert client.get(f"/api/v1/jobs/{ids[0]}").json()["status"] == "queued", "the followers came too late"

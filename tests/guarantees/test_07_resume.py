@@ -7,13 +7,16 @@ from pathlib import Path
 
 import attrs
 import httpx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.api.test_jobs import submit
 from tests.support import scripted_server
+from tests.support.api_jobs import submit
 from tests.support.report import report
 from tests.support.server import api_client, serving
+
+pytestmark = pytest.mark.slow
 
 
 @attrs.frozen
@@ -39,7 +42,7 @@ CUTS = st.lists(
 REST = Cut(after=1_000_000, chunk=1 << 16, reset=False)
 
 
-def test_stream_cut_after_any_event_resumes_without_gap_or_double(tmp_path: Path, full: bool) -> None:
+def test_stream_cut_after_any_event_resumes_without_gap_or_duplicate(tmp_path: Path, full: bool) -> None:
     config = '[models]\ndefault = "demo"\n'
     environ = scripted_server.environ(step_seconds=0.003)
     resumed = 0

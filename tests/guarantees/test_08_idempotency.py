@@ -11,9 +11,11 @@ import httpx
 import pytest
 
 from mflux_api.jobs.idempotency import HEADER
-from tests.api.test_jobs import SMALL, finished
 from tests.support import scripted_server
+from tests.support.api_jobs import SMALL, wait_for_end
 from tests.support.server import Server, api_client, serving
+
+pytestmark = pytest.mark.slow
 
 AT_ONCE = 50
 
@@ -60,7 +62,7 @@ def test_same_key_many_times_at_once_is_one_job_whatever_the_queue_holds(tmp_pat
             assert {answer.status_code for answer in answers} == {200}
             (job_id,) = {answer.json()["job_id"] for answer in answers}
             assert len(client.get("/api/v1/jobs").json()["jobs"]) == round_number + 1
-            finished(client, job_id)
+            wait_for_end(client, job_id)
         assert client.get("/api/v1/stats").json()["total_generations"] == 3
 
 
@@ -94,12 +96,12 @@ def test_refused_submission_leaves_its_key_free(tmp_path: Path) -> None:
         # What was accepted is answered even while the queue is full.
         again = post(client, "waiting").json()
         assert again == {"job_id": waiting.json()["job_id"], "status": "queued", "position": 1}
-        finished(client, again["job_id"])
+        wait_for_end(client, again["job_id"])
         assert post(client, "running", steps=3).json() == {"job_id": running, "status": "completed", "position": 0}
         assert post(client, "bad").status_code == 200
 
 
-def test_key_survives_kill_minus_nine(tmp_path: Path) -> None:
+def test_key_survives_kill_9(tmp_path: Path) -> None:
     with scripted(tmp_path, step_seconds=0.05) as server, api_client(server.url) as client:
         ids = {key: post(client, key).json()["job_id"] for key in ("a", "b", "c")}
         server.stop(signal.SIGKILL)
@@ -107,7 +109,7 @@ def test_key_survives_kill_minus_nine(tmp_path: Path) -> None:
         for key, job_id in ids.items():
             assert post(client, key).json()["job_id"] == job_id
             assert post(client, key, seed=5).status_code == 409
-            assert finished(client, job_id)["status"] == "completed"
+            assert wait_for_end(client, job_id)["status"] == "completed"
         assert len(client.get("/api/v1/jobs").json()["jobs"]) == 3
 
 
@@ -121,7 +123,7 @@ def test_job_that_retention_removed_is_not_generated_again_by_a_late_retry(tmp_p
         assert client.get("/api/v1/jobs").json()["jobs"] == []
 
 
-def test_two_callers_do_not_meet_under_one_key(tmp_path: Path) -> None:
+def test_two_callers_may_use_the_same_key(tmp_path: Path) -> None:
     with (
         scripted(tmp_path, '[security]\napi_keys = ["first", "second"]\n') as server,
         api_client(server.url) as client,
@@ -132,7 +134,7 @@ def test_two_callers_do_not_meet_under_one_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["", "x" * 256, "gr\u00fc\u00df", "tab\there"])
-def test_what_is_no_key_is_refused(shared: Server, key: str) -> None:
+def test_invalid_key_is_refused(shared: Server, key: str) -> None:
     with api_client(shared.url) as client:
         refused = client.post("/api/v1/generate", json=SMALL, headers={HEADER.encode(): key.encode("latin-1")})
         assert (refused.status_code, refused.json()["details"]["field"]) == (400, HEADER)

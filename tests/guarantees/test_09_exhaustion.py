@@ -21,13 +21,14 @@ import psutil
 import pytest
 
 from mflux_api.jobs.job import Status
-from tests.api.test_jobs import SMALL, finished, submit, wait_for
-from tests.api.test_restart import engine_of
-from tests.guarantees.test_01_accepted_means_kept import integrity
 from tests.support import scripted_server
+from tests.support.api_jobs import SMALL, submit, wait_for, wait_for_end
+from tests.support.database_check import integrity
 from tests.support.harness import ended, gateway, request, scripted_service
 from tests.support.scripted_engine import Hold, Script
-from tests.support.server import Server, api_client, serving
+from tests.support.server import Server, api_client, engine_of, serving
+
+pytestmark = pytest.mark.slow
 
 CONFIG = '[models]\ndefault = "demo"\n'
 DEADLINE_SECONDS = 30.0
@@ -83,10 +84,10 @@ def every_job_ends(client: httpx.Client) -> list[dict[str, Any]]:
 
 
 @needs_mount
-def test_full_disk_is_typed_and_over_when_there_is_room_again(tmp_path: Path) -> None:
+def test_full_disk_is_a_typed_error_until_there_is_room_again(tmp_path: Path) -> None:
     with small_disk(tmp_path) as server, api_client(server.url) as client:
         before = submit(client)
-        finished(client, before)
+        wait_for_end(client, before)
         fill(output_of(server))
         kept: list[str] = []
         # The log of the database still has room for some.
@@ -103,7 +104,7 @@ def test_full_disk_is_typed_and_over_when_there_is_room_again(tmp_path: Path) ->
         ends = {job["id"]: (job["status"], job["code"]) for job in every_job_ends(client)}
         assert set(ends) == {before, *kept}, "an acknowledged job is gone, or a refused one is there"
         assert set(ends.values()) <= {("completed", None), ("failed", "DISK_FULL")}
-        assert finished(client, submit(client))["status"] == "completed"
+        assert wait_for_end(client, submit(client))["status"] == "completed"
         assert client.post("/sdapi/v1/txt2img", json=SMALL).status_code == 200
         shutil.copytree(output_of(server), tmp_path / "copy" / "output")
         assert not list((tmp_path / "copy").rglob("*.tmp"))
@@ -125,9 +126,9 @@ def test_drain_on_a_full_disk_ends_in_time(tmp_path: Path) -> None:
 def test_read_only_output_directory_is_named_and_over_when_it_is_writable_again(tmp_path: Path) -> None:
     config = CONFIG + '[jobs]\nstate_dir = "state"\n'
     with small_disk(tmp_path, config) as server, api_client(server.url) as client:
-        finished(client, submit(client))
+        wait_for_end(client, submit(client))
         remount(server, "ro")
-        failed = finished(client, submit(client))
+        failed = wait_for_end(client, submit(client))
         assert (failed["status"], failed["code"]) == ("failed", "INTERNAL_ERROR")
         assert "generation.output_dir is writable" in failed["error"]
         assert failed["details"] == {"reason": os.strerror(errno.EROFS)}
@@ -135,7 +136,7 @@ def test_read_only_output_directory_is_named_and_over_when_it_is_writable_again(
         assert (refused.status_code, refused.json()["error"]) == (500, failed["error"])
         assert client.get("/api/v1/health").json()["status"] == "healthy"
         remount(server, "rw")
-        assert finished(client, submit(client))["status"] == "completed"
+        assert wait_for_end(client, submit(client))["status"] == "completed"
         assert server.stop() == 0
 
 
@@ -160,16 +161,16 @@ def descriptors_left(server: Server, count: int) -> Iterator[None]:
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def test_no_descriptors_left_is_typed_and_over_when_there_are_some_again(tmp_path: Path) -> None:
+def test_no_descriptors_left_is_a_typed_error_until_there_are_some_again(tmp_path: Path) -> None:
     environ = scripted_server.environ(step_seconds=0.01)
     with (
         serving(tmp_path, CONFIG, environ, module=scripted_server.MODULE) as server,
         api_client(server.url) as client,
     ):
-        finished(client, submit(client))
+        wait_for_end(client, submit(client))
         with ExitStack() as stack:
             with descriptors_left(server, 3):
-                # Three are let in, the others wait in the backlog: nobody is turned away.
+                # Three are let in, the others wait in the backlog: no client is turned away.
                 clients = [
                     stack.enter_context(httpx.Client(base_url=server.url, timeout=DEADLINE_SECONDS)) for _ in range(3)
                 ]
@@ -204,7 +205,7 @@ def test_engine_that_finds_no_descriptors_comes_back_when_there_are_some(tmp_pat
             until(lambda: client.get("/api/v1/health").json()["status"] == "degraded")
             assert any("it cannot be started (Too many open files)" in line for line in server.lines)
         until(lambda: client.get("/api/v1/health").json()["status"] == "healthy")
-        assert finished(client, job_id)["status"] == "completed"
+        assert wait_for_end(client, job_id)["status"] == "completed"
         assert psutil.Process(server.process.pid).status() != psutil.STATUS_ZOMBIE
 
 

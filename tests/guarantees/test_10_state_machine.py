@@ -24,10 +24,12 @@ from mflux_api.jobs.progress import Finished
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service, open_service
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.actors.test_restarts import crash, provoke
-from tests.support import harness as bench
+from tests.support import harness
+from tests.support.actor_crashes import crash, provoke
 from tests.support.report import report
 from tests.support.scripted_engine import Action, Hold, Script
+
+pytestmark = pytest.mark.slow
 
 T = TypeVar("T")
 
@@ -80,7 +82,7 @@ class ServiceUnderTest:
             self._ready.set()
 
     async def _serve(self) -> None:
-        options = bench.settings(self._folder, max_queue=MAX_QUEUE, max_attempts=MAX_ATTEMPTS)
+        options = harness.settings(self._folder, max_queue=MAX_QUEUE, max_attempts=MAX_ATTEMPTS)
         with SqliteRepository(options.state_dir / DATABASE_NAME) as repository:
             async with (
                 open_service(options, repository=repository, start_engine=self.script.start) as service,
@@ -142,7 +144,7 @@ class Jobs(RuleBasedStateMachine):
         self.open()
 
     def open(self) -> None:
-        self.house = ServiceUnderTest(self.folder)
+        self.under_test = ServiceUnderTest(self.folder)
         self.draining = False
         self.engine_failures = 0
         self.scheduler_crashes = 0
@@ -184,9 +186,9 @@ class Jobs(RuleBasedStateMachine):
             refusal = QueueFull
         if refusal is not None:
             with pytest.raises(refusal):
-                self.house.call(lambda service: service.submit(request))
+                self.under_test.call(lambda service: service.submit(request))
             return
-        job = self.house.call(lambda service: service.submit(request))
+        job = self.under_test.call(lambda service: service.submit(request))
         self.jobs.append(Known(job.id, moments_of(num_images, steps)))
         self.dispatch()
 
@@ -203,7 +205,7 @@ class Jobs(RuleBasedStateMachine):
             if job.at == len(job.moments):
                 job.status = "completed"
                 self.dispatch()
-            trio.from_thread.run_sync(self.house.gate.open, trio_token=self.house._token)
+            trio.from_thread.run_sync(self.under_test.gate.open, trio_token=self.under_test._token)
             self.agrees()
 
     # A third death without a step in between would only add half a second of waiting.
@@ -216,13 +218,13 @@ class Jobs(RuleBasedStateMachine):
             job.attempts += 1
             job.status = "failed" if job.attempts >= MAX_ATTEMPTS else "queued"
             self.dispatch()
-        self.house.gate.moment = None
-        trio.from_thread.run_sync(self.house.script.current.die, trio_token=self.house._token)
+        self.under_test.gate.moment = None
+        trio.from_thread.run_sync(self.under_test.script.current.die, trio_token=self.under_test._token)
         self.engine_is_back()
 
     def engine_is_back(self) -> None:
         deadline = time.monotonic() + SETTLE_SECONDS
-        while self.house.call(bench.engine_info) is None:
+        while self.under_test.call(harness.engine_info) is None:
             assert time.monotonic() < deadline
 
     @precondition(lambda self: self.jobs)
@@ -231,9 +233,9 @@ class Jobs(RuleBasedStateMachine):
         job = self.jobs[which % len(self.jobs)]
         if not job.over:
             if job.status == "generating":
-                self.house.gate.moment = None
+                self.under_test.gate.moment = None
             job.status = "cancelled"
-        assert self.house.call(lambda service: service.cancel(job.id)).status.value == job.status
+        assert self.under_test.call(lambda service: service.cancel(job.id)).status.value == job.status
         self.dispatch()
 
     # Four failures within a minute escalate; tests/guarantees/test_11_supervision.py has those.
@@ -243,10 +245,10 @@ class Jobs(RuleBasedStateMachine):
         self.scheduler_crashes += 1
         job = self.running
         if job is not None:
-            self.house.gate.moment = None
+            self.under_test.gate.moment = None
             self.died_with_its_server(job)
         with crash(JobQueue, "snapshots"):
-            self.house.call(lambda service: provoke(bench.gateway(service).snapshots))
+            self.under_test.call(lambda service: provoke(harness.gateway(service).snapshots))
         self.dispatch()
 
     @rule()
@@ -255,29 +257,29 @@ class Jobs(RuleBasedStateMachine):
 
         async def begin(service: Service) -> None:
             async def draining() -> bool:
-                return (await bench.gateway(service).status()).draining
+                return (await harness.gateway(service).status()).draining
 
             async def wait() -> None:
                 # It ends with the service at the latest.
                 with contextlib.suppress(ShuttingDown):
                     await service.drain()
 
-            self.house.nursery.start_soon(wait)
-            await bench.eventually(draining)
+            self.under_test.nursery.start_soon(wait)
+            await harness.eventually(draining)
 
-        self.house.call(begin)
+        self.under_test.call(begin)
 
     @rule()
     def halt(self) -> None:
         self.draining = True
         if self.running is not None:
             self.running.status = "queued"
-        self.house.gate.moment = None
-        self.house.call(lambda service: service.drain(halt=True))
+        self.under_test.gate.moment = None
+        self.under_test.call(lambda service: service.drain(halt=True))
 
     @rule()
     def restart(self) -> None:
-        self.house.close()
+        self.under_test.close()
         self.open()
 
     # --- what must be true ---
@@ -287,15 +289,15 @@ class Jobs(RuleBasedStateMachine):
         type(self).rules_run += 1
         expected = [(job.id, job.status, job.attempts, job.deaths) for job in self.jobs]
         deadline = time.monotonic() + SETTLE_SECONDS
-        while (seen := self.house.call(self.observed)) != expected or not self.engine_is_where_it_should_be():
-            assert not self.house.failures, self.house.failures
-            assert time.monotonic() < deadline, (seen, expected, self.house.gate.moment, self.running)
+        while (seen := self.under_test.call(self.observed)) != expected or not self.engine_is_where_it_should_be():
+            assert not self.under_test.failures, self.under_test.failures
+            assert time.monotonic() < deadline, (seen, expected, self.under_test.gate.moment, self.running)
             time.sleep(0.001)
-        self.house.call(self.check_queue)
+        self.under_test.call(self.check_queue)
         for job in self.jobs:
             if job.over and job.id not in self.told:
                 self.told.add(job.id)
-                self.house.call(partial(self.check_events, job))
+                self.under_test.call(partial(self.check_events, job))
 
     async def observed(self, service: Service) -> list[tuple[str, str, int, int]]:
         try:
@@ -306,18 +308,18 @@ class Jobs(RuleBasedStateMachine):
 
     def engine_is_where_it_should_be(self) -> bool:
         job = self.running
-        return job is None or self.house.gate.moment == job.moments[job.at]
+        return job is None or self.under_test.gate.moment == job.moments[job.at]
 
     async def check_queue(self, service: Service) -> None:
-        live = await bench.gateway(service).snapshots()
+        live = await harness.gateway(service).snapshots()
         places = {job_id: each.position for job_id, each in live.items() if each.position is not None}
         assert places == {job.id: place for place, job in enumerate(self.waiting(), start=1)}
 
     async def check_events(self, job: Known, service: Service) -> None:
         # An unknown event: from the first one on, whether the log is this boot's or there is none any more.
-        async with await bench.gateway(service).follow(job.id, "unknown") as stream:
+        async with await harness.gateway(service).follow(job.id, "unknown") as stream:
             events = [logged.event async for logged in stream]
-        last = bench.checked(events)
+        last = harness.checked(events)
         assert last.status.value == job.status
         assert sum(isinstance(event, Finished) for event in events) == 1
 
@@ -325,10 +327,10 @@ class Jobs(RuleBasedStateMachine):
         return [image for known in self.jobs for image in (await service.job(known.id)).images]
 
     def teardown(self) -> None:
-        shown = {Path(image.path).name for image in self.house.call(self.all_images)}
-        self.house.close()
+        shown = {Path(image.path).name for image in self.under_test.call(self.all_images)}
+        self.under_test.close()
         unfinished = {job.id for job in self.jobs if not job.over}
-        on_disk = {name for name in bench.images(self.folder) if name.endswith(".png")}
+        on_disk = {name for name in harness.images(self.folder) if name.endswith(".png")}
         shutil.rmtree(self.folder)
         assert {name for name in on_disk if name.split("-")[0] not in unfinished} == shown
 
@@ -344,3 +346,4 @@ def test_any_order_of_events_agrees_with_the_model(full: bool) -> None:
     )
     run_state_machine_as_test(Jobs, settings=options)
     report(f"{Jobs.rules_run} comparisons")
+    assert Jobs.rules_run >= options.max_examples

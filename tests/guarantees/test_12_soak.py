@@ -17,11 +17,13 @@ from mflux_api.errors import JobGone, JobNotFound
 from mflux_api.jobs.job import Status
 from mflux_api.service import Service, open_service
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.api.test_jobs import SMALL, finished, submit
+from tests.support.api_jobs import SMALL, submit, wait_for_end
 from tests.support.harness import eventually, gateway, images, request, settings
 from tests.support.report import report
 from tests.support.scripted_engine import Script
 from tests.support.server import api_client, serving
+
+pytestmark = pytest.mark.slow
 
 MIB = 1 << 20
 KEEP = 50
@@ -155,14 +157,14 @@ def test_many_real_jobs_leave_server_and_engine_flat(tmp_path: Path, full: bool)
     config = '[models]\ndefault = "demo"\n[jobs]\nkeep_completed = 20\n'
     with serving(tmp_path, config) as server, api_client(server.url) as client:
         for seed in range(warm):
-            finished(client, submit(client, seed=seed))
+            wait_for_end(client, submit(client, seed=seed))
         processes = [psutil.Process(server.process.pid), *server.children()]
         before = [(process.memory_info().rss, process.num_fds(), process.num_threads()) for process in processes]
         for seed in range(count):
             if seed % 10 == 0:
                 assert client.post("/sdapi/v1/txt2img", json=SMALL | {"seed": seed}).status_code == 200
             else:
-                assert finished(client, submit(client, seed=seed))["status"] == "completed"
+                assert wait_for_end(client, submit(client, seed=seed))["status"] == "completed"
         after = [(process.memory_info().rss, process.num_fds(), process.num_threads()) for process in processes]
         growth = [(late[0] - early[0]) / MIB for early, late in zip(before, after, strict=True)]
         report(f"{count} real jobs: server {growth[0]:+.1f} MiB, engine {growth[1]:+.1f} MiB; {before} {after}")

@@ -3,39 +3,17 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
+from tests.support.hub_downloads import REPO
 from tests.support.hub_server import Hub, running
-
-REPO = "owner/tiny-klein"
-TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
-_NOT_NEEDED = {"README.md", "single_file.safetensors"}
-
-
-def needed(hub: Hub) -> dict[str, bytes]:
-    """The files of the checkpoint that belong to the model."""
-    return {name: data for name, data in hub.repositories[REPO].items() if name not in _NOT_NEEDED}
-
-
-def children(name: str = "mflux_api.hub.child") -> list[psutil.Process]:
-    """Download children of this process."""
-    return [child for child in psutil.Process().children() if name in " ".join(command(child))]
-
-
-def command(process: psutil.Process) -> list[str]:
-    """Return a process's command line; of one that is ending, none."""
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint of the smallest shape, with a file that no model needs."""
     from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
-    from tests.support.shapes import TINY
+    from tests.support.checkpoint_shapes import TINY
 
     folder = write_random_checkpoint(tmp_path_factory.mktemp("hub") / "model", TINY)
     (folder / "README.md").write_text("not needed")

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from mflux_api.catalog.files import UPSCALER_FILES
-from tests.api.test_img2img import decoded, encoded, scene
-from tests.hub.conftest import REPO, needed
+from tests.support.hub_downloads import REPO, needed
 from tests.support.hub_server import Hub, wait_until
+from tests.support.sample_images import scene, to_base64, to_image
 from tests.support.server import Server, api_client, serving
 
 pytestmark = pytest.mark.slow
@@ -124,8 +124,8 @@ def test_upscaler_is_downloaded_on_its_first_use_with_nothing_else_of_its_reposi
     hub.add("owner/upscaler", folder)
     config = '[[models.custom]]\nname = "seedvr2"\nbase = "seedvr2"\nrepo = "owner/upscaler"\n'
     with serving(tmp_path, config, hub.environ()) as server, api_client(server.url) as client:
-        body = {"image": encoded(scene((48, 32))), "upscaler_1": "seedvr2"}
+        body = {"image": to_base64(scene((48, 32))), "upscaler_1": "seedvr2"}
         answer = client.post("/sdapi/v1/extra-single-image", json=body).raise_for_status().json()
-        assert decoded(answer["image"]).size == (96, 64)
+        assert to_image(answer["image"]).size == (96, 64)
         path = Path(str(status(client, "seedvr2")["path"]))
     assert {file.name for file in path.iterdir()} == set(UPSCALER_FILES.values())

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,26 +14,27 @@ import trio
 from mflux_api.errors import DiskFull, DownloadFailed
 from mflux_api.hub.cache import HubCache
 from mflux_api.hub.client import DownloadOptions, download_repository
-from mflux_api.hub.protocol import DownloadDone, DownloadProgress, DownloadRequest
-from tests.hub.conftest import REPO, TRANSFORMER, children, command, needed
-from tests.hub.test_download import Client, order
+from mflux_api.hub.protocol import DownloadProgress
+from mflux_api.ipc import frames
+from tests.support.hub_downloads import (
+    REPO,
+    TRANSFORMER,
+    Downloads,
+    command_line,
+    download_children,
+    download_in_child,
+    download_request,
+    needed,
+)
 from tests.support.hub_server import Hub, wait_until
 
 pytestmark = pytest.mark.slow
-
-OPTIONS = DownloadOptions()
-
-
-async def download(wanted: DownloadRequest, seen: list[DownloadProgress] | None = None) -> DownloadDone:
-    """Fetch, with a deadline."""
-    with trio.fail_after(60):
-        return await download_repository(wanted, OPTIONS, (seen if seen is not None else []).append)
 
 
 async def test_the_total_is_known_first_and_bytes_only_grow(hub: Hub, tmp_path: Path) -> None:
     hub.faults.bytes_per_second = 2e6
     seen: list[DownloadProgress] = []
-    await download(order(tmp_path), seen)
+    await download_in_child(download_request(tmp_path), seen)
     known = [progress for progress in seen if progress.bytes_total is not None]
     total = sum(map(len, needed(hub).values()))
     assert {progress.bytes_total for progress in known} == {total}
@@ -48,11 +50,11 @@ async def test_a_killed_child_goes_on_with_the_byte_after_the_last(hub: Hub, tmp
 
         async def kill_once() -> None:
             await trio.to_thread.run_sync(wait_until, lambda: hub.total_sent() > 2e6)
-            os.kill(children()[0].pid, signal.SIGKILL)
+            os.kill(download_children()[0].pid, signal.SIGKILL)
             hub.faults.bytes_per_second = None
 
         nursery.start_soon(kill_once)
-        await download(order(tmp_path))
+        await download_in_child(download_request(tmp_path))
     resumed = [int(wanted.removeprefix("bytes=").removesuffix("-")) for wanted in hub.ranges]
     assert sum(resumed) > 1e5
     assert HubCache(tmp_path).snapshot(REPO, None) is not None
@@ -61,15 +63,15 @@ async def test_a_killed_child_goes_on_with_the_byte_after_the_last(hub: Hub, tmp
 async def test_cancelling_ends_the_child_and_the_next_call_goes_on(hub: Hub, tmp_path: Path) -> None:
     hub.faults.bytes_per_second = 2e6
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(download, order(tmp_path))
+        nursery.start_soon(download_in_child, download_request(tmp_path))
         await trio.to_thread.run_sync(wait_until, lambda: hub.total_sent() > 2e6)
         nursery.cancel_scope.cancel()
-    assert children() == []
+    assert download_children() == []
     cache = HubCache(tmp_path)
     assert cache.snapshot(REPO, None) is None
     hub.faults.bytes_per_second = None
     seen: list[DownloadProgress] = []
-    await download(order(tmp_path), seen)
+    await download_in_child(download_request(tmp_path), seen)
     assert hub.ranges
     assert next(progress for progress in seen if progress.bytes_total).bytes_done > 0
     assert cache.snapshot(REPO, None) is not None
@@ -82,46 +84,61 @@ async def test_a_disk_that_fills_up_on_the_way_keeps_what_arrived(hub: Hub, tmp_
     )
     options = DownloadOptions(command=(sys.executable, "-P", "-c", limited))
     with pytest.raises(DiskFull, match="the disk is full"), trio.fail_after(60):
-        await download_repository(order(tmp_path), options, lambda _: None)
-    await download(order(tmp_path))
+        await download_repository(download_request(tmp_path), options, lambda _: None)
+    await download_in_child(download_request(tmp_path))
     assert hub.ranges
 
 
 async def test_a_failure_is_reported_while_other_files_still_arrive(hub: Hub, tmp_path: Path) -> None:
     data = hub.repositories[REPO][TRANSFORMER]
-    Client(tmp_path, hub.url).leave_partial(hub, data[:-1] + bytes([data[-1] ^ 1]))
+    Downloads(tmp_path, hub.url).leave_partial(hub, data[:-1] + bytes([data[-1] ^ 1]))
     hub.faults.bytes_per_second = 3e5
     with pytest.raises(DownloadFailed, match="is not what the hub says it is"):
-        await download(order(tmp_path))
+        await download_in_child(download_request(tmp_path))
     assert hub.total_sent() < sum(map(len, needed(hub).values())) / 2
 
 
 async def test_offline_mode_is_reported(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE"):
-        await download(order(tmp_path))
+        await download_in_child(download_request(tmp_path))
     assert hub.requests == []
-    assert children() == []
+    assert download_children() == []
 
 
 async def test_a_child_that_always_dies_at_once_ends_the_download(tmp_path: Path) -> None:
     starts = tmp_path / "starts"
     command = (sys.executable, "-c", f"open({str(starts)!r}, 'a').write('x'); raise SystemExit(3)")
     with pytest.raises(DownloadFailed, match="3 times"), trio.fail_after(30):
-        await download_repository(order(tmp_path), DownloadOptions(command=command), lambda _: None)
+        await download_repository(download_request(tmp_path), DownloadOptions(command=command), lambda _: None)
     assert starts.read_text() == "xxx"
+
+
+def test_child_ends_by_itself_after_its_last_frame(hub: Hub, tmp_path: Path) -> None:
+    """The service does not wait for this; so each line of the child runs to its end here."""
+    command = [sys.executable, "-P", "-m", "mflux_api.hub.child"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(frames.encode(download_request(tmp_path)))
+        child.stdin.flush()
+        said = child.stdout.read()
+        assert child.wait(timeout=30) == 0
+    assert b"DownloadDone" in said
+    assert HubCache(tmp_path).snapshot(REPO, None) is not None
 
 
 async def test_orphans_end_with_the_service(hub: Hub, tmp_path: Path) -> None:
     """The child sees the end of its input, also when no process is left that could tell it."""
     hub.faults.bytes_per_second = 1e4
     script = (
-        "import sys, trio; from pathlib import Path; from tests.hub.test_child import download, order; "
-        "trio.run(download, order(Path(sys.argv[1])))"
+        "import sys, trio; from pathlib import Path; "
+        "from tests.support.hub_downloads import download_in_child, download_request; "
+        "trio.run(download_in_child, download_request(Path(sys.argv[1])))"
     )
     parent = await trio.lowlevel.open_process([sys.executable, "-c", script, str(tmp_path)])
     await trio.to_thread.run_sync(wait_until, lambda: hub.total_sent() > 0)
-    (child,) = _descendants(parent.pid, lambda process: "mflux_api.hub.child" in " ".join(command(process)))
+    (child,) = _descendants(parent.pid, lambda process: "mflux_api.hub.child" in command_line(process))
     parent.kill()
     await parent.wait()
     await trio.to_thread.run_sync(wait_until, lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hub.conftest import REPO, TRANSFORMER
+from tests.support.hub_downloads import REPO, TRANSFORMER
 from tests.support.hub_server import COMMIT, Hub
 from tests.support.server import clean_environment, serving
 

@@ -1,84 +1,25 @@
-"""Fetching from a hub on loopback, without a process around it: what is resumed, found, and said."""
+"""Downloads from a hub on loopback, without a process around it: what is resumed, found, and said."""
 
 from collections.abc import Callable
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import attrs
 import pytest
 
-from mflux_api.catalog import Catalog
-from mflux_api.hub.cache import HubCache, Marker
-from mflux_api.hub.protocol import DownloadFailure, DownloadRequest
-from tests.hub.conftest import REPO, TRANSFORMER, needed
+from mflux_api.hub.cache import Marker
+from mflux_api.hub.protocol import DownloadFailure
+from tests.support.hub_downloads import REPO, TRANSFORMER, Downloads, needed
 from tests.support.hub_server import COMMIT, Hub
 
 Run = Callable[..., Marker | DownloadFailure]
 
 
-def order(folder: Path, **changes: object) -> DownloadRequest:
-    """An order for the hub's checkpoint."""
-    model = Catalog().get("flux2-klein-4b")
-    assert model is not None
-    wanted = DownloadRequest(repo=REPO, revision=None, cache_dir=str(folder), licence="Apache-2.0", files=model.files)
-    return attrs.evolve(wanted, **changes)  # type: ignore[arg-type]
-
-
-@attrs.define
-class Client:
-    """Fetches into a folder of its own."""
-
-    folder: Path
-    endpoint: str
-
-    @property
-    def cache(self) -> HubCache:
-        return HubCache(self.folder)
-
-    def download(self, **changes: object) -> Marker | DownloadFailure:
-        """Fetch, and explain what goes wrong as the child does."""
-        from mflux_api.hub.download import Download
-        from mflux_api.hub.failures import explain
-
-        wanted = order(self.folder, **changes)
-        try:
-            return Download(wanted, self.endpoint).run()
-        except Exception as error:  # noqa: BLE001 - what the child does
-            return explain(error, wanted, self.endpoint)
-
-    def succeed(self) -> Marker:
-        marker = self.download()
-        assert isinstance(marker, Marker)
-        assert self.cache.snapshot(REPO, None) is not None
-        return marker
-
-    def fail(self, code: str = "DOWNLOAD_FAILED", **changes: object) -> DownloadFailure:
-        """Fetch in vain; no path of this machine may be in what it says, and nothing counts as complete."""
-        failed = self.download(**changes)
-        assert isinstance(failed, DownloadFailure)
-        assert failed.code == code
-        assert str(self.folder) not in failed.message
-        wanted = order(self.folder, **changes)
-        assert self.cache.snapshot(wanted.repo, wanted.revision) is None
-        return failed
-
-    def leave_partial(self, hub: Hub, data: bytes) -> None:
-        """Make it look as if a download of the transformer had been killed."""
-        etag = sha256(hub.repositories[REPO][TRANSFORMER]).hexdigest()
-        self.cache.root.mkdir(exist_ok=True)
-        self.cache.claim(REPO)
-        blobs = self.cache.repository(REPO) / "blobs"
-        blobs.mkdir()
-        (blobs / f"{etag}.mflux-api.incomplete").write_bytes(data)
-
-
 @pytest.fixture
-def client(hub: Hub, tmp_path: Path) -> Client:
-    return Client(tmp_path / "models", hub.url)
+def client(hub: Hub, tmp_path: Path) -> Downloads:
+    return Downloads(tmp_path / "models", hub.url)
 
 
-def test_a_download_is_complete_marked_and_the_same_bytes(hub: Hub, client: Client) -> None:
+def test_a_download_is_complete_marked_and_the_same_bytes(hub: Hub, client: Downloads) -> None:
     marker = client.succeed()
     found = client.cache.snapshot(REPO, None)
     assert found is not None
@@ -91,7 +32,7 @@ def test_a_download_is_complete_marked_and_the_same_bytes(hub: Hub, client: Clie
     assert not list(client.folder.rglob("*.incomplete"))
 
 
-def test_a_pinned_commit_is_asked_for_and_kept_apart_from_main(hub: Hub, client: Client) -> None:
+def test_a_pinned_commit_is_asked_for_and_kept_apart_from_main(hub: Hub, client: Downloads) -> None:
     assert isinstance(client.download(revision=COMMIT), Marker)
     assert client.cache.snapshot(REPO, COMMIT) is not None
     assert client.cache.snapshot(REPO, None) is None
@@ -100,7 +41,7 @@ def test_a_pinned_commit_is_asked_for_and_kept_apart_from_main(hub: Hub, client:
     assert hub.sent == {}
 
 
-def test_a_partial_file_goes_on_with_the_byte_after_the_last(hub: Hub, client: Client) -> None:
+def test_a_partial_file_goes_on_with_the_byte_after_the_last(hub: Hub, client: Downloads) -> None:
     data = hub.repositories[REPO][TRANSFORMER]
     client.leave_partial(hub, data[:50_001])
     client.succeed()
@@ -108,25 +49,25 @@ def test_a_partial_file_goes_on_with_the_byte_after_the_last(hub: Hub, client: C
     assert hub.sent[TRANSFORMER] == len(data) - 50_001
 
 
-def test_a_hub_without_ranges_is_asked_for_the_whole_file_again(hub: Hub, client: Client) -> None:
+def test_a_hub_without_ranges_is_asked_for_the_whole_file_again(hub: Hub, client: Downloads) -> None:
     client.leave_partial(hub, hub.repositories[REPO][TRANSFORMER][:50_000])
     hub.faults.without_ranges = True
     client.succeed()
 
 
-def test_a_partial_file_longer_than_the_real_one_is_begun_again(hub: Hub, client: Client) -> None:
+def test_a_partial_file_longer_than_the_real_one_is_begun_again(hub: Hub, client: Downloads) -> None:
     client.leave_partial(hub, bytes(len(hub.repositories[REPO][TRANSFORMER]) + 1))
     client.succeed()
 
 
-def test_a_partial_file_of_other_bytes_is_found_and_the_next_try_succeeds(hub: Hub, client: Client) -> None:
+def test_a_partial_file_of_other_bytes_is_found_and_the_next_try_succeeds(hub: Hub, client: Downloads) -> None:
     client.leave_partial(hub, bytes(50_000))
     assert "is not what the hub says it is" in client.fail().message
     client.succeed()
 
 
 def test_files_on_another_host_are_followed_resumed_and_get_no_token(
-    hub: Hub, client: Client, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, client: Downloads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_a_secret")
     hub.faults.redirected = True
@@ -136,7 +77,7 @@ def test_files_on_another_host_are_followed_resumed_and_get_no_token(
     assert any(request.startswith("GET /elsewhere/") for request in hub.requests)
 
 
-def test_gated_names_the_licence_its_page_and_the_variable(hub: Hub, client: Client) -> None:
+def test_gated_names_the_licence_its_page_and_the_variable(hub: Hub, client: Downloads) -> None:
     hub.faults.gated = True
     failed = client.fail("MODEL_GATED", licence="FLUX non-commercial")
     for part in ("FLUX non-commercial", f"{hub.url}/{REPO}", "HF_TOKEN"):
@@ -145,7 +86,7 @@ def test_gated_names_the_licence_its_page_and_the_variable(hub: Hub, client: Cli
 
 
 def test_a_token_opens_a_gated_repository_and_is_in_no_message(
-    hub: Hub, client: Client, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, client: Downloads, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub.faults.gated = True
     monkeypatch.setenv("HF_TOKEN", "hf_a_secret")
@@ -157,7 +98,7 @@ def test_a_token_opens_a_gated_repository_and_is_in_no_message(
     assert "secret" not in failed.message
 
 
-def test_forbidden_is_like_gated(hub: Hub, client: Client) -> None:
+def test_forbidden_is_like_gated(hub: Hub, client: Downloads) -> None:
     hub.faults.forbidden = True
     client.fail("MODEL_GATED")
 
@@ -171,23 +112,23 @@ def test_forbidden_is_like_gated(hub: Hub, client: Client) -> None:
         ({"files": ("nothing/*",)}, "none of the files of a model"),
     ],
 )
-def test_missing_repository_revision_or_files_are_named(client: Client, changes: dict[str, Any], says: str) -> None:
+def test_missing_repository_revision_or_files_are_named(client: Downloads, changes: dict[str, Any], says: str) -> None:
     assert says in client.fail(**changes).message
 
 
-def test_a_file_that_comes_short_fails_and_comes_whole_the_next_time(hub: Hub, client: Client) -> None:
+def test_a_file_that_comes_short_fails_and_comes_whole_the_next_time(hub: Hub, client: Downloads) -> None:
     hub.faults.short_by = 1000
     assert "shorter" in client.fail().message
     hub.faults.short_by = 0
     client.succeed()
 
 
-def test_a_changed_byte_is_found(hub: Hub, client: Client) -> None:
+def test_a_changed_byte_is_found(hub: Hub, client: Downloads) -> None:
     hub.faults.flipped = True
     assert "is not what the hub says it is" in client.fail().message
 
 
-def test_a_disk_that_is_too_small_is_reported_before_anything_is_downloaded(hub: Hub, client: Client) -> None:
+def test_a_disk_that_is_too_small_is_reported_before_anything_is_downloaded(hub: Hub, client: Downloads) -> None:
     hub.faults.claimed_size = 10**15
     failed = client.fail("DISK_FULL")
     assert "more are needed" in failed.message
@@ -195,26 +136,26 @@ def test_a_disk_that_is_too_small_is_reported_before_anything_is_downloaded(hub:
     assert hub.total_sent() == 0
 
 
-def test_a_hub_that_is_down_is_named(client: Client) -> None:
+def test_a_hub_that_is_down_is_named(client: Downloads) -> None:
     client.endpoint = "http://127.0.0.1:9"
     failed = client.fail()
     assert "127.0.0.1" in failed.message
     assert "network" in failed.message
 
 
-def test_a_busy_hub_is_named_with_its_answer(hub: Hub, client: Client) -> None:
+def test_a_busy_hub_is_named_with_its_answer(hub: Hub, client: Downloads) -> None:
     hub.faults.busy = True
     assert "503" in client.fail().message
 
 
-def test_a_folder_that_cannot_be_written_is_reported(hub: Hub, client: Client) -> None:
+def test_a_folder_that_cannot_be_written_is_reported(hub: Hub, client: Downloads) -> None:
     client.folder.write_text("a file")
     failed = client.download()
     assert isinstance(failed, DownloadFailure)
     assert failed.code == "DOWNLOAD_FAILED"
 
 
-def test_a_file_that_goes_from_a_complete_download_makes_it_incomplete(hub: Hub, client: Client) -> None:
+def test_a_file_that_goes_from_a_complete_download_makes_it_incomplete(hub: Hub, client: Downloads) -> None:
     client.succeed()
     found = client.cache.snapshot(REPO, None)
     assert found is not None
@@ -225,7 +166,7 @@ def test_a_file_that_goes_from_a_complete_download_makes_it_incomplete(hub: Hub,
     assert set(hub.sent) == {TRANSFORMER}
 
 
-def test_a_file_that_was_cut_after_its_download_is_downloaded_again(hub: Hub, client: Client) -> None:
+def test_a_file_that_was_cut_after_its_download_is_downloaded_again(hub: Hub, client: Downloads) -> None:
     client.succeed()
     found = client.cache.snapshot(REPO, None)
     assert found is not None
@@ -237,7 +178,7 @@ def test_a_file_that_was_cut_after_its_download_is_downloaded_again(hub: Hub, cl
     assert set(hub.sent) == {TRANSFORMER}
 
 
-def test_an_existing_cache_is_used_and_stays_with_its_owner(hub: Hub, client: Client) -> None:
+def test_an_existing_cache_is_used_and_stays_with_its_owner(hub: Hub, client: Downloads) -> None:
     client.succeed()
     marks = client.cache.repository(REPO) / ".mflux-api"
     for path in marks.iterdir():
@@ -249,7 +190,7 @@ def test_an_existing_cache_is_used_and_stays_with_its_owner(hub: Hub, client: Cl
     assert not client.cache.is_ours(REPO)
 
 
-def test_removing_leaves_nothing_and_what_a_kill_left_of_it_goes_too(client: Client) -> None:
+def test_removing_leaves_nothing_and_what_a_kill_left_of_it_goes_too(client: Downloads) -> None:
     client.succeed()
     assert client.cache.remove(REPO)
     assert not client.cache.remove(REPO)

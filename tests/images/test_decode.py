@@ -87,7 +87,7 @@ def test_sixteen_bits_with_the_high_byte_first_are_not_called_damaged() -> None:
 
 
 @pytest.mark.parametrize(("mode", "white"), [("I", 2**31 - 1), ("I", 65535), ("F", 1.0)])
-def test_thirty_two_bits_are_refused_and_not_generated_over_as_black_or_white(mode: str, white: float) -> None:
+def test_thirty_two_bits_are_refused_and_not_shown_as_black_or_white(mode: str, white: float) -> None:
     with pytest.raises(InvalidParameter, match="32 bits a pixel; save it with 8 or 16"):
         decode_image(encoded(Image.new(mode, (32, 32), white), "TIFF"), 0)
 

@@ -168,7 +168,7 @@ def test_sender_keeps_to_the_receivers_caps() -> None:
 @pytest.mark.parametrize(
     "frame", [p.LoadModel(model="\ud800", path=""), p.Cancel(run_id=2**64)], ids=["surrogate", "int"]
 )
-def test_what_messagepack_cannot_say_is_a_protocol_error(frame: p.Frame) -> None:
+def test_value_that_messagepack_cannot_encode_is_a_protocol_error(frame: p.Frame) -> None:
     with pytest.raises(frames.ProtocolError, match="cannot be encoded"):
         frames.encode(frame)
 

@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,7 @@ import pytest
 from mflux_api.errors import InvalidParameter
 from mflux_api.storage.loras import LoraFiles, checked_name
 from tests.support.disk_calls import record_disk_calls
-
-
-def content(size: int = 16, shape: Sequence[int] | None = None) -> bytes:
-    """A safetensors file of one tensor."""
-    sides = [size // 4] if shape is None else list(shape)
-    header = json.dumps({"a": {"dtype": "F32", "shape": sides, "data_offsets": [0, size]}}).encode()
-    return struct.pack("<Q", len(header)) + header + bytes(size)
+from tests.support.safetensors_bytes import safetensors_bytes
 
 
 @pytest.fixture
@@ -26,9 +19,9 @@ def folder(tmp_path: Path) -> Path:
     for name in ("loras/ink", "loras/styles/oil", "loras/styles/deep/ink2", "more/ink", "more/only", "secret"):
         path = tmp_path / f"{name}.safetensors"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content())
+        path.write_bytes(safetensors_bytes())
     (tmp_path / "loras" / "notes.txt").write_text("x", "utf-8")
-    (tmp_path / "loras" / ".hidden.safetensors").write_bytes(content())
+    (tmp_path / "loras" / ".hidden.safetensors").write_bytes(safetensors_bytes())
     (tmp_path / "loras" / "folder.safetensors").mkdir()
     (tmp_path / "loras" / "escape.safetensors").symlink_to(tmp_path / "secret.safetensors")
     (tmp_path / "loras" / "out").symlink_to(tmp_path)
@@ -159,7 +152,7 @@ def test_path_tricks_get_one_uniform_error(folder: Path, trick: str) -> None:
 
 
 def test_accents_are_found_however_the_disk_keeps_them(tmp_path: Path) -> None:
-    (tmp_path / "Aque\u0301.safetensors").write_bytes(content())
+    (tmp_path / "Aque\u0301.safetensors").write_bytes(safetensors_bytes())
     assert len(LoraFiles((tmp_path,)).resolve(["Aqu\u00e9"])) == 1
 
 
@@ -175,19 +168,19 @@ def put(loras: LoraFiles, name: str, data: bytes, *, overwrite: bool = False) ->
 
 def test_upload_is_found_under_its_name_and_nothing_else_is_left(tmp_path: Path) -> None:
     files = LoraFiles((tmp_path / "new",))
-    assert put(files, "my-style", content()) == "my-style.safetensors"
+    assert put(files, "my-style", safetensors_bytes()) == "my-style.safetensors"
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["my-style.safetensors"]
-    assert files.resolve(["my-style"])[0].size == len(content())
+    assert files.resolve(["my-style"])[0].size == len(safetensors_bytes())
 
 
 def test_taken_name_is_kept_without_overwrite(tmp_path: Path) -> None:
     files = LoraFiles((tmp_path,))
-    put(files, "a", content(16))
+    put(files, "a", safetensors_bytes(16))
     with pytest.raises(InvalidParameter, match="taken"):
-        put(files, "a", content(32))
-    assert files.all()[0].size == len(content(16))
-    put(files, "a", content(32), overwrite=True)
-    assert files.all()[0].size == len(content(32))
+        put(files, "a", safetensors_bytes(32))
+    assert files.all()[0].size == len(safetensors_bytes(16))
+    put(files, "a", safetensors_bytes(32), overwrite=True)
+    assert files.all()[0].size == len(safetensors_bytes(32))
 
 
 HEADER = struct.pack("<Q", 2) + b"{}"
@@ -198,15 +191,15 @@ BROKEN = {
     "zip": b"PK\x03\x04" + bytes(100),
     "huge header": struct.pack("<Q", 2**62) + b"{}",
     "no tensors": HEADER,
-    "cut": content()[:-1],
-    "longer": content() + b"x",
+    "cut": safetensors_bytes()[:-1],
+    "longer": safetensors_bytes() + b"x",
     "header no JSON": struct.pack("<Q", 4) + b"{{{{",
     "header an array": struct.pack("<Q", 2) + b"[]",
     "header deep": struct.pack("<Q", 100_000) + b"[" * 100_000,
-    "gap": content().replace(b"[0, 16]", b"[4, 16]"),
-    "shape": content(shape=[8]),
-    "negative shape": content(shape=[-1, -4]),
-    "shape whose product would take minutes": content(shape=[2**62] * 700_000),
+    "gap": safetensors_bytes().replace(b"[0, 16]", b"[4, 16]"),
+    "shape": safetensors_bytes(shape=[8]),
+    "negative shape": safetensors_bytes(shape=[-1, -4]),
+    "shape whose product would take minutes": safetensors_bytes(shape=[2**62] * 700_000),
 }
 
 
@@ -244,7 +237,7 @@ def test_name_of_an_upload_has_no_folder_and_no_surprises(tmp_path: Path, name: 
     with pytest.raises(InvalidParameter):
         checked_name(name)
     with pytest.raises(InvalidParameter):
-        put(LoraFiles((tmp_path,)), name, content())
+        put(LoraFiles((tmp_path,)), name, safetensors_bytes())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -260,5 +253,5 @@ def test_upload_is_on_disk_before_it_has_its_name_and_the_name_before_the_call_r
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = record_disk_calls(monkeypatch)
-    name = put(LoraFiles((tmp_path,)), "my-style", content())
+    name = put(LoraFiles((tmp_path,)), "my-style", safetensors_bytes())
     calls.check_synced_before_named(tmp_path / name, folder_too=True)

@@ -1,4 +1,4 @@
-"""What every repository promises: one suite, run against each of them."""
+"""What every repository guarantees: one suite, run against each of them."""
 
 from collections.abc import Iterator
 from datetime import timedelta, timezone

@@ -1,4 +1,4 @@
-"""What only the SQLite file promises: it outlives the process, disks that fill up, and older and newer versions."""
+"""What only the SQLite file guarantees: it outlives the process, disks that fill up, and older and newer versions."""
 
 import json
 import random
@@ -75,7 +75,7 @@ def test_everything_but_unfinished_synchronous_jobs_is_there_after_a_restart(pat
         assert repository.totals() == totals == Totals(generations=3, images=6, seconds=6.0)
 
 
-def test_a_killed_process_leaves_word_of_the_synchronous_jobs_it_was_generating(path: Path) -> None:
+def test_a_killed_process_leaves_a_record_of_its_synchronous_jobs(path: Path) -> None:
     waiting, generating, done = (queued(name, synchronous=True) for name in ("A", "B", "C"))
     with SqliteRepository(path) as repository:
         for job in (waiting, generating, done):
@@ -209,7 +209,7 @@ def test_numbers_are_not_used_again_after_everything_was_removed(path: Path) -> 
 
 @pytest.mark.slow
 def test_what_was_acknowledged_survives_kills(path: Path) -> None:
-    chance = random.Random(20260301)
+    rng = random.Random(20260301)
     acknowledged: dict[str, str] = {}
     code = (
         "import sys; from pathlib import Path; from tests.support.stored_jobs import insert_and_finish_forever as run; "
@@ -220,9 +220,9 @@ def test_what_was_acknowledged_survives_kills(path: Path) -> None:
         with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
             assert child.stdout is not None
             try:
-                lines = [child.stdout.readline() for _ in range(chance.randint(1, 40))]
+                lines = [child.stdout.readline() for _ in range(rng.randint(1, 40))]
                 # Into the middle of whatever it is doing by now.
-                threading.Event().wait(chance.uniform(0, 0.01))
+                threading.Event().wait(rng.uniform(0, 0.01))
             finally:
                 child.kill()
             lines += child.stdout.readlines()
@@ -247,37 +247,37 @@ def test_what_was_acknowledged_survives_kills(path: Path) -> None:
 
 @pytest.mark.slow
 def test_it_behaves_like_the_memory_repository_on_a_random_walk(path: Path) -> None:
-    chance = random.Random(7)
+    rng = random.Random(7)
     now = NOW
     with SqliteRepository(path) as sqlite:
         memory = InMemoryRepository(keep_finished=10_000)
         for n in range(400):
-            now += timedelta(seconds=chance.uniform(-5, 30))
+            now += timedelta(seconds=rng.uniform(-5, 30))
             unfinished = sqlite.unfinished()
             assert unfinished == memory.unfinished()
-            move = chance.random()
+            move = rng.random()
             if move < 0.4 or not unfinished:
-                job = queued(f"{n:x}", synchronous=chance.random() < 0.5, created_at=now)
+                job = queued(f"{n:x}", synchronous=rng.random() < 0.5, created_at=now)
                 sqlite.insert(job)
                 memory.insert(job)
             elif move < 0.95:
-                job = chance.choice(unfinished)
+                job = rng.choice(unfinished)
                 ways = [completed(job, at=now), failed(job, at=now)]
                 ways.append(started(job, now) if job.status is Status.QUEUED else jobs.requeue(job, engine_died=True))
-                changed = chance.choice(ways)
+                changed = rng.choice(ways)
                 sqlite.replace(changed)
                 memory.replace(changed)
             else:
-                keep, ttl = chance.randint(0, 60), timedelta(minutes=chance.randint(0, 60))
+                keep, ttl = rng.randint(0, 60), timedelta(minutes=rng.randint(0, 60))
                 expired = sqlite.expire(now=now, keep=keep, ttl=ttl)
                 assert expired == memory.expire(now=now, keep=keep, ttl=ttl)
             assert sqlite.totals() == memory.totals()
-            known = f"{chance.randint(0, n):x}"
+            known = f"{rng.randint(0, n):x}"
             assert sqlite.get(known) == memory.get(known)
             cursor = None
-            status = chance.choice([None, *Status])
+            status = rng.choice([None, *Status])
             for _ in range(3):
-                page = sqlite.page(limit=chance.choice([3, 3, 10]), cursor=cursor, status=status)
+                page = sqlite.page(limit=rng.choice([3, 3, 10]), cursor=cursor, status=status)
                 limit = len(page.jobs) or 1
                 assert page == memory.page(limit=limit, cursor=cursor, status=status)
                 cursor = page.next_cursor

@@ -1,4 +1,4 @@
-"""What every engine promises, of any kind. A module that tests one subclasses :class:`EngineContract`."""
+"""What every engine guarantees, of any kind. A module that tests one subclasses :class:`EngineContract`."""
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -205,7 +205,7 @@ class EngineContract:
         await until(engine, Unloaded)
         assert isinstance((await run(engine, RUN))[-1].event, RunFailed)
 
-    async def test_cancel_stops_within_a_step_and_the_next_run_is_as_if_it_had_never_been(
+    async def test_cancel_stops_within_a_step_and_the_next_run_is_undisturbed(
         self, engine: Engine, good: LoadModel
     ) -> None:
         await load(engine, good)

@@ -23,6 +23,8 @@ from mflux_api.http.openapi import describe
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
 ENGINE_SECONDS = 20.0
+DEMO_CONFIG = '[models]\ndefault = "demo"\n'
+"""A configuration whose default model is the embedded one."""
 
 
 @attrs.define

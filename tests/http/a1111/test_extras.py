@@ -34,7 +34,7 @@ class Idle:
         return m.SchedulerStatus(active=0, queued=0, draining=self.draining, degraded=False)
 
 
-async def test_calls_beyond_the_room_for_them_are_refused_and_the_others_finish() -> None:
+async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> None:
     service = Extras(cast("Gateway", Idle()), lambda: "")
     images: list[str] = []
 

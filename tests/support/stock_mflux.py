@@ -1,41 +1,19 @@
-"""Stock mflux on the test checkpoints, and what tests of the pipeline share."""
+"""Stock mflux on the test checkpoints: what this project's pixels are compared with."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from mflux.models.common.config.model_config import ModelConfig
+from PIL import Image
 
 from mflux_api.engine.demo.byte_tokenizer import VOCABULARY_SIZE
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.decoding import decode_mode
-from mflux_api.engine.sampling.pipeline import Event, ImageEvent, Pipeline, PipelineRequest
+from mflux_api.engine.sampling.pipeline import PipelineRequest
 from mflux_api.images.rgb import RGBImage
-from tests.support.shapes import STOCK
-
-Pixels = npt.NDArray[np.uint8]
-
-
-def never() -> bool:
-    """Never stop a run."""
-    return False
-
-
-def generate(pipeline: Pipeline, request: PipelineRequest) -> list[Pixels]:
-    """Return every image of a pass."""
-    return [event.pixels for event in pipeline.run(request, never) if isinstance(event, ImageEvent)]
-
-
-def consume(run: Iterator[Event], seen: list[Event]) -> None:
-    """Append events one by one, so that those before an exception stay."""
-    seen.extend(run)
-
-
-def distance(one: Pixels, other: Pixels) -> int:
-    """Return the largest difference of two images in levels of 255."""
-    return int(np.abs(one.astype(np.int16) - other).max())
+from tests.support.checkpoint_shapes import STOCK
+from tests.support.pipeline_runs import Pixels, pixels_of
 
 
 def klein_config(*, kv_cache: bool = False) -> ModelConfig:
@@ -87,15 +65,9 @@ def generate_stock(stock: Any, request: PipelineRequest, device: Device, images:
     return np.asarray(image.convert("RGB"))
 
 
-def rgb_image(width: int, height: int, seed: int = 0) -> RGBImage:
-    """Return an image with large shapes and some noise, another one for each seed."""
-    random = np.random.default_rng(seed)
-    rows, columns = np.mgrid[0:height, 0:width] / max(width, height)
-    waves = [np.sin(random.uniform(2, 9) * rows + random.uniform(2, 9) * columns + seed) for _ in range(3)]
-    levels = 127.5 + 110 * np.stack(waves, axis=-1) + random.normal(0, 8, (height, width, 3))
-    return RGBImage(width, height, np.clip(levels, 0, 255).astype(np.uint8).tobytes())
-
-
-def pixels_of(image: RGBImage) -> Pixels:
-    """Return the image as an array (height, width, 3)."""
-    return np.frombuffer(image.rgb, np.uint8).reshape(image.height, image.width, 3)
+def save_images(folder: Path, images: tuple[RGBImage, ...]) -> list[Path]:
+    """Write the images to files, which is how stock mflux takes them."""
+    paths = [folder / f"{index}.png" for index in range(len(images))]
+    for path, each in zip(paths, images, strict=True):
+        Image.fromarray(pixels_of(each)).save(path)
+    return paths
