@@ -21,9 +21,9 @@ from mflux_api.jobs.job import Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.upscaling import resolve_upscaling
-from tests.storage.test_loras import content
 from tests.support.harness import ended, gateway, request, scripted_service
 from tests.support.requests import resolved_request
+from tests.support.safetensors_bytes import safetensors_bytes
 from tests.support.scripted_engine import PREVIEW, Crash, Hold, Script
 
 
@@ -88,7 +88,7 @@ def test_removed_image_fails_its_job_and_says_so() -> None:
 async def test_loras_come_as_paths_with_all_their_scales_and_stay_names_in_the_job(tmp_path: Path) -> None:
     (tmp_path / "loras").mkdir()
     for name in ("ink", "oil"):
-        (tmp_path / "loras" / f"{name}.safetensors").write_bytes(content())
+        (tmp_path / "loras" / f"{name}.safetensors").write_bytes(safetensors_bytes())
     script = Script()
     async with scripted_service(tmp_path, script) as service:
         asked = attrs.evolve(request(prompt="a tree <lora:oil:0.3>"), lora_files=("ink",))
@@ -104,7 +104,7 @@ async def test_loras_come_as_paths_with_all_their_scales_and_stay_names_in_the_j
 async def test_lora_that_went_away_meanwhile_fails_its_job_alone(tmp_path: Path) -> None:
     path = tmp_path / "loras" / "ink.safetensors"
     path.parent.mkdir()
-    path.write_bytes(content())
+    path.write_bytes(safetensors_bytes())
     hold = Hold()
     async with scripted_service(tmp_path, Script(at={"run": hold})) as service:
         running = await service.submit(request())

@@ -28,8 +28,8 @@ from mflux_api.http.server import serve
 from mflux_api.jobs.job import Status
 from mflux_api.service import Service, open_service
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.api.test_jobs import finished, submit, wait_for
 from tests.support import scripted_server
+from tests.support.api_jobs import submit, wait_for, wait_for_end
 from tests.support.harness import DEADLINE_SECONDS, eventually, gateway, request, settings
 from tests.support.scripted_engine import Script
 from tests.support.server import api_client, serving
@@ -201,6 +201,6 @@ def test_actor_that_keeps_failing_ends_the_server_with_status_70_and_one_clear_l
         serving(tmp_path, config, environ, module=scripted_server.MODULE) as server,
         api_client(server.url) as client,
     ):
-        job = finished(client, job_id)
+        job = wait_for_end(client, job_id)
         assert (job["status"], job["code"]) in {("completed", None), ("failed", "SERVER_CRASHED")}
         assert server.stop() == 0
