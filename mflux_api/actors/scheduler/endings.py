@@ -7,7 +7,7 @@ from functools import partial
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import Address, Ask
+from mflux_api.actors.mailbox import ActorGone, Address, Ask
 from mflux_api.actors.scheduler.job_queue import OVER, Entry, JobEvent, JobQueue
 from mflux_api.errors import ServiceError
 from mflux_api.jobs.job import Failure, Job
@@ -82,6 +82,20 @@ class Endings:
         progress = entry.tracker.latest.progress
         await self.finish(entry, m.JobWasCancelled(images=tuple(entry.images), progress=progress))
         return entry.job
+
+    async def answer_cancel(self, message: m.CancelJob) -> None:
+        """Cancel a job and answer with what became of it."""
+        try:
+            message.reply.ok(await self.cancel(message.job_id))
+        except (ServiceError, ActorGone) as error:
+            message.reply.fail(error)
+
+    async def abandon(self, job_id: str) -> None:
+        """Cancel a job whose caller does not wait for an answer."""
+        try:
+            await self.cancel(job_id)
+        except ServiceError as error:
+            logger.debug("an abandoned job needs no cancelling: %s", error.code)
 
     async def publish_unheard(self) -> None:
         """Publish the end of every job whose log has none: the scheduler died between the commit and the event."""

@@ -15,21 +15,21 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, ActorSuspended, Address, Mailbox
 from mflux_api.actors.scheduler.admission import Admission
-from mflux_api.actors.scheduler.draining import Draining, shutting_down
-from mflux_api.actors.scheduler.endings import STORE_RETRY_SECONDS, Endings
+from mflux_api.actors.scheduler.draining import Draining
+from mflux_api.actors.scheduler.endings import Endings
 from mflux_api.actors.scheduler.job_queue import OVER, Entry, JobEvent, JobQueue, JobState
 from mflux_api.actors.scheduler.job_runner import JobRunner, NoLease, SaveFailed
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
+from mflux_api.actors.scheduler.retries import Retries
 from mflux_api.config import SchedulerSettings
 from mflux_api.engine.interface import EngineDied, EngineId
-from mflux_api.errors import EngineCrashed, InternalError, ModelNotDownloaded, ServerCrashed, ServiceError
-from mflux_api.jobs.job import Job, Stage, Status
+from mflux_api.errors import InternalError, ModelNotDownloaded, ServiceError
+from mflux_api.jobs.job import Stage, Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.supervisor import Started
 
 logger = logging.getLogger(__name__)
 
-MAX_SERVICE_DEATHS = 5
 MAX_SAVING = 2
 """Jobs of one engine that may still be saving when it is given the next: a slow disk must not collect pixels."""
 
@@ -38,7 +38,7 @@ _PREFERENCE[m.EngineCondition.READY] = -1
 
 
 class Scheduler:
-    """Dispatch, retries, and the state of every engine as its loader tells it."""
+    """Dispatch, attempts, and the state of every engine as its loader tells it."""
 
     def __init__(
         self,
@@ -89,6 +89,17 @@ class Scheduler:
                 enqueue=self._enqueue,
                 accepted=self._accepted,
             )
+            self._retries = Retries(
+                self._queue,
+                self._endings,
+                self._draining,
+                store=self._store,
+                settings=self._settings,
+                advice=self._job_runner.advice,
+                publish=self._publish,
+                enqueue=self._enqueue,
+                discard_images=self._discard_images,
+            )
             await self._recover()
             status.started()
             self._dispatch()
@@ -100,9 +111,9 @@ class Scheduler:
             case m.Submit():
                 self._admission.submit(message)
             case m.CancelJob():
-                self._nursery.start_soon(self._cancel, message)
+                self._nursery.start_soon(self._endings.answer_cancel, message)
             case m.Abandon():
-                self._nursery.start_soon(self._abandon, message.job_id)
+                self._nursery.start_soon(self._endings.abandon, message.job_id)
             case m.GetSnapshots():
                 message.reply.ok(self._queue.snapshots(self._usable()))
             case m.GetStatus():
@@ -177,7 +188,7 @@ class Scheduler:
     def _accepted(self, entry: Entry, told: bool) -> None:
         # An asynchronous job stays when its caller is gone: it was accepted, and its id may be read elsewhere.
         if entry.job.synchronous and not told:
-            self._nursery.start_soon(self._abandon, entry.job.id)
+            self._nursery.start_soon(self._endings.abandon, entry.job.id)
         if self._draining.begun:
             self._draining.fail_waiting_sync()
         self._dispatch()
@@ -232,7 +243,7 @@ class Scheduler:
             with scope:
                 await self._attempt(entry, engine, engine_freed, before)
             if entry.state is JobState.HALTED:
-                await self._requeue_halted(entry)
+                await self._retries.requeue_halted(entry)
         finally:
             over.set()
             entry.engine = None
@@ -257,18 +268,18 @@ class Scheduler:
         except EngineDied as died:
             logger.warning("job %s: the engine died (%s)", entry.job.id, died.reason)
             entry.out_of_memory, entry.failed_on = died.out_of_memory, engine
-            await self._retry(entry, partial(requeue, engine_died=True))
+            await self._retries.retry(entry, partial(requeue, engine_died=True))
         except ActorSuspended:
             # Its actors kept failing before the job was with them: it goes elsewhere, or waits.
-            await self._retry(entry, requeue)
+            await self._retries.retry(entry, requeue)
         except ActorGone as gone:
             entry.failed_on = engine
             # Actors that fail before they have begun with a job do not fail because of it.
             began = entry.began or not isinstance(gone, NoLease)
-            await self._retry(entry, partial(requeue, service_died=began))
+            await self._retries.retry(entry, partial(requeue, service_died=began))
         except ModelNotDownloaded:
             # It was deleted after it had been looked for: that counts as no death, and it is looked for again.
-            await self._retry(entry, requeue)
+            await self._retries.retry(entry, requeue)
         except SaveFailed as failed:
             await self._endings.fail(entry, failed.error)
         except ServiceError as error:
@@ -284,89 +295,9 @@ class Scheduler:
             completed = m.Completed(images=tuple(entry.images), timings=done.timings, device=done.device)
             await self._endings.finish(entry, completed)
 
-    async def _retry(self, entry: Entry, requeue: Callable[[], m.Requeue]) -> None:
-        # A cancelled job's scope lets this question not pass; but it may be cancelled after the answer was given.
-        entry.job = await self._endings.store_with_retry(requeue)
-        if entry.state in OVER:
-            return
-        self._discard_images(entry)
-        exhausted = self._exhausted(entry.job, out_of_memory=entry.out_of_memory)
-        if exhausted is None and self._draining.begun and entry.job.synchronous:
-            exhausted = shutting_down()
-        if exhausted is not None:
-            await self._endings.fail(entry, exhausted)
-            return
-        self._back_to_queue(entry)
-
-    def _back_to_queue(self, entry: Entry) -> None:
-        self._publish(entry.tracker.back_to_queue())
-        entry.on(JobEvent.REQUEUED)
-        self._queue.take(entry)
-        self._enqueue(entry)
-
-    async def _requeue_halted(self, entry: Entry) -> None:
-        """Give a job back whose run was halted; that counts as no death."""
-        # A scope of its own: a cancel may come while the store is asked, and wins.
-        entry.scope = trio.CancelScope()
-        with entry.scope:
-            if entry.job.synchronous and self._draining.begun:
-                await self._endings.fail(entry, shutting_down())
-                return
-            # What the halt cut off may have been a question to the store: only the store knows the answer.
-            job = await self._stored(entry.job.id)
-            if job is not None and job.status is Status.GENERATING:
-                entry.job = await self._endings.store_with_retry(partial(m.Requeue, job_id=job.id))
-            self._back_to_queue(entry)
-
-    async def _stored(self, job_id: str) -> Job | None:
-        while True:
-            try:
-                return await self._store.ask(m.GetJob(job_id=job_id))
-            except ServiceError as error:
-                if self._draining.begun:
-                    # The drain must not wait for ever; the next start counts a death.
-                    logger.warning("job %s: it is left to the next start (%s)", job_id, error.code)
-                    return None
-                logger.warning("job %s: it cannot be read (%s); trying again", job_id, error.code)
-                await trio.sleep(STORE_RETRY_SECONDS)
-
-    def _exhausted(self, job: Job, *, out_of_memory: bool = False) -> ServiceError | None:
-        if job.engine_deaths >= self._settings.max_attempts:
-            if out_of_memory:
-                return self._job_runner.advice.error(
-                    job.model,
-                    low_ram=job.request.low_ram,
-                    reason=f"the engine was ended {job.engine_deaths} times on this job, at last for want of memory",
-                    attempts=job.engine_deaths,
-                )
-            return EngineCrashed(
-                f"The engine crashed {job.engine_deaths} times on this job; try a smaller size or another model",
-                {"attempts": job.engine_deaths},
-            )
-        if job.service_deaths >= MAX_SERVICE_DEATHS:
-            return ServerCrashed(
-                f"The service ended {job.service_deaths} times on this job; submit it again to retry",
-                {"deaths": job.service_deaths},
-            )
-        return None
-
     def _discard_images(self, entry: Entry) -> None:
         self._job_runner.discard(entry.images)
         entry.images.clear()
-
-    # --- cancelling ---
-
-    async def _cancel(self, message: m.CancelJob) -> None:
-        try:
-            message.reply.ok(await self._endings.cancel(message.job_id))
-        except (ServiceError, ActorGone) as error:
-            message.reply.fail(error)
-
-    async def _abandon(self, job_id: str) -> None:
-        try:
-            await self._endings.cancel(job_id)
-        except ServiceError as error:
-            logger.debug("an abandoned job needs no cancelling: %s", error.code)
 
     # --- after a start ---
 
@@ -380,7 +311,7 @@ class Scheduler:
             entry = self._queue.add(job)
             entry.on(JobEvent.KEPT)
             entry.kept.set()
-            exhausted = self._exhausted(job)
+            exhausted = self._retries.exhausted(job)
             if exhausted is not None:
                 await self._endings.fail(entry, exhausted)
                 continue
