@@ -43,7 +43,8 @@ bench:
     uv run python -m benchmarks.low_ram
     uv run python -m benchmarks.model_switches
 
-# The table of errors in docs/api.md.
+# What the documents have from the code: errors, models, files.
 docs:
     uv run python -m tools.error_table
     uv run python -m tools.model_table
+    uv run python -m tools.file_index

@@ -6,11 +6,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.server import ROOT
+from tools.file_index import update_index
 
 TEXT = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 PACKAGE = ROOT / "mflux_api"
 TABLE = re.search(r"\| Place \|.*?\n\n", TEXT, re.DOTALL)
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startswith("__"))
+
+
+def test_index_of_files_is_made_from_their_first_lines() -> None:
+    assert update_index(TEXT) == TEXT, "run: uv run python -m tools.file_index"
 
 
 def test_table_of_places_fits_in_a_glance() -> None:

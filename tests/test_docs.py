@@ -10,12 +10,12 @@ import pytest
 import mflux_api
 from mflux_api.errors import all_errors
 from tests.support.server import ROOT, clean_environment
-from tools.error_table import DOCUMENT, written
+from tools.error_table import DOCUMENT, update_tables
 
 
 def test_error_table_is_made_from_the_errors() -> None:
     text = DOCUMENT.read_text("utf-8")
-    assert written(text) == text, "run: uv run python -m tools.error_table"
+    assert update_tables(text) == text, "run: uv run python -m tools.error_table"
     assert all(f"`{error.code}`" in text for error in all_errors())
 
 

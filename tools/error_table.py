@@ -20,11 +20,11 @@ def table() -> str:
     return "\n".join(rows)
 
 
-def written(text: str) -> str:
+def update_tables(text: str) -> str:
     """Return the document with the table in its place."""
     pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
     return pattern.sub(lambda _: f"{BEGIN}\n{table()}\n{END}", text)
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(written(DOCUMENT.read_text("utf-8")), "utf-8")
+    DOCUMENT.write_text(update_tables(DOCUMENT.read_text("utf-8")), "utf-8")

@@ -9,7 +9,7 @@ from mflux_api.catalog.names import SPELLINGS
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "models.md"
 
 
-def written(text: str) -> str:
+def update_tables(text: str) -> str:
     """Return the document with the tables in their places."""
     for name, table in (("rules", rules()), ("sources", sources()), ("spellings", spellings())):
         text = _replace_block(text, name, table)
@@ -91,4 +91,4 @@ def _verified(model: Model) -> str:
 
 
 if __name__ == "__main__":
-    DOCUMENT.write_text(written(DOCUMENT.read_text("utf-8")), "utf-8")
+    DOCUMENT.write_text(update_tables(DOCUMENT.read_text("utf-8")), "utf-8")

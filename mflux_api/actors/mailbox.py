@@ -1,4 +1,4 @@
-"""Mailboxes and addresses: how actors send each other messages, and nothing else.
+"""Mailboxes, addresses and replies: how actors send each other messages, and nothing else.
 
 A mailbox has two bounded lanes, control before work, and before both the newest of each kind of news. It belongs to the
 supervisor: it outlives the actor that reads it, and queued messages survive that actor's restart. A message that the

@@ -1,4 +1,4 @@
-"""The models that come with the table: the 30 aliases of the API document, and a few more."""
+"""The rows of the built-in model table: the 30 aliases of the API document, and a few more."""
 
 from collections.abc import Iterable, Mapping
 

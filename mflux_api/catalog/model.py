@@ -1,4 +1,4 @@
-"""One entry of the model table, and the rules that follow from it."""
+"""One row of the model table: its fields, and the rules that follow (steps, guidance, which files)."""
 
 from typing import Literal
 

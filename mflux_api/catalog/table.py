@@ -1,4 +1,4 @@
-"""The table as one service sees it, with the custom entries laid over it."""
+"""The table as one service sees it: the built-in rows with a user's own laid over them."""
 
 from collections.abc import Iterable, Iterator
 

@@ -1,4 +1,4 @@
-"""``mflux-api models``: what there is, and getting, removing, loading and unloading it.
+"""``mflux-api models``: list, status, download, delete; load and unload through a running server.
 
 Listing and downloading work on the models folder alone. Loading and unloading are a running server's, and so is
 deleting while one runs.

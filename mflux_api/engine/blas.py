@@ -1,4 +1,4 @@
-"""Choosing a fast BLAS for MLX's CPU backend, before MLX is imported.
+"""Choosing a fast BLAS library for MLX's CPU backend, which another package brings, before MLX is imported.
 
 The Linux CPU wheel of MLX carries the reference BLAS (a few GFLOP/s). The dynamic linker resolves a symbol to the
 first library of the global namespace that defines it, so loading an OpenBLAS there first gives MLX's float32 matrix

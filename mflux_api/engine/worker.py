@@ -1,4 +1,4 @@
-"""The engine child: reads commands, runs the model on its main thread, writes events.
+"""The engine child's main thread: loads and unloads models, runs commands on them, measures memory, writes events.
 
 Started as ``python -P -m mflux_api.engine.worker`` by :mod:`mflux_api.engine.local`; never by hand.
 """

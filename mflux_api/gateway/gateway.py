@@ -1,4 +1,4 @@
-"""The way in: what HTTP routes and embedding programs may ask of the actors, and nothing but messages."""
+"""Typed questions to the actors for routes and embedding programs: submit, jobs, images, engines, models."""
 
 import logging
 from collections.abc import Mapping

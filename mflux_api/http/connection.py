@@ -1,4 +1,4 @@
-"""One client connection: what Hypercorn and Quart-Trio get wrong between them, corrected by subclassing.
+"""One client connection: timeouts, keep-alive, lingering, its end; Hypercorn and Quart-Trio corrected by subclassing.
 
 `HTTPConnection` belongs to the app (`app.asgi_http_class = HTTPConnection`), `Connection` to the server.
 """

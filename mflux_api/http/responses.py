@@ -1,4 +1,4 @@
-"""JSON responses."""
+"""JSON responses: encoding attrs objects, in a thread where they hold images."""
 
 from typing import Any
 

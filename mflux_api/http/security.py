@@ -1,4 +1,4 @@
-"""Who may call: API keys, host names and, for web pages, origins."""
+"""API keys, host names, origins of web pages, and the owner that a request's jobs get."""
 
 import base64
 import binascii

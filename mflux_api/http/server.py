@@ -1,4 +1,4 @@
-"""Listening sockets, and the server that runs a Quart-Trio app on them. No signals, no routes."""
+"""Listening sockets and their options, and running a Quart-Trio app on them until it drains. No signals, no routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Jobs of a caller that waits for them on its open connection."""
+"""Jobs whose caller waits for them on its open connection: run to the end, or cancelled when it leaves."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Where downloaded repositories lie, and what says that one is complete. Read by the service, written by its child.
+"""Where downloaded repositories lie: folders, the marker that one is complete, the trash. Read by the service, too.
 
 The layout is huggingface_hub's own (``models--{owner}--{name}/snapshots/{commit}``), so an existing cache can be used.
 In its ``.mflux-api`` folder lie the service's marks: which revisions are complete, and whether it made the folder.

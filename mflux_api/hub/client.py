@@ -1,4 +1,4 @@
-"""The service's side of a download: one child from the order to its end, started again when it is killed."""
+"""The service's side of a download: how to start its child, follow it, and start it again when it is killed."""
 
 import logging
 import sys

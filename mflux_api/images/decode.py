@@ -1,4 +1,4 @@
-"""Images from outside: base64 or a data URL becomes RGB pixels, or one clear error.
+"""Images from strangers: base64 or a data URL becomes RGB pixels, or one clear error.
 
 These bytes come from clients: only formats that browsers and cameras write are opened, the number of pixels
 is known before the first is decoded, and whatever a decoder raises is the same error to the client.

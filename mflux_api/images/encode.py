@@ -1,4 +1,4 @@
-"""Images as bytes: encoding what the engine generated."""
+"""Pixels to files: PNG with its infotext, and PNG to JPEG or WebP."""
 
 from io import BytesIO
 from typing import Literal

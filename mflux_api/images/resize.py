@@ -1,4 +1,4 @@
-"""Init images as the engine takes them: RGB8 in the sizes that FLUX.2's edit mode conditions on."""
+"""Init images in the sizes that FLUX.2's edit mode conditions on: scaled, snapped to 16 pixels, cropped."""
 
 import math
 from typing import TYPE_CHECKING

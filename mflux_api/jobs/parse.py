@@ -1,4 +1,4 @@
-"""A JSON object becomes a request: one conversion, and errors that name the client's own field."""
+"""A JSON object becomes a request: one conversion, text checked, and errors that name the client's own field."""
 
 import re
 from collections.abc import Callable, Mapping

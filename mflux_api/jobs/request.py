@@ -1,4 +1,4 @@
-"""What a client asks for, with every limit in one place."""
+"""What a client asks for: the fields, every limit, and the checks between fields."""
 
 from typing import Annotated
 

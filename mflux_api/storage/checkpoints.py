@@ -1,4 +1,4 @@
-"""Checkpoints on disk: where a model's folder is, whether it is there, and what identifies it."""
+"""Checkpoints on disk: where a model's folder is, its state and hash, what may be deleted and how."""
 
 import hashlib
 import logging

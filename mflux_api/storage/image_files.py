@@ -1,4 +1,4 @@
-"""Finished images on disk: written whole or not at all."""
+"""Finished images on disk: named by job, written whole or not at all, and removed."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""Jobs kept in this process only: what ``generate`` and short-lived embeddings use."""
+"""Jobs kept in this process only, in dictionaries: what ``generate`` and short-lived embeddings use."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Jobs in an SQLite file: what the service uses."""
+"""Jobs in an SQLite file: what the service uses; synchronous ones are held in memory until their end."""
 
 import os
 from collections.abc import Callable

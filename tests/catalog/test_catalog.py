@@ -6,7 +6,7 @@ from mflux_api.catalog import BUILT_IN, Catalog, Model
 from mflux_api.catalog.names import SPELLINGS
 from mflux_api.catalog.revisions import PINNED
 from mflux_api.config import CustomModel, ModelSettings, Settings
-from tools.model_table import DOCUMENT, written
+from tools.model_table import DOCUMENT, update_tables
 
 
 def test_catalog_has_thirty_aliases_the_kv_model_and_two_demos_each_with_its_rules() -> None:
@@ -94,7 +94,7 @@ def test_custom_repository_keeps_its_revision_and_nothing_of_the_built_in_source
 
 def test_table_in_the_document_is_made_from_the_catalog() -> None:
     text = DOCUMENT.read_text("utf-8")
-    assert written(text) == text, "run: uv run python -m tools.model_table"
+    assert update_tables(text) == text, "run: uv run python -m tools.model_table"
 
 
 @pytest.mark.parametrize("model", BUILT_IN, ids=lambda model: model.alias)

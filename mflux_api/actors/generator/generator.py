@@ -1,4 +1,4 @@
-"""The generator: owns one engine's child, runs what it is told, one thing at a time, and reports.
+"""The generator: starts and restarts one engine's child, gives it its work one by one, turns its frames into answers.
 
 The child's death is not the death of this actor: it starts the next one, after a wait that grows while no child
 finishes a step. The work that was inside fails with :class:`EngineDied`; work that was waiting goes to the next child.

@@ -1,4 +1,4 @@
-"""What the downloader is told and asked, and how far a download is."""
+"""What the downloader is told and asked, and its answers: how far a download is, or why it failed."""
 
 import attrs
 import trio

@@ -1,4 +1,4 @@
-"""What is said of an engine: its state, what it has in memory, and the right to run on it."""
+"""What is said of an engine between actors: its condition and status, its child's state, and the lease on a model."""
 
 from enum import StrEnum
 

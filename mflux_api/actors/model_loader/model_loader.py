@@ -1,4 +1,4 @@
-"""The model loader: which models are in its engine's memory, and which leases hold them there.
+"""The model loader: loads, evicts and leases the models of one engine, within its budget, and tells the scheduler.
 
 A lease keeps its model. A job that needs a model which is not resident waits until there is room for it, first come,
 first served; room is made by evicting what no lease holds, the least recently used first. One task changes the

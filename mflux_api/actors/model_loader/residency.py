@@ -1,4 +1,4 @@
-"""Which models are in the memory of the engine, what they take, and who has to go: bookkeeping without I/O."""
+"""Bookkeeping of one engine's memory, without I/O: which models are in it, their sizes, the next to go, the budget."""
 
 from collections.abc import Collection, Iterator
 

@@ -1,4 +1,4 @@
-"""One attempt at one job, as the job's task sees it: lease, run, follow, save."""
+"""One attempt at one job: takes a lease, runs, follows the events, saves the images, measures the time."""
 
 import base64
 import errno

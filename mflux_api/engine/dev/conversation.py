@@ -1,4 +1,4 @@
-"""FLUX.2-dev's prompts: a conversation with a fixed system message, as diffusers' ``Flux2Pipeline`` writes it."""
+"""FLUX.2-dev's prompts: the conversation that diffusers' ``Flux2Pipeline`` writes, and its tokens."""
 
 from pathlib import Path
 from typing import Any

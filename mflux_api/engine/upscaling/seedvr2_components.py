@@ -1,4 +1,4 @@
-"""Loading a SeedVR2 checkpoint: two files, and every dimension from the shapes in them."""
+"""Loading a SeedVR2 checkpoint: two files, their names mapped, every dimension from the shapes in them."""
 
 import re
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Checkpoints in mflux's saved layout, which ``mflux-save`` and this engine's quantization write.
+"""Folders that mflux saved: recognised, quantized layers found, missing configuration worked out from shapes.
 
 Tensors have the module's own names and shapes, and weights may be quantized. Where there are no configuration files
 the dimensions follow from the tensors' shapes.

@@ -1,4 +1,4 @@
-"""Quantizing a module's weights as mflux does: which layers, in groups of how many numbers, under which names."""
+"""Quantizing a module's weights here, as mflux does: which layers, in groups of how many numbers, under which names."""
 
 import mlx.core as mx
 from mlx import nn

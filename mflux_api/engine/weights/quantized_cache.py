@@ -1,4 +1,4 @@
-"""Weights quantized on this machine: made once from the full ones, kept on disk, loaded from there afterwards.
+"""Weights quantized on this machine: made once, kept on disk under a marker with checksums, loaded from there.
 
 An entry is a folder in mflux's saved layout, with the configuration files that mflux leaves out, so it is a checkpoint
 of its own. It appears whole or not at all, one process makes it while the others wait, and a checksum of every file is

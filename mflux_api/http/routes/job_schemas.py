@@ -1,4 +1,4 @@
-"""JSON of ``/api/v1/generate`` and ``/api/v1/jobs``; what a single job looks like is in ``mflux_api.http.schemas``."""
+"""JSON of ``/api/v1/generate`` and ``/api/v1/jobs``: lists and receipts; one job's shape is in ``http/schemas``."""
 
 import attrs
 

@@ -1,4 +1,4 @@
-"""``/api/v1/generate`` and ``/api/v1/jobs``."""
+"""``/api/v1/generate`` and ``/api/v1/jobs``: submit, list, look, follow, cancel, fetch an image."""
 
 from collections.abc import Mapping
 from functools import partial

@@ -1,4 +1,4 @@
-"""JSON of ``/api/v1/loras``."""
+"""JSON of ``/api/v1/loras``: a LoRA as clients see it; fields only."""
 
 import attrs
 

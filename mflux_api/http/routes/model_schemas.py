@@ -1,4 +1,4 @@
-"""JSON of ``/api/v1/models``."""
+"""JSON of ``/api/v1/models``: a model, its rules and its status, as clients see them; fields only."""
 
 from collections.abc import Mapping
 from typing import Any, Literal

@@ -1,4 +1,4 @@
-"""``/api/v1/models``."""
+"""``/api/v1/models``: the table, a model's status, download, load, unload, delete."""
 
 from collections.abc import Sequence
 

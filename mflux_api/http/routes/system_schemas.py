@@ -1,4 +1,4 @@
-"""JSON of ``/api/v1/health``, ``system``, ``queue`` and ``stats``."""
+"""JSON of ``/api/v1/health``, ``system`` (engines, memory), ``queue`` and ``stats``, as clients see it; fields only."""
 
 from collections.abc import Mapping
 from typing import Literal
