@@ -1,4 +1,4 @@
-"""``/openapi.json``: one document, assembled from what every routes module says about itself."""
+"""``/openapi.json``: collects the operations of all routes modules and renders them and their schemas as one document."""
 
 import inspect
 from typing import Any

@@ -1,4 +1,4 @@
-"""What ``/openapi.json`` says about one method of one path; each routes module declares its own."""
+"""What a routes module says of one route for OpenAPI: the class, and the groups of errors that routes share."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -17,7 +17,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
-from mflux_api.actors.model_loader.residency import ResidentModel, Residents, budget
+from mflux_api.actors.model_loader.residency import GIGABYTE, ResidentModel, Residents, budget, needed_bytes
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied, EngineId
@@ -27,8 +27,6 @@ from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.supervisor import Started
 
 logger = logging.getLogger(__name__)
-
-GIGABYTE = 1e9
 
 
 class ModelLoader:
@@ -245,13 +243,7 @@ class ModelLoader:
         """Bytes to make room for, and whether they are those of a model whose large components take turns."""
         float_bytes = 4 if engine.info is not None and engine.info.precision == "float32" else 2
         footprint = await self._disk.measure(model, float_bytes)
-        if footprint is None:
-            # Not on disk yet, or broken: the engine will say which.
-            return int((model.size_gb or 0.0) * GIGABYTE * float_bytes / 2), False
-        limit = self._budget(engine)
-        if footprint.alternating_offload is not None and not low_ram and limit is not None and footprint.whole > limit:
-            return footprint.alternating_offload, True
-        return footprint.bytes_for(low_ram=low_ram), False
+        return needed_bytes(model, footprint, self._budget(engine), float_bytes=float_bytes, low_ram=low_ram)
 
     def _budget(self, engine: m.EngineState) -> int | None:
         return budget(self._memory.budget_gb, engine.info, engine.free_bytes, self._residents.size)

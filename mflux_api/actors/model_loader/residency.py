@@ -1,10 +1,14 @@
-"""Bookkeeping of one engine's memory, without I/O: which models are in it, their sizes, the next to go, the budget."""
+"""Arithmetic of one engine's memory, without I/O: what a model needs, what is resident, the next to go, the budget."""
 
 from collections.abc import Collection, Iterator
 
 import attrs
 
+from mflux_api.catalog import Model
 from mflux_api.engine.protocol import Ready
+from mflux_api.storage.footprint import Footprint
+
+GIGABYTE = 1e9
 
 DEVICE_SHARE = 0.85
 """How much of the device's memory the models may take by default; the rest is for images in the making."""
@@ -67,6 +71,25 @@ class Residents:
         return min(candidates, key=lambda model: model.used_at, default=None)
 
 
+def needed_bytes(
+    model: Model, footprint: Footprint | None, limit: int | None, *, float_bytes: int, low_ram: bool
+) -> tuple[int, bool]:
+    """Return the bytes to make room for, and whether they are those of a model whose large components take turns.
+
+    Args:
+        model: the model that is to be loaded.
+        footprint: what its files say; ``None`` where they are not on disk or broken, of which the engine will tell.
+        limit: the bytes that models may take together; ``None`` where nothing is known.
+        float_bytes: bytes of a number in the engine's precision.
+        low_ram: whether one component at a time is enough.
+    """
+    if footprint is None:
+        return int((model.size_gb or 0.0) * GIGABYTE * float_bytes / 2), False
+    if footprint.alternating_offload is not None and not low_ram and limit is not None and footprint.whole > limit:
+        return footprint.alternating_offload, True
+    return footprint.bytes_for(low_ram=low_ram), False
+
+
 def budget(configured_gb: float | None, engine: Ready | None, free: int | None, resident: int) -> int | None:
     """Return the bytes that models may take together; ``None`` where nothing is known.
 
@@ -77,7 +100,7 @@ def budget(configured_gb: float | None, engine: Ready | None, free: int | None, 
         resident: bytes of the models in it.
     """
     if configured_gb is not None:
-        return int(configured_gb * 1e9)
+        return int(configured_gb * GIGABYTE)
     if engine is None or not engine.memory_bytes:
         return None
     share = int(engine.memory_bytes * DEVICE_SHARE)

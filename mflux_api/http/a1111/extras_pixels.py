@@ -1,4 +1,4 @@
-"""Pixels of A1111's extras: plain resizing, cropping and blending. All of it takes a while: call it in a thread."""
+"""A1111's extras: resizing, cropping and blending with Pillow, to be called in a thread. No requests."""
 
 import base64
 from collections.abc import Mapping, Sequence

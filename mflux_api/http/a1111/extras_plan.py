@@ -1,4 +1,4 @@
-"""Sizes of A1111's extras: how large an image becomes, what a model is asked for, and how that is told. No pixels."""
+"""A1111's extras: their options and limits, how large an image becomes, and how that is told. No pixels."""
 
 import attrs
 
