@@ -1,4 +1,4 @@
-"""``/openapi.json``: collects the operations of all routes modules and renders them and their schemas as one document."""
+"""``/openapi.json``: collects the operations of all routes modules, and renders them and their schemas."""
 
 import inspect
 from typing import Any
