@@ -19,7 +19,7 @@ from mflux_api.errors import EngineUnavailable
 from mflux_api.jobs.job import Job, Status
 from mflux_api.service import Service
 from mflux_api.supervisor import Started
-from tests.actors.test_restarts import crash, provoke
+from tests.support.actor_crashes import crash, provoke
 from tests.support.crew import fill
 from tests.support.harness import condition_of, ended, eventually, gateway, request, run_inline, seeds_run, service_of
 from tests.support.scripted_engine import Hold, Script

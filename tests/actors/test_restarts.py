@@ -1,7 +1,5 @@
 """Actors that crash in the middle of a job: they come back, and the job ends once."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,11 @@ from mflux_api.actors.generator.generator import Generator
 from mflux_api.actors.model_loader.model_loader import ModelLoader
 from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.actors.scheduler.job_runner import JobRunner
-from mflux_api.errors import ServiceRestarting
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job, Status
 from mflux_api.service import open_service
 from mflux_api.storage.in_memory import InMemoryRepository
+from tests.support.actor_crashes import crash, provoke
 from tests.support.harness import (
     DEADLINE_SECONDS,
     RESOLVED,
@@ -34,31 +32,6 @@ from tests.support.harness import (
     settings,
 )
 from tests.support.scripted_engine import Hold, Script, pixels
-
-
-@contextmanager
-def crash(owner: type[Any], method: str) -> Iterator[None]:
-    """The method raises at its next call, once."""
-    real = getattr(owner, method)
-
-    def raising(*_: object, **__: object) -> None:
-        setattr(owner, method, real)
-        raise ZeroDivisionError("injected")
-
-    setattr(owner, method, raising)
-    try:
-        yield
-    finally:
-        setattr(owner, method, real)
-
-
-async def provoke(question: Any) -> None:
-    """Ask until the crash is met."""
-    while True:
-        try:
-            await question()
-        except ServiceRestarting:
-            return
 
 
 @pytest.mark.parametrize("moment", ["load", "step 0/1", "image 1"])
