@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable
-from functools import partial
 
 import trio
 
@@ -79,25 +78,30 @@ class Retries:
         # A scope of its own: a cancel may come while the store is asked, and wins.
         entry.scope = trio.CancelScope()
         with entry.scope:
+            if not (entry.job.synchronous and self._draining.begun):
+                entry.job = await self._given_back(entry.job)
+            # The cancel may come after the answer was given, and the drain while it was asked for.
+            if entry.state in OVER:
+                return
             if entry.job.synchronous and self._draining.begun:
                 await self._endings.fail(entry, shutting_down())
                 return
-            # What the halt cut off may have been a question to the store: only the store knows the answer.
-            job = await self._stored(entry.job.id)
-            if job is not None and job.status is Status.GENERATING:
-                entry.job = await self._endings.store_with_retry(partial(m.Requeue, job_id=job.id))
             self._back_to_queue(entry)
 
-    async def _stored(self, job_id: str) -> Job | None:
+    async def _given_back(self, job: Job) -> Job:
         while True:
             try:
-                return await self._store.ask(m.GetJob(job_id=job_id))
+                # What the halt cut off may have been a question to the store: only the store knows the answer.
+                stored = await self._store.ask(m.GetJob(job_id=job.id))
+                if stored is None or stored.status is not Status.GENERATING:
+                    return job
+                return await self._store.ask(m.Requeue(job_id=job.id))
             except ServiceError as error:
                 if self._draining.begun:
                     # The drain must not wait for ever; the next start counts a death.
-                    logger.warning("job %s: it is left to the next start (%s)", job_id, error.code)
-                    return None
-                logger.warning("job %s: it cannot be read (%s); trying again", job_id, error.code)
+                    logger.warning("job %s: it is left to the next start (%s)", job.id, error.code)
+                    return job
+                logger.warning("job %s: it cannot be given back (%s); trying again", job.id, error.code)
                 await trio.sleep(STORE_RETRY_SECONDS)
 
     def exhausted(self, job: Job, *, out_of_memory: bool = False) -> ServiceError | None:
