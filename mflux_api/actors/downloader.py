@@ -288,7 +288,9 @@ class Downloader:
                 f"Model '{model.alias}' cannot be removed ({error.strerror}); check models.cache_dir's permissions",
                 {"model": model.alias},
             ) from None
-        self._downloads.pop(source, None)
+        if model.quantization != "runtime":
+            # That of a model quantized here goes on: it is its base's.
+            self._downloads.pop(source, None)
         logger.info("deleted %s", model.alias)
 
     async def _stop(self, download: _Download) -> None:

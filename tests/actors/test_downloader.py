@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -19,6 +20,7 @@ from mflux_api.hub.protocol import DownloadDone
 from tests.support.crew import running
 
 MODEL = Model(alias="tiny", repo="owner/tiny", base="flux2-klein-4b", description="scripted")
+QUANTIZED = attrs.evolve(MODEL, alias="tiny-4-bit", quantization="runtime", bits=4)
 
 
 class Disk:
@@ -68,7 +70,7 @@ class DownloaderUnderTest:
         ]
         to_loaders = [Address(box, sender=m.DOWNLOADER, asks=m.ASK_GRAPH) for box in self.loaders]
         checkpoints: Any = self.disk
-        self.actor = Downloader(self.mailbox, to_loaders, Catalog([MODEL]), checkpoints, automatic=True)
+        self.actor = Downloader(self.mailbox, to_loaders, Catalog([MODEL, QUANTIZED]), checkpoints, automatic=True)
         patch.setattr(downloader, "download_repository", self._download)
         patch.setattr(trio.to_thread, "run_sync", self.disk.in_thread)
 
@@ -176,3 +178,22 @@ async def test_model_that_an_engine_uses_is_not_deleted(monkeypatch: pytest.Monk
         await wait_all_tasks_blocked()
         assert len(refused) == 1
         assert under_test.disk.deleted == []
+
+
+async def test_download_goes_on_when_a_quantized_form_of_the_model_is_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_downloader(monkeypatch) as (under_test, nursery):
+        gateway = Address(under_test.mailbox, sender=m.GATEWAY, asks=m.ASK_GRAPH)
+        nursery.start_soon(under_test.ensure)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(gateway.ask, m.DeleteModel(model="tiny-4-bit"))
+        for loader in under_test.loaders:
+            evict = await loader.receive()
+            assert isinstance(evict, m.Evict)
+            evict.reply.ok(None)
+        await wait_all_tasks_blocked()
+        assert under_test.disk.deleted == ["tiny-4-bit"]
+        assert (await gateway.ask(m.GetDownload(model="tiny"))).transfer is not None
+        under_test.finish.set()
+        await wait_all_tasks_blocked()
+        assert under_test.downloads == ["done"]
+        assert (await gateway.ask(m.GetDownload(model="tiny"))).transfer is None
