@@ -29,10 +29,10 @@ class InputFiles:
         return digest
 
     def read(self, digest: str) -> str:
-        """Return an input. It is empty when its file was removed by hand, so that only its own job fails."""
+        """Return an input. It is empty when its file was removed or is broken, so that only its own job fails."""
         try:
             return (self.folder / digest).read_text("utf-8")
-        except OSError:
+        except (OSError, UnicodeDecodeError):
             return ""
 
     def discard(self, digest: str) -> None:

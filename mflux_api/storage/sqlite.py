@@ -236,8 +236,9 @@ class SqliteRepository:
             inputs = {digest for number, _ in expired for digest in self._digests(number)}
             self._file.connection.executemany("DELETE FROM jobs WHERE number = ?", [(number,) for number, _ in expired])
             orphans = [digest for digest in inputs if not self._one("SELECT 1 FROM inputs WHERE sha256 = ?", digest)]
-        for digest in orphans:
-            self._inputs.discard(digest)
+            # What cannot be removed now keeps its rows, and goes with the next sweep.
+            for digest in orphans:
+                self._inputs.discard(digest)
         return tuple(job for _, job in expired)
 
     def _put(self, number: int, job: Job, *, finished: int | None) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
-from mflux_api.errors import DiskFull
+from mflux_api.errors import DiskFull, InternalError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job
 from mflux_api.storage.input_files import InputFiles
@@ -96,6 +96,29 @@ def test_an_input_that_was_removed_by_hand_is_empty_and_harms_no_other_job(tmp_p
             path.unlink()
         repository.insert(job("b" * 12, "there"))
         assert repository.unfinished() == (job("a" * 12, ""), job("b" * 12, "there"))
+
+
+def test_an_input_that_was_broken_by_hand_harms_only_its_own_job(tmp_path: Path) -> None:
+    with SqliteRepository(tmp_path / DATABASE_NAME) as repository:
+        repository.insert(job("a" * 12, "broken"))
+        for path in (tmp_path / INPUTS_FOLDER).iterdir():
+            path.write_bytes(b"\xff\xfe")
+        repository.insert(job("b" * 12, "there"))
+        assert repository.unfinished() == (job("a" * 12, ""), job("b" * 12, "there"))
+
+
+def test_an_input_that_cannot_be_removed_keeps_its_job_until_it_can(tmp_path: Path) -> None:
+    with SqliteRepository(tmp_path / DATABASE_NAME) as repository:
+        repository.insert(job("a" * 12, "stuck"))
+        repository.replace(ended(job("a" * 12, "stuck")))
+        (path,) = (tmp_path / INPUTS_FOLDER).iterdir()
+        path.unlink()
+        path.mkdir()
+        with pytest.raises(InternalError):
+            repository.expire(now=NOW, keep=0, ttl=timedelta(hours=1))
+        assert isinstance(repository.get("a" * 12), Job)
+        path.rmdir()
+        assert len(repository.expire(now=NOW, keep=0, ttl=timedelta(hours=1))) == 1
 
 
 def test_a_full_disk_refuses_the_job_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
