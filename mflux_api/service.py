@@ -212,33 +212,38 @@ async def open_service(
     failure: ServiceFailed | None = None
     ended = trio.Event()
     status = Started()
-    async with trio.open_nursery() as nursery:
+    try:
+        async with trio.open_nursery() as nursery:
 
-        async def run_tree() -> None:
-            nonlocal failure
+            async def run_tree() -> None:
+                nonlocal failure
+                try:
+                    await tree.root.run(status)
+                except ServiceFailed as error:
+                    failure = error
+                finally:
+                    # Before the caller's block has ended: what it does in a shielded scope may still ask.
+                    tree.close()
+                    status.event.set()
+                    ended.set()
+                    nursery.cancel_scope.cancel()
+
+            nursery.start_soon(run_tree, name="supervision tree")
+            await status.event.wait()
             try:
-                await tree.root.run(status)
-            except ServiceFailed as error:
-                failure = error
+                if not ended.is_set():
+                    yield service
+            except BaseException as error:
+                callers = _without(trio.Cancelled, error)
+                if callers is None:
+                    raise
+                # Kept aside so that the nursery does not wrap it in a group.
             finally:
-                # Before the caller's block has ended: what it does in a shielded scope may still ask.
-                tree.close()
-                status.event.set()
-                ended.set()
                 nursery.cancel_scope.cancel()
-
-        nursery.start_soon(run_tree, name="supervision tree")
-        await status.event.wait()
-        try:
-            if not ended.is_set():
-                yield service
-        except BaseException as error:
-            callers = _without(trio.Cancelled, error)
-            if callers is None:
-                raise
-            # Kept aside so that the nursery does not wrap it in a group.
-        finally:
-            nursery.cancel_scope.cancel()
+    except BaseException as error:
+        # When the caller is cancelled from outside, so is the nursery; the caller's exception comes first.
+        if callers is None or _without(trio.Cancelled, error) is not None:
+            raise
     if callers is not None:
         if failure is None:
             raise callers

@@ -51,6 +51,21 @@ async def test_callers_exception_passes_as_it_is(tmp_path: Path) -> None:
     assert caught.value is own
 
 
+@pytest.mark.parametrize("own", [Own(), KeyboardInterrupt()])
+async def test_callers_exception_is_not_lost_when_the_caller_is_cancelled_too(
+    tmp_path: Path, own: BaseException
+) -> None:
+    async def body() -> None:
+        with trio.CancelScope() as scope:
+            async with scripted_service(tmp_path, Script()):
+                scope.cancel()
+                raise own
+
+    with pytest.raises(type(own)) as caught:
+        await body()
+    assert caught.value is own
+
+
 async def test_callers_own_group_passes_as_a_group_of_one_level(tmp_path: Path) -> None:
     async def body() -> None:
         async with scripted_service(tmp_path, Script()), trio.open_nursery() as nursery:
