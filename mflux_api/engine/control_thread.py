@@ -60,5 +60,8 @@ class ControlThread(threading.Thread):
     def beat(self) -> None:
         """Say that the child lives, and what memory it has."""
         active, peak = self.memory
-        free = machine.available_bytes() if self.device_bytes is None else max(0, self.device_bytes - active)
-        self._pipe.write(Heartbeat(active_bytes=active, peak_bytes=peak, free_bytes=free))
+        self._pipe.write(Heartbeat(active_bytes=active, peak_bytes=peak, free_bytes=self.free_bytes()))
+
+    def free_bytes(self) -> int | None:
+        """Return what the device has left; ``None`` when it does not say."""
+        return machine.available_bytes() if self.device_bytes is None else max(0, self.device_bytes - self.memory[0])

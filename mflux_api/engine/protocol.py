@@ -125,6 +125,8 @@ class Ready:
     versions: Mapping[str, str]
     memory_bytes: Natural = 0
     """What the device has for models and images; 0 when it does not say."""
+    free_bytes: int | None = None
+    """What it has left of that before the first beat; ``None`` when it does not say."""
 
 
 @attrs.frozen(kw_only=True)

@@ -125,33 +125,37 @@ class Worker:
 
     def _run(self, command: Run | Upscale, blobs: Blobs) -> None:
         from mflux_api.engine import device as memory
+
+        # Its exception, and what that held, is gone before the memory is released and measured.
+        end = self._end_of(command, blobs)
+        self._control.cancelled.discard(command.run_id)
+        memory.release()
+        self._measure()
+        self._pipe.write(end)
+
+    def _end_of(self, command: Run | Upscale, blobs: Blobs) -> RunDone | RunStopped | RunFailed:
         from mflux_api.engine.sampling.pipeline import LoraError, Stopped
         from mflux_api.engine.weights.components import CheckpointError
 
         try:
-            self._generate(command, blobs)
+            return self._generate(command, blobs)
         except Stopped:
-            self._pipe.write(RunStopped(run_id=command.run_id))
+            return RunStopped(run_id=command.run_id)
         except LoraError as error:
             details: dict[str, str | None] = {
                 "field": "lora_files",
                 "value": None,
                 "limit": "whole LoRAs made for this model",
             }
-            self._pipe.write(
-                RunFailed(run_id=command.run_id, code="INVALID_PARAMETER", message=str(error), details=details)
-            )
+            return RunFailed(run_id=command.run_id, code="INVALID_PARAMETER", message=str(error), details=details)
         except CheckpointError as error:
             # A component that was freed and cannot be read again.
-            self._pipe.write(RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=str(error)))
+            return RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=str(error))
         except Exception as error:  # noqa: BLE001 - what any library raises must reach the parent as a frame
             code, message = _classify(error, "The engine failed while generating")
-            self._pipe.write(RunFailed(run_id=command.run_id, code=code, message=message))
-        finally:
-            self._control.cancelled.discard(command.run_id)
-            memory.release()
+            return RunFailed(run_id=command.run_id, code=code, message=message)
 
-    def _generate(self, command: Run | Upscale, blobs: Blobs) -> None:
+    def _generate(self, command: Run | Upscale, blobs: Blobs) -> RunDone:
         from mflux_api.engine.runs import to_frame
         from mflux_api.engine.sampling.passes import DoneEvent, StepEvent
 
@@ -167,9 +171,7 @@ class Worker:
                 frame, pixels = to_frame(event, command.run_id, first)
                 self._pipe.write(frame, pixels)
         encode, denoise, decode = seconds
-        self._pipe.write(
-            RunDone(run_id=command.run_id, encode_seconds=encode, denoise_seconds=denoise, decode_seconds=decode)
-        )
+        return RunDone(run_id=command.run_id, encode_seconds=encode, denoise_seconds=denoise, decode_seconds=decode)
 
     def _passes(self, command: Run | Upscale, blobs: Blobs) -> "Iterator[tuple[int, Iterator[PassEvent]]]":
         """Yield the position of each pass's first image, and its events."""
@@ -212,7 +214,7 @@ def _classify(error: Exception, what: str) -> tuple[str, str]:
     return "GENERATION_FAILED", f"{what} ({type(error).__name__}); the debug log has the details"
 
 
-def _ready(device: "Device", blas_name: str, *, blas_fast: bool) -> Ready:
+def _ready(device: "Device", blas_name: str, *, blas_fast: bool, free_bytes: int | None) -> Ready:
     from importlib.metadata import version
 
     from mflux_api.engine.device import memory_bytes
@@ -226,6 +228,7 @@ def _ready(device: "Device", blas_name: str, *, blas_fast: bool) -> Ready:
         blas_fast=blas_fast,
         versions={name: version(name) for name in ("mlx", "mflux")},
         memory_bytes=memory_bytes(device),
+        free_bytes=free_bytes,
     )
 
 
@@ -248,7 +251,7 @@ def main() -> None:
         control.device_bytes = memory.memory_bytes(device)
     import mflux_api.engine.sampling.pipeline  # noqa: F401 - the slow imports belong before the handshake
 
-    pipe.write(_ready(device, library.name, blas_fast=library.fast))
+    pipe.write(_ready(device, library.name, blas_fast=library.fast, free_bytes=control.free_bytes()))
     Worker(pipe, control, device).serve()
 
 

@@ -57,6 +57,12 @@ async def test_late_frames_of_an_ended_run_do_not_disturb_the_next(autojump_cloc
         assert steps_of(bench) == [1, 2]
 
 
+async def test_load_that_waits_for_the_child_is_told_how_much_memory_is_left(autojump_clock: MockClock) -> None:
+    script = Script(free_bytes=7)
+    async with generator(script) as bench:
+        assert (await bench.to.ask(m.AwaitEngine())).free_bytes == 7
+
+
 async def test_lease_of_a_dead_incarnation_is_refused_and_nothing_is_sent(autojump_clock: MockClock) -> None:
     script = Script()
     async with generator(script) as bench:

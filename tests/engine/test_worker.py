@@ -82,6 +82,25 @@ async def test_killed_worker_is_found_at_once_and_named() -> None:
     assert not psutil.Process().children()
 
 
+async def test_worker_killed_by_a_signal_without_a_name_is_found_too() -> None:
+    number = signal.SIGRTMIN + 3
+    async with running_engine() as engine:
+        os.kill(engine.pid, number)
+        assert await death(engine) == f"killed by signal {number}"
+
+
+async def test_what_memory_is_left_is_said_before_the_end_of_a_run() -> None:
+    """The parent decides by it at once what to load next."""
+    async with running_engine() as engine:
+        assert engine.info.free_bytes is not None
+        await load(engine, p.LoadModel(model="demo", path=str(EMBEDDED)))
+        await engine.send(RUN)
+        events = [(await engine.receive()).event]
+        while not isinstance(events[-1], p.RunDone):
+            events.append((await engine.receive()).event)
+        assert isinstance(events[-2], p.Heartbeat)
+
+
 async def test_stopped_worker_is_found_by_its_silence_and_reaped() -> None:
     async with running_engine(LocalEngineOptions(heartbeat_timeout=2.0)) as engine:
         os.kill(engine.pid, signal.SIGSTOP)

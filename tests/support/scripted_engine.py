@@ -166,6 +166,7 @@ class ScriptedEngine:
             blas_fast=True,
             versions={"script": "1"},
             memory_bytes=script.memory_bytes,
+            free_bytes=script.free_bytes,
         )
 
     async def send(self, command: Command, blobs: Sequence[bytes] = ()) -> None:

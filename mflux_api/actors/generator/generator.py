@@ -154,6 +154,8 @@ class Generator:
             try:
                 engine = await self._start_engine(nursery)
                 self._info = engine.info
+                # A load that waits for the child is answered before its first beat is read.
+                self._memory = p.Heartbeat(active_bytes=0, peak_bytes=0, free_bytes=engine.info.free_bytes)
                 self._tell_loader()
                 await self._serve(engine)
             except EngineDied as died:
