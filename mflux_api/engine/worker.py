@@ -59,7 +59,6 @@ class Worker:
                     self._pipe.write(Unloaded())
                 case ((Run() | Upscale() as command), blobs):
                     self._run(command, blobs)
-            self._control.memory = self._memory()
 
     def _load(self, command: LoadModel) -> None:
         from mflux_api.engine.weights.components import CheckpointError
