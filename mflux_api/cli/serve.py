@@ -1,7 +1,10 @@
 """``mflux-api serve``: the service from its start until a signal, with its lock, its store and its drain."""
 
 import argparse
+import gc
 import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
@@ -51,15 +54,34 @@ def run(options: argparse.Namespace) -> int:
             on_first=partial(watchdog.arm, settings.server.drain_timeout_seconds + STUCK_SECONDS),
             on_second=partial(watchdog.arm, STUCK_SECONDS),
         )
-        with stop.installed(), StateLock(settings.state_dir):
-            _serve_jobs(settings, stop)
+        with stop.installed(), StateLock(settings.state_dir), _collection_paused() as resume_collection:
+            _serve_jobs(settings, stop, resume_collection)
     return 0
 
 
-def _serve_jobs(settings: Settings, stop: StopSignals) -> None:
+@contextmanager
+def _collection_paused() -> Iterator[Callable[[], None]]:
+    """Hold back the garbage collector until the start is over; yields the function that says so.
+
+    What imports make stays: looking through it is 12 % of the start, and later a pause of the loop.
+    """
+
+    def resume() -> None:
+        gc.freeze()
+        gc.enable()
+
+    gc.freeze()
+    gc.disable()
+    try:
+        yield resume
+    finally:
+        gc.enable()
+
+
+def _serve_jobs(settings: Settings, stop: StopSignals, on_listening: Callable[[], None]) -> None:
     _remove_leftovers(settings)
     with SqliteRepository(settings.state_dir / DATABASE_NAME) as repository:
-        trio.run(_serve_until_signal, settings, repository, stop)
+        trio.run(_serve_until_signal, settings, repository, stop, on_listening)
 
 
 def _remove_leftovers(settings: Settings) -> None:
@@ -75,7 +97,9 @@ def _remove_leftovers(settings: Settings) -> None:
         logger.info("removed %d half-written LoRA(s) of a server that was killed", uploads)
 
 
-async def _serve_until_signal(settings: Settings, repository: Repository, stop: StopSignals) -> None:
+async def _serve_until_signal(
+    settings: Settings, repository: Repository, stop: StopSignals, on_listening: Callable[[], None]
+) -> None:
     if not _is_loopback(settings.server.host) and not settings.security.api_keys:
         logger.warning(
             "listening on %s without an API key: every client that reaches this port can use it "
@@ -86,6 +110,7 @@ async def _serve_until_signal(settings: Settings, repository: Repository, stop: 
     async with open_service(settings, repository=repository) as service, trio.open_nursery() as nursery:
         for url in await nursery.start(service.serve_http):
             logger.info("listening on %s", url)
+        on_listening()
         await stop.first.wait()
         await _drain(service, settings.server.drain_timeout_seconds, stop.second)
         nursery.cancel_scope.cancel()
