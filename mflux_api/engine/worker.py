@@ -133,7 +133,7 @@ class Worker:
         self._pipe.write(end)
 
     def _end_of(self, command: Run | Upscale, blobs: Blobs) -> RunDone | RunStopped | RunFailed:
-        from mflux_api.engine.sampling.pipeline import LoraError, Stopped
+        from mflux_api.engine.sampling.pipeline import LoraError, NotFiniteError, Stopped
         from mflux_api.engine.weights.components import CheckpointError
 
         try:
@@ -147,6 +147,13 @@ class Worker:
                 "limit": "whole LoRAs made for this model",
             }
             return RunFailed(run_id=command.run_id, code="INVALID_PARAMETER", message=str(error), details=details)
+        except NotFiniteError:
+            message = (
+                f"The numbers of an image overflowed in '{command.model}' ({self._device.precision} on "
+                f"{self._device.kind}), so it was not saved; try another size or seed, the model in more bits, or "
+                'engine.devices = "cpu"; if all images fail, delete the model and download it again'
+            )
+            return RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=message)
         except CheckpointError as error:
             # A component that was freed and cannot be read again.
             return RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=str(error))
@@ -222,7 +229,7 @@ def _ready(device: "Device", blas_name: str, *, blas_fast: bool, free_bytes: int
         pid=os.getpid(),
         device=device.kind,
         device_name=device.name,
-        precision="float32" if device.kind == "cpu" else "bfloat16",
+        precision=device.precision,
         blas=blas_name if device.kind == "cpu" else "",
         blas_fast=blas_fast,
         versions={name: version(name) for name in ("mlx", "mflux")},

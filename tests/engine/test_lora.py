@@ -16,7 +16,7 @@ from mlx import nn
 from mflux_api.engine.device import Device
 from mflux_api.engine.lora.adapter_files import Kronecker, LowRank, read_adapter
 from mflux_api.engine.lora.applying import Lora, LoraError, LoraStack
-from mflux_api.engine.sampling.pipeline import Event, Pipeline, PipelineRequest, StepEvent, Stopped
+from mflux_api.engine.sampling.pipeline import Event, NotFiniteError, Pipeline, PipelineRequest, StepEvent, Stopped
 from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.engine.weights.parameters import named_arrays
 from tests.support.adapter_files import factors, peft, save
@@ -258,6 +258,16 @@ def test_lora_that_lets_numbers_overflow_is_an_error_and_not_a_black_image(pipel
     with pytest.raises(LoraError, match="overflow"):
         generate(pipeline, attrs.evolve(REQUEST, loras=(Lora(wild),)))
     assert np.array_equal(generate(pipeline, REQUEST)[0], before)
+
+
+def test_model_that_is_broken_is_blamed_and_not_the_lora_on_it(
+    tiny_folder: Path, device: Device, tmp_path: Path
+) -> None:
+    components = load_components(tiny_folder)
+    components.transformer.x_embedder.weight[0, 0] = float("nan")
+    lora = peft(tmp_path / "a.safetensors", TINY, 1)
+    with pytest.raises(NotFiniteError):
+        generate(Pipeline(components, device), attrs.evolve(REQUEST, loras=(Lora(lora),)))
 
 
 def test_run_stopped_in_the_middle_leaves_no_adapter(tiny: Components, device: Device, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The real worker process: when it ends, and what its libraries may do to it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -155,6 +156,29 @@ async def test_embedded_checkpoint_is_quantized_too(tmp_path: Path, bits: p.Bits
         generated = [rgb_images(await run(engine, attrs.evolve(RUN, model=model))) for model in ("demo", "few")]
     assert len(generated[0]) == len(generated[1]) == 1
     assert generated[0] != generated[1]
+
+
+async def test_image_that_is_not_a_number_is_an_error_and_not_a_black_image(tmp_path: Path, tiny_folder: Path) -> None:
+    import mlx.core as mx
+
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "model"))
+    file = next((folder / "transformer").glob("*.safetensors"))
+    weights = mx.load(str(file))
+    # Read before their file is written over.
+    mx.eval(weights)
+    weights["x_embedder.weight"][0, 0] = float("nan")
+    mx.save_safetensors(str(file), weights)
+    async with running_engine() as engine:
+        assert isinstance(await load(engine, p.LoadModel(model="broken", path=str(folder))), p.Loaded)
+        await engine.send(attrs.evolve(RUN, model="broken"))
+        seen = [received.event for received in await until(engine, p.RunDone, p.RunFailed)]
+    assert not [event for event in seen if isinstance(event, p.ImageDone | p.StepDone)]
+    failed = seen[-1]
+    assert isinstance(failed, p.RunFailed)
+    assert failed.code == "GENERATION_FAILED"
+    assert "'broken'" in failed.message
+    assert engine.info.precision in failed.message
+    assert "engine.devices" in failed.message
 
 
 @pytest.mark.parametrize(

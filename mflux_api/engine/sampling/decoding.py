@@ -18,6 +18,10 @@ Pixels = npt.NDArray[np.uint8]
 _SMALL_PIXELS = 512 * 512
 
 
+class NotFiniteError(Exception):
+    """The numbers of an image overflowed, or are none: there is nothing to be seen in it."""
+
+
 def decode_mode(device: Device, width: int, height: int, low_ram: bool) -> DecodeMode:
     """Choose mflux's decode mode for an image of ``width`` by ``height`` pixels.
 
@@ -47,7 +51,13 @@ def decode_packed(vae: nn.Module, packed: mx.array, mode: DecodeMode, check: Cal
 
 
 def to_pixels(decoded: mx.array) -> Pixels:
-    """Return the first image of a decoded batch [B, 3, H, W] as RGB8 (H, W, 3), contiguous, rounded as in mflux."""
+    """Return the first image of a decoded batch [B, 3, H, W] as RGB8 (H, W, 3), contiguous, rounded as in mflux.
+
+    Raises:
+        NotFiniteError: a value is infinite or not a number, which would become a black pixel.
+    """
+    if not mx.isfinite(decoded[0]).all().item():
+        raise NotFiniteError
     image = mx.transpose(mx.clip(decoded / 2 + 0.5, 0, 1)[0], (1, 2, 0)).astype(mx.float32)
     return np.ascontiguousarray((np.array(image) * 255).round().astype(np.uint8))
 

@@ -14,7 +14,7 @@ from mflux_api.catalog.files import ComponentName
 from mflux_api.engine.device import Device
 from mflux_api.engine.lora.applying import LoraError
 from mflux_api.engine.sampling.batching import PassCost, images_per_pass
-from mflux_api.engine.sampling.decoding import decode_mode, decode_packed, to_pixels
+from mflux_api.engine.sampling.decoding import NotFiniteError, decode_mode, decode_packed, to_pixels
 from mflux_api.engine.sampling.denoising import Conditioning, Denoiser, cfg_branches, new_cache
 from mflux_api.engine.sampling.latents import Noise, add_noise, draw_noise, to_grid
 from mflux_api.engine.sampling.passes import (
@@ -41,6 +41,7 @@ __all__ = [
     "Event",
     "ImageEvent",
     "LoraError",
+    "NotFiniteError",
     "Pipeline",
     "PipelineRequest",
     "PreviewEvent",
@@ -127,6 +128,7 @@ class Pipeline:
         Raises:
             Stopped: ``should_stop`` returned true.
             LoraError: an adapter cannot be used.
+        NotFiniteError: an image's numbers overflow, also without adapters.
             CheckpointError: a component that is not in memory cannot be read again.
             RuntimeError: from MLX, for instance when the device has too little memory.
         """
@@ -170,8 +172,6 @@ class Pipeline:
         for first in range(0, len(request.seeds), current.together):
             noise = draw_noise(request.seeds[first : first + current.together], request.width, request.height)
             latents = yield from self._denoise_batch(current, encoded, predict, noise, first)
-            if request.loras and not mx.isfinite(latents).all().item():
-                raise LoraError("With these LoRAs the image's numbers overflow: use smaller scales or other LoRAs.")
             grids += mx.split(to_grid(latents, noise.rows, noise.columns), latents.shape[0])
         del encoded, predict
         self._release("transformer", request)
@@ -196,9 +196,13 @@ class Pipeline:
         denoiser = Denoiser(predict, encoded.conditioning, noise.ids, cache)
         for step in range(skipped, request.steps):
             check()
-            latents, clean = denoiser.step(latents, timesteps[step], sigmas[step : step + 2])
+            before = latents
+            latents, clean = denoiser.step(before, timesteps[step], sigmas[step : step + 2])
+            finite = mx.isfinite(latents).all()
             # Without this the graph is only queued, and the step would be reported before it ran.
-            mx.eval(latents, *([] if encoded.previews is None else [clean]))
+            mx.eval(latents, finite, *([] if encoded.previews is None else [clean]))
+            if not finite.item():
+                raise self._overflow(request, encoded.conditioning, noise.ids, before, timesteps[step])
             number = step + 1 - skipped
             yield from clock.pausing(StepEvent(number, request.steps_run, first, images))
             if encoded.previews is not None:
@@ -206,6 +210,16 @@ class Pipeline:
                     yield from clock.pausing(preview)
             check()
         return latents
+
+    def _overflow(
+        self, request: PipelineRequest, conditioning: Conditioning, ids: mx.array, latents: mx.array, timestep: mx.array
+    ) -> Exception:
+        """Return whose fault a step is that is not finite: without adapters the same step tells."""
+        if request.loras:
+            plain = Denoiser(self._transformer.with_loras(()), conditioning, ids)
+            if mx.isfinite(plain.velocity(latents, timestep)).all().item():
+                return LoraError("With these LoRAs the image's numbers overflow: use smaller scales or other LoRAs.")
+        return NotFiniteError()
 
     def _decode(self, current: _Pass, grids: list[mx.array]) -> Generator[Event, None, None]:
         """Turn each image's latents into pixels."""

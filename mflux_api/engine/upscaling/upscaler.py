@@ -65,6 +65,7 @@ class Upscaler:
         Raises:
             Stopped: ``should_stop`` returned true.
             CheckpointError: a module that is not in memory cannot be read again.
+            NotFiniteError: the image's numbers overflow.
             RuntimeError: from MLX, for instance when the device has too little memory.
         """
 
