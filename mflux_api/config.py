@@ -13,6 +13,7 @@ from msgspec import Meta
 
 from mflux_api.catalog import BUILT_IN, Catalog, Model
 from mflux_api.errors import ConfigError
+from mflux_api.machine import DEVICES_VARIABLE, Devices
 
 logger = logging.getLogger(__name__)
 
@@ -84,6 +85,8 @@ class EngineSettings:
     step_timeout_seconds: Timeout = 300.0
     heartbeat_seconds: Annotated[float, Meta(ge=2.0)] = 10.0
     preload: bool = False
+    devices: Devices = "auto"
+    """``auto``: the GPU where MLX has one, else the CPU."""
 
 
 @attrs.frozen(kw_only=True)
@@ -176,6 +179,7 @@ _ENVIRONMENT: dict[str, tuple[str, str]] = {
     "MFLUX_OUTPUT_DIR": ("generation", "output_dir"),
     "MFLUX_MODELS_DIR": ("models", "cache_dir"),
     "MFLUX_API_KEYS": ("security", "api_keys"),
+    DEVICES_VARIABLE: ("engine", "devices"),
 }
 
 

@@ -1,9 +1,16 @@
-"""What the machine says of its memory: the whole, what is left, and how often the system killed for it."""
+"""This machine: which device MLX is to use, its memory, what is left of it, and how often the system killed for it."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import psutil
+
+Devices = Literal["auto", "cpu", "gpu"]
+"""``auto`` is the GPU where MLX has one, else the CPU."""
+
+DEVICES_VARIABLE = "MFLUX_API_DEVICES"
+"""The environment variable that says what ``auto`` means."""
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")

@@ -80,6 +80,7 @@ def local_engines(settings: Settings) -> Mapping[EngineId, EngineStarter]:
     options = LocalEngineOptions(
         start_timeout=settings.engine.start_timeout_seconds,
         heartbeat_timeout=settings.engine.heartbeat_seconds,
+        devices=settings.engine.devices,
     )
     return {"0": partial(LocalEngine.start, options=options)}
 

@@ -67,7 +67,7 @@ def _versions() -> Iterator[_Finding]:
 
 
 async def _engine(settings: Settings) -> list[_Finding]:
-    options = LocalEngineOptions(start_timeout=settings.engine.start_timeout_seconds)
+    options = LocalEngineOptions(start_timeout=settings.engine.start_timeout_seconds, devices=settings.engine.devices)
     async with trio.open_nursery() as nursery:
         try:
             engine = await LocalEngine.start(nursery, options)

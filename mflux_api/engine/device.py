@@ -1,13 +1,15 @@
 """Device facts, numeric precision and memory care over ``mlx.core``; imported only in the engine child."""
 
 import gc
-from typing import Literal
+import os
+from typing import Literal, get_args
 
 import attrs
 import mlx.core as mx
 from mflux.models.common.config.model_config import ModelConfig
 
 from mflux_api import machine
+from mflux_api.machine import DEVICES_VARIABLE, Devices
 
 _GIB = 1 << 30
 _MIN_CACHE_BYTES = _GIB // 2
@@ -33,6 +35,31 @@ class Device:
     def precision(self) -> Literal["float32", "bfloat16"]:
         """What is computed in: MLX's CPU backend has no fast bfloat16 product, float32 through BLAS is 40 × faster."""
         return "bfloat16" if self.is_gpu else "float32"
+
+
+class NoSuchDevice(Exception):
+    """What was asked for is not here; the text says what to do, and holds no path."""
+
+
+def select(devices: Devices) -> Device:
+    """Make MLX compute on the device of that kind from now on, and set this process up for it.
+
+    Raises:
+        NoSuchDevice: MLX has no GPU here, or the environment names a kind that does not exist.
+    """
+    if devices == "auto":
+        named = os.environ.get(DEVICES_VARIABLE) or "auto"
+        found = next((kind for kind in get_args(Devices) if kind == named), None)
+        if found is None:
+            raise NoSuchDevice(f"{DEVICES_VARIABLE} is '{named[:20]}': set it to auto, cpu or gpu")
+        devices = found
+    if devices == "gpu" and not mx.is_available(mx.gpu):
+        raise NoSuchDevice('MLX has no GPU here: set engine.devices = "auto", or install MLX with its GPU backend')
+    if devices != "auto":
+        mx.set_default_device(mx.cpu if devices == "cpu" else mx.gpu)
+    device = detect_device()
+    configure(device)
+    return device
 
 
 def detect_device() -> Device:

@@ -8,8 +8,9 @@ import trio
 
 from mflux_api.engine import protocol
 from mflux_api.engine.interface import EngineDied, Received
-from mflux_api.engine.protocol import Event, Heartbeat, Ready, Shutdown
+from mflux_api.engine.protocol import Event, Heartbeat, NotReady, Ready, Shutdown
 from mflux_api.ipc.child_process import ChildProcess
+from mflux_api.machine import Devices
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,8 @@ class LocalEngineOptions:
     """Seconds from the start to the handshake."""
     heartbeat_timeout: float = 10.0
     """Seconds of silence after which it counts as dead."""
+    devices: Devices = "auto"
+    """What the child is to compute on."""
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.engine.worker")
 
 
@@ -44,7 +47,7 @@ class LocalEngine(ChildProcess):
         Raises:
             EngineDied: it cannot be started, or ended or stayed silent before the handshake.
         """
-        engine = cls(await cls.launch(options.command), options)
+        engine = cls(await cls.launch([*options.command, options.devices]), options)
         nursery.start_soon(engine.log_stderr, name=f"engine {engine.pid} stderr")
         try:
             with trio.fail_after(options.start_timeout):
@@ -82,6 +85,8 @@ class LocalEngine(ChildProcess):
             match frame:
                 case Ready() as ready:
                     return ready
+                case NotReady(message=message):
+                    raise EngineDied(message)
                 case Heartbeat():
                     # It beats from its first moment on, long before its imports are done.
                     silence = self._options.heartbeat_timeout

@@ -130,6 +130,14 @@ class Ready:
 
 
 @attrs.frozen(kw_only=True)
+class NotReady:
+    """Instead of the handshake: the child cannot serve here, and ends."""
+
+    message: str
+    """Why, and what to do; holds no path."""
+
+
+@attrs.frozen(kw_only=True)
 class Heartbeat:
     """The child lives. Sent once a second."""
 
@@ -243,6 +251,7 @@ class RunFailed:
 
 Event = (
     Ready
+    | NotReady
     | Heartbeat
     | Loaded
     | LoadFailed
@@ -267,6 +276,7 @@ _TYPES: tuple[type[Any], ...] = (
     Cancel,
     Shutdown,
     Ready,
+    NotReady,
     Heartbeat,
     Loaded,
     LoadFailed,

@@ -6,9 +6,9 @@ Started as ``python -P -m mflux_api.engine.worker`` by :mod:`mflux_api.engine.lo
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from mflux_api.engine.control_thread import ControlThread
 from mflux_api.engine.protocol import (
@@ -16,6 +16,7 @@ from mflux_api.engine.protocol import (
     Loaded,
     LoadFailed,
     LoadModel,
+    NotReady,
     Ready,
     Run,
     RunDone,
@@ -27,6 +28,7 @@ from mflux_api.engine.protocol import (
     Upscale,
 )
 from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
+from mflux_api.machine import Devices
 
 if TYPE_CHECKING:
     from mflux_api.engine.device import Device
@@ -238,6 +240,10 @@ def _ready(device: "Device", blas_name: str, *, blas_fast: bool, free_bytes: int
     )
 
 
+def _devices(arguments: Sequence[str]) -> Devices:
+    return next((kind for kind in get_args(Devices) if kind in arguments[1:]), "auto")
+
+
 def main() -> None:
     """Set up the pipe before anything can print, then import the model code, then serve."""
     pipe = take_standard_streams(ENGINE_TYPES)
@@ -251,8 +257,11 @@ def main() -> None:
     library = blas.preload()
     from mflux_api.engine import device as memory
 
-    device = memory.detect_device()
-    memory.configure(device)
+    try:
+        device = memory.select(_devices(sys.argv))
+    except memory.NoSuchDevice as error:
+        pipe.write(NotReady(message=str(error)))
+        sys.exit(1)
     if device.kind == "cuda":
         control.device_bytes = memory.memory_bytes(device)
     import mflux_api.engine.sampling.pipeline  # noqa: F401 - the slow imports belong before the handshake

@@ -28,9 +28,7 @@ def device() -> "Device":
     """The device, with mflux's precision set for it."""
     from mflux_api.engine import device as memory
 
-    found = memory.detect_device()
-    memory.configure(found)
-    return found
+    return memory.select("auto")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from typing import Any
 
 import attrs
 import psutil
@@ -12,10 +13,19 @@ import trio
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
+from mflux_api.machine import DEVICES_VARIABLE
 from tests.support.engine_child import death, running_engine
 from tests.support.engine_contract import DEADLINE_SECONDS
 
 pytestmark = pytest.mark.slow
+
+
+def mx_has_gpu() -> bool:
+    """Whether MLX could compute on a GPU here."""
+    import mlx.core as mx
+
+    return mx.is_available(mx.gpu)
+
 
 PRELUDE = """
 import os, signal, struct, sys, time
@@ -27,7 +37,7 @@ def ready(): say(p.Ready(pid=os.getpid(), device="cpu", device_name="stand-in", 
 """
 
 
-def stand_in(code: str, **options: float) -> LocalEngineOptions:
+def stand_in(code: str, **options: Any) -> LocalEngineOptions:
     """Return options for a child that runs that code in place of the worker."""
     return attrs.evolve(LocalEngineOptions(), command=(sys.executable, "-P", "-c", PRELUDE + code), **options)
 
@@ -50,6 +60,26 @@ async def start_error(options: LocalEngineOptions) -> str:
 
 async def test_child_silent_before_its_handshake_times_out() -> None:
     assert await start_error(stand_in("time.sleep(60)", start_timeout=0.5)) == "no handshake within 0.5 s"
+
+
+async def test_child_that_cannot_serve_here_says_why_and_what_to_do() -> None:
+    code = "say(p.NotReady(message='no luck here: set another')); sys.exit(1)"
+    assert await start_error(stand_in(code)) == "no luck here: set another"
+
+
+async def test_gpu_that_is_not_here_is_one_clear_error() -> None:
+    if mx_has_gpu():
+        pytest.skip("this machine has a GPU")
+    reason = await start_error(LocalEngineOptions(devices="gpu"))
+    assert reason.startswith("MLX has no GPU here")
+    assert "engine.devices" in reason
+
+
+async def test_environment_says_what_auto_means(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(DEVICES_VARIABLE, "tpu")
+    assert await start_error(LocalEngineOptions()) == "MFLUX_API_DEVICES is 'tpu': set it to auto, cpu or gpu"
+    async with running_engine(LocalEngineOptions(devices="cpu")) as engine:
+        assert (engine.info.device, engine.info.precision) == ("cpu", "float32")
 
 
 async def test_heartbeats_alone_do_not_prolong_the_handshake() -> None:

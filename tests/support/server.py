@@ -19,6 +19,7 @@ import jsonschema
 import psutil
 
 from mflux_api.http.openapi import describe
+from mflux_api.machine import DEVICES_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 60.0
@@ -120,6 +121,7 @@ def clean_environment() -> dict[str, str]:
         "HF_ENDPOINT": "http://127.0.0.1:9",
         **{name: value for name, value in os.environ.items() if not name.startswith("MFLUX_")},
         "PYTHONPATH": str(ROOT),
+        **{name: os.environ[name] for name in [DEVICES_VARIABLE] if name in os.environ},
     }
 
 
