@@ -9,8 +9,9 @@ import mlx.core as mx
 from mlx import nn
 
 from mflux_api.engine.checkpoint import CheckpointError
+from mflux_api.engine.device import detect_device
 from mflux_api.engine.weights.parameters import ExpectedTensor, check, fill
-from mflux_api.engine.weights.quantization import quantize_layers
+from mflux_api.engine.weights.quantization import quantize_layers, replace_quantized_layers
 
 Name = TypeVar("Name", bound=str)
 
@@ -44,6 +45,8 @@ class OpenedModule:
         """
         quantize = None if self.bits is None else quantize_layers(self.module, self.bits)
         fill(self.name, self.module, self.expected, self.found, quantize=quantize)
+        if detect_device().kind == "cuda":
+            replace_quantized_layers(self.module)
         return self.module
 
 
