@@ -10,11 +10,12 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.catalog.lookup import find_model
 from mflux_api.config import Settings
 from mflux_api.engine.interface import EngineId, EngineStarter
 from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown, by_code
 from mflux_api.gateway.event_stream import EventStream
-from mflux_api.gateway.gateway import Gateway
+from mflux_api.gateway.gateway import EngineView, Gateway
 from mflux_api.jobs.job import Job, Status, StoredImage, Timings
 from mflux_api.jobs.parse import validate
 from mflux_api.jobs.progress import JobEvent
@@ -116,6 +117,19 @@ class Service:
         if job.failure is not None:
             raise by_code(job.failure.code)(job.failure.message, job.failure.details)
         return Result(job=job)
+
+    async def engines(self) -> tuple[EngineView, ...]:
+        """Return every engine: its device, its models and its memory."""
+        return await self._gateway.engines()
+
+    async def unload(self, model: str) -> None:
+        """Have a model out of the memory of every engine; nothing to do where it is not.
+
+        Raises:
+            ModelNotFound: no model is called so.
+            ModelInUse: a job runs on it.
+        """
+        await self._gateway.unload_model(find_model(model, self._gateway.catalog))
 
     async def drain(self, *, halt: bool = False) -> None:
         """Take no new work, and wait until nothing runs any more.

@@ -8,15 +8,21 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
-from mflux_api.cli import doctor, generate, models, serve
+from mflux_api.cli import doctor, generate, models, selftest, serve
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
 from mflux_api.supervisor import lone_error
 
 _LOG_PAUSE_SECONDS = 10.0
 
-_COMMANDS = {"serve": serve.run, "generate": generate.run, "models": models.run, "doctor": doctor.run}
-_LOG_LEVELS = {"serve": "info", "generate": "error", "models": "error", "doctor": "error"}
+_COMMANDS = {
+    "serve": serve.run,
+    "generate": generate.run,
+    "models": models.run,
+    "doctor": doctor.run,
+    "selftest": selftest.run,
+}
+_LOG_LEVELS = {"serve": "info", "generate": "error", "models": "error", "doctor": "error", "selftest": "error"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     # Its options belong to the commands below it.
     models.add_arguments(commands.add_parser("models", help="list, download, delete, load and unload models"), shared)
     commands.add_parser("doctor", parents=[shared], help="say what will be used here, and what is wrong")
+    selftest.add_arguments(
+        commands.add_parser("selftest", parents=[shared], help="check that generating is right on this machine")
+    )
     return parser
 
 
