@@ -52,11 +52,12 @@ _SIZE = 256
 _SEED = 7
 _LORA = "selftest.safetensors"
 
-IMAGE_FLOOR = {"float32": 50.0, "bfloat16": 25.0}
-"""PSNR in dB of the image against the one recorded in float32. Seen: 60 and more in float32, 30 in bfloat16."""
+IMAGE_FLOOR = {"float32": 60.0, "bfloat16": 40.0}
+"""PSNR in dB from the image recorded in float32. Seen: 96 and more on other CPUs, 51.7 on CUDA in bfloat16."""
 QUANTIZED_FLOOR = {8: 30.0, 4: 20.0}
-"""Seen in float32: 54.6 and 32.9 dB."""
-LOW_RAM_FLOOR = 35.0
+"""Seen in float32: 54.6 and 32.9 dB; in bfloat16 on CUDA 51.7 and 33.2."""
+LOW_RAM_FLOOR = 40.0
+"""Another decode mode, which rounds otherwise in bfloat16. Seen on CUDA: 60.3 dB."""
 STOP_SECONDS = 1.0
 """What a cancelled run may take to stop beyond the step that it is in."""
 MEMORY_LEFT = 32 << 20

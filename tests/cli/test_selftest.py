@@ -42,7 +42,7 @@ async def test_selftest_notices_another_image(tmp_path: Path, monkeypatch: pytes
     async with open_service(settings_in(tmp_path, EngineSettings())) as service:
         outcome = await Selftest(service, tmp_path).image()
     assert not outcome.good
-    assert "at least 50" in outcome.says
+    assert "at least 60" in outcome.says
 
 
 def test_distance_of_images() -> None:

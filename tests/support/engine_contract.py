@@ -23,6 +23,7 @@ from mflux_api.engine.protocol import (
     RunStopped,
     StageChanged,
     StepDone,
+    StillRunning,
     Unloaded,
     UnloadModel,
 )
@@ -125,8 +126,12 @@ class EngineContract:
         ) == [(index, step) for index in (0, 1) for step in (1, 2)]
         assert all(len(frame.blobs) == 1 and frame.blobs[0].startswith(b"\xff\xd8") for frame in made)
         assert all(len(frame.blobs[0]) < 20_000 for frame in made)
-        rest = [frame.event for frame in frames if not isinstance(frame.event, PreviewMade)]
-        assert [type(event) for event in rest] == [type(frame.event) for frame in plain]
+        # A busy machine says now and then that it still runs.
+        rest, expected = (
+            [type(frame.event) for frame in seen if not isinstance(frame.event, PreviewMade | StillRunning)]
+            for seen in (frames, plain)
+        )
+        assert rest == expected
 
     async def test_run_with_images_takes_them_from_its_blobs(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)
