@@ -12,6 +12,7 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_addresses import EngineAddresses
+from mflux_api.actors.leasing import leased
 from mflux_api.actors.mailbox import ActorGone, ActorStopped, ActorSuspended, Address, Ask
 from mflux_api.catalog import Catalog, Model
 from mflux_api.catalog.lookup import find_model, not_downloaded
@@ -333,12 +334,14 @@ class Gateway:
             )
         loader = (await self._engine_for(model)).loader
         try:
-            lease = await self._ask(loader, m.Acquire(model=model.alias))
+            async with leased(loader, m.Acquire(model=model.alias)):
+                logger.debug("model %s is in memory", model.alias)
+        except ActorGone as gone:
+            raise _gone(gone) from None
         except EngineDied as died:
             raise EngineUnavailable(
                 f"The engine ended while it loaded '{model.alias}' ({died.reason}); try again or see the log"
             ) from None
-        loader.tell_latest(m.Release(lease_id=lease.id), key=(m.Release, lease.id))
 
     async def _engine_for(self, model: Model) -> EngineAddresses:
         """The engine that has the model, else one that could load it: the first that is up, if there is one."""

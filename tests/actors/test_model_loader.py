@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import local_disk
+from mflux_api.actors.leasing import leased
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
 from mflux_api.actors.model_loader.model_loader import ModelLoader
 from mflux_api.catalog import Catalog, Model
@@ -95,6 +96,8 @@ class LoaderUnderTest:
         """Whether loads wait for the test to answer them."""
         self.held: m.LoadModel | None = None
         self.loads: list[str] = []
+        self.asked_for: dict[str, m.Acquire] = {}
+        """Each acquisition."""
         self.got: dict[str, m.Lease | type[Exception]] = {}
         """What came of each acquisition, in the order of the answers."""
 
@@ -152,16 +155,16 @@ class LoaderUnderTest:
     ) -> None:
         with scope or trio.CancelScope():
             try:
-                lease = await self.address.ask(m.Acquire(model=model, low_ram=low_ram))
+                request = self.asked_for[name] = m.Acquire(model=model, low_ram=low_ram)
+                lease = await self.address.ask(request)
                 self.got[name] = lease
             except (ModelNotFound, OutOfMemory, InternalError, EngineDied, ActorGone) as error:
                 self.got[name] = type(error)
                 self.error = error
 
     def release(self, name: str) -> None:
-        lease = self.got[name]
-        assert isinstance(lease, m.Lease)
-        self.address.tell_nowait(m.Release(lease_id=lease.id), control=True)
+        assert isinstance(self.got[name], m.Lease)
+        self.address.tell_nowait(m.Release(request=self.asked_for[name]), control=True)
 
     async def residency(self) -> m.Residency:
         return await self.address.ask(m.GetResidency())
@@ -261,6 +264,26 @@ async def test_job_that_is_cancelled_while_waiting_has_nothing_loaded_for_it() -
         # The resident model serves the next one at once.
         assert "c" in loader.got
         assert loader.loads == ["/models/mine"]
+
+
+async def test_job_behind_one_that_is_cancelled_while_it_waits_for_room_is_served_at_once() -> None:
+    async with a_loader() as (loader, nursery):
+        await loader.acquire("a", "mine")
+
+        async def wait_for_room(scope: trio.CancelScope) -> None:
+            with scope:
+                async with leased(loader.address, m.Acquire(model="other")):
+                    raise AssertionError("there is no room")
+
+        scope = trio.CancelScope()
+        nursery.start_soon(wait_for_room, scope)
+        await wait_all_tasks_blocked()
+        nursery.start_soon(loader.acquire, "b", "mine")
+        await wait_all_tasks_blocked()
+        assert "b" not in loader.got
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        assert isinstance(loader.got["b"], m.Lease)
 
 
 async def test_job_that_is_cancelled_while_its_model_loads_leaves_no_lease_behind() -> None:

@@ -17,9 +17,9 @@ class Acquire(Ask[Lease]):
 
 @attrs.frozen(kw_only=True)
 class Release:
-    """Give a lease back."""
+    """Give back what was acquired, or was yet to be: the lease belongs to the question that asked for it."""
 
-    lease_id: int
+    request: Acquire
 
 
 @attrs.frozen(kw_only=True)

@@ -16,7 +16,7 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
-from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
+from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, Reply
 from mflux_api.actors.model_loader.residency import GIGABYTE, ResidentModel, Residents, budget, needed_bytes
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
@@ -61,7 +61,8 @@ class ModelLoader:
     def _reset(self) -> None:
         self._waiting: deque[m.Acquire | m.Evict] = deque()
         self._changed = trio.Event()
-        self._leases: dict[int, m.Lease] = {}
+        # By the reply to the question, which only its asker has: a lease has one owner from the question on.
+        self._leases: dict[Reply[m.Lease], m.Lease] = {}
         self._residents = Residents()
         self._loading: str | None = None
         self._child: m.EngineState | None = None
@@ -85,14 +86,14 @@ class ModelLoader:
                     case m.Acquire():
                         self._waiting.append(message)
                     case m.Release():
-                        self._release(message.lease_id)
+                        self._release(message.request)
                     case m.Evict():
                         self._consider(message)
                     case m.GetResidency():
                         message.reply.ok(self._residency())
                     case _:
                         assert_never(message)
-                self._changed.set()
+                self._wake()
 
     def _note_child(self, child: m.EngineState) -> None:
         self._child = child
@@ -105,17 +106,17 @@ class ModelLoader:
         """Make a model resident before a job asks for it, in line with all others."""
         request = m.Acquire(model=alias)
         self._waiting.append(request)
-        self._changed.set()
+        self._wake()
         try:
-            lease = await request.reply.receive(self._mailbox.name)
+            await request.reply.receive(self._mailbox.name)
         except (ServiceError, EngineDied, ActorGone) as error:
             logger.warning("model %s cannot be loaded ahead (%s)", alias, type(error).__name__)
             return
-        self._release(lease.id)
-        self._changed.set()
+        self._release(request)
+        self._wake()
 
-    def _release(self, lease_id: int) -> None:
-        lease = self._leases.pop(lease_id, None)
+    def _release(self, request: m.Acquire) -> None:
+        lease = self._leases.pop(request.reply, None)
         if lease is not None:
             self._used(lease.model)
 
@@ -154,8 +155,11 @@ class ModelLoader:
                 logger.debug("engine %s, model %s: a defect", self._engine, request.model, exc_info=error)
                 request.reply.fail(InternalError("The service failed on this model; the log has the details"))
 
-    async def _change(self) -> None:
+    def _wake(self) -> None:
+        self._changed.set()
         self._changed = trio.Event()
+
+    async def _change(self) -> None:
         await self._changed.wait()
 
     async def _grant(self, request: m.Acquire) -> None:
@@ -192,11 +196,9 @@ class ModelLoader:
             load_seconds=seconds,
             alternating_offload=resident.alternating_offload,
         )
-        self._leases[lease.id] = lease
         self._used(request.model)
-        if not request.reply.ok(lease):
-            # The asker died while it waited.
-            del self._leases[lease.id]
+        if request.reply.ok(lease):
+            self._leases[request.reply] = lease
 
     def _consider(self, request: m.Evict) -> None:
         """Answer at once where there is nothing to do, or nothing that may be done; else it waits in line."""

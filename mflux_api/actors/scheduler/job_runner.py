@@ -4,7 +4,8 @@ import base64
 import errno
 import itertools
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 
 import attrs
@@ -12,6 +13,7 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_addresses import EngineAddresses
+from mflux_api.actors.leasing import leased
 from mflux_api.actors.mailbox import ActorGone, ActorSuspended
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineId, Received
@@ -102,17 +104,16 @@ class JobRunner:
         to = self._engines[engine]
         while True:
             publish(tracker.stage(Stage.LOADING))
-            lease = await self._acquire(job, to)
-            attempt = _Attempt(job, lease, to, tracker, images, publish)
             try:
-                timings = await self._run(attempt, inputs, engine_freed)
+                # What follows the run goes on saving when the lease is back and the engine is free.
+                async with unwrapped_nursery() as nursery:
+                    async with self._leased(job, to) as lease:
+                        attempt = _Attempt(job, lease, to, tracker, images, publish)
+                        timings = await self._run(attempt, inputs, nursery)
+                    engine_freed()
                 return Ran(timings=attrs.evolve(timings, total=trio.current_time() - started), device=lease.device)
-            except OutOfMemory as error:
-                raise self.advice.error(job.model, low_ram=job.request.low_ram) from error
             except m.StaleLease:
                 logger.debug("job %s: the engine was replaced before the run began", job.id)
-            finally:
-                attempt.release()
 
     def discard(self, images: Iterable[StoredImage]) -> None:
         """Remove images that no job will show; one that cannot be removed is left, and its job goes on."""
@@ -129,12 +130,18 @@ class JobRunner:
         except OSError as error:
             logger.warning("an abandoned image stays on disk (%s)", error.strerror)
 
-    async def _acquire(self, job: Job, to: EngineAddresses) -> m.Lease:
+    @asynccontextmanager
+    async def _leased(self, job: Job, to: EngineAddresses) -> AsyncIterator[m.Lease]:
+        granted = False
         try:
-            return await to.loader.ask(m.Acquire(model=job.model, low_ram=job.request.low_ram))
+            async with leased(to.loader, m.Acquire(model=job.model, low_ram=job.request.low_ram)) as lease:
+                granted = True
+                yield lease
         except ActorSuspended:
             raise
         except ActorGone as gone:
+            if granted:
+                raise
             raise NoLease(*gone.args) from None
 
     async def _inputs(self, request: ResolvedRequest) -> RunInputs:
@@ -150,22 +157,21 @@ class JobRunner:
 
         return await trio.to_thread.run_sync(prepare, limiter=self._encoders)
 
-    async def _run(self, attempt: "_Attempt", inputs: RunInputs, engine_freed: Callable[[], None]) -> Timings:
-        request = attempt.job.request
+    async def _run(self, attempt: "_Attempt", inputs: RunInputs, nursery: trio.Nursery) -> Timings:
+        job, request = attempt.job, attempt.job.request
         # Room for all that one run can report, so that the generator never waits for us.
         events, reports = trio.open_memory_channel[Received](request.num_images * (2 * request.steps + 5) + 8)
         run = m.Run(lease=attempt.lease, request=request, run_id=next(self._run_ids), events=events, inputs=inputs)
         answered = False
-        async with unwrapped_nursery() as nursery:
-            nursery.start_soon(self._follow, attempt, reports)
-            try:
-                timings = await attempt.to.generator.ask(run)
-                answered = True
-            finally:
-                if not answered:
-                    attempt.to.generator.tell_latest(m.CancelRun(run_id=run.run_id), key=run.run_id)
-            attempt.release()
-            engine_freed()
+        nursery.start_soon(self._follow, attempt, reports)
+        try:
+            timings = await attempt.to.generator.ask(run)
+            answered = True
+        except OutOfMemory as error:
+            raise self.advice.error(job.model, low_ram=request.low_ram) from error
+        finally:
+            if not answered:
+                attempt.to.generator.tell_latest(m.CancelRun(run_id=run.run_id), key=run.run_id)
         return timings
 
     async def _follow(self, attempt: "_Attempt", reports: trio.MemoryReceiveChannel[Received]) -> None:
@@ -228,11 +234,6 @@ class _Attempt:
     tracker: ProgressTracker
     images: list[StoredImage]
     publish: Publish
-
-    def release(self) -> None:
-        """Give the lease back; again, it does nothing."""
-        # As news: it must not be lost for want of room.
-        self.to.loader.tell_latest(m.Release(lease_id=self.lease.id), key=(m.Release, self.lease.id))
 
 
 class Stopwatch:
