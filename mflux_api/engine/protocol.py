@@ -266,6 +266,12 @@ Event = (
     | RunFailed
 )
 
+
+def most_events(images: int, steps: int) -> int:
+    """Return how many stages, steps, previews and images a run of so many images and steps can report."""
+    return images * (2 * steps + 10) + 8
+
+
 Frame = Command | Event
 
 _TYPES: tuple[type[Any], ...] = (

@@ -6,6 +6,7 @@ finishes a step. The work that was inside fails with :class:`EngineDied`; work t
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from typing import NoReturn, assert_never
 
 import attrs
@@ -15,9 +16,11 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.generator.oom_evidence import OOMEvidence
 from mflux_api.actors.generator.run_commands import run_command
+from mflux_api.actors.generator.run_frames import RunFrames
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import Engine, EngineDied, EngineId, EngineStarter, Received
+from mflux_api.engine.protocol import Event
 from mflux_api.errors import GenerationFailed, ServiceError, by_code
 from mflux_api.ipc.child_process import SILENCE_GRACE_SECONDS
 from mflux_api.ipc.frames import ProtocolError
@@ -181,6 +184,9 @@ class Generator:
                 received = await engine.receive()
                 if isinstance(received.event, p.Heartbeat):
                     self._memory = received.event
+                elif self._current is None:
+                    # With no work they are about nothing, and a full channel would keep its death from being seen.
+                    logger.debug("dropped a %s frame without work", type(received.event).__name__)
                 else:
                     await frames_in.send(received)
 
@@ -276,46 +282,29 @@ class Generator:
         nursery.cancel_scope.cancel()
 
     async def _follow(self, work: m.Run, frames: trio.MemoryReceiveChannel[Received]) -> None:
+        sent = RunFrames(work.request)
+        deadline = trio.current_time() + self._options.step_timeout
         while True:
-            received: Received | None = None
-            # It may be this process that was stopped all the time; then the frames are on their way.
-            for seconds in (self._options.step_timeout, SILENCE_GRACE_SECONDS):
-                with trio.move_on_after(seconds):
-                    received = await frames.receive()
-                if received is not None:
-                    break
+            received = await _next_frame(frames, deadline, lambda event: getattr(event, "run_id", None) == work.run_id)
             if received is None:
                 raise EngineDied(f"no step for {self._options.step_timeout:g} s")
-            if getattr(received.event, "run_id", None) != work.run_id:
-                logger.debug("dropped a frame of another run")
-                continue
+            deadline = trio.current_time() + self._options.step_timeout
             if not work.reply.wanted:
                 self._stop.set()
+            sent.check(received)
             if self._handle(work, received):
                 return
 
     def _handle(self, work: m.Run, received: Received) -> bool:
-        """Pass one frame of the current run on; return whether it was its last.
-
-        Raises:
-            EngineDied: a working engine does not send such a frame.
-        """
+        """Pass one frame of the current run on; return whether it was its last."""
         match received.event:
-            case p.StageChanged():
-                _pass_on(work, received)
             case p.StepDone():
                 self._failures = 0
                 _pass_on(work, received)
+            case p.StageChanged() | p.PreviewMade() | p.ImageDone():
+                _pass_on(work, received)
             case p.StillRunning():
                 logger.debug("run %d goes on", work.run_id)
-            case p.PreviewMade():
-                if len(received.blobs) != 1:
-                    raise EngineDied("it sent a preview without its image")
-                _pass_on(work, received)
-            case p.ImageDone() as image:
-                if [len(blob) for blob in received.blobs] != [image.width * image.height * 3]:
-                    raise EngineDied("it sent an image without its pixels")
-                _pass_on(work, received)
             case p.RunDone() as done:
                 work.reply.ok(
                     Timings(
@@ -344,8 +333,31 @@ class Generator:
 
 
 def _pass_on(work: m.Run, received: Received) -> None:
-    """Hand an event to the run's follower; its channel has room for all of a run, or its reader is gone."""
+    """Hand an event to the run's follower."""
     try:
         work.events.send_nowait(received)
     except trio.BrokenResourceError:
         logger.debug("a run has no follower any more")
+    except trio.WouldBlock:
+        # There was room for all that a run can report.
+        raise EngineDied("it sent more frames than a run has") from None
+
+
+async def _next_frame(
+    frames: trio.MemoryReceiveChannel[Received], deadline: float, about_it: Callable[[Event], bool]
+) -> Received | None:
+    """Return the next frame that is about the work in hand; ``None`` if there is none by then."""
+    while True:
+        received: Received | None = None
+        with trio.move_on_at(deadline):
+            received = await frames.receive()
+        if received is None:
+            # It may be this process that was stopped all the time; then the frames are on their way.
+            with trio.move_on_after(SILENCE_GRACE_SECONDS):
+                received = await frames.receive()
+        if received is None or about_it(received.event):
+            return received
+        logger.debug("dropped a %s frame of other work", type(received.event).__name__)
+        if trio.current_time() > deadline + SILENCE_GRACE_SECONDS:
+            # However many of them come, they are not a sign of life.
+            return None

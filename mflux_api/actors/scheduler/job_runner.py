@@ -160,7 +160,7 @@ class JobRunner:
     async def _run(self, attempt: "_Attempt", inputs: RunInputs, nursery: trio.Nursery) -> Timings:
         job, request = attempt.job, attempt.job.request
         # Room for all that one run can report, so that the generator never waits for us.
-        events, reports = trio.open_memory_channel[Received](request.num_images * (2 * request.steps + 5) + 8)
+        events, reports = trio.open_memory_channel[Received](p.most_events(request.num_images, request.steps))
         run = m.Run(lease=attempt.lease, request=request, run_id=next(self._run_ids), events=events, inputs=inputs)
         answered = False
         nursery.start_soon(self._follow, attempt, reports)
