@@ -83,6 +83,7 @@ class EngineSettings:
 
     start_timeout_seconds: Timeout = 60.0
     step_timeout_seconds: Timeout = 300.0
+    silence_seconds: Timeout = 120.0
     heartbeat_seconds: Annotated[float, Meta(ge=2.0)] = 10.0
     preload: bool = False
     devices: Devices = "auto"

@@ -24,8 +24,9 @@ from mflux_api.actors.downloader import Downloader
 from mflux_api.actors.engine_addresses import EngineAddresses
 from mflux_api.actors.engine_disk import local_disk
 from mflux_api.actors.event_hub import EventHub
-from mflux_api.actors.generator.generator import Generator, GeneratorOptions
+from mflux_api.actors.generator.generator import Generator
 from mflux_api.actors.generator.oom_evidence import OOMEvidence
+from mflux_api.actors.generator.options import GeneratorOptions
 from mflux_api.actors.job_store import JobStore, Retention
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.actors.model_loader.model_loader import ModelLoader
@@ -194,6 +195,7 @@ class _Actors:
             start,
             GeneratorOptions(
                 step_timeout=settings.engine.step_timeout_seconds,
+                silence=settings.engine.silence_seconds,
                 cancel_grace=settings.scheduler.cancel_grace_seconds,
                 oom_evidence=evidence,
                 previews=options.previews,

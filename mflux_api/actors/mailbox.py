@@ -258,6 +258,14 @@ class Mailbox(Generic[M]):
             raise ActorSuspended(self.name)
 
 
+def send_lossy(channel: trio.MemorySendChannel[T], value: T) -> None:
+    """Send without waiting what may be lost: when there is no room, or no reader any more."""
+    try:
+        channel.send_nowait(value)
+    except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError) as error:
+        logger.debug("a %s was dropped (%s)", type(value).__name__, type(error).__name__)
+
+
 class Address(Generic[M]):
     """The sending side, made out to one sender: what an actor knows of another."""
 

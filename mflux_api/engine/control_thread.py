@@ -8,7 +8,7 @@ import traceback
 from typing import NoReturn
 
 from mflux_api import machine
-from mflux_api.engine.protocol import Cancel, Heartbeat, LoadModel, Run, Shutdown, UnloadModel, Upscale
+from mflux_api.engine.protocol import Cancel, CancelLoad, Heartbeat, LoadModel, Run, Shutdown, UnloadModel, Upscale
 from mflux_api.ipc.child_pipe import ChildPipe
 
 BEAT_SECONDS = 1.0
@@ -25,6 +25,8 @@ class ControlThread(threading.Thread):
         """Commands for the main thread, each with its blobs."""
         self.cancelled: set[int] = set()
         """The runs that are to stop."""
+        self.load_cancelled = False
+        """Whether the load under way is to stop."""
         self.memory: tuple[int, int] = (0, 0)
         """Bytes of MLX's arrays now and at their peak; the main thread keeps it up to date."""
         self.device_bytes: int | None = None
@@ -54,7 +56,13 @@ class ControlThread(threading.Thread):
                     os._exit(0)
                 case Cancel(run_id=run_id), _:
                     self.cancelled.add(run_id)
-                case ((LoadModel() | UnloadModel() | Run() | Upscale() as command), blobs):
+                case CancelLoad(), _:
+                    self.load_cancelled = True
+                case LoadModel() as command, blobs:
+                    # There is one load at a time: a cancel that came before this one was for another.
+                    self.load_cancelled = False
+                    self.work.put((command, blobs))
+                case ((UnloadModel() | Run() | Upscale() as command), blobs):
                     self.work.put((command, blobs))
 
     def beat(self) -> None:

@@ -32,6 +32,11 @@ class LoadModel:
 
 
 @attrs.frozen(kw_only=True)
+class CancelLoad:
+    """Stop the load under way between two tensors; :class:`LoadStopped` answers, or its end came first."""
+
+
+@attrs.frozen(kw_only=True)
 class UnloadModel:
     """Drop a resident model and its memory."""
 
@@ -105,7 +110,7 @@ class Shutdown:
     """Exit at once."""
 
 
-Command = LoadModel | UnloadModel | Run | Upscale | Cancel | Shutdown
+Command = LoadModel | CancelLoad | UnloadModel | Run | Upscale | Cancel | Shutdown
 
 # --- events: engine → service --------------------------------------------------------------------------------------
 
@@ -148,6 +153,19 @@ class Heartbeat:
 
 
 @attrs.frozen(kw_only=True)
+class LoadProgress:
+    """How far the reading of a model's files is: while it is loaded, or while a run reads what it does not keep."""
+
+    component: str
+    """What is being read now."""
+    bytes_done: Natural
+    """Of all that is to be read now, not of the component alone."""
+    bytes_total: Natural
+    run_id: int | None = None
+    """The run that reads; ``None`` for a load."""
+
+
+@attrs.frozen(kw_only=True)
 class Loaded:
     """The model is resident."""
 
@@ -165,6 +183,13 @@ class LoadFailed:
     model: str
     code: str
     message: str
+
+
+@attrs.frozen(kw_only=True)
+class LoadStopped:
+    """The load was cancelled: the model is not resident, and the engine is free."""
+
+    model: str
 
 
 @attrs.frozen(kw_only=True)
@@ -253,8 +278,10 @@ Event = (
     Ready
     | NotReady
     | Heartbeat
+    | LoadProgress
     | Loaded
     | LoadFailed
+    | LoadStopped
     | Unloaded
     | StageChanged
     | StepDone
@@ -272,10 +299,15 @@ def most_events(images: int, steps: int) -> int:
     return images * (2 * steps + 10) + 8
 
 
+LOSSY_EVENTS = 32
+"""Room for news of a run that may be lost, beside what may not."""
+
+
 Frame = Command | Event
 
 _TYPES: tuple[type[Any], ...] = (
     LoadModel,
+    CancelLoad,
     UnloadModel,
     Run,
     Upscale,
@@ -284,8 +316,10 @@ _TYPES: tuple[type[Any], ...] = (
     Ready,
     NotReady,
     Heartbeat,
+    LoadProgress,
     Loaded,
     LoadFailed,
+    LoadStopped,
     Unloaded,
     StageChanged,
     StepDone,

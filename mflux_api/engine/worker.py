@@ -16,17 +16,18 @@ from mflux_api.engine.protocol import (
     Loaded,
     LoadFailed,
     LoadModel,
+    LoadStopped,
     NotReady,
     Ready,
     Run,
     RunDone,
     RunFailed,
     RunStopped,
-    StillRunning,
     Unloaded,
     UnloadModel,
     Upscale,
 )
+from mflux_api.engine.reporting import Reporter
 from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 from mflux_api.machine import Devices
 
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 Blobs = tuple[bytes, ...]
 
-STILL_RUNNING_SECONDS = 5.0
-
 
 class Worker:
     """The main thread's work: the resident models, and one command at a time."""
@@ -48,6 +47,7 @@ class Worker:
         self._pipe = pipe
         self._control = control
         self._device = device
+        self._reporter = Reporter(pipe, control)
         self._resident: dict[str, Pipeline | Upscaler] = {}
 
     def serve(self) -> NoReturn:
@@ -63,20 +63,25 @@ class Worker:
                     self._run(command, blobs)
 
     def _load(self, command: LoadModel) -> None:
+        from mflux_api.engine.sampling.passes import Stopped
         from mflux_api.engine.weights.components import CheckpointError
 
         started = time.monotonic()
         warnings: list[str] = []
+        end: LoadFailed | LoadStopped
+        self._reporter.begin()
         try:
             if command.model not in self._resident:
                 self._resident[command.model] = self._open(command, warnings.append)
             if not command.component_offload:
                 self._resident[command.model].components.load_all()
+        except Stopped:
+            end = LoadStopped(model=command.model)
+        except CheckpointError as error:
+            end = LoadFailed(model=command.model, code="GENERATION_FAILED", message=str(error))
         except Exception as error:  # noqa: BLE001 - what any library raises must reach the parent as a frame
-            if isinstance(error, CheckpointError):
-                code, message = "GENERATION_FAILED", str(error)
-            else:
-                code, message = _classify(error, "The model cannot be loaded")
+            code, message = _classify(error, "The model cannot be loaded")
+            end = LoadFailed(model=command.model, code=code, message=message)
         else:
             self._measure()
             active, _ = self._control.memory
@@ -91,7 +96,7 @@ class Worker:
             return
         # Only now: the exception held what was loaded up to there.
         self._unload(command.model)
-        self._pipe.write(LoadFailed(model=command.model, code=code, message=message))
+        self._pipe.write(end)
 
     def _open(self, command: LoadModel, warn: Callable[[str], None]) -> "Pipeline | Upscaler":
         from mflux_api.engine.sampling.pipeline import Pipeline
@@ -102,13 +107,14 @@ class Worker:
 
         folder = Path(command.path)
         if is_upscaler(folder):
-            return Upscaler(UpscalerComponents(folder))
+            return Upscaler(UpscalerComponents(folder, report=self._reporter.read))
+        offload, report = command.component_offload, self._reporter.read
         if command.bits is None:
-            components = load_components(folder, component_offload=command.component_offload)
+            components = load_components(folder, component_offload=offload, report=report)
         else:
             entry = Path(command.entry)
             components = load_quantized(
-                folder, command.bits, entry, component_offload=command.component_offload, warn=warn
+                folder, command.bits, entry, component_offload=offload, warn=warn, report=report
             )
         return Pipeline(components, self._device)
 
@@ -165,8 +171,9 @@ class Worker:
 
     def _generate(self, command: Run | Upscale, blobs: Blobs) -> RunDone:
         from mflux_api.engine.runs import to_frame
-        from mflux_api.engine.sampling.passes import DoneEvent, StepEvent
+        from mflux_api.engine.sampling.passes import DoneEvent, StageEvent, StepEvent
 
+        self._reporter.begin(command.run_id)
         seconds = [0.0, 0.0, 0.0]
         for first, events in self._passes(command, blobs):
             for event in events:
@@ -174,6 +181,8 @@ class Worker:
                     laps = (event.encode_s, event.denoise_s, event.decode_s)
                     seconds = [a + b for a, b in zip(seconds, laps, strict=True)]
                     continue
+                if isinstance(event, StageEvent):
+                    self._reporter.stage = event.stage
                 if isinstance(event, StepEvent):
                     self._control.memory = self._memory()
                 frame, pixels = to_frame(event, command.run_id, first)
@@ -187,15 +196,7 @@ class Worker:
         from mflux_api.engine.sampling.pipeline import Pipeline
         from mflux_api.engine.upscaling.upscaler import Upscaler
 
-        last_sign = time.monotonic()
-
-        def should_stop() -> bool:
-            nonlocal last_sign
-            if time.monotonic() - last_sign >= STILL_RUNNING_SECONDS:
-                last_sign = time.monotonic()
-                self._pipe.write(StillRunning(run_id=command.run_id))
-            return command.run_id in self._control.cancelled
-
+        should_stop = self._reporter.should_stop
         match command, self._resident.get(command.model):
             case Run() as run, Pipeline() as pipeline:
                 for first, request in passes(run, blobs, pipeline):

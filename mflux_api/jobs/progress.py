@@ -110,9 +110,15 @@ class ProgressTracker:
         )
         return self._latest
 
+    def loading(self, done: int, total: int) -> Progress:
+        """The model's files are being read; a total of 0 says only that it goes on."""
+        bytes_done, bytes_total = (done, total) if total else (None, None)
+        self._latest = attrs.evolve(self._latest, stage=Stage.LOADING, bytes_done=bytes_done, bytes_total=bytes_total)
+        return self._latest
+
     def stage(self, stage: Stage) -> Progress:
         """Another kind of work began."""
-        return self._advance(stage=stage, image=self._saved)
+        return self._advance(stage=stage, image=self._saved, **_NO_TRANSFER)
 
     def step(self, step: int, steps: int, *, image: int, images: int = 1) -> Progress:
         """Step ``step`` of ``steps`` is done (1-based) of ``images`` images from number ``image`` on.
@@ -121,7 +127,7 @@ class ProgressTracker:
         """
         images = min(images, self._latest.images - image)
         self._count(steps=image * steps + step * images, pass_end=image + images, saved=self._saved)
-        return self._advance(stage=Stage.DENOISING, step=step, steps=steps, image=image)
+        return self._advance(stage=Stage.DENOISING, step=step, steps=steps, image=image, **_NO_TRANSFER)
 
     def preview(self, jpeg: str) -> Progress:
         """Return an event with a preview of image number ``latest.image``, in base64; no later event repeats it."""

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mflux_api.actors.generator.generator import GeneratorOptions
+from mflux_api.actors.generator.options import GeneratorOptions
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied
 from mflux_api.jobs.job import Status

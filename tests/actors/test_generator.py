@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.generator.generator import GeneratorOptions
+from mflux_api.actors.generator.options import GeneratorOptions
 from mflux_api.actors.mailbox import ActorGone
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied
@@ -181,16 +181,6 @@ async def test_step_of_many_parts_is_left_alone_while_the_engine_says_that_it_go
         hold.release.set()
     assert len(script.engines) == 1
     assert any(isinstance(received.event, p.ImageDone) for received in bench.events)
-
-
-async def test_load_may_take_as_long_as_it_likes(autojump_clock: MockClock) -> None:
-    hold = Hold()
-    async with generator(Script(at={"load": hold}), GeneratorOptions(step_timeout=60)) as bench:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(bench.load)
-            await trio.sleep(3600)
-            hold.release.set()
-        assert (await bench.state()).incarnation == 1
 
 
 async def cancelled_generate(bench: Bench, hold: Hold, *, tell: bool) -> None:

@@ -8,8 +8,8 @@ import trio
 from trio.testing import MockClock
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.generator.generator import GeneratorOptions
 from mflux_api.actors.generator.oom_evidence import OOMEvidence
+from mflux_api.actors.generator.options import GeneratorOptions
 from mflux_api.actors.scheduler.job_queue import JobEvent, JobQueue
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied

@@ -26,6 +26,7 @@ from mflux_api.engine.weights.components import CheckpointError, Components, loa
 from mflux_api.engine.weights.parameters import named_arrays
 from mflux_api.engine.weights.quantization import DequantizedLinear, quantize_layers, replace_quantized_layers
 from mflux_api.engine.weights.quantized_cache import MARKER, load_quantized
+from mflux_api.engine.weights.reading import Report, no_report
 from tests.support.pipeline_runs import REQUEST, generate
 from tests.support.stock_mflux import generate_stock, klein_config
 
@@ -228,11 +229,11 @@ def test_process_that_waited_for_another_uses_its_entry(
     real = quantized_cache._single_writer
 
     @contextmanager
-    def after_another(path: Path) -> Iterator[None]:
+    def after_another(path: Path, report: Report) -> Iterator[None]:
         monkeypatch.setattr(quantized_cache, "_single_writer", real)
         load_quantized(source, 4, path)
         made.append(inode(path))
-        with real(path):
+        with real(path, report):
             yield
 
     made: list[int] = []
@@ -242,7 +243,7 @@ def test_process_that_waited_for_another_uses_its_entry(
 
 
 def test_one_process_quantizes_at_a_time(tmp_path: Path) -> None:
-    with quantized_cache._single_writer(tmp_path / "q"):
+    with quantized_cache._single_writer(tmp_path / "q", no_report):
         handle = os.open(tmp_path / ".q.lock", os.O_RDWR)
         with pytest.raises(BlockingIOError):
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

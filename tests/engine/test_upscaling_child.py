@@ -8,7 +8,7 @@ import attrs
 import pytest
 import trio
 
-from mflux_api.engine import control_thread, worker
+from mflux_api.engine import control_thread, reporting, worker
 from mflux_api.engine import protocol as p
 from mflux_api.engine.device import Device
 from mflux_api.engine.interface import Engine, Received
@@ -71,7 +71,7 @@ async def test_cancelled_upscaling_leaves_a_sound_engine(engine: Engine) -> None
 def test_worker_reports_that_a_long_stage_goes_on(
     tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "STILL_RUNNING_SECONDS", 0.0)
+    monkeypatch.setattr(reporting, "STILL_RUNNING_SECONDS", 0.0)
     incoming, outgoing = os.pipe()
     frames: list[type[object]] = []
     pipe = ChildPipe(incoming, outgoing, ENGINE_TYPES)

@@ -1,5 +1,6 @@
 """The real worker process: when it ends, and what its libraries may do to it."""
 
+import itertools
 import os
 import shutil
 import signal
@@ -100,6 +101,31 @@ async def test_what_memory_is_left_is_said_before_the_end_of_a_run() -> None:
         while not isinstance(events[-1], p.RunDone):
             events.append((await engine.receive()).event)
         assert isinstance(events[-2], p.Heartbeat)
+
+
+async def test_low_ram_run_says_how_far_it_reads_each_component_and_goes_back_to_its_stage() -> None:
+    async with running_engine() as engine:
+        await load(engine, p.LoadModel(model="demo", path=str(EMBEDDED), component_offload=True))
+        events = [frame.event for frame in await run(engine, attrs.evolve(RUN, low_ram=True, run_id=4))]
+    words = [
+        event.component if isinstance(event, p.LoadProgress) else event.stage
+        for event in events
+        if isinstance(event, p.LoadProgress | p.StageChanged)
+    ]
+    assert {event.run_id for event in events if isinstance(event, p.LoadProgress)} == {4}
+    assert list(dict.fromkeys(itertools.pairwise(words))) == [
+        ("encoding", "text_encoder"),
+        ("text_encoder", "text_encoder"),
+        ("text_encoder", "encoding"),
+        ("encoding", "denoising"),
+        ("denoising", "transformer"),
+        ("transformer", "transformer"),
+        ("transformer", "denoising"),
+        ("denoising", "decoding"),
+        ("decoding", "vae"),
+        ("vae", "vae"),
+        ("vae", "decoding"),
+    ]
 
 
 async def test_stopped_worker_is_found_by_its_silence_and_reaped() -> None:

@@ -10,12 +10,14 @@ import trio
 from mflux_api.engine.interface import Engine, EngineDied, EngineStarter, Received
 from mflux_api.engine.protocol import (
     Cancel,
+    CancelLoad,
     Event,
     Heartbeat,
     ImageDone,
     Loaded,
     LoadFailed,
     LoadModel,
+    LoadProgress,
     PreviewMade,
     Run,
     RunDone,
@@ -172,6 +174,20 @@ class EngineContract:
         await load(engine, LoadModel(model="other", path=str(tmp_path / "nowhere")))
         assert isinstance((await run(engine, attrs.evolve(RUN, model="other")))[-1].event, RunFailed)
         assert isinstance((await run(engine, RUN))[-1].event, RunDone)
+
+    async def test_load_says_how_far_it_is(self, engine: Engine, good: LoadModel) -> None:
+        await engine.send(good)
+        *progress, last = [received.event for received in await until(engine, Loaded, LoadFailed)]
+        assert isinstance(last, Loaded)
+        assert progress
+        done = [(each.bytes_done, each.bytes_total) for each in progress if isinstance(each, LoadProgress)]
+        assert len(done) == len(progress)
+        assert (done[0][0], done[-1][0]) == (0, done[-1][1])
+
+    async def test_cancel_of_a_load_that_is_over_harms_no_other(self, engine: Engine, good: LoadModel) -> None:
+        await load(engine, good)
+        await engine.send(CancelLoad())
+        assert isinstance(await load(engine, attrs.evolve(good, model="second")), Loaded)
 
     async def test_several_models_are_resident_and_leave_one_by_one(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)

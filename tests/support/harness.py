@@ -10,7 +10,8 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
-from mflux_api.actors.generator.generator import Generator, GeneratorOptions
+from mflux_api.actors.generator.generator import Generator
+from mflux_api.actors.generator.options import GeneratorOptions
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.config import GenerationSettings, JobSettings, LoraSettings, ModelSettings, SchedulerSettings, Settings
 from mflux_api.engine.interface import Received

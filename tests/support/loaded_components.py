@@ -1,6 +1,7 @@
 """What a test sees of the components of a loaded model: when each is read, and the bytes that they hold."""
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from mflux_api.catalog.files import COMPONENTS, ComponentName
@@ -14,8 +15,8 @@ def watch_reads(components: Components, name: ComponentName) -> "list[weakref.re
     seen: list[weakref.ref[Any]] = []
     read = components._readers[name]
 
-    def watch() -> Any:
-        module = read()
+    def watch(done: Callable[[int], None]) -> Any:
+        module = read(done)
         seen.append(weakref.ref(module))
         return module
 

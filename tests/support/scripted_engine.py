@@ -5,8 +5,9 @@ A test names moments of an engine's life and what happens there::
     script = Script(at={"step 0/2": Crash()})
     async with open_service(settings, start_engine=script.start) as service: ...
 
-The moments: ``start``, ``load``, ``run``, ``encoding``, ``denoising``, ``decoding``, ``step I/S`` (first image I of a
-pass, before step S, counted from 1), ``image I`` (before it is sent) and ``done`` (before the run's last frame).
+The moments: ``start``, ``load``, ``unload``, ``run``, ``encoding``, ``denoising``, ``decoding``, ``step I/S`` (first
+image I of a pass, before step S, counted from 1), ``image I`` (before it is sent) and ``done`` (before the run's last
+frame).
 """
 
 import math
@@ -20,6 +21,7 @@ import trio
 from mflux_api.engine.interface import EngineDied, Received
 from mflux_api.engine.protocol import (
     Cancel,
+    CancelLoad,
     Command,
     Event,
     Heartbeat,
@@ -27,6 +29,8 @@ from mflux_api.engine.protocol import (
     Loaded,
     LoadFailed,
     LoadModel,
+    LoadProgress,
+    LoadStopped,
     PreviewMade,
     Ready,
     Run,
@@ -148,6 +152,7 @@ class ScriptedEngine:
         self._cancelled: set[int] = set()
         self._stop = trio.Event()
         self._running: int | None = None
+        self._loading = self._load_cancelled = False
         self._models: set[str] = set()
         self._scope = trio.CancelScope()
         self._death: str | None = None
@@ -181,6 +186,10 @@ class ScriptedEngine:
                     self._cancelled.add(run_id)
                     if run_id == self._running:
                         self._stop.set()
+            case CancelLoad():
+                if not self._script.ignore_cancel and self._loading:
+                    self._load_cancelled = True
+                    self._stop.set()
             case Shutdown():
                 self.die("exited with status 0")
             case _:
@@ -225,12 +234,23 @@ class ScriptedEngine:
                     case Run():
                         await self._run(command, blobs)
                     case UnloadModel(model=model):
+                        await self._reach("unload")
                         self._models = self._models - {model}
                         self.say(Unloaded())
 
     async def _load(self, command: LoadModel) -> None:
+        self._loading, self._load_cancelled, self._stop = True, False, trio.Event()
+        try:
+            await self._answer_load(command)
+        finally:
+            self._loading = False
+
+    async def _answer_load(self, command: LoadModel) -> None:
         try:
             await self._reach("load")
+            if self._load_cancelled:
+                self.say(LoadStopped(model=command.model))
+                return
         except _Failed as failed:
             self._models.discard(command.model)
             self.say(LoadFailed(model=command.model, code=str(failed), message="scripted"))
@@ -238,6 +258,8 @@ class ScriptedEngine:
         if not Path(command.path).is_dir():  # noqa: ASYNC240
             self.say(LoadFailed(model=command.model, code="GENERATION_FAILED", message="no such folder"))
             return
+        for done in (0, 1):
+            self.say(LoadProgress(component="transformer", bytes_done=done, bytes_total=1))
         self._models.add(command.model)
         self.say(Loaded(model=command.model, seconds=0.5, active_bytes=1))
 

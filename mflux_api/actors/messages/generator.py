@@ -3,13 +3,17 @@
 import attrs
 import trio
 
-from mflux_api.actors.mailbox import Ask
+from mflux_api.actors.mailbox import Ask, send_lossy
 from mflux_api.actors.messages.engine import EngineState, Lease
 from mflux_api.engine import protocol
 from mflux_api.engine.interface import EngineId, Received
 from mflux_api.images.run_inputs import RunInputs
 from mflux_api.jobs.job import Timings
 from mflux_api.jobs.resolve import ResolvedRequest
+
+
+class LoadCancelled(Exception):
+    """A load was stopped, because it was not wanted any more."""
 
 
 class StaleLease(Exception):
@@ -29,9 +33,27 @@ class Resident:
 
 @attrs.frozen(kw_only=True)
 class LoadModel(Ask[Resident]):
-    """Have the engine load a checkpoint."""
+    """Have the engine load a checkpoint; fails with :class:`LoadCancelled` when it was stopped unwanted."""
 
     command: protocol.LoadModel
+    updates: trio.MemorySendChannel[protocol.LoadProgress] | None = attrs.field(default=None, eq=False, repr=False)
+    """Gets how far it is, lossy; once its reader is closed the load is not wanted any more."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether the load is to go on."""
+        followed = self.updates is None or self.updates.statistics().open_receive_channels > 0
+        return followed and self.reply.wanted
+
+    def tell(self, progress: protocol.LoadProgress) -> None:
+        """Tell the asker how far it is."""
+        if self.updates is not None:
+            send_lossy(self.updates, progress)
+
+
+@attrs.frozen(kw_only=True)
+class LoadAbandoned:
+    """Some load is not wanted any more, as its channel says: stop it, or do not begin it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -71,4 +93,4 @@ class AwaitEngine(Ask[EngineState]):
     """Read the state of the engine once a child is up and has nothing to do."""
 
 
-GeneratorMessage = LoadModel | UnloadModel | Run | CancelRun | GetEngine | AwaitEngine
+GeneratorMessage = LoadModel | LoadAbandoned | UnloadModel | Run | CancelRun | GetEngine | AwaitEngine

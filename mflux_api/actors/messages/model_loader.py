@@ -1,9 +1,11 @@
 """What a model loader is told and asked: the residency of one engine."""
 
 import attrs
+import trio
 
-from mflux_api.actors.mailbox import Ask
+from mflux_api.actors.mailbox import Ask, send_lossy
 from mflux_api.actors.messages.engine import EngineState, Lease
+from mflux_api.engine.protocol import LoadProgress
 
 
 @attrs.frozen(kw_only=True)
@@ -13,6 +15,13 @@ class Acquire(Ask[Lease]):
     model: str
     low_ram: bool = False
     """One component in memory at a time is enough."""
+    updates: trio.MemorySendChannel[LoadProgress] | None = attrs.field(default=None, eq=False, repr=False)
+    """Gets how far the load is that it waits for; lossy."""
+
+    def tell(self, progress: LoadProgress) -> None:
+        """Tell the asker how far it is."""
+        if self.updates is not None:
+            send_lossy(self.updates, progress)
 
 
 @attrs.frozen(kw_only=True)

@@ -17,6 +17,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, Reply
+from mflux_api.actors.model_loader.loading import load_while_wanted
 from mflux_api.actors.model_loader.residency import GIGABYTE, ResidentModel, Residents, budget, needed_bytes
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
@@ -149,6 +150,9 @@ class ModelLoader:
                     await self._grant(request)
             except (ServiceError, EngineDied, ActorGone) as error:
                 request.reply.fail(error)
+            except m.LoadCancelled:
+                logger.info("model %s: its load was stopped; no job or caller waits for it any more", request.model)
+                request.reply.abandon()
             except Exception as error:
                 # A defect. After a restart it would meet this model again, and in the end cost the whole engine.
                 logger.error("engine %s, model %s: a defect: %s", self._engine, request.model, type(error).__name__)
@@ -178,9 +182,7 @@ class ModelLoader:
             if not await self._make_room(request, size, engine):
                 request.reply.abandon()
                 return
-            seconds = await self._load(
-                model, folder, size, low_ram=request.low_ram, alternating_offload=alternating_offload
-            )
+            seconds = await self._load(request, model, folder, size, alternating_offload=alternating_offload)
         elif request.low_ram:
             # The run gives up each component after its use.
             resident.component_offload = True
@@ -309,39 +311,36 @@ class ModelLoader:
         await self._generator.ask(m.UnloadModel(command=UnloadModel(model=resident.alias)))
         logger.info("model %s unloaded, %.2f GB", resident.alias, resident.size / GIGABYTE)
 
-    async def _load(self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating_offload: bool) -> float:
+    async def _load(
+        self, request: m.Acquire, model: Model, folder: Path, size: int, *, alternating_offload: bool
+    ) -> float:
         while True:
             try:
-                return await self._load_once(
-                    model, folder, size, low_ram=low_ram, alternating_offload=alternating_offload
-                )
+                return await self._load_once(request, model, folder, size, alternating_offload=alternating_offload)
             except OutOfMemory as error:
                 # It should have fitted, but the device says no: perhaps without the others.
                 leased = {lease.model for lease in self._leases.values()}
                 victim = self._residents.least_recently_used(leased)
                 if victim is None:
-                    raise self._advice.error(model.alias, low_ram=low_ram) from error
+                    raise self._advice.error(model.alias, low_ram=request.low_ram) from error
                 await self._unload(victim)
 
     async def _load_once(
-        self, model: Model, folder: Path, size: int, *, low_ram: bool, alternating_offload: bool
+        self, request: m.Acquire, model: Model, folder: Path, size: int, *, alternating_offload: bool
     ) -> float:
         entry = self._disk.quantized(model)
         self._residents.drop(model.alias)
         self._loading = model.alias
         self._tell()
         try:
-            loaded = await self._generator.ask(
-                m.LoadModel(
-                    command=LoadModel(
-                        model=model.alias,
-                        path=str(folder),
-                        bits=None if entry is None else _bits(model),
-                        entry="" if entry is None else str(entry),
-                        component_offload=low_ram or alternating_offload,
-                    )
-                )
+            command = LoadModel(
+                model=model.alias,
+                path=str(folder),
+                bits=None if entry is None else _bits(model),
+                entry="" if entry is None else str(entry),
+                component_offload=request.low_ram or alternating_offload,
             )
+            loaded = await load_while_wanted(self._generator, command, lambda: self._asking(request), self._change)
         finally:
             self._loading = None
             self._tell()
@@ -350,7 +349,7 @@ class ModelLoader:
                 alias=model.alias,
                 incarnation=loaded.incarnation,
                 size=size,
-                component_offload=low_ram,
+                component_offload=request.low_ram,
                 used_at=trio.current_time(),
                 alternating_offload=alternating_offload,
             )
@@ -360,6 +359,11 @@ class ModelLoader:
             logger.warning("model %s: %s", model.alias, loaded.warning)
         logger.info("model %s loaded in %.1f s, %.2f GB", model.alias, loaded.seconds, size / GIGABYTE)
         return loaded.seconds
+
+    def _asking(self, request: m.Acquire) -> list[m.Acquire]:
+        """The questions that a load is for: also those in line, which will find the model there."""
+        same = [each for each in self._waiting if isinstance(each, m.Acquire) and each.model == request.model]
+        return [each for each in (request, *same) if each.reply.wanted]
 
     def _tell(self) -> None:
         """Tell the scheduler how the engine is doing, whatever changed."""

@@ -107,7 +107,7 @@ class JobRunner:
             try:
                 # What follows the run goes on saving when the lease is back and the engine is free.
                 async with unwrapped_nursery() as nursery:
-                    async with self._leased(job, to) as lease:
+                    async with self._leased(job, to, tracker, publish, nursery) as lease:
                         attempt = _Attempt(job, lease, to, tracker, images, publish)
                         timings = await self._run(attempt, inputs, nursery)
                     engine_freed()
@@ -131,11 +131,24 @@ class JobRunner:
             logger.warning("an abandoned image stays on disk (%s)", error.strerror)
 
     @asynccontextmanager
-    async def _leased(self, job: Job, to: EngineAddresses) -> AsyncIterator[m.Lease]:
+    async def _leased(
+        self, job: Job, to: EngineAddresses, tracker: ProgressTracker, publish: Publish, nursery: trio.Nursery
+    ) -> AsyncIterator[m.Lease]:
+        updates, news = trio.open_memory_channel[p.LoadProgress](1)
+
+        async def follow() -> None:
+            with news:
+                async for progress in news:
+                    publish(tracker.loading(progress.bytes_done, progress.bytes_total))
+
         granted = False
+        nursery.start_soon(follow)
         try:
-            async with leased(to.loader, m.Acquire(model=job.model, low_ram=job.request.low_ram)) as lease:
+            async with leased(
+                to.loader, m.Acquire(model=job.model, low_ram=job.request.low_ram, updates=updates)
+            ) as lease:
                 granted = True
+                updates.close()
                 yield lease
         except ActorSuspended:
             raise
@@ -160,7 +173,9 @@ class JobRunner:
     async def _run(self, attempt: "_Attempt", inputs: RunInputs, nursery: trio.Nursery) -> Timings:
         job, request = attempt.job, attempt.job.request
         # Room for all that one run can report, so that the generator never waits for us.
-        events, reports = trio.open_memory_channel[Received](p.most_events(request.num_images, request.steps))
+        events, reports = trio.open_memory_channel[Received](
+            p.most_events(request.num_images, request.steps) + p.LOSSY_EVENTS
+        )
         run = m.Run(lease=attempt.lease, request=request, run_id=next(self._run_ids), events=events, inputs=inputs)
         answered = False
         nursery.start_soon(self._follow, attempt, reports)
@@ -180,6 +195,8 @@ class JobRunner:
         with reports:
             async for report in reports:
                 match report.event:
+                    case p.LoadProgress() as progress:
+                        publish(tracker.loading(progress.bytes_done, progress.bytes_total))
                     case p.StageChanged(stage=stage):
                         stopwatch.stage_began()
                         publish(tracker.stage(Stage(stage)))

@@ -1,7 +1,7 @@
 """Loading a SeedVR2 checkpoint: two files, their names mapped, every dimension from the shapes in them."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -13,8 +13,9 @@ from mlx import nn
 
 from mflux_api.catalog.files import UPSCALER_FILES
 from mflux_api.engine.checkpoint import CheckpointError, read_tensors
-from mflux_api.engine.weights.lazy_modules import LazyModules, OpenedModule
+from mflux_api.engine.weights.lazy_modules import LazyModules, OpenedModule, Reader
 from mflux_api.engine.weights.parameters import expected_tensors
+from mflux_api.engine.weights.reading import Report, no_report
 
 UpscalerPart: TypeAlias = Literal["transformer", "vae"]
 _PARTS: tuple[UpscalerPart, ...] = ("transformer", "vae")
@@ -34,19 +35,22 @@ def is_upscaler(path: Path) -> bool:
 class UpscalerComponents(LazyModules[UpscalerPart]):
     """The two modules of one SeedVR2 checkpoint."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, report: Report = no_report) -> None:
         """Check the folder ``path``; no weights are read.
+
+        Args:
+            path: the folder.
+            report: told how far the reading is, whenever a part is read.
 
         Raises:
             CheckpointError: a file is missing or corrupt, or a parameter is missing or of the wrong shape.
         """
 
-        def reader(part: UpscalerPart) -> Callable[[], nn.Module]:
-            return lambda: _open(path, part).fill()
+        def reader(part: UpscalerPart) -> Reader:
+            return lambda read: _open(path, part).fill(read)
 
-        for part in _PARTS:
-            _open(path, part)
-        super().__init__({part: reader(part) for part in _PARTS})
+        sizes = {part: _open(path, part).file_bytes for part in _PARTS}
+        super().__init__({part: reader(part) for part in _PARTS}, sizes, report)
 
     @property
     def transformer(self) -> nn.Module:

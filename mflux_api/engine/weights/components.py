@@ -35,8 +35,9 @@ from mflux_api.engine.weights.building import (
     build_transformer,
     build_vae,
 )
-from mflux_api.engine.weights.lazy_modules import LazyModules, OpenedModule
+from mflux_api.engine.weights.lazy_modules import LazyModules, OpenedModule, Reader
 from mflux_api.engine.weights.parameters import count, expected_tensors, with_unused_layers
+from mflux_api.engine.weights.reading import Report, no_report
 from mflux_api.engine.weights.tokenizer import load_qwen_tokenizer
 
 __all__ = ["CheckpointError", "CheckpointInfo", "Components", "load_components"]
@@ -72,9 +73,14 @@ class Components(LazyModules[ComponentName]):
     """The modules of one checkpoint and its tokenizer."""
 
     def __init__(
-        self, tokenizer: Any, info: CheckpointInfo, readers: Mapping[ComponentName, Callable[[], nn.Module]]
+        self,
+        tokenizer: Any,
+        info: CheckpointInfo,
+        readers: Mapping[ComponentName, Reader],
+        sizes: Mapping[ComponentName, int],
+        report: Report = no_report,
     ) -> None:
-        super().__init__(readers)
+        super().__init__(readers, sizes, report)
         self.tokenizer = tokenizer
         self.info = info
 
@@ -94,7 +100,9 @@ class Components(LazyModules[ComponentName]):
         return self._module("vae")
 
 
-def load_components(path: Path, *, bits: int | None = None, component_offload: bool = False) -> Components:
+def load_components(
+    path: Path, *, bits: int | None = None, component_offload: bool = False, report: Report = no_report
+) -> Components:
     """Load the checkpoint folder ``path`` in ``ModelConfig.precision``: diffusers' layout or mflux's saved layout.
 
     ``device.configure`` must have set the precision. Nothing is downloaded.
@@ -103,6 +111,7 @@ def load_components(path: Path, *, bits: int | None = None, component_offload: b
         path: the folder.
         bits: quantize to that many bits on the way (3, 4, 6 or 8).
         component_offload: check everything now and read each component's weights only when it is used.
+        report: told how far the reading is, now and whenever a component is read again.
 
     Raises:
         CheckpointError: a file is missing or corrupt, a dimension is unsupported, a parameter is missing, unexpected or
@@ -136,18 +145,19 @@ def load_components(path: Path, *, bits: int | None = None, component_offload: b
         text_encoder_parameters=opened["text_encoder"].parameters,
     )
 
-    def reader(name: ComponentName) -> Callable[[], nn.Module]:
-        def read() -> nn.Module:
+    def reader(name: ComponentName) -> Reader:
+        def read_component(read: Callable[[int], None]) -> nn.Module:
             # The first time it is opened and checked already.
             component = opened.pop(name, None)
             if component is None:
                 component = _open(path, name, read_weights(path, name), out_layers, bits)
                 component.check()
-            return component.fill()
+            return component.fill(read)
 
-        return read
+        return read_component
 
-    components = Components(tokenizer, info, {name: reader(name) for name in COMPONENTS})
+    sizes = {name: component.file_bytes for name, component in opened.items()}
+    components = Components(tokenizer, info, {name: reader(name) for name in COMPONENTS}, sizes, report)
     if component_offload:
         # Open files and half-built modules are not worth keeping until a job comes.
         opened.clear()

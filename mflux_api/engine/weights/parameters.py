@@ -103,6 +103,7 @@ def fill(
     found: dict[str, mx.array],
     *,
     quantize: Mapping[str, int] | None = None,
+    read: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Give ``module`` the checked tensors, in ``ModelConfig.precision``, and read them from disk now.
 
@@ -112,11 +113,13 @@ def fill(
         expected: the files' tensors by name, compared with ``found`` before.
         found: the lazily loaded tensors; it is emptied.
         quantize: the weights to quantize on the way, with their bits; ``module`` has quantized layers in their place.
+        read: called with how many bytes of the files are read, after each tensor; what it raises ends the reading.
 
     Raises:
         CheckpointError: the files cannot be read.
     """
     arrays: list[tuple[str, mx.array]] = []
+    done = 0
     try:
         for name, tensor in expected.items():
             raw = found.pop(name)
@@ -131,7 +134,9 @@ def fill(
             # One at a time, so that a file's bytes and their converted copy exist together for one tensor only.
             mx.eval([each for _, each in made])
             arrays += made
+            done += raw.nbytes
             del raw, array
+            read(done)
         found.clear()
         module.update(tree_unflatten(arrays))
         mx.eval(module.parameters())

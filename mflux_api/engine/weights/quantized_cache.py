@@ -11,6 +11,8 @@ import json
 import os
 import secrets
 import shutil
+import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -38,6 +40,7 @@ from mflux_api.engine.checkpoint import read_weights
 from mflux_api.engine.device import is_out_of_memory
 from mflux_api.engine.weights.components import CheckpointError, Components, load_components
 from mflux_api.engine.weights.parameters import COMPUTED, named_arrays
+from mflux_api.engine.weights.reading import Report, no_report
 
 MARKER = "mflux-api.json"
 """Says what an entry was made from; written last."""
@@ -46,6 +49,8 @@ _FORMAT = 1
 _SHARD_BYTES = 2 << 30
 _CHUNK_BYTES = 16 << 20
 _MIN_FREE_BYTES = 256 << 20
+_LOCK_SECONDS = 0.5
+"""Between two tries for an entry that another process makes."""
 _CONFIGURATION = (MODEL_INDEX, *(f"{component}/{CONFIG_FILE}" for component in COMPONENTS))
 
 
@@ -53,7 +58,13 @@ Warn = Callable[[str], None]
 
 
 def load_quantized(
-    source: Path, bits: int, entry: Path, *, component_offload: bool = False, warn: Warn = lambda text: None
+    source: Path,
+    bits: int,
+    entry: Path,
+    *,
+    component_offload: bool = False,
+    warn: Warn = lambda text: None,
+    report: Report = no_report,
 ) -> Components:
     """Load ``source`` in ``bits`` bits from ``entry``, making or repairing the entry first where that is needed.
 
@@ -65,63 +76,73 @@ def load_quantized(
         entry: the folder of the quantized weights.
         component_offload: check everything now and read each component's weights only when it is used.
         warn: called with a clause, without paths, for what an operator should know.
+        report: told how far it is, now and whenever a component is read again.
 
     Raises:
         CheckpointError: ``source`` cannot be used, or there is neither a source nor an entry.
     """
     made_from = _identity(source, bits)
-    components = _load_whole(entry, made_from, component_offload, warn)
+
+    def load(folder: Path, bits: int | None = None) -> Components:
+        return load_components(folder, bits=bits, component_offload=component_offload, report=report)
+
+    components = _load_whole(entry, made_from, load, warn, report)
     if components is not None:
         return components
     if made_from is None:
         raise CheckpointError(f"There is no checkpoint folder {source.name}.")
     try:
-        with _single_writer(entry):
+        with _single_writer(entry, report):
             # The process that held the lock may have made it.
-            components = _load_whole(entry, made_from, component_offload, warn)
+            components = _load_whole(entry, made_from, load, warn, report)
             if components is None:
-                _make(source, bits, entry, made_from)
-                components = load_components(entry, component_offload=component_offload)
+                _make(source, bits, entry, made_from, report)
+                components = load(entry)
             return components
     except (OSError, RuntimeError) as error:
         if is_out_of_memory(error):
             raise
         reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
         warn(f"its quantized weights cannot be kept in models.cache_dir ({reason}), so every load makes them again")
-        return load_components(source, bits=bits, component_offload=component_offload)
+        return load(source, bits=bits)
 
 
 def _load_whole(
-    entry: Path, made_from: Mapping[str, Any] | None, component_offload: bool, warn: Warn
+    entry: Path,
+    made_from: Mapping[str, Any] | None,
+    load: Callable[[Path], Components],
+    warn: Warn,
+    report: Report,
 ) -> Components | None:
-    if not _is_whole(entry, made_from):
+    if not _is_whole(entry, made_from, report):
         if (entry / MARKER).is_file():
             warn("its kept quantized weights are damaged or belong to other weights")
         return None
     try:
-        return load_components(entry, component_offload=component_offload)
+        return load(entry)
     except CheckpointError as error:
         warn(f"its kept quantized weights cannot be used: {error}")
         return None
 
 
-def _make(source: Path, bits: int, entry: Path, made_from: Mapping[str, Any]) -> None:
+def _make(source: Path, bits: int, entry: Path, made_from: Mapping[str, Any], report: Report) -> None:
     for leftover in entry.parent.glob(f".{entry.name}.*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
     partial = entry.parent / f".{entry.name}.{secrets.token_hex(6)}.partial"
     try:
         partial.mkdir()
-        components = load_components(source, bits=bits, component_offload=True)
+        components = load_components(source, bits=bits, component_offload=True, report=report)
         for name in COMPONENTS:
             # One after another: the memory never holds more than one component.
-            _save_component(getattr(components, name), bits, partial / name)
+            _save_component(getattr(components, name), bits, partial / name, report)
             components.drop(name)
             _check_written(partial, name)
         _copy_configuration(source, partial, components)
-        checksums = _checksums(partial, _files(partial))
+        checksums = _checksums(partial, _files(partial), report)
         (partial / MARKER).write_text(json.dumps({"made_from": made_from, "files": checksums}, indent=1), "utf-8")
         for file in (*_files(partial), MARKER):
             _sync(partial / file)
+            report("saving", 0, 0)
         for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
             _sync(folder)
         _put_in_place(partial, entry)
@@ -129,7 +150,7 @@ def _make(source: Path, bits: int, entry: Path, made_from: Mapping[str, Any]) ->
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _save_component(module: nn.Module, bits: int, folder: Path) -> None:
+def _save_component(module: nn.Module, bits: int, folder: Path, report: Report) -> None:
     """Write a module as mflux's ModelSaver does: numbered shards and an index of them.
 
     Raises:
@@ -153,6 +174,7 @@ def _save_component(module: nn.Module, bits: int, folder: Path) -> None:
         size += array.nbytes
     for number, shard in enumerate(shards):
         mx.save_safetensors(str(folder / f"{number}.safetensors"), shard, metadata)
+        report("saving", 0, 0)
     located = {name: f"{number}.safetensors" for number, shard in enumerate(shards) for name in shard}
     index = json.dumps({"metadata": metadata, "weight_map": located}, indent=1)
     (folder / SAVED_INDEX).write_text(index, "utf-8")
@@ -201,14 +223,14 @@ def _put_in_place(partial: Path, entry: Path) -> None:
     _sync(entry.parent)
 
 
-def _is_whole(entry: Path, made_from: Mapping[str, Any] | None) -> bool:
+def _is_whole(entry: Path, made_from: Mapping[str, Any] | None, report: Report) -> bool:
     """Whether the entry has every file as it was written, from these weights (from any, when they are gone)."""
     try:
         marker = json.loads((entry / MARKER).read_bytes())
         files = marker["files"]
         if made_from is not None and marker["made_from"] != json.loads(json.dumps(made_from)):
             return False
-        return bool(files) and _checksums(entry, list(files)) == files
+        return bool(files) and _checksums(entry, list(files), report) == files
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return False
 
@@ -238,15 +260,22 @@ def _relative(folder: Path, file: Path) -> str:
     return file.relative_to(folder).as_posix()
 
 
-def _checksums(folder: Path, names: list[str]) -> dict[str, list[int]]:
+def _checksums(folder: Path, names: list[str], report: Report) -> dict[str, list[int]]:
     """Size and CRC-32 of each file; that finds what a disk or a hand damages, at the speed of the disk."""
+    total = sum((folder / name).stat().st_size for name in names)
+    done = 0
+    counting = threading.Lock()
 
     def read(name: str) -> list[int]:
+        nonlocal done
         size = checksum = 0
         with (folder / name).open("rb") as stream:
             while chunk := stream.read(_CHUNK_BYTES):
                 size += len(chunk)
                 checksum = zlib.crc32(chunk, checksum)
+                with counting:
+                    done += len(chunk)
+                    report("checksums", done, total)
         return [size, checksum]
 
     with ThreadPoolExecutor(max_workers=4, thread_name_prefix="checksum") as threads:
@@ -254,7 +283,7 @@ def _checksums(folder: Path, names: list[str]) -> dict[str, list[int]]:
 
 
 @contextmanager
-def _single_writer(entry: Path) -> Iterator[None]:
+def _single_writer(entry: Path, report: Report) -> Iterator[None]:
     """Hold the entry's lock; another process that makes the same entry is waited for.
 
     Raises:
@@ -263,7 +292,15 @@ def _single_writer(entry: Path) -> Iterator[None]:
     entry.parent.mkdir(parents=True, exist_ok=True)
     handle = os.open(entry.parent / f".{entry.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                # A process that hangs over it is ended by its own service, and one that ends lets go.
+                report("waiting", 0, 0)
+                time.sleep(_LOCK_SECONDS)
+            else:
+                break
         yield
     finally:
         os.close(handle)

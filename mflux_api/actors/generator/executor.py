@@ -1,0 +1,245 @@
+"""Work on one engine child: its commands go out, its frames come back as answers, and every wait for one has a bound.
+
+What the child says of the work in hand is a sign of life; its heartbeat and frames of other work are not.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import assert_never
+
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.engine_disk import EngineDisk
+from mflux_api.actors.generator.options import GeneratorOptions
+from mflux_api.actors.generator.run_commands import run_command
+from mflux_api.actors.generator.run_frames import RunFrames
+from mflux_api.engine import protocol as p
+from mflux_api.engine.interface import Engine, EngineDied, EngineId, Received
+from mflux_api.errors import GenerationFailed, ServiceError, by_code
+from mflux_api.ipc.child_process import SILENCE_GRACE_SECONDS
+from mflux_api.ipc.frames import ProtocolError
+from mflux_api.jobs.job import Timings
+from mflux_api.supervisor import unwrapped_nursery
+
+logger = logging.getLogger(__name__)
+
+Work = m.LoadModel | m.UnloadModel | m.Run
+
+
+class EngineStopped(EngineDied):
+    """The child goes on with what is not wanted any more, and has to be killed; that is not a failure of the engine."""
+
+
+class Executor:
+    """Does one piece of work after another on one child."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        frames: trio.MemoryReceiveChannel[Received],
+        *,
+        engine_id: EngineId,
+        incarnation: int,
+        options: GeneratorOptions,
+        disk: EngineDisk,
+        step_done: Callable[[], None],
+    ) -> None:
+        """Take what the work needs.
+
+        Args:
+            engine: the child.
+            frames: what it says, without heartbeats.
+            engine_id: the engine that the child belongs to.
+            incarnation: the child's number.
+            options: the bounds.
+            disk: knows where the engine finds LoRAs.
+            step_done: called at every finished step.
+        """
+        self._engine = engine
+        self._frames = frames
+        self._id = engine_id
+        self._incarnation = incarnation
+        self._options = options
+        self._disk = disk
+        self._step_done = step_done
+
+    async def execute(self, work: Work, stop: trio.Event) -> None:
+        """Do it, and answer; once ``stop`` is set the child is told to stop, and has its grace.
+
+        Raises:
+            EngineDied: the child died, hung or broke the protocol; :class:`EngineStopped` when it ignored the stop.
+        """
+        try:
+            match work:
+                case m.LoadModel():
+                    await self._load(work, stop)
+                case m.UnloadModel():
+                    await self._unload(work)
+                case m.Run():
+                    await self._run(work, stop)
+                case _:
+                    assert_never(work)
+        except ProtocolError as error:
+            # Nothing was sent: it is this request that cannot be said, and the engine is as good as before.
+            logger.warning("a request cannot be passed to the engine: %s", error)
+            work.reply.fail(GenerationFailed("The request cannot be passed to the engine; check its text"))
+
+    async def _load(self, work: m.LoadModel, stop: trio.Event) -> None:
+        await self._engine.send(work.command)
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(self._stop_when_told, p.CancelLoad(), stop, nursery)
+            await self._follow_load(work, stop)
+            nursery.cancel_scope.cancel()
+        if not work.reply.answered:
+            raise EngineStopped(f"it did not stop an unwanted load within {self._options.cancel_grace:g} s")
+
+    async def _follow_load(self, work: m.LoadModel, stop: trio.Event) -> None:
+        model, silence = work.command.model, self._options.silence
+        while True:
+            match (await self._next_frame(silence, _is_about_load, f"no word of a load for {silence:g} s")).event:
+                case p.LoadProgress() as progress:
+                    if not work.wanted:
+                        stop.set()
+                    work.tell(progress)
+                case p.Loaded() as loaded:
+                    work.reply.ok(
+                        m.Resident(
+                            engine=self._id,
+                            incarnation=self._incarnation,
+                            seconds=loaded.seconds,
+                            warning=loaded.warning,
+                        )
+                    )
+                    return
+                case p.LoadStopped():
+                    work.reply.fail(m.LoadCancelled(model))
+                    return
+                case p.LoadFailed() as failed:
+                    work.reply.fail(by_code(failed.code)(failed.message, {"model": model}))
+                    return
+
+    async def _unload(self, work: m.UnloadModel) -> None:
+        await self._engine.send(work.command)
+        silence = self._options.silence
+        await self._next_frame(silence, lambda event: isinstance(event, p.Unloaded), f"no unload for {silence:g} s")
+        work.reply.ok(None)
+
+    async def _run(self, work: m.Run, stop: trio.Event) -> None:
+        if (work.lease.engine, work.lease.incarnation) != (self._id, self._incarnation):
+            work.reply.fail(m.StaleLease())
+            return
+        try:
+            lora_paths = await self._disk.locate_loras(work.request.lora_files)
+        except ServiceError as error:
+            work.reply.fail(error)
+            return
+        command, images = run_command(work, lora_paths=lora_paths, previews=self._options.previews)
+        await self._engine.send(command, [image.rgb for image in images])
+        with work.events:
+            async with unwrapped_nursery() as nursery:
+                nursery.start_soon(self._stop_when_told, p.Cancel(run_id=work.run_id), stop, nursery)
+                await self._follow_run(work, stop)
+                nursery.cancel_scope.cancel()
+        if not work.reply.answered:
+            raise EngineStopped(f"it did not stop a cancelled run within {self._options.cancel_grace:g} s")
+
+    async def _follow_run(self, work: m.Run, stop: trio.Event) -> None:
+        sent = RunFrames(work.request)
+        bound, what = self._options.step_timeout, "no step"
+        while True:
+            received = await self._next_frame(
+                bound, lambda event: getattr(event, "run_id", None) == work.run_id, f"{what} for {bound:g} s"
+            )
+            if not work.reply.wanted:
+                stop.set()
+            sent.check(received)
+            # While a component is read no step can be done: then it is silence that counts.
+            if isinstance(received.event, p.LoadProgress) and received.event.bytes_done < received.event.bytes_total:
+                bound, what = self._options.silence, "no word of a component that is read"
+            else:
+                bound, what = self._options.step_timeout, "no step"
+            if self._handle(work, received):
+                return
+
+    def _handle(self, work: m.Run, received: Received) -> bool:
+        """Pass one frame of the current run on; return whether it was its last."""
+        match received.event:
+            case p.StepDone():
+                self._step_done()
+                _pass_on(work, received)
+            case p.StageChanged() | p.PreviewMade() | p.ImageDone():
+                _pass_on(work, received)
+            case p.LoadProgress():
+                # It may be lost, and must not take the room of what may not.
+                if work.events.statistics().current_buffer_used < p.LOSSY_EVENTS:
+                    _pass_on(work, received)
+            case p.StillRunning():
+                logger.debug("run %d goes on", work.run_id)
+            case p.RunDone() as done:
+                work.reply.ok(
+                    Timings(
+                        load=work.lease.load_seconds,
+                        encode=done.encode_seconds,
+                        denoise=done.denoise_seconds,
+                        decode=done.decode_seconds,
+                    )
+                )
+                return True
+            case p.RunFailed() as failed:
+                work.reply.fail(by_code(failed.code)(failed.message, failed.details))
+                return True
+            case p.RunStopped():
+                work.reply.abandon()
+                return True
+            case other:
+                logger.debug("dropped an unexpected %s frame", type(other).__name__)
+        return False
+
+    async def _stop_when_told(self, command: p.Command, stop: trio.Event, nursery: trio.Nursery) -> None:
+        await stop.wait()
+        try:
+            await self._engine.send(command)
+        except EngineDied:
+            logger.debug("the engine died before it could be told to stop")
+        await trio.sleep(self._options.cancel_grace)
+        # Killing the child is all that is left; that costs no attempt, because no job waits for it.
+        nursery.cancel_scope.cancel()
+
+    async def _next_frame(self, seconds: float, about_it: Callable[[p.Event], bool], otherwise: str) -> Received:
+        """Return the next frame that is about the work in hand.
+
+        Raises:
+            EngineDied: there is none within ``seconds``; ``otherwise`` says what that means.
+        """
+        deadline = trio.current_time() + seconds
+        while True:
+            received: Received | None = None
+            with trio.move_on_at(deadline):
+                received = await self._frames.receive()
+            if received is None:
+                # It may be this process that was stopped all the time; then the frames are on their way.
+                with trio.move_on_after(SILENCE_GRACE_SECONDS):
+                    received = await self._frames.receive()
+            if received is not None and about_it(received.event):
+                return received
+            if received is None or trio.current_time() > deadline + SILENCE_GRACE_SECONDS:
+                raise EngineDied(otherwise)
+            logger.debug("dropped a %s frame of other work", type(received.event).__name__)
+
+
+def _is_about_load(event: p.Event) -> bool:
+    if isinstance(event, p.LoadProgress):
+        return event.run_id is None
+    return isinstance(event, p.Loaded | p.LoadFailed | p.LoadStopped)
+
+
+def _pass_on(work: m.Run, received: Received) -> None:
+    """Hand an event to the run's follower."""
+    try:
+        work.events.send_nowait(received)
+    except trio.BrokenResourceError:
+        logger.debug("a run has no follower any more")
+    except trio.WouldBlock:
+        # There was room for all that a run can report.
+        raise EngineDied("it sent more frames than a run has") from None

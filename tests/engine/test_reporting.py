@@ -1,0 +1,187 @@
+"""What the engine child says while it reads: how far it is, and that it stops when that is not wanted any more."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mflux_api.engine import protocol as p
+from mflux_api.engine.reporting import Reporter
+from mflux_api.engine.sampling.passes import Stopped
+from mflux_api.engine.weights.components import load_components
+from mflux_api.engine.weights.quantized_cache import load_quantized
+
+Told = list[tuple[str, int, int]]
+
+
+class Pipe:
+    def __init__(self) -> None:
+        self.sent: list[p.Event] = []
+
+    def write(self, event: p.Event, blobs: tuple[bytes, ...] = ()) -> None:
+        self.sent.append(event)
+
+
+class Control:
+    def __init__(self) -> None:
+        self.cancelled: set[int] = set()
+        self.load_cancelled = False
+
+
+@pytest.fixture
+def child(monkeypatch: pytest.MonkeyPatch) -> tuple[Reporter, Pipe, Control, Callable[[float], None]]:
+    """A reporter, what it sends, what it is told, and a way to let time pass."""
+    now = [100.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    pipe, control = Pipe(), Control()
+    return Reporter(pipe, control), pipe, control, sleep  # type: ignore[arg-type]
+
+
+def total_of(told: Told) -> int:
+    (total,) = {total for _, _, total in told}
+    return total
+
+
+def test_load_is_told_by_the_bytes_of_all_components_together(tiny_folder: Path) -> None:
+    told: Told = []
+    components = load_components(tiny_folder, report=lambda *word: told.append(word))
+    files = sum(file.stat().st_size for file in tiny_folder.rglob("*.safetensors"))
+    assert told[0][1] == 0
+    assert told[-1][1] == total_of(told)
+    assert 0.5 * files < total_of(told) <= files
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert {component for component, _, _ in told} == {"text_encoder", "transformer", "vae"}
+    assert len(told) > 50, "tensor by tensor"
+    assert components.resident == {"text_encoder", "transformer", "vae"}
+
+
+def test_component_that_is_read_again_is_told_alone(tiny_folder: Path) -> None:
+    told: Told = []
+    components = load_components(tiny_folder, component_offload=True, report=lambda *word: told.append(word))
+    assert told == []
+    for _ in range(2):
+        assert components.vae is not None
+        assert {component for component, _, _ in told} == {"vae"}
+        assert (told[0][1], told[-1][1]) == (0, total_of(told))
+        told.clear()
+        components.drop("vae")
+
+
+def test_reading_that_is_stopped_leaves_components_that_can_be_read(tiny_folder: Path) -> None:
+    def stop(component: str, done: int, total: int) -> None:
+        if component == "transformer" and done > total // 2 and not stopped:
+            stopped.append(True)
+            raise Stopped
+
+    stopped: list[bool] = []
+    components = load_components(tiny_folder, component_offload=True, report=stop)
+    with pytest.raises(Stopped):
+        assert components.transformer is None
+    assert components.resident == set()
+    components.load_all()
+    assert components.resident == {"text_encoder", "transformer", "vae"}
+
+
+def test_quantizing_load_says_throughout_that_it_goes_on(tiny_folder: Path, tmp_path: Path) -> None:
+    told: Told = []
+    load_quantized(tiny_folder, 4, tmp_path / "q", report=lambda *word: told.append(word))
+    assert {"text_encoder", "transformer", "vae", "saving", "checksums"} <= {component for component, _, _ in told}
+    told.clear()
+    load_quantized(tiny_folder, 4, tmp_path / "q", report=lambda *word: told.append(word))
+    assert told[0][0] == "checksums"
+
+
+def test_quantizing_load_can_be_stopped_anywhere_and_leaves_nothing_half_made(
+    tiny_folder: Path, tmp_path: Path
+) -> None:
+    for phase in ("transformer", "saving", "checksums"):
+
+        def stop(component: str, done: int, total: int, phase: str = phase) -> None:
+            if component == phase:
+                raise Stopped
+
+        with pytest.raises(Stopped):
+            load_quantized(tiny_folder, 4, tmp_path / "q", report=stop)
+        assert [path.name for path in tmp_path.iterdir()] == [".q.lock"]
+
+
+def test_load_that_waits_for_another_process_says_so_and_can_be_stopped(
+    tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(*_: Any) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr("fcntl.flock", busy)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    told: Told = []
+
+    def stop(*word: Any) -> None:
+        told.append(word)
+        if len(told) == 3:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        load_quantized(tiny_folder, 4, tmp_path / "q", report=stop)
+    assert told == [("waiting", 0, 0)] * 3
+
+
+def test_reader_that_is_quick_tells_its_begin_and_its_end(
+    child: tuple[Reporter, Pipe, Control, Callable[[float], None]],
+) -> None:
+    reporter, pipe, _, sleep = child
+    reporter.begin()
+    for done in range(101):
+        reporter.read("vae", done, 100)
+        sleep(0.02)
+    sent = [event.bytes_done for event in pipe.sent if isinstance(event, p.LoadProgress)]
+    assert (sent[0], sent[-1]) == (0, 100)
+    assert 4 <= len(sent) <= 7
+
+
+def test_run_that_has_read_a_component_goes_back_to_its_stage(
+    child: tuple[Reporter, Pipe, Control, Callable[[float], None]],
+) -> None:
+    reporter, pipe, _, _ = child
+    reporter.begin(7)
+    reporter.stage = "denoising"
+    reporter.read("transformer", 0, 5)
+    reporter.read("transformer", 5, 5)
+    assert pipe.sent == [
+        p.LoadProgress(component="transformer", bytes_done=0, bytes_total=5, run_id=7),
+        p.LoadProgress(component="transformer", bytes_done=5, bytes_total=5, run_id=7),
+        p.StageChanged(run_id=7, stage="denoising"),
+    ]
+
+
+def test_reading_stops_for_the_run_or_the_load_that_was_cancelled_and_for_no_other(
+    child: tuple[Reporter, Pipe, Control, Callable[[float], None]],
+) -> None:
+    reporter, _, control, _ = child
+    control.cancelled.add(7)
+    reporter.begin()
+    reporter.read("vae", 0, 5)
+    reporter.begin(8)
+    reporter.read("vae", 0, 5)
+    reporter.begin(7)
+    with pytest.raises(Stopped):
+        reporter.read("vae", 0, 5)
+    control.load_cancelled = True
+    reporter.begin(8)
+    reporter.read("vae", 0, 5)
+    reporter.begin()
+    with pytest.raises(Stopped):
+        reporter.read("vae", 0, 5)
+
+
+def test_long_stage_says_that_it_goes_on(child: tuple[Reporter, Pipe, Control, Callable[[float], None]]) -> None:
+    reporter, pipe, _, sleep = child
+    reporter.begin(7)
+    for _ in range(100):
+        assert not reporter.should_stop()
+        sleep(0.2)
+    assert pipe.sent == [p.StillRunning(run_id=7)] * 3
