@@ -216,6 +216,16 @@ class EngineUnavailable(ServiceError):
 
     code, status, retry_after = "ENGINE_UNAVAILABLE", 503, 10
 
+    @classmethod
+    def because(cls, reason: str) -> "EngineUnavailable":
+        """Return the error for an engine that is not up.
+
+        Args:
+            reason: why, as a clause without paths; may be empty.
+        """
+        why = f" ({reason})" if reason else ""
+        return cls(f"The engine does not start{why}; try again later, or see GET /api/v1/health and the log")
+
 
 class ModelGated(ServiceError):
     """The model's licence has to be accepted first."""

@@ -66,13 +66,18 @@ class Service:
         """What the service was opened with."""
         return self._gateway.settings
 
-    async def submit(self, request: GenerateRequest) -> Job:
+    async def submit(self, request: GenerateRequest, *, synchronous: bool = False) -> Job:
         """Queue a job; when this returns the job is kept.
+
+        Args:
+            request: what to generate.
+            synchronous: the caller waits for the end: where no engine is left, or the service stops, the job fails at
+                once instead of waiting for one, or for the next start.
 
         Raises:
             ServiceError: the request is refused; the class says why.
         """
-        return (await self._gateway.submit(validate(request))).job
+        return (await self._gateway.submit(validate(request), synchronous=synchronous)).job
 
     async def job(self, job_id: str) -> Job:
         """Return a job as it is now.

@@ -211,6 +211,7 @@ class _Actors:
             self.catalog,
             settings.memory,
             disk,
+            start_timeout=settings.engine.start_timeout_seconds,
             preload=settings.models.default if settings.engine.preload else None,
         )
         return _EngineActors(generator, loader)
@@ -282,7 +283,7 @@ def _engine_spec(engine: EngineId, boxes: _Mailboxes, actors: _Actors, failed: s
 
 
 def _tell_failed(engine: EngineId, boxes: _Mailboxes) -> None:
-    status = m.EngineStatus(id=engine, condition=m.EngineCondition.FAILED)
+    status = m.EngineStatus(id=engine, condition=m.EngineCondition.FAILED, reason="its actors keep failing")
     _address(boxes.scheduler, m.ENGINES).tell_latest(m.EngineChanged(status=status), key=engine)
 
 

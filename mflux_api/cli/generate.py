@@ -98,7 +98,7 @@ async def _generate_images(settings: Settings, request: GenerateRequest) -> list
     async with open_service(settings, previews=False) as service:
         with ProgressBar(sys.stderr) as bar:
             bar.note("starting the engine")
-            job = await service.submit(request)
+            job = await service.submit(request, synchronous=True)
             async with service.events(job.id) as events:
                 async for event in events:
                     if not isinstance(event, Finished):

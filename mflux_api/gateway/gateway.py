@@ -324,7 +324,7 @@ class Gateway:
         Raises:
             ModelNotDownloaded: it is not on disk.
             OutOfMemory: it does not fit.
-            EngineUnavailable: the engine died while it loaded.
+            EngineUnavailable: the engine died while it loaded, or is not up within ``engine.start_timeout_seconds``.
             GenerationFailed: the checkpoint cannot be used.
         """
         if not await self._on_disk(model):
@@ -348,7 +348,7 @@ class Gateway:
         statuses = await self._ask(self._to.scheduler, m.GetEngines())
         working = [status for status in statuses if status.condition is not m.EngineCondition.FAILED]
         if not working:
-            raise EngineUnavailable("No engine works; see GET /api/v1/health and the log")
+            raise EngineUnavailable.because(next((status.reason for status in statuses if status.reason), ""))
 
         def fitness(status: m.EngineStatus) -> tuple[bool, bool, bool]:
             up = status.condition is m.EngineCondition.READY

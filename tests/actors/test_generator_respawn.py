@@ -8,6 +8,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.generator.generator import DEGRADED_AFTER, respawn_delay
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied
+from mflux_api.errors import EngineUnavailable
 from tests.support.harness import generator
 from tests.support.scripted_engine import Crash, Hold, Script
 
@@ -15,7 +16,7 @@ from tests.support.scripted_engine import Crash, Hold, Script
 async def test_respawn_delays_grow_from_nothing_to_half_a_minute(autojump_clock: MockClock) -> None:
     script = Script(at={"start": Crash(times=10)})
     async with generator(script) as bench:
-        await bench.load()
+        await bench.up()
     gaps = [later - earlier for earlier, later in zip(script.starts, script.starts[1:], strict=False)]
     assert gaps == [0, 0.5, 1, 2, 4, 8, 16, 30, 30, 30]
 
@@ -27,21 +28,23 @@ def test_respawn_delay_stays_at_its_maximum_for_ever() -> None:
 async def test_finished_step_resets_the_respawn_delay(autojump_clock: MockClock) -> None:
     script = Script(at={"start": Crash(times=4), "step 0/2": Crash()})
     async with generator(script) as bench:
+        await bench.up()
         with pytest.raises(EngineDied, match="killed by SIGKILL"):
             await bench.generate()
         died = trio.current_time()
-        await bench.load()
+        await bench.up()
     assert script.starts[-1] == died
 
 
 async def test_death_before_any_step_does_not_reset_it(autojump_clock: MockClock) -> None:
     script = Script(at={"start": Crash(times=3), "step 0/1": Crash()})
     async with generator(script) as bench:
+        await bench.up()
         with pytest.raises(EngineDied):
             await bench.generate()
         died = trio.current_time()
-        await bench.load()
-    assert script.starts[-1] - died == 2.0
+        await bench.up()
+    assert script.starts[-1] - died == pytest.approx(2.0)
 
 
 async def test_work_that_waits_survives_a_death_and_the_work_inside_does_not(autojump_clock: MockClock) -> None:
@@ -71,6 +74,9 @@ async def test_degraded_after_three_failures_until_an_engine_is_up(autojump_cloc
         assert (await bench.state()).degraded
         assert (await bench.state()).info is None
         assert bench.reported() == [False, False, False, True]
+        with pytest.raises(EngineUnavailable, match="killed by SIGKILL"):
+            await bench.load()
+        await bench.up()
         await bench.load()
         assert not (await bench.state()).degraded
         assert bench.reported()[-1] is False

@@ -50,6 +50,14 @@ class Bench:
     def to(self) -> Address[m.GeneratorMessage]:
         return Address(self.mailbox, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
 
+    async def up(self) -> None:
+        """Wait for a child, also where the engine is degraded meanwhile."""
+
+        async def is_up() -> bool:
+            return (await self.state()).info is not None
+
+        await eventually(is_up)
+
     async def load(self) -> m.Resident:
         return await self.to.ask(m.LoadModel(command=LoadModel(model="demo", path=str(EMBEDDED))))
 

@@ -17,6 +17,7 @@ from mflux_api.actors.generator.options import GeneratorOptions
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import Engine, EngineDied, EngineId, EngineStarter, Received
+from mflux_api.errors import EngineUnavailable
 from mflux_api.supervisor import Started, unwrapped_nursery
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class Generator:
         self._info: p.Ready | None = None
         self._memory = p.Heartbeat(active_bytes=0, peak_bytes=0)
         self._failures = 0
+        self._reason = ""
 
     async def run(self, status: Started) -> None:
         """Serve the mailbox and keep a child alive until cancelled."""
@@ -83,6 +85,7 @@ class Generator:
                         self._waiting.append(message)
                         # News overtakes: that it is not wanted any more may have come before it.
                         self._drop_unwanted_loads()
+                        self._refuse_if_degraded()
                         self._arrived.set()
                     case m.CancelRun():
                         if isinstance(self._current, m.Run) and self._current.run_id == message.run_id:
@@ -103,6 +106,7 @@ class Generator:
             active_bytes=self._memory.active_bytes,
             peak_bytes=self._memory.peak_bytes,
             free_bytes=self._memory.free_bytes,
+            reason="" if self._info is not None else self._reason,
         )
 
     async def _keep_engine(self) -> NoReturn:
@@ -119,8 +123,9 @@ class Generator:
                 self._failures += 1
             if self._current is not None and not self._current.reply.answered:
                 self._current.reply.fail(EngineDied(died.reason, out_of_memory=out_of_memory))
-            self._current = None
+            self._current, self._reason = None, died.reason
             logger.warning("engine died: %s; starting another (engine %s)", died.reason, self._engine)
+            self._refuse_if_degraded()
             self._tell_loader()
 
     def _was_out_of_memory(self, reason: str, kills_before: int) -> bool:
@@ -213,6 +218,15 @@ class Generator:
                 work.reply.abandon()
             self._arrived = trio.Event()
             await self._arrived.wait()
+
+    def _refuse_if_degraded(self) -> None:
+        """Answer those who wait for a child that keeps dying: that may take for ever."""
+        while self._degraded() and self._waiting:
+            work = self._waiting.popleft()
+            if isinstance(work, m.UnloadModel):
+                work.reply.fail(EngineDied(self._reason))
+            else:
+                work.reply.fail(EngineUnavailable.because(self._reason))
 
     def _degraded(self) -> bool:
         return self._info is None and self._failures >= DEGRADED_AFTER

@@ -33,6 +33,8 @@ class EngineStatus:
     models: tuple[str, ...] = ()
     """The models in its memory, the most recently used first."""
     loading: str | None = None
+    reason: str = ""
+    """Why its last child died, or what keeps the engine from working; empty while it is sound."""
 
 
 @attrs.frozen(kw_only=True)
@@ -56,6 +58,8 @@ class EngineState:
     peak_bytes: int
     free_bytes: int | None = None
     """What the device had left at the last heartbeat."""
+    reason: str = ""
+    """What the last child died of; empty while one is up."""
 
 
 @attrs.frozen(kw_only=True)

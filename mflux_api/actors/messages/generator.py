@@ -90,7 +90,7 @@ class GetEngine(Ask[EngineState]):
 
 @attrs.frozen(kw_only=True)
 class AwaitEngine(Ask[EngineState]):
-    """Read the state of the engine once a child is up and has nothing to do."""
+    """Read the state of the engine once a child is up and has nothing to do; an engine that is degraded refuses."""
 
 
 GeneratorMessage = LoadModel | LoadAbandoned | UnloadModel | Run | CancelRun | GetEngine | AwaitEngine

@@ -15,6 +15,8 @@ class Acquire(Ask[Lease]):
     model: str
     low_ram: bool = False
     """One component in memory at a time is enough."""
+    asked_at: float = attrs.field(factory=trio.current_time, eq=False, repr=False)
+    """When, by Trio's clock."""
     updates: trio.MemorySendChannel[LoadProgress] | None = attrs.field(default=None, eq=False, repr=False)
     """Gets how far the load is that it waits for; lossy."""
 

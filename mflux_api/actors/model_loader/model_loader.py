@@ -23,7 +23,15 @@ from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied, EngineId
 from mflux_api.engine.protocol import Bits, LoadModel, UnloadModel
-from mflux_api.errors import InternalError, ModelInUse, ModelNotDownloaded, ModelNotFound, OutOfMemory, ServiceError
+from mflux_api.errors import (
+    EngineUnavailable,
+    InternalError,
+    ModelInUse,
+    ModelNotDownloaded,
+    ModelNotFound,
+    OutOfMemory,
+    ServiceError,
+)
 from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.supervisor import Started
 
@@ -43,6 +51,7 @@ class ModelLoader:
         memory: MemorySettings,
         disk: EngineDisk,
         *,
+        start_timeout: float = 60.0,
         preload: str | None = None,
     ) -> None:
         self._engine = engine
@@ -53,6 +62,7 @@ class ModelLoader:
         self._memory = memory
         self._disk = disk
         self._advice = MemoryAdvice(catalog)
+        self._start_timeout = start_timeout
         self._preload = preload
         self._ids = itertools.count(1)
         # What the scheduler was told of the child's device stays true while the next one starts.
@@ -67,6 +77,7 @@ class ModelLoader:
         self._residents = Residents()
         self._loading: str | None = None
         self._child: m.EngineState | None = None
+        self._down_since: float | None = None
 
     async def run(self, status: Started) -> None:
         """Serve the mailbox until cancelled."""
@@ -105,16 +116,22 @@ class ModelLoader:
 
     async def _load_ahead(self, alias: str) -> None:
         """Make a model resident before a job asks for it, in line with all others."""
-        request = m.Acquire(model=alias)
-        self._waiting.append(request)
-        self._wake()
-        try:
-            await request.reply.receive(self._mailbox.name)
-        except (ServiceError, EngineDied, ActorGone) as error:
-            logger.warning("model %s cannot be loaded ahead (%s)", alias, type(error).__name__)
-            return
-        self._release(request)
-        self._wake()
+        while True:
+            request = m.Acquire(model=alias)
+            self._waiting.append(request)
+            self._wake()
+            try:
+                await request.reply.receive(self._mailbox.name)
+            except EngineUnavailable:
+                while self._child is None or self._child.info is None:
+                    await self._change()
+            except (ServiceError, EngineDied, ActorGone) as error:
+                logger.warning("model %s cannot be loaded ahead (%s)", alias, type(error).__name__)
+                return
+            else:
+                self._release(request)
+                self._wake()
+                return
 
     def _release(self, request: m.Acquire) -> None:
         lease = self._leases.pop(request.reply, None)
@@ -167,7 +184,7 @@ class ModelLoader:
         await self._changed.wait()
 
     async def _grant(self, request: m.Acquire) -> None:
-        engine = await self._engine_that_is_up()
+        engine = await self._engine_that_is_up(request)
         resident = self._residents.get(request.model)
         seconds = 0.0
         if resident is None or (resident.component_offload and not request.low_ram):
@@ -223,12 +240,20 @@ class ModelLoader:
     def _is_held(self, alias: str) -> bool:
         return self._loading == alias or any(lease.model == alias for lease in self._leases.values())
 
-    async def _engine_that_is_up(self) -> m.EngineState:
-        """Return the engine's state once a child is up: how much memory there is only that can tell."""
+    async def _engine_that_is_up(self, request: m.Acquire) -> m.EngineState:
+        """Return the engine's state once a child is up: how much memory there is only that can tell.
+
+        Raises:
+            EngineUnavailable: it is degraded, or does not come up in time.
+        """
         child = await self._current_child()
-        if child.info is None:
-            child = await self._generator.ask(m.AwaitEngine())
-        return child
+        if child.info is not None:
+            return child
+        # From when it went down or was asked for: those who wait together are answered together.
+        deadline = max(request.asked_at, self._down_since or 0.0) + self._start_timeout
+        with trio.move_on_at(deadline):
+            return await self._generator.ask(m.AwaitEngine())
+        raise EngineUnavailable.because(child.reason or f"it is not up after {self._start_timeout:g} s")
 
     async def _current_child(self) -> m.EngineState:
         """Return the engine as it is; what a dead child had in memory is gone, and so are the leases on it."""
@@ -238,6 +263,10 @@ class ModelLoader:
 
     def _keep_only(self, child: m.EngineState) -> None:
         alive = child.incarnation if child.info is not None else None
+        if alive is not None:
+            self._down_since = None
+        elif self._down_since is None:
+            self._down_since = trio.current_time()
         self._residents.keep_only(alive)
         self._leases = {key: lease for key, lease in self._leases.items() if lease.incarnation == alive}
 
@@ -379,6 +408,7 @@ class ModelLoader:
             device=self._device,
             models=tuple(resident.alias for resident in self._residents),
             loading=self._loading,
+            reason=child.reason if child is not None else "",
         )
         self._scheduler.tell_latest(m.EngineChanged(status=status), key=self._engine)
 

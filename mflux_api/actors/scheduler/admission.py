@@ -31,7 +31,7 @@ class Admission:
         store: Address[m.StoreMessage],
         hub: Address[m.HubMessage],
         settings: SchedulerSettings,
-        engine_left: Callable[[], bool],
+        unavailable: Callable[[], EngineUnavailable | None],
         enqueue: Callable[[Entry], int],
         accepted: Callable[[Entry, bool], None],
     ) -> None:
@@ -44,7 +44,7 @@ class Admission:
             store: keeps what is accepted.
             hub: opens the job's log.
             settings: the length of the queue.
-            engine_left: tells whether an engine could run a job.
+            unavailable: tells the error where no engine could run a job.
             enqueue: gives a kept job its place in the queue and returns it.
             accepted: called with every accepted job, and whether its caller was still there.
         """
@@ -54,7 +54,7 @@ class Admission:
         self._store = store
         self._hub = hub
         self._settings = settings
-        self._engine_left = engine_left
+        self._unavailable = unavailable
         self._enqueue = enqueue
         self._accepted = accepted
         self._keys = KeyedLock()
@@ -106,8 +106,9 @@ class Admission:
     def _refusal(self) -> ServiceError | None:
         if self._draining.begun:
             return shutting_down()
-        if not self._engine_left():
-            return EngineUnavailable("The engine does not start; see GET /api/v1/health and the log")
+        unavailable = self._unavailable()
+        if unavailable is not None:
+            return unavailable
         if self._queue.accepted() >= self._settings.max_queue:
             return QueueFull(
                 f"The queue is full ({self._settings.max_queue} jobs); try again later",

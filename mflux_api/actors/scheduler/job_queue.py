@@ -45,7 +45,7 @@ class JobEvent(Enum):
     ENGINE_FREED = auto()
     """The engine has nothing more to do for it."""
     HALT = auto()
-    """A drain stops its run, or another engine is to run it."""
+    """A drain stops its run."""
     REQUEUED = auto()
     """Its attempt is over without an end."""
     END = auto()

@@ -17,14 +17,14 @@ from mflux_api.actors.mailbox import ActorGone, ActorSuspended, Address, Mailbox
 from mflux_api.actors.scheduler.admission import Admission
 from mflux_api.actors.scheduler.draining import Draining
 from mflux_api.actors.scheduler.endings import Endings
-from mflux_api.actors.scheduler.job_queue import OVER, Entry, JobEvent, JobQueue, JobState
+from mflux_api.actors.scheduler.job_queue import OVER, QUEUED, Entry, JobEvent, JobQueue, JobState
 from mflux_api.actors.scheduler.job_runner import JobRunner, NoLease, SaveFailed
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
 from mflux_api.actors.scheduler.retries import Retries
 from mflux_api.config import SchedulerSettings
 from mflux_api.engine.interface import EngineDied, EngineId
-from mflux_api.errors import InternalError, ModelNotDownloaded, ServiceError
-from mflux_api.jobs.job import Stage, Status
+from mflux_api.errors import EngineUnavailable, InternalError, ModelNotDownloaded, ServiceError
+from mflux_api.jobs.job import Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.supervisor import Started
 
@@ -33,8 +33,8 @@ logger = logging.getLogger(__name__)
 MAX_SAVING = 2
 """Jobs of one engine that may still be saving when it is given the next: a slow disk must not collect pixels."""
 
-_PREFERENCE = {condition: place for place, condition in enumerate(m.EngineCondition)}
-_PREFERENCE[m.EngineCondition.READY] = -1
+_GONE = frozenset({m.EngineCondition.DEGRADED, m.EngineCondition.FAILED})
+"""An engine that is so is given no job, until it comes back."""
 
 
 class Scheduler:
@@ -85,7 +85,7 @@ class Scheduler:
                 store=self._store,
                 hub=self._hub,
                 settings=self._settings,
-                engine_left=self._engine_left,
+                unavailable=self._unavailable,
                 enqueue=self._enqueue,
                 accepted=self._accepted,
             )
@@ -134,7 +134,7 @@ class Scheduler:
             active=self._queue.active(),
             queued=self._queue.accepted(),
             draining=self._draining.begun,
-            degraded=not self._engine_left(),
+            degraded=self._unavailable() is not None,
         )
 
     # --- engines ---
@@ -146,26 +146,26 @@ class Scheduler:
                 continue
             if entry.engine.id == status.id and status.loading == entry.job.model:
                 entry.began = True
-            if self._is_stranded(entry, entry.engine.id):
-                entry.failed_on = entry.engine.id
-                entry.on(JobEvent.HALT)
-                entry.scope.cancel()
-
-    def _is_stranded(self, entry: Entry, engine: EngineId) -> bool:
-        """Whether a job waits for a child that does not come up, and another engine could run it."""
-        waits = entry.failed_on is None and entry.tracker.latest.stage is Stage.LOADING
-        return waits and self._engines[engine].condition is m.EngineCondition.DEGRADED and self._engine_left()
 
     def _usable(self) -> Sequence[m.EngineStatus]:
-        """The engines that can be given a job, the best first; one that keeps dying only where there is no other."""
-        working = [engine for engine in self._engines.values() if engine.condition is not m.EngineCondition.FAILED]
-        sound = [engine for engine in working if engine.condition is not m.EngineCondition.DEGRADED]
-        return sorted(sound or working, key=lambda engine: _PREFERENCE[engine.condition])
+        """The engines that can be given a job, the best first."""
+        sound = [engine for engine in self._engines.values() if engine.condition not in _GONE]
+        return sorted(sound, key=lambda engine: engine.condition is not m.EngineCondition.READY)
 
-    def _engine_left(self) -> bool:
-        """Whether there is an engine that a new job may hope for."""
-        gone = (m.EngineCondition.DEGRADED, m.EngineCondition.FAILED)
-        return any(self._engines.get(engine, _unheard(engine)).condition not in gone for engine in self._loaders)
+    def _unavailable(self) -> EngineUnavailable | None:
+        """Return the error for work that waits for an engine, where there is none that it may hope for."""
+        engines = [self._engines.get(engine, _unheard(engine)) for engine in self._loaders]
+        if any(engine.condition not in _GONE for engine in engines):
+            return None
+        return EngineUnavailable.because(next((engine.reason for engine in engines if engine.reason), ""))
+
+    def _fail_sync_without_engine(self) -> None:
+        """Answer synchronous callers where no engine is left; the others' jobs wait in the queue for one."""
+        unavailable = self._unavailable()
+        if unavailable is not None:
+            for entry in self._queue:
+                if entry.state in QUEUED and entry.job.synchronous:
+                    self._nursery.start_soon(self._endings.fail, entry, unavailable)
 
     def _is_free(self, engine: EngineId) -> bool:
         saving = sum(
@@ -212,6 +212,7 @@ class Scheduler:
     # --- running ---
 
     def _dispatch(self) -> None:
+        self._fail_sync_without_engine()
         while not self._draining.begun:
             usable = self._usable()
             free = [engine for engine in usable if self._is_free(engine.id)]
@@ -277,6 +278,13 @@ class Scheduler:
             # Actors that fail before they have begun with a job do not fail because of it.
             began = entry.began or not isinstance(gone, NoLease)
             await self._retries.retry(entry, partial(requeue, service_died=began))
+        except EngineUnavailable as error:
+            # It does not come up, and had not begun with the job. A caller waits for no second one of that kind.
+            entry.failed_on = engine
+            if entry.job.synchronous and not any(other.id != engine for other in self._usable()):
+                await self._endings.fail(entry, error)
+            else:
+                await self._retries.retry(entry, requeue)
         except ModelNotDownloaded:
             # It was deleted after it had been looked for: that counts as no death, and it is looked for again.
             await self._retries.retry(entry, requeue)
