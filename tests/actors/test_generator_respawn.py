@@ -82,6 +82,38 @@ async def test_degraded_after_three_failures_until_an_engine_is_up(autojump_cloc
         assert bench.reported()[-1] is False
 
 
+async def test_memory_is_measured_by_the_next_beat_and_by_none_before(autojump_clock: MockClock) -> None:
+    script = Script(free_bytes=5)
+    async with generator(script) as bench, trio.open_nursery() as nursery:
+        await bench.up()
+
+        async def beat() -> None:
+            await trio.sleep(1)
+            script.current.say(p.Heartbeat(active_bytes=1, peak_bytes=1, free_bytes=9))
+
+        nursery.start_soon(beat)
+        assert (await bench.to.ask(m.MeasureMemory())).free_bytes == 9
+
+
+async def test_measuring_ends_with_the_engine(autojump_clock: MockClock) -> None:
+    hold = Hold()
+    script = Script(at={"start": hold})
+    async with generator(script) as bench, trio.open_nursery() as nursery:
+        await hold.reached.wait()
+        with pytest.raises(EngineDied):
+            await bench.to.ask(m.MeasureMemory())
+        hold.release.set()
+        await bench.up()
+
+        async def die() -> None:
+            await trio.sleep(0.5)
+            script.current.die()
+
+        nursery.start_soon(die)
+        with pytest.raises(EngineDied, match="killed by SIGKILL"):
+            await bench.to.ask(m.MeasureMemory())
+
+
 async def test_memory_of_the_engine_is_known_from_its_beats(autojump_clock: MockClock) -> None:
     script = Script()
     async with generator(script) as bench:

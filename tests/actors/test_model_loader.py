@@ -87,6 +87,9 @@ class LoaderUnderTest:
         )
         self.ready = READY
         self.free: int | None = None
+        self.free_at_rest: int | None = None
+        """What is free when the memory is measured again."""
+        self.measured = 0
         self.unloads: list[str] = []
         self.out_of_memory = 0
         """How many loads the engine refuses."""
@@ -109,6 +112,11 @@ class LoaderUnderTest:
                     message.reply.ok(self.state())
                 case m.AwaitEngine():
                     self.up = True
+                    message.reply.ok(self.state())
+                case m.MeasureMemory():
+                    self.measured += 1
+                    if self.free_at_rest is not None:
+                        self.free = self.free_at_rest
                     message.reply.ok(self.state())
                 case m.UnloadModel():
                     self.unloads.append(message.command.model)
@@ -431,7 +439,7 @@ async def test_the_scheduler_gets_the_newest_word_on_the_engine_however_full_its
 
 
 async def test_a_defect_in_a_load_fails_its_request_and_the_next_one_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def defective(self: ModelLoader, model: Model, *_: object, **__: object) -> tuple[int, bool]:
+    def defective(*_: object) -> tuple[int, bool]:
         raise ZeroDivisionError("injected")
 
     async with a_loader() as (loader, _):
@@ -569,6 +577,68 @@ async def test_the_default_budget_is_what_the_device_has() -> None:
         loader.free = int(0.4e9)
         await _use(loader, "mine")
         assert loader.unloads == ["huge"]
+
+
+async def test_out_of_memory_on_a_cpu_is_not_final_while_an_old_reading_says_so() -> None:
+    async with a_loader(memory=MemorySettings()) as (loader, _):
+        loader.ready = attrs.evolve(READY, memory_bytes=int(8e9))
+        loader.free, loader.free_at_rest = int(1e9), int(6e9)
+        await loader.acquire("a", "huge")
+        assert isinstance(loader.got["a"], m.Lease)
+        assert loader.measured == 1
+        await loader.acquire("b", "small")
+        assert loader.measured == 1, "what fits is not measured again"
+
+
+async def test_memory_that_runs_hold_is_waited_for_before_a_model_is_refused() -> None:
+    async with a_loader(memory=MemorySettings()) as (loader, nursery):
+        loader.ready = attrs.evolve(READY, memory_bytes=int(8e9))
+        loader.free, loader.free_at_rest = int(1e9), int(6e9)
+        await loader.acquire("running", "small")
+        nursery.start_soon(loader.acquire, "a", "huge")
+        await wait_all_tasks_blocked()
+        assert "a" not in loader.got
+        loader.release("running")
+        await wait_all_tasks_blocked()
+        assert isinstance(loader.got["a"], m.Lease)
+
+
+async def test_asker_that_is_cancelled_while_memory_is_waited_for_holds_no_other_up() -> None:
+    async with a_loader(memory=MemorySettings()) as (loader, nursery):
+        loader.ready = attrs.evolve(READY, memory_bytes=int(8e9))
+        loader.free = int(1e9)
+        await loader.acquire("running", "small")
+        with trio.CancelScope() as scope:
+            nursery.start_soon(_cancel_when_all_wait, scope)
+            async with leased(loader.address, m.Acquire(model="huge")):
+                raise AssertionError("there is no room")
+        await loader.acquire("b", "small")
+        assert isinstance(loader.got["b"], m.Lease)
+        assert loader.measured == 0
+
+
+async def _cancel_when_all_wait(scope: trio.CancelScope) -> None:
+    await wait_all_tasks_blocked()
+    scope.cancel()
+
+
+async def test_model_that_is_larger_than_the_device_is_refused_at_once() -> None:
+    async with a_loader(memory=MemorySettings()) as (loader, _):
+        loader.ready = attrs.evolve(READY, memory_bytes=int(5.8e9))
+        loader.free = int(1e9)
+        await loader.acquire("running", "small")
+        await loader.acquire("a", "huge")
+        assert loader.got["a"] is OutOfMemory
+        assert loader.measured == 0
+
+
+async def test_an_old_reading_makes_no_model_take_turns_that_has_room_as_a_whole() -> None:
+    async with a_loader(memory=MemorySettings()) as (loader, _):
+        loader.ready = attrs.evolve(READY, memory_bytes=int(8e9))
+        loader.free, loader.free_at_rest = int(2e9), int(6e9)
+        await loader.acquire("a", "dev")
+        assert isinstance(lease := loader.got["a"], m.Lease)
+        assert not lease.alternating_offload
 
 
 async def test_an_idle_model_is_unloaded_after_its_time_and_a_leased_one_is_not(autojump_clock: MockClock) -> None:

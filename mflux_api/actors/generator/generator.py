@@ -71,6 +71,7 @@ class Generator:
         self._memory = p.Heartbeat(active_bytes=0, peak_bytes=0)
         self._failures = 0
         self._reason = ""
+        self._measuring: list[m.MeasureMemory] = []
 
     async def run(self, status: Started) -> None:
         """Serve the mailbox and keep a child alive until cancelled."""
@@ -94,6 +95,10 @@ class Generator:
                         self._drop_unwanted_loads()
                     case m.GetEngine():
                         message.reply.ok(self._state())
+                    case m.MeasureMemory() if self._info is None:
+                        message.reply.fail(EngineDied(self._reason or "it is not up yet"))
+                    case m.MeasureMemory():
+                        self._measuring.append(message)
                     case _:
                         assert_never(message)
 
@@ -124,6 +129,8 @@ class Generator:
             if self._current is not None and not self._current.reply.answered:
                 self._current.reply.fail(EngineDied(died.reason, out_of_memory=out_of_memory))
             self._current, self._reason = None, died.reason
+            while self._measuring:
+                self._measuring.pop().reply.fail(EngineDied(died.reason))
             logger.warning("engine died: %s; starting another (engine %s)", died.reason, self._engine)
             self._refuse_if_degraded()
             self._tell_loader()
@@ -172,6 +179,8 @@ class Generator:
                 received = await engine.receive()
                 if isinstance(received.event, p.Heartbeat):
                     self._memory = received.event
+                    while self._measuring:
+                        self._measuring.pop().reply.ok(self._state())
                 elif self._current is None:
                     # With no work they are about nothing, and a full channel would keep its death from being seen.
                     logger.debug("dropped a %s frame without work", type(received.event).__name__)

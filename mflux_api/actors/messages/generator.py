@@ -93,4 +93,9 @@ class AwaitEngine(Ask[EngineState]):
     """Read the state of the engine once a child is up and has nothing to do; an engine that is degraded refuses."""
 
 
-GeneratorMessage = LoadModel | LoadAbandoned | UnloadModel | Run | CancelRun | GetEngine | AwaitEngine
+@attrs.frozen(kw_only=True)
+class MeasureMemory(Ask[EngineState]):
+    """Read the state of the engine with its next heartbeat, which says what memory is free now."""
+
+
+GeneratorMessage = LoadModel | LoadAbandoned | UnloadModel | Run | CancelRun | GetEngine | AwaitEngine | MeasureMemory

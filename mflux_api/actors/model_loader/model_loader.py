@@ -12,6 +12,7 @@ from collections import deque
 from pathlib import Path
 from typing import NoReturn, assert_never
 
+import attrs
 import trio
 
 from mflux_api.actors import messages as m
@@ -33,6 +34,7 @@ from mflux_api.errors import (
     ServiceError,
 )
 from mflux_api.jobs.memory_advice import MemoryAdvice
+from mflux_api.storage.footprint import Footprint
 from mflux_api.supervisor import Started
 
 logger = logging.getLogger(__name__)
@@ -194,7 +196,14 @@ class ModelLoader:
             folder = await self._disk.locate(model)
             if folder is None:
                 raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk any more", {"model": model.alias})
-            size, alternating_offload = await self._size(model, engine, low_ram=request.low_ram)
+            footprint = await self._disk.measure(model, _float_bytes(engine))
+            if self._is_short_of_memory(request, model, footprint, engine):
+                measured = await self._measured_at_rest(request)
+                if measured is None:
+                    request.reply.abandon()
+                    return
+                engine = measured
+            size, alternating_offload = self._size(request, model, footprint, engine)
             self._require_that_it_can_fit(model, size, engine, low_ram=request.low_ram)
             if not await self._make_room(request, size, engine):
                 request.reply.abandon()
@@ -272,11 +281,36 @@ class ModelLoader:
 
     # --- room ---
 
-    async def _size(self, model: Model, engine: m.EngineState, *, low_ram: bool) -> tuple[int, bool]:
+    def _size(
+        self, request: m.Acquire, model: Model, footprint: Footprint | None, engine: m.EngineState
+    ) -> tuple[int, bool]:
         """Bytes to make room for, and whether they are those of a model whose large components take turns."""
-        float_bytes = 4 if engine.info is not None and engine.info.precision == "float32" else 2
-        footprint = await self._disk.measure(model, float_bytes)
-        return needed_bytes(model, footprint, self._budget(engine), float_bytes=float_bytes, low_ram=low_ram)
+        return needed_bytes(
+            model, footprint, self._budget(engine), float_bytes=_float_bytes(engine), low_ram=request.low_ram
+        )
+
+    def _is_short_of_memory(
+        self, request: m.Acquire, model: Model, footprint: Footprint | None, engine: m.EngineState
+    ) -> bool:
+        """Whether a model would get less room than it wants only because of what is free at the moment."""
+        idle = attrs.evolve(engine, free_bytes=None)
+        wanted, _ = at_best = self._size(request, model, footprint, idle)
+        now, at_most = self._budget(engine), self._budget(idle)
+        fits = at_most is None or wanted <= at_most
+        return fits and now is not None and (wanted > now or self._size(request, model, footprint, engine) != at_best)
+
+    async def _measured_at_rest(self, request: m.Acquire) -> m.EngineState | None:
+        """Return the engine with what is free when nothing runs on it; ``None`` when that is not wanted any more.
+
+        A reading may be a second old, or from inside a run, and what it says would be final.
+        """
+        while self._leases:
+            await self._change()
+            if not request.reply.wanted:
+                return None
+        measured = await self._generator.ask(m.MeasureMemory())
+        self._keep_only(measured)
+        return measured
 
     def _budget(self, engine: m.EngineState) -> int | None:
         return budget(self._memory.budget_gb, engine.info, engine.free_bytes, self._residents.size)
@@ -411,6 +445,10 @@ class ModelLoader:
             reason=child.reason if child is not None else "",
         )
         self._scheduler.tell_latest(m.EngineChanged(status=status), key=self._engine)
+
+
+def _float_bytes(engine: m.EngineState) -> int:
+    return 4 if engine.info is not None and engine.info.precision == "float32" else 2
 
 
 def _bits(model: Model) -> Bits:
