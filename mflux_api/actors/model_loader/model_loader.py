@@ -407,6 +407,10 @@ class ModelLoader:
         finally:
             self._loading = None
             self._tell()
+        child = self._child
+        if child is not None and (child.incarnation, child.info is None) > (loaded.incarnation, False):
+            # It died over its own answer, and the word of that came first.
+            raise EngineDied(child.reason or "the child that had the model is gone")
         self._residents.put(
             ResidentModel(
                 alias=model.alias,

@@ -147,6 +147,14 @@ class Scheduler:
             if entry.engine.id == status.id and status.loading == entry.job.model:
                 entry.began = True
 
+    def _forget_child(self, dead: m.EngineStatus | None) -> None:
+        """What a job's task hears of a death comes before the loader's word: the models are gone with the child."""
+        if dead is None:
+            return
+        known = self._engines[dead.id]
+        if known.incarnation == dead.incarnation:
+            self._engines[dead.id] = attrs.evolve(known, models=(), loading=None)
+
     def _usable(self) -> Sequence[m.EngineStatus]:
         """The engines that can be given a job, the best first."""
         sound = [engine for engine in self._engines.values() if engine.condition not in _GONE]
@@ -269,6 +277,7 @@ class Scheduler:
         except EngineDied as died:
             logger.warning("job %s: the engine died (%s)", entry.job.id, died.reason)
             entry.out_of_memory, entry.failed_on = died.out_of_memory, engine
+            self._forget_child(entry.engine)
             await self._retries.retry(entry, partial(requeue, engine_died=True))
         except ActorSuspended:
             # Its actors kept failing before the job was with them: it goes elsewhere, or waits.
