@@ -1,15 +1,24 @@
 """The disk of the machine that an engine runs on, as the engine's actors ask it: paths mean something only there."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import attrs
 import trio
 
 from mflux_api.catalog import Model
+from mflux_api.errors import InternalError
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.footprint import Footprint
 from mflux_api.storage.loras import LoraFiles
+
+ANSWER_SECONDS = 60.0
+"""How long the disk may take to say where a model is, and how large: a few headers of files."""
+MAX_THREADS = 4
+
+T = TypeVar("T")
 
 
 @attrs.frozen(kw_only=True)
@@ -27,16 +36,25 @@ class EngineDisk:
 
 
 def local_disk(checkpoints: Checkpoints, loras: LoraFiles) -> EngineDisk:
-    """Return the disk of this machine, asked in threads."""
+    """Return the disk of this machine, asked in threads; one that does not answer is an error, and keeps no actor."""
+    threads = trio.CapacityLimiter(MAX_THREADS)
+
+    async def ask(question: Callable[[], T]) -> T:
+        with trio.move_on_after(ANSWER_SECONDS):
+            # A thread that hangs on a dead network disk cannot be ended, only left to itself.
+            return await trio.to_thread.run_sync(question, limiter=threads, abandon_on_cancel=True)
+        raise InternalError(
+            f"The disk with the models did not answer within {ANSWER_SECONDS:g} s; check models.cache_dir and lora.dirs"
+        )
 
     async def locate_loras(names: tuple[str, ...]) -> tuple[Path, ...]:
         if not names:
             return ()
-        return tuple(file.path for file in await trio.to_thread.run_sync(loras.resolve, names))
+        return tuple(file.path for file in await ask(partial(loras.resolve, names)))
 
     return EngineDisk(
-        locate=lambda model: trio.to_thread.run_sync(checkpoints.folder, model),
-        measure=lambda model, float_bytes: trio.to_thread.run_sync(checkpoints.footprint, model, float_bytes),
+        locate=lambda model: ask(partial(checkpoints.folder, model)),
+        measure=lambda model, float_bytes: ask(partial(checkpoints.footprint, model, float_bytes)),
         quantized=checkpoints.quantized_folder,
         locate_loras=locate_loras,
     )
