@@ -10,7 +10,7 @@ from msgspec import Meta
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Bits = Literal[3, 4, 6, 8]
-Stage = Literal["encoding", "denoising", "decoding"]
+Stage = Literal["encoding", "compiling", "denoising", "decoding"]
 
 
 # --- commands: service → engine ------------------------------------------------------------------------------------

@@ -1,9 +1,14 @@
 """What the engine child says while its main thread is busy: that a load or a run goes on, how far, and whether to stop.
 
-Every word comes from the work itself, so that a main thread that hangs falls silent, whatever the heartbeat says.
+Every word comes from the work itself, so that a main thread that hangs falls silent, whatever the heartbeat says. Only
+a compiler cannot be asked: while one may be at work, the time that it takes from the CPU speaks for it, up to a limit.
 """
 
+import os
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from mflux_api.engine.protocol import LoadProgress, Stage, StageChanged, StillRunning
@@ -14,6 +19,10 @@ if TYPE_CHECKING:
 
 STILL_RUNNING_SECONDS = 5.0
 PROGRESS_SECONDS = 0.5
+COMPILING_SECONDS = 900.0
+"""How long the first pass of a kind is believed to compile (an H200 took 142 s for the kernels of 8 bits)."""
+_BUSY_SHARE = 0.1
+"""How much of one core a compiler takes at the least; a main thread that waits takes next to nothing."""
 
 
 class Reporter:
@@ -56,5 +65,30 @@ class Reporter:
             self._pipe.write(StillRunning(run_id=self._run_id))
         return self._cancelled()
 
+    @contextmanager
+    def compiling(self) -> Iterator[None]:
+        """Say for the length of the block that the run goes on, for as long as this process computes."""
+        over = threading.Event()
+        watch = threading.Thread(target=self._watch_cpu, args=(self._run_id, over), name="compiling", daemon=True)
+        watch.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watch.join()
+
+    def _watch_cpu(self, run_id: int, over: threading.Event) -> None:
+        end, used = time.monotonic() + COMPILING_SECONDS, _cpu_seconds()
+        while not over.wait(STILL_RUNNING_SECONDS) and time.monotonic() < end:
+            now = _cpu_seconds()
+            if now - used >= _BUSY_SHARE * STILL_RUNNING_SECONDS:
+                self._pipe.write(StillRunning(run_id=run_id))
+            used = now
+
     def _cancelled(self) -> bool:
         return self._control.load_cancelled if self._run_id is None else self._run_id in self._control.cancelled
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU time of this process and of the ended processes that it started."""
+    return sum(os.times()[:4])

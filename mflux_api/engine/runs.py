@@ -53,6 +53,19 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
         yield first, attrs.evolve(whole, seeds=command.seeds[first : first + count])
 
 
+def pass_kind(model: str, request: PipelineRequest) -> tuple[object, ...]:
+    """Return what a pass has to have in common with another for nothing new to be compiled."""
+    return (
+        model,
+        (request.width, request.height),
+        len(request.seeds),
+        request.guidance > 1.0,
+        tuple(image.size for image in request.references),
+        tuple(lora.path for lora in request.loras),
+        request.low_ram,
+    )
+
+
 def upscale_passes(command: Upscale, blobs: Sequence[bytes]) -> Iterator[tuple[int, UpscaleRequest]]:
     """Yield the passes of an upscaling in their order, one for each image.
 

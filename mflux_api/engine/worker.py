@@ -49,6 +49,8 @@ class Worker:
         self._device = device
         self._reporter = Reporter(pipe, control)
         self._resident: dict[str, Pipeline | Upscaler] = {}
+        self._compiled: set[tuple[object, ...]] = set()
+        """The kinds of passes that ran; each begins with the model's name."""
 
     def serve(self) -> NoReturn:
         """Work until the process ends."""
@@ -122,6 +124,7 @@ class Worker:
         from mflux_api.engine import device as memory
 
         self._resident.pop(model, None)
+        self._compiled = {kind for kind in self._compiled if kind[0] != model}
         memory.release()
         self._measure()
 
@@ -192,7 +195,7 @@ class Worker:
 
     def _passes(self, command: Run | Upscale, blobs: Blobs) -> "Iterator[tuple[int, Iterator[PassEvent]]]":
         """Yield the position of each pass's first image, and its events."""
-        from mflux_api.engine.runs import passes, upscale_passes
+        from mflux_api.engine.runs import pass_kind, passes, upscale_passes
         from mflux_api.engine.sampling.pipeline import Pipeline
         from mflux_api.engine.upscaling.upscaler import Upscaler
 
@@ -200,12 +203,27 @@ class Worker:
         match command, self._resident.get(command.model):
             case Run() as run, Pipeline() as pipeline:
                 for first, request in passes(run, blobs, pipeline):
-                    yield first, pipeline.run(request, should_stop)
+                    yield first, self._announced(pass_kind(run.model, request), pipeline.run(request, should_stop))
             case Upscale() as upscale, Upscaler() as upscaler:
                 for first, image in upscale_passes(upscale, blobs):
-                    yield first, upscaler.run(image, should_stop)
+                    kind = (upscale.model, image.image.size, image.resolution)
+                    yield first, self._announced(kind, upscaler.run(image, should_stop))
             case _:
                 raise RuntimeError("no resident model of that name can do this")
+
+    def _announced(self, kind: tuple[object, ...], events: "Iterator[PassEvent]") -> "Iterator[PassEvent]":
+        """Pass a pass's events on; where it is the first of its kind on a GPU, say that it compiles."""
+        from mflux_api.engine.sampling.passes import StageEvent
+
+        if not self._device.is_gpu or kind in self._compiled:
+            yield from events
+            return
+        with self._reporter.compiling():
+            for event in events:
+                yield event
+                if isinstance(event, StageEvent) and event.stage == "denoising":
+                    yield StageEvent("compiling")
+        self._compiled.add(kind)
 
     def _memory(self) -> tuple[int, int]:
         from mflux_api.engine import device as memory

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import attrs
 
 StatusName = Literal["queued", "generating", "completed", "failed", "cancelled"]
-StageName = Literal["queued", "downloading", "loading", "encoding", "denoising", "decoding", "saving"]
+StageName = Literal["queued", "downloading", "loading", "encoding", "compiling", "denoising", "decoding", "saving"]
 
 
 @attrs.frozen(kw_only=True)

@@ -44,6 +44,8 @@ class Stage(StrEnum):
     DOWNLOADING = "downloading"
     LOADING = "loading"
     ENCODING = "encoding"
+    COMPILING = "compiling"
+    """The first step of its kind on a GPU, which is compiled for it."""
     DENOISING = "denoising"
     DECODING = "decoding"
     SAVING = "saving"

@@ -1,5 +1,6 @@
 """What the engine child says while it reads: how far it is, and that it stops when that is not wanted any more."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,8 +8,11 @@ from typing import Any
 import pytest
 
 from mflux_api.engine import protocol as p
+from mflux_api.engine import reporting, worker
+from mflux_api.engine.device import Device
 from mflux_api.engine.reporting import Reporter
-from mflux_api.engine.sampling.passes import Stopped
+from mflux_api.engine.runs import pass_kind
+from mflux_api.engine.sampling.passes import PipelineRequest, StageEvent, Stopped
 from mflux_api.engine.weights.components import load_components
 from mflux_api.engine.weights.quantized_cache import load_quantized
 
@@ -185,3 +189,59 @@ def test_long_stage_says_that_it_goes_on(child: tuple[Reporter, Pipe, Control, C
         assert not reporter.should_stop()
         sleep(0.2)
     assert pipe.sent == [p.StillRunning(run_id=7)] * 3
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_compiler_is_believed_while_it_takes_time_from_the_cpu(busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In real time: threads have no other."""
+    monkeypatch.setattr(reporting, "STILL_RUNNING_SECONDS", 0.02)
+    used = [0.0]
+
+    def cpu_seconds() -> float:
+        used[0] += 0.02 if busy else 0.0001
+        looked.release()
+        return used[0]
+
+    looked = threading.Semaphore(0)
+    monkeypatch.setattr(reporting, "_cpu_seconds", cpu_seconds)
+    pipe = Pipe()
+    reporter = Reporter(pipe, Control())  # type: ignore[arg-type]
+    reporter.begin(7)
+    with reporter.compiling():
+        for _ in range(5):
+            assert looked.acquire(timeout=10)
+    assert (p.StillRunning(run_id=7) in pipe.sent) is busy
+
+
+def test_compiler_is_not_believed_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "STILL_RUNNING_SECONDS", 0.01)
+    monkeypatch.setattr(reporting, "COMPILING_SECONDS", 0.0)
+    monkeypatch.setattr(reporting, "_cpu_seconds", iter(range(10_000)).__next__)
+    pipe = Pipe()
+    reporter = Reporter(pipe, Control())  # type: ignore[arg-type]
+    reporter.begin(7)
+    reporter._watch_cpu(7, threading.Event())
+    assert pipe.sent == []
+
+
+class Child(worker.Worker):
+    """A worker on a device that compiles."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        gpu = Device(kind="cuda", name="a GPU")
+        super().__init__(pipe, Control(), gpu)  # type: ignore[arg-type]
+
+    def stages(self, kind: tuple[object, ...]) -> list[str]:
+        events = self._announced(kind, iter([StageEvent("encoding"), StageEvent("denoising"), StageEvent("decoding")]))
+        return [event.stage for event in events if isinstance(event, StageEvent)]
+
+
+def test_first_pass_of_a_kind_on_a_gpu_is_said_to_compile_and_no_other() -> None:
+    child = Child(Pipe())
+    child._reporter.begin(1)
+    kind = pass_kind("demo", PipelineRequest("a house", seeds=(1,), width=64, height=64, steps=2))
+    assert child.stages(kind) == ["encoding", "denoising", "compiling", "decoding"]
+    same = pass_kind("demo", PipelineRequest("a lake", seeds=(9,), width=64, height=64, steps=8))
+    assert child.stages(same) == ["encoding", "denoising", "decoding"]
+    other = pass_kind("demo", PipelineRequest("a lake", seeds=(9, 10), width=64, height=64, steps=8))
+    assert "compiling" in child.stages(other)

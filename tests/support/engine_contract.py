@@ -104,7 +104,10 @@ class EngineContract:
             (first, step, 3) for first in passes for step in (1, 2, 3)
         ]
         stages = [frame.event.stage for frame in frames if isinstance(frame.event, StageChanged)]
-        assert stages == ["encoding", "denoising", "decoding"] * len(passes)
+        # The first pass of its kind on a GPU is compiled.
+        assert [stage for stage in stages if stage != "compiling"] == ["encoding", "denoising", "decoding"] * len(
+            passes
+        )
         images = [frame for frame in frames if isinstance(frame.event, ImageDone)]
         assert [(image.event.index, image.event.seed) for image in images if isinstance(image.event, ImageDone)] == [
             (0, 7),

@@ -198,7 +198,7 @@ class JobRunner:
                     case p.LoadProgress() as progress:
                         publish(tracker.loading(progress.bytes_done, progress.bytes_total))
                     case p.StageChanged(stage=stage):
-                        stopwatch.stage_began()
+                        stopwatch.stage_began(compiling=stage == "compiling")
                         publish(tracker.stage(Stage(stage)))
                     case p.StepDone() as done:
                         stopwatch.step_done(done.images)
@@ -262,15 +262,20 @@ class Stopwatch:
         self._device = device
         self._image_began = self._last = trio.current_time()
         self._stepping = 0.0
+        self._compiling = False
 
-    def stage_began(self) -> None:
+    def stage_began(self, *, compiling: bool = False) -> None:
         """The engine entered another stage."""
         self._last = trio.current_time()
+        self._compiling = compiling
 
     def step_done(self, images: int) -> None:
         """A denoising step of so many images ended."""
         now = trio.current_time()
-        self._estimates.add_step(self._request, self._device, (now - self._last) / images)
+        if not self._compiling:
+            # The first step of its kind says nothing of the next one.
+            self._estimates.add_step(self._request, self._device, (now - self._last) / images)
+        self._compiling = False
         self._stepping += now - self._last
         self._last = now
 
