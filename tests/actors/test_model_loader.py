@@ -18,6 +18,7 @@ from mflux_api.actors.engine_disk import local_disk
 from mflux_api.actors.leasing import leased
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
 from mflux_api.actors.model_loader.model_loader import ModelLoader
+from mflux_api.actors.model_loader.residency import MemoryBudget
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied
@@ -444,7 +445,7 @@ async def test_a_defect_in_a_load_fails_its_request_and_the_next_one_is_served(m
 
     async with a_loader() as (loader, _):
         with monkeypatch.context() as patch:
-            patch.setattr(ModelLoader, "_size", defective)
+            patch.setattr(MemoryBudget, "require", defective)
             await loader.acquire("a", "mine")
         assert loader.got["a"] is InternalError
         assert "injected" not in str(loader.error)

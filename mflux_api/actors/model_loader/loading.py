@@ -1,12 +1,14 @@
 """One load: told to the engine, followed, passed on to those who wait for it, and abandoned when they are gone."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 
 import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Address
-from mflux_api.engine.protocol import LoadModel, LoadProgress
+from mflux_api.catalog import Model
+from mflux_api.engine.protocol import Bits, LoadModel, LoadProgress
 from mflux_api.supervisor import unwrapped_nursery
 
 Asking = Callable[[], Sequence[m.Acquire]]
@@ -55,3 +57,29 @@ async def load_while_wanted(
         resident = await generator.ask(m.LoadModel(command=command, updates=updates))
         nursery.cancel_scope.cancel()
     return resident
+
+
+def load_command(model: Model, folder: Path, entry: Path | None, *, component_offload: bool) -> LoadModel:
+    """Return the command that loads a model.
+
+    Args:
+        model: the model.
+        folder: its checkpoint.
+        entry: where its weights are kept that are quantized here; ``None`` for any other.
+        component_offload: read each component only when a run needs it.
+    """
+    return LoadModel(
+        model=model.alias,
+        path=str(folder),
+        bits=None if entry is None else _bits(model),
+        entry="" if entry is None else str(entry),
+        component_offload=component_offload,
+    )
+
+
+def _bits(model: Model) -> Bits:
+    match model.bits:
+        case 3 | 4 | 6 | 8 as bits:
+            return bits
+        case other:
+            raise ValueError(f"{model.alias} cannot be quantized to {other} bits")

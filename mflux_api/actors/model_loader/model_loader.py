@@ -12,18 +12,24 @@ from collections import deque
 from pathlib import Path
 from typing import NoReturn, assert_never
 
-import attrs
 import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, Reply
-from mflux_api.actors.model_loader.loading import load_while_wanted
-from mflux_api.actors.model_loader.residency import GIGABYTE, ResidentModel, Residents, budget, needed_bytes
+from mflux_api.actors.model_loader.loading import load_command, load_while_wanted
+from mflux_api.actors.model_loader.residency import (
+    GIGABYTE,
+    Demand,
+    MemoryBudget,
+    ResidentModel,
+    Residents,
+    float_bytes,
+)
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied, EngineId
-from mflux_api.engine.protocol import Bits, LoadModel, UnloadModel
+from mflux_api.engine.protocol import UnloadModel
 from mflux_api.errors import (
     EngineUnavailable,
     InternalError,
@@ -34,7 +40,6 @@ from mflux_api.errors import (
     ServiceError,
 )
 from mflux_api.jobs.memory_advice import MemoryAdvice
-from mflux_api.storage.footprint import Footprint
 from mflux_api.supervisor import Started
 
 logger = logging.getLogger(__name__)
@@ -64,6 +69,7 @@ class ModelLoader:
         self._memory = memory
         self._disk = disk
         self._advice = MemoryAdvice(catalog)
+        self._budget = MemoryBudget(memory.budget_gb, self._advice)
         self._start_timeout = start_timeout
         self._preload = preload
         self._ids = itertools.count(1)
@@ -196,15 +202,14 @@ class ModelLoader:
             folder = await self._disk.locate(model)
             if folder is None:
                 raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk any more", {"model": model.alias})
-            footprint = await self._disk.measure(model, _float_bytes(engine))
-            if self._is_short_of_memory(request, model, footprint, engine):
+            demand = Demand(model, await self._disk.measure(model, float_bytes(engine)), low_ram=request.low_ram)
+            if self._budget.is_short(demand, engine, self._residents.size):
                 measured = await self._measured_at_rest(request)
                 if measured is None:
                     request.reply.abandon()
                     return
                 engine = measured
-            size, alternating_offload = self._size(request, model, footprint, engine)
-            self._require_that_it_can_fit(model, size, engine, low_ram=request.low_ram)
+            size, alternating_offload = self._budget.require(demand, engine, self._residents.size)
             if not await self._make_room(request, size, engine):
                 request.reply.abandon()
                 return
@@ -281,24 +286,6 @@ class ModelLoader:
 
     # --- room ---
 
-    def _size(
-        self, request: m.Acquire, model: Model, footprint: Footprint | None, engine: m.EngineState
-    ) -> tuple[int, bool]:
-        """Bytes to make room for, and whether they are those of a model whose large components take turns."""
-        return needed_bytes(
-            model, footprint, self._budget(engine), float_bytes=_float_bytes(engine), low_ram=request.low_ram
-        )
-
-    def _is_short_of_memory(
-        self, request: m.Acquire, model: Model, footprint: Footprint | None, engine: m.EngineState
-    ) -> bool:
-        """Whether a model would get less room than it wants only because of what is free at the moment."""
-        idle = attrs.evolve(engine, free_bytes=None)
-        wanted, _ = at_best = self._size(request, model, footprint, idle)
-        now, at_most = self._budget(engine), self._budget(idle)
-        fits = at_most is None or wanted <= at_most
-        return fits and now is not None and (wanted > now or self._size(request, model, footprint, engine) != at_best)
-
     async def _measured_at_rest(self, request: m.Acquire) -> m.EngineState | None:
         """Return the engine with what is free when nothing runs on it; ``None`` when that is not wanted any more.
 
@@ -312,25 +299,9 @@ class ModelLoader:
         self._keep_only(measured)
         return measured
 
-    def _budget(self, engine: m.EngineState) -> int | None:
-        return budget(self._memory.budget_gb, engine.info, engine.free_bytes, self._residents.size)
-
-    def _require_that_it_can_fit(self, model: Model, size: int, engine: m.EngineState, *, low_ram: bool) -> None:
-        limit = self._budget(engine)
-        if limit is None or size <= limit:
-            return
-        needed, available = round(size / GIGABYTE, 2), round(limit / GIGABYTE, 2)
-        raise self._advice.error(
-            model.alias,
-            low_ram=low_ram,
-            reason=f"'{model.alias}' needs {needed} GB and models may take {available} GB here",
-            needed_gb=needed,
-            available_gb=available,
-        )
-
     async def _make_room(self, request: m.Acquire, size: int, engine: m.EngineState) -> bool:
         """Evict until the model fits, waiting for leases where that is needed; return whether it is still wanted."""
-        limit = self._budget(engine)
+        limit = self._budget.limit(engine, self._residents.size)
         while limit is not None and self._residents.size - self._size_now(request.model) + size > limit:
             leased = {lease.model for lease in self._leases.values()}
             victim = self._residents.least_recently_used(leased | {request.model})
@@ -391,18 +362,12 @@ class ModelLoader:
     async def _load_once(
         self, request: m.Acquire, model: Model, folder: Path, size: int, *, alternating_offload: bool
     ) -> float:
-        entry = self._disk.quantized(model)
         self._residents.drop(model.alias)
         self._loading = model.alias
         self._tell()
         try:
-            command = LoadModel(
-                model=model.alias,
-                path=str(folder),
-                bits=None if entry is None else _bits(model),
-                entry="" if entry is None else str(entry),
-                component_offload=request.low_ram or alternating_offload,
-            )
+            offload = request.low_ram or alternating_offload
+            command = load_command(model, folder, self._disk.quantized(model), component_offload=offload)
             loaded = await load_while_wanted(self._generator, command, lambda: self._asking(request), self._change)
         finally:
             self._loading = None
@@ -449,18 +414,6 @@ class ModelLoader:
             reason=child.reason if child is not None else "",
         )
         self._scheduler.tell_latest(m.EngineChanged(status=status), key=self._engine)
-
-
-def _float_bytes(engine: m.EngineState) -> int:
-    return 4 if engine.info is not None and engine.info.precision == "float32" else 2
-
-
-def _bits(model: Model) -> Bits:
-    match model.bits:
-        case 3 | 4 | 6 | 8 as bits:
-            return bits
-        case other:
-            raise ValueError(f"{model.alias} cannot be quantized to {other} bits")
 
 
 def _in_use(alias: str) -> ModelInUse:

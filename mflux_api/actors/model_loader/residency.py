@@ -4,8 +4,10 @@ from collections.abc import Collection, Iterator
 
 import attrs
 
+from mflux_api.actors import messages as m
 from mflux_api.catalog import Model
 from mflux_api.engine.protocol import Ready
+from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.storage.footprint import Footprint
 
 GIGABYTE = 1e9
@@ -108,3 +110,68 @@ def budget(configured_gb: float | None, engine: Ready | None, free: int | None, 
         # Other programs use this memory too, and what is not there when it is needed ends the engine.
         return min(share, free + resident)
     return share
+
+
+def float_bytes(engine: m.EngineState) -> int:
+    """Return how many bytes a number takes in the engine's precision."""
+    return 4 if engine.info is not None and engine.info.precision == "float32" else 2
+
+
+@attrs.frozen
+class Demand:
+    """A model that is to be loaded."""
+
+    model: Model
+    footprint: Footprint | None
+    """What its files say; ``None`` where they are not on disk or broken."""
+    low_ram: bool = attrs.field(kw_only=True)
+    """One component in memory at a time is enough."""
+
+
+class MemoryBudget:
+    """Whether a model has room on an engine; each question also names the bytes that are resident."""
+
+    def __init__(self, configured_gb: float | None, advice: MemoryAdvice) -> None:
+        self._configured_gb = configured_gb
+        self._advice = advice
+
+    def limit(self, engine: m.EngineState, resident: int) -> int | None:
+        """Return the bytes that models may take together; ``None`` where nothing is known."""
+        return budget(self._configured_gb, engine.info, engine.free_bytes, resident)
+
+    def is_short(self, demand: Demand, engine: m.EngineState, resident: int) -> bool:
+        """Whether a model would get less room than it wants only because of what is free at the moment."""
+        idle = attrs.evolve(engine, free_bytes=None)
+        size, _ = at_best = self._size(demand, idle, resident)
+        now, at_most = self.limit(engine, resident), self.limit(idle, resident)
+        if now is None or (at_most is not None and size > at_most):
+            return False
+        return size > now or self._size(demand, engine, resident) != at_best
+
+    def require(self, demand: Demand, engine: m.EngineState, resident: int) -> tuple[int, bool]:
+        """Return the bytes to make room for, and whether the model's large components take turns in them.
+
+        Raises:
+            OutOfMemory: the model cannot have that much, whatever else is evicted.
+        """
+        size, alternating_offload = self._size(demand, engine, resident)
+        limit = self.limit(engine, resident)
+        if limit is None or size <= limit:
+            return size, alternating_offload
+        needed, available = round(size / GIGABYTE, 2), round(limit / GIGABYTE, 2)
+        raise self._advice.error(
+            demand.model.alias,
+            low_ram=demand.low_ram,
+            reason=f"'{demand.model.alias}' needs {needed} GB and models may take {available} GB here",
+            needed_gb=needed,
+            available_gb=available,
+        )
+
+    def _size(self, demand: Demand, engine: m.EngineState, resident: int) -> tuple[int, bool]:
+        return needed_bytes(
+            demand.model,
+            demand.footprint,
+            self.limit(engine, resident),
+            float_bytes=float_bytes(engine),
+            low_ram=demand.low_ram,
+        )
