@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from mflux_api.cli import doctor, generate, models, selftest, serve
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
+from mflux_api.cli.standard_error import BackgroundHandler, print_line
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
 from mflux_api.supervisor import lone_error
 
@@ -28,20 +28,22 @@ _LOG_LEVELS = {"serve": "info", "generate": "error", "models": "error", "doctor"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = _parser().parse_args(arguments)
-    _set_up_logging(options.log_level or _LOG_LEVELS[options.command])
+    # A terminal's progress bar and its log are one stream; a server's log must not hold up the server.
+    handler = BackgroundHandler() if options.command == "serve" else logging.StreamHandler()
+    _set_up_logging(options.log_level or _LOG_LEVELS[options.command], handler)
     try:
         with lone_error():
             return _COMMANDS[options.command](options)
     except (ConfigError, OSError, ServiceError) as error:
         # The answer of the API has the names in its details.
         hint = "; `mflux-api models list` shows them all" if isinstance(error, InvalidModel) else ""
-        print(f"mflux-api: {error}{hint}", file=sys.stderr)
+        print_line(f"mflux-api: {error}{hint}")
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except ServiceFailed as error:
-        print(f"mflux-api: the service gave up: {error}", file=sys.stderr)
+        print_line(f"mflux-api: the service gave up: {error}")
         return EXIT_INTERNAL
     except KeyboardInterrupt:
-        print("mflux-api: interrupted", file=sys.stderr)
+        print_line("mflux-api: interrupted")
         return EXIT_INTERRUPTED
 
 
@@ -67,9 +69,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _set_up_logging(level: str) -> None:
+def _set_up_logging(level: str, handler: logging.Handler) -> None:
     logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+        level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", handlers=[handler]
     )
     # Pillow's warnings on clients' images, which are accepted or refused all the same, print paths of this machine.
     warnings.filterwarnings("ignore", module=r"PIL\.")

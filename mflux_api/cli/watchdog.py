@@ -2,10 +2,15 @@
 
 import os
 import queue
-import sys
 import threading
 import time
 from types import TracebackType
+
+from mflux_api.cli.standard_error import print_within
+
+_LINE = "mflux-api: the shutdown is stuck: ending the process; unfinished jobs go on at the next start"
+_LINE_SECONDS = 0.2
+"""What writing the line may take: the other end of standard error may have stopped reading."""
 
 
 class Watchdog:
@@ -49,7 +54,7 @@ class Watchdog:
             deadline = order if deadline is None else min(deadline, order)
 
     def _kill(self) -> None:
-        # Not through logging: the thread that is stuck may hold its lock.
-        line = "mflux-api: the shutdown is stuck: ending the process; unfinished jobs go on at the next start\n"
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ is not None else 2, line.encode())
-        os._exit(self._status)
+        try:
+            print_within(_LINE_SECONDS, _LINE)
+        finally:
+            os._exit(self._status)

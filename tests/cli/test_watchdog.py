@@ -2,13 +2,20 @@
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 
+import psutil
 import pytest
 
 from mflux_api.cli.watchdog import Watchdog
+from tests.support import scripted_server
 from tests.support.server import clean_environment
 
 CODE = """
@@ -34,6 +41,73 @@ def test_block_that_outlasts_its_limit_ends_the_process_with_one_line(limit: str
     assert done.returncode == status
     assert done.stderr.count("\n") == (1 if status else 0)
     assert done.stderr.startswith("mflux-api: the shutdown is stuck") == bool(status)
+
+
+def _broken_pipe() -> int:
+    """The writing end of a pipe that has no reader."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    return writing
+
+
+@contextmanager
+def _full_pipe() -> Iterator[int]:
+    """The writing end of a pipe that holds all it can, and whose reader reads nothing."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 4096)
+    os.set_blocking(writing, True)
+    yield writing
+    os.close(reading)
+
+
+@contextmanager
+def _standard_error(kind: str) -> Iterator[int]:
+    with _full_pipe() if kind == "full" else nullcontext(_broken_pipe()) as descriptor:
+        yield descriptor
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("kind", ["broken", "full"])
+def test_stuck_process_ends_although_standard_error_takes_nothing(kind: str) -> None:
+    with _standard_error(kind) as stderr:
+        process = subprocess.Popen([sys.executable, "-c", CODE, "0.2", "600"], env=clean_environment(), stderr=stderr)
+        try:
+            assert process.wait(20) == 70
+        finally:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["broken", "full"])
+def test_sigterm_ends_a_server_whose_standard_error_takes_nothing(tmp_path: Path, kind: str) -> None:
+    """As in ``serve 2>&1 | tee log`` when tee is killed, or stopped."""
+    (tmp_path / "config.toml").write_text('[models]\ndefault = "demo"\n[server]\nport = 0\n', "utf-8")
+    with _standard_error(kind) as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-m", scripted_server.MODULE, "serve", "--host", "127.0.0.1", "--log-level", "debug"],
+            cwd=tmp_path,
+            env=clean_environment() | scripted_server.environ(),
+            stderr=stderr,
+        )
+        try:
+            _wait_until_it_listens(process)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+        finally:
+            process.kill()
+            process.wait()
+
+
+def _wait_until_it_listens(process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + 60
+    while not any(each.status == "LISTEN" for each in psutil.Process(process.pid).net_connections("tcp")):
+        assert process.poll() is None, "the server has ended"
+        assert time.monotonic() < deadline, "the server does not listen"
+        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("seconds", [1e12, math.inf])
