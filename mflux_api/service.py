@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
@@ -208,6 +208,7 @@ async def open_service(
     repository: Repository | None = None,
     start_engine: EngineStarter | Mapping[EngineId, EngineStarter] | None = None,
     previews: bool = True,
+    on_hung: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Service]:
     """Run a service for as long as the block lasts: no sockets, no signals, no global state.
 
@@ -216,16 +217,21 @@ async def open_service(
         repository: where jobs are kept; by default in memory.
         start_engine: starts the engine, or each of several by its id; by default one child process with MLX.
         previews: whether runs make previews for those who ask; they cost the first run of a model a second.
+        on_hung: called when a part of the service does not stop in time. Its threads are abandoned and the block ends
+            with ``ServiceFailed``; should it wait for something else, only the end of the process ends it.
 
     Raises:
-        ServiceFailed: the supervision tree gave up. The caller's own exceptions pass through as they are.
+        ServiceFailed: the supervision tree gave up, or a part of it did not stop. The caller's own exceptions pass
+            through as they are.
     """
     if repository is None:
         # Retention bounds it; what the repository dropped by itself would leave its images behind.
         repository = InMemoryRepository(keep_finished=None)
     settings = settings or Settings()
     engines = _engines(settings, start_engine)
-    tree = SupervisionTree(settings, TreeOptions(repository=repository, engines=engines, previews=previews))
+    tree = SupervisionTree(
+        settings, TreeOptions(repository=repository, engines=engines, previews=previews, on_hung=on_hung)
+    )
     service = Service(tree.gateway, tree.root)
     callers: BaseException | None = None
     failure: ServiceFailed | None = None

@@ -11,6 +11,10 @@ The supervisor never waits for a child to become ready: it takes one event after
 one that has just died (the scheduler asks the job store) does not keep that one from being restarted.
 
 A child that is itself a supervisor may be isolated: that it gives up is not counted, and it starts again after a while.
+
+A child that is stopped has a deadline. What it waits for in threads is then abandoned, and the supervisor ends with
+:class:`DidNotStop`, which no supervisor above answers with a restart: the thread may still write what its successor
+would write. A child process is ended by whatever started it, within bounds of its own.
 """
 
 import logging
@@ -25,6 +29,16 @@ import attrs
 import trio
 
 from mflux_api.errors import ServiceFailed
+from mflux_api.system.threads import ThreadWaits, move_on_after_real
+
+STOP_SECONDS = 30.0
+"""What a child may take to stop when it is restarted: an image of 64 MP takes 10 s to be saved on two cores."""
+
+SHUTDOWN_SECONDS = 4.0
+"""The same when its supervisor ends: sooner than the watchdog ends the process, so that the log names the child."""
+
+_AFTERMATH_SECONDS = 3.0
+"""What a child may take to end once its threads are abandoned; without any, to end late after all."""
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +105,8 @@ class ChildSpec:
     """Called after each end of the child, before its supervisor acts on it."""
     isolation: Isolation | None = None
     """Set for a supervisor that may give up alone; any other error than that is counted."""
+    stop_seconds: float = STOP_SECONDS
+    """What it may take to stop; ``math.inf`` for a supervisor, whose children have deadlines of their own."""
 
 
 class Escalated(ServiceFailed):
@@ -110,6 +126,18 @@ class StartFailed(ServiceFailed):
         super().__init__(f"'{child}' ended before it was ready ({_named(cause)})")
         self.child = child
         self.__cause__ = cause
+
+
+class DidNotStop(ServiceFailed):
+    """A child did not stop in time; a thread of it may go on, so that nothing can take its place in this process."""
+
+    def __init__(self, supervisor: str, child: str, seconds: float) -> None:
+        super().__init__(
+            f"{supervisor}: '{child}' did not stop within {seconds:g} s and was abandoned; "
+            "check the disks that the service uses, and start it again"
+        )
+        self.supervisor = supervisor
+        self.child = child
 
 
 class Ended(ServiceFailed):
@@ -141,6 +169,7 @@ class _Child:
     def __init__(self, spec: ChildSpec, report: Callable[["_Event"], None]) -> None:
         self.spec = spec
         self.scope = trio.CancelScope(shield=True)
+        self.threads = ThreadWaits()
         self.status = Started(lambda: report(_Ready(self)))
         self.done = trio.Event()
         self.error: BaseException | None = None
@@ -187,12 +216,25 @@ class Supervisor:
         strategy: Strategy = Strategy.ONE_FOR_ONE,
         intensity: Intensity = DEFAULT_INTENSITY,
         backoff: Backoff = DEFAULT_BACKOFF,
+        on_hung: Callable[[], None] = lambda: None,
     ) -> None:
+        """Take the children and what to do when they fail.
+
+        Args:
+            name: what log lines call it.
+            children: in the order in which they start.
+            strategy: which of them are restarted together.
+            intensity: how many failures are tolerated.
+            backoff: the wait before a restart.
+            on_hung: called when a child did not stop in time. It may never stop, and then this supervisor cannot
+                end either: ending the process is all that is left.
+        """
         self.name = name
         self._children = tuple(children)
         self._strategy = strategy
         self._intensity = intensity
         self._backoff = backoff
+        self._on_hung = on_hung
         self._specs = list(children)
         self._running: dict[str, _Child] = {}
         self._due: dict[str, float] = {}
@@ -211,15 +253,18 @@ class Supervisor:
         Raises:
             StartFailed: a child ended before it was ready, and before this supervisor had been ready.
             Escalated: a child failed more often than the intensity allows.
+            DidNotStop: a child did not stop in time, here or below a child that is a supervisor.
         """
         self._ended = False
         async with unwrapped_nursery() as nursery:
             try:
                 await self._supervise(nursery, status)
             finally:
-                with trio.CancelScope(shield=True):
-                    await self._stop(self._specs)
-                self._forget_everything()
+                try:
+                    with trio.CancelScope(shield=True):
+                        await self._stop(self._specs, SHUTDOWN_SECONDS)
+                finally:
+                    self._forget_everything()
 
     async def add(self, spec: ChildSpec) -> Any:
         """Start one more child, last in order; returns what it reported when it was ready.
@@ -343,6 +388,7 @@ class Supervisor:
         return next_due
 
     async def _run_child(self, child: _Child) -> None:
+        child.threads.bind()
         try:
             try:
                 with child.scope:
@@ -355,18 +401,48 @@ class Supervisor:
             child.done.set()
             self._inbox_send.send_nowait(_Exited(child))
 
-    async def _stop(self, specs: Sequence[ChildSpec]) -> None:
+    async def _stop(self, specs: Sequence[ChildSpec], seconds: float = math.inf) -> None:
+        """Stop these children, last first, each within its own deadline and ``seconds``.
+
+        Raises:
+            DidNotStop: one of them had to be abandoned; the others have stopped.
+        """
+        hung: DidNotStop | None = None
         for spec in reversed(specs):
             child = self._running.get(spec.name)
             if child is None:
                 continue
             child.scope.cancel()
-            await child.done.wait()
+            limit = spec.stop_seconds if spec.stop_seconds == math.inf else min(spec.stop_seconds, seconds)
+            hung = await self._abandoned_after(child, limit) or hung
             del self._running[spec.name]
-            if child.error is not None:
+            if isinstance(child.error, DidNotStop):
+                hung = child.error
+            elif child.error is not None:
                 logger.error("%s: '%s' failed while stopping: %s", self.name, spec.name, _named(child.error))
+        if hung is not None:
+            raise hung
+
+    async def _abandoned_after(self, child: _Child, seconds: float) -> DidNotStop | None:
+        """Wait for the end of a child that was cancelled; after its deadline leave its threads to themselves."""
+        if await _ended_within(child, seconds):
+            return None
+        threads = child.threads.abandon()
+        if threads:
+            self._on_hung()
+        ended = await _ended_within(child, _AFTERMATH_SECONDS)
+        if ended and not threads:
+            # It was only late.
+            return None
+        if not threads:
+            self._on_hung()
+        error = DidNotStop(self.name, child.spec.name, seconds)
+        logger.error("%s", error)
+        return error
 
     async def _exited(self, child: _Child, *, starting_up: bool) -> None:
+        if isinstance(child.error, DidNotStop):
+            raise child.error
         isolation = child.spec.isolation
         if isolation is not None and isinstance(child.error, ServiceFailed):
             self._isolate(child, isolation, child.error)
@@ -440,6 +516,15 @@ class Supervisor:
         adder = self._adding.pop(spec.name, None)
         if adder is not None:
             adder.close()
+
+
+async def _ended_within(child: _Child, seconds: float) -> bool:
+    if seconds == math.inf:
+        await child.done.wait()
+    elif not child.done.is_set():
+        with move_on_after_real(seconds):
+            await child.done.wait()
+    return child.done.is_set()
 
 
 def _answer(channel: trio.MemorySendChannel[Any], value: Any) -> bool:

@@ -11,6 +11,7 @@
     └── http_front  added by Service.serve_http
 """
 
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -59,6 +60,8 @@ class TreeOptions:
     engines: Mapping[EngineId, EngineStarter]
     """How to start the child of each engine."""
     previews: bool = True
+    on_hung: Callable[[], None] = lambda: None
+    """Called when a part of the service does not stop; ending the process may be all that is left."""
 
 
 class SupervisionTree:
@@ -67,7 +70,7 @@ class SupervisionTree:
     def __init__(self, settings: Settings, options: TreeOptions) -> None:
         self._boxes = _Mailboxes(options.engines)
         actors = _Actors(settings, options, self._boxes)
-        self.root = _supervisors(self._boxes, actors)
+        self.root = _supervisors(self._boxes, actors, options.on_hung)
         self.gateway = Gateway(self._boxes.gateway_addresses(), settings, actors.catalog, actors.checkpoints)
 
     def close(self) -> None:
@@ -228,9 +231,11 @@ def _retention(settings: Settings, files: ImageFiles) -> Retention:
 # --- third: supervisors, which start them in order and restart what fails ---
 
 
-def _supervisors(boxes: _Mailboxes, actors: _Actors) -> Supervisor:
+def _supervisors(boxes: _Mailboxes, actors: _Actors, on_hung: Callable[[], None]) -> Supervisor:
     failed: set[EngineId] = set()
-    engines = Supervisor("engines", [_engine_spec(engine, boxes, actors, failed) for engine in actors.engines])
+    engines = Supervisor(
+        "engines", [_engine_spec(engine, boxes, actors, failed, on_hung) for engine in actors.engines], on_hung=on_hung
+    )
 
     async def run_scheduler(status: Started) -> None:
         # A scheduler that starts asks the loaders; of an engine that has failed there is none that could answer.
@@ -246,25 +251,30 @@ def _supervisors(boxes: _Mailboxes, actors: _Actors) -> Supervisor:
             _child(boxes.scheduler, run_scheduler),
         ],
         strategy=Strategy.REST_FOR_ONE,
+        on_hung=on_hung,
     )
     # Side by side: what fails in one of them costs the others nothing.
     return Supervisor(
         "root",
         [
-            ChildSpec(name="engines", run=engines.run),
-            ChildSpec(name="core", run=core.run),
+            ChildSpec(name="engines", run=engines.run, stop_seconds=math.inf),
+            ChildSpec(name="core", run=core.run, stop_seconds=math.inf),
             _child(boxes.downloader, actors.downloader.run),
             _child(boxes.stats, actors.stats.run),
         ],
+        on_hung=on_hung,
     )
 
 
-def _engine_spec(engine: EngineId, boxes: _Mailboxes, actors: _Actors, failed: set[EngineId]) -> ChildSpec:
+def _engine_spec(
+    engine: EngineId, boxes: _Mailboxes, actors: _Actors, failed: set[EngineId], on_hung: Callable[[], None]
+) -> ChildSpec:
     own, actor = boxes.engines[engine], actors.engines[engine]
     supervisor = Supervisor(
         f"engine {engine}",
         [_child(own.generator, actor.generator.run), _child(own.loader, actor.loader.run)],
         strategy=Strategy.ONE_FOR_ALL,
+        on_hung=on_hung,
     )
 
     def isolate(_: ServiceFailed) -> None:
@@ -279,7 +289,7 @@ def _engine_spec(engine: EngineId, boxes: _Mailboxes, actors: _Actors, failed: s
         own.loader.resume()
 
     isolation = Isolation(on_start=start, on_failed=isolate)
-    return ChildSpec(name=supervisor.name, run=supervisor.run, isolation=isolation)
+    return ChildSpec(name=supervisor.name, run=supervisor.run, isolation=isolation, stop_seconds=math.inf)
 
 
 def _tell_failed(engine: EngineId, boxes: _Mailboxes) -> None:

@@ -2,9 +2,11 @@
 
 import os
 import signal
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 import attrs
 import httpx
@@ -33,6 +35,7 @@ from mflux_api.errors import (
     ServiceRestarting,
     ShuttingDown,
 )
+from mflux_api.storage.image_files import ImageFiles
 from tests.support.harness import ended, engine_info, gateway, images, request, rgb, scripted_service, settings
 from tests.support.scripted_engine import Fail, Hold, Script, pixels
 
@@ -64,6 +67,31 @@ async def test_callers_exception_is_not_lost_when_the_caller_is_cancelled_too(
     with pytest.raises(type(own)) as caught:
         await body()
     assert caught.value is own
+
+
+async def test_save_on_a_dead_disk_does_not_hold_the_program_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving, back = threading.Event(), threading.Event()
+
+    def save(*_: object, **__: object) -> NoReturn:
+        saving.set()
+        back.wait()
+        raise OSError
+
+    monkeypatch.setattr(ImageFiles, "save", save)
+    monkeypatch.setattr("mflux_api.supervisor.SHUTDOWN_SECONDS", 0.1)
+
+    async def program() -> None:
+        async with scripted_service(tmp_path, Script()) as service:
+            await service.submit(request())
+            await trio.to_thread.run_sync(saving.wait)
+
+    try:
+        with pytest.raises(ServiceFailed, match="core: 'scheduler' did not stop"):
+            await program()
+    finally:
+        back.set()
 
 
 async def test_callers_own_group_passes_as_a_group_of_one_level(tmp_path: Path) -> None:

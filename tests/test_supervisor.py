@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import pytest
@@ -17,6 +18,7 @@ from mflux_api.actors.mailbox import Address, Ask, Mailbox
 from mflux_api.supervisor import (
     Backoff,
     ChildSpec,
+    DidNotStop,
     Ended,
     Escalated,
     Intensity,
@@ -27,6 +29,7 @@ from mflux_api.supervisor import (
     Supervisor,
     unwrapped_nursery,
 )
+from mflux_api.system.threads import run_in_thread
 from tests.support.crew import Crew, checkpoints, family, run_mocked, running, specs
 
 ROUNDS = 200
@@ -65,6 +68,104 @@ async def _cancelled_after(turns: int, supervisor: Supervisor, crew: Crew, order
 
 
 # --- stopping ---
+
+
+class _HungThread:
+    """A child that saves to a dead disk: its thread does not come back before :attr:`back` is set."""
+
+    def __init__(self) -> None:
+        self.back = threading.Event()
+        self.hung: list[str] = []
+        self.begun = 0
+
+    def spec(self, name: str, stop_seconds: float) -> ChildSpec:
+        async def run(status: Started) -> None:
+            self.begun += 1
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._save)
+                status.started()
+                await trio.sleep_forever()
+
+        return ChildSpec(name=name, run=run, stop_seconds=stop_seconds)
+
+    async def _save(self) -> None:
+        await run_in_thread(self.back.wait)
+
+    def on_hung(self) -> None:
+        self.hung.append("hung")
+
+
+@pytest.fixture
+def disk() -> Iterator[_HungThread]:
+    disk = _HungThread()
+    yield disk
+    disk.back.set()
+
+
+async def test_restart_does_not_wait_for_ever_for_a_thread_that_does_not_come_back(disk: _HungThread) -> None:
+    crew = Crew()
+    inner = Supervisor(
+        "inner",
+        [crew.spec("a"), disk.spec("saver", 0.05), crew.spec("b")],
+        strategy=Strategy.ONE_FOR_ALL,
+        on_hung=disk.on_hung,
+    )
+    isolation = Isolation(on_failed=lambda _: crew.log.append("isolated"))
+    outer = Supervisor(
+        "outer", [crew.spec("c"), ChildSpec(name="inner", run=inner.run, isolation=isolation, stop_seconds=math.inf)]
+    )
+
+    async def fail_one() -> None:
+        async with running(outer.run):
+            crew.fail("a")
+            await trio.sleep_forever()
+
+    with pytest.RaisesGroup(pytest.RaisesExc(DidNotStop, match="inner: 'saver' did not stop within")):
+        await fail_one()
+    assert disk.hung == ["hung"]
+    assert disk.begun == 1, "a second one would write beside the abandoned thread"
+    assert crew.alive == []
+    assert "isolated" not in crew.log
+
+
+async def test_shutdown_does_not_wait_for_ever_for_a_thread_that_does_not_come_back(
+    disk: _HungThread, caplog: pytest.LogCaptureFixture
+) -> None:
+    crew = Crew()
+    supervisor = Supervisor("top", [crew.spec("a"), disk.spec("saver", 0.05), crew.spec("b")], on_hung=disk.on_hung)
+    with pytest.RaisesGroup(DidNotStop):
+        async with running(supervisor.run):
+            pass
+    assert crew.said("end") == ["end b", "end a"]
+    assert disk.hung == ["hung"]
+    assert [line for line in caplog.messages if "saver" in line] == [
+        "top: 'saver' did not stop within 0.05 s and was abandoned; "
+        "check the disks that the service uses, and start it again"
+    ]
+
+
+async def test_child_that_stops_late_and_holds_no_thread_is_no_failure() -> None:
+    crew, late = Crew(), trio.Event()
+
+    async def slow(status: Started) -> None:
+        status.started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await late.wait()
+
+    supervisor = Supervisor("top", [crew.spec("a"), ChildSpec(name="slow", run=slow, stop_seconds=0.01)])
+    async with trio.open_nursery() as nursery:
+        status = Started()
+        nursery.start_soon(supervisor.run, status)
+        await status.event.wait()
+        nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):
+            await trio.to_thread.run_sync(threading.Event().wait, 0.1)
+        assert crew.alive == ["a"]
+        late.set()
+    assert crew.alive == []
 
 
 async def test_an_outer_cancel_stops_all_children_in_reverse_order() -> None:

@@ -30,6 +30,7 @@ from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
 from mflux_api.jobs.job import Failure
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.supervisor import Started
+from mflux_api.system.threads import read_in_thread, run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +122,7 @@ class Downloader:
         self._downloads: dict[_Source, _Download] = {}
         self._deleting: dict[_Source, trio.Event] = {}
         self._children = trio.CapacityLimiter(MAX_CHILDREN)
-        await trio.to_thread.run_sync(self._checkpoints.empty_trash)
+        await run_in_thread(self._checkpoints.empty_trash)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             status.started()
@@ -186,7 +187,7 @@ class Downloader:
 
     async def _is_there(self, model: Model) -> bool:
         await self._deletion_of(_source(model))
-        return await trio.to_thread.run_sync(self._checkpoints.folder, model) is not None
+        return await read_in_thread(self._checkpoints.folder, model) is not None
 
     async def _deletion_of(self, source: _Source) -> None:
         while (deleting := self._deleting.get(source)) is not None:
@@ -272,7 +273,7 @@ class Downloader:
             done.set()
 
     async def _delete_alone(self, model: Model, source: _Source) -> None:
-        await trio.to_thread.run_sync(self._checkpoints.check_deletable, model)
+        await read_in_thread(self._checkpoints.check_deletable, model)
         download = self._downloads.get(source)
         if download is not None and model.quantization != "runtime":
             await self._stop(download)
@@ -282,7 +283,7 @@ class Downloader:
                 with suppress(EngineDied, ActorSuspended):
                     await loader.ask(m.Evict(model=each.alias))
         try:
-            await trio.to_thread.run_sync(self._checkpoints.delete, model)
+            await run_in_thread(self._checkpoints.delete, model)
         except OSError as error:
             raise InternalError(
                 f"Model '{model.alias}' cannot be removed ({error.strerror}); check models.cache_dir's permissions",

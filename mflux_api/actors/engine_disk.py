@@ -13,6 +13,7 @@ from mflux_api.errors import InternalError
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.footprint import Footprint
 from mflux_api.storage.loras import LoraFiles
+from mflux_api.system.threads import read_in_thread
 
 ANSWER_SECONDS = 60.0
 """How long the disk may take to say where a model is, and how large: a few headers of files."""
@@ -42,7 +43,7 @@ def local_disk(checkpoints: Checkpoints, loras: LoraFiles) -> EngineDisk:
     async def ask(question: Callable[[], T]) -> T:
         with trio.move_on_after(ANSWER_SECONDS):
             # A thread that hangs on a dead network disk cannot be ended, only left to itself.
-            return await trio.to_thread.run_sync(question, limiter=threads, abandon_on_cancel=True)
+            return await read_in_thread(question, limiter=threads)
         raise InternalError(
             f"The disk with the models did not answer within {ANSWER_SECONDS:g} s; check models.cache_dir and lora.dirs"
         )

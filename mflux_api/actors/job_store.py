@@ -18,6 +18,7 @@ from mflux_api.jobs.job import InvalidTransition, Job
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.repository import Page, Repository, Tombstone
 from mflux_api.supervisor import Started
+from mflux_api.system.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -93,7 +94,7 @@ class JobStore:
                 assert_never(message)
 
     async def _call(self, function: Callable[[], T]) -> T:
-        return await trio.to_thread.run_sync(function, limiter=self._thread)
+        return await run_in_thread(function, limiter=self._thread)
 
     async def _get(self, job_id: str) -> Job | None:
         found = await self._call(partial(self._repository.get, job_id))

@@ -19,6 +19,7 @@ from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
 from mflux_api.engine.protocol import Ready
 from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.system.threads import read_in_thread
 from mflux_api.version import package_version
 
 _PACKAGES = ("trio", "hypercorn", "quart-trio", "mlx", "mflux", "huggingface_hub", "pillow", "attrs", "psutil")
@@ -52,7 +53,7 @@ def run(options: argparse.Namespace) -> int:
 async def _examine(settings: Settings) -> list[_Finding]:
     """Look at this machine with these settings; starts one engine child and ends it."""
     findings = [*_versions(), *await _engine(settings), *_memory()]
-    findings += await trio.to_thread.run_sync(lambda: [*_models(settings), *_folders(settings)])
+    findings += await read_in_thread(lambda: [*_models(settings), *_folders(settings)])
     return findings
 
 

@@ -6,7 +6,7 @@ import random
 import struct
 from pathlib import Path
 
-import trio
+from mflux_api.system.threads import read_in_thread
 
 _RANK = 4
 _SPREAD = 0.05
@@ -44,7 +44,7 @@ async def rgb_of(path: Path) -> bytes:
         with Image.open(path) as image:
             return image.convert("RGB").tobytes()
 
-    return await trio.to_thread.run_sync(read)
+    return await read_in_thread(read)
 
 
 def psnr(one: bytes, other: bytes) -> float:

@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
             on_second=partial(watchdog.arm, STUCK_SECONDS),
         )
         with stop.installed(), StateLock(settings.state_dir), _collection_paused() as resume_collection:
-            _serve_jobs(settings, stop, resume_collection)
+            _serve_jobs(settings, stop, resume_collection, on_hung=partial(watchdog.arm, STUCK_SECONDS))
     return 0
 
 
@@ -78,10 +78,12 @@ def _collection_paused() -> Iterator[Callable[[], None]]:
         gc.enable()
 
 
-def _serve_jobs(settings: Settings, stop: StopSignals, on_listening: Callable[[], None]) -> None:
+def _serve_jobs(
+    settings: Settings, stop: StopSignals, on_listening: Callable[[], None], *, on_hung: Callable[[], None]
+) -> None:
     _remove_leftovers(settings)
     with SqliteRepository(settings.state_dir / DATABASE_NAME) as repository:
-        trio.run(_serve_until_signal, settings, repository, stop, on_listening)
+        trio.run(_serve_until_signal, settings, repository, stop, on_listening, on_hung)
 
 
 def _remove_leftovers(settings: Settings) -> None:
@@ -98,7 +100,11 @@ def _remove_leftovers(settings: Settings) -> None:
 
 
 async def _serve_until_signal(
-    settings: Settings, repository: Repository, stop: StopSignals, on_listening: Callable[[], None]
+    settings: Settings,
+    repository: Repository,
+    stop: StopSignals,
+    on_listening: Callable[[], None],
+    on_hung: Callable[[], None],
 ) -> None:
     if not _is_loopback(settings.server.host) and not settings.security.api_keys:
         logger.warning(
@@ -107,7 +113,10 @@ async def _serve_until_signal(
             settings.server.host,
         )
     stop.listen()
-    async with open_service(settings, repository=repository) as service, trio.open_nursery() as nursery:
+    async with (
+        open_service(settings, repository=repository, on_hung=on_hung) as service,
+        trio.open_nursery() as nursery,
+    ):
         for url in await nursery.start(service.serve_http):
             logger.info("listening on %s", url)
         on_listening()

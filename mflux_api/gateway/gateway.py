@@ -41,6 +41,7 @@ from mflux_api.jobs.upscaling import check_upscaling, resolve_upscaling
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Page, Totals
+from mflux_api.system.threads import read_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -158,14 +159,14 @@ class Gateway:
         return model is not None and model.upscales
 
     async def _upscaling(self, checked: GenerateRequest, model: Model) -> ResolvedRequest:
-        size = await trio.to_thread.run_sync(source_size, checked.init_images[0], limiter=self._decoders)
+        size = await read_in_thread(source_size, checked.init_images[0], limiter=self._decoders)
         return resolve_upscaling(checked, model, size)
 
     async def _generating(self, checked: GenerateRequest, model: Model) -> ResolvedRequest:
         loras = await self._named(checked.lora_files)
         size: tuple[int, int] | None = None
         if checked.init_images:
-            size = await trio.to_thread.run_sync(output_size, checked.init_images, limiter=self._decoders)
+            size = await read_in_thread(output_size, checked.init_images, limiter=self._decoders)
         steps = self.settings.generation.default_steps
         return resolve(checked, model, default_steps=steps, default_size=size, lora_names=loras)
 
@@ -173,7 +174,7 @@ class Gateway:
         """Return every LoRA's one name, under which it is found again after a restart, too."""
         if not loras:
             return ()
-        files = await trio.to_thread.run_sync(self.loras.resolve, loras, limiter=self._readers)
+        files = await read_in_thread(self.loras.resolve, loras, limiter=self._readers)
         return tuple(file.name for file in files)
 
     async def job(self, job_id: str) -> JobView:
@@ -262,7 +263,7 @@ class Gateway:
             InternalError: it is there and cannot be read.
         """
         try:
-            return await trio.to_thread.run_sync(Path(image.path).read_bytes, limiter=self._readers)
+            return await read_in_thread(Path(image.path).read_bytes, limiter=self._readers)
         except (FileNotFoundError, NotADirectoryError):
             raise ImageGone("The image's file was removed from the output directory") from None
         except OSError as error:
@@ -277,7 +278,7 @@ class Gateway:
         """
         data = await self.image_bytes(image)
         try:
-            return await trio.to_thread.run_sync(convert_png, data, target, limiter=self._readers)
+            return await read_in_thread(convert_png, data, target, limiter=self._readers)
         except (OSError, SyntaxError, ValueError) as error:
             # Pillow's words for a damaged file.
             raise _unreadable(error) from error
@@ -285,7 +286,7 @@ class Gateway:
     async def model_hash(self, alias: str) -> str | None:
         """Return the short digest of a model's checkpoint; ``None`` when it is not on disk."""
         model = self.catalog.get(alias)
-        return await trio.to_thread.run_sync(self.checkpoints.short_hash, model, limiter=self._readers)
+        return await read_in_thread(self.checkpoints.short_hash, model, limiter=self._readers)
 
     async def status(self) -> m.SchedulerStatus:
         """Return how busy the scheduler is."""
@@ -381,7 +382,7 @@ class Gateway:
         await self._ask(self._to.downloader, m.DeleteModel(model=model.alias))
 
     async def _on_disk(self, model: Model) -> bool:
-        return await trio.to_thread.run_sync(self.checkpoints.folder, model, limiter=self._readers) is not None
+        return await read_in_thread(self.checkpoints.folder, model, limiter=self._readers) is not None
 
     async def totals(self) -> Totals:
         """Return the running counters of the store."""

@@ -3,10 +3,10 @@
 from typing import Any
 
 import msgspec
-import trio
 from quart import request
 
 from mflux_api.errors import InvalidJSON
+from mflux_api.system.threads import read_in_thread
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 THREAD_ABOVE_BYTES = 256 * 1024
@@ -20,7 +20,7 @@ async def json_object() -> dict[str, Any]:
         InvalidJSON: it is not JSON, or not an object.
     """
     data = await request.get_data(as_text=False, cache=False)
-    value = await trio.to_thread.run_sync(_parse, data) if len(data) > THREAD_ABOVE_BYTES else _parse(data)
+    value = await read_in_thread(_parse, data) if len(data) > THREAD_ABOVE_BYTES else _parse(data)
     # An error's traceback would keep the body in memory until the garbage collector comes.
     del data
     if isinstance(value, InvalidJSON):

@@ -11,6 +11,7 @@ from mflux_api.http.responses import in_thread, to_json
 from mflux_api.http.schemas import JobResponse, JobResult, StageName
 from mflux_api.jobs.job import Job, Stage, Status
 from mflux_api.jobs.progress import Progress
+from mflux_api.system.threads import read_in_thread
 
 CACHE_BYTES = 64 * 1024 * 1024
 
@@ -94,7 +95,7 @@ class Renderer:
             ImageGone: an image's file was removed.
         """
         files = [await self._gateway.image_bytes(image) for image in job.images]
-        return await trio.to_thread.run_sync(lambda: [base64.b64encode(data).decode() for data in files])
+        return await read_in_thread(lambda: [base64.b64encode(data).decode() for data in files])
 
     async def _render(self, view: JobView, *, urls: bool) -> bytes:
         job = view.job

@@ -4,8 +4,9 @@ from typing import Any
 
 import attrs
 import msgspec
-import trio
 from quart import Response
+
+from mflux_api.system.threads import read_in_thread
 
 
 def json_response(value: Any, status: int = 200) -> Response:
@@ -27,4 +28,4 @@ def to_json(value: Any) -> bytes:
 
 async def in_thread(value: Any) -> bytes:
     """Encode what holds images, in a thread: megabytes of text would hold up all other requests."""
-    return await trio.to_thread.run_sync(to_json, value)
+    return await read_in_thread(to_json, value)

@@ -20,7 +20,7 @@ _SHUTDOWN_SECONDS = 0.4
 """How long a child has after it was told to leave, and again after SIGTERM. It has nothing to save."""
 
 _EXIT_WAIT_SECONDS = 1.0
-"""How long to wait for the end of a process whose pipe is broken."""
+"""How long to wait for the end of a process whose pipe is broken, or that was killed."""
 
 SILENCE_GRACE_SECONDS = 0.2
 """How long a silence is doubted once its time is up: to a process that was itself stopped, frames are on their way."""
@@ -134,7 +134,11 @@ class ChildProcess:
             with trio.CancelScope(shield=True):
                 if self._process.returncode is None:
                     self._process.kill()
-                await self._process.wait()
+                with trio.move_on_after(_EXIT_WAIT_SECONDS):
+                    await self._process.wait()
+                if self._process.returncode is None:
+                    # One that waits for a device that does not answer ends with that wait, and not before.
+                    logger.warning("%s %d: it was killed and has not ended yet", self.kind, self.pid)
                 for stream in (self._stdin, self._stdout, self._stderr):
                     await stream.aclose()
 

@@ -1,6 +1,7 @@
 """Drain: SIGTERM lets the running job end or gives it back, keeps the queued ones, and ends in time with status 0."""
 
 import contextlib
+import os
 import signal
 import socket
 import threading
@@ -33,7 +34,7 @@ def config(drain_seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def scripted(folder: Path, drain_seconds: float, **script: float | bool) -> Iterator[Server]:
+def scripted(folder: Path, drain_seconds: float, **script: float | bool | str) -> Iterator[Server]:
     environ = scripted_server.environ(**script)
     with serving(folder, config(drain_seconds), environ, module=scripted_server.MODULE) as server:
         yield server
@@ -170,6 +171,21 @@ def test_watchdog_ends_a_server_whose_event_loop_is_stuck(tmp_path: Path) -> Non
         assert wait_for_end(client, running)["status"] == "completed"
         assert wait_for_end(client, queued)["result"]["seeds"] == [3]
         assert server.stop() == 0
+
+
+def test_save_on_a_dead_disk_ends_the_server_with_status_70_and_the_name_of_what_hung(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with scripted(tmp_path, 1, dead_disk=str(fifo)) as server, api_client(server.url) as client:
+        running = submit(client)
+        wait_for(client, running, lambda job: job["stage"] == "saving")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(1 + serve.STUCK_SECONDS + 5) == EXIT_INTERNAL
+    assert [line.partition("ERROR   ")[2] for line in server.lines if "did not stop" in line and "ERROR" in line] == [
+        "core: 'scheduler' did not stop within 4 s and was abandoned; "
+        "check the disks that the service uses, and start it again"
+    ]
+    assert (stored(tmp_path, running).engine_deaths, stored(tmp_path, running).status.terminal) == (0, False)
 
 
 def test_stopped_engine_does_not_hold_up_the_end(tmp_path: Path, full: bool) -> None:

@@ -6,12 +6,13 @@ import signal
 import sys
 import time
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 from mflux_api.actors.mailbox import Mailbox
 from mflux_api.cli import serve
 from mflux_api.cli.main import main as command_line
 from mflux_api.service import open_service
+from mflux_api.storage.image_files import ImageFiles
 from tests.support.scripted_engine import Script
 
 MODULE = "tests.support.scripted_server"
@@ -22,7 +23,8 @@ OPTIONS = "SCRIPTED_SERVER"
 def environ(**fields: float | bool | str) -> dict[str, str]:
     """Return what a server's environment must hold to run that script.
 
-    ``stuck_drain`` blocks the loop at the end, ``doomed`` names an actor that keeps failing from SIGUSR1 on.
+    ``stuck_drain`` blocks the loop at the end, ``dead_disk`` is a FIFO that images are saved to,
+    ``doomed`` names an actor that keeps failing from SIGUSR1 on.
     """
     return {OPTIONS: json.dumps(fields)}
 
@@ -30,6 +32,17 @@ def environ(**fields: float | bool | str) -> dict[str, str]:
 async def _stuck(*_: object) -> None:
     """A defect: the event loop does not go on."""
     time.sleep(3600)  # noqa: ASYNC251
+
+
+def _save_to_dead_disk(fifo: str) -> None:
+    """From now on saving an image is a call that does not come back, as on a network disk whose server is gone."""
+
+    def save(*_: object, **__: object) -> NoReturn:
+        # It has no writer.
+        os.open(fifo, os.O_RDONLY)
+        raise AssertionError("there was one")
+
+    ImageFiles.save = save  # type: ignore[method-assign]
 
 
 def _doomed_when_told(name: str) -> None:
@@ -53,6 +66,8 @@ def _doomed_when_told(name: str) -> None:
 def main() -> int:
     """Run the command line with every engine replaced."""
     options = json.loads(os.environ.get(OPTIONS, "{}"))
+    if (disk := options.pop("dead_disk", None)) is not None:
+        _save_to_dead_disk(disk)
     if options.pop("stuck_drain", False):
         vars(serve)["_drain"] = _stuck
     _doomed_when_told(options.pop("doomed", ""))

@@ -26,6 +26,7 @@ from mflux_api.jobs.progress import Progress, ProgressTracker
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.supervisor import unwrapped_nursery
+from mflux_api.system.threads import read_in_thread, run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,7 @@ class JobRunner:
             references, start = references_and_start(request)
             return RunInputs(references=references, start=start)
 
-        return await trio.to_thread.run_sync(prepare, limiter=self._encoders)
+        return await read_in_thread(prepare, limiter=self._encoders)
 
     async def _run(self, attempt: "_Attempt", inputs: RunInputs, nursery: trio.Nursery) -> Timings:
         job, request = attempt.job, attempt.job.request
@@ -229,7 +230,7 @@ class JobRunner:
             )
 
         try:
-            stored = await trio.to_thread.run_sync(save, limiter=self._encoders)
+            stored = await run_in_thread(save, limiter=self._encoders)
         except OSError as failed:
             raise SaveFailed(_save_error(failed)) from failed
         try:

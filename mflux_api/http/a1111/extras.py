@@ -31,6 +31,7 @@ from mflux_api.jobs.job import Job
 from mflux_api.jobs.parse import convert, validate
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.upscaling import DEFAULT_FACTOR
+from mflux_api.system.threads import read_in_thread
 
 T = TypeVar("T")
 Upscaler = Model | str
@@ -203,7 +204,7 @@ class Extras:
         return found
 
     async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
-        return await trio.to_thread.run_sync(work, *arguments, limiter=self._threads)
+        return await read_in_thread(work, *arguments, limiter=self._threads)
 
 
 def _plan(options: ExtrasOptions, source: Source) -> Plan:

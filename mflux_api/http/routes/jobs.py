@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-import trio
 from quart import Blueprint, Response, request
 
 from mflux_api.errors import (
@@ -32,6 +31,7 @@ from mflux_api.jobs.job import Status
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
+from mflux_api.system.threads import read_in_thread
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
@@ -174,7 +174,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             return None
         caller = offered_key(gateway.settings.security.api_keys) or ""
         # In a thread: a body may hold megabytes of images.
-        return await trio.to_thread.run_sync(partial(idempotency_key, text, body, caller=caller))
+        return await read_in_thread(partial(idempotency_key, text, body, caller=caller))
 
     return routes
 

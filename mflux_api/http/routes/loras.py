@@ -15,6 +15,7 @@ from mflux_api.http.render import timestamp
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.lora_schemas import LoraList, LoraResponse
 from mflux_api.storage.loras import LoraFile, LoraFiles, Upload, checked_name
+from mflux_api.system.threads import read_in_thread, run_in_thread
 
 T = TypeVar("T")
 
@@ -47,7 +48,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get(PATH)
     async def list_loras() -> Response:
-        files = await trio.to_thread.run_sync(gateway.loras.all)
+        files = await read_in_thread(gateway.loras.all)
         return json_response(LoraList(loras=tuple(_response(file) for file in files)))
 
     @routes.post(PATH)
@@ -109,7 +110,7 @@ async def _file_work(function: Callable[[], T], limiter: trio.CapacityLimiter | 
         InternalError: the disk refused it for another reason.
     """
     try:
-        return await trio.to_thread.run_sync(function, limiter=limiter)
+        return await run_in_thread(function, limiter=limiter)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull("No space left in the LoRA folder; free some and try again") from None

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import trio
 from quart import Blueprint, Response
 
 from mflux_api.actors.messages import DownloadState, Transfer
@@ -22,6 +21,7 @@ from mflux_api.http.operations import Operation, path_parameter
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.model_schemas import ModelConfig, ModelList, ModelResponse, ModelStatus, ModelStatusName
 from mflux_api.storage.checkpoints import CheckpointState
+from mflux_api.system.threads import read_in_thread
 
 SEQUENCE_LENGTH = 512
 EMBEDDED_SEQUENCE_LENGTH = 64
@@ -91,7 +91,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         def read() -> tuple[ModelResponse, ...]:
             return tuple(_response(model, checkpoints.state(model), default_steps) for model in gateway.catalog)
 
-        return json_response(ModelList(models=await trio.to_thread.run_sync(read)))
+        return json_response(ModelList(models=await read_in_thread(read)))
 
     @routes.get("/models/<model_id>/status")
     async def status(model_id: str) -> Response:
@@ -131,7 +131,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
     async def answer(model: Model) -> Response:
         download = await gateway.download_state(model)
         engines = await gateway.engines()
-        state = await trio.to_thread.run_sync(checkpoints.state, model)
+        state = await read_in_thread(checkpoints.state, model)
         return json_response(_status(model, engines, download, state))
 
     return routes
