@@ -22,7 +22,7 @@ from mflux_api.jobs.progress import JobEvent
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository
-from mflux_api.supervisor import ChildSpec, Ended, Started, Supervisor
+from mflux_api.supervisor import ChildSpec, DidNotStop, Ended, Started, Supervisor
 from mflux_api.tree import SupervisionTree, TreeOptions, local_engines
 
 M = TypeVar("M")
@@ -266,8 +266,10 @@ async def open_service(
             finally:
                 nursery.cancel_scope.cancel()
     except BaseException as error:
-        # When the caller is cancelled from outside, so is the nursery; the caller's exception comes first.
-        if callers is None or _without(trio.Cancelled, error) is not None:
+        # When the caller is cancelled from outside, so is the nursery; the caller's exception comes first, and what
+        # goes on although it was cancelled is told in any case.
+        told = callers is not None or isinstance(failure, DidNotStop)
+        if not told or _without(trio.Cancelled, error) is not None:
             raise
     if callers is not None:
         if failure is None:

@@ -69,8 +69,9 @@ async def test_callers_exception_is_not_lost_when_the_caller_is_cancelled_too(
     assert caught.value is own
 
 
+@pytest.mark.parametrize("cancelled", [False, True])
 async def test_save_on_a_dead_disk_does_not_hold_the_program_for_ever(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cancelled: bool
 ) -> None:
     saving, back = threading.Event(), threading.Event()
 
@@ -83,9 +84,12 @@ async def test_save_on_a_dead_disk_does_not_hold_the_program_for_ever(
     monkeypatch.setattr("mflux_api.supervisor.SHUTDOWN_SECONDS", 0.1)
 
     async def program() -> None:
-        async with scripted_service(tmp_path, Script()) as service:
-            await service.submit(request())
-            await trio.to_thread.run_sync(saving.wait)
+        with trio.CancelScope() as scope:
+            async with scripted_service(tmp_path, Script()) as service:
+                await service.submit(request())
+                await trio.to_thread.run_sync(saving.wait)
+                if cancelled:
+                    scope.cancel()
 
     try:
         with pytest.raises(ServiceFailed, match="core: 'scheduler' did not stop"):

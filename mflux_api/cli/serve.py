@@ -4,7 +4,7 @@ import argparse
 import gc
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from ipaddress import ip_address
 from typing import Any
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
             on_first=partial(watchdog.arm, settings.server.drain_timeout_seconds + STUCK_SECONDS),
             on_second=partial(watchdog.arm, STUCK_SECONDS),
         )
-        with stop.installed(), StateLock(settings.state_dir), _collection_paused() as resume_collection:
+        with stop.installed(), _collection_paused() as resume_collection:
             _serve_jobs(settings, stop, resume_collection, on_hung=partial(watchdog.arm, STUCK_SECONDS))
     return 0
 
@@ -81,8 +81,12 @@ def _collection_paused() -> Iterator[Callable[[], None]]:
 def _serve_jobs(
     settings: Settings, stop: StopSignals, on_listening: Callable[[], None], *, on_hung: Callable[[], None]
 ) -> None:
-    _remove_leftovers(settings)
-    with SqliteRepository(settings.state_dir / DATABASE_NAME) as repository:
+    with ExitStack() as held:
+        # Opening the store may wait for a disk that does not answer: there is nothing to drain then.
+        with stop.heard_while_blocked(on_hung):
+            held.enter_context(StateLock(settings.state_dir))
+            _remove_leftovers(settings)
+            repository = held.enter_context(SqliteRepository(settings.state_dir / DATABASE_NAME))
         trio.run(_serve_until_signal, settings, repository, stop, on_listening, on_hung)
 
 
@@ -113,16 +117,28 @@ async def _serve_until_signal(
             settings.server.host,
         )
     stop.listen()
-    async with (
-        open_service(settings, repository=repository, on_hung=on_hung) as service,
-        trio.open_nursery() as nursery,
-    ):
-        for url in await nursery.start(service.serve_http):
-            logger.info("listening on %s", url)
-        on_listening()
+    starting, listening = trio.CancelScope(), trio.Event()
+
+    async def cancel_the_start() -> None:
         await stop.first.wait()
-        await _drain(service, settings.server.drain_timeout_seconds, stop.second)
-        nursery.cancel_scope.cancel()
+        if not listening.is_set():
+            starting.cancel()
+
+    async with trio.open_nursery() as watching:
+        watching.start_soon(cancel_the_start)
+        with starting:
+            async with (
+                open_service(settings, repository=repository, on_hung=on_hung) as service,
+                trio.open_nursery() as nursery,
+            ):
+                for url in await nursery.start(service.serve_http):
+                    logger.info("listening on %s", url)
+                listening.set()
+                on_listening()
+                await stop.first.wait()
+                await _drain(service, settings.server.drain_timeout_seconds, stop.second)
+                nursery.cancel_scope.cancel()
+        watching.cancel_scope.cancel()
     logger.info("stopped")
 
 

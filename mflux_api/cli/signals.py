@@ -2,7 +2,9 @@
 
 import logging
 import math
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +47,33 @@ class StopSignals:
             # would inherit it, is gone.
             for number in _STOP_SIGNALS:
                 signal.signal(number, signal.SIG_IGN)
+
+    @contextmanager
+    def heard_while_blocked(self, on_signal: Callable[[], None]) -> Iterator[None]:
+        """Hear the signals also where the main thread waits for the disk, and Python cannot run a handler.
+
+        Args:
+            on_signal: called in another thread, for each signal that comes before the block has ended.
+        """
+        # Trio takes the descriptor for itself: the block ends before its loop begins.
+        reading, writing = os.pipe()
+        os.set_blocking(writing, False)
+
+        def hear() -> None:
+            while numbers := os.read(reading, 64):
+                if any(number in _STOP_SIGNALS for number in numbers):
+                    on_signal()
+
+        thread = threading.Thread(target=hear, name="signals", daemon=True)
+        thread.start()
+        before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(before)
+            os.close(writing)
+            thread.join()
+            os.close(reading)
 
     def listen(self) -> None:
         """Set the events of the loop that calls this, also for a signal that came before."""

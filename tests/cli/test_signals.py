@@ -1,18 +1,22 @@
 """SIGTERM and SIGINT: what counts as a second signal, and what it does."""
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from mflux_api.cli import serve
+from mflux_api.cli.exit_status import EXIT_INTERNAL
 from mflux_api.cli.signals import StopSignals
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.support import scripted_server
 from tests.support.api_jobs import submit, wait_for
-from tests.support.server import api_client, serving
+from tests.support.server import api_client, clean_environment, serving
 
 CONFIG = '[models]\ndefault = "demo"\n'
 
@@ -47,6 +51,48 @@ def test_second_signal_counts_after_a_second_and_once(
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGINT)
         assert seen == ["first", "second"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="a mutex of zeros can be locked")
+@pytest.mark.parametrize("moment", ["opening", "starting"])
+def test_signal_is_heard_from_the_first_moment_also_while_the_disk_does_not_answer(tmp_path: Path, moment: str) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG, "utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", scripted_server.MODULE, "serve", "--host", "127.0.0.1", "--port", "0"],
+        cwd=tmp_path,
+        env=clean_environment() | scripted_server.environ(blocked_store=moment),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr is not None
+        assert any(line == "blocked\n" for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        try:
+            assert process.wait(serve.STUCK_SECONDS + 10) == EXIT_INTERNAL
+        finally:
+            process.kill()
+        said = "the shutdown is stuck" if moment == "opening" else "'job_store' did not stop"
+        assert said in process.stderr.read()
+
+
+@pytest.mark.slow
+def test_signal_before_the_server_listens_ends_it_with_status_0(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(CONFIG, "utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "-m", scripted_server.MODULE, "serve", "--host", "127.0.0.1", "--port", "0"],
+        cwd=tmp_path,
+        env=clean_environment() | scripted_server.environ(signal_at_start=True),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stderr is not None
+        told = process.stderr.read()
+        assert process.wait(20) == 0, told
+    assert "listening on" not in told
+    assert told.endswith("stopped\n")
 
 
 @pytest.mark.slow
