@@ -152,6 +152,7 @@ class HubState:
             for channel in log.subscribers:
                 channel.close()
             log.subscribers.clear()
+            log.preview_subscribers.clear()
 
     def _after(self, log: _Log, last_event_id: str) -> tuple[m.LogEntry, ...]:
         ids = [entry.id for entry in log.entries]

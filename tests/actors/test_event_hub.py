@@ -97,6 +97,19 @@ async def test_slow_follower_of_previews_still_gets_the_end() -> None:
         assert isinstance((await _rest(subscription))[-1].event, Finished)
 
 
+async def test_preview_after_the_streams_were_ended_is_sent_to_no_follower() -> None:
+    """A drain ends the streams while the last job still runs."""
+    job = a_job()
+    (step,) = _progress(job, 0.5)
+    async with a_hub() as hub:
+        hub.publish(job, *_progress(job, 0.0))
+        subscription = await hub.subscribe(job, previews=True)
+        await hub.address.tell(m.EndStreams())
+        hub.publish(job, attrs.evolve(step, preview="a"))
+        assert await _rest(subscription) == []
+        assert await hub.open_logs() == (job.id,)
+
+
 async def test_ids_name_the_boot_and_count_the_jobs_events() -> None:
     job, other = a_job(), a_job()
     boots = set()
