@@ -6,7 +6,7 @@ name.
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from typing import assert_never
 
@@ -120,7 +120,8 @@ class Downloader:
     async def run(self, status: Started) -> None:
         """Serve the mailbox until cancelled; then no child is left."""
         self._downloads: dict[_Source, _Download] = {}
-        self._deleting: dict[_Source, trio.Event] = {}
+        self._deleting: dict[str, trio.Event] = {}
+        """By repository: all its revisions go together."""
         self._children = trio.CapacityLimiter(MAX_CHILDREN)
         await run_in_thread(self._checkpoints.empty_trash)
         async with trio.open_nursery() as nursery:
@@ -186,18 +187,18 @@ class Downloader:
         message.reply.ok(None)
 
     async def _is_there(self, model: Model) -> bool:
-        await self._deletion_of(_source(model))
+        await self._deletion_of(model.repo)
         return await read_in_thread(self._checkpoints.folder, model) is not None
 
-    async def _deletion_of(self, source: _Source) -> None:
-        while (deleting := self._deleting.get(source)) is not None:
+    async def _deletion_of(self, repo: str) -> None:
+        while (deleting := self._deleting.get(repo)) is not None:
             await deleting.wait()
 
     async def _join(self, model: Model) -> _Download:
         """Return the running download of a model's repository; one is begun if there is none."""
         source = _source(model)
         while True:
-            await self._deletion_of(source)
+            await self._deletion_of(model.repo)
             download = self._downloads.get(source)
             if download is not None and download.joinable:
                 return download
@@ -236,7 +237,7 @@ class Downloader:
             logger.info("the download of %s was stopped; what has arrived is kept", model.repo)
             error = None
         if error is None:
-            del self._downloads[source]
+            self._forget(source, download)
         else:
             logger.warning("the download of %s failed: %s", model.repo, error.code)
             download.failure = Failure.from_error(error)
@@ -262,21 +263,20 @@ class Downloader:
             message.reply.ok(None)
 
     async def _delete(self, model: Model) -> None:
-        source = _source(model)
-        await self._deletion_of(source)
+        await self._deletion_of(model.repo)
         # From here on a job that needs it waits until it is gone, and downloads it anew.
-        done = self._deleting[source] = trio.Event()
+        done = self._deleting[model.repo] = trio.Event()
         try:
-            await self._delete_alone(model, source)
+            await self._delete_alone(model)
         finally:
-            del self._deleting[source]
+            del self._deleting[model.repo]
             done.set()
 
-    async def _delete_alone(self, model: Model, source: _Source) -> None:
+    async def _delete_alone(self, model: Model) -> None:
         await read_in_thread(self._checkpoints.check_deletable, model)
-        download = self._downloads.get(source)
-        if download is not None and model.quantization != "runtime":
-            await self._stop(download)
+        # Downloads of a model quantized here go on: they are its base's.
+        downloads = {} if model.quantization == "runtime" else self._downloads_of(model.repo)
+        await self._stop(downloads.values())
         for each in self._checkpoints.sharing_files(model, self._catalog):
             for loader in self._loaders:
                 # An engine that dies over it, or has failed, has the model in memory no more either.
@@ -289,21 +289,30 @@ class Downloader:
                 f"Model '{model.alias}' cannot be removed ({error.strerror}); check models.cache_dir's permissions",
                 {"model": model.alias},
             ) from None
-        if model.quantization != "runtime":
-            # That of a model quantized here goes on: it is its base's.
-            self._downloads.pop(source, None)
+        for source, download in downloads.items():
+            self._forget(source, download)
         logger.info("deleted %s", model.alias)
 
-    async def _stop(self, download: _Download) -> None:
-        if download.ended.is_set():
-            return
-        if any(each.reply.wanted for each in download.waiting):
-            raise ModelInUse(
-                f"Model '{download.model.alias}' is being downloaded for a job; cancel the job first",
-                {"model": download.model.alias},
-            )
-        download.scope.cancel()
-        await download.ended.wait()
+    def _downloads_of(self, repo: str) -> dict[_Source, _Download]:
+        return {source: download for source, download in self._downloads.items() if source[0] == repo}
+
+    def _forget(self, source: _Source, download: _Download) -> None:
+        """Take a download that has ended off the books, unless another has its place."""
+        if self._downloads.get(source) is download:
+            del self._downloads[source]
+
+    async def _stop(self, downloads: Iterable[_Download]) -> None:
+        """Stop all of these downloads, or none of them."""
+        running = [download for download in downloads if not download.ended.is_set()]
+        for download in running:
+            if any(each.reply.wanted for each in download.waiting):
+                raise ModelInUse(
+                    f"Model '{download.model.alias}' is being downloaded for a job; cancel the job first",
+                    {"model": download.model.alias},
+                )
+        for download in running:
+            download.scope.cancel()
+            await download.ended.wait()
 
     def _model(self, alias: str) -> Model:
         model = self._catalog.get(alias)

@@ -20,6 +20,8 @@ from mflux_api.hub.protocol import DownloadDone
 from tests.support.crew import running
 
 MODEL = Model(alias="tiny", repo="owner/tiny", base="flux2-klein-4b", description="scripted")
+BRANCH = attrs.evolve(MODEL, alias="tiny-branch", revision="branch")
+"""Another revision of the same repository, which is deleted as a whole."""
 QUANTIZED = attrs.evolve(MODEL, alias="tiny-4-bit", quantization="runtime", bits=4)
 
 
@@ -70,7 +72,8 @@ class DownloaderUnderTest:
         ]
         to_loaders = [Address(box, sender=m.DOWNLOADER, asks=m.ASK_GRAPH) for box in self.loaders]
         checkpoints: Any = self.disk
-        self.actor = Downloader(self.mailbox, to_loaders, Catalog([MODEL, QUANTIZED]), checkpoints, automatic=True)
+        catalog = Catalog([MODEL, BRANCH, QUANTIZED])
+        self.actor = Downloader(self.mailbox, to_loaders, catalog, checkpoints, automatic=True)
         patch.setattr(downloader, "download_repository", self._download)
         patch.setattr(trio.to_thread, "run_sync", self.disk.in_thread)
 
@@ -85,12 +88,12 @@ class DownloaderUnderTest:
         self.downloads[place] = "done"
         return DownloadDone(commit="0" * 40, bytes_total=1)
 
-    async def ensure(self, scope: trio.CancelScope | None = None) -> None:
+    async def ensure(self, scope: trio.CancelScope | None = None, model: str = "tiny") -> None:
         """Wait for the model as a job's task does."""
         updates, _ = trio.open_memory_channel[m.Transfer](100)
         with scope or trio.CancelScope() as scope:
             try:
-                await self.address.ask(m.EnsureOnDisk(model="tiny", updates=updates))
+                await self.address.ask(m.EnsureOnDisk(model=model, updates=updates))
             finally:
                 if scope.cancel_called:
                     self.address.tell_latest(m.DownloadAbandoned(), key=m.DownloadAbandoned)
@@ -197,3 +200,32 @@ async def test_download_goes_on_when_a_quantized_form_of_the_model_is_deleted(mo
         await wait_all_tasks_blocked()
         assert under_test.downloads == ["done"]
         assert (await gateway.ask(m.GetDownload(model="tiny"))).transfer is None
+
+
+async def test_model_is_not_deleted_while_a_job_waits_for_another_revision_of_its_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_downloader(monkeypatch) as (under_test, nursery):
+        gateway = Address(under_test.mailbox, sender=m.GATEWAY, asks=m.ASK_GRAPH)
+        nursery.start_soon(under_test.ensure, None, "tiny-branch")
+        await wait_all_tasks_blocked()
+        with pytest.raises(ModelInUse, match="tiny-branch"):
+            await gateway.ask(m.DeleteModel(model="tiny"))
+        assert (under_test.downloads, under_test.disk.deleted) == (["running"], [])
+
+
+async def test_download_of_another_revision_that_no_job_needs_is_stopped_before_the_files_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_downloader(monkeypatch) as (under_test, nursery):
+        gateway = Address(under_test.mailbox, sender=m.GATEWAY, asks=m.ASK_GRAPH)
+        await gateway.ask(m.StartDownload(model="tiny-branch"))
+        await wait_all_tasks_blocked()
+        nursery.start_soon(gateway.ask, m.DeleteModel(model="tiny"))
+        for loader in under_test.loaders:
+            evict = await loader.receive()
+            assert isinstance(evict, m.Evict)
+            assert under_test.downloads == ["stopped"]
+            evict.reply.ok(None)
+        await wait_all_tasks_blocked()
+        assert under_test.disk.deleted == ["tiny"]
