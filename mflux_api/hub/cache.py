@@ -8,11 +8,14 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
 import attrs
 import msgspec
+
+from mflux_api.system.durable import PendingFile, make_folder, sync_file, sync_folder, sync_folders_below
 
 MAIN = "main"
 _OURS = ".mflux-api"
@@ -71,27 +74,34 @@ class HubCache:
             fresh = self.root / f".{folder.name}.{secrets.token_hex(4)}"
             (fresh / _OURS).mkdir(parents=True)
             (fresh / _OURS / _OWNED).touch()
+            sync_folders_below(fresh)
             try:
                 fresh.rename(folder)
             except OSError:
                 shutil.rmtree(fresh, ignore_errors=True)
                 if not folder.is_dir():
                     raise
-        (folder / _OURS).mkdir(exist_ok=True)
+            sync_folder(self.root)
+        make_folder(folder / _OURS)
 
     def complete(self, marker: Marker) -> None:
-        """Write the mark that a download is complete; its content is on disk before it has its name.
+        """Write the mark that a download is complete, once all that it names is on disk.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: a file is not there, or cannot be written.
         """
+        repository = self.repository(marker.repo)
+        snapshot = repository / "snapshots" / marker.commit
+        for name in marker.files:
+            # A link to a blob, whose content is synced.
+            sync_file(snapshot / name)
+        # The folders of the blobs, of the snapshot and of the reference to its commit.
+        sync_folders_below(repository)
         path = self._marker_path(marker.repo, marker.revision)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            file.write(msgspec.json.encode(attrs.asdict(marker)))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        # Another service on this folder may write the same mark.
+        with PendingFile(path.with_name(f".{path.name}.{os.getpid()}.tmp")) as pending:
+            pending.write(msgspec.json.encode(attrs.asdict(marker)))
+            pending.publish(path)
 
     def remove(self, repo: str) -> bool:
         """Remove a repository with all that was downloaded of it, complete or not; return whether there was anything.
@@ -113,7 +123,9 @@ class HubCache:
         """
         trash = self.root / f"{_TRASH}{secrets.token_hex(4)}"
         folder.rename(trash)
-        shutil.rmtree(trash)
+        # Another service on this folder may be emptying the trash.
+        with suppress(FileNotFoundError):
+            shutil.rmtree(trash)
 
     def empty_trash(self) -> None:
         """Remove what a killed process had begun to remove."""

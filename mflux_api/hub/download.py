@@ -24,6 +24,7 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore
 
 from mflux_api.hub.cache import MAIN, HubCache, Marker
 from mflux_api.hub.protocol import DownloadRequest
+from mflux_api.system.durable import make_folder, sync_file
 
 _LIBRARY = "mflux-api"
 _WORKERS = 4
@@ -138,7 +139,7 @@ class Download:
             OSError: the disk is full or cannot be written, or the hub cannot be reached.
             HfHubHTTPError: the hub refuses.
         """
-        self._cache.root.mkdir(parents=True, exist_ok=True)
+        make_folder(self._cache.root)
         self._cache.claim(self._order.repo)
         files = self._plan()
         commit = files[0].commit
@@ -244,6 +245,7 @@ class Download:
                 file.partial.unlink()
                 self._grow(file)
             self._check(file)
+            sync_file(file.partial)
             file.partial.replace(file.blob)
 
     def _grow(self, file: _File) -> None:

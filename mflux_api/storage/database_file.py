@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mflux_api.errors import ConfigError, DiskFull, InternalError
 from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate
+from mflux_api.system.durable import make_folder
 
 BUSY_SECONDS = 5.0
 """How long to wait for another program that reads the file."""
@@ -116,7 +117,7 @@ def open_database(path: Path) -> sqlite3.Connection:
     """
     connection: sqlite3.Connection | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # Before anything is written: the file may belong to another program.
         _check(connection, path.name)

@@ -1,7 +1,6 @@
 """Finished images on disk: named by job, written whole or not at all, and removed."""
 
 import hashlib
-import os
 import re
 from contextlib import suppress
 from datetime import datetime
@@ -12,6 +11,7 @@ import attrs
 from mflux_api.images.encode import encode_png
 from mflux_api.images.infotext import infotext
 from mflux_api.jobs.job import Job, StoredImage
+from mflux_api.system.durable import make_folder, remove_abandoned, write_whole
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 _LEFTOVER = re.compile(r"\.[0-9a-f]{12}-[0-9]+\.png\.tmp")
@@ -33,8 +33,8 @@ class ImageFiles:
         """
         data = encode_png(rgb, width, height, parameters=infotext(job.request, seed, model_hash))
         path = self._path(job.id, job.created_at, index)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, data)
+        make_folder(path.parent)
+        write_whole(path, data)
         return StoredImage(
             path=str(path), seed=seed, width=width, height=height, sha256=hashlib.sha256(data).hexdigest()
         )
@@ -56,7 +56,7 @@ class ImageFiles:
         return self.folder / f"{created_at:%Y-%m-%d}" / f"{job_id}-{index}.png"
 
     def remove_leftovers(self) -> int:
-        """Remove half-written images of a killed process, and nothing else; return how many there were.
+        """Remove half-written images of killed processes, not those that are being written; return how many there were.
 
         Raises:
             OSError: the folder cannot be read or written.
@@ -69,32 +69,7 @@ class ImageFiles:
             for file in day.iterdir()
             if _LEFTOVER.fullmatch(file.name) and file.is_file()
         ]
-        for file in found:
-            file.unlink(missing_ok=True)
-        return len(found)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; it is durable when this returns.
-
-    Raises:
-        OSError: the disk is full, or the folder cannot be written.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    # First: where descriptors are short, nothing is left behind.
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        os.fsync(folder)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
-    finally:
-        os.close(folder)
+        return remove_abandoned(found)
 
 
 def _remove(path: Path) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import attrs
 
-from mflux_api.storage.image_files import write_atomically
+from mflux_api.system.durable import make_folder, write_whole
 
 
 @attrs.frozen
@@ -24,8 +24,8 @@ class InputFiles:
         digest = hashlib.sha256(data).hexdigest()
         path = self.folder / digest
         if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, data)
+            make_folder(self.folder)
+            write_whole(path, data)
         return digest
 
     def read(self, digest: str) -> str:

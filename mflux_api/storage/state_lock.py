@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import ClassVar
 
 from mflux_api.errors import ConfigError
+from mflux_api.system.durable import make_folder
 
 LOCK_NAME = "mflux-api.lock"
 
@@ -31,7 +32,7 @@ class StateLock:
     def __init__(self, state_dir: Path) -> None:
         self._file: int | None = None
         try:
-            state_dir.mkdir(parents=True, exist_ok=True)
+            make_folder(state_dir)
             # Python's descriptors are closed in child processes, so the engine never keeps the lock of a dead server.
             file = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
         except OSError as error:

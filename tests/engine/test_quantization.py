@@ -177,7 +177,7 @@ def test_a_disk_that_fills_up_leaves_nothing_and_costs_no_image(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(quantized_cache, "_sync", full)
+    monkeypatch.setattr(quantized_cache, "sync_file", full)
     entry = tmp_path / "kept" / "q"
     assert same(load_quantized(source, 4, entry), load_components(source, bits=4))
     assert [path.name for path in entry.parent.iterdir()] == [".q.lock"]

@@ -12,6 +12,7 @@ from PIL import Image
 
 from mflux_api.jobs.job import StoredImage
 from mflux_api.storage.image_files import ImageFiles
+from mflux_api.system.durable import PendingFile
 from tests.support.disk_calls import record_disk_calls
 from tests.support.stored_jobs import queued, read_only_folder
 
@@ -123,3 +124,19 @@ def test_image_is_on_disk_before_it_has_its_name_and_the_name_before_the_call_re
     calls = record_disk_calls(monkeypatch)
     stored = save(ImageFiles(tmp_path))
     calls.check_synced_before_named(Path(stored.path), folder_too=True)
+
+
+def test_new_days_folder_is_on_disk_when_the_image_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record_disk_calls(monkeypatch)
+    save(ImageFiles(tmp_path / "output"))
+    for folder in (tmp_path, tmp_path / "output", tmp_path / "output" / "2026-03-01"):
+        assert ("fsync", folder.stat().st_ino) in calls.calls, folder.name
+
+
+def test_half_written_image_of_another_server_is_not_removed(tmp_path: Path) -> None:
+    day = tmp_path / "2026-03-01"
+    day.mkdir()
+    with PendingFile(day / ".0123456789ab-0.png.tmp"):
+        (day / ".0123456789ab-1.png.tmp").write_bytes(b"half")
+        assert ImageFiles(tmp_path).remove_leftovers() == 1
+        assert everything_below(tmp_path) == ["2026-03-01/.0123456789ab-0.png.tmp"]

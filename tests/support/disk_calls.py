@@ -34,7 +34,7 @@ def record_disk_calls(monkeypatch: pytest.MonkeyPatch) -> DiskCalls:
         sync(descriptor)
 
     monkeypatch.setattr(os, "fsync", fsync)
-    for name in ("replace", "rename"):
+    for name in ("replace", "rename", "link"):
         _record_renames(record, name, monkeypatch)
     return record
 

@@ -5,7 +5,6 @@ diffusers, transformers and this engine all load the folder. Nothing here import
 
 import json
 import math
-import os
 import secrets
 import shutil
 import struct
@@ -21,6 +20,7 @@ from mflux_api.catalog.files import CONFIG_FILE, MODEL_INDEX
 from mflux_api.engine.demo import layout
 from mflux_api.engine.demo.byte_tokenizer import write_tokenizer
 from mflux_api.engine.demo.layout import CheckpointShape
+from mflux_api.system.durable import sync
 
 __all__ = ["CheckpointShape", "Dtype", "write_random_checkpoint"]
 
@@ -121,7 +121,7 @@ def _write_safetensors(file: Path, arrays: Mapping[str, npt.NDArray[np.float32]]
         for array in arrays.values():
             stream.write((_bfloat16(array) if dtype == "bfloat16" else array.astype("<f4", copy=False)).tobytes())
         stream.flush()
-        os.fsync(stream.fileno())
+        sync(stream.fileno())
 
 
 def _bfloat16(array: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:

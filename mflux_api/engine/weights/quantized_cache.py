@@ -41,6 +41,7 @@ from mflux_api.engine.device import is_out_of_memory
 from mflux_api.engine.weights.components import CheckpointError, Components, load_components
 from mflux_api.engine.weights.parameters import COMPUTED, named_arrays
 from mflux_api.engine.weights.reading import Report, no_report
+from mflux_api.system.durable import make_folder, sync_file, sync_folder, sync_folders_below
 
 MARKER = "mflux-api.json"
 """Says what an entry was made from; written last."""
@@ -141,10 +142,9 @@ def _make(source: Path, bits: int, entry: Path, made_from: Mapping[str, Any], re
         checksums = _checksums(partial, _files(partial), report)
         (partial / MARKER).write_text(json.dumps({"made_from": made_from, "files": checksums}, indent=1), "utf-8")
         for file in (*_files(partial), MARKER):
-            _sync(partial / file)
+            sync_file(partial / file)
             report("saving", 0, 0)
-        for folder in (partial, *(path for path in partial.rglob("*") if path.is_dir())):
-            _sync(folder)
+        sync_folders_below(partial)
         _put_in_place(partial, entry)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -220,7 +220,7 @@ def _put_in_place(partial: Path, entry: Path) -> None:
     else:
         entry.unlink(missing_ok=True)
         partial.rename(entry)
-    _sync(entry.parent)
+    sync_folder(entry.parent)
 
 
 def _is_whole(entry: Path, made_from: Mapping[str, Any] | None, report: Report) -> bool:
@@ -289,7 +289,7 @@ def _single_writer(entry: Path, report: Report) -> Iterator[None]:
     Raises:
         OSError: the folder cannot be written.
     """
-    entry.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(entry.parent)
     handle = os.open(entry.parent / f".{entry.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         while True:
@@ -302,13 +302,5 @@ def _single_writer(entry: Path, report: Report) -> Iterator[None]:
             else:
                 break
         yield
-    finally:
-        os.close(handle)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
     finally:
         os.close(handle)
