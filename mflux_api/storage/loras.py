@@ -12,12 +12,13 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from types import TracebackType
 
 import attrs
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.storage.safetensors_header import SafetensorsError, check_whole
+from mflux_api.system.durable import PendingFile, make_folder, remove_abandoned
 
 SUFFIX = ".safetensors"
 _MAX_DEPTH = 8
@@ -82,12 +83,11 @@ class LoraFiles:
                 {"field": "file", "value": None, "limit": "lora.dirs"},
             )
         folder = self.dirs[0]
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f".upload.{secrets.token_hex(4)}.part"
-        return Upload(folder, path, path.open("xb"))
+        make_folder(folder)
+        return Upload(folder, PendingFile(folder / f".upload.{secrets.token_hex(4)}.part"))
 
     def remove_leftovers(self) -> int:
-        """Remove uploads that a killed process left half done; return how many.
+        """Remove uploads that killed processes left half done, not those that go on; return how many.
 
         Raises:
             OSError: the folder cannot be read or written.
@@ -95,10 +95,7 @@ class LoraFiles:
         folder = self.dirs[0] if self.dirs else None
         if folder is None or not folder.is_dir():
             return 0
-        leftovers = [path for path in folder.iterdir() if _PART.fullmatch(path.name) and path.is_file()]
-        for path in leftovers:
-            path.unlink(missing_ok=True)
-        return len(leftovers)
+        return remove_abandoned(path for path in folder.iterdir() if _PART.fullmatch(path.name) and path.is_file())
 
     def _found(self) -> Iterator[LoraFile]:
         """Yield every regular file with the suffix whose real path lies below one of the folders."""
@@ -129,16 +126,16 @@ class Upload:
     """A file that is being received. Use it as a context manager: what is not published is removed."""
 
     _folder: Path
-    _path: Path
-    _file: BinaryIO
+    _pending: PendingFile
     size: int = 0
 
     def __enter__(self) -> "Upload":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._pending.__exit__(kind, error, traceback)
 
     def write(self, data: bytes) -> None:
         """Add bytes.
@@ -146,7 +143,7 @@ class Upload:
         Raises:
             OSError: the disk is full.
         """
-        self._file.write(data)
+        self._pending.write(data)
         self.size += len(data)
 
     def publish(self, name: str, *, overwrite: bool) -> LoraFile:
@@ -157,21 +154,15 @@ class Upload:
             OSError: the folder cannot be written.
         """
         name = checked_name(name)
-        self._file.flush()
         try:
-            check_whole(self._path)
+            check_whole(self._pending.path)
         except SafetensorsError as error:
             raise _invalid("file", f"a whole safetensors file ({error})") from None
-        os.fsync(self._file.fileno())
         final = self._folder / name
-        if final.exists() and not overwrite:
-            raise _invalid("name", f"a name that is not taken, or overwrite=true: there is a {name}")
-        self._path.replace(final)
-        folder = os.open(self._folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            self._pending.publish(final, overwrite=overwrite)
+        except FileExistsError:
+            raise _invalid("name", f"a name that is not taken, or overwrite=true: there is a {name}") from None
         status = final.stat()
         modified = datetime.fromtimestamp(status.st_mtime, UTC)
         return LoraFile(name=name, path=final, size=status.st_size, modified_at=modified)

@@ -3,6 +3,7 @@
 import json
 import os
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -243,10 +244,47 @@ def test_name_of_an_upload_has_no_folder_and_no_surprises(tmp_path: Path, name: 
 
 def test_leftovers_of_a_killed_upload_are_removed_and_nothing_else(folder: Path) -> None:
     files = loras(folder)
-    files.begin()._file.close()
+    (folder / "loras" / ".upload.0123abcd.part").write_bytes(b"half")
     before = files.all()
     assert files.remove_leftovers() == 1
     assert (files.all(), files.remove_leftovers()) == (before, 0)
+
+
+def test_upload_in_flight_of_another_server_is_not_removed(tmp_path: Path) -> None:
+    with LoraFiles((tmp_path,)).begin() as upload:
+        upload.write(safetensors_bytes())
+        # A second server starts on the same folder.
+        assert LoraFiles((tmp_path,)).remove_leftovers() == 0
+        assert upload.publish("ink", overwrite=False).name == "ink.safetensors"
+    assert [path.name for path in tmp_path.iterdir()] == ["ink.safetensors"]
+
+
+def test_of_two_uploads_of_one_name_exactly_one_succeeds(tmp_path: Path) -> None:
+    """Also of two servers on one folder: both have looked whether the name is free before either takes it."""
+    files, refused = LoraFiles((tmp_path,)), []
+    both = threading.Barrier(2)
+
+    def upload(size: int) -> None:
+        with files.begin() as upload:
+            upload.write(safetensors_bytes(size))
+            both.wait()
+            try:
+                upload.publish("ink", overwrite=False)
+            except InvalidParameter as error:
+                refused.append((size, error.details["field"]))
+
+    for _ in range(20):
+        refused.clear()
+        threads = [threading.Thread(target=upload, args=(size,)) for size in (16, 32)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        ((lost, field),) = refused
+        assert field == "name"
+        (kept,) = files.all()
+        assert kept.size == len(safetensors_bytes(48 - lost))
+        kept.path.unlink()
 
 
 def test_upload_is_on_disk_before_it_has_its_name_and_the_name_before_the_call_returns(

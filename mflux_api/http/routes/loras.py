@@ -43,8 +43,6 @@ def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("loras", __name__)
     uploads = trio.CapacityLimiter(2)
-    # One after the other: of two uploads under one name the second sees the first.
-    publishing = trio.CapacityLimiter(1)
 
     @routes.get(PATH)
     async def list_loras() -> Response:
@@ -60,17 +58,15 @@ def blueprint(gateway: Gateway) -> Blueprint:
             checked_name(name)
         async with uploads:
             if request.mimetype == "multipart/form-data":
-                file = await _from_form(gateway.loras, name, publishing, overwrite=overwrite)
+                file = await _from_form(gateway.loras, name, overwrite=overwrite)
             else:
-                file = await _from_body(gateway.loras, name, publishing, overwrite=overwrite)
+                file = await _from_body(gateway.loras, name, overwrite=overwrite)
         return json_response(_response(file))
 
     return routes
 
 
-async def _from_body(
-    loras: LoraFiles, name: str | None, publishing: trio.CapacityLimiter, *, overwrite: bool
-) -> LoraFile:
+async def _from_body(loras: LoraFiles, name: str | None, *, overwrite: bool) -> LoraFile:
     if name is None:
         raise InvalidParameter.for_field(
             "name",
@@ -80,12 +76,10 @@ async def _from_body(
     with await _file_work(loras.begin) as upload:
         async for data in request.body:
             await _write(upload, data)
-        return await _file_work(lambda: upload.publish(name, overwrite=overwrite), publishing)
+        return await _file_work(lambda: upload.publish(name, overwrite=overwrite))
 
 
-async def _from_form(
-    loras: LoraFiles, name: str | None, publishing: trio.CapacityLimiter, *, overwrite: bool
-) -> LoraFile:
+async def _from_form(loras: LoraFiles, name: str | None, *, overwrite: bool) -> LoraFile:
     form, files = await request.form, await request.files
     sent: FileStorage | None = files.get("file")
     if sent is None:
@@ -95,14 +89,14 @@ async def _from_form(
     with sent.stream as stream, await _file_work(loras.begin) as upload:
         while data := await _file_work(lambda: stream.read(CHUNK_BYTES)):
             await _write(upload, data)
-        return await _file_work(lambda: upload.publish(chosen, overwrite=overwrite), publishing)
+        return await _file_work(lambda: upload.publish(chosen, overwrite=overwrite))
 
 
 async def _write(upload: Upload, data: bytes) -> None:
     await _file_work(lambda: upload.write(data))
 
 
-async def _file_work(function: Callable[[], T], limiter: trio.CapacityLimiter | None = None) -> T:
+async def _file_work(function: Callable[[], T]) -> T:
     """Run a function in a thread; what the disk refuses is an error that says so.
 
     Raises:
@@ -110,7 +104,7 @@ async def _file_work(function: Callable[[], T], limiter: trio.CapacityLimiter | 
         InternalError: the disk refused it for another reason.
     """
     try:
-        return await run_in_thread(function, limiter=limiter)
+        return await run_in_thread(function)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DiskFull("No space left in the LoRA folder; free some and try again") from None
