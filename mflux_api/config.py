@@ -71,6 +71,7 @@ class SchedulerSettings:
     """``[scheduler]``: the queue."""
 
     max_queue: Positive = 100
+    max_inputs_gb: Annotated[float, Meta(gt=0.0)] = 1.0
     max_attempts: Positive = 2
     max_affinity_skips: Annotated[int, Meta(ge=0)] = 4
     cancel_grace_seconds: Seconds = 10.0

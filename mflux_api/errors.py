@@ -194,7 +194,7 @@ class InternalError(ServiceError):
 
 
 class QueueFull(ServiceError):
-    """``scheduler.max_queue`` jobs are waiting already."""
+    """``scheduler.max_queue`` jobs are waiting already, or init images of ``scheduler.max_inputs_gb``."""
 
     code, status, retry_after = "QUEUE_FULL", 503, 5
 

@@ -86,7 +86,10 @@ def _serve_jobs(
         with stop.heard_while_blocked(on_hung):
             held.enter_context(StateLock(settings.state_dir))
             _remove_leftovers(settings)
-            repository = held.enter_context(SqliteRepository(settings.state_dir / DATABASE_NAME))
+            max_input_bytes = round(settings.scheduler.max_inputs_gb * 1e9)
+            repository = held.enter_context(
+                SqliteRepository(settings.state_dir / DATABASE_NAME, max_input_bytes=max_input_bytes)
+            )
         trio.run(_serve_until_signal, settings, repository, stop, on_listening, on_hung)
 
 

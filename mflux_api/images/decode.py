@@ -58,6 +58,14 @@ def infotext_of(text: str) -> str:
     return said if isinstance(said, str) and len(said) <= _MOST_INFOTEXT else ""
 
 
+def file_bytes(text: str) -> bytes | None:
+    """Return the file that is in base64 or a data URL; ``None`` where it is neither."""
+    try:
+        return _decode_base64(text)
+    except _Refused:
+        return None
+
+
 class _Refused(Exception):
     """The message completes the sentence "image 1 …"."""
 

@@ -1,40 +1,91 @@
 """Init images of asynchronous jobs on disk: a job that waits across a restart still has what it was given."""
 
+import base64
 import hashlib
+import re
+from collections.abc import Collection
 from pathlib import Path
 
-import attrs
-
+from mflux_api.images.decode import file_bytes
 from mflux_api.system.durable import make_folder, write_whole
 
+_OURS = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.tmp")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 
-@attrs.frozen
+_TEXT = re.compile(rb"data:.*|[A-Za-z0-9+/_=\s-]{1,64}", re.DOTALL | re.IGNORECASE)
+"""How a file of 2.0.0 begins, which holds the text as it was sent; no format of images begins so."""
+
+
 class InputFiles:
     """Files by the digest of their content, so that what several jobs share is kept once."""
 
-    folder: Path
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._sizes: dict[str, int] = {}
 
-    def keep(self, text: str) -> str:
-        """Keep an input as the client sent it (base64 or data URL) and return its digest; durable when this returns.
+    @property
+    def total_bytes(self) -> int:
+        """Size of all files together."""
+        return sum(self._sizes.values())
+
+    def keep(self, data: bytes) -> str:
+        """Keep a file and return its digest; durable when this returns.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
-        data = text.encode()
-        digest = hashlib.sha256(data).hexdigest()
-        path = self.folder / digest
+        digest = digest_of(data)
+        path = self._folder / digest
         if not path.exists():
-            make_folder(self.folder)
+            make_folder(self._folder)
             write_whole(path, data)
+        self._sizes[digest] = len(data)
         return digest
 
+    def bytes_more(self, data: Collection[bytes]) -> int:
+        """Return how much more keeping these would take."""
+        return sum({digest: len(each) for each in data if (digest := digest_of(each)) not in self._sizes}.values())
+
     def read(self, digest: str) -> str:
-        """Return an input. It is empty when its file was removed or is broken, so that only its own job fails."""
+        """Return a file as base64. It is empty when it was removed or is broken, so that only its own job fails."""
         try:
-            return (self.folder / digest).read_text("utf-8")
-        except (OSError, UnicodeDecodeError):
+            data = (self._folder / digest).read_bytes()
+        except OSError:
             return ""
+        if digest_of(data) != digest:
+            return ""
+        return data.decode() if _TEXT.fullmatch(data.lstrip()[:64]) else base64.b64encode(data).decode()
 
     def discard(self, digest: str) -> None:
-        """Remove an input that no job needs any more."""
-        (self.folder / digest).unlink(missing_ok=True)
+        """Remove a file that no job needs any more.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        (self._folder / digest).unlink(missing_ok=True)
+        self._sizes.pop(digest, None)
+
+    def discard_all_but(self, needed: Collection[str]) -> int:
+        """Remove what no job needs, and what a killed process left half written; return how many files that were.
+
+        Raises:
+            OSError: the folder cannot be read or written.
+        """
+        names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
+        self._sizes = {name: (self._folder / name).stat().st_size for name in names if _DIGEST.fullmatch(name)}
+        orphans = [name for name in names if _OURS.fullmatch(name) and name not in needed]
+        for name in orphans:
+            self.discard(name)
+        return len(orphans)
+
+
+def digest_of(data: bytes) -> str:
+    """Return the name that a file gets."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def stored_form(text: str) -> bytes:
+    """Return what is kept of an init image: the bytes of the file that a client sent as base64 or data URL."""
+    data = file_bytes(text)
+    # Whatever it is, its own job says what is wrong with it when it runs.
+    return text.encode() if data is None else data

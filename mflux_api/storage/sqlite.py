@@ -13,7 +13,7 @@ from mflux_api.errors import InternalError
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.database_file import DatabaseFile, translate_errors
-from mflux_api.storage.input_files import InputFiles
+from mflux_api.storage.job_inputs import JobInputs
 from mflux_api.storage.repository import (
     Abandoned,
     Page,
@@ -28,6 +28,9 @@ from mflux_api.storage.rows import COLUMNS, from_row, moment_text, to_row
 
 DATABASE_NAME = "mflux-api.sqlite3"
 INPUTS_FOLDER = "inputs"
+
+DEFAULT_MAX_INPUT_BYTES = 10**9
+"""Init images of all waiting jobs together."""
 
 _PUT = f"""
     INSERT INTO jobs ({COLUMNS}) VALUES ({", ".join(f":{name.strip()}" for name in COLUMNS.split(","))})
@@ -65,12 +68,13 @@ class SqliteRepository:
         DiskFull: no space is left to create it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, max_input_bytes: int = DEFAULT_MAX_INPUT_BYTES) -> None:
         path = Path(os.path.abspath(path))
         self._folder = path.parent
-        self._inputs = InputFiles(path.parent / INPUTS_FOLDER)
         self._file = DatabaseFile(path)
+        self._inputs = JobInputs(self._file, path.parent / INPUTS_FOLDER, max_input_bytes)
         try:
+            self._inputs.tidy()
             used = self._file.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
             begun = self._file.connection.execute("SELECT id, created_at, images FROM synchronous_runs").fetchall()
         except BaseException:
@@ -102,6 +106,7 @@ class SqliteRepository:
 
         Raises:
             DiskFull: no space is left.
+            QueueFull: the init images of waiting jobs take all the room that there is for them.
             InternalError: the id or the key is taken, or the file cannot be written or was removed.
         """
         self._file.check()
@@ -110,10 +115,11 @@ class SqliteRepository:
         if job.synchronous and not job.status.terminal:
             self._held[job.id] = _Held(self._next_number, job)
         else:
-            with self._file.transaction():
+            waits = not job.synchronous and not job.status.terminal
+            with self._inputs.keeping(job.request.init_images if waits else ()) as inputs, self._file.transaction():
                 self._put(self._next_number, job, finished=None)
+                self._inputs.note(self._next_number, inputs)
                 if not job.synchronous:
-                    self._keep_inputs(self._next_number, job)
                     self._keep_key(job, key)
         self._next_number += 1
 
@@ -147,6 +153,8 @@ class SqliteRepository:
                 if row is None:
                     raise KeyError(job.id)
                 self._put(row[0], job, finished=row[1])
+        if job.status.terminal:
+            self._inputs.job_ended(job.id)
         self._held.pop(job.id, None)
 
     def get(self, job_id: str) -> Job | Tombstone | None:
@@ -233,12 +241,7 @@ class SqliteRepository:
             self._file.connection.executemany(
                 "INSERT INTO tombstones VALUES (?, ?)", [(job.id, moment_text(now)) for _, job in expired]
             )
-            inputs = {digest for number, _ in expired for digest in self._digests(number)}
             self._file.connection.executemany("DELETE FROM jobs WHERE number = ?", [(number,) for number, _ in expired])
-            orphans = [digest for digest in inputs if not self._one("SELECT 1 FROM inputs WHERE sha256 = ?", digest)]
-            # What cannot be removed now keeps its rows, and goes with the next sweep.
-            for digest in orphans:
-                self._inputs.discard(digest)
         return tuple(job for _, job in expired)
 
     def _put(self, number: int, job: Job, *, finished: int | None) -> None:
@@ -259,27 +262,15 @@ class SqliteRepository:
                 (job.id, moment_text(job.created_at), job.request.num_images),
             )
 
-    def _keep_inputs(self, number: int, job: Job) -> None:
-        with translate_errors():
-            digests = [self._inputs.keep(text) for text in job.request.init_images]
-        self._file.connection.executemany(
-            "INSERT INTO inputs VALUES (?, ?, ?)", [(number, place, digest) for place, digest in enumerate(digests)]
-        )
-
     def _keep_key(self, job: Job, key: IdempotencyKey | None) -> None:
         if key is not None:
             self._file.connection.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?)", (key.key, key.body, job.id))
-
-    def _digests(self, number: int) -> list[str]:
-        rows = self._file.connection.execute("SELECT sha256 FROM inputs WHERE number = ? ORDER BY place", (number,))
-        return [digest for (digest,) in rows.fetchall()]
 
     def _with_inputs(self, number: int, job: Job) -> Job:
         """Return the job with its init images, if it will still run: they are large."""
         if job.status.terminal:
             return job
-        with translate_errors():
-            images = tuple(map(self._inputs.read, self._digests(number)))
+        images = self._inputs.read(number)
         return attrs.evolve(job, request=attrs.evolve(job.request, init_images=images))
 
     def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:

@@ -11,7 +11,6 @@ from PIL import Image
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.generator.run_commands import run_command
-from mflux_api.actors.scheduler import admission
 from mflux_api.catalog import BUILT_IN
 from mflux_api.engine.interface import Received
 from mflux_api.engine.protocol import Run, Upscale
@@ -62,6 +61,20 @@ async def test_edit_comes_to_the_engine_as_images_in_its_sizes(tmp_path: Path) -
     assert (whole.width, whole.height, whole.start, whole.image_strength) == (80, 64, False, 1.0)
     assert whole_blobs == (first, second)
     assert usual.image_strength == 0.75
+
+
+async def test_queue_of_init_images_is_full_at_its_quota_and_says_which_setting_it_is(tmp_path: Path) -> None:
+    hold = Hold()
+    async with scripted_service(tmp_path, Script(at={"run": hold}), max_inputs_gb=1e-7) as service:
+        first = await service.submit(edit())
+        await hold.reached.wait()
+        with pytest.raises(QueueFull, match=r"scheduler\.max_inputs_gb"):
+            await service.submit(edit())
+        without_images = await service.submit(request())
+        hold.release.set()
+        await ended(service, first.id)
+        await ended(service, without_images.id)
+        await ended(service, (await service.submit(edit())).id)
 
 
 def test_image_to_be_upscaled_comes_to_the_engine_as_it_was_given() -> None:
@@ -133,19 +146,6 @@ async def test_finished_job_holds_no_images(tmp_path: Path) -> None:
         job = await ended(service, (await service.submit(edit())).id)
         assert job.request.init_images == (await service.job(job.id)).request.init_images == ()
         assert (job.request.image_strength, job.request.steps_run) == (0.5, 2)
-
-
-async def test_images_that_wait_have_a_limit_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MAX_INPUT_BYTES", 100)
-    hold = Hold()
-    async with scripted_service(tmp_path, Script(at={"run": hold})) as service:
-        job = await service.submit(edit())
-        await hold.reached.wait()
-        with pytest.raises(QueueFull, match="init images"):
-            await service.submit(request())
-        hold.release.set()
-        await ended(service, job.id)
-        await ended(service, (await service.submit(request())).id)
 
 
 async def test_bad_image_is_refused_before_there_is_a_job(tmp_path: Path) -> None:

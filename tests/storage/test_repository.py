@@ -93,7 +93,7 @@ def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
         lora_files=("a.safetensors", "b.safetensors"),
         lora_scales=(0.5, 1.0),
         low_ram=True,
-        init_images=("one", "two"),
+        init_images=("iVBORwAA", "iVBORwAB"),
         image_strength=0.75,
         upscaling=Upscaling(resolution=64, softness=0.5),
     )

@@ -15,8 +15,8 @@ from mflux_api.errors import EngineUnavailable, IdempotencyConflict, QueueFull, 
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, new_job_id
 
-MAX_INPUT_BYTES = 1 << 30
-"""Init images of unfinished jobs, all together; a full queue of large ones would fill the memory."""
+_BASE64_BYTES_PER_GB = 1_333_333_333
+"""Characters that a gigabyte of init images takes in memory, where unfinished jobs have them as text."""
 
 
 class Admission:
@@ -90,7 +90,7 @@ class Admission:
 
     def _admit(self, message: m.Submit) -> Entry | None:
         """Make an entry for a job that may come, or refuse it."""
-        refusal = self._refusal()
+        refusal = self._refusal(message)
         if refusal is not None:
             message.reply.fail(refusal)
             return None
@@ -103,7 +103,7 @@ class Admission:
         )
         return self._queue.add(job)
 
-    def _refusal(self) -> ServiceError | None:
+    def _refusal(self, message: m.Submit) -> ServiceError | None:
         if self._draining.begun:
             return shutting_down()
         unavailable = self._unavailable()
@@ -114,8 +114,13 @@ class Admission:
                 f"The queue is full ({self._settings.max_queue} jobs); try again later",
                 {"max_queue": self._settings.max_queue},
             )
-        if self._queue.input_bytes() >= MAX_INPUT_BYTES:
-            return QueueFull("The init images of waiting jobs take all the room there is for them; try again later")
+        limit = self._settings.max_inputs_gb * _BASE64_BYTES_PER_GB
+        if message.request.init_images and self._queue.input_bytes() >= limit:
+            return QueueFull(
+                f"The init images of waiting jobs take more than scheduler.max_inputs_gb "
+                f"({self._settings.max_inputs_gb:g} GB); try again when some of them have ended",
+                {"max_inputs_gb": self._settings.max_inputs_gb},
+            )
         return None
 
     async def _persist(self, entry: Entry, message: m.Submit) -> None:
