@@ -2,14 +2,16 @@
 
 import argparse
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from mflux_api.cli import doctor, generate, models, selftest, serve
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
-from mflux_api.cli.standard_error import BackgroundHandler, print_line
+from mflux_api.cli.standard_error import in_background, print_line
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
 from mflux_api.supervisor import lone_error
 
@@ -28,9 +30,13 @@ _LOG_LEVELS = {"serve": "info", "generate": "error", "models": "error", "doctor"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
     options = _parser().parse_args(arguments)
-    # A terminal's progress bar and its log are one stream; a server's log must not hold up the server.
-    handler = BackgroundHandler() if options.command == "serve" else logging.StreamHandler()
-    _set_up_logging(options.log_level or _LOG_LEVELS[options.command], handler)
+    # A terminal's progress bar and its log are one stream; what a server says must not hold up the server.
+    with in_background() if options.command == "serve" else nullcontext():
+        _set_up_logging(options.log_level or _LOG_LEVELS[options.command])
+        return _run(options)
+
+
+def _run(options: argparse.Namespace) -> int:
     try:
         with lone_error():
             return _COMMANDS[options.command](options)
@@ -69,9 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _set_up_logging(level: str, handler: logging.Handler) -> None:
+def _set_up_logging(level: str) -> None:
     logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", handlers=[handler]
+        level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
     # Pillow's warnings on clients' images, which are accepted or refused all the same, print paths of this machine.
     warnings.filterwarnings("ignore", module=r"PIL\.")

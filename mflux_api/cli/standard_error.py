@@ -1,22 +1,23 @@
 """Standard error that holds up nothing: a thread of its own writes, because the other end may have stopped reading."""
 
-import logging
+import io
 import os
 import sys
 import threading
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-_WAITING_LINES = 1000
-"""Lines that wait for the other end; more are counted and dropped."""
+_WAITING_TEXTS = 1000
+"""Texts that wait for the other end; more are counted and dropped."""
 
 _END_SECONDS = 0.2
-"""What the lines that wait may take at the end of the process."""
+"""What the texts that wait may take at the end of the process."""
 
 
 def print_within(seconds: float, line: str) -> None:
     """Write a line, or give up after so many seconds; whatever is wrong with standard error is no error here."""
-    # Not through logging: the thread that is stuck may hold its lock.
+    # Not through sys.stderr: the thread that is stuck may hold its lock.
     writer = threading.Thread(target=_write, args=(f"{line}\n",), name="last line", daemon=True)
     with suppress(RuntimeError):
         # Where no thread can be had, there is no line.
@@ -26,62 +27,71 @@ def print_within(seconds: float, line: str) -> None:
 
 def print_line(line: str) -> None:
     """Write a line, after those of the log, unless the other end does not read."""
-    for handler in logging.getLogger().handlers:
-        with suppress(OSError, ValueError):
-            handler.flush()
+    if isinstance(sys.stderr, BackgroundStream):
+        sys.stderr.drain()
     print_within(_END_SECONDS, line)
 
 
-class BackgroundHandler(logging.Handler):
-    """Writes log lines in a thread of its own, which alone waits when the other end does not read."""
+@contextmanager
+def in_background() -> Iterator[None]:
+    """Have whatever writes to ``sys.stderr`` in the block (the log, warnings, Python itself) wait for no reader."""
+    before, stream = sys.stderr, BackgroundStream()
+    sys.stderr = stream
+    try:
+        yield
+    finally:
+        stream.drain()
+        sys.stderr = before
+
+
+class BackgroundStream(io.TextIOBase):
+    """Standard error, written by a thread that alone waits when the other end does not read."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._lines: deque[str] = deque()
+        self._texts: deque[str] = deque()
         self._dropped = 0
         self._writing = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Take a line; never waits for who reads it."""
-        try:
-            line = self.format(record)
-        except Exception:  # noqa: BLE001 - a message that does not fit its arguments costs its line only
-            self.handleError(record)
-            return
+    def writable(self) -> bool:
+        """Return ``True``."""
+        return True
+
+    def fileno(self) -> int:
+        """Return the descriptor of standard error."""
+        return _descriptor()
+
+    def write(self, text: str) -> int:
+        """Take a text; never waits for who reads it."""
         with self._changed:
-            if len(self._lines) >= _WAITING_LINES:
+            if len(self._texts) >= _WAITING_TEXTS:
                 self._dropped += 1
-                return
+                return len(text)
             if self._dropped:
-                self._lines.append(f"(standard error was not read: {self._dropped} lines are missing)\n")
+                self._texts.append(f"(standard error was not read: {self._dropped} lines are missing)\n")
                 self._dropped = 0
-            self._lines.append(f"{line}\n")
+            self._texts.append(text)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._write_lines, name="log", daemon=True)
+                self._thread = threading.Thread(target=self._write_texts, name="standard error", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+        return len(text)
 
-    def flush(self) -> None:
-        """Wait until every line is written, or for a moment."""
+    def drain(self) -> None:
+        """Wait until everything is written, or for a moment."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._lines and not self._writing, timeout=_END_SECONDS)
+            self._changed.wait_for(lambda: not self._texts and not self._writing, timeout=_END_SECONDS)
 
-    def close(self) -> None:
-        """Let what waits be written, as far as it is read; logging calls this at the end of the process."""
-        self.flush()
-        super().close()
-
-    def _write_lines(self) -> None:
+    def _write_texts(self) -> None:
         while True:
             with self._changed:
                 self._writing = False
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: bool(self._lines))
+                self._changed.wait_for(lambda: bool(self._texts))
                 self._writing = True
-                text = "".join(self._lines)
-                self._lines.clear()
+                text = "".join(self._texts)
+                self._texts.clear()
             _write(text)
 
 
@@ -89,6 +99,9 @@ def _write(text: str) -> None:
     data = text.encode("utf-8", "replace")
     # The reader has gone, or the descriptor was closed: there is no place left to say so.
     with suppress(OSError, ValueError):
-        descriptor = sys.__stderr__.fileno() if sys.__stderr__ is not None else 2
         while data:
-            data = data[os.write(descriptor, data) :]
+            data = data[os.write(_descriptor(), data) :]
+
+
+def _descriptor() -> int:
+    return sys.__stderr__.fileno() if sys.__stderr__ is not None else 2

@@ -14,12 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mflux_api.cli import standard_error
 from mflux_api.cli.watchdog import Watchdog
 from tests.support import scripted_server
 from tests.support.server import clean_environment
 
 CODE = """
 import sys, time
+from mflux_api.cli import standard_error
 from mflux_api.cli.watchdog import Watchdog
 with Watchdog(70) as watchdog:
     watchdog.arm(60)
@@ -100,6 +102,41 @@ def test_sigterm_ends_a_server_whose_standard_error_takes_nothing(tmp_path: Path
         finally:
             process.kill()
             process.wait()
+
+
+def test_warning_of_python_itself_waits_for_no_reader_either() -> None:
+    code = "import sys, warnings; from mflux_api.cli.standard_error import in_background\n"
+    code += "with in_background():\n for n in range(3000): warnings.warn(f'{n}'); print('x' * 100, file=sys.stderr)"
+    with _standard_error("full") as stderr:
+        assert (
+            subprocess.run([sys.executable, "-c", code], env=clean_environment(), stderr=stderr, timeout=20).returncode
+            == 0
+        )
+
+
+def test_lines_that_were_not_read_in_time_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, read = threading.Event(), threading.Event()
+    written: list[str] = []
+
+    def write(text: str) -> None:
+        begun.set()
+        read.wait()
+        written.append(text)
+
+    monkeypatch.setattr(standard_error, "_write", write)
+    monkeypatch.setattr(standard_error, "_END_SECONDS", 30.0)
+    stream = standard_error.BackgroundStream()
+    stream.write("first\n")
+    begun.wait()
+    for number in range(1500):
+        stream.write(f"{number}\n")
+    read.set()
+    stream.drain()
+    stream.write("last\n")
+    stream.drain()
+    lines = "".join(written).splitlines()
+    assert lines[:1001] == ["first", *map(str, range(1000))]
+    assert lines[1001:] == ["(standard error was not read: 500 lines are missing)", "last"]
 
 
 def _wait_until_it_listens(process: "subprocess.Popen[bytes]") -> None:
