@@ -5,6 +5,7 @@ terminal one, for which a place in its channel is kept free. The log holds no pi
 """
 
 import secrets
+from bisect import bisect_right
 from collections import OrderedDict
 from typing import NoReturn, assert_never
 
@@ -20,11 +21,17 @@ from mflux_api.supervisor import Started
 SUBSCRIBER_BUFFER = 32
 FINISHED_LOGS = 256
 """Logs of finished jobs that are kept for late followers."""
+MAX_DIGITS = 12
+"""Digits in the number of an id that is looked at: a client may send anything, and Python refuses thousands."""
 
 
 @attrs.define
 class _Log:
     entries: list[m.LogEntry] = attrs.field(factory=list)
+    numbers: list[int] = attrs.field(factory=list)
+    """The number in the id of each progress event in ``entries``; those between were replaced by the next one."""
+    count: int = 0
+    """Progress events that there were so far."""
     subscribers: list[trio.MemorySendChannel[m.LogEntry]] = attrs.field(factory=list)
     preview_subscribers: list[trio.MemorySendChannel[m.LogEntry]] = attrs.field(factory=list)
     """Those subscribers who also take previews."""
@@ -88,8 +95,7 @@ class HubState:
             if event.preview is not None:
                 self._show(log, event)
                 return
-        entry = m.LogEntry(id=f"{self._name}-{len(log.entries) + 1}", event=event)
-        log.entries.append(entry)
+        entry = self._append(log, event)
         terminal = isinstance(event, Finished)
         log.subscribers = [channel for channel in log.subscribers if _deliver(channel, entry, terminal=terminal)]
         if terminal:
@@ -100,13 +106,27 @@ class HubState:
             log.preview_subscribers.clear()
             self._retire(job_id)
 
+    def _append(self, log: _Log, event: JobEvent) -> m.LogEntry:
+        """Log an event under an id of its own; what only says how much has arrived takes the place of the last such."""
+        if isinstance(event, Finished):
+            entry = m.LogEntry(id=event.event_id, event=event)
+        else:
+            if log.entries and event.supersedes(log.entries[-1].event):
+                log.entries.pop()
+                log.numbers.pop()
+            log.count += 1
+            log.numbers.append(log.count)
+            entry = m.LogEntry(id=f"{self._name}-{log.count}", event=event)
+        log.entries.append(entry)
+        return entry
+
     def subscribe(self, job_id: str, last_event_id: str | None) -> m.Subscription:
         """Open a stream of a job's events, from the present or from the event after one that is known."""
         send, receive = trio.open_memory_channel[m.LogEntry](SUBSCRIBER_BUFFER)
         log = self._logs.get(job_id)
         if log is None:
             send.close()
-            return m.Subscription(backlog=(), latest=None, channel=receive)
+            return m.Subscription(logged=False, backlog=(), latest=None, channel=receive)
         if log.finished:
             send.close()
         else:
@@ -114,8 +134,8 @@ class HubState:
             log.subscribers.append(send)
         if last_event_id is None:
             latest, backlog = _latest(log)
-            return m.Subscription(backlog=backlog, latest=latest, channel=receive)
-        return m.Subscription(backlog=self._after(log, last_event_id), latest=None, channel=receive)
+            return m.Subscription(logged=True, backlog=backlog, latest=latest, channel=receive)
+        return m.Subscription(logged=True, backlog=self._after(log, last_event_id), latest=None, channel=receive)
 
     def watch(self, job_id: str) -> None:
         """Send previews to the job's newest subscriber."""
@@ -155,12 +175,12 @@ class HubState:
             log.preview_subscribers.clear()
 
     def _after(self, log: _Log, last_event_id: str) -> tuple[m.LogEntry, ...]:
-        ids = [entry.id for entry in log.entries]
-        if last_event_id not in ids:
+        """Return what comes after an event, which may have been replaced since; all if there was none of that id."""
+        boot, _, digits = last_event_id.rpartition("-")
+        number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS else 0
+        if boot != self._name or not 1 <= number <= log.count:
             return tuple(log.entries)
-        known = ids.index(last_event_id) + 1
-        # A client that comes back with the terminal event gets it again: EventSource would reconnect for ever.
-        return tuple(log.entries[min(known, len(ids) - 1) if log.finished else known :])
+        return tuple(log.entries[bisect_right(log.numbers, number) :])
 
     def _retire(self, job_id: str) -> None:
         self._finished[job_id] = None

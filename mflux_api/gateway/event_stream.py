@@ -16,18 +16,39 @@ class EventStream:
     """One follower of one job: the present or what was missed, then what happens, then the end."""
 
     def __init__(
-        self, job: Job, subscription: m.Subscription, look: Callable[[], Awaitable[Job]], *, from_start: bool
+        self,
+        job: Job,
+        subscription: m.Subscription,
+        look: Callable[[], Awaitable[Job]],
+        *,
+        last_event_id: str | None = None,
     ) -> None:
+        """Take what the stream is made of.
+
+        Args:
+            job: the job, read after subscribing.
+            subscription: what the event hub gave.
+            look: reads the job again; asked when the hub ends without an end of the job.
+            last_event_id: the event after which the follower goes on.
+        """
         self._look = look
-        self._job = job
         self._channel = subscription.channel
         self._past = deque(subscription.backlog)
-        self._ended = False
-        if from_start:
+        self._ended = job.status.terminal and last_event_id == Finished(job=job).event_id
+        if last_event_id is None or not subscription.logged:
             latest = subscription.latest
             if latest is None or job.status.terminal:
                 latest = m.LogEntry(id=latest.id if latest is not None else "", event=_state_of(job))
             self._past.appendleft(latest)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the follower has had the terminal event: from the start, if it came back with its id."""
+        return self._ended
+
+    def close(self) -> None:
+        """End the stream; again, it does nothing."""
+        self._channel.close()
 
     async def __aenter__(self) -> "EventStream":
         return self
@@ -35,7 +56,7 @@ class EventStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._channel.close()
+        self.close()
 
     def __aiter__(self) -> "EventStream":
         return self
@@ -58,7 +79,8 @@ class EventStream:
         except trio.EndOfChannel:
             job = await self._look()
             if job.status.terminal:
-                return m.LogEntry(id="", event=Finished(job=job))
+                end = Finished(job=job)
+                return m.LogEntry(id=end.event_id, event=end)
             raise ServiceRestarting("The event stream was restarted; follow the job again") from None
 
 

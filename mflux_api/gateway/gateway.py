@@ -221,7 +221,10 @@ class Gateway:
     async def follow(self, job_id: str, last_event_id: str | None = None, *, previews: bool = False) -> EventStream:
         """Follow a job's events; use the result as an async context manager and iterate over it.
 
-        With ``previews`` there are more events, which carry a small image of what an image is coming to.
+        Args:
+            job_id: the job.
+            last_event_id: the event after which to go on; with the terminal event's own the stream has ended.
+            previews: also follow events that carry a small image of what an image is coming to.
 
         Raises:
             JobNotFound: there is none with that id.
@@ -241,7 +244,7 @@ class Gateway:
         async def look() -> Job:
             return (await self.job(job_id)).job
 
-        return EventStream(job, subscription, look, from_start=last_event_id is None)
+        return EventStream(job, subscription, look, last_event_id=last_event_id)
 
     async def finished(self, job_id: str) -> Job:
         """Wait until a job has ended and return it."""

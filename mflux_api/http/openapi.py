@@ -96,6 +96,7 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
         "operationId": _operation_id(operation),
         "parameters": [dict(parameter) for parameter in operation.parameters],
         "responses": {"200": {"description": "Success", "content": _content(operation)}}
+        | {status: {"description": when} for status, when in operation.bodiless.items()}
         | _describe_errors(operation.errors),
     }
     if operation.body is not None:

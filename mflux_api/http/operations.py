@@ -79,6 +79,8 @@ class Operation:
     """Errors of this operation, besides those that every request may get."""
     content: Mapping[str, Any] = attrs.field(factory=dict)
     """Media types of an answer that is not a JSON object of a class."""
+    bodiless: Mapping[str, str] = attrs.field(factory=dict)
+    """Statuses that are answered without a body, and when."""
     also_describes: tuple[type[Any], ...] = ()
     """Classes that clients meet without a schema that refers to them, such as the data of an event."""
 

@@ -21,15 +21,22 @@ from mflux_api.jobs.progress import Finished
 
 KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b": keep-alive\n"
+CONTENT_TYPE = "text/event-stream; charset=utf-8"
 
 _NAMES = {Status.COMPLETED: "complete", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
 
 
 def stream_response(stream: EventStream, renderer: Renderer, *, urls: bool) -> Response:
-    """Return the response that streams a job's events until its end."""
+    """Return the response that streams a job's events until its end; an empty one to a client that has had the end."""
+    if stream.ended:
+        stream.close()
+        # An EventSource does not connect again after a 204. Other clients insist on the type.
+        response = Response(b"", status=204, content_type=CONTENT_TYPE)
+        response.headers.pop("Content-Length", None)
+        return response
     response = Response(
         _Body(stream, renderer, urls=urls),
-        content_type="text/event-stream; charset=utf-8",
+        content_type=CONTENT_TYPE,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
     response.timeout = None

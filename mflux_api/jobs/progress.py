@@ -30,6 +30,12 @@ class Progress:
     preview: str | None = None
     """A small JPEG in base64 of image number ``image``; only in events for subscribers that asked for previews."""
 
+    def supersedes(self, before: "JobEvent") -> bool:
+        """Whether this says no more than the event before it, but for how many bytes have arrived since."""
+        if not isinstance(before, Progress) or before.bytes_done is None or self.bytes_done is None:
+            return False
+        return attrs.evolve(before, **_transfer(self)) == self
+
 
 @attrs.frozen(kw_only=True)
 class Finished:
@@ -37,12 +43,21 @@ class Finished:
 
     job: Job
 
+    @property
+    def event_id(self) -> str:
+        """Id on the wire, made of the job alone: the same on every open, after a restart and without a log."""
+        return f"{self.job.id}-{self.job.status.value}"
+
 
 JobEvent = Progress | Finished
 """What a subscriber of one job receives: any number of :class:`Progress`, then one :class:`Finished`."""
 
 
 _NO_TRANSFER: Mapping[str, Any] = {"bytes_done": None, "bytes_total": None, "eta_seconds": None}
+
+
+def _transfer(progress: Progress) -> Mapping[str, Any]:
+    return {name: getattr(progress, name) for name in _NO_TRANSFER}
 
 
 class ProgressTracker:

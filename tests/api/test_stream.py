@@ -71,8 +71,7 @@ def test_resume_by_last_event_id_has_no_gap_and_no_duplicate(client: httpx.Clien
     assert len(ids) == len(set(ids)) > 6
     for index in range(len(ids) - 1):
         assert [event.id for event in follow(client, job_id, **{"Last-Event-ID": ids[index]})] == ids[index + 1 :]
-    # EventSource comes back by itself after the end; it gets the end again, not an empty stream for ever.
-    assert [event.event for event in follow(client, job_id, **{"Last-Event-ID": ids[-1]})] == ["complete"]
+    assert follow(client, job_id, **{"Last-Event-ID": ids[-1]}) == []
 
 
 def test_cancelled_job_ends_its_stream_with_cancelled(client: httpx.Client) -> None:
@@ -123,6 +122,16 @@ def test_stream_may_be_read_by_any_page(client: httpx.Client) -> None:
     assert answer.headers["cache-control"] == "no-cache"
 
 
+def test_client_that_comes_back_with_the_end_is_told_to_stay_away(client: httpx.Client) -> None:
+    """An EventSource that is left open would otherwise connect for ever."""
+    job_id = submit(client)
+    end = follow(client, job_id)[-1]
+    answer = client.get(f"/api/v1/jobs/{job_id}/stream", headers={"Last-Event-ID": end.id})
+    assert (answer.status_code, answer.content) == (204, b"")
+    # httpx-sse raises without it.
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
 NODE_CLIENT = """
 const {EventSource} = require("eventsource");
 const source = new EventSource(process.argv[2]);
@@ -135,18 +144,44 @@ source.addEventListener("complete", (e) => {
 """
 
 
-def test_npm_eventsource_reads_it(client: httpx.Client, tmp_path: Path) -> None:
+NODE_LEFT_OPEN = """
+const {EventSource} = require("eventsource");
+let opened = 0, ended = 0;
+const source = new EventSource(process.argv[2]);
+source.addEventListener("open", () => opened++);
+source.addEventListener("complete", () => ended++);
+source.addEventListener("error", (e) => {
+  if (source.readyState === EventSource.CLOSED) console.log(JSON.stringify({opened, ended, code: e.code}));
+});
+"""
+
+
+def installed_eventsource(folder: Path) -> Path:
     if shutil.which("npm") is None:
         pytest.skip("npm is not installed")
     installed = subprocess.run(
-        ["npm", "install", "--silent", "--no-audit", "--no-fund", "eventsource@4"], cwd=tmp_path, capture_output=True
+        ["npm", "install", "--silent", "--no-audit", "--no-fund", "eventsource@4"], cwd=folder, capture_output=True
     )
     if installed.returncode != 0:
         pytest.skip("the npm registry cannot be reached")
-    (tmp_path / "client.js").write_text(NODE_CLIENT)
+    return folder / "client.js"
+
+
+def test_npm_eventsource_that_is_left_open_connects_no_more(client: httpx.Client, tmp_path: Path) -> None:
+    script = installed_eventsource(tmp_path)
+    script.write_text(NODE_LEFT_OPEN)
+    url = client.base_url.join(f"/api/v1/jobs/{submit(client)}/stream")
+    # Node ends by itself once the source is closed.
+    done = subprocess.run(["node", script.name, str(url)], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout) == {"opened": 1, "ended": 1, "code": 204}
+
+
+def test_npm_eventsource_reads_it(client: httpx.Client, tmp_path: Path) -> None:
+    script = installed_eventsource(tmp_path)
+    script.write_text(NODE_CLIENT)
     job_id = submit(client, steps=4, seed=3)
     url = client.base_url.join(f"/api/v1/jobs/{job_id}/stream")
-    done = subprocess.run(["node", "client.js", str(url)], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["node", script.name, str(url)], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     result = json.loads(done.stdout)
     assert result["seeds"] == [3]
     assert result["seen"] == sorted(result["seen"])

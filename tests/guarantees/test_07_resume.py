@@ -66,12 +66,14 @@ def test_stream_cut_after_any_event_resumes_without_gap_or_duplicate(tmp_path: P
                 if taken and taken[-1].name != "progress":
                     break
             resumed += len(cuts)
-            numbers = [int(event.id.partition("-")[2]) for event in seen]
+            *ids, end = [event.id for event in seen]
+            assert end == f"{job_id}-completed"
+            numbers = [int(each.partition("-")[2]) for each in ids]
             assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
             assert [event.name for event in seen] == ["progress"] * (len(seen) - 1) + ["complete"]
             assert not late or numbers[0] == 1
-            # Queued, loading, three stages and the steps of each image, saving twice, the end.
-            assert numbers[-1] == 3 + num_images * (steps + 5)
+            # Queued, loading, three stages and the steps of each image, saving twice.
+            assert numbers[-1] == 2 + num_images * (steps + 5)
 
         resumes()
     report(f"{resumed} cuts")

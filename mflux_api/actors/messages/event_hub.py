@@ -12,7 +12,7 @@ class LogEntry:
     """One event with its place in the job's log."""
 
     id: str
-    """``{boot}-{n}``: what a client sends back as ``Last-Event-ID``."""
+    """What a client sends back as ``Last-Event-ID``: ``{boot}-{n}``, and for the terminal event one made of the job."""
     event: JobEvent
 
 
@@ -20,9 +20,12 @@ class LogEntry:
 class Subscription:
     """The past that a subscriber missed, and the channel the future comes through."""
 
+    logged: bool
+    """Whether the job has a log; without one it is not known what there was to miss."""
+
     backlog: tuple[LogEntry, ...]
     latest: LogEntry | None
-    """The newest state of the job before its end, when the subscriber named no event."""
+    """The newest event before the terminal one, when the subscriber named no event."""
     channel: trio.MemoryReceiveChannel[LogEntry]
 
 

@@ -88,6 +88,7 @@ OPERATIONS = (
             ),
         ),
         content={"text/event-stream": {"schema": {"type": "string"}}},
+        bodiless={"204": "Last-Event-ID is the terminal event's: there is nothing more to follow"},
         also_describes=(Progress,),
         errors=(*_JOB_ERRORS, InvalidParameter, ShuttingDown),
     ),
@@ -109,6 +110,7 @@ OPERATIONS = (
             query_parameter("format", {"enum": list(MEDIA_TYPES)}, "png by default"),
         ),
         content={media: {} for media in MEDIA_TYPES.values()},
+        bodiless={"304": "If-None-Match names the image's ETag"},
         errors=(*_JOB_ERRORS, NotFound, ImageGone, InvalidParameter),
     ),
 )
