@@ -1,7 +1,7 @@
 """Typed questions to the actors for routes and embedding programs: submit, jobs, images, engines, models."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -34,7 +34,7 @@ from mflux_api.images.run_inputs import output_size, source_size
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, Status, StoredImage
 from mflux_api.jobs.lora_tags import without_tags
-from mflux_api.jobs.progress import Finished
+from mflux_api.jobs.progress import Finished, Progress
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import ResolvedRequest, resolve
 from mflux_api.jobs.upscaling import check_upscaling, resolve_upscaling
@@ -246,14 +246,15 @@ class Gateway:
 
         return EventStream(job, subscription, look, last_event_id=last_event_id)
 
-    async def finished(self, job_id: str) -> Job:
-        """Wait until a job has ended and return it."""
+    async def finished(self, job_id: str, on_progress: Callable[[Progress], None] = lambda progress: None) -> Job:
+        """Wait until a job has ended and return it; ``on_progress`` is told how it gets on."""
         while True:
             try:
                 async with await self.follow(job_id) as stream:
                     async for logged in stream:
                         if isinstance(logged.event, Finished):
                             return logged.event.job
+                        on_progress(logged.event)
             except ServiceRestarting:
                 # A part of the service was restarted under us; the job goes on.
                 await trio.sleep(RETRY_SECONDS)

@@ -1,24 +1,46 @@
 """Jobs whose caller waits for them on its open connection: run to the end, or cancelled when it leaves."""
 
+from collections import deque
 from collections.abc import Sequence
+
+import attrs
 
 from mflux_api.errors import by_code
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.jobs.job import Job
+from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
 
 
-async def run_job(gateway: Gateway, request: GenerateRequest, *, owner: str) -> Job:
+@attrs.frozen
+class RanJob:
+    """A job that was completed or cancelled, and how far its caller saw it come."""
+
+    job: Job
+    newest: Progress | None
+    """The last progress before its end."""
+
+    @property
+    def steps_run(self) -> int:
+        """How many steps each of its images took; without an image, how many the first one had when it ended."""
+        if self.job.images:
+            return self.job.request.steps_run
+        if self.newest is None:
+            return 0
+        return self.newest.step if self.newest.image == 0 else self.newest.steps
+
+
+async def run_job(gateway: Gateway, request: GenerateRequest, *, owner: str) -> RanJob:
     """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
 
     Raises:
         ServiceError: the request was refused, or the job failed.
     """
-    (job,) = await run_jobs(gateway, [request], owner=owner)
-    return job
+    (ran,) = await run_jobs(gateway, [request], owner=owner)
+    return ran
 
 
-async def run_jobs(gateway: Gateway, requests: Sequence[GenerateRequest], *, owner: str) -> tuple[Job, ...]:
+async def run_jobs(gateway: Gateway, requests: Sequence[GenerateRequest], *, owner: str) -> tuple[RanJob, ...]:
     """Run jobs that are one to their caller: all are accepted before the first is waited for, or none stays.
 
     Args:
@@ -29,17 +51,18 @@ async def run_jobs(gateway: Gateway, requests: Sequence[GenerateRequest], *, own
     Raises:
         ServiceError: a request was refused, or a job failed; the other jobs are cancelled.
     """
-    accepted, jobs = list[str](), list[Job]()
+    accepted, ran = list[str](), list[RanJob]()
     try:
         for request in requests:
             accepted.append((await gateway.submit(request, synchronous=True, owner=owner)).job.id)
         for job_id in accepted:
-            job = await gateway.finished(job_id)
+            seen = deque[Progress](maxlen=1)
+            job = await gateway.finished(job_id, seen.append)
             if job.failure is not None:
                 raise by_code(job.failure.code)(job.failure.message, job.failure.details)
-            jobs.append(job)
+            ran.append(RanJob(job, seen.pop() if seen else None))
     except BaseException:
-        for job_id in accepted[len(jobs) :]:
+        for job_id in accepted[len(ran) :]:
             gateway.abandon(job_id)
         raise
-    return tuple(jobs)
+    return tuple(ran)

@@ -90,10 +90,12 @@ def _count(fields: Mapping[str, Any], name: str) -> int:
 
 
 def info(job: Job, model_hash: str | None) -> str:
-    """Return the ``info`` of an answer: A1111's JSON in a string."""
+    """Return the ``info`` of an answer: A1111's JSON in a string. It tells of the images that there are."""
     request = job.request
-    seeds = [image.seed for image in job.images] or list(request.seeds)
+    seeds = [image.seed for image in job.images]
     count = len(seeds)
+    # Clients read a number here, also where a cancel has left no image.
+    first = seeds[0] if seeds else request.seed
     negative = request.negative_prompt or ""
     return json.dumps(
         {
@@ -101,9 +103,9 @@ def info(job: Job, model_hash: str | None) -> str:
             "all_prompts": [request.prompt] * count,
             "negative_prompt": negative,
             "all_negative_prompts": [negative] * count,
-            "seed": seeds[0],
+            "seed": first,
             "all_seeds": seeds,
-            "subseed": seeds[0],
+            "subseed": first,
             "all_subseeds": seeds,
             "subseed_strength": 0,
             "width": request.width,

@@ -176,9 +176,8 @@ class Extras:
             for place, upscaler in enumerate(upscalers)
             if isinstance(upscaler, Model)
         }
-        jobs = dict(
-            zip(requests, await run_jobs(self._gateway, list(requests.values()), owner=self._owner()), strict=True)
-        )
+        ran = await run_jobs(self._gateway, list(requests.values()), owner=self._owner())
+        jobs = {place: each.job for place, each in zip(requests, ran, strict=True)}
         return [
             [Layer(upscaler, jobs.get((source.index, place))) for place, upscaler in enumerate(upscalers)]
             for source in sources

@@ -16,8 +16,8 @@ from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
 from mflux_api.http.render import Renderer
 from mflux_api.http.responses import in_thread, json_bytes
 from mflux_api.http.security import owner
-from mflux_api.http.synchronous import run_job
-from mflux_api.jobs.job import Job, Status
+from mflux_api.http.synchronous import RanJob, run_job
+from mflux_api.jobs.job import Status
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.request import GenerateRequest
 
@@ -64,7 +64,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     async def generate(body: Mapping[str, Any]) -> Response:
         a1111 = dialect.speaks_a1111(body)
         started = trio.current_time()
-        job = await run_job(
+        ran = await run_job(
             gateway,
             from_body(
                 dialect.translate(body, max_images=max_images) if a1111 else body,
@@ -74,19 +74,24 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             ),
             owner=owner(gateway.settings.security.api_keys),
         )
+        job = ran.job
         if job.status is Status.CANCELLED and not a1111:
             raise JobCancelled("The job was cancelled", {"job_id": job.id})
         sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
         info = dialect.info(job, await gateway.model_hash(job.model)) if a1111 else sentence
-        parameters = _parameters(job, gateway.catalog.get(job.model))
+        parameters = _parameters(ran, gateway.catalog.get(job.model))
         images = await renderer.images(job) if body.get("send_images") is not False else []
         return json_bytes(await in_thread(ImagesResponse(images=tuple(images), parameters=parameters, info=info)))
 
     return routes
 
 
-def _parameters(job: Job, model: Model | None) -> dict[str, Any]:
-    """Return what ran, which may differ from what was asked: a distilled model always runs at guidance 1.0."""
+def _parameters(ran: RanJob, model: Model | None) -> dict[str, Any]:
+    """Return what ran, which may differ from what was asked: a distilled model always runs at guidance 1.0.
+
+    Of a job that was cancelled it is what had run until then.
+    """
+    job = ran.job
     request = job.request
     width, height = request.size
     guided = request.guidance > 1.0 and model is not None and model.takes_negative_prompts
@@ -98,9 +103,9 @@ def _parameters(job: Job, model: Model | None) -> dict[str, Any]:
         "width": width,
         "height": height,
         "steps": request.steps,
-        "steps_run": request.steps_run,
+        "steps_run": ran.steps_run,
         "guidance": request.guidance,
-        "num_images": request.num_images,
+        "num_images": len(job.images),
         "lora_files": list(request.lora_files),
         "lora_scales": list(request.lora_scales),
         "low_ram": request.low_ram,

@@ -1,0 +1,68 @@
+"""Calls in A1111's dialect whose job is cancelled: the answer tells of what happened, and of no more."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+
+from tests.support.harness import eventually
+from tests.support.scripted_api import Api, scripted_api
+from tests.support.scripted_engine import Hold, Script
+
+BODY = {"prompt": "a red house", "model": "demo", "width": 64, "height": 64, "steps": 8, "seed": 5}
+
+
+async def _cancelled(api: Api, hold: Hold, progress: float, **fields: Any) -> dict[str, Any]:
+    """The answer of a call whose job is cancelled when its engine has come to the hold, and that is known."""
+    answers: list[httpx.Response] = []
+    async with trio.open_nursery() as nursery:
+
+        async def call() -> None:
+            answers.append(await api.http.post("/sdapi/v1/txt2img", json={**BODY, "cfg_scale": 1.0, **fields}))
+
+        async def come_so_far() -> bool:
+            (job,) = (await api.http.get("/api/v1/jobs")).json()["jobs"]
+            return bool(job["progress"] == pytest.approx(progress))
+
+        nursery.start_soon(call)
+        await hold.reached.wait()
+        await eventually(come_so_far)
+        (job,) = (await api.http.get("/api/v1/jobs")).json()["jobs"]
+        await api.http.delete(f"/api/v1/jobs/{job['id']}")
+    (answer,) = answers
+    assert answer.status_code == 200
+    body: dict[str, Any] = answer.json()
+    return body | {"info": json.loads(body["info"])}
+
+
+@pytest.mark.parametrize(("moment", "steps"), [("encoding", 0), ("step 0/1", 0), ("step 0/4", 3), ("decoding", 8)])
+async def test_cancelled_call_counts_the_steps_that_were_run(tmp_path: Path, moment: str, steps: int) -> None:
+    hold = Hold()
+    async with scripted_api(tmp_path, Script(at={moment: hold})) as api:
+        answer = await _cancelled(api, hold, steps / 9)
+    assert (answer["parameters"]["steps"], answer["parameters"]["steps_run"]) == (8, steps)
+
+
+async def test_cancelled_call_without_images_tells_of_none(tmp_path: Path) -> None:
+    hold = Hold()
+    async with scripted_api(tmp_path, Script(at={"step 0/4": hold})) as api:
+        answer = await _cancelled(api, hold, 3 / 18, batch_size=2)
+    info = answer["info"]
+    assert (answer["images"], answer["parameters"]["num_images"]) == ([], 0)
+    assert (info["infotexts"], info["all_seeds"], info["all_prompts"], info["batch_size"]) == ([], [], [], 0)
+    # webuiapi reads a number here.
+    assert info["seed"] == 5
+
+
+async def test_cancelled_call_tells_of_the_images_that_are_there(tmp_path: Path) -> None:
+    hold = Hold()
+    async with scripted_api(tmp_path, Script(at={"step 1/3": hold})) as api:
+        answer = await _cancelled(api, hold, 11 / 27, batch_size=3)
+    info = answer["info"]
+    assert (len(answer["images"]), answer["parameters"]["num_images"], answer["parameters"]["steps_run"]) == (1, 1, 8)
+    assert (len(info["infotexts"]), info["all_seeds"], info["batch_size"]) == (1, [5], 1)
