@@ -23,6 +23,7 @@ from mflux_api.errors import (
     EngineUnavailable,
     ImageGone,
     InternalError,
+    JobGone,
     JobNotFound,
     ModelNotDownloaded,
     ServiceRestarting,
@@ -186,7 +187,7 @@ class Gateway:
         job = await self._job(job_id)
         if job.status.terminal:
             return JobView(job=job, live=None)
-        live = (await self._ask(self._to.scheduler, m.GetSnapshots())).get(job_id)
+        live = (await self._ask(self._to.scheduler, m.GetSnapshots(job_ids=(job_id,)))).get(job_id)
         if live is None:
             # It ended between the two questions.
             job = await self._job(job_id)
@@ -196,12 +197,20 @@ class Gateway:
         self, *, limit: int = 50, cursor: str | None = None, status: Status | None = None
     ) -> tuple[tuple[JobView, ...], str | None]:
         """Return a page of jobs, newest first, and the cursor of the next one."""
-        snapshots = await self._ask(self._to.scheduler, m.GetSnapshots())
         page: Page = await self._ask(self._to.store, m.ListJobs(limit=limit, cursor=cursor, status=status))
-        views = tuple(
-            JobView(job=job, live=None if job.status.terminal else snapshots.get(job.id)) for job in page.jobs
-        )
+        unfinished = tuple(job.id for job in page.jobs if not job.status.terminal)
+        question = m.GetSnapshots(job_ids=unfinished)
+        snapshots = await self._ask(self._to.scheduler, question) if unfinished else {}
+        views = tuple([await self._view(job, snapshots.get(job.id)) for job in page.jobs])
         return views, page.next_cursor
+
+    async def _view(self, job: Job, live: m.JobSnapshot | None) -> JobView:
+        """A job of a page as it is now: one that has ended since, as it ended, if it is still there."""
+        if job.status.terminal or live is not None:
+            return JobView(job=job, live=live)
+        with suppress(JobNotFound, JobGone):
+            job = await self._job(job.id)
+        return JobView(job=job, live=None)
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job and return it; a finished one is returned as it is.

@@ -24,6 +24,16 @@ class _Measured:
     """Seconds of an image outside its steps: reading the prompt, decoding, saving."""
 
 
+@attrs.frozen(kw_only=True)
+class Rates:
+    """Seconds for each pixel of an image."""
+
+    step: float
+    """Of one denoising step."""
+    rest: float
+    """Of an image outside its steps."""
+
+
 class Estimates:
     """Moving averages per kind of device, model, number of init images, and size.
 
@@ -51,22 +61,28 @@ class Estimates:
             step: steps done, of all images that are being generated together.
             image: images done.
         """
-        nearest = self._nearest(request, device)
+        pixels = _pixels(request)
+        rates = self.rates(request.model, len(request.init_images), pixels, device)
+        if rates is None:
+            return None
+        images = request.num_images - image
+        return max(0.0, pixels * ((request.steps_run * images - step) * rates.step + images * rates.rest))
+
+    def rates(self, model: str, init_images: int, pixels: int, device: str | None) -> Rates | None:
+        """Return what a pixel costs in images of a size, or ``None`` while nothing is known of the model."""
+        nearest = self._nearest(model, init_images, pixels, device)
         if nearest is None:
             return None
-        pixels, measured = nearest
-        scale = _pixels(request) / pixels
-        steps = request.steps_run * (request.num_images - image) - step
-        step_seconds = (measured.step.value or 0.0) * scale
-        rest_seconds = (measured.rest.value or 0.0) * scale
-        return max(0.0, steps * step_seconds + (request.num_images - image) * rest_seconds)
+        measured_pixels, measured = nearest
+        return Rates(
+            step=(measured.step.value or 0.0) / measured_pixels, rest=(measured.rest.value or 0.0) / measured_pixels
+        )
 
     def _of(self, request: ResolvedRequest, device: str | None) -> _Measured:
         sizes = self._measured.setdefault((device, request.model, len(request.init_images)), {})
         return sizes.setdefault(_pixels(request), _Measured())
 
-    def _nearest(self, request: ResolvedRequest, device: str | None) -> tuple[int, _Measured] | None:
-        model, count = request.model, len(request.init_images)
+    def _nearest(self, model: str, count: int, wanted: int, device: str | None) -> tuple[int, _Measured] | None:
         others = sorted((abs(other - count), other) for *key, other in self._measured if key == [device, model])
         for _, other in others:
             known = {
@@ -78,7 +94,6 @@ class Estimates:
                 break
         else:
             return None
-        wanted = _pixels(request)
         pixels = min(known, key=lambda seen: max(seen, wanted) / min(seen, wanted))
         return pixels, known[pixels]
 

@@ -57,7 +57,10 @@ class JobSnapshot:
 
 @attrs.frozen(kw_only=True)
 class GetSnapshots(Ask[Mapping[str, JobSnapshot]]):
-    """Read every unfinished job: the running ones first, then the queue in order."""
+    """Read unfinished jobs: the running ones first, then the queue in order."""
+
+    job_ids: tuple[str, ...] | None = None
+    """Which jobs, then in no order; all by default, which costs a look at each."""
 
 
 @attrs.frozen(kw_only=True)

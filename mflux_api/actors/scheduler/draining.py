@@ -4,7 +4,7 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.endings import Endings
-from mflux_api.actors.scheduler.job_queue import QUEUED, Entry, JobEvent, JobQueue, JobState
+from mflux_api.actors.scheduler.job_queue import QUEUED, JobEvent, JobQueue, JobState
 from mflux_api.errors import ShuttingDown
 
 
@@ -36,22 +36,16 @@ class Draining:
 
     def answer_when_quiet(self) -> None:
         """Answer those who wait for the drain, if it is done."""
-        if not any(_keeps_waiting(entry) for entry in self._queue):
+        if self._queue.quiet():
             while self._waiting:
                 self._waiting.pop().reply.ok(None)
 
     def _halt(self) -> None:
-        for entry in self._queue:
+        for entry in self._queue.at_work():
             # What is being saved, or is ending, is over in a moment, and would be lost.
             if entry.state is JobState.RUNNING:
                 entry.on(JobEvent.HALT)
                 entry.scope.cancel()
-
-
-def _keeps_waiting(entry: Entry) -> bool:
-    """Whether a drain is not done before that job has moved on."""
-    at_rest = entry.state in QUEUED or entry.state is JobState.PERSISTING
-    return entry.job.synchronous or not at_rest
 
 
 def shutting_down() -> ShuttingDown:

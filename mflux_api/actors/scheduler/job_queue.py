@@ -1,143 +1,67 @@
-"""The unfinished jobs of a scheduler: the state of each, the order in which they are due, how long they will take."""
+"""The unfinished jobs of a scheduler: the order in which they are due, and how long they will take."""
 
 import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from enum import Enum, auto
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 
 import attrs
-import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.scheduler.engine_plan import EnginePlan
+from mflux_api.actors.scheduler.entries import (
+    AT_WORK,
+    OVER,
+    QUEUED,
+    TRANSITIONS,
+    Entry,
+    ImpossibleEvent,
+    JobEvent,
+    JobState,
+)
+from mflux_api.actors.scheduler.ordered_sums import OrderedSums
+from mflux_api.actors.scheduler.ready_jobs import ReadyJobs
+from mflux_api.actors.scheduler.work_ahead import WorkAhead
 from mflux_api.engine.interface import EngineId
 from mflux_api.jobs.estimates import Estimates
-from mflux_api.jobs.job import Job, StoredImage
+from mflux_api.jobs.job import Job
 from mflux_api.jobs.progress import ProgressTracker
 
+__all__ = ["AT_WORK", "OVER", "QUEUED", "TRANSITIONS", "Entry", "ImpossibleEvent", "JobEvent", "JobQueue", "JobState"]
 
-class JobState(Enum):
-    """Where an unfinished job is; see :data:`TRANSITIONS`."""
-
-    PERSISTING = auto()
-    """On its way into the store; it has no place in the queue yet."""
-    WAITING = auto()
-    """In the queue, and due when its turn comes."""
-    DOWNLOADING = auto()
-    """In the queue, and overtaken by others while its model is being brought to disk."""
-    RUNNING = auto()
-    """An engine is taken for it."""
-    SAVING = auto()
-    """The engine is free again; what it made is still being written."""
-    HALTED = auto()
-    """Its run was stopped without an end; it is about to go back to the queue."""
-    ENDING = auto()
-    """One task is committing its end; no other may."""
-    ENDED = auto()
-
-
-class JobEvent(Enum):
-    """What happens to an unfinished job."""
-
-    KEPT = auto()
-    """The store has it, and it takes its place in the queue."""
-    DOWNLOAD_BEGAN = auto()
-    DOWNLOADED = auto()
-    DISPATCHED = auto()
-    ENGINE_FREED = auto()
-    """The engine has nothing more to do for it."""
-    HALT = auto()
-    """A drain stops its run."""
-    REQUEUED = auto()
-    """Its attempt is over without an end."""
-    END = auto()
-    """It is to end: completed, failed or cancelled."""
-    COMMITTED = auto()
-    """The store has its end."""
-
-
-_S, _E = JobState, JobEvent
-TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
-    (_S.PERSISTING, _E.KEPT): _S.WAITING,
-    (_S.WAITING, _E.DOWNLOAD_BEGAN): _S.DOWNLOADING,
-    (_S.WAITING, _E.DISPATCHED): _S.RUNNING,
-    (_S.WAITING, _E.END): _S.ENDING,
-    (_S.DOWNLOADING, _E.DOWNLOADED): _S.WAITING,
-    (_S.DOWNLOADING, _E.END): _S.ENDING,
-    (_S.RUNNING, _E.ENGINE_FREED): _S.SAVING,
-    (_S.RUNNING, _E.HALT): _S.HALTED,
-    (_S.RUNNING, _E.REQUEUED): _S.WAITING,
-    (_S.RUNNING, _E.END): _S.ENDING,
-    (_S.SAVING, _E.END): _S.ENDING,
-    (_S.HALTED, _E.REQUEUED): _S.WAITING,
-    (_S.HALTED, _E.END): _S.ENDING,
-    (_S.ENDING, _E.COMMITTED): _S.ENDED,
-}
-"""State and event → next state; what is not here cannot happen."""
-
-QUEUED = frozenset({JobState.WAITING, JobState.DOWNLOADING})
-"""In the queue."""
-AT_WORK = frozenset({JobState.RUNNING, JobState.SAVING, JobState.HALTED})
-"""An attempt is under way."""
-OVER = frozenset({JobState.ENDING, JobState.ENDED})
-"""Its end is being committed, or was."""
-
-
-class ImpossibleEvent(Exception):
-    """A job's state does not allow that event: a defect."""
-
-
-@attrs.define(eq=False)
-class Entry:
-    """A job that is not finished, as the scheduler knows it."""
-
-    job: Job
-    number: int
-    """Order of acceptance; a job that goes back to the queue keeps its place."""
-    tracker: ProgressTracker
-    state: JobState = JobState.PERSISTING
-    images: list[StoredImage] = attrs.field(factory=list)
-    overtaken: int = 0
-    """How often a later job ran before it."""
-    out_of_memory: bool = False
-    """There is evidence that the last engine that died with it inside was out of memory."""
-    engine: m.EngineStatus | None = None
-    """What runs it, as it was when the job was given to it; ``None`` while it does not run."""
-    failed_on: EngineId | None = None
-    """The engine that could not complete its last attempt, until the next one; any other is better."""
-    began: bool = False
-    """Whether the engine was seen loading its model during this attempt."""
-    scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)
-    """Of what is under way for it: the attempt, or the wait for its model."""
-    kept: trio.Event = attrs.field(factory=trio.Event)
-    """Set once the store has it, or has refused it."""
-    finished: trio.Event = attrs.field(factory=trio.Event)
-
-    def on(self, event: JobEvent) -> None:
-        """Take the job on to its next state.
-
-        Raises:
-            ImpossibleEvent: its state does not allow that.
-        """
-        try:
-            self.state = TRANSITIONS[self.state, event]
-        except KeyError:
-            raise ImpossibleEvent(f"job {self.job.id}: {event.name} while {self.state.name}") from None
+PLANNED = 32
+"""Waiting jobs that are planned one by one for an ETA, where there are several engines."""
 
 
 class JobQueue:
-    """Entries by id, and those that wait in their order: first come, first served."""
+    """Entries by id, and those that wait in their order: first come, first served.
+
+    What is asked for at each event, call or end costs no more in a long queue: numbers are counted as they change, and
+    places and work are kept as sums (:class:`OrderedSums`).
+    """
 
     def __init__(self, estimates: Estimates) -> None:
-        self._entries: dict[str, Entry] = {}
-        self._waiting: list[Entry] = []
-        self._numbers = itertools.count()
         self._estimates = estimates
+        self._numbers = itertools.count()
+        self._entries: dict[str, Entry] = {}
+        self._states = Counter[JobState]()
+        self._synchronous = 0
+        self._input_bytes: dict[int, int] = {}
+        self._input_bytes_of_all = 0
+        self._at_work: dict[int, Entry] = {}
+        self._waiting: dict[int, Entry] = {}
+        self._places = OrderedSums()
+        # What follows is brought up to date when it is needed: an entry changes more often than that.
+        self._changed: dict[int, Entry] = {}
+        self._ready = ReadyJobs()
+        self._retries: dict[int, Entry] = {}
+        self._work = WorkAhead(estimates)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
 
     def input_bytes(self) -> int:
         """Return how much the init images of all unfinished jobs take; they are held as text."""
-        return sum(len(text) for entry in self for text in entry.job.request.init_images)
+        return self._input_bytes_of_all
 
     def get(self, job_id: str) -> Entry | None:
         """Return a job's entry."""
@@ -145,29 +69,55 @@ class JobQueue:
 
     def add(self, job: Job) -> Entry:
         """Make an entry for a job that was accepted; it does not wait yet."""
-        entry = Entry(job=job, number=next(self._numbers), tracker=ProgressTracker(job))
+        entry = Entry(job=job, number=next(self._numbers), tracker=ProgressTracker(job), watcher=self)
         self._entries[job.id] = entry
+        self._states[entry.state] += 1
+        self._synchronous += job.synchronous
+        # Counted as they are now: a finished job has none.
+        self._input_bytes[entry.number] = sum(len(text) for text in job.request.init_images)
+        self._input_bytes_of_all += self._input_bytes[entry.number]
         return entry
 
     def forget(self, entry: Entry) -> None:
         """Drop an entry, wherever it is."""
-        self._entries.pop(entry.job.id, None)
         self.take(entry)
+        if entry.watcher is not self:
+            return
+        entry.watcher = None
+        del self._entries[entry.job.id]
+        self._at_work.pop(entry.number, None)
+        self._states[entry.state] -= 1
+        self._synchronous -= entry.job.synchronous
+        self._input_bytes_of_all -= self._input_bytes.pop(entry.number)
+
+    def changes(self, entry: Entry, state: JobState) -> None:
+        """Note that an entry is about to change, and its next state."""
+        self._states[entry.state] -= 1
+        self._states[state] += 1
+        if state in AT_WORK:
+            self._at_work[entry.number] = entry
+        else:
+            self._at_work.pop(entry.number, None)
+        if entry.number in self._waiting:
+            self._changed[entry.number] = entry
 
     def enqueue(self, entry: Entry) -> int:
         """Put an entry at its place among the waiting and return that place, counted from 1."""
-        self._waiting.append(entry)
-        self._waiting.sort(key=lambda waiting: waiting.number)
-        return self._waiting.index(entry) + 1
+        self._waiting[entry.number] = self._changed[entry.number] = entry
+        self._places.add(entry.number)
+        return self._places.before(entry.number) + 1
 
     def position(self, job_id: str) -> int:
         """Return a job's place among the waiting, counted from 1; 0 when it does not wait."""
-        return next((place for place, entry in enumerate(self._waiting, start=1) if entry.job.id == job_id), 0)
+        entry = self._entries.get(job_id)
+        return 0 if entry is None or entry.number not in self._waiting else self._places.before(entry.number) + 1
 
     def take(self, entry: Entry) -> None:
         """Take an entry out of the waiting, if it is there."""
-        if entry in self._waiting:
-            self._waiting.remove(entry)
+        if self._waiting.pop(entry.number, None) is not None:
+            self._places.remove(entry.number)
+            self._changed.pop(entry.number, None)
+            self._leave(entry)
 
     def next(
         self, free: Sequence[m.EngineStatus], usable: Collection[EngineId], max_skips: int = 0
@@ -181,44 +131,97 @@ class JobQueue:
             usable: those and the ones that will be free again: a job that failed on one engine waits for another.
             max_skips: how often an entry may be overtaken for the sake of what is in memory.
         """
-        ready = [entry for entry in self._waiting if entry.state is JobState.WAITING]
-        choices = [(entry, engines) for entry in ready if (engines := _choices(entry, free, usable))]
+        if not free:
+            return None
+        self._settle()
+        # Jobs that failed on an engine may not go to each of them, so they are looked at one by one. They are few.
+        retries = {
+            entry.number: engines for entry in self._retries.values() if (engines := _choices(entry, free, usable))
+        }
+        choices = [number for number in (self._ready.first(), *retries) if number is not None]
         if not choices:
             return None
-        for place, (entry, engines) in enumerate(choices):
-            engine = next((each for each in engines if entry.job.model in each.models), None)
-            if engine is not None:
-                for passed, _ in choices[:place]:
-                    passed.overtaken += 1
-                return self._take(entry), engine
-            if entry.overtaken >= max_skips:
-                break
-        entry, engines = choices[0]
-        return self._take(entry), engines[0]
+        at_home = [number for number, engines in retries.items() if _with_model(self._waiting[number], engines)]
+        first_ready = self._ready.first_of({model for engine in free for model in engine.models})
+        number = min([*at_home, *([] if first_ready is None else [first_ready])], default=None)
+        if number is None or self._must_wait(number, retries, max_skips):
+            number = min(choices)
+        else:
+            self._overtake(number, retries)
+        entry = self._waiting[number]
+        engines = retries.get(number, free)
+        self.take(entry)
+        return entry, _with_model(entry, engines) or engines[0]
 
-    def _take(self, entry: Entry) -> Entry:
-        self._waiting.remove(entry)
-        return entry
+    def _must_wait(self, number: int, retries: Collection[int], max_skips: int) -> bool:
+        """Whether an entry may not run yet, because one before it was overtaken often enough."""
+        counts = [self._waiting[retry].overtaken for retry in retries if retry < number]
+        return max(*counts, self._ready.most_overtaken_before(number), -1) >= max_skips
+
+    def _overtake(self, number: int, retries: Collection[int]) -> None:
+        self._ready.overtake(number)
+        for retry in retries:
+            if retry < number:
+                self._waiting[retry].overtaken += 1
+
+    def _settle(self) -> None:
+        """Bring up to date which jobs are ready, and how much work they are."""
+        for entry in self._changed.values():
+            self._leave(entry)
+            if entry.state is not JobState.WAITING:
+                continue
+            self._work.add(entry.number, entry.job.request)
+            if entry.failed_on is None:
+                self._ready.add(entry.number, entry.job.model, entry.overtaken)
+            else:
+                self._retries[entry.number] = entry
+        self._changed.clear()
+
+    def _leave(self, entry: Entry) -> None:
+        """Take an entry out of what is ready."""
+        self._work.remove(entry.number)
+        self._retries.pop(entry.number, None)
+        if entry.number in self._ready:
+            entry.overtaken = self._ready.remove(entry.number)
 
     def accepted(self) -> int:
         """How many jobs wait or are on their way into the store."""
-        return sum(entry.state in QUEUED or entry.state is JobState.PERSISTING for entry in self)
+        return sum(self._states[state] for state in (*QUEUED, JobState.PERSISTING))
 
     def active(self) -> int:
         """How many attempts are under way."""
-        return sum(entry.state in AT_WORK for entry in self)
+        return len(self._at_work)
 
-    def snapshots(self, engines: Sequence[m.EngineStatus]) -> dict[str, m.JobSnapshot]:
-        """Return what is known of every unfinished job: the running first, then the waiting in order."""
-        etas = self.etas(engines)
-        positions = {entry.job.id: place for place, entry in enumerate(self._waiting, start=1)}
+    def at_work(self) -> Sequence[Entry]:
+        """Return the entries with an attempt under way, in the order of acceptance."""
+        return sorted(self._at_work.values(), key=lambda entry: entry.number)
+
+    def quiet(self) -> bool:
+        """Whether nothing runs or ends, and no synchronous caller waits."""
+        return not self._synchronous and self.accepted() == len(self._entries)
+
+    def snapshots(
+        self, engines: Sequence[m.EngineStatus], job_ids: Collection[str] | None = None
+    ) -> dict[str, m.JobSnapshot]:
+        """Return what is known of unfinished jobs: the running first, then the waiting in order.
+
+        Args:
+            engines: the engines that will run them.
+            job_ids: which jobs, in no order; all of them by default, which costs a look at each.
+        """
+        if job_ids is None:
+            etas = self.etas(engines)
+            at_work, waiting = self.at_work(), self._in_order()
+            places = {entry.number: place for place, entry in enumerate(waiting, start=1)}
+            return {
+                entry.job.id: _snapshot(entry, places.get(entry.number), etas[entry.job.id])
+                for entry in (*at_work, *waiting)
+            }
+        entries = [entry for job_id in job_ids if (entry := self._entries.get(job_id)) is not None]
         return {
-            entry.job.id: m.JobSnapshot(
-                prompt=entry.job.request.prompt,
-                progress=attrs.evolve(entry.tracker.latest, eta_seconds=etas[entry.job.id]),
-                position=positions.get(entry.job.id),
-            )
-            for entry in (*self._at_work(), *self._waiting)
+            entry.job.id: _snapshot(entry, self.position(entry.job.id) or None, self.eta(entry, engines))
+            for entry in entries
+            if entry.number in self._waiting or entry.number in self._at_work
         }
 
     def etas(self, engines: Sequence[m.EngineStatus]) -> dict[str, float | None]:
@@ -226,27 +229,50 @@ class JobQueue:
 
         ``None`` where nothing is known yet. A job whose model is being downloaded counts only its download.
         """
-        etas: dict[str, float | None] = {}
-        busy: dict[str, float | None] = {engine.id: 0.0 for engine in engines} or {"": 0.0}
-        devices = {engine.id: engine.device for engine in engines}
-        for entry in (*self._at_work(), *self._waiting):
-            tracker = entry.tracker
-            if entry.state is JobState.DOWNLOADING:
-                etas[entry.job.id] = tracker.latest.eta_seconds
-                continue
-            taken = entry.engine.id if entry.engine is not None else None
-            engine = taken if taken in busy else min(busy, key=lambda each: _or_last(busy[each]))
-            seconds = self._estimates.remaining(
-                entry.job.request, devices.get(engine), step=tracker.steps_ahead, image=tracker.images_saved
-            )
-            before = busy[engine]
-            busy[engine] = None if before is None or seconds is None else before + seconds
-            after = busy[engine]
-            etas[entry.job.id] = None if after is None else round(after, 1)
-        return etas
+        plan = EnginePlan(engines, self._estimates)
+        return {entry.job.id: self._plan(entry, plan) for entry in (*self.at_work(), *self._in_order())}
 
-    def _at_work(self) -> list[Entry]:
-        return [entry for entry in self if entry.state in AT_WORK]
+    def eta(self, entry: Entry, engines: Sequence[m.EngineStatus]) -> float | None:
+        """Return the seconds until the end of one job: with one engine what :meth:`etas` says of it.
+
+        With several engines the first of those that wait are planned one by one, and the others as their sum.
+        """
+        if entry.state is JobState.DOWNLOADING:
+            return entry.tracker.latest.eta_seconds
+        plan = EnginePlan(engines, self._estimates)
+        for running in self.at_work():
+            seconds = self._plan(running, plan)
+            if running is entry:
+                return seconds
+        if entry.number not in self._waiting:
+            return None
+        self._settle()
+        first = 0
+        for number in itertools.islice(self._places, PLANNED if plan.several else 0):
+            if number == entry.number:
+                break
+            self._plan(self._waiting[number], plan)
+            first = number + 1
+        plan.add_ahead(lambda device: self._work.seconds_between(first, entry.number, device))
+        return self._plan(entry, plan)
+
+    def _plan(self, entry: Entry, plan: EnginePlan) -> float | None:
+        tracker = entry.tracker
+        if entry.state is JobState.DOWNLOADING:
+            return tracker.latest.eta_seconds
+        taken = entry.engine.id if entry.engine is not None else None
+        return plan.take(entry.job.request, taken, step=tracker.steps_ahead, image=tracker.images_saved)
+
+    def _in_order(self) -> list[Entry]:
+        return [self._waiting[number] for number in sorted(self._waiting)]
+
+
+def _snapshot(entry: Entry, position: int | None, eta_seconds: float | None) -> m.JobSnapshot:
+    return m.JobSnapshot(
+        prompt=entry.job.request.prompt,
+        progress=attrs.evolve(entry.tracker.latest, eta_seconds=eta_seconds),
+        position=position,
+    )
 
 
 def _choices(entry: Entry, free: Sequence[m.EngineStatus], usable: Collection[EngineId]) -> Sequence[m.EngineStatus]:
@@ -256,5 +282,6 @@ def _choices(entry: Entry, free: Sequence[m.EngineStatus], usable: Collection[En
     return [engine for engine in free if engine.id != entry.failed_on]
 
 
-def _or_last(seconds: float | None) -> float:
-    return float("inf") if seconds is None else seconds
+def _with_model(entry: Entry, engines: Sequence[m.EngineStatus]) -> m.EngineStatus | None:
+    """The first of the engines that has the job's model in memory."""
+    return next((engine for engine in engines if entry.job.model in engine.models), None)

@@ -115,7 +115,7 @@ class Scheduler:
             case m.Abandon():
                 self._nursery.start_soon(self._endings.abandon, message.job_id)
             case m.GetSnapshots():
-                message.reply.ok(self._queue.snapshots(self._usable()))
+                message.reply.ok(self._queue.snapshots(self._usable(), message.job_ids))
             case m.GetStatus():
                 message.reply.ok(self._status())
             case m.GetEngines():
@@ -141,7 +141,7 @@ class Scheduler:
 
     def _note(self, status: m.EngineStatus) -> None:
         self._engines[status.id] = status
-        for entry in self._queue:
+        for entry in self._queue.at_work():
             if entry.state is not JobState.RUNNING or entry.engine is None:
                 continue
             if entry.engine.id == status.id and status.loading == entry.job.model:
@@ -178,7 +178,7 @@ class Scheduler:
     def _is_free(self, engine: EngineId) -> bool:
         saving = sum(
             entry.state is JobState.SAVING and entry.engine is not None and entry.engine.id == engine
-            for entry in self._queue
+            for entry in self._queue.at_work()
         )
         return engine not in self._busy and saving < MAX_SAVING
 
@@ -349,7 +349,7 @@ class Scheduler:
         entry = self._queue.get(progress.id)
         if entry is None or entry.state in OVER:
             return
-        timed = attrs.evolve(progress, eta_seconds=self._queue.etas(self._usable()).get(progress.id))
+        timed = attrs.evolve(progress, eta_seconds=self._queue.eta(entry, self._usable()))
         self._hub.tell_lossy(m.Publish(job_id=progress.id, event=timed))
 
 

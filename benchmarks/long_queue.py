@@ -1,0 +1,113 @@
+"""What each call and event costs the scheduler's queue when it is long, against a queue of 1,000 jobs.
+
+The queue alone, in one thread, without a store or an engine: a ratio near 1 says that a long queue costs no more.
+
+Run: ``uv run python -m benchmarks.long_queue``
+"""
+
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.scheduler.job_queue import Entry, JobEvent, JobQueue
+from mflux_api.jobs.estimates import Estimates
+from mflux_api.jobs.job import Job
+from mflux_api.jobs.resolve import ResolvedRequest
+
+LENGTHS = (1_000, 10_000, 100_000)
+CALLS = 200
+MODELS = ("flux2-klein-4b", "flux2-klein-9b", "demo")
+SIZES = ((512, 512), (768, 512), (1024, 1024))
+ENGINES = (m.EngineStatus(id="0", condition=m.EngineCondition.READY, models=("demo",), device="cpu"),)
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def request(number: int) -> ResolvedRequest:
+    """Return a request; one after the other they differ in model, size, steps and images."""
+    width, height = SIZES[number // 3 % 3]
+    return ResolvedRequest(
+        prompt="a red house",
+        model=MODELS[number % 3],
+        seed=number,
+        width=width,
+        height=height,
+        steps=4 + number % 5,
+        guidance=1.0,
+        num_images=1 + number % 2,
+    )
+
+
+def submit(queue: JobQueue, number: int) -> Entry:
+    """Put a job into the queue."""
+    entry = queue.add(Job(id=f"{number:012x}", request=request(number), created_at=NOW))
+    entry.on(JobEvent.KEPT)
+    queue.enqueue(entry)
+    return entry
+
+
+def dispatch(queue: JobQueue) -> Entry:
+    """Have the next job run."""
+    chosen = queue.next(ENGINES, {"0"}, 4)
+    if chosen is None:
+        raise RuntimeError("the queue is empty")
+    entry, engine = chosen
+    entry.engine = engine
+    entry.on(JobEvent.DISPATCHED)
+    return entry
+
+
+def end(queue: JobQueue, entry: Entry) -> None:
+    """End a job, wherever it is."""
+    queue.take(entry)
+    entry.on(JobEvent.END)
+    queue.forget(entry)
+    entry.on(JobEvent.COMMITTED)
+
+
+def measure(length: int) -> dict[str, float]:
+    """Return the seconds of one call or event of each kind in a queue of that length."""
+    estimates = Estimates()
+    for number in range(9):
+        estimates.add_step(request(number), "cpu", 1.0)
+        estimates.add_rest(request(number), "cpu", 0.5)
+    queue = JobQueue(estimates)
+    began = time.perf_counter()
+    entries = [submit(queue, number) for number in range(length)]
+    running = dispatch(queue)
+    seconds = {"lining up, for each job": (time.perf_counter() - began) / length}
+    waiting = [entry for entry in entries[:: max(1, length // (3 * CALLS))] if entry is not running]
+    looked_at, cancelled = waiting[:CALLS], waiting[CALLS : 2 * CALLS]
+
+    def each(kind: str, calls: list[Callable[[], object]]) -> None:
+        began = time.perf_counter()
+        for call in calls:
+            call()
+        seconds[kind] = (time.perf_counter() - began) / len(calls)
+
+    each("progress of the running job", [lambda: queue.eta(running, ENGINES)] * CALLS)
+    each("GET of a waiting job", [lambda entry=entry: queue.snapshots(ENGINES, [entry.job.id]) for entry in looked_at])  # type: ignore[misc]
+    each("submit", [lambda number=number: submit(queue, length + number) for number in range(CALLS)])  # type: ignore[misc]
+    each("cancel", [lambda entry=entry: end(queue, entry) for entry in cancelled])  # type: ignore[misc]
+    each("end, and the next one runs", [lambda: end(queue, dispatch(queue))] * CALLS)
+    each("GET of the whole queue, for each job", [lambda: queue.snapshots(ENGINES)])
+    seconds["GET of the whole queue, for each job"] /= length
+    return seconds
+
+
+def main() -> None:
+    """Print the table."""
+    measured = {length: measure(length) for length in LENGTHS}
+    short = measured[LENGTHS[0]]
+    heads = "".join(f" {f'{length:,} jobs':>14} {'ratio':>6}" for length in LENGTHS[1:])
+    print(f"{'':40} {f'{LENGTHS[0]:,} jobs':>12}{heads}")
+    for kind, seconds in short.items():
+        row = f"{kind:40} {seconds * 1e6:9.1f} µs"
+        for length in LENGTHS[1:]:
+            longer = measured[length][kind]
+            row += f" {longer * 1e6:11.1f} µs {longer / seconds:6.2f}"
+        print(row)
+
+
+if __name__ == "__main__":
+    main()

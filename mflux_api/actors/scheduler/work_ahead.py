@@ -1,0 +1,80 @@
+"""How much work the waiting jobs are, in their order, so that it can be said how much lies before any of them."""
+
+import math
+from collections import defaultdict
+
+import attrs
+
+from mflux_api.actors.scheduler.ordered_sums import OrderedSums
+from mflux_api.jobs.estimates import Estimates
+from mflux_api.jobs.resolve import ResolvedRequest
+
+_BUCKETS_PER_OCTAVE = 4
+"""Sizes within a fifth of each other are estimated from the same measurement; each counts its own pixels."""
+
+
+@attrs.frozen
+class _Kind:
+    """Jobs whose seconds are the same multiple of their pixels, steps and images."""
+
+    model: str
+    references: int
+    bucket: int
+
+    @property
+    def pixels(self) -> int:
+        return round(2 ** (self.bucket / _BUCKETS_PER_OCTAVE))
+
+
+@attrs.define
+class _Work:
+    steps: OrderedSums = attrs.field(factory=OrderedSums)
+    """Pixels of each step of each image."""
+    images: OrderedSums = attrs.field(factory=OrderedSums)
+    """Pixels of each image."""
+
+
+class WorkAhead:
+    """The waiting jobs' work by their numbers. It is kept in pixels: what a pixel costs is learned meanwhile."""
+
+    def __init__(self, estimates: Estimates) -> None:
+        self._estimates = estimates
+        self._work: defaultdict[_Kind, _Work] = defaultdict(_Work)
+        self._kinds: dict[int, _Kind] = {}
+
+    def add(self, number: int, request: ResolvedRequest) -> None:
+        """Add a job that waits."""
+        pixels = math.prod(request.size)
+        bucket = round(math.log2(pixels) * _BUCKETS_PER_OCTAVE)
+        kind = self._kinds[number] = _Kind(request.model, len(request.init_images), bucket)
+        work = self._work[kind]
+        work.steps.add(number, pixels * request.steps_run * request.num_images)
+        work.images.add(number, pixels * request.num_images)
+
+    def remove(self, number: int) -> None:
+        """Take a job out that waits no more, if it is here."""
+        kind = self._kinds.pop(number, None)
+        if kind is None:
+            return
+        work = self._work[kind]
+        work.steps.remove(number)
+        work.images.remove(number)
+        if not work.images:
+            del self._work[kind]
+
+    def seconds_between(self, first: int, number: int, device: str | None) -> float | None:
+        """Return how long the jobs from one number up to another take on a kind of device, one after the other.
+
+        ``None`` where nothing is known of one of them.
+        """
+        seconds = 0.0
+        for kind, work in self._work.items():
+            images = work.images.before(number) - work.images.before(first)
+            if not images:
+                continue
+            rates = self._estimates.rates(kind.model, kind.references, kind.pixels, device)
+            if rates is None:
+                return None
+            steps = work.steps.before(number) - work.steps.before(first)
+            seconds += steps * rates.step + images * rates.rest
+        return seconds
