@@ -70,6 +70,9 @@ def _next_of_a_list(
 class AnyOrder(RuleBasedStateMachine):
     """Jobs come, are downloaded, run, fail and are cancelled in any order."""
 
+    compared = 0
+    """How often all answers were compared."""
+
     @initialize(max_skips=st.integers(0, 3), engines=st.integers(1, 3))
     def begin(self, max_skips: int, engines: int) -> None:
         self.queue = JobQueue(_estimates())
@@ -139,6 +142,7 @@ class AnyOrder(RuleBasedStateMachine):
     def everything_asked_has_the_answer_of_a_plain_list(self) -> None:
         if not hasattr(self, "queue"):
             return
+        AnyOrder.compared += 1
         ordered = sorted(self.waiting, key=lambda each: each.number)
         assert [self.queue.position(entry.job.id) for entry in ordered] == list(range(1, len(ordered) + 1))
         assert [self.queue.position(entry.job.id) for entry in self.running] == [0] * len(self.running)
@@ -163,7 +167,9 @@ class AnyOrder(RuleBasedStateMachine):
 
 @pytest.mark.timeout(600)
 def test_queue_answers_as_a_plain_list_whatever_happens() -> None:
+    AnyOrder.compared = 0
     run_state_machine_as_test(AnyOrder, settings=settings(max_examples=100, stateful_step_count=40))
+    assert AnyOrder.compared > 100
 
 
 # --- a long queue ---
