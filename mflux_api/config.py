@@ -34,6 +34,8 @@ class ServerSettings:
     port: Port = 7861
     drain_timeout_seconds: Seconds = 30.0
     cors_origins: tuple[str, ...] = ("*",)
+    max_in_flight_mb: Positive | None = None
+    """Memory for bodies and answers of all clients together; by default a thirty-second of the machine's."""
 
 
 @attrs.frozen(kw_only=True)

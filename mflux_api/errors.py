@@ -199,6 +199,12 @@ class QueueFull(ServiceError):
     code, status, retry_after = "QUEUE_FULL", 503, 5
 
 
+class ServerBusy(ServiceError):
+    """Request bodies and answers on their way take all the memory there is for them (`server.max_in_flight_mb`)."""
+
+    code, status, retry_after = "SERVER_BUSY", 503, 5
+
+
 class ShuttingDown(ServiceError):
     """The service is draining and takes no new work."""
 

@@ -29,8 +29,9 @@ from mflux_api.errors import (
     ServiceRestarting,
     ShuttingDown,
 )
+from mflux_api.gateway.bytes_in_flight import BytesInFlight, default_limit
 from mflux_api.gateway.event_stream import EventStream
-from mflux_api.images.encode import ImageFormat, convert_png
+from mflux_api.images.encode import ImageFormat, convert_png, read_png_as_base64
 from mflux_api.images.run_inputs import output_size, source_size
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, Status, StoredImage
@@ -112,6 +113,8 @@ class Gateway:
         self._readers = trio.CapacityLimiter(4)
         self._decoders = trio.CapacityLimiter(2)
         self.loras = LoraFiles(settings.lora.dirs)
+        limit = settings.server.max_in_flight_mb
+        self.in_flight = BytesInFlight(default_limit() if limit is None else limit * 2**20)
         self.settings = settings
         self.catalog = catalog
         self.checkpoints = checkpoints
@@ -275,11 +278,32 @@ class Gateway:
             ImageGone: the file was removed.
             InternalError: it is there and cannot be read.
         """
+        return await self._read(Path(image.path).read_bytes)
+
+    async def image_size(self, image: StoredImage) -> int:
+        """Return the size of a finished image's PNG file.
+
+        Raises:
+            ImageGone: the file was removed.
+            InternalError: it is there and cannot be read.
+        """
+        return (await self._read(Path(image.path).stat)).st_size
+
+    async def image_base64(self, image: StoredImage, size: int) -> bytearray:
+        """Read a finished image's PNG file of a known size as base64.
+
+        Raises:
+            ImageGone: the file was removed.
+            InternalError: it is there and cannot be read, or is damaged.
+        """
+        return await self._read(partial(read_png_as_base64, Path(image.path), size))
+
+    async def _read(self, read: Callable[[], T]) -> T:
         try:
-            return await read_in_thread(Path(image.path).read_bytes, limiter=self._readers)
+            return await read_in_thread(read, limiter=self._readers)
         except (FileNotFoundError, NotADirectoryError):
             raise ImageGone("The image's file was removed from the output directory") from None
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise _unreadable(error) from error
 
     async def image_as(self, image: StoredImage, target: ImageFormat) -> bytes:

@@ -11,6 +11,7 @@ from mflux_api.http import error_handlers, openapi, security
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.connection import HTTPConnection
+from mflux_api.http.held import IN_FLIGHT, ServiceRequest
 from mflux_api.http.render import Renderer
 from mflux_api.http.routes import api_v1, loras
 from mflux_api.http.uploads import LIMITS
@@ -26,6 +27,8 @@ def create_app(gateway: Gateway) -> QuartTrio:
     """Build the app; it holds no state but a cache of rendered results."""
     app = QuartTrio("mflux_api", static_folder=None)
     app.asgi_http_class = HTTPConnection
+    app.request_class = ServiceRequest
+    app.config[IN_FLIGHT] = gateway.in_flight
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_SECONDS
     app.config[LIMITS] = {("POST", loras.PATH): gateway.settings.lora.max_upload_mb * 2**20}

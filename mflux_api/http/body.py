@@ -6,6 +6,7 @@ import msgspec
 from quart import request
 
 from mflux_api.errors import InvalidJSON
+from mflux_api.http.held import held
 from mflux_api.system.threads import read_in_thread
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -20,7 +21,10 @@ async def json_object() -> dict[str, Any]:
         InvalidJSON: it is not JSON, or not an object.
     """
     data = await request.get_data(as_text=False, cache=False)
-    value = await read_in_thread(_parse, data) if len(data) > THREAD_ABOVE_BYTES else _parse(data)
+    if len(data) > THREAD_ABOVE_BYTES:
+        value = await read_in_thread(_parse, data, limiter=held().in_flight.parsers)
+    else:
+        value = _parse(data)
     # An error's traceback would keep the body in memory until the garbage collector comes.
     del data
     if isinstance(value, InvalidJSON):

@@ -32,6 +32,7 @@ from quart.asgi import ASGIHTTPConnection
 from quart.wrappers import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 
+from mflux_api.http.held import IN_FLIGHT, Held, MeteredBody, ServiceRequest
 from mflux_api.http.http1 import HTTP1
 from mflux_api.http.uploads import LIMITS, UploadBody
 
@@ -57,6 +58,16 @@ class HTTPConnection(TrioASGIHTTPConnection):
     def __init__(self, app: Quart, scope: HTTPScope) -> None:
         super().__init__(app, scope)
         self._answered = False
+        self._held: Held | None = None
+
+    async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        """Serve the request; whatever it holds is let go at its end."""
+        in_flight = self.app.config.get(IN_FLIGHT)
+        if in_flight is None:
+            await super().__call__(receive, send)
+            return
+        with Held(in_flight) as self._held:
+            await super().__call__(receive, send)
 
     def _create_request_from_scope(self, send: ASGISendCallable) -> Request:
         request = super()._create_request_from_scope(send)
@@ -66,6 +77,10 @@ class HTTPConnection(TrioASGIHTTPConnection):
             request.max_content_length = limit
             # A large file may take its time; the body itself watches for a client that sends nothing.
             request.body_timeout = None
+        elif self._held is not None:
+            request.body = MeteredBody(request.content_length, self.app.config["MAX_CONTENT_LENGTH"], self._held)
+        if self._held is not None and isinstance(request, ServiceRequest):
+            request.held = self._held
         return request
 
     async def handle_messages(  # type: ignore[override]  # Quart-Trio's own signature differs from Quart's

@@ -23,13 +23,14 @@ from mflux_api.errors import (
     OutOfMemory,
     QueueFull,
     RequestTimeout,
+    ServerBusy,
     ServiceError,
     ShuttingDown,
 )
 
 Errors = tuple[type[ServiceError], ...]
 
-BODY_ERRORS: Errors = (InvalidJSON, InvalidParameter, BodyTooLarge, RequestTimeout)
+BODY_ERRORS: Errors = (InvalidJSON, InvalidParameter, BodyTooLarge, RequestTimeout, ServerBusy)
 """Errors of reading a JSON body."""
 
 SUBMIT_ERRORS: Errors = (

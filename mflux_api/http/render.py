@@ -1,19 +1,27 @@
-"""Jobs as JSON. A result with pixels is rendered once and shared by all who ask for it."""
+"""Jobs as JSON. A job's images are read once, as base64 that all who are sent them share."""
 
-import base64
+import secrets
 from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
+from typing import Any
 
+import attrs
 import trio
 
+from mflux_api.errors import ServerBusy, ServiceError
+from mflux_api.gateway.bytes_in_flight import Reservation
 from mflux_api.gateway.gateway import Gateway, JobView
-from mflux_api.http.responses import in_thread, to_json
+from mflux_api.http.responses import Answer, to_json
 from mflux_api.http.schemas import JobResponse, JobResult, StageName
-from mflux_api.jobs.job import Job, Stage, Status
+from mflux_api.images.encode import base64_length
+from mflux_api.jobs.job import Job, Stage, Status, StoredImage
 from mflux_api.jobs.progress import Progress
 from mflux_api.system.threads import read_in_thread
 
 CACHE_BYTES = 64 * 1024 * 1024
+"""Images that no request uses any more are kept up to this, beside the bytes in flight."""
 
 
 def timestamp(moment: datetime) -> str:
@@ -21,7 +29,7 @@ def timestamp(moment: datetime) -> str:
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def job_response(view: JobView, result: JobResult | None = None) -> JobResponse:
+def job_response(view: JobView, result: JobResult | None = None, warnings: Sequence[str] = ()) -> JobResponse:
     """Return a job as clients see it, with every key."""
     job, live = view.job, view.live
     progress = live.progress if live is not None else None
@@ -41,6 +49,7 @@ def job_response(view: JobView, result: JobResult | None = None) -> JobResponse:
         error=job.failure.message if job.failure is not None else None,
         code=job.failure.code if job.failure is not None else None,
         details=dict(job.failure.details) if job.failure is not None else None,
+        warnings=tuple(warnings),
     )
 
 
@@ -50,73 +59,188 @@ def _stage(job: Job, progress: Progress | None) -> StageName | None:
     return progress.stage.value if progress is not None else Stage.QUEUED.value
 
 
+def with_images(build: Callable[[Sequence[str]], Any], images: Sequence[bytearray]) -> Answer:
+    """Return an object as JSON around images that are not copied.
+
+    Args:
+        build: makes the object; the texts that it is given stand for the images.
+        images: the images as base64.
+    """
+    # Random, so that no prompt can hold one.
+    marks = [secrets.token_hex(16) for _ in images]
+    rest = to_json(build(marks))
+    segments = list[bytes | bytearray]()
+    for mark, image in zip(marks, images, strict=True):
+        before, _, rest = rest.partition(mark.encode())
+        segments += [before, image]
+    return Answer(segments=(*segments, rest))
+
+
+@attrs.define(eq=False)
+class _Images:
+    """A job's images as base64, or why one cannot be read."""
+
+    parts: tuple[bytearray | ServiceError, ...]
+    reservation: Reservation
+    users: int = 0
+
+    @property
+    def size(self) -> int:
+        return sum(len(part) for part in self.parts if isinstance(part, bytearray))
+
+    @property
+    def whole(self) -> bool:
+        return all(isinstance(part, bytearray) for part in self.parts)
+
+
 class Renderer:
-    """Renders finished jobs with their images; keeps the newest results within a number of bytes."""
+    """Renders finished jobs with their images; keeps the newest images within a number of bytes."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
-        self._cache: OrderedDict[tuple[str, bool], bytes] = OrderedDict()
-        self._size = 0
-        self._rendering: dict[tuple[str, bool], trio.Event] = {}
+        self._images_of: OrderedDict[str, _Images] = OrderedDict()
+        self._idle_bytes = 0
+        self._reading: dict[str, trio.Event] = {}
 
-    async def job(self, view: JobView, *, urls: bool = False) -> bytes:
-        """Return a job as JSON bytes; a finished one with its result.
+    async def job(self, view: JobView, held: ExitStack, *, urls: bool = False) -> Answer:
+        """Return a job as JSON; a finished one with its result.
 
         Args:
             view: the job.
+            held: keeps the images in memory until it is closed.
             urls: put the images' paths on this server into the result, in place of base64.
 
         Raises:
             ImageGone: an image's file was removed.
+            InternalError: it cannot be read.
+            ServerBusy: there is no room for the images now.
         """
-        if not view.job.images:
-            return to_json(_with_result(view, []))
-        if not view.job.status.terminal:
-            return to_json(job_response(view))
-        key = (view.job.id, urls)
-        while key not in self._cache:
-            if key in self._rendering:
-                await self._rendering[key].wait()
-                continue
-            self._rendering[key] = trio.Event()
-            try:
-                data = await self._render(view, urls=urls)
-            finally:
-                self._rendering.pop(key).set()
-            self._cache_bytes(key, data)
-            return data
-        self._cache.move_to_end(key)
-        return self._cache[key]
+        if urls or not view.job.images or not view.job.status.terminal:
+            return _without_images(view)
+        images = await self.images(view.job, held)
+        return with_images(lambda marks: _with_result(view, marks, view.job.images), images)
 
-    async def images(self, job: Job) -> list[str]:
+    async def end(self, job: Job, held: ExitStack, *, urls: bool = False) -> Answer:
+        """Return a finished job with what can be read of its images, and a warning for each that cannot.
+
+        Waits for room, as long as it takes.
+        """
+        view = JobView(job=job, live=None)
+        if urls or not job.images:
+            return _without_images(view)
+        parts = (await self._hold(job, held, patient=True)).parts
+        pairs = list(zip(job.images, parts, strict=True))
+        readable = [(image, part) for image, part in pairs if isinstance(part, bytearray)]
+        warnings = [
+            f"Image {index} (seed {image.seed}) is not in the result: {part.message}"
+            for index, (image, part) in enumerate(pairs)
+            if isinstance(part, ServiceError)
+        ]
+        shown = [image for image, _ in readable]
+        return with_images(lambda marks: _with_result(view, marks, shown, warnings), [part for _, part in readable])
+
+    async def images(self, job: Job, held: ExitStack, *, patient: bool = False) -> list[bytearray]:
         """Return a finished job's images as base64 PNG.
+
+        Args:
+            job: the job.
+            held: keeps the images in memory until it is closed.
+            patient: wait for room.
 
         Raises:
             ImageGone: an image's file was removed.
+            InternalError: it cannot be read.
+            ServerBusy: there is no room for them now.
         """
-        files = [await self._gateway.image_bytes(image) for image in job.images]
-        return await read_in_thread(lambda: [base64.b64encode(data).decode() for data in files])
+        images = list[bytearray]()
+        for part in (await self._hold(job, held, patient=patient)).parts:
+            if isinstance(part, ServiceError):
+                # Not the shared one itself: each raise would add to its traceback.
+                raise type(part)(part.message, part.details)
+            images.append(part)
+        return images
 
-    async def _render(self, view: JobView, *, urls: bool) -> bytes:
-        job = view.job
-        if urls:
-            images = [f"/api/v1/jobs/{job.id}/images/{index}" for index in range(len(job.images))]
-        else:
-            images = await self.images(job)
-        return await in_thread(_with_result(view, images))
+    async def _hold(self, job: Job, held: ExitStack, *, patient: bool) -> _Images:
+        """Have the images in memory, once for all who want them at one time."""
+        key = job.id
+        while key not in self._images_of:
+            if key in self._reading:
+                await self._reading[key].wait()
+                continue
+            self._reading[key] = trio.Event()
+            try:
+                self._images_of[key] = await self._read(job)
+            except ServerBusy:
+                if not patient:
+                    raise
+            finally:
+                self._reading.pop(key).set()
+            if key not in self._images_of:
+                await self._gateway.in_flight.wait_for_less()
+        images = self._images_of[key]
+        self._images_of.move_to_end(key)
+        if not images.reservation.bytes:
+            self._idle_bytes -= images.size
+            images.reservation.grow_anyway(images.size)
+        images.users += 1
+        held.callback(self._let_go, key, images)
+        return images
 
-    def _cache_bytes(self, key: tuple[str, bool], data: bytes) -> None:
-        if len(data) > CACHE_BYTES // 4:
+    async def _read(self, job: Job) -> _Images:
+        sizes = [await self._size(image) for image in job.images]
+        reservation = self._gateway.in_flight.open()
+        try:
+            reservation.grow(sum(base64_length(size) for size in sizes if isinstance(size, int)))
+            parts = [await self._part(image, size) for image, size in zip(job.images, sizes, strict=True)]
+        except BaseException:
+            reservation.release()
+            raise
+        return _Images(tuple(parts), reservation)
+
+    async def _size(self, image: StoredImage) -> int | ServiceError:
+        try:
+            return await self._gateway.image_size(image)
+        except ServiceError as error:
+            return error
+
+    async def _part(self, image: StoredImage, size: int | ServiceError) -> bytearray | ServiceError:
+        if isinstance(size, ServiceError):
+            return size
+        try:
+            return await self._gateway.image_base64(image, size)
+        except ServiceError as error:
+            return error
+
+    def _let_go(self, key: str, images: _Images) -> None:
+        images.users -= 1
+        if images.users:
             return
-        self._cache[key] = data
-        self._size += len(data)
-        while self._size > CACHE_BYTES:
-            _, dropped = self._cache.popitem(last=False)
-            self._size -= len(dropped)
+        images.reservation.release()
+        self._idle_bytes += images.size
+        if not images.whole or images.size > CACHE_BYTES // 4:
+            self._drop(key)
+        for idle in [each for each, kept in self._images_of.items() if not kept.users]:
+            if self._idle_bytes <= CACHE_BYTES:
+                break
+            self._drop(idle)
+
+    def _drop(self, key: str) -> None:
+        self._idle_bytes -= self._images_of.pop(key).size
 
 
-def _with_result(view: JobView, images: list[str]) -> JobResponse:
+def _without_images(view: JobView) -> Answer:
+    """Return a job with its images' paths in place of the images."""
+    job = view.job
+    paths = [f"/api/v1/jobs/{job.id}/images/{index}" for index in range(len(job.images))]
+    response = _with_result(view, paths, job.images) if job.status.terminal else job_response(view)
+    return Answer(segments=(to_json(response),))
+
+
+def _with_result(
+    view: JobView, images: Sequence[str], stored: Sequence[StoredImage], warnings: Sequence[str] = ()
+) -> JobResponse:
     job = view.job
     if job.status is not Status.COMPLETED and not images:
-        return job_response(view)
-    return job_response(view, JobResult(images=tuple(images), seeds=tuple(image.seed for image in job.images)))
+        return job_response(view, warnings=warnings)
+    result = JobResult(images=tuple(images), seeds=tuple(image.seed for image in stored))
+    return job_response(view, result, warnings)

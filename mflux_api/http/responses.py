@@ -1,10 +1,59 @@
-"""JSON responses: encoding attrs objects, in a thread where they hold images."""
+"""JSON responses: encoding attrs objects, and sending what is large in pieces."""
 
+from collections.abc import Iterator
+from types import TracebackType
 from typing import Any
 
 import attrs
 import msgspec
 from quart import Response
+from quart.wrappers.response import ResponseBody
+
+PIECE_BYTES = 64 * 1024
+"""A client that does not read has no more than some of these of its own in memory."""
+
+
+@attrs.frozen
+class Answer:
+    """The bytes of a body, of which some may be shared with other answers."""
+
+    segments: tuple[bytes | bytearray, ...]
+
+    @property
+    def size(self) -> int:
+        """How many bytes it has."""
+        return sum(map(len, self.segments))
+
+    def pieces(self) -> Iterator[bytes]:
+        """Return the bytes piece by piece."""
+        for segment in self.segments:
+            view = memoryview(segment)
+            for start in range(0, len(view), PIECE_BYTES):
+                yield bytes(view[start : start + PIECE_BYTES])
+
+
+class _Pieces(ResponseBody):
+    """No asynchronous generator: one that a client leaves half-way would be left to the garbage collector."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._pieces = answer.pieces()
+
+    async def __aenter__(self) -> "_Pieces":
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        pass
+
+    def __aiter__(self) -> "_Pieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece = next(self._pieces, None)
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
 
 from mflux_api.system.threads import read_in_thread
 
@@ -17,6 +66,12 @@ def json_response(value: Any, status: int = 200) -> Response:
 def json_bytes(data: bytes, status: int = 200) -> Response:
     """Return bytes that are JSON already."""
     return Response(data, status=status, content_type="application/json")
+
+
+def json_answer(answer: Answer) -> Response:
+    """Return a JSON response that is sent in pieces."""
+    headers = {"Content-Length": str(answer.size)}
+    return Response(_Pieces(answer), content_type="application/json", headers=headers)
 
 
 def to_json(value: Any) -> bytes:

@@ -50,3 +50,5 @@ class JobResponse:
     error: str | None
     code: str | None
     details: Mapping[str, Any] | None
+    warnings: tuple[str, ...]
+    """Sentences about what is not as it was asked for, such as an image that cannot be read; empty as a rule."""

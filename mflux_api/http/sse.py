@@ -4,6 +4,8 @@ Clients differ in what they survive: the keep-alive is a comment line that ends 
 event is called ``error``, and the server ends the stream after the terminal event.
 """
 
+from collections.abc import Iterator
+from contextlib import ExitStack
 from types import TracebackType
 
 import trio
@@ -11,11 +13,10 @@ from quart import Response
 from quart.wrappers.response import ResponseBody
 
 from mflux_api.actors.messages import LogEntry
-from mflux_api.errors import ImageGone, ServiceRestarting, ShuttingDown
+from mflux_api.errors import ServiceRestarting, ShuttingDown
 from mflux_api.gateway.event_stream import EventStream
-from mflux_api.gateway.gateway import JobView
 from mflux_api.http.render import Renderer
-from mflux_api.http.responses import to_json
+from mflux_api.http.responses import Answer, to_json
 from mflux_api.jobs.job import Status
 from mflux_api.jobs.progress import Finished
 
@@ -26,16 +27,23 @@ CONTENT_TYPE = "text/event-stream; charset=utf-8"
 _NAMES = {Status.COMPLETED: "complete", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
 
 
-def stream_response(stream: EventStream, renderer: Renderer, *, urls: bool) -> Response:
-    """Return the response that streams a job's events until its end; an empty one to a client that has had the end."""
+def stream_response(stream: EventStream, renderer: Renderer, held: ExitStack, *, urls: bool) -> Response:
+    """Return the response that streams a job's events until its end; an empty one to a client that has had the end.
+
+    Args:
+        stream: the job's events.
+        renderer: renders the job's end.
+        held: is closed at the end of the request.
+        urls: whether the result has the images' paths in place of base64.
+    """
+    held.callback(stream.close)
     if stream.ended:
-        stream.close()
         # An EventSource does not connect again after a 204. Other clients insist on the type.
         response = Response(b"", status=204, content_type=CONTENT_TYPE)
         response.headers.pop("Content-Length", None)
         return response
     response = Response(
-        _Body(stream, renderer, urls=urls),
+        _Body(stream, renderer, held, urls=urls),
         content_type=CONTENT_TYPE,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
@@ -44,10 +52,13 @@ def stream_response(stream: EventStream, renderer: Renderer, *, urls: bool) -> R
 
 
 class _Body(ResponseBody):
-    def __init__(self, stream: EventStream, renderer: Renderer, *, urls: bool) -> None:
+    def __init__(self, stream: EventStream, renderer: Renderer, held: ExitStack, *, urls: bool) -> None:
         self._stream = stream
         self._renderer = renderer
+        self._held = held
         self._urls = urls
+        self._pieces: Iterator[bytes] = iter(())
+        self._end: LogEntry | None = None
 
     async def __aenter__(self) -> "_Body":
         await self._stream.__aenter__()
@@ -62,27 +73,32 @@ class _Body(ResponseBody):
         return self
 
     async def __anext__(self) -> bytes:
-        logged: LogEntry | None = None
+        piece = next(self._pieces, None)
+        if piece is not None:
+            return piece
         with trio.move_on_after(KEEP_ALIVE_SECONDS):
+            return await self._next()
+        return KEEP_ALIVE
+
+    async def _next(self) -> bytes:
+        logged = self._end
+        if logged is None:
             try:
                 logged = await self._stream.__anext__()
             except (ServiceRestarting, ShuttingDown):
                 # The client reconnects with Last-Event-ID, and the new hub takes it from there.
                 raise StopAsyncIteration from None
-        return KEEP_ALIVE if logged is None else await self._render(logged)
-
-    async def _render(self, logged: LogEntry) -> bytes:
         if not isinstance(logged.event, Finished):
-            return _event("progress", logged.id, to_json(logged.event))
+            return b"".join(_event("progress", logged.id, Answer((to_json(logged.event),))).pieces())
+        # Kept until it is rendered: a keep-alive may come before there is room for it.
+        self._end = logged
         job = logged.event.job
-        try:
-            data = await self._renderer.job(JobView(job=job, live=None), urls=self._urls)
-        except ImageGone:
-            # The end must be told, even when the images were removed since.
-            data = await self._renderer.job(JobView(job=job, live=None), urls=True)
-        return _event(_NAMES[job.status], logged.id, data)
+        answer = await self._renderer.end(job, self._held, urls=self._urls)
+        self._end = None
+        self._pieces = _event(_NAMES[job.status], logged.id, answer).pieces()
+        return next(self._pieces)
 
 
-def _event(name: str, event_id: str, data: bytes) -> bytes:
+def _event(name: str, event_id: str, data: Answer) -> Answer:
     identity = f"id: {event_id}\n".encode() if event_id else b""
-    return identity + b"event: " + name.encode() + b"\ndata: " + data + b"\n\n"
+    return Answer((identity + b"event: " + name.encode() + b"\ndata: ", *data.segments, b"\n\n"))

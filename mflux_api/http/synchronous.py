@@ -1,7 +1,7 @@
 """Jobs whose caller waits for them on its open connection: run to the end, or cancelled when it leaves."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
@@ -30,23 +30,32 @@ class RanJob:
         return self.newest.step if self.newest.image == 0 else self.newest.steps
 
 
-async def run_job(gateway: Gateway, request: GenerateRequest, *, owner: str) -> RanJob:
+async def run_job(
+    gateway: Gateway, request: GenerateRequest, *, owner: str, on_accepted: Callable[[], None] = lambda: None
+) -> RanJob:
     """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
 
     Raises:
         ServiceError: the request was refused, or the job failed.
     """
-    (ran,) = await run_jobs(gateway, [request], owner=owner)
+    (ran,) = await run_jobs(gateway, [request], owner=owner, on_accepted=on_accepted)
     return ran
 
 
-async def run_jobs(gateway: Gateway, requests: Sequence[GenerateRequest], *, owner: str) -> tuple[RanJob, ...]:
+async def run_jobs(
+    gateway: Gateway,
+    requests: Sequence[GenerateRequest],
+    *,
+    owner: str,
+    on_accepted: Callable[[], None] = lambda: None,
+) -> tuple[RanJob, ...]:
     """Run jobs that are one to their caller: all are accepted before the first is waited for, or none stays.
 
     Args:
         gateway: the way to the actors.
         requests: what to run, in this order.
         owner: who asks.
+        on_accepted: called when all are accepted: from then on what they carry is the jobs'.
 
     Raises:
         ServiceError: a request was refused, or a job failed; the other jobs are cancelled.
@@ -55,6 +64,7 @@ async def run_jobs(gateway: Gateway, requests: Sequence[GenerateRequest], *, own
     try:
         for request in requests:
             accepted.append((await gateway.submit(request, synchronous=True, owner=owner)).job.id)
+        on_accepted()
         for job_id in accepted:
             seen = deque[Progress](maxlen=1)
             job = await gateway.finished(job_id, seen.append)

@@ -1,6 +1,9 @@
 """Pixels to files: PNG with its infotext, and PNG to JPEG or WebP."""
 
+import os
+from binascii import b2a_base64
 from io import BytesIO
+from pathlib import Path
 from typing import Literal
 
 ImageFormat = Literal["png", "jpeg", "webp"]
@@ -8,6 +11,38 @@ ImageFormat = Literal["png", "jpeg", "webp"]
 MEDIA_TYPES: dict[ImageFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
 _LOSSY_QUALITY = 92
+_PIECE_BYTES = 3 * 64 * 1024
+_PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
+_PNG_ENDS = b"\0\0\0\0IEND\xaeB`\x82"
+
+
+def base64_length(size: int) -> int:
+    """Return how long so many bytes are as base64."""
+    return 4 * ((size + 2) // 3)
+
+
+def read_png_as_base64(path: Path, size: int) -> bytearray:
+    """Read a PNG file as base64, piece by piece: beside the result there is no copy in memory.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not a whole PNG file, or not of that size any more.
+    """
+    encoded = bytearray(base64_length(size))
+    done, first, last = 0, b"", b""
+    with path.open("rb") as file:
+        if os.fstat(file.fileno()).st_size != size:
+            raise ValueError("the file has changed")
+        while piece := file.read(_PIECE_BYTES):
+            text = b2a_base64(piece, newline=False)
+            if done + len(text) > len(encoded):
+                raise ValueError("the file has grown")
+            encoded[done : done + len(text)] = text
+            done += len(text)
+            first, last = first or piece[: len(_PNG_BEGINS)], (last + piece)[-len(_PNG_ENDS) :]
+    if done != len(encoded) or first != _PNG_BEGINS or last != _PNG_ENDS:
+        raise ValueError("the file is not a whole PNG file")
+    return encoded
 
 
 def encode_png(rgb: bytes, width: int, height: int, *, parameters: str, postprocessing: str = "") -> bytes:

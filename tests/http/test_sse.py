@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import errno
+import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from mflux_api.jobs.job import StoredImage
 from mflux_api.storage.in_memory import InMemoryRepository
 from tests.support.scripted_api import Event, scripted_api
 
@@ -59,3 +67,67 @@ async def test_another_jobs_end_is_an_unknown_id(tmp_path: Path) -> None:
         events = await api.stream(job.id, "unknown")
         for last in (f"{other.id}-completed", f"{job.id}-failed"):
             assert await api.stream(job.id, last) == events
+
+
+# --- the end, whatever became of the images ---
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def _folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def _bytes_of(image: StoredImage) -> bytes:
+    return Path(image.path).read_bytes()
+
+
+def _empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, _folder, _truncate, _empty])
+async def test_end_is_told_when_an_image_cannot_be_read(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    async with scripted_api(tmp_path) as api:
+        job = await api.finished(num_images=3)
+        spoil(Path(job.images[1].path))
+        for last in (None, "unknown"):
+            end = (await api.stream(job.id, last))[-1]
+            data = json.loads(end.data)
+            assert (end.name, data["status"], data["result"]["seeds"]) == ("complete", "completed", [1, 3])
+            images = [base64.b64decode(image) for image in data["result"]["images"]]
+            assert images == [_bytes_of(job.images[place]) for place in (0, 2)]
+            (warning,) = data["warnings"]
+            assert "Image 1 (seed 2)" in warning
+            assert str(tmp_path) not in end.data
+        # The job itself is asked for by those who can be told what is wrong.
+        answer = await api.http.get(f"/api/v1/jobs/{job.id}")
+        assert answer.json()["code"] == ("IMAGE_GONE" if spoil is Path.unlink else "INTERNAL_ERROR")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EIO])
+@pytest.mark.parametrize("method", ["stat", "open"])
+async def test_end_is_told_when_the_disk_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, method: str
+) -> None:
+    async with scripted_api(tmp_path) as api:
+        job = await api.finished()
+        real = getattr(Path, method)
+
+        def refusing(path: Path, *arguments: object, **options: object) -> object:
+            if str(path) == job.images[0].path:
+                raise OSError(code, os.strerror(code), str(path))
+            return real(path, *arguments, **options)
+
+        monkeypatch.setattr(Path, method, refusing)
+        end = (await api.stream(job.id))[-1]
+        data = json.loads(end.data)
+        assert (end.name, data["result"]) == ("complete", {"images": [], "seeds": []})
+        assert len(data["warnings"]) == 1
+        assert job.images[0].path not in end.data
+        monkeypatch.undo()
+        # What could not be read is looked at again.
+        assert json.loads((await api.stream(job.id))[-1].data)["warnings"] == []

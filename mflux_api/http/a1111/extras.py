@@ -23,8 +23,9 @@ from mflux_api.http.a1111.sdapi_schemas import (
     UpscalerItem,
 )
 from mflux_api.http.body import json_object
+from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
-from mflux_api.http.responses import in_thread, json_bytes, json_response
+from mflux_api.http.responses import Answer, in_thread, json_answer, json_response
 from mflux_api.http.security import owner
 from mflux_api.http.synchronous import run_jobs
 from mflux_api.jobs.job import Job
@@ -77,13 +78,18 @@ def blueprint(gateway: Gateway) -> Blueprint:
     async def single() -> Response:
         options = convert(await json_object(), ExtraSingleImage, strict=False)
         (image,), info = await service.upscale(options, [options.image], "image")
-        return json_bytes(await in_thread(ExtraSingleResponse(html_info=info, image=image)))
+        return await answer(ExtraSingleResponse(html_info=info, image=image))
 
     @routes.post("/extra-batch-images")
     async def batch() -> Response:
         options = convert(await json_object(), ExtraBatchImages, strict=False)
         images, info = await service.upscale(options, [file.data for file in options.imageList], "imageList")
-        return json_bytes(await in_thread(ExtraBatchResponse(html_info=info, images=tuple(images))))
+        return await answer(ExtraBatchResponse(html_info=info, images=tuple(images)))
+
+    async def answer(value: ExtraSingleResponse | ExtraBatchResponse) -> Response:
+        data = await in_thread(value)
+        held().answer.grow_anyway(len(data))
+        return json_answer(Answer((data,)))
 
     @routes.get("/upscalers")
     async def upscalers() -> Response:

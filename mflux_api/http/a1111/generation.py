@@ -1,23 +1,26 @@
 """``/sdapi/v1/txt2img`` and ``img2img``: generate and wait, in the plain form or in A1111's dialect."""
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 from typing import Any
 
+import attrs
 import trio
 from quart import Blueprint, Response
 
 from mflux_api.catalog import Model
-from mflux_api.errors import InvalidParameter, JobCancelled
+from mflux_api.errors import InvalidParameter, JobCancelled, ServerBusy
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111 import dialect
 from mflux_api.http.a1111.sdapi_schemas import ImagesResponse
 from mflux_api.http.body import json_object
+from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
-from mflux_api.http.render import Renderer
-from mflux_api.http.responses import in_thread, json_bytes
+from mflux_api.http.render import Renderer, with_images
+from mflux_api.http.responses import json_answer
 from mflux_api.http.security import owner
 from mflux_api.http.synchronous import RanJob, run_job
-from mflux_api.jobs.job import Status
+from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.request import GenerateRequest
 
@@ -43,47 +46,77 @@ OPERATIONS = (
 )
 
 
+ROOM_SECONDS = 60.0
+"""How long a call whose job is done waits for the room to be answered."""
+
+
+@attrs.frozen
+class Call:
+    """What a call asks for."""
+
+    request: GenerateRequest
+    a1111: bool = attrs.field(kw_only=True)
+    """Whether it is in A1111's dialect."""
+    sends_images: bool = attrs.field(kw_only=True)
+
+
 def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("sdapi", __name__, url_prefix="/sdapi/v1")
     max_images = gateway.settings.generation.max_batch_size
 
+    # No frame keeps the body: its images are the job's, and only as long as the job needs them.
+
     @routes.post("/txt2img")
     async def txt2img() -> Response:
-        body = await json_object()
-        # A1111's img2img alone takes images; a stray field must not turn this into an edit.
-        return await generate({name: value for name, value in body.items() if name != "init_images"})
+        return await generate(read_call(await json_object(), edits=False))
 
     @routes.post("/img2img")
     async def img2img() -> Response:
-        body = await json_object()
-        if not body.get("init_images"):
-            raise InvalidParameter.for_field("init_images", "is required", limit="required")
-        return await generate(body)
+        return await generate(read_call(await json_object(), edits=True))
 
-    async def generate(body: Mapping[str, Any]) -> Response:
+    def read_call(body: Mapping[str, Any], *, edits: bool) -> Call:
+        if not edits:
+            # A1111's img2img alone takes images; a stray field must not turn this into an edit.
+            body = {name: value for name, value in body.items() if name != "init_images"}
+        elif not body.get("init_images"):
+            raise InvalidParameter.for_field("init_images", "is required", limit="required")
         a1111 = dialect.speaks_a1111(body)
-        started = trio.current_time()
-        ran = await run_job(
-            gateway,
-            from_body(
-                dialect.translate(body, max_images=max_images) if a1111 else body,
-                upscales=gateway.upscales,
-                strict=not a1111,
-                aliases=dialect.DIALECT_ALIASES if a1111 else dialect.ALIASES,
-            ),
-            owner=owner(gateway.settings.security.api_keys),
+        request = from_body(
+            dialect.translate(body, max_images=max_images) if a1111 else body,
+            upscales=gateway.upscales,
+            strict=not a1111,
+            aliases=dialect.DIALECT_ALIASES if a1111 else dialect.ALIASES,
         )
+        return Call(request, a1111=a1111, sends_images=body.get("send_images") is not False)
+
+    async def generate(call: Call) -> Response:
+        started = trio.current_time()
+        this = held()
+        who = owner(gateway.settings.security.api_keys)
+        ran = await run_job(gateway, call.request, owner=who, on_accepted=this.body.release)
         job = ran.job
-        if job.status is Status.CANCELLED and not a1111:
+        if job.status is Status.CANCELLED and not call.a1111:
             raise JobCancelled("The job was cancelled", {"job_id": job.id})
         sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
-        info = dialect.info(job, await gateway.model_hash(job.model)) if a1111 else sentence
+        info = dialect.info(job, await gateway.model_hash(job.model)) if call.a1111 else sentence
         parameters = _parameters(ran, gateway.catalog.get(job.model))
-        images = await renderer.images(job) if body.get("send_images") is not False else []
-        return json_bytes(await in_thread(ImagesResponse(images=tuple(images), parameters=parameters, info=info)))
+        images = await _images(renderer, job, this.stack) if call.sends_images else []
+        return json_answer(
+            with_images(lambda marks: ImagesResponse(images=tuple(marks), parameters=parameters, info=info), images)
+        )
 
     return routes
+
+
+async def _images(renderer: Renderer, job: Job, held: ExitStack) -> list[bytearray]:
+    """The job's images, once there is room for them: it would be a pity to refuse what has been generated."""
+    with trio.move_on_after(ROOM_SECONDS):
+        return await renderer.images(job, held, patient=True)
+    raise ServerBusy(
+        f"Job '{job.id}' is done and its answer finds no room; get it with GET /api/v1/jobs/{job.id}",
+        {"job_id": job.id},
+    )
 
 
 def _parameters(ran: RanJob, model: Model | None) -> dict[str, Any]:

@@ -13,14 +13,16 @@ from mflux_api.errors import (
     JobGone,
     JobNotFound,
     NotFound,
+    ServerBusy,
     ShuttingDown,
 )
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.dialect import ALIASES
 from mflux_api.http.body import json_object
+from mflux_api.http.held import held
 from mflux_api.http.operations import SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
 from mflux_api.http.render import Renderer, job_response
-from mflux_api.http.responses import json_bytes, json_response
+from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, JobList
 from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security import offered_key, owner
@@ -73,7 +75,7 @@ OPERATIONS = (
         summary="One job, with its result once it is finished",
         response=JobResponse,
         parameters=(_JOB_ID, _IMAGES),
-        errors=(*_JOB_ERRORS, ImageGone, InvalidParameter),
+        errors=(*_JOB_ERRORS, ImageGone, InvalidParameter, ServerBusy),
     ),
     Operation(
         method="get",
@@ -111,7 +113,7 @@ OPERATIONS = (
         ),
         content={media: {} for media in MEDIA_TYPES.values()},
         bodiless={"304": "If-None-Match names the image's ETag"},
-        errors=(*_JOB_ERRORS, NotFound, ImageGone, InvalidParameter),
+        errors=(*_JOB_ERRORS, NotFound, ImageGone, InvalidParameter, ServerBusy),
     ),
 )
 
@@ -142,13 +144,14 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
-        return json_bytes(await renderer.job(await gateway.job(job_id), urls=_urls()))
+        return json_answer(await renderer.job(await gateway.job(job_id), held().stack, urls=_urls()))
 
     @routes.get("/jobs/<job_id>/stream")
     async def stream(job_id: str) -> Response:
         last_event_id = request.headers.get("Last-Event-ID") or None
         urls, previews = _urls(), _previews()
-        return stream_response(await gateway.follow(job_id, last_event_id, previews=previews), renderer, urls=urls)
+        events = await gateway.follow(job_id, last_event_id, previews=previews)
+        return stream_response(events, renderer, held().stack, urls=urls)
 
     @routes.delete("/jobs/<job_id>")
     async def cancel(job_id: str) -> Response:
@@ -165,6 +168,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         if etag in request.if_none_match:
             response = Response(b"", status=304)
         else:
+            held().answer.grow(await gateway.image_size(job.images[index]))
             response = Response(await gateway.image_as(job.images[index], wanted), content_type=MEDIA_TYPES[wanted])
         response.set_etag(etag)
         response.headers["Cache-Control"] = "private, max-age=31536000, immutable"

@@ -1,0 +1,84 @@
+"""What a request holds while it lasts: its share of the bytes in flight, and whatever else has to be let go."""
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import cast
+
+from quart import request
+from quart_trio.wrappers.request import TrioBody, TrioRequest
+
+from mflux_api.errors import ServerBusy
+from mflux_api.gateway.bytes_in_flight import BytesInFlight
+
+IN_FLIGHT = "BYTES_IN_FLIGHT"
+"""Key of the app's config: the :class:`BytesInFlight` of its service."""
+
+SMALL_BYTES = 64 * 1024
+"""A body or an answer up to this is never refused: any connection costs as much."""
+
+
+class Held:
+    """Entered when a request begins and left when its answer is sent, or its client gone."""
+
+    def __init__(self, in_flight: BytesInFlight) -> None:
+        self._stack = ExitStack()
+        self.in_flight = in_flight
+        """What all requests of the service hold."""
+        self.body = in_flight.open()
+        """The body, and what was parsed of it."""
+        self.answer = in_flight.open()
+        """What the answer alone has in memory."""
+
+    def __enter__(self) -> "Held":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with self.body, self.answer:
+            self._stack.close()
+
+    @property
+    def stack(self) -> ExitStack:
+        """Takes callbacks for the end of the request."""
+        return self._stack
+
+
+class ServiceRequest(TrioRequest):
+    """A request that knows what it holds."""
+
+    held: Held
+
+
+def held() -> Held:
+    """Return what the current request holds."""
+    return cast("ServiceRequest", request).held
+
+
+class MeteredBody(TrioBody):
+    """A body in memory: it reserves its length before it is read, or as it grows where the length is not told."""
+
+    def __init__(self, content_length: int | None, limit: int | None, held: Held) -> None:
+        super().__init__(content_length, limit)
+        self._held = held
+        self._arrived = 0
+        if self._must_raise is None:
+            self._reserve(content_length or 0)
+
+    def append(self, data: bytes) -> None:
+        """Add what came; nothing is kept of a body that has no room."""
+        self._arrived += len(data)
+        if self._must_raise is None:
+            self._reserve(self._arrived)
+        super().append(data)
+
+    def _reserve(self, count: int) -> None:
+        more = count - self._held.body.bytes
+        if count <= SMALL_BYTES or more <= 0:
+            return
+        try:
+            self._held.body.grow(more)
+        except ServerBusy as busy:
+            self._must_raise = busy
+            self.clear()
+            self.set_complete()
