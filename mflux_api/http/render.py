@@ -120,15 +120,22 @@ class Renderer:
         images = await self.images(view.job, held)
         return with_images(lambda marks: _with_result(view, marks, view.job.images), images)
 
-    async def end(self, job: Job, held: ExitStack, *, urls: bool = False) -> Answer:
+    async def end(self, job: Job, held: ExitStack, *, urls: bool = False, wait_seconds: float = 0.0) -> Answer:
         """Return a finished job with what can be read of its images, and a warning for each that cannot.
 
-        Waits for room, as long as it takes.
+        Args:
+            job: the job.
+            held: keeps the images in memory until it is closed.
+            urls: put the images' paths on this server into the result, in place of base64.
+            wait_seconds: how long to wait for room.
+
+        Raises:
+            ServerBusy: there was no room for the images.
         """
         view = JobView(job=job, live=None)
         if urls or not job.images:
             return _without_images(view)
-        parts = (await self._hold(job, held, patient=True)).parts
+        parts = (await self._hold(job, held, wait_seconds)).parts
         pairs = list(zip(job.images, parts, strict=True))
         readable = [(image, part) for image, part in pairs if isinstance(part, bytearray)]
         warnings = [
@@ -139,30 +146,31 @@ class Renderer:
         shown = [image for image, _ in readable]
         return with_images(lambda marks: _with_result(view, marks, shown, warnings), [part for _, part in readable])
 
-    async def images(self, job: Job, held: ExitStack, *, patient: bool = False) -> list[bytearray]:
+    async def images(self, job: Job, held: ExitStack, *, wait_seconds: float = 0.0) -> list[bytearray]:
         """Return a finished job's images as base64 PNG.
 
         Args:
             job: the job.
             held: keeps the images in memory until it is closed.
-            patient: wait for room.
+            wait_seconds: how long to wait for room.
 
         Raises:
             ImageGone: an image's file was removed.
             InternalError: it cannot be read.
-            ServerBusy: there is no room for them now.
+            ServerBusy: there was no room for them.
         """
         images = list[bytearray]()
-        for part in (await self._hold(job, held, patient=patient)).parts:
+        for part in (await self._hold(job, held, wait_seconds)).parts:
             if isinstance(part, ServiceError):
                 # Not the shared one itself: each raise would add to its traceback.
                 raise type(part)(part.message, part.details)
             images.append(part)
         return images
 
-    async def _hold(self, job: Job, held: ExitStack, *, patient: bool) -> _Images:
+    async def _hold(self, job: Job, held: ExitStack, wait_seconds: float) -> _Images:
         """Have the images in memory, once for all who want them at one time."""
         key = job.id
+        wait_until = trio.current_time() + wait_seconds
         while key not in self._images_of:
             if key in self._reading:
                 await self._reading[key].wait()
@@ -171,12 +179,14 @@ class Renderer:
             try:
                 self._images_of[key] = await self._read(job)
             except ServerBusy:
-                if not patient:
+                if trio.current_time() >= wait_until:
                     raise
             finally:
                 self._reading.pop(key).set()
             if key not in self._images_of:
-                await self._gateway.in_flight.wait_for_less()
+                # Only the wait has an end: a slow disk must not be read from the start again and again.
+                with trio.move_on_at(wait_until):
+                    await self._gateway.in_flight.wait_for_less()
         images = self._images_of[key]
         self._images_of.move_to_end(key)
         if not images.reservation.bytes:

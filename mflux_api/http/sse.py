@@ -13,7 +13,7 @@ from quart import Response
 from quart.wrappers.response import ResponseBody
 
 from mflux_api.actors.messages import LogEntry
-from mflux_api.errors import ServiceRestarting, ShuttingDown
+from mflux_api.errors import ServerBusy, ServiceRestarting, ShuttingDown
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.http.render import Renderer
 from mflux_api.http.responses import Answer, to_json
@@ -58,7 +58,8 @@ class _Body(ResponseBody):
         self._held = held
         self._urls = urls
         self._pieces: Iterator[bytes] = iter(())
-        self._end: LogEntry | None = None
+        self._end: Finished | None = None
+        """The end, until there is room for its images."""
 
     async def __aenter__(self) -> "_Body":
         await self._stream.__aenter__()
@@ -76,27 +77,31 @@ class _Body(ResponseBody):
         piece = next(self._pieces, None)
         if piece is not None:
             return piece
-        with trio.move_on_after(KEEP_ALIVE_SECONDS):
-            return await self._next()
-        return KEEP_ALIVE
-
-    async def _next(self) -> bytes:
-        logged = self._end
-        if logged is None:
-            try:
-                logged = await self._stream.__anext__()
-            except (ServiceRestarting, ShuttingDown):
-                # The client reconnects with Last-Event-ID, and the new hub takes it from there.
-                raise StopAsyncIteration from None
-        if not isinstance(logged.event, Finished):
-            return b"".join(_event("progress", logged.id, Answer((to_json(logged.event),))).pieces())
-        # Kept until it is rendered: a keep-alive may come before there is room for it.
-        self._end = logged
-        job = logged.event.job
-        answer = await self._renderer.end(job, self._held, urls=self._urls)
-        self._end = None
-        self._pieces = _event(_NAMES[job.status], logged.id, answer).pieces()
+        if self._end is None:
+            logged: LogEntry | None = None
+            with trio.move_on_after(KEEP_ALIVE_SECONDS):
+                logged = await self._next()
+            if logged is None:
+                return KEEP_ALIVE
+            if not isinstance(logged.event, Finished):
+                return b"".join(_event("progress", logged.id, Answer((to_json(logged.event),))).pieces())
+            self._end = logged.event
+        try:
+            answer = await self._renderer.end(
+                self._end.job, self._held, urls=self._urls, wait_seconds=KEEP_ALIVE_SECONDS
+            )
+        except ServerBusy:
+            return KEEP_ALIVE
+        end, self._end = self._end, None
+        self._pieces = _event(_NAMES[end.job.status], end.event_id, answer).pieces()
         return next(self._pieces)
+
+    async def _next(self) -> LogEntry:
+        try:
+            return await self._stream.__anext__()
+        except (ServiceRestarting, ShuttingDown):
+            # The client reconnects with Last-Event-ID, and the new hub takes it from there.
+            raise StopAsyncIteration from None
 
 
 def _event(name: str, event_id: str, data: Answer) -> Answer:

@@ -111,12 +111,13 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
 async def _images(renderer: Renderer, job: Job, held: ExitStack) -> list[bytearray]:
     """The job's images, once there is room for them: it would be a pity to refuse what has been generated."""
-    with trio.move_on_after(ROOM_SECONDS):
-        return await renderer.images(job, held, patient=True)
-    raise ServerBusy(
-        f"Job '{job.id}' is done and its answer finds no room; get it with GET /api/v1/jobs/{job.id}",
-        {"job_id": job.id},
-    )
+    try:
+        return await renderer.images(job, held, wait_seconds=ROOM_SECONDS)
+    except ServerBusy:
+        raise ServerBusy(
+            f"Job '{job.id}' is done and its answer finds no room; get it with GET /api/v1/jobs/{job.id}",
+            {"job_id": job.id},
+        ) from None
 
 
 def _parameters(ran: RanJob, model: Model | None) -> dict[str, Any]:
