@@ -18,7 +18,6 @@ from mflux_api.http.schemas import JobResponse, JobResult, StageName
 from mflux_api.images.encode import base64_length
 from mflux_api.jobs.job import Job, Stage, Status, StoredImage
 from mflux_api.jobs.progress import Progress
-from mflux_api.system.threads import read_in_thread
 
 CACHE_BYTES = 64 * 1024 * 1024
 """Images that no request uses any more are kept up to this, beside the bytes in flight."""

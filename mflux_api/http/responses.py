@@ -9,6 +9,8 @@ import msgspec
 from quart import Response
 from quart.wrappers.response import ResponseBody
 
+from mflux_api.system.threads import read_in_thread
+
 PIECE_BYTES = 64 * 1024
 """A client that does not read has no more than some of these of its own in memory."""
 
@@ -54,8 +56,6 @@ class _Pieces(ResponseBody):
         if piece is None:
             raise StopAsyncIteration
         return piece
-
-from mflux_api.system.threads import read_in_thread
 
 
 def json_response(value: Any, status: int = 200) -> Response:
