@@ -253,6 +253,27 @@ class Gateway:
                 # A part of the service was restarted under us; the job goes on.
                 await trio.sleep(RETRY_SECONDS)
 
+    async def awaited_end(self, job_id: str) -> Job:
+        """Wait until a job has ended and return it, for a caller that must not wait for a disk.
+
+        Raises:
+            JobNotFound: there is none with that id.
+            DiskFull: its end cannot be written now; the job ends when it can.
+        """
+        while True:
+            try:
+                job = await self._ask(self._to.scheduler, m.AwaitEnd(job_id=job_id))
+            except ServiceRestarting:
+                # The scheduler was restarted and takes the job up again.
+                await trio.sleep(RETRY_SECONDS)
+                continue
+            if job is None:
+                raise _unknown(job_id)
+            if job.status.terminal:
+                return job
+            # A scheduler that cannot read the store yet does not know the job.
+            await trio.sleep(RETRY_SECONDS)
+
     async def image_bytes(self, image: StoredImage) -> bytes:
         """Read a finished image's PNG file.
 

@@ -34,7 +34,7 @@ async def run_jobs(gateway: Gateway, requests: Sequence[GenerateRequest], *, own
         for request in requests:
             accepted.append((await gateway.submit(request, synchronous=True, owner=owner)).job.id)
         for job_id in accepted:
-            job = await gateway.finished(job_id)
+            job = await gateway.awaited_end(job_id)
             if job.failure is not None:
                 raise by_code(job.failure.code)(job.failure.message, job.failure.details)
             jobs.append(job)

@@ -49,6 +49,7 @@ from mflux_api.actors.messages.generator import (
     UnloadModel,
 )
 from mflux_api.actors.messages.job_store import (
+    ChangeJob,
     Completed,
     ExpireJobs,
     Failed,
@@ -78,6 +79,7 @@ from mflux_api.actors.messages.model_loader import (
 from mflux_api.actors.messages.scheduler import (
     Abandon,
     Accepted,
+    AwaitEnd,
     CancelJob,
     Drain,
     GetEngines,
@@ -110,9 +112,11 @@ __all__ = [
     "Accepted",
     "Acquire",
     "AnyMessage",
+    "AwaitEnd",
     "AwaitEngine",
     "CancelJob",
     "CancelRun",
+    "ChangeJob",
     "Completed",
     "Count",
     "Counters",

@@ -77,6 +77,10 @@ class Finish(Ask[Job]):
     outcome: Outcome
 
 
+ChangeJob = StartJob | Requeue | Finish
+"""A step of a job's state machine; the answer is the job after it."""
+
+
 @attrs.frozen(kw_only=True)
 class GetJob(Ask[Job | None]):
     """Read one job."""

@@ -40,6 +40,16 @@ class CancelJob(Ask[Job | None]):
 
 
 @attrs.frozen(kw_only=True)
+class AwaitEnd(Ask[Job | None]):
+    """Wait for a job's end; a finished one is answered at once, an unknown one with ``None``.
+
+    Fails at once when the store cannot write the end, on a full disk for instance, while the scheduler goes on trying.
+    """
+
+    job_id: str
+
+
+@attrs.frozen(kw_only=True)
 class Abandon:
     """Like :class:`CancelJob`, from a caller that has no time to wait for the answer."""
 
@@ -68,7 +78,9 @@ class SchedulerStatus:
     queued: int
     draining: bool
     degraded: bool
-    """No engine is left that could run a job."""
+    """No engine is left that could run a job, or one that ran at the last end cannot be put back into the queue."""
+    store_trouble: str | None = None
+    """What the store said when it could not write the last time that it was asked."""
 
 
 @attrs.frozen(kw_only=True)
@@ -92,4 +104,6 @@ class Drain(Ask[None]):
     """Stop what runs, too: asynchronous jobs go back to the queue, which counts as no death; synchronous ones fail."""
 
 
-SchedulerMessage = Submit | CancelJob | Abandon | GetSnapshots | GetStatus | GetEngines | Drain | EngineChanged
+SchedulerMessage = (
+    Submit | CancelJob | AwaitEnd | Abandon | GetSnapshots | GetStatus | GetEngines | Drain | EngineChanged
+)

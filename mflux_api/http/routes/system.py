@@ -71,6 +71,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
                 device=info.device_name if info is not None else f"{platform.machine()} (the engine is starting)",
                 engine=_engine(first),
                 engines=tuple(_listed(engine) for engine in engines),
+                problem=(await gateway.status()).store_trouble,
             )
         )
 

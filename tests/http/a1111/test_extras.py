@@ -73,7 +73,7 @@ class Numbering(Idle):
         self.submitted.append(request)
         return SimpleNamespace(job=SimpleNamespace(id=len(self.submitted)))
 
-    async def finished(self, job_id: int) -> SimpleNamespace:
+    async def awaited_end(self, job_id: int) -> SimpleNamespace:
         request = SimpleNamespace(seed=self.submitted[job_id - 1].seed)
         return SimpleNamespace(id=job_id, failure=None, images=(job_id,), request=request)
 
