@@ -148,7 +148,35 @@ class Gateway:
             raise not_downloaded(model)
         resolved = await (self._upscaling if model.upscales else self._generating)(checked, model)
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key)
-        return await self._ask(self._to.scheduler, submit)
+        try:
+            return await self._submit(submit)
+        except (ServiceRestarting, trio.Cancelled):
+            if synchronous:
+                # No caller will wait for it.
+                self.abandon(submit.job_id)
+            raise
+
+    async def _submit(self, submit: m.Submit) -> m.Accepted:
+        try:
+            return await self._ask(self._to.scheduler, submit)
+        except ServiceRestarting:
+            # It may have died between the store's answer and its own; when it answers again it has recovered.
+            live = (await self.snapshots()).get(submit.job_id)
+            job = await self._ask(self._to.store, m.GetJob(job_id=submit.job_id))
+            if job is None:
+                raise
+            return m.Accepted(job=job, position=(live.position if live is not None else None) or 0)
+
+    async def accepted_before(self, key: IdempotencyKey) -> m.Accepted | None:
+        """Return the job that was accepted under a key; ``None`` when there is none.
+
+        Ask before anything of the request is checked: a file or a model may be gone since.
+
+        Raises:
+            IdempotencyConflict: the key was used before with another body.
+            JobGone: the key's job was removed by retention.
+        """
+        return await self._ask(self._to.scheduler, m.FindAccepted(key=key))
 
     def upscales(self, name: object) -> bool:
         """Whether a request's ``model``, which is not checked yet, or the default where it has none, upscales."""

@@ -7,7 +7,7 @@ import attrs
 from mflux_api.actors.mailbox import Ask
 from mflux_api.actors.messages.engine import EngineChanged, EngineStatus
 from mflux_api.jobs.idempotency import IdempotencyKey
-from mflux_api.jobs.job import Job
+from mflux_api.jobs.job import Job, new_job_id
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.resolve import ResolvedRequest
 
@@ -24,12 +24,21 @@ class Accepted:
 class Submit(Ask[Accepted]):
     """Accept a resolved request; the answer comes when the job is kept."""
 
+    job_id: str = attrs.field(factory=new_job_id)
+    """Chosen by the asker, who can find the job, or end it, when the scheduler dies before its answer."""
     request: ResolvedRequest
     synchronous: bool
     owner: str = ""
     """Who asks: the name of an API key, else the caller."""
     key: IdempotencyKey | None = None
     """A job that was accepted under it is the answer, whatever became of it since."""
+
+
+@attrs.frozen(kw_only=True)
+class FindAccepted(Ask[Accepted | None]):
+    """Look for the job that was accepted under a key; ``None`` when there is none."""
+
+    key: IdempotencyKey
 
 
 @attrs.frozen(kw_only=True)
@@ -105,5 +114,14 @@ class Drain(Ask[None]):
 
 
 SchedulerMessage = (
-    Submit | CancelJob | AwaitEnd | Abandon | GetSnapshots | GetStatus | GetEngines | Drain | EngineChanged
+    Submit
+    | FindAccepted
+    | CancelJob
+    | AwaitEnd
+    | Abandon
+    | GetSnapshots
+    | GetStatus
+    | GetEngines
+    | Drain
+    | EngineChanged
 )

@@ -111,6 +111,8 @@ class Scheduler:
         match message:
             case m.Submit():
                 self._admission.submit(message)
+            case m.FindAccepted():
+                self._nursery.start_soon(self._admission.find, message)
             case m.CancelJob():
                 self._nursery.start_soon(self._endings.answer_cancel, message)
             case m.AwaitEnd():

@@ -121,10 +121,11 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     @routes.post("/generate")
     async def generate() -> Response:
         body = await json_object()
-        asked = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
-        accepted = await gateway.submit(
-            asked, owner=owner(gateway.settings.security.api_keys), key=await read_idempotency_key(body)
-        )
+        key = await read_idempotency_key(body)
+        accepted = None if key is None else await gateway.accepted_before(key)
+        if accepted is None:
+            asked = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
+            accepted = await gateway.submit(asked, owner=owner(gateway.settings.security.api_keys), key=key)
         return json_response(
             GenerateResponse(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)
         )
