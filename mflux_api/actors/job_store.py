@@ -17,6 +17,7 @@ from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import InvalidTransition, Job
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.repository import Page, Repository, Tombstone
+from mflux_api.storage.rows import UnreadableRow
 from mflux_api.supervisor import Started
 
 T = TypeVar("T")
@@ -105,7 +106,11 @@ class JobStore:
 
     async def _change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         def read_change_write() -> Job:
-            job = self._repository.get(job_id)
+            try:
+                job = self._repository.get(job_id)
+            except UnreadableRow as error:
+                # Broken under a running service, and not to be waited for: the scheduler starts anew without it.
+                raise InvalidTransition(error.message) from error
             if not isinstance(job, Job):
                 raise InvalidTransition(f"job {job_id} is not in the store")
             changed = change(job)

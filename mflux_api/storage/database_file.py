@@ -4,8 +4,9 @@ import errno
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from mflux_api.errors import ConfigError, DiskFull, InternalError
@@ -85,6 +86,11 @@ class DatabaseFile:
             self._log_identity = _identity(self._log)
         return self._open
 
+    def checkpoint(self) -> None:
+        """Write the log into the file, as far as that can be done now."""
+        if self._open is not None:
+            checkpoint(self._open)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what the block executes, or none of it.
@@ -122,6 +128,8 @@ def open_database(path: Path) -> sqlite3.Connection:
         _check(connection, path.name)
         _configure(connection)
         migrate(connection)
+        _check_tables(connection, path.name)
+        checkpoint(connection)
     except BaseException as error:
         if connection is not None:
             connection.close()
@@ -131,6 +139,16 @@ def open_database(path: Path) -> sqlite3.Connection:
             raise ConfigError(_cannot_open_message(path.name, error.strerror or type(error).__name__)) from error
         raise
     return connection
+
+
+def checkpoint(connection: sqlite3.Connection) -> None:
+    """Write the log into the file, as far as that can be done now: a copy of the file alone then has what was in it.
+
+    On a full disk it is left to the next time: the log still has everything.
+    """
+    with suppress(sqlite3.Error):
+        # PASSIVE waits for no reader.
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 @contextmanager
@@ -155,6 +173,8 @@ def translate_errors() -> Iterator[None]:
 
 
 def _configure(connection: sqlite3.Connection) -> None:
+    # A byte that is not UTF-8 concerns its own row only.
+    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     connection.execute("PRAGMA journal_mode = WAL")
     # FULL: in WAL mode NORMAL would lose the newest commits with the power.
     connection.execute("PRAGMA synchronous = FULL")
@@ -179,6 +199,34 @@ def _check(connection: sqlite3.Connection, name: str) -> None:
         )
     if connection.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
         raise ConfigError(_damaged_message(name))
+
+
+def _check_tables(connection: sqlite3.Connection, name: str) -> None:
+    found = _columns(connection)
+    for table, columns in _expected_columns().items():
+        lacks = f"the table '{table}'" if table not in found else ""
+        for column in columns - found.get(table, columns):
+            lacks = f"the column '{column}' of the table '{table}'"
+        if lacks:
+            raise ConfigError(
+                f"{name}: {lacks} is missing; put a backup of the file in its place, or move it away to start with an "
+                "empty one"
+            )
+
+
+@cache
+def _expected_columns() -> Mapping[str, frozenset[str]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection)
+        return _columns(connection)
+
+
+def _columns(connection: sqlite3.Connection) -> dict[str, frozenset[str]]:
+    tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    return {
+        table: frozenset(row[0] for row in connection.execute("SELECT name FROM pragma_table_info(?)", (table,)))
+        for (table,) in tables
+    }
 
 
 def _code(error: sqlite3.Error) -> str:

@@ -109,6 +109,13 @@ class InMemoryRepository:
     def forget_abandoned(self) -> None:
         """Do nothing: there are no abandoned jobs."""
 
+    def checkpoint(self) -> None:
+        """Do nothing: there is no file."""
+
+    def never_used(self) -> bool:
+        """Return ``False``: every such store begins empty."""
+        return False
+
     def expire(
         self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
     ) -> tuple[Job, ...]:

@@ -111,6 +111,12 @@ class Repository(Protocol):
     def forget_abandoned(self) -> None:
         """Forget the abandoned jobs: nothing of them is left on disk."""
 
+    def checkpoint(self) -> None:
+        """Bring what was kept to where a copy of the storage's main file has it, as far as that can be done now."""
+
+    def never_used(self) -> bool:
+        """Whether the storage outlives the process, and no job was ever kept in it."""
+
     def expire(
         self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
     ) -> tuple[Job, ...]:
