@@ -25,6 +25,9 @@ T = TypeVar("T")
 EXPIRE_SECONDS = 600.0
 """Between two passes of retention; every finished job is followed by one, too."""
 
+CHECKPOINT_JOBS = 10
+"""Finished jobs after which the database's log is written into its file, however busy the store is."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,9 +52,11 @@ class JobStore:
         self._repository = repository
         self._retention = retention
         self._thread = trio.CapacityLimiter(1)
+        self._since_checkpoint = 0
 
     async def run(self, status: Started) -> None:
         """Serve the mailbox until cancelled, and apply retention."""
+        await self._warn_if_new()
         await self._remove_abandoned_images()
         await self._expire()
         status.started()
@@ -80,6 +85,7 @@ class JobStore:
             case m.Finish():
                 message.reply.ok(await self._change(message.job_id, _finish(message.outcome)))
                 await self._expire()
+                await self._checkpoint_now_and_then()
             case m.GetJob():
                 message.reply.ok(await self._get(message.job_id))
             case m.ListJobs():
@@ -132,6 +138,23 @@ class JobStore:
                 value=message.cursor,
                 limit="a next_cursor",
             ) from None
+
+    async def _checkpoint_now_and_then(self) -> None:
+        """Have finished jobs in the main file: in quiet times at once, else after so many."""
+        self._since_checkpoint += 1
+        if self._since_checkpoint >= CHECKPOINT_JOBS or not self._mailbox.queued():
+            self._since_checkpoint = 0
+            await self._call(self._repository.checkpoint)
+
+    async def _warn_if_new(self) -> None:
+        """Say so when nothing is in the store although images are there: its files may have been lost."""
+        if self._retention is None or not self._repository.never_used():
+            return
+        if await self._call(self._retention.files.has_images):
+            logger.warning(
+                "the job store is new, but generation.output_dir has images; if there were jobs, stop the service "
+                "and put a backup of the database into jobs.state_dir"
+            )
 
     async def _expire_regularly(self) -> NoReturn:
         while True:

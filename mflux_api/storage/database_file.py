@@ -125,7 +125,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         path.parent.mkdir(parents=True, exist_ok=True)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # Before anything is written: the file may belong to another program.
-        _check(connection, path.name)
+        check_ours(connection, path.name)
         _configure(connection)
         migrate(connection)
         _check_tables(connection, path.name)
@@ -134,7 +134,7 @@ def open_database(path: Path) -> sqlite3.Connection:
         if connection is not None:
             connection.close()
         if isinstance(error, sqlite3.Error):
-            raise _opening_error(error, path.name) from error
+            raise opening_error(error, path.name) from error
         if isinstance(error, OSError):
             raise ConfigError(_cannot_open_message(path.name, error.strerror or type(error).__name__)) from error
         raise
@@ -186,7 +186,12 @@ def _configure(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA fullfsync = 1")
 
 
-def _check(connection: sqlite3.Connection, name: str) -> None:
+def check_ours(connection: sqlite3.Connection, name: str) -> None:
+    """Make sure that an open file is a job store that this version can use, or empty.
+
+    Raises:
+        ConfigError: it is not.
+    """
     version = _number(connection, "PRAGMA user_version")
     ours = _number(connection, "PRAGMA application_id") == APPLICATION_ID
     empty = version == 0 and _number(connection, "SELECT count(*) FROM sqlite_schema") == 0
@@ -234,7 +239,8 @@ def _code(error: sqlite3.Error) -> str:
     return getattr(error, "sqlite_errorname", type(error).__name__)
 
 
-def _opening_error(error: sqlite3.Error, name: str) -> ConfigError | DiskFull:
+def opening_error(error: sqlite3.Error, name: str) -> ConfigError | DiskFull:
+    """Return what an operator reads when a file cannot be opened or copied."""
     code = _code(error)
     if code in _NO_ROOM:
         return DiskFull(_FULL)

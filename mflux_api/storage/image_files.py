@@ -14,6 +14,7 @@ from mflux_api.images.infotext import infotext
 from mflux_api.jobs.job import Job, StoredImage
 
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_IMAGE = re.compile(r"[0-9a-f]{12}-[0-9]+\.png")
 _LEFTOVER = re.compile(r"\.[0-9a-f]{12}-[0-9]+\.png\.tmp")
 
 
@@ -54,6 +55,18 @@ class ImageFiles:
 
     def _path(self, job_id: str, created_at: datetime, index: int) -> Path:
         return self.folder / f"{created_at:%Y-%m-%d}" / f"{job_id}-{index}.png"
+
+    def has_images(self) -> bool:
+        """Return whether there is an image of any job; a folder that cannot be read has none."""
+        try:
+            return any(
+                _IMAGE.fullmatch(file.name)
+                for day in self.folder.iterdir()
+                if _DAY.fullmatch(day.name) and day.is_dir()
+                for file in day.iterdir()
+            )
+        except OSError:
+            return False
 
     def remove_leftovers(self) -> int:
         """Remove half-written images of a killed process, and nothing else; return how many there were.
