@@ -230,7 +230,7 @@ async def open_service(
         ServiceFailed: the supervision tree gave up. The caller's own exceptions pass through as they are.
     """
     if repository is None:
-        # Retention bounds it; what the repository dropped by itself would leave its images behind.
+        # Retention bounds it, and says in the log what it drops.
         repository = InMemoryRepository(keep_finished=None)
     settings = settings or Settings()
     engines = _engines(settings, start_engine)

@@ -26,7 +26,7 @@ from mflux_api.actors.engine_disk import local_disk
 from mflux_api.actors.event_hub import EventHub
 from mflux_api.actors.generator.generator import Generator, GeneratorOptions
 from mflux_api.actors.generator.oom_evidence import OOMEvidence
-from mflux_api.actors.job_store import JobStore, Retention
+from mflux_api.actors.job_store import JobStore
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.actors.model_loader.model_loader import ModelLoader
 from mflux_api.actors.scheduler.job_runner import JobRunner
@@ -43,6 +43,7 @@ from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository
+from mflux_api.storage.retention import Retention
 from mflux_api.supervisor import ChildSpec, Isolation, Started, Strategy, Supervisor
 
 M = TypeVar("M")
@@ -219,7 +220,14 @@ def _retention(settings: Settings, files: ImageFiles) -> Retention:
         ttl = timedelta(hours=settings.jobs.ttl_hours)
     except OverflowError:
         ttl = timedelta.max
-    return Retention(keep=settings.jobs.keep_completed, ttl=ttl, files=files)
+    gigabytes = settings.jobs.max_images_gb
+    return Retention(
+        keep=settings.jobs.keep_completed,
+        ttl=ttl,
+        files=files,
+        delete_images=settings.jobs.delete_images,
+        max_image_bytes=None if gigabytes is None else int(gigabytes * 1e9),
+    )
 
 
 # --- third: supervisors, which start them in order and restart what fails ---

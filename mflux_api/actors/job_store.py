@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import NoReturn, TypeVar, assert_never
 
-import attrs
 import trio
 
 from mflux_api.actors import messages as m
@@ -15,8 +14,8 @@ from mflux_api.actors.mailbox import Ask, Mailbox, MailboxFull
 from mflux_api.errors import InvalidParameter, JobGone, ServiceError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import InvalidTransition, Job
-from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.repository import Page, Repository, Tombstone
+from mflux_api.storage.retention import Removed, Retention, RetentionClock, expire, prune
 from mflux_api.storage.rows import UnreadableRow
 from mflux_api.supervisor import Started
 
@@ -31,17 +30,6 @@ CHECKPOINT_JOBS = 10
 logger = logging.getLogger(__name__)
 
 
-@attrs.frozen(kw_only=True)
-class Retention:
-    """How long finished jobs and their images are kept."""
-
-    keep: int
-    """Finished jobs; older ones go."""
-    ttl: timedelta
-    """Age at which a finished job goes, and again its tombstone."""
-    files: ImageFiles
-
-
 class JobStore:
     """Serializes every change of every job; the repository's calls run in one thread at a time."""
 
@@ -52,6 +40,12 @@ class JobStore:
         self._repository = repository
         self._retention = retention
         self._thread = trio.CapacityLimiter(1)
+        self._clock = RetentionClock(_now)
+        # Synchronous jobs whose callers have not read their results: retention does not take those.
+        self._unread: set[str] = set()
+        self._running: set[str] = set()
+        self._images_changed = trio.Event()
+        self._images_changed.set()
         self._since_checkpoint = 0
 
     async def run(self, status: Started) -> None:
@@ -62,6 +56,8 @@ class JobStore:
         status.started()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._expire_regularly)
+            if self._retention is not None and self._retention.max_image_bytes is not None:
+                nursery.start_soon(self._bound_images, self._retention, self._retention.max_image_bytes)
             while True:
                 message = await self._mailbox.receive()
                 try:
@@ -75,15 +71,21 @@ class JobStore:
         match message:
             case m.Insert():
                 await self._call(partial(self._repository.insert, message.job, message.key))
+                if message.job.synchronous:
+                    self._unread.add(message.job.id)
                 message.reply.ok(None)
             case m.GetIdempotencyRecord():
                 message.reply.ok(await self._call(partial(self._repository.get_idempotency_record, message.key)))
             case m.StartJob():
                 message.reply.ok(await self._change(message.job_id, lambda job: jobs.start(job, _now())))
+                self._running.add(message.job_id)
             case m.Requeue():
                 message.reply.ok(await self._change(message.job_id, _requeue(message)))
+                self._running.discard(message.job_id)
             case m.Finish():
                 message.reply.ok(await self._change(message.job_id, _finish(message.outcome)))
+                self._running.discard(message.job_id)
+                self._images_changed.set()
                 await self._expire()
                 await self._checkpoint_now_and_then()
             case m.GetJob():
@@ -95,7 +97,14 @@ class JobStore:
             case m.GetTotals():
                 message.reply.ok(await self._call(self._repository.totals))
             case m.ExpireJobs():
+                self._images_changed.set()
                 await self._expire()
+            case m.CallerDone():
+                if message.job_id in self._unread:
+                    self._unread.discard(message.job_id)
+                    await self._expire()
+            case m.PruneJobs():
+                message.reply.ok(await self._prune(message))
             case _:
                 assert_never(message)
 
@@ -165,27 +174,42 @@ class JobStore:
     async def _expire(self) -> None:
         if self._retention is None:
             return
-        retention, stuck = self._retention, ""
-
-        def discard(job: Job) -> bool:
-            nonlocal stuck
-            try:
-                for image in job.images:
-                    retention.files.discard(image)
-            except OSError as error:
-                stuck = error.strerror or type(error).__name__
-                return False
-            return True
-
+        now, spare = self._clock.now(), frozenset(self._unread)
         try:
-            await self._call(
-                partial(self._repository.expire, now=_now(), keep=retention.keep, ttl=retention.ttl, discard=discard)
-            )
+            removed = await self._call(partial(expire, self._repository, self._retention, now=now, spare=spare))
         except ServiceError as error:
-            stuck = type(error).__name__
-        if stuck:
-            # What is too old now is too old at the next sweep as well.
+            stuck: str | None = type(error).__name__
+        else:
+            stuck = removed.stuck
+        if stuck is not None:
+            # What is too old now is too old at the next pass as well.
             logger.warning("finished jobs cannot be removed now: %s", stuck)
+
+    async def _prune(self, message: m.PruneJobs) -> Removed:
+        if self._retention is None:
+            return Removed(jobs=(), stuck=None)
+        return await self._call(
+            partial(
+                prune,
+                self._repository,
+                self._retention,
+                now=self._clock.now(),
+                older_than=message.older_than,
+                dry_run=message.dry_run,
+                spare=frozenset(self._unread),
+            )
+        )
+
+    async def _bound_images(self, retention: Retention, limit: int) -> NoReturn:
+        """Keep the images within ``jobs.max_images_gb``, in a thread beside the store's own."""
+        while True:
+            await self._images_changed.wait()
+            self._images_changed = trio.Event()
+            spare = frozenset(self._unread | self._running)
+            try:
+                await trio.to_thread.run_sync(partial(retention.files.remove_oldest, limit, spare=spare))
+            except OSError as error:
+                logger.warning("images beyond jobs.max_images_gb cannot be removed now: %s", error.strerror)
 
     async def _remove_abandoned_images(self) -> None:
         """Remove the images of synchronous jobs in which an earlier process died: no row will ever point to them."""

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -22,6 +23,7 @@ from mflux_api.errors import (
     EngineUnavailable,
     ImageGone,
     InternalError,
+    JobGone,
     JobNotFound,
     ModelNotDownloaded,
     ServiceRestarting,
@@ -40,6 +42,7 @@ from mflux_api.jobs.upscaling import check_upscaling, resolve_upscaling
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Page, Totals
+from mflux_api.storage.retention import Removed
 
 logger = logging.getLogger(__name__)
 
@@ -244,6 +247,14 @@ class Gateway:
         """Cancel a job without waiting for the answer, for callers that are being cancelled themselves."""
         self._to.scheduler.tell_latest(m.Abandon(job_id=job_id), key=(m.Abandon, job_id))
 
+    def caller_done(self, job_id: str) -> None:
+        """Say that the caller of a synchronous job has read what it wanted: retention may take the job now."""
+        self._to.store.tell_latest(m.CallerDone(job_id=job_id), key=(m.CallerDone, job_id))
+
+    async def prune(self, older_than: timedelta, *, dry_run: bool) -> Removed:
+        """Remove the records of jobs that finished longer ago than that, or only say which they are."""
+        return await self._ask(self._to.store, m.PruneJobs(older_than=older_than, dry_run=dry_run))
+
     async def follow(self, job_id: str, last_event_id: str | None = None, *, previews: bool = False) -> EventStream:
         """Follow a job's events; use the result as an async context manager and iterate over it.
 
@@ -253,13 +264,15 @@ class Gateway:
             JobNotFound: there is none with that id.
             ShuttingDown: it goes on at the next start only.
         """
-        await self._job(job_id)
+        job = await self._job(job_id)
         subscription = await self._ask(
             self._to.hub, m.Subscribe(job_id=job_id, last_event_id=last_event_id, previews=previews)
         )
         try:
-            # Read after subscribing: an end that this row does not show yet will come through the channel.
-            job = await self._job(job_id)
+            # Read after subscribing: an end that this row does not show yet will come through the channel. The record
+            # may be gone by then, when few are kept.
+            with suppress(JobGone):
+                job = await self._job(job_id)
         except BaseException:
             subscription.channel.close()
             raise

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -229,8 +229,20 @@ class SqliteRepository:
         """Return whether no job was ever kept in this file."""
         return self._next_number == 1
 
+    def finished_before(self, moment: datetime, *, spare: Container[str] = ()) -> tuple[Job, ...]:
+        """Return the jobs that finished before a moment, but for some, in the order they finished."""
+        query = f"SELECT {COLUMNS} FROM jobs WHERE finished IS NOT NULL AND completed_at < ? ORDER BY finished"
+        return tuple(job for _, job in self._table.jobs(query, moment_text(moment)) if job.id not in spare)
+
     def expire(
-        self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
+        self,
+        *,
+        now: datetime,
+        keep: int,
+        ttl: timedelta,
+        discard: Callable[[Job], bool] = discard_nothing,
+        spare: Container[str] = (),
+        tombstone_ttl: timedelta | None = None,
     ) -> tuple[Job, ...]:
         """Remove old finished jobs whose files ``discard`` could delete, and older tombstones.
 
@@ -239,11 +251,16 @@ class SqliteRepository:
             InternalError: the file cannot be written.
         """
         oldest = moment_text(horizon(now, ttl))
-        expired = [old for old in self._table.jobs(_EXPIRED, horizon=oldest, keep=keep) if discard(old[1])]
+        oldest_tombstone = moment_text(horizon(now, ttl if tombstone_ttl is None else tombstone_ttl))
+        expired = [
+            (number, job)
+            for number, job in self._table.jobs(_EXPIRED, horizon=oldest, keep=keep)
+            if job.id not in spare and discard(job)
+        ]
         with self._file.transaction():
             for table in ("idempotency_keys WHERE job_id", "tombstones WHERE id"):
                 self._file.connection.execute(
-                    f"DELETE FROM {table} IN (SELECT id FROM tombstones WHERE removed_at < ?)", (oldest,)
+                    f"DELETE FROM {table} IN (SELECT id FROM tombstones WHERE removed_at < ?)", (oldest_tombstone,)
                 )
             self._file.connection.executemany(
                 "INSERT INTO tombstones VALUES (?, ?)", [(job.id, moment_text(now)) for _, job in expired]

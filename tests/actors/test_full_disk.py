@@ -66,7 +66,8 @@ async def on_disk(folder: Path, disk: Disk, script: Script) -> AsyncIterator[Ser
 async def answer_of_synchronous_call(of: Gateway, seed: int) -> str:
     """The code of the error that a synchronous call gets."""
     with pytest.raises(ServiceError) as raised:
-        await run_job(of, request(seed), owner="")
+        async with run_job(of, request(seed), owner=""):
+            pass
     return raised.value.code
 
 

@@ -11,13 +11,14 @@ import pytest
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.job_store import CHECKPOINT_JOBS, JobStore, Retention
+from mflux_api.actors.job_store import CHECKPOINT_JOBS, JobStore
 from mflux_api.actors.mailbox import Address, Ask, Mailbox, T
 from mflux_api.errors import InvalidParameter
 from mflux_api.jobs.job import Failure, InvalidTransition, Job, Status, StoredImage, Timings
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository
+from mflux_api.storage.retention import Retention
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.support.crew import a_job, running
 

@@ -49,6 +49,7 @@ from mflux_api.actors.messages.generator import (
     UnloadModel,
 )
 from mflux_api.actors.messages.job_store import (
+    CallerDone,
     ChangeJob,
     Completed,
     ExpireJobs,
@@ -61,6 +62,7 @@ from mflux_api.actors.messages.job_store import (
     JobWasCancelled,
     ListJobs,
     Outcome,
+    PruneJobs,
     Requeue,
     StartJob,
     StoreMessage,
@@ -115,6 +117,7 @@ __all__ = [
     "AnyMessage",
     "AwaitEnd",
     "AwaitEngine",
+    "CallerDone",
     "CancelJob",
     "CancelRun",
     "ChangeJob",
@@ -160,6 +163,7 @@ __all__ = [
     "LogEntry",
     "OpenLogs",
     "Outcome",
+    "PruneJobs",
     "Publish",
     "Release",
     "ReportEngine",

@@ -151,6 +151,8 @@ class Endings:
             await self.cancel(job_id)
         except ServiceError as error:
             logger.debug("an abandoned job needs no cancelling: %s", error.code)
+        # Only now: before, the store might not have the job yet.
+        self._store.tell_latest(m.CallerDone(job_id=job_id), key=(m.CallerDone, job_id))
 
     async def publish_unheard(self) -> None:
         """Publish the end of every job whose log has none: the scheduler died between the commit and the event."""

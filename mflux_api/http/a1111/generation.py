@@ -64,22 +64,19 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     async def generate(body: Mapping[str, Any]) -> Response:
         a1111 = dialect.speaks_a1111(body)
         started = trio.current_time()
-        job = await run_job(
-            gateway,
-            from_body(
-                dialect.translate(body, max_images=max_images) if a1111 else body,
-                upscales=gateway.upscales,
-                strict=not a1111,
-                aliases=dialect.DIALECT_ALIASES if a1111 else dialect.ALIASES,
-            ),
-            owner=owner(gateway.settings.security.api_keys),
+        request = from_body(
+            dialect.translate(body, max_images=max_images) if a1111 else body,
+            upscales=gateway.upscales,
+            strict=not a1111,
+            aliases=dialect.DIALECT_ALIASES if a1111 else dialect.ALIASES,
         )
-        if job.status is Status.CANCELLED and not a1111:
-            raise JobCancelled("The job was cancelled", {"job_id": job.id})
-        sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
-        info = dialect.info(job, await gateway.model_hash(job.model)) if a1111 else sentence
-        parameters = _parameters(job, gateway.catalog.get(job.model))
-        images = await renderer.images(job) if body.get("send_images") is not False else []
+        async with run_job(gateway, request, owner=owner(gateway.settings.security.api_keys)) as job:
+            if job.status is Status.CANCELLED and not a1111:
+                raise JobCancelled("The job was cancelled", {"job_id": job.id})
+            sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
+            info = dialect.info(job, await gateway.model_hash(job.model)) if a1111 else sentence
+            parameters = _parameters(job, gateway.catalog.get(job.model))
+            images = await renderer.images(job) if body.get("send_images") is not False else []
         return json_bytes(await in_thread(ImagesResponse(images=tuple(images), parameters=parameters, info=info)))
 
     return routes
