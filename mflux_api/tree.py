@@ -12,7 +12,6 @@
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -146,7 +145,7 @@ class _Actors:
         self.catalog = settings.catalog()
         self.checkpoints = Checkpoints(settings.models.cache_dir)
         files = ImageFiles(settings.generation.output_dir)
-        self.store = JobStore(boxes.store, options.repository, _retention(settings, files))
+        self.store = JobStore(boxes.store, options.repository, Retention.from_settings(settings))
         self.hub = EventHub(boxes.hub)
         self.stats = Stats(boxes.stats)
         self.downloader = Downloader(
@@ -213,21 +212,6 @@ class _Actors:
             preload=settings.models.default if settings.engine.preload else None,
         )
         return _EngineActors(generator, loader)
-
-
-def _retention(settings: Settings, files: ImageFiles) -> Retention:
-    try:
-        ttl = timedelta(hours=settings.jobs.ttl_hours)
-    except OverflowError:
-        ttl = timedelta.max
-    gigabytes = settings.jobs.max_images_gb
-    return Retention(
-        keep=settings.jobs.keep_completed,
-        ttl=ttl,
-        files=files,
-        delete_images=settings.jobs.delete_images,
-        max_image_bytes=None if gigabytes is None else int(gigabytes * 1e9),
-    )
 
 
 # --- third: supervisors, which start them in order and restart what fails ---

@@ -66,6 +66,7 @@ class JobStore:
                     # A full disk, or an asker that lost a race: its problem, and the store goes on.
                     if isinstance(message, Ask):
                         message.reply.fail(error)
+                await self._checkpoint_now_and_then()
 
     async def _handle(self, message: m.StoreMessage) -> None:
         match message:
@@ -86,8 +87,8 @@ class JobStore:
                 message.reply.ok(await self._change(message.job_id, _finish(message.outcome)))
                 self._running.discard(message.job_id)
                 self._images_changed.set()
+                self._since_checkpoint += 1
                 await self._expire()
-                await self._checkpoint_now_and_then()
             case m.GetJob():
                 message.reply.ok(await self._get(message.job_id))
             case m.ListJobs():
@@ -150,8 +151,7 @@ class JobStore:
 
     async def _checkpoint_now_and_then(self) -> None:
         """Have finished jobs in the main file: in quiet times at once, else after so many."""
-        self._since_checkpoint += 1
-        if self._since_checkpoint >= CHECKPOINT_JOBS or not self._mailbox.queued():
+        if self._since_checkpoint >= CHECKPOINT_JOBS or (self._since_checkpoint and not self._mailbox.queued()):
             self._since_checkpoint = 0
             await self._call(self._repository.checkpoint)
 

@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     # Its options belong to the commands below it.
     models.add_arguments(commands.add_parser("models", help="list, download, delete, load and unload models"), shared)
-    jobs.add_arguments(commands.add_parser("jobs", help="back up the job database"), shared)
+    jobs.add_arguments(commands.add_parser("jobs", help="back up the job database, remove old records"), shared)
     commands.add_parser("doctor", parents=[shared], help="say what will be used here, and what is wrong")
     selftest.add_arguments(
         commands.add_parser("selftest", parents=[shared], help="check that generating is right on this machine")

@@ -7,9 +7,10 @@ from datetime import datetime, timedelta
 
 import attrs
 
+from mflux_api.config import Settings
 from mflux_api.jobs.job import Job
 from mflux_api.storage.image_files import ImageFiles
-from mflux_api.storage.repository import Repository
+from mflux_api.storage.repository import Repository, horizon
 
 CLOCK_TOLERANCE = timedelta(hours=2)
 """What the wall clock may gain between two looks and be believed: jobs go by so much too early, and no more."""
@@ -35,6 +36,22 @@ class Retention:
     """Whether a job's images go with its record; otherwise they are the user's and stay."""
     max_image_bytes: int | None = None
     """What all images may take together; the oldest go."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "Retention":
+        """Return what ``[jobs]`` says."""
+        try:
+            ttl = timedelta(hours=settings.jobs.ttl_hours)
+        except OverflowError:
+            ttl = timedelta.max
+        gigabytes = settings.jobs.max_images_gb
+        return cls(
+            keep=settings.jobs.keep_completed,
+            ttl=ttl,
+            files=ImageFiles(settings.generation.output_dir),
+            delete_images=settings.jobs.delete_images,
+            max_image_bytes=None if gigabytes is None else int(gigabytes * 1e9),
+        )
 
 
 @attrs.frozen(kw_only=True)
@@ -117,7 +134,7 @@ def prune(
         ServiceError: the storage cannot be read or written.
     """
     if dry_run:
-        return Removed(jobs=repository.finished_before(now - older_than, spare=spare), stuck=None)
+        return Removed(jobs=repository.finished_before(horizon(now, older_than), spare=spare), stuck=None)
     return _remove(
         repository,
         retention,
