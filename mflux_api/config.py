@@ -95,10 +95,12 @@ class EngineSettings:
 
 @attrs.frozen(kw_only=True)
 class JobSettings:
-    """``[jobs]``: how long finished jobs are kept."""
+    """``[jobs]``: how long finished jobs are kept; images are the user's, and stay unless told otherwise."""
 
     keep_completed: Annotated[int, Meta(ge=0)] = 1000
     ttl_hours: Annotated[float, Meta(ge=0.0)] = 168.0
+    delete_images: bool = False
+    max_images_gb: Annotated[float, Meta(gt=0.0)] | None = None
     state_dir: Path | None = None
 
 

@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import TypeVar
 
 import attrs
 import trio
@@ -25,9 +24,8 @@ from mflux_api.storage.repository import Repository
 from mflux_api.supervisor import ChildSpec, DidNotStop, Ended, Started, Supervisor
 from mflux_api.tree import SupervisionTree, TreeOptions, local_engines
 
-M = TypeVar("M")
-
-ENCODER_THREADS = 2
+LEAVE_SECONDS = 1.0
+"""At the end of the block: what giving the running jobs back may take; it is a write to the disk for each."""
 
 
 @attrs.frozen(kw_only=True)
@@ -60,6 +58,7 @@ class Service:
         self._root = root
         self._fronts = itertools.count(1)
         self._end_by = math.inf
+        self._halted = False
 
     @property
     def settings(self) -> Settings:
@@ -142,7 +141,19 @@ class Service:
         Args:
             halt: stop what runs: asynchronous jobs go back to the queue, synchronous ones fail with ``SHUTTING_DOWN``.
         """
+        self._halted = self._halted or halt
         await self._gateway.drain(halt=halt)
+
+    async def leave(self) -> None:
+        """Give the running jobs back to the queue, unless they were halted before: an orderly end counts no death.
+
+        :func:`open_service` does it at the end of its block; it takes at most :data:`LEAVE_SECONDS`, also while the
+        caller is being cancelled.
+        """
+        if not self._halted:
+            # The tree may have ended, or end meanwhile: then there is nothing to give back.
+            with trio.CancelScope(shield=True), trio.move_on_after(LEAVE_SECONDS), suppress(ShuttingDown):
+                await self.drain(halt=True)
 
     def end_by(self, deadline: float) -> None:
         """Say until when, in Trio's time, HTTP answers that are on their way when the service ends may be sent."""
@@ -212,6 +223,9 @@ async def open_service(
 ) -> AsyncIterator[Service]:
     """Run a service for as long as the block lasts: no sockets, no signals, no global state.
 
+    When the block ends, however it ends, a running job goes back to the queue of its repository, which counts as no
+    death. To let it end instead, ``await service.drain()`` first.
+
     Args:
         settings: by default ``Settings()``, with paths in the working directory.
         repository: where jobs are kept; by default in memory.
@@ -225,7 +239,7 @@ async def open_service(
             through as they are.
     """
     if repository is None:
-        # Retention bounds it; what the repository dropped by itself would leave its images behind.
+        # Retention bounds it, and says in the log what it drops.
         repository = InMemoryRepository(keep_finished=None)
     settings = settings or Settings()
     engines = _engines(settings, start_engine)
@@ -237,13 +251,16 @@ async def open_service(
     failure: ServiceFailed | None = None
     ended = trio.Event()
     status = Started()
+    # A cancel from outside reaches the caller's block first: the tree is needed to give the running jobs back.
+    tree_scope = trio.CancelScope(shield=True)
     try:
         async with trio.open_nursery() as nursery:
 
             async def run_tree() -> None:
                 nonlocal failure
                 try:
-                    await tree.root.run(status)
+                    with tree_scope:
+                        await tree.root.run(status)
                 except ServiceFailed as error:
                     failure = error
                 finally:
@@ -254,8 +271,8 @@ async def open_service(
                     nursery.cancel_scope.cancel()
 
             nursery.start_soon(run_tree, name="supervision tree")
-            await status.event.wait()
             try:
+                await status.event.wait()
                 if not ended.is_set():
                     yield service
             except BaseException as error:
@@ -264,6 +281,9 @@ async def open_service(
                     raise
                 # Kept aside so that the nursery does not wrap it in a group.
             finally:
+                if status.event.is_set() and not ended.is_set():
+                    await service.leave()
+                tree_scope.cancel()
                 nursery.cancel_scope.cancel()
     except BaseException as error:
         # When the caller is cancelled from outside, so is the nursery; the caller's exception comes first, and what

@@ -13,7 +13,6 @@
 
 import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,7 +27,7 @@ from mflux_api.actors.event_hub import EventHub
 from mflux_api.actors.generator.generator import Generator
 from mflux_api.actors.generator.oom_evidence import OOMEvidence
 from mflux_api.actors.generator.options import GeneratorOptions
-from mflux_api.actors.job_store import JobStore, Retention
+from mflux_api.actors.job_store import JobStore
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.actors.model_loader.model_loader import ModelLoader
 from mflux_api.actors.scheduler.job_runner import JobRunner
@@ -45,6 +44,7 @@ from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository
+from mflux_api.storage.retention import Retention
 from mflux_api.supervisor import ChildSpec, Isolation, Started, Strategy, Supervisor
 
 M = TypeVar("M")
@@ -149,7 +149,7 @@ class _Actors:
         self.catalog = settings.catalog()
         self.checkpoints = Checkpoints(settings.models.cache_dir)
         files = ImageFiles(settings.generation.output_dir)
-        self.store = JobStore(boxes.store, options.repository, _retention(settings, files))
+        self.store = JobStore(boxes.store, options.repository, Retention.from_settings(settings))
         self.hub = EventHub(boxes.hub)
         self.stats = Stats(boxes.stats)
         self.downloader = Downloader(
@@ -218,14 +218,6 @@ class _Actors:
             preload=settings.models.default if settings.engine.preload else None,
         )
         return _EngineActors(generator, loader)
-
-
-def _retention(settings: Settings, files: ImageFiles) -> Retention:
-    try:
-        ttl = timedelta(hours=settings.jobs.ttl_hours)
-    except OverflowError:
-        ttl = timedelta.max
-    return Retention(keep=settings.jobs.keep_completed, ttl=ttl, files=files)
 
 
 # --- third: supervisors, which start them in order and restart what fails ---

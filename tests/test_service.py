@@ -35,7 +35,9 @@ from mflux_api.errors import (
     ServiceRestarting,
     ShuttingDown,
 )
+from mflux_api.jobs.job import Job
 from mflux_api.storage.image_files import ImageFiles
+from mflux_api.storage.in_memory import InMemoryRepository
 from tests.support.harness import ended, engine_info, gateway, images, request, rgb, scripted_service, settings
 from tests.support.scripted_engine import Fail, Hold, Script, pixels
 
@@ -127,6 +129,27 @@ async def test_cancelling_from_outside_ends_the_service_and_nothing_else(tmp_pat
         await body()
     assert scope.cancelled_caught
     assert after == []
+
+
+@pytest.mark.parametrize("how", ["leaves", "raises", "is cancelled"])
+async def test_leaving_the_block_without_a_drain_costs_the_running_job_nothing(tmp_path: Path, how: str) -> None:
+    repository = InMemoryRepository()
+    job_ids: list[str] = []
+    for _ in range(6):
+        hold = Hold()
+        script = Script(at={"step 0/1": hold})
+        with suppress(Own), trio.CancelScope() as scope:
+            async with open_service(settings(tmp_path), repository=repository, start_engine=script.start) as service:
+                job_ids = job_ids or [(await service.submit(request())).id]
+                await hold.reached.wait()
+                if how == "raises":
+                    raise Own
+                if how == "is cancelled":
+                    scope.cancel()
+        job = repository.get(job_ids[0])
+        assert isinstance(job, Job)
+        assert (job.status, job.service_deaths, job.engine_deaths) == (Status.QUEUED, 0, 0)
+    assert images(tmp_path) == []
 
 
 async def test_tree_that_cannot_start_is_one_service_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

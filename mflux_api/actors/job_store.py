@@ -3,11 +3,10 @@
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from functools import partial
 from typing import NoReturn, TypeVar, assert_never
 
-import attrs
 import trio
 
 from mflux_api.actors import messages as m
@@ -15,8 +14,9 @@ from mflux_api.actors.mailbox import Ask, Mailbox, MailboxFull
 from mflux_api.errors import InvalidParameter, JobGone, ServiceError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import InvalidTransition, Job
-from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.repository import Page, Repository, Tombstone
+from mflux_api.storage.retention import Removed, Retention, RetentionClock, expire, prune
+from mflux_api.storage.rows import UnreadableRow
 from mflux_api.supervisor import Started
 from mflux_api.system.threads import run_in_thread
 
@@ -25,18 +25,10 @@ T = TypeVar("T")
 EXPIRE_SECONDS = 600.0
 """Between two passes of retention; every finished job is followed by one, too."""
 
+CHECKPOINT_JOBS = 10
+"""Finished jobs after which the database's log is written into its file, however busy the store is."""
+
 logger = logging.getLogger(__name__)
-
-
-@attrs.frozen(kw_only=True)
-class Retention:
-    """How long finished jobs and their images are kept."""
-
-    keep: int
-    """Finished jobs; older ones go."""
-    ttl: timedelta
-    """Age at which a finished job goes, and again its tombstone."""
-    files: ImageFiles
 
 
 class JobStore:
@@ -49,14 +41,24 @@ class JobStore:
         self._repository = repository
         self._retention = retention
         self._thread = trio.CapacityLimiter(1)
+        self._clock = RetentionClock(_now)
+        # Synchronous jobs whose callers have not read their results: retention does not take those.
+        self._unread: set[str] = set()
+        self._running: set[str] = set()
+        self._images_changed = trio.Event()
+        self._images_changed.set()
+        self._since_checkpoint = 0
 
     async def run(self, status: Started) -> None:
         """Serve the mailbox until cancelled, and apply retention."""
+        await self._warn_if_new()
         await self._remove_abandoned_images()
         await self._expire()
         status.started()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._expire_regularly)
+            if self._retention is not None and self._retention.max_image_bytes is not None:
+                nursery.start_soon(self._bound_images, self._retention, self._retention.max_image_bytes)
             while True:
                 message = await self._mailbox.receive()
                 try:
@@ -65,20 +67,28 @@ class JobStore:
                     # A full disk, or an asker that lost a race: its problem, and the store goes on.
                     if isinstance(message, Ask):
                         message.reply.fail(error)
+                await self._checkpoint_now_and_then()
 
     async def _handle(self, message: m.StoreMessage) -> None:
         match message:
             case m.Insert():
                 await self._call(partial(self._repository.insert, message.job, message.key))
+                if message.job.synchronous:
+                    self._unread.add(message.job.id)
                 message.reply.ok(None)
             case m.GetIdempotencyRecord():
                 message.reply.ok(await self._call(partial(self._repository.get_idempotency_record, message.key)))
             case m.StartJob():
                 message.reply.ok(await self._change(message.job_id, lambda job: jobs.start(job, _now())))
+                self._running.add(message.job_id)
             case m.Requeue():
                 message.reply.ok(await self._change(message.job_id, _requeue(message)))
+                self._running.discard(message.job_id)
             case m.Finish():
                 message.reply.ok(await self._change(message.job_id, _finish(message.outcome)))
+                self._running.discard(message.job_id)
+                self._images_changed.set()
+                self._since_checkpoint += 1
                 await self._expire()
             case m.GetJob():
                 message.reply.ok(await self._get(message.job_id))
@@ -89,7 +99,14 @@ class JobStore:
             case m.GetTotals():
                 message.reply.ok(await self._call(self._repository.totals))
             case m.ExpireJobs():
+                self._images_changed.set()
                 await self._expire()
+            case m.CallerDone():
+                if message.job_id in self._unread:
+                    self._unread.discard(message.job_id)
+                    await self._expire()
+            case m.PruneJobs():
+                message.reply.ok(await self._prune(message))
             case _:
                 assert_never(message)
 
@@ -106,7 +123,11 @@ class JobStore:
 
     async def _change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         def read_change_write() -> Job:
-            job = self._repository.get(job_id)
+            try:
+                job = self._repository.get(job_id)
+            except UnreadableRow as error:
+                # Broken under a running service, and not to be waited for: the scheduler starts anew without it.
+                raise InvalidTransition(error.message) from error
             if not isinstance(job, Job):
                 raise InvalidTransition(f"job {job_id} is not in the store")
             changed = change(job)
@@ -129,6 +150,22 @@ class JobStore:
                 limit="a next_cursor",
             ) from None
 
+    async def _checkpoint_now_and_then(self) -> None:
+        """Have finished jobs in the main file: in quiet times at once, else after so many."""
+        if self._since_checkpoint >= CHECKPOINT_JOBS or (self._since_checkpoint and not self._mailbox.queued()):
+            self._since_checkpoint = 0
+            await self._call(self._repository.checkpoint)
+
+    async def _warn_if_new(self) -> None:
+        """Say so when nothing is in the store although images are there: its files may have been lost."""
+        if self._retention is None or not self._repository.never_used():
+            return
+        if await self._call(self._retention.files.has_images):
+            logger.warning(
+                "the job store is new, but generation.output_dir has images; if there were jobs, stop the service "
+                "and put a backup of the database into jobs.state_dir"
+            )
+
     async def _expire_regularly(self) -> NoReturn:
         while True:
             await trio.sleep(EXPIRE_SECONDS)
@@ -138,27 +175,42 @@ class JobStore:
     async def _expire(self) -> None:
         if self._retention is None:
             return
-        retention, stuck = self._retention, ""
-
-        def discard(job: Job) -> bool:
-            nonlocal stuck
-            try:
-                for image in job.images:
-                    retention.files.discard(image)
-            except OSError as error:
-                stuck = error.strerror or type(error).__name__
-                return False
-            return True
-
+        now, spare = self._clock.now(), frozenset(self._unread)
         try:
-            await self._call(
-                partial(self._repository.expire, now=_now(), keep=retention.keep, ttl=retention.ttl, discard=discard)
-            )
+            removed = await self._call(partial(expire, self._repository, self._retention, now=now, spare=spare))
         except ServiceError as error:
-            stuck = type(error).__name__
-        if stuck:
-            # What is too old now is too old at the next sweep as well.
+            stuck: str | None = type(error).__name__
+        else:
+            stuck = removed.stuck
+        if stuck is not None:
+            # What is too old now is too old at the next pass as well.
             logger.warning("finished jobs cannot be removed now: %s", stuck)
+
+    async def _prune(self, message: m.PruneJobs) -> Removed:
+        if self._retention is None:
+            return Removed(jobs=(), stuck=None)
+        return await self._call(
+            partial(
+                prune,
+                self._repository,
+                self._retention,
+                now=self._clock.now(),
+                older_than=message.older_than,
+                dry_run=message.dry_run,
+                spare=frozenset(self._unread),
+            )
+        )
+
+    async def _bound_images(self, retention: Retention, limit: int) -> NoReturn:
+        """Keep the images within ``jobs.max_images_gb``, in a thread beside the store's own."""
+        while True:
+            await self._images_changed.wait()
+            self._images_changed = trio.Event()
+            spare = frozenset(self._unread | self._running)
+            try:
+                await run_in_thread(partial(retention.files.remove_oldest, limit, spare=spare))
+            except OSError as error:
+                logger.warning("images beyond jobs.max_images_gb cannot be removed now: %s", error.strerror)
 
     async def _remove_abandoned_images(self) -> None:
         """Remove the images of synchronous jobs in which an earlier process died: no row will ever point to them."""

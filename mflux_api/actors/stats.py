@@ -1,7 +1,7 @@
 """Counters of this process. Lossy by contract: an actor that counts never waits."""
 
+import time
 from collections import Counter
-from datetime import UTC, datetime
 from typing import NoReturn, assert_never
 
 from mflux_api.actors import messages as m
@@ -14,7 +14,7 @@ class Stats:
 
     def __init__(self, mailbox: Mailbox[m.StatsMessage]) -> None:
         self._mailbox = mailbox
-        self._started_at = datetime.now(UTC)
+        self._started = time.monotonic()
 
     async def run(self, status: Started) -> NoReturn:
         """Serve the mailbox until cancelled."""
@@ -26,6 +26,7 @@ class Stats:
                 case m.Count():
                     counts[message.name] += message.amount
                 case m.GetCounters():
-                    message.reply.ok(m.Counters(started_at=self._started_at, counts=dict(counts)))
+                    uptime = time.monotonic() - self._started
+                    message.reply.ok(m.Counters(uptime_seconds=uptime, counts=dict(counts)))
                 case _:
                     assert_never(message)

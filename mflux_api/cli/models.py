@@ -6,26 +6,20 @@ deleting while one runs.
 
 import argparse
 import contextlib
-import json
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
-from typing import Any
 
 import trio
 
 from mflux_api.catalog import Model
 from mflux_api.cli.progress_bar import ProgressBar
+from mflux_api.cli.running_server import address, call
 from mflux_api.config import Settings, load_settings
-from mflux_api.errors import ModelNotFound, ServiceError, by_code
+from mflux_api.errors import ModelNotFound
 from mflux_api.hub.client import DownloadOptions, download_repository
 from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
-
-_ANSWER_SECONDS = 600.0
-"""What loading a large model may take."""
 
 
 def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
@@ -67,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
             case "delete":
                 _delete(model, settings, options.url)
             case action:
-                answer = _call(settings, options.url, "POST", f"{model.alias}/{action}")
+                answer = call(settings, options.url, "POST", f"models/{model.alias}/{action}")
                 print(f"{model.alias}: {answer['status']}")
     return 0
 
@@ -195,42 +189,11 @@ def _delete(model: Model, settings: Settings, url: str | None) -> None:
                 stack.enter_context(StateLock(settings.state_dir))
             except StateInUse:
                 # A server runs, and may have the model in memory.
-                url = _address(settings)
+                url = address(settings)
         if url is not None:
-            _call(settings, url, "DELETE", model.alias)
+            call(settings, url, "DELETE", f"models/{model.alias}")
         else:
             checkpoints = Checkpoints(settings.models.cache_dir)
             checkpoints.check_deletable(model)
             checkpoints.delete(model)
     print(f"{model.alias}: deleted")
-
-
-def _address(settings: Settings) -> str:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.server.host, settings.server.host)
-    return f"http://{host}:{settings.server.port}"
-
-
-def _call(settings: Settings, url: str | None, method: str, path: str) -> dict[str, Any]:
-    base = (url or _address(settings)).rstrip("/")
-    request = urllib.request.Request(f"{base}/api/v1/models/{path}", method=method)
-    if settings.security.api_keys:
-        request.add_header("X-API-Key", settings.security.api_keys[0])
-    try:
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
-    except urllib.error.HTTPError as refused:
-        raise _refusal(refused) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise ConnectionError(f"no server answers at {base} ({reason}); start one, or name it with --url") from None
-
-
-def _refusal(refused: urllib.error.HTTPError) -> ServiceError:
-    try:
-        body = json.load(refused)
-        return by_code(body["code"])(body["error"], body["details"])
-    except (ValueError, KeyError, TypeError):
-        return ServiceError(f"the server answered {refused.code}")
-    finally:
-        refused.close()

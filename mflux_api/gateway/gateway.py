@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -36,13 +37,14 @@ from mflux_api.images.run_inputs import output_size, source_size
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, Status, StoredImage
 from mflux_api.jobs.lora_tags import without_tags
-from mflux_api.jobs.progress import Finished, Progress
+from mflux_api.jobs.progress import Finished
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import ResolvedRequest, resolve
 from mflux_api.jobs.upscaling import check_upscaling, resolve_upscaling
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Page, Totals
+from mflux_api.storage.retention import Removed
 from mflux_api.system.threads import read_in_thread
 
 logger = logging.getLogger(__name__)
@@ -154,7 +156,35 @@ class Gateway:
             raise not_downloaded(model)
         resolved = await (self._upscaling if model.upscales else self._generating)(checked, model)
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key)
-        return await self._ask(self._to.scheduler, submit)
+        try:
+            return await self._submit(submit)
+        except (ServiceRestarting, trio.Cancelled):
+            if synchronous:
+                # No caller will wait for it.
+                self.abandon(submit.job_id)
+            raise
+
+    async def _submit(self, submit: m.Submit) -> m.Accepted:
+        try:
+            return await self._ask(self._to.scheduler, submit)
+        except ServiceRestarting:
+            # It may have died between the store's answer and its own; when it answers again it has recovered.
+            live = (await self.snapshots()).get(submit.job_id)
+            job = await self._ask(self._to.store, m.GetJob(job_id=submit.job_id))
+            if job is None:
+                raise
+            return m.Accepted(job=job, position=(live.position if live is not None else None) or 0)
+
+    async def accepted_before(self, key: IdempotencyKey) -> m.Accepted | None:
+        """Return the job that was accepted under a key; ``None`` when there is none.
+
+        Ask before anything of the request is checked: a file or a model may be gone since.
+
+        Raises:
+            IdempotencyConflict: the key was used before with another body.
+            JobGone: the key's job was removed by retention.
+        """
+        return await self._ask(self._to.scheduler, m.FindAccepted(key=key))
 
     def upscales(self, name: object) -> bool:
         """Whether a request's ``model``, which is not checked yet, or the default where it has none, upscales."""
@@ -230,6 +260,14 @@ class Gateway:
         """Cancel a job without waiting for the answer, for callers that are being cancelled themselves."""
         self._to.scheduler.tell_latest(m.Abandon(job_id=job_id), key=(m.Abandon, job_id))
 
+    def caller_done(self, job_id: str) -> None:
+        """Say that the caller of a synchronous job has read what it wanted: retention may take the job now."""
+        self._to.store.tell_latest(m.CallerDone(job_id=job_id), key=(m.CallerDone, job_id))
+
+    async def prune(self, older_than: timedelta, *, dry_run: bool) -> Removed:
+        """Remove the records of jobs that finished longer ago than that, or only say which they are."""
+        return await self._ask(self._to.store, m.PruneJobs(older_than=older_than, dry_run=dry_run))
+
     async def follow(self, job_id: str, last_event_id: str | None = None, *, previews: bool = False) -> EventStream:
         """Follow a job's events; use the result as an async context manager and iterate over it.
 
@@ -242,13 +280,15 @@ class Gateway:
             JobNotFound: there is none with that id.
             ShuttingDown: it goes on at the next start only.
         """
-        await self._job(job_id)
+        job = await self._job(job_id)
         subscription = await self._ask(
             self._to.hub, m.Subscribe(job_id=job_id, last_event_id=last_event_id, previews=previews)
         )
         try:
-            # Read after subscribing: an end that this row does not show yet will come through the channel.
-            job = await self._job(job_id)
+            # Read after subscribing: an end that this row does not show yet will come through the channel. The record
+            # may be gone by then, when few are kept.
+            with suppress(JobGone):
+                job = await self._job(job_id)
         except BaseException:
             subscription.channel.close()
             raise
@@ -258,18 +298,38 @@ class Gateway:
 
         return EventStream(job, subscription, look, last_event_id=last_event_id)
 
-    async def finished(self, job_id: str, on_progress: Callable[[Progress], None] = lambda progress: None) -> Job:
-        """Wait until a job has ended and return it; ``on_progress`` is told how it gets on."""
+    async def finished(self, job_id: str) -> Job:
+        """Wait until a job has ended and return it."""
         while True:
             try:
                 async with await self.follow(job_id) as stream:
                     async for logged in stream:
                         if isinstance(logged.event, Finished):
                             return logged.event.job
-                        on_progress(logged.event)
             except ServiceRestarting:
                 # A part of the service was restarted under us; the job goes on.
                 await trio.sleep(RETRY_SECONDS)
+
+    async def awaited_end(self, job_id: str) -> m.JobEnd:
+        """Wait until a job has ended and return it, for a caller that must not wait for a disk.
+
+        Raises:
+            JobNotFound: there is none with that id.
+            DiskFull: its end cannot be written now; the job ends when it can.
+        """
+        while True:
+            try:
+                end = await self._ask(self._to.scheduler, m.AwaitEnd(job_id=job_id))
+            except ServiceRestarting:
+                # The scheduler was restarted and takes the job up again.
+                await trio.sleep(RETRY_SECONDS)
+                continue
+            if end is None:
+                raise _unknown(job_id)
+            if end.job.status.terminal:
+                return end
+            # A scheduler that cannot read the store yet does not know the job.
+            await trio.sleep(RETRY_SECONDS)
 
     async def image_bytes(self, image: StoredImage) -> bytes:
         """Read a finished image's PNG file.

@@ -40,6 +40,15 @@ def _check_origin(origins: tuple[str, ...]) -> None:
         raise OriginNotAllowed("This page's origin is not in server.cors_origins", {"origin": origin[:128]})
 
 
+def refuse_foreign_pages(origins: tuple[str, ...]) -> None:
+    """Refuse a page's request to manage the service, unless its origin is this server or is listed by name.
+
+    Raises:
+        OriginNotAllowed: it comes from another page; ``*`` lists none.
+    """
+    _check_origin(tuple(origin for origin in origins if origin != "*"))
+
+
 def owner(keys: tuple[str, ...]) -> str:
     """Return who sends the request: the name of its key, which is made from a digest, else its address."""
     key = offered_key(keys)

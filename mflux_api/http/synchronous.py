@@ -1,7 +1,7 @@
 """Jobs whose caller waits for them on its open connection: run to the end, or cancelled when it leaves."""
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import attrs
 
@@ -14,11 +14,11 @@ from mflux_api.jobs.request import GenerateRequest
 
 @attrs.frozen
 class RanJob:
-    """A job that was completed or cancelled, and how far its caller saw it come."""
+    """A job that was completed or cancelled, and how far it came."""
 
     job: Job
     newest: Progress | None
-    """The last progress before its end."""
+    """The last progress before its end; ``None`` where it is not known any more."""
 
     @property
     def steps_run(self) -> int:
@@ -30,26 +30,32 @@ class RanJob:
         return self.newest.step if self.newest.image == 0 else self.newest.steps
 
 
+@asynccontextmanager
 async def run_job(
     gateway: Gateway, request: GenerateRequest, *, owner: str, on_accepted: Callable[[], None] = lambda: None
-) -> RanJob:
+) -> AsyncIterator[RanJob]:
     """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
+
+    While the block lasts retention leaves the job and its images alone.
 
     Raises:
         ServiceError: the request was refused, or the job failed.
     """
-    (ran,) = await run_jobs(gateway, [request], owner=owner, on_accepted=on_accepted)
-    return ran
+    async with run_jobs(gateway, [request], owner=owner, on_accepted=on_accepted) as (ran,):
+        yield ran
 
 
+@asynccontextmanager
 async def run_jobs(
     gateway: Gateway,
     requests: Sequence[GenerateRequest],
     *,
     owner: str,
     on_accepted: Callable[[], None] = lambda: None,
-) -> tuple[RanJob, ...]:
+) -> AsyncIterator[tuple[RanJob, ...]]:
     """Run jobs that are one to their caller: all are accepted before the first is waited for, or none stays.
+
+    While the block lasts retention leaves them and their images alone.
 
     Args:
         gateway: the way to the actors.
@@ -62,17 +68,20 @@ async def run_jobs(
     """
     accepted, ran = list[str](), list[RanJob]()
     try:
-        for request in requests:
-            accepted.append((await gateway.submit(request, synchronous=True, owner=owner)).job.id)
-        on_accepted()
+        try:
+            for request in requests:
+                accepted.append((await gateway.submit(request, synchronous=True, owner=owner)).job.id)
+            on_accepted()
+            for job_id in accepted:
+                end = await gateway.awaited_end(job_id)
+                if end.job.failure is not None:
+                    raise by_code(end.job.failure.code)(end.job.failure.message, end.job.failure.details)
+                ran.append(RanJob(end.job, end.newest))
+        except BaseException:
+            for job_id in accepted[len(ran) :]:
+                gateway.abandon(job_id)
+            raise
+        yield tuple(ran)
+    finally:
         for job_id in accepted:
-            seen = deque[Progress](maxlen=1)
-            job = await gateway.finished(job_id, seen.append)
-            if job.failure is not None:
-                raise by_code(job.failure.code)(job.failure.message, job.failure.details)
-            ran.append(RanJob(job, seen.pop() if seen else None))
-    except BaseException:
-        for job_id in accepted[len(ran) :]:
-            gateway.abandon(job_id)
-        raise
-    return tuple(ran)
+            gateway.caller_done(job_id)

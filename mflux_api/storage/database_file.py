@@ -4,8 +4,9 @@ import errno
 import os
 import sqlite3
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 from mflux_api.errors import ConfigError, DiskFull, InternalError
@@ -86,6 +87,11 @@ class DatabaseFile:
             self._log_identity = _identity(self._log)
         return self._open
 
+    def checkpoint(self) -> None:
+        """Write the log into the file, as far as that can be done now."""
+        if self._open is not None:
+            checkpoint(self._open)
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Commit what the block executes, or none of it.
@@ -120,18 +126,30 @@ def open_database(path: Path) -> sqlite3.Connection:
         make_folder(path.parent)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # Before anything is written: the file may belong to another program.
-        _check(connection, path.name)
+        check_ours(connection, path.name)
         _configure(connection)
         migrate(connection)
+        _check_tables(connection, path.name)
+        checkpoint(connection)
     except BaseException as error:
         if connection is not None:
             connection.close()
         if isinstance(error, sqlite3.Error):
-            raise _opening_error(error, path.name) from error
+            raise opening_error(error, path.name) from error
         if isinstance(error, OSError):
             raise ConfigError(_cannot_open_message(path.name, error.strerror or type(error).__name__)) from error
         raise
     return connection
+
+
+def checkpoint(connection: sqlite3.Connection) -> None:
+    """Write the log into the file, as far as that can be done now: a copy of the file alone then has what was in it.
+
+    On a full disk it is left to the next time: the log still has everything.
+    """
+    with suppress(sqlite3.Error):
+        # PASSIVE waits for no reader.
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
 
 
 @contextmanager
@@ -156,6 +174,8 @@ def translate_errors() -> Iterator[None]:
 
 
 def _configure(connection: sqlite3.Connection) -> None:
+    # A byte that is not UTF-8 concerns its own row only.
+    connection.text_factory = lambda data: data.decode("utf-8", "surrogateescape")
     connection.execute("PRAGMA journal_mode = WAL")
     # FULL: in WAL mode NORMAL would lose the newest commits with the power.
     connection.execute("PRAGMA synchronous = FULL")
@@ -167,7 +187,12 @@ def _configure(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA fullfsync = 1")
 
 
-def _check(connection: sqlite3.Connection, name: str) -> None:
+def check_ours(connection: sqlite3.Connection, name: str) -> None:
+    """Make sure that an open file is a job store that this version can use, or empty.
+
+    Raises:
+        ConfigError: it is not.
+    """
     version = _number(connection, "PRAGMA user_version")
     ours = _number(connection, "PRAGMA application_id") == APPLICATION_ID
     empty = version == 0 and _number(connection, "SELECT count(*) FROM sqlite_schema") == 0
@@ -182,12 +207,41 @@ def _check(connection: sqlite3.Connection, name: str) -> None:
         raise ConfigError(_damaged_message(name))
 
 
+def _check_tables(connection: sqlite3.Connection, name: str) -> None:
+    found = _columns(connection)
+    for table, columns in _expected_columns().items():
+        lacks = f"the table '{table}'" if table not in found else ""
+        for column in columns - found.get(table, columns):
+            lacks = f"the column '{column}' of the table '{table}'"
+        if lacks:
+            raise ConfigError(
+                f"{name}: {lacks} is missing; put a backup of the file in its place, or move it away to start with an "
+                "empty one"
+            )
+
+
+@cache
+def _expected_columns() -> Mapping[str, frozenset[str]]:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        migrate(connection)
+        return _columns(connection)
+
+
+def _columns(connection: sqlite3.Connection) -> dict[str, frozenset[str]]:
+    tables = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+    return {
+        table: frozenset(row[0] for row in connection.execute("SELECT name FROM pragma_table_info(?)", (table,)))
+        for (table,) in tables
+    }
+
+
 def _code(error: sqlite3.Error) -> str:
     # The module's own errors have no code of SQLite's.
     return getattr(error, "sqlite_errorname", type(error).__name__)
 
 
-def _opening_error(error: sqlite3.Error, name: str) -> ConfigError | DiskFull:
+def opening_error(error: sqlite3.Error, name: str) -> ConfigError | DiskFull:
+    """Return what an operator reads when a file cannot be opened or copied."""
     code = _code(error)
     if code in _NO_ROOM:
         return DiskFull(_FULL)

@@ -1,7 +1,9 @@
 """Finished images on disk: named by job, written whole or not at all, and removed."""
 
 import hashlib
+import logging
 import re
+from collections.abc import Container, Iterator
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -13,7 +15,10 @@ from mflux_api.images.infotext import infotext
 from mflux_api.jobs.job import Job, StoredImage
 from mflux_api.system.durable import make_folder, remove_abandoned, write_whole
 
+logger = logging.getLogger(__name__)
+
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_IMAGE = re.compile(r"[0-9a-f]{12}-[0-9]+\.png")
 _LEFTOVER = re.compile(r"\.[0-9a-f]{12}-[0-9]+\.png\.tmp")
 
 
@@ -54,6 +59,47 @@ class ImageFiles:
 
     def _path(self, job_id: str, created_at: datetime, index: int) -> Path:
         return self.folder / f"{created_at:%Y-%m-%d}" / f"{job_id}-{index}.png"
+
+    def remove_oldest(self, limit: int, *, spare: Container[str] = ()) -> int:
+        """Remove the oldest images of any jobs until the others take no more than ``limit`` bytes, and log each.
+
+        Args:
+            limit: in bytes.
+            spare: ids of jobs whose images stay.
+
+        Returns:
+            How many were removed.
+
+        Raises:
+            OSError: the folder cannot be read or written.
+        """
+        found: list[tuple[float, int, Path]] = []
+        for image in self._all():
+            with suppress(FileNotFoundError):
+                status = image.stat()
+                found.append((status.st_mtime, status.st_size, image))
+        surplus, count = sum(size for _, size, _ in found) - limit, 0
+        for _, size, image in sorted(found):
+            if surplus <= 0:
+                break
+            if image.name.partition("-")[0] not in spare:
+                _remove(image)
+                surplus, count = surplus - size, count + 1
+                logger.info("image %s: removed, because all take more than jobs.max_images_gb", image.name)
+        return count
+
+    def _all(self) -> Iterator[Path]:
+        """Every image of any job, and no file that is called otherwise."""
+        for day in self.folder.iterdir() if self.folder.is_dir() else ():
+            if _DAY.fullmatch(day.name) and day.is_dir() and not day.is_symlink():
+                yield from (file for file in day.iterdir() if _IMAGE.fullmatch(file.name) and file.is_file())
+
+    def has_images(self) -> bool:
+        """Return whether there is an image of any job; a folder that cannot be read has none."""
+        try:
+            return next(self._all(), None) is not None
+        except OSError:
+            return False
 
     def remove_leftovers(self) -> int:
         """Remove half-written images of killed processes, not those that are being written; return how many there were.

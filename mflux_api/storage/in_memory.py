@@ -1,7 +1,7 @@
 """Jobs kept in this process only, in dictionaries: what ``generate`` and short-lived embeddings use."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from datetime import datetime, timedelta
 from itertools import islice
 
@@ -109,18 +109,42 @@ class InMemoryRepository:
     def forget_abandoned(self) -> None:
         """Do nothing: there are no abandoned jobs."""
 
+    def checkpoint(self) -> None:
+        """Do nothing: there is no file."""
+
+    def never_used(self) -> bool:
+        """Return ``False``: every such store begins empty."""
+        return False
+
+    def finished_before(self, moment: datetime, *, spare: Container[str] = ()) -> tuple[Job, ...]:
+        """Return the jobs that finished before a moment, but for some, in the order they finished."""
+        return tuple(
+            job
+            for job in self._finished.values()
+            if job.completed_at is not None and job.completed_at < moment and job.id not in spare
+        )
+
     def expire(
-        self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
+        self,
+        *,
+        now: datetime,
+        keep: int,
+        ttl: timedelta,
+        discard: Callable[[Job], bool] = discard_nothing,
+        spare: Container[str] = (),
+        tombstone_ttl: timedelta | None = None,
     ) -> tuple[Job, ...]:
         """Remove old finished jobs whose files ``discard`` could delete, and older tombstones."""
-        oldest = horizon(now, ttl)
-        for old in [tombstone.id for tombstone in self._tombstones.values() if tombstone.removed_at < oldest]:
+        oldest, oldest_tombstone = horizon(now, ttl), horizon(now, ttl if tombstone_ttl is None else tombstone_ttl)
+        for old in [each.id for each in self._tombstones.values() if each.removed_at < oldest_tombstone]:
             self._forget(old)
         surplus = len(self._finished) - keep
         removed = [
             (number, job)
             for place, (number, job) in enumerate(self._finished.items())
-            if (place < surplus or (job.completed_at is not None and job.completed_at < oldest)) and discard(job)
+            if (place < surplus or (job.completed_at is not None and job.completed_at < oldest))
+            and job.id not in spare
+            and discard(job)
         ]
         for number, _ in removed:
             self._remove(number, now)

@@ -83,6 +83,16 @@ MIGRATIONS: Sequence[Migration] = (
         "ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
         "ALTER TABLE jobs ADD COLUMN device TEXT",
     ),
+    (
+        # Rows that cannot be read, as they were. No types: what is wrong may be one. A column that `jobs` gets later
+        # comes here, too.
+        """
+        CREATE TABLE unreadable_jobs (
+            set_aside_at, number, id, status, created_at, started_at, completed_at, finished, engine_deaths,
+            service_deaths, progress, synchronous, owner, device, request, images, failure, timings
+        )
+        """,
+    ),
 )
 """Entry n leads from schema n to schema n + 1. Released entries never change; new ones are added at the end."""
 

@@ -1,7 +1,7 @@
 """The storage behind the job store: one interface with several implementations."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -111,8 +111,24 @@ class Repository(Protocol):
     def forget_abandoned(self) -> None:
         """Forget the abandoned jobs: nothing of them is left on disk."""
 
+    def checkpoint(self) -> None:
+        """Bring what was kept to where a copy of the storage's main file has it, as far as that can be done now."""
+
+    def never_used(self) -> bool:
+        """Whether the storage outlives the process, and no job was ever kept in it."""
+
+    def finished_before(self, moment: datetime, *, spare: Container[str] = ()) -> tuple[Job, ...]:
+        """Return the jobs that finished before a moment, but for some, in the order they finished."""
+
     def expire(
-        self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
+        self,
+        *,
+        now: datetime,
+        keep: int,
+        ttl: timedelta,
+        discard: Callable[[Job], bool] = discard_nothing,
+        spare: Container[str] = (),
+        tombstone_ttl: timedelta | None = None,
     ) -> tuple[Job, ...]:
         """Remove finished jobs and leave a tombstone of each; remove tombstones older than ``ttl``.
 
@@ -120,8 +136,10 @@ class Repository(Protocol):
             now: the time that the tombstones get.
             keep: how many jobs may stay; those that finished first go.
             ttl: jobs that finished longer ago than this go too.
-            discard: deletes a job's image files before it is removed, so that a killed process leaves no image without
-                a row; a job for which it returns ``False`` stays until the next time.
+            discard: may delete a job's image files before it is removed, so that a killed process leaves no image
+                without a row; a job for which it returns ``False`` stays until the next time.
+            spare: ids of jobs that stay, whatever their age.
+            tombstone_ttl: the age at which tombstones go, where it is another than that of jobs.
 
         Returns:
             The removed jobs in the order they finished.

@@ -7,8 +7,9 @@ out, and missing ones get their defaults.
 import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 import attrs
 
@@ -18,6 +19,17 @@ from mflux_api.jobs.request import DEFAULT_SIDE
 from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
 
 T = TypeVar("T")
+
+
+class UnreadableRow(InternalError):
+    """A row of the database is not that of a job; it is, or will be, in the table ``unreadable_jobs``."""
+
+    @classmethod
+    def of(cls, job_id: object) -> "UnreadableRow":
+        """Return the error for one job."""
+        shown = str(job_id)[:32]
+        return cls(f"The record of job '{shown}' cannot be read, and was set aside; submit it again", {"job_id": shown})
+
 
 COLUMNS = (
     "number, id, status, created_at, started_at, completed_at, finished, engine_deaths, service_deaths, progress, "
@@ -75,19 +87,20 @@ def from_row(row: tuple[Any, ...], *, folder: Path) -> tuple[int, Job]:
         folder: what relative paths of images are relative to.
 
     Raises:
-        InternalError: the row cannot be read.
+        UnreadableRow: the row cannot be read.
     """
     number, job_id, status, created, started, completed, _, *counts, request, images, failure, timings = row
     engine_deaths, service_deaths, progress, synchronous, owner, device = counts
     try:
+        _require(isinstance(job_id, str) and job_id.isascii(), "an id is ASCII")
         stored = [_build(StoredImage, image) for image in json.loads(images)]
         job = Job(
             id=job_id,
             request=_request(json.loads(request)),
-            created_at=datetime.fromisoformat(created),
+            created_at=moment(created),
             status=Status(status),
-            started_at=None if started is None else datetime.fromisoformat(started),
-            completed_at=None if completed is None else datetime.fromisoformat(completed),
+            started_at=None if started is None else moment(started),
+            completed_at=None if completed is None else moment(completed),
             engine_deaths=engine_deaths,
             service_deaths=service_deaths,
             images=tuple(attrs.evolve(image, path=str(folder / image.path)) for image in stored),
@@ -98,10 +111,23 @@ def from_row(row: tuple[Any, ...], *, folder: Path) -> tuple[int, Job]:
             owner=owner,
             device=device,
         )
-    except (ValueError, TypeError, AttributeError) as error:
+        _require((job.completed_at is not None) == job.status.terminal, "a job has an end when it is over")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         # Not a ValueError: page() raises that for a cursor.
-        raise InternalError(f"The row of job '{job_id}' cannot be read") from error
+        raise UnreadableRow.of(job_id) from error
     return number, job
+
+
+def moment(text: str) -> datetime:
+    """Read what :func:`moment_text` wrote.
+
+    Raises:
+        ValueError: it is not such a text.
+        TypeError: it is not a text.
+    """
+    found = datetime.fromisoformat(text)
+    _require(found.tzinfo is not None, "a moment has its time zone")
+    return found
 
 
 def moment_text(moment: datetime) -> str:
@@ -133,6 +159,25 @@ def _json(value: Any) -> str:
 
 def _build(target: type[T], fields: Mapping[str, Any]) -> T:
     """Build a value from the fields that this version knows; limits do not apply to what was accepted once."""
-    known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
+    hints: Mapping[str, Any] = _hints(target)  # type: ignore[arg-type]
     plain = {name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
-    return target(**{name: value for name, value in plain.items() if name in known})
+    known = {name: value for name, value in plain.items() if name in hints}
+    for name, value in known.items():
+        expected = _PLAIN.get(hints[name])
+        _require(expected is None or isinstance(value, expected), "a field has its type")
+    return target(**known)
+
+
+_PLAIN: Mapping[Any, tuple[type, ...]] = {str: (str,), int: (int,), float: (float, int), bool: (bool,)}
+"""Types that are compared: the others may be absent, or are built from these."""
+
+
+@cache
+def _hints(target: type[Any]) -> Mapping[str, Any]:
+    hints = get_type_hints(target)
+    return {field.name: hints[field.name] for field in attrs.fields(target)}
+
+
+def _require(holds: bool, rule: str) -> None:
+    if not holds:
+        raise ValueError(rule)

@@ -1,19 +1,21 @@
 """Jobs in an SQLite file: what the service uses; synchronous ones are held in memory until their end."""
 
+import logging
 import os
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from collections.abc import Callable, Container
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import attrs
 
-from mflux_api.errors import InternalError
+from mflux_api.errors import DiskFull, InternalError
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
 from mflux_api.storage.database_file import DatabaseFile, translate_errors
 from mflux_api.storage.job_inputs import JobInputs
+from mflux_api.storage.job_table import JobTable
 from mflux_api.storage.repository import (
     Abandoned,
     Page,
@@ -24,7 +26,9 @@ from mflux_api.storage.repository import (
     horizon,
     make_page,
 )
-from mflux_api.storage.rows import COLUMNS, from_row, moment_text, to_row
+from mflux_api.storage.rows import COLUMNS, UnreadableRow, moment, moment_text, to_row
+
+logger = logging.getLogger(__name__)
 
 DATABASE_NAME = "mflux-api.sqlite3"
 INPUTS_FOLDER = "inputs"
@@ -73,19 +77,17 @@ class SqliteRepository:
         self._folder = path.parent
         self._file = DatabaseFile(path)
         self._inputs = JobInputs(self._file, path.parent / INPUTS_FOLDER, max_input_bytes)
+        self._table = JobTable(self._file, self._folder)
+        self._held: dict[str, _Held] = {}
         try:
             self._inputs.tidy()
             used = self._file.connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'jobs'").fetchone()
-            begun = self._file.connection.execute("SELECT id, created_at, images FROM synchronous_runs").fetchall()
+            self._abandoned = self._read_abandoned()
+            self._mend_totals()
         except BaseException:
             self.close()
             raise
         self._next_number: int = 1 if used is None else used[0] + 1
-        self._held: dict[str, _Held] = {}
-        self._abandoned = tuple(
-            Abandoned(id=job_id, created_at=datetime.fromisoformat(created), images=images)
-            for job_id, created, images in begun
-        )
 
     def __enter__(self) -> "SqliteRepository":
         return self
@@ -126,7 +128,7 @@ class SqliteRepository:
     def get_idempotency_record(self, key: str) -> IdempotencyRecord | None:
         """Return what was kept under an idempotency key (its digest)."""
         with translate_errors():
-            row = self._one("SELECT body, job_id FROM idempotency_keys WHERE key = ?", key)
+            row = self._table.one("SELECT body, job_id FROM idempotency_keys WHERE key = ?", key)
         return None if row is None else IdempotencyRecord(body=row[0], job_id=row[1])
 
     def replace(self, job: Job) -> None:
@@ -149,7 +151,7 @@ class SqliteRepository:
                 self._put(held.number, job, finished=None)
                 self._file.connection.execute("DELETE FROM synchronous_runs WHERE id = ?", (job.id,))
             else:
-                row = self._one("SELECT number, finished FROM jobs WHERE id = ?", job.id)
+                row = self._table.one("SELECT number, finished FROM jobs WHERE id = ?", job.id)
                 if row is None:
                     raise KeyError(job.id)
                 self._put(row[0], job, finished=row[1])
@@ -166,11 +168,16 @@ class SqliteRepository:
             # Job ids are ASCII, and SQLite takes no lone surrogates.
             return None
         with translate_errors():
-            row = self._one(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", job_id)
+            row = self._table.one(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", job_id)
             if row is not None:
-                return self._with_inputs(*from_row(row, folder=self._folder))
-            row = self._one("SELECT removed_at FROM tombstones WHERE id = ?", job_id)
-        return None if row is None else Tombstone(id=job_id, removed_at=datetime.fromisoformat(row[0]))
+                (found,) = self._table.readable([row]) or (None,)
+                if found is None:
+                    raise UnreadableRow.of(job_id)
+                return self._with_inputs(*found)
+            row = self._table.one("SELECT removed_at FROM tombstones WHERE id = ?", job_id)
+            if row is None and self._table.one("SELECT 1 FROM unreadable_jobs WHERE id = ?", job_id):
+                raise UnreadableRow.of(job_id)
+        return None if row is None else Tombstone(id=job_id, removed_at=_moment_or_never(row[0]))
 
     def page(self, *, limit: int, cursor: str | None, status: Status | None) -> Page:
         """Return a page of jobs, newest first.
@@ -183,7 +190,7 @@ class SqliteRepository:
         where = "number < ?" if status is None else "number < ? AND status = ?"
         values = (before,) if status is None else (before, status.value)
         query = f"SELECT {COLUMNS} FROM jobs WHERE {where} ORDER BY number DESC LIMIT ?"
-        numbered = self._jobs(query, *values, limit + 1)
+        numbered = self._table.jobs(query, *values, limit + 1)
         numbered += [
             (held.number, held.job)
             for held in self._held.values()
@@ -194,7 +201,7 @@ class SqliteRepository:
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first."""
         query = f"SELECT {COLUMNS} FROM jobs WHERE status IN (?, ?)"
-        rows = self._jobs(query, *(status.value for status in Status if not status.terminal))
+        rows = self._table.jobs(query, *(status.value for status in Status if not status.terminal))
         numbered = [(number, self._with_inputs(number, job)) for number, job in rows]
         numbered += [(held.number, held.job) for held in self._held.values()]
         return tuple(job for _, job in sorted(numbered, key=_number))
@@ -202,8 +209,8 @@ class SqliteRepository:
     def totals(self) -> Totals:
         """Return the running counters."""
         with translate_errors():
-            row = self._file.connection.execute("SELECT generations, images, seconds FROM totals").fetchone()
-        return Totals(generations=row[0], images=row[1], seconds=row[2])
+            row = self._table.one("SELECT generations, images, seconds FROM totals")
+        return Totals() if row is None else Totals(generations=row[0], images=row[1], seconds=row[2])
 
     def abandoned(self) -> tuple[Abandoned, ...]:
         """Return the synchronous jobs in which an earlier process died, until :meth:`forget_abandoned`."""
@@ -222,8 +229,28 @@ class SqliteRepository:
             )
         self._abandoned = ()
 
+    def checkpoint(self) -> None:
+        """Write the log into the file, so that a copy of the file alone has what was kept."""
+        self._file.checkpoint()
+
+    def never_used(self) -> bool:
+        """Return whether no job was ever kept in this file."""
+        return self._next_number == 1
+
+    def finished_before(self, moment: datetime, *, spare: Container[str] = ()) -> tuple[Job, ...]:
+        """Return the jobs that finished before a moment, but for some, in the order they finished."""
+        query = f"SELECT {COLUMNS} FROM jobs WHERE finished IS NOT NULL AND completed_at < ? ORDER BY finished"
+        return tuple(job for _, job in self._table.jobs(query, moment_text(moment)) if job.id not in spare)
+
     def expire(
-        self, *, now: datetime, keep: int, ttl: timedelta, discard: Callable[[Job], bool] = discard_nothing
+        self,
+        *,
+        now: datetime,
+        keep: int,
+        ttl: timedelta,
+        discard: Callable[[Job], bool] = discard_nothing,
+        spare: Container[str] = (),
+        tombstone_ttl: timedelta | None = None,
     ) -> tuple[Job, ...]:
         """Remove old finished jobs whose files ``discard`` could delete, and older tombstones.
 
@@ -232,12 +259,17 @@ class SqliteRepository:
             InternalError: the file cannot be written.
         """
         oldest = moment_text(horizon(now, ttl))
+        oldest_tombstone = moment_text(horizon(now, ttl if tombstone_ttl is None else tombstone_ttl))
+        expired = [
+            (number, job)
+            for number, job in self._table.jobs(_EXPIRED, horizon=oldest, keep=keep)
+            if job.id not in spare and discard(job)
+        ]
         with self._file.transaction():
             for table in ("idempotency_keys WHERE job_id", "tombstones WHERE id"):
                 self._file.connection.execute(
-                    f"DELETE FROM {table} IN (SELECT id FROM tombstones WHERE removed_at < ?)", (oldest,)
+                    f"DELETE FROM {table} IN (SELECT id FROM tombstones WHERE removed_at < ?)", (oldest_tombstone,)
                 )
-            expired = [old for old in self._jobs(_EXPIRED, horizon=oldest, keep=keep) if discard(old[1])]
             self._file.connection.executemany(
                 "INSERT INTO tombstones VALUES (?, ?)", [(job.id, moment_text(now)) for _, job in expired]
             )
@@ -273,16 +305,32 @@ class SqliteRepository:
         images = self._inputs.read(number)
         return attrs.evolve(job, request=attrs.evolve(job.request, init_images=images))
 
-    def _one(self, query: str, *values: Any) -> tuple[Any, ...] | None:
-        row: tuple[Any, ...] | None = self._file.connection.execute(query, values).fetchone()
-        return row
+    def _read_abandoned(self) -> tuple[Abandoned, ...]:
+        rows = self._file.connection.execute("SELECT id, created_at, images FROM synchronous_runs").fetchall()
+        return tuple(
+            Abandoned(id=job_id, created_at=_moment_or_never(created), images=images)
+            for job_id, created, images in rows
+        )
 
-    def _jobs(self, query: str, *values: Any, **named: Any) -> list[tuple[int, Job]]:
-        with translate_errors():
-            return [
-                from_row(row, folder=self._folder)
-                for row in self._file.connection.execute(query, named or values).fetchall()
-            ]
+    def _mend_totals(self) -> None:
+        """Count again what is there, where the counters are gone."""
+        if self._table.one("SELECT 1 FROM totals") is not None:
+            return
+        totals = Totals()
+        for _, job in self._table.jobs(f"SELECT {COLUMNS} FROM jobs WHERE status = ?", Status.COMPLETED.value):
+            totals = totals.after(job)
+        logger.warning("the running totals were gone from the job database; the jobs that it has are counted again")
+        # On a full disk they are counted at the next start.
+        with suppress(DiskFull, InternalError), self._file.transaction():
+            self._file.connection.execute("INSERT INTO totals VALUES (1, ?, ?, ?)", attrs.astuple(totals))
+
+
+def _moment_or_never(text: str) -> datetime:
+    """Read a moment; one that cannot be read was long ago."""
+    try:
+        return moment(text)
+    except (ValueError, TypeError):
+        return datetime.min.replace(tzinfo=UTC)
 
 
 def _number(numbered: tuple[int, Job]) -> int:

@@ -221,6 +221,7 @@ async def test_cancel_between_a_requeue_and_the_return_to_the_queue_ends_the_job
     monkeypatch.setattr(Address, "ask", asking)
     async with scripted_service(tmp_path, Script(at={"step 0/2": Crash()})) as service:
         job = await service.submit(request())
-        assert [await ended(service, job.id)] == cancelled
+        end = await ended(service, job.id)
+        await eventually(lambda: cancelled == [end])
         second = await ended(service, (await service.submit(request(9))).id)
         assert (second.status, second.service_deaths) == (Status.COMPLETED, 0)

@@ -145,7 +145,7 @@ async def test_jobs_kept_in_memory_are_dropped_by_retention_alone_with_their_ima
             super().__init__(keep_finished=keep_finished)
 
     monkeypatch.setattr("mflux_api.service.InMemoryRepository", Noted)
-    async with scripted_service(tmp_path, Script(), keep=2) as service:
+    async with scripted_service(tmp_path, Script(), keep=2, delete_images=True) as service:
         for seed in range(4):
             await ended(service, (await service.submit(request(seed))).id)
         await eventually(lambda: len(images(tmp_path)) == 2)

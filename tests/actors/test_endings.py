@@ -183,12 +183,12 @@ async def test_drain_is_answered_when_the_job_it_waits_for_could_not_be_kept(
 async def test_end_that_was_committed_and_not_told_is_told_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
 ) -> None:
-    store = Endings.store_with_retry
+    store = Endings.change
     crashes = 0
 
-    async def store_and_crash(self: Endings, change: Callable[[], Ask[Job]]) -> Job:
+    async def store_and_crash(self: Endings, message: Callable[[], m.ChangeJob]) -> Job:
         nonlocal crashes
-        job = await store(self, change)
+        job = await store(self, message)
         if job.status.terminal and not crashes:
             crashes += 1
             raise ZeroDivisionError("injected")
@@ -199,7 +199,7 @@ async def test_end_that_was_committed_and_not_told_is_told_at_the_next_start(
         job = await service.submit(request())
         await begin.reached.wait()
         # Not through the gateway: it would look at the row itself in the end.
-        monkeypatch.setattr(Endings, "store_with_retry", store_and_crash)
+        monkeypatch.setattr(Endings, "change", store_and_crash)
         subscription = await gateway(service)._to.hub.ask(m.Subscribe(job_id=job.id))
         begin.release.set()
         events = [entry.event async for entry in subscription.channel]

@@ -26,7 +26,7 @@ from tests.support.scripted_engine import Crash, Fail, Hold, Script
 S, E = JobState, JobEvent
 
 TABLE = {
-    S.PERSISTING: {E.KEPT: S.WAITING},
+    S.PERSISTING: {E.KEPT: S.WAITING, E.FOUND_RUNNING: S.HALTED},
     S.WAITING: {E.DOWNLOAD_BEGAN: S.DOWNLOADING, E.DISPATCHED: S.RUNNING, E.END: S.ENDING},
     S.DOWNLOADING: {E.DOWNLOADED: S.WAITING, E.END: S.ENDING},
     S.RUNNING: {E.ENGINE_FREED: S.SAVING, E.HALT: S.HALTED, E.REQUEUED: S.WAITING, E.END: S.ENDING},
@@ -154,6 +154,11 @@ async def test_every_step_of_the_table_is_taken_and_no_other(
         await running.reached.wait()
         await service.drain(halt=True)
         assert (await service.job(job.id)).status is Status.FAILED
+    # Found running at a start.
+    repository = InMemoryRepository()
+    repository.insert(attrs.evolve(a_job(), status=Status.GENERATING))
+    async with open_service(options, repository=repository, start_engine=script.start) as service:
+        await service.drain(halt=True)
     assert taken == set(TRANSITIONS)
 
 

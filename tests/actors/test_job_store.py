@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from pathlib import Path
 
 import pytest
+import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.job_store import JobStore
+from mflux_api.actors.job_store import CHECKPOINT_JOBS, JobStore
 from mflux_api.actors.mailbox import Address, Ask, Mailbox, T
 from mflux_api.errors import InvalidParameter
 from mflux_api.jobs.job import Failure, InvalidTransition, Job, Status, StoredImage, Timings
+from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.in_memory import InMemoryRepository
+from mflux_api.storage.repository import Repository
+from mflux_api.storage.retention import Retention
+from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.support.crew import a_job, running
 
 IMAGE = StoredImage(path="/x.png", seed=1, width=64, height=64, sha256="0" * 64)
@@ -22,10 +29,10 @@ CANCELLED = m.JobWasCancelled(images=(IMAGE,), progress=0.25)
 
 
 class _Store:
-    def __init__(self) -> None:
+    def __init__(self, repository: Repository, retention: Retention | None) -> None:
         self._mailbox: Mailbox[m.StoreMessage] = Mailbox(m.JOB_STORE)
         self._address = Address(self._mailbox, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
-        self.run = JobStore(self._mailbox, InMemoryRepository()).run
+        self.run = JobStore(self._mailbox, repository, retention).run
 
     async def __call__(self, message: Ask[T]) -> T:
         return await self._address.ask(message)
@@ -37,8 +44,8 @@ class _Store:
 
 
 @asynccontextmanager
-async def a_store() -> AsyncIterator[_Store]:
-    store = _Store()
+async def a_store(repository: Repository | None = None, retention: Retention | None = None) -> AsyncIterator[_Store]:
+    store = _Store(repository or InMemoryRepository(), retention)
     async with running(store.run):
         yield store
 
@@ -125,3 +132,45 @@ async def test_a_cursor_of_no_page_is_the_askers_error_and_the_store_lives_on() 
             await store(m.ListJobs(limit=3, cursor="nonsense"))
         assert raised.value.details["field"] == "cursor"
         assert (await store(m.ListJobs(limit=3))).jobs == (job,)
+
+
+class _Counted(InMemoryRepository):
+    def __init__(self) -> None:
+        super().__init__(keep_finished=None)
+        self.checkpoints = 0
+
+    def checkpoint(self) -> None:
+        self.checkpoints += 1
+
+
+async def test_finished_jobs_are_in_the_main_file_at_once_in_quiet_times_and_after_so_many_else() -> None:
+    repository = _Counted()
+    async with a_store(repository) as store:
+        job = await store.insert(begun=True)
+        assert repository.checkpoints == 0
+        await store(m.Finish(job_id=job.id, outcome=DONE))
+        await store(m.GetTotals())
+        assert repository.checkpoints == 1
+        jobs = [await store.insert(begun=True) for _ in range(2 * CHECKPOINT_JOBS)]
+        async with trio.open_nursery() as nursery:
+            for job in jobs:
+                nursery.start_soon(store, m.Finish(job_id=job.id, outcome=DONE))
+        await store(m.GetTotals())
+        assert 3 <= repository.checkpoints <= 4
+
+
+async def test_new_store_beside_old_images_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    files = ImageFiles(tmp_path / "output")
+    retention = Retention(keep=9, ttl=timedelta.max, files=files)
+    for name, expected in (("notes.txt", 0), ("0123456789ab-0.png", 1)):
+        file = files.folder / "2026-01-01" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+        caplog.clear()
+        with SqliteRepository(tmp_path / name / DATABASE_NAME) as repository:
+            async with a_store(repository, retention) as store:
+                await store.insert()
+            assert caplog.text.count("the job store is new, but generation.output_dir has images") == expected
+            caplog.clear()
+            async with a_store(repository, retention):
+                assert "the job store is new" not in caplog.text

@@ -11,10 +11,12 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.event_hub import HubState
 from mflux_api.actors.generator.generator import Generator
+from mflux_api.actors.mailbox import Address
 from mflux_api.actors.model_loader.model_loader import ModelLoader
 from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.actors.scheduler.job_runner import JobRunner
 from mflux_api.jobs import job as jobs
+from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, Status
 from mflux_api.service import open_service
 from mflux_api.storage.in_memory import InMemoryRepository
@@ -30,6 +32,7 @@ from tests.support.harness import (
     rgb,
     scripted_service,
     settings,
+    settled,
 )
 from tests.support.scripted_engine import Hold, Script, pixels
 
@@ -90,6 +93,55 @@ async def test_follower_of_a_job_sees_one_end_across_a_crash_of_the_scheduler(tm
         ended_job = (await service.result(job.id)).job
         await eventually(lambda: len(ends) == 3)
         assert ends == [ended_job] * 3
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+async def test_caller_whose_job_was_kept_when_the_scheduler_died_gets_that_job(
+    tmp_path: Path, synchronous: bool
+) -> None:
+    async with scripted_service(tmp_path, Script()) as service:
+        with crash(JobQueue, "enqueue"):
+            accepted = await gateway(service).submit(request(), synchronous=synchronous)
+        assert (await gateway(service).awaited_end(accepted.job.id)).job.status is Status.COMPLETED
+        views, _ = await gateway(service).jobs()
+        assert [view.job.id for view in views] == [accepted.job.id]
+
+
+async def test_synchronous_job_of_a_caller_that_left_while_the_scheduler_died_is_not_generated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold, caller, ask = Hold(), trio.CancelScope(), Address.ask
+
+    async def asking(self: Address[Any], message: Any, *, control: bool = False) -> Any:
+        if isinstance(message, m.GetSnapshots):
+            # The caller leaves while it asks for the job that was kept.
+            caller.cancel()
+        return await ask(self, message, control=control)
+
+    async with scripted_service(tmp_path, Script(at={"run": hold})) as service:
+        monkeypatch.setattr(Address, "ask", asking)
+        with crash(JobQueue, "enqueue"), caller:
+            await gateway(service).submit(request(), synchronous=True)
+        monkeypatch.setattr(Address, "ask", ask)
+        assert caller.cancelled_caught
+        await eventually(lambda: settled(service, 1))
+        ((view,), _) = await gateway(service).jobs()
+        assert (view.job.status, view.job.synchronous) == (Status.CANCELLED, True)
+
+
+async def test_retry_with_an_idempotency_key_finds_the_job_that_was_kept_when_the_scheduler_died(
+    tmp_path: Path,
+) -> None:
+    key = IdempotencyKey(key="k", body="b")
+    async with scripted_service(tmp_path, Script()) as service:
+        with crash(JobQueue, "enqueue"):
+            accepted = await gateway(service).submit(request(), key=key)
+        again = await gateway(service).submit(request(), key=key)
+        assert again.job.id == accepted.job.id
+        found = await gateway(service).accepted_before(key)
+        assert found is not None
+        assert found.job.id == accepted.job.id
+        assert await gateway(service).accepted_before(IdempotencyKey(key="other", body="b")) is None
 
 
 async def test_images_of_an_attempt_that_a_crash_ended_are_removed(tmp_path: Path) -> None:

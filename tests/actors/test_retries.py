@@ -31,22 +31,23 @@ class HaltedJob:
         queue = JobQueue(nothing)
         self.endings = Endings(
             queue,
+            nursery,
             store=self._to(self.store),
             hub=self._to(Mailbox(m.EVENT_HUB)),
             stats=self._to(Mailbox(m.STATS)),
             settled=lambda: None,
         )
-        self.draining = Draining(queue, self.endings, nursery, begun=False)
+        self.draining = Draining(queue, self.endings, begun=False)
         self._retries = Retries(
             queue,
             self.endings,
             self.draining,
-            store=self._to(self.store),
             settings=SchedulerSettings(),
             advice=nothing,
             publish=lambda _: None,
             enqueue=queue.enqueue,
             discard_images=lambda _: None,
+            settled=lambda: None,
         )
         self.entry: Entry = queue.add(a_job(synchronous=synchronous))
         for event in (JobEvent.KEPT, JobEvent.DISPATCHED, JobEvent.HALT):

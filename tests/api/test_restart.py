@@ -53,8 +53,10 @@ def test_generate_beside_a_running_server_does_not_touch_its_jobs(tmp_path: Path
         assert client.get("/api/v1/jobs").json() == before
 
 
-def test_old_jobs_go_with_their_images_and_leave_a_tombstone(tmp_path: Path) -> None:
-    with serving(tmp_path, DEMO_CONFIG + "\n[jobs]\nkeep_completed = 2\n") as server, api_client(server.url) as client:
+@pytest.mark.parametrize("delete_images", [False, True])
+def test_old_jobs_leave_a_tombstone_and_their_images_unless_told_otherwise(tmp_path: Path, delete_images: bool) -> None:
+    config = f"\n[jobs]\nkeep_completed = 2\ndelete_images = {str(delete_images).lower()}\n"
+    with serving(tmp_path, DEMO_CONFIG + config) as server, api_client(server.url) as client:
         ids = [submit(client, seed=seed) for seed in range(4)]
         for job_id in ids:
             client.get(f"/api/v1/jobs/{job_id}/stream").read()
@@ -64,8 +66,14 @@ def test_old_jobs_go_with_their_images_and_leave_a_tombstone(tmp_path: Path) -> 
         assert client.delete(f"/api/v1/jobs/{ids[0]}").status_code == 410
         assert client.get(f"/api/v1/jobs/{ids[0]}/stream").status_code == 410
         assert client.get(f"/api/v1/jobs/{ids[3]}").json()["status"] == "completed"
-        assert len(list((tmp_path / "output").rglob("*.png"))) == 2
+        stay = ids[2:] if delete_images else ids
+        assert {path.name for path in (tmp_path / "output").rglob("*.png")} == {f"{job_id}-0.png" for job_id in stay}
         assert client.get("/api/v1/stats").json()["total_generations"] == 4
+        fate = "were deleted" if delete_images else "stay"
+        for job_id in ids[:2]:
+            assert any(
+                f"job {job_id}: its record was removed; 1 image(s) of it {fate}" in line for line in server.lines
+            )
 
 
 def test_killed_server_leaves_no_image_of_a_synchronous_call(tmp_path: Path) -> None:

@@ -11,8 +11,10 @@ import httpx
 import pytest
 
 from mflux_api.jobs.idempotency import HEADER
+from mflux_api.storage.checkpoints import EMBEDDED
 from tests.support import scripted_server
 from tests.support.api_jobs import SMALL, wait_for_end
+from tests.support.lora_files import write_lora
 from tests.support.server import Server, api_client, serving
 
 pytestmark = pytest.mark.slow
@@ -121,6 +123,24 @@ def test_job_that_retention_removed_is_not_generated_again_by_a_late_retry(tmp_p
         late = post(client, "a")
         assert (late.status_code, late.json()["code"]) == (410, "JOB_GONE")
         assert client.get("/api/v1/jobs").json()["jobs"] == []
+
+
+def test_key_is_answered_with_its_job_when_its_lora_and_its_model_are_gone(tmp_path: Path) -> None:
+    lora = write_lora(tmp_path / "loras" / "style.safetensors", 1)
+    fields: dict[str, dict[str, Any]] = {"a": {"lora_files": ["style"]}, "b": {"model": "mine"}}
+    custom = f'[[models.custom]]\nname = "mine"\nbase = "flux2-klein-4b"\npath = "{EMBEDDED}"\n'
+    with scripted(tmp_path, custom) as server, api_client(server.url) as client:
+        ids = {key: post(client, key, **field).json()["job_id"] for key, field in fields.items()}
+        for job_id in ids.values():
+            wait_for_end(client, job_id)
+    lora.unlink()
+    with scripted(tmp_path) as server, api_client(server.url) as client:
+        for key, field in fields.items():
+            again = post(client, key, **field)
+            assert (again.status_code, again.json()["job_id"]) == (200, ids[key])
+            assert post(client, f"new {key}", **field).status_code == 400
+        # A body that is invalid by now is another body.
+        assert post(client, "a", steps=0).json()["code"] == "IDEMPOTENCY_CONFLICT"
 
 
 def test_two_callers_may_use_the_same_key(tmp_path: Path) -> None:

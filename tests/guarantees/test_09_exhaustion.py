@@ -7,6 +7,7 @@ import errno
 import os
 import resource
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -120,6 +121,59 @@ def test_drain_on_a_full_disk_ends_in_time(tmp_path: Path) -> None:
         while client.post("/api/v1/generate", json=SMALL | {"prompt": "x" * 5000}).status_code == 200:
             pass
         assert server.stop(seconds=10) == 0
+
+
+@contextmanager
+def disk_that_outlives_a_server(folder: Path) -> Iterator[list[str]]:
+    """A disk of 2 MB as the output folder, and what runs a server on it."""
+    (folder / "output").mkdir()
+    holder = subprocess.Popen([*NAMESPACE, *DISK, "sh", "-c", "echo mounted; exec sleep 600"], cwd=folder, stdout=-1)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"mounted\n"
+        enter = ["nsenter", "--target", str(holder.pid), "--user", "--mount", "--preserve-credentials"]
+        yield [*enter, "sh", "-c", f'cd "{folder}" && exec "$@"', "sh"]
+    finally:
+        holder.kill()
+        holder.wait()
+        if holder.stdout is not None:
+            holder.stdout.close()
+
+
+@needs_mount
+def test_start_on_a_full_disk_with_a_job_left_generating_listens_and_hears_signals(tmp_path: Path) -> None:
+    # Ends that cannot be written are waited for that long.
+    config = CONFIG + "[server]\ndrain_timeout_seconds = 1\n"
+    slow = scripted_server.environ(step_seconds=0.5)
+    with disk_that_outlives_a_server(tmp_path) as wrapper:
+        with serving(tmp_path, config, slow, module=scripted_server.MODULE, wrapper=wrapper) as server:
+            with api_client(server.url) as client:
+                left = submit(client, steps=100)
+                wait_for(client, left, lambda job: job["status"] == "generating")
+                # More in the log than there is room for in the file: it cannot be used anew.
+                for _ in range(20):
+                    submit(client, prompt="x" * 9000)
+                fill(output_of(server))
+                while client.post("/api/v1/generate", json=SMALL | {"prompt": "x" * 9000}).status_code == 200:
+                    pass
+            server.stop(signal.SIGKILL)
+        with (
+            serving(tmp_path, config, module=scripted_server.MODULE, wrapper=wrapper) as server,
+            api_client(server.url) as client,
+        ):
+            assert client.get("/api/v1/health").json()["status"] == "degraded"
+            assert "No space left" in client.get("/api/v1/system").json()["problem"]
+            for refused in (client.delete(f"/api/v1/jobs/{left}"), client.post("/sdapi/v1/txt2img", json=SMALL)):
+                assert (refused.status_code, refused.json()["code"]) == (503, "DISK_FULL")
+            assert server.stop(seconds=10) == 0
+        with (
+            serving(tmp_path, config, module=scripted_server.MODULE, wrapper=wrapper) as server,
+            api_client(server.url) as client,
+        ):
+            (output_of(server) / "filler").unlink()
+            every_job_ends(client)
+            assert client.get("/api/v1/health").json()["status"] == "healthy"
+            assert server.stop() == 0
 
 
 @needs_mount

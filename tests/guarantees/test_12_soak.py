@@ -57,7 +57,7 @@ class Clock(datetime):
 
 
 def soak_settings(folder: Path) -> Settings:
-    return attrs.evolve(settings(folder), jobs=JobSettings(keep_completed=KEEP, ttl_hours=1.0))
+    return attrs.evolve(settings(folder), jobs=JobSettings(keep_completed=KEEP, ttl_hours=1.0, delete_images=True))
 
 
 async def generate(service: Service, count: int) -> list[str]:
@@ -154,7 +154,7 @@ def test_many_real_jobs_leave_server_and_engine_flat(tmp_path: Path, full: bool)
     if not full:
         pytest.skip("only with --full: a few jobs show nothing")
     warm, count = 100, 1000
-    config = '[models]\ndefault = "demo"\n[jobs]\nkeep_completed = 20\n'
+    config = '[models]\ndefault = "demo"\n[jobs]\nkeep_completed = 20\ndelete_images = true\n'
     with serving(tmp_path, config) as server, api_client(server.url) as client:
         for seed in range(warm):
             wait_for_end(client, submit(client, seed=seed))

@@ -356,17 +356,6 @@ def test_a_closed_repository_refuses_calls(path: Path) -> None:
         repository.totals()
 
 
-def test_a_row_that_makes_no_sense_is_an_internal_error_and_not_a_wrong_cursor(path: Path) -> None:
-    with SqliteRepository(path) as repository:
-        repository.insert(queued("a"))
-        for column, value in [("request", "{"), ("request", "[]"), ("request", "7"), ("status", "lost")]:
-            sql(path, "UPDATE jobs SET request = '{\"prompt\": \"x\"}', status = 'queued'")
-            assert listed(repository) == ["a"]
-            sql(path, f"UPDATE jobs SET {column} = ?", value)
-            with pytest.raises(InternalError, match="row of job 'a'"):
-                repository.page(limit=1, cursor=None, status=None)
-
-
 # --- how it is opened ---
 
 

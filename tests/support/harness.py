@@ -132,12 +132,12 @@ def request(seed: int = 5, *, num_images: int = 1, prompt: str = "a red house") 
     return attrs.evolve(REQUEST, seed=seed, num_images=num_images, prompt=prompt)
 
 
-def settings(folder: Path, *, keep: int = 1000, **scheduler: float) -> Settings:
+def settings(folder: Path, *, keep: int = 1000, delete_images: bool = False, **scheduler: float) -> Settings:
     """Settings with every path below a folder."""
     return Settings(
         models=ModelSettings(cache_dir=folder / "models"),
         generation=GenerationSettings(output_dir=folder / "output"),
-        jobs=JobSettings(keep_completed=keep),
+        jobs=JobSettings(keep_completed=keep, delete_images=delete_images),
         lora=LoraSettings(dirs=(folder / "loras",)),
         scheduler=attrs.evolve(SchedulerSettings(), **scheduler),  # type: ignore[arg-type]
     )
@@ -145,12 +145,13 @@ def settings(folder: Path, *, keep: int = 1000, **scheduler: float) -> Settings:
 
 @asynccontextmanager
 async def scripted_service(
-    folder: Path, script: Script, *, keep: int = 1000, **scheduler: float
+    folder: Path, script: Script, *, keep: int = 1000, delete_images: bool = False, **scheduler: float
 ) -> AsyncIterator[Service]:
     """A service over scripted engines in real time; when the block ends nothing of it is left."""
     before = trio.lowlevel.current_statistics().tasks_living
     with trio.fail_after(DEADLINE_SECONDS):
-        async with open_service(settings(folder, keep=keep, **scheduler), start_engine=script.start) as service:
+        options = settings(folder, keep=keep, delete_images=delete_images, **scheduler)
+        async with open_service(options, start_engine=script.start) as service:
             yield service
     assert script.alive == 0
     assert trio.lowlevel.current_statistics().tasks_living == before

@@ -1,11 +1,14 @@
 """What the job store is told and asked, and what becomes of a job."""
 
+from datetime import timedelta
+
 import attrs
 
 from mflux_api.actors.mailbox import Ask
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
 from mflux_api.storage.repository import Page, Totals
+from mflux_api.storage.retention import Removed
 
 
 @attrs.frozen(kw_only=True)
@@ -77,6 +80,10 @@ class Finish(Ask[Job]):
     outcome: Outcome
 
 
+ChangeJob = StartJob | Requeue | Finish
+"""A step of a job's state machine; the answer is the job after it."""
+
+
 @attrs.frozen(kw_only=True)
 class GetJob(Ask[Job | None]):
     """Read one job."""
@@ -108,6 +115,21 @@ class ExpireJobs:
     """Remove finished jobs that retention does not keep."""
 
 
+@attrs.frozen(kw_only=True)
+class CallerDone:
+    """The caller of a synchronous job has its answer, or is gone: until then retention leaves the job alone."""
+
+    job_id: str
+
+
+@attrs.frozen(kw_only=True)
+class PruneJobs(Ask[Removed]):
+    """Remove the records of jobs that finished longer ago than that, or only say which they are."""
+
+    older_than: timedelta
+    dry_run: bool
+
+
 StoreMessage = (
     Insert
     | GetIdempotencyRecord
@@ -119,4 +141,6 @@ StoreMessage = (
     | Unfinished
     | GetTotals
     | ExpireJobs
+    | CallerDone
+    | PruneJobs
 )

@@ -7,7 +7,7 @@ import attrs
 from mflux_api.actors.mailbox import Ask
 from mflux_api.actors.messages.engine import EngineChanged, EngineStatus
 from mflux_api.jobs.idempotency import IdempotencyKey
-from mflux_api.jobs.job import Job
+from mflux_api.jobs.job import Job, new_job_id
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.resolve import ResolvedRequest
 
@@ -24,6 +24,8 @@ class Accepted:
 class Submit(Ask[Accepted]):
     """Accept a resolved request; the answer comes when the job is kept."""
 
+    job_id: str = attrs.field(factory=new_job_id)
+    """Chosen by the asker, who can find the job, or end it, when the scheduler dies before its answer."""
     request: ResolvedRequest
     synchronous: bool
     owner: str = ""
@@ -33,8 +35,34 @@ class Submit(Ask[Accepted]):
 
 
 @attrs.frozen(kw_only=True)
+class FindAccepted(Ask[Accepted | None]):
+    """Look for the job that was accepted under a key; ``None`` when there is none."""
+
+    key: IdempotencyKey
+
+
+@attrs.frozen(kw_only=True)
 class CancelJob(Ask[Job | None]):
     """Cancel a job; a finished one is answered as it is, an unknown one with ``None``."""
+
+    job_id: str
+
+
+@attrs.frozen
+class JobEnd:
+    """How a job ended, and how far it had come."""
+
+    job: Job
+    newest: Progress | None
+    """The last progress before the end; ``None`` when the scheduler has forgotten the job."""
+
+
+@attrs.frozen(kw_only=True)
+class AwaitEnd(Ask[JobEnd | None]):
+    """Wait for a job's end; a finished one is answered at once, an unknown one with ``None``.
+
+    Fails at once when the store cannot write the end, on a full disk for instance, while the scheduler goes on trying.
+    """
 
     job_id: str
 
@@ -71,7 +99,9 @@ class SchedulerStatus:
     queued: int
     draining: bool
     degraded: bool
-    """No engine is left that could run a job."""
+    """No engine is left that could run a job, or one that ran at the last end cannot be put back into the queue."""
+    store_trouble: str | None = None
+    """What the store said when it could not write the last time that it was asked."""
 
 
 @attrs.frozen(kw_only=True)
@@ -95,4 +125,15 @@ class Drain(Ask[None]):
     """Stop what runs, too: asynchronous jobs go back to the queue, which counts as no death; synchronous ones fail."""
 
 
-SchedulerMessage = Submit | CancelJob | Abandon | GetSnapshots | GetStatus | GetEngines | Drain | EngineChanged
+SchedulerMessage = (
+    Submit
+    | FindAccepted
+    | CancelJob
+    | AwaitEnd
+    | Abandon
+    | GetSnapshots
+    | GetStatus
+    | GetEngines
+    | Drain
+    | EngineChanged
+)

@@ -1,7 +1,6 @@
 """What the stats actor is told and asked."""
 
 from collections.abc import Mapping
-from datetime import datetime
 
 import attrs
 
@@ -20,7 +19,8 @@ class Count:
 class Counters:
     """What happened since the process started."""
 
-    started_at: datetime
+    uptime_seconds: float
+    """By a clock that cannot be set."""
     counts: Mapping[str, int]
 
 

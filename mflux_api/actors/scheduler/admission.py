@@ -13,7 +13,7 @@ from mflux_api.actors.scheduler.keyed_lock import KeyedLock
 from mflux_api.config import SchedulerSettings
 from mflux_api.errors import EngineUnavailable, IdempotencyConflict, QueueFull, ServiceError
 from mflux_api.jobs.idempotency import IdempotencyKey
-from mflux_api.jobs.job import Job, new_job_id
+from mflux_api.jobs.job import Job
 
 _BASE64_BYTES_PER_GB = 1_333_333_333
 """Characters that a gigabyte of init images takes in memory, where unfinished jobs have them as text."""
@@ -72,21 +72,32 @@ class Admission:
         """Answer with the job that was accepted under the key, or accept one."""
         async with self._keys.hold(key.key):
             try:
-                known = await self._store.ask(m.GetIdempotencyRecord(key=key.key))
-                job = None if known is None else await self._store.ask(m.GetJob(job_id=known.job_id))
+                accepted = await self._accepted_under(key)
             except (ServiceError, ActorGone) as error:
                 message.reply.fail(error)
                 return
-            if known is not None and known.body != key.body:
-                message.reply.fail(
-                    IdempotencyConflict("This Idempotency-Key was used before with another body; choose a new one")
-                )
-            elif job is not None:
-                message.reply.ok(m.Accepted(job=job, position=self._queue.position(job.id)))
-            else:
-                entry = self._admit(message)
-                if entry is not None:
-                    await self._persist(entry, message)
+            if accepted is not None:
+                message.reply.ok(accepted)
+                return
+            entry = self._admit(message)
+            if entry is not None:
+                await self._persist(entry, message)
+
+    async def find(self, message: m.FindAccepted) -> None:
+        """Answer with the job that was accepted under a key."""
+        # One that is on its way into the store is waited for.
+        async with self._keys.hold(message.key.key):
+            try:
+                message.reply.ok(await self._accepted_under(message.key))
+            except (ServiceError, ActorGone) as error:
+                message.reply.fail(error)
+
+    async def _accepted_under(self, key: IdempotencyKey) -> m.Accepted | None:
+        known = await self._store.ask(m.GetIdempotencyRecord(key=key.key))
+        job = None if known is None else await self._store.ask(m.GetJob(job_id=known.job_id))
+        if known is not None and known.body != key.body:
+            raise IdempotencyConflict("This Idempotency-Key was used before with another body; choose a new one")
+        return None if job is None else m.Accepted(job=job, position=self._queue.position(job.id))
 
     def _admit(self, message: m.Submit) -> Entry | None:
         """Make an entry for a job that may come, or refuse it."""
@@ -95,7 +106,7 @@ class Admission:
             message.reply.fail(refusal)
             return None
         job = Job(
-            id=new_job_id(),
+            id=message.job_id,
             request=message.request,
             created_at=datetime.now(UTC),
             synchronous=message.synchronous,

@@ -1,20 +1,17 @@
 """Draining: no new work, an answer for every synchronous caller, and a word to the caller when all is quiet."""
 
-import trio
-
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.endings import Endings
-from mflux_api.actors.scheduler.job_queue import QUEUED, JobEvent, JobQueue, JobState
+from mflux_api.actors.scheduler.job_queue import JobEvent, JobQueue, JobState
 from mflux_api.errors import ShuttingDown
 
 
 class Draining:
     """What a drain does to the jobs; the scheduler asks it before it takes or starts any."""
 
-    def __init__(self, queue: JobQueue, endings: Endings, nursery: trio.Nursery, *, begun: bool) -> None:
+    def __init__(self, queue: JobQueue, endings: Endings, *, begun: bool) -> None:
         self._queue = queue
         self._endings = endings
-        self._nursery = nursery
         self._waiting: list[m.Drain] = []
         self.begun = begun
         """Whether no new work is taken; a scheduler that was restarted remembers it."""
@@ -29,10 +26,8 @@ class Draining:
         self.answer_when_quiet()
 
     def fail_waiting_sync(self) -> None:
-        """Fail the synchronous jobs that wait: their callers need an answer, and a restart would lose them."""
-        for entry in self._queue:
-            if entry.state in QUEUED and entry.job.synchronous:
-                self._nursery.start_soon(self._endings.fail, entry, shutting_down())
+        """Fail the synchronous jobs that wait: a restart would lose them."""
+        self._endings.fail_waiting_sync(shutting_down())
 
     def answer_when_quiet(self) -> None:
         """Answer those who wait for the drain, if it is done."""

@@ -1,17 +1,21 @@
 """How a job ends: one commit, then one terminal event, whichever task comes first."""
 
+import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeVar
 
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import ActorGone, Address, Ask
-from mflux_api.actors.scheduler.job_queue import OVER, Entry, JobEvent, JobQueue
+from mflux_api.actors.mailbox import ActorGone, Address
+from mflux_api.actors.scheduler.job_queue import OVER, QUEUED, Entry, JobEvent, JobQueue
 from mflux_api.errors import ServiceError
-from mflux_api.jobs.job import Failure, Job
+from mflux_api.jobs.job import Failure, Job, Status
 from mflux_api.jobs.progress import Finished
+
+T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +28,7 @@ class Endings:
     def __init__(
         self,
         queue: JobQueue,
+        nursery: trio.Nursery,
         *,
         store: Address[m.StoreMessage],
         hub: Address[m.HubMessage],
@@ -31,13 +36,19 @@ class Endings:
         settled: Callable[[], None],
     ) -> None:
         self._queue = queue
+        self._nursery = nursery
         self._store = store
         self._hub = hub
         self._stats = stats
         self._settled = settled
+        self.store_trouble: ServiceError | None = None
+        """Why the store could not write when it was last asked."""
 
     async def finish(self, entry: Entry, outcome: m.Outcome) -> None:
-        """Commit the end and publish it; only the first caller does anything."""
+        """Have the end committed and published; only the first caller does anything.
+
+        Returns when that is done, or when the store cannot write it now: a task of its own goes on asking then.
+        """
         # A task that is being stopped must not begin what it cannot complete.
         await trio.lowlevel.checkpoint_if_cancelled()
         if entry.state in OVER:
@@ -46,11 +57,26 @@ class Endings:
         entry.on(JobEvent.END)
         if downloading:
             entry.scope.cancel()
-        entry.job = await self.store_with_retry(partial(m.Finish, job_id=entry.job.id, outcome=outcome))
+        self._nursery.start_soon(self._commit, entry, outcome)
+        await entry.answerable.wait()
+
+    async def _commit(self, entry: Entry, outcome: m.Outcome) -> None:
+        def note(error: ServiceError) -> None:
+            entry.unwritten = error
+            entry.answerable.set()
+
+        finish = partial(self.change, partial(m.Finish, job_id=entry.job.id, outcome=outcome))
+        try:
+            entry.job = await self.ask_again(f"job {entry.job.id}: its end", finish, troubled=note)
+        except ActorGone:
+            # The store takes the scheduler along when it restarts; the job is found again at the next start.
+            logger.debug("job %s: the store ended before it had its end", entry.job.id)
+            return
+        entry.unwritten = None
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job)))
         self._queue.forget(entry)
         entry.on(JobEvent.COMMITTED)
-        entry.finished.set()
+        entry.answerable.set()
         if entry.job.failure is not None:
             logger.warning("job %s failed: %s", entry.job.id, entry.job.failure.code)
         self._stats.tell_lossy(m.Count(name=entry.job.status.value))
@@ -61,19 +87,25 @@ class Endings:
         failure, progress = Failure.from_error(error), entry.tracker.latest.progress
         await self.finish(entry, m.Failed(failure=failure, images=tuple(entry.images), progress=progress))
 
+    def fail_waiting_sync(self, error: ServiceError) -> None:
+        """Fail the synchronous jobs that wait: their callers need an answer."""
+        for entry in self._queue:
+            if entry.state in QUEUED and entry.job.synchronous:
+                self._nursery.start_soon(self.fail, entry, error)
+
     async def cancel(self, job_id: str) -> Job | None:
         """Cancel a job and return it; a finished one as it is, an unknown one as ``None``.
 
         Raises:
-            ServiceError: the store cannot be read, or the job was removed.
+            ServiceError: the store cannot be read, or the job was removed; or it cannot write the end now, and is asked
+                again until it can.
         """
         entry = self._queue.get(job_id)
         if entry is None:
             return await self._store.ask(m.GetJob(job_id=job_id))
         await entry.kept.wait()
         if entry.state in OVER:
-            await entry.finished.wait()
-            return entry.job
+            return await self._end_of(entry)
         if self._queue.get(job_id) is not entry:
             return None
         self._queue.take(entry)
@@ -81,6 +113,18 @@ class Endings:
         entry.scope.cancel()
         progress = entry.tracker.latest.progress
         await self.finish(entry, m.JobWasCancelled(images=tuple(entry.images), progress=progress))
+        return await self._end_of(entry)
+
+    async def _end_of(self, entry: Entry) -> Job:
+        """Wait for a job's end.
+
+        Raises:
+            ServiceError: the store cannot write it now.
+        """
+        await entry.answerable.wait()
+        if entry.unwritten is not None:
+            # Each asker gets an exception of its own: a traceback belongs to one task.
+            raise copy.copy(entry.unwritten)
         return entry.job
 
     async def answer_cancel(self, message: m.CancelJob) -> None:
@@ -90,12 +134,26 @@ class Endings:
         except (ServiceError, ActorGone) as error:
             message.reply.fail(error)
 
+    async def answer_end(self, message: m.AwaitEnd) -> None:
+        """Answer with a job's end, once it has one, or that it cannot be written now."""
+        entry = self._queue.get(message.job_id)
+        try:
+            if entry is None:
+                job = await self._store.ask(m.GetJob(job_id=message.job_id))
+                message.reply.ok(None if job is None else m.JobEnd(job, None))
+            else:
+                message.reply.ok(m.JobEnd(await self._end_of(entry), entry.tracker.latest))
+        except (ServiceError, ActorGone) as error:
+            message.reply.fail(error)
+
     async def abandon(self, job_id: str) -> None:
         """Cancel a job whose caller does not wait for an answer."""
         try:
             await self.cancel(job_id)
         except ServiceError as error:
             logger.debug("an abandoned job needs no cancelling: %s", error.code)
+        # Only now: before, the store might not have the job yet.
+        self._store.tell_latest(m.CallerDone(job_id=job_id), key=(m.CallerDone, job_id))
 
     async def publish_unheard(self) -> None:
         """Publish the end of every job whose log has none: the scheduler died between the commit and the event."""
@@ -112,11 +170,68 @@ class Endings:
         if job is not None and job.status.terminal:
             await self._hub.tell(m.Publish(job_id=job_id, event=Finished(job=job)))
 
-    async def store_with_retry(self, change: Callable[[], Ask[Job]]) -> Job:
-        """Have the store change a job. What it cannot write now, on a full disk, it is asked to write again."""
+    # --- a store that cannot write, or be read, for a while ---
+
+    async def change(self, message: Callable[[], m.ChangeJob]) -> Job:
+        """Ask the store once to change a job.
+
+        Raises:
+            ServiceError: it cannot, on a full disk for instance.
+        """
+        return await self._store.ask(message())
+
+    async def unfinished(self) -> tuple[Job, ...]:
+        """Ask the store once for every unfinished job.
+
+        Raises:
+            ServiceError: it cannot be read.
+        """
+        return await self._store.ask(m.Unfinished())
+
+    async def give_back(self, entry: Entry) -> Job:
+        """Ask the store once to put a halted job back into the queue; that counts as no death.
+
+        Raises:
+            ServiceError: it cannot.
+        """
+        # What the halt cut off may have been a question to the store: only the store knows the answer.
+        stored = await self._store.ask(m.GetJob(job_id=entry.job.id))
+        if stored is None or stored.status is not Status.GENERATING:
+            return entry.job
+        return await self._store.ask(m.Requeue(job_id=entry.job.id))
+
+    async def ask_again(
+        self,
+        what: str,
+        question: Callable[[], Awaitable[T]],
+        *,
+        troubled: Callable[[ServiceError], None],
+        patient: Callable[[], bool] = lambda: True,
+    ) -> T:
+        """Ask the store until it can do it: the one place that waits for a disk.
+
+        Args:
+            what: begins the line in the log.
+            question: asks once.
+            troubled: told of each refusal, so that those who wait can be answered at once.
+            patient: whether to ask again after a refusal.
+
+        Raises:
+            ServiceError: it refused, and is not asked again.
+        """
+        told = False
         while True:
             try:
-                return await self._store.ask(change())
+                answer = await question()
             except ServiceError as error:
-                logger.warning("a job's state cannot be stored (%s: %s); trying again", error.code, error.message)
+                self.store_trouble = error
+                troubled(error)
+                if not patient():
+                    raise
+                if not told:
+                    logger.warning("%s: the job store cannot do it now, and is asked again (%s)", what, error.code)
+                    told = True
                 await trio.sleep(STORE_RETRY_SECONDS)
+            else:
+                self.store_trouble = None
+                return answer

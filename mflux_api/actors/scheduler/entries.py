@@ -9,6 +9,7 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.engine.interface import EngineId
+from mflux_api.errors import ServiceError
 from mflux_api.jobs.job import Job, StoredImage
 from mflux_api.jobs.progress import ProgressTracker
 
@@ -38,6 +39,8 @@ class JobEvent(Enum):
 
     KEPT = auto()
     """The store has it, and it takes its place in the queue."""
+    FOUND_RUNNING = auto()
+    """At a start: it ran when the scheduler or the service ended."""
     DOWNLOAD_BEGAN = auto()
     DOWNLOADED = auto()
     DISPATCHED = auto()
@@ -56,6 +59,7 @@ class JobEvent(Enum):
 _S, _E = JobState, JobEvent
 TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
     (_S.PERSISTING, _E.KEPT): _S.WAITING,
+    (_S.PERSISTING, _E.FOUND_RUNNING): _S.HALTED,
     (_S.WAITING, _E.DOWNLOAD_BEGAN): _S.DOWNLOADING,
     (_S.WAITING, _E.DISPATCHED): _S.RUNNING,
     (_S.WAITING, _E.END): _S.ENDING,
@@ -124,7 +128,10 @@ class Entry:
     """Of what is under way for it: the attempt, or the wait for its model."""
     kept: trio.Event = attrs.field(factory=trio.Event)
     """Set once the store has it, or has refused it."""
-    finished: trio.Event = attrs.field(factory=trio.Event)
+    answerable: trio.Event = attrs.field(factory=trio.Event)
+    """Set once those who wait for its end can be answered: the store has it, or said that it cannot write it now."""
+    unwritten: ServiceError | None = None
+    """Why the store does not have its end yet; it is asked again."""
 
     def on(self, event: JobEvent) -> None:
         """Take the job on to its next state.

@@ -24,7 +24,7 @@ from mflux_api.actors.scheduler.retries import Retries
 from mflux_api.config import SchedulerSettings
 from mflux_api.engine.interface import EngineDied, EngineId
 from mflux_api.errors import EngineUnavailable, InternalError, ModelNotDownloaded, ServiceError
-from mflux_api.jobs.job import Status
+from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.supervisor import Started
 
@@ -65,6 +65,7 @@ class Scheduler:
     async def run(self, status: Started) -> None:
         """Recover what the store has unfinished, then serve the mailbox until cancelled."""
         self._queue = JobQueue(self._job_runner.estimates)
+        self._unread = False
         # An engine that has not been heard of is not given work, and is not given up either.
         self._engines: dict[EngineId, m.EngineStatus] = {}
         self._busy: set[EngineId] = set()
@@ -75,9 +76,9 @@ class Scheduler:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._endings = Endings(
-                self._queue, store=self._store, hub=self._hub, stats=self._stats, settled=self._settled
+                self._queue, nursery, store=self._store, hub=self._hub, stats=self._stats, settled=self._settled
             )
-            self._draining = Draining(self._queue, self._endings, nursery, begun=self._draining_begun)
+            self._draining = Draining(self._queue, self._endings, begun=self._draining_begun)
             self._admission = Admission(
                 self._queue,
                 self._draining,
@@ -93,14 +94,14 @@ class Scheduler:
                 self._queue,
                 self._endings,
                 self._draining,
-                store=self._store,
                 settings=self._settings,
                 advice=self._job_runner.advice,
                 publish=self._publish,
                 enqueue=self._enqueue,
                 discard_images=self._discard_images,
+                settled=self._settled,
             )
-            await self._recover()
+            await nursery.start(self._recover)
             status.started()
             self._dispatch()
             while True:
@@ -110,8 +111,12 @@ class Scheduler:
         match message:
             case m.Submit():
                 self._admission.submit(message)
+            case m.FindAccepted():
+                self._nursery.start_soon(self._admission.find, message)
             case m.CancelJob():
                 self._nursery.start_soon(self._endings.answer_cancel, message)
+            case m.AwaitEnd():
+                self._nursery.start_soon(self._endings.answer_end, message)
             case m.Abandon():
                 self._nursery.start_soon(self._endings.abandon, message.job_id)
             case m.GetSnapshots():
@@ -130,11 +135,13 @@ class Scheduler:
                 assert_never(message)
 
     def _status(self) -> m.SchedulerStatus:
+        trouble = self._endings.store_trouble
         return m.SchedulerStatus(
             active=self._queue.active(),
             queued=self._queue.accepted(),
             draining=self._draining.begun,
-            degraded=self._unavailable() is not None,
+            degraded=self._unavailable() is not None or self._unread or bool(self._retries.stuck),
+            store_trouble=None if trouble is None else trouble.message,
         )
 
     # --- engines ---
@@ -266,7 +273,13 @@ class Scheduler:
     async def _attempt(
         self, entry: Entry, engine: EngineId, engine_freed: Callable[[], None], before: trio.Event | None
     ) -> None:
-        entry.job = await self._endings.store_with_retry(partial(m.StartJob, job_id=entry.job.id))
+        start = partial(m.StartJob, job_id=entry.job.id)
+        if not await self._retries.persist(entry, partial(self._endings.change, start)):
+            return
+        if entry.job.status is not Status.GENERATING:
+            # A drain does not wait for a disk that cannot be written.
+            self._retries.back_to_queue(entry)
+            return
         entry.tracker.begin_attempt(entry.job.engine_deaths + 1)
         entry.images.clear()
         requeue = partial(m.Requeue, job_id=entry.job.id)
@@ -318,25 +331,46 @@ class Scheduler:
 
     # --- after a start ---
 
-    async def _recover(self) -> None:
-        """Requeue what was running, and publish every end that no follower has heard of."""
-        for job in await self._store.ask(m.Unfinished()):
-            if job.status is Status.GENERATING:
-                self._job_runner.discard_all(job)
-                requeue = partial(m.Requeue, job_id=job.id, service_died=True)
-                job = await self._endings.store_with_retry(requeue)
-            entry = self._queue.add(job)
-            entry.on(JobEvent.KEPT)
-            entry.kept.set()
-            exhausted = self._retries.exhausted(job)
-            if exhausted is not None:
-                await self._endings.fail(entry, exhausted)
-                continue
-            await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
-            self._enqueue(entry)
+    async def _recover(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Requeue what was running, and publish every end that no follower has heard of.
+
+        Reports itself started when that is done, or when the store cannot be read now: the start goes on then.
+        """
+
+        def unreadable(_: ServiceError) -> None:
+            if not self._unread:
+                self._unread = True
+                task_status.started()
+
+        found = await self._endings.ask_again("unfinished jobs", self._endings.unfinished, troubled=unreadable)
+        for job in found:
+            # Where the start went on without them, new ones came meanwhile.
+            if self._queue.get(job.id) is None:
+                await self._recover_job(job)
         if self._draining.begun:
             self._draining.fail_waiting_sync()
         await self._endings.publish_unheard()
+        if self._unread:
+            self._unread = False
+            self._dispatch()
+        else:
+            task_status.started()
+
+    async def _recover_job(self, job: Job) -> None:
+        entry = self._queue.add(job)
+        entry.kept.set()
+        await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
+        if job.status is Status.GENERATING:
+            self._job_runner.discard_all(job)
+            entry.on(JobEvent.FOUND_RUNNING)
+            await self._nursery.start(self._retries.recover, entry)
+            return
+        entry.on(JobEvent.KEPT)
+        exhausted = self._retries.exhausted(job)
+        if exhausted is not None:
+            await self._endings.fail(entry, exhausted)
+        else:
+            self._enqueue(entry)
 
     # --- telling ---
 

@@ -1,8 +1,8 @@
 """``/sdapi/v1/extra-single-image``, ``extra-batch-images`` and ``upscalers``: A1111's way of upscaling images."""
 
 import html
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from typing import TypeVar
 
 import attrs
@@ -165,29 +165,30 @@ class Extras:
         plans = [await self._in_thread(_plan, options, source) for source in sources]
         _check_batch(plans, field)
         images = list[str]()
-        layers_of = await self._run(options, upscalers, sources, plans)
-        for source, plan, layers in zip(sources, plans, layers_of, strict=True):
-            made = [await self._content(layer) for layer in layers]
-            done = _describe(options, plan, layers)
-            images.append(await self._in_thread(compose, options, plan, made, source, done))
+        async with self._run(options, upscalers, sources, plans) as layers_of:
+            for source, plan, layers in zip(sources, plans, layers_of, strict=True):
+                made = [await self._content(layer) for layer in layers]
+                done = _describe(options, plan, layers)
+                images.append(await self._in_thread(compose, options, plan, made, source, done))
         return images, f"<p>{html.escape(_describe(options, plans[0], layers_of[0]))}</p>"
 
+    @asynccontextmanager
     async def _run(
         self, options: ExtrasOptions, upscalers: Sequence[Upscaler], sources: Sequence[Source], plans: Sequence[Plan]
-    ) -> list[list[Layer]]:
-        """Run the models' jobs and return the layers of each image."""
+    ) -> AsyncIterator[list[list[Layer]]]:
+        """Run the models' jobs and yield the layers of each image."""
         requests = {
             (source.index, place): _request(options, upscaler, source, plan)
             for source, plan in zip(sources, plans, strict=True)
             for place, upscaler in enumerate(upscalers)
             if isinstance(upscaler, Model)
         }
-        ran = await run_jobs(self._gateway, list(requests.values()), owner=self._owner())
-        jobs = {place: each.job for place, each in zip(requests, ran, strict=True)}
-        return [
-            [Layer(upscaler, jobs.get((source.index, place))) for place, upscaler in enumerate(upscalers)]
-            for source in sources
-        ]
+        async with run_jobs(self._gateway, list(requests.values()), owner=self._owner()) as ran:
+            jobs = {place: each.job for place, each in zip(requests, ran, strict=True)}
+            yield [
+                [Layer(upscaler, jobs.get((source.index, place))) for place, upscaler in enumerate(upscalers)]
+                for source in sources
+            ]
 
     async def _content(self, layer: Layer) -> str | bytes:
         """Return the PNG that a layer's job left, or the name of its plain upscaler."""

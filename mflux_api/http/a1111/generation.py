@@ -94,14 +94,14 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         started = trio.current_time()
         this = held()
         who = owner(gateway.settings.security.api_keys)
-        ran = await run_job(gateway, call.request, owner=who, on_accepted=this.body.release)
-        job = ran.job
-        if job.status is Status.CANCELLED and not call.a1111:
-            raise JobCancelled("The job was cancelled", {"job_id": job.id})
-        sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
-        info = dialect.info(job, await gateway.model_hash(job.model)) if call.a1111 else sentence
-        parameters = _parameters(ran, gateway.catalog.get(job.model))
-        images = await _images(renderer, job, this.stack) if call.sends_images else []
+        async with run_job(gateway, call.request, owner=who, on_accepted=this.body.release) as ran:
+            job = ran.job
+            if job.status is Status.CANCELLED and not call.a1111:
+                raise JobCancelled("The job was cancelled", {"job_id": job.id})
+            sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
+            info = dialect.info(job, await gateway.model_hash(job.model)) if call.a1111 else sentence
+            parameters = _parameters(ran, gateway.catalog.get(job.model))
+            images = await _images(renderer, job, this.stack) if call.sends_images else []
         return json_answer(
             with_images(lambda marks: ImagesResponse(images=tuple(marks), parameters=parameters, info=info), images)
         )

@@ -1,6 +1,9 @@
 """JSON of ``/api/v1/generate`` and ``/api/v1/jobs``: lists and receipts; one job's shape is in ``http/schemas``."""
 
+from typing import Annotated
+
 import attrs
+from msgspec import Meta
 
 from mflux_api.http.schemas import JobResponse, StatusName
 
@@ -20,6 +23,25 @@ class JobList:
 
     jobs: tuple[JobResponse, ...]
     next_cursor: str | None
+
+
+@attrs.frozen(kw_only=True)
+class PruneRequest:
+    """``POST /api/v1/jobs/prune``."""
+
+    older_than_hours: Annotated[float, Meta(ge=0.0, le=1e6)]
+    """Since the end of a job."""
+    dry_run: bool = False
+    """Only say which they are."""
+
+
+@attrs.frozen(kw_only=True)
+class PruneResponse:
+    """``POST /api/v1/jobs/prune``."""
+
+    removed: tuple[str, ...]
+    """Ids of the jobs whose records were removed, or would be."""
+    dry_run: bool
 
 
 @attrs.frozen(kw_only=True)

@@ -1,14 +1,18 @@
 """``/api/v1/generate`` and ``/api/v1/jobs``: submit, list, look, follow, cancel, fetch an image."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import msgspec
 from quart import Blueprint, Response, request
 
 from mflux_api.errors import (
+    DiskFull,
     IdempotencyConflict,
     ImageGone,
+    InternalError,
     InvalidParameter,
     JobGone,
     JobNotFound,
@@ -20,12 +24,12 @@ from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.dialect import ALIASES
 from mflux_api.http.body import json_object
 from mflux_api.http.held import held
-from mflux_api.http.operations import SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
+from mflux_api.http.operations import BODY_ERRORS, SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
 from mflux_api.http.render import Renderer, job_response
 from mflux_api.http.responses import json_answer, json_response
-from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, JobList
+from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, JobList, PruneRequest, PruneResponse
 from mflux_api.http.schemas import JobResponse
-from mflux_api.http.security import offered_key, owner
+from mflux_api.http.security import offered_key, owner, refuse_foreign_pages
 from mflux_api.http.sse import stream_response
 from mflux_api.images.encode import MEDIA_TYPES, ImageFormat
 from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
@@ -95,6 +99,15 @@ OPERATIONS = (
         errors=(*_JOB_ERRORS, InvalidParameter, ShuttingDown),
     ),
     Operation(
+        method="post",
+        path="/api/v1/jobs/prune",
+        summary="Remove the records of jobs that finished long ago",
+        body=PruneRequest,
+        body_required=("older_than_hours",),
+        response=PruneResponse,
+        errors=(*BODY_ERRORS, DiskFull),
+    ),
+    Operation(
         method="delete",
         path="/api/v1/jobs/{job_id}",
         summary="Cancel a job",
@@ -125,10 +138,11 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     @routes.post("/generate")
     async def generate() -> Response:
         body = await json_object()
-        asked = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
-        accepted = await gateway.submit(
-            asked, owner=owner(gateway.settings.security.api_keys), key=await read_idempotency_key(body)
-        )
+        key = await read_idempotency_key(body)
+        accepted = None if key is None else await gateway.accepted_before(key)
+        if accepted is None:
+            asked = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
+            accepted = await gateway.submit(asked, owner=owner(gateway.settings.security.api_keys), key=key)
         return json_response(
             GenerateResponse(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)
         )
@@ -152,6 +166,18 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         urls, previews = _urls(), _previews()
         events = await gateway.follow(job_id, last_event_id, previews=previews)
         return stream_response(events, renderer, held().stack, urls=urls)
+
+    @routes.post("/jobs/prune")
+    async def prune() -> Response:
+        refuse_foreign_pages(gateway.settings.server.cors_origins)
+        asked = _prune_request(await json_object())
+        removed = await gateway.prune(timedelta(hours=asked.older_than_hours), dry_run=asked.dry_run)
+        if removed.stuck is not None:
+            raise InternalError(
+                "Some images cannot be deleted, and their records stay; check that generation.output_dir is writable",
+                {"reason": removed.stuck, "removed": [job.id for job in removed.jobs]},
+            )
+        return json_response(PruneResponse(removed=tuple(job.id for job in removed.jobs), dry_run=asked.dry_run))
 
     @routes.delete("/jobs/<job_id>")
     async def cancel(job_id: str) -> Response:
@@ -183,6 +209,15 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         return await read_in_thread(partial(idempotency_key, text, body, caller=caller))
 
     return routes
+
+
+def _prune_request(body: Mapping[str, Any]) -> PruneRequest:
+    try:
+        return msgspec.convert(body, PruneRequest)
+    except msgspec.ValidationError as error:
+        field = "dry_run" if "$.dry_run" in str(error) else "older_than_hours"
+        limit = "true or false" if field == "dry_run" else "hours, 0 to 1000000"
+        raise InvalidParameter.for_field(field, f"is invalid: expected {limit}", limit=limit) from None
 
 
 def _format(text: str | None) -> ImageFormat:

@@ -1,7 +1,6 @@
 """``/api/v1/health``, ``system``, ``queue`` and ``stats``."""
 
 import platform
-from datetime import UTC, datetime
 
 import psutil
 from quart import Blueprint, Response
@@ -71,6 +70,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
                 device=info.device_name if info is not None else f"{platform.machine()} (the engine is starting)",
                 engine=_engine(first),
                 engines=tuple(_listed(engine) for engine in engines),
+                problem=(await gateway.status()).store_trouble,
             )
         )
 
@@ -102,13 +102,12 @@ def blueprint(gateway: Gateway) -> Blueprint:
     @routes.get("/stats")
     async def stats() -> Response:
         totals, counters = await gateway.totals(), await gateway.counters()
-        uptime = datetime.now(UTC) - counters.started_at
         return json_response(
             StatsResponse(
                 total_generations=totals.generations,
                 total_images=totals.images,
                 average_time_seconds=round(totals.seconds / totals.generations, 2) if totals.generations else 0.0,
-                uptime_hours=round(uptime.total_seconds() / 3600, 3),
+                uptime_hours=round(counters.uptime_seconds / 3600, 3),
             )
         )
 

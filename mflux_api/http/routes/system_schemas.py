@@ -67,6 +67,8 @@ class SystemResponse:
     engine: SystemEngine
     """The first of ``engines``, as this answer always had it."""
     engines: tuple[EngineItem, ...]
+    problem: str | None
+    """Why the job store could not write when it was last asked."""
 
 
 @attrs.frozen(kw_only=True)

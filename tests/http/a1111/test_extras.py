@@ -67,17 +67,23 @@ class Numbering(Idle):
     """A gateway whose jobs make images of one grey level each: 10, 20, 30 … in the order of their submission."""
 
     submitted: list[GenerateRequest] = attrs.field(factory=list)
+    read: list[int] = attrs.field(factory=list)
 
     async def submit(self, request: GenerateRequest, *, synchronous: bool, owner: str) -> SimpleNamespace:
         assert synchronous
         self.submitted.append(request)
         return SimpleNamespace(job=SimpleNamespace(id=len(self.submitted)))
 
-    async def finished(self, job_id: int, on_progress: object) -> SimpleNamespace:
+    async def awaited_end(self, job_id: int) -> SimpleNamespace:
         request = SimpleNamespace(seed=self.submitted[job_id - 1].seed)
-        return SimpleNamespace(id=job_id, failure=None, images=(job_id,), request=request)
+        job = SimpleNamespace(id=job_id, failure=None, images=(job_id,), request=request)
+        return SimpleNamespace(job=job, newest=None)
+
+    def caller_done(self, job_id: int) -> None:
+        self.read.append(job_id)
 
     async def image_bytes(self, image: int) -> bytes:
+        assert image not in self.read
         return encode_png(bytes([10 * image]) * (3 * 96 * 64), 96, 64, parameters="")
 
 

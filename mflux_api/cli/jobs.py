@@ -1,0 +1,89 @@
+"""``mflux-api jobs``: a backup of the job database, and removing the records of old jobs."""
+
+import argparse
+import re
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from mflux_api.cli.running_server import address, call
+from mflux_api.config import Settings, load_settings
+from mflux_api.errors import ConfigError, InternalError
+from mflux_api.storage.backup import back_up
+from mflux_api.storage.retention import Retention, prune
+from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
+from mflux_api.storage.state_lock import StateInUse, StateLock
+
+_AGE = re.compile(r"([0-9]{1,6})([mhdw])")
+_UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
+
+
+def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
+    """Describe the subcommands and their options."""
+    commands = parser.add_subparsers(dest="action", required=True)
+    backup = commands.add_parser(
+        "backup", parents=[shared], help="copy the job database to a file, with or without a running server"
+    )
+    backup.add_argument("file", type=Path, metavar="FILE", help="a file that is not there yet")
+    old = commands.add_parser(
+        "prune", parents=[shared], help="remove the records of old jobs; through the server, when one runs"
+    )
+    old.add_argument(
+        "--older-than", type=_age, required=True, metavar="AGE", help="since their end: 90m, 12h, 30d or 8w"
+    )
+    old.add_argument("--dry-run", action="store_true", help="only say which they are")
+    old.add_argument("--url", help="the server (default: the address in the configuration, if one runs)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Carry out one of them.
+
+    Raises:
+        ConfigError: the configuration or the job database cannot be used, or the file is there already.
+        ServiceError: it cannot be done; the message says why.
+        OSError: the file cannot be written, or no server answers where one is needed.
+    """
+    settings = load_settings(options.config)
+    if options.action == "backup":
+        count = back_up(settings.state_dir / DATABASE_NAME, options.file)
+        print(f"{options.file}: {count} job(s)")
+    else:
+        removed = _prune(settings, options.older_than, dry_run=options.dry_run, url=options.url)
+        for job_id in removed:
+            print(job_id)
+        print(f"{len(removed)} record(s) {'would be ' if options.dry_run else ''}removed")
+    return 0
+
+
+def _age(text: str) -> timedelta:
+    match = _AGE.fullmatch(text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"'{text}' is not an age; write it like 90m, 12h, 30d or 8w")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def _prune(settings: Settings, older_than: timedelta, *, dry_run: bool, url: str | None) -> list[str]:
+    if url is None:
+        try:
+            return _prune_here(settings, older_than, dry_run=dry_run)
+        except StateInUse:
+            # A server runs and is the only one that may change its jobs.
+            url = address(settings)
+    body = {"older_than_hours": older_than / timedelta(hours=1), "dry_run": dry_run}
+    removed: Iterable[str] = call(settings, url, "POST", "jobs/prune", body)["removed"]
+    return list(removed)
+
+
+def _prune_here(settings: Settings, older_than: timedelta, *, dry_run: bool) -> list[str]:
+    database = settings.state_dir / DATABASE_NAME
+    if not database.is_file():
+        raise ConfigError(f"{DATABASE_NAME}: there is none in the state directory; set jobs.state_dir")
+    with StateLock(settings.state_dir), SqliteRepository(database) as repository:
+        now = datetime.now(UTC)
+        retention = Retention.from_settings(settings)
+        removed = prune(repository, retention, now=now, older_than=older_than, dry_run=dry_run)
+    if removed.stuck is not None:
+        raise InternalError(
+            f"Some images cannot be deleted ({removed.stuck}), and their records stay; check output_dir"
+        )
+    return [job.id for job in removed.jobs]
