@@ -117,13 +117,13 @@ async def test_body_of_a_synchronous_call_is_the_jobs_once_it_is_accepted(tmp_pa
             return await submit(*arguments, **options)  # type: ignore[arg-type]
 
         gateway(api.service).submit = noting  # type: ignore[method-assign, assignment]
-        finished = gateway(api.service).finished
+        awaited_end = gateway(api.service).awaited_end
 
         async def noting_too(*arguments: object) -> object:
             released.append(_in_flight(api).used)
-            return await finished(*arguments)  # type: ignore[arg-type]
+            return await awaited_end(*arguments)  # type: ignore[arg-type]
 
-        gateway(api.service).finished = noting_too  # type: ignore[method-assign, assignment]
+        gateway(api.service).awaited_end = noting_too  # type: ignore[method-assign, assignment]
         body = {"prompt": "a house", "model": "demo", "steps": 1, "width": 64, "height": 64, "mask": "x" * MEGABYTE}
         assert (await api.http.post("/sdapi/v1/txt2img", json=body)).status_code == 200
         assert released[0] > MEGABYTE
