@@ -2,6 +2,7 @@
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 from mflux_api.machine import DEVICES_VARIABLE
@@ -12,3 +13,9 @@ settings.load_profile("project")
 
 # Exact pixels are those of float32 on a CPU, whatever this machine has, in this process and in every engine child.
 os.environ[DEVICES_VARIABLE] = "cpu"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take long first: of two processes none waits for the other's last file."""
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
