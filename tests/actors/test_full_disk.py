@@ -125,6 +125,26 @@ async def test_synchronous_callers_are_answered_while_the_disk_is_full_wherever_
         assert disk.unfinished() == ()
 
 
+async def test_synchronous_call_does_not_wait_behind_a_long_job_for_a_disk_that_is_known_to_be_full(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    hold, disk = Hold(), Disk()
+    async with on_disk(tmp_path, disk, Script(at={"step 0/1": hold})) as service:
+        await service.submit(request(1))
+        waiting = await service.submit(request(2))
+        await hold.reached.wait()
+        disk.refuses = DISK_FULL
+        with pytest.raises(DiskFull):
+            await service.cancel(waiting.id)
+        with trio.fail_after(ANSWER_SECONDS):
+            assert await answer_of_synchronous_call(gateway(service), 3) == "DISK_FULL"
+        disk.refuses = None
+        await ended(service, waiting.id)
+        hold.release.set()
+        async with run_job(gateway(service), request(4), owner="") as ran:
+            assert ran.job.status is Status.COMPLETED
+
+
 @pytest.mark.parametrize("asked", ["write", "read"])
 async def test_start_on_a_full_disk_with_a_job_left_generating_serves_and_says_so(
     tmp_path: Path, autojump_clock: MockClock, asked: str

@@ -1,5 +1,6 @@
 """Admission: what becomes of a submission, from the first look at it to its place in the queue."""
 
+import copy
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -32,6 +33,7 @@ class Admission:
         hub: Address[m.HubMessage],
         settings: SchedulerSettings,
         unavailable: Callable[[], EngineUnavailable | None],
+        store_trouble: Callable[[], ServiceError | None],
         enqueue: Callable[[Entry], int],
         accepted: Callable[[Entry, bool], None],
     ) -> None:
@@ -45,6 +47,7 @@ class Admission:
             hub: opens the job's log.
             settings: the length of the queue.
             unavailable: tells the error where no engine could run a job.
+            store_trouble: tells why the store cannot write now, where it is asked again for that.
             enqueue: gives a kept job its place in the queue and returns it.
             accepted: called with every accepted job, and whether its caller was still there.
         """
@@ -55,6 +58,7 @@ class Admission:
         self._hub = hub
         self._settings = settings
         self._unavailable = unavailable
+        self._store_trouble = store_trouble
         self._enqueue = enqueue
         self._accepted = accepted
         self._keys = KeyedLock()
@@ -120,6 +124,10 @@ class Admission:
         unavailable = self._unavailable()
         if unavailable is not None:
             return unavailable
+        trouble = self._store_trouble()
+        if trouble is not None and message.synchronous:
+            # The store takes it into its memory, but could not write its start: its caller would wait in vain.
+            return copy.copy(trouble)
         if self._queue.accepted() >= self._settings.max_queue:
             return QueueFull(
                 f"The queue is full ({self._settings.max_queue} jobs); try again later",

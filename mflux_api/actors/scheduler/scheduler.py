@@ -87,6 +87,7 @@ class Scheduler:
                 hub=self._hub,
                 settings=self._settings,
                 unavailable=self._unavailable,
+                store_trouble=lambda: self._endings.store_trouble,
                 enqueue=self._enqueue,
                 accepted=self._accepted,
             )
