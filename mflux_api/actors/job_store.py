@@ -1,6 +1,7 @@
 """The job store: the one place that knows what became of every job."""
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -28,6 +29,9 @@ EXPIRE_SECONDS = 600.0
 CHECKPOINT_JOBS = 10
 """Finished jobs after which the database's log is written into its file, however busy the store is."""
 
+CHECKPOINT_SECONDS = 1.0
+"""After any other change of a job until the same: what only the log has is lost with the log."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -48,6 +52,7 @@ class JobStore:
         self._images_changed = trio.Event()
         self._images_changed.set()
         self._since_checkpoint = 0
+        self._checkpoint_by = math.inf
 
     async def run(self, status: Started) -> None:
         """Serve the mailbox until cancelled, and apply retention."""
@@ -60,14 +65,20 @@ class JobStore:
             if self._retention is not None and self._retention.max_image_bytes is not None:
                 nursery.start_soon(self._bound_images, self._retention, self._retention.max_image_bytes)
             while True:
-                message = await self._mailbox.receive()
-                try:
-                    await self._handle(message)
-                except (ServiceError, InvalidTransition) as error:
-                    # A full disk, or an asker that lost a race: its problem, and the store goes on.
-                    if isinstance(message, Ask):
-                        message.reply.fail(error)
+                message: m.StoreMessage | None = None
+                with trio.move_on_at(self._checkpoint_by):
+                    message = await self._mailbox.receive()
+                if message is not None:
+                    await self._try(message)
                 await self._checkpoint_now_and_then()
+
+    async def _try(self, message: m.StoreMessage) -> None:
+        try:
+            await self._handle(message)
+        except (ServiceError, InvalidTransition) as error:
+            # A full disk, or an asker that lost a race: its problem, and the store goes on.
+            if isinstance(message, Ask):
+                message.reply.fail(error)
 
     async def _handle(self, message: m.StoreMessage) -> None:
         match message:
@@ -75,15 +86,19 @@ class JobStore:
                 await self._call(partial(self._repository.insert, message.job, message.key))
                 if message.job.synchronous:
                     self._unread.add(message.job.id)
+                else:
+                    self._checkpoint_soon()
                 message.reply.ok(None)
             case m.GetIdempotencyRecord():
                 message.reply.ok(await self._call(partial(self._repository.get_idempotency_record, message.key)))
             case m.StartJob():
                 message.reply.ok(await self._change(message.job_id, lambda job: jobs.start(job, _now())))
                 self._running.add(message.job_id)
+                self._checkpoint_soon()
             case m.Requeue():
                 message.reply.ok(await self._change(message.job_id, _requeue(message)))
                 self._running.discard(message.job_id)
+                self._checkpoint_soon()
             case m.Finish():
                 message.reply.ok(await self._change(message.job_id, _finish(message.outcome)))
                 self._running.discard(message.job_id)
@@ -150,10 +165,14 @@ class JobStore:
                 limit="a next_cursor",
             ) from None
 
+    def _checkpoint_soon(self) -> None:
+        self._checkpoint_by = min(self._checkpoint_by, trio.current_time() + CHECKPOINT_SECONDS)
+
     async def _checkpoint_now_and_then(self) -> None:
-        """Have finished jobs in the main file: in quiet times at once, else after so many."""
-        if self._since_checkpoint >= CHECKPOINT_JOBS or (self._since_checkpoint and not self._mailbox.queued()):
-            self._since_checkpoint = 0
+        """Have finished jobs in the main file: in quiet times at once, else after so many; others a little later."""
+        quiet = self._since_checkpoint and not self._mailbox.queued()
+        if quiet or self._since_checkpoint >= CHECKPOINT_JOBS or trio.current_time() >= self._checkpoint_by:
+            self._since_checkpoint, self._checkpoint_by = 0, math.inf
             await self._call(self._repository.checkpoint)
 
     async def _warn_if_new(self) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.job_store import CHECKPOINT_JOBS, JobStore
+from mflux_api.actors.job_store import CHECKPOINT_JOBS, CHECKPOINT_SECONDS, JobStore
 from mflux_api.actors.mailbox import Address, Ask, Mailbox, T
 from mflux_api.errors import InvalidParameter
 from mflux_api.jobs.job import Failure, InvalidTransition, Job, Status, StoredImage, Timings
@@ -21,6 +22,7 @@ from mflux_api.storage.repository import Repository
 from mflux_api.storage.retention import Retention
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.support.crew import a_job, running
+from tests.support.harness import run_inline
 
 IMAGE = StoredImage(path="/x.png", seed=1, width=64, height=64, sha256="0" * 64)
 DONE = m.Completed(images=(IMAGE,), timings=Timings(total=1.0))
@@ -157,6 +159,24 @@ async def test_finished_jobs_are_in_the_main_file_at_once_in_quiet_times_and_aft
                 nursery.start_soon(store, m.Finish(job_id=job.id, outcome=DONE))
         await store(m.GetTotals())
         assert 3 <= repository.checkpoints <= 4
+
+
+async def test_accepted_job_is_in_the_main_file_within_a_second_also_while_the_store_is_asked_all_the_time(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
+    repository = _Counted()
+    async with a_store(repository) as store:
+        await store.insert()
+        assert repository.checkpoints == 0
+        with trio.move_on_after(1.5 * CHECKPOINT_SECONDS):
+            while True:
+                await store(m.GetTotals())
+                await trio.sleep(CHECKPOINT_SECONDS / 10)
+        assert repository.checkpoints == 1
+        await store.insert()
+        await trio.sleep(1.5 * CHECKPOINT_SECONDS)
+        assert repository.checkpoints == 2
 
 
 async def test_new_store_beside_old_images_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
