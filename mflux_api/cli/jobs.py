@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ConfigError: the configuration or the job database cannot be used, or the file is there already.
         ServiceError: it cannot be done; the message says why.
-        OSError: the file cannot be written, or no server answers where one is needed.
+        OSError: no server answers where one is needed.
     """
     settings = load_settings(options.config)
     if options.action == "backup":

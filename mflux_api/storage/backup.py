@@ -1,10 +1,11 @@
 """A copy of the job database in one file, made while a server may be writing to it."""
 
+import errno
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
-from mflux_api.errors import ConfigError
+from mflux_api.errors import ConfigError, DiskFull
 from mflux_api.storage.database_file import BUSY_SECONDS, check_ours, opening_error
 from mflux_api.system.durable import sync_file, sync_folder
 
@@ -15,29 +16,40 @@ def back_up(database: Path, target: Path) -> int:
     The copy is whole, and durable under its name, when this returns; otherwise there is none.
 
     Raises:
-        ConfigError: there is no job database, it is damaged, or the target is there already.
+        ConfigError: there is no job database, it is damaged, or the target is there already or cannot be written.
         DiskFull: no space is left for the copy.
-        OSError: the target cannot be written.
     """
     if not database.is_file():
         raise ConfigError(f"{database.name}: there is none in the state directory; set jobs.state_dir")
     if target.exists():
         raise ConfigError(f"{target.name}: it is there already; choose another name")
     temporary = target.with_name(f".{target.name}.tmp")
-    temporary.unlink(missing_ok=True)
     try:
+        temporary.unlink(missing_ok=True)
         with temporary.open("xb"):
             # Now it can be said that the folder is missing, or cannot be written.
             pass
         count = _copy(database, temporary)
         sync_file(temporary)
         temporary.rename(target)
+        sync_folder(target.parent)
     except sqlite3.Error as error:
-        raise opening_error(error, database.name) from error
+        explained = opening_error(error, database.name)
+        # Nothing is written to the database itself.
+        raise _no_room(target) if isinstance(explained, DiskFull) else explained from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise _no_room(target) from error
+        reason = error.strerror or type(error).__name__
+        raise ConfigError(f"{target.name}: cannot be written: {reason}; name a file in a folder that can") from error
     finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(target.parent)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return count
+
+
+def _no_room(target: Path) -> DiskFull:
+    return DiskFull(f"{target.name}: no space left for the copy; free some there, or name a file on another disk")
 
 
 def _copy(database: Path, target: Path) -> int:

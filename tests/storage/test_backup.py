@@ -1,14 +1,16 @@
 """What a copy of the job database has, made by hand or by the command, whatever the server does meanwhile."""
 
+import errno
 import shutil
 import sqlite3
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from mflux_api.errors import ConfigError
+from mflux_api.errors import ConfigError, DiskFull
 from mflux_api.storage.backup import back_up
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.support.stored_jobs import completed, queued
@@ -78,6 +80,27 @@ def test_backup_has_what_is_only_in_the_log_of_a_killed_server(path: Path, tmp_p
     assert jobs_in(tmp_path / "backup") == ["a"]
 
 
+def test_backup_without_room_names_the_copy_and_leaves_nothing(path: Path) -> None:
+    with SqliteRepository(path) as repository:
+        repository.insert(queued("a"))
+    full = path.parent / "backup"
+    copied = sqlite3.OperationalError("database or disk is full")
+    copied.sqlite_errorname = "SQLITE_FULL"
+    for error in (copied, OSError(errno.ENOSPC, "No space left on device", str(full))):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("mflux_api.storage.backup.sync_file", _raise(error))
+            with pytest.raises(DiskFull, match=r"^backup: no space left for the copy"):
+                back_up(path, full)
+        assert not list(path.parent.glob("*backup*"))
+
+
+def _raise(error: Exception) -> Callable[[Path], None]:
+    def refuse(_: Path) -> None:
+        raise error
+
+    return refuse
+
+
 def test_backup_overwrites_nothing_and_copies_no_other_programs_database(path: Path, tmp_path: Path) -> None:
     there = tmp_path / "there"
     there.write_bytes(b"x")
@@ -87,7 +110,7 @@ def test_backup_overwrites_nothing_and_copies_no_other_programs_database(path: P
     with pytest.raises(ConfigError, match="there already; choose another name"):
         back_up(path, there)
     assert there.read_bytes() == b"x"
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(ConfigError, match=r"folder: cannot be written: No such file or directory; name a file in"):
         back_up(path, tmp_path / "no" / "folder")
     other = tmp_path / "other"
     with closing(sqlite3.connect(other)) as connection:
