@@ -1,6 +1,9 @@
 """Typed questions to the actors for routes and embedding programs: submit, jobs, images, engines, models."""
 
+import errno
 import logging
+import os
+import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
@@ -338,7 +341,7 @@ class Gateway:
             ImageGone: the file was removed.
             InternalError: it is there and cannot be read.
         """
-        return await self._read(Path(image.path).read_bytes)
+        return await self._read(partial(_file_bytes, Path(image.path)))
 
     async def image_size(self, image: StoredImage) -> int:
         """Return the size of a finished image's PNG file.
@@ -347,7 +350,7 @@ class Gateway:
             ImageGone: the file was removed.
             InternalError: it is there and cannot be read.
         """
-        return (await self._read(Path(image.path).stat)).st_size
+        return await self._read(partial(_file_size, Path(image.path)))
 
     async def image_base64(self, image: StoredImage, size: int) -> bytearray:
         """Read a finished image's PNG file of a known size as base64.
@@ -523,6 +526,21 @@ def _gone(gone: ActorGone) -> ServiceRestarting | ShuttingDown:
     if isinstance(gone, ActorStopped):
         return ShuttingDown("The service has ended")
     return ServiceRestarting(f"The service's {gone} was restarted; try again")
+
+
+def _file_size(path: Path) -> int:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        # Reading a pipe would wait for its other end.
+        raise OSError(errno.EINVAL, "Not a regular file")
+    return status.st_size
+
+
+def _file_bytes(path: Path) -> bytes:
+    _file_size(path)
+    return path.read_bytes()
 
 
 def _unknown(job_id: str) -> JobNotFound:

@@ -27,7 +27,9 @@ CONTENT_TYPE = "text/event-stream; charset=utf-8"
 _NAMES = {Status.COMPLETED: "complete", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
 
 
-def stream_response(stream: EventStream, renderer: Renderer, held: ExitStack, *, urls: bool) -> Response:
+def stream_response(
+    stream: EventStream, renderer: Renderer, held: ExitStack, *, urls: bool, head_only: bool = False
+) -> Response:
     """Return the response that streams a job's events until its end; an empty one to a client that has had the end.
 
     Args:
@@ -35,11 +37,12 @@ def stream_response(stream: EventStream, renderer: Renderer, held: ExitStack, *,
         renderer: renders the job's end.
         held: is closed at the end of the request.
         urls: whether the result has the images' paths in place of base64.
+        head_only: whether only the head is asked for: a connection must not wait for the end of the job then.
     """
     held.callback(stream.close)
-    if stream.ended:
+    if stream.ended or head_only:
         # An EventSource does not connect again after a 204. Other clients insist on the type.
-        response = Response(b"", status=204, content_type=CONTENT_TYPE)
+        response = Response(b"", status=204 if stream.ended else 200, content_type=CONTENT_TYPE)
         response.headers.pop("Content-Length", None)
         return response
     response = Response(

@@ -10,10 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import trio
 
 from mflux_api.jobs.job import StoredImage
 from mflux_api.storage.in_memory import InMemoryRepository
+from tests.support.harness import request
 from tests.support.scripted_api import Event, scripted_api
+from tests.support.scripted_engine import Hold, Script
 
 
 def _ids(events: list[Event]) -> list[tuple[str | None, str]]:
@@ -69,6 +72,19 @@ async def test_another_jobs_end_is_an_unknown_id(tmp_path: Path) -> None:
             assert await api.stream(job.id, last) == events
 
 
+async def test_head_of_a_running_jobs_stream_does_not_hold_its_connection_until_the_end(tmp_path: Path) -> None:
+    hold = Hold()
+    async with scripted_api(tmp_path, Script(at={"run": hold})) as api:
+        job = await api.service.submit(request())
+        await hold.reached.wait()
+        with trio.fail_after(5):
+            answer = await api.http.head(f"/api/v1/jobs/{job.id}/stream")
+            # Its connection is free for the next request.
+            assert (await api.http.get("/api/v1/health")).json()["active_jobs"] == 1
+        assert (answer.status_code, answer.headers["Content-Type"].split(";")[0]) == (200, "text/event-stream")
+        hold.release.set()
+
+
 # --- the end, whatever became of the images ---
 
 
@@ -81,6 +97,11 @@ def _folder(path: Path) -> None:
     path.mkdir()
 
 
+def _pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
 def _bytes_of(image: StoredImage) -> bytes:
     return Path(image.path).read_bytes()
 
@@ -89,7 +110,7 @@ def _empty(path: Path) -> None:
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("spoil", [Path.unlink, _folder, _truncate, _empty])
+@pytest.mark.parametrize("spoil", [Path.unlink, _folder, _pipe, _truncate, _empty])
 async def test_end_is_told_when_an_image_cannot_be_read(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
     async with scripted_api(tmp_path) as api:
         job = await api.finished(num_images=3)

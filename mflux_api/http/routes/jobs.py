@@ -165,7 +165,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         last_event_id = request.headers.get("Last-Event-ID") or None
         urls, previews = _urls(), _previews()
         events = await gateway.follow(job_id, last_event_id, previews=previews)
-        return stream_response(events, renderer, held().stack, urls=urls)
+        return stream_response(events, renderer, held().stack, urls=urls, head_only=request.method == "HEAD")
 
     @routes.post("/jobs/prune")
     async def prune() -> Response:
