@@ -35,6 +35,7 @@ from mflux_api.errors import (
 )
 from mflux_api.gateway.bytes_in_flight import BytesInFlight, default_limit
 from mflux_api.gateway.event_stream import EventStream
+from mflux_api.images.decode import compact_text
 from mflux_api.images.encode import ImageFormat, convert_png, read_png_as_base64
 from mflux_api.images.run_inputs import output_size, source_size
 from mflux_api.jobs.idempotency import IdempotencyKey
@@ -158,6 +159,10 @@ class Gateway:
         if model.remote and not self.settings.models.auto_download and not await self._on_disk(model):
             raise not_downloaded(model)
         resolved = await (self._upscaling if model.upscales else self._generating)(checked, model)
+        if resolved.init_images and not synchronous:
+            # What waits is counted, and is what a start would read. A synchronous caller has its text in memory anyway.
+            texts = await read_in_thread(lambda: tuple(map(compact_text, resolved.init_images)), limiter=self._decoders)
+            resolved = attrs.evolve(resolved, init_images=texts)
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key)
         try:
             return await self._submit(submit)

@@ -22,6 +22,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 LIMIT = f"base64 or a data URL of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image of at most {MAX_PIXELS // 10**6} MP"
 
 _MOST_INFOTEXT = 64 * 1024
+_LEAST_SAVED = 4096
 _DATA_URL = re.compile(r"data:[^,]{0,256}?;base64,", re.IGNORECASE)
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,20}:")
 _URL_SAFE = str.maketrans("-_", "+/")
@@ -64,6 +65,14 @@ def file_bytes(text: str) -> bytes | None:
         return _decode_base64(text)
     except _Refused:
         return None
+
+
+def compact_text(text: str) -> str:
+    """Return base64 of the file alone where a text is much longer, because of blanks for instance; else the text."""
+    data = file_bytes(text)
+    if data is None or len(text) - 2 * len(data) < _LEAST_SAVED:
+        return text
+    return base64.b64encode(data).decode()
 
 
 class _Refused(Exception):

@@ -77,6 +77,17 @@ async def test_queue_of_init_images_is_full_at_its_quota_and_says_which_setting_
         await ended(service, (await service.submit(edit())).id)
 
 
+async def test_blanks_around_an_init_image_take_no_part_of_the_quota(tmp_path: Path) -> None:
+    hold = Hold()
+    async with scripted_service(tmp_path, Script(at={"run": hold}), max_inputs_gb=1e-5) as service:
+        images = edit().init_images
+        await service.submit(edit(init_images=(" " * 100_000 + images[0] + "\n" * 100_000, images[1])))
+        await hold.reached.wait()
+        second = await service.submit(edit())
+        hold.release.set()
+        assert (await ended(service, second.id)).status is Status.COMPLETED
+
+
 def test_image_to_be_upscaled_comes_to_the_engine_as_it_was_given() -> None:
     asked = GenerateRequest(init_images=(encoded((50, 33)),), seed=4, num_images=2, softness=0.5, low_ram=True)
     upscaler = next(model for model in BUILT_IN if model.upscales)
