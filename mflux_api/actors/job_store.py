@@ -132,7 +132,9 @@ class JobStore:
         found = await self._call(partial(self._repository.get, job_id))
         if isinstance(found, Tombstone):
             raise JobGone(
-                f"Job '{found.id}' was removed after jobs.ttl_hours or jobs.keep_completed", {"job_id": job_id}
+                f"The record of job '{found.id}' was removed (jobs.ttl_hours, jobs.keep_completed or a prune); look "
+                "for its images in generation.output_dir",
+                {"job_id": job_id},
             )
         return found
 

@@ -69,14 +69,23 @@ class InputFiles:
         """Remove what no job needs, and what a killed process left half written; return how many files that were.
 
         Raises:
-            OSError: the folder cannot be read or written.
+            OSError: the folder cannot be read, or some of it cannot be removed; the rest is.
         """
         names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
-        self._sizes = {name: (self._folder / name).stat().st_size for name in names if _DIGEST.fullmatch(name)}
-        orphans = [name for name in names if _OURS.fullmatch(name) and name not in needed]
-        for name in orphans:
-            self.discard(name)
-        return len(orphans)
+        self._sizes = {name: (self._folder / name).lstat().st_size for name in names if _DIGEST.fullmatch(name)}
+        count = 0
+        stuck: OSError | None = None
+        for name in names:
+            if not _OURS.fullmatch(name) or name in needed:
+                continue
+            try:
+                self.discard(name)
+                count += 1
+            except OSError as error:
+                stuck = error
+        if stuck is not None:
+            raise stuck
+        return count
 
 
 def digest_of(data: bytes) -> str:

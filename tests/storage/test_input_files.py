@@ -119,6 +119,17 @@ def test_orphans_and_half_written_files_are_removed_at_the_start_and_nothing_els
         assert repository.unfinished() == (job("a" * 12, "needed"),)
 
 
+def test_orphan_that_cannot_be_removed_keeps_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = tmp_path / INPUTS_FOLDER
+    (folder / ("c" * 64)).mkdir(parents=True)
+    for digit in "abdef":
+        (folder / (digit * 64)).touch()
+    (folder / ("9" * 64)).symlink_to("nowhere")
+    SqliteRepository(tmp_path / DATABASE_NAME).close()
+    assert [path.name for path in folder.iterdir()] == ["c" * 64]
+    assert "cannot be removed" in caplog.text
+
+
 def test_inputs_that_an_older_release_kept_of_finished_jobs_are_removed_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
