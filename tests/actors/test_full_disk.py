@@ -125,6 +125,22 @@ async def test_synchronous_callers_are_answered_while_the_disk_is_full_wherever_
         assert disk.unfinished() == ()
 
 
+@pytest.mark.parametrize("trouble", [DISK_FULL, REMOVED])
+async def test_log_says_once_that_new_jobs_are_refused(
+    tmp_path: Path, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, trouble: ServiceError
+) -> None:
+    disk = Disk()
+    async with on_disk(tmp_path, disk, Script()) as service:
+        for times in (1, 2):
+            disk.refuses = trouble
+            for seed in range(3):
+                with pytest.raises(type(trouble)):
+                    await service.submit(request(seed))
+            assert caplog.messages.count(f"new jobs are refused: {trouble.message}") == times
+            disk.refuses = None
+            await ended(service, (await service.submit(request(9))).id)
+
+
 async def test_synchronous_call_does_not_wait_behind_a_long_job_for_a_disk_that_is_known_to_be_full(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

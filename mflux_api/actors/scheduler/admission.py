@@ -1,6 +1,7 @@
 """Admission: what becomes of a submission, from the first look at it to its place in the queue."""
 
 import copy
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
@@ -12,9 +13,18 @@ from mflux_api.actors.scheduler.draining import Draining, shutting_down
 from mflux_api.actors.scheduler.job_queue import Entry, JobEvent, JobQueue
 from mflux_api.actors.scheduler.keyed_lock import KeyedLock
 from mflux_api.config import SchedulerSettings
-from mflux_api.errors import EngineUnavailable, IdempotencyConflict, QueueFull, ServiceError
+from mflux_api.errors import (
+    DiskFull,
+    EngineUnavailable,
+    IdempotencyConflict,
+    InternalError,
+    QueueFull,
+    ServiceError,
+)
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job
+
+logger = logging.getLogger(__name__)
 
 _BASE64_BYTES_PER_GB = 1_333_333_333
 """Characters that a gigabyte of init images takes in memory, where unfinished jobs have them as text."""
@@ -62,6 +72,7 @@ class Admission:
         self._enqueue = enqueue
         self._accepted = accepted
         self._keys = KeyedLock()
+        self._refused = False
 
     def submit(self, message: m.Submit) -> None:
         """Accept a job or refuse it; the message is answered in either case."""
@@ -148,9 +159,11 @@ class Admission:
         except (ServiceError, ActorGone) as error:
             self._queue.forget(entry)
             entry.kept.set()
+            self._note_refusal(error)
             message.reply.fail(error)
             self._draining.answer_when_quiet()
             return
+        self._refused = False
         # Not lossy, unlike later progress: it opens the job's log, which followers need.
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest))
         entry.on(JobEvent.KEPT)
@@ -158,3 +171,9 @@ class Admission:
         entry.kept.set()
         told = message.reply.ok(m.Accepted(job=entry.job, position=position))
         self._accepted(entry, told)
+
+    def _note_refusal(self, error: ServiceError | ActorGone) -> None:
+        """Say once in the log that the store takes no jobs, until it has taken one again."""
+        if isinstance(error, DiskFull | InternalError) and not self._refused:
+            self._refused = True
+            logger.warning("new jobs are refused: %s", error.message)
