@@ -59,6 +59,8 @@ class Service:
         self._fronts = itertools.count(1)
         self._end_by = math.inf
         self._halted = False
+        # Synchronous jobs of this program that it has not heard the end of: retention does not take them.
+        self._awaited: set[str] = set()
 
     @property
     def settings(self) -> Settings:
@@ -71,12 +73,16 @@ class Service:
         Args:
             request: what to generate.
             synchronous: the caller waits for the end: where no engine is left, or the service stops, the job fails at
-                once instead of waiting for one, or for the next start.
+                once instead of waiting for one, or for the next start. Its record stays until its end was told, by
+                :meth:`result`, :meth:`events` or :meth:`cancel`.
 
         Raises:
             ServiceError: the request is refused; the class says why.
         """
-        return (await self._gateway.submit(validate(request), synchronous=synchronous)).job
+        job = (await self._gateway.submit(validate(request), synchronous=synchronous)).job
+        if synchronous:
+            self._awaited.add(job.id)
+        return job
 
     async def job(self, job_id: str) -> Job:
         """Return a job as it is now.
@@ -92,7 +98,14 @@ class Service:
         Raises:
             JobNotFound: there is none with that id.
         """
-        return await self._gateway.cancel(job_id)
+        job = await self._gateway.cancel(job_id)
+        self._end_told(job_id)
+        return job
+
+    def _end_told(self, job_id: str) -> None:
+        if job_id in self._awaited:
+            self._awaited.discard(job_id)
+            self._gateway.caller_done(job_id)
 
     @asynccontextmanager
     async def events(self, job_id: str, *, previews: bool = False) -> AsyncIterator[AsyncIterator[JobEvent]]:
@@ -106,6 +119,8 @@ class Service:
         """
         async with await self._gateway.follow(job_id, previews=previews) as stream:
             yield _Events(stream)
+            if stream.ended:
+                self._end_told(job_id)
 
     async def result(self, job_id: str) -> Result:
         """Wait for a job's end and return what it left.
@@ -116,6 +131,7 @@ class Service:
             ServiceError: it failed; the class says why.
         """
         job = await self._gateway.finished(job_id)
+        self._end_told(job_id)
         if job.status is Status.CANCELLED:
             raise JobCancelled(f"Job '{job.id}' was cancelled", {"job_id": job.id})
         if job.failure is not None:

@@ -13,6 +13,7 @@ from mflux_api.config import JobSettings
 from mflux_api.errors import JobGone, JobNotFound
 from mflux_api.http.synchronous import run_job, run_jobs
 from mflux_api.jobs.job import Status
+from mflux_api.jobs.progress import Finished
 from mflux_api.service import open_service
 from tests.support.harness import (
     DEADLINE_SECONDS,
@@ -46,6 +47,29 @@ async def test_synchronous_caller_reads_its_results_however_few_records_are_kept
             await eventually(lambda: len(images(tmp_path)) == (keep if ttl_hours else 0))
             with pytest.raises((JobGone, JobNotFound)):
                 await service.job(jobs[0].id)
+
+
+@pytest.mark.parametrize("hears", ["result", "events", "cancel"])
+async def test_record_of_an_embedding_programs_synchronous_job_goes_when_its_end_was_told(
+    tmp_path: Path, hears: str
+) -> None:
+    async with scripted_service(tmp_path, Script(), keep=0) as service:
+        job = await service.submit(request(), synchronous=True)
+        # Another that looks on leaves it to its caller.
+        await gateway(service).finished(job.id)
+        assert (await service.job(job.id)).status is Status.COMPLETED
+        if hears == "result":
+            await service.result(job.id)
+        elif hears == "cancel":
+            await service.cancel(job.id)
+        else:
+            async with service.events(job.id) as events:
+                assert isinstance([event async for event in events][-1], Finished)
+
+        async def all_gone() -> bool:
+            return await gateway(service).jobs() == ((), None)
+
+        await eventually(all_gone)
 
 
 async def test_record_of_a_synchronous_caller_that_left_goes(tmp_path: Path) -> None:
