@@ -15,6 +15,8 @@ from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from mflux_api.storage.state_lock import StateInUse, StateLock
 
 _AGE = re.compile(r"([0-9]{1,6})([mhdw])")
+_MOST_HOURS = 1e6
+"""What the route takes: longer ago than any job."""
 _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1), "w": timedelta(weeks=1)}
 
 
@@ -69,7 +71,7 @@ def _prune(settings: Settings, older_than: timedelta, *, dry_run: bool, url: str
         except StateInUse:
             # A server runs and is the only one that may change its jobs.
             url = address(settings)
-    body = {"older_than_hours": older_than / timedelta(hours=1), "dry_run": dry_run}
+    body = {"older_than_hours": min(older_than / timedelta(hours=1), _MOST_HOURS), "dry_run": dry_run}
     removed: Iterable[str] = call(settings, url, "POST", "jobs/prune", body)["removed"]
     return list(removed)
 
