@@ -18,7 +18,10 @@ from mflux_api.config import Settings, load_settings
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
 from mflux_api.engine.protocol import Ready
+from mflux_api.errors import ConfigError, ServiceError
 from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.storage.database_file import count_jobs
+from mflux_api.storage.sqlite import DATABASE_NAME
 from mflux_api.system.threads import read_in_thread
 from mflux_api.version import package_version
 
@@ -53,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 async def _examine(settings: Settings) -> list[_Finding]:
     """Look at this machine with these settings; starts one engine child and ends it."""
     findings = [*_versions(), *await _engine(settings), *_memory()]
-    findings += await read_in_thread(lambda: [*_models(settings), *_folders(settings)])
+    findings += await read_in_thread(lambda: [*_models(settings), *_folders(settings), *_database(settings)])
     return findings
 
 
@@ -131,6 +134,17 @@ def _folders(settings: Settings) -> Iterator[_Finding]:
             yield _Finding(name, says, "warning", "free some space")
         else:
             yield _Finding(name, says)
+
+
+def _database(settings: Settings) -> Iterator[_Finding]:
+    database = settings.state_dir / DATABASE_NAME
+    if not database.exists():
+        return
+    try:
+        yield _Finding("job database", f"{count_jobs(database)} job(s)")
+    except (ConfigError, ServiceError) as error:
+        wrong, _, advice = str(error).removeprefix(f"{DATABASE_NAME}: ").partition("; ")
+        yield _Finding("job database", wrong, "problem", advice)
 
 
 def _display_path(path: Path) -> str:

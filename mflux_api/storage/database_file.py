@@ -142,6 +142,25 @@ def open_database(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def count_jobs(path: Path) -> int:
+    """Return how many jobs a database has, and change nothing in it.
+
+    Raises:
+        ConfigError: it is not a job store, is damaged, was written by a newer version, or cannot be opened.
+        DiskFull: no space is left to read it.
+    """
+    try:
+        with closing(sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)) as connection:
+            connection.execute("PRAGMA query_only = ON")
+            check_ours(connection, path.name)
+            if _number(connection, "PRAGMA user_version") == len(MIGRATIONS):
+                _check_tables(connection, path.name)
+            # An empty file is a job store, too; opening brings it up to date.
+            return _number(connection, "SELECT count(*) FROM jobs") if "jobs" in _columns(connection) else 0
+    except sqlite3.Error as error:
+        raise opening_error(error, path.name) from error
+
+
 def checkpoint(connection: sqlite3.Connection) -> None:
     """Write the log into the file, as far as that can be done now: a copy of the file alone then has what was in it.
 

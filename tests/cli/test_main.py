@@ -116,11 +116,16 @@ def test_doctor_reports_problems_and_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "config.toml").write_text(
         '[generation]\noutput_dir = "file/output"\n[[models.custom]]\nname = "mine"\nbase = "demo"\npath = "nowhere"\n'
+        '[jobs]\nstate_dir = "state"\n'
     )
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "mflux-api.sqlite3").write_bytes(b"junk" * 999)
     done = run(tmp_path, "doctor")
     assert done.returncode == 1
     assert "output directory: choose another in config.toml" in done.stdout
     assert "models.custom 'mine': path must be a folder in diffusers' layout" in done.stdout
+    assert re.search(r"^✗ job database +damaged, or not a job store$", done.stdout, re.MULTILINE)
+    assert "job database: move it away to start with an empty one" in done.stdout
 
 
 def test_api_main_is_serve_and_runs_from_anywhere(tmp_path: Path) -> None:

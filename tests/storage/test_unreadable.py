@@ -14,7 +14,7 @@ from mflux_api.errors import ConfigError, DiskFull, InternalError
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Status
 from mflux_api.service import open_service
-from mflux_api.storage.database_file import DatabaseFile
+from mflux_api.storage.database_file import DatabaseFile, count_jobs
 from mflux_api.storage.repository import Totals
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.support.harness import DEADLINE_SECONDS, ended, gateway, request, settings
@@ -223,3 +223,16 @@ def test_database_that_lacks_something_is_one_sentence_that_says_what_to_do(
     assert message.startswith(DATABASE_NAME)
     assert "\n" not in message
     assert str(path.parent) not in message
+
+
+def test_looking_at_a_database_counts_its_jobs_or_says_what_a_start_would_say(path: Path) -> None:
+    path.touch()
+    assert count_jobs(path) == 0
+    with SqliteRepository(path) as repository:
+        repository.insert(queued("a"))
+        assert count_jobs(path) == 1
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE tombstones")
+    for use in (count_jobs, SqliteRepository):
+        with pytest.raises(ConfigError, match="the table 'tombstones' is missing"):
+            use(path)
