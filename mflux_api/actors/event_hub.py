@@ -66,6 +66,8 @@ class EventHub:
                             subscription.channel.close()
                     case m.OpenLogs():
                         message.reply.ok(state.open_logs())
+                    case m.CloseLog():
+                        state.close_log(message.job_id)
                     case m.EndStreams():
                         state.end_streams()
                     case _:
@@ -100,10 +102,7 @@ class HubState:
         log.subscribers = [channel for channel in log.subscribers if _deliver(channel, entry, terminal=terminal)]
         if terminal:
             log.finished = True
-            for channel in log.subscribers:
-                channel.close()
-            log.subscribers.clear()
-            log.preview_subscribers.clear()
+            _end_streams(log)
             self._retire(job_id)
 
     def _append(self, log: _Log, event: JobEvent) -> m.LogEntry:
@@ -156,6 +155,13 @@ class HubState:
         """Return the jobs whose log has no terminal event."""
         return tuple(job_id for job_id, log in self._logs.items() if not log.finished)
 
+    def close_log(self, job_id: str) -> None:
+        """End the job's streams and forget its log."""
+        log = self._logs.pop(job_id, None)
+        if log is not None:
+            _end_streams(log)
+            self._finished.pop(job_id, None)
+
     def over(self, job_id: str) -> bool:
         """Whether the job will have no further event here, and no end."""
         log = self._logs.get(job_id)
@@ -169,10 +175,7 @@ class HubState:
     def close(self) -> None:
         """End every stream."""
         for log in self._logs.values():
-            for channel in log.subscribers:
-                channel.close()
-            log.subscribers.clear()
-            log.preview_subscribers.clear()
+            _end_streams(log)
 
     def _after(self, log: _Log, last_event_id: str) -> tuple[m.LogEntry, ...]:
         """Return what comes after an event, which may have been replaced since; all if there was none of that id."""
@@ -187,6 +190,13 @@ class HubState:
         while len(self._finished) > FINISHED_LOGS:
             oldest, _ = self._finished.popitem(last=False)
             del self._logs[oldest]
+
+
+def _end_streams(log: _Log) -> None:
+    for channel in log.subscribers:
+        channel.close()
+    log.subscribers.clear()
+    log.preview_subscribers.clear()
 
 
 def _latest(log: _Log) -> tuple[m.LogEntry | None, tuple[m.LogEntry, ...]]:

@@ -13,7 +13,7 @@ from quart import Response
 from quart.wrappers.response import ResponseBody
 
 from mflux_api.actors.messages import LogEntry
-from mflux_api.errors import ServerBusy, ServiceRestarting, ShuttingDown
+from mflux_api.errors import ServerBusy, ServiceError
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.http.render import Renderer
 from mflux_api.http.responses import Answer, to_json
@@ -102,8 +102,8 @@ class _Body(ResponseBody):
     async def _next(self) -> LogEntry:
         try:
             return await self._stream.__anext__()
-        except (ServiceRestarting, ShuttingDown):
-            # The client reconnects with Last-Event-ID, and the new hub takes it from there.
+        except ServiceError:
+            # The client reconnects with Last-Event-ID, and the new hub takes it from there; or its answer says why not.
             raise StopAsyncIteration from None
 
 

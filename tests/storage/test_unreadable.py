@@ -124,6 +124,24 @@ async def test_row_that_breaks_under_a_running_service_costs_itself(tmp_path: Pa
                 await service.job("b")
 
 
+async def test_follower_of_a_job_whose_row_breaks_is_told_so_and_does_not_wait_for_ever(tmp_path: Path) -> None:
+    options = settings(tmp_path)
+    path = options.state_dir / DATABASE_NAME
+    hold = Hold()
+    script = Script(at={"step 0/1": hold})
+    with trio.fail_after(DEADLINE_SECONDS), SqliteRepository(path) as repository:
+        repository.insert(queued("a"))
+        repository.insert(queued("b"))
+        async with open_service(options, repository=repository, start_engine=script.start) as service:
+            await hold.reached.wait()
+            stream = await gateway(service).follow("b")
+            break_row(path, "request", "{")
+            hold.release.set()
+            with pytest.raises(InternalError, match="record of job 'b' cannot be read"):
+                async for _ in stream:
+                    pass
+
+
 def test_bytes_that_are_not_text_cost_their_own_row(path: Path) -> None:
     with SqliteRepository(path) as repository:
         for name in "abc":

@@ -29,6 +29,7 @@ from mflux_api.actors.messages.downloader import (
 )
 from mflux_api.actors.messages.engine import EngineChanged, EngineCondition, EngineState, EngineStatus, Lease
 from mflux_api.actors.messages.event_hub import (
+    CloseLog,
     EndStreams,
     HubMessage,
     LogEntry,
@@ -125,6 +126,7 @@ __all__ = [
     "CancelJob",
     "CancelRun",
     "ChangeJob",
+    "CloseLog",
     "Completed",
     "Count",
     "Counters",

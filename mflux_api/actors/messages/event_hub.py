@@ -57,4 +57,11 @@ class EndStreams:
     """Nothing more will happen to any job here: end the streams of unfinished jobs, and open no new ones."""
 
 
-HubMessage = Publish | Subscribe | OpenLogs | EndStreams
+@attrs.frozen(kw_only=True)
+class CloseLog:
+    """The job's end cannot be told here: end its streams and forget its log, and each follower reads the job itself."""
+
+    job_id: str
+
+
+HubMessage = Publish | Subscribe | OpenLogs | CloseLog | EndStreams

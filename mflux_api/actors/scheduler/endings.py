@@ -162,12 +162,15 @@ class Endings:
                 await self._publish_end(job_id)
 
     async def _publish_end(self, job_id: str) -> None:
+        job: Job | None = None
         try:
             job = await self._store.ask(m.GetJob(job_id=job_id))
         except ServiceError as error:
             logger.warning("job %s: its end cannot be told (%s)", job_id, error.code)
-            return
-        if job is not None and job.status.terminal:
+        if job is None:
+            # Its followers would wait for ever; now each asks for the job, and gets the reason.
+            await self._hub.tell(m.CloseLog(job_id=job_id))
+        elif job.status.terminal:
             await self._hub.tell(m.Publish(job_id=job_id, event=Finished(job=job)))
 
     # --- a store that cannot write, or be read, for a while ---
