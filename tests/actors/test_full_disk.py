@@ -4,12 +4,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from mflux_api.actors import messages as m
+from mflux_api.actors.mailbox import Address
 from mflux_api.actors.scheduler.endings import STORE_RETRY_SECONDS
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.errors import DiskFull, InternalError, ServiceError
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.synchronous import run_job
@@ -18,6 +22,7 @@ from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, Status
 from mflux_api.service import Service, open_service
 from mflux_api.storage.in_memory import InMemoryRepository
+from tests.support.actor_crashes import crash, provoke
 from tests.support.harness import RESOLVED, ended, eventually, gateway, request, run_inline, seeds_run, settings
 from tests.support.scripted_engine import Hold, Script
 
@@ -212,3 +217,80 @@ async def test_drain_does_not_run_a_job_whose_start_cannot_be_stored(tmp_path: P
         await trio.sleep(2 * STORE_RETRY_SECONDS)
         assert (await service.job(second.id)).status is Status.QUEUED
         assert seeds_run(script) == [1]
+
+
+# --- a start that goes on without having read the unfinished jobs ---
+
+
+async def test_caller_of_a_synchronous_job_is_answered_when_a_restarted_scheduler_cannot_read_the_store(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    hold, disk = Hold(), Disk()
+    script = Script(at={"step 0/1": hold})
+    async with on_disk(tmp_path, disk, script) as service, trio.open_nursery() as nursery:
+        codes: list[str] = []
+
+        async def call() -> None:
+            codes.append(await answer_of_synchronous_call(gateway(service), 1))
+
+        nursery.start_soon(call)
+        await hold.reached.wait()
+        disk.unreadable = REMOVED
+        with crash(JobQueue, "snapshots"):
+            await provoke(gateway(service).snapshots)
+        with trio.fail_after(ANSWER_SECONDS):
+            await eventually(lambda: bool(codes))
+        assert codes == [REMOVED.code]
+        disk.unreadable = None
+        await trio.sleep(3 * STORE_RETRY_SECONDS)
+        # Its caller has gone, so it does not run again.
+        assert seeds_run(script) == [1]
+        assert disk.unfinished() == ()
+
+
+async def test_delete_of_a_job_that_the_scheduler_could_not_read_yet_does_not_answer_that_it_waits(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    disk = Disk()
+    disk.insert(Job(id="0123456789ab", request=RESOLVED, created_at=datetime.now(UTC)))
+    disk.unreadable = REMOVED
+    async with on_disk(tmp_path, disk, Script()) as service:
+        with trio.fail_after(ANSWER_SECONDS), pytest.raises(InternalError):
+            await service.cancel("0123456789ab")
+
+
+@pytest.mark.parametrize("status", [Status.QUEUED, Status.GENERATING])
+async def test_job_that_is_cancelled_in_the_moment_it_is_taken_up_again_is_cancelled(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    autojump_clock: MockClock,
+    caplog: pytest.LogCaptureFixture,
+    status: Status,
+) -> None:
+    now = datetime.now(UTC)
+    disk, hold = Disk(), Hold()
+    left = Job(id="0123456789ab", request=RESOLVED, created_at=now)
+    disk.insert(left if status is Status.QUEUED else jobs.start(left, now))
+    disk.unreadable = REMOVED
+    tell = Address.tell
+
+    async def telling(self: Address[Any], message: Any, *, control: bool = False) -> None:
+        if isinstance(message, m.Publish) and not hold.reached.is_set():
+            hold.reached.set()
+            await hold.release.wait()
+        await tell(self, message, control=control)
+
+    monkeypatch.setattr(Address, "tell", telling)
+    async with on_disk(tmp_path, disk, Script()) as service, trio.open_nursery() as nursery:
+        answers: list[Status] = []
+
+        async def cancel() -> None:
+            answers.append((await service.cancel(left.id)).status)
+
+        disk.unreadable = None
+        await hold.reached.wait()
+        nursery.start_soon(cancel)
+        await trio.sleep(STORE_RETRY_SECONDS)
+        hold.release.set()
+        await eventually(lambda: answers == [Status.CANCELLED])
+    assert "failed" not in caplog.text, "an actor met a state that cannot be"

@@ -43,6 +43,8 @@ class Endings:
         self._settled = settled
         self.store_trouble: ServiceError | None = None
         """Why the store could not write when it was last asked."""
+        self.recovered = trio.Event()
+        """Set once the queue has every unfinished job of the store; a start on a disk in trouble goes on before."""
 
     async def finish(self, entry: Entry, outcome: m.Outcome) -> None:
         """Have the end committed and published; only the first caller does anything.
@@ -100,7 +102,7 @@ class Endings:
             ServiceError: the store cannot be read, or the job was removed; or it cannot write the end now, and is asked
                 again until it can.
         """
-        entry = self._queue.get(job_id)
+        entry = await self._entry(job_id)
         if entry is None:
             return await self._store.ask(m.GetJob(job_id=job_id))
         await entry.kept.wait()
@@ -114,6 +116,20 @@ class Endings:
         progress = entry.tracker.latest.progress
         await self.finish(entry, m.JobWasCancelled(images=tuple(entry.images), progress=progress))
         return await self._end_of(entry)
+
+    async def _entry(self, job_id: str) -> Entry | None:
+        """Return a job's entry, or ``None`` where the job is not unfinished.
+
+        Raises:
+            ServiceError: the store cannot be read, so that the unfinished jobs are not known.
+        """
+        entry = self._queue.get(job_id)
+        if entry is None and not self.recovered.is_set():
+            if self.store_trouble is not None:
+                raise copy.copy(self.store_trouble)
+            await self.recovered.wait()
+            entry = self._queue.get(job_id)
+        return entry
 
     async def _end_of(self, entry: Entry) -> Job:
         """Wait for a job's end.
@@ -136,8 +152,8 @@ class Endings:
 
     async def answer_end(self, message: m.AwaitEnd) -> None:
         """Answer with a job's end, once it has one, or that it cannot be written now."""
-        entry = self._queue.get(message.job_id)
         try:
+            entry = await self._entry(message.job_id)
             if entry is None:
                 job = await self._store.ask(m.GetJob(job_id=message.job_id))
                 message.reply.ok(None if job is None else m.JobEnd(job, None))
@@ -148,6 +164,9 @@ class Endings:
 
     async def abandon(self, job_id: str) -> None:
         """Cancel a job whose caller does not wait for an answer."""
+        if self._queue.get(job_id) is None:
+            # Found later, it would run for no caller.
+            await self.recovered.wait()
         try:
             await self.cancel(job_id)
         except ServiceError as error:

@@ -103,6 +103,8 @@ class Retries:
 
         requeue = partial(m.Requeue, job_id=entry.job.id, service_died=True)
         entry.scope = trio.CancelScope()
+        # Only now: a cancel before would end the job beside this question.
+        entry.kept.set()
         with entry.scope:
             kept = await self.persist(entry, partial(self._endings.change, requeue), troubled=is_stuck)
             if kept and entry.state not in OVER:

@@ -348,6 +348,7 @@ class Scheduler:
             # Where the start went on without them, new ones came meanwhile.
             if self._queue.get(job.id) is None:
                 await self._recover_job(job)
+        self._endings.recovered.set()
         if self._draining.begun:
             self._draining.fail_waiting_sync()
         await self._endings.publish_unheard()
@@ -359,7 +360,6 @@ class Scheduler:
 
     async def _recover_job(self, job: Job) -> None:
         entry = self._queue.add(job)
-        entry.kept.set()
         await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
         if job.status is Status.GENERATING:
             self._job_runner.discard_all(job)
@@ -367,6 +367,7 @@ class Scheduler:
             await self._nursery.start(self._retries.recover, entry)
             return
         entry.on(JobEvent.KEPT)
+        entry.kept.set()
         exhausted = self._retries.exhausted(job)
         if exhausted is not None:
             await self._endings.fail(entry, exhausted)

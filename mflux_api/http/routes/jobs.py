@@ -113,7 +113,7 @@ OPERATIONS = (
         summary="Cancel a job",
         response=CancelResponse,
         parameters=(_JOB_ID,),
-        errors=_JOB_ERRORS,
+        errors=(*_JOB_ERRORS, DiskFull),
     ),
     Operation(
         method="get",
