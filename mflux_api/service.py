@@ -14,7 +14,8 @@ from mflux_api.config import Settings
 from mflux_api.engine.interface import EngineId, EngineStarter
 from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown, by_code
 from mflux_api.gateway.event_stream import EventStream
-from mflux_api.gateway.gateway import EngineView, Gateway
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.gateway.models import EngineView
 from mflux_api.jobs.job import Job, Status, StoredImage, Timings
 from mflux_api.jobs.parse import validate
 from mflux_api.jobs.progress import JobEvent

@@ -38,7 +38,8 @@ from mflux_api.config import Settings
 from mflux_api.engine.interface import EngineId, EngineStarter
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
 from mflux_api.errors import ServiceFailed
-from mflux_api.gateway.gateway import Addresses, Gateway
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.gateway.questions import Addresses
 from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.image_files import ImageFiles

@@ -12,7 +12,8 @@ import trio
 
 from mflux_api.errors import ServerBusy, ServiceError
 from mflux_api.gateway.bytes_in_flight import Reservation
-from mflux_api.gateway.gateway import Gateway, JobView
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.gateway.jobs import JobView
 from mflux_api.http.responses import Answer, to_json
 from mflux_api.http.schemas import JobResponse, JobResult, StageName
 from mflux_api.images.encode import base64_length

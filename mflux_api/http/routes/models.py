@@ -16,7 +16,8 @@ from mflux_api.errors import (
     OutOfMemory,
     ShuttingDown,
 )
-from mflux_api.gateway.gateway import EngineView, Gateway
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.gateway.models import EngineView
 from mflux_api.http.operations import Operation, path_parameter
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.model_schemas import ModelConfig, ModelList, ModelResponse, ModelStatus, ModelStatusName

@@ -7,7 +7,8 @@ from quart import Blueprint, Response
 
 from mflux_api.actors import messages as m
 from mflux_api.errors import ServiceRestarting
-from mflux_api.gateway.gateway import EngineView, Gateway
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.gateway.models import EngineView
 from mflux_api.http.operations import Operation
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.system_schemas import (

@@ -1,0 +1,92 @@
+"""The images of jobs as bytes, read from the disk in threads."""
+
+import errno
+import os
+import stat
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from mflux_api.errors import ImageGone, InternalError
+from mflux_api.gateway.questions import Questions
+from mflux_api.images.encode import ImageFormat, convert_png, read_png_as_base64
+from mflux_api.jobs.job import StoredImage
+from mflux_api.system.threads import read_in_thread
+
+T = TypeVar("T")
+
+
+class Images(Questions):
+    """Reading finished images."""
+
+    async def image_bytes(self, image: StoredImage) -> bytes:
+        """Read a finished image's PNG file.
+
+        Raises:
+            ImageGone: the file was removed.
+            InternalError: it is there and cannot be read.
+        """
+        return await self._read(partial(_file_bytes, Path(image.path)))
+
+    async def image_size(self, image: StoredImage) -> int:
+        """Return the size of a finished image's PNG file.
+
+        Raises:
+            ImageGone: the file was removed.
+            InternalError: it is there and cannot be read.
+        """
+        return await self._read(partial(_file_size, Path(image.path)))
+
+    async def image_base64(self, image: StoredImage, size: int) -> bytearray:
+        """Read a finished image's PNG file of a known size as base64.
+
+        Raises:
+            ImageGone: the file was removed.
+            InternalError: it is there and cannot be read, or is damaged.
+        """
+        return await self._read(partial(read_png_as_base64, Path(image.path), size))
+
+    async def _read(self, read: Callable[[], T]) -> T:
+        try:
+            return await read_in_thread(read, limiter=self._readers)
+        except (FileNotFoundError, NotADirectoryError):
+            raise ImageGone("The image's file was removed from the output directory") from None
+        except (OSError, ValueError) as error:
+            raise _unreadable(error) from error
+
+    async def image_as(self, image: StoredImage, target: ImageFormat) -> bytes:
+        """Read a finished image in another format.
+
+        Raises:
+            ImageGone: the file was removed.
+            InternalError: it is there and cannot be read.
+        """
+        data = await self.image_bytes(image)
+        try:
+            return await read_in_thread(convert_png, data, target, limiter=self._readers)
+        except (OSError, SyntaxError, ValueError) as error:
+            # Pillow's words for a damaged file.
+            raise _unreadable(error) from error
+
+
+def _file_size(path: Path) -> int:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        # Reading a pipe would wait for its other end.
+        raise OSError(errno.EINVAL, "Not a regular file")
+    return status.st_size
+
+
+def _file_bytes(path: Path) -> bytes:
+    _file_size(path)
+    return path.read_bytes()
+
+
+def _unreadable(error: OSError | SyntaxError | ValueError) -> InternalError:
+    return InternalError(
+        "The image's file cannot be read; check that the server may read generation.output_dir",
+        {"reason": getattr(error, "strerror", None) or "the file is damaged"},
+    )

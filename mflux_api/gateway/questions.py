@@ -1,0 +1,68 @@
+"""What every part of the gateway has: the actors' addresses, and how a question to one of them fails."""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import attrs
+import trio
+
+from mflux_api.actors import messages as m
+from mflux_api.actors.engine_addresses import EngineAddresses
+from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask
+from mflux_api.catalog import Catalog, Model
+from mflux_api.config import Settings
+from mflux_api.engine.interface import EngineId
+from mflux_api.errors import ServiceRestarting, ShuttingDown
+from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.storage.loras import LoraFiles
+from mflux_api.system.threads import read_in_thread
+
+RETRY_SECONDS = 0.05
+"""Before a question is put again to an actor that is being restarted."""
+
+T = TypeVar("T")
+M = TypeVar("M")
+
+
+@attrs.frozen(kw_only=True)
+class Addresses:
+    """Every actor that can be asked from outside the tree."""
+
+    scheduler: Address[m.SchedulerMessage]
+    store: Address[m.StoreMessage]
+    hub: Address[m.HubMessage]
+    downloader: Address[m.DownloaderMessage]
+    stats: Address[m.StatsMessage]
+    engines: Mapping[EngineId, EngineAddresses]
+
+
+class Questions:
+    """Typed questions to the actors.
+
+    Every method raises :class:`ServiceRestarting` when its actor just died, and :class:`ShuttingDown` once the service
+    has ended.
+    """
+
+    def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog, checkpoints: Checkpoints) -> None:
+        self._to = addresses
+        self._readers = trio.CapacityLimiter(4)
+        self.loras = LoraFiles(settings.lora.dirs)
+        self.settings = settings
+        self.catalog = catalog
+        self.checkpoints = checkpoints
+
+    async def _on_disk(self, model: Model) -> bool:
+        return await read_in_thread(self.checkpoints.folder, model, limiter=self._readers) is not None
+
+    async def _ask(self, address: Address[M], message: Ask[T], *, control: bool = False) -> T:
+        try:
+            return await address.ask(message, control=control)
+        except ActorGone as gone:
+            raise gone_error(gone) from None
+
+
+def gone_error(gone: ActorGone) -> ServiceRestarting | ShuttingDown:
+    """Return what a caller sees of an actor that is gone."""
+    if isinstance(gone, ActorStopped):
+        return ShuttingDown("The service has ended")
+    return ServiceRestarting(f"The service's {gone} was restarted; try again")
