@@ -8,6 +8,7 @@ import pytest
 
 from mflux_api.hub.cache import Marker
 from mflux_api.hub.protocol import DownloadFailure
+from tests.support.disk_calls import record_disk_calls
 from tests.support.hub_downloads import REPO, TRANSFORMER, Downloads, needed
 from tests.support.hub_server import COMMIT, Hub
 
@@ -30,6 +31,18 @@ def test_a_download_is_complete_marked_and_the_same_bytes(hub: Hub, client: Down
     assert hub.total_sent() == sum(map(len, needed(hub).values()))
     assert client.cache.is_ours(REPO)
     assert not list(client.folder.rglob("*.incomplete"))
+
+
+def test_downloaded_file_is_on_disk_before_it_has_its_name(
+    hub: Hub, client: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that has its name is taken for whole by the next download, and by other programs on that cache."""
+    calls = record_disk_calls(monkeypatch)
+    marker = client.succeed()
+    found = client.cache.snapshot(REPO, None)
+    assert found is not None
+    for name in marker.files:
+        calls.check_synced_before_named((found[0] / name).resolve(), folder_too=True)
 
 
 def test_a_pinned_commit_is_asked_for_and_kept_apart_from_main(hub: Hub, client: Downloads) -> None:
