@@ -14,7 +14,7 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.mailbox import ActorGone, ActorSuspended, Address, Mailbox
+from mflux_api.actors.mailbox import ActorGone, ActorSuspended, Address, Mailbox, send_lossy
 from mflux_api.catalog import Catalog, Model
 from mflux_api.catalog.lookup import not_downloaded
 from mflux_api.engine.interface import EngineDied
@@ -90,11 +90,7 @@ class _Download:
     def tell(self) -> None:
         """Tell all that wait how far it is."""
         for each in self.waiting:
-            try:
-                each.updates.send_nowait(self.transfer)
-            except (trio.WouldBlock, trio.BrokenResourceError, trio.ClosedResourceError):
-                # The job that waited has gone, and says so next.
-                logger.debug("the progress of a download was dropped")
+            send_lossy(each.updates, self.transfer)
 
 
 class Downloader:
