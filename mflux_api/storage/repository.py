@@ -90,7 +90,10 @@ class Repository(Protocol):
         """
 
     def get(self, job_id: str) -> Job | Tombstone | None:
-        """Return one job, or what retention left of it, or ``None``."""
+        """Return one job, or what retention left of it, or ``None``.
+
+        Init images are large, and an unfinished job may come without them; :meth:`unfinished` has them.
+        """
 
     def page(self, *, limit: int, cursor: str | None, status: Status | None) -> Page:
         """Return a page of at most ``limit`` (at least 1) jobs, newest first.

@@ -160,7 +160,7 @@ class SqliteRepository:
         self._held.pop(job.id, None)
 
     def get(self, job_id: str) -> Job | Tombstone | None:
-        """Return one job, or what retention left of it, or ``None``."""
+        """Return one job, or what retention left of it, or ``None``; init images only of a synchronous job."""
         held = self._held.get(job_id)
         if held is not None:
             return held.job
@@ -170,10 +170,9 @@ class SqliteRepository:
         with translate_errors():
             row = self._table.one(f"SELECT {COLUMNS} FROM jobs WHERE id = ?", job_id)
             if row is not None:
-                (found,) = self._table.readable([row]) or (None,)
-                if found is None:
-                    raise UnreadableRow.of(job_id)
-                return self._with_inputs(*found)
+                for _, job in self._table.readable([row]):
+                    return job
+                raise UnreadableRow.of(job_id)
             row = self._table.one("SELECT removed_at FROM tombstones WHERE id = ?", job_id)
             if row is None and self._table.one("SELECT 1 FROM unreadable_jobs WHERE id = ?", job_id):
                 raise UnreadableRow.of(job_id)
@@ -199,7 +198,7 @@ class SqliteRepository:
         return make_page(sorted(numbered, key=_number, reverse=True)[: limit + 1], limit)
 
     def unfinished(self) -> tuple[Job, ...]:
-        """Return every job that is queued or generating, oldest first."""
+        """Return every job that is queued or generating, with its init images, oldest first."""
         query = f"SELECT {COLUMNS} FROM jobs WHERE status IN (?, ?)"
         rows = self._table.jobs(query, *(status.value for status in Status if not status.terminal))
         numbered = [(number, self._with_inputs(number, job)) for number, job in rows]
@@ -299,9 +298,6 @@ class SqliteRepository:
             self._file.connection.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?)", (key.key, key.body, job.id))
 
     def _with_inputs(self, number: int, job: Job) -> Job:
-        """Return the job with its init images, if it will still run: they are large."""
-        if job.status.terminal:
-            return job
         images = self._inputs.read(number)
         return attrs.evolve(job, request=attrs.evolve(job.request, init_images=images))
 

@@ -20,7 +20,10 @@ from mflux_api.jobs.job import Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.upscaling import resolve_upscaling
-from tests.support.harness import ended, gateway, request, scripted_service
+from mflux_api.service import open_service
+from mflux_api.storage.input_files import InputFiles
+from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
+from tests.support.harness import ended, gateway, request, scripted_service, settings
 from tests.support.requests import resolved_request
 from tests.support.safetensors_bytes import safetensors_bytes
 from tests.support.scripted_engine import PREVIEW, Crash, Hold, Script
@@ -61,6 +64,33 @@ async def test_edit_comes_to_the_engine_as_images_in_its_sizes(tmp_path: Path) -
     assert (whole.width, whole.height, whole.start, whole.image_strength) == (80, 64, False, 1.0)
     assert whole_blobs == (first, second)
     assert usual.image_strength == 0.75
+
+
+async def test_looks_at_a_job_and_its_own_way_do_not_read_its_init_images_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are up to 64 MB, and the store serves everybody."""
+    reads = list[str]()
+    read = InputFiles.read
+
+    def reading(self: InputFiles, digest: str) -> str:
+        reads.append(digest)
+        return read(self, digest)
+
+    monkeypatch.setattr(InputFiles, "read", reading)
+    hold = Hold()
+    script = Script(at={"run": hold, "step 0/1": Crash()})
+    options = settings(tmp_path)
+    with SqliteRepository(options.state_dir / DATABASE_NAME) as repository:
+        async with open_service(options, repository=repository, start_engine=script.start) as service:
+            job = await service.submit(edit(width=80))
+            await hold.reached.wait()
+            assert (await service.job(job.id)).status is Status.GENERATING
+            hold.release.set()
+            assert (await ended(service, job.id)).status is Status.COMPLETED
+    first, second = bytes((9, 8, 7)) * 80 * 64, bytes((1, 2, 3)) * 64 * 64
+    assert [blobs[:2] for _, blobs in runs(script)] == [(first, second)] * 2, "it ran twice, with its images"
+    assert reads == []
 
 
 async def test_queue_of_init_images_is_full_at_its_quota_and_says_which_setting_it_is(tmp_path: Path) -> None:

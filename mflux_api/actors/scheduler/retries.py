@@ -4,6 +4,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
 
+import attrs
 import trio
 
 from mflux_api.actors import messages as m
@@ -144,9 +145,11 @@ class Retries:
             return not (entry.job.synchronous or self._draining.begun)
 
         try:
-            entry.job = await self._endings.ask_again(
+            stored = await self._endings.ask_again(
                 f"job {entry.job.id}: its state", question, troubled=stalled, patient=patient
             )
+            # The store reads init images only for a start.
+            entry.job = attrs.evolve(stored, request=entry.job.request)
         except ServiceError as error:
             if entry.job.synchronous:
                 await self._endings.fail(entry, error)
