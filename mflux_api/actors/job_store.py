@@ -26,6 +26,9 @@ T = TypeVar("T")
 EXPIRE_SECONDS = 600.0
 """Between two passes of retention; every finished job is followed by one, too."""
 
+UNREAD_SECONDS = 3600.0
+"""After its end, what the caller of a synchronous job has to read it; one that embeds the service need not say so."""
+
 CHECKPOINT_JOBS = 10
 """Finished jobs after which the database's log is written into its file, however busy the store is."""
 
@@ -46,8 +49,8 @@ class JobStore:
         self._retention = retention
         self._thread = trio.CapacityLimiter(1)
         self._clock = RetentionClock(_now)
-        # Synchronous jobs whose callers have not read their results: retention does not take those.
-        self._unread: set[str] = set()
+        # Synchronous jobs whose callers have not read their results, and until when retention does not take those.
+        self._unread: dict[str, float] = {}
         self._running: set[str] = set()
         self._images_changed = trio.Event()
         self._images_changed.set()
@@ -85,7 +88,7 @@ class JobStore:
             case m.Insert():
                 await self._call(partial(self._repository.insert, message.job, message.key))
                 if message.job.synchronous:
-                    self._unread.add(message.job.id)
+                    self._unread[message.job.id] = math.inf
                 else:
                     self._checkpoint_soon()
                 message.reply.ok(None)
@@ -104,6 +107,8 @@ class JobStore:
                 self._running.discard(message.job_id)
                 self._images_changed.set()
                 self._since_checkpoint += 1
+                if message.job_id in self._unread:
+                    self._unread[message.job_id] = trio.current_time() + UNREAD_SECONDS
                 await self._expire()
             case m.GetJob():
                 message.reply.ok(await self._get(message.job_id))
@@ -117,8 +122,7 @@ class JobStore:
                 self._images_changed.set()
                 await self._expire()
             case m.CallerDone():
-                if message.job_id in self._unread:
-                    self._unread.discard(message.job_id)
+                if self._unread.pop(message.job_id, None) is not None:
                     await self._expire()
             case m.PruneJobs():
                 message.reply.ok(await self._prune(message))
@@ -196,7 +200,7 @@ class JobStore:
     async def _expire(self) -> None:
         if self._retention is None:
             return
-        now, spare = self._clock.now(), frozenset(self._unread)
+        now, spare = self._clock.now(), self._spared()
         try:
             removed = await self._call(partial(expire, self._repository, self._retention, now=now, spare=spare))
         except ServiceError as error:
@@ -206,6 +210,11 @@ class JobStore:
         if stuck is not None:
             # What is too old now is too old at the next pass as well.
             logger.warning("finished jobs cannot be removed now: %s", stuck)
+
+    def _spared(self) -> frozenset[str]:
+        now = trio.current_time()
+        self._unread = {job_id: until for job_id, until in self._unread.items() if until > now}
+        return frozenset(self._unread)
 
     async def _prune(self, message: m.PruneJobs) -> Removed:
         if self._retention is None:
@@ -218,7 +227,7 @@ class JobStore:
                 now=self._clock.now(),
                 older_than=message.older_than,
                 dry_run=message.dry_run,
-                spare=frozenset(self._unread),
+                spare=self._spared(),
             )
         )
 
@@ -227,7 +236,7 @@ class JobStore:
         while True:
             await self._images_changed.wait()
             self._images_changed = trio.Event()
-            spare = frozenset(self._unread | self._running)
+            spare = self._spared() | self._running
             try:
                 await run_in_thread(partial(retention.files.remove_oldest, limit, spare=spare))
             except OSError as error:

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from mflux_api.actors.job_store import EXPIRE_SECONDS, UNREAD_SECONDS
 from mflux_api.config import JobSettings
 from mflux_api.errors import JobGone, JobNotFound
 from mflux_api.http.synchronous import run_job, run_jobs
@@ -22,6 +23,7 @@ from tests.support.harness import (
     gateway,
     images,
     request,
+    run_inline,
     scripted_service,
     settings,
 )
@@ -91,6 +93,20 @@ async def test_record_of_a_synchronous_caller_that_left_goes(tmp_path: Path) -> 
 
         await eventually(all_gone)
         hold.release.set()
+
+
+async def test_record_of_a_synchronous_job_goes_though_its_caller_never_says_that_it_read_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """A program that embeds the service need not: for ever, its jobs would pile up."""
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
+    async with open_service(settings(tmp_path, keep=0), start_engine=Script().start) as service:
+        job = await service.submit(request(), synchronous=True)
+        await trio.sleep(UNREAD_SECONDS / 2)
+        assert (await service.job(job.id)).status is Status.COMPLETED
+        await trio.sleep(UNREAD_SECONDS / 2 + EXPIRE_SECONDS)
+        with pytest.raises((JobGone, JobNotFound)):
+            await service.job(job.id)
 
 
 async def test_follower_of_a_job_that_expires_at_its_end_gets_the_end(tmp_path: Path) -> None:
