@@ -89,18 +89,16 @@ class Executor:
         await self._engine.send(work.command)
         async with unwrapped_nursery() as nursery:
             nursery.start_soon(self._stop_when_told, p.CancelLoad(), stop, nursery)
-            await self._follow_load(work, stop)
+            await self._follow_load(work)
             nursery.cancel_scope.cancel()
         if not work.reply.answered:
             raise EngineStopped(f"it did not stop an unwanted load within {self._options.cancel_grace:g} s")
 
-    async def _follow_load(self, work: m.LoadModel, stop: trio.Event) -> None:
+    async def _follow_load(self, work: m.LoadModel) -> None:
         model, silence = work.command.model, self._options.silence
         while True:
             match (await self._next_frame(silence, _is_about_load, f"no word of a load for {silence:g} s")).event:
                 case p.LoadProgress() as progress:
-                    if not work.wanted:
-                        stop.set()
                     work.tell(progress)
                 case p.Loaded() as loaded:
                     work.reply.ok(
