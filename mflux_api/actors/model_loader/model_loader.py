@@ -7,36 +7,25 @@ residency. The loader alone tells the scheduler how the engine is doing.
 
 import itertools
 import logging
-import math
 from collections import deque
-from pathlib import Path
 from typing import NoReturn, assert_never
 
 import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
-from mflux_api.actors.mailbox import ActorGone, Address, Mailbox, Reply
-from mflux_api.actors.model_loader.loading import load_command, load_while_wanted
-from mflux_api.actors.model_loader.residency import (
-    GIGABYTE,
-    Demand,
-    MemoryBudget,
-    ResidentModel,
-    Residents,
-    float_bytes,
-)
-from mflux_api.catalog import Catalog, Model
+from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
+from mflux_api.actors.model_loader.memory import EngineMemory
+from mflux_api.actors.model_loader.residency import Demand, float_bytes
+from mflux_api.catalog import Catalog
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied, EngineId
-from mflux_api.engine.protocol import UnloadModel
 from mflux_api.errors import (
     EngineUnavailable,
     InternalError,
     ModelInUse,
     ModelNotDownloaded,
     ModelNotFound,
-    OutOfMemory,
     ServiceError,
 )
 from mflux_api.jobs.memory_advice import MemoryAdvice
@@ -66,10 +55,9 @@ class ModelLoader:
         self._generator = generator
         self._scheduler = scheduler
         self._catalog = catalog
-        self._memory = memory
+        self._settings = memory
         self._disk = disk
         self._advice = MemoryAdvice(catalog)
-        self._budget = MemoryBudget(memory.budget_gb, self._advice)
         self._start_timeout = start_timeout
         self._preload = preload
         self._ids = itertools.count(1)
@@ -80,10 +68,16 @@ class ModelLoader:
     def _reset(self) -> None:
         self._waiting: deque[m.Acquire | m.Evict] = deque()
         self._changed = trio.Event()
-        # By the reply to the question, which only its asker has: a lease has one owner from the question on.
-        self._leases: dict[Reply[m.Lease], m.Lease] = {}
-        self._residents = Residents()
-        self._loading: str | None = None
+        self._memory = EngineMemory(
+            self._generator,
+            self._disk,
+            self._settings,
+            self._advice,
+            tell=self._tell,
+            change=self._change,
+            asking=self._asking,
+            child=lambda: self._child,
+        )
         self._child: m.EngineState | None = None
         self._down_since: float | None = None
 
@@ -142,28 +136,28 @@ class ModelLoader:
                 return
 
     def _release(self, request: m.Acquire) -> None:
-        lease = self._leases.pop(request.reply, None)
+        lease = self._memory.leases.give_back(request)
         if lease is not None:
             self._used(lease.model)
 
     def _used(self, alias: str) -> None:
-        resident = self._residents.get(alias)
+        resident = self._memory.residents.get(alias)
         if resident is not None:
             resident.used_at = trio.current_time()
 
     def _residency(self) -> m.Residency:
-        models = tuple(resident.alias for resident in self._residents)
+        models = tuple(resident.alias for resident in self._memory.residents)
         model = models[0] if models else None
-        return m.Residency(model=model, leases=len(self._leases), loading=self._loading, models=models)
+        return m.Residency(model=model, leases=len(self._memory.leases), loading=self._memory.loading, models=models)
 
     # --- one after another ---
 
     async def _grant_in_order(self) -> NoReturn:
         while True:
             while not self._waiting:
-                with trio.move_on_at(self._idle_deadline()):
+                with trio.move_on_at(self._memory.idle_deadline()):
                     await self._change()
-                await self._unload_idle()
+                await self._memory.unload_idle()
             request = self._waiting.popleft()
             if not request.reply.wanted:
                 request.reply.abandon()
@@ -193,7 +187,7 @@ class ModelLoader:
 
     async def _grant(self, request: m.Acquire) -> None:
         engine = await self._engine_that_is_up(request)
-        resident = self._residents.get(request.model)
+        resident = self._memory.residents.get(request.model)
         seconds = 0.0
         if resident is None or (resident.component_offload and not request.low_ram):
             model = self._catalog.get(request.model)
@@ -203,21 +197,21 @@ class ModelLoader:
             if folder is None:
                 raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk any more", {"model": model.alias})
             demand = Demand(model, await self._disk.measure(model, float_bytes(engine)), low_ram=request.low_ram)
-            if self._budget.is_short(demand, engine, self._residents.size):
+            if self._memory.budget.is_short(demand, engine, self._memory.residents.size):
                 measured = await self._measured_at_rest(request)
                 if measured is None:
                     request.reply.abandon()
                     return
                 engine = measured
-            size, alternating_offload = self._budget.require(demand, engine, self._residents.size)
-            if not await self._make_room(request, size, engine):
+            size, alternating_offload = self._memory.budget.require(demand, engine, self._memory.residents.size)
+            if not await self._memory.make_room(request, size, engine):
                 request.reply.abandon()
                 return
-            seconds = await self._load(request, model, folder, size, alternating_offload=alternating_offload)
+            seconds = await self._memory.load(request, model, folder, size, alternating_offload=alternating_offload)
         elif request.low_ram:
             # The run gives up each component after its use.
             resident.component_offload = True
-        resident = self._residents.get(request.model)
+        resident = self._memory.residents.get(request.model)
         if resident is None:
             raise EngineDied("the model is gone again")
         lease = m.Lease(
@@ -230,29 +224,25 @@ class ModelLoader:
             alternating_offload=resident.alternating_offload,
         )
         self._used(request.model)
-        if request.reply.ok(lease):
-            self._leases[request.reply] = lease
+        self._memory.leases.grant(request, lease)
 
     def _consider(self, request: m.Evict) -> None:
         """Answer at once where there is nothing to do, or nothing that may be done; else it waits in line."""
-        if self._is_held(request.model):
+        if self._memory.is_held(request.model):
             request.reply.fail(_in_use(request.model))
-        elif self._residents.get(request.model) is None:
+        elif self._memory.residents.get(request.model) is None:
             request.reply.ok(None)
         else:
             self._waiting.append(request)
 
     async def _evict(self, request: m.Evict) -> None:
         await self._current_child()
-        if self._is_held(request.model):
+        if self._memory.is_held(request.model):
             raise _in_use(request.model)
-        resident = self._residents.get(request.model)
+        resident = self._memory.residents.get(request.model)
         if resident is not None:
-            await self._unload(resident)
+            await self._memory.unload(resident)
         request.reply.ok(None)
-
-    def _is_held(self, alias: str) -> bool:
-        return self._loading == alias or any(lease.model == alias for lease in self._leases.values())
 
     async def _engine_that_is_up(self, request: m.Acquire) -> m.EngineState:
         """Return the engine's state once a child is up: how much memory there is only that can tell.
@@ -281,116 +271,20 @@ class ModelLoader:
             self._down_since = None
         elif self._down_since is None:
             self._down_since = trio.current_time()
-        self._residents.keep_only(alive)
-        self._leases = {key: lease for key, lease in self._leases.items() if lease.incarnation == alive}
-
-    # --- room ---
+        self._memory.keep_only(alive)
 
     async def _measured_at_rest(self, request: m.Acquire) -> m.EngineState | None:
         """Return the engine with what is free when nothing runs on it; ``None`` when that is not wanted any more.
 
         A reading may be a second old, or from inside a run, and what it says would be final.
         """
-        while self._leases:
+        while self._memory.leases:
             await self._change()
             if not request.reply.wanted:
                 return None
         measured = await self._generator.ask(m.MeasureMemory())
         self._keep_only(measured)
         return measured
-
-    async def _make_room(self, request: m.Acquire, size: int, engine: m.EngineState) -> bool:
-        """Evict until the model fits, waiting for leases where that is needed; return whether it is still wanted."""
-        limit = self._budget.limit(engine, self._residents.size)
-        while limit is not None and self._residents.size - self._size_now(request.model) + size > limit:
-            leased = {lease.model for lease in self._leases.values()}
-            victim = self._residents.least_recently_used(leased | {request.model})
-            if victim is not None:
-                await self._unload(victim)
-                continue
-            if not leased:
-                break
-            await self._change()
-            if not request.reply.wanted:
-                return False
-        return True
-
-    def _size_now(self, alias: str) -> int:
-        resident = self._residents.get(alias)
-        return 0 if resident is None else resident.size
-
-    def _idle_deadline(self) -> float:
-        seconds = self._memory.idle_unload_seconds
-        leased = {lease.model for lease in self._leases.values()}
-        idle = [resident.used_at for resident in self._residents if resident.alias not in leased]
-        return min(idle) + seconds if idle and seconds > 0 else math.inf
-
-    async def _unload_idle(self) -> None:
-        while self._idle_deadline() <= trio.current_time():
-            leased = {lease.model for lease in self._leases.values()}
-            victim = self._residents.least_recently_used(leased)
-            if victim is None:
-                return
-            try:
-                await self._unload(victim)
-            except (ServiceError, EngineDied, ActorGone) as error:
-                logger.debug("an idle model left with its engine (%s)", type(error).__name__)
-
-    # --- loading ---
-
-    async def _unload(self, resident: ResidentModel) -> None:
-        # Forgotten first: when the question fails, the child is gone and the model with it.
-        self._residents.drop(resident.alias)
-        self._tell()
-        await self._generator.ask(m.UnloadModel(command=UnloadModel(model=resident.alias)))
-        logger.info("model %s unloaded, %.2f GB", resident.alias, resident.size / GIGABYTE)
-
-    async def _load(
-        self, request: m.Acquire, model: Model, folder: Path, size: int, *, alternating_offload: bool
-    ) -> float:
-        while True:
-            try:
-                return await self._load_once(request, model, folder, size, alternating_offload=alternating_offload)
-            except OutOfMemory as error:
-                # It should have fitted, but the device says no: perhaps without the others.
-                leased = {lease.model for lease in self._leases.values()}
-                victim = self._residents.least_recently_used(leased)
-                if victim is None:
-                    raise self._advice.error(model.alias, low_ram=request.low_ram) from error
-                await self._unload(victim)
-
-    async def _load_once(
-        self, request: m.Acquire, model: Model, folder: Path, size: int, *, alternating_offload: bool
-    ) -> float:
-        self._residents.drop(model.alias)
-        self._loading = model.alias
-        self._tell()
-        try:
-            offload = request.low_ram or alternating_offload
-            command = load_command(model, folder, self._disk.quantized(model), component_offload=offload)
-            loaded = await load_while_wanted(self._generator, command, lambda: self._asking(request), self._change)
-        finally:
-            self._loading = None
-            self._tell()
-        child = self._child
-        if child is not None and (child.incarnation, child.info is None) > (loaded.incarnation, False):
-            # It died over its own answer, and the word of that came first.
-            raise EngineDied(child.reason or "the child that had the model is gone")
-        self._residents.put(
-            ResidentModel(
-                alias=model.alias,
-                incarnation=loaded.incarnation,
-                size=size,
-                component_offload=request.low_ram,
-                used_at=trio.current_time(),
-                alternating_offload=alternating_offload,
-            )
-        )
-        self._tell()
-        if loaded.warning:
-            logger.warning("model %s: %s", model.alias, loaded.warning)
-        logger.info("model %s loaded in %.1f s, %.2f GB", model.alias, loaded.seconds, size / GIGABYTE)
-        return loaded.seconds
 
     def _asking(self, request: m.Acquire) -> list[m.Acquire]:
         """The questions that a load is for: also those in line, which will find the model there."""
@@ -409,8 +303,8 @@ class ModelLoader:
             condition=condition,
             incarnation=child.incarnation if child is not None else 0,
             device=self._device,
-            models=tuple(resident.alias for resident in self._residents),
-            loading=self._loading,
+            models=tuple(resident.alias for resident in self._memory.residents),
+            loading=self._memory.loading,
             reason=child.reason if child is not None else "",
         )
         self._scheduler.tell_latest(m.EngineChanged(status=status), key=self._engine)
