@@ -34,6 +34,8 @@ from mflux_api.system.threads import read_in_thread, run_in_thread
 
 logger = logging.getLogger(__name__)
 
+MAX_THREADS = 4
+"""Looks at the disk with the models at one time: one that does not answer must not take the threads of others."""
 MAX_CHILDREN = 2
 """Downloads at a time; more would only share the same line."""
 SPEED_SECONDS = 10.0
@@ -119,7 +121,8 @@ class Downloader:
         self._deleting: dict[str, trio.Event] = {}
         """By repository: all its revisions go together."""
         self._children = trio.CapacityLimiter(MAX_CHILDREN)
-        await run_in_thread(self._checkpoints.empty_trash)
+        self._threads = trio.CapacityLimiter(MAX_THREADS)
+        await run_in_thread(self._checkpoints.empty_trash, limiter=self._threads)
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             status.started()
@@ -184,7 +187,7 @@ class Downloader:
 
     async def _is_there(self, model: Model) -> bool:
         await self._deletion_of(model.repo)
-        return await read_in_thread(self._checkpoints.folder, model) is not None
+        return await read_in_thread(self._checkpoints.folder, model, limiter=self._threads) is not None
 
     async def _deletion_of(self, repo: str) -> None:
         while (deleting := self._deleting.get(repo)) is not None:
@@ -269,7 +272,7 @@ class Downloader:
             done.set()
 
     async def _delete_alone(self, model: Model) -> None:
-        await read_in_thread(self._checkpoints.check_deletable, model)
+        await read_in_thread(self._checkpoints.check_deletable, model, limiter=self._threads)
         # Downloads of a model quantized here go on: they are its base's.
         downloads = {} if model.quantization == "runtime" else self._downloads_of(model.repo)
         await self._stop(downloads.values())
@@ -279,7 +282,7 @@ class Downloader:
                 with suppress(EngineDied, ActorSuspended):
                     await loader.ask(m.Evict(model=each.alias))
         try:
-            await run_in_thread(self._checkpoints.delete, model)
+            await run_in_thread(self._checkpoints.delete, model, limiter=self._threads)
         except OSError as error:
             raise InternalError(
                 f"Model '{model.alias}' cannot be removed ({error.strerror}); check models.cache_dir's permissions",

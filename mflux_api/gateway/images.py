@@ -49,7 +49,7 @@ class Images(Questions):
 
     async def _read(self, read: Callable[[], T]) -> T:
         try:
-            return await read_in_thread(read, limiter=self._readers)
+            return await read_in_thread(read, limiter=self.image_readers)
         except (FileNotFoundError, NotADirectoryError):
             raise ImageGone("The image's file was removed from the output directory") from None
         except (OSError, ValueError) as error:
@@ -64,7 +64,7 @@ class Images(Questions):
         """
         data = await self.image_bytes(image)
         try:
-            return await read_in_thread(convert_png, data, target, limiter=self._readers)
+            return await read_in_thread(convert_png, data, target, limiter=self.image_readers)
         except (OSError, SyntaxError, ValueError) as error:
             # Pillow's words for a damaged file.
             raise _unreadable(error) from error

@@ -139,4 +139,4 @@ class Models(Questions):
     async def model_hash(self, alias: str) -> str | None:
         """Return the short digest of a model's checkpoint; ``None`` when it is not on disk."""
         model = self.catalog.get(alias)
-        return await read_in_thread(self.checkpoints.short_hash, model, limiter=self._readers)
+        return await read_in_thread(self.checkpoints.short_hash, model, limiter=self.model_readers)

@@ -20,6 +20,9 @@ from mflux_api.system.threads import read_in_thread
 RETRY_SECONDS = 0.05
 """Before a question is put again to an actor that is being restarted."""
 
+READERS = 4
+"""Threads that read one disk at a time."""
+
 T = TypeVar("T")
 M = TypeVar("M")
 
@@ -45,14 +48,17 @@ class Questions:
 
     def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog, checkpoints: Checkpoints) -> None:
         self._to = addresses
-        self._readers = trio.CapacityLimiter(4)
+        # By disk: one that does not answer keeps its threads, and none that others wait for.
+        self.model_readers = trio.CapacityLimiter(READERS)
+        self.lora_readers = trio.CapacityLimiter(READERS)
+        self.image_readers = trio.CapacityLimiter(READERS)
         self.loras = LoraFiles(settings.lora.dirs)
         self.settings = settings
         self.catalog = catalog
         self.checkpoints = checkpoints
 
     async def _on_disk(self, model: Model) -> bool:
-        return await read_in_thread(self.checkpoints.folder, model, limiter=self._readers) is not None
+        return await read_in_thread(self.checkpoints.folder, model, limiter=self.model_readers) is not None
 
     async def _ask(self, address: Address[M], message: Ask[T], *, control: bool = False) -> T:
         try:

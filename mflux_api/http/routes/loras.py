@@ -46,7 +46,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get(PATH)
     async def list_loras() -> Response:
-        files = await read_in_thread(gateway.loras.all)
+        files = await read_in_thread(gateway.loras.all, limiter=gateway.lora_readers)
         return json_response(LoraList(loras=tuple(_response(file) for file in files)))
 
     @routes.post(PATH)

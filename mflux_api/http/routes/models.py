@@ -92,7 +92,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         def read() -> tuple[ModelResponse, ...]:
             return tuple(_response(model, checkpoints.state(model), default_steps) for model in gateway.catalog)
 
-        return json_response(ModelList(models=await read_in_thread(read)))
+        return json_response(ModelList(models=await read_in_thread(read, limiter=gateway.model_readers)))
 
     @routes.get("/models/<model_id>/status")
     async def status(model_id: str) -> Response:
@@ -132,7 +132,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
     async def answer(model: Model) -> Response:
         download = await gateway.download_state(model)
         engines = await gateway.engines()
-        state = await read_in_thread(checkpoints.state, model)
+        state = await read_in_thread(checkpoints.state, model, limiter=gateway.model_readers)
         return json_response(_status(model, engines, download, state))
 
     return routes
