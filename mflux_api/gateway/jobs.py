@@ -143,10 +143,7 @@ class Jobs(Questions):
                 continue
             if end is None:
                 raise _unknown(job_id)
-            if end.job.status.terminal:
-                return end
-            # A scheduler that cannot read the store yet does not know the job.
-            await trio.sleep(RETRY_SECONDS)
+            return end
 
     async def _job(self, job_id: str) -> Job:
         job = await self._ask(self._to.store, m.GetJob(job_id=job_id))
