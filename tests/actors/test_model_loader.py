@@ -91,6 +91,8 @@ class LoaderUnderTest:
         self.free_at_rest: int | None = None
         """What is free when the memory is measured again."""
         self.measured = 0
+        self.deaths_at_rest = 0
+        """How often the engine dies when its memory is to be measured."""
         self.unloads: list[str] = []
         self.out_of_memory = 0
         """How many loads the engine refuses."""
@@ -114,6 +116,10 @@ class LoaderUnderTest:
                 case m.AwaitEngine():
                     self.up = True
                     message.reply.ok(self.state())
+                case m.MeasureMemory() if self.deaths_at_rest:
+                    self.deaths_at_rest -= 1
+                    self.incarnation, self.up = self.incarnation + 1, False
+                    message.reply.fail(EngineDied("scripted"))
                 case m.MeasureMemory():
                     self.measured += 1
                     if self.free_at_rest is not None:
@@ -589,6 +595,15 @@ async def test_out_of_memory_on_a_cpu_is_not_final_while_an_old_reading_says_so(
         assert loader.measured == 1
         await loader.acquire("b", "small")
         assert loader.measured == 1, "what fits is not measured again"
+
+
+async def test_engine_that_dies_before_a_model_is_loaded_is_no_death_of_the_job_that_waits() -> None:
+    async with a_loader(memory=MemorySettings()) as (loader, _):
+        loader.ready = attrs.evolve(READY, memory_bytes=int(8e9))
+        loader.free, loader.free_at_rest, loader.deaths_at_rest = int(1e9), int(6e9), 1
+        await loader.acquire("a", "huge")
+        assert isinstance(lease := loader.got["a"], m.Lease)
+        assert lease.incarnation == 2
 
 
 async def test_memory_that_runs_hold_is_waited_for_before_a_model_is_refused() -> None:

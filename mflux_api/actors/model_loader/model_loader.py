@@ -278,13 +278,19 @@ class ModelLoader:
 
         A reading may be a second old, or from inside a run, and what it says would be final.
         """
-        while self._memory.leases:
-            await self._change()
-            if not request.reply.wanted:
-                return None
-        measured = await self._generator.ask(m.MeasureMemory())
-        self._keep_only(measured)
-        return measured
+        while True:
+            while self._memory.leases:
+                await self._change()
+                if not request.reply.wanted:
+                    return None
+            try:
+                measured = await self._generator.ask(m.MeasureMemory())
+            except EngineDied:
+                # The asker was not inside, and must not be counted a death.
+                await self._engine_that_is_up(request)
+                continue
+            self._keep_only(measured)
+            return measured
 
     def _asking(self, request: m.Acquire) -> list[m.Acquire]:
         """The questions that a load is for: also those in line, which will find the model there."""
