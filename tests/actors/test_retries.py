@@ -22,6 +22,10 @@ from mflux_api.jobs.job import Job, Status
 from tests.support.crew import a_job
 
 
+async def _nothing(_: object) -> None:
+    pass
+
+
 class HaltedJob:
     """The scheduler's parts around one running job that was just halted; the test answers for the store."""
 
@@ -46,7 +50,7 @@ class HaltedJob:
             advice=nothing,
             publish=lambda _: None,
             enqueue=queue.enqueue,
-            discard_images=lambda _: None,
+            discard_images=_nothing,
             settled=lambda: None,
         )
         self.entry: Entry = queue.add(a_job(synchronous=synchronous))

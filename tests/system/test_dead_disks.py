@@ -1,6 +1,7 @@
 """A disk that does not answer keeps those who ask for what is on it, and no others."""
 
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,55 @@ import trio
 import trio.testing
 
 from mflux_api.catalog import Model
+from mflux_api.jobs import job as jobs
+from mflux_api.jobs.job import Job, Status
+from mflux_api.service import open_service
 from mflux_api.storage.checkpoints import Checkpoints
+from mflux_api.storage.image_files import ImageFiles
+from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.system.threads import read_in_thread
-from tests.support.harness import ended, eventually, gateway, request, scripted_service
+from tests.support.harness import (
+    DEADLINE_SECONDS,
+    RESOLVED,
+    ended,
+    eventually,
+    gateway,
+    request,
+    scripted_service,
+    settings,
+)
 from tests.support.scripted_engine import Script
 
 ANSWER_SECONDS = 5.0
+
+
+async def test_start_on_a_dead_disk_with_images_leaves_the_loop_running(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a job left that was inside is removed first; signals are heard meanwhile."""
+    now = datetime.now(UTC)
+    left = jobs.start(Job(id="0123456789ab", request=RESOLVED, created_at=now), now)
+    repository = InMemoryRepository()
+    repository.insert(left)
+    answers, asked = threading.Event(), threading.Event()
+    in_time = list[bool]()
+
+    def discard_all(*_: object) -> None:
+        asked.set()
+        in_time.append(answers.wait(ANSWER_SECONDS))
+
+    monkeypatch.setattr(ImageFiles, "discard_all", discard_all)
+    with trio.fail_after(DEADLINE_SECONDS):
+        async with trio.open_nursery() as nursery:
+
+            async def answer() -> None:
+                await eventually(asked.is_set)
+                answers.set()
+
+            nursery.start_soon(answer)
+            async with open_service(settings(tmp_path), repository=repository, start_engine=Script().start) as service:
+                assert (await ended(service, left.id)).status is Status.COMPLETED
+    assert in_time == [True]
 
 
 async def test_dead_disk_with_models_keeps_no_image_and_no_other_answer(

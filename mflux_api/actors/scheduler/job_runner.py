@@ -32,6 +32,9 @@ logger = logging.getLogger(__name__)
 
 Publish = Callable[[Progress], None]
 
+REMOVERS = 2
+"""Threads that remove images: those that save may all be waiting for the disk."""
+
 
 class SaveFailed(Exception):
     """An image was generated but cannot be kept; ``error`` is what the client sees."""
@@ -68,6 +71,7 @@ class JobRunner:
         self._engines = engines
         self._files = files
         self._encoders = encoders
+        self._removers = trio.CapacityLimiter(REMOVERS)
         self._model_hash = model_hash
         self.advice = advice
         """What jobs are told that do not fit in memory."""
@@ -116,20 +120,18 @@ class JobRunner:
             except m.StaleLease:
                 logger.debug("job %s: the engine was replaced before the run began", job.id)
 
-    def discard(self, images: Iterable[StoredImage]) -> None:
+    async def discard(self, images: Iterable[StoredImage]) -> None:
         """Remove images that no job will show; one that cannot be removed is left, and its job goes on."""
         for image in images:
-            self._tidy(partial(self._files.discard, image))
+            await self._tidy(partial(self._files.discard, image))
 
-    def discard_all(self, job: Job) -> None:
+    async def discard_all(self, job: Job) -> None:
         """Remove every image of a job that a killed process had begun, and of which no row tells."""
-        self._tidy(partial(self._files.discard_all, job.id, job.created_at, job.request.num_images))
+        await self._tidy(partial(self._files.discard_all, job.id, job.created_at, job.request.num_images))
 
-    def _tidy(self, remove: Callable[[], None]) -> None:
-        try:
-            remove()
-        except OSError as error:
-            logger.warning("an abandoned image stays on disk (%s)", error.strerror)
+    async def _tidy(self, remove: Callable[[], None]) -> None:
+        # Waited for: the next attempt gives its images the same names.
+        await run_in_thread(partial(_try_to, remove), limiter=self._removers)
 
     @asynccontextmanager
     async def _leased(
@@ -237,7 +239,7 @@ class JobRunner:
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
             # The job ended while the file was being written; nothing will ever point to it.
-            self.discard([stored])
+            _try_to(partial(self._files.discard, stored))
             raise
         return stored
 
@@ -285,6 +287,13 @@ class Stopwatch:
         now = trio.current_time()
         self._estimates.add_rest(self._request, self._device, now - self._image_began - self._stepping)
         self._image_began, self._stepping = now, 0.0
+
+
+def _try_to(remove: Callable[[], None]) -> None:
+    try:
+        remove()
+    except OSError as error:
+        logger.warning("an abandoned image stays on disk (%s)", error.strerror)
 
 
 def _save_error(error: OSError) -> ServiceError:

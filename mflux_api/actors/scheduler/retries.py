@@ -35,7 +35,7 @@ class Retries:
         advice: MemoryAdvice,
         publish: Callable[[Progress], None],
         enqueue: Callable[[Entry], int],
-        discard_images: Callable[[Entry], None],
+        discard_images: Callable[[Entry], Awaitable[None]],
         settled: Callable[[], None],
     ) -> None:
         self._queue = queue
@@ -60,7 +60,9 @@ class Retries:
         # A cancelled job's scope lets this question not pass; but it may be cancelled after the answer was given.
         if not await self.persist(entry, partial(self._endings.change, requeue)) or entry.state in OVER:
             return
-        self._discard_images(entry)
+        await self._discard_images(entry)
+        if entry.state in OVER:
+            return
         exhausted = self.exhausted(entry.job, out_of_memory=entry.out_of_memory)
         if exhausted is None and self._draining.begun and entry.job.synchronous:
             exhausted = shutting_down()
@@ -89,7 +91,9 @@ class Retries:
             if entry.job.synchronous and self._draining.begun:
                 await self._endings.fail(entry, shutting_down())
                 return
-            self.back_to_queue(entry)
+            await self._discard_images(entry)
+            if entry.state not in OVER:
+                self.back_to_queue(entry)
 
     async def recover(self, entry: Entry, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Give a job back that ran when the scheduler or the service ended; that counts as its death.

@@ -266,9 +266,6 @@ class Scheduler:
             entry.engine = None
             if not freed:
                 self._busy.discard(engine)
-            if entry.state not in OVER:
-                # This attempt is over and the job is not: nothing will ever point to what it saved.
-                self._discard_images(entry)
         self._settled()
 
     async def _attempt(
@@ -326,9 +323,10 @@ class Scheduler:
             completed = m.Completed(images=tuple(entry.images), timings=done.timings, device=done.device)
             await self._endings.finish(entry, completed)
 
-    def _discard_images(self, entry: Entry) -> None:
-        self._job_runner.discard(entry.images)
-        entry.images.clear()
+    async def _discard_images(self, entry: Entry) -> None:
+        """Remove what an attempt saved that is over while its job is not: nothing will ever point to it."""
+        images, entry.images = entry.images, []
+        await self._job_runner.discard(images)
 
     # --- after a start ---
 
@@ -361,8 +359,10 @@ class Scheduler:
     async def _recover_job(self, job: Job) -> None:
         entry = self._queue.add(job)
         await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
+        if job.started_at is not None:
+            # Of an attempt that had no end.
+            await self._job_runner.discard_all(job)
         if job.status is Status.GENERATING:
-            self._job_runner.discard_all(job)
             entry.on(JobEvent.FOUND_RUNNING)
             await self._nursery.start(self._retries.recover, entry)
             return
