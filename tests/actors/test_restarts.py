@@ -198,3 +198,20 @@ async def test_job_that_was_running_when_the_last_service_ended_is_taken_up(
             assert (taken_up.status, taken_up.service_deaths) == (status, deaths + 1)
             assert taken_up.failure is None or taken_up.failure.code == "SERVER_CRASHED"
             assert (await ended(service, waiting.id)).status is Status.COMPLETED
+
+
+async def test_image_that_a_stop_left_of_a_job_back_in_the_queue_is_removed_at_the_next_start(tmp_path: Path) -> None:
+    now, hold = datetime.now(UTC), Hold()
+    left = jobs.requeue(jobs.start(Job(id="0123456789ab", request=RESOLVED, created_at=now), now), engine_died=True)
+    repository = InMemoryRepository()
+    repository.insert(left)
+    options = settings(tmp_path)
+    day = options.generation.output_dir / f"{now:%Y-%m-%d}"
+    day.mkdir(parents=True)
+    (day / f"{left.id}-0.png").write_bytes(b"of the attempt before")
+    with trio.fail_after(DEADLINE_SECONDS):
+        script = Script(at={"run": hold})
+        async with open_service(options, repository=repository, start_engine=script.start) as service:
+            await hold.reached.wait()
+            assert (await service.cancel(left.id)).images == ()
+            assert images(tmp_path) == []
