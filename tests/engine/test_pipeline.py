@@ -11,7 +11,7 @@ import pytest
 from mflux.models.flux2.variants import Flux2Klein
 
 from mflux_api.engine.device import Device
-from mflux_api.engine.sampling.decoding import decode_mode, decode_packed, to_pixels
+from mflux_api.engine.sampling.decoding import NotFiniteError, decode_mode, decode_packed, to_pixels
 from mflux_api.engine.sampling.pipeline import (
     DoneEvent,
     Event,
@@ -63,6 +63,15 @@ def test_within_one_level_of_stock_at_guidance_4(stock: Any, same_as_stock: Pipe
     assert distance(ours, generate_stock(stock, request, device)) <= 1
     (unguided,) = generate(same_as_stock, attrs.evolve(request, guidance=1.0))
     assert distance(ours, unguided) > 10
+
+
+def test_image_that_overflows_only_in_the_decoder_is_an_error_and_not_a_black_image(
+    tiny_folder: Path, device: Device
+) -> None:
+    components = load_components(tiny_folder)
+    components.vae.post_quant_conv.weight[0] = float("nan")
+    with pytest.raises(NotFiniteError):
+        generate(Pipeline(components, device), REQUEST)
 
 
 @pytest.mark.parametrize("mode", ["legacy", "full_precision", "low_memory"])

@@ -19,6 +19,7 @@ from PIL import Image
 from mflux_api.catalog.files import UPSCALER_FILES
 from mflux_api.engine.checkpoint import CheckpointError
 from mflux_api.engine.device import Device
+from mflux_api.engine.sampling.decoding import NotFiniteError
 from mflux_api.engine.sampling.passes import DoneEvent, Event, ImageEvent, StageEvent, StepEvent
 from mflux_api.engine.sampling.pipeline import Stopped
 from mflux_api.engine.upscaling.seedvr2_components import UpscalerComponents, is_upscaler
@@ -70,6 +71,13 @@ def test_pixels_are_those_of_mflux_own_call(
     assert np.array_equal(ours, np.asarray(stock.image.convert("RGB")))
     assert min(ours.shape[:2]) in (resolution, resolution - 1)
     assert ours.std() > 10
+
+
+def test_upscaled_image_that_overflows_is_an_error_and_not_a_black_image(folder: Path) -> None:
+    components = UpscalerComponents(folder)
+    components.vae.decoder.conv_out.weight[0] = float("nan")
+    with pytest.raises(NotFiniteError):
+        _upscale(Upscaler(components), _request())
 
 
 def test_several_windows_are_those_of_mflux_own_transformer(upscaler: Upscaler, folder: Path) -> None:
