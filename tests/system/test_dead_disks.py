@@ -10,7 +10,7 @@ import trio.testing
 
 from mflux_api.catalog import Model
 from mflux_api.jobs import job as jobs
-from mflux_api.jobs.job import Job, Status
+from mflux_api.jobs.job import Job, Status, StoredImage
 from mflux_api.service import open_service
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.image_files import ImageFiles
@@ -22,11 +22,12 @@ from tests.support.harness import (
     ended,
     eventually,
     gateway,
+    images,
     request,
     scripted_service,
     settings,
 )
-from tests.support.scripted_engine import Script
+from tests.support.scripted_engine import Crash, Hold, Script
 
 ANSWER_SECONDS = 5.0
 
@@ -89,3 +90,29 @@ async def test_dead_disk_with_models_keeps_no_image_and_no_other_answer(
                 nursery.cancel_scope.cancel()
         finally:
             answers.set()
+
+
+async def test_job_that_is_cancelled_while_its_images_are_being_removed_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers, asked = threading.Event(), threading.Event()
+    discard = ImageFiles.discard
+
+    def discarding(self: ImageFiles, image: StoredImage) -> None:
+        asked.set()
+        answers.wait(ANSWER_SECONDS)
+        discard(self, image)
+
+    monkeypatch.setattr(ImageFiles, "discard", discarding)
+    hold = Hold()
+    async with scripted_service(tmp_path, Script(at={"step 1/1": hold, "image 1": Crash()})) as service:
+        job = await service.submit(request(num_images=2))
+        await eventually(lambda: images(tmp_path) == [f"{job.id}-0.png"])
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        hold.release.set()
+        await eventually(asked.is_set)
+        assert (await service.cancel(job.id)).status is Status.CANCELLED
+        answers.set()
+        await eventually(lambda: images(tmp_path) == [])
+        assert (await ended(service, (await service.submit(request())).id)).status is Status.COMPLETED
+    assert "'scheduler' failed" not in caplog.text

@@ -239,7 +239,8 @@ class JobRunner:
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
             # The job ended while the file was being written; nothing will ever point to it.
-            _try_to(partial(self._files.discard, stored))
+            with trio.CancelScope(shield=True):
+                await self.discard([stored])
             raise
         return stored
 
