@@ -90,3 +90,13 @@ def test_ids_are_twelve_hexadecimal_digits_and_differ() -> None:
     ids = {jobs.new_job_id() for _ in range(100)}
     assert len(ids) == 100
     assert all(len(job_id) == 12 and int(job_id, 16) >= 0 for job_id in ids)
+
+
+@pytest.mark.parametrize("end", ["complete", "fail", "cancel"])
+def test_finished_job_holds_its_init_images_no_more_and_one_that_goes_on_does(end: str) -> None:
+    queued = a_job()
+    queued = attrs.evolve(queued, request=attrs.evolve(queued.request, init_images=("iVBORwAA",)))
+    again = jobs.start(jobs.requeue(jobs.start(queued, LATER)), LATER)
+    assert again.request.init_images == ("iVBORwAA",)
+    _, _, change = TRANSITIONS[end]
+    assert change(again).request.init_images == ()
