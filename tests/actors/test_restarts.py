@@ -7,6 +7,7 @@ from typing import Any
 import attrs
 import pytest
 import trio
+import trio.testing
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.event_hub import HubState
@@ -215,3 +216,15 @@ async def test_image_that_a_stop_left_of_a_job_back_in_the_queue_is_removed_at_t
             await hold.reached.wait()
             assert (await service.cancel(left.id)).images == ()
             assert images(tmp_path) == []
+
+
+async def test_image_of_an_attempt_that_a_halt_ended_is_removed(tmp_path: Path) -> None:
+    hold = Hold()
+    async with scripted_service(tmp_path, Script(at={"step 1/1": hold})) as service:
+        job = await service.submit(request(num_images=2))
+        await hold.reached.wait()
+        await eventually(lambda: images(tmp_path) == [f"{job.id}-0.png"])
+        await trio.testing.wait_all_tasks_blocked(0.05)
+        await service.drain(halt=True)
+        assert (await service.job(job.id)).status is Status.QUEUED
+        assert images(tmp_path) == []
