@@ -9,13 +9,12 @@ import logging
 import socket
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Final, cast
 
 import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData
-from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
@@ -63,11 +62,13 @@ class HTTPConnection(TrioASGIHTTPConnection):
     async def __call__(self, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """Serve the request; whatever it holds is let go at its end."""
         in_flight = self.app.config.get(IN_FLIGHT)
-        if in_flight is None:
-            await super().__call__(receive, send)
-            return
-        with Held(in_flight) as self._held:
-            await super().__call__(receive, send)
+        try:
+            with nullcontext() if in_flight is None else Held(in_flight) as self._held:
+                await super().__call__(receive, send)
+        except Exception as error:
+            # Beyond the app's own handlers, such as a body that fails half-way. Hypercorn would log a traceback.
+            logger.error("a request failed: %s", type(error).__name__)
+            logger.debug("a request failed", exc_info=error)
 
     def _create_request_from_scope(self, send: ASGISendCallable) -> Request:
         request = super()._create_request_from_scope(send)
@@ -213,9 +214,7 @@ class Connection(TCPServer):
 
     async def _read_data(self) -> None:
         """Feed the protocol until the client's end of file, or until no handler will read what it sends."""
-        wrapper = self.protocol
-        if isinstance(wrapper.protocol, H11Protocol):
-            wrapper.protocol = HTTP1.within(wrapper)
+        self.protocol.protocol = HTTP1(self.protocol)
         with self._requests:
             await super()._read_data()
         if self._requests.cancelled_caught:

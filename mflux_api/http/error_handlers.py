@@ -17,7 +17,7 @@ from mflux_api.errors import (
     Unauthorized,
 )
 from mflux_api.http.body import MAX_BODY_BYTES
-from mflux_api.http.responses import json_response
+from mflux_api.http.responses import INTERNAL_ERROR, json_response
 from mflux_api.http.schemas import ErrorBody
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ def install(app: QuartTrio) -> None:
     async def unknown(error: Exception) -> Response:
         logger.error("a request failed: %s", type(error).__name__)
         logger.debug("a request failed", exc_info=error)
-        return error_response(InternalError("Internal error; the debug log has the details"))
+        return error_response(InternalError(INTERNAL_ERROR))
 
 
 def _translate(error: HTTPException) -> ServiceError:
@@ -72,4 +72,4 @@ def _translate(error: HTTPException) -> ServiceError:
             return InvalidJSON("The request cannot be read")
         case _:
             logger.error("a request failed with HTTP status %s", error.code)
-            return InternalError("Internal error; the debug log has the details")
+            return InternalError(INTERNAL_ERROR)

@@ -6,15 +6,20 @@ import secrets
 from typing import TYPE_CHECKING, Final
 
 import h11
-from hypercorn.protocol.events import Event, Response
-from hypercorn.protocol.h11 import H11Protocol
+from hypercorn.protocol.events import Body, EndBody, Event, Request, Response
+from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
+from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 
-from mflux_api.errors import InvalidHTTP
-from mflux_api.http.responses import to_json
+from mflux_api.errors import InternalError, InvalidHTTP
+from mflux_api.http.request_head import RequestParser
+from mflux_api.http.responses import INTERNAL_ERROR, to_json
 from mflux_api.http.schemas import ErrorBody
 
 if TYPE_CHECKING:
     from hypercorn.protocol import ProtocolWrapper
+
+NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
+"""In every answer: a browser takes an image for an image and JSON for JSON, whatever the bytes look like."""
 
 _MESSAGES: Final = {
     431: "The request's line and headers are over 16 KB; send fewer or shorter headers",
@@ -27,12 +32,14 @@ _NOT_HTTP: Final = (
 
 
 class HTTP1(H11Protocol):
-    """Hypercorn's protocol with errors in the contract's shape, and with the truth about what it will close."""
+    """Hypercorn's protocol with errors in the contract's shape, and with the truth about what it will close.
 
-    @classmethod
-    def within(cls, wrapper: ProtocolWrapper) -> HTTP1:
-        """Return what takes the place of the wrapper's own protocol, before the first byte."""
-        return cls(
+    It is the only one: nothing that a client sends makes Hypercorn change to HTTP/2 or to a WebSocket.
+    """
+
+    def __init__(self, wrapper: ProtocolWrapper) -> None:
+        """Take the place of the wrapper's own protocol, before the first byte."""
+        super().__init__(
             wrapper.app,
             wrapper.config,
             wrapper.context,
@@ -43,31 +50,81 @@ class HTTP1(H11Protocol):
             wrapper.server,
             wrapper.send,
         )
+        self._parser = RequestParser(self.config.h11_max_incomplete_size)
+        self.connection = self._parser
 
     @property
     def client_may_be_sending(self) -> bool:
-        """Whether there may be more to come of the last request, which no handler will read."""
-        return self.connection.their_state in (h11.SEND_BODY, h11.ERROR)
+        """Whether there may be more to come after the last request, or of it, which no handler will read."""
+        return self.connection.their_state in (h11.SEND_BODY, h11.ERROR) or self._parser.ignored
 
     async def stream_send(self, event: Event) -> None:
         """Send a part of an answer."""
-        early = self.connection.their_state is h11.SEND_BODY
-        if early and isinstance(event, Response) and event.status_code >= 200:
-            # The connection ends with this answer. A client that is not told would send its next request on it.
-            headers = [*event.headers, (b"connection", b"close")]
+        if isinstance(event, Response) and event.status_code >= 200:
+            headers = [*event.headers, NOSNIFF]
+            if self.connection.their_state is h11.SEND_BODY:
+                # The connection ends with this answer. A client that is not told would send its next request on it.
+                headers.append((b"connection", b"close"))
             event = Response(stream_id=event.stream_id, headers=headers, status_code=event.status_code)
         await super().stream_send(event)
 
+    async def _check_protocol(self, event: h11.Request) -> None:
+        """Offer no other protocol: a client that asks for one with ``Upgrade`` is answered in HTTP/1.1."""
+
+    async def _create_stream(self, request: h11.Request) -> None:
+        self.stream = _Stream(
+            self.app,
+            self.config,
+            self.context,
+            self.task_group,
+            self.ssl,
+            self.client,
+            self.server,
+            self.stream_send,
+            STREAM_ID,
+        )
+        await self.stream.handle(
+            Request(
+                stream_id=STREAM_ID,
+                headers=list(request.headers),
+                http_version=request.http_version.decode(),
+                method=request.method.decode("ascii").upper(),
+                raw_path=request.target,
+                state=self.connection_state,
+            )
+        )
+        self.keep_alive_requests += 1
+        await self.context.mark_request()
+
     async def _send_error_response(self, status_code: int) -> None:
-        message = _MESSAGES.get(status_code, _NOT_HTTP if self.stream is None else _BROKEN_BODY)
-        body = to_json(ErrorBody(error=message, code=InvalidHTTP.code, details={}))
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"x-request-id", secrets.token_hex(8).encode()),
-            (b"connection", b"close"),
-            *self.config.response_headers("h11"),
-        ]
+        known = _MESSAGES.get(status_code, _NOT_HTTP if self.stream is None else _BROKEN_BODY)
+        headers, body = _error(self._parser.problem or known, InvalidHTTP.code)
+        headers += [NOSNIFF, *self.config.response_headers("h11")]
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
+
+
+class _Stream(HTTPStream):
+    """One request, which is answered in the contract's shape also where the app gives no answer."""
+
+    async def _send_error_response(self, status_code: int) -> None:
+        headers, body = _error(INTERNAL_ERROR, InternalError.code)
+        await self.send(Response(stream_id=self.stream_id, headers=headers, status_code=status_code))
+        if self.scope["method"] != "HEAD":
+            await self.send(Body(stream_id=self.stream_id, data=body))
+        await self.send(EndBody(stream_id=self.stream_id))
+        self.state = ASGIHTTPState.CLOSED
+
+
+def _error(message: str, code: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """Return headers and body of an error that the app has no part in."""
+    body = to_json(ErrorBody(error=message, code=code, details={}))
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+        (b"x-request-id", secrets.token_hex(8).encode()),
+        (b"connection", b"close"),
+    ]
+    return headers, body

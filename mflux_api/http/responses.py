@@ -11,6 +11,9 @@ from quart.wrappers.response import ResponseBody
 
 from mflux_api.system.threads import read_in_thread
 
+INTERNAL_ERROR = "Internal error; the debug log has the details"
+"""What a client is told of a defect."""
+
 PIECE_BYTES = 64 * 1024
 """A client that does not read has no more than some of these of its own in memory."""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 
-import h2.connection
 import h11
 import pytest
 import trio
 from quart import Response
 
+from mflux_api.http.http1 import HTTP1
 from mflux_api.http.server import ServerOptions
 from tests.support.http_server import DEADLINE_SECONDS, App, Client, connect, serving
 
@@ -229,20 +230,34 @@ async def test_slow_but_alive_reader_gets_six_megabytes_whole() -> None:
         assert trio.current_time() - began > 1  # longer than a stall may last
 
 
-async def test_error_in_one_connection_leaves_the_others_alone(caplog: pytest.LogCaptureFixture) -> None:
-    # Hypercorn raises KeyError for an HTTP/2 body that goes on after its answer; stock, that ends the whole server.
+async def test_error_in_one_connection_leaves_the_others_alone(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Stock, a defect in the protocol's own code ends the whole server.
+    create_stream = HTTP1._create_stream
+
+    async def fail_at_upload(protocol: HTTP1, request: h11.Request) -> None:
+        if request.target == b"/upload":
+            raise KeyError("a defect")
+        await create_stream(protocol, request)
+
+    monkeypatch.setattr(HTTP1, "_create_stream", fail_at_upload)
     async with serving(Watched()) as server, connect(server.port) as other, connect(server.port) as client:
         assert await other.get("/hello") == (200, b"hello")
-        http2 = h2.connection.H2Connection()
-        http2.initiate_connection()
-        headers = {":method": "POST", ":path": "/upload", ":scheme": "http", ":authority": "test"}
-        http2.send_headers(1, list(headers.items()))
-        await client.stream.send_all(http2.data_to_send())
-        with trio.fail_after(DEADLINE_SECONDS):
-            while b"hello" not in await client.stream.receive_some():
-                continue
-        http2.send_data(1, b"more")
-        await client.stream.send_all(http2.data_to_send())
-        await client.end_of_file()
+        await client.send("/upload")
+        assert await client.end_of_file() == b""
         assert await other.get("/hello") == (200, b"hello")
     assert "a connection failed and was closed" in caplog.messages
+
+
+async def test_request_that_fails_beyond_the_apps_handlers_gets_an_error_in_the_contracts_shape(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    app = Watched()
+    app.request_class = None  # type: ignore[assignment]  # it cannot even be made
+    async with serving(app) as server, connect(server.port) as client:
+        status, body = await client.get("/hello")
+        assert (status, json.loads(body)["code"]) == (500, "INTERNAL_ERROR")
+        assert await client.end_of_file() == b""
+    assert caplog.messages == ["a request failed: TypeError"]
+    assert not [record for record in caplog.records if record.exc_info]

@@ -170,6 +170,16 @@ async def test_bytes_that_are_not_http_get_an_error_in_the_contracts_shape(text:
     assert (error["code"], error["details"], list(error)) == ("INVALID_HTTP", {}, ["error", "code", "details"])
 
 
+@pytest.mark.parametrize("more", [b"\r\n", b"GET / HTTP/1.1\r\nHost: test\r\n\r\n", MEGABYTE])
+async def test_client_that_sends_more_after_its_last_request_gets_to_read_the_answer(more: bytes) -> None:
+    head = b"POST /read HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc"
+    async with serving(Refusing()) as server, connect(server.port) as client:
+        await client.stream.send_all(head + more)
+        answer = await client.end_of_file()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\n3")
+
+
 @pytest.mark.parametrize("count", [1, 200])
 async def test_long_headers_that_are_still_being_sent_get_to_read_the_answer(count: int) -> None:
     async with serving(Refusing()) as server, connect(server.port) as client:
