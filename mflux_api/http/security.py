@@ -5,7 +5,7 @@ import binascii
 import hashlib
 import hmac
 
-from quart import request
+from quart import Response, request
 from quart_trio import QuartTrio
 
 from mflux_api.config import SecuritySettings
@@ -29,6 +29,13 @@ def install(app: QuartTrio, security: SecuritySettings, origins: tuple[str, ...]
         _check_origin(origins)
         if security.api_keys and request.path not in OPEN_PATHS and offered_key(security.api_keys) is None:
             raise Unauthorized("A valid API key is required: send it as 'Authorization: Bearer KEY'")
+
+    @app.after_request
+    async def keep_out_of_caches(response: Response) -> Response:
+        # A proxy's cache, or the next user of a browser, gets neither errors nor what belongs to a key.
+        if response.status_code >= 400 or (security.api_keys and request.path not in OPEN_PATHS):
+            response.headers["Cache-Control"] = "no-store"
+        return response
 
 
 def _check_origin(origins: tuple[str, ...]) -> None:
@@ -59,23 +66,26 @@ def owner(keys: tuple[str, ...]) -> str:
 
 def offered_key(keys: tuple[str, ...]) -> str | None:
     """Return the configured key that the request carries, or ``None``."""
-    offered = [request.headers.get("X-API-Key", "")]
-    scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer":
+    offered = [_header("X-API-Key")]
+    scheme, _, credentials = _header("Authorization").partition(b" ")
+    if scheme.lower() == b"bearer":
         offered.append(credentials.strip())
-    elif scheme.lower() == "basic":
+    elif scheme.lower() == b"basic":
         offered += _basic(credentials)
     # An absent header offers nothing, whatever the keys are.
-    return next(
-        (key for offer in offered if offer for key in keys if hmac.compare_digest(offer.encode(), key.encode())), None
-    )
+    return next((key for offer in offered if offer for key in keys if hmac.compare_digest(offer, key.encode())), None)
 
 
-def _basic(credentials: str) -> list[str]:
+def _header(name: str) -> bytes:
+    """Return a header as the bytes that came: a key may have any letters, and strangers send any bytes."""
+    return request.headers.get(name, "").encode("latin-1", "replace")
+
+
+def _basic(credentials: bytes) -> list[bytes]:
     """Return what may be a key: the user name, the password, and ``user:password`` as a whole."""
     try:
-        text = base64.b64decode(credentials, validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+        pair = base64.b64decode(credentials, validate=True)
+    except binascii.Error:
         return []
-    user, _, password = text.partition(":")
-    return [text, user, password]
+    user, _, password = pair.partition(b":")
+    return [pair, user, password]
