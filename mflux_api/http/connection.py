@@ -33,6 +33,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 
 from mflux_api.http.held import IN_FLIGHT, Held, MeteredBody, ServiceRequest
 from mflux_api.http.http1 import HTTP1
+from mflux_api.http.request_head import RequestParser
 from mflux_api.http.uploads import LIMITS, UploadBody
 
 logger = logging.getLogger("mflux_api.http")
@@ -43,6 +44,9 @@ SEND_CHUNK_BYTES: Final = 64 * 1024
 LINGER_BYTES: Final = 1024 * 1024 * 1024
 LINGER_SILENCE_SECONDS: Final = 2.0
 """How much, and how long in silence, a client that goes on sending after its answer is read: see `Connection`."""
+
+READ_AHEAD_BYTES: Final = 64 * 1024
+"""How much of further requests is taken while one is answered; a client that leaves behind more is seen later."""
 
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
@@ -207,20 +211,38 @@ class Connection(TCPServer):
             try:
                 alive = await self._send(event.data)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                await self.protocol.handle(Closed())
+                await self._leave()
                 return
             if not alive:
                 await self._drop()
 
     async def _read_data(self) -> None:
         """Feed the protocol until the client's end of file, or until no handler will read what it sends."""
-        self.protocol.protocol = HTTP1(self.protocol)
+        self.protocol.protocol = HTTP1(self.protocol, self._read_ahead)
         with self._requests:
             await super()._read_data()
         if self._requests.cancelled_caught:
             await self._linger()
         # Hypercorn would keep the socket of a client that is gone for as long as that of an idle one.
         await self.idle_task.stop()
+
+    async def _read_ahead(self, parser: RequestParser) -> None:
+        """Take what comes behind a request, within a limit, until the client leaves."""
+        left = READ_AHEAD_BYTES
+        while left > 0:
+            data = b""
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                data = bytes(await self._socket_stream.receive_some(left))
+            if not data:
+                await self._leave()
+                return
+            parser.receive_data(data)
+            left -= len(data)
+
+    async def _leave(self) -> None:
+        """End what runs for a client that is gone, and what would have waited for it to be done."""
+        await self.protocol.handle(Closed())
+        self._requests.cancel("the client left")
 
     async def _half_close(self) -> None:
         """Tell the client that this was the last answer, and take no more requests."""

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import h11
+import trio
 from hypercorn.protocol.events import Body, EndBody, Event, Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
@@ -37,8 +40,13 @@ class HTTP1(H11Protocol):
     It is the only one: nothing that a client sends makes Hypercorn change to HTTP/2 or to a WebSocket.
     """
 
-    def __init__(self, wrapper: ProtocolWrapper) -> None:
-        """Take the place of the wrapper's own protocol, before the first byte."""
+    def __init__(self, wrapper: ProtocolWrapper, read_ahead: Callable[[RequestParser], Awaitable[None]]) -> None:
+        """Take the place of the wrapper's own protocol, before the first byte.
+
+        Args:
+            wrapper: has a protocol that has seen nothing yet.
+            read_ahead: runs while a request waits for the answer to the one before, and sees the client leave.
+        """
         super().__init__(
             wrapper.app,
             wrapper.config,
@@ -52,6 +60,7 @@ class HTTP1(H11Protocol):
         )
         self._parser = RequestParser(self.config.h11_max_incomplete_size)
         self.connection = self._parser
+        self.can_read = _Turn(partial(read_ahead, self._parser))
 
     @property
     def client_may_be_sending(self) -> bool:
@@ -103,6 +112,29 @@ class HTTP1(H11Protocol):
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
+
+
+class _Turn:
+    """Until a request's turn comes Hypercorn reads nothing, and would not see that its client is gone."""
+
+    def __init__(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
+        self._meanwhile = meanwhile
+        self._event = trio.Event()
+
+    async def clear(self) -> None:
+        self._event = trio.Event()
+
+    async def wait(self) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._meanwhile)
+            await self._event.wait()
+            nursery.cancel_scope.cancel("the turn has come")
+
+    async def set(self) -> None:
+        self._event.set()
+
+    def is_set(self) -> bool:
+        return self._event.is_set()
 
 
 class _Stream(HTTPStream):

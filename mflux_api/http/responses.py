@@ -41,7 +41,7 @@ class _Pieces(ResponseBody):
     """No asynchronous generator: one that a client leaves half-way would be left to the garbage collector."""
 
     def __init__(self, answer: Answer) -> None:
-        self._pieces = answer.pieces()
+        self._pieces: Iterator[bytes] = answer.pieces()
 
     async def __aenter__(self) -> "_Pieces":
         return self
@@ -49,7 +49,8 @@ class _Pieces(ResponseBody):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        pass
+        # The frames of a cancelled send are a cycle: its megabytes would wait for the garbage collector.
+        self._pieces = iter(())
 
     def __aiter__(self) -> "_Pieces":
         return self

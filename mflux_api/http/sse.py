@@ -71,6 +71,8 @@ class _Body(ResponseBody):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        # The frames of a cancelled send are a cycle: its megabytes would wait for the garbage collector.
+        self._pieces, self._end = iter(()), None
         await self._stream.__aexit__(kind, error, traceback)
 
     def __aiter__(self) -> "_Body":
