@@ -1,5 +1,6 @@
 """The memory of a server whose clients send without end or do not read: it stays within its limit."""
 
+import select
 import socket
 import threading
 import time
@@ -64,6 +65,10 @@ class Crowd:
         self._stack.callback(thread.join, 10)
         self._stack.callback(_hang_up, sock)
 
+    def begun(self) -> int:
+        """How many have an answer to read."""
+        return len(select.select(self._sockets, [], [], 0)[0])
+
     def statuses(self) -> list[int]:
         """The status of every answer that has begun."""
         found = []
@@ -122,6 +127,32 @@ def test_answers_that_are_not_read_take_no_more_than_the_limit(server: Server, c
             crowd.join(f"GET /api/v1/jobs/{job_id} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
         assert _grown_mb(server, before) < LIMIT_MB + SLACK_MB
         assert set(crowd.statuses()) == {200, 503}
+
+
+@pytest.mark.parametrize("upgrade", ["", "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: \r\n"])
+def test_hundred_clients_that_hang_up_with_an_unread_answer_leave_nothing(
+    server: Server, client: httpx.Client, upgrade: str
+) -> None:
+    job_id = submit(client, width=2048, height=2048, steps=1)
+    wait_for_end(client, job_id)
+    process = psutil.Process(server.process.pid)
+    client.get("/api/v1/health")  # the connection of this client is there before and after
+    memory, descriptors = _rss(server), process.num_fds()
+    request = f"GET /api/v1/jobs/{job_id} HTTP/1.1\r\nHost: test\r\n{upgrade}\r\n".encode()
+    for _ in range(5):
+        with ExitStack() as stack:
+            crowd = Crowd(server, stack)
+            for _ in range(20):
+                crowd.join(request)
+            deadline = time.monotonic() + 10
+            while crowd.begun() < 20:
+                assert time.monotonic() < deadline, "the answers do not begin"
+                time.sleep(0.01)
+    deadline = time.monotonic() + 10
+    while process.num_fds() > descriptors:
+        assert time.monotonic() < deadline, "descriptors are still open"
+        time.sleep(0.01)
+    assert _grown_mb(server, memory) < 17 + SLACK_MB
 
 
 def test_followers_of_one_job_that_do_not_read_take_the_room_of_one(server: Server, client: httpx.Client) -> None:
