@@ -10,7 +10,7 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address
-from mflux_api.actors.scheduler.job_queue import OVER, QUEUED, Entry, JobEvent, JobQueue
+from mflux_api.actors.scheduler.job_queue import OVER, Entry, JobEvent, JobQueue
 from mflux_api.errors import ServiceError
 from mflux_api.jobs.job import Failure, Job, Status
 from mflux_api.jobs.progress import Finished
@@ -91,9 +91,8 @@ class Endings:
 
     def fail_waiting_sync(self, error: ServiceError) -> None:
         """Fail the synchronous jobs that wait: their callers need an answer."""
-        for entry in self._queue:
-            if entry.state in QUEUED and entry.job.synchronous:
-                self._nursery.start_soon(self.fail, entry, error)
+        for entry in self._queue.waiting_synchronous():
+            self._nursery.start_soon(self.fail, entry, error)
 
     async def cancel(self, job_id: str) -> Job | None:
         """Cancel a job and return it; a finished one as it is, an unknown one as ``None``.

@@ -196,6 +196,12 @@ class JobQueue:
         """Return the entries with an attempt under way, in the order of acceptance."""
         return sorted(self._at_work.values(), key=lambda entry: entry.number)
 
+    def waiting_synchronous(self) -> Sequence[Entry]:
+        """Return the entries in the queue whose callers wait for the end; without any there is nothing to look at."""
+        if not self._synchronous:
+            return ()
+        return [entry for entry in self if entry.state in QUEUED and entry.job.synchronous]
+
     def quiet(self) -> bool:
         """Whether nothing runs or ends, and no synchronous caller waits."""
         return not self._synchronous and self.accepted() == len(self._entries)

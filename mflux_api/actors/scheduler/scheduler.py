@@ -17,7 +17,7 @@ from mflux_api.actors.mailbox import ActorGone, ActorSuspended, Address, Mailbox
 from mflux_api.actors.scheduler.admission import Admission
 from mflux_api.actors.scheduler.draining import Draining
 from mflux_api.actors.scheduler.endings import Endings
-from mflux_api.actors.scheduler.job_queue import OVER, QUEUED, Entry, JobEvent, JobQueue, JobState
+from mflux_api.actors.scheduler.job_queue import OVER, Entry, JobEvent, JobQueue, JobState
 from mflux_api.actors.scheduler.job_runner import JobRunner, NoLease, SaveFailed
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
 from mflux_api.actors.scheduler.retries import Retries
@@ -179,9 +179,7 @@ class Scheduler:
         """Answer synchronous callers where no engine is left; the others' jobs wait in the queue for one."""
         unavailable = self._unavailable()
         if unavailable is not None:
-            for entry in self._queue:
-                if entry.state in QUEUED and entry.job.synchronous:
-                    self._nursery.start_soon(self._endings.fail, entry, unavailable)
+            self._endings.fail_waiting_sync(unavailable)
 
     def _is_free(self, engine: EngineId) -> bool:
         saving = sum(
