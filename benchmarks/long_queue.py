@@ -10,7 +10,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.scheduler.job_queue import Entry, JobEvent, JobQueue
+from mflux_api.actors.scheduler.entries import Entry, JobEvent
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.resolve import ResolvedRequest

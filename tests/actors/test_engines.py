@@ -8,7 +8,8 @@ import trio
 from trio.testing import MockClock
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.scheduler.job_queue import Entry, JobEvent, JobQueue
+from mflux_api.actors.scheduler.entries import Entry, JobEvent
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.engine.protocol import LoadModel, UnloadModel
 from mflux_api.errors import EngineUnavailable, ModelInUse
 from mflux_api.http.app import create_app

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from mflux_api.actors import downloader
-from mflux_api.actors.scheduler.job_queue import TRANSITIONS, Entry, ImpossibleEvent, JobEvent, JobState
+from mflux_api.actors.scheduler.entries import TRANSITIONS, Entry, ImpossibleEvent, JobEvent, JobState
 from mflux_api.catalog import Model
 from mflux_api.config import CustomModel
 from mflux_api.errors import DownloadFailed, InternalError

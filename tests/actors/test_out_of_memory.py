@@ -10,7 +10,8 @@ from trio.testing import MockClock
 from mflux_api.actors import messages as m
 from mflux_api.actors.generator.oom_evidence import OOMEvidence
 from mflux_api.actors.generator.options import GeneratorOptions
-from mflux_api.actors.scheduler.job_queue import JobEvent, JobQueue
+from mflux_api.actors.scheduler.entries import JobEvent
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied
 from mflux_api.jobs.estimates import Estimates

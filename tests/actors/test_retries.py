@@ -14,7 +14,8 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.actors.scheduler.draining import Draining
 from mflux_api.actors.scheduler.endings import Endings
-from mflux_api.actors.scheduler.job_queue import Entry, JobEvent, JobQueue, JobState
+from mflux_api.actors.scheduler.entries import Entry, JobEvent, JobState
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.actors.scheduler.retries import Retries
 from mflux_api.config import SchedulerSettings
 from mflux_api.errors import DiskFull

@@ -10,7 +10,8 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address
 from mflux_api.actors.scheduler.draining import Draining, shutting_down
-from mflux_api.actors.scheduler.job_queue import Entry, JobEvent, JobQueue
+from mflux_api.actors.scheduler.entries import Entry, JobEvent
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.actors.scheduler.keyed_lock import KeyedLock
 from mflux_api.config import SchedulerSettings
 from mflux_api.errors import (

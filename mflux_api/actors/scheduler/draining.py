@@ -2,7 +2,8 @@
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.endings import Endings
-from mflux_api.actors.scheduler.job_queue import JobEvent, JobQueue, JobState
+from mflux_api.actors.scheduler.entries import JobEvent, JobState
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.errors import ShuttingDown
 
 

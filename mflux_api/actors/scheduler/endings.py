@@ -10,7 +10,8 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address
-from mflux_api.actors.scheduler.job_queue import OVER, Entry, JobEvent, JobQueue
+from mflux_api.actors.scheduler.entries import OVER, Entry, JobEvent
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.errors import ServiceError
 from mflux_api.jobs.job import Failure, Job, Status
 from mflux_api.jobs.progress import Finished

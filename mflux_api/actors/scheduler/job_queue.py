@@ -8,16 +8,7 @@ import attrs
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.engine_plan import EnginePlan
-from mflux_api.actors.scheduler.entries import (
-    AT_WORK,
-    OVER,
-    QUEUED,
-    TRANSITIONS,
-    Entry,
-    ImpossibleEvent,
-    JobEvent,
-    JobState,
-)
+from mflux_api.actors.scheduler.entries import AT_WORK, QUEUED, Entry, JobState
 from mflux_api.actors.scheduler.ordered_sums import OrderedSums
 from mflux_api.actors.scheduler.ready_jobs import ReadyJobs
 from mflux_api.actors.scheduler.work_ahead import WorkAhead
@@ -25,8 +16,6 @@ from mflux_api.engine.interface import EngineId
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.progress import ProgressTracker
-
-__all__ = ["AT_WORK", "OVER", "QUEUED", "TRANSITIONS", "Entry", "ImpossibleEvent", "JobEvent", "JobQueue", "JobState"]
 
 PLANNED = 32
 """Waiting jobs that are planned one by one for an ETA, where there are several engines."""

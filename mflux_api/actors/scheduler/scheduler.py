@@ -17,7 +17,8 @@ from mflux_api.actors.mailbox import ActorGone, ActorSuspended, Address, Mailbox
 from mflux_api.actors.scheduler.admission import Admission
 from mflux_api.actors.scheduler.draining import Draining
 from mflux_api.actors.scheduler.endings import Endings
-from mflux_api.actors.scheduler.job_queue import OVER, Entry, JobEvent, JobQueue, JobState
+from mflux_api.actors.scheduler.entries import OVER, Entry, JobEvent, JobState
+from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.actors.scheduler.job_runner import JobRunner, NoLease, SaveFailed
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
 from mflux_api.actors.scheduler.retries import Retries
