@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mflux_api.images.decode import file_bytes
@@ -28,23 +28,21 @@ class InputFiles:
         """Size of all files together."""
         return sum(self._sizes.values())
 
-    def keep(self, data: bytes) -> str:
-        """Keep a file and return its digest; durable when this returns.
+    def keep(self, digest: str, data: bytes) -> None:
+        """Keep a file under its digest; durable when this returns.
 
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
-        digest = digest_of(data)
         path = self._folder / digest
         if not path.exists():
             make_folder(self._folder)
             write_whole(path, data)
         self._sizes[digest] = len(data)
-        return digest
 
-    def bytes_more(self, data: Collection[bytes]) -> int:
-        """Return how much more keeping these would take."""
-        return sum({digest: len(each) for each in data if (digest := digest_of(each)) not in self._sizes}.values())
+    def bytes_more(self, files: Mapping[str, bytes]) -> int:
+        """Return how much more keeping these, by their digests, would take."""
+        return sum(len(data) for digest, data in files.items() if digest not in self._sizes)
 
     def read(self, digest: str) -> str:
         """Return a file as base64. It is empty when it was removed or is broken, so that only its own job fails."""

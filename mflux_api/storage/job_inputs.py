@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mflux_api.errors import DiskFull, InternalError, QueueFull
 from mflux_api.storage.database_file import DatabaseFile, translate_errors
-from mflux_api.storage.input_files import InputFiles, stored_form
+from mflux_api.storage.input_files import InputFiles, digest_of, stored_form
 
 _NEEDED = "FROM inputs JOIN jobs USING (number) WHERE finished IS NULL"
 
@@ -43,20 +43,24 @@ class JobInputs:
             DiskFull: no space is left.
             InternalError: the folder cannot be written.
         """
-        data = [stored_form(text) for text in images]
-        if data and self._files.total_bytes + self._files.bytes_more(data) > self._max_bytes:
+        # Each is looked through once: they are large, and the store's one thread does it.
+        named = [(digest_of(data), data) for data in map(stored_form, images)]
+        files = dict(named)
+        if files and self._files.total_bytes + self._files.bytes_more(files) > self._max_bytes:
             raise QueueFull(
                 f"The init images of waiting jobs would take more than scheduler.max_inputs_gb "
                 f"({self._max_bytes / 1e9:g} GB); try again when some of them have ended",
                 {"max_inputs_gb": self._max_bytes / 1e9},
             )
-        digests: list[str] = []
+        kept: list[str] = []
         try:
             with translate_errors():
-                digests.extend(map(self._files.keep, data))
-            yield tuple(digests)
+                for digest, data in files.items():
+                    self._files.keep(digest, data)
+                    kept.append(digest)
+            yield tuple(digest for digest, _ in named)
         except BaseException:
-            self.discard_unneeded(digests)
+            self.discard_unneeded(kept)
             raise
 
     def note(self, number: int, digests: Sequence[str]) -> None:

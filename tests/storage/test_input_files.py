@@ -12,7 +12,7 @@ import pytest
 from mflux_api.errors import DiskFull, QueueFull
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Failure, Job, Timings
-from mflux_api.storage.input_files import InputFiles
+from mflux_api.storage.input_files import InputFiles, digest_of
 from mflux_api.storage.job_inputs import JobInputs
 from mflux_api.storage.sqlite import DATABASE_NAME, INPUTS_FOLDER, SqliteRepository
 from tests.support.disk_calls import record_disk_calls
@@ -245,7 +245,7 @@ def test_input_that_cannot_be_removed_does_not_hold_up_its_jobs_end(
 
 
 def test_a_full_disk_refuses_the_job_and_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: InputFiles, data: bytes) -> str:
+    def full(self: InputFiles, digest: str, data: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     with SqliteRepository(tmp_path / DATABASE_NAME) as repository:
@@ -263,5 +263,6 @@ def test_input_is_on_disk_before_it_has_its_name_and_the_name_before_the_call_re
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls = record_disk_calls(monkeypatch)
-    digest = InputFiles(tmp_path).keep(b"content")
+    digest = digest_of(b"content")
+    InputFiles(tmp_path).keep(digest, b"content")
     calls.check_synced_before_named(tmp_path / digest, folder_too=True)
