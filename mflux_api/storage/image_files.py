@@ -74,7 +74,7 @@ class ImageFiles:
             OSError: the folder cannot be read or written.
         """
         found: list[tuple[float, int, Path]] = []
-        for image in self._all():
+        for image in self._files(_IMAGE):
             with suppress(FileNotFoundError):
                 status = image.stat()
                 found.append((status.st_mtime, status.st_size, image))
@@ -88,16 +88,16 @@ class ImageFiles:
                 logger.info("image %s: removed, because all take more than jobs.max_images_gb", image.name)
         return count
 
-    def _all(self) -> Iterator[Path]:
-        """Every image of any job, and no file that is called otherwise."""
+    def _files(self, name: re.Pattern[str]) -> Iterator[Path]:
+        """Every file of that name in the folder of any day, and no file that is called otherwise."""
         for day in self.folder.iterdir() if self.folder.is_dir() else ():
             if _DAY.fullmatch(day.name) and day.is_dir() and not day.is_symlink():
-                yield from (file for file in day.iterdir() if _IMAGE.fullmatch(file.name) and file.is_file())
+                yield from (file for file in day.iterdir() if name.fullmatch(file.name) and file.is_file())
 
     def has_images(self) -> bool:
         """Return whether there is an image of any job; a folder that cannot be read has none."""
         try:
-            return next(self._all(), None) is not None
+            return next(self._files(_IMAGE), None) is not None
         except OSError:
             return False
 
@@ -107,15 +107,8 @@ class ImageFiles:
         Raises:
             OSError: the folder cannot be read or written.
         """
-        days = self.folder.iterdir() if self.folder.is_dir() else ()
-        found = [
-            file
-            for day in days
-            if _DAY.fullmatch(day.name) and day.is_dir() and not day.is_symlink()
-            for file in day.iterdir()
-            if _LEFTOVER.fullmatch(file.name) and file.is_file()
-        ]
-        return remove_abandoned(found)
+        # All are found before the first is removed: a folder must not change while it is read.
+        return remove_abandoned(list(self._files(_LEFTOVER)))
 
 
 def _remove(path: Path) -> None:

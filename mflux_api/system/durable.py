@@ -5,7 +5,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -54,8 +54,14 @@ def sync_folder(path: Path) -> None:
     Raises:
         OSError: it cannot be opened, or the disk refuses it.
     """
-    try:
+    with _where_supported():
         sync_file(path)
+
+
+@contextlib.contextmanager
+def _where_supported() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         if error.errno not in _NOT_SUPPORTED:
             raise
@@ -157,11 +163,8 @@ class PendingFile:
         else:
             _rename_to_new(self._path, path)
         self._published = True
-        try:
+        with _where_supported():
             sync(self._folder)
-        except OSError as error:
-            if error.errno not in _NOT_SUPPORTED:
-                raise
 
 
 def remove_abandoned(paths: Iterable[Path]) -> int:
