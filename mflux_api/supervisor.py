@@ -20,15 +20,16 @@ would write. A child process is ended by whatever started it, within bounds of i
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from enum import Enum
-from typing import Any, NoReturn
+from typing import Any
 
 import attrs
 import trio
 
 from mflux_api.errors import ServiceFailed
+from mflux_api.system.nurseries import first_failure, unwrapped_nursery
 from mflux_api.system.threads import ThreadWaits, move_on_after_real
 
 STOP_SECONDS = 10.0
@@ -540,52 +541,4 @@ def _answer(channel: trio.MemorySendChannel[Any], value: Any) -> bool:
 
 def _named(error: BaseException | None) -> str:
     """Return the error's type only: its text may hold a prompt."""
-    return "it returned" if error is None else type(_first(error)).__name__
-
-
-@asynccontextmanager
-async def unwrapped_nursery() -> AsyncIterator[trio.Nursery]:
-    """Open a nursery that raises its first failure as it is, and not in a group.
-
-    For blocks where one thing fails and everything else ends because of it: what else failed is logged only.
-    """
-    try:
-        async with trio.open_nursery() as nursery:
-            yield nursery
-    except BaseExceptionGroup as group:
-        failure = _first(group)
-        if not isinstance(failure, Exception) or group.split((Exception, trio.Cancelled))[1] is not None:
-            # A cancellation or an interrupt passes through as it came, whatever failed beside it.
-            raise
-        if len(group.exceptions) > 1:
-            logger.debug("more than one task failed", exc_info=group)
-        _raise_as_it_was(failure)
-
-
-@contextmanager
-def lone_error() -> Iterator[None]:
-    """Turn a group that holds one error, however deep, into that error; several stay a group."""
-    try:
-        yield
-    except BaseExceptionGroup as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-            error = error.exceptions[0]
-        _raise_as_it_was(error)
-
-
-def _raise_as_it_was(error: BaseException) -> NoReturn:
-    """Raise an error without the group that carried it in its context."""
-    cause, context = error.__cause__, error.__context__
-    try:
-        raise error
-    finally:
-        error.__cause__, error.__context__ = cause, context
-
-
-def _first(error: BaseException) -> BaseException:
-    """Return the first failure in a group, or what cancelled it where nothing failed."""
-    while isinstance(error, BaseExceptionGroup):
-        failures = error.split(trio.Cancelled)[1]
-        error = (failures or error).exceptions[0]
-    return error
+    return "it returned" if error is None else type(first_failure(error)).__name__

@@ -13,7 +13,7 @@ from mflux_api.cli import doctor, generate, jobs, models, selftest, serve
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
 from mflux_api.cli.standard_error import in_background, print_line
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
-from mflux_api.supervisor import lone_error
+from mflux_api.system.nurseries import lone_error
 
 _LOG_PAUSE_SECONDS = 10.0
 

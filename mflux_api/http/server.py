@@ -22,7 +22,7 @@ from hypercorn.utils import repr_socket_addr
 from quart_trio import QuartTrio
 
 from mflux_api.http.connection import ClientTimeouts, Connection, HTTPConnection
-from mflux_api.supervisor import lone_error
+from mflux_api.system.nurseries import lone_error
 
 _BACKLOG: Final = 256
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}

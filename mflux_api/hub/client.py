@@ -10,7 +10,7 @@ import trio
 from mflux_api.errors import DownloadFailed, by_code
 from mflux_api.hub.protocol import DOWNLOAD_TYPES, DownloadDone, DownloadFailure, DownloadProgress, DownloadRequest
 from mflux_api.ipc.child_process import ChildDied, ChildProcess
-from mflux_api.supervisor import unwrapped_nursery
+from mflux_api.system.nurseries import unwrapped_nursery
 
 logger = logging.getLogger(__name__)
 

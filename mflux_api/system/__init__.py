@@ -1,1 +1,1 @@
-"""The operating system's own ways, which are the same for every part of the service: worker threads, syncing files."""
+"""What every part of the service does in the same way: waiting for threads, nurseries, and syncing files."""

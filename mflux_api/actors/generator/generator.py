@@ -18,7 +18,8 @@ from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import Engine, EngineDied, EngineId, EngineStarter, Received
 from mflux_api.errors import EngineUnavailable
-from mflux_api.supervisor import Started, unwrapped_nursery
+from mflux_api.supervisor import Started
+from mflux_api.system.nurseries import unwrapped_nursery
 
 logger = logging.getLogger(__name__)
 

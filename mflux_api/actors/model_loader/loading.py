@@ -9,7 +9,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Address
 from mflux_api.catalog import Model
 from mflux_api.engine.protocol import Bits, LoadModel, LoadProgress
-from mflux_api.supervisor import unwrapped_nursery
+from mflux_api.system.nurseries import unwrapped_nursery
 
 Asking = Callable[[], Sequence[m.Acquire]]
 """Tells which questions still wait for the load."""

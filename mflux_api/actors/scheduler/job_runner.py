@@ -25,7 +25,7 @@ from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.jobs.progress import Progress, ProgressTracker
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.storage.image_files import ImageFiles
-from mflux_api.supervisor import unwrapped_nursery
+from mflux_api.system.nurseries import unwrapped_nursery
 from mflux_api.system.threads import read_in_thread, run_in_thread
 
 logger = logging.getLogger(__name__)

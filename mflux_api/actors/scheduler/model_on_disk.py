@@ -11,7 +11,7 @@ from mflux_api.catalog import Catalog
 from mflux_api.errors import ShuttingDown
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.progress import ProgressTracker
-from mflux_api.supervisor import unwrapped_nursery
+from mflux_api.system.nurseries import unwrapped_nursery
 
 RETRY_SECONDS = 0.1
 """Before a downloader that was restarted is asked again."""
