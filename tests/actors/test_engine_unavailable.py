@@ -66,10 +66,13 @@ async def test_calls_of_the_load_route_wait_for_a_start_together_and_no_longer_t
 
 async def test_load_route_gets_an_engine_that_comes_up_in_time(tmp_path: Path, autojump_clock: MockClock) -> None:
     hold = Hold()
-    async with service_of(tmp_path, {"0": Script(at={"start": hold})}) as service, trio.open_nursery() as nursery:
-        nursery.start_soon(gateway(service).load_model, demo(service))
-        await trio.sleep(50)
-        hold.release.set()
+    async with service_of(tmp_path, {"0": Script(at={"start": hold})}) as service:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(gateway(service).load_model, demo(service))
+            await trio.sleep(50)
+            hold.release.set()
+        (engine,) = await gateway(service).engines()
+        assert engine.models == ("demo",)
 
 
 async def test_synchronous_job_is_answered_when_its_engine_is_degraded(

@@ -26,6 +26,7 @@ from tests.support.harness import (
     run_inline,
     scripted_service,
     settings,
+    settled,
 )
 from tests.support.scripted_engine import Hold, Script
 
@@ -68,10 +69,7 @@ async def test_record_of_an_embedding_programs_synchronous_job_goes_when_its_end
             async with service.events(job.id) as events:
                 assert isinstance([event async for event in events][-1], Finished)
 
-        async def all_gone() -> bool:
-            return await gateway(service).jobs() == ((), None)
-
-        await eventually(all_gone)
+        await eventually(lambda: settled(service, 0))
 
 
 async def test_record_of_a_synchronous_caller_that_left_goes(tmp_path: Path) -> None:
@@ -88,10 +86,7 @@ async def test_record_of_a_synchronous_caller_that_left_goes(tmp_path: Path) -> 
                 await hold.reached.wait()
                 caller.cancel()
 
-        async def all_gone() -> bool:
-            return await gateway(service).jobs() == ((), None)
-
-        await eventually(all_gone)
+        await eventually(lambda: settled(service, 0))
         hold.release.set()
 
 

@@ -53,19 +53,23 @@ def test_second_signal_counts_after_a_second_and_once(
         assert seen == ["first", "second"]
 
 
+def starting(folder: Path, **script: bool | str) -> "subprocess.Popen[str]":
+    """Start a server that plays a script from its first moment on."""
+    (folder / "config.toml").write_text(CONFIG, "utf-8")
+    return subprocess.Popen(
+        [sys.executable, "-m", scripted_server.MODULE, "serve", "--host", "127.0.0.1", "--port", "0"],
+        cwd=folder,
+        env=clean_environment() | scripted_server.environ(**script),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="a mutex of zeros can be locked")
 @pytest.mark.parametrize("moment", ["opening", "starting"])
 def test_signal_is_heard_from_the_first_moment_also_while_the_disk_does_not_answer(tmp_path: Path, moment: str) -> None:
-    (tmp_path / "config.toml").write_text(CONFIG, "utf-8")
-    process = subprocess.Popen(
-        [sys.executable, "-m", scripted_server.MODULE, "serve", "--host", "127.0.0.1", "--port", "0"],
-        cwd=tmp_path,
-        env=clean_environment() | scripted_server.environ(blocked_store=moment),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    with starting(tmp_path, blocked_store=moment) as process:
         assert process.stderr is not None
         assert any(line == "blocked\n" for line in process.stderr)
         process.send_signal(signal.SIGTERM)
@@ -79,15 +83,7 @@ def test_signal_is_heard_from_the_first_moment_also_while_the_disk_does_not_answ
 
 @pytest.mark.slow
 def test_signal_before_the_server_listens_ends_it_with_status_0(tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text(CONFIG, "utf-8")
-    process = subprocess.Popen(
-        [sys.executable, "-m", scripted_server.MODULE, "serve", "--host", "127.0.0.1", "--port", "0"],
-        cwd=tmp_path,
-        env=clean_environment() | scripted_server.environ(signal_at_start=True),
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with process:
+    with starting(tmp_path, signal_at_start=True) as process:
         assert process.stderr is not None
         told = process.stderr.read()
         assert process.wait(20) == 0, told

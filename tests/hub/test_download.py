@@ -66,11 +66,13 @@ def test_a_hub_without_ranges_is_asked_for_the_whole_file_again(hub: Hub, client
     client.leave_partial(hub, hub.repositories[REPO][TRANSFORMER][:50_000])
     hub.faults.without_ranges = True
     client.succeed()
+    assert hub.sent[TRANSFORMER] == len(hub.repositories[REPO][TRANSFORMER])
 
 
 def test_a_partial_file_longer_than_the_real_one_is_begun_again(hub: Hub, client: Downloads) -> None:
     client.leave_partial(hub, bytes(len(hub.repositories[REPO][TRANSFORMER]) + 1))
     client.succeed()
+    assert hub.sent[TRANSFORMER] == len(hub.repositories[REPO][TRANSFORMER])
 
 
 def test_a_partial_file_of_other_bytes_is_found_and_the_next_try_succeeds(hub: Hub, client: Downloads) -> None:
