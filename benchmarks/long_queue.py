@@ -8,6 +8,7 @@ Run: ``uv run python -m benchmarks.long_queue``
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.entries import Entry, JobEvent
@@ -87,9 +88,9 @@ def measure(length: int) -> dict[str, float]:
         seconds[kind] = (time.perf_counter() - began) / len(calls)
 
     each("progress of the running job", [lambda: queue.eta(running, ENGINES)] * CALLS)
-    each("GET of a waiting job", [lambda entry=entry: queue.snapshots(ENGINES, [entry.job.id]) for entry in looked_at])  # type: ignore[misc]
-    each("submit", [lambda number=number: submit(queue, length + number) for number in range(CALLS)])  # type: ignore[misc]
-    each("cancel", [lambda entry=entry: end(queue, entry) for entry in cancelled])  # type: ignore[misc]
+    each("GET of a waiting job", [partial(queue.snapshots, ENGINES, [entry.job.id]) for entry in looked_at])
+    each("submit", [partial(submit, queue, length + number) for number in range(CALLS)])
+    each("cancel", [partial(end, queue, entry) for entry in cancelled])
     each("end, and the next one runs", [lambda: end(queue, dispatch(queue))] * CALLS)
     each("GET of the whole queue, for each job", [lambda: queue.snapshots(ENGINES)])
     seconds["GET of the whole queue, for each job"] /= length
