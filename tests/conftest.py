@@ -14,6 +14,10 @@ settings.load_profile("project")
 # Exact pixels are those of float32 on a CPU, whatever this machine has, in this process and in every engine child.
 os.environ[DEVICES_VARIABLE] = "cpu"
 
+# Hundreds of servers and engine children start: without bytecode each of them compiles its imports anew, half of the
+# suite's time on the processor.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take long first: of two processes none waits for the other's last file."""
