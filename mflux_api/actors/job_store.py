@@ -111,7 +111,7 @@ class JobStore:
                     self._unread[message.job_id] = trio.current_time() + UNREAD_SECONDS
                 await self._expire()
             case m.GetJob():
-                message.reply.ok(await self._get(message.job_id))
+                message.reply.ok(await self._get(message.job_id, message.owner))
             case m.ListJobs():
                 message.reply.ok(await self._page(message))
             case m.Unfinished():
@@ -132,8 +132,16 @@ class JobStore:
     async def _call(self, function: Callable[[], T]) -> T:
         return await run_in_thread(function, limiter=self._thread)
 
-    async def _get(self, job_id: str) -> Job | None:
-        found = await self._call(partial(self._repository.get, job_id))
+    async def _get(self, job_id: str, owner: str | None) -> Job | None:
+        try:
+            found = await self._call(partial(self._repository.get, job_id))
+        except UnreadableRow:
+            # Whose it was cannot be read either.
+            if owner is not None:
+                return None
+            raise
+        if found is None or owner not in (None, found.owner):
+            return None
         if isinstance(found, Tombstone):
             raise JobGone(
                 f"The record of job '{found.id}' was removed (jobs.ttl_hours, jobs.keep_completed or a prune); look "
@@ -161,7 +169,13 @@ class JobStore:
     async def _page(self, message: m.ListJobs) -> Page:
         try:
             return await self._call(
-                partial(self._repository.page, limit=message.limit, cursor=message.cursor, status=message.status)
+                partial(
+                    self._repository.page,
+                    limit=message.limit,
+                    cursor=message.cursor,
+                    status=message.status,
+                    owner=message.owner,
+                )
             )
         except ValueError:
             raise InvalidParameter.for_field(

@@ -28,13 +28,17 @@ class JobView:
 class Jobs(Questions):
     """Looking at jobs, following them, cancelling them, and removing the records of old ones."""
 
-    async def job(self, job_id: str) -> JobView:
+    async def job(self, job_id: str, *, owner: str | None = None) -> JobView:
         """Return one job as it is now.
 
+        Args:
+            job_id: the job.
+            owner: whose it has to be, here as in the other questions; ``None``: no matter whose.
+
         Raises:
-            JobNotFound: there is none with that id.
+            JobNotFound: there is none with that id, or it is another's.
         """
-        job = await self._job(job_id)
+        job = await self._job(job_id, owner)
         if job.status.terminal:
             return JobView(job=job, live=None)
         live = (await self._ask(self._to.scheduler, m.GetSnapshots(job_ids=(job_id,)))).get(job_id)
@@ -44,10 +48,10 @@ class Jobs(Questions):
         return JobView(job=job, live=live)
 
     async def jobs(
-        self, *, limit: int = 50, cursor: str | None = None, status: Status | None = None
+        self, *, limit: int = 50, cursor: str | None = None, status: Status | None = None, owner: str | None = None
     ) -> tuple[tuple[JobView, ...], str | None]:
         """Return a page of jobs, newest first, and the cursor of the next one."""
-        page: Page = await self._ask(self._to.store, m.ListJobs(limit=limit, cursor=cursor, status=status))
+        page: Page = await self._ask(self._to.store, m.ListJobs(limit=limit, cursor=cursor, status=status, owner=owner))
         unfinished = tuple(job.id for job in page.jobs if not job.status.terminal)
         question = m.GetSnapshots(job_ids=unfinished)
         snapshots = await self._ask(self._to.scheduler, question) if unfinished else {}
@@ -66,12 +70,15 @@ class Jobs(Questions):
         """Return every unfinished job: running ones first, then the queue in order."""
         return await self._ask(self._to.scheduler, m.GetSnapshots())
 
-    async def cancel(self, job_id: str) -> Job:
+    async def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
         """Cancel a job and return it; a finished one is returned as it is.
 
         Raises:
-            JobNotFound: there is none with that id.
+            JobNotFound: there is none with that id, or it is another's.
         """
+        if owner is not None:
+            # A job's owner never changes.
+            await self._job(job_id, owner)
         job = await self._ask(self._to.scheduler, m.CancelJob(job_id=job_id))
         if job is None:
             raise _unknown(job_id)
@@ -85,19 +92,22 @@ class Jobs(Questions):
         """Remove the records of jobs that finished longer ago than that, or only say which they are."""
         return await self._ask(self._to.store, m.PruneJobs(older_than=older_than, dry_run=dry_run))
 
-    async def follow(self, job_id: str, last_event_id: str | None = None, *, previews: bool = False) -> EventStream:
+    async def follow(
+        self, job_id: str, last_event_id: str | None = None, *, previews: bool = False, owner: str | None = None
+    ) -> EventStream:
         """Follow a job's events; use the result as an async context manager and iterate over it.
 
         Args:
             job_id: the job.
             last_event_id: the event after which to go on; with the terminal event's own the stream has ended.
             previews: also follow events that carry a small image of what an image is coming to.
+            owner: whose job it has to be.
 
         Raises:
-            JobNotFound: there is none with that id.
+            JobNotFound: there is none with that id, or it is another's.
             ShuttingDown: it goes on at the next start only.
         """
-        job = await self._job(job_id)
+        job = await self._job(job_id, owner)
         subscription = await self._ask(
             self._to.hub, m.Subscribe(job_id=job_id, last_event_id=last_event_id, previews=previews)
         )
@@ -145,8 +155,8 @@ class Jobs(Questions):
                 raise _unknown(job_id)
             return end
 
-    async def _job(self, job_id: str) -> Job:
-        job = await self._ask(self._to.store, m.GetJob(job_id=job_id))
+    async def _job(self, job_id: str, owner: str | None = None) -> Job:
+        job = await self._ask(self._to.store, m.GetJob(job_id=job_id, owner=owner))
         if job is None:
             raise _unknown(job_id)
         return job

@@ -80,8 +80,8 @@ class InMemoryRepository:
         number = self._numbers.get(job_id)
         return self._tombstones.get(job_id) if number is None else self._jobs[number]
 
-    def page(self, *, limit: int, cursor: str | None, status: Status | None) -> Page:
-        """Return a page of jobs, newest first.
+    def page(self, *, limit: int, cursor: str | None, status: Status | None, owner: str | None = None) -> Page:
+        """Return a page of jobs, newest first; with ``owner`` only that owner's.
 
         Raises:
             ValueError: the cursor is not one of this list.
@@ -90,7 +90,7 @@ class InMemoryRepository:
         matching = (
             (number, job)
             for number, job in reversed(self._jobs.items())
-            if number < before and (status is None or job.status is status)
+            if number < before and status in (None, job.status) and owner in (None, job.owner)
         )
         return make_page(tuple(islice(matching, limit + 1)), limit)
 
@@ -153,7 +153,7 @@ class InMemoryRepository:
     def _remove(self, number: int, now: datetime) -> None:
         job = self._jobs.pop(number)
         del self._finished[number], self._numbers[job.id]
-        self._tombstones[job.id] = Tombstone(id=job.id, removed_at=now)
+        self._tombstones[job.id] = Tombstone(id=job.id, removed_at=now, owner=job.owner)
         while len(self._tombstones) > self._keep_finished:
             self._forget(next(iter(self._tombstones)))
 

@@ -93,6 +93,11 @@ MIGRATIONS: Sequence[Migration] = (
         )
         """,
     ),
+    (
+        # A key sees its own jobs only, and of these also that they are gone.
+        "CREATE INDEX jobs_by_owner ON jobs (owner, number)",
+        "ALTER TABLE tombstones ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
+    ),
 )
 """Entry n leads from schema n to schema n + 1. Released entries never change; new ones are added at the end."""
 

@@ -17,6 +17,8 @@ class Tombstone:
 
     id: str
     removed_at: datetime
+    owner: str = ""
+    """Whose job it was."""
 
 
 @attrs.frozen(kw_only=True)
@@ -95,8 +97,8 @@ class Repository(Protocol):
         Init images are large, and an unfinished job may come without them; :meth:`unfinished` has them.
         """
 
-    def page(self, *, limit: int, cursor: str | None, status: Status | None) -> Page:
-        """Return a page of at most ``limit`` (at least 1) jobs, newest first.
+    def page(self, *, limit: int, cursor: str | None, status: Status | None, owner: str | None = None) -> Page:
+        """Return a page of at most ``limit`` (at least 1) jobs, newest first; with ``owner`` only that owner's.
 
         Raises:
             ValueError: the cursor is not one of this list.

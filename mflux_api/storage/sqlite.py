@@ -173,27 +173,27 @@ class SqliteRepository:
                 for _, job in self._table.readable([row]):
                     return job
                 raise UnreadableRow.of(job_id)
-            row = self._table.one("SELECT removed_at FROM tombstones WHERE id = ?", job_id)
+            row = self._table.one("SELECT removed_at, owner FROM tombstones WHERE id = ?", job_id)
             if row is None and self._table.one("SELECT 1 FROM unreadable_jobs WHERE id = ?", job_id):
                 raise UnreadableRow.of(job_id)
-        return None if row is None else Tombstone(id=job_id, removed_at=_moment_or_never(row[0]))
+        return None if row is None else Tombstone(id=job_id, removed_at=_moment_or_never(row[0]), owner=row[1])
 
-    def page(self, *, limit: int, cursor: str | None, status: Status | None) -> Page:
-        """Return a page of jobs, newest first.
+    def page(self, *, limit: int, cursor: str | None, status: Status | None, owner: str | None = None) -> Page:
+        """Return a page of jobs, newest first; with ``owner`` only that owner's.
 
         Raises:
             ValueError: the cursor is not one of this list.
         """
         before = first_number_not_on_page(cursor)
-        # Two queries and not `status = ? OR ? IS NULL`: that one would use no index.
-        where = "number < ?" if status is None else "number < ? AND status = ?"
-        values = (before,) if status is None else (before, status.value)
-        query = f"SELECT {COLUMNS} FROM jobs WHERE {where} ORDER BY number DESC LIMIT ?"
-        numbered = self._table.jobs(query, *values, limit + 1)
+        # Only what is asked for, and not `status = ? OR ? IS NULL`: that one would use no index.
+        conditions = {"status = ?": None if status is None else status.value, "owner = ?": owner}
+        asked = {condition: value for condition, value in conditions.items() if value is not None}
+        query = f"SELECT {COLUMNS} FROM jobs WHERE {' AND '.join(('number < ?', *asked))} ORDER BY number DESC LIMIT ?"
+        numbered = self._table.jobs(query, before, *asked.values(), limit + 1)
         numbered += [
             (held.number, held.job)
             for held in self._held.values()
-            if held.number < before and (status is None or held.job.status is status)
+            if held.number < before and status in (None, held.job.status) and owner in (None, held.job.owner)
         ]
         return make_page(sorted(numbered, key=_number, reverse=True)[: limit + 1], limit)
 
@@ -270,7 +270,8 @@ class SqliteRepository:
                     f"DELETE FROM {table} IN (SELECT id FROM tombstones WHERE removed_at < ?)", (oldest_tombstone,)
                 )
             self._file.connection.executemany(
-                "INSERT INTO tombstones VALUES (?, ?)", [(job.id, moment_text(now)) for _, job in expired]
+                "INSERT INTO tombstones (id, removed_at, owner) VALUES (?, ?, ?)",
+                [(job.id, moment_text(now), job.owner) for _, job in expired],
             )
             self._file.connection.executemany("DELETE FROM jobs WHERE number = ?", [(number,) for number, _ in expired])
         return tuple(job for _, job in expired)

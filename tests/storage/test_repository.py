@@ -42,12 +42,14 @@ def ids(found: tuple[Job, ...]) -> list[str]:
     return [job.id for job in found]
 
 
-def listed(repository: Repository, *, status: Status | None = None, limit: int = 100) -> list[str]:
+def listed(
+    repository: Repository, *, status: Status | None = None, limit: int = 100, owner: str | None = None
+) -> list[str]:
     """Follow the cursors through all pages."""
     names: list[str] = []
     cursor = None
     while True:
-        page = repository.page(limit=limit, cursor=cursor, status=status)
+        page = repository.page(limit=limit, cursor=cursor, status=status, owner=owner)
         assert len(page.jobs) <= limit
         names += ids(page.jobs)
         if page.next_cursor is None:
@@ -171,6 +173,25 @@ def test_pages_are_full_and_miss_nothing(repository: Repository, limit: int) -> 
     fill(repository, "a", "B", "c", "D", "e", "F", "g")
     assert listed(repository, limit=limit) == ["g", "F", "e", "D", "c", "B", "a"]
     assert len(repository.page(limit=limit, cursor=None, status=None).jobs) == min(limit, 7)
+
+
+@pytest.mark.parametrize("limit", [1, 2, 3])
+def test_pages_of_one_owner_are_full_and_have_no_other_job(repository: Repository, limit: int) -> None:
+    for number, owner in enumerate(["ana", "bob", "ana", "", "ana", "bob", "ana"]):
+        job = attrs.evolve(queued(f"{number}", synchronous=number == 4), owner=owner)
+        repository.insert(job)
+        if number < 3:
+            repository.replace(completed(job))
+    assert listed(repository, limit=limit, owner="ana") == ["6", "4", "2", "0"]
+    assert listed(repository, limit=limit, owner="ana", status=Status.COMPLETED) == ["2", "0"]
+    assert listed(repository, limit=limit, owner="") == ["3"]
+    assert listed(repository, limit=limit, owner="an") == []
+
+
+def test_tombstone_says_whose_job_it_was(repository: Repository) -> None:
+    repository.insert(attrs.evolve(completed(queued("a")), owner="ana"))
+    repository.expire(now=NOW, keep=0, ttl=FOREVER)
+    assert repository.get("a") == Tombstone(id="a", removed_at=NOW, owner="ana")
 
 
 def test_an_empty_list_is_one_page(repository: Repository) -> None:

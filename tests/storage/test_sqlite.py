@@ -523,14 +523,15 @@ def test_a_removed_prompt_is_not_in_the_file_any_more(path: Path) -> None:
     assert b"secret garden" not in path.read_bytes()
 
 
+@pytest.mark.parametrize("owner", [None, "key ana"])
 @pytest.mark.parametrize("status", [None, Status.QUEUED])
-def test_a_page_is_read_through_an_index(path: Path, status: Status | None) -> None:
+def test_a_page_is_read_through_an_index(path: Path, status: Status | None, owner: str | None) -> None:
     with SqliteRepository(path) as repository:
         for name in "abc":
             repository.insert(queued(name))
         statements: list[str] = []
         repository._file.connection.set_trace_callback(statements.append)
-        repository.page(limit=1, cursor="3", status=status)
+        repository.page(limit=1, cursor="3", status=status, owner=owner)
         repository._file.connection.set_trace_callback(None)
         (query,) = statements
     plan = " ".join(row[3] for row in sql(path, f"EXPLAIN QUERY PLAN {query}"))

@@ -89,6 +89,8 @@ class GetJob(Ask[Job | None]):
     """Read one job."""
 
     job_id: str
+    owner: str | None = None
+    """Whose job it has to be; another's is none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -98,6 +100,7 @@ class ListJobs(Ask[Page]):
     limit: int
     cursor: str | None = None
     status: Status | None = None
+    owner: str | None = None
 
 
 @attrs.frozen(kw_only=True)

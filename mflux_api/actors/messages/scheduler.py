@@ -81,6 +81,7 @@ class JobSnapshot:
     prompt: str = attrs.field(repr=False)
     progress: Progress
     position: int | None
+    owner: str = ""
 
 
 @attrs.frozen(kw_only=True)

@@ -267,6 +267,7 @@ def _snapshot(entry: Entry, position: int | None, eta_seconds: float | None) -> 
         prompt=entry.job.request.prompt,
         progress=attrs.evolve(entry.tracker.latest, eta_seconds=eta_seconds),
         position=position,
+        owner=entry.job.owner,
     )
 
 
