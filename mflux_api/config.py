@@ -126,6 +126,11 @@ class SecuritySettings:
 
     api_keys: tuple[Annotated[str, Meta(min_length=1)], ...] = attrs.field(default=(), repr=False)
     allowed_hosts: tuple[str, ...] = ()
+    """Further host names to answer to; ``.example.com`` with its subdomains, ``*`` is every name."""
+    keys_file: Path | None = None
+    """Keys with names, scopes and limits, as digests."""
+    shared_jobs: bool = False
+    """Whether every key sees and cancels the jobs of all."""
 
 
 @attrs.frozen(kw_only=True)
@@ -286,7 +291,7 @@ def _check(tree: Mapping[str, Any], target: type[Any], where: str, prefix: str =
                 _check(entry, get_args(hint)[0], where, f"{prefix}{key}.")
 
 
-_PATHS = (("models", "cache_dir"), ("generation", "output_dir"), ("jobs", "state_dir"))
+_PATHS = (("models", "cache_dir"), ("generation", "output_dir"), ("jobs", "state_dir"), ("security", "keys_file"))
 
 
 def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:

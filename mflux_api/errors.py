@@ -85,14 +85,26 @@ class Unauthorized(ServiceError):
     code, status = "UNAUTHORIZED", 401
 
 
+class TooManyWrongKeys(Unauthorized):
+    """Its address sent so many wrong keys that this one is not even slowed any more."""
+
+    retry_after = 60
+
+
+class Forbidden(ServiceError):
+    """The API key lacks the scope that this needs (details: scope)."""
+
+    code, status = "FORBIDDEN", 403
+
+
 class HostNotAllowed(ServiceError):
-    """The Host header is not in ``security.allowed_hosts``."""
+    """The Host header names a host that is neither this machine's nor in ``security.allowed_hosts``."""
 
     code, status = "HOST_NOT_ALLOWED", 403
 
 
 class OriginNotAllowed(ServiceError):
-    """The Origin header is not in ``server.cors_origins``."""
+    """A web page of another origin may not ask for this, unless ``server.cors_origins`` lists it by name."""
 
     code, status = "ORIGIN_NOT_ALLOWED", 403
 

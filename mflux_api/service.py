@@ -8,9 +8,10 @@ from contextlib import asynccontextmanager, suppress
 import attrs
 import trio
 
+from mflux_api.access.access import Access
 from mflux_api.actors import messages as m
 from mflux_api.catalog.lookup import find_model
-from mflux_api.config import Settings
+from mflux_api.config import SecuritySettings, Settings
 from mflux_api.engine.interface import EngineId, EngineStarter
 from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown, by_code
 from mflux_api.gateway.event_stream import EventStream
@@ -23,6 +24,7 @@ from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository
 from mflux_api.supervisor import ChildSpec, DidNotStop, Ended, Started, Supervisor
+from mflux_api.system.threads import read_in_thread
 from mflux_api.tree import SupervisionTree, TreeOptions, local_engines
 
 LEAVE_SECONDS = 1.0
@@ -60,6 +62,7 @@ class Service:
         self._fronts = itertools.count(1)
         self._end_by = math.inf
         self._halted = False
+        self._access: Access | None = None
         # Synchronous jobs of this program that it has not heard the end of: retention does not take them.
         self._awaited: set[str] = set()
 
@@ -176,6 +179,19 @@ class Service:
         """Say until when, in Trio's time, HTTP answers that are on their way when the service ends may be sent."""
         self._end_by = deadline
 
+    async def reload_keys(self, security: SecuritySettings | None = None) -> int:
+        """Read the API keys again, and return how many there are; streams of keys that are gone end.
+
+        Args:
+            security: settings that were read again; by default those that the service was opened with.
+
+        Raises:
+            ConfigError: they cannot be used; the keys stay as they were.
+        """
+        if self._access is None:
+            return 0
+        return await read_in_thread(self._access.reload, security)
+
     async def serve_http(
         self,
         binds: Sequence[str] | None = None,
@@ -190,14 +206,17 @@ class Service:
 
         Raises:
             BindError: an address cannot be listened on.
+            ConfigError: ``security.keys_file`` cannot be used.
         """
         # Imported here: an embedding program without HTTP does not pay for the web stack.
         from mflux_api.http.front import HttpFront
         from mflux_api.http.server import open_sockets
 
+        if self._access is None:
+            self._access = await read_in_thread(Access, self.settings.security)
         server = self.settings.server
         sockets = open_sockets(binds if binds is not None else [_bind(server.host, server.port)])
-        front = HttpFront(self._gateway, sockets, lambda: self._end_by)
+        front = HttpFront(self._gateway, self._access, sockets, lambda: self._end_by)
         # Each call has a front of its own: the end of one must not take another's along.
         name = f"{m.HTTP_FRONT} {next(self._fronts)}"
         try:

@@ -6,14 +6,18 @@ import secrets
 from quart import Response, request
 from quart_trio import QuartTrio
 
+from mflux_api.access.access import Access
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http import error_handlers, openapi, security
+from mflux_api.http import error_handlers, openapi
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.held import IN_FLIGHT, ServiceRequest
 from mflux_api.http.render import Renderer
 from mflux_api.http.routes import api_v1, loras
+from mflux_api.http.security.guard import Guard, install, route_scopes
+from mflux_api.http.security.hosts import HostRules, own_names
+from mflux_api.http.security.origins import OriginRules
 from mflux_api.http.uploads import LIMITS
 
 ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, Last-Event-ID, Idempotency-Key"
@@ -23,25 +27,38 @@ BODY_TIMEOUT_SECONDS = 60
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
-def create_app(gateway: Gateway) -> QuartTrio:
-    """Build the app; it holds no state but a cache of rendered results."""
+def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
+    """Build the app; it holds no state but a cache of rendered results, and who sent wrong keys.
+
+    Args:
+        gateway: what the routes ask.
+        access: the keys, where more than this app needs to know them.
+
+    Raises:
+        ConfigError: the file of keys cannot be used.
+        LookupError: a route does not say who may ask for it.
+    """
+    settings = gateway.settings
     app = QuartTrio("mflux_api", static_folder=None)
     app.asgi_http_class = HTTPConnection
     app.request_class = ServiceRequest
     app.config[IN_FLIGHT] = gateway.in_flight
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_SECONDS
-    app.config[LIMITS] = {("POST", loras.PATH): gateway.settings.lora.max_upload_mb * 2**20}
+    app.config[LIMITS] = {("POST", loras.PATH): settings.lora.max_upload_mb * 2**20}
     # A synchronous call may take as long as its job; a client that leaves cancels it.
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.strict_slashes = False
     renderer = Renderer(gateway)
     for blueprint in (*sdapi.blueprints(gateway, renderer), *api_v1.blueprints(gateway, renderer)):
         app.register_blueprint(blueprint)
-    app.register_blueprint(openapi.blueprint(max_images=gateway.settings.generation.max_batch_size))
+    app.register_blueprint(openapi.blueprint(max_images=settings.generation.max_batch_size))
     error_handlers.install(app)
-    origins = gateway.settings.server.cors_origins
-    security.install(app, gateway.settings.security, origins)
+    scopes = route_scopes(openapi.OPERATIONS)
+    scopes.check(app.url_map)
+    hosts = HostRules(settings.security.allowed_hosts, own=(settings.server.host, *own_names()))
+    origins = settings.server.cors_origins
+    install(app, Guard(access or Access(settings.security), hosts, OriginRules(origins), scopes))
     _allow_origins(app, origins)
     _identify(app)
     return app

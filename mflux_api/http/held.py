@@ -6,6 +6,7 @@ from typing import cast
 
 from quart import request
 from quart_trio.wrappers.request import TrioBody, TrioRequest
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from mflux_api.errors import ServerBusy
 from mflux_api.gateway.bytes_in_flight import BytesInFlight
@@ -71,6 +72,12 @@ class MeteredBody(TrioBody):
         if self._must_raise is None:
             self._reserve(self._arrived)
         super().append(data)
+
+    def discard(self) -> None:
+        """Let what still comes pass and keep none of it: no handler will read it."""
+        self._must_raise = RequestEntityTooLarge()
+        self.clear()
+        self.set_complete()
 
     def _reserve(self, count: int) -> None:
         more = count - self._held.body.bytes

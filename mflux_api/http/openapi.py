@@ -6,6 +6,7 @@ from typing import Any
 import msgspec
 from quart import Blueprint, Response
 
+from mflux_api.access.keys import Scope
 from mflux_api.errors import HostNotAllowed, InternalError, OriginNotAllowed, ServiceRestarting, Unauthorized
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.operations import Errors, Operation
@@ -22,6 +23,7 @@ OPERATIONS = (
         method="get",
         path="/openapi.json",
         summary="This description",
+        scope=Scope.READ,
         content={"application/json": {"schema": {"type": "object"}}},
     ),
 )

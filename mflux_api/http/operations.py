@@ -5,6 +5,7 @@ from typing import Any
 
 import attrs
 
+from mflux_api.access.keys import Scope
 from mflux_api.errors import (
     BodyTooLarge,
     DiskFull,
@@ -64,6 +65,8 @@ class Operation:
     method: str
     path: str
     summary: str
+    scope: Scope | None
+    """What a key has to allow; ``None`` is open without one, and pages of other origins may not ask for ``MANAGE``."""
     response: type[Any] | None = None
     """Class of the JSON object that is answered; ``None`` where ``content`` says what comes."""
     is_list: bool = False

@@ -9,6 +9,7 @@ import attrs
 import trio
 from quart import Blueprint, Response
 
+from mflux_api.access.keys import Scope
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter, JobCancelled, QueueFull, ShuttingDown
 from mflux_api.gateway.gateway import Gateway
@@ -26,7 +27,7 @@ from mflux_api.http.body import json_object
 from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
 from mflux_api.http.responses import Answer, in_thread, json_answer, json_response
-from mflux_api.http.security import owner
+from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import run_jobs
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.parse import convert, validate
@@ -47,6 +48,7 @@ OPERATIONS = (
         method="post",
         path="/sdapi/v1/extra-single-image",
         summary="Upscale an image and wait for the result",
+        scope=Scope.GENERATE,
         body=ExtraSingleImage,
         response=ExtraSingleResponse,
         errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
@@ -55,6 +57,7 @@ OPERATIONS = (
         method="post",
         path="/sdapi/v1/extra-batch-images",
         summary="Upscale several images and wait for the results",
+        scope=Scope.GENERATE,
         body=ExtraBatchImages,
         response=ExtraBatchResponse,
         errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
@@ -63,6 +66,7 @@ OPERATIONS = (
         method="get",
         path="/sdapi/v1/upscalers",
         summary="List what upscaler_1 may name",
+        scope=Scope.READ,
         response=UpscalerItem,
         is_list=True,
     ),
@@ -72,7 +76,7 @@ OPERATIONS = (
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
-    service = Extras(gateway, lambda: owner(gateway.settings.security.api_keys))
+    service = Extras(gateway, lambda: caller().owner)
 
     @routes.post("/extra-single-image")
     async def single() -> Response:

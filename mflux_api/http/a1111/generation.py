@@ -8,6 +8,7 @@ import attrs
 import trio
 from quart import Blueprint, Response
 
+from mflux_api.access.keys import Scope
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter, JobCancelled, ServerBusy
 from mflux_api.gateway.gateway import Gateway
@@ -18,7 +19,7 @@ from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
 from mflux_api.http.render import Renderer, with_images
 from mflux_api.http.responses import json_answer
-from mflux_api.http.security import owner
+from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import RanJob, run_job
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.parse import from_body
@@ -29,6 +30,7 @@ OPERATIONS = (
         method="post",
         path="/sdapi/v1/txt2img",
         summary="Generate a prompt and wait for the images",
+        scope=Scope.GENERATE,
         body=GenerateRequest,
         body_required=("prompt",),
         response=ImagesResponse,
@@ -38,6 +40,7 @@ OPERATIONS = (
         method="post",
         path="/sdapi/v1/img2img",
         summary="Edit images by a prompt and wait for the result",
+        scope=Scope.GENERATE,
         body=GenerateRequest,
         body_required=("init_images",),
         response=ImagesResponse,
@@ -93,8 +96,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     async def generate(call: Call) -> Response:
         started = trio.current_time()
         this = held()
-        who = owner(gateway.settings.security.api_keys)
-        async with run_job(gateway, call.request, owner=who, on_accepted=this.body.release) as ran:
+        async with run_job(gateway, call.request, owner=caller().owner, on_accepted=this.body.release) as ran:
             job = ran.job
             if job.status is Status.CANCELLED and not call.a1111:
                 raise JobCancelled("The job was cancelled", {"job_id": job.id})

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from quart import Blueprint, Response, request
 
+from mflux_api.access.keys import Scope
 from mflux_api.errors import (
     DiskFull,
     IdempotencyConflict,
@@ -29,7 +30,7 @@ from mflux_api.http.render import Renderer, job_response
 from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, JobList, PruneRequest, PruneResponse
 from mflux_api.http.schemas import JobResponse
-from mflux_api.http.security import offered_key, owner, refuse_foreign_pages
+from mflux_api.http.security.guard import caller
 from mflux_api.http.sse import stream_response
 from mflux_api.images.encode import MEDIA_TYPES, ImageFormat
 from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
@@ -52,6 +53,7 @@ OPERATIONS = (
         method="post",
         path="/api/v1/generate",
         summary="Submit a job and return at once",
+        scope=Scope.GENERATE,
         body=GenerateRequest,
         response=GenerateResponse,
         parameters=({"name": HEADER, "in": "header", "schema": {"type": "string", "maxLength": MAX_LENGTH}},),
@@ -61,6 +63,7 @@ OPERATIONS = (
         method="get",
         path="/api/v1/jobs",
         summary="List jobs, newest first",
+        scope=Scope.READ,
         response=JobList,
         parameters=(
             query_parameter(
@@ -77,6 +80,7 @@ OPERATIONS = (
         method="get",
         path="/api/v1/jobs/{job_id}",
         summary="One job, with its result once it is finished",
+        scope=Scope.READ,
         response=JobResponse,
         parameters=(_JOB_ID, _IMAGES),
         errors=(*_JOB_ERRORS, ImageGone, InvalidParameter, ServerBusy),
@@ -85,6 +89,7 @@ OPERATIONS = (
         method="get",
         path="/api/v1/jobs/{job_id}/stream",
         summary="Follow a job: progress events, then one of complete, failed, cancelled",
+        scope=Scope.READ,
         parameters=(
             _JOB_ID,
             {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}},
@@ -102,6 +107,7 @@ OPERATIONS = (
         method="post",
         path="/api/v1/jobs/prune",
         summary="Remove the records of jobs that finished long ago",
+        scope=Scope.MANAGE,
         body=PruneRequest,
         body_required=("older_than_hours",),
         response=PruneResponse,
@@ -111,6 +117,7 @@ OPERATIONS = (
         method="delete",
         path="/api/v1/jobs/{job_id}",
         summary="Cancel a job",
+        scope=Scope.GENERATE,
         response=CancelResponse,
         parameters=(_JOB_ID,),
         errors=(*_JOB_ERRORS, DiskFull),
@@ -119,6 +126,7 @@ OPERATIONS = (
         method="get",
         path="/api/v1/jobs/{job_id}/images/{index}",
         summary="One finished image as a file",
+        scope=Scope.READ,
         parameters=(
             _JOB_ID,
             path_parameter("index", {"type": "integer", "minimum": 0}),
@@ -142,7 +150,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         accepted = None if key is None else await gateway.accepted_before(key)
         if accepted is None:
             asked = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
-            accepted = await gateway.submit(asked, owner=owner(gateway.settings.security.api_keys), key=key)
+            accepted = await gateway.submit(asked, owner=caller().owner, key=key)
         return json_response(
             GenerateResponse(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)
         )
@@ -153,23 +161,25 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             limit=_limit(request.args.get("limit")),
             cursor=request.args.get("cursor"),
             status=_status(request.args.get("status")),
+            owner=caller().sees,
         )
         return json_response(JobList(jobs=tuple(job_response(view) for view in views), next_cursor=cursor))
 
     @routes.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
-        return json_answer(await renderer.job(await gateway.job(job_id), held().stack, urls=_urls()))
+        return json_answer(
+            await renderer.job(await gateway.job(job_id, owner=caller().sees), held().stack, urls=_urls())
+        )
 
     @routes.get("/jobs/<job_id>/stream")
     async def stream(job_id: str) -> Response:
         last_event_id = request.headers.get("Last-Event-ID") or None
         urls, previews = _urls(), _previews()
-        events = await gateway.follow(job_id, last_event_id, previews=previews)
+        events = await gateway.follow(job_id, last_event_id, previews=previews, owner=caller().sees)
         return stream_response(events, renderer, held().stack, urls=urls, head_only=request.method == "HEAD")
 
     @routes.post("/jobs/prune")
     async def prune() -> Response:
-        refuse_foreign_pages(gateway.settings.server.cors_origins)
         asked = _prune_request(await json_object())
         removed = await gateway.prune(timedelta(hours=asked.older_than_hours), dry_run=asked.dry_run)
         if removed.stuck is not None:
@@ -181,12 +191,12 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.delete("/jobs/<job_id>")
     async def cancel(job_id: str) -> Response:
-        job = await gateway.cancel(job_id)
+        job = await gateway.cancel(job_id, owner=caller().sees)
         return json_response(CancelResponse(status=job.status.value))
 
     @routes.get("/jobs/<job_id>/images/<int:index>")
     async def image(job_id: str, index: int) -> Response:
-        job = (await gateway.job(job_id)).job
+        job = (await gateway.job(job_id, owner=caller().sees)).job
         if not 0 <= index < len(job.images):
             raise NotFound("The job has no such image (yet)", {"images": len(job.images)})
         wanted = _format(request.args.get("format"))
@@ -204,9 +214,9 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         text = request.headers.get(HEADER)
         if text is None:
             return None
-        caller = offered_key(gateway.settings.security.api_keys) or ""
+        identity = caller().identity
         # In a thread: a body may hold megabytes of images.
-        return await read_in_thread(partial(idempotency_key, text, body, caller=caller))
+        return await read_in_thread(partial(idempotency_key, text, body, caller=identity))
 
     return routes
 

@@ -8,6 +8,7 @@ import trio
 from quart import Blueprint, Response, request
 from quart.datastructures import FileStorage
 
+from mflux_api.access.keys import Scope
 from mflux_api.errors import BodyTooLarge, DiskFull, InternalError, InvalidParameter, RequestTimeout
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.operations import Operation, query_parameter
@@ -23,11 +24,18 @@ PATH = "/api/v1/loras"
 CHUNK_BYTES = 1024 * 1024
 
 OPERATIONS = (
-    Operation(method="get", path=PATH, summary="List the LoRA files that requests may name", response=LoraList),
+    Operation(
+        method="get",
+        path=PATH,
+        summary="List the LoRA files that requests may name",
+        scope=Scope.READ,
+        response=LoraList,
+    ),
     Operation(
         method="post",
         path=PATH,
         summary="Add a LoRA file: the body is the file, or a form with the field `file`",
+        scope=Scope.MANAGE,
         response=LoraResponse,
         parameters=(
             query_parameter("name", {"type": "string"}, "What to call it; a form's own file name by default"),

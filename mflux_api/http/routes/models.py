@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from quart import Blueprint, Response
 
+from mflux_api.access.keys import Scope
 from mflux_api.actors.messages import DownloadState, Transfer
 from mflux_api.catalog import Model
 from mflux_api.errors import (
@@ -30,11 +31,12 @@ EMBEDDED_SEQUENCE_LENGTH = 64
 _MODEL_ID = path_parameter("model_id")
 
 OPERATIONS = (
-    Operation(method="get", path="/api/v1/models", summary="List the models", response=ModelList),
+    Operation(method="get", path="/api/v1/models", summary="List the models", scope=Scope.READ, response=ModelList),
     Operation(
         method="get",
         path="/api/v1/models/{model_id}/status",
         summary="Whether a model is on disk and in memory, or how far its download is",
+        scope=Scope.READ,
         response=ModelStatus,
         parameters=(_MODEL_ID,),
         errors=(ModelNotFound,),
@@ -43,6 +45,7 @@ OPERATIONS = (
         method="post",
         path="/api/v1/models/{model_id}/download",
         summary="Begin to download a model; its status says how far it is",
+        scope=Scope.MANAGE,
         response=ModelStatus,
         parameters=(_MODEL_ID,),
         errors=(ModelNotFound, ShuttingDown),
@@ -51,6 +54,7 @@ OPERATIONS = (
         method="post",
         path="/api/v1/models/{model_id}/load",
         summary="Bring a model into memory, and answer when it is there",
+        scope=Scope.MANAGE,
         response=ModelStatus,
         parameters=(_MODEL_ID,),
         errors=(
@@ -66,6 +70,7 @@ OPERATIONS = (
         method="post",
         path="/api/v1/models/{model_id}/unload",
         summary="Remove a model from memory",
+        scope=Scope.MANAGE,
         response=ModelStatus,
         parameters=(_MODEL_ID,),
         errors=(ModelNotFound, ModelInUse, ShuttingDown),
@@ -74,6 +79,7 @@ OPERATIONS = (
         method="delete",
         path="/api/v1/models/{model_id}",
         summary="Remove from disk what this service downloaded or quantized",
+        scope=Scope.MANAGE,
         response=ModelStatus,
         parameters=(_MODEL_ID,),
         errors=(ModelNotFound, ModelNotDeletable, ModelNotDownloaded, ModelInUse, ShuttingDown),

@@ -5,6 +5,7 @@ import platform
 import psutil
 from quart import Blueprint, Response
 
+from mflux_api.access.keys import Scope
 from mflux_api.actors import messages as m
 from mflux_api.errors import ServiceRestarting
 from mflux_api.gateway.gateway import Gateway
@@ -22,13 +23,20 @@ from mflux_api.http.routes.system_schemas import (
     SystemMemory,
     SystemResponse,
 )
+from mflux_api.http.security.guard import caller
 from mflux_api.version import package_version
 
 OPERATIONS = (
-    Operation(method="get", path="/api/v1/health", summary="Whether the service works", response=HealthResponse),
-    Operation(method="get", path="/api/v1/system", summary="Device and memory", response=SystemResponse),
-    Operation(method="get", path="/api/v1/queue", summary="What runs and what waits", response=QueueResponse),
-    Operation(method="get", path="/api/v1/stats", summary="Running totals", response=StatsResponse),
+    Operation(
+        method="get", path="/api/v1/health", summary="Whether the service works", scope=None, response=HealthResponse
+    ),
+    Operation(
+        method="get", path="/api/v1/system", summary="Device and memory", scope=Scope.READ, response=SystemResponse
+    ),
+    Operation(
+        method="get", path="/api/v1/queue", summary="What runs and what waits", scope=Scope.READ, response=QueueResponse
+    ),
+    Operation(method="get", path="/api/v1/stats", summary="Running totals", scope=Scope.READ, response=StatsResponse),
 )
 
 
@@ -78,10 +86,13 @@ def blueprint(gateway: Gateway) -> Blueprint:
     @routes.get("/queue")
     async def queue() -> Response:
         snapshots = await gateway.snapshots()
+        sees = caller().sees
+        # Of another's job only its place counts.
+        shown = {job_id: state.prompt for job_id, state in snapshots.items() if sees in (None, state.owner)}
         running = [
             ActiveJob(
-                job_id=job_id,
-                prompt=state.prompt,
+                job_id=job_id if job_id in shown else None,
+                prompt=shown.get(job_id),
                 progress=state.progress.progress,
                 eta_seconds=state.progress.eta_seconds,
             )
@@ -90,9 +101,9 @@ def blueprint(gateway: Gateway) -> Blueprint:
         ]
         queued = tuple(
             QueuedJob(
-                job_id=job_id,
+                job_id=job_id if job_id in shown else None,
                 position=state.position,
-                prompt=state.prompt,
+                prompt=shown.get(job_id),
                 eta_seconds=state.progress.eta_seconds,
             )
             for job_id, state in snapshots.items()

@@ -73,21 +73,21 @@ class SystemResponse:
 
 @attrs.frozen(kw_only=True)
 class ActiveJob:
-    """The oldest running job."""
+    """The oldest running job; without its id and prompt where it is another key's."""
 
-    job_id: str
-    prompt: str
+    job_id: str | None
+    prompt: str | None
     progress: float
     eta_seconds: float | None
 
 
 @attrs.frozen(kw_only=True)
 class QueuedJob:
-    """A job that waits; position 1 is next."""
+    """A job that waits; position 1 is next. Another key's has neither id nor prompt."""
 
-    job_id: str
+    job_id: str | None
     position: int
-    prompt: str
+    prompt: str | None
     eta_seconds: float | None
 
 

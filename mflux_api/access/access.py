@@ -1,0 +1,45 @@
+"""The keys of one service as they are now: read at its start, and again on request."""
+
+from mflux_api.access.keys import Caller, Key, KeyRing, Scope
+from mflux_api.access.keys_file import read_keys
+from mflux_api.config import SecuritySettings
+from mflux_api.errors import ConfigError
+
+
+class Access:
+    """Who may ask for what. Each service has its own; whoever holds it sees a reload at once."""
+
+    def __init__(self, security: SecuritySettings) -> None:
+        """Read the keys.
+
+        Raises:
+            ConfigError: the file of keys cannot be used.
+        """
+        self._shared = security.shared_jobs
+        self._security = security
+        self.keys: KeyRing = read_keys(security)
+
+    def reload(self, security: SecuritySettings | None = None) -> int:
+        """Read the keys again, and return how many there are now; this waits for the disk.
+
+        Args:
+            security: settings that were read again; by default those of the start.
+
+        Raises:
+            ConfigError: they cannot be used, or none is left; the keys stay as they were.
+        """
+        found = read_keys(security or self._security)
+        if self.keys and not found:
+            raise ConfigError("no key is left; restart the service if it is to be open to all")
+        self.keys = found
+        return len(found.keys)
+
+    def caller(self, key: Key | None, address: str) -> Caller:
+        """Return who a request comes from: its key, or its address where the service has no keys."""
+        if key is None:
+            return Caller(owner=address, sees_all=not self.keys)
+        return Caller(owner=key.owner, sees_all=self._shared or key.allows(Scope.MANAGE), key=key)
+
+    def holds(self, caller: Caller) -> bool:
+        """Whether a caller of a while ago would still be let in."""
+        return not self.keys if caller.key is None else self.keys.has(caller.key)

@@ -1,0 +1,145 @@
+"""The check of every request before its route: Host, key, origin, scope; and who the caller is, for the route."""
+
+from collections.abc import Sequence
+from typing import cast
+
+from quart import Response, g, request
+from quart_trio import QuartTrio
+
+from mflux_api.access.access import Access
+from mflux_api.access.keys import Caller, Key, Scope
+from mflux_api.errors import Forbidden, HostNotAllowed, OriginNotAllowed, Unauthorized
+from mflux_api.http.held import MeteredBody, held
+from mflux_api.http.operations import Operation
+from mflux_api.http.security.credentials import Offers, read_offers
+from mflux_api.http.security.hosts import HostRules, name_in
+from mflux_api.http.security.origins import OriginRules, PageHeaders
+from mflux_api.http.security.scopes import RouteScopes
+from mflux_api.http.security.wrong_keys import WrongKeys
+from mflux_api.http.uploads import UploadBody
+
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+
+
+class Guard:
+    """The rules of one app."""
+
+    def __init__(self, access: Access, hosts: HostRules, origins: OriginRules, scopes: RouteScopes) -> None:
+        self._access = access
+        self._hosts = hosts
+        self._origins = origins
+        self._scopes = scopes
+        self._wrong_keys = WrongKeys()
+
+    async def check(self) -> None:
+        """Let the current request through to its route, or refuse it.
+
+        Raises:
+            HostNotAllowed: it is for a host name that is not this service's.
+            Unauthorized: it needs a key and has none that is valid.
+            OriginNotAllowed: it comes from a page that may not ask for this.
+            Forbidden: its key lacks the scope.
+        """
+        offers = read_offers(request.headers.getlist("X-API-Key"), request.headers.getlist("Authorization"))
+        keys = self._access.keys
+        sent = keys.find(offers.by_program) if keys else None
+        self._check_host(sent)
+        g.caller = self._access.caller(None, request.remote_addr or "")
+        if request.method == "OPTIONS":
+            # A browser's preflight carries no credentials.
+            return
+        scope = self._scopes.of(request)
+        if keys and scope is not None:
+            key = sent or keys.find(offers.by_browser)
+            if key is None:
+                await self._refuse(offers)
+            else:
+                g.caller = self._access.caller(key, request.remote_addr or "")
+                self._check_origin(scope, resent=sent is None, sent=sent is not None)
+                if not key.allows(scope):
+                    raise Forbidden(
+                        f"The API key '{key.name}' lacks the scope '{scope}'; ask for a key that has it",
+                        {"scope": scope.value},
+                    )
+        else:
+            self._check_origin(scope, resent=False, sent=False)
+
+    def keeps_secret(self) -> bool:
+        """Whether the answer to the current request belongs to a key."""
+        return bool(self._access.keys) and self._scopes.of(request) is not None
+
+    def _check_host(self, key: Key | None) -> None:
+        # HTTP/1.0 may do without; a browser always says it.
+        host = request.headers.get("Host")
+        if key is None and host and not self._hosts.allow(host):
+            name = name_in(host)[:64]
+            raise HostNotAllowed(
+                f"This service does not answer to the host name '{name}'; add it to security.allowed_hosts, or use "
+                "the server's address",
+                {"host": name, "setting": "security.allowed_hosts"},
+            )
+
+    async def _refuse(self, offers: Offers) -> None:
+        if offers:
+            # The answer may take a while: the body takes no room meanwhile.
+            if isinstance(request.body, MeteredBody | UploadBody):
+                request.body.discard()
+            held().body.release()
+            await self._wrong_keys.note(request.remote_addr or "")
+            raise Unauthorized("The API key is not valid; send one as 'Authorization: Bearer KEY'")
+        raise Unauthorized("A valid API key is required: send it as 'Authorization: Bearer KEY'")
+
+    def _check_origin(self, scope: Scope | None, *, resent: bool, sent: bool) -> None:
+        """Refuse what a page may not do: some content types let any page send without asking.
+
+        Args:
+            scope: what the route needs.
+            resent: whether the key came from what a browser sends by itself.
+            sent: whether the key came in a header that only the page's own code sends.
+        """
+        page = PageHeaders(
+            host=request.headers.get("Host", ""),
+            origin=request.headers.get("Origin"),
+            fetch_site=request.headers.get("Sec-Fetch-Site"),
+        )
+        if not page.foreign:
+            return
+        safe = request.method in _SAFE_METHODS
+        named = self._origins.names(page.origin)
+        if resent and not (safe and page.origin is None):
+            raise _refused(page, "Basic credentials count from this server's own pages only; send the key as a header")
+        if scope is Scope.MANAGE and not named and not sent:
+            raise _refused(
+                page, "Pages of other origins may not manage the service; list theirs by name in server.cors_origins"
+            )
+        if page.origin is not None and not safe and not self._origins.every and not named:
+            raise _refused(page, "This page's origin is not in server.cors_origins")
+
+
+def install(app: QuartTrio, guard: Guard) -> None:
+    """Check every request before its route."""
+
+    @app.before_request
+    async def check() -> None:
+        await guard.check()
+
+    @app.after_request
+    async def keep_out_of_caches(response: Response) -> Response:
+        # A proxy's cache, or the next user of a browser, gets neither errors nor what belongs to a key.
+        if response.status_code >= 400 or guard.keeps_secret():
+            response.headers["Cache-Control"] = "no-store"
+        return response
+
+
+def caller() -> Caller:
+    """Return who sends the current request."""
+    return cast("Caller", g.caller)
+
+
+def _refused(page: PageHeaders, why: str) -> OriginNotAllowed:
+    return OriginNotAllowed(why, {"origin": (page.origin or "")[:128]})
+
+
+def route_scopes(operations: Sequence[Operation]) -> RouteScopes:
+    """Return what each route needs, as its operation declares it."""
+    return RouteScopes({(each.method.upper(), each.path): each.scope for each in operations})

@@ -1,0 +1,63 @@
+"""Where a web page's request comes from: this server's own page, one that the settings name, or a foreign one."""
+
+from collections.abc import Iterable
+from urllib.parse import urlsplit
+
+import attrs
+
+EVERY_ORIGIN = "*"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_FOREIGN_SITES = frozenset({"cross-site", "same-site"})
+"""Values of Sec-Fetch-Site: a page of a sibling domain is foreign, too."""
+
+
+@attrs.frozen(kw_only=True)
+class PageHeaders:
+    """What a browser says of the page that sends a request. A page cannot change these headers."""
+
+    host: str
+    origin: str | None
+    fetch_site: str | None
+
+    @property
+    def foreign(self) -> bool:
+        """Whether a page of another origin sends it; ``null`` is one, and what is no page is none."""
+        if (self.fetch_site or "").strip().lower() in _FOREIGN_SITES:
+            return True
+        return self.origin is not None and not _same(self.origin, self.host)
+
+
+class OriginRules:
+    """The origins of ``server.cors_origins``."""
+
+    def __init__(self, origins: Iterable[str]) -> None:
+        self.every = EVERY_ORIGIN in origins
+        self._named = frozenset(_canonical(origin) for origin in origins if origin not in (EVERY_ORIGIN, "null"))
+
+    def names(self, origin: str | None) -> bool:
+        """Whether an origin is listed by name; ``null`` stands for any page, and never is."""
+        return origin is not None and _canonical(origin) in self._named
+
+
+def _same(origin: str, host: str) -> bool:
+    """Whether an origin is this server's, as far as its host and port tell: a proxy may have taken off the TLS."""
+    theirs = _authority(origin)
+    scheme = origin.partition("://")[0].lower()
+    return theirs is not None and theirs == _authority(f"{scheme}://{host}")
+
+
+def _authority(url: str) -> tuple[str, int] | None:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return None
+    default = _DEFAULT_PORTS.get(parts.scheme.lower())
+    # An origin has no path; what looks like one may be read in another way elsewhere.
+    if default is None or not parts.hostname or parts.path or parts.query or parts.fragment or "@" in parts.netloc:
+        return None
+    return parts.hostname.lower().removesuffix("."), default if port is None else port
+
+
+def _canonical(origin: str) -> str:
+    return origin.strip().rstrip("/").lower()

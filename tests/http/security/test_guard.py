@@ -1,0 +1,181 @@
+"""Who may ask for what, over HTTP: pages of other origins, keys and their scopes, what is open."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from mflux_api.access.keys import Scope
+from mflux_api.access.keys_file import append, new_entry
+from mflux_api.config import SecuritySettings, ServerSettings
+from mflux_api.http.app import create_app
+from mflux_api.http.openapi import OPERATIONS
+from mflux_api.http.operations import Operation
+from tests.support.harness import gateway, scripted_service, settings
+from tests.support.http_server import connect
+from tests.support.scripted_api import Api, scripted_api
+from tests.support.scripted_engine import Script
+
+pytestmark = pytest.mark.slow
+
+EVIL = {"Origin": "http://evil.example"}
+KEYS = {scope: f"the key that may {scope} here" for scope in Scope}
+UNKNOWN_JOB = "0123456789ab"
+
+
+@asynccontextmanager
+async def api_with(folder: Path, *, origins: tuple[str, ...] = ("*",), **security: Any) -> AsyncIterator[Api]:
+    changed = attrs.evolve(
+        settings(folder),
+        security=SecuritySettings(**security),
+        server=attrs.evolve(ServerSettings(), cors_origins=origins),
+    )
+    async with scripted_api(folder, changed=changed) as api:
+        yield api
+
+
+def keys_file(folder: Path) -> Path:
+    path = folder / "keys.toml"
+    for scope, secret in KEYS.items():
+        append(path, new_entry(scope, secret, [scope], None))
+    return path
+
+
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def basic(secret: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(f"user:{secret}".encode()).decode()}
+
+
+async def ask(api: Api, operation: Operation, headers: Mapping[str, str]) -> tuple[int, str | None]:
+    """The status and the code of a request whose body no route takes."""
+    path = operation.path.format(job_id=UNKNOWN_JOB, model_id="no-model", index=0)
+    answer = await api.http.request(operation.method.upper(), path, headers=headers, content=b"{")
+    return answer.status_code, None if answer.status_code < 400 or not answer.content else answer.json()["code"]
+
+
+MANAGEMENT = [each for each in OPERATIONS if each.scope is Scope.MANAGE]
+FOR_PAGES = [each for each in OPERATIONS if each.scope is not Scope.MANAGE]
+
+
+async def test_management_is_refused_to_every_foreign_page(tmp_path: Path) -> None:
+    assert {each.path for each in MANAGEMENT} >= {"/api/v1/loras", "/api/v1/models/{model_id}", "/api/v1/jobs/prune"}
+    pages = (EVIL, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"})
+    async with api_with(tmp_path) as api:
+        for operation in MANAGEMENT:
+            for page in pages:
+                assert await ask(api, operation, {**page, "Content-Type": "text/plain"}) == (403, "ORIGIN_NOT_ALLOWED")
+            for own in ({}, {"Origin": f"http://127.0.0.1:{api.port}"}, {"Sec-Fetch-Site": "same-origin"}):
+                assert (await ask(api, operation, own))[0] in (400, 404)
+
+
+async def test_generating_and_reading_stay_open_to_every_page(tmp_path: Path) -> None:
+    async with api_with(tmp_path) as api:
+        for operation in FOR_PAGES:
+            _, code = await ask(api, operation, {**EVIL, "Sec-Fetch-Site": "cross-site"})
+            assert code not in ("ORIGIN_NOT_ALLOWED", "UNAUTHORIZED"), operation
+        job = await api.finished()
+        assert (await api.http.delete(f"/api/v1/jobs/{job.id}", headers=EVIL)).status_code == 200
+
+
+async def test_page_that_is_listed_by_name_may_manage(tmp_path: Path) -> None:
+    async with api_with(tmp_path, origins=("*", "http://tool.example")) as api:
+        answer = await api.http.post("/api/v1/models/demo/unload", headers={"Origin": "http://tool.example"})
+        assert answer.status_code == 200
+        refused = await api.http.post("/api/v1/models/demo/unload", headers=EVIL)
+        assert "server.cors_origins" in refused.json()["error"]
+        assert refused.json()["details"] == {"origin": "http://evil.example"}
+
+
+async def test_key_in_a_header_of_its_own_lets_a_foreign_page_manage_and_basic_does_nothing_for_it(
+    tmp_path: Path,
+) -> None:
+    secret = "a key of nineteen letters"
+    async with api_with(tmp_path, api_keys=(secret,), origins=("*", "http://tool.example")) as api:
+        for headers in (bearer(secret), {"X-API-Key": secret}):
+            assert (await api.http.post("/api/v1/models/demo/unload", headers={**EVIL, **headers})).status_code == 200
+        for page in (EVIL, {"Origin": "null"}, {"Origin": "http://tool.example"}):
+            for operation in (each for each in OPERATIONS if each.scope is not None):
+                assert await ask(api, operation, {**page, **basic(secret)}) == (403, "ORIGIN_NOT_ALLOWED")
+        own = {"Origin": f"http://127.0.0.1:{api.port}"}
+        assert (await api.http.post("/api/v1/models/demo/unload", headers={**own, **basic(secret)})).status_code == 200
+        # A link on another page leads here; the browser sends the key again, and the page sees nothing.
+        link = {"Sec-Fetch-Site": "cross-site", **basic(secret)}
+        assert (await api.http.get("/api/v1/jobs", headers=link)).status_code == 200
+        assert (await api.http.post("/api/v1/generate", headers=link)).status_code == 403
+
+
+async def test_page_after_dns_rebinding_reads_nothing(tmp_path: Path) -> None:
+    secret = "a key of nineteen letters"
+    host = {"Host": "rebound.example:7861"}
+    async with api_with(tmp_path) as api:
+        for operation in OPERATIONS:
+            assert await ask(api, operation, {**host, **bearer(secret)}) == (403, "HOST_NOT_ALLOWED")
+        answer = await api.http.options("/api/v1/jobs", headers=host)
+        assert answer.json()["details"] == {"host": "rebound.example", "setting": "security.allowed_hosts"}
+        assert (await api.http.get("/api/v1/health", headers={"X-Forwarded-Host": "a.example"})).status_code == 200
+    async with api_with(tmp_path, api_keys=(secret,)) as api:
+        for headers, status in ((bearer(secret), 200), ({"X-API-Key": secret}, 200), (basic(secret), 403), ({}, 403)):
+            assert (await api.http.get("/api/v1/jobs", headers={**host, **headers})).status_code == status
+        assert (await api.http.get("/api/v1/health", headers={**host, **bearer("another")})).status_code == 403
+    async with api_with(tmp_path, allowed_hosts=("rebound.example",)) as api:
+        assert (await api.http.get("/api/v1/health", headers=host)).status_code == 200
+
+
+async def test_every_scope_opens_what_it_implies_and_nothing_else(tmp_path: Path) -> None:
+    opens = {
+        Scope.READ: {Scope.READ, None},
+        Scope.GENERATE: {Scope.READ, Scope.GENERATE, None},
+        Scope.MANAGE: {*Scope, None},
+    }
+    async with api_with(tmp_path, keys_file=keys_file(tmp_path)) as api:
+        for scope, secret in KEYS.items():
+            for operation in OPERATIONS:
+                answer = await ask(api, operation, bearer(secret))
+                assert (answer == (403, "FORBIDDEN")) is (operation.scope not in opens[scope]), (scope, operation)
+        refused = await api.http.post("/api/v1/generate", headers=bearer(KEYS[Scope.READ]))
+        assert refused.json()["details"] == {"scope": "generate"}
+        assert KEYS[Scope.READ] not in refused.text
+
+
+async def test_nothing_but_what_is_declared_open_answers_without_a_key(tmp_path: Path) -> None:
+    async with api_with(tmp_path, api_keys=("a key of nineteen letters",)) as api:
+        for operation in OPERATIONS:
+            expected = 200 if operation.scope is None else 401
+            assert (await ask(api, operation, {}))[0] == expected, operation
+        # Neither routes, nor methods, nor limits can be told apart before the key.
+        for method, path in (("GET", "/no"), ("PUT", "/api/v1/jobs"), ("POST", "/api/v1/health"), ("TRACE", "/")):
+            assert (await api.http.request(method, path)).json()["code"] == "UNAUTHORIZED"
+        assert (await api.http.options("/api/v1/jobs")).status_code == 200
+        head = f"POST /api/v1/generate HTTP/1.1\r\nHost: test\r\nContent-Length: {2**40}\r\n\r\n"
+        async with connect(api.port) as client:
+            await client.stream.send_all(head.encode())
+            assert (await client.end_of_file()).startswith(b"HTTP/1.1 401")
+
+
+async def test_service_with_a_route_that_declares_nothing_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    declared = [each for each in OPERATIONS if each.path != "/api/v1/queue"]
+    monkeypatch.setattr("mflux_api.http.openapi.OPERATIONS", declared)
+    async with scripted_service(tmp_path, Script()) as service:
+        with pytest.raises(LookupError, match="GET /api/v1/queue"):
+            create_app(gateway(service))
+
+
+@pytest.mark.parametrize("empty", ["", "Basic", "Basic Og==", "Bearer"])
+async def test_empty_credentials_count_as_none(tmp_path: Path, empty: str) -> None:
+    async with api_with(tmp_path, api_keys=("a key of nineteen letters",)) as api:
+        answer = await api.http.get("/api/v1/jobs", headers={"Authorization": empty})
+        assert "is required" in answer.json()["error"]
+        assert answer.headers["www-authenticate"] == 'Basic realm="mflux-api"'
+        both = {"Authorization": empty, "X-API-Key": "a key of nineteen letters"}
+        assert (await api.http.get("/api/v1/jobs", headers=both)).status_code == 200
