@@ -7,7 +7,7 @@ import msgspec
 from quart import Blueprint, Response
 
 from mflux_api.access.keys import Scope
-from mflux_api.errors import HostNotAllowed, InternalError, OriginNotAllowed, ServiceRestarting, Unauthorized
+from mflux_api.errors import Forbidden, HostNotAllowed, InternalError, OriginNotAllowed, ServiceRestarting, Unauthorized
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.operations import Errors, Operation
 from mflux_api.http.responses import json_bytes
@@ -28,7 +28,7 @@ OPERATIONS = (
     ),
 )
 
-_ALWAYS: Errors = (Unauthorized, HostNotAllowed, OriginNotAllowed, InternalError, ServiceRestarting)
+_ALWAYS: Errors = (Unauthorized, Forbidden, HostNotAllowed, OriginNotAllowed, InternalError, ServiceRestarting)
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"file": _FILE, "name": {"type": "string"}}, "required": ["file"]}
 _UPLOAD = {"application/octet-stream": {"schema": _FILE}, "multipart/form-data": {"schema": _FORM}}
@@ -112,7 +112,7 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
 
 
 def _operation_id(operation: Operation) -> str:
-    words = operation.path.strip("/").replace("/", "_").replace(".", "_")
+    words = operation.path.strip("/").replace("/", "_").replace(".", "_") or "root"
     return f"{operation.method}_{words}".replace("{", "").replace("}", "")
 
 

@@ -1,4 +1,4 @@
-"""``/api/v1/health``, ``system``, ``queue`` and ``stats``."""
+"""``/api/v1/health``, ``system``, ``queue`` and ``stats``; probes at ``/livez``, ``/readyz`` and ``/``."""
 
 import platform
 
@@ -7,7 +7,7 @@ from quart import Blueprint, Response
 
 from mflux_api.access.keys import Scope
 from mflux_api.actors import messages as m
-from mflux_api.errors import ServiceRestarting
+from mflux_api.errors import EngineUnavailable, ServiceRestarting, ShuttingDown
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.models import EngineView
 from mflux_api.http.operations import Operation
@@ -16,6 +16,7 @@ from mflux_api.http.routes.system_schemas import (
     ActiveJob,
     EngineItem,
     HealthResponse,
+    ProbeResponse,
     QueuedJob,
     QueueResponse,
     StatsResponse,
@@ -27,6 +28,21 @@ from mflux_api.http.security.guard import caller
 from mflux_api.version import package_version
 
 OPERATIONS = (
+    Operation(
+        method="head",
+        path="/",
+        summary="Whether a server is there: an empty 200",
+        scope=None,
+    ),
+    Operation(method="get", path="/livez", summary="Whether the process answers", scope=None, response=ProbeResponse),
+    Operation(
+        method="get",
+        path="/readyz",
+        summary="Whether new work is taken and an engine can run it; 503 while not",
+        scope=None,
+        response=ProbeResponse,
+        errors=(ShuttingDown, EngineUnavailable),
+    ),
     Operation(
         method="get", path="/api/v1/health", summary="Whether the service works", scope=None, response=HealthResponse
     ),
@@ -42,10 +58,10 @@ OPERATIONS = (
 
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
-    routes = Blueprint("system", __name__, url_prefix="/api/v1")
+    routes = Blueprint("system", __name__)
     release = package_version()
 
-    @routes.get("/health")
+    @routes.get("/api/v1/health")
     async def health() -> Response:
         try:
             load = await gateway.status()
@@ -61,7 +77,24 @@ def blueprint(gateway: Gateway) -> Blueprint:
             )
         )
 
-    @routes.get("/system")
+    @routes.route("/", methods=["HEAD"])
+    async def root() -> Response:
+        return Response(b"")
+
+    @routes.get("/livez")
+    async def alive() -> Response:
+        return json_response(ProbeResponse(status="ok"))
+
+    @routes.get("/readyz")
+    async def ready() -> Response:
+        load = await gateway.status()
+        if load.draining:
+            raise ShuttingDown("The service is shutting down and takes no new work")
+        if load.degraded:
+            raise EngineUnavailable.because("")
+        return json_response(ProbeResponse(status="ok"))
+
+    @routes.get("/api/v1/system")
     async def system() -> Response:
         engines = await gateway.engines()
         first = engines[0]
@@ -83,7 +116,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
             )
         )
 
-    @routes.get("/queue")
+    @routes.get("/api/v1/queue")
     async def queue() -> Response:
         snapshots = await gateway.snapshots()
         sees = caller().sees
@@ -111,7 +144,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         )
         return json_response(QueueResponse(active=running[0] if running else None, queued=queued))
 
-    @routes.get("/stats")
+    @routes.get("/api/v1/stats")
     async def stats() -> Response:
         totals, counters = await gateway.totals(), await gateway.counters()
         return json_response(

@@ -1,4 +1,4 @@
-"""JSON of ``/api/v1/health``, ``system`` (engines, memory), ``queue`` and ``stats``, as clients see it; fields only."""
+"""JSON of ``/api/v1/health``, probes, ``system`` (engines, memory), ``queue`` and ``stats``, as clients see it."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -15,6 +15,13 @@ class HealthResponse:
     models_available: int
     active_jobs: int
     queue_length: int
+
+
+@attrs.frozen(kw_only=True)
+class ProbeResponse:
+    """``GET /livez`` and ``/readyz``."""
+
+    status: Literal["ok"]
 
 
 @attrs.frozen(kw_only=True)

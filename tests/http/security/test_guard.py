@@ -118,7 +118,8 @@ async def test_page_after_dns_rebinding_reads_nothing(tmp_path: Path) -> None:
     host = {"Host": "rebound.example:7861"}
     async with api_with(tmp_path) as api:
         for operation in OPERATIONS:
-            assert await ask(api, operation, {**host, **bearer(secret)}) == (403, "HOST_NOT_ALLOWED")
+            code = None if operation.method == "head" else "HOST_NOT_ALLOWED"
+            assert await ask(api, operation, {**host, **bearer(secret)}) == (403, code)
         answer = await api.http.options("/api/v1/jobs", headers=host)
         assert answer.json()["details"] == {"host": "rebound.example", "setting": "security.allowed_hosts"}
         assert (await api.http.get("/api/v1/health", headers={"X-Forwarded-Host": "a.example"})).status_code == 200
