@@ -7,7 +7,7 @@ from mflux_api.errors import ConfigError
 
 
 class Access:
-    """Who may ask for what. Each service has its own; whoever holds it sees a reload at once."""
+    """Who may ask for what. Each service has its own; its apps see a reload at once."""
 
     def __init__(self, security: SecuritySettings) -> None:
         """Read the keys.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mflux_api.cli import doctor, generate, jobs, models, selftest, serve
+from mflux_api.cli import doctor, generate, jobs, keys, models, selftest, serve
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
 from mflux_api.cli.standard_error import in_background, print_line
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
@@ -22,10 +22,11 @@ _COMMANDS = {
     "generate": generate.run,
     "models": models.run,
     "jobs": jobs.run,
+    "keys": keys.run,
     "doctor": doctor.run,
     "selftest": selftest.run,
 }
-_LOG_LEVELS = {"serve": "info"} | dict.fromkeys(("generate", "models", "jobs", "doctor", "selftest"), "error")
+_LOG_LEVELS = {"serve": "info"} | dict.fromkeys(("generate", "models", "jobs", "keys", "doctor", "selftest"), "error")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     # Its options belong to the commands below it.
     models.add_arguments(commands.add_parser("models", help="list, download, delete, load and unload models"), shared)
     jobs.add_arguments(commands.add_parser("jobs", help="back up the job database, remove old records"), shared)
+    keys.add_arguments(commands.add_parser("keys", help="make an API key, list the keys"), shared)
     commands.add_parser("doctor", parents=[shared], help="say what will be used here, and what is wrong")
     selftest.add_arguments(
         commands.add_parser("selftest", parents=[shared], help="check that generating is right on this machine")

@@ -6,21 +6,26 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from ipaddress import ip_address
 from typing import Any
+from urllib.parse import urlsplit
 
+import attrs
 import trio
 
+from mflux_api.access.keys_file import read_keys
+from mflux_api.cli.audience import describe_audience
 from mflux_api.cli.exit_status import EXIT_INTERNAL
-from mflux_api.cli.signals import StopSignals
+from mflux_api.cli.signals import ReloadSignal, StopSignals
 from mflux_api.cli.watchdog import Watchdog
 from mflux_api.config import Settings, load_settings
+from mflux_api.errors import ConfigError
 from mflux_api.service import Service, open_service
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from mflux_api.storage.state_lock import StateLock
+from mflux_api.system.threads import read_in_thread
 
 _HALT_SECONDS = 0.6
 """After the drain: what putting a halted job back into the queue may take; it is a write to the disk."""
@@ -54,8 +59,11 @@ def run(options: argparse.Namespace) -> int:
             on_first=partial(watchdog.arm, settings.server.drain_timeout_seconds + STUCK_SECONDS),
             on_second=partial(watchdog.arm, STUCK_SECONDS),
         )
-        with stop.installed(), _collection_paused() as resume_collection:
-            _serve_jobs(settings, stop, resume_collection, on_hung=partial(watchdog.arm, STUCK_SECONDS))
+        reload = ReloadSignal()
+        read = partial(load_settings, options.config, overrides=overrides)
+        with stop.installed(), reload.installed(), _collection_paused() as resume_collection:
+            start = Start(settings, stop, resume_collection, partial(watchdog.arm, STUCK_SECONDS), reload, read)
+            _serve_jobs(start)
     return 0
 
 
@@ -78,19 +86,34 @@ def _collection_paused() -> Iterator[Callable[[], None]]:
         gc.enable()
 
 
-def _serve_jobs(
-    settings: Settings, stop: StopSignals, on_listening: Callable[[], None], *, on_hung: Callable[[], None]
-) -> None:
+@attrs.frozen
+class Start:
+    """What a server is started with."""
+
+    settings: Settings
+    stop: StopSignals
+    on_listening: Callable[[], None]
+    on_hung: Callable[[], None]
+    """Called when a part of the service does not stop."""
+    reload: ReloadSignal
+    read_settings: Callable[[], Settings]
+    """Reads the settings again, for a reload."""
+
+
+def _serve_jobs(start: Start) -> None:
+    settings = start.settings
     with ExitStack() as held:
         # Opening the store may wait for a disk that does not answer: there is nothing to drain then.
-        with stop.heard_while_blocked(on_hung):
+        with start.stop.heard_while_blocked(start.on_hung):
+            # A mistake in the file of keys is told before anything is opened.
+            keys = len(read_keys(settings.security).keys)
             held.enter_context(StateLock(settings.state_dir))
             _remove_leftovers(settings)
             max_input_bytes = round(settings.scheduler.max_inputs_gb * 1e9)
             repository = held.enter_context(
                 SqliteRepository(settings.state_dir / DATABASE_NAME, max_input_bytes=max_input_bytes)
             )
-        trio.run(_serve_until_signal, settings, repository, stop, on_listening, on_hung)
+        trio.run(_serve_until_signal, start, repository, keys)
 
 
 def _remove_leftovers(settings: Settings) -> None:
@@ -106,19 +129,8 @@ def _remove_leftovers(settings: Settings) -> None:
         logger.info("removed %d half-written LoRA(s) of a server that was killed", uploads)
 
 
-async def _serve_until_signal(
-    settings: Settings,
-    repository: Repository,
-    stop: StopSignals,
-    on_listening: Callable[[], None],
-    on_hung: Callable[[], None],
-) -> None:
-    if not _is_loopback(settings.server.host) and not settings.security.api_keys:
-        logger.warning(
-            "listening on %s without an API key: every client that reaches this port can use it "
-            "(set server.host to 127.0.0.1 or security.api_keys)",
-            settings.server.host,
-        )
+async def _serve_until_signal(start: Start, repository: Repository, keys: int) -> None:
+    settings, stop = start.settings, start.stop
     stop.listen()
     starting, listening = trio.CancelScope(), trio.Event()
 
@@ -131,13 +143,15 @@ async def _serve_until_signal(
         watching.start_soon(cancel_the_start)
         with starting:
             async with (
-                open_service(settings, repository=repository, on_hung=on_hung) as service,
+                open_service(settings, repository=repository, on_hung=start.on_hung) as service,
                 trio.open_nursery() as nursery,
             ):
                 for url in await nursery.start(service.serve_http):
                     logger.info("listening on %s", url)
+                    _say_who_can_call(settings, url, keys)
                 listening.set()
-                on_listening()
+                start.on_listening()
+                nursery.start_soon(_reload_on_signal, service, start.reload, start.read_settings)
                 await stop.first.wait()
                 await _drain(service, settings.server.drain_timeout_seconds, stop.second)
                 nursery.cancel_scope.cancel()
@@ -145,11 +159,22 @@ async def _serve_until_signal(
     logger.info("stopped")
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _say_who_can_call(settings: Settings, url: str, keys: int) -> None:
+    for line in describe_audience(settings, port=urlsplit(url).port or settings.server.port, keys=keys):
+        logger.log(line.level, "%s", line.text)
+
+
+async def _reload_on_signal(service: Service, reload: ReloadSignal, read: Callable[[], Settings]) -> None:
+    """Read the keys again at each signal; a mistake leaves them as they were."""
+    while True:
+        await reload.wait()
+        try:
+            settings = await read_in_thread(read)
+            count = await service.reload_keys(settings.security)
+        except ConfigError as error:
+            logger.error("reload: the API keys stay as they were: %s", error)
+        else:
+            logger.info("reload: there are %d API key(s) now", count)
 
 
 async def _drain(service: Service, seconds: float, at_once: trio.Event) -> None:

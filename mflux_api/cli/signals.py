@@ -1,4 +1,4 @@
-"""SIGTERM, SIGINT and SIGHUP: the first asks the service to end, the second to end at once."""
+"""SIGTERM, SIGINT and SIGHUP: the first asks the service to end, the second to end at once. SIGUSR1 asks to reload."""
 
 import logging
 import math
@@ -99,3 +99,40 @@ class StopSignals:
         if self._hurried and not self.second.is_set():
             logger.warning("second signal: stopping now")
             self.second.set()
+
+
+class ReloadSignal:
+    """SIGUSR1, which would end the process where it is not taken: also before the event loop runs."""
+
+    def __init__(self) -> None:
+        self._came = False
+        self._event: trio.Event | None = None
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Take the signal while the block runs, and ignore what comes later."""
+        signal.signal(signal.SIGUSR1, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+    async def wait(self) -> None:
+        """Wait for a signal; one that came since the last call, or before the loop ran, counts once."""
+        self._token, self._event = trio.lowlevel.current_trio_token(), trio.Event()
+        if self._came:
+            self._event.set()
+        await self._event.wait()
+        self._came = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._came = True
+        if self._token is not None:
+            # The loop may have ended by now.
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._tell, idempotent=True)
+
+    def _tell(self) -> None:
+        if self._event is not None:
+            self._event.set()

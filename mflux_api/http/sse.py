@@ -4,7 +4,7 @@ Clients differ in what they survive: the keep-alive is a comment line that ends 
 event is called ``error``, and the server ends the stream after the terminal event.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -28,7 +28,13 @@ _NAMES = {Status.COMPLETED: "complete", Status.FAILED: "failed", Status.CANCELLE
 
 
 def stream_response(
-    stream: EventStream, renderer: Renderer, held: ExitStack, *, urls: bool, head_only: bool = False
+    stream: EventStream,
+    renderer: Renderer,
+    held: ExitStack,
+    *,
+    urls: bool,
+    allowed: Callable[[], bool],
+    head_only: bool = False,
 ) -> Response:
     """Return the response that streams a job's events until its end; an empty one to a client that has had the end.
 
@@ -37,6 +43,7 @@ def stream_response(
         renderer: renders the job's end.
         held: is closed at the end of the request.
         urls: whether the result has the images' paths in place of base64.
+        allowed: whether the follower may still follow; asked at every event and every keep-alive.
         head_only: whether only the head is asked for: a connection must not wait for the end of the job then.
     """
     held.callback(stream.close)
@@ -46,7 +53,7 @@ def stream_response(
         response.headers.pop("Content-Length", None)
         return response
     response = Response(
-        _Body(stream, renderer, held, urls=urls),
+        _Body(stream, renderer, held, urls=urls, allowed=allowed),
         content_type=CONTENT_TYPE,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
@@ -55,11 +62,14 @@ def stream_response(
 
 
 class _Body(ResponseBody):
-    def __init__(self, stream: EventStream, renderer: Renderer, held: ExitStack, *, urls: bool) -> None:
+    def __init__(
+        self, stream: EventStream, renderer: Renderer, held: ExitStack, *, urls: bool, allowed: Callable[[], bool]
+    ) -> None:
         self._stream = stream
         self._renderer = renderer
         self._held = held
         self._urls = urls
+        self._allowed = allowed
         self._pieces: Iterator[bytes] = iter(())
         self._end: Finished | None = None
         """The end, until there is room for its images."""
@@ -86,6 +96,9 @@ class _Body(ResponseBody):
             logged: LogEntry | None = None
             with trio.move_on_after(KEEP_ALIVE_SECONDS):
                 logged = await self._next()
+            if not self._allowed():
+                # Its key was removed; a client that comes back with it gets 401.
+                raise StopAsyncIteration
             if logged is None:
                 return KEEP_ALIVE
             if not isinstance(logged.event, Finished):

@@ -30,7 +30,7 @@ from mflux_api.http.render import Renderer, job_response
 from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, JobList, PruneRequest, PruneResponse
 from mflux_api.http.schemas import JobResponse
-from mflux_api.http.security.guard import caller
+from mflux_api.http.security.guard import caller, still_allowed
 from mflux_api.http.sse import stream_response
 from mflux_api.images.encode import MEDIA_TYPES, ImageFormat
 from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
@@ -176,7 +176,14 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         last_event_id = request.headers.get("Last-Event-ID") or None
         urls, previews = _urls(), _previews()
         events = await gateway.follow(job_id, last_event_id, previews=previews, owner=caller().sees)
-        return stream_response(events, renderer, held().stack, urls=urls, head_only=request.method == "HEAD")
+        return stream_response(
+            events,
+            renderer,
+            held().stack,
+            urls=urls,
+            allowed=still_allowed(),
+            head_only=request.method == "HEAD",
+        )
 
     @routes.post("/jobs/prune")
     async def prune() -> Response:

@@ -1,6 +1,7 @@
 """The check of every request before its route: Host, key, origin, scope; and who the caller is, for the route."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import cast
 
 from quart import Response, g, request
@@ -44,6 +45,7 @@ class Guard:
         keys = self._access.keys
         sent = keys.find(offers.by_program) if keys else None
         self._check_host(sent)
+        g.access = self._access
         g.caller = self._access.caller(None, request.remote_addr or "")
         if request.method == "OPTIONS":
             # A browser's preflight carries no credentials.
@@ -134,6 +136,11 @@ def install(app: QuartTrio, guard: Guard) -> None:
 def caller() -> Caller:
     """Return who sends the current request."""
     return cast("Caller", g.caller)
+
+
+def still_allowed() -> Callable[[], bool]:
+    """Return a question for later: whether the caller of the current request would still be let in."""
+    return partial(cast("Access", g.access).holds, caller())
 
 
 def _refused(page: PageHeaders, why: str) -> OriginNotAllowed:

@@ -14,6 +14,7 @@ import pytest
 from mflux_api.access.keys import Scope
 from mflux_api.access.keys_file import append, new_entry
 from mflux_api.config import SecuritySettings
+from mflux_api.http import sse
 from tests.support.harness import ended, gateway, request, settings
 from tests.support.scripted_api import Api, scripted_api
 from tests.support.scripted_engine import Hold, Script
@@ -149,3 +150,19 @@ async def test_jobs_of_a_time_without_keys_belong_to_those_who_manage(tmp_path: 
             statuses = [(await api.http.get(f"/api/v1/jobs/{job_id}", headers=key)).status_code for key in (ANA, BOSS)]
             assert statuses == [404, 200]
             await ended(api.service, job_id)
+
+
+async def test_stream_of_a_key_that_is_removed_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.05)
+    async with keyed_api(tmp_path, Script(at={"run": Hold()})) as api:
+        job_id = await submit(api, ANA)
+        async with api.http.stream("GET", f"/api/v1/jobs/{job_id}/stream", headers=ANA) as stream:
+            lines = stream.aiter_lines()
+            assert await anext(lines)
+            path = tmp_path / "keys.toml"
+            entries = path.read_text("utf-8").split("[[keys]]")
+            path.write_text("[[keys]]".join(["", *entries[2:]]), "utf-8")
+            assert await api.service.reload_keys() == 2
+            assert not [line async for line in lines if line.startswith("event: complete")]
+        assert (await api.http.get(f"/api/v1/jobs/{job_id}", headers=ANA)).status_code == 401
+        await api.http.delete(f"/api/v1/jobs/{job_id}", headers=BOSS)

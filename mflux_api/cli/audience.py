@@ -1,0 +1,68 @@
+"""Who can reach a server that starts, in words: from the network, and from web pages."""
+
+import logging
+from ipaddress import ip_address
+
+import attrs
+
+from mflux_api.access.keys_file import MIN_LENGTH, weak_keys
+from mflux_api.config import Settings
+
+
+@attrs.frozen
+class Line:
+    """One line of the log."""
+
+    level: int
+    text: str
+
+
+def describe_audience(settings: Settings, *, port: int, keys: int) -> list[Line]:
+    """Return what an operator has to know once, at the start.
+
+    Args:
+        settings: where the server listens, and which pages it knows.
+        port: where it listens indeed.
+        keys: how many keys there are.
+    """
+    local = is_loopback(settings.server.host)
+    lines = [_network(port, local=local, keys=keys), _pages(settings.server.cors_origins, local=local, keys=keys)]
+    weak = weak_keys(settings.security)
+    if weak:
+        what = f"{weak} of security.api_keys (or MFLUX_API_KEYS) has less than {MIN_LENGTH} characters"
+        why = "can be guessed, and the next major version will refuse it; use `mflux-api keys new`"
+        lines.append(Line(logging.WARNING, f"{what}: it {why}"))
+    return lines
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address or name to listen on."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _network(port: int, *, local: bool, keys: int) -> Line:
+    if local:
+        who = "this machine's programs only" + (f", with one of {keys} API key(s)" if keys else "")
+        return Line(logging.INFO, f"who can call: {who}")
+    who = f"every machine that reaches this one on port {port}"
+    if keys:
+        return Line(logging.INFO, f"who can call: {who}, with one of {keys} API key(s)")
+    advice = "no API key is set; set security.api_keys or security.keys_file, or start with --host 127.0.0.1"
+    return Line(logging.WARNING, f"who can call: {who} ({advice})")
+
+
+def _pages(origins: tuple[str, ...], *, local: bool, keys: int) -> Line:
+    named = len(set(origins) - {"*", "null"})
+    where = "on this machine" if local else "on a machine that reaches it"
+    with_key = " with an API key" if keys else ""
+    if "*" in origins:
+        text = f"any page open {where} may generate and read{with_key}"
+        text += f", and pages of {named} origin(s) may also manage" if named and not keys else ""
+    elif named:
+        text = f"pages of {named} origin(s) may generate, read and manage{with_key}, and no others"
+    else:
+        text = "none but this server's own"
+    return Line(logging.INFO, f"which web pages can call: {text} (server.cors_origins)")
