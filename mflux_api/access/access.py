@@ -2,6 +2,7 @@
 
 from mflux_api.access.keys import Caller, Key, KeyRing, Scope
 from mflux_api.access.keys_file import read_keys
+from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.config import SecuritySettings
 from mflux_api.errors import ConfigError
 
@@ -37,8 +38,20 @@ class Access:
     def caller(self, key: Key | None, address: str) -> Caller:
         """Return who a request comes from: its key, or its address where the service has no keys."""
         if key is None:
-            return Caller(owner=address, sees_all=not self.keys)
-        return Caller(owner=key.owner, sees_all=self._shared or key.allows(Scope.MANAGE), key=key)
+            return Caller(owner=address, sees=Visibility(only=address) if self.keys else ALL_JOBS)
+        return Caller(owner=key.owner, sees=self._sees(key), key=key)
+
+    def _sees(self, key: Key) -> Visibility:
+        """Return which jobs are there for a key.
+
+        Keys of ``security.api_keys`` may all manage, because they could before there were scopes. They see what no
+        other key has, such as jobs from before there were keys, but not one another's.
+        """
+        if self._shared:
+            return ALL_JOBS
+        if key.unnamed_secret is not None:
+            return Visibility(hidden=tuple(each.owner for each in self.keys.keys if each.owner != key.owner))
+        return ALL_JOBS if key.allows(Scope.MANAGE) else Visibility(only=key.owner)
 
     def holds(self, caller: Caller) -> bool:
         """Whether a caller of a while ago would still be let in."""

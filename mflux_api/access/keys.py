@@ -7,6 +7,8 @@ from enum import StrEnum
 
 import attrs
 
+from mflux_api.access.visibility import Visibility
+
 
 class Scope(StrEnum):
     """What a key may do."""
@@ -16,7 +18,7 @@ class Scope(StrEnum):
     READ = "read"
     """Look at models, LoRAs, the queue and the machine, and at its own jobs."""
     MANAGE = "manage"
-    """Everything: also load and delete models, upload LoRAs, and see and cancel the jobs of all."""
+    """Everything: also load and delete models, upload LoRAs, and see and cancel the jobs of others."""
 
 
 ALL_SCOPES = frozenset(Scope)
@@ -42,8 +44,8 @@ class Key:
     scopes: frozenset[Scope] = ALL_SCOPES
     max_jobs: int | None = None
     """How many of its jobs may wait in the queue; ``None``: what the scheduler allows."""
-    identity: str = attrs.field(default="", repr=False)
-    """What its idempotency keys belong to; by default its owner."""
+    unnamed_secret: str | None = attrs.field(default=None, repr=False)
+    """Where it comes from ``security.api_keys``: the key itself, which its idempotency keys have always belonged to."""
 
     @property
     def owner(self) -> str:
@@ -85,16 +87,11 @@ class Caller:
 
     owner: str
     """The owner of the jobs that it submits."""
-    sees_all: bool
-    """Whether the jobs of others are there for it."""
+    sees: Visibility
+    """Which jobs are there for it."""
     key: Key | None = None
-
-    @property
-    def sees(self) -> str | None:
-        """The owner whose jobs alone are there for it; ``None``: all jobs."""
-        return None if self.sees_all else self.owner
 
     @property
     def identity(self) -> str:
         """What its idempotency keys belong to; callers without a key share theirs."""
-        return "" if self.key is None else self.key.identity or self.key.owner
+        return "" if self.key is None else self.key.unnamed_secret or self.key.owner

@@ -204,4 +204,4 @@ def _named(entry: _Entry) -> Key:
 
 def _unnamed(text: str) -> Key:
     """Return a key of ``security.api_keys``: it has all scopes, and is called by its digest."""
-    return Key(name=hashlib.sha256(text.encode()).hexdigest()[:8], digest=digest_of(text.encode()), identity=text)
+    return Key(name=hashlib.sha256(text.encode()).hexdigest()[:8], digest=digest_of(text.encode()), unnamed_secret=text)

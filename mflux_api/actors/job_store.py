@@ -10,6 +10,7 @@ from typing import NoReturn, TypeVar, assert_never
 
 import trio
 
+from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Ask, Mailbox, MailboxFull
 from mflux_api.errors import InvalidParameter, JobGone, ServiceError
@@ -111,7 +112,7 @@ class JobStore:
                     self._unread[message.job_id] = trio.current_time() + UNREAD_SECONDS
                 await self._expire()
             case m.GetJob():
-                message.reply.ok(await self._get(message.job_id, message.owner))
+                message.reply.ok(await self._get(message.job_id, message.visible))
             case m.ListJobs():
                 message.reply.ok(await self._page(message))
             case m.Unfinished():
@@ -132,15 +133,15 @@ class JobStore:
     async def _call(self, function: Callable[[], T]) -> T:
         return await run_in_thread(function, limiter=self._thread)
 
-    async def _get(self, job_id: str, owner: str | None) -> Job | None:
+    async def _get(self, job_id: str, visible: Visibility) -> Job | None:
         try:
             found = await self._call(partial(self._repository.get, job_id))
         except UnreadableRow:
             # Whose it was cannot be read either.
-            if owner is not None:
+            if visible != ALL_JOBS:
                 return None
             raise
-        if found is None or owner not in (None, found.owner):
+        if found is None or not visible.shows(found.owner):
             return None
         if isinstance(found, Tombstone):
             raise JobGone(
@@ -174,7 +175,7 @@ class JobStore:
                     limit=message.limit,
                     cursor=message.cursor,
                     status=message.status,
-                    owner=message.owner,
+                    visible=message.visible,
                 )
             )
         except ValueError:

@@ -7,6 +7,7 @@ from datetime import timedelta
 import attrs
 import trio
 
+from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.actors import messages as m
 from mflux_api.errors import JobGone, JobNotFound, ServiceRestarting
 from mflux_api.gateway.event_stream import EventStream
@@ -28,17 +29,17 @@ class JobView:
 class Jobs(Questions):
     """Looking at jobs, following them, cancelling them, and removing the records of old ones."""
 
-    async def job(self, job_id: str, *, owner: str | None = None) -> JobView:
+    async def job(self, job_id: str, *, visible: Visibility = ALL_JOBS) -> JobView:
         """Return one job as it is now.
 
         Args:
             job_id: the job.
-            owner: whose it has to be, here as in the other questions; ``None``: no matter whose.
+            visible: which jobs there are for the caller, here as in the other questions.
 
         Raises:
-            JobNotFound: there is none with that id, or it is another's.
+            JobNotFound: there is none with that id, or it is not visible.
         """
-        job = await self._job(job_id, owner)
+        job = await self._job(job_id, visible)
         if job.status.terminal:
             return JobView(job=job, live=None)
         live = (await self._ask(self._to.scheduler, m.GetSnapshots(job_ids=(job_id,)))).get(job_id)
@@ -48,10 +49,17 @@ class Jobs(Questions):
         return JobView(job=job, live=live)
 
     async def jobs(
-        self, *, limit: int = 50, cursor: str | None = None, status: Status | None = None, owner: str | None = None
+        self,
+        *,
+        limit: int = 50,
+        cursor: str | None = None,
+        status: Status | None = None,
+        visible: Visibility = ALL_JOBS,
     ) -> tuple[tuple[JobView, ...], str | None]:
         """Return a page of jobs, newest first, and the cursor of the next one."""
-        page: Page = await self._ask(self._to.store, m.ListJobs(limit=limit, cursor=cursor, status=status, owner=owner))
+        page: Page = await self._ask(
+            self._to.store, m.ListJobs(limit=limit, cursor=cursor, status=status, visible=visible)
+        )
         unfinished = tuple(job.id for job in page.jobs if not job.status.terminal)
         question = m.GetSnapshots(job_ids=unfinished)
         snapshots = await self._ask(self._to.scheduler, question) if unfinished else {}
@@ -70,15 +78,15 @@ class Jobs(Questions):
         """Return every unfinished job: running ones first, then the queue in order."""
         return await self._ask(self._to.scheduler, m.GetSnapshots())
 
-    async def cancel(self, job_id: str, *, owner: str | None = None) -> Job:
+    async def cancel(self, job_id: str, *, visible: Visibility = ALL_JOBS) -> Job:
         """Cancel a job and return it; a finished one is returned as it is.
 
         Raises:
-            JobNotFound: there is none with that id, or it is another's.
+            JobNotFound: there is none with that id, or it is not visible.
         """
-        if owner is not None:
+        if visible != ALL_JOBS:
             # A job's owner never changes.
-            await self._job(job_id, owner)
+            await self._job(job_id, visible)
         job = await self._ask(self._to.scheduler, m.CancelJob(job_id=job_id))
         if job is None:
             raise _unknown(job_id)
@@ -93,7 +101,7 @@ class Jobs(Questions):
         return await self._ask(self._to.store, m.PruneJobs(older_than=older_than, dry_run=dry_run))
 
     async def follow(
-        self, job_id: str, last_event_id: str | None = None, *, previews: bool = False, owner: str | None = None
+        self, job_id: str, last_event_id: str | None = None, *, previews: bool = False, visible: Visibility = ALL_JOBS
     ) -> EventStream:
         """Follow a job's events; use the result as an async context manager and iterate over it.
 
@@ -101,13 +109,13 @@ class Jobs(Questions):
             job_id: the job.
             last_event_id: the event after which to go on; with the terminal event's own the stream has ended.
             previews: also follow events that carry a small image of what an image is coming to.
-            owner: whose job it has to be.
+            visible: which jobs there are for the caller.
 
         Raises:
-            JobNotFound: there is none with that id, or it is another's.
+            JobNotFound: there is none with that id, or it is not visible.
             ShuttingDown: it goes on at the next start only.
         """
-        job = await self._job(job_id, owner)
+        job = await self._job(job_id, visible)
         subscription = await self._ask(
             self._to.hub, m.Subscribe(job_id=job_id, last_event_id=last_event_id, previews=previews)
         )
@@ -155,8 +163,8 @@ class Jobs(Questions):
                 raise _unknown(job_id)
             return end
 
-    async def _job(self, job_id: str, owner: str | None = None) -> Job:
-        job = await self._ask(self._to.store, m.GetJob(job_id=job_id, owner=owner))
+    async def _job(self, job_id: str, visible: Visibility = ALL_JOBS) -> Job:
+        job = await self._ask(self._to.store, m.GetJob(job_id=job_id, visible=visible))
         if job is None:
             raise _unknown(job_id)
         return job

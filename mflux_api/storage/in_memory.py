@@ -5,6 +5,7 @@ from collections.abc import Callable, Container
 from datetime import datetime, timedelta
 from itertools import islice
 
+from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.errors import InternalError
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
@@ -80,8 +81,8 @@ class InMemoryRepository:
         number = self._numbers.get(job_id)
         return self._tombstones.get(job_id) if number is None else self._jobs[number]
 
-    def page(self, *, limit: int, cursor: str | None, status: Status | None, owner: str | None = None) -> Page:
-        """Return a page of jobs, newest first; with ``owner`` only that owner's.
+    def page(self, *, limit: int, cursor: str | None, status: Status | None, visible: Visibility = ALL_JOBS) -> Page:
+        """Return a page of jobs, newest first; of those that are ``visible``.
 
         Raises:
             ValueError: the cursor is not one of this list.
@@ -90,7 +91,7 @@ class InMemoryRepository:
         matching = (
             (number, job)
             for number, job in reversed(self._jobs.items())
-            if number < before and status in (None, job.status) and owner in (None, job.owner)
+            if number < before and status in (None, job.status) and visible.shows(job.owner)
         )
         return make_page(tuple(islice(matching, limit + 1)), limit)
 

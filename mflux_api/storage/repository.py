@@ -7,6 +7,7 @@ from typing import Protocol
 
 import attrs
 
+from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
 
@@ -97,8 +98,8 @@ class Repository(Protocol):
         Init images are large, and an unfinished job may come without them; :meth:`unfinished` has them.
         """
 
-    def page(self, *, limit: int, cursor: str | None, status: Status | None, owner: str | None = None) -> Page:
-        """Return a page of at most ``limit`` (at least 1) jobs, newest first; with ``owner`` only that owner's.
+    def page(self, *, limit: int, cursor: str | None, status: Status | None, visible: Visibility = ALL_JOBS) -> Page:
+        """Return a page of at most ``limit`` (at least 1) jobs, newest first; of those that are ``visible``.
 
         Raises:
             ValueError: the cursor is not one of this list.

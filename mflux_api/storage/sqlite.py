@@ -1,5 +1,6 @@
 """Jobs in an SQLite file: what the service uses; synchronous ones are held in memory until their end."""
 
+import json
 import logging
 import os
 from collections.abc import Callable, Container
@@ -7,9 +8,11 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import attrs
 
+from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.errors import DiskFull, InternalError
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
@@ -178,22 +181,32 @@ class SqliteRepository:
                 raise UnreadableRow.of(job_id)
         return None if row is None else Tombstone(id=job_id, removed_at=_moment_or_never(row[0]), owner=row[1])
 
-    def page(self, *, limit: int, cursor: str | None, status: Status | None, owner: str | None = None) -> Page:
-        """Return a page of jobs, newest first; with ``owner`` only that owner's.
+    def page(self, *, limit: int, cursor: str | None, status: Status | None, visible: Visibility = ALL_JOBS) -> Page:
+        """Return a page of jobs, newest first; of those that are ``visible``.
 
         Raises:
             ValueError: the cursor is not one of this list.
         """
         before = first_number_not_on_page(cursor)
         # Only what is asked for, and not `status = ? OR ? IS NULL`: that one would use no index.
-        conditions = {"status = ?": None if status is None else status.value, "owner = ?": owner}
-        asked = {condition: value for condition, value in conditions.items() if value is not None}
-        query = f"SELECT {COLUMNS} FROM jobs WHERE {' AND '.join(('number < ?', *asked))} ORDER BY number DESC LIMIT ?"
-        numbered = self._table.jobs(query, before, *asked.values(), limit + 1)
+        conditions: list[str] = ["number < ?"]
+        values: list[Any] = [before]
+        if status is not None:
+            conditions.append("status = ?")
+            values.append(status.value)
+        if visible.only is not None:
+            conditions.append("owner = ?")
+            values.append(visible.only)
+        if visible.hidden:
+            # One value, however many they are: SQLite counts the marks of a statement.
+            conditions.append("owner NOT IN (SELECT value FROM json_each(?))")
+            values.append(json.dumps(visible.hidden))
+        query = f"SELECT {COLUMNS} FROM jobs WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?"
+        numbered = self._table.jobs(query, *values, limit + 1)
         numbered += [
             (held.number, held.job)
             for held in self._held.values()
-            if held.number < before and status in (None, held.job.status) and owner in (None, held.job.owner)
+            if held.number < before and status in (None, held.job.status) and visible.shows(held.job.owner)
         ]
         return make_page(sorted(numbered, key=_number, reverse=True)[: limit + 1], limit)
 

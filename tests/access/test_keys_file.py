@@ -9,6 +9,7 @@ import pytest
 from mflux_api.access.access import Access
 from mflux_api.access.keys import Scope
 from mflux_api.access.keys_file import MAX_FILE_BYTES, append, new_entry, new_secret, read_file, read_keys, weak_keys
+from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.config import SecuritySettings
 from mflux_api.errors import ConfigError
 
@@ -142,13 +143,23 @@ def test_reload_never_opens_a_service_that_had_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shared", "scope", "sees"), [(False, "read", "key ana"), (True, "read", None), (False, "manage", None)]
+    ("shared", "scope", "sees"),
+    [(False, "read", Visibility(only="key ana")), (True, "read", ALL_JOBS), (False, "manage", ALL_JOBS)],
 )
 def test_key_sees_its_own_jobs_and_all_where_they_are_shared_or_it_manages(
-    tmp_path: Path, shared: bool, scope: str, sees: str | None
+    tmp_path: Path, shared: bool, scope: str, sees: Visibility
 ) -> None:
     path = written(tmp_path, entry(scopes=f'["{scope}"]'))
     access = Access(SecuritySettings(keys_file=path, shared_jobs=shared))
     assert access.caller(access.keys.keys[0], "10.0.0.1").sees == sees
-    assert access.caller(None, "10.0.0.1").sees == "10.0.0.1"
-    assert Access(SecuritySettings()).caller(None, "10.0.0.1").sees is None
+    assert access.caller(None, "10.0.0.1").sees == Visibility(only="10.0.0.1")
+    assert Access(SecuritySettings()).caller(None, "10.0.0.1").sees == ALL_JOBS
+
+
+def test_keys_of_the_configuration_see_all_jobs_but_those_of_other_keys(tmp_path: Path) -> None:
+    settings = SecuritySettings(api_keys=("first of them", SECRET), keys_file=written(tmp_path, entry()))
+    access = Access(settings)
+    first, second, _ = access.keys.keys
+    sees = access.caller(first, "10.0.0.1").sees
+    assert [sees.shows(owner) for owner in (first.owner, "", "10.0.0.1", "key removed")] == [True] * 4
+    assert [sees.shows(owner) for owner in (second.owner, "key ana")] == [False] * 2

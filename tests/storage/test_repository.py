@@ -7,6 +7,7 @@ from pathlib import Path
 import attrs
 import pytest
 
+from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.errors import InternalError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
@@ -17,6 +18,7 @@ from mflux_api.storage.repository import Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import SqliteRepository
 from tests.support.stored_jobs import NOW, completed, failed, queued, started, stored_images
 
+ANA = Visibility(only="ana")
 HOUR = timedelta(hours=1)
 FOREVER = timedelta.max
 
@@ -43,13 +45,13 @@ def ids(found: tuple[Job, ...]) -> list[str]:
 
 
 def listed(
-    repository: Repository, *, status: Status | None = None, limit: int = 100, owner: str | None = None
+    repository: Repository, *, status: Status | None = None, limit: int = 100, visible: Visibility = ALL_JOBS
 ) -> list[str]:
     """Follow the cursors through all pages."""
     names: list[str] = []
     cursor = None
     while True:
-        page = repository.page(limit=limit, cursor=cursor, status=status, owner=owner)
+        page = repository.page(limit=limit, cursor=cursor, status=status, visible=visible)
         assert len(page.jobs) <= limit
         names += ids(page.jobs)
         if page.next_cursor is None:
@@ -182,10 +184,12 @@ def test_pages_of_one_owner_are_full_and_have_no_other_job(repository: Repositor
         repository.insert(job)
         if number < 3:
             repository.replace(completed(job))
-    assert listed(repository, limit=limit, owner="ana") == ["6", "4", "2", "0"]
-    assert listed(repository, limit=limit, owner="ana", status=Status.COMPLETED) == ["2", "0"]
-    assert listed(repository, limit=limit, owner="") == ["3"]
-    assert listed(repository, limit=limit, owner="an") == []
+    assert listed(repository, limit=limit, visible=ANA) == ["6", "4", "2", "0"]
+    assert listed(repository, limit=limit, visible=ANA, status=Status.COMPLETED) == ["2", "0"]
+    assert listed(repository, limit=limit, visible=Visibility(only="")) == ["3"]
+    assert listed(repository, limit=limit, visible=Visibility(only="an")) == []
+    assert listed(repository, limit=limit, visible=Visibility(hidden=("bob", "an"))) == ["6", "4", "3", "2", "0"]
+    assert listed(repository, limit=limit, visible=Visibility(hidden=("bob", "ana", ""))) == []
 
 
 def test_tombstone_says_whose_job_it_was(repository: Repository) -> None:

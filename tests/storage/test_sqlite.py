@@ -17,6 +17,7 @@ from typing import Any
 import attrs
 import pytest
 
+from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.errors import ConfigError, DiskFull, InternalError, ServiceError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job, Status
@@ -523,15 +524,15 @@ def test_a_removed_prompt_is_not_in_the_file_any_more(path: Path) -> None:
     assert b"secret garden" not in path.read_bytes()
 
 
-@pytest.mark.parametrize("owner", [None, "key ana"])
+@pytest.mark.parametrize("visible", [ALL_JOBS, Visibility(only="key ana"), Visibility(hidden=("key ana",))])
 @pytest.mark.parametrize("status", [None, Status.QUEUED])
-def test_a_page_is_read_through_an_index(path: Path, status: Status | None, owner: str | None) -> None:
+def test_a_page_is_read_through_an_index(path: Path, status: Status | None, visible: Visibility) -> None:
     with SqliteRepository(path) as repository:
         for name in "abc":
             repository.insert(queued(name))
         statements: list[str] = []
         repository._file.connection.set_trace_callback(statements.append)
-        repository.page(limit=1, cursor="3", status=status, owner=owner)
+        repository.page(limit=1, cursor="3", status=status, visible=visible)
         repository._file.connection.set_trace_callback(None)
         (query,) = statements
     plan = " ".join(row[3] for row in sql(path, f"EXPLAIN QUERY PLAN {query}"))

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import attrs
 
+from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.actors.mailbox import Ask
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
@@ -89,8 +90,8 @@ class GetJob(Ask[Job | None]):
     """Read one job."""
 
     job_id: str
-    owner: str | None = None
-    """Whose job it has to be; another's is none."""
+    visible: Visibility = ALL_JOBS
+    """Which jobs there are for the caller; another is none."""
 
 
 @attrs.frozen(kw_only=True)
@@ -100,7 +101,7 @@ class ListJobs(Ask[Page]):
     limit: int
     cursor: str | None = None
     status: Status | None = None
-    owner: str | None = None
+    visible: Visibility = ALL_JOBS
 
 
 @attrs.frozen(kw_only=True)

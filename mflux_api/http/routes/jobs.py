@@ -161,21 +161,21 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             limit=_limit(request.args.get("limit")),
             cursor=request.args.get("cursor"),
             status=_status(request.args.get("status")),
-            owner=caller().sees,
+            visible=caller().sees,
         )
         return json_response(JobList(jobs=tuple(job_response(view) for view in views), next_cursor=cursor))
 
     @routes.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
         return json_answer(
-            await renderer.job(await gateway.job(job_id, owner=caller().sees), held().stack, urls=_urls())
+            await renderer.job(await gateway.job(job_id, visible=caller().sees), held().stack, urls=_urls())
         )
 
     @routes.get("/jobs/<job_id>/stream")
     async def stream(job_id: str) -> Response:
         last_event_id = request.headers.get("Last-Event-ID") or None
         urls, previews = _urls(), _previews()
-        events = await gateway.follow(job_id, last_event_id, previews=previews, owner=caller().sees)
+        events = await gateway.follow(job_id, last_event_id, previews=previews, visible=caller().sees)
         return stream_response(
             events,
             renderer,
@@ -198,12 +198,12 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.delete("/jobs/<job_id>")
     async def cancel(job_id: str) -> Response:
-        job = await gateway.cancel(job_id, owner=caller().sees)
+        job = await gateway.cancel(job_id, visible=caller().sees)
         return json_response(CancelResponse(status=job.status.value))
 
     @routes.get("/jobs/<job_id>/images/<int:index>")
     async def image(job_id: str, index: int) -> Response:
-        job = (await gateway.job(job_id, owner=caller().sees)).job
+        job = (await gateway.job(job_id, visible=caller().sees)).job
         if not 0 <= index < len(job.images):
             raise NotFound("The job has no such image (yet)", {"images": len(job.images)})
         wanted = _format(request.args.get("format"))

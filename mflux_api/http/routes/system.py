@@ -121,7 +121,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         snapshots = await gateway.snapshots()
         sees = caller().sees
         # Of another's job only its place counts.
-        shown = {job_id: state.prompt for job_id, state in snapshots.items() if sees in (None, state.owner)}
+        shown = {job_id: state.prompt for job_id, state in snapshots.items() if sees.shows(state.owner)}
         running = [
             ActiveJob(
                 job_id=job_id if job_id in shown else None,

@@ -44,7 +44,7 @@ class Guard:
         offers = read_offers(request.headers.getlist("X-API-Key"), request.headers.getlist("Authorization"))
         keys = self._access.keys
         sent = keys.find(offers.by_program) if keys else None
-        self._check_host(sent)
+        await self._check_host(sent, offers)
         g.access = self._access
         g.caller = self._access.caller(None, request.remote_addr or "")
         if request.method == "OPTIONS":
@@ -70,10 +70,11 @@ class Guard:
         """Whether the answer to the current request belongs to a key."""
         return bool(self._access.keys) and self._scopes.of(request) is not None
 
-    def _check_host(self, key: Key | None) -> None:
+    async def _check_host(self, key: Key | None, offers: Offers) -> None:
         # HTTP/1.0 may do without; a browser always says it.
         host = request.headers.get("Host")
         if key is None and host and not self._hosts.allow(host):
+            await self._note_wrong_key(offers)
             name = name_in(host)[:64]
             raise HostNotAllowed(
                 f"This service does not answer to the host name '{name}'; add it to security.allowed_hosts, or use "
@@ -82,14 +83,18 @@ class Guard:
             )
 
     async def _refuse(self, offers: Offers) -> None:
-        if offers:
+        await self._note_wrong_key(offers)
+        problem = "The API key is not valid; send one" if offers else "A valid API key is required: send it"
+        raise Unauthorized(f"{problem} as 'Authorization: Bearer KEY'")
+
+    async def _note_wrong_key(self, offers: Offers) -> None:
+        """Slow a request down whose key is wrong, wherever the answer tells that it is."""
+        if offers and self._access.keys:
             # The answer may take a while: the body takes no room meanwhile.
             if isinstance(request.body, MeteredBody | UploadBody):
                 request.body.discard()
             held().body.release()
             await self._wrong_keys.note(request.remote_addr or "")
-            raise Unauthorized("The API key is not valid; send one as 'Authorization: Bearer KEY'")
-        raise Unauthorized("A valid API key is required: send it as 'Authorization: Bearer KEY'")
 
     def _check_origin(self, scope: Scope | None, *, resent: bool, sent: bool) -> None:
         """Refuse what a page may not do: some content types let any page send without asking.

@@ -4,10 +4,13 @@ import re
 import socket
 from collections.abc import Iterable
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 
 EVERY_HOST = "*"
 
 _NAME = re.compile(r"[a-z0-9._-]+")
+_MAX_TABLE = 64 * 1024
+"""Characters of the table of hosts: this machine's own line is among the first; lists of blocked names are longer."""
 _DOTLESS = re.compile(r"[a-z0-9_-]+")
 
 # Names that no one can register, so that no page from elsewhere has them: RFC 6761, RFC 6762, RFC 8375, ICANN's
@@ -52,9 +55,15 @@ class HostRules:
         )
 
 
-def own_names() -> tuple[str, ...]:
-    """Return this machine's name, without asking a name server."""
-    return (socket.gethostname(),)
+def own_names(table: Path = Path("/etc/hosts")) -> tuple[str, ...]:
+    """Return this machine's name and, where its table of hosts has them, its other ones; no name server is asked."""
+    own = socket.gethostname()
+    try:
+        lines = table.read_text("utf-8", "replace")[:_MAX_TABLE].splitlines()
+    except OSError:
+        return (own,)
+    aliases = (line.partition("#")[0].split()[1:] for line in lines)
+    return tuple(dict.fromkeys((own, *(name for names in aliases if own in names for name in names))))
 
 
 def _is_address(name: str) -> bool:

@@ -17,6 +17,7 @@ from mflux_api.config import SecuritySettings, ServerSettings
 from mflux_api.http.app import create_app
 from mflux_api.http.openapi import OPERATIONS
 from mflux_api.http.operations import Operation
+from mflux_api.http.security.wrong_keys import WrongKeys
 from tests.support.harness import gateway, scripted_service, settings
 from tests.support.http_server import connect
 from tests.support.scripted_api import Api, scripted_api
@@ -180,3 +181,52 @@ async def test_empty_credentials_count_as_none(tmp_path: Path, empty: str) -> No
         assert answer.headers["www-authenticate"] == 'Basic realm="mflux-api"'
         both = {"Authorization": empty, "X-API-Key": "a key of nineteen letters"}
         assert (await api.http.get("/api/v1/jobs", headers=both)).status_code == 200
+
+
+async def test_wrong_keys_are_noted_wherever_the_answer_tells_that_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[str] = []
+
+    async def note(self: WrongKeys, address: str) -> None:
+        noted.append(address)
+
+    monkeypatch.setattr(WrongKeys, "note", note)
+    secret = "a key of nineteen letters"
+    async with api_with(tmp_path, api_keys=(secret,)) as api:
+        for path, headers in (
+            ("/api/v1/jobs", bearer("wrong")),
+            ("/api/v1/jobs", basic("wrong")),
+            ("/api/v1/jobs", {"Authorization": "Basic !"}),
+            ("/api/v1/health", {"Host": "rebound.example", **bearer("wrong")}),
+        ):
+            assert (await api.http.get(path, headers=headers)).status_code in (401, 403)
+        assert noted == ["127.0.0.1"] * 4
+        for headers in ({}, bearer(secret), {**bearer("wrong"), "X-API-Key": secret}):
+            await api.http.get("/api/v1/jobs", headers=headers)
+        await api.http.get("/api/v1/health", headers=bearer("any"))
+        assert len(noted) == 4
+    async with api_with(tmp_path) as api:
+        await api.http.get("/api/v1/jobs", headers=bearer("any"))
+        await api.http.get("/api/v1/jobs", headers={"Host": "rebound.example", **bearer("any")})
+        assert len(noted) == 4
+
+
+async def test_slowed_request_holds_no_room_for_its_body(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_flight: list[int] = []
+    async with api_with(tmp_path, api_keys=("a key of nineteen letters",)) as api:
+
+        async def note(self: WrongKeys, address: str) -> None:
+            in_flight.append(gateway(api.service).in_flight.used)
+
+        monkeypatch.setattr(WrongKeys, "note", note)
+        for path in ("/api/v1/generate", "/api/v1/loras?name=a"):
+            answer = await api.http.post(path, content=bytes(2**20), headers=bearer("wrong"))
+            assert answer.status_code == 401
+    assert in_flight == [0, 0]
+
+
+async def test_client_of_http_1_0_may_leave_the_host_out(tmp_path: Path) -> None:
+    async with api_with(tmp_path) as api, connect(api.port) as client:
+        await client.stream.send_all(b"GET /api/v1/health HTTP/1.0\r\n\r\n")
+        assert (await client.end_of_file()).startswith(b"HTTP/1.1 200")

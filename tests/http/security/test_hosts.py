@@ -1,5 +1,7 @@
 """Which Host headers are answered: a page after DNS rebinding has a public name, and only that tells it."""
 
+from pathlib import Path
+
 import pytest
 
 from mflux_api.http.security.hosts import HostRules, name_in, own_names
@@ -82,9 +84,16 @@ def test_listed_names_are_answered(listed: str, host: str, allowed: bool) -> Non
 
 
 def test_machines_own_name_is_answered() -> None:
-    (name,) = own_names()
+    name = own_names()[0]
     assert HostRules((), own=own_names()).allow(f"{name.upper()}:7861")
     assert HostRules((), own=("gpu.example.com", "")).allow("gpu.example.com")
+
+
+def test_other_names_of_the_machine_are_in_its_table_of_hosts(tmp_path: Path) -> None:
+    table, own = tmp_path / "hosts", own_names()[0]
+    table.write_text(f"# {own} a.example\n127.0.0.1 localhost\n10.0.0.2 gpu.example {own} # b\n0.0.0.0 evil.example\n")
+    assert own_names(table) == (own, "gpu.example")
+    assert own_names(tmp_path / "none") == (own,)
 
 
 def test_name_has_no_port_no_brackets_and_no_final_dot() -> None:

@@ -166,3 +166,17 @@ async def test_stream_of_a_key_that_is_removed_ends(tmp_path: Path, monkeypatch:
             assert not [line async for line in lines if line.startswith("event: complete")]
         assert (await api.http.get(f"/api/v1/jobs/{job_id}", headers=ANA)).status_code == 401
         await api.http.delete(f"/api/v1/jobs/{job_id}", headers=BOSS)
+
+
+async def test_keys_of_the_configuration_see_jobs_without_a_key_and_not_one_anothers(tmp_path: Path) -> None:
+    keys = [{"X-API-Key": "the first of two keys"}, {"X-API-Key": "the second of two keys"}]
+    security = SecuritySettings(api_keys=tuple(key["X-API-Key"] for key in keys))
+    async with scripted_api(tmp_path, changed=attrs.evolve(settings(tmp_path), security=security)) as api:
+        old = (await api.finished()).id
+        ids = [await submit(api, key) for key in keys]
+        for job_id in ids:
+            await ended(api.service, job_id)
+        assert [await listed(api, key) for key in keys] == [[ids[0], old], [ids[1], old]]
+        for path in (f"/api/v1/jobs/{ids[1]}", f"/api/v1/jobs/{ids[1]}/images/0"):
+            assert [(await api.http.get(path, headers=key)).status_code for key in keys] == [404, 200]
+        assert (await api.http.delete(f"/api/v1/jobs/{ids[1]}", headers=keys[0])).status_code == 404
