@@ -92,6 +92,11 @@ class Caller:
     key: Key | None = None
 
     @property
+    def most_queued(self) -> int | None:
+        """How many of its jobs may wait in the queue; ``None``: what the scheduler allows."""
+        return None if self.key is None else self.key.max_jobs
+
+    @property
     def identity(self) -> str:
         """What its idempotency keys belong to; callers without a key share theirs."""
         return "" if self.key is None else self.key.unnamed_secret or self.key.owner

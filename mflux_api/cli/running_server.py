@@ -56,7 +56,12 @@ def call(
 def _refusal(refused: urllib.error.HTTPError) -> ServiceError:
     try:
         body = json.load(refused)
-        return by_code(body["code"])(body["error"], body["details"])
+        hint = (
+            "; set MFLUX_API_KEYS to a key with the scope 'manage'"
+            if body["code"] in ("UNAUTHORIZED", "FORBIDDEN")
+            else ""
+        )
+        return by_code(body["code"])(body["error"] + hint, body["details"])
     except (ValueError, KeyError, TypeError):
         return ServiceError(f"the server answered {refused.code}")
     finally:

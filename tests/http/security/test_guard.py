@@ -230,3 +230,17 @@ async def test_client_of_http_1_0_may_leave_the_host_out(tmp_path: Path) -> None
     async with api_with(tmp_path) as api, connect(api.port) as client:
         await client.stream.send_all(b"GET /api/v1/health HTTP/1.0\r\n\r\n")
         assert (await client.end_of_file()).startswith(b"HTTP/1.1 200")
+
+
+async def test_no_answer_but_a_models_status_holds_a_path_of_this_machine(tmp_path: Path) -> None:
+    async with api_with(tmp_path) as api:
+        job = await api.finished()
+        for operation in OPERATIONS:
+            if operation.path.endswith("/stream"):
+                continue
+            for job_id, model, index in ((job.id, "demo", 0), (UNKNOWN_JOB, "no-model", 9)):
+                path = operation.path.format(job_id=job_id, model_id=model, index=index)
+                for body in (b"{", b"{}", b'{"prompt": "a", "lora_files": ["/etc/passwd"], "init_images": ["/etc"]}'):
+                    answer = await api.http.request(operation.method.upper(), path, content=body)
+                    assert str(tmp_path).encode() not in answer.content
+                    assert b"Traceback" not in answer.content
