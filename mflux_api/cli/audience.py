@@ -29,9 +29,9 @@ def describe_audience(settings: Settings, *, port: int, keys: int) -> list[Line]
     lines = [_network(port, local=local, keys=keys), _pages(settings.server.cors_origins, local=local, keys=keys)]
     weak = weak_keys(settings.security)
     if weak:
-        what = f"{weak} of security.api_keys (or MFLUX_API_KEYS) has less than {MIN_LENGTH} characters"
-        why = "can be guessed, and the next major version will refuse it; use `mflux-api keys new`"
-        lines.append(Line(logging.WARNING, f"{what}: it {why}"))
+        what = f"{weak} API key(s) of security.api_keys or MFLUX_API_KEYS have less than {MIN_LENGTH} characters"
+        why = "they can be guessed, and the next major version will refuse them; use `mflux-api keys new`"
+        lines.append(Line(logging.WARNING, f"{what}: {why}"))
     return lines
 
 

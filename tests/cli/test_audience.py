@@ -59,6 +59,6 @@ def test_listed_pages_are_told_apart_from_all(origins: tuple[str, ...], expected
 def test_short_key_is_a_warning_that_names_the_setting_and_not_the_key() -> None:
     level, text = lines(api_keys=("fifteen letters", "sixteen  letters"), keys=2)[-1]
     assert level == logging.WARNING
-    assert "1 of security.api_keys (or MFLUX_API_KEYS) has less than 16 characters" in text
+    assert "1 API key(s) of security.api_keys or MFLUX_API_KEYS have less than 16 characters" in text
     assert "letters" not in text
     assert len(lines(api_keys=("sixteen  letters",), keys=1)) == 2

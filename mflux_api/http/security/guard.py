@@ -41,6 +41,7 @@ class Guard:
             OriginNotAllowed: it comes from a page that may not ask for this.
             Forbidden: its key lacks the scope.
         """
+        self._wrong_keys.flush()
         offers = read_offers(request.headers.getlist("X-API-Key"), request.headers.getlist("Authorization"))
         keys = self._access.keys
         sent = keys.find(offers.by_program) if keys else None
@@ -57,14 +58,14 @@ class Guard:
                 await self._refuse(offers)
             else:
                 g.caller = self._access.caller(key, request.remote_addr or "")
-                self._check_origin(scope, resent=sent is None, sent=sent is not None)
+                self._check_origin(scope, by_program=sent is not None, by_browser=sent is None)
                 if not key.allows(scope):
                     raise Forbidden(
                         f"The API key '{key.name}' lacks the scope '{scope}'; ask for a key that has it",
                         {"scope": scope.value},
                     )
         else:
-            self._check_origin(scope, resent=False, sent=False)
+            self._check_origin(scope)
 
     def keeps_secret(self) -> bool:
         """Whether the answer to the current request belongs to a key."""
@@ -74,7 +75,9 @@ class Guard:
         # HTTP/1.0 may do without; a browser always says it.
         host = request.headers.get("Host")
         if key is None and host and not self._hosts.allow(host):
-            await self._note_wrong_key(offers)
+            if offers.by_program:
+                # A right one would have passed, so that this answer tells as much as a 401.
+                await self._note_wrong_key(offers)
             name = name_in(host)[:64]
             raise HostNotAllowed(
                 f"This service does not answer to the host name '{name}'; add it to security.allowed_hosts, or use "
@@ -88,7 +91,7 @@ class Guard:
         raise Unauthorized(f"{problem} as 'Authorization: Bearer KEY'")
 
     async def _note_wrong_key(self, offers: Offers) -> None:
-        """Slow a request down whose key is wrong, wherever the answer tells that it is."""
+        """Slow down and count a request whose answer tells that its key is wrong."""
         if offers and self._access.keys:
             # The answer may take a while: the body takes no room meanwhile.
             if isinstance(request.body, MeteredBody | UploadBody):
@@ -96,13 +99,13 @@ class Guard:
             held().body.release()
             await self._wrong_keys.note(request.remote_addr or "")
 
-    def _check_origin(self, scope: Scope | None, *, resent: bool, sent: bool) -> None:
+    def _check_origin(self, scope: Scope | None, *, by_program: bool = False, by_browser: bool = False) -> None:
         """Refuse what a page may not do: some content types let any page send without asking.
 
         Args:
             scope: what the route needs.
-            resent: whether the key came from what a browser sends by itself.
-            sent: whether the key came in a header that only the page's own code sends.
+            by_program: whether a valid key came in a header that only the page's own code sends.
+            by_browser: whether it came in one that a browser sends by itself.
         """
         page = PageHeaders(
             host=request.headers.get("Host", ""),
@@ -113,9 +116,9 @@ class Guard:
             return
         safe = request.method in _SAFE_METHODS
         named = self._origins.names(page.origin)
-        if resent and not (safe and page.origin is None):
+        if by_browser and not (safe and page.origin is None):
             raise _refused(page, "Basic credentials count from this server's own pages only; send the key as a header")
-        if scope is Scope.MANAGE and not named and not sent:
+        if scope is Scope.MANAGE and not named and not by_program:
             raise _refused(
                 page, "Pages of other origins may not manage the service; list theirs by name in server.cors_origins"
             )

@@ -41,6 +41,17 @@ class WrongKeys:
         self._waiting = 0
         self._minute = float("-inf")
         self._lines = 0
+        self._flushed = float("-inf")
+
+    def flush(self) -> None:
+        """Log what is older than a minute and not told yet; any request may call it, at next to no cost."""
+        now = trio.current_time()
+        if now - self._flushed < MINUTE:
+            return
+        self._flushed = now
+        for network, entry in self._addresses.items():
+            if entry.unlogged:
+                self._log(network, entry, now)
 
     async def note(self, address: str) -> None:
         """Note one, and wait where there were many before: hold nothing scarce meanwhile.

@@ -205,6 +205,7 @@ async def test_wrong_keys_are_noted_wherever_the_answer_tells_that_they_are(
         for headers in ({}, bearer(secret), {**bearer("wrong"), "X-API-Key": secret}):
             await api.http.get("/api/v1/jobs", headers=headers)
         await api.http.get("/api/v1/health", headers=bearer("any"))
+        await api.http.get("/api/v1/health", headers={"Host": "rebound.example", **basic(secret)})
         assert len(noted) == 4
     async with api_with(tmp_path) as api:
         await api.http.get("/api/v1/jobs", headers=bearer("any"))

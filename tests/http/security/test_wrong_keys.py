@@ -72,10 +72,16 @@ async def test_log_has_a_line_a_minute_with_the_count(
         assert [record.getMessage() for record in caplog.records] == [
             f"address {ADDRESS}: 1 request(s) with a wrong API key since its last such line"
         ]
+        table.flush()
+        assert len(caplog.records) == 1
         await trio.sleep(60)
+        table.flush()
+        assert "4 request(s)" in caplog.records[-1].getMessage()
+        await trio.sleep(120)
+        table.flush()
         await table.note(ADDRESS)
-        assert "5 request(s)" in caplog.records[-1].getMessage()
-        assert len(caplog.records) == 2
+        assert "1 request(s)" in caplog.records[-1].getMessage()
+        assert len(caplog.records) == 3
 
 
 async def test_many_addresses_fill_neither_the_table_nor_the_log(
