@@ -5,7 +5,7 @@ import os
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import attrs
 import msgspec
@@ -34,6 +34,8 @@ class ServerSettings:
     port: Port = 7861
     drain_timeout_seconds: Seconds = 30.0
     cors_origins: tuple[str, ...] = ("*",)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """What ``serve`` reports on standard error, where the command line does not say."""
     max_in_flight_mb: Positive | None = None
     """Memory for bodies and answers of all clients together; by default a thirty-second of the machine's."""
 

@@ -52,8 +52,10 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: the configuration or the state directory cannot be used.
         ServiceFailed: the supervision tree stopped restarting a part of it.
     """
-    overrides: dict[str, dict[str, Any]] = {"server": {"host": options.host, "port": options.port}}
+    server = {"host": options.host, "port": options.port, "log_level": options.log_level}
+    overrides: dict[str, dict[str, Any]] = {"server": server}
     settings = load_settings(options.config, overrides=overrides)
+    _set_log_level(settings)
     with Watchdog(EXIT_INTERNAL) as watchdog:
         stop = StopSignals(
             on_first=partial(watchdog.arm, settings.server.drain_timeout_seconds + STUCK_SECONDS),
@@ -65,6 +67,10 @@ def run(options: argparse.Namespace) -> int:
             start = Start(settings, stop, resume_collection, partial(watchdog.arm, STUCK_SECONDS), reload, read)
             _serve_jobs(start)
     return 0
+
+
+def _set_log_level(settings: Settings) -> None:
+    logging.getLogger().setLevel(settings.server.log_level.upper())
 
 
 @contextmanager
@@ -165,11 +171,12 @@ def _say_who_can_call(settings: Settings, url: str, keys: int) -> None:
 
 
 async def _reload_on_signal(service: Service, reload: ReloadSignal, read: Callable[[], Settings]) -> None:
-    """Read the keys again at each signal; a mistake leaves them as they were."""
+    """Read the keys and the log level again at each signal; a mistake leaves them as they were."""
     while True:
         await reload.wait()
         try:
             settings = await read_in_thread(read)
+            _set_log_level(settings)
             count = await service.reload_keys(settings.security)
         except ConfigError as error:
             logger.error("reload: the API keys stay as they were: %s", error)

@@ -72,7 +72,9 @@ def test_server_does_not_start_with_a_file_that_others_can_read(
 
 
 @pytest.mark.slow
-def test_running_server_hears_of_its_keys_by_a_signal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_running_server_hears_of_its_keys_and_log_level_by_a_signal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     first = new_key(tmp_path, "ana", capfd)
     path = tmp_path / "private" / "keys.toml"
     with (
@@ -103,5 +105,9 @@ def test_running_server_hears_of_its_keys_by_a_signal(tmp_path: Path, capfd: pyt
         path.write_text("[[keys]]" + path.read_text("utf-8").rpartition("[[keys]]")[2], "utf-8")
         reload("there are 1 API key(s) now")
         assert (status(first), status(second)) == (401, 200)
-        assert not any(secret in line for line in server.lines for secret in (first, second))
+        (tmp_path / "config.toml").write_text(f'{KEYED}[server]\nlog_level = "warning"\n', "utf-8")
+        os.chmod(path, 0o640)
+        reload("its mode is 640")
         assert server.stop() == 0
+        assert not any("INFO" in line and "stopped" in line for line in server.lines)
+        assert not any(secret in line for line in server.lines for secret in (first, second))
