@@ -13,6 +13,7 @@ import attrs
 import psutil
 import trio
 
+from mflux_api.access.keys_file import MIN_LENGTH, read_keys, weak_keys
 from mflux_api.cli.exit_status import EXIT_FAILED
 from mflux_api.config import Settings, load_settings
 from mflux_api.engine.interface import EngineDied
@@ -56,8 +57,22 @@ def run(options: argparse.Namespace) -> int:
 async def _examine(settings: Settings) -> list[_Finding]:
     """Look at this machine with these settings; starts one engine child and ends it."""
     findings = [*_versions(), *await _engine(settings), *_memory()]
-    findings += await read_in_thread(lambda: [*_models(settings), *_folders(settings), *_database(settings)])
+    findings += await read_in_thread(
+        lambda: [*_keys(settings), *_models(settings), *_folders(settings), *_database(settings)]
+    )
     return findings
+
+
+def _keys(settings: Settings) -> Iterator[_Finding]:
+    try:
+        count = len(read_keys(settings.security).keys)
+    except ConfigError as error:
+        yield _Finding("API keys", "cannot be used", "problem", str(error))
+        return
+    weak = weak_keys(settings.security)
+    says = f"{count}" if count else "none: open to all who reach the port"
+    advice = f"use keys of {MIN_LENGTH} characters or more (mflux-api keys new)"
+    yield _Finding("API keys", f"{says}, {weak} too short" if weak else says, "warning" if weak else "ok", advice)
 
 
 def _versions() -> Iterator[_Finding]:

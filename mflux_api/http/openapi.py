@@ -29,6 +29,11 @@ OPERATIONS = (
 )
 
 _ALWAYS: Errors = (Unauthorized, Forbidden, HostNotAllowed, OriginNotAllowed, InternalError, ServiceRestarting)
+_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    "basic": {"type": "http", "scheme": "basic"},
+}
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "properties": {"file": _FILE, "name": {"type": "string"}}, "required": ["file"]}
 _UPLOAD = {"application/octet-stream": {"schema": _FILE}, "multipart/form-data": {"schema": _FORM}}
@@ -73,7 +78,7 @@ def describe(*, max_images: int) -> dict[str, Any]:
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {"schemas": components, "securitySchemes": _SCHEMES},
     }
 
 
@@ -101,6 +106,9 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
         | {status: {"description": when} for status, when in operation.bodiless.items()}
         | _describe_errors(operation.errors),
     }
+    if operation.scope is not None:
+        # The empty one stands for a service without keys.
+        described["security"] = [{}, *({name: [operation.scope.value]} for name in _SCHEMES)]
     if operation.body is not None:
         schema: dict[str, Any] = _reference(operation.body)
         if operation.body_required:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mflux_api.cli import doctor
 from mflux_api.cli.main import main
+from mflux_api.config import SecuritySettings, Settings
 from tests.support import scripted_server
 from tests.support.server import DEMO_CONFIG, api_client, serving
 
@@ -69,6 +71,20 @@ def test_server_does_not_start_with_a_file_that_others_can_read(
     error = capfd.readouterr().err
     assert "chmod 600" in error
     assert str(tmp_path) not in error
+
+
+def test_doctor_says_what_is_wrong_with_the_keys(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    new_key(tmp_path, "ana", capfd)
+    settings = Settings(security=SecuritySettings(keys_file=tmp_path / "private" / "keys.toml", api_keys=("short",)))
+    (finding,) = doctor._keys(settings)
+    assert (finding.state, finding.says) == ("warning", "2, 1 too short")
+    (tmp_path / "private" / "keys.toml").chmod(0o644)
+    (finding,) = doctor._keys(settings)
+    assert finding.state == "problem"
+    assert "chmod 600" in finding.advice
+    assert [(each.state, each.says) for each in doctor._keys(Settings())] == [
+        ("ok", "none: open to all who reach the port")
+    ]
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from mflux_api.http.app import create_app
-from mflux_api.http.openapi import OPERATIONS
+from mflux_api.http.openapi import OPERATIONS, describe
 from tests.support.harness import gateway, scripted_service
 from tests.support.scripted_engine import Script
 
@@ -20,3 +20,11 @@ async def test_every_route_is_described_and_every_description_is_a_route(tmp_pat
     described = [(operation.method, operation.path) for operation in OPERATIONS]
     assert routes == set(described)
     assert len(described) == len(set(described))
+
+
+def test_every_operation_says_which_scope_a_key_needs() -> None:
+    paths = describe(max_images=4)["paths"]
+    for operation in OPERATIONS:
+        security = paths[operation.path][operation.method].get("security", [])
+        scopes = {scope for scheme in security for names in scheme.values() for scope in names}
+        assert scopes == ({operation.scope} if operation.scope is not None else set())
