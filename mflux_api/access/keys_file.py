@@ -125,10 +125,13 @@ def append(path: Path, entry: str) -> None:
         ConfigError: the file that is there cannot be used, or has a key of that name.
         OSError: it cannot be written.
     """
-    before = b""
+    # A link to the file stays one.
+    path, where, before = path.resolve(), f"security.keys_file ({path.name})", b""
+    if not path.parent.is_dir():
+        raise ConfigError(f"{where}: its folder is not there; make it first")
     if path.exists():
         # Also an empty file is a file of keys here.
-        _parse(path, f"security.keys_file ({path.name})")
+        _parse(path, where)
         before = path.read_bytes().rstrip()
     text = before + (b"\n\n" if before else b"") + entry.encode()
     # Checked as a whole before the running server's file is touched; whole or not at all.

@@ -98,6 +98,21 @@ def test_name_that_is_taken_leaves_the_file_as_it_was(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.iterdir()] == ["keys.toml"]
 
 
+def test_new_key_goes_to_the_file_behind_a_link(tmp_path: Path) -> None:
+    path, link = written(tmp_path, "# ours\n"), tmp_path / "link.toml"
+    link.symlink_to(path)
+    append(link, new_entry("ana", SECRET, [Scope.READ], None))
+    assert link.is_symlink()
+    assert [key.name for key in read_file(path)] == ["ana"]
+    assert path.read_text("utf-8").startswith("# ours\n")
+
+
+def test_folder_that_is_not_there_is_named_without_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="its folder is not there") as caught:
+        append(tmp_path / "no" / "keys.toml", new_entry("ana", SECRET, [Scope.READ], None))
+    assert str(tmp_path) not in str(caught.value)
+
+
 def test_key_of_the_configuration_has_all_scopes_and_the_name_that_its_jobs_have_had() -> None:
     ring = read_keys(SecuritySettings(api_keys=(SECRET, "короткий", SECRET)))
     assert len(ring.keys) == 2
