@@ -13,9 +13,13 @@ FREE = 10
 """Wrong keys of an address in a minute that are answered at once: a mistyped configuration with its retries."""
 MINUTE = 60.0
 WAIT_SECONDS = 2.0
-"""How long the answer to a further one takes; longer would keep a connection for a guess that fails anyway."""
-MAX_WAITING = 64
-MAX_WAITING_OF_ADDRESS = 4
+"""How long the answer to a further one takes, from half of it on; longer keeps a connection for a guess that fails."""
+_GOLDEN = 0.618033988749895
+"""Multiples of the golden ratio, without their whole parts, are spread evenly however many there are (Knuth, 6.4)."""
+MAX_WAITING = 1024
+MAX_WAITING_OF_ADDRESS = 128
+"""A connection that waits costs no more than one that is idle, and a flood of them that does not wait keeps the event
+loop busy: 100 connections at full speed made health take a second, waiting ones do not show."""
 MAX_ADDRESSES = 1024
 MAX_LINES = 20
 """Lines in the log in a minute, for all addresses."""
@@ -39,6 +43,7 @@ class WrongKeys:
     def __init__(self) -> None:
         self._addresses: OrderedDict[str, _Address] = OrderedDict()
         self._waiting = 0
+        self._spread = 0.0
         self._minute = float("-inf")
         self._lines = 0
         self._flushed = float("-inf")
@@ -76,10 +81,15 @@ class WrongKeys:
         entry.waiting += 1
         self._waiting += 1
         try:
-            await trio.sleep(WAIT_SECONDS)
+            await trio.sleep(self._next_wait())
         finally:
             entry.waiting -= 1
             self._waiting -= 1
+
+    def _next_wait(self) -> float:
+        """Return how long the next one waits: not all alike, or a crowd that came together would come back as one."""
+        self._spread = (self._spread + _GOLDEN) % 1.0
+        return WAIT_SECONDS * (1.0 - self._spread / 2)
 
     def _forget(self) -> None:
         """Keep the table small; of an address that waits the entry may go, too: it only counts."""
