@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import cast
+from typing import NoReturn, cast
 
 from quart import Response, g, request
 from quart_trio import QuartTrio
@@ -51,21 +51,20 @@ class Guard:
         if request.method == "OPTIONS":
             # A browser's preflight carries no credentials.
             return
-        scope = self._scopes.of(request)
+        scope, page = self._scopes.of(request), _page()
+        if keys and sent is None and (offers.by_browser or offers.malformed):
+            _refuse_resent(page)
         if keys and scope is not None:
-            key = sent or keys.find(offers.by_browser)
-            if key is None:
-                await self._refuse(offers)
-            else:
-                g.caller = self._access.caller(key, request.remote_addr or "")
-                self._check_origin(scope, by_program=sent is not None, by_browser=sent is None)
-                if not key.allows(scope):
-                    raise Forbidden(
-                        f"The API key '{key.name}' lacks the scope '{scope}'; ask for a key that has it",
-                        {"scope": scope.value},
-                    )
+            key = sent or keys.find(offers.by_browser) or await self._refuse(offers)
+            g.caller = self._access.caller(key, request.remote_addr or "")
+            self._check_page(page, scope, has_key=sent is not None)
+            if not key.allows(scope):
+                raise Forbidden(
+                    f"The API key '{key.name}' lacks the scope '{scope}'; ask for a key that has it",
+                    {"scope": scope.value},
+                )
         else:
-            self._check_origin(scope)
+            self._check_page(page, scope, has_key=sent is not None)
 
     def keeps_secret(self) -> bool:
         """Whether the answer to the current request belongs to a key."""
@@ -85,7 +84,7 @@ class Guard:
                 {"host": name, "setting": "security.allowed_hosts"},
             )
 
-    async def _refuse(self, offers: Offers) -> None:
+    async def _refuse(self, offers: Offers) -> NoReturn:
         await self._note_wrong_key(offers)
         problem = "The API key is not valid; send one" if offers else "A valid API key is required: send it"
         raise Unauthorized(f"{problem} as 'Authorization: Bearer KEY'")
@@ -99,30 +98,22 @@ class Guard:
             held().body.release()
             await self._wrong_keys.note(request.remote_addr or "")
 
-    def _check_origin(self, scope: Scope | None, *, by_program: bool = False, by_browser: bool = False) -> None:
-        """Refuse what a page may not do: some content types let any page send without asking.
+    def _check_page(self, page: PageHeaders, scope: Scope | None, *, has_key: bool) -> None:
+        """Refuse what a page of another origin may not do: some content types let any page send without asking.
 
         Args:
+            page: where the request comes from.
             scope: what the route needs.
-            by_program: whether a valid key came in a header that only the page's own code sends.
-            by_browser: whether it came in one that a browser sends by itself.
+            has_key: whether a valid key came in a header that only the page's own code sends.
         """
-        page = PageHeaders(
-            host=request.headers.get("Host", ""),
-            origin=request.headers.get("Origin"),
-            fetch_site=request.headers.get("Sec-Fetch-Site"),
-        )
         if not page.foreign:
             return
-        safe = request.method in _SAFE_METHODS
         named = self._origins.names(page.origin)
-        if by_browser and not (safe and page.origin is None):
-            raise _refused(page, "Basic credentials count from this server's own pages only; send the key as a header")
-        if scope is Scope.MANAGE and not named and not by_program:
+        if scope is Scope.MANAGE and not named and not has_key:
             raise _refused(
                 page, "Pages of other origins may not manage the service; list theirs by name in server.cors_origins"
             )
-        if page.origin is not None and not safe and not self._origins.every and not named:
+        if page.origin is not None and request.method not in _SAFE_METHODS and not self._origins.every and not named:
             raise _refused(page, "This page's origin is not in server.cors_origins")
 
 
@@ -149,6 +140,21 @@ def caller() -> Caller:
 def still_allowed() -> Callable[[], bool]:
     """Return a question for later: whether the caller of the current request would still be let in."""
     return partial(cast("Access", g.access).holds, caller())
+
+
+def _page() -> PageHeaders:
+    return PageHeaders(
+        host=request.headers.get("Host", ""),
+        origin=request.headers.get("Origin"),
+        fetch_site=request.headers.get("Sec-Fetch-Site"),
+    )
+
+
+def _refuse_resent(page: PageHeaders) -> None:
+    """Refuse Basic credentials of a foreign page, right or wrong: the browser may have added them by itself."""
+    # A link to this server, or an image of it, is let through: the page sees nothing of the answer.
+    if page.foreign and not (page.origin is None and request.method in _SAFE_METHODS):
+        raise _refused(page, "Basic credentials count from this server's own pages only; send the key as a header")
 
 
 def _refused(page: PageHeaders, why: str) -> OriginNotAllowed:
