@@ -212,7 +212,7 @@ class QueueFull(ServiceError):
 
 
 class ServerBusy(ServiceError):
-    """Request bodies and answers on their way take all the memory there is for them (`server.max_in_flight_mb`)."""
+    """Bodies and answers on their way take all their memory (`server.max_in_flight_mb`), or the decoder has a line."""
 
     code, status, retry_after = "SERVER_BUSY", 503, 5
 

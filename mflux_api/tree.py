@@ -7,6 +7,7 @@
     │   └── engine 0    one_for_all: generator, model_loader
     ├── core        rest_for_one: job_store, event_hub, scheduler
     ├── downloader
+    ├── decoder
     ├── stats
     └── http_front  added by Service.serve_http
 """
@@ -20,6 +21,7 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.decoder import Decoder
 from mflux_api.actors.downloader import Downloader
 from mflux_api.actors.engine_addresses import EngineAddresses
 from mflux_api.actors.engine_disk import local_disk
@@ -108,11 +110,19 @@ class _Mailboxes:
         self.hub: Mailbox[m.HubMessage] = Mailbox(m.EVENT_HUB, work_capacity=1024)
         self.scheduler: Mailbox[m.SchedulerMessage] = Mailbox(m.SCHEDULER)
         self.downloader: Mailbox[m.DownloaderMessage] = Mailbox(m.DOWNLOADER)
+        self.decoder: Mailbox[m.DecoderMessage] = Mailbox(m.DECODER)
         self.stats: Mailbox[m.StatsMessage] = Mailbox(m.STATS)
         self.engines = {engine: _EngineMailboxes(engine) for engine in engines}
 
     def all(self) -> list[Mailbox[Any]]:
-        own: list[Mailbox[Any]] = [self.store, self.hub, self.scheduler, self.downloader, self.stats]
+        own: list[Mailbox[Any]] = [
+            self.store,
+            self.hub,
+            self.scheduler,
+            self.downloader,
+            self.decoder,
+            self.stats,
+        ]
         return own + [box for engine in self.engines.values() for box in (engine.generator, engine.loader)]
 
     def engine_addresses(self, sender: str) -> dict[EngineId, EngineAddresses]:
@@ -127,6 +137,7 @@ class _Mailboxes:
             store=_address(self.store, m.GATEWAY),
             hub=_address(self.hub, m.GATEWAY),
             downloader=_address(self.downloader, m.GATEWAY),
+            decoder=_address(self.decoder, m.GATEWAY),
             stats=_address(self.stats, m.GATEWAY),
             engines=self.engine_addresses(m.GATEWAY),
         )
@@ -160,6 +171,7 @@ class _Actors:
             self.checkpoints,
             automatic=settings.models.auto_download,
         )
+        self.decoder = Decoder(boxes.decoder)
         evidence = OOMEvidence()
         self.engines = {
             engine: self._engine(engine, start, settings, options, boxes, evidence)
@@ -253,6 +265,7 @@ def _supervisors(boxes: _Mailboxes, actors: _Actors, on_hung: Callable[[], None]
             ChildSpec(name="engines", run=engines.run, stop_seconds=math.inf),
             ChildSpec(name="core", run=core.run, stop_seconds=math.inf),
             _child(boxes.downloader, actors.downloader.run),
+            _child(boxes.decoder, actors.decoder.run),
             _child(boxes.stats, actors.stats.run),
         ],
         on_hung=on_hung,

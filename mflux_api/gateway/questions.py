@@ -1,12 +1,14 @@
 """What every part of the gateway has: the actors' addresses, and how a question to one of them fails."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TypeVar
 
 import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.decoding import Decoding
 from mflux_api.actors.engine_addresses import EngineAddresses
 from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask
 from mflux_api.catalog import Catalog, Model
@@ -35,6 +37,7 @@ class Addresses:
     store: Address[m.StoreMessage]
     hub: Address[m.HubMessage]
     downloader: Address[m.DownloaderMessage]
+    decoder: Address[m.DecoderMessage]
     stats: Address[m.StatsMessage]
     engines: Mapping[EngineId, EngineAddresses]
 
@@ -52,6 +55,7 @@ class Questions:
         self.model_readers = trio.CapacityLimiter(READERS)
         self.lora_readers = trio.CapacityLimiter(READERS)
         self.image_readers = trio.CapacityLimiter(READERS)
+        self.decoding = Decoding(partial(self._ask, addresses.decoder))
         self.loras = LoraFiles(settings.lora.dirs)
         self.settings = settings
         self.catalog = catalog

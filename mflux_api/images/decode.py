@@ -112,6 +112,9 @@ def _to_rgb(data: bytes, reference: bool) -> "Image":
         raise
     except UnidentifiedImageError:
         raise _Refused("is not an image of a known format; send a PNG, JPEG or WebP") from None
+    except MemoryError:
+        # The limit of the process, and not the image's own fault: who set it says what it means.
+        raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise _Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
     except Exception:  # noqa: BLE001 - a decoder may raise anything on bytes from outside, and it means one thing

@@ -21,6 +21,11 @@ class ChildPipe:
         self._types = types
         self._writing = threading.Lock()
 
+    @property
+    def incoming(self) -> int:
+        """The descriptor that the parent's frames come on; its end of file is the parent's end."""
+        return self._incoming
+
     def write(self, event: Any, blobs: Sequence[bytes] = ()) -> None:
         """Send one frame; a parent that is gone ends this process."""
         data = memoryview(frames.encode(event, blobs))

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,16 @@ from mflux_api.ipc.frames import PREFIX_LENGTH, ProtocolError
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 1 << 20
+WRITE_SIZE = 1 << 20
+
+Blob = bytes | str
+"""Raw bytes of a frame; a text must be ASCII, and is turned into bytes while it is sent."""
+
+_SECRETS = re.compile(
+    r"(?:^|_)(?:API_?KEYS?|KEY|TOKENS?|SECRETS?|PASSWORDS?|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE
+)
+"""Names of environment variables whose values are for this process alone."""
+
 _SHUTDOWN_SECONDS = 0.4
 """How long a child has after it was told to leave, and again after SIGTERM. It has nothing to save."""
 
@@ -43,6 +54,8 @@ class ChildProcess:
     """Tag → class of every frame that the child may send."""
     died: type[ChildDied] = ChildDied
     """The error when the child is gone."""
+    inherits: frozenset[str] = frozenset()
+    """Environment variables that hold a secret which the child needs."""
 
     def __init__(self, process: trio.Process) -> None:
         if process.stdin is None or process.stdout is None or process.stderr is None:
@@ -69,7 +82,7 @@ class ChildProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 process_group=0,
-                env=_environment(),
+                env=_environment(cls.inherits),
             )
         except OSError as error:
             raise cls.died(f"it cannot be started ({error.strerror or type(error).__name__})") from None
@@ -79,17 +92,26 @@ class ChildProcess:
         """The child's process id."""
         return self._process.pid
 
-    async def send(self, frame: Any, blobs: Sequence[bytes] = ()) -> None:
+    async def send(self, frame: Any, blobs: Sequence[Blob] = ()) -> None:
         """Write one frame, and the raw bytes that belong to it.
+
+        If it is cancelled in the middle, the child has an unfinished frame and is of no more use.
 
         Raises:
             ChildDied: the pipe is broken.
             ProtocolError: it cannot be put into a frame; nothing was sent.
         """
-        data = frames.encode(frame, blobs)
+        head = frames.encode_head(frame, [len(blob) for blob in blobs])
+        if not all(blob.isascii() for blob in blobs if isinstance(blob, str)):
+            raise ProtocolError("a text that is not ASCII")
         async with self._sending:
             try:
-                await self._stdin.send_all(data)
+                await self._stdin.send_all(head)
+                # No copy of it all: 64 MB would hold up everything else for a while.
+                for blob in blobs:
+                    for start in range(0, len(blob), WRITE_SIZE):
+                        piece = blob[start : start + WRITE_SIZE]
+                        await self._stdin.send_all(piece.encode("ascii") if isinstance(piece, str) else piece)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 raise self.died(await self._exit_reason()) from None
 
@@ -204,8 +226,9 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _environment() -> dict[str, str]:
-    """Return the child's environment: it finds this very package, also in an uninstalled checkout."""
+def _environment(inherits: frozenset[str]) -> dict[str, str]:
+    """Return the child's environment: it finds this very package, also in an uninstalled checkout, and no secrets."""
     parent = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": parent if not path else f"{parent}{os.pathsep}{path}"}
+    kept = {name: value for name, value in os.environ.items() if name in inherits or not _SECRETS.search(name)}
+    return kept | {"PYTHONPATH": parent if not path else f"{parent}{os.pathsep}{path}"}

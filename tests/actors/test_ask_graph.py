@@ -16,6 +16,7 @@ UNIONS: dict[str, tuple[type[Any], ...]] = {
     m.JOB_STORE: get_args(m.StoreMessage),
     m.EVENT_HUB: get_args(m.HubMessage),
     m.DOWNLOADER: get_args(m.DownloaderMessage),
+    m.DECODER: (m.Decode,),
     m.MODEL_LOADER: get_args(m.LoaderMessage),
     m.GENERATOR: get_args(m.GeneratorMessage),
     m.SCHEDULER: get_args(m.SchedulerMessage),

@@ -6,6 +6,7 @@ Nothing here does anything: what a message means is its receiver's business.
 
 from mflux_api.actors.messages.ask_graph import (
     ASK_GRAPH,
+    DECODER,
     DOWNLOADER,
     ENGINES,
     EVENT_HUB,
@@ -17,6 +18,7 @@ from mflux_api.actors.messages.ask_graph import (
     SCHEDULER,
     STATS,
 )
+from mflux_api.actors.messages.decoder import Decode, DecoderMessage
 from mflux_api.actors.messages.downloader import (
     DeleteModel,
     DownloadAbandoned,
@@ -101,11 +103,19 @@ from mflux_api.actors.messages.scheduler import (
 from mflux_api.actors.messages.stats import Count, Counters, GetCounters, StatsMessage
 
 AnyMessage = (
-    StoreMessage | HubMessage | DownloaderMessage | LoaderMessage | GeneratorMessage | SchedulerMessage | StatsMessage
+    StoreMessage
+    | HubMessage
+    | DownloaderMessage
+    | DecoderMessage
+    | LoaderMessage
+    | GeneratorMessage
+    | SchedulerMessage
+    | StatsMessage
 )
 
 __all__ = [
     "ASK_GRAPH",
+    "DECODER",
     "DOWNLOADER",
     "ENGINES",
     "EVENT_HUB",
@@ -130,6 +140,8 @@ __all__ = [
     "Completed",
     "Count",
     "Counters",
+    "Decode",
+    "DecoderMessage",
     "DeleteModel",
     "DownloadAbandoned",
     "DownloadState",

@@ -6,6 +6,7 @@ GATEWAY = "gateway"
 JOB_STORE = "job_store"
 EVENT_HUB = "event_hub"
 DOWNLOADER = "downloader"
+DECODER = "decoder"
 MODEL_LOADER = "model_loader"
 GENERATOR = "generator"
 SCHEDULER = "scheduler"
@@ -15,8 +16,8 @@ ENGINES = "engines"
 """The supervisor of the engines: it tells the scheduler of an engine that failed, and asks no actor."""
 
 ASK_GRAPH: Mapping[str, frozenset[str]] = {
-    GATEWAY: frozenset({SCHEDULER, JOB_STORE, EVENT_HUB, DOWNLOADER, MODEL_LOADER, GENERATOR, STATS}),
-    SCHEDULER: frozenset({JOB_STORE, EVENT_HUB, DOWNLOADER, MODEL_LOADER, GENERATOR}),
+    GATEWAY: frozenset({SCHEDULER, JOB_STORE, EVENT_HUB, DOWNLOADER, DECODER, MODEL_LOADER, GENERATOR, STATS}),
+    SCHEDULER: frozenset({JOB_STORE, EVENT_HUB, DOWNLOADER, DECODER, MODEL_LOADER, GENERATOR}),
     DOWNLOADER: frozenset({MODEL_LOADER}),
     MODEL_LOADER: frozenset({GENERATOR}),
 }

@@ -1,0 +1,101 @@
+"""The decoder's child: takes one order after another, does it, and ends with its parent.
+
+Started as ``python -P -m mflux_api.images.child.worker`` by :mod:`mflux_api.images.child.client`. What it does with an
+order is in the modules beside it.
+"""
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from mflux_api.errors import ServiceError
+from mflux_api.images.child import limits
+from mflux_api.images.child import protocol as p
+from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
+
+Done = tuple[p.Result, Sequence[bytes]]
+
+
+class Worker:
+    """Does orders within bounds that count anew for each part of an order."""
+
+    def __init__(self, pipe: ChildPipe, cpu_seconds: int, wall_seconds: int) -> None:
+        self._pipe = pipe
+        self._cpu_seconds = cpu_seconds
+        self._wall_seconds = wall_seconds
+        self._index = 0
+
+    def serve(self) -> None:
+        """Take orders until the parent is gone, which ends the process."""
+        self._pipe.write(p.Ready())
+        while True:
+            order, blobs = self._pipe.read_frame()
+            with limits.end_with_parent(self._pipe.incoming):
+                result, made = self._answer(order, blobs)
+            del blobs
+            self._pipe.write(result, made)
+            # Not kept while the child waits for the next order.
+            del order, result, made
+
+    def begin(self, index: int) -> None:
+        """Begin with a part of the order."""
+        self._index = index
+        limits.bound_next(self._cpu_seconds, self._wall_seconds)
+        self._pipe.write(p.Working(index=index))
+
+    def _answer(self, order: Any, blobs: tuple[bytes, ...]) -> tuple[Any, Sequence[bytes]]:
+        self.begin(0)
+        try:
+            return perform(order, blobs, self.begin)
+        except ServiceError as error:
+            return p.OrderFailed(code=error.code, message=error.message, details=dict(error.details)), ()
+        except MemoryError:
+            return p.OutOfBounds(index=self._index, problem=p.TOO_MUCH_MEMORY), ()
+        except Exception as error:  # noqa: BLE001 - one order must not cost the child
+            print(f"a defect: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
+            return p.OutOfBounds(index=self._index, problem="cannot be decoded"), ()
+
+
+def perform(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]) -> Done:
+    """Do an order.
+
+    Args:
+        order: what to do.
+        blobs: the bytes that belong to it.
+        begin: called with its index before each part of the order but the first.
+
+    Raises:
+        ServiceError: it cannot be done.
+    """
+    from mflux_api.images.decode import decode_image
+
+    match order:
+        case p.CheckImages():
+            sizes = list[p.Size]()
+            for index, text in enumerate(blobs):
+                begin(index)
+                image = decode_image(
+                    text.decode("ascii", "replace"), order.first + index, order.field, reference=order.reference
+                )
+                sizes.append(image.size)
+            return p.ImagesChecked(sizes=tuple(sizes)), ()
+        case _:
+            raise TypeError(f"no order is called {type(order).__name__}")
+
+
+def main() -> None:
+    """Set up the pipe and the limits before anything reads a byte, then import the decoders, then serve."""
+    pipe = take_standard_streams(p.ORDER_TYPES)
+    memory_bytes, cpu_seconds, wall_seconds = map(int, sys.argv[1:4])
+    limits.confine(memory_bytes)
+    import PIL.Image
+
+    # All formats now and not in an order's time; the child opens no more than `decode` names.
+    PIL.Image.init()
+    Worker(pipe, cpu_seconds, wall_seconds).serve()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""The decoder: whatever a stranger's bytes do to a child, it costs their own request alone."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import attrs
+import psutil
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from mflux_api.actors import decoder as decoder_module
+from mflux_api.actors import messages as m
+from mflux_api.actors.decoder import Decoder, WaitingLine
+from mflux_api.actors.decoding import Decoding
+from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
+from mflux_api.errors import InternalError, InvalidParameter, ServerBusy, ServiceRestarting
+from mflux_api.images.child import client
+from mflux_api.images.child.client import DecoderOptions
+from mflux_api.images.child.protocol import CheckImages
+from mflux_api.supervisor import Started
+from tests.support.actor_crashes import crash
+from tests.support.decoder_child import SMALL
+from tests.support.harness import gateway, scripted_service
+from tests.support.sample_images import scene, to_base64
+from tests.support.scripted_engine import Script
+
+pytestmark = pytest.mark.slow
+
+DEADLINE_SECONDS = 30.0
+
+
+@attrs.define
+class Asker:
+    """A running decoder and what a test asks it."""
+
+    to: Address[m.DecoderMessage]
+    decoding: Decoding
+
+    async def check(self, *texts: str, caller: str = "") -> int:
+        """Return the id of the child that answered."""
+        ((_, pid),) = await self.decoding.check_images(texts, caller=caller)
+        return pid
+
+
+@asynccontextmanager
+async def running(options: DecoderOptions = SMALL) -> AsyncIterator[Asker]:
+    """Run a decoder for as long as the block lasts; then no child is left."""
+    before = set(psutil.Process().children())
+    mailbox: Mailbox[m.DecoderMessage] = Mailbox(m.DECODER)
+    to = Address(mailbox, sender=m.GATEWAY, asks=m.ASK_GRAPH)
+    with trio.fail_after(DEADLINE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(Decoder(mailbox, options).run, Started())
+            yield Asker(to, Decoding(to.ask))
+            nursery.cancel_scope.cancel()
+    assert set(psutil.Process().children()) <= before
+
+
+DEEDS = {
+    "spin": "takes too long",
+    "hang": "takes too long",
+    "grow": "takes too much memory",
+    "crash": "cannot be decoded",
+    "raise": "cannot be decoded",
+}
+
+
+async def test_order_that_takes_a_child_down_is_refused_alone_and_the_next_one_done() -> None:
+    refused = dict[str, InvalidParameter]()
+    async with running() as asker:
+
+        async def ask(deed: str) -> None:
+            with pytest.raises(InvalidParameter) as caught:
+                await asker.decoding.check_images([deed], first=1, caller="")
+            refused[deed] = caught.value
+
+        async with trio.open_nursery() as nursery:
+            for deed in DEEDS:
+                nursery.start_soon(ask, deed)
+                nursery.start_soon(asker.check, "sound")
+    for deed, problem in DEEDS.items():
+        assert f"image 2 {problem}" in refused[deed].message
+        assert "save it again as a plain PNG" in refused[deed].message
+        assert refused[deed].details["index"] == 1
+
+
+async def test_child_is_started_by_the_first_order_and_serves_the_next_one() -> None:
+    before = set(psutil.Process().children())
+    async with running() as asker:
+        await wait_all_tasks_blocked()
+        assert set(psutil.Process().children()) == before
+        assert await asker.check("one") == await asker.check("two")
+
+
+async def test_child_that_was_killed_at_rest_costs_no_order() -> None:
+    async with running() as asker:
+        pid = await asker.check("one")
+        psutil.Process(pid).kill()
+        assert await asker.check("two") != pid
+
+
+async def test_child_that_does_not_start_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "RETRY_SECONDS", 0.0)
+    async with running(DecoderOptions(command=("/bin/false",))) as asker:
+        with pytest.raises(InternalError, match="does not start"):
+            await asker.check("one")
+
+
+async def test_order_whose_asker_is_gone_is_ended_and_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "_LEAVE_SECONDS", 0.0)
+    async with running(attrs.evolve(SMALL, wall_seconds=600)) as asker:
+        with trio.move_on_after(0.2):
+            await asker.check("hang")
+        with trio.move_on_after(0.2):
+            await asker.check("hang")
+        await asker.check("sound")
+
+
+async def test_decoder_ends_at_once_with_orders_at_work() -> None:
+    async with running(attrs.evolve(SMALL, cpu_seconds=600, wall_seconds=600)) as asker:
+        await asker.check("sound")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(asker.check, "spin")
+            await wait_all_tasks_blocked(0.05)
+            nursery.cancel_scope.cancel()
+
+
+async def test_keys_and_tokens_are_not_in_a_childs_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    secrets = ("MFLUX_API_KEYS", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD")
+    for name in secrets:
+        monkeypatch.setenv(name, "hush")
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "false")
+    async with running() as asker:
+        with pytest.raises(InvalidParameter) as caught:
+            await asker.check("variables")
+    names = caught.value.message.split("; ")
+    assert not set(secrets) & set(names)
+    assert {"PATH", "TOKENIZERS_PARALLELISM"} <= set(names)
+
+
+# --- the line ---
+
+
+def order(caller: str = "", *, urgent: bool = False) -> m.Decode:
+    return m.Decode(order=CheckImages(), caller=caller, urgent=urgent)
+
+
+async def test_line_is_bounded_and_callers_take_turns_behind_running_jobs() -> None:
+    line = WaitingLine(5)
+    flood, other, job = [order("a") for _ in range(5)], order("b"), order(urgent=True)
+    assert all(map(line.put, flood))
+    assert not line.put(other)
+    with trio.move_on_after(0):
+        # As an asker does that leaves.
+        await flood[4].reply.receive("decoder")
+    assert line.put(other), "one of those in it was not wanted any more"
+    assert line.put(job)
+    assert [await line.take() for _ in range(6)] == [job, flood[0], other, *flood[1:4]]
+
+
+async def test_full_line_turns_away_and_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "MAX_WAITING", 1)
+    async with running(attrs.evolve(SMALL, wall_seconds=600)) as asker, trio.open_nursery() as nursery:
+        for _ in range(decoder_module.CHILDREN):
+            nursery.start_soon(asker.check, "hang")
+            await wait_all_tasks_blocked()
+        nursery.start_soon(asker.check, "hang")
+        await wait_all_tasks_blocked()
+        with pytest.raises(ServerBusy) as caught:
+            await asker.check("sound")
+        nursery.cancel_scope.cancel()
+    assert caught.value.retry_after is not None
+
+
+async def test_restart_of_the_decoder_is_told_to_those_who_wait(tmp_path: Path) -> None:
+    async with scripted_service(tmp_path, Script()) as service:
+        ask = gateway(service).decoding.check_images
+        with crash(WaitingLine, "put"), pytest.raises(ServiceRestarting, match="decoder was restarted"):
+            await ask([to_base64(scene((48, 32)))], caller="")
+        assert await ask([to_base64(scene((48, 32)))], caller="") == ((48, 32),)
+
+
+async def test_asker_of_a_decoder_that_ended_is_told() -> None:
+    mailbox: Mailbox[m.DecoderMessage] = Mailbox(m.DECODER)
+    mailbox.close()
+    with pytest.raises(ActorGone):
+        await Decoding(Address(mailbox, sender=m.SCHEDULER, asks=m.ASK_GRAPH).ask, urgent=True).check_images(
+            ["a"], caller=""
+        )
