@@ -22,6 +22,7 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.decoder import Decoder
+from mflux_api.actors.decoding import Decoding
 from mflux_api.actors.downloader import Downloader
 from mflux_api.actors.engine_addresses import EngineAddresses
 from mflux_api.actors.engine_disk import local_disk
@@ -187,6 +188,7 @@ class _Actors:
             job_runner=JobRunner(
                 boxes.engine_addresses(m.SCHEDULER),
                 files,
+                Decoding(_address(boxes.decoder, m.SCHEDULER).ask, urgent=True),
                 trio.CapacityLimiter(ENCODER_THREADS),
                 lambda alias: self.checkpoints.short_hash(self.catalog.get(alias)),
                 MemoryAdvice(self.catalog),

@@ -1,16 +1,29 @@
 """Typed questions to the decoder: what the gateway and the scheduler ask of it, with the answers as they need them."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import attrs
 
 from mflux_api.actors.messages.decoder import Decode
+from mflux_api.errors import GenerationFailed
 from mflux_api.images.child import protocol as p
 from mflux_api.images.child.client import Decoded
+from mflux_api.images.rgb import RGBImage
+from mflux_api.images.run_inputs import RunInputs
 from mflux_api.ipc.child_process import Blob
+from mflux_api.jobs.resolve import ResolvedRequest
 
 R = TypeVar("R")
+
+
+@attrs.frozen
+class CheckedImages:
+    """Images that can be used."""
+
+    sizes: tuple[p.Size, ...]
+    texts: tuple[str, ...] = attrs.field(repr=False)
+    """Each as it was sent, or shorter where it was much longer than its file."""
 
 
 @attrs.frozen
@@ -26,23 +39,81 @@ class Decoding:
     """Whether they are for jobs that run."""
 
     async def check_images(
-        self, texts: Sequence[str], *, field: str = "init_images", first: int = 0, reference: bool = True, caller: str
-    ) -> tuple[p.Size, ...]:
-        """Check images and return their sizes.
+        self, texts: Sequence[str], *, field: str = "init_images", reference: bool = True, caller: str = ""
+    ) -> CheckedImages:
+        """Check images.
 
         Args:
             texts: each as base64 or a data URL.
             field: what the client calls them, for errors.
-            first: place of the first one in the client's list.
             reference: whether they are for editing, which needs a least size.
             caller: on whose behalf.
 
         Raises:
             InvalidParameter: one of them cannot be used.
         """
-        order = p.CheckImages(field=field, first=first, reference=reference)
-        done, _ = await self._do(order, texts, p.ImagesChecked, caller)
-        return done.sizes
+        sizes, kept = list[p.Size](), list(texts)
+        # One at a time: a frame holds few blobs, and callers take turns between them.
+        for place, text in enumerate(texts):
+            order = p.CheckImages(field=field, first=place, reference=reference)
+            done, shorter = await self._do(order, (text,), p.ImagesChecked, caller)
+            sizes.extend(done.sizes)
+            if shorter:
+                kept[place] = shorter[0].decode("ascii")
+        return CheckedImages(tuple(sizes), tuple(kept))
+
+    async def run_inputs(self, request: ResolvedRequest) -> RunInputs:
+        """Return the images of a run.
+
+        Raises:
+            InvalidParameter: one of them cannot be used.
+            GenerationFailed: one that was kept for the job was removed.
+        """
+        texts = request.init_images
+        if not texts:
+            return RunInputs()
+        if not all(texts):
+            raise GenerationFailed("An init image of this job was removed from the state directory; submit it again")
+        if request.upscaling is not None:
+            (source,) = await self._images(p.PrepareSource(), texts[:1])
+            return RunInputs(source=source)
+        starts = request.strength < 1.0
+        order = p.PrepareReferences(start=request.size if starts else None)
+        images = await self._images(order, texts)
+        return RunInputs(references=images[: len(texts)], start=images[-1] if starts else None)
+
+    async def compose_extras(self, order: p.ComposeExtras, source: str, pngs: Sequence[bytes], caller: str) -> str:
+        """Return an image of A1111's extras as base64 PNG.
+
+        Args:
+            order: what to make of it; how many blobs there are is filled in here.
+            source: the image, as base64 or a data URL.
+            pngs: what models made of it.
+            caller: on whose behalf.
+
+        Raises:
+            InvalidParameter: the image cannot be used.
+        """
+        split = [p.pieces(png) for png in pngs]
+        order = attrs.evolve(order, png_blobs=tuple(map(len, split)))
+        blobs: list[Blob] = [source]
+        for pieces in split:
+            blobs += pieces
+        _, made = await self._do(order, blobs, p.FileMade, caller)
+        return b"".join(made).decode("ascii")
+
+    async def convert_image(self, png: bytes, target: Literal["jpeg", "webp"], caller: str = "") -> bytes:
+        """Return one of our PNG files in another format.
+
+        Raises:
+            InternalError: it is damaged.
+        """
+        _, made = await self._do(p.ConvertImage(target=target), p.pieces(png), p.FileMade, caller)
+        return b"".join(made)
+
+    async def _images(self, order: p.PrepareReferences | p.PrepareSource, texts: Sequence[str]) -> tuple[RGBImage, ...]:
+        done, pixels = await self._do(order, texts, p.ImagesDecoded, "")
+        return tuple(RGBImage(*size, rgb) for size, rgb in zip(done.sizes, pixels, strict=True))
 
     async def _do(
         self, order: p.Order, blobs: Sequence[Blob], kind: type[R], caller: str

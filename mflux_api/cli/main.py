@@ -4,7 +4,6 @@ import argparse
 import logging
 import sys
 import time
-import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -83,8 +82,6 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
-    # Pillow's warnings on clients' images, which are accepted or refused all the same, print paths of this machine.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
     # Where descriptors run out Trio tries to accept ten times a second, with a traceback each time.
     logging.getLogger("trio.serve_listeners").addFilter(_NowAndThen())
 

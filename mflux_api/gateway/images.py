@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mflux_api.errors import ImageGone, InternalError
 from mflux_api.gateway.questions import Questions
-from mflux_api.images.encode import ImageFormat, convert_png, read_png_as_base64
+from mflux_api.images.encode import ImageFormat, read_png_as_base64
 from mflux_api.jobs.job import StoredImage
 from mflux_api.system.threads import read_in_thread
 
@@ -63,11 +63,7 @@ class Images(Questions):
             InternalError: it is there and cannot be read.
         """
         data = await self.image_bytes(image)
-        try:
-            return await read_in_thread(convert_png, data, target, limiter=self.image_readers)
-        except (OSError, SyntaxError, ValueError) as error:
-            # Pillow's words for a damaged file.
-            raise _unreadable(error) from error
+        return data if target == "png" else await self.decoding.convert_image(data, target)
 
 
 def _file_size(path: Path) -> int:
@@ -85,7 +81,7 @@ def _file_bytes(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _unreadable(error: OSError | SyntaxError | ValueError) -> InternalError:
+def _unreadable(error: OSError | ValueError) -> InternalError:
     return InternalError(
         "The image's file cannot be read; check that the server may read generation.output_dir",
         {"reason": getattr(error, "strerror", None) or "the file is damaged"},

@@ -6,28 +6,21 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.catalog import Catalog, Model
+from mflux_api.catalog import Model
 from mflux_api.catalog.lookup import find_model, not_downloaded
-from mflux_api.config import Settings
 from mflux_api.errors import ServiceRestarting
-from mflux_api.gateway.questions import Addresses, Questions
-from mflux_api.images.decode import compact_text
-from mflux_api.images.run_inputs import output_size, source_size
+from mflux_api.gateway.questions import Questions
+from mflux_api.images.run_inputs import output_size
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.lora_tags import without_tags
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import ResolvedRequest, resolve
 from mflux_api.jobs.upscaling import check_upscaling, resolve_upscaling
-from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.system.threads import read_in_thread
 
 
 class Submission(Questions):
     """Submitting jobs, and taking them back."""
-
-    def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog, checkpoints: Checkpoints) -> None:
-        super().__init__(addresses, settings, catalog, checkpoints)
-        self._decoders = trio.CapacityLimiter(2)
 
     async def submit(
         self,
@@ -62,11 +55,7 @@ class Submission(Questions):
             check_upscaling(checked, model)
         if model.remote and not self.settings.models.auto_download and not await self._on_disk(model):
             raise not_downloaded(model)
-        resolved = await (self._upscaling if model.upscales else self._generating)(checked, model)
-        if resolved.init_images and not synchronous:
-            # What waits is counted, and is what a start would read. A synchronous caller has its text in memory anyway.
-            texts = await read_in_thread(lambda: tuple(map(compact_text, resolved.init_images)), limiter=self._decoders)
-            resolved = attrs.evolve(resolved, init_images=texts)
+        resolved = await (self._upscaling if model.upscales else self._generating)(checked, model, owner)
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key)
         try:
             return await self._submit(submit)
@@ -105,15 +94,18 @@ class Submission(Questions):
         model = self.catalog.get(name) if isinstance(name, str) else None
         return model is not None and model.upscales
 
-    async def _upscaling(self, checked: GenerateRequest, model: Model) -> ResolvedRequest:
-        size = await read_in_thread(source_size, checked.init_images[0], limiter=self._decoders)
-        return resolve_upscaling(checked, model, size)
+    async def _upscaling(self, checked: GenerateRequest, model: Model, owner: str) -> ResolvedRequest:
+        images = await self.decoding.check_images(checked.init_images, reference=False, caller=owner)
+        # What waits is counted, and is what a start would read: a text that was much longer than its file is shorter.
+        return resolve_upscaling(attrs.evolve(checked, init_images=images.texts), model, images.sizes[0])
 
-    async def _generating(self, checked: GenerateRequest, model: Model) -> ResolvedRequest:
+    async def _generating(self, checked: GenerateRequest, model: Model, owner: str) -> ResolvedRequest:
         loras = await self._named(checked.lora_files)
         size: tuple[int, int] | None = None
         if checked.init_images:
-            size = await read_in_thread(output_size, checked.init_images, limiter=self._decoders)
+            images = await self.decoding.check_images(checked.init_images, caller=owner)
+            checked = attrs.evolve(checked, init_images=images.texts)
+            size = output_size(images.sizes[0])
         steps = self.settings.generation.default_steps
         return resolve(checked, model, default_steps=steps, default_size=size, lora_names=loras)
 

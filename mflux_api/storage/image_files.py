@@ -10,8 +10,8 @@ from pathlib import Path
 
 import attrs
 
-from mflux_api.images.encode import encode_png
 from mflux_api.images.infotext import infotext
+from mflux_api.images.png import encode_png
 from mflux_api.jobs.job import Job, StoredImage
 from mflux_api.system.durable import make_folder, remove_abandoned, write_whole
 

@@ -1,12 +1,11 @@
 """Init images of asynchronous jobs on disk: a job that waits across a restart still has what it was given."""
 
-import base64
 import hashlib
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from mflux_api.images.decode import file_bytes
+from mflux_api.images.base64_text import NotAFile, decode_text, encode_text
 from mflux_api.system.durable import make_folder, write_whole
 
 _OURS = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.tmp")
@@ -52,7 +51,7 @@ class InputFiles:
             return ""
         if digest_of(data) != digest:
             return ""
-        return data.decode() if _TEXT.fullmatch(data.lstrip()[:64]) else base64.b64encode(data).decode()
+        return data.decode() if _TEXT.fullmatch(data.lstrip()[:64]) else encode_text(data)
 
     def discard(self, digest: str) -> None:
         """Remove a file that no job needs any more.
@@ -93,6 +92,8 @@ def digest_of(data: bytes) -> str:
 
 def stored_form(text: str) -> bytes:
     """Return what is kept of an init image: the bytes of the file that a client sent as base64 or data URL."""
-    data = file_bytes(text)
-    # Whatever it is, its own job says what is wrong with it when it runs.
-    return text.encode() if data is None else data
+    try:
+        return decode_text(text)
+    except NotAFile:
+        # Whatever it is, its own job says what is wrong with it when it runs.
+        return text.encode()

@@ -40,8 +40,8 @@ class Asker:
 
     async def check(self, *texts: str, caller: str = "") -> int:
         """Return the id of the child that answered."""
-        ((_, pid),) = await self.decoding.check_images(texts, caller=caller)
-        return pid
+        checked = await self.decoding.check_images(texts, caller=caller)
+        return checked.sizes[0][1]
 
 
 @asynccontextmanager
@@ -73,7 +73,7 @@ async def test_order_that_takes_a_child_down_is_refused_alone_and_the_next_one_d
 
         async def ask(deed: str) -> None:
             with pytest.raises(InvalidParameter) as caught:
-                await asker.decoding.check_images([deed], first=1, caller="")
+                await asker.check("sound", deed)
             refused[deed] = caught.value
 
         async with trio.open_nursery() as nursery:
@@ -178,8 +178,8 @@ async def test_restart_of_the_decoder_is_told_to_those_who_wait(tmp_path: Path) 
     async with scripted_service(tmp_path, Script()) as service:
         ask = gateway(service).decoding.check_images
         with crash(WaitingLine, "put"), pytest.raises(ServiceRestarting, match="decoder was restarted"):
-            await ask([to_base64(scene((48, 32)))], caller="")
-        assert await ask([to_base64(scene((48, 32)))], caller="") == ((48, 32),)
+            await ask([to_base64(scene((48, 32)))])
+        assert (await ask([to_base64(scene((48, 32)))])).sizes == ((48, 32),)
 
 
 async def test_asker_of_a_decoder_that_ended_is_told() -> None:

@@ -15,7 +15,6 @@ from mflux_api.catalog import BUILT_IN
 from mflux_api.engine.interface import Received
 from mflux_api.engine.protocol import Run, Upscale
 from mflux_api.errors import GenerationFailed, InvalidParameter, QueueFull
-from mflux_api.images.run_inputs import RunInputs, source
 from mflux_api.jobs.job import Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
@@ -24,6 +23,7 @@ from mflux_api.service import open_service
 from mflux_api.storage.input_files import InputFiles
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.support.harness import ended, gateway, request, scripted_service, settings
+from tests.support.local_decoding import LOCAL
 from tests.support.requests import resolved_request
 from tests.support.safetensors_bytes import safetensors_bytes
 from tests.support.scripted_engine import PREVIEW, Crash, Hold, Script
@@ -118,13 +118,13 @@ async def test_blanks_around_an_init_image_take_no_part_of_the_quota(tmp_path: P
         assert (await ended(service, second.id)).status is Status.COMPLETED
 
 
-def test_image_to_be_upscaled_comes_to_the_engine_as_it_was_given() -> None:
+async def test_image_to_be_upscaled_comes_to_the_engine_as_it_was_given() -> None:
     asked = GenerateRequest(init_images=(encoded((50, 33)),), seed=4, num_images=2, softness=0.5, low_ram=True)
     upscaler = next(model for model in BUILT_IN if model.upscales)
     resolved = resolve_upscaling(asked, upscaler, (50, 33))
     events, _ = trio.open_memory_channel[Received](1)
     lease = m.Lease(id=1, engine="0", incarnation=1, model="seedvr2", load_seconds=0.0)
-    inputs = RunInputs(source=source(resolved))
+    inputs = await LOCAL.run_inputs(resolved)
     command, rgb_images = run_command(
         m.Run(lease=lease, request=resolved, run_id=3, events=events, inputs=inputs), previews=True
     )
@@ -134,9 +134,9 @@ def test_image_to_be_upscaled_comes_to_the_engine_as_it_was_given() -> None:
     assert [rgb_image.rgb for rgb_image in rgb_images] == [bytes((9, 8, 7)) * 50 * 33]
 
 
-def test_removed_image_fails_its_job_and_says_so() -> None:
+async def test_removed_image_fails_its_job_and_says_so() -> None:
     with pytest.raises(GenerationFailed, match="was removed"):
-        source(resolved_request(init_images=("",)))
+        await LOCAL.run_inputs(resolved_request(init_images=("",)))
 
 
 async def test_loras_come_as_paths_with_all_their_scales_and_stay_names_in_the_job(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from mflux_api.engine.sampling.pipeline import (
 )
 from mflux_api.engine.sampling.references import encode_image
 from mflux_api.engine.weights.components import Components, load_components
-from mflux_api.images.resize import as_reference
+from mflux_api.images.child.resize import as_reference
 from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.schedule import steps_to_run
 from tests.support.pipeline_runs import consume, distance, generate, never, pixels_of, rgb_image

@@ -12,13 +12,14 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.decoding import Decoding
 from mflux_api.actors.engine_addresses import EngineAddresses
 from mflux_api.actors.leasing import leased
 from mflux_api.actors.mailbox import ActorGone, ActorSuspended
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineId, Received
 from mflux_api.errors import DiskFull, InternalError, OutOfMemory, ServiceError
-from mflux_api.images.run_inputs import RunInputs, references_and_start, source
+from mflux_api.images.run_inputs import RunInputs
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job, Stage, StoredImage, Timings
 from mflux_api.jobs.memory_advice import MemoryAdvice
@@ -26,7 +27,7 @@ from mflux_api.jobs.progress import Progress, ProgressTracker
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.system.nurseries import unwrapped_nursery
-from mflux_api.system.threads import read_in_thread, run_in_thread
+from mflux_api.system.threads import run_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class SaveFailed(Exception):
 
 
 class NoLease(ActorGone):
-    """The engine's actors ended before they had given the job a lease."""
+    """The engine's actors, or the decoder, ended before the job had a lease."""
 
 
 @attrs.frozen(kw_only=True)
@@ -64,12 +65,14 @@ class JobRunner:
         self,
         engines: Mapping[EngineId, EngineAddresses],
         files: ImageFiles,
+        decoding: Decoding,
         encoders: trio.CapacityLimiter,
         model_hash: Callable[[str], str | None],
         advice: MemoryAdvice,
     ) -> None:
         self._engines = engines
         self._files = files
+        self._decoding = decoding
         self._encoders = encoders
         self._removers = trio.CapacityLimiter(REMOVERS)
         self._model_hash = model_hash
@@ -162,16 +165,11 @@ class JobRunner:
 
     async def _inputs(self, request: ResolvedRequest) -> RunInputs:
         """The images that the request carries, decoded before the engine is taken."""
-        if not request.init_images:
-            return RunInputs()
-
-        def prepare() -> RunInputs:
-            if request.upscaling is not None:
-                return RunInputs(source=source(request))
-            references, start = references_and_start(request)
-            return RunInputs(references=references, start=start)
-
-        return await read_in_thread(prepare, limiter=self._encoders)
+        try:
+            return await self._decoding.run_inputs(request)
+        except ActorGone as gone:
+            # The job had not begun.
+            raise NoLease(*gone.args) from None
 
     async def _run(self, attempt: "_Attempt", inputs: RunInputs, nursery: trio.Nursery) -> Timings:
         job, request = attempt.job, attempt.job.request

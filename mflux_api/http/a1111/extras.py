@@ -3,18 +3,15 @@
 import html
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import TypeVar
 
 import attrs
-import trio
 from quart import Blueprint, Response
 
 from mflux_api.access.keys import Scope
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter, JobCancelled, QueueFull, ShuttingDown
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111.extras_pixels import PLAIN, Source, compose
-from mflux_api.http.a1111.extras_plan import MAX_BATCH_PIXELS, Plan, describe, make_plan
+from mflux_api.http.a1111.extras_plan import MAX_BATCH_PIXELS, PLAIN, Plan, describe, make_plan
 from mflux_api.http.a1111.sdapi_schemas import (
     ExtraBatchImages,
     ExtraBatchResponse,
@@ -29,17 +26,15 @@ from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
 from mflux_api.http.responses import Answer, in_thread, json_answer, json_response
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import run_jobs
+from mflux_api.images.child.protocol import ComposeExtras
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.parse import convert, validate
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.upscaling import DEFAULT_FACTOR
-from mflux_api.system.threads import read_in_thread
 
-T = TypeVar("T")
 Upscaler = Model | str
-"""A model, or one of :data:`~mflux_api.http.a1111.extras_pixels.PLAIN`."""
+"""A model, or one of :data:`~mflux_api.http.a1111.extras_plan.PLAIN`."""
 
-THREADS = 2
 MAX_PLAIN_CALLS = 8
 """Calls without jobs at one time: a call holds its body and its results, up to some hundred megabytes."""
 
@@ -103,6 +98,18 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
 
 @attrs.frozen
+class Source:
+    """An image as a client sent it."""
+
+    text: str = attrs.field(repr=False)
+    """Base64 or a data URL."""
+    index: int
+    """Its place in the request."""
+    field: str
+    """What the client calls it, for errors."""
+
+
+@attrs.frozen
 class Layer:
     """One of the images that a result is blended of: made by plain resizing, or by a job."""
 
@@ -117,7 +124,6 @@ class Extras:
     def __init__(self, gateway: Gateway, owner: Callable[[], str]) -> None:
         self._gateway = gateway
         self._owner = owner
-        self._threads = trio.CapacityLimiter(THREADS)
         self._plain_calls = 0
 
     def upscalers(self) -> tuple[Upscaler, ...]:
@@ -143,13 +149,12 @@ class Extras:
         second = self._find(options.upscaler_2, "upscaler_2")
         options = attrs.evolve(options, upscaler_1=_name(first), upscaler_2=_name(second))
         upscalers = (first, second) if options.blends else (first,)
-        sources = [Source(text, index, field) for index, text in enumerate(texts)]
         if any(isinstance(upscaler, Model) for upscaler in upscalers):
-            return await self._upscale(options, upscalers, sources, field)
+            return await self._upscale(options, upscalers, texts, field)
         if (await self._gateway.status()).draining:
             raise ShuttingDown("The service is shutting down; try again in a moment")
         with self._plain_call():
-            return await self._upscale(options, upscalers, sources, field)
+            return await self._upscale(options, upscalers, texts, field)
 
     @contextmanager
     def _plain_call(self) -> Iterator[None]:
@@ -163,17 +168,17 @@ class Extras:
             self._plain_calls -= 1
 
     async def _upscale(
-        self, options: ExtrasOptions, upscalers: Sequence[Upscaler], sources: Sequence[Source], field: str
+        self, options: ExtrasOptions, upscalers: Sequence[Upscaler], texts: Sequence[str], field: str
     ) -> tuple[list[str], str]:
         # Every image is checked before the first is upscaled.
-        plans = [await self._in_thread(_plan, options, source) for source in sources]
+        checked = await self._gateway.decoding.check_images(texts, field=field, reference=False, caller=self._owner())
+        sources = [Source(text, index, field) for index, text in enumerate(checked.texts)]
+        plans = [make_plan(options, *size, field=field) for size in checked.sizes]
         _check_batch(plans, field)
         images = list[str]()
         async with self._run(options, upscalers, sources, plans) as layers_of:
             for source, plan, layers in zip(sources, plans, layers_of, strict=True):
-                made = [await self._content(layer) for layer in layers]
-                done = _describe(options, plan, layers)
-                images.append(await self._in_thread(compose, options, plan, made, source, done))
+                images.append(await self._compose(options, plan, source, layers))
         return images, f"<p>{html.escape(_describe(options, plans[0], layers_of[0]))}</p>"
 
     @asynccontextmanager
@@ -194,13 +199,24 @@ class Extras:
                 for source in sources
             ]
 
-    async def _content(self, layer: Layer) -> str | bytes:
-        """Return the PNG that a layer's job left, or the name of its plain upscaler."""
-        if layer.job is None:
-            return _name(layer.upscaler)
-        if not layer.job.images:
-            raise JobCancelled("The job was cancelled", {"job_id": layer.job.id})
-        return await self._gateway.image_bytes(layer.job.images[0])
+    async def _compose(self, options: ExtrasOptions, plan: Plan, source: Source, layers: Sequence[Layer]) -> str:
+        pngs = [await self._png(layer.job) for layer in layers if layer.job is not None]
+        order = ComposeExtras(
+            field=source.field,
+            first=source.index,
+            layers=tuple("png" if isinstance(layer.upscaler, Model) else PLAIN[layer.upscaler] for layer in layers),
+            scaled=plan.scaled,
+            wanted=plan.wanted,
+            visibility=options.extras_upscaler_2_visibility,
+            done=_describe(options, plan, layers),
+        )
+        return await self._gateway.decoding.compose_extras(order, source.text, pngs, self._owner())
+
+    async def _png(self, job: Job) -> bytes:
+        """Return what a layer's job left."""
+        if not job.images:
+            raise JobCancelled("The job was cancelled", {"job_id": job.id})
+        return await self._gateway.image_bytes(job.images[0])
 
     def _find(self, name: str, field: str) -> Upscaler:
         known = {_name(upscaler).casefold(): upscaler for upscaler in self.upscalers()}
@@ -212,13 +228,6 @@ class Extras:
                 field, f"is invalid: expected one of {', '.join(names)}", value=name[:64], limit=names
             )
         return found
-
-    async def _in_thread(self, work: Callable[..., T], *arguments: object) -> T:
-        return await read_in_thread(work, *arguments, limiter=self._threads)
-
-
-def _plan(options: ExtrasOptions, source: Source) -> Plan:
-    return make_plan(options, *source.decode().size, field=source.field)
 
 
 def _check_batch(plans: Sequence[Plan], field: str) -> None:

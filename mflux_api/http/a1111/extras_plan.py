@@ -1,14 +1,20 @@
 """A1111's extras: their options and limits, how large an image becomes, and how that is told. No pixels."""
 
+from collections.abc import Mapping
+
 import attrs
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
+from mflux_api.images.child.protocol import Filter
 from mflux_api.jobs.request import MIN_RESOLUTION
 from mflux_api.jobs.upscaling import MAX_PIXELS, MOST, upscaled_size
 
 MAX_BATCH_PIXELS = 4 * MAX_PIXELS
 """Pixels of all results of one call: its answer is put together in memory."""
+
+PLAIN: Mapping[str, Filter] = {"None": "lanczos", "Lanczos": "lanczos", "Nearest": "nearest"}
+"""Upscalers that need no model: A1111's names, and how they resize."""
 
 
 @attrs.frozen

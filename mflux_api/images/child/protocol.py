@@ -5,18 +5,21 @@ An order is a class derived from :class:`Order`, named in ``ORDER_TYPES``; the c
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import attrs
 from msgspec import Meta
 
-from mflux_api.errors import InvalidParameter, ServiceError
+from mflux_api.errors import InternalError, InvalidParameter, ServiceError
+from mflux_api.ipc.frames import MAX_BLOB
 
 TOO_MUCH_MEMORY = "takes too much memory to decode"
 
 Natural = Annotated[int, Meta(ge=0)]
 Size = tuple[Natural, Natural]
 """Width and height in pixels."""
+Filter = Literal["lanczos", "nearest"]
+"""How an image is resized without a model."""
 
 
 @attrs.frozen(kw_only=True)
@@ -58,6 +61,51 @@ class CheckImages(_ImagesOrder):
     """Whether they are for editing, which needs a least size."""
 
 
+@attrs.frozen(kw_only=True)
+class PrepareReferences(_ImagesOrder):
+    """Decode images for an edit, each in the size of a reference. Blobs: each as base64 or a data URL."""
+
+    start: Size | None
+    """Size of the start image, which is made of the first one; ``None``: there is none."""
+
+
+@attrs.frozen(kw_only=True)
+class PrepareSource(_ImagesOrder):
+    """Decode the image that is to be upscaled. Blob: it as base64 or a data URL."""
+
+
+@attrs.frozen(kw_only=True)
+class ComposeExtras(_ImagesOrder):
+    """Make the image that A1111's extras answer with. Blobs: the source as base64 or a data URL, then PNG files."""
+
+    layers: tuple[Filter | Literal["png"], ...]
+    """One or two: the source resized, or the next PNG file."""
+    png_blobs: tuple[Natural, ...] = ()
+    """How many blobs each PNG file is."""
+    scaled: Size
+    """The size that the source is resized to."""
+    wanted: Size | None
+    """What is cut out of the middle of a layer; ``None``: nothing is cut."""
+    visibility: float = 1.0
+    """How much of a second layer is blended into the first."""
+    done: str
+    """What is done, for the text in the file."""
+
+
+@attrs.frozen(kw_only=True)
+class ConvertImage(Order):
+    """Turn one of our PNG files into another format. Blobs: its pieces."""
+
+    target: Literal["jpeg", "webp"]
+
+    def refuse(self, index: int, problem: str) -> ServiceError:
+        """Return the error for a file that cannot be read."""
+        return InternalError(
+            "The image's file cannot be read; check that the server may read generation.output_dir",
+            {"reason": "the file is damaged"},
+        )
+
+
 # --- answers ---
 
 
@@ -92,20 +140,41 @@ class OutOfBounds:
 
 @attrs.frozen(kw_only=True)
 class ImagesChecked:
-    """All images can be used."""
+    """All images can be used. Blobs: shorter texts for some of them."""
+
+    sizes: tuple[Size, ...]
+    compacted: tuple[Natural, ...] = ()
+    """Which images the blobs stand for."""
+
+
+@attrs.frozen(kw_only=True)
+class ImagesDecoded:
+    """Images as raw pixels, one blob each."""
 
     sizes: tuple[Size, ...]
 
 
-Result = ImagesChecked
+@attrs.frozen(kw_only=True)
+class FileMade:
+    """A file, or its text; the blobs are its pieces."""
+
+
+Result = ImagesChecked | ImagesDecoded | FileMade
 """What an order that was done gives."""
+
+
+def pieces(data: bytes) -> tuple[bytes, ...]:
+    """Return a file as blobs that fit into a frame."""
+    if len(data) <= MAX_BLOB:
+        return (data,)
+    return tuple(data[start : start + MAX_BLOB] for start in range(0, len(data), MAX_BLOB))
 
 
 def _by_name(*kinds: type[Any]) -> Mapping[str, type[Any]]:
     return {kind.__name__: kind for kind in kinds}
 
 
-ORDER_TYPES = _by_name(CheckImages)
+ORDER_TYPES = _by_name(CheckImages, PrepareReferences, PrepareSource, ComposeExtras, ConvertImage)
 """Tag → class of every frame that the child takes."""
-RESULT_TYPES = _by_name(Ready, Working, OrderFailed, OutOfBounds, ImagesChecked)
+RESULT_TYPES = _by_name(Ready, Working, OrderFailed, OutOfBounds, ImagesChecked, ImagesDecoded, FileMade)
 """Tag → class of every frame that it sends."""

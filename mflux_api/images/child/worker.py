@@ -63,23 +63,25 @@ def perform(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]
     Args:
         order: what to do.
         blobs: the bytes that belong to it.
-        begin: called with its index before each part of the order but the first.
+        begin: called with its index before each part of the order.
 
     Raises:
         ServiceError: it cannot be done.
     """
-    from mflux_api.images.decode import decode_image
+    # Pillow is imported when the limits are set.
+    from mflux_api.images.child import performing
 
     match order:
         case p.CheckImages():
-            sizes = list[p.Size]()
-            for index, text in enumerate(blobs):
-                begin(index)
-                image = decode_image(
-                    text.decode("ascii", "replace"), order.first + index, order.field, reference=order.reference
-                )
-                sizes.append(image.size)
-            return p.ImagesChecked(sizes=tuple(sizes)), ()
+            return performing.check_images(order, blobs, begin)
+        case p.PrepareReferences():
+            return performing.prepare_references(order, blobs, begin)
+        case p.PrepareSource():
+            return performing.prepare_source(order, blobs)
+        case p.ComposeExtras():
+            return performing.compose_extras(order, blobs)
+        case p.ConvertImage():
+            return performing.convert_image(order, blobs)
         case _:
             raise TypeError(f"no order is called {type(order).__name__}")
 
@@ -89,10 +91,9 @@ def main() -> None:
     pipe = take_standard_streams(p.ORDER_TYPES)
     memory_bytes, cpu_seconds, wall_seconds = map(int, sys.argv[1:4])
     limits.confine(memory_bytes)
-    import PIL.Image
+    # Now and not in an order's time.
+    import mflux_api.images.child.performing  # noqa: F401
 
-    # All formats now and not in an order's time; the child opens no more than `decode` names.
-    PIL.Image.init()
     Worker(pipe, cpu_seconds, wall_seconds).serve()
     os._exit(0)
 

@@ -10,13 +10,16 @@ import trio.testing
 from PIL import Image
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.decoding import Decoding
 from mflux_api.catalog import BUILT_IN, Catalog
 from mflux_api.errors import QueueFull, ShuttingDown
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111.extras import MAX_PLAIN_CALLS, THREADS, Extras
+from mflux_api.http.a1111.extras import MAX_PLAIN_CALLS, Extras
 from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
-from mflux_api.images.encode import encode_png
+from mflux_api.images.child.client import Decoded
+from mflux_api.images.png import encode_png
 from mflux_api.jobs.request import GenerateRequest
+from tests.support.local_decoding import LOCAL, do
 from tests.support.sample_images import scene, to_base64, to_image
 
 SOURCE = to_base64(scene((48, 32)))
@@ -29,30 +32,33 @@ class Idle:
 
     draining: bool = False
     catalog: Catalog = attrs.field(factory=lambda: Catalog(BUILT_IN))
+    decoding: Decoding = LOCAL
 
     async def status(self) -> m.SchedulerStatus:
         return m.SchedulerStatus(active=0, queued=0, draining=self.draining, degraded=False)
 
 
 async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> None:
-    service = Extras(cast("Gateway", Idle()), lambda: "")
+    gate = trio.Event()
+
+    async def wait_and_do(message: m.Decode) -> Decoded:
+        await gate.wait()
+        return await do(message)
+
+    service = Extras(cast("Gateway", Idle(decoding=Decoding(wait_and_do))), lambda: "")
     images: list[str] = []
 
     async def upscale() -> None:
         made, _ = await service.upscale(PLAIN, [SOURCE], "image")
         images.extend(made)
 
-    busy = [object() for _ in range(THREADS)]
     async with trio.open_nursery() as nursery:
-        for thread in busy:
-            service._threads.acquire_on_behalf_of_nowait(thread)
         for _ in range(MAX_PLAIN_CALLS):
             nursery.start_soon(upscale)
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(QueueFull):
             await upscale()
-        for thread in busy:
-            service._threads.release_on_behalf_of(thread)
+        gate.set()
     assert [to_image(image).size for image in images] == [(96, 64)] * MAX_PLAIN_CALLS
     await upscale()
 

@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mflux_api.errors import InvalidParameter
-from mflux_api.http.a1111.extras_pixels import open_png
 from mflux_api.http.a1111.extras_plan import describe, make_plan
 from mflux_api.http.a1111.sdapi_schemas import ExtraSingleImage, ExtrasOptions
-from mflux_api.images.encode import encode_png
+from mflux_api.images.child.extras import open_png
+from mflux_api.images.png import encode_png
 from mflux_api.jobs.parse import convert
 from mflux_api.jobs.upscaling import MAX_PIXELS, upscaled_size
 
@@ -34,7 +34,7 @@ def test_what_a_model_is_asked_for_covers_what_is_wanted_and_little_more(
     made = upscaled_size(width, height, planned.resolution)
     assert all(0 <= more - least <= 0.15 * least + 4 for more, least in zip(made, planned.scaled, strict=True))
     png = encode_png(bytes(3 * made[0] * made[1]), *made, parameters="")
-    assert open_png(png, planned).size == ((wide, high) if crop else planned.scaled)
+    assert open_png(png, planned.wanted).size == ((wide, high) if crop else planned.scaled)
 
 
 @pytest.mark.parametrize(

@@ -4,37 +4,25 @@ These bytes come from clients: only formats that browsers and cameras write are 
 is known before the first is decoded, and whatever a decoder raises is the same error to the client.
 """
 
-import base64
-import binascii
-import re
 from io import BytesIO
-from typing import TYPE_CHECKING
-from urllib.parse import unquote
+
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mflux_api.errors import InvalidParameter
-from mflux_api.images.resize import MULTIPLE, reference_size
+from mflux_api.images.base64_text import NotAFile, decode_text
+from mflux_api.images.sizes import MAX_PIXELS, MULTIPLE, reference_size
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-MAX_PIXELS = 32_000_000
-_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 LIMIT = f"base64 or a data URL of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image of at most {MAX_PIXELS // 10**6} MP"
 
-_MOST_INFOTEXT = 64 * 1024
-_LEAST_SAVED = 4096
-_DATA_URL = re.compile(r"data:[^,]{0,256}?;base64,", re.IGNORECASE)
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{1,20}:")
-_URL_SAFE = str.maketrans("-_", "+/")
 
-
-def decode_image(text: str, index: int, field: str = "init_images", *, reference: bool = True) -> "Image":
+def decode_image(data: bytes, index: int, field: str = "init_images", *, reference: bool = True) -> Image.Image:
     """Return an image as RGB: turned as its EXIF orientation says, on white where it is transparent.
 
-    An animation gives its first frame. Takes up to a second for a large image, so call it in a thread.
+    An animation gives its first frame. Takes up to a second for a large image.
 
     Args:
-        text: base64 or a data URL.
+        data: the file.
         index: its place in the request, for the error.
         field: what the client calls the list it is in, for the error.
         reference: whether it is for editing, which needs a least size; ``False`` for upscaling.
@@ -43,67 +31,39 @@ def decode_image(text: str, index: int, field: str = "init_images", *, reference
         InvalidParameter: it is not a whole image of a known format, or too large or too small.
     """
     try:
-        return _to_rgb(_decode_base64(text), reference)
+        return _to_rgb(data, reference)
     except _Refused as refused:
-        raise InvalidParameter.for_field(
-            field, f"is invalid: image {index + 1} {refused}", limit=LIMIT, index=index
-        ) from None
+        raise _error(field, index, refused) from None
 
 
-def infotext_of(text: str) -> str:
-    """Return the infotext in a PNG that :func:`decode_image` has read; "" where there is none."""
-    from PIL import Image
+def file_of(text: str, index: int, field: str = "init_images") -> bytes:
+    """Return the file that a client sent as base64 or a data URL.
 
-    with Image.open(BytesIO(_decode_base64(text)), formats=_FORMATS) as image:
-        said = image.info.get("parameters", "")
-    return said if isinstance(said, str) and len(said) <= _MOST_INFOTEXT else ""
+    Args:
+        text: what it sent.
+        index: its place in the request, for the error.
+        field: what the client calls the list it is in, for the error.
 
-
-def file_bytes(text: str) -> bytes | None:
-    """Return the file that is in base64 or a data URL; ``None`` where it is neither."""
+    Raises:
+        InvalidParameter: it is neither.
+    """
     try:
-        return _decode_base64(text)
-    except _Refused:
-        return None
-
-
-def compact_text(text: str) -> str:
-    """Return base64 of the file alone where a text is much longer, because of blanks for instance; else the text."""
-    data = file_bytes(text)
-    if data is None or len(text) - 2 * len(data) < _LEAST_SAVED:
-        return text
-    return base64.b64encode(data).decode()
+        return decode_text(text)
+    except NotAFile as refused:
+        raise _error(field, index, refused) from None
 
 
 class _Refused(Exception):
     """The message completes the sentence "image 1 …"."""
 
 
-def _decode_base64(text: str) -> bytes:
-    text = text.strip()
-    head = _DATA_URL.match(text)
-    if head is None and (scheme := _URL.match(text)) is not None:
-        what = (
-            "is a data URL without base64" if scheme.group().lower() == "data:" else "is a URL; send the image itself"
-        )
-        raise _Refused(what)
-    encoded = "".join(text[head.end() if head is not None else 0 :].split()).translate(_URL_SAFE)
-    if head is not None and "%" in encoded:
-        encoded = unquote(encoded)
-    encoded = encoded.rstrip("=")
-    if not encoded:
-        raise _Refused("is empty")
+def _error(field: str, index: int, refused: Exception) -> InvalidParameter:
+    return InvalidParameter.for_field(field, f"is invalid: image {index + 1} {refused}", limit=LIMIT, index=index)
+
+
+def _to_rgb(data: bytes, reference: bool) -> Image.Image:
     try:
-        return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)
-    except (binascii.Error, ValueError):
-        raise _Refused("is not base64") from None
-
-
-def _to_rgb(data: bytes, reference: bool) -> "Image":
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(BytesIO(data), formats=_FORMATS) as image:
+        with Image.open(BytesIO(data), formats=FORMATS) as image:
             _check_size(*image.size, reference)
             image.load()
             # After the frame is chosen and before anything forgets the EXIF data.
@@ -121,11 +81,9 @@ def _to_rgb(data: bytes, reference: bool) -> "Image":
         raise _Refused("is damaged or cut off; save or send it again") from None
 
 
-def _apply_orientation(image: "Image") -> "Image":
-    from PIL import ImageOps
-
+def _apply_orientation(image: Image.Image) -> Image.Image:
     try:
-        turned: Image = ImageOps.exif_transpose(image)
+        turned: Image.Image = ImageOps.exif_transpose(image)
     except Exception:  # noqa: BLE001 - the pixels are sound; what a program wrote beside them does not matter
         return image
     return turned
@@ -138,9 +96,7 @@ def _check_size(width: int, height: int, reference: bool) -> None:
         raise _Refused(f"has {width} × {height} pixels; a side needs at least {MULTIPLE}, also once scaled to 1 MP")
 
 
-def _put_on_white(image: "Image") -> "Image":
-    from PIL import Image
-
+def _put_on_white(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         # Pillow's own conversion would clip 16 bits at 255: all white. It scales "I" alone in every byte order.
         image = image.convert("I").point(lambda value: value / 256).convert("L")

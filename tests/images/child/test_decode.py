@@ -8,12 +8,15 @@ from io import BytesIO
 from typing import Any
 from urllib.parse import quote
 
+import attrs
 import pytest
 from PIL import Image
 
 from mflux_api.errors import GenerationFailed, InvalidParameter
-from mflux_api.images.decode import MAX_PIXELS, decode_image
-from mflux_api.images.run_inputs import output_size, references_and_start
+from mflux_api.images.child import decode
+from mflux_api.images.run_inputs import output_size
+from mflux_api.images.sizes import MAX_PIXELS
+from tests.support.local_decoding import LOCAL
 from tests.support.requests import resolved_request
 
 RED, BLUE = (250, 10, 20), (20, 30, 240)
@@ -30,6 +33,10 @@ def encoded(image: Image.Image, kind: str = "PNG", **options: Any) -> str:
     buffer = BytesIO()
     image.save(buffer, kind, **options)
     return base64.b64encode(buffer.getvalue()).decode()
+
+
+def decode_image(text: str, index: int) -> Image.Image:
+    return decode.decode_image(decode.file_of(text, index), index)
 
 
 def near(pixel: Any, colour: tuple[int, int, int], distance: int = 12) -> bool:
@@ -215,25 +222,25 @@ def test_32_megapixels_are_taken() -> None:
         ((4000, 100), (2048, 96)),
     ],
 )
-def test_output_has_the_first_images_size_snapped_within_the_limits(
+async def test_output_has_the_first_images_size_snapped_within_the_limits(
     size: tuple[int, int], expected: tuple[int, int]
 ) -> None:
-    first, second = encoded(Image.new("RGB", size)), encoded(Image.new("RGB", (64, 64)))
-    assert output_size((first, second)) == expected
-    assert output_size(()) is None
+    checked = await LOCAL.check_images([encoded(Image.new("RGB", size))])
+    assert output_size(checked.sizes[0]) == expected
 
 
-def test_every_image_is_a_reference_and_the_first_the_start_below_strength_1() -> None:
+async def test_every_image_is_a_reference_and_the_first_the_start_below_strength_1() -> None:
     images = tuple(encoded(halves(size=size)) for size in ((64, 48), (48, 64), (32, 32)))
     request = resolved_request(width=96, height=64, init_images=images, image_strength=0.5)
-    references, start = references_and_start(request)
+    inputs = await LOCAL.run_inputs(request)
+    references, start = inputs.references, inputs.start
     assert [(reference.width, reference.height) for reference in references] == [(64, 48), (48, 64), (32, 32)]
     assert start is not None
     assert (start.width, start.height, len(start.rgb)) == (96, 64, 96 * 64 * 3)
-    whole, none = references_and_start(resolved_request(width=96, height=64, init_images=images, image_strength=1.0))
-    assert (len(whole), none) == (3, None)
+    whole = await LOCAL.run_inputs(attrs.evolve(request, image_strength=1.0))
+    assert (len(whole.references), whole.start) == (3, None)
 
 
-def test_init_image_that_was_removed_by_hand_fails_its_job_with_the_reason() -> None:
+async def test_init_image_that_was_removed_by_hand_fails_its_job_with_the_reason() -> None:
     with pytest.raises(GenerationFailed, match="removed from the state directory"):
-        references_and_start(resolved_request(width=64, height=64, init_images=("",), image_strength=0.5))
+        await LOCAL.run_inputs(resolved_request(width=64, height=64, init_images=("",), image_strength=0.5))

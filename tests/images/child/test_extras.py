@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mflux_api.http.a1111.extras_pixels import Source, blend, compose, resize
 from mflux_api.http.a1111.extras_plan import make_plan
 from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
-from mflux_api.images.encode import encode_png
+from mflux_api.images.child.extras import merge, resize
+from mflux_api.images.child.protocol import ComposeExtras
+from mflux_api.images.png import encode_png
+from tests.support.local_decoding import LOCAL
 from tests.support.sample_images import to_base64, to_image
 
 SOURCE = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
@@ -29,29 +31,28 @@ SOURCE = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
 )
 def test_plain_resizing_gives_exactly_what_is_asked_for(fields: dict[str, Any], size: tuple[int, int]) -> None:
     asked = ExtrasOptions(**fields)
-    image = resize(SOURCE, "Lanczos", make_plan(asked, 48, 32))
+    plan = make_plan(asked, 48, 32)
+    image = resize(SOURCE, "lanczos", plan.scaled, plan.wanted)
     assert image.size == size
-    nearest = resize(SOURCE, "Nearest", make_plan(asked, 48, 32))
+    nearest = resize(SOURCE, "nearest", plan.scaled, plan.wanted)
     assert nearest.tobytes() != image.tobytes()
 
 
 def test_second_image_is_blended_in_by_its_visibility() -> None:
     white, black = Image.new("RGB", (10, 10), "white"), Image.new("RGB", (12, 10), "black")
-    assert set(blend(white, black, 0.2).tobytes()) == {204}
+    assert set(merge([white, black], 0.2).tobytes()) == {204}
 
 
-def test_small_icon_can_be_upscaled() -> None:
-    icon = Source(to_base64(SOURCE.resize((8, 8))), 0, "image")
-    asked = ExtrasOptions(upscaling_resize=4)
-    made = compose(asked, make_plan(asked, *icon.decode().size), ["Nearest"], icon, "")
+async def test_small_icon_can_be_upscaled() -> None:
+    order = ComposeExtras(layers=("nearest",), scaled=(32, 32), wanted=None, done="")
+    made = await LOCAL.compose_extras(order, to_base64(SOURCE.resize((8, 8))), [], "")
     assert to_image(made).size == (32, 32)
 
 
-def test_prompt_and_seed_of_the_source_stay_in_the_file() -> None:
+async def test_prompt_and_seed_of_the_source_stay_in_the_file() -> None:
     given = encode_png(SOURCE.tobytes(), *SOURCE.size, parameters="a red house\nSteps: 4, Seed: 7")
-    source = Source(base64.b64encode(given).decode(), 0, "image")
-    asked = ExtrasOptions()
-    made = compose(asked, make_plan(asked, *SOURCE.size), ["Lanczos"], source, "Postprocess upscale by: 2")
+    order = ComposeExtras(layers=("lanczos",), scaled=(96, 64), wanted=None, done="Postprocess upscale by: 2")
+    made = await LOCAL.compose_extras(order, base64.b64encode(given).decode(), [], "")
     info = Image.open(BytesIO(base64.b64decode(made))).info
     assert info["parameters"] == "a red house\nSteps: 4, Seed: 7"
     assert info["postprocessing"] == "Postprocess upscale by: 2"

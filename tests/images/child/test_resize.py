@@ -3,7 +3,8 @@
 import pytest
 from PIL import Image
 
-from mflux_api.images.resize import MAX_AREA, as_reference, as_start, reference_size
+from mflux_api.images.child.resize import as_reference, as_start
+from mflux_api.images.sizes import MAX_AREA, reference_size
 
 
 @pytest.mark.parametrize(

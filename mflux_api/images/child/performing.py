@@ -1,0 +1,132 @@
+"""What the decoder's child does for each order about images."""
+
+from binascii import b2a_base64
+from collections.abc import Callable, Sequence
+from io import BytesIO
+
+from PIL import Image
+
+from mflux_api.images.base64_text import compact_text
+from mflux_api.images.child import extras
+from mflux_api.images.child import protocol as p
+from mflux_api.images.child.decode import FORMATS, decode_image, file_of
+from mflux_api.images.child.resize import as_reference, as_start
+from mflux_api.images.png import encode_png
+from mflux_api.images.rgb import RGBImage
+
+_LOSSY_QUALITY = 92
+_MOST_INFOTEXT = 64 * 1024
+
+
+def check_images(
+    order: p.CheckImages, texts: Sequence[bytes], begin: Callable[[int], None]
+) -> tuple[p.ImagesChecked, Sequence[bytes]]:
+    """Decode every image and keep none; what holds much more than its file is sent back shorter.
+
+    Raises:
+        InvalidParameter: one of them cannot be used.
+    """
+    sizes, compacted = list[p.Size](), dict[int, bytes]()
+    for index, text in enumerate(texts):
+        begin(index)
+        whole = text.decode("ascii")
+        data = file_of(whole, order.first + index, order.field)
+        sizes.append(decode_image(data, order.first + index, order.field, reference=order.reference).size)
+        if (shorter := compact_text(whole, data)) is not None:
+            compacted[index] = shorter.encode("ascii")
+    return p.ImagesChecked(sizes=tuple(sizes), compacted=tuple(compacted)), tuple(compacted.values())
+
+
+def prepare_references(
+    order: p.PrepareReferences, texts: Sequence[bytes], begin: Callable[[int], None]
+) -> tuple[p.ImagesDecoded, Sequence[bytes]]:
+    """Return the references and last, where it is wanted, the start image; one large image at a time is in memory.
+
+    Raises:
+        InvalidParameter: one of them cannot be used.
+    """
+    references, start = list[RGBImage](), list[RGBImage]()
+    for index, text in enumerate(texts):
+        begin(index)
+        image = _decode(order, text, index)
+        references.append(as_reference(image))
+        if index == 0 and order.start is not None:
+            start.append(as_start(image, *order.start))
+    made = references + start
+    return p.ImagesDecoded(sizes=tuple(image.size for image in made)), tuple(image.rgb for image in made)
+
+
+def prepare_source(order: p.PrepareSource, texts: Sequence[bytes]) -> tuple[p.ImagesDecoded, Sequence[bytes]]:
+    """Return the pixels of an image as it is.
+
+    Raises:
+        InvalidParameter: it cannot be used.
+    """
+    (text,) = texts
+    image = _decode(order, text, 0, reference=False)
+    return p.ImagesDecoded(sizes=(image.size,)), (image.tobytes(),)
+
+
+def compose_extras(order: p.ComposeExtras, blobs: Sequence[bytes]) -> tuple[p.FileMade, Sequence[bytes]]:
+    """Return the finished image as base64 PNG, with what its source said about itself.
+
+    Raises:
+        InvalidParameter: the source cannot be used.
+    """
+    source, *rest = blobs
+    data = file_of(source.decode("ascii"), order.first, order.field)
+    decoded: Image.Image | None = None
+    layers = list[Image.Image]()
+    pngs = iter(_joined(rest, order.png_blobs))
+    for layer in order.layers:
+        if layer == "png":
+            layers.append(extras.open_png(next(pngs), order.wanted))
+        else:
+            # Decoded once, whatever is blended.
+            decoded = decoded or decode_image(data, order.first, order.field, reference=False)
+            layers.append(extras.resize(decoded, layer, order.scaled, order.wanted))
+    image = extras.merge(layers, order.visibility)
+    png = encode_png(image.tobytes(), *image.size, parameters=infotext_of(data), postprocessing=order.done)
+    return p.FileMade(), p.pieces(b2a_base64(png, newline=False))
+
+
+def convert_image(order: p.ConvertImage, pieces: Sequence[bytes]) -> tuple[p.FileMade, Sequence[bytes]]:
+    """Return one of our PNG files in another format, with its infotext as the EXIF user comment.
+
+    Raises:
+        InternalError: it is not a whole PNG file.
+    """
+    data, buffer = b"".join(pieces), BytesIO()
+    try:
+        with Image.open(BytesIO(data), formats=("PNG",)) as image:
+            parameters = image.info.get("parameters", "")
+            exif = Image.Exif()
+            # 0x8769: the Exif IFD; 0x9286: UserComment, whose first 8 bytes name its encoding.
+            exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + str(parameters).encode("utf-16-be")
+            image.convert("RGB").save(buffer, order.target.upper(), quality=_LOSSY_QUALITY, exif=exif)
+    except (OSError, SyntaxError, ValueError):
+        # Pillow's words for a damaged file.
+        raise order.refuse(0, "is damaged") from None
+    return p.FileMade(), p.pieces(buffer.getvalue())
+
+
+def infotext_of(data: bytes) -> str:
+    """Return the infotext in a file that :func:`decode_image` has read; "" where there is none."""
+    with Image.open(BytesIO(data), formats=FORMATS) as image:
+        said = image.info.get("parameters", "")
+    return said if isinstance(said, str) and len(said) <= _MOST_INFOTEXT else ""
+
+
+def _decode(
+    order: p.PrepareReferences | p.PrepareSource, text: bytes, index: int, *, reference: bool = True
+) -> Image.Image:
+    place = order.first + index
+    return decode_image(file_of(text.decode("ascii"), place, order.field), place, order.field, reference=reference)
+
+
+def _joined(blobs: Sequence[bytes], counts: Sequence[int]) -> list[bytes]:
+    files, at = list[bytes](), 0
+    for count in counts:
+        files.append(b"".join(blobs[at : at + count]))
+        at += count
+    return files

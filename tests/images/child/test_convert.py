@@ -1,0 +1,29 @@
+"""Finished images in other formats."""
+
+from io import BytesIO
+from typing import Literal
+
+import pytest
+from PIL import Image
+
+from mflux_api.errors import InternalError
+from mflux_api.images.png import encode_png
+from tests.support.local_decoding import LOCAL
+
+PIXELS = bytes(range(256)) * 12
+
+
+@pytest.mark.parametrize("target", ["jpeg", "webp"])
+async def test_other_formats_keep_size_and_infotext(target: Literal["jpeg", "webp"]) -> None:
+    data = await LOCAL.convert_image(encode_png(PIXELS, 32, 32, parameters="Grüße"), target)
+    with Image.open(BytesIO(data)) as image:
+        assert (image.format, image.size) == (target.upper(), (32, 32))
+        comment = image.getexif().get_ifd(0x8769)[0x9286]
+        assert comment.removeprefix(b"UNICODE\0").decode("utf-16-be") == "Grüße"
+
+
+@pytest.mark.parametrize("cut", [0, 20, 60, -60])
+async def test_damaged_file_is_said_to_be_damaged(cut: int) -> None:
+    with pytest.raises(InternalError, match="cannot be read") as caught:
+        await LOCAL.convert_image(encode_png(PIXELS, 32, 32, parameters="a")[:cut], "jpeg")
+    assert caught.value.details == {"reason": "the file is damaged"}
