@@ -1,19 +1,24 @@
 """Images from strangers: base64 or a data URL becomes RGB pixels, or one clear error.
 
-These bytes come from clients: only formats that browsers and cameras write are opened, the number of pixels
-is known before the first is decoded, and whatever a decoder raises is the same error to the client.
+These bytes come from clients: only formats that browsers and cameras write are opened, a decoder gets only what the
+pixels need, their number is known before the first is decoded, and whatever it raises is the same error to the client.
 """
 
 from io import BytesIO
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.base64_text import NotAFile, decode_text
+from mflux_api.images.child.formats.plain import plain_file
+from mflux_api.images.child.formats.refused import Refused, damaged
 from mflux_api.images.sizes import MAX_PIXELS, MULTIPLE, reference_size
 
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 LIMIT = f"base64 or a data URL of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image of at most {MAX_PIXELS // 10**6} MP"
+
+
+# A thread for each core would each reserve memory, and one image is to take no more than one core.
+AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
 def decode_image(data: bytes, index: int, field: str = "init_images", *, reference: bool = True) -> Image.Image:
@@ -32,7 +37,7 @@ def decode_image(data: bytes, index: int, field: str = "init_images", *, referen
     """
     try:
         return _to_rgb(data, reference)
-    except _Refused as refused:
+    except Refused as refused:
         raise _error(field, index, refused) from None
 
 
@@ -53,32 +58,29 @@ def file_of(text: str, index: int, field: str = "init_images") -> bytes:
         raise _error(field, index, refused) from None
 
 
-class _Refused(Exception):
-    """The message completes the sentence "image 1 …"."""
-
-
 def _error(field: str, index: int, refused: Exception) -> InvalidParameter:
     return InvalidParameter.for_field(field, f"is invalid: image {index + 1} {refused}", limit=LIMIT, index=index)
 
 
 def _to_rgb(data: bytes, reference: bool) -> Image.Image:
+    kind, plain = plain_file(data)
     try:
-        with Image.open(BytesIO(data), formats=FORMATS) as image:
+        with Image.open(BytesIO(plain), formats=(kind,)) as image:
             _check_size(*image.size, reference)
             image.load()
             # After the frame is chosen and before anything forgets the EXIF data.
             return _put_on_white(_apply_orientation(image))
-    except _Refused:
+    except Refused:
         raise
     except UnidentifiedImageError:
-        raise _Refused("is not an image of a known format; send a PNG, JPEG or WebP") from None
+        raise Refused("is not an image of a known format; send a PNG, JPEG or WebP") from None
     except MemoryError:
         # The limit of the process, and not the image's own fault: who set it says what it means.
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise _Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
+        raise Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
     except Exception:  # noqa: BLE001 - a decoder may raise anything on bytes from outside, and it means one thing
-        raise _Refused("is damaged or cut off; save or send it again") from None
+        raise damaged() from None
 
 
 def _apply_orientation(image: Image.Image) -> Image.Image:
@@ -91,9 +93,9 @@ def _apply_orientation(image: Image.Image) -> Image.Image:
 
 def _check_size(width: int, height: int, reference: bool) -> None:
     if width * height > MAX_PIXELS:
-        raise _Refused(f"has {width} × {height} pixels; scale it down to {MAX_PIXELS // 10**6} MP")
+        raise Refused(f"has {width} × {height} pixels; scale it down to {MAX_PIXELS // 10**6} MP")
     if reference and not all(reference_size(width, height)):
-        raise _Refused(f"has {width} × {height} pixels; a side needs at least {MULTIPLE}, also once scaled to 1 MP")
+        raise Refused(f"has {width} × {height} pixels; a side needs at least {MULTIPLE}, also once scaled to 1 MP")
 
 
 def _put_on_white(image: Image.Image) -> Image.Image:
@@ -102,7 +104,7 @@ def _put_on_white(image: Image.Image) -> Image.Image:
         image = image.convert("I").point(lambda value: value / 256).convert("L")
     elif image.mode in ("I", "F"):
         # The value of white is unknown in them, and Pillow's own conversion would clip them at 255, too.
-        raise _Refused("has 32 bits a pixel; save it with 8 or 16")
+        raise Refused("has 32 bits a pixel; save it with 8 or 16")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

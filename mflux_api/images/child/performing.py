@@ -9,9 +9,11 @@ from PIL import Image
 from mflux_api.images.base64_text import compact_text
 from mflux_api.images.child import extras
 from mflux_api.images.child import protocol as p
-from mflux_api.images.child.decode import FORMATS, decode_image, file_of
+from mflux_api.images.child.decode import decode_image, file_of
+from mflux_api.images.child.formats.png import plain_png, read_text
+from mflux_api.images.child.formats.refused import Refused
 from mflux_api.images.child.resize import as_reference, as_start
-from mflux_api.images.png import encode_png
+from mflux_api.images.png import SIGNATURE, encode_png
 from mflux_api.images.rgb import RGBImage
 
 _LOSSY_QUALITY = 92
@@ -98,13 +100,12 @@ def convert_image(order: p.ConvertImage, pieces: Sequence[bytes]) -> tuple[p.Fil
     """
     data, buffer = b"".join(pieces), BytesIO()
     try:
-        with Image.open(BytesIO(data), formats=("PNG",)) as image:
-            parameters = image.info.get("parameters", "")
+        with Image.open(BytesIO(plain_png(data)), formats=("PNG",)) as image:
             exif = Image.Exif()
             # 0x8769: the Exif IFD; 0x9286: UserComment, whose first 8 bytes name its encoding.
-            exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + str(parameters).encode("utf-16-be")
+            exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + read_text(data, "parameters").encode("utf-16-be")
             image.convert("RGB").save(buffer, order.target.upper(), quality=_LOSSY_QUALITY, exif=exif)
-    except (OSError, SyntaxError, ValueError):
+    except (Refused, OSError, SyntaxError, ValueError):
         # Pillow's words for a damaged file.
         raise order.refuse(0, "is damaged") from None
     return p.FileMade(), p.pieces(buffer.getvalue())
@@ -112,9 +113,8 @@ def convert_image(order: p.ConvertImage, pieces: Sequence[bytes]) -> tuple[p.Fil
 
 def infotext_of(data: bytes) -> str:
     """Return the infotext in a file that :func:`decode_image` has read; "" where there is none."""
-    with Image.open(BytesIO(data), formats=FORMATS) as image:
-        said = image.info.get("parameters", "")
-    return said if isinstance(said, str) and len(said) <= _MOST_INFOTEXT else ""
+    said = read_text(data, "parameters") if data.startswith(SIGNATURE) else ""
+    return said if len(said) <= _MOST_INFOTEXT else ""
 
 
 def _decode(

@@ -1,0 +1,51 @@
+"""Which format a file has, and the file as its decoder gets it."""
+
+from collections.abc import Callable
+
+from mflux_api.images.child.formats.gif import plain_gif
+from mflux_api.images.child.formats.jpeg import plain_jpeg
+from mflux_api.images.child.formats.png import plain_png
+from mflux_api.images.child.formats.refused import Refused
+from mflux_api.images.child.formats.tiff import plain_tiff
+from mflux_api.images.child.formats.webp import plain_webp
+from mflux_api.images.png import SIGNATURE
+
+
+def plain_file(data: bytes) -> tuple[str, bytes]:
+    """Return the format that Pillow is to open a file as, and the file without what pixels do not need.
+
+    Raises:
+        Refused: it is not of a known format, or beyond the format's bounds.
+    """
+    for kind, matches, plain in _FORMATS:
+        if matches(data):
+            return kind, plain(data)
+    raise Refused("is not an image of a known format; send a PNG, JPEG or WebP")
+
+
+def _as_it_is(data: bytes) -> bytes:
+    return data
+
+
+def _is_webp(data: bytes) -> bool:
+    return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
+
+
+def _is_avif(data: bytes) -> bool:
+    return data[4:8] == b"ftyp"
+
+
+def _begins(*heads: bytes) -> Callable[[bytes], bool]:
+    return lambda data: data.startswith(heads)
+
+
+_FORMATS: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes], bytes]], ...] = (
+    ("PNG", _begins(SIGNATURE), plain_png),
+    ("JPEG", _begins(b"\xff\xd8\xff"), plain_jpeg),
+    ("WEBP", _is_webp, plain_webp),
+    ("GIF", _begins(b"GIF87a", b"GIF89a"), plain_gif),
+    ("TIFF", _begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), plain_tiff),
+    # Bounded by their pixels, which are known before the first is decoded, and by the limits of the process.
+    ("BMP", _begins(b"BM"), _as_it_is),
+    ("AVIF", _is_avif, _as_it_is),
+)

@@ -1,0 +1,108 @@
+"""PNG: the chunks that pixels need, the orientation's notes, and the infotext, which is read apart."""
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+from mflux_api.images.child.formats.refused import MAX_NOTES, MAX_PARTS, damaged, too_many_parts
+from mflux_api.images.png import SIGNATURE
+
+_HEAD = struct.Struct(">I4s")
+_KEPT = (b"IHDR", b"PLTE", b"tRNS")
+_MOST_TEXT = 1 << 20
+"""Bytes of a text: a prompt and a negative prompt of 10,000 characters each have 80,000."""
+_XMP = b"XML:com.adobe.xmp"
+_RAW_EXIF = (b"Raw profile type exif", b"Raw profile type APP1")
+
+
+def plain_png(data: bytes) -> bytes:
+    """Return a PNG file with the first image and what turns it upright; animations, profiles and texts are gone.
+
+    Raises:
+        Refused: it has too many chunks, or a chunk that pixels need is damaged.
+    """
+    kept, notes, pixels = dict[bytes, bytes](), dict[bytes, bytes](), list[memoryview]()
+    for kind, body, crc in _chunks(data):
+        if kind == b"IDAT":
+            pixels.append(body)
+        elif kind in _KEPT and kind not in kept:
+            if zlib.crc32(body, zlib.crc32(kind)) != crc:
+                raise damaged()
+            kept[kind] = bytes(body)
+        elif kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt") and len(body) <= MAX_NOTES and kind not in notes:
+            note = bytes(body) if kind == b"eXIf" else _orientation_text(kind, bytes(body))
+            if note is not None and zlib.crc32(body, zlib.crc32(kind)) == crc:
+                notes[kind] = note
+    if b"IHDR" not in kept or not pixels:
+        raise damaged()
+    parts = [SIGNATURE]
+    parts += [_chunk(kind, kept[kind]) for kind in _KEPT if kind in kept]
+    # A text that was compressed is not any more.
+    parts += [_chunk(b"tEXt" if kind == b"zTXt" else kind, note) for kind, note in notes.items()]
+    parts += [_chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]
+    return b"".join(parts)
+
+
+def read_text(data: bytes, key: str) -> str:
+    """Return a text of a PNG file; "" where there is none, or one that is too long.
+
+    Raises:
+        Refused: it has too many chunks.
+    """
+    wanted = key.encode("ascii") + b"\0"
+    for kind, body, _ in _chunks(data):
+        if kind in (b"tEXt", b"iTXt", b"zTXt") and len(body) <= _MOST_TEXT and bytes(body[: len(wanted)]) == wanted:
+            text = _text(kind, bytes(body[len(wanted) :]), _MOST_TEXT)
+            if text is not None:
+                return text.decode("latin-1" if kind != b"iTXt" else "utf-8", "replace")
+    return ""
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
+    """Yield kind, content and checksum of each chunk up to the end; a cut one is what there is of it."""
+    view, at, count = memoryview(data), len(SIGNATURE), 0
+    while at + _HEAD.size <= len(data):
+        length, kind = _HEAD.unpack_from(data, at)
+        count += 1
+        if count > MAX_PARTS:
+            raise too_many_parts()
+        begin, end = at + _HEAD.size, at + _HEAD.size + length
+        crc = int.from_bytes(view[end : end + 4], "big") if end + 4 <= len(data) else -1
+        yield kind, view[begin:end], crc
+        if kind == b"IEND":
+            return
+        at = end + 4
+
+
+def _orientation_text(kind: bytes, body: bytes) -> bytes | None:
+    """Return a text that may hold the orientation; ``None`` for all others."""
+    key, _, rest = body.partition(b"\0")
+    if kind == b"iTXt":
+        return body if key == _XMP and rest[:1] == b"\0" else None
+    if key not in _RAW_EXIF:
+        return None
+    text = _text(kind, rest, 4 * MAX_NOTES)
+    return None if text is None else key + b"\0" + text
+
+
+def _text(kind: bytes, rest: bytes, limit: int) -> bytes | None:
+    """Return the text behind a key, unpacked where it is packed; ``None`` if it is damaged or longer than the limit."""
+    if kind == b"iTXt":
+        packed, rest = rest[:1] == b"\1", rest[2:]
+        for _ in range(2):
+            # A language, and the key in it.
+            _, _, rest = rest.partition(b"\0")
+    else:
+        packed, rest = kind == b"zTXt", rest[1:] if kind == b"zTXt" else rest
+    if not packed:
+        return rest
+    unpacker = zlib.decompressobj()
+    try:
+        text = unpacker.decompress(rest, limit)
+    except zlib.error:
+        return None
+    return text if unpacker.eof else None
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return b"".join((_HEAD.pack(len(data), kind), data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))))
