@@ -13,6 +13,7 @@ from mflux_api.images.rgb import RGBImage
 from mflux_api.images.run_inputs import RunInputs
 from mflux_api.ipc.child_process import Blob
 from mflux_api.jobs.resolve import ResolvedRequest
+from mflux_api.storage.loras import CheckedLora, Upload
 
 R = TypeVar("R")
 
@@ -110,6 +111,15 @@ class Decoding:
         """
         _, made = await self._do(p.ConvertImage(target=target), p.pieces(png), p.FileMade, caller)
         return b"".join(made)
+
+    async def check_lora(self, upload: Upload, caller: str = "") -> CheckedLora:
+        """Check a LoRA that was received and is about to be published.
+
+        Raises:
+            InvalidParameter: it is not a whole safetensors file, or nothing that the engine could load.
+        """
+        done, _ = await self._do(p.CheckLora(path=str(upload.path)), (), p.LoraChecked, caller)
+        return CheckedLora(done.size)
 
     async def _images(self, order: p.PrepareReferences | p.PrepareSource, texts: Sequence[str]) -> tuple[RGBImage, ...]:
         done, pixels = await self._do(order, texts, p.ImagesDecoded, "")

@@ -17,7 +17,6 @@ from types import TracebackType
 import attrs
 
 from mflux_api.errors import InvalidParameter
-from mflux_api.storage.safetensors_header import SafetensorsError, check_whole
 from mflux_api.system.durable import PendingFile, make_folder, remove_abandoned
 
 SUFFIX = ".safetensors"
@@ -121,6 +120,14 @@ class LoraFiles:
                     return
 
 
+@attrs.frozen
+class CheckedLora:
+    """What the decoder found in order; without one no upload is published."""
+
+    size: int
+    """Bytes of the file that was checked."""
+
+
 @attrs.define(eq=False)
 class Upload:
     """A file that is being received. Use it as a context manager: what is not published is removed."""
@@ -146,18 +153,27 @@ class Upload:
         self._pending.write(data)
         self.size += len(data)
 
-    def publish(self, name: str, *, overwrite: bool) -> LoraFile:
+    @property
+    def path(self) -> Path:
+        """Its temporary name; all that was written is in it."""
+        return self._pending.path
+
+    def publish(self, name: str, checked: CheckedLora, *, overwrite: bool) -> LoraFile:
         """Give the file its name, all at once; it is durable when this returns.
 
+        Args:
+            name: what it is called, with or without the suffix.
+            checked: of this file, as it is now.
+            overwrite: whether it may replace a file of that name.
+
         Raises:
-            InvalidParameter: the file is not a whole safetensors file, or its name is taken or not allowed.
+            InvalidParameter: its name is taken or not allowed.
             OSError: the folder cannot be written.
+            ValueError: it was written to since it was checked.
         """
+        if checked.size != self.size:
+            raise ValueError("an upload must not grow after it was checked")
         name = checked_name(name)
-        try:
-            check_whole(self._pending.path)
-        except SafetensorsError as error:
-            raise _invalid("file", f"a whole safetensors file ({error})") from None
         final = self._folder / name
         try:
             self._pending.publish(final, overwrite=overwrite)

@@ -15,7 +15,7 @@ from mflux_api.http.operations import Operation, query_parameter
 from mflux_api.http.render import timestamp
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.lora_schemas import LoraList, LoraResponse
-from mflux_api.storage.loras import LoraFile, LoraFiles, Upload, checked_name
+from mflux_api.storage.loras import LoraFile, Upload, checked_name
 from mflux_api.system.threads import read_in_thread, run_in_thread
 
 T = TypeVar("T")
@@ -66,38 +66,40 @@ def blueprint(gateway: Gateway) -> Blueprint:
             checked_name(name)
         async with uploads:
             if request.mimetype == "multipart/form-data":
-                file = await _from_form(gateway.loras, name, overwrite=overwrite)
+                file = await _from_form(gateway, name, overwrite=overwrite)
             else:
-                file = await _from_body(gateway.loras, name, overwrite=overwrite)
+                file = await _from_body(gateway, name, overwrite=overwrite)
         return json_response(_response(file))
 
     return routes
 
 
-async def _from_body(loras: LoraFiles, name: str | None, *, overwrite: bool) -> LoraFile:
+async def _from_body(gateway: Gateway, name: str | None, *, overwrite: bool) -> LoraFile:
     if name is None:
         raise InvalidParameter.for_field(
             "name",
             "is required: POST /api/v1/loras?name=my-style with the file as the body, or a form with a 'file'",
             limit="required",
         )
-    with await _file_work(loras.begin) as upload:
+    with await _file_work(gateway.loras.begin) as upload:
         async for data in request.body:
             await _write(upload, data)
-        return await _file_work(lambda: upload.publish(name, overwrite=overwrite))
+        checked = await gateway.decoding.check_lora(upload)
+        return await _file_work(lambda: upload.publish(name, checked, overwrite=overwrite))
 
 
-async def _from_form(loras: LoraFiles, name: str | None, *, overwrite: bool) -> LoraFile:
+async def _from_form(gateway: Gateway, name: str | None, *, overwrite: bool) -> LoraFile:
     form, files = await request.form, await request.files
     sent: FileStorage | None = files.get("file")
     if sent is None:
         raise InvalidParameter.for_field("file", "is required: a form field with the LoRA's file", limit="required")
     chosen = name or form.get("name") or sent.filename or ""
     checked_name(chosen)
-    with sent.stream as stream, await _file_work(loras.begin) as upload:
+    with sent.stream as stream, await _file_work(gateway.loras.begin) as upload:
         while data := await _file_work(lambda: stream.read(CHUNK_BYTES)):
             await _write(upload, data)
-        return await _file_work(lambda: upload.publish(chosen, overwrite=overwrite))
+        checked = await gateway.decoding.check_lora(upload)
+        return await _file_work(lambda: upload.publish(chosen, checked, overwrite=overwrite))
 
 
 async def _write(upload: Upload, data: bytes) -> None:

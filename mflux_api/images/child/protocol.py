@@ -106,6 +106,26 @@ class ConvertImage(Order):
         )
 
 
+@attrs.frozen(kw_only=True)
+class CheckLora(Order):
+    """Check a LoRA's file by its header; nothing of its data is read."""
+
+    path: str
+
+    def refuse(self, index: int, problem: str) -> ServiceError:
+        """Return the error for a header that cannot be read."""
+        return lora_error(f"its header {problem}; save it again")
+
+
+def lora_error(reason: str) -> InvalidParameter:
+    """Return the error for a file that is not a LoRA that the engine can load.
+
+    Args:
+        reason: what is wrong with it, as a clause.
+    """
+    return InvalidParameter.for_field("file", f"is invalid: {reason}", limit="a whole safetensors file with a LoRA")
+
+
 # --- answers ---
 
 
@@ -159,7 +179,15 @@ class FileMade:
     """A file, or its text; the blobs are its pieces."""
 
 
-Result = ImagesChecked | ImagesDecoded | FileMade
+@attrs.frozen(kw_only=True)
+class LoraChecked:
+    """The engine can load the file, as far as its header tells."""
+
+    size: Natural
+    """Bytes of the file that was checked."""
+
+
+Result = ImagesChecked | ImagesDecoded | FileMade | LoraChecked
 """What an order that was done gives."""
 
 
@@ -174,7 +202,7 @@ def _by_name(*kinds: type[Any]) -> Mapping[str, type[Any]]:
     return {kind.__name__: kind for kind in kinds}
 
 
-ORDER_TYPES = _by_name(CheckImages, PrepareReferences, PrepareSource, ComposeExtras, ConvertImage)
+ORDER_TYPES = _by_name(CheckImages, PrepareReferences, PrepareSource, ComposeExtras, ConvertImage, CheckLora)
 """Tag → class of every frame that the child takes."""
-RESULT_TYPES = _by_name(Ready, Working, OrderFailed, OutOfBounds, ImagesChecked, ImagesDecoded, FileMade)
+RESULT_TYPES = _by_name(Ready, Working, OrderFailed, OutOfBounds, ImagesChecked, ImagesDecoded, FileMade, LoraChecked)
 """Tag → class of every frame that it sends."""

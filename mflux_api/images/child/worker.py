@@ -69,7 +69,7 @@ def perform(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]
         ServiceError: it cannot be done.
     """
     # Pillow is imported when the limits are set.
-    from mflux_api.images.child import performing
+    from mflux_api.images.child import lora_header, performing
 
     match order:
         case p.CheckImages():
@@ -82,6 +82,8 @@ def perform(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]
             return performing.compose_extras(order, blobs)
         case p.ConvertImage():
             return performing.convert_image(order, blobs)
+        case p.CheckLora():
+            return lora_header.check_lora(order), ()
         case _:
             raise TypeError(f"no order is called {type(order).__name__}")
 
@@ -92,6 +94,7 @@ def main() -> None:
     memory_bytes, cpu_seconds, wall_seconds = map(int, sys.argv[1:4])
     limits.confine(memory_bytes)
     # Now and not in an order's time.
+    import mflux_api.images.child.lora_header
     import mflux_api.images.child.performing  # noqa: F401
 
     Worker(pipe, cpu_seconds, wall_seconds).serve()
