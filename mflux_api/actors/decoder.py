@@ -113,11 +113,15 @@ class Decoder:
                 nursery.start_soon(_Place(nursery, line, self._options).run)
             status.started()
             while True:
-                message = await self._mailbox.receive()
-                if not line.put(message):
-                    message.reply.fail(
-                        ServerBusy("Too many images wait to be decoded; try again in a moment", {"limit": MAX_WAITING})
-                    )
+                # No name for it here: it would be kept until the next one comes.
+                _enqueue(line, await self._mailbox.receive())
+
+
+def _enqueue(line: WaitingLine, message: m.Decode) -> None:
+    if not line.put(message):
+        message.reply.fail(
+            ServerBusy("Too many images wait to be decoded; try again in a moment", {"limit": MAX_WAITING})
+        )
 
 
 @attrs.define(eq=False)
@@ -140,15 +144,13 @@ class _Place:
 
     async def _serve(self, message: m.Decode) -> None:
         try:
-            decoded = await self._perform(message)
+            outcome = await self._perform(message)
         except trio.Cancelled:
             with trio.CancelScope(shield=True):
                 await self._end_child(force=True)
             raise
         except Abandoned:
             message.reply.abandon()
-        except ServiceError as error:
-            message.reply.fail(error)
         except Exception as defect:
             # After a restart the next order of its kind would meet it again, and in the end take the whole tree along.
             logger.error("decoder: a defect: %s", type(defect).__name__)
@@ -156,10 +158,13 @@ class _Place:
             await self._end_child(force=True)
             message.reply.fail(InternalError("The service failed on this image; the log has the details"))
         else:
-            message.reply.ok(decoded)
+            if isinstance(outcome, ServiceError):
+                message.reply.fail(outcome)
+            else:
+                message.reply.ok(outcome)
         await self._replace_used_up()
 
-    async def _perform(self, message: m.Decode) -> Decoded:
+    async def _perform(self, message: m.Decode) -> Decoded | ServiceError:
         for attempt in range(START_TRIES):
             if attempt:
                 await trio.sleep(RETRY_SECONDS * attempt)
@@ -172,8 +177,9 @@ class _Place:
                 await self._end_child(force=True)
             except ProtocolError as error:
                 logger.debug("decoder: %s", error)
-                raise message.order.refuse(0, "is too large to decode") from None
-        raise InternalError("The image decoder does not start; see the log, or run with --log-level debug")
+                return message.order.refuse(0, "is too large to decode")
+        # Descriptors or memory may be short, which passes.
+        return ServerBusy("The image decoder cannot be started; try again in a moment, or see the log")
 
     async def _living_child(self) -> DecoderChild:
         if self._child is not None and not self._child.alive:

@@ -25,6 +25,7 @@ from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from mflux_api.storage.state_lock import StateLock
+from mflux_api.system.heap import return_large_blocks
 from mflux_api.system.threads import read_in_thread
 
 _HALT_SECONDS = 0.6
@@ -52,6 +53,7 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: the configuration or the state directory cannot be used.
         ServiceFailed: the supervision tree stopped restarting a part of it.
     """
+    return_large_blocks()
     server = {"host": options.host, "port": options.port, "log_level": options.log_level}
     overrides: dict[str, dict[str, Any]] = {"server": server}
     settings = load_settings(options.config, overrides=overrides)

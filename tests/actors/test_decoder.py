@@ -1,7 +1,11 @@
 """The decoder: whatever a stranger's bytes do to a child, it costs their own request alone."""
 
+import gc
+import signal
+import sys
+import weakref
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import attrs
@@ -15,10 +19,10 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.decoder import Decoder, WaitingLine
 from mflux_api.actors.decoding import Decoding
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
-from mflux_api.errors import InternalError, InvalidParameter, ServerBusy, ServiceRestarting
+from mflux_api.errors import InvalidParameter, ServerBusy, ServiceRestarting
 from mflux_api.images.child import client
 from mflux_api.images.child.client import DecoderOptions
-from mflux_api.images.child.protocol import CheckImages
+from mflux_api.images.child.protocol import CheckImages, Working
 from mflux_api.supervisor import Started
 from tests.support.actor_crashes import crash
 from tests.support.decoder_child import SMALL
@@ -104,7 +108,7 @@ async def test_child_that_was_killed_at_rest_costs_no_order() -> None:
 async def test_child_that_does_not_start_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_module, "RETRY_SECONDS", 0.0)
     async with running(DecoderOptions(command=("/bin/false",))) as asker:
-        with pytest.raises(InternalError, match="does not start"):
+        with pytest.raises(ServerBusy, match="cannot be started"):
             await asker.check("one")
 
 
@@ -138,6 +142,30 @@ async def test_keys_and_tokens_are_not_in_a_childs_environment(monkeypatch: pyte
     names = caught.value.message.split("; ")
     assert not set(secrets) & set(names)
     assert {"PATH", "TOKENIZERS_PARALLELISM"} <= set(names)
+
+
+class Text(str):
+    """A text that can be watched."""
+
+    __slots__ = ("__weakref__",)
+
+
+async def test_image_that_was_refused_is_not_kept_until_the_next_collection() -> None:
+    """Eight clients with images of some megabytes each made the server keep 300 MB."""
+    async with running() as asker:
+        for deed in ("raise", "crash"):
+            text = Text(deed)
+            watched = weakref.ref(text)
+            gc.disable()
+            try:
+                # Not by pytest.raises, which keeps the exception and with it all frames.
+                with suppress(InvalidParameter):
+                    await asker.check(text)
+                del text
+                await wait_all_tasks_blocked()
+                assert watched() is None, deed
+            finally:
+                gc.enable()
 
 
 # --- the line ---
@@ -189,3 +217,34 @@ async def test_asker_of_a_decoder_that_ended_is_told() -> None:
         await Decoding(Address(mailbox, sender=m.SCHEDULER, asks=m.ASK_GRAPH).ask, urgent=True).check_images(
             ["a"], caller=""
         )
+
+
+# --- the child alone ---
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the alarm of its wall time ends it")
+async def test_child_at_work_ends_with_its_parent() -> None:
+    """A codec may hold the interpreter for ever: no thread of the child could see that the pipe is closed."""
+    options = attrs.evolve(SMALL, cpu_seconds=600, wall_seconds=600)
+    with trio.fail_after(DEADLINE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            child = await client.DecoderChild.start(nursery, options)
+            await child.send(CheckImages(), ["spin"])
+            assert isinstance((await child.receive_within(DEADLINE_SECONDS))[0], Working)
+            # As the end of its parent does.
+            await child._stdin.aclose()
+            await child._process.wait()
+            await child.aclose(force=True)
+    assert child._process.returncode == -signal.SIGIO
+
+
+async def test_system_itself_ends_a_child_that_takes_too_long() -> None:
+    """Also where the parent does not look: it may be stopped."""
+    options = attrs.evolve(SMALL, cpu_seconds=600, wall_seconds=1)
+    with trio.fail_after(DEADLINE_SECONDS):
+        async with trio.open_nursery() as nursery:
+            child = await client.DecoderChild.start(nursery, options)
+            await child.send(CheckImages(), ["hang"])
+            await child._process.wait()
+            await child.aclose(force=True)
+    assert child._process.returncode == -signal.SIGALRM

@@ -10,7 +10,7 @@ import attrs
 import psutil
 import trio
 
-from mflux_api.errors import by_code
+from mflux_api.errors import ServiceError, by_code
 from mflux_api.images.child import protocol as p
 from mflux_api.ipc.child_process import Blob, ChildDied, ChildProcess
 from mflux_api.machine import total_bytes
@@ -139,8 +139,10 @@ class DecoderChild(ChildProcess):
         except psutil.Error:
             return 0
 
-    async def perform(self, order: p.Order, blobs: Sequence[Blob], wanted: Callable[[], bool]) -> Decoded:
-        """Have an order done. After any error but the child's own answer the child is of no more use.
+    async def perform(
+        self, order: p.Order, blobs: Sequence[Blob], wanted: Callable[[], bool]
+    ) -> Decoded | ServiceError:
+        """Have an order done, or learn why it cannot be: an error that was raised would hold its blobs for a while.
 
         Args:
             order: what to do.
@@ -148,7 +150,6 @@ class DecoderChild(ChildProcess):
             wanted: whether the asker still waits.
 
         Raises:
-            ServiceError: it cannot be done, or takes more than it may.
             Abandoned: the asker is gone.
             ChildDied: the child was gone before it began.
             ProtocolError: the order cannot be sent.
@@ -169,25 +170,32 @@ class DecoderChild(ChildProcess):
                     self._process.kill()
                     return
 
-        try:
-            async with unwrapped_nursery() as nursery:
-                nursery.start_soon(watch)
-                await self.send(order, blobs)
-                decoded = await self._follow(order, usage)
-                nursery.cancel_scope.cancel()
-        except ChildDied:
-            self._gone = True
-            if abandoned:
-                raise Abandoned from None
-            if problem is None and not usage.began:
-                raise
-            if self._process.returncode in (-signal.SIGXCPU, -signal.SIGALRM):
-                problem = TOO_LONG
-            # Else by itself, in a codec.
-            raise order.refuse(usage.index, problem or "cannot be decoded") from None
-        return decoded
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(watch)
+            # Nothing is raised through the nursery: an exception and its group hold each other.
+            outcome = await self._outcome(order, blobs, usage)
+            nursery.cancel_scope.cancel()
+        if not isinstance(outcome, str):
+            return outcome
+        self._gone = True
+        if abandoned:
+            raise Abandoned
+        if problem is None and not usage.began:
+            raise ChildDied(outcome)
+        if self._process.returncode in (-signal.SIGXCPU, -signal.SIGALRM):
+            problem = TOO_LONG
+        # Else by itself, in a codec.
+        return order.refuse(usage.index, problem or "cannot be decoded")
 
-    async def _follow(self, order: p.Order, usage: _Usage) -> Decoded:
+    async def _outcome(self, order: p.Order, blobs: Sequence[Blob], usage: _Usage) -> Decoded | ServiceError | str:
+        """Return what the child answers; how it ended, if it did."""
+        try:
+            await self.send(order, blobs)
+            return await self._follow(order, usage)
+        except ChildDied as died:
+            return died.reason
+
+    async def _follow(self, order: p.Order, usage: _Usage) -> Decoded | ServiceError:
         while True:
             # Silence is bounded by the watch.
             frame, blobs = await self.receive_within(math.inf)
@@ -195,9 +203,9 @@ class DecoderChild(ChildProcess):
                 case p.Working(index=index):
                     usage.begin(index)
                 case p.OrderFailed():
-                    raise by_code(frame.code)(frame.message, frame.details)
+                    return by_code(frame.code)(frame.message, frame.details)
                 case p.OutOfBounds():
-                    raise order.refuse(frame.index, frame.problem)
+                    return order.refuse(frame.index, frame.problem)
                 case p.Ready():
                     raise ChildDied("it sent a second handshake")
                 case result:

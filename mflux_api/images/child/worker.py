@@ -13,6 +13,7 @@ from mflux_api.errors import ServiceError
 from mflux_api.images.child import limits
 from mflux_api.images.child import protocol as p
 from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
+from mflux_api.system.heap import return_large_blocks
 
 Done = tuple[p.Result, Sequence[bytes]]
 
@@ -93,6 +94,7 @@ def main() -> None:
     pipe = take_standard_streams(p.ORDER_TYPES)
     memory_bytes, cpu_seconds, wall_seconds = map(int, sys.argv[1:4])
     limits.confine(memory_bytes)
+    return_large_blocks()
     # Now and not in an order's time.
     import mflux_api.images.child.lora_header
     import mflux_api.images.child.performing  # noqa: F401
