@@ -89,6 +89,14 @@ def perform(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]
             raise TypeError(f"no order is called {type(order).__name__}")
 
 
+def _silence_libraries() -> None:
+    """Let what codecs print go nowhere: libtiff has a line for each strip. What Python prints still goes out."""
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    os.close(nothing)
+
+
 def main() -> None:
     """Set up the pipe and the limits before anything reads a byte, then import the decoders, then serve."""
     pipe = take_standard_streams(p.ORDER_TYPES)
@@ -99,6 +107,7 @@ def main() -> None:
     import mflux_api.images.child.lora_header
     import mflux_api.images.child.performing  # noqa: F401
 
+    _silence_libraries()
     Worker(pipe, cpu_seconds, wall_seconds).serve()
     os._exit(0)
 
