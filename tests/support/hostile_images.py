@@ -69,6 +69,12 @@ def tile_bomb() -> bytes:
     return b"II*\0" + struct.pack("<I", 72) + bytes(64) + struct.pack("<H", len(fields)) + table + bytes(4)
 
 
+def packed_bmp(runs: int) -> bytes:
+    """A BMP file of runs of one pixel each."""
+    head = struct.pack("<IiiHHIIiiII", 40, 8000, 3900, 1, 8, 1, 2 * runs, 0, 0, 256, 0) + bytes(1024)
+    return b"BM" + struct.pack("<IHHI", 14 + len(head) + 2 * runs, 0, 0, 14 + len(head)) + head + b"\1\1" * runs
+
+
 def webp(chunks: int) -> bytes:
     data = saved(Image.new("RGB", (64, 64)), "WEBP", lossless=True)
     body = data[8:] + b"JUNK\0\0\0\0" * chunks
@@ -88,6 +94,7 @@ REFUSED: Mapping[str, Callable[[], bytes]] = {
     "tiff of entries of millions of numbers": lambda: tiff(100, 2_000_000, 3),
     "tiff of the same bytes a hundred times": lambda: tiff(400, 1_000_000, 1),
     "tiff of one enormous tile": tile_bomb,
+    "bmp of ten million runs": lambda: packed_bmp(10_000_000),
     "webp of a million chunks": lambda: webp(1_000_000),
 }
 """What no program writes."""

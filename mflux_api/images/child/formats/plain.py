@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from mflux_api.images.child.formats.bmp import plain_bmp
 from mflux_api.images.child.formats.gif import plain_gif
 from mflux_api.images.child.formats.jpeg import plain_jpeg
 from mflux_api.images.child.formats.png import plain_png
@@ -45,7 +46,7 @@ _FORMATS: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes], bytes]], .
     ("WEBP", _is_webp, plain_webp),
     ("GIF", _begins(b"GIF87a", b"GIF89a"), plain_gif),
     ("TIFF", _begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), plain_tiff),
-    # Bounded by their pixels, which are known before the first is decoded, and by the limits of the process.
-    ("BMP", _begins(b"BM"), _as_it_is),
+    ("BMP", _begins(b"BM"), plain_bmp),
+    # Bounded by its pixels, which are known before the first is decoded, and by the limits of the process.
     ("AVIF", _is_avif, _as_it_is),
 )
