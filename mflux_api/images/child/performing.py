@@ -88,7 +88,8 @@ def compose_extras(order: p.ComposeExtras, blobs: Sequence[bytes]) -> tuple[p.Fi
             decoded = decoded or decode_image(data, order.first, order.field, reference=False)
             layers.append(extras.resize(decoded, layer, order.scaled, order.wanted))
     image = extras.merge(layers, order.visibility)
-    png = encode_png(image.tobytes(), *image.size, parameters=infotext_of(data), postprocessing=order.done)
+    parameters, done = (infotext_of(data), order.done) if order.metadata else ("", "")
+    png = encode_png(image.tobytes(), *image.size, parameters=parameters, postprocessing=done)
     return p.FileMade(), p.pieces(b2a_base64(png, newline=False))
 
 
@@ -102,8 +103,9 @@ def convert_image(order: p.ConvertImage, pieces: Sequence[bytes]) -> tuple[p.Fil
     try:
         with Image.open(BytesIO(plain_png(data)), formats=("PNG",)) as image:
             exif = Image.Exif()
-            # 0x8769: the Exif IFD; 0x9286: UserComment, whose first 8 bytes name its encoding.
-            exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + read_text(data, "parameters").encode("utf-16-be")
+            if said := read_text(data, "parameters"):
+                # 0x8769: the Exif IFD; 0x9286: UserComment, whose first 8 bytes name its encoding.
+                exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + said.encode("utf-16-be")
             image.convert("RGB").save(buffer, order.target.upper(), quality=_LOSSY_QUALITY, exif=exif)
     except (Refused, OSError, SyntaxError, ValueError):
         # Pillow's words for a damaged file.

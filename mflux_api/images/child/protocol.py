@@ -90,6 +90,8 @@ class ComposeExtras(_ImagesOrder):
     """How much of a second layer is blended into the first."""
     done: str
     """What is done, for the text in the file."""
+    metadata: bool = True
+    """Whether the file says so, and keeps what its source said."""
 
 
 @attrs.frozen(kw_only=True)

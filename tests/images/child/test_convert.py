@@ -22,6 +22,15 @@ async def test_other_formats_keep_size_and_infotext(target: Literal["jpeg", "web
         assert comment.removeprefix(b"UNICODE\0").decode("utf-16-be") == "Grüße"
 
 
+@pytest.mark.parametrize("target", ["jpeg", "webp"])
+async def test_image_that_says_nothing_about_itself_says_nothing_in_other_formats(
+    target: Literal["jpeg", "webp"],
+) -> None:
+    data = await LOCAL.convert_image(encode_png(PIXELS, 32, 32, parameters=""), target)
+    with Image.open(BytesIO(data)) as image:
+        assert 0x8769 not in image.getexif()
+
+
 @pytest.mark.parametrize("cut", [0, 20, 60, -60])
 async def test_damaged_file_is_said_to_be_damaged(cut: int) -> None:
     with pytest.raises(InternalError, match="cannot be read") as caught:

@@ -4,6 +4,7 @@ import base64
 from io import BytesIO
 from typing import Any
 
+import attrs
 import pytest
 from PIL import Image
 
@@ -56,3 +57,6 @@ async def test_prompt_and_seed_of_the_source_stay_in_the_file() -> None:
     info = Image.open(BytesIO(base64.b64decode(made))).info
     assert info["parameters"] == "a red house\nSteps: 4, Seed: 7"
     assert info["postprocessing"] == "Postprocess upscale by: 2"
+    silent = attrs.evolve(order, metadata=False)
+    made = await LOCAL.compose_extras(silent, base64.b64encode(given).decode(), [], "")
+    assert Image.open(BytesIO(base64.b64decode(made))).info == {}
