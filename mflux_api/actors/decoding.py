@@ -128,6 +128,9 @@ class Decoding:
     async def _do(
         self, order: p.Order, blobs: Sequence[Blob], kind: type[R], caller: str
     ) -> tuple[R, tuple[bytes, ...]]:
+        for index, blob in enumerate(blobs):
+            if isinstance(blob, str) and not blob.isascii():
+                raise order.refuse(index, "is not base64")
         decoded = await self._ask(Decode(order=order, blobs=tuple(blobs), caller=caller, urgent=self._urgent))
         if not isinstance(decoded.result, kind):
             raise TypeError(f"the decoder answered a {type(order).__name__} with a {type(decoded.result).__name__}")

@@ -23,6 +23,7 @@ from mflux_api.errors import InvalidParameter, ServerBusy, ServiceRestarting
 from mflux_api.images.child import client
 from mflux_api.images.child.client import DecoderOptions
 from mflux_api.images.child.protocol import CheckImages, Working
+from mflux_api.ipc.frames import MAX_BLOB
 from mflux_api.supervisor import Started
 from tests.support.actor_crashes import crash
 from tests.support.decoder_child import SMALL
@@ -142,6 +143,13 @@ async def test_keys_and_tokens_are_not_in_a_childs_environment(monkeypatch: pyte
     names = caught.value.message.split("; ")
     assert not set(secrets) & set(names)
     assert {"PATH", "TOKENIZERS_PARALLELISM"} <= set(names)
+
+
+async def test_text_that_no_frame_can_hold_is_one_clear_error() -> None:
+    async with running() as asker:
+        for text, problem in (("ä", "image 1 is not base64"), ("a" * (MAX_BLOB + 1), "image 1 is too large to decode")):
+            with pytest.raises(InvalidParameter, match=problem):
+                await asker.check(text)
 
 
 class Text(str):

@@ -155,7 +155,10 @@ class DecoderChild(ChildProcess):
             ProtocolError: the order cannot be sent.
         """
         self.orders += 1
-        usage = _Usage(psutil.Process(self.pid), self._options)
+        try:
+            usage = _Usage(psutil.Process(self.pid), self._options)
+        except psutil.Error:
+            raise ChildDied("it is gone") from None
         problem: str | None = None
         abandoned = False
 
