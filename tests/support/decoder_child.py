@@ -12,7 +12,7 @@ from mflux_api.images.child import worker
 from mflux_api.images.child.client import DecoderOptions
 
 SMALL = DecoderOptions(
-    command=(sys.executable, str(Path(__file__).resolve())), cpu_seconds=1, wall_seconds=1, memory_bytes=160 * 2**20
+    command=(sys.executable, str(Path(__file__).resolve())), cpu_seconds=1, wall_seconds=2, memory_bytes=160 * 2**20
 )
 """Limits that a test reaches soon."""
 
@@ -27,9 +27,9 @@ def act(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]) ->
             case "hang":
                 threading.Event().wait()
             case "grow":
-                held = bytearray()
+                held = list[bytes]()
                 while True:
-                    held += bytes(2**20)
+                    held.append(b"x" * 2**25)
             case "crash":
                 os.abort()
             case "raise":

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-ADDRESS_SPACE_FACTOR = 3
-"""Address space for each byte of memory that may be in use: stacks and arenas of threads are reserved, not used."""
+_RESERVED_BYTES = 512 * 2**20
+"""Address space beyond the memory that may be in use: libraries, and stacks of threads, are reserved and not used."""
 _DESCRIPTORS = 64
 
 
@@ -19,7 +19,7 @@ def confine(memory_bytes: int) -> None:
     _lower(resource.RLIMIT_CORE, 0)
     if sys.platform != "darwin":
         # macOS takes the limit and does not keep it.
-        _lower(resource.RLIMIT_AS, memory_bytes * ADDRESS_SPACE_FACTOR)
+        _lower(resource.RLIMIT_AS, memory_bytes + _RESERVED_BYTES)
 
 
 def bound_next(cpu_seconds: int, wall_seconds: int) -> None:

@@ -54,6 +54,8 @@ def prepare_references(
         references.append(as_reference(image))
         if index == 0 and order.start is not None:
             start.append(as_start(image, *order.start))
+        # Not beside the next one.
+        del image
     made = references + start
     return p.ImagesDecoded(sizes=tuple(image.size for image in made)), tuple(image.rgb for image in made)
 
