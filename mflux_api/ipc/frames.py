@@ -38,16 +38,19 @@ def encode(frame: Any, blobs: Sequence[bytes] = ()) -> bytes:
     """Return a frame as bytes.
 
     Raises:
-        ProtocolError: it is larger than the receiver would take, or holds what MessagePack cannot say.
+        ProtocolError: it is larger than the receiver would take, or holds what MessagePack cannot say or the
+            receiver would refuse.
     """
     lengths = [len(blob) for blob in blobs]
     try:
         header = msgspec.msgpack.encode([type(frame).__name__, attrs.asdict(frame, recurse=False), lengths])
-    except (UnicodeEncodeError, OverflowError) as error:
-        # A lone surrogate in a prompt, a number beyond 64 bits.
+        if len(header) > MAX_HEADER or len(blobs) > MAX_BLOBS or any(length > MAX_BLOB for length in lengths):
+            raise ProtocolError(f"a {type(frame).__name__} frame is too large")
+        # A frame that the receiver refused would cost the child that sent it, or got it; here it costs one request.
+        _decode(header, {type(frame).__name__: type(frame)})
+    except (UnicodeEncodeError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        # A lone surrogate in a prompt, a number beyond 64 bits or out of its field's limits, an object of a library.
         raise ProtocolError(f"a {type(frame).__name__} frame cannot be encoded ({type(error).__name__})") from None
-    if len(header) > MAX_HEADER or len(blobs) > MAX_BLOBS or any(length > MAX_BLOB for length in lengths):
-        raise ProtocolError(f"a {type(frame).__name__} frame is too large")
     return b"".join((_LENGTH.pack(len(header)), header, *blobs))
 
 
@@ -74,13 +77,17 @@ def decode_header(data: bytes, types: Mapping[str, type[Any]]) -> Header:
         ProtocolError: it is not one of ours.
     """
     try:
-        tag, body, lengths = msgspec.msgpack.decode(data, type=tuple[str, dict[str, Any], tuple[int, ...]])
-        if tag not in types:
-            raise ProtocolError("a frame with an unknown tag")
-        frame = msgspec.convert(body, types[tag])
+        frame, lengths = _decode(data, types)
     except (msgspec.DecodeError, ValueError, OverflowError, RecursionError):
         # Not all that msgspec raises is its own: text that is not UTF-8 is a UnicodeDecodeError.
         raise ProtocolError("a frame that cannot be decoded") from None
     if len(lengths) > MAX_BLOBS or not all(0 <= length <= MAX_BLOB for length in lengths):
         raise ProtocolError("a frame with blobs out of bounds")
     return Header(frame, lengths)
+
+
+def _decode(data: bytes, types: Mapping[str, type[Any]]) -> tuple[Any, tuple[int, ...]]:
+    tag, body, lengths = msgspec.msgpack.decode(data, type=tuple[str, dict[str, Any], tuple[int, ...]])
+    if tag not in types:
+        raise ProtocolError("a frame with an unknown tag")
+    return msgspec.convert(body, types[tag]), lengths
