@@ -232,6 +232,15 @@ class StillRunning:
 
 
 @attrs.frozen(kw_only=True)
+class ReadingLora:
+    """The run reads one of its LoRAs; if the engine dies now, that is the file's doing."""
+
+    run_id: int
+    index: Natural | None
+    """Its place in ``lora_paths``; ``None`` when all are read."""
+
+
+@attrs.frozen(kw_only=True)
 class PreviewMade:
     """What an image is coming to; its one blob is a small JPEG file."""
 
@@ -292,6 +301,7 @@ Event = (
     | StageChanged
     | StepDone
     | StillRunning
+    | ReadingLora
     | PreviewMade
     | ImageDone
     | RunDone
@@ -330,6 +340,7 @@ _TYPES: tuple[type[Any], ...] = (
     StageChanged,
     StepDone,
     StillRunning,
+    ReadingLora,
     PreviewMade,
     ImageDone,
     RunDone,

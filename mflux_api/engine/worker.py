@@ -121,7 +121,7 @@ class Worker:
             components = load_quantized(
                 folder, command.bits, entry, component_offload=offload, warn=warn, report=report
             )
-        return Pipeline(components, self._device)
+        return Pipeline(components, self._device, reading_lora=self._reporter.reading_lora)
 
     def _unload(self, model: str) -> None:
         from mflux_api.engine import device as memory

@@ -12,6 +12,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.generator.options import GeneratorOptions
+from mflux_api.actors.generator.quarantine import ModelFiles, Suspect
 from mflux_api.actors.generator.run_commands import run_command
 from mflux_api.actors.generator.run_frames import RunFrames
 from mflux_api.engine import protocol as p
@@ -20,6 +21,7 @@ from mflux_api.errors import GenerationFailed, ServiceError, by_code
 from mflux_api.ipc.child_process import SILENCE_GRACE_SECONDS
 from mflux_api.ipc.frames import ProtocolError
 from mflux_api.jobs.job import Timings
+from mflux_api.storage.loras import LoraFile
 from mflux_api.system.nurseries import unwrapped_nursery
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,9 @@ class Executor:
         self._options = options
         self._disk = disk
         self._step_done = step_done
+        self._loras: tuple[LoraFile, ...] = ()
+        self.suspect: Suspect | None = None
+        """What the child is reading, and would die over."""
 
     async def execute(self, work: Work, stop: trio.Event) -> None:
         """Do it, and answer; once ``stop`` is set the child is told to stop, and has its grace.
@@ -70,6 +75,7 @@ class Executor:
         Raises:
             EngineDied: the child died, hung or broke the protocol; :class:`EngineStopped` when it ignored the stop.
         """
+        self._loras, self.suspect = (), None
         try:
             match work:
                 case m.LoadModel():
@@ -85,7 +91,22 @@ class Executor:
             logger.warning("a request cannot be passed to the engine: %s", error)
             work.reply.fail(GenerationFailed("The request cannot be passed to the engine; check its text"))
 
+    def note(self, event: p.Event) -> None:
+        """Look at a frame as it arrives: after a death those that lie in the channel are not read any more."""
+        if isinstance(event, p.ReadingLora):
+            read = event.index is None
+            for file in self._loras if read else ():
+                self._options.quarantine.note_success(file)
+            known = event.index is not None and event.index < len(self._loras)
+            self.suspect = self._loras[event.index] if known and event.index is not None else None
+
     async def _load(self, work: m.LoadModel, stop: trio.Event) -> None:
+        files = ModelFiles(self._id, work.command.model, work.command.path, work.command.bits)
+        refused = self._options.quarantine.model_error(files)
+        if refused is not None:
+            work.reply.fail(refused)
+            return
+        self.suspect = files
         await self._engine.send(work.command)
         async with unwrapped_nursery() as nursery:
             nursery.start_soon(self._stop_when_told, p.CancelLoad(), stop, nursery)
@@ -101,6 +122,8 @@ class Executor:
                 case p.LoadProgress() as progress:
                     work.tell(progress)
                 case p.Loaded() as loaded:
+                    if self.suspect is not None:
+                        self._options.quarantine.note_success(self.suspect)
                     work.reply.ok(
                         m.Resident(
                             engine=self._id,
@@ -128,10 +151,16 @@ class Executor:
             work.reply.fail(m.StaleLease())
             return
         try:
-            lora_paths = await self._disk.locate_loras(work.request.lora_files)
+            self._loras = await self._disk.locate_loras(work.request.lora_files)
         except ServiceError as error:
             work.reply.fail(error)
             return
+        for file in self._loras:
+            refused = self._options.quarantine.lora_error(file)
+            if refused is not None:
+                work.reply.fail(refused)
+                return
+        lora_paths = [file.path for file in self._loras]
         command, images = run_command(work, lora_paths=lora_paths, previews=self._options.previews)
         await self._engine.send(command, [image.rgb for image in images])
         with work.events:
@@ -172,6 +201,8 @@ class Executor:
                 # It may be lost, and must not take the room of what may not.
                 if work.events.statistics().current_buffer_used < p.LOSSY_EVENTS:
                     _pass_on(work, received)
+            case p.ReadingLora():
+                logger.debug("run %d reads its LoRAs", work.run_id)
             case p.StillRunning():
                 logger.debug("run %d goes on", work.run_id)
             case p.RunDone() as done:

@@ -21,7 +21,14 @@ from mlx import nn
 
 from mflux_api.engine.lora.adapter_files import Factors, Kronecker, LoraError, LowRank, blaming, read_adapter
 
-__all__ = ["Adapted", "Lora", "LoraError", "LoraStack"]
+__all__ = ["Adapted", "Lora", "LoraError", "LoraStack", "ReadingLora", "no_reading"]
+
+ReadingLora = Callable[[int | None], None]
+"""Told which of a pass's LoRAs is read now, by its place; ``None`` when all are."""
+
+
+def no_reading(index: int | None) -> None:
+    """Tell no one."""
 
 
 @attrs.frozen
@@ -47,9 +54,7 @@ class _Place:
 class LoraStack:
     """Adapters read and checked against one transformer, ready to be put on it."""
 
-    def __init__(
-        self, transformer: Any, loras: Sequence[Lora], reading: Callable[[int | None], None] = lambda index: None
-    ) -> None:
+    def __init__(self, transformer: Any, loras: Sequence[Lora], reading: ReadingLora = no_reading) -> None:
         """Read the files; the transformer is not changed.
 
         Args:
@@ -111,7 +116,7 @@ class Adapted:
         transformer: Any,
         loras: Sequence[Lora],
         function: Callable[..., mx.array],
-        reading: Callable[[int | None], None] = lambda index: None,
+        reading: ReadingLora = no_reading,
     ) -> None:
         """Read and check the adapters.
 
