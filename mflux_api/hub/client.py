@@ -30,6 +30,7 @@ class DownloadOptions:
 
 class _DownloadChild(ChildProcess):
     kind = "download"
+    inherits = frozenset({"HF_TOKEN", "HF_TOKEN_PATH", "HUGGING_FACE_HUB_TOKEN"})
     types = DOWNLOAD_TYPES
 
 

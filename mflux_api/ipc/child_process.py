@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,12 @@ from mflux_api.ipc.printable import printable
 logger = logging.getLogger(__name__)
 
 READ_SIZE = 1 << 20
+
+_SECRETS = re.compile(
+    r"(?:^|_)(?:API_?KEYS?|KEY|TOKENS?|SECRETS?|PASSWORDS?|PASSWD|CREDENTIALS?)(?:_|$)", re.IGNORECASE
+)
+"""Names of environment variables whose values are for this process alone."""
+
 _SHUTDOWN_SECONDS = 0.4
 """How long a child has after it was told to leave, and again after SIGTERM. It has nothing to save."""
 
@@ -47,6 +54,8 @@ class ChildProcess:
     """Tag → class of every frame that the child may send."""
     died: type[ChildDied] = ChildDied
     """The error when the child is gone."""
+    inherits: frozenset[str] = frozenset()
+    """Environment variables that hold a secret which the child needs."""
 
     def __init__(self, process: trio.Process) -> None:
         if process.stdin is None or process.stdout is None or process.stderr is None:
@@ -73,7 +82,7 @@ class ChildProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 process_group=0,
-                env=_environment(),
+                env=_environment(cls.inherits),
             )
         except OSError as error:
             raise cls.died(f"it cannot be started ({error.strerror or type(error).__name__})") from None
@@ -209,8 +218,9 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _environment() -> dict[str, str]:
-    """Return the child's environment: it finds this very package, also in an uninstalled checkout."""
+def _environment(inherits: frozenset[str]) -> dict[str, str]:
+    """Return the child's environment: it finds this very package, also in an uninstalled checkout, and no secrets."""
     parent = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": parent if not path else f"{parent}{os.pathsep}{path}"}
+    kept = {name: value for name, value in os.environ.items() if name in inherits or not _SECRETS.search(name)}
+    return kept | {"PYTHONPATH": parent if not path else f"{parent}{os.pathsep}{path}"}
