@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from mflux_api.catalog.lora_rules import MAX_TENSORS, LoraRuleError, header_bytes, read_header
+from mflux_api.catalog.safetensors_rules import LORA, SafetensorsRuleError, header_bytes, read_header
 from mflux_api.engine.lora.adapter_files import read_adapter
 from mflux_api.engine.lora.applying import Lora, LoraError, LoraStack
 from mflux_api.engine.lora.lora_file import LoraFile
@@ -150,7 +150,7 @@ def test_rank_larger_than_the_layer_is_computed(tiny: Components, tmp_path: Path
 
 def test_names_and_tensors_up_to_the_limits_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
-    others = {f"{number:0{MAX_NAME}}": (1,) for number in range(MAX_TENSORS - 2)}
+    others = {f"{number:0{MAX_NAME}}": (1,) for number in range(LORA.tensors - 2)}
     path.write_bytes(tensors(pair() | others))
     assert list(read_adapter(path)) == ["transformer_blocks.0.attn.to_q"]
 
@@ -242,7 +242,7 @@ def accepted(path: Path) -> bool:
     try:
         length = header_bytes(data[:8], len(data))
         read_header(data[8 : 8 + length], len(data))
-    except LoraRuleError:
+    except SafetensorsRuleError:
         return False
     return True
 

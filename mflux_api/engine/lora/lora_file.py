@@ -5,16 +5,24 @@ meanwhile is an error, and never a SIGBUS or another file's bytes.
 """
 
 import os
-import stat
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
 import mlx.core as mx
 import numpy as np
 
-from mflux_api.catalog.lora_rules import PREFIX_BYTES, LoraHeader, LoraRuleError, TensorPlace, header_bytes, read_header
+from mflux_api.catalog.safetensors_rules import (
+    PREFIX_BYTES,
+    Header,
+    SafetensorsRuleError,
+    TensorPlace,
+    header_bytes,
+    read_header,
+)
 from mflux_api.ipc.printable import printable, sentence
+from mflux_api.system.regular_files import NotRegularFile, open_regular
 
 _NUMPY: Mapping[str, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
 _CHUNK = 1 << 28
@@ -35,24 +43,22 @@ class LoraFile:
         """Open the file and read its header.
 
         Raises:
-            LoraError: it is missing, not a file, or breaks a rule of :mod:`mflux_api.catalog.lora_rules`.
+            LoraError: it is missing, not a file, or breaks a rule of :mod:`mflux_api.catalog.safetensors_rules`.
         """
         self.name = printable(path.name, 80)
-        try:
-            # A pipe without a writer would keep a plain open waiting for ever.
-            self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise LoraError(f"The LoRA {self.name} does not exist.") from None
-        except (OSError, ValueError):
-            raise LoraError(f"The LoRA {self.name} cannot be opened: check its permissions.") from None
-        try:
+        with ExitStack() as stack:
+            try:
+                file = stack.enter_context(open_regular(path))
+            except FileNotFoundError:
+                raise LoraError(f"The LoRA {self.name} does not exist.") from None
+            except NotRegularFile:
+                raise LoraError(f"The LoRA {self.name} is not a file.") from None
+            except OSError:
+                raise LoraError(f"The LoRA {self.name} cannot be opened: check its permissions.") from None
+            self._descriptor = file.fileno()
             self._status = os.fstat(self._descriptor)
-            if not stat.S_ISREG(self._status.st_mode):
-                raise LoraError(f"The LoRA {self.name} is not a file.")
             self._header = self._read_header()
-        except BaseException:
-            os.close(self._descriptor)
-            raise
+            self._open = stack.pop_all()
 
     def __enter__(self) -> "LoraFile":
         return self
@@ -60,7 +66,7 @@ class LoraFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        os.close(self._descriptor)
+        self._open.close()
 
     @property
     def tensors(self) -> Mapping[str, TensorPlace]:
@@ -94,12 +100,12 @@ class LoraFile:
         if (now.st_size, now.st_mtime_ns) != (self._status.st_size, self._status.st_mtime_ns):
             raise self._changed()
 
-    def _read_header(self) -> LoraHeader:
+    def _read_header(self) -> Header:
         size = self._status.st_size
         try:
             length = header_bytes(self._bytes(0, min(PREFIX_BYTES, size)), size)
             return read_header(self._bytes(PREFIX_BYTES, length), size)
-        except LoraRuleError as error:
+        except SafetensorsRuleError as error:
             raise LoraError(f"The LoRA {self.name} cannot be used: {error}.") from None
 
     def _bytes(self, offset: int, count: int) -> bytearray:
