@@ -45,6 +45,7 @@ from mflux_api.engine.protocol import (
     Unloaded,
     UnloadModel,
 )
+from mflux_api.ipc import frames
 from mflux_api.jobs.schedule import steps_to_run
 
 PREVIEW = b"\xff\xd8 what every scripted engine's preview is"
@@ -180,6 +181,8 @@ class ScriptedEngine:
         )
 
     async def send(self, command: Command, blobs: Sequence[bytes] = ()) -> None:
+        # As the real one does: what cannot be put into a frame is not sent.
+        frames.encode(command, blobs)
         await trio.lowlevel.checkpoint()
         if self._death is not None:
             raise EngineDied(self._death)

@@ -89,7 +89,9 @@ class Executor:
         except ProtocolError as error:
             # Nothing was sent: it is this request that cannot be said, and the engine is as good as before.
             logger.warning("a request cannot be passed to the engine: %s", error)
-            work.reply.fail(GenerationFailed("The request cannot be passed to the engine; check its text"))
+            work.reply.fail(
+                GenerationFailed("The request cannot be passed to the engine; shorten its text, or use a smaller image")
+            )
 
     def note(self, event: p.Event) -> None:
         """Look at a frame as it arrives: after a death those that lie in the channel are not read any more."""
