@@ -41,17 +41,30 @@ def encode(frame: Any, blobs: Sequence[bytes] = ()) -> bytes:
         ProtocolError: it is larger than the receiver would take, or holds what MessagePack cannot say or the
             receiver would refuse.
     """
-    lengths = [len(blob) for blob in blobs]
+    return b"".join((encode_head(frame, [len(blob) for blob in blobs]), *blobs))
+
+
+def encode_head(frame: Any, lengths: Sequence[int]) -> bytes:
+    """Return what of a frame stands before its blobs.
+
+    Args:
+        frame: an attrs object.
+        lengths: how long each of its blobs is.
+
+    Raises:
+        ProtocolError: it is larger than the receiver would take, or holds what MessagePack cannot say or the
+            receiver would refuse.
+    """
     try:
-        header = msgspec.msgpack.encode([type(frame).__name__, attrs.asdict(frame, recurse=False), lengths])
-        if len(header) > MAX_HEADER or len(blobs) > MAX_BLOBS or any(length > MAX_BLOB for length in lengths):
+        header = msgspec.msgpack.encode([type(frame).__name__, attrs.asdict(frame, recurse=False), list(lengths)])
+        if len(header) > MAX_HEADER or len(lengths) > MAX_BLOBS or any(length > MAX_BLOB for length in lengths):
             raise ProtocolError(f"a {type(frame).__name__} frame is too large")
         # A frame that the receiver refused would cost the child that sent it, or got it; here it costs one request.
         _decode(header, {type(frame).__name__: type(frame)})
     except (UnicodeEncodeError, OverflowError, RecursionError, TypeError, ValueError) as error:
         # A lone surrogate in a prompt, a number beyond 64 bits or out of its field's limits, an object of a library.
         raise ProtocolError(f"a {type(frame).__name__} frame cannot be encoded ({type(error).__name__})") from None
-    return b"".join((_LENGTH.pack(len(header)), header, *blobs))
+    return _LENGTH.pack(len(header)) + header
 
 
 def header_length(prefix: bytes) -> int:
