@@ -6,15 +6,18 @@ from pathlib import Path
 import attrs
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.generator.options import GeneratorOptions
+from mflux_api.actors.generator.quarantine import Quarantine
 from mflux_api.engine import protocol as p
+from mflux_api.errors import GenerationFailed
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service
-from tests.support.harness import condition_of, ended, gateway, request, run_inline, service_of
-from tests.support.scripted_engine import Crash, Script
+from tests.support.harness import condition_of, ended, gateway, generator, request, run_inline, service_of
+from tests.support.scripted_engine import Crash, Fail, Script
 
 POISON = "poison.safetensors"
 SOUND = "sound.safetensors"
@@ -150,6 +153,22 @@ async def test_model_that_killed_the_engine_is_tried_again_after_a_while(
         script.deadly = lambda command: False
         for _ in range(2):
             assert (await end_of(service, request())).status is Status.COMPLETED
+
+
+@pytest.mark.parametrize("failing", ["load", "encoding"])
+async def test_death_without_work_is_not_blamed_on_what_was_read_before(
+    autojump_clock: MockClock, failing: str
+) -> None:
+    quarantine = Quarantine()
+    script = Script(at={failing: Fail(times=1)})
+    async with generator(script, GeneratorOptions(quarantine=quarantine)) as bench:
+        with pytest.raises(GenerationFailed):
+            await bench.generate()
+        script.current.die()
+        await wait_all_tasks_blocked()
+        await bench.up()
+        assert len(script.starts) == 2
+    assert quarantine._records == {}
 
 
 async def test_model_that_one_engine_dies_over_runs_on_another(folder: Path, autojump_clock: MockClock) -> None:

@@ -65,6 +65,7 @@ class Executor:
         self._options = options
         self._disk = disk
         self._step_done = step_done
+        self._run_id: int | None = None
         self._loras: tuple[LoraFile, ...] = ()
         self.suspect: Suspect | None = None
         """What the child is reading, and would die over."""
@@ -75,7 +76,7 @@ class Executor:
         Raises:
             EngineDied: the child died, hung or broke the protocol; :class:`EngineStopped` when it ignored the stop.
         """
-        self._loras, self.suspect = (), None
+        self._rest()
         try:
             match work:
                 case m.LoadModel():
@@ -92,15 +93,24 @@ class Executor:
             work.reply.fail(
                 GenerationFailed("The request cannot be passed to the engine; shorten its text, or use a smaller image")
             )
+        # Not where the child died: then it tells what it died over.
+        self._rest()
 
     def note(self, event: p.Event) -> None:
         """Look at a frame as it arrives: after a death those that lie in the channel are not read any more."""
-        if isinstance(event, p.ReadingLora):
-            read = event.index is None
-            for file in self._loras if read else ():
-                self._options.quarantine.note_success(file)
-            known = event.index is not None and event.index < len(self._loras)
-            self.suspect = self._loras[event.index] if known and event.index is not None else None
+        match event:
+            case p.ReadingLora(run_id=run_id) if run_id != self._run_id:
+                logger.debug("dropped a %s frame of another run", type(event).__name__)
+            case p.ReadingLora(index=None):
+                for file in self._loras:
+                    self._options.quarantine.note_success(file)
+                self.suspect = None
+            case p.ReadingLora(index=int() as index) if index < len(self._loras):
+                self.suspect = self._loras[index]
+
+    def _rest(self) -> None:
+        """Nothing is read now: a death from here on is the engine's own."""
+        self._run_id, self._loras, self.suspect = None, (), None
 
     async def _load(self, work: m.LoadModel, stop: trio.Event) -> None:
         files = ModelFiles(self._id, work.command.model, work.command.path, work.command.bits)
@@ -162,6 +172,7 @@ class Executor:
             if refused is not None:
                 work.reply.fail(refused)
                 return
+        self._run_id = work.run_id
         lora_paths = [file.path for file in self._loras]
         command, images = run_command(work, lora_paths=lora_paths, previews=self._options.previews)
         await self._engine.send(command, [image.rgb for image in images])

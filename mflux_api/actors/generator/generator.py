@@ -145,17 +145,18 @@ class Generator:
         """Answer the work that was inside, and remember what the child was reading for it."""
         suspect = self._executor.suspect if self._executor is not None else None
         self._executor = None
+        if self._current is None or self._current.reply.answered:
+            return
         refused: ServiceError | None = None
         if isinstance(died, EngineStopped):
-            pass
+            logger.debug("what an engine was reading that had to be stopped is not blamed for it")
         elif isinstance(suspect, LoraFile):
             self._options.quarantine.note_death(suspect)
             refused = self._options.quarantine.lora_error(suspect)
         elif suspect is not None and not death.out_of_memory:
             # Memory that others had taken may be there the next time.
             self._options.quarantine.note_death(suspect)
-        if self._current is not None and not self._current.reply.answered:
-            self._current.reply.fail(death if refused is None or death.out_of_memory else refused)
+        self._current.reply.fail(death if refused is None or death.out_of_memory else refused)
 
     def _was_out_of_memory(self, reason: str, kills_before: int) -> bool:
         """Whether there is evidence that the child was ended for want of memory."""

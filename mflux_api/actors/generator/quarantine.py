@@ -3,6 +3,8 @@
 A death over one file costs the jobs that name it, and no others: the engine is started again, and goes on with them.
 """
 
+import logging
+
 import attrs
 import trio
 
@@ -11,6 +13,8 @@ from mflux_api.engine.interface import EngineId
 from mflux_api.errors import InvalidParameter
 from mflux_api.ipc.printable import printable
 from mflux_api.storage.loras import LoraFile
+
+logger = logging.getLogger(__name__)
 
 DEATHS = 2
 """Deaths over a LoRA, without a success between them, after which it is refused; a job has as many attempts."""
@@ -56,6 +60,8 @@ class Quarantine:
         record = self._records.pop(suspect, _Record(0, 0.0))
         # Put at the end: the one that was longest without a death is forgotten first.
         self._records[suspect] = _Record(record.deaths + 1, trio.current_time())
+        what = f"LoRA {printable(suspect.name)}" if isinstance(suspect, LoraFile) else f"model {suspect.alias}"
+        logger.warning("%s: an engine died while it read this, %d times without a success", what, record.deaths + 1)
         if len(self._records) > MAX_SUSPECTS:
             del self._records[next(iter(self._records))]
 
