@@ -1,11 +1,9 @@
 """The real worker process: when it ends, and what its libraries may do to it."""
 
 import itertools
-import json
 import os
 import shutil
 import signal
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,7 +21,6 @@ from mflux_api.ipc import frames
 from mflux_api.storage.checkpoints import EMBEDDED
 from tests.support.engine_child import death, running_engine
 from tests.support.engine_contract import RUN, load, rgb_images, run, until
-from tests.support.lora_files import write_lora
 
 pytestmark = pytest.mark.slow
 
@@ -258,25 +255,3 @@ def test_killed_service_leaves_no_engine_behind(tmp_path: Path) -> None:
         parent.kill()
     _, alive = psutil.wait_procs([child], timeout=2.0)
     assert not alive
-
-
-async def test_run_says_which_lora_it_reads_and_a_hostile_one_costs_its_run_alone(tmp_path: Path) -> None:
-    """A tensor's name of 2 MB in the answer ended the child before."""
-    sound = write_lora(tmp_path / "sound.safetensors", 1)
-    hostile = tmp_path / "hostile.safetensors"
-    header = json.dumps({"x" * 2_000_000: {"dtype": "I32", "shape": [1], "data_offsets": [0, 4]}}).encode()
-    hostile.write_bytes(struct.pack("<Q", len(header)) + header + bytes(4))
-    async with running_engine() as engine:
-        await load(engine, p.LoadModel(model="demo", path=str(EMBEDDED)))
-        with_both = attrs.evolve(RUN, lora_paths=(str(sound), str(hostile)), lora_scales=(1.0, 1.0))
-        await engine.send(with_both)
-        events = [received.event for received in await until(engine, p.RunDone, p.RunFailed)]
-        assert [event.index for event in events if isinstance(event, p.ReadingLora)] == [0, 1]
-        assert isinstance(events[-1], p.RunFailed)
-        assert events[-1].code == "INVALID_PARAMETER"
-        assert "hostile.safetensors" in events[-1].message
-        assert len(events[-1].message) < 600
-        await engine.send(attrs.evolve(RUN, run_id=9, lora_paths=(str(sound),), lora_scales=(1.0,)))
-        events = [received.event for received in await until(engine, p.RunDone, p.RunFailed)]
-        assert [event.index for event in events if isinstance(event, p.ReadingLora)] == [0, None]
-        assert isinstance(events[-1], p.RunDone)
