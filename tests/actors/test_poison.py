@@ -12,12 +12,13 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.generator.options import GeneratorOptions
 from mflux_api.actors.generator.quarantine import Quarantine
 from mflux_api.engine import protocol as p
+from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import GenerationFailed
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service
 from tests.support.harness import condition_of, ended, gateway, generator, request, run_inline, service_of
-from tests.support.scripted_engine import Crash, Fail, Script
+from tests.support.scripted_engine import Crash, Fail, Hang, Script
 
 POISON = "poison.safetensors"
 SOUND = "sound.safetensors"
@@ -153,6 +154,17 @@ async def test_model_that_killed_the_engine_is_tried_again_after_a_while(
         script.deadly = lambda command: False
         for _ in range(2):
             assert (await end_of(service, request())).status is Status.COMPLETED
+
+
+async def test_file_is_not_blamed_for_a_hang(autojump_clock: MockClock) -> None:
+    """It may be the disk's, and then it would be every file's."""
+    quarantine = Quarantine()
+    script = Script(at={"load": Hang()})
+    async with generator(script, GeneratorOptions(silence=1.0, quarantine=quarantine)) as bench:
+        for _ in range(5):
+            with pytest.raises(EngineDied, match="no word of a load"):
+                await bench.load()
+    assert quarantine._records == {}
 
 
 @pytest.mark.parametrize("failing", ["load", "encoding"])

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from mflux_api.catalog.safetensors_rules import LORA, SafetensorsRuleError, header_bytes, read_header
 from mflux_api.engine.lora.adapter_files import read_adapter
 from mflux_api.engine.lora.applying import Lora, LoraError, LoraStack
-from mflux_api.engine.lora.lora_file import LoraFile
+from mflux_api.engine.lora.open_lora import OpenLora
 from mflux_api.engine.weights.components import Components
 from mflux_api.ipc.printable import MAX_NAME, MAX_SENTENCE
 from tests.support.adapter_files import peft
@@ -172,7 +172,7 @@ def test_link_to_a_device_is_refused(tmp_path: Path) -> None:
 
 def test_file_that_shrinks_while_it_is_read_is_an_error_and_no_bus_error(tmp_path: Path) -> None:
     path = peft(tmp_path / "a.safetensors", TINY)
-    with LoraFile(path) as file:
+    with OpenLora(path) as file:
         os.truncate(path, path.stat().st_size // 2)
         last = max(file.tensors, key=lambda name: file.tensors[name].begin)
         with pytest.raises(LoraError, match="changed while it was read"):
@@ -181,7 +181,7 @@ def test_file_that_shrinks_while_it_is_read_is_an_error_and_no_bus_error(tmp_pat
 
 def test_file_whose_bytes_change_while_it_is_read_is_an_error(tmp_path: Path) -> None:
     path = peft(tmp_path / "a.safetensors", TINY)
-    with LoraFile(path) as file:
+    with OpenLora(path) as file:
         with path.open("r+b") as other:
             other.seek(-4, os.SEEK_END)
             other.write(b"\xff" * 4)
@@ -192,7 +192,7 @@ def test_file_whose_bytes_change_while_it_is_read_is_an_error(tmp_path: Path) ->
 
 def test_file_that_is_replaced_while_it_is_read_stays_the_one_that_was_opened(tmp_path: Path) -> None:
     path = peft(tmp_path / "a.safetensors", TINY)
-    with LoraFile(path) as file:
+    with OpenLora(path) as file:
         (tmp_path / "b").write_bytes(b"other")
         os.replace(tmp_path / "b", path)
         assert all(file.read(name).size for name in file.tensors)

@@ -40,6 +40,9 @@ def respawn_delay(failures: int) -> float:
 NEARLY_FULL = 0.05
 """A child that dies with less than this share of its device's memory left died of that."""
 
+_OWN_ENDS = ("killed by", "exited with")
+"""How the reasons of deaths begin that a process came to by itself, unlike those of one that was killed for a hang."""
+
 _Work = Work | m.AwaitEngine
 
 
@@ -148,8 +151,8 @@ class Generator:
         if self._current is None or self._current.reply.answered:
             return
         refused: ServiceError | None = None
-        if isinstance(died, EngineStopped):
-            logger.debug("what an engine was reading that had to be stopped is not blamed for it")
+        if not died.reason.startswith(_OWN_ENDS):
+            logger.debug("what an engine was reading is not blamed: a hang may be the disk's")
         elif isinstance(suspect, LoraFile):
             self._options.quarantine.note_death(suspect)
             refused = self._options.quarantine.lora_error(suspect)

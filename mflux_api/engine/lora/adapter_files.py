@@ -21,7 +21,7 @@ from mflux.models.common.lora.mapping.peft_lora_metadata import PeftLoRAMetadata
 from mflux.models.flux2.weights.flux2_lora_mapping import Flux2LoRAMapping
 
 from mflux_api.engine.device import is_out_of_memory
-from mflux_api.engine.lora.lora_file import LoraError, LoraFile
+from mflux_api.engine.lora.open_lora import LoraError, OpenLora
 from mflux_api.ipc.printable import printable
 
 __all__ = ["Factors", "Kronecker", "LoraError", "LowRank", "blaming", "read_adapter"]
@@ -85,14 +85,14 @@ def read_adapter(path: Path) -> dict[str, Factors]:
     Raises:
         LoraError: the file is missing, damaged, or holds nothing for FLUX.2 Klein.
     """
-    with blaming(path.name), LoraFile(path) as file:
+    with blaming(path.name), OpenLora(path) as file:
         _refuse_dora(file)
         factors = _read_factors(file)
         file.check_unchanged()
         return factors
 
 
-def _read_factors(file: LoraFile) -> dict[str, Factors]:
+def _read_factors(file: OpenLora) -> dict[str, Factors]:
     by_target: dict[str, dict[str, Any]] = defaultdict(dict)
     sources: dict[tuple[str, str], str] = {}
     for key in file.tensors:
@@ -111,7 +111,7 @@ def _read_factors(file: LoraFile) -> dict[str, Factors]:
     return {target: _factors(file.name, target, data) for target, data in by_target.items()}
 
 
-def _refuse_dora(file: LoraFile) -> None:
+def _refuse_dora(file: OpenLora) -> None:
     names = file.tensors
     layers = {key.rsplit(".lora_magnitude_vector", 1)[0] for key in names if ".lora_magnitude_vector" in key}
     layers |= {key.removesuffix(".dora_scale") for key in names if key.endswith(".dora_scale")}
@@ -153,7 +153,7 @@ def _convert(name: str, key: str, tensor: mx.array, match: PatternMatch) -> dict
     return {match.matrix_name: value.T if match.transpose else value}
 
 
-def _fill_alpha(file: LoraFile, by_target: dict[str, dict[str, Any]], sources: dict[tuple[str, str], str]) -> None:
+def _fill_alpha(file: OpenLora, by_target: dict[str, dict[str, Any]], sources: dict[tuple[str, str], str]) -> None:
     try:
         configs = PeftLoRAMetadata.configs(dict(file.metadata))
         patterns = [pattern for config in configs.values() for pattern in config.get("alpha_pattern") or {}]

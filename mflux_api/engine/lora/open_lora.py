@@ -36,7 +36,7 @@ class LoraError(Exception):
         super().__init__(sentence(message))
 
 
-class LoraFile:
+class OpenLora:
     """An open file. Use it as a context manager."""
 
     def __init__(self, path: Path) -> None:
@@ -60,7 +60,7 @@ class LoraFile:
             self._header = self._read_header()
             self._open = stack.pop_all()
 
-    def __enter__(self) -> "LoraFile":
+    def __enter__(self) -> "OpenLora":
         return self
 
     def __exit__(
