@@ -30,6 +30,7 @@ from mflux_api.actors.event_hub import EventHub
 from mflux_api.actors.generator.generator import Generator
 from mflux_api.actors.generator.oom_evidence import OOMEvidence
 from mflux_api.actors.generator.options import GeneratorOptions
+from mflux_api.actors.generator.quarantine import Quarantine
 from mflux_api.actors.job_store import JobStore
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.actors.model_loader.model_loader import ModelLoader
@@ -173,9 +174,9 @@ class _Actors:
             automatic=settings.models.auto_download,
         )
         self.decoder = Decoder(boxes.decoder)
-        evidence = OOMEvidence()
+        evidence, quarantine = OOMEvidence(), Quarantine(settings.scheduler.max_attempts)
         self.engines = {
-            engine: self._engine(engine, start, settings, options, boxes, evidence)
+            engine: self._engine(engine, start, settings, options, boxes, evidence, quarantine)
             for engine, start in options.engines.items()
         }
         self.scheduler = Scheduler(
@@ -204,6 +205,7 @@ class _Actors:
         options: TreeOptions,
         boxes: _Mailboxes,
         evidence: OOMEvidence,
+        quarantine: Quarantine,
     ) -> _EngineActors:
         own = boxes.engines[engine]
         disk = local_disk(self.checkpoints, LoraFiles(settings.lora.dirs))
@@ -216,6 +218,7 @@ class _Actors:
                 silence=settings.engine.silence_seconds,
                 cancel_grace=settings.scheduler.cancel_grace_seconds,
                 oom_evidence=evidence,
+                quarantine=quarantine,
                 previews=options.previews,
             ),
             _address(own.loader, m.GENERATOR),

@@ -12,7 +12,7 @@ from mflux_api.catalog import Model
 from mflux_api.errors import InternalError
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.footprint import Footprint
-from mflux_api.storage.loras import LoraFiles
+from mflux_api.storage.loras import LoraFile, LoraFiles
 from mflux_api.system.threads import read_in_thread
 
 ANSWER_SECONDS = 60.0
@@ -32,7 +32,7 @@ class EngineDisk:
     """Tells what a model will take with so many bytes for a number; ``None`` where that cannot be told."""
     quantized: Callable[[Model], Path | None]
     """Tells where the weights of a model that is quantized here are kept; ``None`` for any other."""
-    locate_loras: Callable[[tuple[str, ...]], Awaitable[tuple[Path, ...]]]
+    locate_loras: Callable[[tuple[str, ...]], Awaitable[tuple[LoraFile, ...]]]
     """Tells the files of LoRAs by name; raises InvalidParameter for one that is not there."""
 
 
@@ -48,10 +48,8 @@ def local_disk(checkpoints: Checkpoints, loras: LoraFiles) -> EngineDisk:
             f"The disk with the models did not answer within {ANSWER_SECONDS:g} s; check models.cache_dir and lora.dirs"
         )
 
-    async def locate_loras(names: tuple[str, ...]) -> tuple[Path, ...]:
-        if not names:
-            return ()
-        return tuple(file.path for file in await ask(partial(loras.resolve, names)))
+    async def locate_loras(names: tuple[str, ...]) -> tuple[LoraFile, ...]:
+        return await ask(partial(loras.resolve, names)) if names else ()
 
     return EngineDisk(
         locate=lambda model: ask(partial(checkpoints.folder, model)),

@@ -1,21 +1,61 @@
 """Reading the files of a checkpoint folder: configurations and safetensors, with one error for all that is wrong."""
 
 import json
-import struct
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, BinaryIO
 
 import attrs
 import mlx.core as mx
+import msgspec
 
-from mflux_api.catalog.files import COMPANION_PREFIX, MAX_HEADER_BYTES, WEIGHT_FILES, WEIGHT_INDEXES
+from mflux_api.catalog.files import COMPANION_PREFIX, WEIGHT_FILES, WEIGHT_INDEXES
+from mflux_api.catalog.safetensors_rules import (
+    CHECKPOINT,
+    PREFIX_BYTES,
+    NotWhole,
+    SafetensorsRuleError,
+    header_bytes,
+    read_header,
+)
+from mflux_api.engine.device import is_out_of_memory
+from mflux_api.ipc.printable import printable, sentence
+from mflux_api.system.regular_files import FileTooLarge, NotRegularFile, open_regular
 
-_MAX_JSON_BYTES = 64 << 20
+_MAX_CONFIG_BYTES = 1 << 20
+"""Configurations of released models have a few kilobytes."""
+_MAX_INDEX_BYTES = 64 << 20
+_MAX_TOKENIZER_BYTES = 64 << 20
+"""Of each file; the largest of released models has 17 MB (FLUX.2-dev's tokenizer.json)."""
+
+LIBRARY_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""What a library raises over a file that it cannot read, beside want of memory."""
 
 
 class CheckpointError(Exception):
     """The checkpoint cannot be used; the message is one sentence and names files relative to the checkpoint folder."""
+
+    def __init__(self, message: str) -> None:
+        # Names of tensors and values of configurations are the files'.
+        super().__init__(sentence(message))
+
+
+@contextmanager
+def blaming(component: str, what: str) -> Iterator[None]:
+    """Turn what libraries raise over a file into a :class:`CheckpointError`; want of memory stays what it is.
+
+    Args:
+        component: whose file it is.
+        what: what the file has that cannot be used.
+    """
+    try:
+        yield
+    except LIBRARY_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(f"{component}: the {what} cannot be used ({type(error).__name__}).") from None
 
 
 @attrs.frozen
@@ -86,18 +126,53 @@ def read_json(root: Path, name: str) -> JsonConfig:
     Raises:
         CheckpointError: the file is missing, unreadable, not JSON or not an object.
     """
-    file = root / name
     try:
-        if file.stat().st_size > _MAX_JSON_BYTES:
-            raise CheckpointError(f"{name} is too large for a configuration file.")
-        values = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise CheckpointError(f"{name} is missing.") from None
-    except (OSError, ValueError, RecursionError) as error:
+        values = json.loads(_read_file(root, name, _MAX_CONFIG_BYTES))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name} is not readable as JSON ({type(error).__name__}).") from None
     if not isinstance(values, dict):
         raise CheckpointError(f"{name} must hold a JSON object.")
     return JsonConfig(name=name, values=values)
+
+
+def check_tokenizer_files(root: Path) -> None:
+    """Check that a checkpoint's tokenizer can be given to libraries, which read its files without a limit.
+
+    Raises:
+        CheckpointError: the folder or a file that every tokenizer has is missing, or a file is too large.
+    """
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if not (root / "tokenizer" / name).is_file():
+            raise CheckpointError(f"tokenizer/{name} is missing.")
+    for path in (root / "tokenizer").iterdir():
+        if not path.is_dir():
+            with _open_file(root, f"tokenizer/{path.name}", _MAX_TOKENIZER_BYTES):
+                pass
+
+
+@contextmanager
+def _open_file(root: Path, name: str, most: int | None = None) -> Iterator[BinaryIO]:
+    """Open the regular file ``name``, a path relative to ``root``, of at most so many bytes.
+
+    Raises:
+        CheckpointError: it is missing, cannot be read, is not a file, or is larger.
+    """
+    try:
+        with open_regular(root / name, most) as file:
+            yield file
+    except FileNotFoundError:
+        raise CheckpointError(f"{name} is missing.") from None
+    except NotRegularFile:
+        raise CheckpointError(f"{name} is not a file.") from None
+    except FileTooLarge:
+        raise CheckpointError(f"{name} is too large: more than {most} bytes.") from None
+    except OSError as error:
+        raise CheckpointError(f"{name} cannot be read ({error.strerror or type(error).__name__}).") from None
+
+
+def _read_file(root: Path, name: str, most: int) -> bytes:
+    with _open_file(root, name, most) as file:
+        return file.read(most)
 
 
 @attrs.frozen(eq=False)
@@ -177,20 +252,28 @@ def _names(folder: Path, pattern: str) -> list[str]:
     return sorted(path.name for path in folder.glob(pattern) if not path.name.startswith(COMPANION_PREFIX))
 
 
+class _IndexFile(msgspec.Struct):
+    weight_map: dict[str, str]
+    metadata: dict[str, msgspec.Raw] | None = None
+
+
 def _read_index(root: Path, component: str, index: str) -> _Index:
-    config = read_json(root, f"{component}/{index}")
-    weight_map = config.section("weight_map")
-    if weight_map is None or not weight_map.values:
-        raise CheckpointError(f"{config.name} names no weights.")
-    located: dict[str, str] = {}
-    for key, name in weight_map.values.items():
+    file = f"{component}/{index}"
+    try:
+        read = msgspec.json.decode(_read_file(root, file, _MAX_INDEX_BYTES), type=_IndexFile)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise CheckpointError(f"{file} is not readable as an index of weights.") from None
+    if not read.weight_map:
+        raise CheckpointError(f"{file} names no weights.")
+    for key, name in read.weight_map.items():
         # A name with a folder in it would read outside of the checkpoint.
-        if not isinstance(name, str) or PurePath(name).name != name or not name.endswith(".safetensors"):
-            raise CheckpointError(f"{config.name} places {key} in something that is not a safetensors file beside it.")
-        located[key] = f"{component}/{name}"
-    metadata = config.section("metadata")
+        if PurePath(name).name != name or not name.endswith(".safetensors"):
+            raise CheckpointError(
+                f"{file} places {printable(key)} in something that is not a safetensors file beside it."
+            )
+    located = {key: f"{component}/{name}" for key, name in read.weight_map.items()}
     # Tools that copy a model may drop the files' own marks; mflux writes them here too.
-    return _Index(located, saved_by_mflux=metadata is not None and _has_mflux_marks(metadata.values))
+    return _Index(located, saved_by_mflux=read.metadata is not None and _has_mflux_marks(read.metadata))
 
 
 def _read_safetensors(root: Path, name: str) -> dict[str, mx.array]:
@@ -201,27 +284,21 @@ def _read_safetensors(root: Path, name: str) -> dict[str, mx.array]:
     return loaded if isinstance(loaded, dict) else {}
 
 
-def _check_metadata(root: Path, name: str) -> Mapping[str, object]:
+def _check_metadata(root: Path, name: str) -> Mapping[str, str]:
     """Return the free-form part of a safetensors file's header, after checking that the file is whole.
 
     Raises:
         CheckpointError: the file is missing, truncated or not a safetensors file.
     """
-    file = root / name
-    try:
-        size = file.stat().st_size
-        with file.open("rb") as stream:
-            prefix = stream.read(8)
-            length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-            header = json.loads(stream.read(length)) if 0 < length <= min(size, MAX_HEADER_BYTES) else None
-        if not isinstance(header, dict):
-            raise ValueError("no header")
-        metadata = header.pop("__metadata__", {})
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
-    except FileNotFoundError:
-        raise CheckpointError(f"{name} is missing.") from None
-    except (OSError, ValueError, TypeError, KeyError, IndexError, RecursionError):
-        raise CheckpointError(f"{name} is not a safetensors file: download it again.") from None
-    if 8 + length + end != size:
-        raise CheckpointError(f"{name} has {size} bytes and should have {8 + length + end}: download it again.")
-    return metadata if isinstance(metadata, dict) else {}
+    with _open_file(root, name) as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            length = header_bytes(file.read(PREFIX_BYTES), size, CHECKPOINT)
+            return read_header(file.read(length), size, CHECKPOINT).metadata
+        except NotWhole as error:
+            what = "is not a safetensors file"
+            if error.expected_bytes is not None:
+                what = f"has {size} bytes and should have {error.expected_bytes}"
+            raise CheckpointError(f"{name} {what}: download it again.") from None
+        except SafetensorsRuleError as error:
+            raise CheckpointError(f"{name} cannot be used: {error}.") from None

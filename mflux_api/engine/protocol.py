@@ -6,11 +6,17 @@ from typing import Annotated, Any, Literal
 import attrs
 from msgspec import Meta
 
+from mflux_api.ipc.printable import MAX_ENTRIES, MAX_NAME, MAX_SENTENCE, printable, printable_values, sentence
+
 # What a receiver may rely on is checked here, where a frame is decoded, and nowhere else.
 Natural = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Bits = Literal[3, 4, 6, 8]
 Stage = Literal["encoding", "compiling", "denoising", "decoding"]
+# An engine's texts may be a file's or a library's: they are cut where the frame is made, and no longer ones are taken.
+Name = Annotated[str, Meta(max_length=MAX_NAME)]
+Sentence = Annotated[str, Meta(max_length=MAX_SENTENCE)]
+Details = Annotated[Mapping[Name, Name | None], Meta(max_length=MAX_ENTRIES)]
 
 
 # --- commands: service → engine ------------------------------------------------------------------------------------
@@ -120,14 +126,14 @@ class Ready:
     """The handshake: the child has imported everything and waits for work."""
 
     pid: int
-    device: str
+    device: Name = attrs.field(converter=printable)
     """``cpu``, ``metal`` or ``cuda``."""
-    device_name: str
-    precision: str
-    blas: str
+    device_name: Name = attrs.field(converter=printable)
+    precision: Name = attrs.field(converter=printable)
+    blas: Name = attrs.field(converter=printable)
     """The matrix library on CPU; empty on a GPU."""
     blas_fast: bool
-    versions: Mapping[str, str]
+    versions: Annotated[Mapping[Name, Name], Meta(max_length=MAX_ENTRIES)] = attrs.field(converter=printable_values)
     memory_bytes: Natural = 0
     """What the device has for models and images; 0 when it does not say."""
     free_bytes: int | None = None
@@ -138,7 +144,7 @@ class Ready:
 class NotReady:
     """Instead of the handshake: the child cannot serve here, and ends."""
 
-    message: str
+    message: Sentence = attrs.field(converter=sentence)
     """Why, and what to do; holds no path."""
 
 
@@ -156,7 +162,7 @@ class Heartbeat:
 class LoadProgress:
     """How far the reading of a model's files is: while it is loaded, or while a run reads what it does not keep."""
 
-    component: str
+    component: Name = attrs.field(converter=printable)
     """What is being read now."""
     bytes_done: Natural
     """Of all that is to be read now, not of the component alone."""
@@ -172,7 +178,7 @@ class Loaded:
     model: str
     seconds: float
     active_bytes: int
-    warning: str = ""
+    warning: Sentence = attrs.field(default="", converter=sentence)
     """What an operator should know of it; holds no path."""
 
 
@@ -181,8 +187,8 @@ class LoadFailed:
     """The model cannot be loaded and is not resident; the others are as they were."""
 
     model: str
-    code: str
-    message: str
+    code: Name = attrs.field(converter=printable)
+    message: Sentence = attrs.field(converter=sentence)
 
 
 @attrs.frozen(kw_only=True)
@@ -223,6 +229,15 @@ class StillRunning:
     """The run goes on within a stage or a step that takes long: it is not hung."""
 
     run_id: int
+
+
+@attrs.frozen(kw_only=True)
+class ReadingLora:
+    """The run reads one of its LoRAs; if the engine dies now, that is the file's doing."""
+
+    run_id: int
+    index: Natural | None
+    """Its place in ``lora_paths``; ``None`` when all are read."""
 
 
 @attrs.frozen(kw_only=True)
@@ -269,9 +284,9 @@ class RunFailed:
     """The run ended with an error and the engine is free."""
 
     run_id: int
-    code: str
-    message: str
-    details: Mapping[str, str | None] = attrs.field(factory=dict)
+    code: Name = attrs.field(converter=printable)
+    message: Sentence = attrs.field(converter=sentence)
+    details: Details = attrs.field(factory=dict, converter=printable_values)
 
 
 Event = (
@@ -286,6 +301,7 @@ Event = (
     | StageChanged
     | StepDone
     | StillRunning
+    | ReadingLora
     | PreviewMade
     | ImageDone
     | RunDone
@@ -324,6 +340,7 @@ _TYPES: tuple[type[Any], ...] = (
     StageChanged,
     StepDone,
     StillRunning,
+    ReadingLora,
     PreviewMade,
     ImageDone,
     RunDone,

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from mflux_api.engine.protocol import LoadProgress, Stage, StageChanged, StillRunning
+from mflux_api.engine.protocol import LoadProgress, ReadingLora, Stage, StageChanged, StillRunning
 
 if TYPE_CHECKING:
     from mflux_api.engine.control_thread import ControlThread
@@ -57,6 +57,11 @@ class Reporter:
         self._pipe.write(LoadProgress(component=component, bytes_done=done, bytes_total=total, run_id=self._run_id))
         if self._run_id is not None and self.stage is not None and done >= total:
             self._pipe.write(StageChanged(run_id=self._run_id, stage=self.stage))
+
+    def reading_lora(self, index: int | None) -> None:
+        """Say which of the run's LoRAs is read now; ``None`` when all are."""
+        if self._run_id is not None:
+            self._pipe.write(ReadingLora(run_id=self._run_id, index=index))
 
     def should_stop(self) -> bool:
         """Whether the run is to end; in a long stage it also says that it goes on."""

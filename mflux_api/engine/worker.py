@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 from mflux_api.engine.control_thread import ControlThread
 from mflux_api.engine.protocol import (
     ENGINE_TYPES,
+    Event,
     Loaded,
     LoadFailed,
     LoadModel,
@@ -29,6 +30,7 @@ from mflux_api.engine.protocol import (
 )
 from mflux_api.engine.reporting import Reporter
 from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
+from mflux_api.ipc.frames import ProtocolError
 from mflux_api.machine import Devices
 
 if TYPE_CHECKING:
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
     from mflux_api.engine.upscaling.upscaler import Upscaler
 
 Blobs = tuple[bytes, ...]
+
+_UNSAYABLE = "The engine's answer cannot be passed to the service; the debug log has the details"
 
 
 class Worker:
@@ -81,24 +85,23 @@ class Worker:
             end = LoadStopped(model=command.model)
         except CheckpointError as error:
             end = LoadFailed(model=command.model, code="GENERATION_FAILED", message=str(error))
-        except Exception as error:  # noqa: BLE001 - what any library raises must reach the parent as a frame
+        except BaseException as error:  # noqa: BLE001 - see _end_of
             code, message = _classify(error, "The model cannot be loaded")
             end = LoadFailed(model=command.model, code=code, message=message)
         else:
             self._measure()
             active, _ = self._control.memory
-            self._pipe.write(
-                Loaded(
-                    model=command.model,
-                    seconds=time.monotonic() - started,
-                    active_bytes=active,
-                    warning="; ".join(warnings),
-                )
+            loaded = Loaded(
+                model=command.model,
+                seconds=time.monotonic() - started,
+                active_bytes=active,
+                warning="; ".join(warnings),
             )
+            self._answer(loaded, LoadFailed(model=command.model, code="GENERATION_FAILED", message=_UNSAYABLE))
             return
         # Only now: the exception held what was loaded up to there.
         self._unload(command.model)
-        self._pipe.write(end)
+        self._answer(end, LoadFailed(model=command.model, code="GENERATION_FAILED", message=_UNSAYABLE))
 
     def _open(self, command: LoadModel, warn: Callable[[str], None]) -> "Pipeline | Upscaler":
         from mflux_api.engine.sampling.pipeline import Pipeline
@@ -118,7 +121,7 @@ class Worker:
             components = load_quantized(
                 folder, command.bits, entry, component_offload=offload, warn=warn, report=report
             )
-        return Pipeline(components, self._device)
+        return Pipeline(components, self._device, reading_lora=self._reporter.reading_lora)
 
     def _unload(self, model: str) -> None:
         from mflux_api.engine import device as memory
@@ -141,7 +144,16 @@ class Worker:
         self._control.cancelled.discard(command.run_id)
         memory.release()
         self._measure()
-        self._pipe.write(end)
+        failed = RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=_UNSAYABLE)
+        self._answer(end, failed)
+
+    def _answer(self, answer: Event, otherwise: Event) -> None:
+        """Send the last frame of some work, or another where that one cannot be put into a frame."""
+        try:
+            self._pipe.write(answer)
+        except ProtocolError as error:
+            print(f"an answer was not sent: {error}", file=sys.stderr)  # noqa: T201 - the parent's debug log
+            self._pipe.write(otherwise)
 
     def _end_of(self, command: Run | Upscale, blobs: Blobs) -> RunDone | RunStopped | RunFailed:
         from mflux_api.engine.sampling.pipeline import LoraError, NotFiniteError, Stopped
@@ -168,7 +180,8 @@ class Worker:
         except CheckpointError as error:
             # A component that was freed and cannot be read again.
             return RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=str(error))
-        except Exception as error:  # noqa: BLE001 - what any library raises must reach the parent as a frame
+        except BaseException as error:  # noqa: BLE001 - what any library raises must reach the parent as a frame
+            # All of it: a panic of a library in Rust (tokenizers, safetensors) is not an Exception.
             code, message = _classify(error, "The engine failed while generating")
             return RunFailed(run_id=command.run_id, code=code, message=message)
 
@@ -231,7 +244,7 @@ class Worker:
         return memory.active_bytes(), memory.peak_bytes()
 
 
-def _classify(error: Exception, what: str) -> tuple[str, str]:
+def _classify(error: BaseException, what: str) -> tuple[str, str]:
     """Return a code and a sentence without the error's own text, which may hold paths or prompts."""
     from mflux_api.engine.device import is_out_of_memory
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import attrs
 from msgspec import Meta
 
+from mflux_api.ipc.printable import MAX_NAME, MAX_SENTENCE, printable, sentence
+
 Natural = Annotated[int, Meta(ge=0)]
 
 
@@ -35,7 +37,7 @@ class DownloadProgress:
 class DownloadDone:
     """The repository is on disk, and marked as complete."""
 
-    commit: str
+    commit: Annotated[str, Meta(max_length=MAX_NAME)] = attrs.field(converter=printable)
     bytes_total: Natural
 
 
@@ -43,8 +45,8 @@ class DownloadDone:
 class DownloadFailure:
     """The download failed; what has arrived stays for the next try."""
 
-    code: str
-    message: str
+    code: Annotated[str, Meta(max_length=MAX_NAME)] = attrs.field(converter=printable)
+    message: Annotated[str, Meta(max_length=MAX_SENTENCE)] = attrs.field(converter=sentence)
     details: Mapping[str, Any] = attrs.field(factory=dict)
 
 

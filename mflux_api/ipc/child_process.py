@@ -13,6 +13,7 @@ import trio
 
 from mflux_api.ipc import frames
 from mflux_api.ipc.frames import PREFIX_LENGTH, ProtocolError
+from mflux_api.ipc.printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,9 @@ _SHUTDOWN_SECONDS = 0.4
 
 _EXIT_WAIT_SECONDS = 1.0
 """How long to wait for the end of a process whose pipe is broken, or that was killed."""
+
+_MAX_LINE = 4096
+"""Characters of one line that a child printed, in the debug log."""
 
 SILENCE_GRACE_SECONDS = 0.2
 """How long a silence is doubted once its time is up: to a process that was itself stopped, frames are on their way."""
@@ -175,9 +179,10 @@ class ChildProcess:
             if not chunk:
                 return
             *lines, rest = (rest + bytes(chunk)).split(b"\n")
-            rest = rest[-4096:]
+            rest = rest[-_MAX_LINE:]
             for line in lines:
-                logger.debug("%s %d: %s", self.kind, self.pid, line.decode("utf-8", "replace").rstrip())
+                text = printable(line.decode("utf-8", "replace").rstrip(), _MAX_LINE)
+                logger.debug("%s %d: %s", self.kind, self.pid, text)
 
     def _may_send(self, frame: Any) -> bool:
         return True

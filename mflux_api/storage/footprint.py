@@ -6,12 +6,13 @@ The serving process never loads the model code, so it reads what the safetensors
 
 import json
 import math
-import struct
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import attrs
+import msgspec
 
 from mflux_api.catalog.files import (
     COMPANION_PREFIX,
@@ -23,13 +24,24 @@ from mflux_api.catalog.files import (
     DEV_OUT_LAYERS,
     GROUP_SIZE,
     KLEIN_OUT_LAYERS,
-    MAX_HEADER_BYTES,
     MODEL_INDEX,
     OUT_LAYERS_KEY,
     UPSCALER_FILES,
     WEIGHT_FILES,
     WEIGHT_INDEXES,
 )
+from mflux_api.catalog.safetensors_rules import (
+    CHECKPOINT,
+    PREFIX_BYTES,
+    SafetensorsRuleError,
+    TensorPlace,
+    header_bytes,
+    read_header,
+)
+from mflux_api.system.regular_files import open_regular, read_regular
+
+_MAX_CONFIG_BYTES = 1 << 20
+_MAX_INDEX_BYTES = 64 << 20
 
 
 @attrs.frozen
@@ -82,33 +94,35 @@ def measure(folder: Path, *, float_bytes: int, bits: int | None = None) -> Footp
         whole = sum(sizes.values())
         alternating_offload = whole - min(sizes["text_encoder"], sizes["transformer"]) if dev else None
         return Footprint(whole=whole, component_offload=max(sizes.values()), alternating_offload=alternating_offload)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, struct.error):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorsRuleError):
         return None
+
+
+class _Index(msgspec.Struct):
+    weight_map: dict[str, str]
 
 
 def _weight_files(folder: Path) -> list[Path]:
     indexes = sorted(folder.glob(WEIGHT_INDEXES))
     if indexes:
-        names = set(json.loads(indexes[0].read_bytes())["weight_map"].values())
+        # As general JSON a large one would hold the interpreter for seconds, and with it every answer.
+        names = set(msgspec.json.decode(read_regular(indexes[0], _MAX_INDEX_BYTES), type=_Index).weight_map.values())
         return [folder / Path(name).name for name in sorted(names)]
     return sorted(path for path in folder.glob(WEIGHT_FILES) if not path.name.startswith(COMPANION_PREFIX))
 
 
-def _tensors(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        if length > MAX_HEADER_BYTES:
-            raise ValueError("the file does not begin with a safetensors header")
-        header = json.loads(stream.read(length))
-    return ((name, tensor) for name, tensor in header.items() if name != "__metadata__")
+def _tensors(file: Path) -> Iterable[tuple[str, TensorPlace]]:
+    with open_regular(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        length = header_bytes(stream.read(PREFIX_BYTES), size, CHECKPOINT)
+        return read_header(stream.read(length), size, CHECKPOINT).tensors.items()
 
 
-def _tensor_bytes(name: str, tensor: dict[str, Any], float_bytes: int, bits: int | None) -> int:
-    shape = tensor["shape"]
+def _tensor_bytes(name: str, tensor: TensorPlace, float_bytes: int, bits: int | None) -> int:
+    shape = tensor.shape
     count = int(math.prod(shape))
-    if not tensor["dtype"].startswith(("F", "BF")):
-        start, end = tensor["data_offsets"]
-        return int(end) - int(start)
+    if not tensor.dtype.startswith(("F", "BF")):
+        return tensor.size
     if bits is None or len(shape) != 2 or not name.endswith(".weight") or shape[-1] % GROUP_SIZE:
         return count * float_bytes
     # Two numbers, a scale and a bias, for every group.
@@ -117,12 +131,16 @@ def _tensor_bytes(name: str, tensor: dict[str, Any], float_bytes: int, bits: int
 
 def _is_dev(folder: Path) -> bool:
     file = folder / "text_encoder" / CONFIG_FILE
-    return file.is_file() and json.loads(file.read_bytes()).get("model_type") == DEV_MODEL_TYPE
+    return file.is_file() and _json(file).get("model_type") == DEV_MODEL_TYPE
+
+
+def _json(file: Path) -> Any:
+    return json.loads(read_regular(file, _MAX_CONFIG_BYTES))
 
 
 def _used_text_layers(folder: Path, default: tuple[int, ...]) -> int:
     file = folder / MODEL_INDEX
-    index = json.loads(file.read_bytes()) if file.is_file() else {}
+    index = _json(file) if file.is_file() else {}
     return int(max(index.get(OUT_LAYERS_KEY) or default))
 
 

@@ -25,6 +25,7 @@ _MAX_DEPTH = 8
 _MAX_FILES = 10_000
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,119}")
+_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 
 
@@ -102,6 +103,10 @@ class LoraFiles:
         count = 0
         for folder in self.dirs:
             for path in _walk(folder, _MAX_DEPTH):
+                name = path.relative_to(folder).as_posix()
+                if _UNWRITABLE.search(str(path)):
+                    # No request could name it, and no answer: bytes that are not UTF-8, or a line break.
+                    continue
                 try:
                     real = Path(os.path.realpath(path, strict=True))
                     status = real.stat()
@@ -110,7 +115,7 @@ class LoraFiles:
                 if not stat.S_ISREG(status.st_mode) or not any(real.is_relative_to(root) for root in roots):
                     continue
                 yield LoraFile(
-                    name=path.relative_to(folder).as_posix(),
+                    name=name,
                     path=path,
                     size=status.st_size,
                     modified_at=datetime.fromtimestamp(status.st_mtime, UTC),

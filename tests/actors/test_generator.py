@@ -1,6 +1,7 @@
 """The generator over scripted engines, in virtual time: running, hanging, cancelling."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import attrs
 import pytest
@@ -165,6 +166,30 @@ async def test_slow_run_whose_steps_come_in_time_is_left_alone(autojump_clock: M
     async with generator(Script(step_seconds=59), GeneratorOptions(step_timeout=60)) as bench:
         await bench.generate(request=attrs.evolve(RESOLVED, steps=50))
     assert len(bench.script.engines) == 1
+
+
+UNSAYABLE = {"long": {"prompt": "x" * frames.MAX_HEADER}, "text": {"prompt": "\ud800"}, "number": {"seed": 2**64}}
+
+
+@pytest.mark.parametrize("spoilt", UNSAYABLE.values(), ids=UNSAYABLE.keys())
+async def test_run_that_cannot_be_put_into_a_frame_fails_and_its_engine_goes_on(
+    autojump_clock: MockClock, spoilt: dict[str, Any]
+) -> None:
+    script = Script()
+    async with generator(script) as bench:
+        with pytest.raises(GenerationFailed, match="cannot be passed to the engine"):
+            await bench.generate(request=attrs.evolve(RESOLVED, **spoilt))
+        await bench.generate()
+    assert len(script.engines) == 1
+
+
+async def test_load_that_cannot_be_put_into_a_frame_fails_and_its_engine_goes_on(autojump_clock: MockClock) -> None:
+    script = Script()
+    async with generator(script) as bench:
+        with pytest.raises(GenerationFailed, match="cannot be passed to the engine"):
+            await bench.to.ask(m.LoadModel(command=p.LoadModel(model="demo", path="\ud800")))
+        await bench.generate()
+    assert len(script.engines) == 1
 
 
 async def test_step_of_many_parts_is_left_alone_while_the_engine_says_that_it_goes_on(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tests.support.lora_files import lora_bytes
-from tests.support.server import Server, api_client, serving
+from tests.support.server import Server, api_client, engine_of, serving
 
 pytestmark = pytest.mark.slow
 
@@ -199,6 +199,38 @@ def test_lora_for_another_model_is_refused_by_name_when_it_runs(client: httpx.Cl
     assert "foreign.safetensors" in answer.json()["error"]
     assert answer.json()["details"].keys() == {"field", "value", "limit"}
     assert generate(client) == generate(client)
+
+
+def lora_of(name: str, dtype: str = "F32") -> bytes:
+    """A file with one tensor of that name."""
+    text = json.dumps({name: {"dtype": dtype, "shape": [1], "data_offsets": [0, 4]}}).encode()
+    return len(text).to_bytes(8, "little") + text + bytes(4)
+
+
+BLOCK = "transformer.transformer_blocks.{}.attn.to_q.lora_A.weight"
+HOSTILE = {
+    "long": lora_of(BLOCK.format("0" * 2_000_000), "I32"),
+    "digits": lora_of(BLOCK.format("1" * 5_000)),
+    "terminal": lora_of("\x1b[31m\u202e\n\x00", "U32"),
+    "nested": (100_000).to_bytes(8, "little") + b"[" * 100_000,
+}
+
+
+def test_loras_made_to_do_harm_cost_their_jobs_and_no_others(client: httpx.Client, server: Server) -> None:
+    engine = engine_of(server)
+    for name, content in HOSTILE.items():
+        (server.folder / "loras" / f"{name}.safetensors").write_bytes(content)
+    try:
+        for name in HOSTILE:
+            refused = client.post("/sdapi/v1/txt2img", json={**SMALL, "lora_files": [name]})
+            assert (refused.status_code, refused.json()["code"]) == (400, "INVALID_PARAMETER")
+            assert refused.json()["error"].isprintable()
+            assert len(refused.json()["error"]) < 600
+            assert generate(client, lora_files=["one"])
+    finally:
+        for name in HOSTILE:
+            (server.folder / "loras" / f"{name}.safetensors").unlink()
+    assert engine_of(server).pid == engine.pid
 
 
 def test_upload_over_its_limit_is_refused_and_a_larger_one_than_a_json_body_is_not(tmp_path: Path) -> None:

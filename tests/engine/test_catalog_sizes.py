@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from mflux_api.catalog import Catalog
+from mflux_api.catalog.safetensors_rules import TensorPlace
 from mflux_api.storage.footprint import _is_used, _tensor_bytes
 
 BF16_BYTES = 2
@@ -41,7 +42,7 @@ def kept_size(module: Any, bits: int) -> float:
     """Return gigabytes as the service counts a checkpoint's tensors, for those of a module that are kept."""
     from mflux_api.engine.weights.parameters import named_arrays
 
-    tensors = [(name, {"shape": array.shape, "dtype": "BF16"}) for name, array in named_arrays(module)]
+    tensors = [(name, TensorPlace("BF16", tuple(array.shape), 0, array.nbytes)) for name, array in named_arrays(module)]
     used = [(name, tensor) for name, tensor in tensors if _is_used(name, QWEN_LAYERS, dev=False)]
     return sum(_tensor_bytes(name, tensor, BF16_BYTES, bits) for name, tensor in used) / 1e9
 

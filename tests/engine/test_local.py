@@ -196,3 +196,17 @@ async def test_many_children_leave_no_descriptor_and_no_zombie() -> None:
             assert await death(engine) == "killed by SIGKILL"
     assert me.num_fds() <= before
     assert not me.children()
+
+
+SECRETS = ("MFLUX_API_KEYS", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "DB_PASSWORD")
+
+
+async def test_engine_child_inherits_no_keys_or_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in SECRETS:
+        monkeypatch.setenv(name, "hidden-value")
+    monkeypatch.setenv("MFLUX_API_DEVICES", "cpu")
+    code = """
+seen = [name for name, value in os.environ.items() if "hidden-value" in value]
+say(p.NotReady(message=f"secrets: {seen}, devices: {os.environ['MFLUX_API_DEVICES']}"))
+"""
+    assert await start_error(stand_in(code)) == "secrets: [], devices: cpu"

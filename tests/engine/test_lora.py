@@ -347,7 +347,7 @@ PAIR = {f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP}
         (_with({"text_model.encoder.lora_A.weight": DOWN}), "another kind of model"),
         (_with({f"{KEY}.lora_A.weight": DOWN}), "no complete update"),
         (_with({f"{KEY}.lora_A.weight": DOWN[:3], f"{KEY}.lora_B.weight": UP}), "no complete update"),
-        (_with({f"{KEY}.lora_A.weight": DOWN[:0], f"{KEY}.lora_B.weight": UP[:, :0]}), "no complete update"),
+        (_with({f"{KEY}.lora_A.weight": DOWN[:0], f"{KEY}.lora_B.weight": UP[:, :0]}), "is empty"),
         (_with({f"{KEY}.lora_A.weight": DOWN[:, :64], f"{KEY}.lora_B.weight": UP}), "another size of the model"),
         (_with({f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP[:64]}), "another size of the model"),
         (_with({f"{KEY}.lora_A.weight": DOWN[None], f"{KEY}.lora_B.weight": UP}), "is not a matrix"),

@@ -10,11 +10,16 @@ import pytest
 from mflux_api.engine import protocol as p
 from mflux_api.engine import reporting, worker
 from mflux_api.engine.device import Device
+from mflux_api.engine.lora.applying import Lora, LoraError
 from mflux_api.engine.reporting import Reporter
 from mflux_api.engine.runs import pass_kind
 from mflux_api.engine.sampling.passes import PipelineRequest, StageEvent, Stopped
-from mflux_api.engine.weights.components import load_components
+from mflux_api.engine.sampling.pipeline import Pipeline
+from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.engine.weights.quantized_cache import load_quantized
+from tests.support.adapter_files import peft
+from tests.support.checkpoint_shapes import TINY
+from tests.support.pipeline_runs import generate
 
 Told = list[tuple[str, int, int]]
 
@@ -245,3 +250,32 @@ def test_first_pass_of_a_kind_on_a_gpu_is_said_to_compile_and_no_other() -> None
     assert child.stages(same) == ["encoding", "denoising", "decoding"]
     other = pass_kind("demo", PipelineRequest("a lake", seeds=(9, 10), width=64, height=64, steps=8))
     assert "compiling" in child.stages(other)
+
+
+def test_run_says_which_of_its_loras_it_reads_and_when_all_are_read(
+    child: tuple[Reporter, Pipe, Control, Callable[[float], None]], tiny: Components, device: Device, tmp_path: Path
+) -> None:
+    """By that the service knows which file a death belongs to."""
+    reporter, pipe, _, _ = child
+    files = [peft(tmp_path / f"{seed}.safetensors", TINY, seed) for seed in (1, 2)]
+    loras = tuple(Lora(file) for file in files)
+    request = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=1, loras=loras)
+    pipeline = Pipeline(tiny, device, reading_lora=reporter.reading_lora)
+    reporter.begin(run_id=4)
+    # The second run has them ready, and reads nothing.
+    for _ in range(2):
+        generate(pipeline, request)
+    assert pipe.sent == [p.ReadingLora(run_id=4, index=index) for index in (0, 1, None)]
+
+
+def test_lora_that_cannot_be_read_is_the_last_that_is_said_to_be_read(
+    child: tuple[Reporter, Pipe, Control, Callable[[float], None]], tiny: Components, device: Device, tmp_path: Path
+) -> None:
+    reporter, pipe, _, _ = child
+    (tmp_path / "b.safetensors").write_bytes(b"broken")
+    loras = (Lora(peft(tmp_path / "a.safetensors", TINY)), Lora(tmp_path / "b.safetensors"))
+    request = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=1, loras=loras)
+    reporter.begin(run_id=4)
+    with pytest.raises(LoraError, match=r"b\.safetensors"):
+        generate(Pipeline(tiny, device, reading_lora=reporter.reading_lora), request)
+    assert pipe.sent == [p.ReadingLora(run_id=4, index=index) for index in (0, 1)]

@@ -156,6 +156,10 @@ def test_job_that_kills_the_engine_twice_fails_and_the_next_one_runs(tmp_path: P
             with follow(server, deadly) as events:
                 next(event for event in events if event["attempt"] == attempt and event["step"] > 0)
             engine_of(server).kill()
+            # No death of a job keeps another from being taken.
+            cancelled = submit(client, steps=2)
+            assert client.get("/api/v1/health").json()["status"] == "healthy"
+            client.delete(f"/api/v1/jobs/{cancelled}").raise_for_status()
         failed = wait_for_end(client, deadly)
         assert (failed["status"], failed["code"], failed["details"]) == ("failed", "ENGINE_CRASHED", {"attempts": 2})
         assert wait_for_end(client, following)["status"] == "completed"

@@ -1,6 +1,8 @@
 """Frames: what goes in comes out, and nothing but ProtocolError comes of anything else."""
 
 import struct
+from collections.abc import Callable
+from typing import Any
 
 import attrs
 import msgspec
@@ -9,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mflux_api.engine import protocol as p
+from mflux_api.hub import protocol as h
 from mflux_api.ipc import frames
+from mflux_api.ipc.printable import MAX_NAME, printable
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
 INT = st.integers(-(2**63), 2**63 - 1)
@@ -156,21 +160,88 @@ def test_unknown_header_is_a_protocol_error(header: bytes) -> None:
 
 
 def test_sender_keeps_to_the_receivers_caps() -> None:
-    message = "x" * frames.MAX_HEADER
     with pytest.raises(frames.ProtocolError, match="too large"):
-        frames.encode(p.RunFailed(run_id=1, code="c", message=message))
+        frames.encode(p.LoadModel(model="x", path="x" * frames.MAX_HEADER))
     with pytest.raises(frames.ProtocolError, match="too large"):
         frames.encode(p.Unloaded(), [b""] * (frames.MAX_BLOBS + 1))
     with pytest.raises(frames.ProtocolError, match="too large"):
         frames.encode(p.Unloaded(), [bytes(frames.MAX_BLOB + 1)])
 
 
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
-    "frame", [p.LoadModel(model="\ud800", path=""), p.Cancel(run_id=2**64)], ids=["surrogate", "int"]
+    "frame",
+    [
+        p.LoadModel(model="\ud800", path=""),
+        p.Cancel(run_id=2**64),
+        p.StepDone(run_id=1, image=0, step=1, steps=0),
+        p.LoadProgress(component="vae", bytes_done=-1, bytes_total=1),
+        p.LoadModel(model="x", path="", bits=5),  # type: ignore[arg-type]
+        p.LoadModel(model="x", path=nested(100_000)),
+        p.LoadModel(model="x", path=object()),  # type: ignore[arg-type]
+    ],
+    ids=["surrogate", "int", "zero", "negative", "no such bits", "nested", "object"],
 )
-def test_value_that_messagepack_cannot_encode_is_a_protocol_error(frame: p.Frame) -> None:
+def test_what_the_receiver_could_not_take_is_a_protocol_error_of_the_sender(frame: p.Frame) -> None:
     with pytest.raises(frames.ProtocolError, match="cannot be encoded"):
         frames.encode(frame)
+
+
+HOSTILE = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(),
+    st.binary(max_size=8),
+    st.lists(st.integers() | st.text() | st.floats(), max_size=3),
+    st.dictionaries(st.text(max_size=4), st.none() | st.text() | st.integers(), max_size=3),
+)
+
+
+@given(kind=st.sampled_from([p.Run, p.Upscale, p.LoadModel, p.StepDone, p.ImageDone]), data=st.data())
+def test_what_can_be_sent_can_be_received_whatever_a_frame_holds(kind: type[p.Frame], data: st.DataObject) -> None:
+    values = {field.name: data.draw(HOSTILE, label=field.name) for field in attrs.fields(kind)}
+    frame = kind(**values)
+    try:
+        encoded = frames.encode(frame)
+    except frames.ProtocolError:
+        return
+    assert type(decode(encoded)[0]) is kind
+
+
+LONG = "\x1b[31m" + "x" * 2_000_000
+SPOILED = "a\x00b\nc\u202ed\ud800e"
+
+
+@pytest.mark.parametrize("text", [LONG, SPOILED], ids=["long", "unprintable"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda text: p.RunFailed(run_id=1, code=text, message=text, details={text: text}),
+        lambda text: p.LoadFailed(model="m", code="c", message=text),
+        lambda text: p.Loaded(model="m", seconds=1.0, active_bytes=1, warning=text),
+        lambda text: p.NotReady(message=text),
+        lambda text: p.LoadProgress(component=text, bytes_done=0, bytes_total=1),
+        lambda text: h.DownloadFailure(code="c", message=text),
+    ],
+)
+def test_text_out_of_a_file_is_cut_and_printable_in_every_frame(make: Callable[[str], Any], text: str) -> None:
+    frame = make(text)
+    assert len(frames.encode(frame)) < 4096
+    texts = [value for value in attrs.astuple(frame, recurse=False) if isinstance(value, str)]
+    assert all(each.isprintable() for each in texts)
+
+
+def test_sentence_of_a_frame_that_is_longer_than_ours_is_a_protocol_error() -> None:
+    with pytest.raises(frames.ProtocolError):
+        frames.decode_header(framed("NotReady", {"message": LONG}, []), p.ENGINE_TYPES)
 
 
 def test_error_text_holds_nothing_of_the_frame() -> None:
@@ -178,3 +249,18 @@ def test_error_text_holds_nothing_of_the_frame() -> None:
         frames.decode_header(framed("Cancel", {"attempt": "a secret prompt"}, []), p.ENGINE_TYPES)
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@given(text=st.text() | st.text(alphabet="\x1b\u202e\ud800\n\x00é", max_size=300), most=st.integers(1, 300))
+def test_printable_text_is_short_and_can_be_shown_and_plain_text_stays(text: str, most: int) -> None:
+    shown = printable(text, most)
+    assert len(shown) <= most
+    assert shown.isprintable()
+    shown.encode()
+    if text.isprintable() and len(text) <= most:
+        assert shown == text
+    assert printable(shown, most) == shown
+
+
+def test_long_name_says_that_it_was_cut() -> None:
+    assert printable("x" * 1000) == "x" * (MAX_NAME - 1) + "…"

@@ -47,6 +47,17 @@ def test_listing_has_regular_files_below_the_folders_and_nothing_else(folder: Pa
     }
 
 
+def test_file_whose_name_no_answer_could_hold_is_no_lora(tmp_path: Path) -> None:
+    """One such name made the whole list an internal error."""
+    for name in (b"a\xff.safetensors", b"b\n\x1b[31m.safetensors", b"c\x7f.safetensors", "é ü.safetensors".encode()):
+        try:
+            (tmp_path / os.fsdecode(name)).write_bytes(safetensors_bytes())
+        except OSError:
+            pytest.skip("this file system takes UTF-8 only")
+    files = LoraFiles((tmp_path,)).all()
+    assert [file.name for file in files] == ["é ü.safetensors"]
+
+
 def test_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
     assert LoraFiles((tmp_path / "none",)).all() == ()
 

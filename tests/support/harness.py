@@ -23,6 +23,7 @@ from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.service import Service, open_service
 from mflux_api.storage.checkpoints import EMBEDDED
+from mflux_api.storage.loras import LoraFile
 from mflux_api.supervisor import Started
 from tests.support.requests import resolved_request
 from tests.support.scripted_engine import Script
@@ -104,7 +105,7 @@ async def _nothing(*_: object) -> None:
     return None
 
 
-async def _no_loras(names: tuple[str, ...]) -> tuple[Path, ...]:
+async def _no_loras(names: tuple[str, ...]) -> tuple[LoraFile, ...]:
     return ()
 
 

@@ -32,6 +32,7 @@ from mflux_api.engine.protocol import (
     LoadProgress,
     LoadStopped,
     PreviewMade,
+    ReadingLora,
     Ready,
     Run,
     RunDone,
@@ -44,6 +45,7 @@ from mflux_api.engine.protocol import (
     Unloaded,
     UnloadModel,
 )
+from mflux_api.ipc import frames
 from mflux_api.jobs.schedule import steps_to_run
 
 PREVIEW = b"\xff\xd8 what every scripted engine's preview is"
@@ -101,6 +103,10 @@ class Script:
     """Send every frame of a run twice, first under the id of a run that never was."""
     tamper: Callable[[Event, tuple[bytes, ...]], tuple[Event, tuple[bytes, ...]]] = lambda event, blobs: (event, blobs)
     """Changes what is sent."""
+    deadly: Callable[[Command], bool] = lambda command: False
+    """The loads and runs that it dies over."""
+    deadly_loras: frozenset[str] = frozenset()
+    """Names of the LoRA files that it dies over."""
     memory_bytes: int = 0
     free_bytes: int | None = None
     """The memory of its machine, and what is left of it."""
@@ -175,6 +181,8 @@ class ScriptedEngine:
         )
 
     async def send(self, command: Command, blobs: Sequence[bytes] = ()) -> None:
+        # As the real one does: what cannot be put into a frame is not sent.
+        frames.encode(command, blobs)
         await trio.lowlevel.checkpoint()
         if self._death is not None:
             raise EngineDied(self._death)
@@ -247,6 +255,7 @@ class ScriptedEngine:
 
     async def _answer_load(self, command: LoadModel) -> None:
         try:
+            await self._survive(deadly=self._script.deadly(command))
             await self._reach("load")
             if self._load_cancelled:
                 self.say(LoadStopped(model=command.model))
@@ -280,12 +289,15 @@ class ScriptedEngine:
     async def _generate(self, command: Run) -> None:
         if command.model not in self._models:
             raise _Failed("GENERATION_FAILED")
+        await self._survive(deadly=self._script.deadly(command))
         await self._reach("run", command)
         steps = steps_to_run(command.steps, command.image_strength)
         for first in range(0, len(command.seeds), self._script.per_pass):
             seeds = command.seeds[first : first + self._script.per_pass]
             for stage in ("encoding", "denoising", "decoding"):
                 self.say(StageChanged(run_id=command.run_id, stage=_stage(stage)))
+                if stage == "encoding" and command.lora_paths:
+                    await self._read_loras(command)
                 await self._reach(stage, command)
                 for step in range(1, steps + 1) if stage == "denoising" else ():
                     await self._reach(f"step {first}/{step}", command)
@@ -304,6 +316,18 @@ class ScriptedEngine:
                 self.say(image, (pixels(seed, command.width, command.height),))
         await self._reach("done", command)
         self.say(RunDone(run_id=command.run_id, encode_seconds=0.1, denoise_seconds=0.2, decode_seconds=0.3))
+
+    async def _read_loras(self, command: Run) -> None:
+        for index, path in enumerate(command.lora_paths):
+            self.say(ReadingLora(run_id=command.run_id, index=index))
+            await self._survive(deadly=Path(path).name in self._script.deadly_loras)
+        self.say(ReadingLora(run_id=command.run_id, index=None))
+
+    async def _survive(self, *, deadly: bool) -> None:
+        await trio.lowlevel.checkpoint()
+        if deadly:
+            self.die("killed by SIGSEGV")
+            await trio.sleep_forever()
 
     async def _reach(self, moment: str, run: Run | None = None) -> None:
         await trio.lowlevel.checkpoint()

@@ -12,6 +12,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.generator.options import GeneratorOptions
+from mflux_api.actors.generator.quarantine import ModelFiles, Suspect
 from mflux_api.actors.generator.run_commands import run_command
 from mflux_api.actors.generator.run_frames import RunFrames
 from mflux_api.engine import protocol as p
@@ -20,6 +21,7 @@ from mflux_api.errors import GenerationFailed, ServiceError, by_code
 from mflux_api.ipc.child_process import SILENCE_GRACE_SECONDS
 from mflux_api.ipc.frames import ProtocolError
 from mflux_api.jobs.job import Timings
+from mflux_api.storage.loras import LoraFile
 from mflux_api.system.nurseries import unwrapped_nursery
 
 logger = logging.getLogger(__name__)
@@ -63,6 +65,10 @@ class Executor:
         self._options = options
         self._disk = disk
         self._step_done = step_done
+        self._run_id: int | None = None
+        self._loras: tuple[LoraFile, ...] = ()
+        self.suspect: Suspect | None = None
+        """What the child is reading, and would die over."""
 
     async def execute(self, work: Work, stop: trio.Event) -> None:
         """Do it, and answer; once ``stop`` is set the child is told to stop, and has its grace.
@@ -70,6 +76,7 @@ class Executor:
         Raises:
             EngineDied: the child died, hung or broke the protocol; :class:`EngineStopped` when it ignored the stop.
         """
+        self._rest()
         try:
             match work:
                 case m.LoadModel():
@@ -83,9 +90,35 @@ class Executor:
         except ProtocolError as error:
             # Nothing was sent: it is this request that cannot be said, and the engine is as good as before.
             logger.warning("a request cannot be passed to the engine: %s", error)
-            work.reply.fail(GenerationFailed("The request cannot be passed to the engine; check its text"))
+            work.reply.fail(
+                GenerationFailed("The request cannot be passed to the engine; shorten its text, or use a smaller image")
+            )
+        # Not where the child died: then it tells what it died over.
+        self._rest()
+
+    def note(self, event: p.Event) -> None:
+        """Look at a frame as it arrives: after a death those that lie in the channel are not read any more."""
+        match event:
+            case p.ReadingLora(run_id=run_id) if run_id != self._run_id:
+                logger.debug("dropped a %s frame of another run", type(event).__name__)
+            case p.ReadingLora(index=None):
+                for file in self._loras:
+                    self._options.quarantine.note_success(file)
+                self.suspect = None
+            case p.ReadingLora(index=int() as index) if index < len(self._loras):
+                self.suspect = self._loras[index]
+
+    def _rest(self) -> None:
+        """Nothing is read now: a death from here on is the engine's own."""
+        self._run_id, self._loras, self.suspect = None, (), None
 
     async def _load(self, work: m.LoadModel, stop: trio.Event) -> None:
+        files = ModelFiles(self._id, work.command.model, work.command.path, work.command.bits)
+        refused = self._options.quarantine.model_error(files)
+        if refused is not None:
+            work.reply.fail(refused)
+            return
+        self.suspect = files
         await self._engine.send(work.command)
         async with unwrapped_nursery() as nursery:
             nursery.start_soon(self._stop_when_told, p.CancelLoad(), stop, nursery)
@@ -101,6 +134,8 @@ class Executor:
                 case p.LoadProgress() as progress:
                     work.tell(progress)
                 case p.Loaded() as loaded:
+                    if self.suspect is not None:
+                        self._options.quarantine.note_success(self.suspect)
                     work.reply.ok(
                         m.Resident(
                             engine=self._id,
@@ -128,10 +163,17 @@ class Executor:
             work.reply.fail(m.StaleLease())
             return
         try:
-            lora_paths = await self._disk.locate_loras(work.request.lora_files)
+            self._loras = await self._disk.locate_loras(work.request.lora_files)
         except ServiceError as error:
             work.reply.fail(error)
             return
+        for file in self._loras:
+            refused = self._options.quarantine.lora_error(file)
+            if refused is not None:
+                work.reply.fail(refused)
+                return
+        self._run_id = work.run_id
+        lora_paths = [file.path for file in self._loras]
         command, images = run_command(work, lora_paths=lora_paths, previews=self._options.previews)
         await self._engine.send(command, [image.rgb for image in images])
         with work.events:
@@ -172,6 +214,8 @@ class Executor:
                 # It may be lost, and must not take the room of what may not.
                 if work.events.statistics().current_buffer_used < p.LOSSY_EVENTS:
                     _pass_on(work, received)
+            case p.ReadingLora():
+                logger.debug("run %d reads its LoRAs", work.run_id)
             case p.StillRunning():
                 logger.debug("run %d goes on", work.run_id)
             case p.RunDone() as done:

@@ -1,7 +1,8 @@
 """The generator: starts and restarts one engine's child, gives it its work one by one, turns its frames into answers.
 
-The child's death is not the death of this actor: it starts the next one, after a wait that grows while no child
-finishes a step. The work that was inside fails with :class:`EngineDied`; work that was waiting goes to the next child.
+The child's death is not the death of this actor: it starts the next one, after a wait that grows while children die at
+their start or without work. A death with work inside is that work's: it fails with :class:`EngineDied`, and what waited
+goes to the next child, which starts at once.
 """
 
 import logging
@@ -17,7 +18,8 @@ from mflux_api.actors.generator.options import GeneratorOptions
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import Engine, EngineDied, EngineId, EngineStarter, Received
-from mflux_api.errors import EngineUnavailable
+from mflux_api.errors import EngineUnavailable, ServiceError
+from mflux_api.storage.loras import LoraFile
 from mflux_api.supervisor import Started
 from mflux_api.system.nurseries import unwrapped_nursery
 
@@ -26,7 +28,7 @@ logger = logging.getLogger(__name__)
 RESPAWN_FIRST = 0.5
 RESPAWN_MAXIMUM = 30.0
 DEGRADED_AFTER = 3
-"""Deaths in a row, without a finished step, that make the engine degraded."""
+"""Deaths in a row, at the start or without work, that make the engine degraded; a finished step ends the row."""
 
 
 def respawn_delay(failures: int) -> float:
@@ -37,6 +39,9 @@ def respawn_delay(failures: int) -> float:
 
 NEARLY_FULL = 0.05
 """A child that dies with less than this share of its device's memory left died of that."""
+
+_OWN_ENDS = ("killed by", "exited with")
+"""How the reasons of deaths begin that a process came to by itself, unlike those of one that was killed for a hang."""
 
 _Work = Work | m.AwaitEngine
 
@@ -70,6 +75,7 @@ class Generator:
         self._stop = trio.Event()
         self._info: p.Ready | None = None
         self._memory = p.Heartbeat(active_bytes=0, peak_bytes=0)
+        self._executor: Executor | None = None
         self._failures = 0
         self._reason = ""
         self._measuring: list[m.MeasureMemory] = []
@@ -125,16 +131,35 @@ class Generator:
             out_of_memory = self._was_out_of_memory(died.reason, kills)
             self._info = None
             self._memory = p.Heartbeat(active_bytes=0, peak_bytes=0)
-            if not isinstance(died, EngineStopped):
+            if isinstance(self._current, m.Run | m.LoadModel):
+                # It came up and took work: whose death this was is that work's job or file, and never the engine's.
+                self._failures = 0
+            elif not isinstance(died, EngineStopped):
                 self._failures += 1
-            if self._current is not None and not self._current.reply.answered:
-                self._current.reply.fail(EngineDied(died.reason, out_of_memory=out_of_memory))
+            self._answer_for_the_dead(EngineDied(died.reason, out_of_memory=out_of_memory), died)
             self._current, self._reason = None, died.reason
             while self._measuring:
                 self._measuring.pop().reply.fail(EngineDied(died.reason))
             logger.warning("engine died: %s; starting another (engine %s)", died.reason, self._engine)
             self._refuse_if_degraded()
             self._tell_loader()
+
+    def _answer_for_the_dead(self, death: EngineDied, died: EngineDied) -> None:
+        """Answer the work that was inside, and remember what the child was reading for it."""
+        suspect = self._executor.suspect if self._executor is not None else None
+        self._executor = None
+        if self._current is None or self._current.reply.answered:
+            return
+        refused: ServiceError | None = None
+        if not died.reason.startswith(_OWN_ENDS):
+            logger.debug("what an engine was reading is not blamed: a hang may be the disk's")
+        elif isinstance(suspect, LoraFile):
+            self._options.quarantine.note_death(suspect)
+            refused = self._options.quarantine.lora_error(suspect)
+        elif suspect is not None and not death.out_of_memory:
+            # Memory that others had taken may be there the next time.
+            self._options.quarantine.note_death(suspect)
+        self._current.reply.fail(death if refused is None or death.out_of_memory else refused)
 
     def _was_out_of_memory(self, reason: str, kills_before: int) -> bool:
         """Whether there is evidence that the child was ended for want of memory."""
@@ -186,9 +211,10 @@ class Generator:
                     # With no work they are about nothing, and a full channel would keep its death from being seen.
                     logger.debug("dropped a %s frame without work", type(received.event).__name__)
                 else:
+                    executor.note(received.event)
                     await frames_in.send(received)
 
-        executor = Executor(
+        executor = self._executor = Executor(
             engine,
             frames,
             engine_id=self._engine,

@@ -3,6 +3,7 @@
 import attrs
 
 from mflux_api.actors.generator.oom_evidence import OOMEvidence
+from mflux_api.actors.generator.quarantine import Quarantine
 
 
 @attrs.frozen(kw_only=True)
@@ -17,5 +18,7 @@ class GeneratorOptions:
     """Seconds a child has to stop a run or a load that is not wanted any more."""
     oom_evidence: OOMEvidence = attrs.field(factory=OOMEvidence)
     """What the system killed for want of memory; one for all engines of a service."""
+    quarantine: Quarantine = attrs.field(factory=Quarantine)
+    """What engines died over; one for all engines of a service."""
     previews: bool = True
     """Whether runs make previews."""

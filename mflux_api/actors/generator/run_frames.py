@@ -10,6 +10,7 @@ class RunFrames:
 
     def __init__(self, request: ResolvedRequest) -> None:
         self._images = request.num_images
+        self._loras = len(request.lora_files)
         self._most = p.most_events(request.num_images, request.steps)
         self._seen = 0
         self._sent: set[int] = set()
@@ -27,6 +28,8 @@ class RunFrames:
                 if self._seen > self._most:
                     raise EngineDied("it sent more frames than a run has")
         match received.event:
+            case p.ReadingLora(index=index) if index is not None and index >= self._loras:
+                raise EngineDied("it reads a LoRA that the run does not have")
             case p.StepDone() as step if step.image >= self._images or not 0 < step.step <= step.steps:
                 raise EngineDied("it sent a step that the run does not have")
             case p.PreviewMade() as preview if preview.index >= self._images:

@@ -15,7 +15,7 @@ class EngineCondition(StrEnum):
     """Its child is on the way up, for the first time or again."""
     READY = "ready"
     DEGRADED = "degraded"
-    """Its child keeps dying before it finishes a step; it is still started again."""
+    """Its child keeps dying at its start, or without work; it is still started again."""
     FAILED = "failed"
     """Its actors keep failing: none of them runs, and they are started again after a while."""
 
@@ -53,7 +53,7 @@ class EngineState:
     info: Ready | None
     """``None`` while no child is up."""
     degraded: bool
-    """The child kept dying before it finished a step."""
+    """The child kept dying at its start, or without work."""
     active_bytes: int
     peak_bytes: int
     free_bytes: int | None = None

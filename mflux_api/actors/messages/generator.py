@@ -7,6 +7,7 @@ from mflux_api.actors.mailbox import Ask, send_lossy
 from mflux_api.actors.messages.engine import EngineState, Lease
 from mflux_api.engine import protocol
 from mflux_api.engine.interface import EngineId, Received
+from mflux_api.errors import GenerationFailed
 from mflux_api.images.run_inputs import RunInputs
 from mflux_api.jobs.job import Timings
 from mflux_api.jobs.resolve import ResolvedRequest
@@ -18,6 +19,10 @@ class LoadCancelled(Exception):
 
 class StaleLease(Exception):
     """The lease belongs to an engine child that is gone; acquire again."""
+
+
+class ModelRefused(GenerationFailed):
+    """The engine died over the model too often, and does not try it again now; another engine may."""
 
 
 @attrs.frozen(kw_only=True)

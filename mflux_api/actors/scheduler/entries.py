@@ -122,6 +122,8 @@ class Entry:
     """What runs it, as it was when the job was given to it; ``None`` while it does not run."""
     failed_on: EngineId | None = attrs.field(default=None, on_setattr=_tell_watcher)
     """The engine that could not complete its last attempt, until the next one; any other is better."""
+    refused_by: set[EngineId] = attrs.field(factory=set)
+    """The engines that do not try its model again now, because they died over it."""
     began: bool = False
     """Whether the engine was seen loading its model during this attempt."""
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)

@@ -304,6 +304,15 @@ class Scheduler:
                 await self._endings.fail(entry, error)
             else:
                 await self._retries.retry(entry, requeue)
+        except m.ModelRefused as refused:
+            # It died over this model; another engine may not, and no engine is asked twice.
+            again = engine not in entry.refused_by
+            entry.refused_by.add(engine)
+            if again and any(other.id not in entry.refused_by for other in self._usable()):
+                entry.failed_on = engine
+                await self._retries.retry(entry, requeue)
+            else:
+                await self._endings.fail(entry, refused)
         except ModelNotDownloaded:
             # It was deleted after it had been looked for: that counts as no death, and it is looked for again.
             await self._retries.retry(entry, requeue)

@@ -7,7 +7,7 @@ import mlx.core as mx
 from mflux.models.common.tokenizer.tokenizer_output import TokenizerOutput
 from transformers import PreTrainedTokenizerFast
 
-from mflux_api.engine.checkpoint import CheckpointError
+from mflux_api.engine.checkpoint import LIBRARY_ERRORS, CheckpointError, check_tokenizer_files
 
 SYSTEM_MESSAGE = (
     "You are an AI that reasons about image descriptions. You give structured responses focusing on object "
@@ -57,13 +57,11 @@ def load_conversation_tokenizer(path: Path, sequence_length: int, vocab_size: in
     Raises:
         CheckpointError: files are missing or cannot be loaded, or the chat template loses a part of the conversation.
     """
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        if not (path / "tokenizer" / name).is_file():
-            raise CheckpointError(f"tokenizer/{name} is missing.")
+    check_tokenizer_files(path)
     try:
         # tokenizer.json as it stands: the class that the configuration names may build another one of its vocabulary.
         raw = PreTrainedTokenizerFast.from_pretrained(str((path / "tokenizer").resolve()), local_files_only=True)
-    except (OSError, RuntimeError, ValueError, KeyError, TypeError):
+    except LIBRARY_ERRORS:
         raise CheckpointError("tokenizer/ holds files that transformers cannot load.") from None
     if not raw.chat_template:
         raise CheckpointError("tokenizer/chat_template.jinja is missing, and tokenizer_config.json has no template.")

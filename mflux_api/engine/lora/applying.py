@@ -19,9 +19,16 @@ from mflux.models.common.lora.layer.linear_lora_layer import LoRALinear
 from mflux.models.common.lora.mapping.lora_loader import LoRALoader
 from mlx import nn
 
-from mflux_api.engine.lora.adapter_files import Factors, Kronecker, LoraError, LowRank, read_adapter
+from mflux_api.engine.lora.adapter_files import Factors, Kronecker, LoraError, LowRank, blaming, read_adapter
 
-__all__ = ["Adapted", "Lora", "LoraError", "LoraStack"]
+__all__ = ["Adapted", "Lora", "LoraError", "LoraStack", "ReadingLora", "no_reading"]
+
+ReadingLora = Callable[[int | None], None]
+"""Told which of a pass's LoRAs is read now, by its place; ``None`` when all are."""
+
+
+def no_reading(index: int | None) -> None:
+    """Tell no one."""
 
 
 @attrs.frozen
@@ -47,8 +54,13 @@ class _Place:
 class LoraStack:
     """Adapters read and checked against one transformer, ready to be put on it."""
 
-    def __init__(self, transformer: Any, loras: Sequence[Lora]) -> None:
+    def __init__(self, transformer: Any, loras: Sequence[Lora], reading: ReadingLora = no_reading) -> None:
         """Read the files; the transformer is not changed.
+
+        Args:
+            transformer: what they are checked against.
+            loras: the adapters.
+            reading: told which of them is read now, and ``None`` when all are.
 
         Raises:
             LoraError: a file cannot be used, or was made for another model.
@@ -56,22 +68,23 @@ class LoraStack:
         layers: dict[str, list[Any]] = defaultdict(list)
         places: dict[str, _Place] = {}
         finite: dict[str, list[tuple[str, mx.array]]] = defaultdict(list)
-        for lora in loras:
-            for target, factors in read_adapter(lora.path).items():
-                place = places.setdefault(target, _find(transformer, target, lora.path.name))
-                _check(place, target, factors, lora.path.name)
-                finite[target].append((lora.path.name, _is_finite(factors)))
-                # At 0 it is left out, and not multiplied by 0: the same bits as without it.
-                if lora.scale:
-                    layers[target].append(_layer(place, factors, lora.scale))
+        for index, lora in enumerate(loras):
+            reading(index)
+            with blaming(lora.path.name):
+                for target, factors in read_adapter(lora.path).items():
+                    place = places.setdefault(target, _find(transformer, target, lora.path.name))
+                    _check(place, target, factors, lora.path.name)
+                    finite[target].append((lora.path.name, _is_finite(factors)))
+                    # At 0 it is left out, and not multiplied by 0: the same bits as without it.
+                    if lora.scale:
+                        layers[target].append(_layer(place, factors, lora.scale))
         self._wrapped = [(places[target], _combine(places[target].layer, each)) for target, each in layers.items()]
-        try:
+        with blaming(" and ".join(lora.path.name for lora in loras)):
             for target, (_, wrapper) in zip(layers, self._wrapped, strict=True):
                 # Together, so that no factor stays in memory for its check alone.
                 mx.eval(wrapper.parameters(), [each for _, each in finite[target]])
             broken = [name for checks in finite.values() for name, each in checks if not each.item()]
-        except RuntimeError:
-            raise LoraError("A LoRA cannot be read from disk: download it again.") from None
+        reading(None)
         if broken:
             # One such number would turn the whole image black.
             raise LoraError(f"The LoRA {broken[0]} holds NaN or infinite numbers: its training failed, so use another.")
@@ -98,19 +111,26 @@ class LoraStack:
 class Adapted:
     """A transformer function whose adapters are on for the time of each call."""
 
-    def __init__(self, transformer: Any, loras: Sequence[Lora], function: Callable[..., mx.array]) -> None:
+    def __init__(
+        self,
+        transformer: Any,
+        loras: Sequence[Lora],
+        function: Callable[..., mx.array],
+        reading: ReadingLora = no_reading,
+    ) -> None:
         """Read and check the adapters.
 
         Args:
             transformer: what ``function`` calls.
             loras: the adapters.
             function: compiled for these adapters alone, or not at all: a compiled function keeps the layers it met.
+            reading: told which of them is read now, and ``None`` when all are.
 
         Raises:
             LoraError: a file cannot be used, or was made for another model.
         """
         self._files = _identity(loras)
-        self._stack = LoraStack(transformer, loras)
+        self._stack = LoraStack(transformer, loras, reading)
         self._function = function
 
     def fits(self, loras: Sequence[Lora]) -> bool:

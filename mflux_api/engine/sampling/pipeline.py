@@ -12,7 +12,7 @@ from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCr
 
 from mflux_api.catalog.files import ComponentName
 from mflux_api.engine.device import Device
-from mflux_api.engine.lora.applying import LoraError
+from mflux_api.engine.lora.applying import LoraError, ReadingLora, no_reading
 from mflux_api.engine.sampling.batching import PassCost, images_per_pass
 from mflux_api.engine.sampling.decoding import NotFiniteError, decode_mode, decode_packed, to_pixels
 from mflux_api.engine.sampling.denoising import Conditioning, Denoiser, cfg_branches, new_cache
@@ -85,11 +85,18 @@ class _Pass:
 class Pipeline:
     """Runs requests on one set of components, on the thread that loaded them (MLX's streams are thread-local)."""
 
-    def __init__(self, components: Components, device: Device, *, prompt_cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(
+        self,
+        components: Components,
+        device: Device,
+        *,
+        prompt_cache_bytes: int = CACHE_BYTES,
+        reading_lora: ReadingLora = no_reading,
+    ) -> None:
         self._components = components
         self._device = device
         self._prompts = PromptEncoder(components, prompt_cache_bytes)
-        self._transformer = TransformerFunction(components, device)
+        self._transformer = TransformerFunction(components, device, reading_lora)
         self._preview_decoder: PreviewDecoder | None = None
 
     @property

@@ -7,7 +7,7 @@ from mflux.models.flux2.model.flux2_transformer.flux2_kv_cache import Flux2KVCac
 from mflux.utils.apple_silicon import AppleSiliconUtil
 
 from mflux_api.engine.device import Device
-from mflux_api.engine.lora.applying import Adapted, Lora
+from mflux_api.engine.lora.applying import Adapted, Lora, ReadingLora, no_reading
 from mflux_api.engine.weights.components import Components
 
 Predict = Callable[..., mx.array]
@@ -18,9 +18,10 @@ key-value cache, where the model takes them."""
 class TransformerFunction:
     """The transformer of one set of components, with or without adapters."""
 
-    def __init__(self, components: Components, device: Device) -> None:
+    def __init__(self, components: Components, device: Device, reading_lora: ReadingLora = no_reading) -> None:
         self._components = components
         self._device = device
+        self._reading_lora = reading_lora
         self._adapted: Adapted | None = None
         self.plain: Predict = self._compile()
         """The transformer without adapters."""
@@ -38,7 +39,7 @@ class TransformerFunction:
             return self.plain
         if self._adapted is None or not self._adapted.fits(loras):
             self._adapted = None
-            self._adapted = Adapted(self._components.transformer, loras, self._compile())
+            self._adapted = Adapted(self._components.transformer, loras, self._compile(), self._reading_lora)
         return self._adapted
 
     def forget_weights(self) -> None:

@@ -12,7 +12,7 @@ from mflux.models.seedvr2.weights.seedvr2_weight_mapping import SeedVR2WeightMap
 from mlx import nn
 
 from mflux_api.catalog.files import UPSCALER_FILES
-from mflux_api.engine.checkpoint import CheckpointError, read_tensors
+from mflux_api.engine.checkpoint import CheckpointError, blaming, read_tensors
 from mflux_api.engine.weights.lazy_modules import LazyModules, OpenedModule, Reader
 from mflux_api.engine.weights.parameters import expected_tensors
 from mflux_api.engine.weights.reading import Report, no_report
@@ -20,7 +20,7 @@ from mflux_api.engine.weights.reading import Report, no_report
 UpscalerPart: TypeAlias = Literal["transformer", "vae"]
 _PARTS: tuple[UpscalerPart, ...] = ("transformer", "vae")
 
-_BLOCK = re.compile(r"blocks\.(\d+)\.")
+_BLOCK = re.compile(r"blocks\.(\d{1,3})\.")
 # Where both streams share a layer the file has it once, and mflux's module under both names.
 _SHARED = re.compile(r"(blocks\.\d+\.attn\.\w+)\.all\.")
 _TEXT_WIDTH = 5120  # width of the prompt embedding that mflux carries
@@ -65,13 +65,14 @@ class UpscalerComponents(LazyModules[UpscalerPart]):
 
 def _open(path: Path, part: UpscalerPart) -> OpenedModule:
     tensors = read_tensors(path, UPSCALER_FILES[part])
-    if part == "transformer":
-        tensors = _separate_streams(tensors)
-        module = _build_transformer(tensors)
-        mapping = SeedVR2WeightMapping.get_transformer_mapping(num_blocks=module.num_layers)
-    else:
-        module = _build_vae(tensors)
-        mapping = SeedVR2WeightMapping.get_vae_mapping()
+    with blaming(part, "dimensions in its file"):
+        if part == "transformer":
+            tensors = _separate_streams(tensors)
+            module = _build_transformer(tensors)
+            mapping = SeedVR2WeightMapping.get_transformer_mapping(num_blocks=module.num_layers)
+        else:
+            module = _build_vae(tensors)
+            mapping = SeedVR2WeightMapping.get_vae_mapping()
     expected = expected_tensors(module, mapping)
     # The released files may hold more than the tests' files do; only what is needed is demanded.
     found = {name: tensor for name, tensor in tensors.items() if name in expected}

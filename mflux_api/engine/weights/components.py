@@ -23,7 +23,7 @@ from mflux_api.catalog.files import (
     SEQUENCE_LENGTH_KEY,
     ComponentName,
 )
-from mflux_api.engine.checkpoint import CheckpointError, JsonConfig, Weights, read_json, read_weights
+from mflux_api.engine.checkpoint import CheckpointError, JsonConfig, Weights, blaming, read_json, read_weights
 from mflux_api.engine.dev.conversation import load_conversation_tokenizer
 from mflux_api.engine.dev.text_encoder import MistralTextEncoder
 from mflux_api.engine.weights import dev_mapping as dev
@@ -179,16 +179,17 @@ def _open(
 ) -> _OpenedComponent:
     tensors = weights.tensors
     mapping: list[Any]
-    if name == "transformer":
-        module = build_transformer(_config(path, name, weights), _text_config(path), out_layers)
-        mapping = [*Flux2WeightMapping.get_transformer_mapping(), *dev.GUIDANCE_TARGETS]
-    elif name == "vae":
-        module = build_vae(_config(path, name, weights))
-        mapping = Flux2WeightMapping.get_vae_mapping()
-    else:
-        mistral = dev.is_mistral(_text_encoder_config(path))
-        module = build_text_encoder(_text_config(path), max(out_layers), mistral=mistral)
-        mapping = dev.TEXT_ENCODER_TARGETS if mistral else Flux2WeightMapping.get_text_encoder_mapping()
+    with blaming(name, "dimensions in its configuration"):
+        if name == "transformer":
+            module = build_transformer(_config(path, name, weights), _text_config(path), out_layers)
+            mapping = [*Flux2WeightMapping.get_transformer_mapping(), *dev.GUIDANCE_TARGETS]
+        elif name == "vae":
+            module = build_vae(_config(path, name, weights))
+            mapping = Flux2WeightMapping.get_vae_mapping()
+        else:
+            mistral = dev.is_mistral(_text_encoder_config(path))
+            module = build_text_encoder(_text_config(path), max(out_layers), mistral=mistral)
+            mapping = dev.TEXT_ENCODER_TARGETS if mistral else Flux2WeightMapping.get_text_encoder_mapping()
     parameters = count(module)
     if weights.saved_by_mflux:
         if name == "text_encoder":

@@ -231,7 +231,7 @@ def _is_whole(entry: Path, made_from: Mapping[str, Any] | None, report: Report) 
         if made_from is not None and marker["made_from"] != json.loads(json.dumps(made_from)):
             return False
         return bool(files) and _checksums(entry, list(files), report) == files
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return False
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from mflux.models.common.tokenizer import LanguageTokenizer, TokenizerLoader
 from mflux.models.common.weights.loading.weight_definition import TokenizerDefinition
 
-from mflux_api.engine.checkpoint import CheckpointError
+from mflux_api.engine.checkpoint import LIBRARY_ERRORS, CheckpointError, check_tokenizer_files
 
 
 def load_qwen_tokenizer(path: Path, sequence_length: int, vocab_size: int) -> Any:
@@ -15,9 +15,7 @@ def load_qwen_tokenizer(path: Path, sequence_length: int, vocab_size: int) -> An
     Raises:
         CheckpointError: files are missing or cannot be loaded, or they do not fit the text encoder.
     """
-    for name in ("tokenizer.json", "tokenizer_config.json"):
-        if not (path / "tokenizer" / name).is_file():
-            raise CheckpointError(f"tokenizer/{name} is missing.")
+    check_tokenizer_files(path)
     definition = TokenizerDefinition(
         name="qwen3",
         hf_subdir="tokenizer",
@@ -30,7 +28,7 @@ def load_qwen_tokenizer(path: Path, sequence_length: int, vocab_size: int) -> An
     try:
         # An absolute path that is a folder never reaches mflux's branch for repositories, so nothing is downloaded.
         tokenizer: Any = TokenizerLoader.load(definition, str(path.resolve()))
-    except (OSError, RuntimeError, ValueError):
+    except LIBRARY_ERRORS:
         raise CheckpointError("tokenizer/ holds files that transformers cannot load.") from None
     raw = tokenizer.tokenizer
     if not raw.chat_template:

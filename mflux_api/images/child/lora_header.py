@@ -3,7 +3,7 @@
 import os
 import stat
 
-from mflux_api.catalog.lora_rules import PREFIX_BYTES, LoraRuleError, header_bytes, read_header
+from mflux_api.catalog.safetensors_rules import PREFIX_BYTES, SafetensorsRuleError, header_bytes, read_header
 from mflux_api.images.child import protocol as p
 
 
@@ -22,7 +22,7 @@ def check_lora(order: p.CheckLora) -> p.LoraChecked:
                 raise p.lora_error("it is not a file")
             length = header_bytes(file.read(PREFIX_BYTES), status.st_size)
             read_header(file.read(length), status.st_size)
-    except LoraRuleError as error:
+    except SafetensorsRuleError as error:
         raise p.lora_error(str(error)) from None
     except (OSError, ValueError):
         raise p.lora_error("it cannot be read; send it again") from None

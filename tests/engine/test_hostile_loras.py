@@ -1,0 +1,275 @@
+"""LoRA files that were made to do harm: each is one job's error, said in a short printable sentence."""
+
+import json
+import os
+import struct
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from mflux_api.catalog.safetensors_rules import LORA, SafetensorsRuleError, header_bytes, read_header
+from mflux_api.engine.lora.adapter_files import read_adapter
+from mflux_api.engine.lora.applying import Lora, LoraError, LoraStack
+from mflux_api.engine.lora.open_lora import OpenLora
+from mflux_api.engine.weights.components import Components
+from mflux_api.ipc.printable import MAX_NAME, MAX_SENTENCE
+from tests.support.adapter_files import peft
+from tests.support.checkpoint_shapes import TINY
+
+pytestmark = pytest.mark.slow
+
+KEY = "transformer.transformer_blocks.{}.attn.to_q"
+WIDTH = TINY.width
+
+
+def file_bytes(header: object, data: bytes = b"") -> bytes:
+    """A safetensors file of any header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def tensors(
+    shapes: Mapping[str, tuple[int, ...]], *, dtype: str = "F32", metadata: object = None, value: bytes = b"\0\0\x80?"
+) -> bytes:
+    """A whole file of tensors, each number the same."""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    data = bytearray()
+    for name, shape in shapes.items():
+        count = 1
+        for side in shape:
+            count *= side
+        begin = len(data)
+        data += value * count
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [begin, len(data)]}
+    return file_bytes(header, bytes(data))
+
+
+def pair(key: str = KEY.format(0), rank: int = 2, suffix: str = ".weight") -> dict[str, tuple[int, ...]]:
+    return {f"{key}.lora_A{suffix}": (rank, WIDTH), f"{key}.lora_B{suffix}": (WIDTH, rank)}
+
+
+def peft_config(**config: object) -> dict[str, str]:
+    return {"lora_adapter_metadata": json.dumps(config)}
+
+
+ONE = KEY.format(0)
+ALPHA = f"{ONE}.alpha"
+NESTED = b"[" * 200_000 + b"]" * 200_000
+LOKR = f"{ONE}.lokr_"
+
+HOSTILE: dict[str, bytes] = {
+    "a name of 2 MB": tensors({f"{KEY.format('0' * 2_000_000)}.lora_A.weight": (2, WIDTH)}),
+    "a name of 2 MB and a type that is not taken": tensors(
+        {f"{KEY.format('0' * 1_100_000)}.lora_A.weight": (1,)}, dtype="I32"
+    ),
+    "a block number of 5,000 digits": tensors(pair(KEY.format("1" * 5_000))),
+    "a block number of 150 digits": tensors(pair(KEY.format("1" * 150))),
+    "a block number in other digits": tensors(pair(KEY.format("٣"))),
+    "a block that is not there": tensors(pair(KEY.format(9_999))),
+    "a lone surrogate": file_bytes(rb'{"\ud800": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}', bytes(4)),
+    "names that spoil a terminal": tensors({"\x00\n\x1b[31m\u202e": (1,)}, dtype="U64", value=bytes(8)),
+    "a type that spoils a terminal": tensors({"a": (1,)}, dtype="\x1b[31m" * 1000),
+    "100,000 tensors": tensors({str(number): (1,) for number in range(100_000)}),
+    "no tensors": tensors({}),
+    "a rank of 0": tensors(pair(rank=0)),
+    "sides whose product overflows": file_bytes(
+        {"a": {"dtype": "F32", "shape": [2**31 - 1] * 8, "data_offsets": [0, 4]}}, bytes(4)
+    ),
+    "a side that overflows": file_bytes({"a": {"dtype": "F32", "shape": [2**70], "data_offsets": [0, 4]}}, bytes(4)),
+    "a huge side of an empty tensor": file_bytes({"a": {"dtype": "F32", "shape": [0, 2**30], "data_offsets": [0, 0]}}),
+    "negative offsets": file_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": [-4, 0]}}, bytes(4)),
+    "huge offsets": file_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 2**80]}}, bytes(4)),
+    "offsets the wrong way": file_bytes({"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 0]}}, bytes(4)),
+    "a number of 5,000 digits": file_bytes(
+        b'{"a": {"dtype": "F32", "shape": [' + b"1" * 5000 + b'], "data_offsets": [0, 4]}}', bytes(4)
+    ),
+    "metadata that is nested": file_bytes(b'{"__metadata__": ' + NESTED + b"}"),
+    "metadata of numbers": tensors(pair(), metadata={"a": 1}),
+    "nesting": file_bytes(NESTED),
+    "a nested tensor": file_bytes(b'{"a": ' + NESTED + b"}"),
+    "a header of 2^63 bytes": struct.pack("<Q", 2**63) + b"{}",
+    "an alpha of text": tensors(pair(), metadata=peft_config(lora_alpha="much")),
+    "an alpha that is too large for a float": tensors(pair(), metadata=peft_config(lora_alpha=10**400)),
+    "an alpha of 1e300": tensors(pair(), metadata=peft_config(lora_alpha=1e300)),
+    "an alpha that is not a number": tensors(pair(), metadata=peft_config(lora_alpha=float("nan"))),
+    "an alpha of 5,000 digits": tensors(
+        pair(), metadata={"lora_adapter_metadata": '{"lora_alpha": ' + "1" * 5000 + "}"}
+    ),
+    "nested configuration": tensors(pair(), metadata={"lora_adapter_metadata": "[" * 100_000}),
+    "10,000 alpha patterns": tensors(
+        pair(), metadata=peft_config(lora_alpha=1, alpha_pattern={f"a{n}": 1 for n in range(10_000)})
+    ),
+    "an alpha of many numbers": tensors({**pair(), ALPHA: (5,)}),
+    "an infinite alpha": tensors(pair() | {ALPHA: ()}, value=b"\0\0\x80\x7f"),
+    "weights that are not numbers": tensors(pair(), value=b"\0\0\xc0\x7f"),
+    "a factor of one axis": tensors({f"{ONE}.lora_A.weight": (WIDTH,), f"{ONE}.lora_B.weight": (2,)}),
+    "a LoKr whose product is huge": tensors(
+        {f"{LOKR}w1": (1, 1), f"{LOKR}w2_a": (60_000, 1), f"{LOKR}w2_b": (1, 60_000)}
+    ),
+    "a LoKr of eight axes": tensors({f"{LOKR}w1": (1,) * 8, f"{LOKR}w2": (1,) * 8}),
+    "a LoKr with a tensor that does not fit": tensors(
+        {f"{LOKR}w1": (1, 1), f"{LOKR}t2": (2, 2), f"{LOKR}w2_a": (2, 2), f"{LOKR}w2_b": (2, 2)}
+    ),
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE.keys())
+def test_hostile_file_is_one_short_error(tiny: Components, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    began = time.process_time()
+    with pytest.raises(LoraError) as caught:
+        LoraStack(tiny.transformer, [Lora(path)])
+    assert time.process_time() - began < 5
+    message = str(caught.value)
+    assert "a.safetensors" in message
+    assert len(message) <= MAX_SENTENCE
+    assert message.isprintable()
+
+
+@pytest.mark.parametrize("dtype", ["F64", "F8_E4M3", "F8_E5M2", "I8", "I64", "BOOL", "U64", "F4", ""])
+@pytest.mark.parametrize("used", [True, False])
+def test_type_that_is_not_taken_is_named_wherever_it_stands(tmp_path: Path, dtype: str, used: bool) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(tensors(pair() if used else {"notes": (1,)}, dtype=dtype, value=bytes(8)))
+    with pytest.raises(LoraError, match=f"as {dtype}: save it as one of"):
+        read_adapter(path)
+
+
+def test_rank_larger_than_the_layer_is_computed(tiny: Components, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(tensors(pair(rank=3 * WIDTH)))
+    assert len(LoraStack(tiny.transformer, [Lora(path)])) == 1
+
+
+def test_names_and_tensors_up_to_the_limits_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    others = {f"{number:0{MAX_NAME}}": (1,) for number in range(LORA.tensors - 2)}
+    path.write_bytes(tensors(pair() | others))
+    assert list(read_adapter(path)) == ["transformer_blocks.0.attn.to_q"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["pipe", "folder"])
+def test_what_is_not_a_file_is_refused_without_waiting(tmp_path: Path, make: Any) -> None:
+    path = tmp_path / "a.safetensors"
+    make(path)
+    with pytest.raises(LoraError, match="not a file"):
+        read_adapter(path)
+
+
+def test_link_to_a_device_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    path.symlink_to("/dev/zero")
+    with pytest.raises(LoraError, match="not a file"):
+        read_adapter(path)
+
+
+def test_file_that_shrinks_while_it_is_read_is_an_error_and_no_bus_error(tmp_path: Path) -> None:
+    path = peft(tmp_path / "a.safetensors", TINY)
+    with OpenLora(path) as file:
+        os.truncate(path, path.stat().st_size // 2)
+        last = max(file.tensors, key=lambda name: file.tensors[name].begin)
+        with pytest.raises(LoraError, match="changed while it was read"):
+            file.read(last)
+
+
+def test_file_whose_bytes_change_while_it_is_read_is_an_error(tmp_path: Path) -> None:
+    path = peft(tmp_path / "a.safetensors", TINY)
+    with OpenLora(path) as file:
+        with path.open("r+b") as other:
+            other.seek(-4, os.SEEK_END)
+            other.write(b"\xff" * 4)
+        os.utime(path, ns=(1, 1))
+        with pytest.raises(LoraError, match="changed while it was read"):
+            file.check_unchanged()
+
+
+def test_file_that_is_replaced_while_it_is_read_stays_the_one_that_was_opened(tmp_path: Path) -> None:
+    path = peft(tmp_path / "a.safetensors", TINY)
+    with OpenLora(path) as file:
+        (tmp_path / "b").write_bytes(b"other")
+        os.replace(tmp_path / "b", path)
+        assert all(file.read(name).size for name in file.tensors)
+        file.check_unchanged()
+
+
+# --- what the upload accepts, the engine loads ---
+
+SIDES = st.lists(st.integers(-1, 5) | st.sampled_from([2**31 - 1, 2**64]), max_size=4)
+DTYPES = st.sampled_from(["F32", "F16", "BF16"]) | st.sampled_from(["F64", "I64", "BOOL", "F8_E4M3", "X", ""])
+PARTS = ["lora_A.weight", "lora_B.weight", "alpha", "lokr_w1", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"]
+NAMES = (
+    st.tuples(st.sampled_from(["0", "1", "99", "1" * 30]), st.sampled_from([*PARTS, "dora_scale"])).map(
+        lambda each: f"{KEY.format(each[0])}.{each[1]}"
+    )
+    | st.tuples(st.sampled_from(["0"]), st.sampled_from(PARTS)).map(
+        lambda each: f"diffusion_model.double_blocks.{each[0]}.img_attn.qkv.{each[1]}"
+    )
+    | st.text(max_size=8)
+)
+
+
+@st.composite
+def safetensors_files(draw: st.DrawFn) -> bytes:
+    """Files of which many are whole, and the others nearly."""
+    header: dict[str, Any] = {}
+    if draw(st.booleans()):
+        values = st.text(max_size=5) | st.sampled_from(['{"lora_alpha": 1e400}', '{"lora_alpha": [1]}', "[[]]"])
+        names = st.sampled_from(["lora_adapter_metadata", "a"])
+        header["__metadata__"] = draw(st.dictionaries(names, values, max_size=2) | st.integers())
+    data = b""
+    for name in draw(st.lists(NAMES, max_size=5, unique=True)):
+        dtype, shape = draw(DTYPES), draw(SIDES)
+        count = {"F64": 8, "I64": 8, "F32": 4, "F16": 2, "BF16": 2}.get(dtype, 1)
+        for side in shape:
+            count *= side
+        size = count if 0 <= count < 4096 and draw(st.integers(0, 9)) else draw(st.integers(0, 8))
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + size]}
+        data += draw(st.binary(min_size=size, max_size=size)) if size < 64 else bytes(size)
+    whole = file_bytes(header, data)
+    return whole[: draw(st.integers(0, len(whole)))] if not draw(st.integers(0, 9)) else whole
+
+
+def accepted(path: Path) -> bool:
+    """Whether the rules of the upload let a file in."""
+    data = path.read_bytes()
+    try:
+        length = header_bytes(data[:8], len(data))
+        read_header(data[8 : 8 + length], len(data))
+    except SafetensorsRuleError:
+        return False
+    return True
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
+@given(content=safetensors_files())
+def test_what_the_upload_accepts_the_engine_loads_or_says_what_does_not_fit(
+    tiny: Components, tmp_path: Path, content: bytes
+) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(content)
+    try:
+        LoraStack(tiny.transformer, [Lora(path)])
+        refused = ""
+    except LoraError as error:
+        refused = str(error)
+    assert accepted(path) == ("cannot be used: " not in refused)
+    if accepted(path):
+        # The rules are never looser than the format's own library.
+        with safe_open(str(path), framework="numpy") as file:
+            assert list(file.keys())
+
+
+@pytest.mark.parametrize("cut", [1, 10, 1000])
+def test_file_without_its_end_is_accepted_by_neither(tmp_path: Path, cut: int) -> None:
+    path = peft(tmp_path / "a.safetensors", TINY)
+    path.write_bytes(path.read_bytes()[:-cut])
+    assert not accepted(path)
+    with pytest.raises(LoraError, match="a part of it is missing"):
+        read_adapter(path)
