@@ -3,6 +3,7 @@
 import html
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TypeVar
 
 import attrs
@@ -76,7 +77,7 @@ OPERATIONS = (
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
-    service = Extras(gateway, lambda: caller().owner)
+    service = Extras(gateway, lambda: caller().owner, metadata=gateway.settings.generation.metadata)
 
     @routes.post("/extra-single-image")
     async def single() -> Response:
@@ -114,8 +115,9 @@ class Layer:
 class Extras:
     """Upscales the images of a call; what a model makes of one is a job like any other."""
 
-    def __init__(self, gateway: Gateway, owner: Callable[[], str]) -> None:
+    def __init__(self, gateway: Gateway, owner: Callable[[], str], *, metadata: bool = True) -> None:
         self._gateway = gateway
+        self._compose = partial(compose, metadata=metadata)
         self._owner = owner
         self._threads = trio.CapacityLimiter(THREADS)
         self._plain_calls = 0
@@ -173,7 +175,7 @@ class Extras:
             for source, plan, layers in zip(sources, plans, layers_of, strict=True):
                 made = [await self._content(layer) for layer in layers]
                 done = _describe(options, plan, layers)
-                images.append(await self._in_thread(compose, options, plan, made, source, done))
+                images.append(await self._in_thread(self._compose, options, plan, made, source, done))
         return images, f"<p>{html.escape(_describe(options, plans[0], layers_of[0]))}</p>"
 
     @asynccontextmanager

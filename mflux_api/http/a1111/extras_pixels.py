@@ -39,7 +39,15 @@ class Source:
         return decode_image(self.text, self.index, self.field, reference=False)
 
 
-def compose(options: ExtrasOptions, plan: Plan, layers: Sequence[str | bytes], source: Source, done: str) -> str:
+def compose(
+    options: ExtrasOptions,
+    plan: Plan,
+    layers: Sequence[str | bytes],
+    source: Source,
+    done: str,
+    *,
+    metadata: bool = True,
+) -> str:
     """Return the finished image as base64 PNG, with what its source said about itself.
 
     Args:
@@ -48,6 +56,7 @@ def compose(options: ExtrasOptions, plan: Plan, layers: Sequence[str | bytes], s
         layers: one or two of: a plain upscaler's name, or what a model made, as PNG.
         source: the image.
         done: what is done with it, as :func:`~mflux_api.http.a1111.extras_plan.describe` says.
+        metadata: whether the image says so, and keeps what its source said.
     """
     images, decoded = list["Image"](), None
     for layer in layers:
@@ -58,7 +67,8 @@ def compose(options: ExtrasOptions, plan: Plan, layers: Sequence[str | bytes], s
             decoded = decoded or source.decode()
             images.append(resize(decoded, layer, plan))
     image = images[0] if len(images) == 1 else blend(images[0], images[1], options.extras_upscaler_2_visibility)
-    png = encode_png(image.tobytes(), *image.size, parameters=infotext_of(source.text), postprocessing=done)
+    parameters, postprocessing = (infotext_of(source.text), done) if metadata else ("", "")
+    png = encode_png(image.tobytes(), *image.size, parameters=parameters, postprocessing=postprocessing)
     return base64.b64encode(png).decode()
 
 
