@@ -35,6 +35,14 @@ pin:
     uv lock --upgrade
     uv run python -m tools.pin
 
+# The software bill of materials, as CycloneDX.
+sbom file="sbom.json":
+    uv run python -m tools.sbom {{file}}
+
+# Known vulnerabilities of what is pinned; --strict, because a package that could not be looked up is not a clean one.
+audit:
+    uvx pip-audit --strict --disable-pip --require-hashes -r requirements.txt
+
 # The tables of docs/performance.md.
 bench:
     uv run python -m benchmarks.startup
