@@ -35,6 +35,10 @@ pin:
     uv lock --upgrade
     uv run python -m tools.pin
 
+# Mutated images, LoRA files, JSON and HTTP against a server of its own; inputs of findings go to fuzz-findings/.
+fuzz kind="all" minutes="10" *args:
+    uv run python -m tools.fuzz {{kind}} --minutes {{minutes}} {{args}}
+
 # The software bill of materials, as CycloneDX.
 sbom file="sbom.json":
     uv run python -m tools.sbom {{file}}

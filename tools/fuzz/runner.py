@@ -1,0 +1,140 @@
+"""A run: cases in turn, each judged, and the findings kept."""
+
+import json
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from pathlib import Path
+
+import attrs
+
+from tools.fuzz import http_bytes, images, json_bodies, safetensors
+from tools.fuzz.case import Case, Maker
+from tools.fuzz.exchange import judge, send
+from tools.fuzz.target import Pulse, Target
+
+KINDS: dict[str, Maker] = {
+    "images": images.cases,
+    "safetensors": safetensors.cases,
+    "json": json_bodies.cases,
+    "http": http_bytes.cases,
+}
+_WARM_UP = 5
+_KEPT_OF_A_KIND = 5
+"""Inputs kept of one finding: more of the same say nothing new."""
+
+
+@attrs.frozen(kw_only=True)
+class Limits:
+    """When a run ends, and what it still takes for healthy."""
+
+    seconds: float
+    cases: int | None = None
+    most_bytes: int = 8 * 2**20
+    """How large an input may be."""
+    stall_seconds: float = 1.0
+    """An answer of the health route that takes longer is a finding of its case."""
+    health_seconds: float = 0.1
+    """And so is a run whose 99th of 100 takes longer."""
+
+
+@attrs.frozen
+class Finding:
+    """Something that must not be."""
+
+    number: int
+    what: str
+    case: Case | None
+    """``None`` for what belongs to the whole run."""
+
+
+@attrs.define
+class Report:
+    """What a run has come to."""
+
+    seed: int
+    cases: Counter[str] = attrs.field(factory=Counter)
+    statuses: Counter[int] = attrs.field(factory=Counter)
+    findings: list[Finding] = attrs.field(factory=list)
+    health: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """The median, the 99th of 100 and the slowest answer of the health route, in seconds."""
+
+
+def mix(kinds: list[str], seed: int, most_bytes: int) -> Iterator[Case]:
+    """Yield cases of these kinds in turn; the same seed yields the same cases for ever."""
+    makers = [KINDS[kind](random.Random(f"{seed} {kind}"), most_bytes) for kind in kinds]
+    for maker in cycle(makers):
+        yield next(maker)
+
+
+def run(
+    target: Target, kinds: list[str], seed: int, limits: Limits, on_case: Callable[[Report], None] = lambda _: None
+) -> Report:
+    """Send cases until the time or their number is over, or the server is gone.
+
+    Args:
+        target: the server.
+        kinds: of :data:`KINDS`.
+        seed: what the cases are made of.
+        limits: when to end, and what is healthy.
+        on_case: called after each case.
+    """
+    report = Report(seed)
+    # What it takes for good on its first requests (imports, a loaded model) is not held against later ones.
+    for case in (*json_bodies.valid(), *images.valid()) * _WARM_UP:
+        send(target, case)
+    before = target.held()
+    target.new_tracebacks()
+    deadline = time.monotonic() + limits.seconds
+    with Pulse(target) as pulse:
+        for number, case in enumerate(mix(kinds, seed, limits.most_bytes)):
+            if time.monotonic() > deadline or number == limits.cases:
+                break
+            seen = len(pulse.seconds)
+            report.findings += [Finding(number, what, case) for what in _try(target, case, report)]
+            slowest = max(pulse.seconds[seen:], default=0.0)
+            if slowest > limits.stall_seconds:
+                report.findings.append(Finding(number, f"health took {slowest:.1f} s meanwhile", case))
+            on_case(report)
+            if not target.alive():
+                report.findings.append(Finding(number, "the server is gone", case))
+                break
+        number = sum(report.cases.values())
+        if before is not None and (held := target.settled(before)) is not None:
+            what = f"after it {held.files} descriptors and {held.memory >> 20} MB, before {before.files} and "
+            report.findings.append(Finding(number, f"{what}{before.memory >> 20} MB", None))
+        report.health = (pulse.quantile(0.5), pulse.quantile(0.99), max(pulse.seconds, default=0.0))
+    if report.health[1] > limits.health_seconds:
+        report.findings.append(Finding(number, f"the 99th of 100 health answers took {report.health[1]:.2f} s", None))
+    return report
+
+
+def _try(target: Target, case: Case, report: Report) -> list[str]:
+    report.cases[case.kind] += 1
+    try:
+        answers = send(target, case)
+    except TimeoutError:
+        return ["no answer and no end within a minute"]
+    except OSError as error:
+        return [f"no connection: {error.strerror or type(error).__name__}"]
+    report.statuses.update(answer.status for answer in answers)
+    return [*judge(case, answers), *(f"log: {line[:300]}" for line in target.new_tracebacks())]
+
+
+def keep(report: Report, folder: Path) -> list[Path]:
+    """Write the inputs of the findings into a folder, and beside each what is wrong; return the inputs' files."""
+    kept: list[Path] = []
+    seen: Counter[str] = Counter()
+    for finding in report.findings:
+        seen[finding.what[:40]] += 1
+        if finding.case is None or seen[finding.what[:40]] > _KEPT_OF_A_KIND:
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{finding.case.kind}-{report.seed}-{finding.number}.bin"
+        path.write_bytes(finding.case.data)
+        said = {"seed": report.seed, "number": finding.number, "how": finding.case.how, "what": finding.what}
+        path.with_suffix(".json").write_text(json.dumps(said, indent=2) + "\n", "utf-8")
+        kept.append(path)
+    return kept
