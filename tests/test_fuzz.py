@@ -90,9 +90,9 @@ def test_connection_without_an_answer_is_a_finding_unless_its_http_is_wrong() ->
 
 
 def test_inputs_of_findings_are_kept_with_what_names_them(tmp_path: Path) -> None:
-    finding = Finding(12, "500 INTERNAL_ERROR", Case("json", "strange values", b"bytes"))
+    finding = Finding(12, "500 INTERNAL_ERROR", Case("json", "strange values", b"bytes", b"before"))
     (path,) = keep(Report(seed=3, findings=[finding, Finding(13, "too much memory", None)]), tmp_path / "new")
-    assert path.read_bytes() == b"bytes"
+    assert (path.read_bytes(), path.with_suffix(".setup").read_bytes()) == (b"bytes", b"before")
     assert json.loads(path.with_suffix(".json").read_text("utf-8")) == {
         "seed": 3,
         "number": 12,

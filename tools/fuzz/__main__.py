@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tools.fuzz.case import Case
 from tools.fuzz.exchange import judge, send
-from tools.fuzz.runner import KINDS, Limits, Report, keep, run
+from tools.fuzz.runner import KINDS, SETUP, Limits, Report, keep, run
 from tools.fuzz.target import Target, started
 
 _BAR_WIDTH = 30
@@ -62,12 +62,16 @@ def _summarize(report: Report, kept: Sequence[Path]) -> None:
     print("statuses: " + ", ".join(f"{status}: {count}" for status, count in sorted(report.statuses.items())))
     print(f"health: median {median:.0f} ms, 99 of 100 within {high:.0f} ms, slowest {worst:.0f} ms")
     for finding in report.findings:
-        print(f"  {finding.number}: {finding.what}" + (f" [{finding.case.how}]" if finding.case is not None else ""))
+        line = f"  {finding.number}: {finding.what}" + (f" [{finding.case.how}]" if finding.case is not None else "")
+        # Inputs have characters that no terminal takes.
+        print(line.encode("ascii", "backslashreplace").decode())
     print(f"{len(report.findings)} findings" + (f"; their inputs: {kept[0].parent}" if kept else ""))
 
 
 def _replay(target: Target, path: Path) -> int:
-    case = Case("replay", path.name, path.read_bytes(), well_formed=not path.name.startswith("http"))
+    setup = path.with_suffix(SETUP)
+    before = setup.read_bytes() if setup.is_file() else b""
+    case = Case("replay", path.name, path.read_bytes(), before, well_formed=not path.name.startswith("http"))
     answers = send(target, case)
     for answer in answers:
         print(answer.status, answer.body[:500].decode("utf-8", "replace"))

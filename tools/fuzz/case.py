@@ -16,6 +16,8 @@ class Case:
     """What was done to which seed, for people."""
     data: bytes = attrs.field(repr=False)
     """All that is sent."""
+    setup: bytes = attrs.field(default=b"", repr=False)
+    """A request that goes before it, on a connection of its own: the upload of what it uses."""
     well_formed: bool = True
     """Whether the HTTP itself is right, so that an answer must come."""
 

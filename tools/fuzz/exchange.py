@@ -16,7 +16,14 @@ _ANSWER_SECONDS = 60.0
 _MOST_READ = 64 * 2**20
 
 # A 5xx that says something is broken, and not that something is short or on its way, is a finding whatever its code.
-_BROKEN = {"INTERNAL_ERROR", "ENGINE_CRASHED", "SERVER_CRASHED", "SERVICE_RESTARTING", "ENGINE_UNAVAILABLE"}
+_BROKEN = {
+    "INTERNAL_ERROR",
+    "GENERATION_FAILED",
+    "ENGINE_CRASHED",
+    "SERVER_CRASHED",
+    "SERVICE_RESTARTING",
+    "ENGINE_UNAVAILABLE",
+}
 _CODES = {error.code: error.status for error in all_errors()}
 _LEAKS = re.compile(r"Traceback|File \"|site-packages|/tmp/|/home/|/Users/|/root/|object at 0x")
 
@@ -32,11 +39,13 @@ class Answer:
 
 
 def send(target: Target, case: Case) -> list[Answer]:
-    """Send a case and return every answer of its connection.
+    """Send a case, its setup first, and return every answer of its connection.
 
     Raises:
         TimeoutError: no end came in time.
     """
+    if case.setup:
+        send(target, Case(case.kind, "setup", case.setup))
     with socket.create_connection((target.host, target.port), timeout=_ANSWER_SECONDS) as connection:
         # A server may answer before it has read everything, and close.
         with contextlib.suppress(ConnectionError):

@@ -21,6 +21,8 @@ KINDS: dict[str, Maker] = {
     "json": json_bodies.cases,
     "http": http_bytes.cases,
 }
+SETUP = ".setup"
+"""Suffix of the file with what goes before an input."""
 _WARM_UP = 5
 _KEPT_OF_A_KIND = 5
 """Inputs kept of one finding: more of the same say nothing new."""
@@ -134,6 +136,8 @@ def keep(report: Report, folder: Path) -> list[Path]:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{finding.case.kind}-{report.seed}-{finding.number}.bin"
         path.write_bytes(finding.case.data)
+        if finding.case.setup:
+            path.with_suffix(SETUP).write_bytes(finding.case.setup)
         said = {"seed": report.seed, "number": finding.number, "how": finding.case.how, "what": finding.what}
         path.with_suffix(".json").write_text(json.dumps(said, indent=2) + "\n", "utf-8")
         kept.append(path)

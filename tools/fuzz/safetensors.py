@@ -14,16 +14,21 @@ _NUMBERS: tuple[Any, ...] = (-1, 0, 1, 16, 2**31, 2**32, 2**63, 2**64, 10**400, 
 
 
 def cases(rng: random.Random, most: int) -> Iterator[Case]:
-    """Yield uploads of mutated files, and now and then a generation that names what was uploaded."""
+    """Yield uploads of mutated files; every fifth is followed by a generation that names the file."""
     number = 0
     while True:
         number += 1
-        name = f"fuzz-{number % 8}.safetensors"
+        used = rng.random() < 0.2
+        # One that is used has a name of its own, or a refused upload would leave an older file to be used.
+        name = f"fuzz-{number if used else 0}.safetensors"
         how, data = _file(rng, most)
-        yield Case("safetensors", how, _upload(rng, name, data))
-        if rng.random() < 0.2:
+        upload = _upload(rng, name, data)
+        if used:
             body = {"prompt": "a house", "model": "demo", "width": 64, "height": 64, "steps": 1, "lora_files": [name]}
-            yield Case("safetensors", f"{how}, used", request("POST", "/sdapi/v1/txt2img", json.dumps(body).encode()))
+            use = request("POST", "/sdapi/v1/txt2img", json.dumps(body).encode())
+            yield Case("safetensors", f"{how}, used", use, upload)
+        else:
+            yield Case("safetensors", how, upload)
 
 
 def _upload(rng: random.Random, name: str, data: bytes) -> bytes:
