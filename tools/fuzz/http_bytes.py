@@ -35,7 +35,16 @@ _TARGETS = (
 )
 _VERSIONS = ("HTTP/1.1",) * 6 + ("HTTP/1.0", "HTTP/2.0", "HTTP/3.0", "HTTP/0.9", "HTTP/1.1 ", "HTTP/11", "ICY", "")
 _HEADERS = (
-    *("Host: ", "Host: a\r\nHost: b", "Host: [::1", "Host: a@b", "Host: evil.example", "Content-Length: -1"),
+    *(
+        "Host: ",
+        "Host: a\r\nHost: b",
+        "Host: [::1",
+        "Host: a@b",
+        "Host: a..b",
+        "Host: " + "a" * 64,
+        "Host: evil.example",
+        "Content-Length: -1",
+    ),
     *("Content-Length: 5\r\nContent-Length: 6", "Content-Length: 1e3", "Content-Length: 99999999999999999999"),
     *("Content-Length: +5", "Transfer-Encoding: chunked", "Transfer-Encoding: gzip, chunked", "Transfer-Encoding: x"),
     *("Transfer-Encoding : chunked", "Transfer-Encoding: chunked\r\nContent-Length: 5", "Expect: 100-continue"),
