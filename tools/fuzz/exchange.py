@@ -12,7 +12,7 @@ from mflux_api.errors import all_errors
 from tools.fuzz.case import Case
 from tools.fuzz.target import Target
 
-_ANSWER_SECONDS = 60.0
+_ANSWER_SECONDS = 180.0
 _MOST_READ = 64 * 2**20
 
 # A 5xx that says something is broken, and not that something is short or on its way, is a finding whatever its code.

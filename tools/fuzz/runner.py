@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 import attrs
 
 from tools.fuzz import http_bytes, images, json_bodies, safetensors
-from tools.fuzz.case import Case, Maker
+from tools.fuzz.case import Case, Maker, request
 from tools.fuzz.exchange import judge, send
 from tools.fuzz.target import Pulse, Target
 
@@ -118,10 +119,14 @@ def _try(target: Target, case: Case, report: Report) -> list[str]:
     try:
         answers = send(target, case)
     except TimeoutError:
-        return ["no answer and no end within a minute"]
+        return ["no answer and no end in time"]
     except OSError as error:
         return [f"no connection: {error.strerror or type(error).__name__}"]
     report.statuses.update(answer.status for answer in answers)
+    # An accepted job is as good as run: cancelled, or those that take long would keep the next call waiting.
+    for answer in answers:
+        if (job := re.search(rb'"job_id":"(\w+)"', answer.body)) is not None and answer.status == 200:
+            send(target, Case(case.kind, "cancel", request("DELETE", f"/api/v1/jobs/{job.group(1).decode()}")))
     return [*judge(case, answers), *(f"log: {line[:300]}" for line in target.new_tracebacks())]
 
 
