@@ -54,10 +54,11 @@ def test_hardened_configuration_loads_as_printed(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "security.md").read_text("utf-8")
     (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
     (tmp_path / "config.toml").write_text(block, "utf-8")
-    hardened = load_settings(tmp_path / "config.toml", environ={"MFLUX_API_KEYS": "a-key-of-its-own"})
+    hardened = load_settings(tmp_path / "config.toml", environ={})
     default = Settings()
     assert hardened.server.host == "127.0.0.1"
     assert hardened.security.allowed_hosts
+    assert hardened.security.keys_file is not None
     assert "*" not in hardened.server.cors_origins
     assert hardened.state_dir != hardened.generation.output_dir
     assert (hardened.generation.metadata, hardened.models.auto_download) == (False, False)

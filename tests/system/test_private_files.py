@@ -129,7 +129,6 @@ def test_every_mode_of_files_is_chosen_in_one_place() -> None:
     """So that no file of the state is made past it; models and images follow the umask."""
     texts = {path: path.read_text("utf-8") for path in (ROOT / "mflux_api").rglob("*.py")}
     chosen = {path.name for path, text in texts.items() if "0o600" in text or "0o700" in text or "chmod(" in text}
-    # Keys are written by what checks them, and made for their owner alone as well.
-    assert chosen - {"keys_file.py"} == {"private_files.py"}
+    assert chosen == {"private_files.py"}
     connects = {path.name for path, text in texts.items() if "sqlite3.connect(" in text}
     assert connects == {"backup.py", "database_file.py"}
