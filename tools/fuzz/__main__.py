@@ -27,10 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--most-mb", type=float, default=8.0, help="how large an input may be (default: 8)")
     parser.add_argument("--url", help="a running server in place of a new one; it gets jobs, LoRAs and much noise")
     parser.add_argument("--pid", type=int, help="its process, to see what it holds")
+    parser.add_argument("--key", help="an API key of it")
     parser.add_argument("--keep", type=Path, default=Path("fuzz-findings"), help="folder for the inputs of findings")
     parser.add_argument("--replay", type=Path, metavar="FILE", help="send one kept input again")
     options = parser.parse_args(arguments)
-    with nullcontext(Target(options.url, options.pid)) if options.url else started() as target:
+    with nullcontext(Target(options.url, options.pid, key=options.key)) if options.url else started() as target:
         if options.replay is not None:
             return _replay(target, options.replay)
         seed = int(time.time()) if options.seed is None else options.seed

@@ -46,17 +46,20 @@ def send(target: Target, case: Case) -> list[Answer]:
     """
     if case.setup:
         send(target, Case(case.kind, "setup", case.setup))
+    data = case.data
+    if target.key is not None and case.well_formed:
+        data = data.replace(b"\r\n", f"\r\nX-API-Key: {target.key}\r\n".encode(), 1)
     with socket.create_connection((target.host, target.port), timeout=_ANSWER_SECONDS) as connection:
         # A server may answer before it has read everything, and close.
         with contextlib.suppress(ConnectionError):
-            connection.sendall(case.data)
+            connection.sendall(data)
             if not case.well_formed:
                 connection.shutdown(socket.SHUT_WR)
-        data = bytearray()
+        came = bytearray()
         with contextlib.suppress(ConnectionError):
-            while len(data) < _MOST_READ and (some := connection.recv(1 << 16)):
-                data += some
-    return _parse(bytes(data))
+            while len(came) < _MOST_READ and (some := connection.recv(1 << 16)):
+                came += some
+    return _parse(bytes(came))
 
 
 def _parse(data: bytes) -> list[Answer]:

@@ -42,9 +42,11 @@ class Target:
         url: where it listens.
         pid: its process, where it is on this machine; what it holds can be seen then.
         log: the file that its standard error goes to, where that is known.
+        key: an API key of it, for requests whose HTTP is right.
     """
 
-    def __init__(self, url: str, pid: int | None = None, log: Path | None = None) -> None:
+    def __init__(self, url: str, pid: int | None = None, log: Path | None = None, key: str | None = None) -> None:
+        self.key = key
         parts = urlsplit(url)
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 80
         self._process = None if pid is None else psutil.Process(pid)
