@@ -22,7 +22,7 @@ SMALL = 16 * 1024
 @pytest.mark.slow
 def test_short_run_finds_nothing(tmp_path: Path) -> None:
     with serving(tmp_path, DEMO_CONFIG, module=MODULE) as server:
-        limits = Limits(seconds=inf, cases=80, most_bytes=SMALL, stall_seconds=inf, health_seconds=inf)
+        limits = Limits(seconds=inf, cases=80, most_bytes=SMALL, clients=2, stall_seconds=inf, health_seconds=inf)
         report = run(Target(server.url, server.process.pid), [*KINDS], 1, limits)
         assert [(finding.what, finding.case and finding.case.how) for finding in report.findings] == []
         assert report.cases == dict.fromkeys(KINDS, 20)

@@ -25,6 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seed", type=int, default=None, help="the same seed makes the same inputs (default: the time)"
     )
     parser.add_argument("--most-mb", type=float, default=8.0, help="how large an input may be (default: 8)")
+    parser.add_argument("--clients", type=int, default=1, help="how many send at one time (default: 1)")
     parser.add_argument("--url", help="a running server in place of a new one; it gets jobs, LoRAs and much noise")
     parser.add_argument("--pid", type=int, help="its process, to see what it holds")
     parser.add_argument("--key", help="an API key of it")
@@ -36,7 +37,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _replay(target, options.replay)
         seed = int(time.time()) if options.seed is None else options.seed
         kinds = [*KINDS] if options.kind == "all" else [options.kind]
-        limits = Limits(seconds=options.minutes * 60, cases=options.cases, most_bytes=int(options.most_mb * 2**20))
+        limits = Limits(
+            seconds=options.minutes * 60,
+            cases=options.cases,
+            most_bytes=int(options.most_mb * 2**20),
+            clients=max(1, options.clients),
+        )
         report = run(target, kinds, seed, limits, _progress(limits))
     _summarize(report, keep(report, options.keep))
     return 1 if report.findings else 0

@@ -3,9 +3,11 @@
 import json
 import random
 import re
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import attrs
 
 from tools.fuzz import http_bytes, images, json_bodies, safetensors
 from tools.fuzz.case import Case, Maker, request
-from tools.fuzz.exchange import judge, send
+from tools.fuzz.exchange import Answer, judge, send
 from tools.fuzz.target import Pulse, Target
 
 KINDS: dict[str, Maker] = {
@@ -37,6 +39,8 @@ class Limits:
     cases: int | None = None
     most_bytes: int = 8 * 2**20
     """How large an input may be."""
+    clients: int = 1
+    """How many send at one time. With several, a stall is a finding of each case that is on its way."""
     stall_seconds: float = 1.0
     """An answer of the health route that takes longer is a finding of its case."""
     health_seconds: float = 0.1
@@ -90,44 +94,81 @@ def run(
         send(target, case)
     before = target.held()
     target.new_tracebacks()
-    deadline = time.monotonic() + limits.seconds
     with Pulse(target) as pulse:
-        for number, case in enumerate(mix(kinds, seed, limits.most_bytes)):
-            if time.monotonic() > deadline or number == limits.cases:
-                break
-            seen = len(pulse.seconds)
-            report.findings += [Finding(number, what, case) for what in _try(target, case, report)]
-            slowest = max(pulse.seconds[seen:], default=0.0)
-            if slowest > limits.stall_seconds:
-                report.findings.append(Finding(number, f"health took {slowest:.1f} s meanwhile", case))
-            on_case(report)
-            if not target.alive():
-                report.findings.append(Finding(number, "the server is gone", case))
-                break
+        clients = _Clients(target, mix(kinds, seed, limits.most_bytes), limits, report, pulse, on_case)
+        with ThreadPoolExecutor(limits.clients) as threads:
+            for client in [threads.submit(clients.run) for _ in range(limits.clients)]:
+                client.result()
         number = sum(report.cases.values())
         if before is not None and (held := target.settled(before)) is not None:
-            what = f"after it {held.files} descriptors and {held.memory >> 20} MB, before {before.files} and "
-            report.findings.append(Finding(number, f"{what}{before.memory >> 20} MB", None))
+            report.findings.append(Finding(number, f"it holds {held}; before it was {before}", None))
         report.health = (pulse.quantile(0.5), pulse.quantile(0.99), max(pulse.seconds, default=0.0))
     if report.health[1] > limits.health_seconds:
         report.findings.append(Finding(number, f"the 99th of 100 health answers took {report.health[1]:.2f} s", None))
     return report
 
 
-def _try(target: Target, case: Case, report: Report) -> list[str]:
-    report.cases[case.kind] += 1
+class _Clients:
+    """Threads that take the cases of a run one by one, and write into one report."""
+
+    def __init__(
+        self,
+        target: Target,
+        cases: Iterator[Case],
+        limits: Limits,
+        report: Report,
+        pulse: Pulse,
+        on_case: Callable[[Report], None],
+    ) -> None:
+        self._target = target
+        self._cases = enumerate(cases)
+        self._limits = limits
+        self._report = report
+        self._pulse = pulse
+        self._on_case = on_case
+        self._deadline = time.monotonic() + limits.seconds
+        self._lock = threading.Lock()
+
+    def run(self) -> None:
+        """Be one of the clients, until there is nothing more to send."""
+        while (numbered := self._next()) is not None:
+            number, case = numbered
+            seen = len(self._pulse.seconds)
+            answers, found = _try(self._target, case)
+            slowest = max(self._pulse.seconds[seen:], default=0.0)
+            if slowest > self._limits.stall_seconds:
+                found.append(f"health took {slowest:.1f} s meanwhile")
+            if not self._target.alive():
+                found.append("the server is gone")
+            with self._lock:
+                found += [f"log: {line[:300]}" for line in self._target.new_tracebacks()]
+                self._report.cases[case.kind] += 1
+                self._report.statuses.update(answer.status for answer in answers)
+                self._report.findings += [Finding(number, what, case) for what in found]
+                self._on_case(self._report)
+
+    def _next(self) -> tuple[int, Case] | None:
+        with self._lock:
+            if time.monotonic() > self._deadline or not self._target.alive():
+                return None
+            number, case = next(self._cases)
+            return None if self._limits.cases is not None and number >= self._limits.cases else (number, case)
+
+
+def _try(target: Target, case: Case) -> tuple[list[Answer], list[str]]:
+    """Return the answers to a case, and what is wrong with them."""
+    answers: list[Answer] = []
     try:
         answers = send(target, case)
+        # An accepted job is as good as run: cancelled, or those that take long would keep the next call waiting.
+        for answer in answers:
+            if answer.status == 200 and (job := re.search(rb'"job_id":"(\w+)"', answer.body)) is not None:
+                send(target, Case(case.kind, "cancel", request("DELETE", f"/api/v1/jobs/{job.group(1).decode()}")))
     except TimeoutError:
-        return ["no answer and no end in time"]
+        return answers, ["no answer and no end in time"]
     except OSError as error:
-        return [f"no connection: {error.strerror or type(error).__name__}"]
-    report.statuses.update(answer.status for answer in answers)
-    # An accepted job is as good as run: cancelled, or those that take long would keep the next call waiting.
-    for answer in answers:
-        if (job := re.search(rb'"job_id":"(\w+)"', answer.body)) is not None and answer.status == 200:
-            send(target, Case(case.kind, "cancel", request("DELETE", f"/api/v1/jobs/{job.group(1).decode()}")))
-    return [*judge(case, answers), *(f"log: {line[:300]}" for line in target.new_tracebacks())]
+        return answers, [f"no connection: {error.strerror or type(error).__name__}"]
+    return answers, judge(case, answers)
 
 
 def keep(report: Report, folder: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """The server that is fuzzed: started here on a free port, or one that runs already; its health and what it holds."""
 
+import contextlib
 import http.client
 import os
 import re
@@ -25,14 +26,21 @@ _SETTLE_SECONDS = 10.0
 """Within this time a server has to have given back what an attack made it take (issue: 10 s)."""
 _MORE_FILES = 8
 _MORE_BYTES = 200 * 2**20
+_MORE_BYTES_OF_CHILDREN = 400 * 2**20
+"""An engine keeps the embeddings of prompts, and what its allocator keeps of larger images."""
 
 
 @attrs.frozen
 class Held:
-    """What a server and its children hold."""
+    """What a server holds, and its children."""
 
     files: int
     memory: int
+    children: int
+    """Bytes in memory of the engine, and of whatever else it has started."""
+
+    def __str__(self) -> str:
+        return f"{self.files} descriptors, {self.memory >> 20} MB and {self.children >> 20} MB in children"
 
 
 class Target:
@@ -60,14 +68,12 @@ class Target:
         """Return what it holds, its children too; ``None`` where that cannot be seen."""
         if self._process is None or not self.alive():
             return None
-        files = memory = 0
-        for process in (self._process, *self._process.children(recursive=True)):
-            try:
-                memory += process.memory_info().rss
-                files += process.num_fds() if process == self._process else 0
-            except psutil.NoSuchProcess:
-                continue
-        return Held(files, memory)
+        children = 0
+        for process in self._process.children(recursive=True):
+            # One that ends meanwhile holds nothing.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                children += process.memory_info().rss
+        return Held(self._process.num_fds(), self._process.memory_info().rss, children)
 
     def settled(self, before: Held) -> Held | None:
         """Wait until it holds no more than before, with some room; return what it still holds when the time is over."""
@@ -76,7 +82,11 @@ class Target:
             now = self.held()
             if now is None:
                 return None
-            if now.files <= before.files + _MORE_FILES and now.memory <= before.memory + _MORE_BYTES:
+            if (
+                now.files <= before.files + _MORE_FILES
+                and now.memory <= before.memory + _MORE_BYTES
+                and now.children <= before.children + _MORE_BYTES_OF_CHILDREN
+            ):
                 return None
             if time.monotonic() > deadline:
                 return now
@@ -160,6 +170,8 @@ def started() -> Iterator[Target]:
                 process.kill()
                 process.wait()
                 raise SystemExit(f"the server did not end within {_STOP_SECONDS:g} s of SIGTERM") from None
+            if process.returncode != 0:
+                raise SystemExit(f"the server ended with status {process.returncode}: {log.read_bytes()[-2000:]!r}")
 
 
 def _address(process: "subprocess.Popen[bytes]", log: Path) -> str:
