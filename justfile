@@ -35,6 +35,18 @@ pin:
     uv lock --upgrade
     uv run python -m tools.pin
 
+# Mutated images, LoRA files, JSON and HTTP against a server of its own; inputs of findings go to fuzz-findings/.
+fuzz kind="all" minutes="10" *args:
+    uv run python -m tools.fuzz {{kind}} --minutes {{minutes}} {{args}}
+
+# The software bill of materials, as CycloneDX.
+sbom file="sbom.json":
+    uv run python -m tools.sbom {{file}}
+
+# Known vulnerabilities of what is pinned; --strict, because a package that could not be looked up is not a clean one.
+audit:
+    uvx pip-audit --strict --disable-pip --require-hashes -r requirements.txt
+
 # The tables of docs/performance.md.
 bench:
     uv run python -m benchmarks.startup

@@ -68,6 +68,8 @@ class GenerationSettings:
     default_steps: Annotated[int, Meta(ge=1, le=200)] = 4
     max_batch_size: Annotated[int, Meta(ge=1, le=64)] = 4
     output_dir: Path = Path("output")
+    metadata: bool = True
+    """Whether image files say how they were made: prompt, seed, model."""
 
 
 @attrs.frozen(kw_only=True)

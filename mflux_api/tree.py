@@ -162,7 +162,7 @@ class _Actors:
     def __init__(self, settings: Settings, options: TreeOptions, boxes: _Mailboxes) -> None:
         self.catalog = settings.catalog()
         self.checkpoints = Checkpoints(settings.models.cache_dir)
-        files = ImageFiles(settings.generation.output_dir)
+        files = ImageFiles(settings.generation.output_dir, metadata=settings.generation.metadata)
         self.store = JobStore(boxes.store, options.repository, Retention.from_settings(settings))
         self.hub = EventHub(boxes.hub)
         self.stats = Stats(boxes.stats)

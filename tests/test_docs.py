@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import mflux_api
+from mflux_api.config import Settings, load_settings
 from mflux_api.errors import all_errors
 from tests.support.server import ROOT, clean_environment
 from tools.error_table import DOCUMENT, update_tables
@@ -47,6 +48,23 @@ def test_embedding_example_runs_as_printed(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert ".png" in done.stdout
     assert "denoising" in done.stdout
+
+
+def test_hardened_configuration_loads_as_printed(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "security.md").read_text("utf-8")
+    (block,) = re.findall(r"```toml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "config.toml").write_text(block, "utf-8")
+    hardened = load_settings(tmp_path / "config.toml", environ={})
+    default = Settings()
+    assert hardened.server.host == "127.0.0.1"
+    assert hardened.security.allowed_hosts
+    assert hardened.security.keys_file is not None
+    assert "*" not in hardened.server.cors_origins
+    assert hardened.state_dir != hardened.generation.output_dir
+    assert (hardened.generation.metadata, hardened.models.auto_download) == (False, False)
+    # It may only narrow what is allowed.
+    assert hardened.scheduler.max_queue <= default.scheduler.max_queue
+    assert hardened.lora.max_upload_mb <= default.lora.max_upload_mb
 
 
 def test_public_names_all_resolve() -> None:

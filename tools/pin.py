@@ -1,4 +1,4 @@
-"""Write the exact version of every dependency into pyproject.toml and requirements.txt.
+"""Write the exact version of every dependency, the build backend's too, into pyproject.toml and requirements.txt.
 
 Run it after changing a dependency: ``uv lock --upgrade && python -m tools.pin``. The lock file itself is not
 committed, because it names the package index of the machine that made it.
@@ -24,6 +24,9 @@ EVERYWHERE_SPLIT = (
 )
 
 
+BACKEND = "hatchling"
+
+
 def export(*options: str) -> list[str]:
     """Return uv's export of the lock file, without the markers that every line has."""
     command = ["uv", "export", "--quiet", "--no-emit-project", "--no-annotate", "--no-header", *options]
@@ -33,18 +36,41 @@ def export(*options: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
 
 
-def write_constraints(pins: list[str]) -> None:
-    """Put the pins into pyproject.toml.
+def build_pins() -> list[str]:
+    """Return the exact versions of the build backend and of what it needs."""
+    command = ["uv", "pip", "compile", "--quiet", "--universal", "--no-annotate", "--no-header", "-"]
+    text = subprocess.run(command, cwd=ROOT, input=BACKEND, check=True, capture_output=True, text=True).stdout
+    return [line.partition(" ;")[0].strip() for line in text.splitlines() if "==" in line]
+
+
+def write_list(name: str, pins: list[str]) -> None:
+    """Put pins into a list of pyproject.toml.
 
     Raises:
-        SystemExit: There is not exactly one list of constraints.
+        SystemExit: There is not exactly one list of that name.
     """
     path = ROOT / "pyproject.toml"
     listed = "".join(f'    "{pin}",\n' for pin in pins)
-    pattern = re.compile(r"constraint-dependencies = \[\n.*?\]\n", re.DOTALL)
-    text, count = pattern.subn(lambda _: f"constraint-dependencies = [\n{listed}]\n", path.read_text("utf-8"))
+    pattern = re.compile(rf"^{name} = \[\n.*?\]\n", re.DOTALL | re.MULTILINE)
+    text, count = pattern.subn(lambda _: f"{name} = [\n{listed}]\n", path.read_text("utf-8"))
     if count != 1:
-        raise SystemExit("pyproject.toml: expected exactly one constraint-dependencies list")
+        raise SystemExit(f"pyproject.toml: expected exactly one list {name}")
+    path.write_text(text, "utf-8")
+
+
+def write_backend(pins: list[str]) -> None:
+    """Put the build backend's own pin where every installer reads it.
+
+    Raises:
+        SystemExit: There is not exactly one place for it.
+    """
+    path = ROOT / "pyproject.toml"
+    (pin,) = [pin for pin in pins if pin.startswith(f"{BACKEND}==")]
+    text, count = re.subn(
+        rf'^requires = \["{BACKEND}[^]]*\]$', f'requires = ["{pin}"]', path.read_text("utf-8"), flags=re.M
+    )
+    if count != 1:
+        raise SystemExit(f"pyproject.toml: expected exactly one build-system.requires with {BACKEND}")
     path.write_text(text, "utf-8")
 
 
@@ -52,9 +78,13 @@ def main() -> None:
     """Write pyproject.toml and requirements.txt."""
     everything = export("--no-hashes", "--all-groups", "--no-group", "cuda13")
     pins = [line for line in everything if not line.startswith(NOT_CONSTRAINED)]
-    write_constraints(pins)
+    write_list("constraint-dependencies", pins)
+    backend = build_pins()
+    write_list("build-constraint-dependencies", backend)
+    write_backend(backend)
     requirements = export("--no-default-groups", "--group", "cpu")
-    header = "# Written by tools/pin.py. Install with: pip install --no-deps -r requirements.txt\n"
+    # pip checks every file against these hashes as soon as one stands there; saying so makes it an error if none did.
+    header = "# Written by tools/pin.py. Install with: pip install --no-deps --require-hashes -r requirements.txt\n"
     (ROOT / "requirements.txt").write_text(header + "\n".join(requirements) + "\n", "utf-8")
     print(f"{len(pins)} constraints, {sum('==' in line for line in requirements)} requirements")
 

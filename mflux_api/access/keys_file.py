@@ -17,6 +17,8 @@ from msgspec import Meta
 from mflux_api.access.keys import Key, KeyRing, Scope, digest_of
 from mflux_api.config import SecuritySettings
 from mflux_api.errors import ConfigError
+from mflux_api.system.durable import PendingFile
+from mflux_api.system.private_files import FILE_MODE
 
 MIN_LENGTH = 16
 """Characters of a key: the least that cannot be guessed over a network when they are random."""
@@ -135,20 +137,13 @@ def append(path: Path, entry: str) -> None:
         before = path.read_bytes().rstrip()
     text = before + (b"\n\n" if before else b"") + entry.encode()
     # Checked as a whole before the running server's file is touched; whole or not at all.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
+    with PendingFile(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), FILE_MODE) as pending:
+        pending.write(text)
         try:
-            read_file(temporary)
+            read_file(pending.path)
         except ConfigError as error:
-            raise ConfigError(str(error).replace(temporary.name, path.name)) from None
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+            raise ConfigError(str(error).replace(pending.path.name, path.name)) from None
+        pending.publish(path)
 
 
 def _parse(path: Path, where: str) -> dict[str, Any]:

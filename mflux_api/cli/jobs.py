@@ -80,7 +80,7 @@ def _prune_here(settings: Settings, older_than: timedelta, *, dry_run: bool) -> 
     database = settings.state_dir / DATABASE_NAME
     if not database.is_file():
         raise ConfigError(f"{DATABASE_NAME}: there is none in the state directory; set jobs.state_dir")
-    with StateLock(settings.state_dir), SqliteRepository(database) as repository:
+    with StateLock.from_settings(settings), SqliteRepository(database) as repository:
         now = datetime.now(UTC)
         retention = Retention.from_settings(settings)
         removed = prune(repository, retention, now=now, older_than=older_than, dry_run=dry_run)

@@ -186,7 +186,7 @@ def _delete(model: Model, settings: Settings, url: str | None) -> None:
     with contextlib.ExitStack() as stack:
         if url is None and (settings.state_dir / LOCK_NAME).exists():
             try:
-                stack.enter_context(StateLock(settings.state_dir))
+                stack.enter_context(StateLock.from_settings(settings))
             except StateInUse:
                 # A server runs, and may have the model in memory.
                 url = address(settings)

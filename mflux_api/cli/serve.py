@@ -115,7 +115,7 @@ def _serve_jobs(start: Start) -> None:
         with start.stop.heard_while_blocked(start.on_hung):
             # A mistake in the file of keys is told before anything is opened.
             keys = len(read_keys(settings.security).keys)
-            held.enter_context(StateLock(settings.state_dir))
+            held.enter_context(StateLock.from_settings(settings))
             _remove_leftovers(settings)
             max_input_bytes = round(settings.scheduler.max_inputs_gb * 1e9)
             repository = held.enter_context(

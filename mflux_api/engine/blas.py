@@ -6,7 +6,6 @@ products that library instead. Nothing here imports MLX or mflux.
 """
 
 import ctypes
-import ctypes.util
 import functools
 import importlib.util
 import sys
@@ -58,8 +57,8 @@ def _load_system() -> ctypes.CDLL | None:
         library = _load(name)
         if library is not None:
             return library
-    found = ctypes.util.find_library("openblas")
-    return _load(found) if found else None
+    # `ctypes.util.find_library` would find no other, and starts gcc and ld to say so.
+    return None
 
 
 def _load_bundled() -> ctypes.CDLL | None:

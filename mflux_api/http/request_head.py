@@ -16,8 +16,12 @@ _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 _BARE: Final = re.compile(rb"[\r\n]")
 _SLASHES: Final = re.compile(rb"/{2,}")
 _ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
-# RFC 9110, 4.2.3 with RFC 3986's reg-name; no user name, which a Host header cannot have.
-_HOST: Final = re.compile(rb"(?:\[[0-9A-Za-z:.%_~-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
+# RFC 9110, 4.2.3 with RFC 3986's reg-name; no user name, which a Host header cannot have. Its labels have the
+# lengths and the number of DNS (RFC 1035, 2.3.4): Werkzeug fails on others before any route or handler of errors.
+_LABEL: Final = rb"[0-9A-Za-z_~!$&'()*+,;=%-]{1,63}"
+_HOST: Final = re.compile(
+    rb"(?:\[[0-9A-Za-z:.%%_~-]+\]|(?:%(label)b\.){0,126}%(label)b\.?)(?::[0-9]{0,5})?" % {b"label": _LABEL}
+)
 _OTHER_PROTOCOLS: Final = (b"upgrade", b"http2-settings")
 
 _VERSION: Final = "This server speaks HTTP/1.1 only; send HTTP/1.1, or put a proxy that speaks HTTP/2 in front"

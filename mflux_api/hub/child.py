@@ -71,7 +71,6 @@ def main() -> None:
     # Its transfers cannot be resumed by the byte; plain HTTP can.
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
     order, _ = pipe.read_frame()
     reporter = _Reporter(pipe)
     reporter.start()

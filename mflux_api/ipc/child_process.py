@@ -41,6 +41,10 @@ SILENCE_GRACE_SECONDS = 0.2
 """How long a silence is doubted once its time is up: to a process that was itself stopped, frames are on their way."""
 
 
+_NO_TELEMETRY = {"DO_NOT_TRACK": "1", "DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+"""Every name that huggingface_hub, and through it transformers, looks at before it reports anything."""
+
+
 class ChildDied(Exception):
     """The child ended, fell silent or broke the protocol; ``reason`` says which, for a log line."""
 
@@ -232,8 +236,11 @@ def _signal_name(number: int) -> str:
 
 
 def _environment(inherits: frozenset[str]) -> dict[str, str]:
-    """Return the child's environment: it finds this very package, also in an uninstalled checkout, and no secrets."""
+    """Return the child's environment: it finds this very package, knows no secrets and reports nothing.
+
+    In an uninstalled checkout it finds the package, too.
+    """
     parent = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if name in inherits or not _SECRETS.search(name)}
-    return kept | {"PYTHONPATH": parent if not path else f"{parent}{os.pathsep}{path}"}
+    return kept | _NO_TELEMETRY | {"PYTHONPATH": parent if not path else f"{parent}{os.pathsep}{path}"}

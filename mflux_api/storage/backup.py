@@ -8,6 +8,7 @@ from pathlib import Path
 from mflux_api.errors import ConfigError, DiskFull
 from mflux_api.storage.database_file import BUSY_SECONDS, check_ours, opening_error
 from mflux_api.system.durable import sync_file, sync_folder
+from mflux_api.system.private_files import make_private_file
 
 
 def back_up(database: Path, target: Path) -> int:
@@ -26,9 +27,8 @@ def back_up(database: Path, target: Path) -> int:
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)
-        with temporary.open("xb"):
-            # Now it can be said that the folder is missing, or cannot be written.
-            pass
+        # Now it can be said that the folder is missing, or cannot be written.
+        make_private_file(temporary)
         count = _copy(database, temporary)
         sync_file(temporary)
         temporary.rename(target)

@@ -12,6 +12,7 @@ from pathlib import Path
 from mflux_api.errors import ConfigError, DiskFull, InternalError
 from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate
 from mflux_api.system.durable import make_folder
+from mflux_api.system.private_files import make_private_file, tighten
 
 BUSY_SECONDS = 5.0
 """How long to wait for another program that reads the file."""
@@ -124,18 +125,25 @@ def open_database(path: Path) -> sqlite3.Connection:
     connection: sqlite3.Connection | None = None
     try:
         make_folder(path.parent)
+        # SQLite would make it as the umask says; its log and its index get the file's mode.
+        with suppress(FileExistsError):
+            make_private_file(path)
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # Before anything is written: the file may belong to another program.
         check_ours(connection, path.name)
+        tighten([path])
         _configure(connection)
         migrate(connection)
         _check_tables(connection, path.name)
         checkpoint(connection)
+        tighten(path.with_name(f"{path.name}-{part}") for part in ("wal", "shm"))
     except BaseException as error:
         if connection is not None:
             connection.close()
         if isinstance(error, sqlite3.Error):
             raise opening_error(error, path.name) from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull(_FULL) from error
         if isinstance(error, OSError):
             raise ConfigError(_cannot_open_message(path.name, error.strerror or type(error).__name__)) from error
         raise

@@ -27,6 +27,8 @@ class ImageFiles:
     """Images as ``{folder}/{YYYY-MM-DD}/{job id}-{n}.png``, by the day the job was made (UTC)."""
 
     folder: Path
+    metadata: bool = attrs.field(default=True, kw_only=True)
+    """Whether the files hold their infotext, and with it the prompt."""
 
     def save(
         self, job: Job, index: int, *, seed: int, width: int, height: int, rgb: bytes, model_hash: str | None = None
@@ -36,7 +38,8 @@ class ImageFiles:
         Raises:
             OSError: the disk is full, or the folder cannot be written.
         """
-        data = encode_png(rgb, width, height, parameters=infotext(job.request, seed, model_hash))
+        parameters = infotext(job.request, seed, model_hash) if self.metadata else ""
+        data = encode_png(rgb, width, height, parameters=parameters)
         path = self._path(job.id, job.created_at, index)
         make_folder(path.parent)
         write_whole(path, data)

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from mflux_api.images.base64_text import NotAFile, decode_text, encode_text
-from mflux_api.system.durable import make_folder, write_whole
+from mflux_api.system.private_files import make_private_folder, tighten, write_private
 
 _OURS = re.compile(r"[0-9a-f]{64}|\.[0-9a-f]{64}\.tmp")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -35,8 +35,8 @@ class InputFiles:
         """
         path = self._folder / digest
         if not path.exists():
-            make_folder(self._folder)
-            write_whole(path, data)
+            make_private_folder(self._folder)
+            write_private(path, data)
         self._sizes[digest] = len(data)
 
     def bytes_more(self, files: Mapping[str, bytes]) -> int:
@@ -68,8 +68,10 @@ class InputFiles:
         Raises:
             OSError: the folder cannot be read, or some of it cannot be removed; the rest is.
         """
+        tighten([self._folder])
         names = [path.name for path in self._folder.iterdir()] if self._folder.is_dir() else []
         self._sizes = {name: (self._folder / name).lstat().st_size for name in names if _DIGEST.fullmatch(name)}
+        tighten(self._folder / name for name in names if name in needed)
         count = 0
         stuck: OSError | None = None
         for name in names:

@@ -7,8 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
 
+from mflux_api.config import Settings
 from mflux_api.errors import ConfigError
 from mflux_api.system.durable import make_folder
+from mflux_api.system.private_files import make_private_folder, open_private
 
 LOCK_NAME = "mflux-api.lock"
 
@@ -24,17 +26,24 @@ class StateLock:
 
     The file itself stays: removing it would let two processes lock two files of the same name.
 
+    Args:
+        state_dir: the directory; it is made if need be.
+        private: whether it holds nothing that is for others, so that only its owner may enter it.
+
     Raises:
         StateInUse: another process, or another lock of this one, holds it.
         ConfigError: the directory cannot be created or written.
     """
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, *, private: bool = False) -> None:
         self._file: int | None = None
         try:
-            make_folder(state_dir)
+            if private and _holds_only_state(state_dir):
+                make_private_folder(state_dir)
+            else:
+                make_folder(state_dir)
             # Python's descriptors are closed in child processes, so the engine never keeps the lock of a dead server.
-            file = os.open(state_dir / LOCK_NAME, os.O_RDWR | os.O_CREAT, 0o644)
+            file = open_private(state_dir / LOCK_NAME)
         except OSError as error:
             raise _unusable(error) from error
         try:
@@ -45,6 +54,17 @@ class StateLock:
             raise (_in_use(holder) if isinstance(error, BlockingIOError) else _unusable(error)) from error
         self._file = file
         _write_holder(file)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "StateLock":
+        """Hold the configured directory, which only its owner may enter unless it also holds images.
+
+        Raises:
+            StateInUse: another process, or another lock of this one, holds it.
+            ConfigError: the directory cannot be created or written.
+        """
+        images = settings.generation.output_dir
+        return cls(settings.state_dir, private=not images.is_relative_to(settings.state_dir))
 
     def __enter__(self) -> "StateLock":
         return self
@@ -59,6 +79,12 @@ class StateLock:
         if self._file is not None:
             os.close(self._file)
             self._file = None
+
+
+def _holds_only_state(folder: Path) -> bool:
+    """Whether a folder, if there is one, has nothing in it but what a service keeps there: it may be a user's home."""
+    names = os.listdir(folder) if folder.is_dir() else []
+    return all(name == "inputs" or name.lstrip(".").startswith("mflux-api.") for name in names)
 
 
 def _write_holder(file: int) -> None:

@@ -89,13 +89,13 @@ def make_folder(path: Path) -> None:
         sync_folder(folder.parent)
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all; it is durable when this returns.
+def write_whole(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Write a file whole or not at all; it is durable when this returns. The umask takes its part of the mode.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written.
     """
-    with PendingFile(path.with_name(f".{path.name}.tmp")) as pending:
+    with PendingFile(path.with_name(f".{path.name}.tmp"), mode) as pending:
         pending.write(data)
         pending.publish(path)
 
@@ -109,12 +109,12 @@ class PendingFile:
         OSError: it cannot be made, or another process writes it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mode: int = 0o666) -> None:
         self._path = path
         # First: where descriptors are short, nothing is left behind.
         self._folder = os.open(path.parent, os.O_RDONLY)
         try:
-            self._file = _open_locked(path)
+            self._file = _open_locked(path, mode)
         except BaseException:
             os.close(self._folder)
             raise
@@ -176,9 +176,9 @@ def remove_abandoned(paths: Iterable[Path]) -> int:
     return sum(_remove_if_abandoned(path) for path in paths)
 
 
-def _open_locked(path: Path) -> int:
+def _open_locked(path: Path, mode: int) -> int:
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)
         try:
             _lock(descriptor)
             if _is_still(path, descriptor):

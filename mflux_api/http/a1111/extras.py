@@ -71,7 +71,7 @@ OPERATIONS = (
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
-    service = Extras(gateway, lambda: caller().owner)
+    service = Extras(gateway, lambda: caller().owner, metadata=gateway.settings.generation.metadata)
 
     @routes.post("/extra-single-image")
     async def single() -> Response:
@@ -121,9 +121,10 @@ class Layer:
 class Extras:
     """Upscales the images of a call; what a model makes of one is a job like any other."""
 
-    def __init__(self, gateway: Gateway, owner: Callable[[], str]) -> None:
+    def __init__(self, gateway: Gateway, owner: Callable[[], str], *, metadata: bool = True) -> None:
         self._gateway = gateway
         self._owner = owner
+        self._metadata = metadata
         self._plain_calls = 0
 
     def upscalers(self) -> tuple[Upscaler, ...]:
@@ -209,6 +210,7 @@ class Extras:
             wanted=plan.wanted,
             visibility=options.extras_upscaler_2_visibility,
             done=_describe(options, plan, layers),
+            metadata=self._metadata,
         )
         return await self._gateway.decoding.compose_extras(order, source.text, pngs, self._owner())
 

@@ -98,7 +98,8 @@ OPERATIONS = (
                 "previews", {"enum": ["none", "jpeg"]}, "jpeg: also events with a small image in `preview`"
             ),
         ),
-        content={"text/event-stream": {"schema": {"type": "string"}}},
+        # No type: readers of the document differ on whether it is the whole stream's or one event's.
+        content={"text/event-stream": {"schema": {"description": "Events whose data is JSON: Progress, JobResponse"}}},
         bodiless={"204": "Last-Event-ID is the terminal event's: there is nothing more to follow"},
         also_describes=(Progress,),
         errors=(*_JOB_ERRORS, InvalidParameter, ShuttingDown),
