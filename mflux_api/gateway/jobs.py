@@ -74,9 +74,13 @@ class Jobs(Questions):
             job = await self._job(job.id)
         return JobView(job=job, live=None)
 
+    async def queue(self, owner: str | None = None) -> m.QueueListing:
+        """Return the running jobs, the first of those that wait, and how many wait; of one caller where it is named."""
+        return await self._ask(self._to.scheduler, m.GetQueue(owner=owner))
+
     async def snapshots(self) -> Mapping[str, m.JobSnapshot]:
-        """Return every unfinished job: running ones first, then the queue in order."""
-        return await self._ask(self._to.scheduler, m.GetSnapshots())
+        """Return the jobs of :meth:`queue`."""
+        return (await self.queue()).jobs
 
     async def cancel(self, job_id: str, *, visible: Visibility = ALL_JOBS) -> Job:
         """Cancel a job and return it; a finished one is returned as it is.

@@ -86,10 +86,32 @@ class JobSnapshot:
 
 @attrs.frozen(kw_only=True)
 class GetSnapshots(Ask[Mapping[str, JobSnapshot]]):
-    """Read unfinished jobs: the running ones first, then the queue in order."""
+    """Read some jobs, in no order; those that are finished or unknown are left out."""
 
-    job_ids: tuple[str, ...] | None = None
-    """Which jobs, then in no order; all by default, which costs a look at each."""
+    job_ids: tuple[str, ...]
+
+
+LISTED = 200
+"""Waiting jobs that a list of the queue has at most."""
+
+
+@attrs.frozen(kw_only=True)
+class QueueListing:
+    """The beginning of the queue."""
+
+    jobs: Mapping[str, JobSnapshot]
+    """The running jobs, then those that are due first, in their order."""
+    total: int
+    """How many wait in all."""
+
+
+@attrs.frozen(kw_only=True)
+class GetQueue(Ask[QueueListing]):
+    """Read what runs and what is due next."""
+
+    owner: str | None = None
+    """Whose jobs are listed and counted; everybody's by default."""
+    limit: int = LISTED
 
 
 @attrs.frozen(kw_only=True)
@@ -133,6 +155,7 @@ SchedulerMessage = (
     | AwaitEnd
     | Abandon
     | GetSnapshots
+    | GetQueue
     | GetStatus
     | GetEngines
     | Drain
