@@ -175,6 +175,12 @@ class BodyTooLarge(ServiceError):
     code, status = "BODY_TOO_LARGE", 413
 
 
+class TooManyJobs(ServiceError):
+    """The caller has as many jobs waiting as its share of the queue allows (details: queued, limit)."""
+
+    code, status, retry_after = "TOO_MANY_JOBS", 429, 5
+
+
 class GenerationFailed(ServiceError):
     """The engine reported an error for this job."""
 

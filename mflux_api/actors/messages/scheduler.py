@@ -29,9 +29,25 @@ class Submit(Ask[Accepted]):
     request: ResolvedRequest
     synchronous: bool
     owner: str = ""
-    """Who asks: the name of an API key, else the caller."""
+    """Who asks: the name of an API key, else the caller; the program that embeds the service has no name."""
+    most_queued: int | None = None
+    """How many jobs the owner may have waiting; by default its share of the queue."""
     key: IdempotencyKey | None = None
     """A job that was accepted under it is the answer, whatever became of it since."""
+
+
+@attrs.frozen(kw_only=True)
+class CheckAdmission(Ask[None]):
+    """Say whether a job would be accepted now, before work is spent on it; only :class:`Submit` takes a place.
+
+    Fails with the error that the submission would get.
+    """
+
+    owner: str
+    most_queued: int | None
+    synchronous: bool
+    init_images: bool
+    """Whether it has any."""
 
 
 @attrs.frozen(kw_only=True)
@@ -150,6 +166,7 @@ class Drain(Ask[None]):
 
 SchedulerMessage = (
     Submit
+    | CheckAdmission
     | FindAccepted
     | CancelJob
     | AwaitEnd

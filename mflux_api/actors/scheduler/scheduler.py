@@ -116,6 +116,8 @@ class Scheduler:
         match message:
             case m.Submit():
                 self._admission.submit(message)
+            case m.CheckAdmission():
+                self._admission.check(message)
             case m.FindAccepted():
                 self._nursery.start_soon(self._admission.find, message)
             case m.CancelJob():
