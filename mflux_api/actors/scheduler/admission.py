@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import attrs
 import trio
 
 from mflux_api.actors import messages as m
@@ -208,6 +209,8 @@ class Admission:
             self._draining.answer_when_quiet()
             return
         self._refused = False
+        # The store has the init images now; a hundred waiting jobs would hold gigabytes.
+        entry.job = attrs.evolve(entry.job, request=entry.job.request.without_inputs())
         # Not lossy, unlike later progress: it opens the job's log, which followers need.
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest))
         entry.on(JobEvent.KEPT)

@@ -46,7 +46,7 @@ class JobQueue:
         return iter(list(self._entries.values()))
 
     def input_bytes(self) -> int:
-        """Return how much the init images of all unfinished jobs take; they are held as text."""
+        """Return how much text the init images of all unfinished jobs were that came since the start."""
         return self._input_bytes_of_all
 
     def get(self, job_id: str) -> Entry | None:

@@ -153,7 +153,7 @@ class Retries:
             stored = await self._endings.ask_again(
                 f"job {entry.job.id}: its state", question, troubled=stalled, patient=patient
             )
-            # The store reads init images only for a start.
+            # Of a job that waits the store has the init images; how many they are is in the request.
             entry.job = attrs.evolve(stored, request=entry.job.request)
         except ServiceError as error:
             if entry.job.synchronous:

@@ -315,7 +315,7 @@ class Scheduler:
         requeue = partial(m.Requeue, job_id=entry.job.id)
         try:
             done = await self._job_runner.run(
-                entry.job, engine, entry.tracker, entry.images, self._publish, engine_freed
+                await self._with_inputs(entry.job), engine, entry.tracker, entry.images, self._publish, engine_freed
             )
         except EngineDied as died:
             logger.warning("job %s: the engine died (%s)", entry.job.id, died.reason)
@@ -354,6 +354,13 @@ class Scheduler:
                 await before.wait()
             completed = m.Completed(images=tuple(entry.images), timings=done.timings, device=done.device)
             await self._endings.finish(entry, completed)
+
+    async def _with_inputs(self, job: Job) -> Job:
+        """Return a job with its init images, which only the store holds while it waits."""
+        if not job.request.init_images:
+            return job
+        images = await self._store.ask(m.GetInputs(job_id=job.id))
+        return attrs.evolve(job, request=job.request.with_inputs(images))
 
     async def _discard_images(self, entry: Entry) -> None:
         """Remove what an attempt saved that is over while its job is not: nothing will ever point to it."""
