@@ -74,9 +74,9 @@ class Jobs(Questions):
             job = await self._job(job.id)
         return JobView(job=job, live=None)
 
-    async def queue(self, owner: str | None = None) -> m.QueueListing:
-        """Return the running jobs, the first of those that wait, and how many wait; of one caller where it is named."""
-        return await self._ask(self._to.scheduler, m.GetQueue(owner=owner))
+    async def queue(self) -> m.QueueListing:
+        """Return the running jobs, those that are due first, and how many wait."""
+        return await self._ask(self._to.scheduler, m.GetQueue())
 
     async def snapshots(self) -> Mapping[str, m.JobSnapshot]:
         """Return the jobs of :meth:`queue`."""

@@ -8,6 +8,7 @@ import attrs
 import pytest
 import trio
 
+from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.shares import share_of
 from mflux_api.config import SecuritySettings
 from mflux_api.errors import QueueFull, TooManyJobs
@@ -138,15 +139,15 @@ async def test_jobs_that_are_cancelled_or_left_or_run_are_out_of_the_share_at_on
         with pytest.raises(TooManyJobs):
             await _submit(service, "one")
         gateway(service).abandon(synchronous.job.id)
-        await eventually(lambda: _has_room(service, "one"))
+        await eventually(lambda: _ended(service, synchronous.job.id))
         hold.release.set()
         for job_id in await _submit(service, "one"):
             await ended(service, job_id)
         await _submit(service, "one")
 
 
-async def _has_room(service: Service, owner: str) -> bool:
-    return (await gateway(service).queue(owner)).total < 3
+async def _ended(service: Service, job_id: str) -> bool:
+    return (await service.job(job_id)).status.terminal
 
 
 async def test_share_and_turns_outlast_a_restart(tmp_path: Path) -> None:
@@ -161,9 +162,9 @@ async def test_share_and_turns_outlast_a_restart(tmp_path: Path) -> None:
         script.at = {"run": (again := Hold())}
         async with open_service(options, repository=repository, start_engine=script.start) as service:
             await again.reached.wait()
-            listed = await gateway(service).queue("one")
-            assert (len(listed.jobs), listed.total) == (2, 2)
-            assert [each.position for each in listed.jobs.values()] == [1, 3]
+            listed = await gateway(service).queue()
+            assert (len(listed.jobs), listed.total) == (4, 3)
+            assert [each.position for each in listed.jobs.values()] == [None, 1, 2, 3]
             with pytest.raises(TooManyJobs):
                 await _submit(service, "one")
             again.release.set()
@@ -214,3 +215,16 @@ async def test_caller_beyond_its_share_gets_429_and_another_key_is_served(tmp_pa
     assert answers[3].json()["code"] == "TOO_MANY_JOBS"
     assert answers[3].json()["details"] == {"queued": 2, "limit": 2}
     assert int(answers[3].headers["Retry-After"]) > 0
+
+
+async def test_list_of_a_long_queue_has_its_beginning_and_says_how_long_it_is(tmp_path: Path) -> None:
+    hold = Hold()
+    async with scripted_service(tmp_path, Script(at={"run": hold}), max_queue=1_000) as service:
+        await _busy(service, hold)
+        jobs = await _submit(service, "", m.LISTED + 50)
+        listed = await gateway(service).queue()
+        assert [job_id for job_id, each in listed.jobs.items() if each.position is not None] == jobs[: m.LISTED]
+        assert listed.total == m.LISTED + 50
+        views, _ = await gateway(service).jobs(limit=500)
+        places = {view.job.id: view.live.position for view in views if view.live is not None}
+        assert [places[job_id] for job_id in jobs] == list(range(1, m.LISTED + 51))

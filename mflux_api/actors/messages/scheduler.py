@@ -125,9 +125,8 @@ class QueueListing:
 class GetQueue(Ask[QueueListing]):
     """Read what runs and what is due next."""
 
-    owner: str | None = None
-    """Whose jobs are listed and counted; everybody's by default."""
     limit: int = LISTED
+    """Waiting jobs to list."""
 
 
 @attrs.frozen(kw_only=True)

@@ -242,12 +242,6 @@ class JobQueue:
         """Return how many jobs have a place in the queue."""
         return len(self._waiting)
 
-    def listing_of(self, owner: str, limit: int) -> tuple[list[str], int]:
-        """Return the ids of a caller's jobs that run and of so many that wait, in their order; and how many wait."""
-        running = [entry.job.id for entry in self.at_work() if entry.job.owner == owner]
-        numbers = self._order.numbers_of(owner)
-        return running + [self._waiting[number].job.id for number in numbers[:limit]], len(numbers)
-
     def etas(self, engines: Sequence[m.EngineStatus], limit: int | None = None) -> dict[str, float | None]:
         """Return the seconds until the end of each job, as the engines will take them one after another.
 

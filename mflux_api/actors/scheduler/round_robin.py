@@ -3,7 +3,7 @@
 import itertools
 from bisect import bisect_left, insort
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, MutableMapping
 from typing import TypeVar
 
 import attrs
@@ -148,11 +148,6 @@ class RoundRobin:
             if not more:
                 return
             place, callers = place + 1, iter(more)
-
-    def numbers_of(self, caller: str) -> Sequence[int]:
-        """Return the numbers of one caller in their order."""
-        known = self._callers.get(caller)
-        return () if known is None else known.numbers
 
     # --- which is due ---
 

@@ -132,11 +132,8 @@ class Scheduler:
                 else:
                     self._nursery.start_soon(self._answer_snapshots, message)
             case m.GetQueue():
-                if message.owner is None:
-                    jobs = self._queue.snapshots(self._usable(), limit=message.limit)
-                    message.reply.ok(m.QueueListing(jobs=jobs, total=self._queue.waiting()))
-                else:
-                    self._nursery.start_soon(self._answer_queue_of, message, message.owner)
+                jobs = self._queue.snapshots(self._usable(), limit=message.limit)
+                message.reply.ok(m.QueueListing(jobs=jobs, total=self._queue.waiting()))
             case m.GetStatus():
                 message.reply.ok(self._status())
             case m.GetEngines():
@@ -150,24 +147,13 @@ class Scheduler:
             case _:
                 assert_never(message)
 
-    async def _snapshots(self, job_ids: Sequence[str]) -> dict[str, m.JobSnapshot]:
-        """Look at jobs; other messages are handled in between."""
-        found: dict[str, m.JobSnapshot] = {}
-        for first in range(0, len(job_ids), _SLICE):
-            if first:
-                await trio.lowlevel.checkpoint()
-            found |= self._queue.snapshots(self._usable(), job_ids[first : first + _SLICE])
-        return found
-
     async def _answer_snapshots(self, message: m.GetSnapshots) -> None:
-        message.reply.ok(await self._snapshots(message.job_ids))
-
-    async def _answer_queue_of(self, message: m.GetQueue, owner: str) -> None:
-        job_ids, total = self._queue.listing_of(owner, message.limit)
-        found = await self._snapshots(job_ids)
-        # One that has ended meanwhile is not there any more.
-        jobs = {job_id: found[job_id] for job_id in job_ids if job_id in found}
-        message.reply.ok(m.QueueListing(jobs=jobs, total=total))
+        """Answer for many jobs; other messages are handled in between."""
+        found: dict[str, m.JobSnapshot] = {}
+        for first in range(0, len(message.job_ids), _SLICE):
+            found |= self._queue.snapshots(self._usable(), message.job_ids[first : first + _SLICE])
+            await trio.lowlevel.checkpoint()
+        message.reply.ok(found)
 
     def _status(self) -> m.SchedulerStatus:
         trouble = self._endings.store_trouble
