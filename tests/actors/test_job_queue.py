@@ -6,6 +6,7 @@ import itertools
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -24,7 +25,7 @@ from hypothesis.stateful import (
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.entries import Entry, JobEvent, JobState
-from mflux_api.actors.scheduler.job_queue import PLANNED, JobQueue
+from mflux_api.actors.scheduler.job_queue import PLANNED, SETTLED, JobQueue
 from mflux_api.actors.scheduler.ordered_sums import OrderedSums
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job
@@ -459,6 +460,15 @@ def test_call_or_event_costs_no_more_in_a_long_queue(operation: str) -> None:
 def test_lining_up_costs_each_job_the_same() -> None:
     per_job = [_lines_of(lambda count=count: _long(count)) / count for count in (200, 2_000)]  # type: ignore[misc]
     assert per_job[1] < 1.5 * per_job[0]
+
+
+def test_first_look_after_many_submissions_does_not_pay_for_all_of_them() -> None:
+    lines = []
+    for count in (2 * SETTLED - 2, 40 * SETTLED - 2):
+        queue = _long(0)
+        last = [_comes(queue, "") for _ in range(count)][-1]
+        lines.append(_lines_of(partial(queue.eta, last, ENGINES)))
+    assert lines[1] < 1.5 * lines[0] + 40
 
 
 def test_overtakings_leave_nothing_behind() -> None:
