@@ -176,7 +176,7 @@ class BodyTooLarge(ServiceError):
 
 
 class TooManyJobs(ServiceError):
-    """The caller has as many jobs waiting as its share of the queue allows (details: queued, limit)."""
+    """The caller's jobs take its share of the queue (details: queued, limit), or of the room for init images."""
 
     code, status, retry_after = "TOO_MANY_JOBS", 429, 5
 

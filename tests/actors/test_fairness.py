@@ -201,6 +201,20 @@ async def test_refused_job_is_refused_before_its_images_are_decoded(
         assert decoded == 0
 
 
+async def test_init_images_of_one_caller_leave_room_for_those_of_another(tmp_path: Path) -> None:
+    hold = Hold()
+    edit = attrs.evolve(request(), init_images=(to_base64(scene()),))
+    size = len(edit.init_images[0]) * 0.75e-9
+    async with scripted_service(tmp_path, Script(at={"run": hold}), max_inputs_gb=10.5 * size) as service:
+        await _busy(service, hold)
+        for _ in range(10):
+            await gateway(service).submit(edit, owner="one")
+        with pytest.raises(TooManyJobs, match=r"a share of scheduler\.max_inputs_gb"):
+            await gateway(service).submit(edit, owner="one")
+        await gateway(service).submit(edit, owner="two")
+        await _submit(service, "one")
+
+
 async def test_caller_beyond_its_share_gets_429_and_another_key_is_served(tmp_path: Path) -> None:
     keys = ("the first key of this test", "the second key of this test")
     changed = attrs.evolve(settings(tmp_path, max_queue=3), security=SecuritySettings(api_keys=keys))

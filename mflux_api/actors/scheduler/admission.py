@@ -178,7 +178,7 @@ class Admission:
                 f"({self._settings.max_inputs_gb:g} GB); try again when some of them have ended",
                 {"max_inputs_gb": self._settings.max_inputs_gb},
             )
-        return None
+        return self._too_many_inputs_of(owner, limit) if init_images and owner else None
 
     def _too_many_of(self, owner: str, most_queued: int | None) -> TooManyJobs | None:
         """Return the error for a caller that has as many jobs waiting as it may, though the queue has room."""
@@ -196,6 +196,19 @@ class Admission:
         return TooManyJobs(
             f"You have {queued} job(s) waiting and may have {limit}{beside}; wait until some have run, or cancel some",
             {"queued": queued, "limit": limit},
+        )
+
+    def _too_many_inputs_of(self, owner: str, whole: float) -> TooManyJobs | None:
+        """Return the error for a caller whose init images leave others no room for theirs."""
+        used = self._queue.input_bytes_of(owner)
+        limit = share_of(int(whole), others=self._queue.input_bytes() - used)
+        if used < limit:
+            return None
+        return TooManyJobs(
+            f"The init images of your unfinished jobs take {used / _BASE64_BYTES_PER_GB:.3g} GB and may take "
+            f"{limit / _BASE64_BYTES_PER_GB:.3g} GB, a share of scheduler.max_inputs_gb; wait until some have run, or "
+            "cancel some",
+            {"queued": self._queue.queued_of(owner), "limit_gb": round(limit / _BASE64_BYTES_PER_GB, 3)},
         )
 
     async def _persist(self, entry: Entry, message: m.Submit) -> None:

@@ -39,6 +39,7 @@ class JobQueue:
         self._queued_of = Counter[str]()
         self._input_bytes: dict[int, int] = {}
         self._input_bytes_of_all = 0
+        self._input_bytes_of = Counter[str]()
         self._at_work: dict[int, Entry] = {}
         self._waiting: dict[int, Entry] = {}
         self._order = RoundRobin(estimates)
@@ -53,6 +54,10 @@ class JobQueue:
         """Return how much text the init images of all unfinished jobs were that came since the start."""
         return self._input_bytes_of_all
 
+    def input_bytes_of(self, owner: str) -> int:
+        """Return how much of that is one caller's."""
+        return self._input_bytes_of[owner]
+
     def get(self, job_id: str) -> Entry | None:
         """Return a job's entry."""
         return self._entries.get(job_id)
@@ -65,8 +70,7 @@ class JobQueue:
         if job.synchronous:
             self._synchronous[entry.number] = entry
         # Counted as they are now: a finished job has none.
-        self._input_bytes[entry.number] = sum(len(text) for text in job.request.init_images)
-        self._input_bytes_of_all += self._input_bytes[entry.number]
+        self._count_inputs(entry, sum(len(text) for text in job.request.init_images))
         return entry
 
     def forget(self, entry: Entry) -> None:
@@ -79,7 +83,7 @@ class JobQueue:
         self._at_work.pop(entry.number, None)
         self._count(entry, entry.state, -1)
         self._synchronous.pop(entry.number, None)
-        self._input_bytes_of_all -= self._input_bytes.pop(entry.number)
+        self._count_inputs(entry, -self._input_bytes.get(entry.number, 0))
 
     def changes(self, entry: Entry, state: JobState) -> None:
         """Note that an entry is about to change, and its next state."""
@@ -91,6 +95,16 @@ class JobQueue:
             self._at_work.pop(entry.number, None)
         if entry.number in self._waiting:
             self._changed[entry.number] = entry
+
+    def _count_inputs(self, entry: Entry, more: int) -> None:
+        owner = entry.job.owner
+        self._input_bytes[entry.number] = self._input_bytes.get(entry.number, 0) + more
+        if not self._input_bytes[entry.number]:
+            del self._input_bytes[entry.number]
+        self._input_bytes_of_all += more
+        self._input_bytes_of[owner] += more
+        if not self._input_bytes_of[owner]:
+            del self._input_bytes_of[owner]
 
     def _count(self, entry: Entry, state: JobState, change: int) -> None:
         self._states[state] += change
