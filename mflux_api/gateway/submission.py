@@ -73,13 +73,12 @@ class Submission(Questions):
             raise not_downloaded(model)
         if checked.init_images or checked.lora_files:
             # Before they are read: a refused job must cost little.
-            question = m.CheckAdmission(
+            await self.check_admission(
                 owner=owner,
-                most_queued=most_queued,
                 synchronous=synchronous,
+                most_queued=most_queued,
                 init_images=bool(checked.init_images),
             )
-            await self._ask(self._to.scheduler, question)
         resolved = await (self._upscaling if model.upscales else self._generating)(checked, model)
         if resolved.init_images and not synchronous:
             # What waits is counted, and is what a start would read. A synchronous caller has its text in memory anyway.
@@ -93,6 +92,19 @@ class Submission(Questions):
                 # No caller will wait for it.
                 self.abandon(submit.job_id)
             raise
+
+    async def check_admission(
+        self, *, owner: str, synchronous: bool, init_images: bool, most_queued: int | None = None
+    ) -> None:
+        """Return if a job would be accepted now; only :meth:`submit` takes a place for it.
+
+        Raises:
+            ServiceError: what :meth:`submit` would raise.
+        """
+        question = m.CheckAdmission(
+            owner=owner, most_queued=most_queued, synchronous=synchronous, init_images=init_images
+        )
+        await self._ask(self._to.scheduler, question)
 
     async def _submit(self, submit: m.Submit) -> m.Accepted:
         try:

@@ -24,6 +24,7 @@ from tests.support.harness import (
     seeds_run,
     settings,
 )
+from tests.support.http_server import connect
 from tests.support.sample_images import scene, to_base64
 from tests.support.scripted_api import scripted_api
 from tests.support.scripted_engine import Hold, Script
@@ -229,6 +230,34 @@ async def test_caller_beyond_its_share_gets_429_and_another_key_is_served(tmp_pa
     assert answers[3].json()["code"] == "TOO_MANY_JOBS"
     assert answers[3].json()["details"] == {"queued": 2, "limit": 2}
     assert int(answers[3].headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("framing", [b"Content-Length: 60000000", b"Transfer-Encoding: chunked"])
+@pytest.mark.parametrize("path", [b"/api/v1/generate", b"/sdapi/v1/txt2img", b"/sdapi/v1/img2img"])
+async def test_large_body_of_a_job_without_a_place_is_not_read(tmp_path: Path, path: bytes, framing: bytes) -> None:
+    hold = Hold()
+    async with scripted_api(tmp_path, Script(at={"run": hold}), changed=settings(tmp_path, max_queue=1)) as api:
+        await _busy(api.service, hold)
+        await _submit(api.service, "other")
+        async with connect(api.port) as client:
+            await client.stream.send_all(b"POST %s HTTP/1.1\r\nHost: t\r\n%s\r\n\r\n" % (path, framing))
+            answer = b""
+            while b"QUEUE_FULL" not in answer:
+                answer += await client.stream.receive_some()
+        assert answer.startswith(b"HTTP/1.1 503")
+
+
+async def test_large_repeat_of_an_idempotent_submission_is_answered_while_the_queue_is_full(tmp_path: Path) -> None:
+    hold = Hold()
+    async with scripted_api(tmp_path, Script(at={"run": hold}), changed=settings(tmp_path, max_queue=1)) as api:
+        body = {"prompt": "a lake", "model": "demo", "unknown": "x" * 100_000}
+        headers = {"Idempotency-Key": "one"}
+        first = await api.http.post("/api/v1/generate", json=body, headers=headers)
+        await hold.reached.wait()
+        await _submit(api.service, "other")
+        again = await api.http.post("/api/v1/generate", json=body, headers=headers)
+        assert (first.status_code, again.status_code) == (200, 200)
+        assert again.json()["job_id"] == first.json()["job_id"]
 
 
 async def test_list_of_a_long_queue_has_its_beginning_and_says_how_long_it_is(tmp_path: Path) -> None:
