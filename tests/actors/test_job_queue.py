@@ -213,11 +213,11 @@ class AnyOrder(RuleBasedStateMachine):
         ordered = self.list.ordered()
         assert [self.queue.position(entry.job.id) for entry in ordered] == list(range(1, len(ordered) + 1))
         assert [self.queue.position(entry.job.id) for entry in self.running] == [0] * len(self.running)
-        assert (self.queue.accepted(), self.queue.active()) == (len(self.waiting), len(self.running))
+        assert (self.queue.tally.queued(), self.queue.active()) == (len(self.waiting), len(self.running))
         entries = [*self.running, *self.waiting]
         queued = Counter(entry.job.owner for entry in self.waiting)
-        assert [self.queue.queued_of(owner) for owner in CALLERS] == [queued[owner] for owner in CALLERS]
-        assert self.queue.callers() == len(queued)
+        assert [self.queue.tally.queued_of(owner) for owner in CALLERS] == [queued[owner] for owner in CALLERS]
+        assert self.queue.tally.callers() == len(queued)
         assert self.queue.quiet() == (not self.running and not any(each.job.synchronous for each in entries))
         engines = [_engine(each) for each in self.engines]
         all_etas = self.queue.etas(engines)
@@ -335,16 +335,16 @@ def test_no_caller_waits_for_more_runs_than_there_are_callers_and_skips(
     waited, most = Counter[str](), dict[str, int]()
     while coming or queue.waiting():
         for owner, model in coming.pop() if coming else ():
-            if not queue.queued_of(owner):
-                waited[owner], most[owner] = 0, queue.callers() + max_skips
+            if not queue.tally.queued_of(owner):
+                waited[owner], most[owner] = 0, queue.tally.callers() + max_skips
             _comes(queue, owner, model)
         if not queue.waiting():
             continue
         ran = _run_next(queue, resident, max_skips).job
         resident = ran.model
-        waited.update(owner for owner in most if owner != ran.owner and queue.queued_of(owner))
-        assert all(waited[owner] <= most[owner] for owner in most if queue.queued_of(owner))
-        waited[ran.owner], most[ran.owner] = 0, queue.callers() - 1 + max_skips
+        waited.update(owner for owner in most if owner != ran.owner and queue.tally.queued_of(owner))
+        assert all(waited[owner] <= most[owner] for owner in most if queue.tally.queued_of(owner))
+        waited[ran.owner], most[ran.owner] = 0, queue.tally.callers() - 1 + max_skips
 
 
 def test_eta_of_a_job_counts_what_lies_before_it_in_the_callers_turns() -> None:
@@ -409,7 +409,7 @@ def _lines_of(work: Callable[[], object]) -> int:
 
 
 def _of_the_middle(queue: JobQueue) -> Entry:
-    entry = queue.get(f"{queue.accepted() // 2:012x}")
+    entry = queue.get(f"{queue.tally.queued() // 2:012x}")
     assert entry is not None
     return entry
 
@@ -430,7 +430,7 @@ OPERATIONS: dict[str, Callable[[JobQueue], object]] = {
     "next": lambda queue: queue.next(ENGINES, {"0"}, 4),
     "next of the resident model": lambda queue: queue.next([_engine("0", "b")], {"0"}, 4),
     "next while none is resident": lambda queue: queue.next([_engine("0", "c")], {"0"}, 4),
-    "status": lambda queue: (queue.accepted(), queue.active(), queue.input_bytes(), queue.quiet()),
+    "status": lambda queue: (queue.tally.queued(), queue.active(), queue.tally.input_bytes(), queue.quiet()),
     "job back to its place": lambda queue: _back(queue, queue.at_work()[0]),
 }
 

@@ -166,13 +166,13 @@ class Admission:
         too_many = self._too_many_of(owner, most_queued)
         if too_many is not None:
             return too_many
-        if self._queue.accepted() >= self._settings.max_queue:
+        if self._queue.tally.queued() >= self._settings.max_queue:
             return QueueFull(
                 f"The queue is full ({self._settings.max_queue} jobs); try again later",
                 {"max_queue": self._settings.max_queue},
             )
         limit = self._settings.max_inputs_gb * _BASE64_BYTES_PER_GB
-        if init_images and self._queue.input_bytes() >= limit:
+        if init_images and self._queue.tally.input_bytes() >= limit:
             return QueueFull(
                 f"The init images of waiting jobs take more than scheduler.max_inputs_gb "
                 f"({self._settings.max_inputs_gb:g} GB); try again when some of them have ended",
@@ -182,8 +182,8 @@ class Admission:
 
     def _too_many_of(self, owner: str, most_queued: int | None) -> TooManyJobs | None:
         """Return the error for a caller that has as many jobs waiting as it may, though the queue has room."""
-        queued = self._queue.queued_of(owner)
-        others = self._queue.accepted() - queued
+        queued = self._queue.tally.queued_of(owner)
+        others = self._queue.tally.queued() - queued
         limit = most_queued or self._settings.max_queue_per_caller
         if limit is None:
             if not owner:
@@ -200,15 +200,15 @@ class Admission:
 
     def _too_many_inputs_of(self, owner: str, whole: float) -> TooManyJobs | None:
         """Return the error for a caller whose init images leave others no room for theirs."""
-        used = self._queue.input_bytes_of(owner)
-        limit = share_of(int(whole), others=self._queue.input_bytes() - used)
+        used = self._queue.tally.input_bytes_of(owner)
+        limit = share_of(int(whole), others=self._queue.tally.input_bytes() - used)
         if used < limit:
             return None
         return TooManyJobs(
             f"The init images of your unfinished jobs take {used / _BASE64_BYTES_PER_GB:.3g} GB and may take "
             f"{limit / _BASE64_BYTES_PER_GB:.3g} GB, a share of scheduler.max_inputs_gb; wait until some have run, or "
             "cancel some",
-            {"queued": self._queue.queued_of(owner), "limit_gb": round(limit / _BASE64_BYTES_PER_GB, 3)},
+            {"queued": self._queue.tally.queued_of(owner), "limit_gb": round(limit / _BASE64_BYTES_PER_GB, 3)},
         )
 
     async def _persist(self, entry: Entry, message: m.Submit) -> None:

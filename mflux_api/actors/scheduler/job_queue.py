@@ -8,8 +8,9 @@ import attrs
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.engine_plan import EnginePlan
-from mflux_api.actors.scheduler.entries import ACCEPTED, AT_WORK, QUEUED, Entry, JobState
+from mflux_api.actors.scheduler.entries import AT_WORK, QUEUED, Entry, JobState
 from mflux_api.actors.scheduler.round_robin import Place, RoundRobin
+from mflux_api.actors.scheduler.tally import Tally
 from mflux_api.engine.interface import EngineId
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job
@@ -34,12 +35,8 @@ class JobQueue:
         self._estimates = estimates
         self._numbers = itertools.count()
         self._entries: dict[str, Entry] = {}
-        self._states = Counter[JobState]()
+        self.tally = Tally()
         self._synchronous: dict[int, Entry] = {}
-        self._queued_of = Counter[str]()
-        self._input_bytes: dict[int, int] = {}
-        self._input_bytes_of_all = 0
-        self._input_bytes_of = Counter[str]()
         self._at_work: dict[int, Entry] = {}
         self._waiting: dict[int, Entry] = {}
         self._order = RoundRobin(estimates)
@@ -50,14 +47,6 @@ class JobQueue:
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
 
-    def input_bytes(self) -> int:
-        """Return how much text the init images of all unfinished jobs were that came since the start."""
-        return self._input_bytes_of_all
-
-    def input_bytes_of(self, owner: str) -> int:
-        """Return how much of that is one caller's."""
-        return self._input_bytes_of[owner]
-
     def get(self, job_id: str) -> Entry | None:
         """Return a job's entry."""
         return self._entries.get(job_id)
@@ -66,11 +55,9 @@ class JobQueue:
         """Make an entry for a job that was accepted; it does not wait yet."""
         entry = Entry(job=job, number=next(self._numbers), tracker=ProgressTracker(job), watcher=self)
         self._entries[job.id] = entry
-        self._count(entry, entry.state, 1)
+        self.tally.add(entry)
         if job.synchronous:
             self._synchronous[entry.number] = entry
-        # Counted as they are now: a finished job has none.
-        self._count_inputs(entry, sum(len(text) for text in job.request.init_images))
         return entry
 
     def forget(self, entry: Entry) -> None:
@@ -81,38 +68,18 @@ class JobQueue:
         entry.watcher = None
         del self._entries[entry.job.id]
         self._at_work.pop(entry.number, None)
-        self._count(entry, entry.state, -1)
+        self.tally.remove(entry)
         self._synchronous.pop(entry.number, None)
-        self._count_inputs(entry, -self._input_bytes.get(entry.number, 0))
 
     def changes(self, entry: Entry, state: JobState) -> None:
         """Note that an entry is about to change, and its next state."""
-        self._count(entry, entry.state, -1)
-        self._count(entry, state, 1)
+        self.tally.change(entry, state)
         if state in AT_WORK:
             self._at_work[entry.number] = entry
         else:
             self._at_work.pop(entry.number, None)
         if entry.number in self._waiting:
             self._changed[entry.number] = entry
-
-    def _count_inputs(self, entry: Entry, more: int) -> None:
-        owner = entry.job.owner
-        self._input_bytes[entry.number] = self._input_bytes.get(entry.number, 0) + more
-        if not self._input_bytes[entry.number]:
-            del self._input_bytes[entry.number]
-        self._input_bytes_of_all += more
-        self._input_bytes_of[owner] += more
-        if not self._input_bytes_of[owner]:
-            del self._input_bytes_of[owner]
-
-    def _count(self, entry: Entry, state: JobState, change: int) -> None:
-        self._states[state] += change
-        if state in ACCEPTED:
-            owner = entry.job.owner
-            self._queued_of[owner] += change
-            if not self._queued_of[owner]:
-                del self._queued_of[owner]
 
     def enqueue(self, entry: Entry) -> int:
         """Put an entry at its place among the waiting and return that place, counted from 1."""
@@ -209,18 +176,6 @@ class JobQueue:
         if overtaken is not None:
             entry.overtaken = overtaken
 
-    def queued_of(self, owner: str) -> int:
-        """Return how many jobs of a caller wait or are on their way into the store."""
-        return self._queued_of[owner]
-
-    def callers(self) -> int:
-        """How many callers have jobs that wait or are on their way into the store."""
-        return len(self._queued_of)
-
-    def accepted(self) -> int:
-        """How many jobs wait or are on their way into the store."""
-        return sum(self._states[state] for state in ACCEPTED)
-
     def active(self) -> int:
         """How many attempts are under way."""
         return len(self._at_work)
@@ -235,7 +190,7 @@ class JobQueue:
 
     def quiet(self) -> bool:
         """Whether nothing runs or ends, and no synchronous caller waits."""
-        return not self._synchronous and self.accepted() == len(self._entries)
+        return not self._synchronous and self.tally.queued() == len(self._entries)
 
     def snapshots(
         self, engines: Sequence[m.EngineStatus], job_ids: Collection[str] | None = None, *, limit: int | None = None

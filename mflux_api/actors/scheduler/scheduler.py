@@ -159,7 +159,7 @@ class Scheduler:
         trouble = self._endings.store_trouble
         return m.SchedulerStatus(
             active=self._queue.active(),
-            queued=self._queue.accepted(),
+            queued=self._queue.tally.queued(),
             draining=self._draining.begun,
             degraded=self._unavailable() is not None or self._unread or bool(self._retries.stuck),
             store_trouble=None if trouble is None else trouble.message,
