@@ -5,7 +5,7 @@ nursery that does the asking; a running job's cancel scope is the job's.
 """
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import assert_never
 
@@ -17,10 +17,12 @@ from mflux_api.actors.mailbox import ActorGone, ActorSuspended, Address, Mailbox
 from mflux_api.actors.scheduler.admission import Admission
 from mflux_api.actors.scheduler.draining import Draining
 from mflux_api.actors.scheduler.endings import Endings
+from mflux_api.actors.scheduler.engine_states import EngineStates
 from mflux_api.actors.scheduler.entries import OVER, Entry, JobEvent, JobState
 from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.actors.scheduler.job_runner import JobRunner, NoLease, SaveFailed
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
+from mflux_api.actors.scheduler.recovery import Recovery
 from mflux_api.actors.scheduler.retries import Retries
 from mflux_api.config import SchedulerSettings
 from mflux_api.engine.interface import EngineDied, EngineId
@@ -36,9 +38,6 @@ MAX_SAVING = 2
 
 _SLICE = 8
 """Jobs that are looked at in one go: an ETA takes 0.1 ms of one core, or 1 ms where many callers have many kinds."""
-
-_GONE = frozenset({m.EngineCondition.DEGRADED, m.EngineCondition.FAILED})
-"""An engine that is so is given no job, until it comes back."""
 
 
 class Scheduler:
@@ -69,9 +68,7 @@ class Scheduler:
     async def run(self, status: Started) -> None:
         """Recover what the store has unfinished, then serve the mailbox until cancelled."""
         self._queue = JobQueue(self._job_runner.estimates)
-        self._unread = False
-        # An engine that has not been heard of is not given work, and is not given up either.
-        self._engines: dict[EngineId, m.EngineStatus] = {}
+        self._engines = EngineStates(self._loaders)
         self._busy: set[EngineId] = set()
         # The end of the newest attempt on each engine: jobs of one engine end in the order in which they ran.
         self._newest: dict[EngineId, trio.Event] = {}
@@ -90,7 +87,7 @@ class Scheduler:
                 store=self._store,
                 hub=self._hub,
                 settings=self._settings,
-                unavailable=self._unavailable,
+                unavailable=self._engines.unavailable,
                 store_trouble=lambda: self._endings.store_trouble,
                 enqueue=self._enqueue,
                 accepted=self._accepted,
@@ -106,7 +103,18 @@ class Scheduler:
                 discard_images=self._discard_images,
                 settled=self._settled,
             )
-            await nursery.start(self._recover)
+            self._recovery = Recovery(
+                self._queue,
+                self._endings,
+                self._draining,
+                self._retries,
+                nursery,
+                hub=self._hub,
+                job_runner=self._job_runner,
+                enqueue=self._enqueue,
+                dispatch=self._dispatch,
+            )
+            await nursery.start(self._recovery.run)
             status.started()
             self._dispatch()
             while True:
@@ -128,16 +136,16 @@ class Scheduler:
                 self._nursery.start_soon(self._endings.abandon, message.job_id)
             case m.GetSnapshots():
                 if len(message.job_ids) <= _SLICE:
-                    message.reply.ok(self._queue.snapshots(self._usable(), message.job_ids))
+                    message.reply.ok(self._queue.snapshots(self._engines.usable(), message.job_ids))
                 else:
                     self._nursery.start_soon(self._answer_snapshots, message)
             case m.GetQueue():
-                jobs = self._queue.snapshots(self._usable(), limit=message.limit)
+                jobs = self._queue.snapshots(self._engines.usable(), limit=message.limit)
                 message.reply.ok(m.QueueListing(jobs=jobs, total=self._queue.waiting()))
             case m.GetStatus():
                 message.reply.ok(self._status())
             case m.GetEngines():
-                message.reply.ok(tuple(self._engines.get(engine, _unheard(engine)) for engine in self._loaders))
+                message.reply.ok(self._engines.all())
             case m.Drain():
                 self._draining_begun = True
                 self._draining.drain(message)
@@ -151,7 +159,7 @@ class Scheduler:
         """Answer for many jobs; other messages are handled in between."""
         found: dict[str, m.JobSnapshot] = {}
         for first in range(0, len(message.job_ids), _SLICE):
-            found |= self._queue.snapshots(self._usable(), message.job_ids[first : first + _SLICE])
+            found |= self._queue.snapshots(self._engines.usable(), message.job_ids[first : first + _SLICE])
             await trio.lowlevel.checkpoint()
         message.reply.ok(found)
 
@@ -161,43 +169,23 @@ class Scheduler:
             active=self._queue.active(),
             queued=self._queue.tally.queued(),
             draining=self._draining.begun,
-            degraded=self._unavailable() is not None or self._unread or bool(self._retries.stuck),
+            degraded=self._engines.unavailable() is not None or self._recovery.unread or bool(self._retries.stuck),
             store_trouble=None if trouble is None else trouble.message,
         )
 
     # --- engines ---
 
     def _note(self, status: m.EngineStatus) -> None:
-        self._engines[status.id] = status
+        self._engines.note(status)
         for entry in self._queue.at_work():
             if entry.state is not JobState.RUNNING or entry.engine is None:
                 continue
             if entry.engine.id == status.id and status.loading == entry.job.model:
                 entry.began = True
 
-    def _forget_child(self, dead: m.EngineStatus | None) -> None:
-        """What a job's task hears of a death comes before the loader's word: the models are gone with the child."""
-        if dead is None:
-            return
-        known = self._engines[dead.id]
-        if known.incarnation == dead.incarnation:
-            self._engines[dead.id] = attrs.evolve(known, models=(), loading=None)
-
-    def _usable(self) -> Sequence[m.EngineStatus]:
-        """The engines that can be given a job, the best first."""
-        sound = [engine for engine in self._engines.values() if engine.condition not in _GONE]
-        return sorted(sound, key=lambda engine: engine.condition is not m.EngineCondition.READY)
-
-    def _unavailable(self) -> EngineUnavailable | None:
-        """Return the error for work that waits for an engine, where there is none that it may hope for."""
-        engines = [self._engines.get(engine, _unheard(engine)) for engine in self._loaders]
-        if any(engine.condition not in _GONE for engine in engines):
-            return None
-        return EngineUnavailable.because(next((engine.reason for engine in engines if engine.reason), ""))
-
     def _fail_sync_without_engine(self) -> None:
         """Answer synchronous callers where no engine is left; the others' jobs wait in the queue for one."""
-        unavailable = self._unavailable()
+        unavailable = self._engines.unavailable()
         if unavailable is not None:
             self._endings.fail_waiting_sync(unavailable)
 
@@ -248,7 +236,7 @@ class Scheduler:
     def _dispatch(self) -> None:
         self._fail_sync_without_engine()
         while not self._draining.begun:
-            usable = self._usable()
+            usable = self._engines.usable()
             free = [engine for engine in usable if self._is_free(engine.id)]
             chosen = self._queue.next(free, {engine.id for engine in usable}, self._settings.max_affinity_skips)
             if chosen is None:
@@ -306,7 +294,7 @@ class Scheduler:
         except EngineDied as died:
             logger.warning("job %s: the engine died (%s)", entry.job.id, died.reason)
             entry.out_of_memory, entry.failed_on = died.out_of_memory, engine
-            self._forget_child(entry.engine)
+            self._engines.forget_child(entry.engine)
             await self._retries.retry(entry, partial(requeue, engine_died=True))
         except ActorSuspended:
             # Its actors kept failing before the job was with them: it goes elsewhere, or waits.
@@ -319,7 +307,7 @@ class Scheduler:
         except EngineUnavailable as error:
             # It does not come up, and had not begun with the job. A caller waits for no second one of that kind.
             entry.failed_on = engine
-            if entry.job.synchronous and not any(other.id != engine for other in self._usable()):
+            if entry.job.synchronous and not any(other.id != engine for other in self._engines.usable()):
                 await self._endings.fail(entry, error)
             else:
                 await self._retries.retry(entry, requeue)
@@ -353,52 +341,6 @@ class Scheduler:
         images, entry.images = entry.images, []
         await self._job_runner.discard(images)
 
-    # --- after a start ---
-
-    async def _recover(self, *, task_status: trio.TaskStatus[None]) -> None:
-        """Requeue what was running, and publish every end that no follower has heard of.
-
-        Reports itself started when that is done, or when the store cannot be read now: the start goes on then.
-        """
-
-        def unreadable(_: ServiceError) -> None:
-            if not self._unread:
-                self._unread = True
-                task_status.started()
-
-        found = await self._endings.ask_again("unfinished jobs", self._endings.unfinished, troubled=unreadable)
-        for job in found:
-            # Where the start went on without them, new ones came meanwhile.
-            if self._queue.get(job.id) is None:
-                await self._recover_job(job)
-        self._endings.recovered.set()
-        if self._draining.begun:
-            self._draining.fail_waiting_sync()
-        await self._endings.publish_unheard()
-        if self._unread:
-            self._unread = False
-            self._dispatch()
-        else:
-            task_status.started()
-
-    async def _recover_job(self, job: Job) -> None:
-        entry = self._queue.add(job)
-        await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
-        if job.started_at is not None:
-            # Of an attempt that had no end.
-            await self._job_runner.discard_all(job)
-        if job.status is Status.GENERATING:
-            entry.on(JobEvent.FOUND_RUNNING)
-            await self._nursery.start(self._retries.recover, entry)
-            return
-        entry.on(JobEvent.KEPT)
-        entry.kept.set()
-        exhausted = self._retries.exhausted(job)
-        if exhausted is not None:
-            await self._endings.fail(entry, exhausted)
-        else:
-            self._enqueue(entry)
-
     # --- telling ---
 
     def _settled(self) -> None:
@@ -410,9 +352,5 @@ class Scheduler:
         entry = self._queue.get(progress.id)
         if entry is None or entry.state in OVER:
             return
-        timed = attrs.evolve(progress, eta_seconds=self._queue.eta(entry, self._usable()))
+        timed = attrs.evolve(progress, eta_seconds=self._queue.eta(entry, self._engines.usable()))
         self._hub.tell_lossy(m.Publish(job_id=progress.id, event=timed))
-
-
-def _unheard(engine: EngineId) -> m.EngineStatus:
-    return m.EngineStatus(id=engine, condition=m.EngineCondition.STARTING)
