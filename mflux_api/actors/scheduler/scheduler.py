@@ -30,11 +30,15 @@ from mflux_api.errors import EngineUnavailable, InternalError, ModelNotDownloade
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.supervisor import Started
+from mflux_api.system.nurseries import unwrapped_nursery
 
 logger = logging.getLogger(__name__)
 
 MAX_SAVING = 2
 """Jobs of one engine that may still be saving when it is given the next: a slow disk must not collect pixels."""
+
+DISCARD_SECONDS = 5.0
+"""For removing the images of an attempt that is over; then its engine goes to another job."""
 
 _SLICE = 8
 """Jobs that are looked at in one go: an ETA takes 0.1 ms of one core, or 1 ms where many callers have many kinds."""
@@ -69,7 +73,7 @@ class Scheduler:
         """Recover what the store has unfinished, then serve the mailbox until cancelled."""
         self._queue = JobQueue(self._job_runner.estimates)
         self._engines = EngineStates(self._loaders)
-        self._busy: set[EngineId] = set()
+        self._busy: dict[EngineId, Entry] = {}
         # The end of the newest attempt on each engine: jobs of one engine end in the order in which they ran.
         self._newest: dict[EngineId, trio.Event] = {}
         for engine, loader in self._loaders.items():
@@ -245,19 +249,16 @@ class Scheduler:
             entry.engine, entry.failed_on, entry.began = engine, None, False
             entry.on(JobEvent.DISPATCHED)
             entry.scope = trio.CancelScope()
-            self._busy.add(engine.id)
+            self._busy[engine.id] = entry
             self._nursery.start_soon(self._work, entry, engine.id, entry.scope)
 
     async def _work(self, entry: Entry, engine: EngineId, scope: trio.CancelScope) -> None:
         before, over = self._newest.get(engine), trio.Event()
         self._newest[engine] = over
-        freed = False
 
         def engine_freed() -> None:
-            nonlocal freed
-            if not freed:
-                freed = True
-                self._busy.discard(engine)
+            if self._busy.get(engine) is entry:
+                del self._busy[engine]
                 if entry.state is JobState.RUNNING:
                     entry.on(JobEvent.ENGINE_FREED)
                 self._dispatch()
@@ -270,8 +271,8 @@ class Scheduler:
         finally:
             over.set()
             entry.engine = None
-            if not freed:
-                self._busy.discard(engine)
+            if self._busy.get(engine) is entry:
+                del self._busy[engine]
         self._settled()
 
     async def _attempt(
@@ -339,7 +340,20 @@ class Scheduler:
     async def _discard_images(self, entry: Entry) -> None:
         """Remove what an attempt saved that is over while its job is not: nothing will ever point to it."""
         images, entry.images = entry.images, []
-        await self._job_runner.discard(images)
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(self._let_engine_go, entry)
+            await self._job_runner.discard(images)
+            nursery.cancel_scope.cancel()
+
+    async def _let_engine_go(self, entry: Entry) -> None:
+        """Give the engine to another job when what is left of this attempt takes long: it waits for a disk."""
+        await trio.sleep(DISCARD_SECONDS)
+        engine = None if entry.engine is None else entry.engine.id
+        if engine is not None and self._busy.get(engine) is entry:
+            del self._busy[engine]
+            # It does not end in this attempt, so no job of the engine has to end behind it.
+            self._newest[engine].set()
+            self._dispatch()
 
     # --- telling ---
 
