@@ -173,11 +173,7 @@ class JobStore:
 
     async def _change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         def read_change_write() -> Job:
-            try:
-                job = self._repository.get(job_id)
-            except UnreadableRow as error:
-                # Broken under a running service, and not to be waited for: the scheduler starts anew without it.
-                raise InvalidTransition(error.message) from error
+            job = self._repository.get(job_id)
             if not isinstance(job, Job):
                 raise InvalidTransition(f"job {job_id} is not in the store")
             changed = change(job)
