@@ -8,6 +8,8 @@ import attrs
 import pytest
 import trio
 
+from mflux_api.access.keys import Scope
+from mflux_api.access.keys_file import append, new_entry
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.shares import share_of
 from mflux_api.config import SecuritySettings
@@ -230,6 +232,21 @@ async def test_caller_beyond_its_share_gets_429_and_another_key_is_served(tmp_pa
     assert answers[3].json()["code"] == "TOO_MANY_JOBS"
     assert answers[3].json()["details"] == {"queued": 2, "limit": 2}
     assert int(answers[3].headers["Retry-After"]) > 0
+
+
+@pytest.mark.parametrize("path", ["/api/v1/generate", "/sdapi/v1/txt2img"])
+async def test_keys_own_limit_of_waiting_jobs_holds_on_every_route(tmp_path: Path, path: str) -> None:
+    keys = tmp_path / "keys.toml"
+    append(keys, new_entry("ana", "a key of ana's own", [Scope.GENERATE], 1))
+    changed = attrs.evolve(settings(tmp_path), security=SecuritySettings(keys_file=keys))
+    hold = Hold()
+    async with scripted_api(tmp_path, Script(at={"run": hold}), changed=changed) as api:
+        await _busy(api.service, hold)
+        await _submit(api.service, "key ana")
+        body = {"prompt": "a lake", "model": "demo", "width": 64, "height": 64, "steps": 1}
+        for large in ({}, {"unknown": "x" * 100_000}):
+            answer = await api.http.post(path, json=body | large, headers={"X-API-Key": "a key of ana's own"})
+            assert (answer.status_code, answer.json()["details"]) == (429, {"queued": 1, "limit": 1})
 
 
 @pytest.mark.parametrize("framing", [b"Content-Length: 60000000", b"Transfer-Encoding: chunked"])
