@@ -282,6 +282,22 @@ def test_caller_with_many_jobs_does_not_keep_another_from_its_turn() -> None:
     assert _owners(queue) == ["greedy", "other", "third", "greedy", "other", "greedy", "greedy"]
 
 
+@pytest.mark.parametrize(
+    ("owner", "same", "other"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"),
+        ("fe80::1%eth0", "fe80::2%eth0", "::1"),
+        ("::ffff:10.0.0.1", "10.0.0.1", "::ffff:10.0.0.2"),
+        ("key ana", "key ana", "key bob"),
+        ("", "", "a:b"),
+    ],
+)
+def test_addresses_of_one_ipv6_client_are_one_caller(owner: str, same: str, other: str) -> None:
+    queue = _queue((owner, "a"), (same, "a"), (other, "a"))
+    assert (queue.tally.queued_of(owner), queue.tally.queued_of(other), queue.tally.callers()) == (2, 1, 2)
+    assert _owners(queue) == [owner, other, same]
+
+
 def test_caller_that_comes_back_at_once_is_served_once_in_a_round() -> None:
     queue = _queue(*[("greedy", "a")] * 3, ("patient", "a"))
     owners = []

@@ -1,5 +1,6 @@
 """How many jobs wait, and how much their init images take: in all and by caller, counted as jobs change."""
 
+import ipaddress
 from collections import Counter
 
 from mflux_api.actors.scheduler.entries import ACCEPTED, Entry, JobState
@@ -20,8 +21,8 @@ class Tally:
         return self._queued
 
     def queued_of(self, owner: str) -> int:
-        """Return how many of them are one caller's."""
-        return self._queued_of[owner]
+        """Return how many of them are those of an owner's caller."""
+        return self._queued_of[caller_of(owner)]
 
     def callers(self) -> int:
         """Return how many callers have one."""
@@ -32,8 +33,8 @@ class Tally:
         return self._input_bytes
 
     def input_bytes_of(self, owner: str) -> int:
-        """Return how much of that was one caller's."""
-        return self._input_bytes_of[owner]
+        """Return how much of that was that of an owner's caller."""
+        return self._input_bytes_of[caller_of(owner)]
 
     def add(self, entry: Entry) -> None:
         """Count a new entry."""
@@ -57,14 +58,27 @@ class Tally:
     def _count(self, entry: Entry, state: JobState, more: int) -> None:
         if state in ACCEPTED:
             self._queued += more
-            _add(self._queued_of, entry.job.owner, more)
+            _add(self._queued_of, caller_of(entry.job.owner), more)
 
     def _count_inputs(self, entry: Entry, more: int) -> None:
         self._input_bytes += more
-        _add(self._input_bytes_of, entry.job.owner, more)
+        _add(self._input_bytes_of, caller_of(entry.job.owner), more)
 
 
-def _add(counter: Counter[str], owner: str, more: int) -> None:
-    counter[owner] += more
-    if not counter[owner]:
-        del counter[owner]
+def caller_of(owner: str) -> str:
+    """Return with whom an owner shares places and turns: an IPv6 client has 2**64 addresses, and is one caller."""
+    if ":" not in owner:
+        return owner
+    try:
+        address = ipaddress.IPv6Address(owner.partition("%")[0])
+    except ValueError:
+        return owner
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address, 64), strict=False))
+
+
+def _add(counter: Counter[str], caller: str, more: int) -> None:
+    counter[caller] += more
+    if not counter[caller]:
+        del counter[caller]
