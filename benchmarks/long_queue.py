@@ -2,9 +2,10 @@
 
 The queue alone, in one thread, without a store or an engine: a ratio near 1 says that a long queue costs no more.
 
-Run: ``uv run python -m benchmarks.long_queue``
+Run: ``uv run python -m benchmarks.long_queue [CALLERS]``: so many callers have the same number of jobs (by default 1)
 """
 
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -40,9 +41,10 @@ def request(number: int) -> ResolvedRequest:
     )
 
 
-def submit(queue: JobQueue, number: int) -> Entry:
+def submit(queue: JobQueue, number: int, callers: int) -> Entry:
     """Put a job into the queue."""
-    entry = queue.add(Job(id=f"{number:012x}", request=request(number), created_at=NOW))
+    owner = f"caller {number % callers}"
+    entry = queue.add(Job(id=f"{number:012x}", request=request(number), created_at=NOW, owner=owner))
     entry.on(JobEvent.KEPT)
     queue.enqueue(entry)
     return entry
@@ -67,7 +69,7 @@ def end(queue: JobQueue, entry: Entry) -> None:
     entry.on(JobEvent.COMMITTED)
 
 
-def measure(length: int) -> dict[str, float]:
+def measure(length: int, callers: int) -> dict[str, float]:
     """Return the seconds of one call or event of each kind in a queue of that length."""
     estimates = Estimates()
     for number in range(9):
@@ -75,7 +77,7 @@ def measure(length: int) -> dict[str, float]:
         estimates.add_rest(request(number), "cpu", 0.5)
     queue = JobQueue(estimates)
     began = time.perf_counter()
-    entries = [submit(queue, number) for number in range(length)]
+    entries = [submit(queue, number, callers) for number in range(length)]
     running = dispatch(queue)
     seconds = {"lining up, for each job": (time.perf_counter() - began) / length}
     waiting = [entry for entry in entries[:: max(1, length // (3 * CALLS))] if entry is not running]
@@ -89,17 +91,17 @@ def measure(length: int) -> dict[str, float]:
 
     each("progress of the running job", [lambda: queue.eta(running, ENGINES)] * CALLS)
     each("GET of a waiting job", [partial(queue.snapshots, ENGINES, [entry.job.id]) for entry in looked_at])
-    each("submit", [partial(submit, queue, length + number) for number in range(CALLS)])
+    each("submit", [partial(submit, queue, length + number, callers) for number in range(CALLS)])
     each("cancel", [partial(end, queue, entry) for entry in cancelled])
     each("end, and the next one runs", [lambda: end(queue, dispatch(queue))] * CALLS)
-    each("GET of the whole queue, for each job", [lambda: queue.snapshots(ENGINES)])
-    seconds["GET of the whole queue, for each job"] /= length
+    each("GET of the queue, 200 jobs listed", [lambda: queue.snapshots(ENGINES, limit=m.LISTED)])
     return seconds
 
 
 def main() -> None:
     """Print the table."""
-    measured = {length: measure(length) for length in LENGTHS}
+    callers = int(sys.argv[1]) if len(sys.argv) > 1 else 1
+    measured = {length: measure(length, callers) for length in LENGTHS}
     short = measured[LENGTHS[0]]
     heads = "".join(f" {f'{length:,} jobs':>14} {'ratio':>6}" for length in LENGTHS[1:])
     print(f"{'':40} {f'{LENGTHS[0]:,} jobs':>12}{heads}")

@@ -77,6 +77,8 @@ class SchedulerSettings:
     """``[scheduler]``: the queue."""
 
     max_queue: Positive = 100
+    max_queue_per_caller: Positive | None = None
+    """Of one API key or address; ``None``: a share that depends on who else waits."""
     max_inputs_gb: Annotated[float, Meta(gt=0.0)] = 1.0
     max_attempts: Positive = 2
     max_affinity_skips: Annotated[int, Meta(ge=0)] = 4

@@ -175,6 +175,12 @@ class BodyTooLarge(ServiceError):
     code, status = "BODY_TOO_LARGE", 413
 
 
+class TooManyJobs(ServiceError):
+    """The caller's jobs take its share of the queue (details: queued, limit), or of the room for init images."""
+
+    code, status, retry_after = "TOO_MANY_JOBS", 429, 5
+
+
 class GenerationFailed(ServiceError):
     """The engine reported an error for this job."""
 

@@ -13,14 +13,14 @@ import trio
 from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Ask, Mailbox, MailboxFull
-from mflux_api.errors import InvalidParameter, JobGone, ServiceError
+from mflux_api.errors import InternalError, InvalidParameter, JobGone, ServiceError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import InvalidTransition, Job
 from mflux_api.storage.repository import Page, Repository, Tombstone
 from mflux_api.storage.retention import Removed, Retention, RetentionClock, expire, prune
 from mflux_api.storage.rows import UnreadableRow
 from mflux_api.supervisor import Started
-from mflux_api.system.threads import run_in_thread
+from mflux_api.system.threads import read_in_thread, run_in_thread
 
 T = TypeVar("T")
 
@@ -36,6 +36,12 @@ CHECKPOINT_JOBS = 10
 CHECKPOINT_SECONDS = 1.0
 """After any other change of a job until the same: what only the log has is lost with the log."""
 
+INPUTS_SECONDS = 60.0
+"""For reading a job's init images, 64 MB at most; a network disk that is gone does not answer."""
+
+INPUT_READERS = 4
+"""Threads that read them at a time."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -49,6 +55,7 @@ class JobStore:
         self._repository = repository
         self._retention = retention
         self._thread = trio.CapacityLimiter(1)
+        self._readers = trio.CapacityLimiter(INPUT_READERS)
         self._clock = RetentionClock(_now)
         # Synchronous jobs whose callers have not read their results, and until when retention does not take those.
         self._unread: dict[str, float] = {}
@@ -65,6 +72,7 @@ class JobStore:
         await self._expire()
         status.started()
         async with trio.open_nursery() as nursery:
+            self._nursery = nursery
             nursery.start_soon(self._expire_regularly)
             if self._retention is not None and self._retention.max_image_bytes is not None:
                 nursery.start_soon(self._bound_images, self._retention, self._retention.max_image_bytes)
@@ -113,6 +121,9 @@ class JobStore:
                 await self._expire()
             case m.GetJob():
                 message.reply.ok(await self._get(message.job_id, message.visible))
+            case m.GetInputs():
+                read = await self._call(partial(self._repository.inputs, message.job_id))
+                self._nursery.start_soon(self._answer_inputs, message, read)
             case m.ListJobs():
                 message.reply.ok(await self._page(message))
             case m.Unfinished():
@@ -132,6 +143,15 @@ class JobStore:
 
     async def _call(self, function: Callable[[], T]) -> T:
         return await run_in_thread(function, limiter=self._thread)
+
+    async def _answer_inputs(self, message: m.GetInputs, read: Callable[[], tuple[str, ...]]) -> None:
+        """Read init images beside the store's own thread: they are up to 64 MB, and the store serves everybody."""
+        with trio.move_on_after(INPUTS_SECONDS):
+            message.reply.ok(await read_in_thread(read, limiter=self._readers))
+            return
+        message.reply.fail(
+            InternalError("The init images of this job cannot be read: the disk of jobs.state_dir does not answer")
+        )
 
     async def _get(self, job_id: str, visible: Visibility) -> Job | None:
         try:
@@ -153,11 +173,7 @@ class JobStore:
 
     async def _change(self, job_id: str, change: Callable[[Job], Job]) -> Job:
         def read_change_write() -> Job:
-            try:
-                job = self._repository.get(job_id)
-            except UnreadableRow as error:
-                # Broken under a running service, and not to be waited for: the scheduler starts anew without it.
-                raise InvalidTransition(error.message) from error
+            job = self._repository.get(job_id)
             if not isinstance(job, Job):
                 raise InvalidTransition(f"job {job_id} is not in the store")
             changed = change(job)

@@ -74,9 +74,13 @@ class Jobs(Questions):
             job = await self._job(job.id)
         return JobView(job=job, live=None)
 
+    async def queue(self) -> m.QueueListing:
+        """Return the running jobs, those that are due first, and how many wait."""
+        return await self._ask(self._to.scheduler, m.GetQueue())
+
     async def snapshots(self) -> Mapping[str, m.JobSnapshot]:
-        """Return every unfinished job: running ones first, then the queue in order."""
-        return await self._ask(self._to.scheduler, m.GetSnapshots())
+        """Return the jobs of :meth:`queue`."""
+        return (await self.queue()).jobs
 
     async def cancel(self, job_id: str, *, visible: Visibility = ALL_JOBS) -> Job:
         """Cancel a job and return it; a finished one is returned as it is.

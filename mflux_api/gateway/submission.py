@@ -29,16 +29,25 @@ class Submission(Questions):
         synchronous: bool = False,
         owner: str = "",
         key: IdempotencyKey | None = None,
+        most_queued: int | None = None,
     ) -> m.Accepted:
         """Check, resolve and queue a request whose fields are within their limits; when this returns the job is kept.
 
         With a ``key`` under which a job was accepted before, that job is the answer.
+
+        Args:
+            request: what is to be generated.
+            synchronous: whether its caller waits for the images.
+            owner: who asks; without a name it is the program that embeds the service, which has no share.
+            key: an idempotency key.
+            most_queued: how many jobs the owner may have waiting; by default its share of the queue.
 
         Raises:
             InvalidParameter: a field is outside its limits.
             InvalidModel: no model has that name.
             ModelNotFound: it is a Flux1 model's name.
             ModelNotDownloaded: it is not on disk, and ``models.auto_download`` is off.
+            TooManyJobs: too many jobs of this owner wait.
             QueueFull: too many jobs wait.
             ShuttingDown: the service is draining.
             EngineUnavailable: the engine does not start.
@@ -55,8 +64,16 @@ class Submission(Questions):
             check_upscaling(checked, model)
         if model.remote and not self.settings.models.auto_download and not await self._on_disk(model):
             raise not_downloaded(model)
+        if checked.init_images or checked.lora_files:
+            # Before they are read: a refused job must cost little.
+            await self.check_admission(
+                owner=owner,
+                synchronous=synchronous,
+                most_queued=most_queued,
+                init_images=bool(checked.init_images),
+            )
         resolved = await (self._upscaling if model.upscales else self._generating)(checked, model, owner)
-        submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key)
+        submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key, most_queued=most_queued)
         try:
             return await self._submit(submit)
         except (ServiceRestarting, trio.Cancelled):
@@ -64,6 +81,19 @@ class Submission(Questions):
                 # No caller will wait for it.
                 self.abandon(submit.job_id)
             raise
+
+    async def check_admission(
+        self, *, owner: str, synchronous: bool, init_images: bool, most_queued: int | None = None
+    ) -> None:
+        """Return if a job would be accepted now; only :meth:`submit` takes a place for it.
+
+        Raises:
+            ServiceError: what :meth:`submit` would raise.
+        """
+        question = m.CheckAdmission(
+            owner=owner, most_queued=most_queued, synchronous=synchronous, init_images=init_images
+        )
+        await self._ask(self._to.scheduler, question)
 
     async def _submit(self, submit: m.Submit) -> m.Accepted:
         try:

@@ -8,7 +8,7 @@ from quart_trio import QuartTrio
 
 from mflux_api.access.access import Access
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http import error_handlers, openapi
+from mflux_api.http import early_refusal, error_handlers, openapi
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.connection import HTTPConnection
@@ -59,6 +59,7 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     hosts = HostRules(settings.security.allowed_hosts, own=(settings.server.host, *own_names()))
     origins = settings.server.cors_origins
     install(app, Guard(access or Access(settings.security), hosts, OriginRules(origins), scopes))
+    early_refusal.install(app, gateway)
     _allow_origins(app, origins)
     _identify(app)
     return app

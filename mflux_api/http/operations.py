@@ -27,6 +27,7 @@ from mflux_api.errors import (
     ServerBusy,
     ServiceError,
     ShuttingDown,
+    TooManyJobs,
 )
 
 Errors = tuple[type[ServiceError], ...]
@@ -39,6 +40,7 @@ SUBMIT_ERRORS: Errors = (
     InvalidModel,
     ModelNotDownloaded,
     ModelNotFound,
+    TooManyJobs,
     QueueFull,
     ShuttingDown,
     EngineUnavailable,

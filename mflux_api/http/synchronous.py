@@ -32,7 +32,12 @@ class RanJob:
 
 @asynccontextmanager
 async def run_job(
-    gateway: Gateway, request: GenerateRequest, *, owner: str, on_accepted: Callable[[], None] = lambda: None
+    gateway: Gateway,
+    request: GenerateRequest,
+    *,
+    owner: str,
+    most_queued: int | None = None,
+    on_accepted: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[RanJob]:
     """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
 
@@ -41,7 +46,7 @@ async def run_job(
     Raises:
         ServiceError: the request was refused, or the job failed.
     """
-    async with run_jobs(gateway, [request], owner=owner, on_accepted=on_accepted) as (ran,):
+    async with run_jobs(gateway, [request], owner=owner, most_queued=most_queued, on_accepted=on_accepted) as (ran,):
         yield ran
 
 
@@ -51,6 +56,7 @@ async def run_jobs(
     requests: Sequence[GenerateRequest],
     *,
     owner: str,
+    most_queued: int | None = None,
     on_accepted: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[tuple[RanJob, ...]]:
     """Run jobs that are one to their caller: all are accepted before the first is waited for, or none stays.
@@ -61,6 +67,7 @@ async def run_jobs(
         gateway: the way to the actors.
         requests: what to run, in this order.
         owner: who asks.
+        most_queued: how many jobs the owner may have waiting; by default its share of the queue.
         on_accepted: called when all are accepted: from then on what they carry is the jobs'.
 
     Raises:
@@ -70,7 +77,8 @@ async def run_jobs(
     try:
         try:
             for request in requests:
-                accepted.append((await gateway.submit(request, synchronous=True, owner=owner)).job.id)
+                job = await gateway.submit(request, synchronous=True, owner=owner, most_queued=most_queued)
+                accepted.append(job.job.id)
             on_accepted()
             for job_id in accepted:
                 end = await gateway.awaited_end(job_id)

@@ -45,11 +45,19 @@ class ResolvedRequest:
     """One scale for each file."""
     low_ram: bool = False
     init_images: tuple[str, ...] = attrs.field(default=(), repr=False)
-    """Base64 or data URLs; a finished job has none any more."""
+    """Base64 or data URLs; empty texts in a job that waits, which the store has; a finished job has none any more."""
     image_strength: float | None = None
     """How much of the first init image to transform; ``None`` without init images."""
     upscaling: Upscaling | None = None
     """Set for an upscaler, whose ``width`` and ``height`` are the result's."""
+
+    def without_inputs(self) -> "ResolvedRequest":
+        """Return the request as a waiting job has it: with as many init images, which are in the store."""
+        return self.with_inputs(("",) * len(self.init_images))
+
+    def with_inputs(self, init_images: tuple[str, ...]) -> "ResolvedRequest":
+        """Return the request with these init images."""
+        return attrs.evolve(self, init_images=init_images) if self.init_images or init_images else self
 
     @property
     def size(self) -> tuple[int, int]:

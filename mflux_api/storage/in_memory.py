@@ -81,6 +81,12 @@ class InMemoryRepository:
         number = self._numbers.get(job_id)
         return self._tombstones.get(job_id) if number is None else self._jobs[number]
 
+    def inputs(self, job_id: str) -> Callable[[], tuple[str, ...]]:
+        """Return how to read the init images of a job."""
+        job = self.get(job_id)
+        images = job.request.init_images if isinstance(job, Job) else ()
+        return lambda: images
+
     def page(self, *, limit: int, cursor: str | None, status: Status | None, visible: Visibility = ALL_JOBS) -> Page:
         """Return a page of jobs, newest first; of those that are ``visible``.
 

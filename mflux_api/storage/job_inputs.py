@@ -1,7 +1,7 @@
 """Which init images the jobs of a database need: kept before their job is, and removed with the last one's end."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -69,10 +69,21 @@ class JobInputs:
             "INSERT INTO inputs VALUES (?, ?, ?)", [(number, place, digest) for place, digest in enumerate(digests)]
         )
 
-    def read(self, number: int) -> tuple[str, ...]:
-        """Return a job's init images, as base64."""
+    def reader(self, job_id: str) -> Callable[[], tuple[str, ...]]:
+        """Return how to read a job's init images, as base64; the files are read by the one who calls it.
+
+        Raises:
+            InternalError: the database cannot be read.
+        """
+        query = "SELECT sha256 FROM inputs JOIN jobs USING (number) WHERE id = ? ORDER BY place"
         with translate_errors():
-            return tuple(map(self._files.read, self._digests(number)))
+            digests = [digest for (digest,) in self._file.connection.execute(query, (job_id,))]
+        return lambda: tuple(map(self._files.read, digests))
+
+    def counts(self) -> Mapping[int, int]:
+        """Return how many init images each unfinished job has, by its number."""
+        with translate_errors():
+            return dict(self._file.connection.execute(f"SELECT number, count(*) {_NEEDED} GROUP BY number"))
 
     def job_ended(self, job_id: str) -> None:
         """Remove a job's init images, unless others need them; its end is committed."""
@@ -95,10 +106,6 @@ class JobInputs:
                         self._files.discard(digest)
             except (DiskFull, InternalError) as error:
                 _warn(error)
-
-    def _digests(self, number: int) -> list[str]:
-        query = "SELECT sha256 FROM inputs WHERE number = ? ORDER BY place"
-        return [digest for (digest,) in self._file.connection.execute(query, (number,))]
 
 
 def _warn(error: Exception) -> None:

@@ -95,7 +95,13 @@ class Repository(Protocol):
     def get(self, job_id: str) -> Job | Tombstone | None:
         """Return one job, or what retention left of it, or ``None``.
 
-        Init images are large, and an unfinished job may come without them; :meth:`unfinished` has them.
+        Init images are large, and an unfinished job may come without them; :meth:`inputs` reads them.
+        """
+
+    def inputs(self, job_id: str) -> Callable[[], tuple[str, ...]]:
+        """Return how to read the init images of an unfinished job, which takes long and may be done in any thread.
+
+        One that was removed, or is broken, is an empty text.
         """
 
     def page(self, *, limit: int, cursor: str | None, status: Status | None, visible: Visibility = ALL_JOBS) -> Page:
@@ -106,7 +112,7 @@ class Repository(Protocol):
         """
 
     def unfinished(self) -> tuple[Job, ...]:
-        """Return every job that is queued or generating, oldest first."""
+        """Return every job that is queued or generating, oldest first; init images may be empty texts."""
 
     def totals(self) -> Totals:
         """Return the running counters."""

@@ -181,6 +181,18 @@ class SqliteRepository:
                 raise UnreadableRow.of(job_id)
         return None if row is None else Tombstone(id=job_id, removed_at=_moment_or_never(row[0]), owner=row[1])
 
+    def inputs(self, job_id: str) -> Callable[[], tuple[str, ...]]:
+        """Return how to read the init images of an unfinished job.
+
+        Raises:
+            InternalError: the file cannot be read.
+        """
+        held = self._held.get(job_id)
+        if held is not None:
+            images = held.job.request.init_images
+            return lambda: images
+        return self._inputs.reader(job_id)
+
     def page(self, *, limit: int, cursor: str | None, status: Status | None, visible: Visibility = ALL_JOBS) -> Page:
         """Return a page of jobs, newest first; of those that are ``visible``.
 
@@ -211,10 +223,11 @@ class SqliteRepository:
         return make_page(sorted(numbered, key=_number, reverse=True)[: limit + 1], limit)
 
     def unfinished(self) -> tuple[Job, ...]:
-        """Return every job that is queued or generating, with its init images, oldest first."""
+        """Return every job that is queued or generating, oldest first; the init images on disk are empty texts."""
         query = f"SELECT {COLUMNS} FROM jobs WHERE status IN (?, ?)"
         rows = self._table.jobs(query, *(status.value for status in Status if not status.terminal))
-        numbered = [(number, self._with_inputs(number, job)) for number, job in rows]
+        counts = self._inputs.counts()
+        numbered = [(number, _with_empty_inputs(job, counts.get(number, 0))) for number, job in rows]
         numbered += [(held.number, held.job) for held in self._held.values()]
         return tuple(job for _, job in sorted(numbered, key=_number))
 
@@ -311,10 +324,6 @@ class SqliteRepository:
         if key is not None:
             self._file.connection.execute("INSERT INTO idempotency_keys VALUES (?, ?, ?)", (key.key, key.body, job.id))
 
-    def _with_inputs(self, number: int, job: Job) -> Job:
-        images = self._inputs.read(number)
-        return attrs.evolve(job, request=attrs.evolve(job.request, init_images=images))
-
     def _read_abandoned(self) -> tuple[Abandoned, ...]:
         rows = self._file.connection.execute("SELECT id, created_at, images FROM synchronous_runs").fetchall()
         return tuple(
@@ -333,6 +342,10 @@ class SqliteRepository:
         # On a full disk they are counted at the next start.
         with suppress(DiskFull, InternalError), self._file.transaction():
             self._file.connection.execute("INSERT INTO totals VALUES (1, ?, ?, ?)", attrs.astuple(totals))
+
+
+def _with_empty_inputs(job: Job, count: int) -> Job:
+    return attrs.evolve(job, request=job.request.with_inputs(("",) * count))
 
 
 def _moment_or_never(text: str) -> datetime:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from types import FrameType
 from typing import Any
 
 import attrs
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -22,7 +25,7 @@ from hypothesis.stateful import (
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.entries import Entry, JobEvent, JobState
-from mflux_api.actors.scheduler.job_queue import PLANNED, JobQueue
+from mflux_api.actors.scheduler.job_queue import PLANNED, SETTLED, JobQueue
 from mflux_api.actors.scheduler.ordered_sums import OrderedSums
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job
@@ -30,6 +33,7 @@ from tests.support.crew import a_job
 
 READY = m.EngineCondition.READY
 MODELS = ("a", "b", "c")
+CALLERS = ("", "key 1", "10.0.0.1")
 LONGEST_SECONDS = 3.0 * 4 + 0.5
 """What a job on the last of them takes, in four steps."""
 
@@ -47,25 +51,82 @@ def _estimates() -> Estimates:
     return estimates
 
 
-def _next_of_a_list(
-    waiting: list[Entry], overtaken: dict[int, int], free: Sequence[m.EngineStatus], usable: set[str], max_skips: int
-) -> tuple[Entry, m.EngineStatus] | None:
-    """The rules as they are told: go through the waiting, and stop at the first that was overtaken often enough."""
-    choices = []
-    for entry in sorted(waiting, key=lambda each: each.number):
-        avoided = entry.failed_on if any(other != entry.failed_on for other in usable) else None
-        engines = [engine for engine in free if engine.id != avoided]
-        if entry.state is JobState.WAITING and engines:
-            choices.append((entry, engines))
-    for place, (entry, engines) in enumerate(choices):
-        for engine in engines:
-            if entry.job.model in engine.models:
-                for passed, _ in choices[:place]:
-                    overtaken[passed.number] += 1
-                return entry, engine
-        if overtaken[entry.number] >= max_skips:
-            break
-    return (choices[0][0], choices[0][1][0]) if choices else None
+@attrs.define
+class PlainList:
+    """The rules as they are told, on a list: callers in turn, and each caller's jobs as they came."""
+
+    waiting: list[Entry] = attrs.field(factory=list)
+    turns: dict[str, int] = attrs.field(factory=dict)
+    """The turn of each caller that waits."""
+    served: dict[int, int] = attrs.field(factory=dict)
+    """The turn of its caller when a job was last taken."""
+    skipped: Counter[str] = attrs.field(factory=Counter)
+    """How often each caller was passed since it was last served."""
+    overtaken: Counter[int] = attrs.field(factory=Counter)
+    """How often each job was passed by others of its caller."""
+    clock: Iterator[int] = attrs.field(factory=itertools.count)
+
+    def add(self, entry: Entry) -> None:
+        name = entry.job.owner
+        turn = self.served.get(entry.number)
+        if name not in self.turns:
+            self.turns[name], self.skipped[name] = next(self.clock) if turn is None else turn, 0
+        elif turn is not None and turn < self.turns[name]:
+            self.turns[name], self.skipped[name] = turn, 0
+        self.waiting.append(entry)
+
+    def remove(self, entry: Entry) -> None:
+        self.waiting.remove(entry)
+        if not any(other.job.owner == entry.job.owner for other in self.waiting):
+            del self.turns[entry.job.owner]
+
+    def ordered(self) -> list[Entry]:
+        before = Counter[str]()
+        places = dict[int, tuple[int, int]]()
+        for entry in sorted(self.waiting, key=lambda each: each.number):
+            places[entry.number] = before[entry.job.owner], self.turns[entry.job.owner]
+            before[entry.job.owner] += 1
+        return sorted(self.waiting, key=lambda each: places[each.number])
+
+    def place(self, entry: Entry) -> tuple[int, int]:
+        return self.turns[entry.job.owner], entry.number
+
+    def next(
+        self, free: Sequence[m.EngineStatus], usable: set[str], max_skips: int
+    ) -> tuple[Entry, m.EngineStatus] | None:
+        choices = []
+        for entry in sorted(self.waiting, key=self.place):
+            avoided = entry.failed_on if any(other != entry.failed_on for other in usable) else None
+            engines = [engine for engine in free if engine.id != avoided]
+            if entry.state is JobState.WAITING and engines:
+                choices.append((entry, engines))
+        chosen = (choices[0][0], choices[0][1][0]) if choices else None
+        for position, (entry, engines) in enumerate(choices):
+            resident = [engine for engine in engines if entry.job.model in engine.models]
+            if resident:
+                passed = self.passed(entry, [each for each, _ in choices[:position]])
+                if all(counter[key] < max_skips for counter, key in passed):
+                    for counter, key in passed:
+                        counter[key] += 1
+                    chosen = entry, resident[0]
+                break
+        if chosen is not None:
+            name, turn = chosen[0].job.owner, self.turns[chosen[0].job.owner]
+            self.remove(chosen[0])
+            self.served[chosen[0].number] = turn
+            if name in self.turns:
+                self.turns[name], self.skipped[name] = next(self.clock), 0
+        return chosen
+
+    def passed(self, entry: Entry, before: list[Entry]) -> list[tuple[Counter[Any], Any]]:
+        """What is counted when an entry overtakes: callers, its own caller's jobs, and jobs that failed before."""
+        again = [each for each in before if each.failed_on is not None]
+        others = {each.job.owner for each in before if each.failed_on is None} - {entry.job.owner}
+        own = [each for each in before if each.failed_on is None and each.job.owner == entry.job.owner]
+        return [
+            *((self.skipped, name) for name in others),
+            *((self.overtaken, each.number) for each in (*own, *again)),
+        ]
 
 
 class AnyOrder(RuleBasedStateMachine):
@@ -79,17 +140,24 @@ class AnyOrder(RuleBasedStateMachine):
         self.queue = JobQueue(_estimates())
         self.max_skips = max_skips
         self.engines = [str(number) for number in range(engines)]
-        self.waiting: list[Entry] = []
+        self.list = PlainList()
         self.running: list[Entry] = []
-        self.overtaken: dict[int, int] = {}
 
-    @rule(model=st.sampled_from(MODELS), downloads=st.booleans(), synchronous=st.booleans())
-    def job_comes(self, model: str, downloads: bool, synchronous: bool) -> None:
-        entry = self.queue.add(a_job(model=model, synchronous=synchronous))
+    @property
+    def waiting(self) -> list[Entry]:
+        return self.list.waiting
+
+    @rule(
+        model=st.sampled_from(MODELS),
+        owner=st.sampled_from(CALLERS),
+        downloads=st.booleans(),
+        synchronous=st.booleans(),
+    )
+    def job_comes(self, model: str, owner: str, downloads: bool, synchronous: bool) -> None:
+        entry = self.queue.add(a_job(model=model, synchronous=synchronous, owner=owner))
         entry.on(JobEvent.KEPT)
-        self.overtaken[entry.number] = 0
-        assert self.queue.enqueue(entry) == len(self.waiting) + 1
-        self.waiting.append(entry)
+        self.list.add(entry)
+        assert self.queue.enqueue(entry) == self.list.ordered().index(entry) + 1
         if downloads:
             entry.on(JobEvent.DOWNLOAD_BEGAN)
 
@@ -104,14 +172,13 @@ class AnyOrder(RuleBasedStateMachine):
         resident = st.lists(st.sampled_from(MODELS), max_size=1)
         ids = data.draw(st.permutations(self.engines))[: data.draw(st.integers(0, len(self.engines)))]
         free = [_engine(each, data.draw(resident)) for each in ids]
-        expected = _next_of_a_list(self.waiting, self.overtaken, free, set(self.engines), self.max_skips)
+        expected = self.list.next(free, set(self.engines), self.max_skips)
         chosen = self.queue.next(free, set(self.engines), self.max_skips)
         assert chosen == expected
         if chosen is None:
             return
         entry, engine = chosen
-        assert entry.overtaken == self.overtaken[entry.number]
-        self.waiting.remove(entry)
+        assert entry.overtaken == self.list.overtaken[entry.number]
         entry.engine, entry.failed_on = engine, None
         entry.on(JobEvent.DISPATCHED)
         self.running.append(entry)
@@ -125,15 +192,14 @@ class AnyOrder(RuleBasedStateMachine):
         entry.failed_on = entry.engine.id if fails else None
         entry.engine = None
         entry.on(JobEvent.REQUEUED)
-        self.waiting.append(entry)
-        before = sum(each.number < entry.number for each in self.waiting)
-        assert self.queue.enqueue(entry) == before + 1
+        self.list.add(entry)
+        assert self.queue.enqueue(entry) == self.list.ordered().index(entry) + 1
 
     @precondition(lambda self: self.running or self.waiting)
     @rule(data=st.data())
     def job_ends(self, data: st.DataObject) -> None:
         entry = data.draw(st.sampled_from([*self.running, *self.waiting]))
-        (self.running if entry in self.running else self.waiting).remove(entry)
+        (self.running if entry in self.running else self.list).remove(entry)
         self.queue.take(entry)
         entry.on(JobEvent.END)
         self.queue.forget(entry)
@@ -144,11 +210,14 @@ class AnyOrder(RuleBasedStateMachine):
         if not hasattr(self, "queue"):
             return
         AnyOrder.compared += 1
-        ordered = sorted(self.waiting, key=lambda each: each.number)
+        ordered = self.list.ordered()
         assert [self.queue.position(entry.job.id) for entry in ordered] == list(range(1, len(ordered) + 1))
         assert [self.queue.position(entry.job.id) for entry in self.running] == [0] * len(self.running)
-        assert (self.queue.accepted(), self.queue.active()) == (len(self.waiting), len(self.running))
+        assert (self.queue.tally.queued(), self.queue.active()) == (len(self.waiting), len(self.running))
         entries = [*self.running, *self.waiting]
+        queued = Counter(entry.job.owner for entry in self.waiting)
+        assert [self.queue.tally.queued_of(owner) for owner in CALLERS] == [queued[owner] for owner in CALLERS]
+        assert self.queue.tally.callers() == len(queued)
         assert self.queue.quiet() == (not self.running and not any(each.job.synchronous for each in entries))
         engines = [_engine(each) for each in self.engines]
         all_etas = self.queue.etas(engines)
@@ -171,6 +240,139 @@ def test_queue_answers_as_a_plain_list_whatever_happens() -> None:
     AnyOrder.compared = 0
     run_state_machine_as_test(AnyOrder, settings=settings(max_examples=100, stateful_step_count=40))
     assert AnyOrder.compared > 100
+
+
+# --- several callers ---
+
+
+def _queue(*jobs: tuple[str, str]) -> JobQueue:
+    queue = JobQueue(_estimates())
+    for owner, model in jobs:
+        _comes(queue, owner, model)
+    return queue
+
+
+def _comes(queue: JobQueue, owner: str, model: str = "a") -> Entry:
+    entry = queue.add(a_job(model=model, owner=owner))
+    entry.on(JobEvent.KEPT)
+    queue.enqueue(entry)
+    return entry
+
+
+def _run_next(queue: JobQueue, resident: str, max_skips: int) -> Entry:
+    """Have one engine run the next job to its end."""
+    chosen = queue.next([_engine("0", (resident,))], {"0"}, max_skips)
+    assert chosen is not None
+    chosen[0].on(JobEvent.DISPATCHED)
+    _ends(queue, chosen[0])
+    return chosen[0]
+
+
+def _owners(queue: JobQueue) -> list[str]:
+    owners = []
+    while queue.waiting():
+        owners.append(_run_next(queue, "a", 4).job.owner)
+    return owners
+
+
+def test_caller_with_many_jobs_does_not_keep_another_from_its_turn() -> None:
+    queue = _queue(*[("greedy", "a")] * 4, ("other", "a"), ("third", "a"))
+    late = _comes(queue, "other")
+    assert queue.position(late.job.id) == 5
+    assert _owners(queue) == ["greedy", "other", "third", "greedy", "other", "greedy", "greedy"]
+
+
+@pytest.mark.parametrize(
+    ("owner", "same", "other"),
+    [
+        ("2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1"),
+        ("fe80::1%eth0", "fe80::2%eth0", "::1"),
+        ("::ffff:10.0.0.1", "10.0.0.1", "::ffff:10.0.0.2"),
+        ("key ana", "key ana", "key bob"),
+        ("", "", "a:b"),
+    ],
+)
+def test_addresses_of_one_ipv6_client_are_one_caller(owner: str, same: str, other: str) -> None:
+    queue = _queue((owner, "a"), (same, "a"), (other, "a"))
+    assert (queue.tally.queued_of(owner), queue.tally.queued_of(other), queue.tally.callers()) == (2, 1, 2)
+    assert _owners(queue) == [owner, other, same]
+
+
+def test_caller_that_comes_back_at_once_is_served_once_in_a_round() -> None:
+    queue = _queue(*[("greedy", "a")] * 3, ("patient", "a"))
+    owners = []
+    for _ in range(6):
+        owners.append(_run_next(queue, "a", 4).job.owner)
+        if owners[-1] == "patient":
+            _comes(queue, "patient")
+    assert owners == ["greedy", "patient", "greedy", "patient", "greedy", "patient"]
+
+
+def test_two_callers_with_two_models_do_not_reload_at_every_job() -> None:
+    queue = _queue(*[("one", "a"), ("two", "b")] * 20)
+    models = list[str]()
+    while queue.waiting():
+        models.append(_run_next(queue, models[-1] if models else "a", 4).job.model)
+    loads = [len(list(group)) for _, group in itertools.groupby(models)]
+    assert loads[:4] == [5, 5, 5, 5]
+    assert len(loads) == 8
+
+
+def test_job_that_goes_back_is_its_callers_turn_again() -> None:
+    queue = _queue(("one", "a"), ("two", "a"), ("one", "a"), ("three", "a"))
+    chosen = queue.next([_engine("0")], {"0"})
+    assert chosen is not None
+    first = chosen[0]
+    first.on(JobEvent.DISPATCHED)
+    first.on(JobEvent.REQUEUED)
+    assert queue.enqueue(first) == 1
+    assert _owners(queue) == ["one", "two", "three", "one"]
+
+
+def test_cancelled_jobs_of_a_caller_bring_its_others_forward() -> None:
+    queue = _queue(*[("one", "a")] * 5, *[("two", "a")] * 5)
+    last = _comes(queue, "one")
+    assert queue.position(last.job.id) == 11
+    for entry in list(queue)[:4]:
+        _ends(queue, entry)
+    assert queue.position(last.job.id) == 3
+    assert _owners(queue) == ["one", "two", "one", "two", "two", "two", "two"]
+
+
+COMING = st.lists(st.tuples(st.sampled_from(["1", "2", "3", "4"]), st.sampled_from(MODELS)), max_size=3)
+
+
+@given(st.lists(COMING, min_size=1, max_size=40), st.integers(0, 3))
+def test_no_caller_waits_for_more_runs_than_there_are_callers_and_skips(
+    coming: list[list[tuple[str, str]]], max_skips: int
+) -> None:
+    queue, resident = _queue(), "a"
+    # Of each caller that waits: how many runs since it came or was served, and how many it may have to wait for.
+    waited, most = Counter[str](), dict[str, int]()
+    while coming or queue.waiting():
+        for owner, model in coming.pop() if coming else ():
+            if not queue.tally.queued_of(owner):
+                waited[owner], most[owner] = 0, queue.tally.callers() + max_skips
+            _comes(queue, owner, model)
+        if not queue.waiting():
+            continue
+        ran = _run_next(queue, resident, max_skips).job
+        resident = ran.model
+        waited.update(owner for owner in most if owner != ran.owner and queue.tally.queued_of(owner))
+        assert all(waited[owner] <= most[owner] for owner in most if queue.tally.queued_of(owner))
+        waited[ran.owner], most[ran.owner] = 0, queue.tally.callers() - 1 + max_skips
+
+
+def test_eta_of_a_job_counts_what_lies_before_it_in_the_callers_turns() -> None:
+    queue = _queue(*[(f"caller {number}", "a") for number in range(100)], *[("one", "b")] * 50)
+    last = _comes(queue, "caller 99")
+    engines = [_engine("0")]
+    etas = queue.etas(engines)
+    # Of so many callers only some are looked at, and another has longer jobs.
+    assert queue.eta(last, engines) == pytest.approx(etas[last.job.id], rel=0.05)
+    second = list(queue)[101]
+    assert queue.position(second.job.id) == 103
+    assert queue.eta(second, engines) == pytest.approx(etas[second.job.id])
 
 
 # --- a long queue ---
@@ -223,7 +425,7 @@ def _lines_of(work: Callable[[], object]) -> int:
 
 
 def _of_the_middle(queue: JobQueue) -> Entry:
-    entry = queue.get(f"{queue.accepted() // 2:012x}")
+    entry = queue.get(f"{queue.tally.queued() // 2:012x}")
     assert entry is not None
     return entry
 
@@ -244,7 +446,7 @@ OPERATIONS: dict[str, Callable[[JobQueue], object]] = {
     "next": lambda queue: queue.next(ENGINES, {"0"}, 4),
     "next of the resident model": lambda queue: queue.next([_engine("0", "b")], {"0"}, 4),
     "next while none is resident": lambda queue: queue.next([_engine("0", "c")], {"0"}, 4),
-    "status": lambda queue: (queue.accepted(), queue.active(), queue.input_bytes(), queue.quiet()),
+    "status": lambda queue: (queue.tally.queued(), queue.active(), queue.tally.input_bytes(), queue.quiet()),
     "job back to its place": lambda queue: _back(queue, queue.at_work()[0]),
 }
 
@@ -276,8 +478,22 @@ def test_lining_up_costs_each_job_the_same() -> None:
     assert per_job[1] < 1.5 * per_job[0]
 
 
+def test_first_look_after_many_submissions_does_not_pay_for_all_of_them() -> None:
+    lines = []
+    for count in (2 * SETTLED - 2, 40 * SETTLED - 2):
+        queue = _long(0)
+        last = [_comes(queue, "") for _ in range(count)][-1]
+        lines.append(_lines_of(partial(queue.eta, last, ENGINES)))
+    assert lines[1] < 1.5 * lines[0] + 40
+
+
 def test_overtakings_leave_nothing_behind() -> None:
     queue = _long(0)
+    # Its caller stays, and with it what is counted.
+    stays = queue.add(a_job(model="c"))
+    stays.on(JobEvent.KEPT)
+    queue.enqueue(stays)
+    stays.on(JobEvent.DOWNLOAD_BEGAN)
     resident = [_engine("0", "b")]
     for number in range(500):
         for model in ("a", "b"):
@@ -289,7 +505,9 @@ def test_overtakings_leave_nothing_behind() -> None:
             assert chosen is not None
             chosen[0].on(JobEvent.DISPATCHED)
             _ends(queue, chosen[0])
-    assert len(list(queue._ready._overtakings)) <= 1
+    (caller,) = queue._order._callers.values()
+    assert len(list(caller.ready._overtakings)) <= 1
+    assert len(list(queue._order._ready._overtakings)) <= 1
 
 
 def test_sums_leave_nothing_behind() -> None:

@@ -1,12 +1,14 @@
 """Init images and LoRAs on their way from a request to the engine's run frame."""
 
 import base64
+import gc
 from io import BytesIO
 from pathlib import Path
 
 import attrs
 import pytest
 import trio
+import trio.testing
 from PIL import Image
 
 from mflux_api.actors import messages as m
@@ -18,6 +20,7 @@ from mflux_api.errors import GenerationFailed, InvalidParameter, QueueFull
 from mflux_api.jobs.job import Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.jobs.upscaling import resolve_upscaling
 from mflux_api.service import open_service
 from mflux_api.storage.input_files import InputFiles
@@ -66,7 +69,7 @@ async def test_edit_comes_to_the_engine_as_images_in_its_sizes(tmp_path: Path) -
     assert usual.image_strength == 0.75
 
 
-async def test_looks_at_a_job_and_its_own_way_do_not_read_its_init_images_again(
+async def test_init_images_are_read_for_a_run_and_for_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are up to 64 MB, and the store serves everybody."""
@@ -90,7 +93,28 @@ async def test_looks_at_a_job_and_its_own_way_do_not_read_its_init_images_again(
             assert (await ended(service, job.id)).status is Status.COMPLETED
     first, second = bytes((9, 8, 7)) * 80 * 64, bytes((1, 2, 3)) * 64 * 64
     assert [blobs[:2] for _, blobs in runs(script)] == [(first, second)] * 2, "it ran twice, with its images"
-    assert reads == []
+    assert len(reads) == 4, "two images for each run"
+
+
+async def test_waiting_jobs_hold_no_init_images_in_memory(tmp_path: Path) -> None:
+    hold = Hold()
+    script = Script(at={"run": hold})
+    options = settings(tmp_path)
+    with SqliteRepository(options.state_dir / DATABASE_NAME) as repository:
+        async with open_service(options, repository=repository, start_engine=script.start) as service:
+            await service.submit(request())
+            await hold.reached.wait()
+            jobs = [(await service.submit(edit())).id for _ in range(3)]
+            await trio.testing.wait_all_tasks_blocked()
+            assert _texts_in_memory() == 0
+            hold.release.set()
+            assert [(await ended(service, job)).status for job in jobs] == [Status.COMPLETED] * 3
+
+
+def _texts_in_memory() -> int:
+    gc.collect()
+    requests = [each for each in gc.get_objects() if isinstance(each, ResolvedRequest)]
+    return sum(any(each.init_images) for each in requests)
 
 
 async def test_queue_of_init_images_is_full_at_its_quota_and_says_which_setting_it_is(tmp_path: Path) -> None:

@@ -102,9 +102,10 @@ def test_health_counts_jobs(client: httpx.Client) -> None:
     queue = client.get("/api/v1/queue").json()
     assert queue["active"]["job_id"] == ids[0]
     assert [(job["job_id"], job["position"]) for job in queue["queued"]] == [(ids[1], 1), (ids[2], 2)]
+    assert queue["total"] == 2
     for job_id in ids:
         client.delete(f"/api/v1/jobs/{job_id}")
-    assert client.get("/api/v1/queue").json() == {"active": None, "queued": []}
+    assert client.get("/api/v1/queue").json() == {"active": None, "queued": [], "total": 0}
 
 
 def test_queue_estimates_from_measured_steps(client: httpx.Client) -> None:

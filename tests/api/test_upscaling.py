@@ -272,7 +272,7 @@ def test_bad_extras_are_one_clear_error_and_no_job(
 def test_batch_that_does_not_fit_the_queue_leaves_nothing_in_it(client: httpx.Client) -> None:
     body = {"imageList": [{"data": SOURCE}] * 64, "upscaler_1": "seedvr2", "upscaler_2": "seedvr2"}
     answer = client.post("/sdapi/v1/extra-batch-images", json={**body, "extras_upscaler_2_visibility": 0.5})
-    assert (answer.status_code, answer.json()["code"]) == (503, "QUEUE_FULL"), answer.text[:300]
+    assert (answer.status_code, answer.json()["code"]) == (429, "TOO_MANY_JOBS"), answer.text[:300]
     while client.get("/api/v1/queue").json()["queued"]:
         pass
     assert post(client, "extra-single-image", image=SOURCE, upscaler_1="seedvr2")["image"]

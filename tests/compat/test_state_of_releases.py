@@ -158,7 +158,7 @@ def test_jobs_of_a_release_are_read_whole(folder: Path, said: dict[str, Any]) ->
         assert [job.id for job in unfinished] == [before["id"] for before in said["unfinished"]]
         edit = next(job for job in unfinished if job.request.init_images)
         assert len(edit.request.init_images) == 2
-        assert all(image for image in edit.request.init_images)
+        assert all(repository.inputs(edit.id)())
         assert (edit.request.image_strength, edit.request.width) == (0.75, 64)
         by_prompt = {job.request.prompt: job for job in jobs if isinstance(job, Job)}
         assert len(by_prompt) == len(jobs)

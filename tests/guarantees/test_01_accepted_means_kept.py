@@ -59,7 +59,7 @@ class Load:
         if answer.status_code == 200:
             self.kept.append(answer.json()["job_id"])
         else:
-            assert answer.json()["code"] == "QUEUE_FULL"
+            assert answer.json()["code"] in ("QUEUE_FULL", "TOO_MANY_JOBS")
             time.sleep(0.02)
 
     def _cancel(self, client: httpx.Client) -> None:

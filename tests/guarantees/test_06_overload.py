@@ -54,7 +54,7 @@ def memory(server: Server) -> int:
 
 def test_full_queue_refuses_with_retry_after_and_takes_no_memory(tmp_path: Path, full: bool) -> None:
     with (
-        scripted(tmp_path, "[scheduler]\nmax_queue = 20\n", step_seconds=5.0) as server,
+        scripted(tmp_path, "[scheduler]\nmax_queue = 20\nmax_queue_per_caller = 20\n", step_seconds=5.0) as server,
         api_client(server.url) as client,
     ):
         for _ in range(21):

@@ -36,6 +36,13 @@ def job(job_id: str, *images: str, synchronous: bool = False) -> Job:
     return Job(id=job_id, request=request, created_at=NOW, synchronous=synchronous)
 
 
+def whole(repository: SqliteRepository) -> tuple[Job, ...]:
+    """The unfinished jobs as they were submitted, with their init images."""
+    found = [(each, repository.inputs(each.id)()) for each in repository.unfinished()]
+    assert all(len(each.request.init_images) == len(images) for each, images in found)
+    return tuple(attrs.evolve(each, request=each.request.with_inputs(images)) for each, images in found)
+
+
 def ended(one: Job) -> Job:
     return jobs.cancel(one, NOW)
 
@@ -48,7 +55,7 @@ def test_inputs_of_a_waiting_job_come_back_in_their_order_after_a_restart(tmp_pa
     with SqliteRepository(tmp_path / DATABASE_NAME) as first:
         first.insert(job("a" * 12, "content-2", "content-1", "content-2"))
     with SqliteRepository(tmp_path / DATABASE_NAME) as again:
-        (waiting,) = again.unfinished()
+        (waiting,) = whole(again)
         assert waiting == job("a" * 12, "content-2", "content-1", "content-2")
         assert files(tmp_path) == 2
     assert b"content-" not in (tmp_path / DATABASE_NAME).read_bytes()
@@ -65,7 +72,7 @@ def test_what_is_kept_is_the_bytes_of_the_file_and_not_the_text_as_sent(tmp_path
         (kept,) = (tmp_path / INPUTS_FOLDER).iterdir()
         assert kept.read_bytes() == MAGIC + b"\0\0"
         assert kept.name == hashlib.sha256(MAGIC + b"\0\0").hexdigest()
-        (waiting,) = repository.unfinished()
+        (waiting,) = whole(repository)
         assert waiting.request.init_images == ("iVBORwAA",)
 
 
@@ -103,7 +110,7 @@ def test_failed_insert_leaves_no_file(tmp_path: Path, monkeypatch: pytest.Monkey
         with pytest.raises(DiskFull):
             repository.insert(job("b" * 12, "shared", "own"))
         assert files(tmp_path) == 1
-        assert repository.unfinished() == (job("a" * 12, "shared"),)
+        assert whole(repository) == (job("a" * 12, "shared"),)
 
 
 def test_orphans_and_half_written_files_are_removed_at_the_start_and_nothing_else(tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def test_orphans_and_half_written_files_are_removed_at_the_start_and_nothing_els
         path.write_bytes(b"content")
     with SqliteRepository(tmp_path / DATABASE_NAME) as repository:
         assert set((tmp_path / INPUTS_FOLDER).iterdir()) == {needed, *others}
-        assert repository.unfinished() == (job("a" * 12, "needed"),)
+        assert whole(repository) == (job("a" * 12, "needed"),)
 
 
 def test_orphan_that_cannot_be_removed_keeps_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -169,7 +176,7 @@ def test_waiting_job_keeps_its_loras_strength_and_size(tmp_path: Path) -> None:
     with SqliteRepository(tmp_path / DATABASE_NAME) as first:
         first.insert(waiting)
     with SqliteRepository(tmp_path / DATABASE_NAME) as again:
-        assert again.unfinished() == (waiting,)
+        assert whole(again) == (waiting,)
 
 
 def test_inputs_go_with_their_last_job(tmp_path: Path) -> None:
@@ -179,7 +186,7 @@ def test_inputs_go_with_their_last_job(tmp_path: Path) -> None:
             repository.insert(each)
         repository.replace(ended(one))
         assert files(tmp_path) == 1
-        assert repository.unfinished() == (two,)
+        assert whole(repository) == (two,)
         repository.replace(ended(two))
         assert files(tmp_path) == 0
 
@@ -197,7 +204,7 @@ def test_inputs_of_a_synchronous_job_stay_in_memory(tmp_path: Path) -> None:
     with SqliteRepository(tmp_path / DATABASE_NAME) as repository:
         waiting = job("a" * 12, "large", synchronous=True)
         repository.insert(waiting)
-        assert repository.unfinished() == (waiting,)
+        assert whole(repository) == (waiting,)
         repository.replace(ended(waiting))
     assert not (tmp_path / INPUTS_FOLDER).exists()
 
@@ -214,7 +221,7 @@ def test_an_input_that_was_removed_by_hand_is_empty_and_harms_no_other_job(tmp_p
         for path in (tmp_path / INPUTS_FOLDER).iterdir():
             path.unlink()
         repository.insert(job("b" * 12, "there"))
-        assert repository.unfinished() == (without_its_image("a" * 12), job("b" * 12, "there"))
+        assert whole(repository) == (without_its_image("a" * 12), job("b" * 12, "there"))
 
 
 def test_an_input_that_was_broken_by_hand_harms_only_its_own_job(tmp_path: Path) -> None:
@@ -223,7 +230,7 @@ def test_an_input_that_was_broken_by_hand_harms_only_its_own_job(tmp_path: Path)
         for path in (tmp_path / INPUTS_FOLDER).iterdir():
             path.write_bytes(b"\xff\xfe")
         repository.insert(job("b" * 12, "there"))
-        assert repository.unfinished() == (without_its_image("a" * 12), job("b" * 12, "there"))
+        assert whole(repository) == (without_its_image("a" * 12), job("b" * 12, "there"))
 
 
 def test_input_that_cannot_be_removed_does_not_hold_up_its_jobs_end(
@@ -253,10 +260,10 @@ def test_a_full_disk_refuses_the_job_and_keeps_nothing(tmp_path: Path, monkeypat
             patched.setattr(InputFiles, "keep", full)
             with pytest.raises(DiskFull):
                 repository.insert(job("a" * 12, "large"))
-        assert repository.unfinished() == ()
+        assert whole(repository) == ()
         assert repository.get("a" * 12) is None
         repository.insert(attrs.evolve(job("b" * 12, "large")))
-        assert len(repository.unfinished()) == 1
+        assert len(whole(repository)) == 1
 
 
 def test_input_is_on_disk_before_it_has_its_name_and_the_name_before_the_call_returns(

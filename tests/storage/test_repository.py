@@ -105,7 +105,9 @@ def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
     assert untouched == set()
     job = attrs.evolve(queued("a"), request=request)
     repository.insert(job)
-    assert repository.unfinished() == (job,)
+    (kept,) = repository.unfinished()
+    assert len(kept.request.init_images) == 2
+    assert attrs.evolve(kept, request=kept.request.with_inputs(repository.inputs("a")())) == job
     found = repository.get("a")
     assert isinstance(found, Job)
     assert attrs.evolve(found, request=attrs.evolve(found.request, init_images=request.init_images)) == job

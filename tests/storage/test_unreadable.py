@@ -54,9 +54,9 @@ def listed(repository: SqliteRepository, *, limit: int = 1000) -> list[str]:
     return [job.id for job in repository.page(limit=limit, cursor=None, status=None).jobs]
 
 
-def break_row(path: Path, column: str, value: Any) -> None:
-    """Break the row of job b."""
-    sql(path, f"UPDATE jobs SET {column} = ? WHERE id = 'b'", value)
+def break_row(path: Path, column: str, value: Any, job_id: str = "b") -> None:
+    """Break the row of a job."""
+    sql(path, f"UPDATE jobs SET {column} = ? WHERE id = ?", value, job_id)
 
 
 @pytest.mark.parametrize(("column", "value"), BROKEN)
@@ -122,6 +122,32 @@ async def test_row_that_breaks_under_a_running_service_costs_itself(tmp_path: Pa
                 assert (await gateway(service).finished(name)).status is Status.COMPLETED
             with pytest.raises(InternalError, match="cannot be read"):
                 await service.job("b")
+
+
+async def test_many_rows_that_break_under_a_running_service_do_not_end_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = settings(tmp_path)
+    path = options.state_dir / DATABASE_NAME
+    hold = Hold()
+    names = [f"b{number}" for number in range(6)]
+    with trio.fail_after(DEADLINE_SECONDS), SqliteRepository(path) as repository:
+        for name in ("a", *names, "c"):
+            repository.insert(queued(name))
+        script = Script(at={"step 0/1": hold})
+        async with open_service(options, repository=repository, start_engine=script.start) as service:
+            await hold.reached.wait()
+            for name in names:
+                break_row(path, "request", "{", name)
+            hold.release.set()
+            for name in "ac":
+                assert (await gateway(service).finished(name)).status is Status.COMPLETED
+            for name in names:
+                with pytest.raises(InternalError, match="cannot be read"):
+                    await service.job(name)
+            status = await gateway(service).status()
+            assert (status.active, status.queued, status.store_trouble) == (0, 0, None)
+    assert "'scheduler' failed" not in caplog.text
 
 
 async def test_follower_of_a_job_whose_row_breaks_is_told_so_and_does_not_wait_for_ever(tmp_path: Path) -> None:

@@ -21,7 +21,9 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 _ids = itertools.count(1)
 
 
-def a_job(*, steps: int = 4, num_images: int = 1, model: str = "demo", synchronous: bool = False) -> Job:
+def a_job(
+    *, steps: int = 4, num_images: int = 1, model: str = "demo", synchronous: bool = False, owner: str = ""
+) -> Job:
     """A resolved, queued job with an id of its own."""
     number = next(_ids)
     request = resolved_request(model=model, steps=steps, num_images=num_images)
@@ -30,6 +32,7 @@ def a_job(*, steps: int = 4, num_images: int = 1, model: str = "demo", synchrono
         request=request,
         created_at=NOW + timedelta(seconds=number),
         synchronous=synchronous,
+        owner=owner,
     )
 
 

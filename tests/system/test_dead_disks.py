@@ -8,6 +8,7 @@ import pytest
 import trio
 import trio.testing
 
+from mflux_api.actors.scheduler import scheduler
 from mflux_api.catalog import Model
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job, Status, StoredImage
@@ -90,6 +91,33 @@ async def test_dead_disk_with_models_keeps_no_image_and_no_other_answer(
                 nursery.cancel_scope.cancel()
         finally:
             answers.set()
+
+
+async def test_retry_that_waits_for_a_dead_disk_does_not_hold_its_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, asked = threading.Event(), threading.Event()
+    discard = ImageFiles.discard
+
+    def discarding(self: ImageFiles, image: StoredImage) -> None:
+        asked.set()
+        answers.wait(2 * DEADLINE_SECONDS)
+        discard(self, image)
+
+    monkeypatch.setattr(ImageFiles, "discard", discarding)
+    monkeypatch.setattr(scheduler, "DISCARD_SECONDS", 0.05)
+    hold = Hold()
+    async with scripted_service(tmp_path, Script(at={"step 1/1": hold, "image 1": Crash()})) as service:
+        job = await service.submit(request(num_images=2))
+        other = await service.submit(request())
+        await eventually(lambda: images(tmp_path) == [f"{job.id}-0.png"])
+        hold.release.set()
+        await eventually(asked.is_set)
+        try:
+            assert (await ended(service, other.id)).status is Status.COMPLETED
+        finally:
+            answers.set()
+        assert (await ended(service, job.id)).status is Status.COMPLETED
 
 
 async def test_job_that_is_cancelled_while_its_images_are_being_removed_is_cancelled(

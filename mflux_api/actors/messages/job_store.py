@@ -95,6 +95,13 @@ class GetJob(Ask[Job | None]):
 
 
 @attrs.frozen(kw_only=True)
+class GetInputs(Ask[tuple[str, ...]]):
+    """Read the init images of an unfinished job; one that was removed is an empty text."""
+
+    job_id: str
+
+
+@attrs.frozen(kw_only=True)
 class ListJobs(Ask[Page]):
     """Read a page of jobs, newest first."""
 
@@ -141,6 +148,7 @@ StoreMessage = (
     | Requeue
     | Finish
     | GetJob
+    | GetInputs
     | ListJobs
     | Unfinished
     | GetTotals

@@ -29,9 +29,25 @@ class Submit(Ask[Accepted]):
     request: ResolvedRequest
     synchronous: bool
     owner: str = ""
-    """Who asks: the name of an API key, else the caller."""
+    """Who asks: the name of an API key, else the caller; the program that embeds the service has no name."""
+    most_queued: int | None = None
+    """How many jobs the owner may have waiting; by default its share of the queue."""
     key: IdempotencyKey | None = None
     """A job that was accepted under it is the answer, whatever became of it since."""
+
+
+@attrs.frozen(kw_only=True)
+class CheckAdmission(Ask[None]):
+    """Say whether a job would be accepted now, before work is spent on it; only :class:`Submit` takes a place.
+
+    Fails with the error that the submission would get.
+    """
+
+    owner: str
+    most_queued: int | None
+    synchronous: bool
+    init_images: bool
+    """Whether it has any."""
 
 
 @attrs.frozen(kw_only=True)
@@ -86,10 +102,31 @@ class JobSnapshot:
 
 @attrs.frozen(kw_only=True)
 class GetSnapshots(Ask[Mapping[str, JobSnapshot]]):
-    """Read unfinished jobs: the running ones first, then the queue in order."""
+    """Read some jobs, in no order; those that are finished or unknown are left out."""
 
-    job_ids: tuple[str, ...] | None = None
-    """Which jobs, then in no order; all by default, which costs a look at each."""
+    job_ids: tuple[str, ...]
+
+
+LISTED = 200
+"""Waiting jobs that a list of the queue has at most."""
+
+
+@attrs.frozen(kw_only=True)
+class QueueListing:
+    """The beginning of the queue."""
+
+    jobs: Mapping[str, JobSnapshot]
+    """The running jobs, then those that are due first, in their order."""
+    total: int
+    """How many wait in all."""
+
+
+@attrs.frozen(kw_only=True)
+class GetQueue(Ask[QueueListing]):
+    """Read what runs and what is due next."""
+
+    limit: int = LISTED
+    """Waiting jobs to list."""
 
 
 @attrs.frozen(kw_only=True)
@@ -128,11 +165,13 @@ class Drain(Ask[None]):
 
 SchedulerMessage = (
     Submit
+    | CheckAdmission
     | FindAccepted
     | CancelJob
     | AwaitEnd
     | Abandon
     | GetSnapshots
+    | GetQueue
     | GetStatus
     | GetEngines
     | Drain

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 
+import attrs
 import trio
 
 from mflux_api.actors import messages as m
@@ -13,6 +14,7 @@ from mflux_api.actors.scheduler.draining import Draining, shutting_down
 from mflux_api.actors.scheduler.entries import Entry, JobEvent
 from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.actors.scheduler.keyed_lock import KeyedLock
+from mflux_api.actors.scheduler.shares import share_of
 from mflux_api.config import SchedulerSettings
 from mflux_api.errors import (
     DiskFull,
@@ -21,6 +23,7 @@ from mflux_api.errors import (
     InternalError,
     QueueFull,
     ServiceError,
+    TooManyJobs,
 )
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job
@@ -117,7 +120,12 @@ class Admission:
 
     def _admit(self, message: m.Submit) -> Entry | None:
         """Make an entry for a job that may come, or refuse it."""
-        refusal = self._refusal(message)
+        refusal = self._refusal(
+            owner=message.owner,
+            most_queued=message.most_queued,
+            synchronous=message.synchronous,
+            init_images=bool(message.request.init_images),
+        )
         if refusal is not None:
             message.reply.fail(refusal)
             return None
@@ -130,29 +138,78 @@ class Admission:
         )
         return self._queue.add(job)
 
-    def _refusal(self, message: m.Submit) -> ServiceError | None:
+    def check(self, message: m.CheckAdmission) -> None:
+        """Answer whether a job would be accepted now."""
+        refusal = self._refusal(
+            owner=message.owner,
+            most_queued=message.most_queued,
+            synchronous=message.synchronous,
+            init_images=message.init_images,
+        )
+        if refusal is not None:
+            message.reply.fail(refusal)
+        else:
+            message.reply.ok(None)
+
+    def _refusal(
+        self, *, owner: str, most_queued: int | None, synchronous: bool, init_images: bool
+    ) -> ServiceError | None:
         if self._draining.begun:
             return shutting_down()
         unavailable = self._unavailable()
         if unavailable is not None:
             return unavailable
         trouble = self._store_trouble()
-        if trouble is not None and message.synchronous:
+        if trouble is not None and synchronous:
             # The store takes it into its memory, but could not write its start: its caller would wait in vain.
             return copy.copy(trouble)
-        if self._queue.accepted() >= self._settings.max_queue:
+        too_many = self._too_many_of(owner, most_queued)
+        if too_many is not None:
+            return too_many
+        if self._queue.tally.queued() >= self._settings.max_queue:
             return QueueFull(
                 f"The queue is full ({self._settings.max_queue} jobs); try again later",
                 {"max_queue": self._settings.max_queue},
             )
         limit = self._settings.max_inputs_gb * _BASE64_BYTES_PER_GB
-        if message.request.init_images and self._queue.input_bytes() >= limit:
+        if init_images and self._queue.tally.input_bytes() >= limit:
             return QueueFull(
                 f"The init images of waiting jobs take more than scheduler.max_inputs_gb "
                 f"({self._settings.max_inputs_gb:g} GB); try again when some of them have ended",
                 {"max_inputs_gb": self._settings.max_inputs_gb},
             )
-        return None
+        return self._too_many_inputs_of(owner, limit) if init_images and owner else None
+
+    def _too_many_of(self, owner: str, most_queued: int | None) -> TooManyJobs | None:
+        """Return the error for a caller that has as many jobs waiting as it may, though the queue has room."""
+        queued = self._queue.tally.queued_of(owner)
+        others = self._queue.tally.queued() - queued
+        limit = most_queued or self._settings.max_queue_per_caller
+        if limit is None:
+            if not owner:
+                # The program that embeds the service decides about its own callers.
+                return None
+            limit = share_of(self._settings.max_queue, others=others)
+        if queued < limit or limit >= self._settings.max_queue:
+            return None
+        beside = ", while other callers wait" if others else ""
+        return TooManyJobs(
+            f"You have {queued} job(s) waiting and may have {limit}{beside}; wait until some have run, or cancel some",
+            {"queued": queued, "limit": limit},
+        )
+
+    def _too_many_inputs_of(self, owner: str, whole: float) -> TooManyJobs | None:
+        """Return the error for a caller whose init images leave others no room for theirs."""
+        used = self._queue.tally.input_bytes_of(owner)
+        limit = share_of(int(whole), others=self._queue.tally.input_bytes() - used)
+        if used < limit:
+            return None
+        return TooManyJobs(
+            f"The init images of your unfinished jobs take {used / _BASE64_BYTES_PER_GB:.3g} GB and may take "
+            f"{limit / _BASE64_BYTES_PER_GB:.3g} GB, a share of scheduler.max_inputs_gb; wait until some have run, or "
+            "cancel some",
+            {"queued": self._queue.tally.queued_of(owner), "limit_gb": round(limit / _BASE64_BYTES_PER_GB, 3)},
+        )
 
     async def _persist(self, entry: Entry, message: m.Submit) -> None:
         try:
@@ -165,6 +222,8 @@ class Admission:
             self._draining.answer_when_quiet()
             return
         self._refused = False
+        # The store has the init images now; a hundred waiting jobs would hold gigabytes.
+        entry.job = attrs.evolve(entry.job, request=entry.job.request.without_inputs())
         # Not lossy, unlike later progress: it opens the job's log, which followers need.
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest))
         entry.on(JobEvent.KEPT)

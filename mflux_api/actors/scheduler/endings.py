@@ -10,11 +10,12 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address
-from mflux_api.actors.scheduler.entries import OVER, Entry, JobEvent
+from mflux_api.actors.scheduler.entries import OVER, Entry, JobEvent, JobState
 from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.errors import ServiceError
 from mflux_api.jobs.job import Failure, Job, Status
 from mflux_api.jobs.progress import Finished
+from mflux_api.storage.rows import UnreadableRow
 
 T = TypeVar("T")
 
@@ -75,6 +76,9 @@ class Endings:
             # The store takes the scheduler along when it restarts; the job is found again at the next start.
             logger.debug("job %s: the store ended before it had its end", entry.job.id)
             return
+        except UnreadableRow as error:
+            await self.lose(entry, error)
+            return
         entry.unwritten = None
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job)))
         self._queue.forget(entry)
@@ -83,6 +87,22 @@ class Endings:
         if entry.job.failure is not None:
             logger.warning("job %s failed: %s", entry.job.id, entry.job.failure.code)
         self._stats.tell_lossy(m.Count(name=entry.job.status.value))
+        self._settled()
+
+    async def lose(self, entry: Entry, error: UnreadableRow) -> None:
+        """Forget a job whose record broke under the running service: it has no end that could be committed."""
+        if entry.state is JobState.ENDED:
+            return
+        logger.error("job %s: it is lost, because its record cannot be read any more", entry.job.id)
+        if entry.state not in OVER:
+            entry.on(JobEvent.END)
+        entry.unwritten = error
+        self._queue.forget(entry)
+        entry.on(JobEvent.COMMITTED)
+        entry.kept.set()
+        entry.answerable.set()
+        # Each follower asks the store now, and is told why.
+        await self._hub.tell(m.CloseLog(job_id=entry.job.id))
         self._settled()
 
     async def fail(self, entry: Entry, error: ServiceError) -> None:
@@ -239,12 +259,16 @@ class Endings:
             patient: whether to ask again after a refusal.
 
         Raises:
+            UnreadableRow: the job's record is broken.
             ServiceError: it refused, and is not asked again.
         """
         told = False
         while True:
             try:
                 answer = await question()
+            except UnreadableRow:
+                # It stays so, however often it is asked.
+                raise
             except ServiceError as error:
                 self.store_trouble = error
                 troubled(error)

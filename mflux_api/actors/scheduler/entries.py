@@ -78,6 +78,8 @@ TRANSITIONS: Mapping[tuple[JobState, JobEvent], JobState] = {
 
 QUEUED = frozenset({JobState.WAITING, JobState.DOWNLOADING})
 """In the queue."""
+ACCEPTED = QUEUED | {JobState.PERSISTING}
+"""What counts as queued: also a job on its way into the store, so that no two take one place."""
 AT_WORK = frozenset({JobState.RUNNING, JobState.SAVING, JobState.HALTED})
 """An attempt is under way."""
 OVER = frozenset({JobState.ENDING, JobState.ENDED})
@@ -108,14 +110,16 @@ class Entry:
 
     job: Job
     number: int
-    """Order of acceptance; a job that goes back to the queue keeps its place."""
+    """Order of acceptance."""
     tracker: ProgressTracker
+    turn: int | None = None
+    """Its caller's turn when it was last given to an engine: a job that goes back does not wait for another."""
     watcher: Watcher | None = attrs.field(default=None, repr=False)
     """The queue that it is in."""
     state: JobState = attrs.field(default=JobState.PERSISTING, on_setattr=_tell_watcher)
     images: list[StoredImage] = attrs.field(factory=list)
     overtaken: int = 0
-    """How often a later job ran before it, until it last became ready; since then :class:`ReadyJobs` counts."""
+    """How often its caller's later jobs ran before it, until it last became ready; since then its order counts."""
     out_of_memory: bool = False
     """There is evidence that the last engine that died with it inside was out of memory."""
     engine: m.EngineStatus | None = None

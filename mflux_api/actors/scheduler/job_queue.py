@@ -9,9 +9,8 @@ import attrs
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.engine_plan import EnginePlan
 from mflux_api.actors.scheduler.entries import AT_WORK, QUEUED, Entry, JobState
-from mflux_api.actors.scheduler.ordered_sums import OrderedSums
-from mflux_api.actors.scheduler.ready_jobs import ReadyJobs
-from mflux_api.actors.scheduler.work_ahead import WorkAhead
+from mflux_api.actors.scheduler.round_robin import Place, RoundRobin
+from mflux_api.actors.scheduler.tally import Tally, caller_of
 from mflux_api.engine.interface import EngineId
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job
@@ -21,36 +20,32 @@ PLANNED = 32
 """Waiting jobs that are planned one by one for an ETA, where there are several engines."""
 
 
+SETTLED = 64
+"""Changed entries that are brought up to date together, at 10 to 50 µs each."""
+
+
 class JobQueue:
-    """Entries by id, and those that wait in their order: first come, first served.
+    """Entries by id, and those that wait in their order: the callers in turn, and of each first come, first served.
 
     What is asked for at each event, call or end costs no more in a long queue: numbers are counted as they change, and
-    places and work are kept as sums (:class:`OrderedSums`).
+    the order is not gone through (:class:`RoundRobin`).
     """
 
     def __init__(self, estimates: Estimates) -> None:
         self._estimates = estimates
         self._numbers = itertools.count()
         self._entries: dict[str, Entry] = {}
-        self._states = Counter[JobState]()
-        self._synchronous = 0
-        self._input_bytes: dict[int, int] = {}
-        self._input_bytes_of_all = 0
+        self.tally = Tally()
+        self._synchronous: dict[int, Entry] = {}
         self._at_work: dict[int, Entry] = {}
         self._waiting: dict[int, Entry] = {}
-        self._places = OrderedSums()
+        self._order = RoundRobin(estimates)
         # What follows is brought up to date when it is needed: an entry changes more often than that.
         self._changed: dict[int, Entry] = {}
-        self._ready = ReadyJobs()
         self._retries: dict[int, Entry] = {}
-        self._work = WorkAhead(estimates)
 
     def __iter__(self) -> Iterator[Entry]:
         return iter(list(self._entries.values()))
-
-    def input_bytes(self) -> int:
-        """Return how much the init images of all unfinished jobs take; they are held as text."""
-        return self._input_bytes_of_all
 
     def get(self, job_id: str) -> Entry | None:
         """Return a job's entry."""
@@ -60,11 +55,9 @@ class JobQueue:
         """Make an entry for a job that was accepted; it does not wait yet."""
         entry = Entry(job=job, number=next(self._numbers), tracker=ProgressTracker(job), watcher=self)
         self._entries[job.id] = entry
-        self._states[entry.state] += 1
-        self._synchronous += job.synchronous
-        # Counted as they are now: a finished job has none.
-        self._input_bytes[entry.number] = sum(len(text) for text in job.request.init_images)
-        self._input_bytes_of_all += self._input_bytes[entry.number]
+        self.tally.add(entry)
+        if job.synchronous:
+            self._synchronous[entry.number] = entry
         return entry
 
     def forget(self, entry: Entry) -> None:
@@ -75,14 +68,12 @@ class JobQueue:
         entry.watcher = None
         del self._entries[entry.job.id]
         self._at_work.pop(entry.number, None)
-        self._states[entry.state] -= 1
-        self._synchronous -= entry.job.synchronous
-        self._input_bytes_of_all -= self._input_bytes.pop(entry.number)
+        self.tally.remove(entry)
+        self._synchronous.pop(entry.number, None)
 
     def changes(self, entry: Entry, state: JobState) -> None:
         """Note that an entry is about to change, and its next state."""
-        self._states[entry.state] -= 1
-        self._states[state] += 1
+        self.tally.change(entry, state)
         if state in AT_WORK:
             self._at_work[entry.number] = entry
         else:
@@ -93,27 +84,35 @@ class JobQueue:
     def enqueue(self, entry: Entry) -> int:
         """Put an entry at its place among the waiting and return that place, counted from 1."""
         self._waiting[entry.number] = self._changed[entry.number] = entry
-        self._places.add(entry.number)
-        return self._places.before(entry.number) + 1
+        self._order.add(entry.number, caller_of(entry.job.owner), entry.turn)
+        if len(self._changed) >= SETTLED:
+            # The next look at the queue must not pay for all that came since the last one.
+            self._settle()
+        return self._order.position(entry.number)
 
     def position(self, job_id: str) -> int:
         """Return a job's place among the waiting, counted from 1; 0 when it does not wait."""
         entry = self._entries.get(job_id)
-        return 0 if entry is None or entry.number not in self._waiting else self._places.before(entry.number) + 1
+        return 0 if entry is None else self._order.position(entry.number)
 
     def take(self, entry: Entry) -> None:
         """Take an entry out of the waiting, if it is there."""
-        if self._waiting.pop(entry.number, None) is not None:
-            self._places.remove(entry.number)
-            self._changed.pop(entry.number, None)
-            self._leave(entry)
+        if self._forget_waiting(entry):
+            self._order.remove(entry.number)
+
+    def _forget_waiting(self, entry: Entry) -> bool:
+        if self._waiting.pop(entry.number, None) is None:
+            return False
+        self._changed.pop(entry.number, None)
+        self._leave(entry)
+        return True
 
     def next(
         self, free: Sequence[m.EngineStatus], usable: Collection[EngineId], max_skips: int = 0
     ) -> tuple[Entry, m.EngineStatus] | None:
         """Take the entry that is due, and choose the engine for it.
 
-        That is the first, or the first whose model is in the memory of a free engine.
+        That is the first, or the first whose model is in the memory of a free engine. Its caller has had its turn then.
 
         Args:
             free: the engines that are free, the best first.
@@ -125,33 +124,36 @@ class JobQueue:
         self._settle()
         # Jobs that failed on an engine may not go to each of them, so they are looked at one by one. They are few.
         retries = {
-            entry.number: engines for entry in self._retries.values() if (engines := _choices(entry, free, usable))
+            self._order.place(entry.number): engines
+            for entry in self._retries.values()
+            if (engines := _choices(entry, free, usable))
         }
-        choices = [number for number in (self._ready.first(), *retries) if number is not None]
+        choices = [place for place in (self._order.first(), *retries) if place is not None]
         if not choices:
             return None
-        at_home = [number for number, engines in retries.items() if _with_model(self._waiting[number], engines)]
-        first_ready = self._ready.first_of({model for engine in free for model in engine.models})
-        number = min([*at_home, *([] if first_ready is None else [first_ready])], default=None)
-        if number is None or self._must_wait(number, retries, max_skips):
-            number = min(choices)
+        at_home = [place for place, engines in retries.items() if _with_model(self._waiting[place[1]], engines)]
+        first_ready = self._order.first_of({model for engine in free for model in engine.models})
+        place = min([*at_home, *([] if first_ready is None else [first_ready])], default=None)
+        if place is None or self._must_wait(place, retries, max_skips):
+            place = min(choices)
         else:
-            self._overtake(number, retries)
-        entry = self._waiting[number]
-        engines = retries.get(number, free)
-        self.take(entry)
+            self._overtake(place, retries)
+        entry = self._waiting[place[1]]
+        engines = retries.get(place, free)
+        self._forget_waiting(entry)
+        entry.turn = self._order.serve(entry.number)
         return entry, _with_model(entry, engines) or engines[0]
 
-    def _must_wait(self, number: int, retries: Collection[int], max_skips: int) -> bool:
+    def _must_wait(self, place: Place, retries: Collection[Place], max_skips: int) -> bool:
         """Whether an entry may not run yet, because one before it was overtaken often enough."""
-        counts = [self._waiting[retry].overtaken for retry in retries if retry < number]
-        return max(*counts, self._ready.most_overtaken_before(number), -1) >= max_skips
+        counts = [self._waiting[retry[1]].overtaken for retry in retries if retry < place]
+        return max(*counts, self._order.most_overtaken_before(place), -1) >= max_skips
 
-    def _overtake(self, number: int, retries: Collection[int]) -> None:
-        self._ready.overtake(number)
+    def _overtake(self, place: Place, retries: Collection[Place]) -> None:
+        self._order.overtake(place)
         for retry in retries:
-            if retry < number:
-                self._waiting[retry].overtaken += 1
+            if retry < place:
+                self._waiting[retry[1]].overtaken += 1
 
     def _settle(self) -> None:
         """Bring up to date which jobs are ready, and how much work they are."""
@@ -159,23 +161,20 @@ class JobQueue:
             self._leave(entry)
             if entry.state is not JobState.WAITING:
                 continue
-            self._work.add(entry.number, entry.job.request)
+            self._order.work(entry.number).add(entry.number, entry.job.request)
             if entry.failed_on is None:
-                self._ready.add(entry.number, entry.job.model, entry.overtaken)
+                self._order.set_ready(entry.number, entry.job.model, entry.overtaken)
             else:
                 self._retries[entry.number] = entry
         self._changed.clear()
 
     def _leave(self, entry: Entry) -> None:
         """Take an entry out of what is ready."""
-        self._work.remove(entry.number)
         self._retries.pop(entry.number, None)
-        if entry.number in self._ready:
-            entry.overtaken = self._ready.remove(entry.number)
-
-    def accepted(self) -> int:
-        """How many jobs wait or are on their way into the store."""
-        return sum(self._states[state] for state in (*QUEUED, JobState.PERSISTING))
+        self._order.work(entry.number).remove(entry.number)
+        overtaken = self._order.unset_ready(entry.number)
+        if overtaken is not None:
+            entry.overtaken = overtaken
 
     def active(self) -> int:
         """How many attempts are under way."""
@@ -186,32 +185,28 @@ class JobQueue:
         return sorted(self._at_work.values(), key=lambda entry: entry.number)
 
     def waiting_synchronous(self) -> Sequence[Entry]:
-        """Return the entries in the queue whose callers wait for the end; without any there is nothing to look at."""
-        if not self._synchronous:
-            return ()
-        return [entry for entry in self if entry.state in QUEUED and entry.job.synchronous]
+        """Return the entries in the queue whose callers wait for the end."""
+        return [entry for entry in self._synchronous.values() if entry.state in QUEUED]
 
     def quiet(self) -> bool:
         """Whether nothing runs or ends, and no synchronous caller waits."""
-        return not self._synchronous and self.accepted() == len(self._entries)
+        return not self._synchronous and self.tally.queued() == len(self._entries)
 
     def snapshots(
-        self, engines: Sequence[m.EngineStatus], job_ids: Collection[str] | None = None
+        self, engines: Sequence[m.EngineStatus], job_ids: Collection[str] | None = None, *, limit: int | None = None
     ) -> dict[str, m.JobSnapshot]:
         """Return what is known of unfinished jobs: the running first, then the waiting in order.
 
         Args:
             engines: the engines that will run them.
-            job_ids: which jobs, in no order; all of them by default, which costs a look at each.
+            job_ids: which jobs, in no order, each of which costs an ETA; by default those that are due first.
+            limit: how many of those that wait then; all by default, which costs a look at each.
         """
         if job_ids is None:
-            etas = self.etas(engines)
-            at_work, waiting = self.at_work(), self._in_order()
-            places = {entry.number: place for place, entry in enumerate(waiting, start=1)}
-            return {
-                entry.job.id: _snapshot(entry, places.get(entry.number), etas[entry.job.id])
-                for entry in (*at_work, *waiting)
-            }
+            etas = self.etas(engines, limit)
+            places: dict[str, int | None] = dict.fromkeys((entry.job.id for entry in self.at_work()), None)
+            places |= {entry.job.id: place for place, entry in enumerate(self._first(limit), start=1)}
+            return {job_id: _snapshot(self._entries[job_id], place, etas[job_id]) for job_id, place in places.items()}
         entries = [entry for job_id in job_ids if (entry := self._entries.get(job_id)) is not None]
         return {
             entry.job.id: _snapshot(entry, self.position(entry.job.id) or None, self.eta(entry, engines))
@@ -219,13 +214,21 @@ class JobQueue:
             if entry.number in self._waiting or entry.number in self._at_work
         }
 
-    def etas(self, engines: Sequence[m.EngineStatus]) -> dict[str, float | None]:
+    def waiting(self) -> int:
+        """Return how many jobs have a place in the queue."""
+        return len(self._waiting)
+
+    def etas(self, engines: Sequence[m.EngineStatus], limit: int | None = None) -> dict[str, float | None]:
         """Return the seconds until the end of each job, as the engines will take them one after another.
 
         ``None`` where nothing is known yet. A job whose model is being downloaded counts only its download.
+
+        Args:
+            engines: the engines that will run them.
+            limit: how many of those that wait are looked at; all by default.
         """
         plan = EnginePlan(engines, self._estimates)
-        return {entry.job.id: self._plan(entry, plan) for entry in (*self.at_work(), *self._in_order())}
+        return {entry.job.id: self._plan(entry, plan) for entry in (*self.at_work(), *self._first(limit))}
 
     def eta(self, entry: Entry, engines: Sequence[m.EngineStatus]) -> float | None:
         """Return the seconds until the end of one job: with one engine what :meth:`etas` says of it.
@@ -242,13 +245,13 @@ class JobQueue:
         if entry.number not in self._waiting:
             return None
         self._settle()
-        first = 0
-        for number in itertools.islice(self._places, PLANNED if plan.several else 0):
+        planned = Counter[int]()
+        for number in itertools.islice(self._order, PLANNED if plan.several else 0):
             if number == entry.number:
                 break
             self._plan(self._waiting[number], plan)
-            first = number + 1
-        plan.add_ahead(lambda device: self._work.seconds_between(first, entry.number, device))
+            planned[self._order.place(number)[0]] += 1
+        plan.add_ahead(lambda device: self._order.seconds_ahead(entry.number, planned, device))
         return self._plan(entry, plan)
 
     def _plan(self, entry: Entry, plan: EnginePlan) -> float | None:
@@ -258,8 +261,8 @@ class JobQueue:
         taken = entry.engine.id if entry.engine is not None else None
         return plan.take(entry.job.request, taken, step=tracker.steps_ahead, image=tracker.images_saved)
 
-    def _in_order(self) -> list[Entry]:
-        return [self._waiting[number] for number in sorted(self._waiting)]
+    def _first(self, limit: int | None) -> list[Entry]:
+        return [self._waiting[number] for number in itertools.islice(self._order, limit)]
 
 
 def _snapshot(entry: Entry, position: int | None, eta_seconds: float | None) -> m.JobSnapshot:

@@ -1,4 +1,4 @@
-"""The waiting jobs that any free engine may take: which is due, and how often each was overtaken."""
+"""What any free engine may take next, jobs or callers: which is due, and how often each was overtaken."""
 
 from collections import defaultdict
 from collections.abc import Hashable, Iterable, MutableMapping
@@ -13,13 +13,13 @@ K = TypeVar("K", bound=Hashable)
 
 @attrs.frozen
 class _Ready:
-    model: str
+    models: tuple[str, ...]
     missed: int
     """Overtakings of its number that it did not take part in; it was not here."""
 
 
 class ReadyJobs:
-    """Numbers of jobs in the order of acceptance, by model.
+    """Numbers in their order, by model: those of jobs, or the turns of callers, each under the models of its jobs.
 
     An overtaking counts for every job here before the one that overtakes. It is written down once, not in each of them:
     a job's count is the number of overtakings by later jobs, less those from before it came here.
@@ -35,20 +35,26 @@ class ReadyJobs:
     def __contains__(self, number: int) -> bool:
         return number in self._ready
 
-    def add(self, number: int, model: str, overtaken: int) -> None:
+    def add(self, number: int, models: Iterable[str], overtaken: int) -> None:
         """Add a job that was overtaken so often before."""
         missed = self._overtakings_of(number) - overtaken
-        self._ready[number] = _Ready(model, missed)
-        self._by_model[model].add(number)
+        ready = self._ready[number] = _Ready(tuple(models), missed)
+        for model in ready.models:
+            self._by_model[model].add(number)
         self._by_missed[missed].add(number)
 
     def remove(self, number: int) -> int:
         """Take a job out and return how often it was overtaken."""
         overtaken = self.overtaken(number)
         ready = self._ready.pop(number)
-        _remove(self._by_model, ready.model, number)
+        for model in ready.models:
+            _remove(self._by_model, model, number)
         _remove(self._by_missed, ready.missed, number)
         return overtaken
+
+    def models(self, number: int) -> tuple[str, ...]:
+        """Return the models under which a job is here."""
+        return self._ready[number].models
 
     def overtaken(self, number: int) -> int:
         """Return how often a job here was overtaken."""

@@ -17,6 +17,7 @@ from mflux_api.errors import EngineCrashed, ServerCrashed, ServiceError
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.jobs.progress import Progress
+from mflux_api.storage.rows import UnreadableRow
 
 logger = logging.getLogger(__name__)
 
@@ -153,8 +154,11 @@ class Retries:
             stored = await self._endings.ask_again(
                 f"job {entry.job.id}: its state", question, troubled=stalled, patient=patient
             )
-            # The store reads init images only for a start.
+            # Of a job that waits the store has the init images; how many they are is in the request.
             entry.job = attrs.evolve(stored, request=entry.job.request)
+        except UnreadableRow as error:
+            await self._endings.lose(entry, error)
+            return False
         except ServiceError as error:
             if entry.job.synchronous:
                 await self._endings.fail(entry, error)

@@ -62,19 +62,28 @@ class WorkAhead:
         if not work.images:
             del self._work[kind]
 
-    def seconds_between(self, first: int, number: int, device: str | None) -> float | None:
-        """Return how long the jobs from one number up to another take on a kind of device, one after the other.
+    def seconds_between(self, first: int | None, end: int | None, device: str | None) -> float | None:
+        """Return how long jobs take on a kind of device, one after the other.
 
-        ``None`` where nothing is known of one of them.
+        Args:
+            first: the number of the first that counts; from the beginning without one.
+            end: the number of the first behind them; up to the last without one.
+            device: the kind of device.
+
+        Returns:
+            ``None`` where nothing is known of one of them.
         """
         seconds = 0.0
         for kind, work in self._work.items():
-            images = work.images.before(number) - work.images.before(first)
+            images = _between(work.images, first, end)
             if not images:
                 continue
             rates = self._estimates.rates(kind.model, kind.references, kind.pixels, device)
             if rates is None:
                 return None
-            steps = work.steps.before(number) - work.steps.before(first)
-            seconds += steps * rates.step + images * rates.rest
+            seconds += _between(work.steps, first, end) * rates.step + images * rates.rest
         return seconds
+
+
+def _between(sums: OrderedSums, first: int | None, end: int | None) -> int:
+    return (sums.total() if end is None else sums.before(end)) - (0 if first is None else sums.before(first))

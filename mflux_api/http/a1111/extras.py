@@ -71,7 +71,12 @@ OPERATIONS = (
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
-    service = Extras(gateway, lambda: caller().owner, metadata=gateway.settings.generation.metadata)
+    service = Extras(
+        gateway,
+        lambda: caller().owner,
+        lambda: caller().most_queued,
+        metadata=gateway.settings.generation.metadata,
+    )
 
     @routes.post("/extra-single-image")
     async def single() -> Response:
@@ -121,10 +126,18 @@ class Layer:
 class Extras:
     """Upscales the images of a call; what a model makes of one is a job like any other."""
 
-    def __init__(self, gateway: Gateway, owner: Callable[[], str], *, metadata: bool = True) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        owner: Callable[[], str],
+        most_queued: Callable[[], int | None] = lambda: None,
+        *,
+        metadata: bool = True,
+    ) -> None:
         self._gateway = gateway
         self._owner = owner
         self._metadata = metadata
+        self._most_queued = most_queued
         self._plain_calls = 0
 
     def upscalers(self) -> tuple[Upscaler, ...]:
@@ -193,7 +206,9 @@ class Extras:
             for place, upscaler in enumerate(upscalers)
             if isinstance(upscaler, Model)
         }
-        async with run_jobs(self._gateway, list(requests.values()), owner=self._owner()) as ran:
+        async with run_jobs(
+            self._gateway, list(requests.values()), owner=self._owner(), most_queued=self._most_queued()
+        ) as ran:
             jobs = {place: each.job for place, each in zip(requests, ran, strict=True)}
             yield [
                 [Layer(upscaler, jobs.get((source.index, place))) for place, upscaler in enumerate(upscalers)]

@@ -96,7 +96,10 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     async def generate(call: Call) -> Response:
         started = trio.current_time()
         this = held()
-        async with run_job(gateway, call.request, owner=caller().owner, on_accepted=this.body.release) as ran:
+        who, release = caller(), this.body.release
+        async with run_job(
+            gateway, call.request, owner=who.owner, most_queued=who.most_queued, on_accepted=release
+        ) as ran:
             job = ran.job
             if job.status is Status.CANCELLED and not call.a1111:
                 raise JobCancelled("The job was cancelled", {"job_id": job.id})

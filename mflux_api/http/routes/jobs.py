@@ -151,7 +151,8 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         accepted = None if key is None else await gateway.accepted_before(key)
         if accepted is None:
             asked = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
-            accepted = await gateway.submit(asked, owner=caller().owner, key=key)
+            who = caller()
+            accepted = await gateway.submit(asked, owner=who.owner, key=key, most_queued=who.most_queued)
         return json_response(
             GenerateResponse(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)
         )

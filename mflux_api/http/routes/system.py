@@ -118,10 +118,10 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/api/v1/queue")
     async def queue() -> Response:
-        snapshots = await gateway.snapshots()
+        listing = await gateway.queue()
         sees = caller().sees
         # Of another's job only its place counts.
-        shown = {job_id: state.prompt for job_id, state in snapshots.items() if sees.shows(state.owner)}
+        shown = {job_id: state.prompt for job_id, state in listing.jobs.items() if sees.shows(state.owner)}
         running = [
             ActiveJob(
                 job_id=job_id if job_id in shown else None,
@@ -129,7 +129,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
                 progress=state.progress.progress,
                 eta_seconds=state.progress.eta_seconds,
             )
-            for job_id, state in snapshots.items()
+            for job_id, state in listing.jobs.items()
             if state.position is None
         ]
         queued = tuple(
@@ -139,10 +139,10 @@ def blueprint(gateway: Gateway) -> Blueprint:
                 prompt=shown.get(job_id),
                 eta_seconds=state.progress.eta_seconds,
             )
-            for job_id, state in snapshots.items()
+            for job_id, state in listing.jobs.items()
             if state.position is not None
         )
-        return json_response(QueueResponse(active=running[0] if running else None, queued=queued))
+        return json_response(QueueResponse(active=running[0] if running else None, queued=queued, total=listing.total))
 
     @routes.get("/api/v1/stats")
     async def stats() -> Response:

@@ -104,6 +104,9 @@ class QueueResponse:
 
     active: ActiveJob | None
     queued: tuple[QueuedJob, ...]
+    """Those that are due first, at most 200."""
+    total: int
+    """How many wait in all."""
 
 
 @attrs.frozen(kw_only=True)

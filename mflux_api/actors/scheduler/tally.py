@@ -1,0 +1,84 @@
+"""How many jobs wait, and how much their init images take: in all and by caller, counted as jobs change."""
+
+import ipaddress
+from collections import Counter
+
+from mflux_api.actors.scheduler.entries import ACCEPTED, Entry, JobState
+
+
+class Tally:
+    """Sums over the unfinished jobs; a caller without any costs nothing."""
+
+    def __init__(self) -> None:
+        self._queued = 0
+        self._queued_of = Counter[str]()
+        self._input_bytes = 0
+        self._input_bytes_of = Counter[str]()
+        self._inputs: dict[int, int] = {}
+
+    def queued(self) -> int:
+        """Return how many jobs wait or are on their way into the store."""
+        return self._queued
+
+    def queued_of(self, owner: str) -> int:
+        """Return how many of them are those of an owner's caller."""
+        return self._queued_of[caller_of(owner)]
+
+    def callers(self) -> int:
+        """Return how many callers have one."""
+        return len(self._queued_of)
+
+    def input_bytes(self) -> int:
+        """Return how much text the init images of all unfinished jobs were that came since the start."""
+        return self._input_bytes
+
+    def input_bytes_of(self, owner: str) -> int:
+        """Return how much of that was that of an owner's caller."""
+        return self._input_bytes_of[caller_of(owner)]
+
+    def add(self, entry: Entry) -> None:
+        """Count a new entry."""
+        self._count(entry, entry.state, 1)
+        # Counted as they are now: a job that waits has none in memory.
+        size = sum(len(text) for text in entry.job.request.init_images)
+        if size:
+            self._inputs[entry.number] = size
+            self._count_inputs(entry, size)
+
+    def change(self, entry: Entry, state: JobState) -> None:
+        """Count an entry's next state in place of its present one."""
+        self._count(entry, entry.state, -1)
+        self._count(entry, state, 1)
+
+    def remove(self, entry: Entry) -> None:
+        """Count an entry no more."""
+        self._count(entry, entry.state, -1)
+        self._count_inputs(entry, -self._inputs.pop(entry.number, 0))
+
+    def _count(self, entry: Entry, state: JobState, more: int) -> None:
+        if state in ACCEPTED:
+            self._queued += more
+            _add(self._queued_of, caller_of(entry.job.owner), more)
+
+    def _count_inputs(self, entry: Entry, more: int) -> None:
+        self._input_bytes += more
+        _add(self._input_bytes_of, caller_of(entry.job.owner), more)
+
+
+def caller_of(owner: str) -> str:
+    """Return with whom an owner shares places and turns: an IPv6 client has 2**64 addresses, and is one caller."""
+    if ":" not in owner:
+        return owner
+    try:
+        address = ipaddress.IPv6Address(owner.partition("%")[0])
+    except ValueError:
+        return owner
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address, 64), strict=False))
+
+
+def _add(counter: Counter[str], caller: str, more: int) -> None:
+    counter[caller] += more
+    if not counter[caller]:
+        del counter[caller]
