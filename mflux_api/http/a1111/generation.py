@@ -1,6 +1,5 @@
 """``/sdapi/v1/txt2img`` and ``img2img``: generate and wait, in the plain form or in A1111's dialect."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -22,6 +21,7 @@ from mflux_api.http.responses import json_answer
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import RanJob, run_job
 from mflux_api.jobs.job import Job, Status
+from mflux_api.jobs.json_fields import JSONObject
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.request import GenerateRequest
 
@@ -72,17 +72,15 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.post("/txt2img")
     async def txt2img() -> Response:
-        return await generate(read_call(await json_object(), edits=False))
+        return await generate(read_call(await json_object(dialect.TXT2IMG_FIELDS), edits=False))
 
     @routes.post("/img2img")
     async def img2img() -> Response:
-        return await generate(read_call(await json_object(), edits=True))
+        return await generate(read_call(await json_object(dialect.IMG2IMG_FIELDS), edits=True))
 
-    def read_call(body: Mapping[str, Any], *, edits: bool) -> Call:
-        if not edits:
-            # A1111's img2img alone takes images; a stray field must not turn this into an edit.
-            body = {name: value for name, value in body.items() if name != "init_images"}
-        elif not body.get("init_images"):
+    def read_call(read: JSONObject, *, edits: bool) -> Call:
+        body = read.values
+        if edits and not body.get("init_images"):
             raise InvalidParameter.for_field("init_images", "is required", limit="required")
         a1111 = dialect.speaks_a1111(body)
         request = from_body(

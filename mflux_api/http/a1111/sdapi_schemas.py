@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import attrs
 from msgspec import Meta
 
-from mflux_api.jobs.request import MAX_FACTOR, MAX_RESOLUTION, MIN_FACTOR, Seed, Softness
+from mflux_api.jobs.request import MAX_FACTOR, MAX_RESOLUTION, MIN_FACTOR, EncodedImage, Seed, Softness
 from mflux_api.jobs.upscaling import DEFAULT_FACTOR
 
 MAX_BATCH = 64
@@ -56,7 +56,7 @@ class ExtrasOptions:
 class ExtraSingleImage(ExtrasOptions):
     """``POST /sdapi/v1/extra-single-image``."""
 
-    image: str = attrs.field(repr=False)
+    image: EncodedImage = attrs.field(repr=False)
     """Base64 or a data URL."""
 
 
@@ -64,7 +64,7 @@ class ExtraSingleImage(ExtrasOptions):
 class FileData:
     """One image of a batch."""
 
-    data: str = attrs.field(repr=False)
+    data: EncodedImage = attrs.field(repr=False)
     name: str = ""
 
 
