@@ -36,10 +36,12 @@ class Submission(Questions):
         synchronous: bool = False,
         owner: str = "",
         key: IdempotencyKey | None = None,
+        warnings: tuple[str, ...] = (),
     ) -> m.Accepted:
         """Check, resolve and queue a request whose fields are within their limits; when this returns the job is kept.
 
-        With a ``key`` under which a job was accepted before, that job is the answer.
+        With a ``key`` under which a job was accepted before, that job is the answer. The job keeps ``warnings``, which
+        are about what was asked for and is not done.
 
         Raises:
             InvalidParameter: a field is outside its limits.
@@ -67,6 +69,7 @@ class Submission(Questions):
             # What waits is counted, and is what a start would read. A synchronous caller has its text in memory anyway.
             texts = await read_in_thread(lambda: tuple(map(compact_text, resolved.init_images)), limiter=self._decoders)
             resolved = attrs.evolve(resolved, init_images=texts)
+        resolved = attrs.evolve(resolved, warnings=warnings)
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key)
         try:
             return await self._submit(submit)

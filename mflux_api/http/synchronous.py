@@ -32,7 +32,12 @@ class RanJob:
 
 @asynccontextmanager
 async def run_job(
-    gateway: Gateway, request: GenerateRequest, *, owner: str, on_accepted: Callable[[], None] = lambda: None
+    gateway: Gateway,
+    request: GenerateRequest,
+    *,
+    owner: str,
+    warnings: tuple[str, ...] = (),
+    on_accepted: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[RanJob]:
     """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
 
@@ -41,7 +46,7 @@ async def run_job(
     Raises:
         ServiceError: the request was refused, or the job failed.
     """
-    async with run_jobs(gateway, [request], owner=owner, on_accepted=on_accepted) as (ran,):
+    async with run_jobs(gateway, [request], owner=owner, warnings=warnings, on_accepted=on_accepted) as (ran,):
         yield ran
 
 
@@ -51,6 +56,7 @@ async def run_jobs(
     requests: Sequence[GenerateRequest],
     *,
     owner: str,
+    warnings: tuple[str, ...] = (),
     on_accepted: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[tuple[RanJob, ...]]:
     """Run jobs that are one to their caller: all are accepted before the first is waited for, or none stays.
@@ -61,6 +67,7 @@ async def run_jobs(
         gateway: the way to the actors.
         requests: what to run, in this order.
         owner: who asks.
+        warnings: about what was asked for and is not done; every job keeps them.
         on_accepted: called when all are accepted: from then on what they carry is the jobs'.
 
     Raises:
@@ -70,7 +77,8 @@ async def run_jobs(
     try:
         try:
             for request in requests:
-                accepted.append((await gateway.submit(request, synchronous=True, owner=owner)).job.id)
+                kept = await gateway.submit(request, synchronous=True, owner=owner, warnings=warnings)
+                accepted.append(kept.job.id)
             on_accepted()
             for job_id in accepted:
                 end = await gateway.awaited_end(job_id)

@@ -1,6 +1,7 @@
 """``/sdapi/v1/txt2img`` and ``img2img``: generate and wait, in the plain form or in A1111's dialect."""
 
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import attrs
@@ -61,6 +62,7 @@ class Call:
     a1111: bool = attrs.field(kw_only=True)
     """Whether it is in A1111's dialect."""
     sends_images: bool = attrs.field(kw_only=True)
+    warnings: tuple[str, ...] = attrs.field(kw_only=True)
 
 
 def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
@@ -89,12 +91,16 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             strict=not a1111,
             aliases=dialect.DIALECT_ALIASES if a1111 else dialect.ALIASES,
         )
-        return Call(request, a1111=a1111, sends_images=body.get("send_images") is not False)
+        sends_images = body.get("send_images") is not False
+        return Call(request, a1111=a1111, sends_images=sends_images, warnings=read.warnings)
 
     async def generate(call: Call) -> Response:
         started = trio.current_time()
         this = held()
-        async with run_job(gateway, call.request, owner=caller().owner, on_accepted=this.body.release) as ran:
+        run = run_job(
+            gateway, call.request, owner=caller().owner, warnings=call.warnings, on_accepted=this.body.release
+        )
+        async with run as ran:
             job = ran.job
             if job.status is Status.CANCELLED and not call.a1111:
                 raise JobCancelled("The job was cancelled", {"job_id": job.id})
@@ -102,9 +108,8 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             info = dialect.info(job, await gateway.model_hash(job.model)) if call.a1111 else sentence
             parameters = _parameters(ran, gateway.catalog.get(job.model))
             images = await _images(renderer, job, this.stack) if call.sends_images else []
-        return json_answer(
-            with_images(lambda marks: ImagesResponse(images=tuple(marks), parameters=parameters, info=info), images)
-        )
+        answer = partial(ImagesResponse, parameters=parameters, info=info, warnings=call.warnings)
+        return json_answer(with_images(lambda marks: answer(images=tuple(marks)), images))
 
     return routes
 

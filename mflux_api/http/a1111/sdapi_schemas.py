@@ -22,6 +22,8 @@ class ImagesResponse:
     """Base64 PNG."""
     parameters: Mapping[str, Any]
     info: str
+    warnings: tuple[str, ...]
+    """Sentences about what was asked for and is not done, such as unknown fields; empty as a rule."""
 
 
 @attrs.frozen(kw_only=True)

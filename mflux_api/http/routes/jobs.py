@@ -147,14 +147,18 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.post("/generate")
     async def generate() -> Response:
-        body = (await json_object(PLAIN_FIELDS)).values
+        read = await json_object(PLAIN_FIELDS)
+        body = read.values
         key = await read_idempotency_key(body)
         accepted = None if key is None else await gateway.accepted_before(key)
         if accepted is None:
             asked = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
-            accepted = await gateway.submit(asked, owner=caller().owner, key=key)
+            accepted = await gateway.submit(asked, owner=caller().owner, key=key, warnings=read.warnings)
+        job = accepted.job
         return json_response(
-            GenerateResponse(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)
+            GenerateResponse(
+                job_id=job.id, status=job.status.value, position=accepted.position, warnings=job.request.warnings
+            )
         )
 
     @routes.get("/jobs")
