@@ -15,7 +15,7 @@ from h11._receivebuffer import ReceiveBuffer
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 _BARE: Final = re.compile(rb"[\r\n]")
 _SLASHES: Final = re.compile(rb"/{2,}")
-_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)((?:[/?#].*)?)", re.IGNORECASE)
 # RFC 9110, 4.2.3 with RFC 3986's reg-name; no user name, which a Host header cannot have.
 _HOST: Final = re.compile(rb"(?:\[[0-9A-Za-z:.%_~-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]+)(?::[0-9]{0,5})?")
 _OTHER_PROTOCOLS: Final = (b"upgrade", b"http2-settings")
