@@ -10,6 +10,7 @@ import pytest
 from hypothesis import event, example, given
 from hypothesis import strategies as st
 
+from mflux_api.catalog import BUILT_IN
 from mflux_api.errors import BodyTooLarge, InvalidJSON, InvalidParameter
 from mflux_api.http.a1111 import dialect
 from mflux_api.http.a1111.dialect import ALIASES, IMG2IMG_FIELDS, PLAIN_FIELDS, TXT2IMG_FIELDS, translate
@@ -25,9 +26,12 @@ from mflux_api.jobs.json_fields import (
     Fields,
     read_object,
 )
+from mflux_api.jobs.lora_tags import without_tags
 from mflux_api.jobs.parse import convert, from_body
-from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.request import GenerateRequest, check_fields
+from mflux_api.jobs.resolve import resolve
 
+DEMO = next(model for model in BUILT_IN if model.alias == "demo")
 EXTRAS = Fields.of(ExtraBatchImages)
 ALL = {
     "plain": PLAIN_FIELDS,
@@ -139,6 +143,19 @@ def test_large_text_with_a_letter_beyond_base64_is_an_error_of_its_field() -> No
         read_object(body.encode(), PLAIN_FIELDS)
 
 
+def test_large_image_is_in_memory_twice_at_most() -> None:
+    body = bytearray(b'{"prompt": "a", "unknown": 1, "init_images": ["%b"]}' % (b"QUJD" * 2**20))
+    tracemalloc.start()
+    try:
+        read = read_object(body, PLAIN_FIELDS)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert read.values["init_images"] == ["QUJD" * 2**20]
+    # Beside the body itself, and a slice of it.
+    assert peak < len(body) + 2 * SLICE_BYTES
+
+
 def test_last_of_several_fields_with_one_name_counts() -> None:
     assert read_object(b'{"seed": 1, "seed": [], "seed": 3}', PLAIN_FIELDS).values == {"seed": 3}
 
@@ -208,7 +225,7 @@ def test_names_that_are_not_utf_8_are_a_warning() -> None:
 
 # --- any body ---
 
-TEXTS = st.text(max_size=20) | st.sampled_from(["7", "7.5", "demo", "seedvr2", "\x00", "…"])
+TEXTS = st.text(max_size=20) | st.sampled_from(["7", "7.5", "nan", "demo", "seedvr2", "\x00", "<lora:a:1>", "<lora:"])
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXTS
 JSON = st.recursive(
     LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=12
@@ -238,12 +255,15 @@ def read_as_route(route: str, data: bytes) -> None:
             convert(values, PruneRequest)
         case _:
             a1111 = route != "plain" and dialect.speaks_a1111(values)
-            from_body(
+            request = from_body(
                 translate(values, max_images=4) if a1111 else values,
                 upscales=lambda name: name == "seedvr2",
                 strict=not a1111,
                 aliases=dialect.DIALECT_ALIASES if a1111 else ALIASES,
             )
+            check_fields(request, max_images=4)
+            without_tags(request)
+            assert resolve(request, DEMO, default_steps=4).num_images <= 4
 
 
 @given(st.sampled_from(sorted(ALL)), BODIES)
