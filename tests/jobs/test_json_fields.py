@@ -4,6 +4,7 @@ import json
 import tracemalloc
 from collections.abc import Mapping
 from typing import Any
+from unittest.mock import patch
 
 import attrs
 import pytest
@@ -16,13 +17,14 @@ from mflux_api.http.a1111 import dialect
 from mflux_api.http.a1111.dialect import ALIASES, IMG2IMG_FIELDS, PLAIN_FIELDS, TXT2IMG_FIELDS, translate
 from mflux_api.http.a1111.sdapi_schemas import ExtraBatchImages, ExtraSingleImage
 from mflux_api.http.routes.job_schemas import PruneRequest
+from mflux_api.jobs import json_fields
 from mflux_api.jobs.json_fields import (
+    LONG_TEXT_BYTES,
     MAX_FIELD_BYTES,
     MAX_ITEMS,
     MAX_NAME_LENGTH,
     MAX_NAMES,
     MAX_UNKNOWN_BYTES,
-    SLICE_BYTES,
     Fields,
     read_object,
 )
@@ -138,7 +140,7 @@ def test_base64_is_taken_as_encoders_write_it(between: bytes, letter: bytes) -> 
 
 
 def test_large_text_with_a_letter_beyond_base64_is_an_error_of_its_field() -> None:
-    body = '{"init_images": ["%s"]}' % ("A" * SLICE_BYTES + "🐈")
+    body = '{"init_images": ["%s"]}' % ("A" * LONG_TEXT_BYTES + "🐈")
     with pytest.raises(InvalidParameter, match="base64 or a data URL"):
         read_object(body.encode(), PLAIN_FIELDS)
 
@@ -152,8 +154,18 @@ def test_large_image_is_in_memory_twice_at_most() -> None:
     finally:
         tracemalloc.stop()
     assert read.values["init_images"] == ["QUJD" * 2**20]
-    # Beside the body itself, and a slice of it.
-    assert peak < len(body) + 2 * SLICE_BYTES
+    # Beside the body itself: the text, which grows by a quarter at a time.
+    assert peak < 1.3 * len(body)
+
+
+PIECES = ["A", "A" * 12, "A" * 30, "\\\\", "\\n", "\\/", '\\"', "\\u002B", "\\ud83d\\ude00"]
+
+
+@given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=30).map("".join))
+def test_long_text_is_the_same_however_it_is_sliced(text: str) -> None:
+    with patch.multiple(json_fields, LONG_TEXT_BYTES=4, SLICE_BYTES=7, _SEARCHED_BYTES=14):
+        read = read_object(f'{{"init_images": ["{text}"]}}'.encode(), PLAIN_FIELDS)
+    assert read.values["init_images"] == [json.loads(f'"{text}"')]
 
 
 def test_last_of_several_fields_with_one_name_counts() -> None:
