@@ -3,7 +3,7 @@
 import ast
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 
 import attrs
@@ -49,11 +49,13 @@ def methods() -> dict[str, set[str]]:
 
 def uses() -> Iterator[Use]:
     for module, tree in trees().items():
-        names = dict[int, str]()
+        names, values = dict[int, str](), dict[str, ast.expr]()
         for node in ast.walk(tree):
             match node:
                 case ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)):
                     names[id(node.value)] = name
+                    if node.value is not None:
+                        values[name] = node.value
         for node in ast.walk(tree):
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="re"), attr=function)) if function != "escape":
@@ -68,20 +70,24 @@ def uses() -> Iterator[Use]:
                         for flag in ast.walk(part)
                         if isinstance(flag, ast.Attribute)
                     )
-                    yield Use(module, node.lineno, text_of(node.args[0]), flags, searches=bool(called & SEARCHING))
+                    yield Use(
+                        module, node.lineno, text_of(node.args[0], values), flags, searches=bool(called & SEARCHING)
+                    )
 
 
-def text_of(node: ast.expr) -> str | bytes:
+def text_of(node: ast.expr, constants: Mapping[str, ast.expr]) -> str | bytes:
     """The text of a pattern; a number stands for what is put into it."""
     match node:
         case ast.Constant(value=str() | bytes() as value):
             return value
+        case ast.Name(id=name) if name in constants:
+            return text_of(constants[name], constants)
         case ast.JoinedStr(values=values):
-            return "".join(str(text_of(value)) for value in values)
+            return "".join(str(text_of(value, constants)) for value in values)
         case ast.FormattedValue():
             return "9"
         case ast.BinOp(left=left, right=right):
-            return str(text_of(left)) + str(text_of(right))
+            return str(text_of(left, constants)) + str(text_of(right, constants))
         case ast.Call(func=ast.Attribute(value=ast.Name(id="re"), attr="escape")):
             return "x"
     raise AssertionError(f"a pattern that is put together in line {node.lineno}: add it to COMPUTED")
