@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from types import UnionType
-from typing import Annotated, Any, Final, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 import attrs
 import msgspec
@@ -21,7 +21,6 @@ from mflux_api.errors import BodyTooLarge, InvalidJSON, InvalidParameter
 from mflux_api.jobs.request import LARGE
 from mflux_api.system.long_texts import join_between_threads
 
-T = TypeVar("T")
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 Object: TypeAlias = "dict[str, Value]"
 
@@ -232,7 +231,7 @@ def _read_long_text(inner: memoryview, name: str) -> str:
     cuts = [0, *_cuts(inner), len(inner)]
     try:
         return join_between_threads([partial(_read_slice, inner[a:b]) for a, b in itertools.pairwise(cuts)])
-    except UnicodeDecodeError:
+    except UnicodeError:
         # One character beyond ASCII would make the text four times as large as the body.
         limit = "base64 or a data URL"
         raise InvalidParameter.for_field(name, f"is invalid: expected {limit}", value="…", limit=limit) from None
@@ -242,7 +241,10 @@ def _read_long_text(inner: memoryview, name: str) -> str:
 
 def _read_slice(inner: memoryview) -> str:
     text = str(inner, "ascii")
-    return msgspec.json.decode(f'"{text}"', type=str) if "\\" in text else text
+    if "\\" in text:
+        text = msgspec.json.decode(f'"{text}"', type=str)
+        text.encode("ascii")
+    return text
 
 
 def _cuts(inner: memoryview) -> Iterator[int]:
