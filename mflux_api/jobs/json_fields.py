@@ -6,10 +6,7 @@ It holds the interpreter meanwhile, also in a thread, so a large body may be bas
 15 ms to skip; the texts are read in slices.
 """
 
-import itertools
-import re
-from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterable, Mapping
 from types import UnionType
 from typing import Annotated, Any, Final, TypeAlias, Union, get_args, get_origin, get_type_hints
 
@@ -17,9 +14,9 @@ import attrs
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
-from mflux_api.errors import BodyTooLarge, InvalidJSON, InvalidParameter
+from mflux_api.errors import InvalidJSON, InvalidParameter
+from mflux_api.jobs.encoded_images import LONG_TEXT_BYTES, NotASCII, check_density, read_long_text
 from mflux_api.jobs.request import LARGE
-from mflux_api.system.long_texts import join_between_threads
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 Object: TypeAlias = "dict[str, Value]"
@@ -30,22 +27,8 @@ MAX_ITEMS: Final = 64
 """Items of a list whose type names no smaller number."""
 MAX_UNKNOWN_BYTES: Final = 64 * 1024
 """Unknown fields are named up to so many bytes of JSON, which takes 2 ms; beyond, only their size is told."""
-MAX_STRUCTURE_BYTES: Final = 512 * 1024
-"""Bytes of a body that are neither base64 nor blanks or escapes."""
-MAX_BREAK_BYTES: Final = 2 * 2**20
-"""Blanks and escapes of a body. An escaped line break after each 64 letters of 64 MB makes 1.9 million."""
-LONG_TEXT_BYTES: Final = 2**20
-"""Longer texts are read in slices."""
-SLICE_BYTES: Final = 256 * 1024
 MAX_NAMES: Final = 16
 MAX_NAME_LENGTH: Final = 64
-
-
-_BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_-"
-_BREAKS: Final = b" \r\n\t\\%"
-_PLAIN: Final = re.compile(rb"[ !#-\[\]-~]{12}")
-"""What comes behind so many letters is no part of an escape, nor the second of a surrogate pair."""
-_SEARCHED_BYTES: Final = 4096
 
 
 class Fields:
@@ -147,10 +130,13 @@ class Field:
             return []
         if _begins_with(part, b"{"):
             return {} if self.fields is None else self.fields.read(self.fields.split(part), name)
-        if _size(part) > LONG_TEXT_BYTES and _begins_with(part, b'"'):
-            return _read_long_text(memoryview(part)[1:-1], name)
         try:
+            if _size(part) > LONG_TEXT_BYTES and _begins_with(part, b'"'):
+                return read_long_text(memoryview(part)[1:-1])
             scalar: Value = msgspec.json.decode(part)
+        except NotASCII:
+            limit = "base64 or a data URL"
+            raise InvalidParameter.for_field(name, f"is invalid: expected {limit}", value="…", limit=limit) from None
         except msgspec.ValidationError:
             limit = "a number within the range of its type"
             raise InvalidParameter.for_field(name, f"is invalid: expected {limit}", value="…", limit=limit) from None
@@ -181,7 +167,7 @@ def read_object(data: bytes | bytearray, fields: Fields) -> JSONObject:
         InvalidParameter: a value is too large, or has too many items.
         BodyTooLarge: it is large and not for its images.
     """
-    _check_density(data)
+    check_density(data)
     parts = fields.split(data)
     return JSONObject(fields.read(parts), _warnings(data, fields, parts))
 
@@ -205,56 +191,6 @@ def _warnings(data: bytes | bytearray, fields: Fields, parts: Mapping[str, Raw])
 
 
 _PUNCTUATION = len('"": , ')
-
-
-def _check_density(data: bytes | bytearray) -> None:
-    """Refuse what is large and not base64, slice by slice: each value costs the decoder up to 100 ns in one call."""
-    if len(data) <= MAX_STRUCTURE_BYTES:
-        return
-    view, breaks, structure = memoryview(data), 0, 0
-    for start in range(0, len(view), SLICE_BYTES):
-        other = bytes(view[start : start + SLICE_BYTES]).translate(None, _BASE64)
-        inner = len(other.translate(None, _BREAKS))
-        structure += inner
-        breaks += len(other) - inner
-        if structure > MAX_STRUCTURE_BYTES or breaks > MAX_BREAK_BYTES:
-            kilobytes, megabytes = MAX_STRUCTURE_BYTES // 1024, MAX_BREAK_BYTES // 2**20
-            raise BodyTooLarge(
-                f"More than {kilobytes} KB of the body are not base64, or {megabytes} MB of it are blanks and escapes; "
-                "send images as base64, and leave out what is not needed",
-                {"limit_bytes": MAX_STRUCTURE_BYTES},
-            )
-
-
-def _read_long_text(inner: memoryview, name: str) -> str:
-    """Return the text of an image, in slices: decoding it at once would hold the interpreter for 40 to 90 ms."""
-    cuts = [0, *_cuts(inner), len(inner)]
-    try:
-        return join_between_threads([partial(_read_slice, inner[a:b]) for a, b in itertools.pairwise(cuts)])
-    except UnicodeError:
-        # One character beyond ASCII would make the text four times as large as the body.
-        limit = "base64 or a data URL"
-        raise InvalidParameter.for_field(name, f"is invalid: expected {limit}", value="…", limit=limit) from None
-    except msgspec.DecodeError as error:
-        raise _not_json(error, name) from None
-
-
-def _read_slice(inner: memoryview) -> str:
-    text = str(inner, "ascii")
-    if "\\" in text:
-        text = msgspec.json.decode(f'"{text}"', type=str)
-        text.encode("ascii")
-    return text
-
-
-def _cuts(inner: memoryview) -> Iterator[int]:
-    """Where to cut a text so that no escape is cut."""
-    start = SLICE_BYTES
-    while start < len(inner):
-        found = _PLAIN.search(inner, start, start + _SEARCHED_BYTES)
-        if found is not None:
-            yield found.end()
-        start += SLICE_BYTES if found is not None else _SEARCHED_BYTES
 
 
 def _items(part: Raw, name: str, most: int) -> list[Raw]:

@@ -17,9 +17,9 @@ from mflux_api.http.a1111 import dialect
 from mflux_api.http.a1111.dialect import ALIASES, IMG2IMG_FIELDS, PLAIN_FIELDS, TXT2IMG_FIELDS, translate
 from mflux_api.http.a1111.sdapi_schemas import ExtraBatchImages, ExtraSingleImage
 from mflux_api.http.routes.job_schemas import PruneRequest
-from mflux_api.jobs import json_fields
+from mflux_api.jobs import encoded_images, json_fields
+from mflux_api.jobs.encoded_images import LONG_TEXT_BYTES
 from mflux_api.jobs.json_fields import (
-    LONG_TEXT_BYTES,
     MAX_FIELD_BYTES,
     MAX_ITEMS,
     MAX_NAME_LENGTH,
@@ -165,7 +165,10 @@ PIECES = ["A", "A" * 12, "A" * 30, "\\\\", "\\n", "\\/", '\\"', "\\u002B", "\\ud
 def test_long_text_is_the_same_however_it_is_sliced(text: str) -> None:
     body = f'{{"init_images": ["{text}"]}}'.encode()
     whole = json.loads(f'"{text}"')
-    with patch.multiple(json_fields, LONG_TEXT_BYTES=4, SLICE_BYTES=7, _SEARCHED_BYTES=14):
+    with (
+        patch.object(json_fields, "LONG_TEXT_BYTES", 4),
+        patch.multiple(encoded_images, SLICE_BYTES=7, _SEARCHED_BYTES=14),
+    ):
         if whole.isascii():
             assert read_object(body, PLAIN_FIELDS).values["init_images"] == [whole]
         else:
