@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from mflux_api.http.body_limits import LIMITS, SMALL_BODY_BYTES, BodyLimit
 from tests.support.harness import ended, eventually, gateway
 from tests.support.http_server import connect
 from tests.support.scripted_api import Api, scripted_api
+from tests.support.server import ROOT
 
 BODY = {"prompt": "a red house", "model": "demo", "width": 64, "height": 64, "steps": 1}
 UNKNOWN = {"url": "http://localhost", "auth": {"user": ["a"]}}
@@ -43,6 +45,12 @@ async def test_synchronous_answer_names_unknown_fields_and_no_field_of_a1111(
     assert (known.status_code, known.json()["warnings"]) == (200, [])
     answer = await api.http.post("/sdapi/v1/txt2img", json=BODY | fields | UNKNOWN)
     assert (answer.status_code, answer.json()["warnings"]) == (200, [WARNING])
+
+
+def test_bodies_are_decoded_in_one_place_by_the_fields_that_are_known() -> None:
+    other_ways = re.compile(r"get_json|get_data|request\.json|json\.loads|json\.decode|json\.Decoder")
+    found = [path.name for path in (ROOT / "mflux_api" / "http").rglob("*.py") if other_ways.search(path.read_text())]
+    assert set(found) <= {"body.py"}
 
 
 # --- how large ---
