@@ -30,10 +30,12 @@ class Submission(Questions):
         owner: str = "",
         key: IdempotencyKey | None = None,
         most_queued: int | None = None,
+        warnings: tuple[str, ...] = (),
     ) -> m.Accepted:
         """Check, resolve and queue a request whose fields are within their limits; when this returns the job is kept.
 
-        With a ``key`` under which a job was accepted before, that job is the answer.
+        With a ``key`` under which a job was accepted before, that job is the answer. The job keeps ``warnings``, which
+        are about what was asked for and is not done.
 
         Args:
             request: what is to be generated.
@@ -41,6 +43,7 @@ class Submission(Questions):
             owner: who asks; without a name it is the program that embeds the service, which has no share.
             key: an idempotency key.
             most_queued: how many jobs the owner may have waiting; by default its share of the queue.
+            warnings: about what was asked for and is not done; the job keeps them.
 
         Raises:
             InvalidParameter: a field is outside its limits.
@@ -73,6 +76,7 @@ class Submission(Questions):
                 init_images=bool(checked.init_images),
             )
         resolved = await (self._upscaling if model.upscales else self._generating)(checked, model, owner)
+        resolved = attrs.evolve(resolved, warnings=warnings)
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key, most_queued=most_queued)
         try:
             return await self._submit(submit)

@@ -5,20 +5,22 @@ import secrets
 
 from quart import Response, request
 from quart_trio import QuartTrio
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from mflux_api.access.access import Access
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http import early_refusal, error_handlers, openapi
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
+from mflux_api.http.body_limits import LIMITS, BodyLimit, BodyLimits
 from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.held import IN_FLIGHT, ServiceRequest
 from mflux_api.http.render import Renderer
-from mflux_api.http.routes import api_v1, loras
+from mflux_api.http.routes import api_v1
 from mflux_api.http.security.guard import Guard, install, route_scopes
 from mflux_api.http.security.hosts import HostRules, own_names
 from mflux_api.http.security.origins import OriginRules
-from mflux_api.http.uploads import LIMITS
+from mflux_api.jobs.json_fields import Fields
 
 ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, Last-Event-ID, Idempotency-Key"
 EXPOSED_HEADERS = "Retry-After, X-Request-ID"
@@ -45,7 +47,6 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     app.config[IN_FLIGHT] = gateway.in_flight
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
     app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_SECONDS
-    app.config[LIMITS] = {("POST", loras.PATH): settings.lora.max_upload_mb * 2**20}
     # A synchronous call may take as long as its job; a client that leaves cancels it.
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.strict_slashes = False
@@ -59,10 +60,33 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     hosts = HostRules(settings.security.allowed_hosts, own=(settings.server.host, *own_names()))
     origins = settings.server.cors_origins
     install(app, Guard(access or Access(settings.security), hosts, OriginRules(origins), scopes))
+    app.config[LIMITS] = _body_limits(app, settings.lora.max_upload_mb * 2**20)
+    _refuse_large_bodies(app)
     early_refusal.install(app, gateway)
     _allow_origins(app, origins)
     _identify(app)
     return app
+
+
+def _body_limits(app: QuartTrio, upload_bytes: int) -> BodyLimits:
+    limits = dict[tuple[str, str], BodyLimit]()
+    for operation in openapi.OPERATIONS:
+        route = operation.method.upper(), operation.path
+        if operation.upload:
+            limits[route] = BodyLimit(upload_bytes, streams=True)
+        elif operation.body is not None and Fields.of(operation.body).takes_images:
+            limits[route] = BodyLimit(MAX_BODY_BYTES)
+    return BodyLimits(app.url_map, limits)
+
+
+def _refuse_large_bodies(app: QuartTrio) -> None:
+    """Refuse what is too large before its route is asked: not every route reads what it is sent."""
+
+    @app.before_request
+    async def check() -> None:
+        most = request.max_content_length
+        if most and (request.content_length or 0) > most and request.routing_exception is None:
+            raise RequestEntityTooLarge
 
 
 def _identify(app: QuartTrio) -> None:

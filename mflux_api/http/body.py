@@ -1,45 +1,62 @@
-"""Request bodies: JSON objects, read within limits."""
+"""Request bodies: JSON objects, read within limits by the fields that a route knows."""
 
-from typing import Any
+from functools import partial
 
-import msgspec
+import trio
 from quart import request
+from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
-from mflux_api.errors import InvalidJSON
+from mflux_api.errors import ServiceError
 from mflux_api.http.held import held
+from mflux_api.jobs.json_fields import Fields, JSONObject, read_object
 from mflux_api.system.threads import read_in_thread
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 THREAD_ABOVE_BYTES = 256 * 1024
-"""Larger bodies are parsed in a thread: images in JSON would hold up all other requests."""
+"""Larger bodies are read in a thread: images in JSON would hold up all other requests."""
 
 
-async def json_object() -> dict[str, Any]:
+async def json_object(fields: Fields) -> JSONObject:
     """Read the body as a JSON object, whatever its content type says.
+
+    Args:
+        fields: what the route knows; all else is skipped, with a warning.
 
     Raises:
         InvalidJSON: it is not JSON, or not an object.
+        InvalidParameter: a field is too large, or has too many items.
     """
-    data = await request.get_data(as_text=False, cache=False)
+    data = await _collect()
     if len(data) > THREAD_ABOVE_BYTES:
-        value = await read_in_thread(_parse, data, limiter=held().in_flight.parsers)
+        read = await read_in_thread(partial(_read, data, fields), limiter=held().in_flight.parsers)
     else:
-        value = _parse(data)
+        read = _read(data, fields)
     # An error's traceback would keep the body in memory until the garbage collector comes.
     del data
-    if isinstance(value, InvalidJSON):
-        raise value
-    if not isinstance(value, dict):
-        raise InvalidJSON("The body must be a JSON object")
-    return value
+    if isinstance(read, ServiceError):
+        raise read
+    return read
 
 
-def _parse(data: str | bytes) -> Any:
+async def _collect() -> bytearray:
+    """Take the body piece by piece: a copy of 64 MB in the end would hold the interpreter for 50 ms."""
+    data, most = bytearray(), request.max_content_length or MAX_BODY_BYTES
+    with trio.move_on_after(request.body_timeout or float("inf")) as scope:
+        async for piece in request.body:
+            data += piece
+            if len(data) > most:
+                raise RequestEntityTooLarge
+        # Raises what has refused it half-way.
+        await request.body
+    if scope.cancelled_caught:
+        raise RequestTimeout
+    return data
+
+
+def _read(data: bytearray, fields: Fields) -> JSONObject | ServiceError:
+    error: ServiceError
     try:
-        return msgspec.json.decode(data)
-    except RecursionError:
-        return InvalidJSON("The body is nested too deeply")
-    except UnicodeDecodeError:
-        return InvalidJSON("The body is not valid JSON: it is not UTF-8")
-    except msgspec.DecodeError as error:
-        return InvalidJSON(f"The body is not valid JSON: {error}")
+        return read_object(data, fields)
+    except ServiceError as caught:
+        error = type(caught)(caught.message, caught.details)
+    return error

@@ -31,10 +31,11 @@ from quart.asgi import ASGIHTTPConnection
 from quart.wrappers import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 
+from mflux_api.http.body_limits import LIMITS, BodyLimit, IgnoredBody
 from mflux_api.http.held import IN_FLIGHT, Held, MeteredBody, ServiceRequest
 from mflux_api.http.http1 import HTTP1
 from mflux_api.http.request_head import RequestParser
-from mflux_api.http.uploads import LIMITS, UploadBody
+from mflux_api.http.uploads import UploadBody
 
 logger = logging.getLogger("mflux_api.http")
 
@@ -76,14 +77,17 @@ class HTTPConnection(TrioASGIHTTPConnection):
 
     def _create_request_from_scope(self, send: ASGISendCallable) -> Request:
         request = super()._create_request_from_scope(send)
-        limit = self.app.config.get(LIMITS, {}).get((request.method, request.path))
-        if limit is not None:
-            request.body = UploadBody(request.content_length, limit)
-            request.max_content_length = limit
+        limits = self.app.config.get(LIMITS)
+        limit = limits.of(request.method, request.path) if limits else BodyLimit(self.app.config["MAX_CONTENT_LENGTH"])
+        request.max_content_length = limit.most
+        if not limit.most:
+            request.body = IgnoredBody(None, None)
+        elif limit.streams:
+            request.body = UploadBody(request.content_length, limit.most)
             # A large file may take its time; the body itself watches for a client that sends nothing.
             request.body_timeout = None
         elif self._held is not None:
-            request.body = MeteredBody(request.content_length, self.app.config["MAX_CONTENT_LENGTH"], self._held)
+            request.body = MeteredBody(request.content_length, limit.most, self._held)
         if self._held is not None and isinstance(request, ServiceRequest):
             request.held = self._held
         return request

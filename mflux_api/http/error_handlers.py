@@ -67,7 +67,8 @@ def _translate(error: HTTPException) -> ServiceError:
             return RequestTimeout("The request's body did not arrive in time")
         case 413:
             limit = request.max_content_length or MAX_BODY_BYTES
-            return BodyTooLarge(f"The request's body is over {limit // 2**20} MB", {"limit_bytes": limit})
+            size = f"{limit // 2**20} MB" if limit >= 2**20 else f"{limit // 2**10} KB"
+            return BodyTooLarge(f"The request's body is over {size}", {"limit_bytes": limit})
         case 400:
             return InvalidJSON("The request cannot be read")
         case _:

@@ -7,7 +7,15 @@ import msgspec
 from quart import Blueprint, Response
 
 from mflux_api.access.keys import Scope
-from mflux_api.errors import Forbidden, HostNotAllowed, InternalError, OriginNotAllowed, ServiceRestarting, Unauthorized
+from mflux_api.errors import (
+    BodyTooLarge,
+    Forbidden,
+    HostNotAllowed,
+    InternalError,
+    OriginNotAllowed,
+    ServiceRestarting,
+    Unauthorized,
+)
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.operations import Errors, Operation
 from mflux_api.http.responses import json_bytes
@@ -104,7 +112,7 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
         "parameters": [dict(parameter) for parameter in operation.parameters],
         "responses": {"200": {"description": "Success", "content": _content(operation)}}
         | {status: {"description": when} for status, when in operation.bodiless.items()}
-        | _describe_errors(operation.errors),
+        | _describe_errors((*operation.errors, *([BodyTooLarge] if operation.method == "post" else []))),
     }
     if operation.scope is not None:
         # The empty one stands for a service without keys.

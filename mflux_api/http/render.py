@@ -49,7 +49,7 @@ def job_response(view: JobView, result: JobResult | None = None, warnings: Seque
         error=job.failure.message if job.failure is not None else None,
         code=job.failure.code if job.failure is not None else None,
         details=dict(job.failure.details) if job.failure is not None else None,
-        warnings=tuple(warnings),
+        warnings=(*job.request.warnings, *warnings),
     )
 
 

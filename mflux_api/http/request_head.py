@@ -15,7 +15,7 @@ from h11._receivebuffer import ReceiveBuffer
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 _BARE: Final = re.compile(rb"[\r\n]")
 _SLASHES: Final = re.compile(rb"/{2,}")
-_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)(.*)", re.IGNORECASE)
+_ABSOLUTE: Final = re.compile(rb"https?://([^/?#]*)((?:[/?#].*)?)", re.IGNORECASE)
 # RFC 9110, 4.2.3 with RFC 3986's reg-name; no user name, which a Host header cannot have. Its labels have the
 # lengths and the number of DNS (RFC 1035, 2.3.4): Werkzeug fails on others before any route or handler of errors.
 _LABEL: Final = rb"[0-9A-Za-z_~!$&'()*+,;=%-]{1,63}"

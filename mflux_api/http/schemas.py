@@ -51,4 +51,4 @@ class JobResponse:
     code: str | None
     details: Mapping[str, Any] | None
     warnings: tuple[str, ...]
-    """Sentences about what is not as it was asked for, such as an image that cannot be read; empty as a rule."""
+    """What is not as it was asked for, in sentences: unknown fields, an image that cannot be read; empty as a rule."""

@@ -37,6 +37,7 @@ async def run_job(
     *,
     owner: str,
     most_queued: int | None = None,
+    warnings: tuple[str, ...] = (),
     on_accepted: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[RanJob]:
     """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
@@ -46,7 +47,10 @@ async def run_job(
     Raises:
         ServiceError: the request was refused, or the job failed.
     """
-    async with run_jobs(gateway, [request], owner=owner, most_queued=most_queued, on_accepted=on_accepted) as (ran,):
+    jobs = run_jobs(
+        gateway, [request], owner=owner, most_queued=most_queued, warnings=warnings, on_accepted=on_accepted
+    )
+    async with jobs as (ran,):
         yield ran
 
 
@@ -57,6 +61,7 @@ async def run_jobs(
     *,
     owner: str,
     most_queued: int | None = None,
+    warnings: tuple[str, ...] = (),
     on_accepted: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[tuple[RanJob, ...]]:
     """Run jobs that are one to their caller: all are accepted before the first is waited for, or none stays.
@@ -68,6 +73,7 @@ async def run_jobs(
         requests: what to run, in this order.
         owner: who asks.
         most_queued: how many jobs the owner may have waiting; by default its share of the queue.
+        warnings: about what was asked for and is not done; every job keeps them.
         on_accepted: called when all are accepted: from then on what they carry is the jobs'.
 
     Raises:
@@ -77,8 +83,10 @@ async def run_jobs(
     try:
         try:
             for request in requests:
-                job = await gateway.submit(request, synchronous=True, owner=owner, most_queued=most_queued)
-                accepted.append(job.job.id)
+                kept = await gateway.submit(
+                    request, synchronous=True, owner=owner, most_queued=most_queued, warnings=warnings
+                )
+                accepted.append(kept.job.id)
             on_accepted()
             for job_id in accepted:
                 end = await gateway.awaited_end(job_id)

@@ -4,9 +4,6 @@ import trio
 from quart_trio.wrappers.request import TrioBody
 from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
-LIMITS = "UPLOAD_LIMITS"
-"""Key of the app's config: the most bytes of a body by method and path."""
-
 BUFFER_BYTES = 4 * 1024 * 1024
 STALL_SECONDS = 60.0
 

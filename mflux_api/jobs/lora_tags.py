@@ -8,7 +8,8 @@ import attrs
 from mflux_api.errors import InvalidParameter
 from mflux_api.jobs.request import MAX_LORA_SCALE, MIN_LORA_SCALE, GenerateRequest
 
-_TAG = re.compile(r"[ \t]*<lora:([^<>]*)>")
+_TAG = re.compile(r"<lora:([^<>]*)>")
+_BLANKS = " \t"
 
 
 def without_tags(request: GenerateRequest) -> GenerateRequest:
@@ -23,7 +24,7 @@ def without_tags(request: GenerateRequest) -> GenerateRequest:
     tags = _TAG.findall(request.prompt)
     if not tags:
         return request
-    prompt = _TAG.sub(_gap, request.prompt).strip()
+    prompt = remove_tags(request.prompt).strip()
     if not prompt:
         raise _invalid("a text beside its <lora:…> tags")
     found = [_read(tag) for tag in tags]
@@ -36,10 +37,16 @@ def without_tags(request: GenerateRequest) -> GenerateRequest:
     )
 
 
-def _gap(match: re.Match[str]) -> str:
-    """Return what replaces a tag: a space where two words would grow together."""
-    following = match.string[match.end() : match.end() + 1]
-    return " " if match.group().startswith((" ", "\t")) and following.isalnum() else ""
+def remove_tags(prompt: str) -> str:
+    """Return a prompt without its tags and the blanks before them, save a space between two words."""
+    kept, end = list[str](), 0
+    for tag in _TAG.finditer(prompt):
+        before = prompt[end : tag.start()]
+        # Not by the pattern: one that begins with blanks tries each run of them from each of its places.
+        text = before.rstrip(_BLANKS)
+        end = tag.end()
+        kept += text, " " if text != before and prompt[end : end + 1].isalnum() else ""
+    return "".join(kept) + prompt[end:]
 
 
 def _read(tag: str) -> tuple[str, float]:

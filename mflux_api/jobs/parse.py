@@ -1,6 +1,5 @@
 """A JSON object becomes a request: one conversion, text checked, and errors that name the client's own field."""
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
@@ -75,13 +74,13 @@ def _strip_prompt(name: str, value: Any) -> Any:
 
 
 def _invalid(message: str, body: Mapping[str, Any], target: type[Any], names: Mapping[str, str]) -> InvalidParameter:
-    missing = re.search(r"missing required field `(\w+)`", message)
-    if missing:
-        field = missing.group(1)
-        return InvalidParameter.for_field(field, "is required", limit="required")
-    path = re.search(r"`\$\.(\w+)", message)
-    field = path.group(1) if path else "body"
-    reason = re.sub(r" - at `.*`$", "", message).replace("`", "").replace(" | null", "").removeprefix("Expected ")
+    # Such as "Expected `int` <= 200 - at `$.steps`", or "Object missing required field `image`".
+    _, is_missing, missing = message.partition("missing required field `")
+    if is_missing:
+        return InvalidParameter.for_field(missing.partition("`")[0], "is required", limit="required")
+    reason, _, path = message.partition(" - at `$.")
+    field = path.partition("`")[0].partition("[")[0].partition(".")[0] or "body"
+    reason = reason.replace("`", "").replace(" | null", "").removeprefix("Expected ")
     value = "…" if "prompt" in field else shorten_value(body.get(field))
     shown = names.get(field, field)
     return InvalidParameter.for_field(

@@ -10,6 +10,13 @@ from mflux_api.errors import InvalidParameter
 MAX_SEED = 2**53 - 5
 """Largest seed: seed + 3 (the fourth image) is still exact in a JSON number."""
 
+LARGE = Meta(extra={"large": True})
+"""Marks a text that may be as large as a request's body; any other field is small."""
+EncodedImage = Annotated[str, LARGE]
+
+_MAX_INIT_IMAGES = 4
+_MAX_LORAS = 16
+
 Prompt = Annotated[str, Meta(max_length=10_000, description="Text description of the image; an upscaler needs none")]
 NegativePrompt = Annotated[str, Meta(max_length=10_000, description="What the image should not show (base models)")]
 Seed = Annotated[int, Meta(ge=-1, le=MAX_SEED, description="Random seed; null or -1: random")]
@@ -39,8 +46,6 @@ Softness = Annotated[
 
 DEFAULT_SIDE = 512
 DEFAULT_STRENGTH = 0.75
-_MAX_INIT_IMAGES = 4
-_MAX_LORAS = 16
 
 ONLY_OF_UPSCALERS = ("resolution", "upscale", "softness")
 NOT_OF_UPSCALERS = ("negative_prompt", "width", "height", "steps", "guidance", "image_strength")
@@ -67,10 +72,10 @@ class GenerateRequest:
     steps: Steps | None = None
     guidance: Guidance | None = None
     num_images: ImageCount = 1
-    lora_files: tuple[str, ...] = ()
-    lora_scales: tuple[LoraScale, ...] = ()
+    lora_files: Annotated[tuple[str, ...], Meta(max_length=_MAX_LORAS)] = ()
+    lora_scales: Annotated[tuple[LoraScale, ...], Meta(max_length=_MAX_LORAS)] = ()
     low_ram: bool = False
-    init_images: tuple[str, ...] = ()
+    init_images: Annotated[tuple[EncodedImage, ...], Meta(max_length=_MAX_INIT_IMAGES)] = ()
     """Base64 or data URLs: the first is what an image strength below 1 starts from, and the prompt may refer to all."""
     image_strength: Strength | None = None
     """Only with init images; ``None`` is 0.75 then."""

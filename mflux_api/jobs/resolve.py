@@ -50,6 +50,8 @@ class ResolvedRequest:
     """How much of the first init image to transform; ``None`` without init images."""
     upscaling: Upscaling | None = None
     """Set for an upscaler, whose ``width`` and ``height`` are the result's."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about what was asked for and is not done."""
 
     def without_inputs(self) -> "ResolvedRequest":
         """Return the request as a waiting job has it: with as many init images, which are in the store."""

@@ -1,1 +1,1 @@
-"""What every part of the service does in the same way: waiting for threads, nurseries, and syncing files."""
+"""What every part of the service does in the same way: waiting for threads, nurseries, long texts, syncing files."""

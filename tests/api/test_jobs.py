@@ -21,7 +21,7 @@ UTC = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 
 def test_submit_answers_at_once_with_id_status_and_position(client: httpx.Client) -> None:
     answer = client.post("/api/v1/generate", json=SMALL).json()
-    assert set(answer) == {"job_id", "status", "position"}
+    assert set(answer) == {"job_id", "status", "position", "warnings"}
     assert re.fullmatch(r"[0-9a-f]{12}", answer["job_id"])
     assert (answer["status"], answer["position"]) == ("queued", 1)
     wait_for_end(client, answer["job_id"])

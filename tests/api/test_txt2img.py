@@ -21,7 +21,7 @@ def image(text: str) -> Image.Image:
 
 def test_answer_has_images_parameters_and_the_sentence(client: httpx.Client) -> None:
     answer = client.post("/sdapi/v1/txt2img", json={"prompt": "a lake", "seed": 42, **SMALL}).json()
-    assert set(answer) == {"images", "parameters", "info"}
+    assert set(answer) == {"images", "parameters", "info", "warnings"}
     assert image(answer["images"][0]).size == (64, 64)
     expected = {"prompt": "a lake", "seed": 42, "steps": 1, "model": "demo", "guidance": 1.0, "width": 64}
     assert answer["parameters"].items() >= expected.items()

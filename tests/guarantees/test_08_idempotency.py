@@ -97,9 +97,10 @@ def test_refused_submission_leaves_its_key_free(tmp_path: Path) -> None:
         assert (full.status_code, full.json()["code"]) == (503, "QUEUE_FULL")
         # What was accepted is answered even while the queue is full.
         again = post(client, "waiting").json()
-        assert again == {"job_id": waiting.json()["job_id"], "status": "queued", "position": 1}
+        assert again == {"job_id": waiting.json()["job_id"], "status": "queued", "position": 1, "warnings": []}
         wait_for_end(client, again["job_id"])
-        assert post(client, "running", steps=3).json() == {"job_id": running, "status": "completed", "position": 0}
+        ended = {"job_id": running, "status": "completed", "position": 0, "warnings": []}
+        assert post(client, "running", steps=3).json() == ended
         assert post(client, "bad").status_code == 200
 
 

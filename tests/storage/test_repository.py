@@ -100,6 +100,7 @@ def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
         init_images=("iVBORwAA", "iVBORwAB"),
         image_strength=0.75,
         upscaling=Upscaling(resolution=64, softness=0.5),
+        warnings=("A field that is not known was ignored",),
     )
     untouched = {field.name for field in attrs.fields(ResolvedRequest) if getattr(request, field.name) == field.default}
     assert untouched == set()

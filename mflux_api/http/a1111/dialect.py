@@ -11,6 +11,8 @@ from msgspec import Meta
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.infotext import SAMPLER, infotext
 from mflux_api.jobs.job import Job
+from mflux_api.jobs.json_fields import PRESENCE, SCALAR, Field, Fields
+from mflux_api.jobs.request import GenerateRequest
 from mflux_api.version import package_version
 
 _FIELDS = """
@@ -32,6 +34,20 @@ ALIASES: Mapping[str, str] = {"model": "sd_model_checkpoint", "image_strength": 
 
 DIALECT_ALIASES: Mapping[str, str] = {**ALIASES, "guidance": "cfg_scale"}
 """Our fields by A1111's names for them, in a request that speaks the dialect."""
+
+_READ: Mapping[str, Field] = {
+    **dict.fromkeys(("batch_size", "n_iter", "send_images"), SCALAR),
+    **dict.fromkeys((*ALIASES.values(), *DIALECT_ALIASES.values()), SCALAR),
+    "override_settings": Field(fields=Fields({"sd_model_checkpoint": SCALAR})),
+}
+"""Those of A1111's fields whose value counts; of the others it is enough that they are there."""
+
+PLAIN_FIELDS = Fields.of(GenerateRequest).with_fields(dict.fromkeys(ALIASES.values(), SCALAR))
+"""What a request that never speaks the dialect may hold."""
+
+IMG2IMG_FIELDS = Fields.of(GenerateRequest).with_fields({**dict.fromkeys(ONLY_FIELDS, PRESENCE), **_READ})
+TXT2IMG_FIELDS = IMG2IMG_FIELDS.without("init_images")
+"""A1111's img2img alone takes images; a stray field must not turn this into an edit."""
 
 _MAX_COUNT = 64
 _LARGEST_SHOWN = 10**9

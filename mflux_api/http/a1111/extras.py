@@ -28,6 +28,7 @@ from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import run_jobs
 from mflux_api.images.child.protocol import ComposeExtras
 from mflux_api.jobs.job import Job
+from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.parse import convert, validate
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.upscaling import DEFAULT_FACTOR
@@ -68,6 +69,9 @@ OPERATIONS = (
 )
 
 
+_SINGLE, _BATCH = Fields.of(ExtraSingleImage), Fields.of(ExtraBatchImages)
+
+
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
@@ -80,13 +84,13 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.post("/extra-single-image")
     async def single() -> Response:
-        options = convert(await json_object(), ExtraSingleImage, strict=False)
+        options = convert((await json_object(_SINGLE)).values, ExtraSingleImage, strict=False)
         (image,), info = await service.upscale(options, [options.image], "image")
         return await answer(ExtraSingleResponse(html_info=info, image=image))
 
     @routes.post("/extra-batch-images")
     async def batch() -> Response:
-        options = convert(await json_object(), ExtraBatchImages, strict=False)
+        options = convert((await json_object(_BATCH)).values, ExtraBatchImages, strict=False)
         images, info = await service.upscale(options, [file.data for file in options.imageList], "imageList")
         return await answer(ExtraBatchResponse(html_info=info, images=tuple(images)))
 

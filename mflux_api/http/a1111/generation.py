@@ -1,7 +1,7 @@
 """``/sdapi/v1/txt2img`` and ``img2img``: generate and wait, in the plain form or in A1111's dialect."""
 
-from collections.abc import Mapping
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import attrs
@@ -22,6 +22,7 @@ from mflux_api.http.responses import json_answer
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import RanJob, run_job
 from mflux_api.jobs.job import Job, Status
+from mflux_api.jobs.json_fields import JSONObject
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.request import GenerateRequest
 
@@ -61,6 +62,7 @@ class Call:
     a1111: bool = attrs.field(kw_only=True)
     """Whether it is in A1111's dialect."""
     sends_images: bool = attrs.field(kw_only=True)
+    warnings: tuple[str, ...] = attrs.field(kw_only=True)
 
 
 def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
@@ -72,17 +74,15 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.post("/txt2img")
     async def txt2img() -> Response:
-        return await generate(read_call(await json_object(), edits=False))
+        return await generate(read_call(await json_object(dialect.TXT2IMG_FIELDS), edits=False))
 
     @routes.post("/img2img")
     async def img2img() -> Response:
-        return await generate(read_call(await json_object(), edits=True))
+        return await generate(read_call(await json_object(dialect.IMG2IMG_FIELDS), edits=True))
 
-    def read_call(body: Mapping[str, Any], *, edits: bool) -> Call:
-        if not edits:
-            # A1111's img2img alone takes images; a stray field must not turn this into an edit.
-            body = {name: value for name, value in body.items() if name != "init_images"}
-        elif not body.get("init_images"):
+    def read_call(read: JSONObject, *, edits: bool) -> Call:
+        body = read.values
+        if edits and not body.get("init_images"):
             raise InvalidParameter.for_field("init_images", "is required", limit="required")
         a1111 = dialect.speaks_a1111(body)
         request = from_body(
@@ -91,15 +91,22 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             strict=not a1111,
             aliases=dialect.DIALECT_ALIASES if a1111 else dialect.ALIASES,
         )
-        return Call(request, a1111=a1111, sends_images=body.get("send_images") is not False)
+        sends_images = body.get("send_images") is not False
+        return Call(request, a1111=a1111, sends_images=sends_images, warnings=read.warnings)
 
     async def generate(call: Call) -> Response:
         started = trio.current_time()
         this = held()
-        who, release = caller(), this.body.release
-        async with run_job(
-            gateway, call.request, owner=who.owner, most_queued=who.most_queued, on_accepted=release
-        ) as ran:
+        who = caller()
+        run = run_job(
+            gateway,
+            call.request,
+            owner=who.owner,
+            most_queued=who.most_queued,
+            warnings=call.warnings,
+            on_accepted=this.body.release,
+        )
+        async with run as ran:
             job = ran.job
             if job.status is Status.CANCELLED and not call.a1111:
                 raise JobCancelled("The job was cancelled", {"job_id": job.id})
@@ -107,9 +114,8 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             info = dialect.info(job, await gateway.model_hash(job.model)) if call.a1111 else sentence
             parameters = _parameters(ran, gateway.catalog.get(job.model))
             images = await _images(renderer, job, this.stack) if call.sends_images else []
-        return json_answer(
-            with_images(lambda marks: ImagesResponse(images=tuple(marks), parameters=parameters, info=info), images)
-        )
+        answer = partial(ImagesResponse, parameters=parameters, info=info, warnings=call.warnings)
+        return json_answer(with_images(lambda marks: answer(images=tuple(marks)), images))
 
     return routes
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import attrs
 from msgspec import Meta
 
-from mflux_api.jobs.request import MAX_FACTOR, MAX_RESOLUTION, MIN_FACTOR, Seed, Softness
+from mflux_api.jobs.request import MAX_FACTOR, MAX_RESOLUTION, MIN_FACTOR, EncodedImage, Seed, Softness
 from mflux_api.jobs.upscaling import DEFAULT_FACTOR
 
 MAX_BATCH = 64
@@ -22,6 +22,8 @@ class ImagesResponse:
     """Base64 PNG."""
     parameters: Mapping[str, Any]
     info: str
+    warnings: tuple[str, ...]
+    """Sentences about what was asked for and is not done, such as unknown fields; empty as a rule."""
 
 
 @attrs.frozen(kw_only=True)
@@ -56,7 +58,7 @@ class ExtrasOptions:
 class ExtraSingleImage(ExtrasOptions):
     """``POST /sdapi/v1/extra-single-image``."""
 
-    image: str = attrs.field(repr=False)
+    image: EncodedImage = attrs.field(repr=False)
     """Base64 or a data URL."""
 
 
@@ -64,7 +66,7 @@ class ExtraSingleImage(ExtrasOptions):
 class FileData:
     """One image of a batch."""
 
-    data: str = attrs.field(repr=False)
+    data: EncodedImage = attrs.field(repr=False)
     name: str = ""
 
 

@@ -15,6 +15,8 @@ class GenerateResponse:
     job_id: str
     status: StatusName
     position: int
+    warnings: tuple[str, ...]
+    """Sentences about what was asked for and will not be done, such as unknown fields; empty as a rule."""
 
 
 @attrs.frozen(kw_only=True)

@@ -22,7 +22,7 @@ from mflux_api.errors import (
     ShuttingDown,
 )
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111.dialect import ALIASES
+from mflux_api.http.a1111.dialect import ALIASES, PLAIN_FIELDS
 from mflux_api.http.body import json_object
 from mflux_api.http.held import held
 from mflux_api.http.operations import BODY_ERRORS, SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
@@ -35,6 +35,7 @@ from mflux_api.http.sse import stream_response
 from mflux_api.images.encode import MEDIA_TYPES, ImageFormat
 from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
 from mflux_api.jobs.job import Status
+from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
@@ -46,6 +47,7 @@ MAX_DIGITS = 9
 
 _JOB_ID = path_parameter("job_id")
 _IMAGES = query_parameter("images", {"enum": ["base64", "url"]}, "How the result names its images")
+_PRUNE_FIELDS = Fields.of(PruneRequest)
 _JOB_ERRORS: Errors = (JobNotFound, JobGone)
 
 OPERATIONS = (
@@ -146,15 +148,21 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.post("/generate")
     async def generate() -> Response:
-        body = await json_object()
+        read = await json_object(PLAIN_FIELDS)
+        body = read.values
         key = await read_idempotency_key(body)
         accepted = None if key is None else await gateway.accepted_before(key)
         if accepted is None:
             asked = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
             who = caller()
-            accepted = await gateway.submit(asked, owner=who.owner, key=key, most_queued=who.most_queued)
+            accepted = await gateway.submit(
+                asked, owner=who.owner, key=key, most_queued=who.most_queued, warnings=read.warnings
+            )
+        job = accepted.job
         return json_response(
-            GenerateResponse(job_id=accepted.job.id, status=accepted.job.status.value, position=accepted.position)
+            GenerateResponse(
+                job_id=job.id, status=job.status.value, position=accepted.position, warnings=job.request.warnings
+            )
         )
 
     @routes.get("/jobs")
@@ -189,7 +197,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.post("/jobs/prune")
     async def prune() -> Response:
-        asked = _prune_request(await json_object())
+        asked = _prune_request((await json_object(_PRUNE_FIELDS)).values)
         removed = await gateway.prune(timedelta(hours=asked.older_than_hours), dry_run=asked.dry_run)
         if removed.stuck is not None:
             raise InternalError(

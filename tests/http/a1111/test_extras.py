@@ -75,9 +75,7 @@ class Numbering(Idle):
     submitted: list[GenerateRequest] = attrs.field(factory=list)
     read: list[int] = attrs.field(factory=list)
 
-    async def submit(
-        self, request: GenerateRequest, *, synchronous: bool, owner: str, most_queued: int | None
-    ) -> SimpleNamespace:
+    async def submit(self, request: GenerateRequest, *, synchronous: bool, **_: object) -> SimpleNamespace:
         assert synchronous
         self.submitted.append(request)
         return SimpleNamespace(job=SimpleNamespace(id=len(self.submitted)))
