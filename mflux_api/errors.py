@@ -134,7 +134,7 @@ class MethodNotAllowed(ServiceError):
 
 
 class RequestTimeout(ServiceError):
-    """The request's body did not arrive in time."""
+    """The request's head took too long, or its body came too slowly."""
 
     code, status = "REQUEST_TIMEOUT", 408
 

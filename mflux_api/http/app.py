@@ -22,7 +22,6 @@ from mflux_api.http.uploads import LIMITS
 
 ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, Last-Event-ID, Idempotency-Key"
 EXPOSED_HEADERS = "Retry-After, X-Request-ID"
-BODY_TIMEOUT_SECONDS = 60
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -44,7 +43,6 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     app.request_class = ServiceRequest
     app.config[IN_FLIGHT] = gateway.in_flight
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_SECONDS
     app.config[LIMITS] = {("POST", loras.PATH): settings.lora.max_upload_mb * 2**20}
     # A synchronous call may take as long as its job; a client that leaves cancels it.
     app.config["RESPONSE_TIMEOUT"] = None

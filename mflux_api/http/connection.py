@@ -33,6 +33,7 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 
 from mflux_api.http.held import IN_FLIGHT, Held, MeteredBody, ServiceRequest
 from mflux_api.http.http1 import HTTP1
+from mflux_api.http.pace import PacedBody
 from mflux_api.http.request_head import RequestParser
 from mflux_api.http.uploads import LIMITS, UploadBody
 
@@ -80,10 +81,11 @@ class HTTPConnection(TrioASGIHTTPConnection):
         if limit is not None:
             request.body = UploadBody(request.content_length, limit)
             request.max_content_length = limit
-            # A large file may take its time; the body itself watches for a client that sends nothing.
-            request.body_timeout = None
         elif self._held is not None:
             request.body = MeteredBody(request.content_length, self.app.config["MAX_CONTENT_LENGTH"], self._held)
+        if isinstance(request.body, PacedBody):
+            # A large one may take its time; the body itself watches for a client that is too slow.
+            request.body_timeout = None
         if self._held is not None and isinstance(request, ServiceRequest):
             request.held = self._held
         return request

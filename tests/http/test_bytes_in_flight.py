@@ -72,7 +72,7 @@ async def test_body_is_refused_before_it_is_read_when_there_is_no_room(tmp_path:
     async with _api(tmp_path) as api, AsyncExitStack() as stack:
         for _ in range(LIMIT_MB):
             client = await stack.enter_async_context(connect(api.port))
-            await _begin(client, "/api/v1/generate", MEGABYTE, b"{")
+            await _begin(client, "/api/v1/generate", MEGABYTE + 1, bytes(MEGABYTE))
         await eventually(lambda: _in_flight(api).used == LIMIT_MB * MEGABYTE)
         late = await stack.enter_async_context(connect(api.port))
         await _begin(late, "/api/v1/generate", MEGABYTE)
