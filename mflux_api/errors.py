@@ -175,6 +175,12 @@ class BodyTooLarge(ServiceError):
     code, status = "BODY_TOO_LARGE", 413
 
 
+class TooManyConnections(ServiceError):
+    """One address, or key, has all the connections, streams or uploads open that one may have."""
+
+    code, status, retry_after = "TOO_MANY_CONNECTIONS", 429, 5
+
+
 class GenerationFailed(ServiceError):
     """The engine reported an error for this job."""
 
@@ -212,7 +218,7 @@ class QueueFull(ServiceError):
 
 
 class ServerBusy(ServiceError):
-    """Request bodies and answers on their way take all the memory there is for them (`server.max_in_flight_mb`)."""
+    """All that requests share is taken: memory for bodies (`server.max_in_flight_mb`), connections, a slow disk."""
 
     code, status, retry_after = "SERVER_BUSY", 503, 5
 

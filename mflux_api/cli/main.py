@@ -3,7 +3,6 @@
 import argparse
 import logging
 import sys
-import time
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -14,8 +13,6 @@ from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPT
 from mflux_api.cli.standard_error import in_background, print_line
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
 from mflux_api.system.nurseries import lone_error
-
-_LOG_PAUSE_SECONDS = 10.0
 
 _COMMANDS = {
     "serve": serve.run,
@@ -85,21 +82,3 @@ def _set_up_logging(level: str) -> None:
     )
     # Pillow's warnings on clients' images, which are accepted or refused all the same, print paths of this machine.
     warnings.filterwarnings("ignore", module=r"PIL\.")
-    # Where descriptors run out Trio tries to accept ten times a second, with a traceback each time.
-    logging.getLogger("trio.serve_listeners").addFilter(_NowAndThen())
-
-
-class _NowAndThen(logging.Filter):
-    """Passes a line every ten seconds, without its traceback."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._next = 0.0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.exc_info = record.exc_text = None
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + _LOG_PAUSE_SECONDS
-        return True

@@ -25,6 +25,7 @@ from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from mflux_api.storage.state_lock import StateLock
+from mflux_api.system.descriptors import raise_descriptor_limit
 from mflux_api.system.threads import read_in_thread
 
 _HALT_SECONDS = 0.6
@@ -56,6 +57,7 @@ def run(options: argparse.Namespace) -> int:
     overrides: dict[str, dict[str, Any]] = {"server": server}
     settings = load_settings(options.config, overrides=overrides)
     _set_log_level(settings)
+    raise_descriptor_limit()
     with Watchdog(EXIT_INTERNAL) as watchdog:
         stop = StopSignals(
             on_first=partial(watchdog.arm, settings.server.drain_timeout_seconds + STUCK_SECONDS),

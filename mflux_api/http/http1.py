@@ -5,15 +5,17 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import h11
 import trio
+from hypercorn.events import Closed
 from hypercorn.protocol.events import Body, EndBody, Event, Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 
-from mflux_api.errors import InternalError, InvalidHTTP
+from mflux_api.errors import InternalError, InvalidHTTP, RequestTimeout, ServiceError
 from mflux_api.http.request_head import RequestParser
 from mflux_api.http.responses import INTERNAL_ERROR, to_json
 from mflux_api.http.schemas import ErrorBody
@@ -25,6 +27,7 @@ NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 """In every answer: a browser takes an image for an image and JSON for JSON, whatever the bytes look like."""
 
 _MESSAGES: Final = {
+    408: "The request's line and headers did not arrive in time; send them at once",
     431: "The request's line and headers are over 16 KB; send fewer or shorter headers",
     501: "This Transfer-Encoding is not supported; send the body with Content-Length or chunked",
 }
@@ -61,6 +64,11 @@ class HTTP1(H11Protocol):
         self._parser = RequestParser(self.config.h11_max_incomplete_size)
         self.connection = self._parser
         self.can_read = _Turn(partial(read_ahead, self._parser))
+
+    @property
+    def in_head(self) -> bool:
+        """Whether a part of a request's head is there, and the rest is not."""
+        return self._parser.in_head
 
     @property
     def client_may_be_sending(self) -> bool:
@@ -105,9 +113,16 @@ class HTTP1(H11Protocol):
         self.keep_alive_requests += 1
         await self.context.mark_request()
 
+    async def refuse_slow_head(self) -> None:
+        """Answer a client that takes too long with a request's head, and close."""
+        self._parser.ignored = True
+        await self._send_error_response(RequestTimeout.status)
+        await self.send(Closed())
+
     async def _send_error_response(self, status_code: int) -> None:
         known = _MESSAGES.get(status_code, _NOT_HTTP if self.stream is None else _BROKEN_BODY)
-        headers, body = _error(self._parser.problem or known, InvalidHTTP.code)
+        code = RequestTimeout.code if status_code == RequestTimeout.status else InvalidHTTP.code
+        headers, body = _error(self._parser.problem or known, code)
         headers += [NOSNIFF, *self.config.response_headers("h11")]
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
@@ -147,6 +162,15 @@ class _Stream(HTTPStream):
             await self.send(Body(stream_id=self.stream_id, data=body))
         await self.send(EndBody(stream_id=self.stream_id))
         self.state = ASGIHTTPState.CLOSED
+
+
+def whole_error(error: ServiceError) -> bytes:
+    """Return an answer to a client that is told of an error before it is read, and that its connection ends."""
+    headers, body = _error(error.message, error.code)
+    headers += [NOSNIFF, (b"retry-after", b"%d" % (error.retry_after or 1))]
+    lines = [b"HTTP/1.1 %d %s" % (error.status, HTTPStatus(error.status).phrase.encode())]
+    lines += [name + b": " + value for name, value in headers]
+    return b"\r\n".join([*lines, b"", body])
 
 
 def _error(message: str, code: str) -> tuple[list[tuple[bytes, bytes]], bytes]:

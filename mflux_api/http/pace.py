@@ -86,7 +86,7 @@ class PacedBody(TrioBody):
                 if self._must_raise is None:
                     raise
         if scope.cancelled_caught:
-            self._give_up()
+            self._refuse_slow_client()
         if data is None:
             assert self._must_raise is not None
             raise self._must_raise
@@ -97,12 +97,12 @@ class PacedBody(TrioBody):
             with self._pace.waiting() as scope:
                 await self._complete.wait()
             if scope.cancelled_caught:
-                self._give_up()
+                self._refuse_slow_client()
         if self._must_raise is not None:
             raise self._must_raise
         return bytes(self._data)
 
-    def _give_up(self) -> None:
+    def _refuse_slow_client(self) -> None:
         """Keep nothing of a body that is too slow, neither what came nor what still comes."""
         self._must_raise = RequestTimeout(
             f"The request's body came too slowly; send at least {LEAST_BYTES_PER_SECOND // 1024} KB a second, "

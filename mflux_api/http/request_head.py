@@ -43,6 +43,11 @@ class RequestParser(h11.Connection):
         self.ignored = False
         """Whether there was more to come after the last request of the connection."""
 
+    @property
+    def in_head(self) -> bool:
+        """Whether a part of a request's head is there, and the rest is not."""
+        return self.their_state is h11.IDLE and len(self._receive_buffer) > 0
+
     def _extract_next_receive_event(self) -> Any:
         if self.their_state is h11.MUST_CLOSE and self._receive_buffer:
             # h11 would make an error of it, and the client would get that in place of its answer.
