@@ -33,10 +33,11 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 
 from mflux_api.http.client_timeouts import ClientTimeouts
 from mflux_api.http.held import IN_FLIGHT, Held, MeteredBody, ServiceRequest
-from mflux_api.http.http1 import HTTP1
+from mflux_api.http.http1 import HTTP1, TURN
 from mflux_api.http.open_connections import Place
 from mflux_api.http.pace import Pace, PacedBody
 from mflux_api.http.request_head import RequestParser
+from mflux_api.http.turns import Turn
 from mflux_api.http.uploads import LIMITS, UploadBody
 
 logger = logging.getLogger("mflux_api.http")
@@ -89,6 +90,7 @@ class HTTPConnection(TrioASGIHTTPConnection):
         elif self._held is not None:
             request.body = MeteredBody(request.content_length, self.app.config["MAX_CONTENT_LENGTH"], self._held)
         if isinstance(request.body, PacedBody):
+            request.body.turn = self.scope.get("state", {}).get(TURN)
             # A large one may take its time; the body itself watches for a client that is too slow.
             request.body_timeout = None
         if self._held is not None and isinstance(request, ServiceRequest):
@@ -148,11 +150,13 @@ class Connection(TCPServer):
         limit: ClientTimeouts,
         stream: trio.SocketStream,
         place: Place,
+        turn: Turn,
     ) -> None:
         # Hypercorn's annotation names the SSL stream only; it takes either.
         super().__init__(app, config, context, state, cast("trio.SSLStream[trio.SocketStream]", stream))
         self._limit = limit
         self._place = place
+        self._turn = turn
         self._pace = Pace()
         self._socket_stream = stream
         self._scope = trio.CancelScope()
@@ -189,7 +193,7 @@ class Connection(TCPServer):
 
     async def _read_data(self) -> None:
         """Feed the protocol until the client's end of file, or until no handler will read what it sends."""
-        protocol = self.protocol.protocol = HTTP1(self.protocol, self._read_ahead)
+        protocol = self.protocol.protocol = HTTP1(self.protocol, self._read_ahead, self._turn)
         with self._requests:
             await self._read_requests(protocol)
         if self._requests.cancelled_caught:
@@ -260,6 +264,8 @@ class Connection(TCPServer):
                 if not data:
                     return
                 left -= len(data)
+                # Many that send megabytes into the void would be most of what the server does.
+                await self._turn.let_others_read()
 
     async def _send(self, data: bytes) -> bool:
         """Send all of `data`; False if the client stopped taking it. The shield keeps the framing whole."""

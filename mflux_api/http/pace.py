@@ -1,13 +1,14 @@
 """How slowly a client may send a body or take an answer, and bodies that hold their client to it."""
 
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import trio
 from quart_trio.wrappers.request import TrioBody
 
 from mflux_api.errors import RequestTimeout
+from mflux_api.http.turns import Turn
 
 CREDIT_SECONDS = 30.0
 """How long a client may be waited for before it has moved anything; also the longest pause. A network that fails for a
@@ -55,6 +56,8 @@ class PacedBody(TrioBody):
     def __init__(self, content_length: int | None, limit: int | None) -> None:
         super().__init__(content_length, limit)
         self._pace = Pace()
+        self.turn: Turn | None = None
+        """What the request works in, and sets aside while it waits."""
 
     def append(self, data: bytes) -> None:
         """Add what came."""
@@ -93,9 +96,10 @@ class PacedBody(TrioBody):
         return data
 
     async def _whole(self) -> bytes:
-        if self._must_raise is None:
-            with self._pace.waiting() as scope:
-                await self._complete.wait()
+        if self._must_raise is None and not self._complete.is_set():
+            async with nullcontext() if self.turn is None else self.turn.set_aside():
+                with self._pace.waiting() as scope:
+                    await self._complete.wait()
             if scope.cancelled_caught:
                 self._refuse_slow_client()
         if self._must_raise is not None:

@@ -23,7 +23,7 @@ _OTHER_PROTOCOLS: Final = (b"upgrade", b"http2-settings")
 MOST_HEADERS: Final = 100
 """As other servers have it; thousands of empty ones fit into 16 KB, and take 30 ms of the loop."""
 
-FREE_CHUNKS: Final = 10_000
+FREE_CHUNKS: Final = 4_000
 LEAST_CHUNK_BYTES: Final = 64
 """So many chunks may have any size; of more than that each stands for so many bytes of the body, on average. A body of
 64 MB in chunks of one byte takes minutes of a processor."""
@@ -54,6 +54,8 @@ class RequestParser(h11.Connection):
         """Why a request was refused, in words for its client; ``None`` where h11 refused it."""
         self.ignored = False
         """Whether there was more to come after the last request of the connection."""
+        self.joined = 0
+        """How many pieces of a body the last event of it has."""
         self._next: list[Any] = []
         """What came behind joined chunks: an event, or the error that it is."""
         self._chunks = 0
@@ -88,7 +90,8 @@ class RequestParser(h11.Connection):
                 self._next.append(following)
                 break
             pieces.append(following.data)
-        return event if len(pieces) == 1 else h11.Data(data=b"".join(pieces))
+        self.joined = len(pieces)
+        return event if self.joined == 1 else h11.Data(data=b"".join(pieces))
 
     def _extract_next_receive_event(self) -> Any:
         if self.their_state is h11.MUST_CLOSE and self._receive_buffer:

@@ -24,6 +24,7 @@ from mflux_api.http.accepting import Acceptor
 from mflux_api.http.client_timeouts import ClientTimeouts
 from mflux_api.http.connection import Connection, HTTPConnection
 from mflux_api.http.open_connections import ConnectionLimits, OpenConnections, Place, connection_limits
+from mflux_api.http.turns import Turns
 from mflux_api.system.nurseries import lone_error
 
 _BACKLOG: Final = 4096
@@ -147,14 +148,15 @@ async def _serve(
     config = _hypercorn_config(options)
     context = WorkerContext(None)
     limit = ClientTimeouts(options.send_stall_seconds, options.linger_seconds, options.head_seconds)
+    turns = Turns()
 
     async def connected(stream: trio.SocketStream, place: Place) -> None:
-        await Connection(ASGIWrapper(app), config, context, {}, limit, stream, place).run()
+        await Connection(ASGIWrapper(app), config, context, {}, limit, stream, place, turns.turn()).run()
 
     acceptor = Acceptor(OpenConnections(options.limits), connected)
     closing = trio.Event()
     with ExitStack() as stack:
-        listeners = [_listener(sock, stack) for sock in sockets]
+        listeners = [stack.enter_context(sock.dup()) for sock in sockets]
         async with trio.open_nursery() as nursery:
             # Cancellation must reach the accepting, but not the connections: these live in a shielded task.
             connections = await nursery.start(_run_app, app, context, limit, options.graceful_seconds, end_by, closing)
@@ -206,12 +208,6 @@ def _hypercorn_config(options: ServerOptions) -> Config:
     config.include_server_header = False
     config.keep_alive_timeout = options.keep_alive_seconds
     return config
-
-
-def _listener(sock: socket.socket, stack: ExitStack) -> trio.SocketListener:
-    copy = trio.socket.from_stdlib_socket(sock.dup())
-    stack.callback(copy.close)
-    return trio.SocketListener(copy)
 
 
 def _open_socket(bind: str) -> socket.socket:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import resource
-from contextlib import AsyncExitStack, ExitStack
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from functools import partial
 
 import attrs
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +24,7 @@ from mflux_api.config import ServerSettings
 from mflux_api.errors import ServerBusy, TooManyConnections
 from mflux_api.http import accepting
 from mflux_api.http.open_connections import ConnectionLimits, OpenConnections, Place, caller_of, connection_limits
-from mflux_api.http.server import ServerOptions
+from mflux_api.http.server import ServerOptions, open_sockets, serve
 from mflux_api.system import descriptors
 from tests.support.http_server import DEADLINE_SECONDS, App, Client, connect, serving
 
@@ -100,7 +105,7 @@ async def test_connection_that_has_waited_longest_gives_way_first() -> None:
             assert await first.get("/hello") == (200, b"hello")
 
 
-async def test_many_without_a_place_are_closed_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_without_a_place_are_all_told_and_leave_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accepting, "MOST_REFUSED", 2)
     async with serving(Serving(), limits(1, 9)) as server, connect(server.port) as busy:
         await busy.send("/never")
@@ -109,7 +114,7 @@ async def test_many_without_a_place_are_closed_and_leave_nothing(monkeypatch: py
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(connect(server.port)) for _ in range(10)]
             answers = [await client.end_of_file() for client in clients]
-        assert sum(answer.startswith(b"HTTP/1.1 503") for answer in answers) == 2
+        assert all(answer.startswith(b"HTTP/1.1 503") for answer in answers)
         with trio.fail_after(DEADLINE_SECONDS):
             while trio.lowlevel.current_statistics().tasks_living > tasks:
                 await trio.testing.wait_all_tasks_blocked(0.01)
@@ -123,19 +128,23 @@ class Listener:
     failures: int
     accepts: int = 0
 
-    async def accept(self) -> trio.SocketStream:
+    def accept(self) -> tuple[socket.socket, tuple[str, int]]:
         self.accepts += 1
-        if self.accepts > self.failures:
-            await trio.sleep_forever()
-        raise OSError(24, "Too many open files")
+        raise BlockingIOError if self.accepts > self.failures else OSError(errno.EMFILE, "Too many open files")
 
 
 async def test_accept_without_descriptors_goes_on_and_the_log_says_so_once_a_minute(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def serve(stream: trio.SocketStream, place: Place) -> None:
         raise AssertionError
 
+    async def readable(sock: object) -> None:
+        await trio.lowlevel.checkpoint()
+        if listener.accepts > listener.failures:
+            await trio.sleep_forever()
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", readable)
     closed: list[int] = []
     connections = OpenConnections(ConnectionLimits(total=9, per_address=9))
     listener = Listener(failures=1000)  # a hundred seconds
@@ -244,3 +253,28 @@ def test_soft_limit_of_descriptors_is_raised_and_never_lowered(
     monkeypatch.setattr(resource, "getrlimit", lambda _: now)
     monkeypatch.setattr(resource, "setrlimit", setrlimit)
     assert descriptors.raise_descriptor_limit() == after
+
+
+@pytest.mark.parametrize("data", [b"\x16\x03\x01\x02\x00" + bytes(200), b"\0", b"\x80\xff"])
+async def test_what_is_not_http_is_told_so_before_anything_is_made_for_it(
+    data: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connect_before_serving(data) as (sock, client):
+        drain = trio.Event()
+        async with trio.open_nursery() as nursery:
+            monkeypatch.setattr(accepting.Acceptor, "_run", None)
+            nursery.start_soon(partial(serve, Serving(), [sock], drain=drain))
+            answer = await client.end_of_file()
+            drain.set()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"INVALID_HTTP" in answer
+
+
+@asynccontextmanager
+async def connect_before_serving(data: bytes) -> AsyncIterator[tuple[socket.socket, Client]]:
+    """A client that has sent its bytes before it is accepted, and the listening socket."""
+    [sock] = open_sockets(["127.0.0.1:0"])
+    with sock:
+        async with connect(sock.getsockname()[1]) as client:
+            await client.stream.send_all(data)
+            yield sock, client
