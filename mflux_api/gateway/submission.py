@@ -121,7 +121,7 @@ class Submission(Questions):
         """Return every LoRA's one name, under which it is found again after a restart, too."""
         if not loras:
             return ()
-        files = await read_in_thread(self.loras.resolve, loras, limiter=self.lora_readers)
+        files = await self.read_loras(self.loras.resolve, loras)
         return tuple(file.name for file in files)
 
     def abandon(self, job_id: str) -> None:

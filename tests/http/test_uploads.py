@@ -82,6 +82,7 @@ async def test_client_that_leaves_half_way_leaves_no_file(tmp_path: Path) -> Non
             await begin(client, "half")
             await eventually(lambda: len(files(tmp_path)) == 1)
         await eventually(lambda: files(tmp_path) == [])
+        assert await upload(api, "half") == (200, "")
 
 
 async def upload(api: Api, name: str) -> tuple[int, str]:

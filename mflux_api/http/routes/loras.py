@@ -27,7 +27,7 @@ from mflux_api.http.routes.lora_schemas import LoraList, LoraResponse
 from mflux_api.http.security.guard import caller
 from mflux_api.http.slots import Slots
 from mflux_api.storage.loras import LoraFile, Upload, checked_name
-from mflux_api.system.threads import read_in_thread, run_in_thread
+from mflux_api.system.threads import run_in_thread
 
 T = TypeVar("T")
 
@@ -71,7 +71,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get(PATH)
     async def list_loras() -> Response:
-        files = await read_in_thread(gateway.loras.all, limiter=gateway.lora_readers)
+        files = await gateway.read_loras(gateway.loras.all)
         return json_response(LoraList(loras=tuple(_response(file) for file in files)))
 
     @routes.post(PATH)
