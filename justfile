@@ -39,6 +39,7 @@ pin:
 bench:
     uv run python -m benchmarks.startup
     uv run python -m benchmarks.health_under_load
+    uv run python -m benchmarks.floods
     uv run python -m benchmarks.long_queue
     uv run python -m benchmarks.quantized_load
     uv run python -m benchmarks.low_ram

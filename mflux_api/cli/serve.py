@@ -16,6 +16,7 @@ from mflux_api.access.keys_file import read_keys
 from mflux_api.cli.audience import describe_audience
 from mflux_api.cli.exit_status import EXIT_INTERNAL
 from mflux_api.cli.signals import ReloadSignal, StopSignals
+from mflux_api.cli.tidying import give_back_memory
 from mflux_api.cli.watchdog import Watchdog
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError
@@ -149,6 +150,7 @@ async def _serve_until_signal(start: Start, repository: Repository, keys: int) -
 
     async with trio.open_nursery() as watching:
         watching.start_soon(cancel_the_start)
+        watching.start_soon(give_back_memory)
         with starting:
             async with (
                 open_service(settings, repository=repository, on_hung=start.on_hung) as service,

@@ -5,6 +5,9 @@ from contextlib import contextmanager
 
 import trio
 
+MOST_LINGERING = 64
+"""Clients that are read after their answer at one time; of more the first is left. Each costs a part of every turn."""
+
 
 class ClientTimeouts:
     """How long the connections of one server wait for a request's head, for an answer to be taken, for the end."""
@@ -15,7 +18,7 @@ class ClientTimeouts:
         self.linger_seconds = linger_seconds
         self._deadline = float("inf")
         self._scopes: set[trio.CancelScope] = set()
-        self._lingering: set[trio.CancelScope] = set()
+        self._lingering: dict[trio.CancelScope, None] = {}
 
     @contextmanager
     def shield(self) -> Iterator[trio.CancelScope]:
@@ -32,12 +35,16 @@ class ClientTimeouts:
     def linger(self) -> Iterator[None]:
         """Bound how long one client is read after its answer; `finish_by` ends that at once."""
         seconds = self.linger_seconds if self._deadline == float("inf") else 0.0
+        while len(self._lingering) >= MOST_LINGERING:
+            oldest = next(iter(self._lingering))
+            del self._lingering[oldest]
+            oldest.cancel("others have been answered since")
         with trio.move_on_after(seconds) as scope:
-            self._lingering.add(scope)
+            self._lingering[scope] = None
             try:
                 yield
             finally:
-                self._lingering.discard(scope)
+                self._lingering.pop(scope, None)
 
     def finish_by(self, deadline: float) -> None:
         """Let no send, running or to come, outlast `deadline` (in Trio's time), and end all lingering."""
