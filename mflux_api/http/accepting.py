@@ -37,8 +37,8 @@ _METHOD: Final = re.compile(rb"[A-Za-z\r\n]")
 """How a request begins. TLS and most other protocols begin otherwise."""
 
 MOST_ACCEPTED: Final = 64
-MOST_SERVED: Final = 4
-"""How many connections are accepted in one turn of the loop, and how many of them are served."""
+"""How many connections are accepted in one turn of the loop; one of them is served. Each that begins takes part in the
+next fifteen turns, and makes all of them longer."""
 
 RETRY_SECONDS: Final = 0.1
 LOG_SECONDS: Final = 60.0
@@ -75,7 +75,6 @@ class Acceptor:
         """
         while True:
             await trio.lowlevel.wait_readable(sock)
-            served = 0
             # Clients that are gone are taken from the line many at a time, or the others would wait behind them.
             for _ in range(MOST_ACCEPTED):
                 try:
@@ -92,8 +91,7 @@ class Acceptor:
                     if error.errno not in _OF_ONE_CLIENT:
                         raise
                     continue
-                served += self._welcome(client, caller_of(address[0]), nursery)
-                if served >= MOST_SERVED:
+                if self._welcome(client, caller_of(address[0]), nursery):
                     break
 
     def _welcome(self, client: socket.socket, address: str, nursery: trio.Nursery) -> bool:
