@@ -78,7 +78,7 @@ async def test_connection_that_asks_all_the_time_waits_behind_the_others_but_not
         crowd.order.clear()
         for turn in at_work:
             turn.release()
-        await wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()  # those that are woken together go on in any order
         assert crowd.order[0] == "other"
         assert "busy" in crowd.order[: BUSY_SHARE + 1]
         nursery.cancel_scope.cancel()
