@@ -34,7 +34,7 @@ T = TypeVar("T")
 PATH = "/api/v1/loras"
 
 MOST_UPLOADS = 16
-MOST_OF_CALLER = 4
+MOST_OF_CALLER = 8
 """Uploads at one time, and of one key or address. Each may take hours, at the least rate of its body."""
 
 WAIT_SECONDS = 8.0
