@@ -36,9 +36,11 @@ _OF_ONE_CLIENT: Final = (
 _METHOD: Final = re.compile(rb"[A-Za-z\r\n]")
 """How a request begins. TLS and most other protocols begin otherwise."""
 
-MOST_ACCEPTED: Final = 64
+MOST_ACCEPTED: Final = 16
 """How many connections are accepted in one turn of the loop; one of them is served. Each that begins takes part in the
 next fifteen turns, and makes all of them longer."""
+REFUSAL_COST: Final = 4
+"""As how many that are gone one counts that is refused: it is sent an answer."""
 
 RETRY_SECONDS: Final = 0.1
 LOG_SECONDS: Final = 60.0
@@ -76,7 +78,8 @@ class Acceptor:
         while True:
             await trio.lowlevel.wait_readable(sock)
             # Clients that are gone are taken from the line many at a time, or the others would wait behind them.
-            for _ in range(MOST_ACCEPTED):
+            left = MOST_ACCEPTED
+            while left > 0:
                 try:
                     client, address = sock.accept()
                 except BlockingIOError:
@@ -90,26 +93,26 @@ class Acceptor:
                         break
                     if error.errno not in _OF_ONE_CLIENT:
                         raise
+                    left -= 1
                     continue
-                if self._welcome(client, caller_of(address[0]), nursery):
-                    break
+                left -= self._welcome(client, caller_of(address[0]), nursery)
 
-    def _welcome(self, client: socket.socket, address: str, nursery: trio.Nursery) -> bool:
-        """Serve a client, refuse it, or close what it has left already; return whether it is served."""
+    def _welcome(self, client: socket.socket, address: str, nursery: trio.Nursery) -> int:
+        """Serve a client, refuse it, or close what it has left already; return the part of a turn that it costs."""
         begun = _first_byte(client)
         if begun is None:
             client.close()
-            return False
+            return 1
         not_http = begun and not _METHOD.match(begun)
         refusal = InvalidHTTP(NOT_HTTP) if not_http else self._connections.refusal(address)
         if refusal is None:
             nursery.start_soon(self._run, trio.SocketStream(trio.socket.from_stdlib_socket(client)), address)
-            return True
+            return MOST_ACCEPTED
         if not _told_and_gone(client, refusal) and self._refused < MOST_REFUSED:
             nursery.start_soon(self._read_on, trio.SocketStream(trio.socket.from_stdlib_socket(client)))
         else:
             client.close()
-        return False
+        return REFUSAL_COST
 
     async def _run(self, stream: trio.SocketStream, address: str) -> None:
         scope = trio.CancelScope()
