@@ -53,6 +53,7 @@ bench:
     uv run python -m benchmarks.health_under_load
     uv run python -m benchmarks.hostile_images
     uv run python -m benchmarks.large_bodies
+    uv run python -m benchmarks.floods
     uv run python -m benchmarks.long_queue
     uv run python -m benchmarks.quantized_load
     uv run python -m benchmarks.low_ram

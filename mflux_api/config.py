@@ -38,6 +38,10 @@ class ServerSettings:
     """What ``serve`` reports on standard error, where the command line does not say."""
     max_in_flight_mb: Positive | None = None
     """Memory for bodies and answers of all clients together; by default a thirty-second of the machine's."""
+    max_connections: Positive | None = None
+    """Connections at one time; by default what the limit of open files allows, up to 4,096."""
+    max_connections_per_address: Positive | None = None
+    """Connections of one address; by default half of all. Behind a proxy all clients have one."""
 
 
 @attrs.frozen(kw_only=True)

@@ -134,7 +134,7 @@ class MethodNotAllowed(ServiceError):
 
 
 class RequestTimeout(ServiceError):
-    """The request's body did not arrive in time."""
+    """The request's head took too long, or its body came too slowly."""
 
     code, status = "REQUEST_TIMEOUT", 408
 
@@ -181,6 +181,12 @@ class TooManyJobs(ServiceError):
     code, status, retry_after = "TOO_MANY_JOBS", 429, 5
 
 
+class TooManyConnections(ServiceError):
+    """One address, or key, has all the connections, streams or uploads open that one may have."""
+
+    code, status, retry_after = "TOO_MANY_CONNECTIONS", 429, 5
+
+
 class GenerationFailed(ServiceError):
     """The engine reported an error for this job."""
 
@@ -218,7 +224,7 @@ class QueueFull(ServiceError):
 
 
 class ServerBusy(ServiceError):
-    """Bodies and answers on their way take all their memory (`server.max_in_flight_mb`), or the decoder has a line."""
+    """All that requests share is taken: memory (`server.max_in_flight_mb`), connections, the decoder, a slow disk."""
 
     code, status, retry_after = "SERVER_BUSY", 503, 5
 

@@ -3,7 +3,6 @@
 import argparse
 import logging
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,8 +12,6 @@ from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPT
 from mflux_api.cli.standard_error import in_background, print_line
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
 from mflux_api.system.nurseries import lone_error
-
-_LOG_PAUSE_SECONDS = 10.0
 
 _COMMANDS = {
     "serve": serve.run,
@@ -82,21 +79,3 @@ def _set_up_logging(level: str) -> None:
     logging.basicConfig(
         level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
     )
-    # Where descriptors run out Trio tries to accept ten times a second, with a traceback each time.
-    logging.getLogger("trio.serve_listeners").addFilter(_NowAndThen())
-
-
-class _NowAndThen(logging.Filter):
-    """Passes a line every ten seconds, without its traceback."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._next = 0.0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.exc_info = record.exc_text = None
-        now = time.monotonic()
-        if now < self._next:
-            return False
-        self._next = now + _LOG_PAUSE_SECONDS
-        return True

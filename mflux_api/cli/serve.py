@@ -16,6 +16,7 @@ from mflux_api.access.keys_file import read_keys
 from mflux_api.cli.audience import describe_audience
 from mflux_api.cli.exit_status import EXIT_INTERNAL
 from mflux_api.cli.signals import ReloadSignal, StopSignals
+from mflux_api.cli.tidying import give_back_memory
 from mflux_api.cli.watchdog import Watchdog
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError
@@ -25,6 +26,7 @@ from mflux_api.storage.loras import LoraFiles
 from mflux_api.storage.repository import Repository
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from mflux_api.storage.state_lock import StateLock
+from mflux_api.system.descriptors import raise_descriptor_limit
 from mflux_api.system.heap import return_large_blocks
 from mflux_api.system.threads import read_in_thread
 
@@ -58,6 +60,7 @@ def run(options: argparse.Namespace) -> int:
     overrides: dict[str, dict[str, Any]] = {"server": server}
     settings = load_settings(options.config, overrides=overrides)
     _set_log_level(settings)
+    raise_descriptor_limit()
     with Watchdog(EXIT_INTERNAL) as watchdog:
         stop = StopSignals(
             on_first=partial(watchdog.arm, settings.server.drain_timeout_seconds + STUCK_SECONDS),
@@ -149,6 +152,7 @@ async def _serve_until_signal(start: Start, repository: Repository, keys: int) -
 
     async with trio.open_nursery() as watching:
         watching.start_soon(cancel_the_start)
+        watching.start_soon(give_back_memory)
         with starting:
             async with (
                 open_service(settings, repository=repository, on_hung=start.on_hung) as service,

@@ -43,9 +43,9 @@ class BytesInFlight:
         """Wait until something is given back."""
         await self._freed.wait()
 
-    def _fits(self, count: int) -> bool:
+    def _fits(self, count: int, own: int) -> bool:
         # What is larger than the limit would never get its turn otherwise.
-        return self._used + count <= self._limit or self._used == 0
+        return self._used + count <= self._limit or self._used == own
 
     def _change(self, count: int) -> None:
         self._used += count
@@ -80,7 +80,7 @@ class Reservation:
         Raises:
             ServerBusy: there is no room for it now.
         """
-        if not self._budget._fits(count):
+        if not self._budget._fits(count, self._bytes):
             raise ServerBusy(
                 "Too many large requests and answers are on their way (server.max_in_flight_mb); try again in a moment"
             )

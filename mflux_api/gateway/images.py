@@ -12,7 +12,6 @@ from mflux_api.errors import ImageGone, InternalError
 from mflux_api.gateway.questions import Questions
 from mflux_api.images.encode import ImageFormat, read_png_as_base64
 from mflux_api.jobs.job import StoredImage
-from mflux_api.system.threads import read_in_thread
 
 T = TypeVar("T")
 
@@ -49,7 +48,7 @@ class Images(Questions):
 
     async def _read(self, read: Callable[[], T]) -> T:
         try:
-            return await read_in_thread(read, limiter=self.image_readers)
+            return await self.read_images(read)
         except (FileNotFoundError, NotADirectoryError):
             raise ImageGone("The image's file was removed from the output directory") from None
         except (OSError, ValueError) as error:

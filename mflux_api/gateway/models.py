@@ -15,7 +15,6 @@ from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.protocol import Ready
 from mflux_api.errors import EngineUnavailable, ModelNotDownloaded
 from mflux_api.gateway.questions import Questions, gone_error
-from mflux_api.system.threads import read_in_thread
 
 logger = logging.getLogger(__name__)
 
@@ -139,4 +138,4 @@ class Models(Questions):
     async def model_hash(self, alias: str) -> str | None:
         """Return the short digest of a model's checkpoint; ``None`` when it is not on disk."""
         model = self.catalog.get(alias)
-        return await read_in_thread(self.checkpoints.short_hash, model, limiter=self.model_readers)
+        return await self.read_models(self.checkpoints.short_hash, model)

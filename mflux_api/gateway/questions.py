@@ -1,8 +1,8 @@
 """What every part of the gateway has: the actors' addresses, and how a question to one of them fails."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import attrs
 import trio
@@ -14,7 +14,7 @@ from mflux_api.actors.mailbox import ActorGone, ActorStopped, Address, Ask
 from mflux_api.catalog import Catalog, Model
 from mflux_api.config import Settings
 from mflux_api.engine.interface import EngineId
-from mflux_api.errors import ServiceRestarting, ShuttingDown
+from mflux_api.errors import ServerBusy, ServiceRestarting, ShuttingDown
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.system.threads import read_in_thread
@@ -25,7 +25,11 @@ RETRY_SECONDS = 0.05
 READERS = 4
 """Threads that read one disk at a time."""
 
+DISK_SECONDS = 30.0
+"""How long a disk may take for one read: a network disk may have to wake up."""
+
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 M = TypeVar("M")
 
 
@@ -62,13 +66,44 @@ class Questions:
         self.checkpoints = checkpoints
 
     async def _on_disk(self, model: Model) -> bool:
-        return await read_in_thread(self.checkpoints.folder, model, limiter=self.model_readers) is not None
+        return await self.read_models(self.checkpoints.folder, model) is not None
+
+    async def read_models(self, function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
+        """Read the disk with the models.
+
+        Raises:
+            ServerBusy: it does not answer.
+        """
+        return await _read(function, *arguments, limiter=self.model_readers, setting="models.cache_dir")
+
+    async def read_loras(self, function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
+        """Read the disk with the LoRAs.
+
+        Raises:
+            ServerBusy: it does not answer.
+        """
+        return await _read(function, *arguments, limiter=self.lora_readers, setting="lora.dirs")
+
+    async def read_images(self, function: Callable[[Unpack[Ts]], T], *arguments: *Ts) -> T:
+        """Read the disk with the images.
+
+        Raises:
+            ServerBusy: it does not answer.
+        """
+        return await _read(function, *arguments, limiter=self.image_readers, setting="generation.output_dir")
 
     async def _ask(self, address: Address[M], message: Ask[T], *, control: bool = False) -> T:
         try:
             return await address.ask(message, control=control)
         except ActorGone as gone:
             raise gone_error(gone) from None
+
+
+async def _read(function: Callable[[Unpack[Ts]], T], *arguments: *Ts, limiter: trio.CapacityLimiter, setting: str) -> T:
+    """Read a disk, with an end: one that does not answer keeps its threads, and no caller."""
+    with trio.move_on_after(DISK_SECONDS):
+        return await read_in_thread(function, *arguments, limiter=limiter)
+    raise ServerBusy(f"The disk of {setting} does not answer; check it, or try again later")
 
 
 def gone_error(gone: ActorGone) -> ServiceRestarting | ShuttingDown:

@@ -16,7 +16,6 @@ from mflux_api.jobs.lora_tags import without_tags
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import ResolvedRequest, resolve
 from mflux_api.jobs.upscaling import check_upscaling, resolve_upscaling
-from mflux_api.system.threads import read_in_thread
 
 
 class Submission(Questions):
@@ -147,7 +146,7 @@ class Submission(Questions):
         """Return every LoRA's one name, under which it is found again after a restart, too."""
         if not loras:
             return ()
-        files = await read_in_thread(self.loras.resolve, loras, limiter=self.lora_readers)
+        files = await self.read_loras(self.loras.resolve, loras)
         return tuple(file.name for file in files)
 
     def abandon(self, job_id: str) -> None:

@@ -24,7 +24,6 @@ from mflux_api.jobs.json_fields import Fields
 
 ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, Last-Event-ID, Idempotency-Key"
 EXPOSED_HEADERS = "Retry-After, X-Request-ID"
-BODY_TIMEOUT_SECONDS = 60
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -46,7 +45,6 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     app.request_class = ServiceRequest
     app.config[IN_FLIGHT] = gateway.in_flight
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
-    app.config["BODY_TIMEOUT"] = BODY_TIMEOUT_SECONDS
     # A synchronous call may take as long as its job; a client that leaves cancels it.
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.strict_slashes = False

@@ -2,9 +2,7 @@
 
 from functools import partial
 
-import trio
 from quart import request
-from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
 
 from mflux_api.errors import ServiceError
 from mflux_api.http.held import held
@@ -26,7 +24,7 @@ async def json_object(fields: Fields) -> JSONObject:
         InvalidJSON: it is not JSON, or not an object.
         InvalidParameter: a field is too large, or has too many items.
     """
-    data = await _collect()
+    data: bytes | bytearray = await request.get_data(cache=False, as_text=False, parse_form_data=False)
     if len(data) > THREAD_ABOVE_BYTES:
         read = await read_in_thread(partial(_read, data, fields), limiter=held().in_flight.parsers)
     else:
@@ -38,22 +36,7 @@ async def json_object(fields: Fields) -> JSONObject:
     return read
 
 
-async def _collect() -> bytearray:
-    """Take the body piece by piece: a copy of 64 MB in the end would hold the interpreter for 50 ms."""
-    data, most = bytearray(), request.max_content_length or MAX_BODY_BYTES
-    with trio.move_on_after(request.body_timeout or float("inf")) as scope:
-        async for piece in request.body:
-            data += piece
-            if len(data) > most:
-                raise RequestEntityTooLarge
-        # Raises what has refused it half-way.
-        await request.body
-    if scope.cancelled_caught:
-        raise RequestTimeout
-    return data
-
-
-def _read(data: bytearray, fields: Fields) -> JSONObject | ServiceError:
+def _read(data: bytes | bytearray, fields: Fields) -> JSONObject | ServiceError:
     error: ServiceError
     try:
         return read_object(data, fields)

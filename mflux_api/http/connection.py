@@ -6,15 +6,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from typing import Final, cast
 
 import trio
 from hypercorn.config import Config
-from hypercorn.events import Closed, Event, RawData
+from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import (
@@ -32,19 +32,26 @@ from quart.wrappers import Request
 from quart_trio.asgi import TrioASGIHTTPConnection
 
 from mflux_api.http.body_limits import LIMITS, BodyLimit, IgnoredBody
+from mflux_api.http.client_timeouts import ClientTimeouts
 from mflux_api.http.held import IN_FLIGHT, Held, MeteredBody, ServiceRequest
-from mflux_api.http.http1 import HTTP1
+from mflux_api.http.http1 import HTTP1, TURN
+from mflux_api.http.open_connections import Place
+from mflux_api.http.pace import Pace, PacedBody
 from mflux_api.http.request_head import RequestParser
+from mflux_api.http.turns import Turn
 from mflux_api.http.uploads import UploadBody
 
 logger = logging.getLogger("mflux_api.http")
 
 SEND_CHUNK_BYTES: Final = 64 * 1024
-"""A client is alive as long as it takes this much within `ClientTimeouts.stall_seconds`."""
+"""A client is alive as long as it takes this much within `ClientTimeouts.stall_seconds`, and keeps its pace."""
 
 LINGER_BYTES: Final = 1024 * 1024 * 1024
 LINGER_SILENCE_SECONDS: Final = 2.0
 """How much, and how long in silence, a client that goes on sending after its answer is read: see `Connection`."""
+
+RECEIVE_BYTES: Final = 64 * 1024
+"""What is taken from a socket at one time."""
 
 READ_AHEAD_BYTES: Final = 64 * 1024
 """How much of further requests is taken while one is answered; a client that leaves behind more is seen later."""
@@ -84,10 +91,12 @@ class HTTPConnection(TrioASGIHTTPConnection):
             request.body = IgnoredBody(None, None)
         elif limit.streams:
             request.body = UploadBody(request.content_length, limit.most)
-            # A large file may take its time; the body itself watches for a client that sends nothing.
-            request.body_timeout = None
         elif self._held is not None:
             request.body = MeteredBody(request.content_length, limit.most, self._held)
+        if isinstance(request.body, PacedBody):
+            request.body.turn = self.scope.get("state", {}).get(TURN)
+            # A large one may take its time; the body itself watches for a client that is too slow.
+            request.body_timeout = None
         if self._held is not None and isinstance(request, ServiceRequest):
             request.held = self._held
         return request
@@ -129,47 +138,6 @@ def _wait_for_room(receive: ASGIReceiveCallable, body: UploadBody) -> ASGIReceiv
     return receive_with_room
 
 
-class ClientTimeouts:
-    """How long the connections of one server may wait for their clients to take an answer, or to stop sending."""
-
-    def __init__(self, stall_seconds: float, linger_seconds: float) -> None:
-        self.stall_seconds = stall_seconds
-        self.linger_seconds = linger_seconds
-        self._deadline = float("inf")
-        self._scopes: set[trio.CancelScope] = set()
-        self._lingering: set[trio.CancelScope] = set()
-
-    @contextmanager
-    def shield(self) -> Iterator[trio.CancelScope]:
-        """Shield one send from cancellation, for `stall_seconds` at most and never beyond `finish_by`."""
-        deadline = min(trio.current_time() + self.stall_seconds, self._deadline)
-        with trio.CancelScope(shield=True, deadline=deadline) as scope:
-            self._scopes.add(scope)
-            try:
-                yield scope
-            finally:
-                self._scopes.discard(scope)
-
-    @contextmanager
-    def linger(self) -> Iterator[None]:
-        """Bound how long one client is read after its answer; `finish_by` ends that at once."""
-        seconds = self.linger_seconds if self._deadline == float("inf") else 0.0
-        with trio.move_on_after(seconds) as scope:
-            self._lingering.add(scope)
-            try:
-                yield
-            finally:
-                self._lingering.discard(scope)
-
-    def finish_by(self, deadline: float) -> None:
-        """Let no send, running or to come, outlast `deadline` (in Trio's time), and end all lingering."""
-        for lingering in self._lingering:
-            lingering.cancel("the server ends")
-        self._deadline = min(self._deadline, deadline)
-        for scope in self._scopes:
-            scope.deadline = min(scope.deadline, self._deadline)
-
-
 class Connection(TCPServer):
     """Hypercorn's connection, which a client that stopped reading can neither block nor keep from being cancelled.
 
@@ -185,10 +153,15 @@ class Connection(TCPServer):
         state: LifespanState,
         limit: ClientTimeouts,
         stream: trio.SocketStream,
+        place: Place,
+        turn: Turn,
     ) -> None:
         # Hypercorn's annotation names the SSL stream only; it takes either.
         super().__init__(app, config, context, state, cast("trio.SSLStream[trio.SocketStream]", stream))
         self._limit = limit
+        self._place = place
+        self._turn = turn
+        self._pace = Pace()
         self._socket_stream = stream
         self._scope = trio.CancelScope()
         self._requests = trio.CancelScope()
@@ -208,6 +181,8 @@ class Connection(TCPServer):
         if isinstance(event, Closed) and isinstance(protocol, HTTP1) and protocol.client_may_be_sending:
             await self._half_close()
             return
+        if isinstance(event, Updated):
+            (self._place.wait_for_request if event.idle else self._place.serve_request)()
         if not isinstance(event, RawData):
             await super().protocol_send(event)
             return
@@ -222,13 +197,39 @@ class Connection(TCPServer):
 
     async def _read_data(self) -> None:
         """Feed the protocol until the client's end of file, or until no handler will read what it sends."""
-        self.protocol.protocol = HTTP1(self.protocol, self._read_ahead)
+        protocol = self.protocol.protocol = HTTP1(self.protocol, self._read_ahead, self._turn)
         with self._requests:
-            await super()._read_data()
+            await self._read_requests(protocol)
         if self._requests.cancelled_caught:
             await self._linger()
         # Hypercorn would keep the socket of a client that is gone for as long as that of an idle one.
         await self.idle_task.stop()
+
+    async def _read_requests(self, protocol: HTTP1) -> None:
+        head_by, requests = math.inf, 0
+        while True:
+            data = b""
+            with trio.move_on_at(head_by) as waiting, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                data = bytes(await self._socket_stream.receive_some(RECEIVE_BYTES))
+            if waiting.cancelled_caught:
+                await protocol.refuse_slow_head()
+                continue  # into the cancellation that is its end
+            await protocol.handle(RawData(data))
+            if not data:
+                break
+            if not protocol.in_head:
+                head_by = math.inf
+            elif head_by == math.inf or protocol.keep_alive_requests > requests:
+                head_by = trio.current_time() + self._limit.head_seconds
+                # The time of an idle connection is over; the end of the server still closes it.
+                await self.idle_task.restart(self._task_group, self._close_at_the_end)
+            requests = protocol.keep_alive_requests
+        await protocol.handle(Closed())
+
+    async def _close_at_the_end(self) -> None:
+        await self.context.terminated.wait()
+        with trio.CancelScope(shield=True):
+            await self._initiate_server_close()
 
     async def _read_ahead(self, parser: RequestParser) -> None:
         """Take what comes behind a request, within a limit, until the client leaves."""
@@ -267,15 +268,21 @@ class Connection(TCPServer):
                 if not data:
                     return
                 left -= len(data)
+                # Many that send megabytes into the void would be most of what the server does.
+                await self._turn.let_others_read()
 
     async def _send(self, data: bytes) -> bool:
         """Send all of `data`; False if the client stopped taking it. The shield keeps the framing whole."""
         view = memoryview(data)
         for start in range(0, len(view), SEND_CHUNK_BYTES):
-            with self._limit.shield() as scope:
-                await self._socket_stream.send_all(view[start : start + SEND_CHUNK_BYTES])
-            if scope.cancelled_caught:
+            piece = view[start : start + SEND_CHUNK_BYTES]
+            # A stream's events have no rate: its client may have nothing to take for hours.
+            whole = len(piece) == SEND_CHUNK_BYTES
+            with self._limit.shield() as scope, self._pace.waiting() if whole else trio.CancelScope() as slow:
+                await self._socket_stream.send_all(piece)
+            if scope.cancelled_caught or slow.cancelled_caught:
                 return False
+            self._pace.moved(len(piece))
         return True
 
     async def _drop(self) -> None:

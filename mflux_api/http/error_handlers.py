@@ -12,7 +12,6 @@ from mflux_api.errors import (
     InvalidJSON,
     MethodNotAllowed,
     NotFound,
-    RequestTimeout,
     ServiceError,
     Unauthorized,
 )
@@ -63,8 +62,6 @@ def _translate(error: HTTPException) -> ServiceError:
             return NotFound("There is nothing at this path; see docs/api.md for the endpoints")
         case 405:
             return MethodNotAllowed("This path does not take this method; the Allow header names those it does")
-        case 408:
-            return RequestTimeout("The request's body did not arrive in time")
         case 413:
             limit = request.max_content_length or MAX_BODY_BYTES
             size = f"{limit // 2**20} MB" if limit >= 2**20 else f"{limit // 2**10} KB"

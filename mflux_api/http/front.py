@@ -8,7 +8,8 @@ import trio
 from mflux_api.access.access import Access
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.app import create_app
-from mflux_api.http.server import serve
+from mflux_api.http.open_connections import connection_limits
+from mflux_api.http.server import ServerOptions, serve
 from mflux_api.supervisor import Started
 
 
@@ -37,6 +38,7 @@ class HttpFront:
             create_app(self._gateway, self._access),
             self._sockets,
             drain=trio.Event(),
+            config=ServerOptions(limits=connection_limits(self._gateway.settings.server)),
             end_by=self._end_by,
             task_status=status,
         )

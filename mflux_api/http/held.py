@@ -5,11 +5,12 @@ from types import TracebackType
 from typing import cast
 
 from quart import request
-from quart_trio.wrappers.request import TrioBody, TrioRequest
+from quart_trio.wrappers.request import TrioRequest
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from mflux_api.errors import ServerBusy
 from mflux_api.gateway.bytes_in_flight import BytesInFlight
+from mflux_api.http.pace import PacedBody
 
 IN_FLIGHT = "BYTES_IN_FLIGHT"
 """Key of the app's config: the :class:`BytesInFlight` of its service."""
@@ -56,8 +57,12 @@ def held() -> Held:
     return cast("ServiceRequest", request).held
 
 
-class MeteredBody(TrioBody):
-    """A body in memory: it reserves its length before it is read, or as it grows where the length is not told."""
+class MeteredBody(PacedBody):
+    """A body in memory, which reserves what has come of it.
+
+    Where its length is told it is refused before it is read if there is no room for it. It is not reserved then: a
+    client that announces much and sends little would keep the room from all others.
+    """
 
     def __init__(self, content_length: int | None, limit: int | None, held: Held) -> None:
         super().__init__(content_length, limit)
@@ -65,6 +70,7 @@ class MeteredBody(TrioBody):
         self._arrived = 0
         if self._must_raise is None:
             self._reserve(content_length or 0)
+            held.body.release()
 
     def append(self, data: bytes) -> None:
         """Add what came; nothing is kept of a body that has no room."""
@@ -88,4 +94,6 @@ class MeteredBody(TrioBody):
         except ServerBusy as busy:
             self._must_raise = busy
             self.clear()
+            # At once: of many that grow together some are to find room.
+            self._held.body.release()
             self.set_complete()

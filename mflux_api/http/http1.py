@@ -5,18 +5,22 @@ from __future__ import annotations
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 import h11
 import trio
+from hypercorn.events import Closed
 from hypercorn.protocol.events import Body, EndBody, Event, Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
+from hypercorn.typing import ConnectionState
 
-from mflux_api.errors import InternalError, InvalidHTTP
+from mflux_api.errors import InternalError, InvalidHTTP, RequestTimeout, ServiceError
 from mflux_api.http.request_head import RequestParser
 from mflux_api.http.responses import INTERNAL_ERROR, to_json
 from mflux_api.http.schemas import ErrorBody
+from mflux_api.http.turns import Turn
 
 if TYPE_CHECKING:
     from hypercorn.protocol import ProtocolWrapper
@@ -24,14 +28,25 @@ if TYPE_CHECKING:
 NOSNIFF: Final = (b"x-content-type-options", b"nosniff")
 """In every answer: a browser takes an image for an image and JSON for JSON, whatever the bytes look like."""
 
+TURN: Final = "turn"
+"""Key of a request's ASGI state: the :class:`Turn` of its connection."""
+
+MANY_CHUNKS: Final = 16
+"""A connection whose chunks come so many at a time is one that others have to be protected from."""
+
+SMALL_ANSWER_BYTES: Final = 64 * 1024
+"""An answer up to this is sent at once, as a part of the work."""
+
+_URGENT: Final = frozenset({b"/api/v1/health", b"/livez", b"/readyz"})
+"""What tells an operator that the service lives: it is to be heard in any crowd."""
+
 _MESSAGES: Final = {
+    408: "The request's line and headers did not arrive in time; send them at once",
     431: "The request's line and headers are over 16 KB; send fewer or shorter headers",
     501: "This Transfer-Encoding is not supported; send the body with Content-Length or chunked",
 }
 _BROKEN_BODY: Final = "The request's body is broken off or badly chunked; send it again"
-_NOT_HTTP: Final = (
-    "This is not an HTTP/1.1 request that can be read; check the client, and that it does not speak HTTPS"
-)
+NOT_HTTP: Final = "This is not an HTTP/1.1 request that can be read; check the client, and that it does not speak HTTPS"
 
 
 class HTTP1(H11Protocol):
@@ -40,12 +55,15 @@ class HTTP1(H11Protocol):
     It is the only one: nothing that a client sends makes Hypercorn change to HTTP/2 or to a WebSocket.
     """
 
-    def __init__(self, wrapper: ProtocolWrapper, read_ahead: Callable[[RequestParser], Awaitable[None]]) -> None:
+    def __init__(
+        self, wrapper: ProtocolWrapper, read_ahead: Callable[[RequestParser], Awaitable[None]], turn: Turn
+    ) -> None:
         """Take the place of the wrapper's own protocol, before the first byte.
 
         Args:
             wrapper: has a protocol that has seen nothing yet.
             read_ahead: runs while a request waits for the answer to the one before, and sees the client leave.
+            turn: says when a request may be worked on.
         """
         super().__init__(
             wrapper.app,
@@ -58,9 +76,15 @@ class HTTP1(H11Protocol):
             wrapper.server,
             wrapper.send,
         )
+        self._turn = turn
         self._parser = RequestParser(self.config.h11_max_incomplete_size)
         self.connection = self._parser
         self.can_read = _Turn(partial(read_ahead, self._parser))
+
+    @property
+    def in_head(self) -> bool:
+        """Whether a part of a request's head is there, and the rest is not."""
+        return self._parser.in_head
 
     @property
     def client_may_be_sending(self) -> bool:
@@ -70,6 +94,10 @@ class HTTP1(H11Protocol):
     async def stream_send(self, event: Event) -> None:
         """Send a part of an answer."""
         if isinstance(event, Response) and event.status_code >= 200:
+            length = dict(event.headers).get(b"content-length", b"")
+            if not length.isdigit() or int(length) > SMALL_ANSWER_BYTES:
+                # What is left is to wait for the client.
+                self._turn.release()
             headers = [*event.headers, NOSNIFF]
             if self.connection.their_state is h11.SEND_BODY:
                 # The connection ends with this answer. A client that is not told would send its next request on it.
@@ -81,6 +109,7 @@ class HTTP1(H11Protocol):
         """Offer no other protocol: a client that asks for one with ``Upgrade`` is answered in HTTP/1.1."""
 
     async def _create_stream(self, request: h11.Request) -> None:
+        await self._turn.take(urgent=request.target.partition(b"?")[0] in _URGENT)
         self.stream = _Stream(
             self.app,
             self.config,
@@ -92,6 +121,7 @@ class HTTP1(H11Protocol):
             self.stream_send,
             STREAM_ID,
         )
+        self.stream.before_body = self._between_chunks
         await self.stream.handle(
             Request(
                 stream_id=STREAM_ID,
@@ -99,15 +129,30 @@ class HTTP1(H11Protocol):
                 http_version=request.http_version.decode(),
                 method=request.method.decode("ascii").upper(),
                 raw_path=request.target,
-                state=self.connection_state,
+                state=ConnectionState({TURN: self._turn}),
             )
         )
         self.keep_alive_requests += 1
         await self.context.mark_request()
 
+    async def _between_chunks(self) -> None:
+        if self._parser.joined >= MANY_CHUNKS:
+            await self._turn.let_others_read()
+
+    async def _close_stream(self) -> None:
+        self._turn.release()
+        await super()._close_stream()
+
+    async def refuse_slow_head(self) -> None:
+        """Answer a client that takes too long with a request's head, and close."""
+        self._parser.ignored = True
+        await self._send_error_response(RequestTimeout.status)
+        await self.send(Closed())
+
     async def _send_error_response(self, status_code: int) -> None:
-        known = _MESSAGES.get(status_code, _NOT_HTTP if self.stream is None else _BROKEN_BODY)
-        headers, body = _error(self._parser.problem or known, InvalidHTTP.code)
+        known = _MESSAGES.get(status_code, NOT_HTTP if self.stream is None else _BROKEN_BODY)
+        code = RequestTimeout.code if status_code == RequestTimeout.status else InvalidHTTP.code
+        headers, body = _error(self._parser.problem or known, code)
         headers += [NOSNIFF, *self.config.response_headers("h11")]
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
@@ -140,6 +185,13 @@ class _Turn:
 class _Stream(HTTPStream):
     """One request, which is answered in the contract's shape also where the app gives no answer."""
 
+    before_body: Callable[[], Awaitable[None]]
+
+    async def handle(self, event: Event) -> None:
+        if isinstance(event, Body):
+            await self.before_body()
+        await super().handle(event)
+
     async def _send_error_response(self, status_code: int) -> None:
         headers, body = _error(INTERNAL_ERROR, InternalError.code)
         await self.send(Response(stream_id=self.stream_id, headers=headers, status_code=status_code))
@@ -147,6 +199,17 @@ class _Stream(HTTPStream):
             await self.send(Body(stream_id=self.stream_id, data=body))
         await self.send(EndBody(stream_id=self.stream_id))
         self.state = ASGIHTTPState.CLOSED
+
+
+def whole_error(error: ServiceError) -> bytes:
+    """Return an answer to a client that is told of an error before it is read, and that its connection ends."""
+    headers, body = _error(error.message, error.code)
+    headers.append(NOSNIFF)
+    if error.retry_after is not None:
+        headers.append((b"retry-after", b"%d" % error.retry_after))
+    lines = [b"HTTP/1.1 %d %s" % (error.status, HTTPStatus(error.status).phrase.encode())]
+    lines += [name + b": " + value for name, value in headers]
+    return b"\r\n".join([*lines, b"", body])
 
 
 def _error(message: str, code: str) -> tuple[list[tuple[bytes, bytes]], bytes]:

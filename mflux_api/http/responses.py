@@ -78,6 +78,11 @@ def json_answer(answer: Answer) -> Response:
     return Response(_Pieces(answer), content_type="application/json", headers=headers)
 
 
+def file_answer(data: bytes, content_type: str) -> Response:
+    """Return a file that is sent in pieces."""
+    return Response(_Pieces(Answer((data,))), content_type=content_type, headers={"Content-Length": str(len(data))})
+
+
 def to_json(value: Any) -> bytes:
     """Encode an attrs object, or a tuple of them; the keys come in the order of the class, as in the docs."""
     if isinstance(value, tuple):

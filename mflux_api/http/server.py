@@ -9,7 +9,6 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import Final
 
 import attrs
@@ -21,10 +20,15 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import repr_socket_addr
 from quart_trio import QuartTrio
 
-from mflux_api.http.connection import ClientTimeouts, Connection, HTTPConnection
+from mflux_api.http.accepting import Acceptor
+from mflux_api.http.client_timeouts import ClientTimeouts
+from mflux_api.http.connection import Connection, HTTPConnection
+from mflux_api.http.open_connections import ConnectionLimits, OpenConnections, Place, connection_limits
+from mflux_api.http.turns import Turns
 from mflux_api.system.nurseries import lone_error
 
-_BACKLOG: Final = 256
+_BACKLOG: Final = 4096
+"""The system's own limit cuts it. Beyond it a client's connection is tried again a second later."""
 _LOOPBACK: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _HINTS: Final = {
     errno.EADDRINUSE: "choose another port with --port",
@@ -62,6 +66,12 @@ class ServerOptions:
     linger_seconds: float = attrs.field(default=30.0, validator=ge(0))
     """How long a client that was answered before it had sent everything (413, 401) may go on sending into the void, so
     that it gets to read the answer. It never prolongs the server's end."""
+
+    head_seconds: float = attrs.field(default=15.0, validator=gt(0))
+    """How long a client may take from the first byte of a request to the end of its head."""
+
+    limits: ConnectionLimits = attrs.field(factory=connection_limits)
+    """How many connections there may be."""
 
 
 DEFAULT_OPTIONS: Final = ServerOptions()
@@ -137,17 +147,23 @@ async def _serve(
 ) -> None:
     config = _hypercorn_config(options)
     context = WorkerContext(None)
-    limit = ClientTimeouts(options.send_stall_seconds, options.linger_seconds)
-    handler = partial(Connection, ASGIWrapper(app), config, context, {}, limit)
+    limit = ClientTimeouts(options.send_stall_seconds, options.linger_seconds, options.head_seconds)
+    turns = Turns()
+
+    async def connected(stream: trio.SocketStream, place: Place) -> None:
+        await Connection(ASGIWrapper(app), config, context, {}, limit, stream, place, turns.turn()).run()
+
+    acceptor = Acceptor(OpenConnections(options.limits), connected)
     closing = trio.Event()
     with ExitStack() as stack:
-        listeners = [_listener(sock, stack) for sock in sockets]
+        listeners = [stack.enter_context(sock.dup()) for sock in sockets]
         async with trio.open_nursery() as nursery:
             # Cancellation must reach the accepting, but not the connections: these live in a shielded task.
             connections = await nursery.start(_run_app, app, context, limit, options.graceful_seconds, end_by, closing)
             try:
                 async with trio.open_nursery() as accepting:
-                    accepting.start_soon(partial(trio.serve_listeners, handler, listeners, handler_nursery=connections))
+                    for listener in listeners:
+                        accepting.start_soon(acceptor.run, listener, connections)
                     task_status.started(urls_of(sockets))
                     await drain.wait()
                     accepting.cancel_scope.cancel("the server drains")
@@ -192,12 +208,6 @@ def _hypercorn_config(options: ServerOptions) -> Config:
     config.include_server_header = False
     config.keep_alive_timeout = options.keep_alive_seconds
     return config
-
-
-def _listener(sock: socket.socket, stack: ExitStack) -> trio.SocketListener:
-    copy = trio.socket.from_stdlib_socket(sock.dup())
-    stack.callback(copy.close)
-    return trio.SocketListener(copy)
 
 
 def _open_socket(bind: str) -> socket.socket:

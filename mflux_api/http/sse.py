@@ -4,6 +4,7 @@ Clients differ in what they survive: the keep-alive is a comment line that ends 
 event is called ``error``, and the server ends the stream after the terminal event.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from types import TracebackType
@@ -13,7 +14,7 @@ from quart import Response
 from quart.wrappers.response import ResponseBody
 
 from mflux_api.actors.messages import LogEntry
-from mflux_api.errors import ServerBusy, ServiceError
+from mflux_api.errors import ServiceError
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.http.render import Renderer
 from mflux_api.http.responses import Answer, to_json
@@ -72,10 +73,14 @@ class _Body(ResponseBody):
         self._allowed = allowed
         self._pieces: Iterator[bytes] = iter(())
         self._end: Finished | None = None
-        """The end, until there is room for its images."""
+        """The end, once it has come."""
+        self._rendered = trio.Event()
+        self._nursery = trio.open_nursery()
 
     async def __aenter__(self) -> "_Body":
         await self._stream.__aenter__()
+        # Read in a task of its own: cancelled every 15 s, a slow disk would be read from the start again and again.
+        self._tasks = await self._nursery.__aenter__()
         return self
 
     async def __aexit__(
@@ -83,7 +88,11 @@ class _Body(ResponseBody):
     ) -> None:
         # The frames of a cancelled send are a cycle: its megabytes would wait for the garbage collector.
         self._pieces, self._end = iter(()), None
-        await self._stream.__aexit__(kind, error, traceback)
+        self._tasks.cancel_scope.cancel("the stream has ended")
+        try:
+            await self._nursery.__aexit__(kind, error, traceback)
+        finally:
+            await self._stream.__aexit__(kind, error, traceback)
 
     def __aiter__(self) -> "_Body":
         return self
@@ -92,6 +101,8 @@ class _Body(ResponseBody):
         piece = next(self._pieces, None)
         if piece is not None:
             return piece
+        if self._rendered.is_set():
+            raise StopAsyncIteration
         if self._end is None:
             logged: LogEntry | None = None
             with trio.move_on_after(KEEP_ALIVE_SECONDS):
@@ -104,15 +115,16 @@ class _Body(ResponseBody):
             if not isinstance(logged.event, Finished):
                 return b"".join(_event("progress", logged.id, Answer((to_json(logged.event),))).pieces())
             self._end = logged.event
-        try:
-            answer = await self._renderer.end(
-                self._end.job, self._held, urls=self._urls, wait_seconds=KEEP_ALIVE_SECONDS
-            )
-        except ServerBusy:
-            return KEEP_ALIVE
-        end, self._end = self._end, None
+            self._tasks.start_soon(self._render, logged.event)
+        with trio.move_on_after(KEEP_ALIVE_SECONDS):
+            await self._rendered.wait()
+        return next(self._pieces, KEEP_ALIVE)
+
+    async def _render(self, end: Finished) -> None:
+        """Have the end's images in memory, however long there is no room for them, or their disk takes."""
+        answer = await self._renderer.end(end.job, self._held, urls=self._urls, wait_seconds=math.inf)
         self._pieces = _event(_NAMES[end.job.status], end.event_id, answer).pieces()
-        return next(self._pieces)
+        self._rendered.set()
 
     async def _next(self) -> LogEntry:
         try:

@@ -1,20 +1,23 @@
 """Bodies too large for memory: taken from the socket no faster than they are read, with limits of their own."""
 
 import trio
-from quart_trio.wrappers.request import TrioBody
-from werkzeug.exceptions import RequestEntityTooLarge, RequestTimeout
+from werkzeug.exceptions import RequestEntityTooLarge
 
-BUFFER_BYTES = 4 * 1024 * 1024
-STALL_SECONDS = 60.0
+from mflux_api.http.pace import PacedBody
+
+BUFFER_BYTES = 1024 * 1024
+UNREAD_BYTES = 64 * 1024
+"""What is taken of a body ahead of its reader; less while none reads, as there may be many that wait for their turn."""
 
 
-class UploadBody(TrioBody):
+class UploadBody(PacedBody):
     """A body to iterate over; the ASGI side awaits :meth:`room` before it takes more from the client."""
 
     def __init__(self, content_length: int | None, limit: int) -> None:
         super().__init__(content_length, limit)
         self._limit = limit
         self._total = 0
+        self._ahead = UNREAD_BYTES
         self._taken = trio.Event()
 
     async def __anext__(self) -> bytes:
@@ -22,12 +25,11 @@ class UploadBody(TrioBody):
 
         Raises:
             RequestEntityTooLarge: it is over the limit.
-            RequestTimeout: nothing came for a minute.
+            RequestTimeout: its client is too slow.
         """
+        self._ahead = BUFFER_BYTES
         self._taken.set()
-        with trio.move_on_after(STALL_SECONDS):
-            return await super().__anext__()
-        raise RequestTimeout
+        return await super().__anext__()
 
     def append(self, data: bytes) -> None:
         """Add what came; never more than the limit is kept."""
@@ -39,7 +41,7 @@ class UploadBody(TrioBody):
 
     async def room(self) -> None:
         """Wait until the reader has taken most of what came."""
-        while len(self._data) > BUFFER_BYTES and not self._complete.is_set():
+        while len(self._data) > self._ahead and not self._complete.is_set():
             self._taken = trio.Event()
             await self._taken.wait()
 

@@ -224,7 +224,7 @@ def test_no_descriptors_left_is_a_typed_error_until_there_are_some_again(tmp_pat
         wait_for_end(client, submit(client))
         with ExitStack() as stack:
             with descriptors_left(server, 3):
-                # Three are let in, the others wait in the backlog: no client is turned away.
+                # Three are let in; another waits in the backlog until one that asks nothing has given way.
                 clients = [
                     stack.enter_context(httpx.Client(base_url=server.url, timeout=DEADLINE_SECONDS)) for _ in range(3)
                 ]
@@ -233,15 +233,13 @@ def test_no_descriptors_left_is_a_typed_error_until_there_are_some_again(tmp_pat
                 failed = finished_by(clients[0], submit(clients[0]))
                 assert (failed["status"], failed["code"]) == ("failed", "INTERNAL_ERROR")
                 assert failed["details"] == {"reason": os.strerror(errno.EMFILE)}
-                late = stack.enter_context(httpx.Client(base_url=server.url, timeout=0.5))
-                with pytest.raises(httpx.TimeoutException):
-                    late.get("/api/v1/health")
+                assert httpx.get(f"{server.url}/api/v1/health", timeout=DEADLINE_SECONDS).status_code == 200
             assert httpx.get(f"{server.url}/api/v1/health", timeout=DEADLINE_SECONDS).json()["status"] == "healthy"
             assert finished_by(clients[0], submit(clients[0]))["status"] == "completed"
         assert not list((tmp_path / "output").rglob("*.tmp"))
         assert not any("Traceback" in line for line in server.lines)
-        # Ten seconds lie between two such lines.
-        assert 1 <= sum("accept returned EMFILE" in line for line in server.lines) <= 4
+        # A minute lies between two such lines.
+        assert sum("accept returned EMFILE" in line for line in server.lines) == 1
         assert server.stop() == 0
 
 

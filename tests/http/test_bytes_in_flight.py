@@ -15,8 +15,9 @@ import trio
 from mflux_api.config import ServerSettings
 from mflux_api.errors import ServerBusy
 from mflux_api.gateway.bytes_in_flight import BytesInFlight
-from mflux_api.http import connection, sse
+from mflux_api.http import sse
 from mflux_api.http.a1111 import generation
+from mflux_api.http.client_timeouts import ClientTimeouts
 from mflux_api.images.encode import base64_length
 from mflux_api.jobs.job import Job
 from tests.support.harness import eventually, gateway, settings
@@ -72,7 +73,7 @@ async def test_body_is_refused_before_it_is_read_when_there_is_no_room(tmp_path:
     async with _api(tmp_path) as api, AsyncExitStack() as stack:
         for _ in range(LIMIT_MB):
             client = await stack.enter_async_context(connect(api.port))
-            await _begin(client, "/api/v1/generate", MEGABYTE, b"{")
+            await _begin(client, "/api/v1/generate", MEGABYTE + 1, bytes(MEGABYTE))
         await eventually(lambda: _in_flight(api).used == LIMIT_MB * MEGABYTE)
         late = await stack.enter_async_context(connect(api.port))
         await _begin(late, "/api/v1/generate", MEGABYTE)
@@ -203,12 +204,12 @@ async def test_synchronous_call_waits_until_there_is_room_and_says_where_its_res
 async def test_client_that_stopped_reading_keeps_its_part_no_longer_than_it_is_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    limits = connection.ClientTimeouts.__init__
+    limits = ClientTimeouts.__init__
 
-    def impatient(self: connection.ClientTimeouts, stall: float, linger: float) -> None:
-        limits(self, 0.05, linger)
+    def impatient(self: ClientTimeouts, stall: float, linger: float, head: float) -> None:
+        limits(self, 0.05, linger, head)
 
-    monkeypatch.setattr(connection.ClientTimeouts, "__init__", impatient)
+    monkeypatch.setattr(ClientTimeouts, "__init__", impatient)
     async with _api(tmp_path) as api:
         job = await _large(api)
         async with _stuck_readers(api, [f"/api/v1/jobs/{job.id}", f"/api/v1/jobs/{job.id}/stream"]):

@@ -111,7 +111,15 @@ def test_unfinished_bodies_take_no_more_than_the_limit(server: Server, client: h
         for _ in range(20):
             crowd.join(head.encode(), b"x" * MEGABYTE, times=15)
         assert _grown_mb(server, before) < LIMIT_MB + SLACK_MB
-        assert crowd.statuses() == [503] * 16
+        # Four have room for all that they send; the others are told so.
+        refused = list[int]()
+        deadline = time.monotonic() + 20
+        while (left := 20 - len(refused)) > 4:
+            assert time.monotonic() < deadline, left
+            refused += crowd.statuses()
+            time.sleep(0.01)
+        assert left > 0
+        assert set(refused) == {503}
         assert client.get("/api/v1/health").json()["status"] == "healthy"
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from werkzeug.routing import Map
 
-from mflux_api.http.request_head import RequestParser
+from mflux_api.http.request_head import FREE_CHUNKS, JOINED_CHUNKS, LEAST_CHUNK_BYTES, MOST_HEADERS, RequestParser
 
 BODY = b"a\nb\r\n\r\nc\r"
 
@@ -21,12 +21,14 @@ class Request:
         self.body = b""
         self.ended = False
         self.problem: str | None = None
+        self.failed = False
         for start in range(0, len(data), piece):
             parser.receive_data(data[start : start + piece])
             try:
                 self._read(parser)
             except h11.RemoteProtocolError:
                 self.problem = parser.problem
+                self.failed = True
                 return
 
     def _read(self, parser: RequestParser) -> None:
@@ -167,3 +169,50 @@ def test_any_bytes_are_read_the_same_in_any_pieces(parts: list[bytes]) -> None:
     data = b"GET / HTTP/1.1\r\nHost: a" + b"".join(parts)
     whole, apart = Request(data, len(data)), Request(data, 1)
     assert (whole.ended, whole.problem) == (apart.ended, apart.problem)
+
+
+CHUNKED = head("Transfer-Encoding: chunked", method="POST")
+
+
+def chunks(count: int, size: int) -> bytes:
+    return b"%x\r\n%b\r\n" % (size, b"x" * size) * count
+
+
+def test_body_in_a_million_tiny_chunks_is_refused_early() -> None:
+    request = Request(CHUNKED + chunks(2 * FREE_CHUNKS, 1) + b"0\r\n\r\n", 65536)
+    assert request.problem is not None
+    assert "too small" in request.problem
+    assert len(request.body) < 1.1 * FREE_CHUNKS
+
+
+@pytest.mark.parametrize(("count", "size"), [(FREE_CHUNKS, 1), (2 * FREE_CHUNKS, LEAST_CHUNK_BYTES)])
+def test_body_in_chunks_of_a_program_that_writes_little_at_a_time_is_taken(count: int, size: int) -> None:
+    request = Request(CHUNKED + chunks(count, size) + b"0\r\n\r\n", 65536)
+    assert (request.problem, request.ended, len(request.body)) == (None, True, count * size)
+
+
+def test_chunks_that_have_come_are_few_events() -> None:
+    parser = RequestParser(16 * 1024)
+    parser.receive_data(CHUNKED + chunks(1000, 3) + b"0\r\n\r\n")
+    events = list(iter(parser.next_event, h11.NEED_DATA))
+    assert sum(len(event.data) for event in events if isinstance(event, h11.Data)) == 3000
+    assert len(events) <= 1000 // JOINED_CHUNKS + 3
+
+
+@given(
+    sizes=st.lists(st.integers(1, 200), max_size=200),
+    piece=st.integers(1, 500),
+    end=st.sampled_from([b"0\r\n\r\n", b"0\r\na: b\r\n\r\n", b"", b"x\r\n"]),
+)
+def test_joined_chunks_are_the_body_whatever_comes_behind_it(sizes: list[int], piece: int, end: bytes) -> None:
+    request = Request(CHUNKED + b"".join(chunks(1, size) for size in sizes) + end, piece)
+    assert len(request.body) == sum(sizes)
+    assert request.ended == end.startswith(b"0")
+    assert request.failed == (end == b"x\r\n")
+
+
+@pytest.mark.parametrize(("count", "taken"), [(MOST_HEADERS - 1, True), (MOST_HEADERS, False), (3000, False)])
+def test_request_with_thousands_of_headers_is_refused_before_they_are_parsed(count: int, taken: bool) -> None:
+    request = Request(head(*["a:"] * count), 65536)
+    assert (request.problem is None) == taken
+    assert taken or "over 100 headers" in str(request.problem)

@@ -6,15 +6,21 @@ import base64
 import errno
 import json
 import os
+import threading
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
+from mflux_api.config import ServerSettings
+from mflux_api.http import sse
 from mflux_api.jobs.job import StoredImage
 from mflux_api.storage.in_memory import InMemoryRepository
-from tests.support.harness import request
+from tests.support.harness import eventually, request, settings
+from tests.support.http_server import connect
 from tests.support.scripted_api import Event, scripted_api
 from tests.support.scripted_engine import Hold, Script
 
@@ -152,3 +158,59 @@ async def test_end_is_told_when_the_disk_refuses(
         monkeypatch.undo()
         # What could not be read is looked at again.
         assert json.loads((await api.stream(job.id))[-1].data)["warnings"] == []
+
+
+# --- too many, too slow ---
+
+
+async def test_stream_beyond_a_callers_share_is_refused_and_other_requests_are_not(tmp_path: Path) -> None:
+    hold = Hold()
+    changed = attrs.evolve(settings(tmp_path), server=ServerSettings(max_connections_per_address=4))
+    async with scripted_api(tmp_path, Script(at={"run": hold}), changed=changed) as api, AsyncExitStack() as stack:
+        job = await api.service.submit(request())
+        await hold.reached.wait()
+        followers = [await stack.enter_async_context(connect(api.port)) for _ in range(3)]
+        for follower in followers:
+            await follower.send(f"/api/v1/jobs/{job.id}/stream")
+            await follower.stream.receive_some(1)
+        answer = await api.http.get(f"/api/v1/jobs/{job.id}/stream")
+        assert (answer.status_code, answer.json()["code"]) == (429, "TOO_MANY_CONNECTIONS")
+        assert answer.headers["Retry-After"] == "5"
+        assert (await api.http.get(f"/api/v1/jobs/{job.id}")).status_code == 200
+        await followers[0].stream.aclose()
+        hold.release.set()
+
+        async def has_room() -> bool:
+            return (await api.raw_stream(job.id))[0] == 200
+
+        await eventually(has_room)
+        assert (await api.stream(job.id))[-1].name == "complete"
+
+
+async def test_stream_is_kept_alive_while_the_disk_with_its_images_does_not_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse, "KEEP_ALIVE_SECONDS", 0.02)
+    answers = threading.Event()
+    async with scripted_api(tmp_path) as api, connect(api.port) as client:
+        job = await api.finished()
+        read, reads = Path.stat, 0
+
+        def slow(path: Path, *arguments: object, **options: object) -> object:
+            nonlocal reads
+            if str(path) == job.images[0].path:
+                reads += 1
+                assert answers.wait(10)
+            return read(path, *arguments, **options)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(Path, "stat", slow)
+        await client.send(f"/api/v1/jobs/{job.id}/stream")
+        data = b""
+        while data.count(sse.KEEP_ALIVE) < 5:
+            data += await client.stream.receive_some()
+        assert b"event: complete" not in data
+        assert reads == 1
+        answers.set()
+        while not data.endswith(b"0\r\n\r\n"):
+            data += await client.stream.receive_some()
+        assert data.count(b"event: complete") == 1

@@ -25,7 +25,9 @@ pytestmark = pytest.mark.slow
 
 CLIENTS = 5
 SOON = 0.3
-OPTIONS = ServerOptions(keep_alive_seconds=SOON, send_stall_seconds=SOON, linger_seconds=SOON, graceful_seconds=SOON)
+OPTIONS = ServerOptions(
+    keep_alive_seconds=SOON, head_seconds=SOON, send_stall_seconds=SOON, linger_seconds=SOON, graceful_seconds=SOON
+)
 """What bounds a client that says nothing more, shorter than a real server's."""
 
 

@@ -20,17 +20,20 @@ from mflux_api.errors import (
     NotFound,
     ServerBusy,
     ShuttingDown,
+    TooManyConnections,
 )
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.dialect import ALIASES, PLAIN_FIELDS
 from mflux_api.http.body import json_object
 from mflux_api.http.held import held
+from mflux_api.http.open_connections import connection_limits
 from mflux_api.http.operations import BODY_ERRORS, SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
 from mflux_api.http.render import Renderer, job_response
-from mflux_api.http.responses import json_answer, json_response
+from mflux_api.http.responses import file_answer, json_answer, json_response
 from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, JobList, PruneRequest, PruneResponse
 from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security.guard import caller, still_allowed
+from mflux_api.http.slots import Slots
 from mflux_api.http.sse import stream_response
 from mflux_api.images.encode import MEDIA_TYPES, ImageFormat
 from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
@@ -104,7 +107,7 @@ OPERATIONS = (
         content={"text/event-stream": {"schema": {"description": "Events whose data is JSON: Progress, JobResponse"}}},
         bodiless={"204": "Last-Event-ID is the terminal event's: there is nothing more to follow"},
         also_describes=(Progress,),
-        errors=(*_JOB_ERRORS, InvalidParameter, ShuttingDown),
+        errors=(*_JOB_ERRORS, InvalidParameter, TooManyConnections, ShuttingDown),
     ),
     Operation(
         method="post",
@@ -145,6 +148,9 @@ OPERATIONS = (
 def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("jobs", __name__, url_prefix="/api/v1")
+    limits = connection_limits(gateway.settings.server)
+    # The rest is for other requests of the same client.
+    streams = Slots("event streams", total=limits.total, per_caller=max(1, limits.per_address * 3 // 4))
 
     @routes.post("/generate")
     async def generate() -> Response:
@@ -185,6 +191,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     async def stream(job_id: str) -> Response:
         last_event_id = request.headers.get("Last-Event-ID") or None
         urls, previews = _urls(), _previews()
+        held().stack.enter_context(streams.slot(caller().owner))
         events = await gateway.follow(job_id, last_event_id, previews=previews, visible=caller().sees)
         return stream_response(
             events,
@@ -222,7 +229,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             response = Response(b"", status=304)
         else:
             held().answer.grow(await gateway.image_size(job.images[index]))
-            response = Response(await gateway.image_as(job.images[index], wanted), content_type=MEDIA_TYPES[wanted])
+            response = file_answer(await gateway.image_as(job.images[index], wanted), MEDIA_TYPES[wanted])
         response.set_etag(etag)
         response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
         return response

@@ -1,27 +1,44 @@
 """``/api/v1/loras``: which LoRAs there are, and how another one gets there."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 import trio
 from quart import Blueprint, Response, request
-from quart.datastructures import FileStorage
 
 from mflux_api.access.keys import Scope
-from mflux_api.errors import BodyTooLarge, DiskFull, InternalError, InvalidParameter, RequestTimeout
+from mflux_api.errors import (
+    BodyTooLarge,
+    DiskFull,
+    InternalError,
+    InvalidParameter,
+    RequestTimeout,
+    ServerBusy,
+    TooManyConnections,
+)
 from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.multipart import read_form
 from mflux_api.http.operations import Operation, query_parameter
 from mflux_api.http.render import timestamp
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.lora_schemas import LoraList, LoraResponse
+from mflux_api.http.security.guard import caller
+from mflux_api.http.slots import Slots
 from mflux_api.storage.loras import LoraFile, Upload, checked_name
-from mflux_api.system.threads import read_in_thread, run_in_thread
+from mflux_api.system.threads import run_in_thread
 
 T = TypeVar("T")
 
 PATH = "/api/v1/loras"
-CHUNK_BYTES = 1024 * 1024
+
+MOST_UPLOADS = 16
+MOST_OF_CALLER = 8
+"""Uploads at one time, and of one key or address. Each may take hours, at the least rate of its body."""
+
+WAIT_SECONDS = 8.0
+"""How long a further upload waits, unread, for another to end."""
 
 OPERATIONS = (
     Operation(
@@ -42,7 +59,7 @@ OPERATIONS = (
             query_parameter("overwrite", {"enum": ["true", "false"]}, "Replace a file of that name"),
         ),
         upload=True,
-        errors=(InvalidParameter, BodyTooLarge, RequestTimeout, DiskFull),
+        errors=(InvalidParameter, BodyTooLarge, RequestTimeout, TooManyConnections, ServerBusy, DiskFull),
     ),
 )
 
@@ -50,11 +67,11 @@ OPERATIONS = (
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("loras", __name__)
-    uploads = trio.CapacityLimiter(2)
+    uploads = _Uploads(gateway)
 
     @routes.get(PATH)
     async def list_loras() -> Response:
-        files = await read_in_thread(gateway.loras.all, limiter=gateway.lora_readers)
+        files = await gateway.read_loras(gateway.loras.all)
         return json_response(LoraList(loras=tuple(_response(file) for file in files)))
 
     @routes.post(PATH)
@@ -64,64 +81,81 @@ def blueprint(gateway: Gateway) -> Blueprint:
         if name is not None:
             # Before the body is read: no client wants to send a gigabyte for a name that will be refused.
             checked_name(name)
-        async with uploads:
-            if request.mimetype == "multipart/form-data":
-                file = await _from_form(gateway, name, overwrite=overwrite)
-            else:
-                file = await _from_body(gateway, name, overwrite=overwrite)
+        file = await uploads.add(caller().owner, name, overwrite=overwrite)
         return json_response(_response(file))
 
     return routes
 
 
-async def _from_body(gateway: Gateway, name: str | None, *, overwrite: bool) -> LoraFile:
-    if name is None:
-        raise InvalidParameter.for_field(
-            "name",
-            "is required: POST /api/v1/loras?name=my-style with the file as the body, or a form with a 'file'",
-            limit="required",
-        )
-    with await _file_work(gateway.loras.begin) as upload:
-        async for data in request.body:
-            await _write(upload, data)
-        checked = await gateway.decoding.check_lora(upload)
-        return await _file_work(lambda: upload.publish(name, checked, overwrite=overwrite))
+class _Uploads:
+    """The uploads that go on, and the threads that write them."""
 
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+        self._slots = Slots("uploads", total=MOST_UPLOADS, per_caller=MOST_OF_CALLER)
+        self._threads = trio.CapacityLimiter(MOST_UPLOADS)
 
-async def _from_form(gateway: Gateway, name: str | None, *, overwrite: bool) -> LoraFile:
-    form, files = await request.form, await request.files
-    sent: FileStorage | None = files.get("file")
-    if sent is None:
-        raise InvalidParameter.for_field("file", "is required: a form field with the LoRA's file", limit="required")
-    chosen = name or form.get("name") or sent.filename or ""
-    checked_name(chosen)
-    with sent.stream as stream, await _file_work(gateway.loras.begin) as upload:
-        while data := await _file_work(lambda: stream.read(CHUNK_BYTES)):
-            await _write(upload, data)
-        checked = await gateway.decoding.check_lora(upload)
-        return await _file_work(lambda: upload.publish(chosen, checked, overwrite=overwrite))
+    async def add(self, caller: str, name: str | None, *, overwrite: bool) -> LoraFile:
+        """Make a LoRA of the request's body.
 
+        Raises:
+            ServiceError: it cannot be, or there are too many uploads.
+        """
+        # A client that uploads several at once gets its turn; the wait has an end, as has the upload before it.
+        await self._slots.wait(caller, WAIT_SECONDS)
+        with self._slots.slot(caller):
+            async with self._opened() as upload:
+                chosen = await self._receive(upload, name)
+                checked = await self._gateway.decoding.check_lora(upload, caller)
+                return await self._file_work(lambda: upload.publish(chosen, checked, overwrite=overwrite))
 
-async def _write(upload: Upload, data: bytes) -> None:
-    await _file_work(lambda: upload.write(data))
+    async def _receive(self, upload: Upload, name: str | None) -> str:
+        """Write what comes into the upload; return what it is to be called."""
 
+        async def write(data: bytes) -> None:
+            await self._file_work(lambda: upload.write(data))
 
-async def _file_work(function: Callable[[], T]) -> T:
-    """Run a function in a thread; what the disk refuses is an error that says so.
+        if request.mimetype != "multipart/form-data":
+            if name is None:
+                raise InvalidParameter.for_field(
+                    "name",
+                    "is required: POST /api/v1/loras?name=my-style with the file as the body, or a form with a 'file'",
+                    limit="required",
+                )
+            async for data in request.body:
+                await write(data)
+            return name
+        form = await read_form(request.body, request.mimetype_params.get("boundary", ""), write)
+        if form.file_name is None:
+            raise InvalidParameter.for_field("file", "is required: a form field with the LoRA's file", limit="required")
+        return checked_name(name or form.fields.get("name") or form.file_name)
 
-    Raises:
-        DiskFull: there is no space left.
-        InternalError: the disk refused it for another reason.
-    """
-    try:
-        return await run_in_thread(function)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull("No space left in the LoRA folder; free some and try again") from None
-        raise InternalError(
-            "The LoRA cannot be written; check that the first folder of lora.dirs is writable",
-            {"reason": error.strerror or type(error).__name__},
-        ) from None
+    @asynccontextmanager
+    async def _opened(self) -> AsyncIterator[Upload]:
+        """A file for what a client sends; what is not published is removed, by a thread: its disk may not answer."""
+        upload = await self._file_work(self._gateway.loras.begin)
+        try:
+            yield upload
+        finally:
+            with trio.CancelScope(shield=True), suppress(OSError):
+                await run_in_thread(upload.__exit__, None, None, None, limiter=self._threads)
+
+    async def _file_work(self, function: Callable[[], T]) -> T:
+        """Run a function in a thread; what the disk refuses is an error that says so.
+
+        Raises:
+            DiskFull: there is no space left.
+            InternalError: the disk refused it for another reason.
+        """
+        try:
+            return await run_in_thread(function, limiter=self._threads)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull("No space left in the LoRA folder; free some and try again") from None
+            raise InternalError(
+                "The LoRA cannot be written; check that the first folder of lora.dirs is writable",
+                {"reason": error.strerror or type(error).__name__},
+            ) from None
 
 
 def _flag(name: str) -> bool:

@@ -23,7 +23,6 @@ from mflux_api.http.operations import Operation, path_parameter
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.model_schemas import ModelConfig, ModelList, ModelResponse, ModelStatus, ModelStatusName
 from mflux_api.storage.checkpoints import CheckpointState
-from mflux_api.system.threads import read_in_thread
 
 SEQUENCE_LENGTH = 512
 EMBEDDED_SEQUENCE_LENGTH = 64
@@ -98,7 +97,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         def read() -> tuple[ModelResponse, ...]:
             return tuple(_response(model, checkpoints.state(model), default_steps) for model in gateway.catalog)
 
-        return json_response(ModelList(models=await read_in_thread(read, limiter=gateway.model_readers)))
+        return json_response(ModelList(models=await gateway.read_models(read)))
 
     @routes.get("/models/<model_id>/status")
     async def status(model_id: str) -> Response:
@@ -138,7 +137,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
     async def answer(model: Model) -> Response:
         download = await gateway.download_state(model)
         engines = await gateway.engines()
-        state = await read_in_thread(checkpoints.state, model, limiter=gateway.model_readers)
+        state = await gateway.read_models(checkpoints.state, model)
         return json_response(_status(model, engines, download, state))
 
     return routes

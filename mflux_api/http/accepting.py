@@ -1,0 +1,170 @@
+"""Accepting connections: how it goes on when descriptors run out, and what a client that finds no place is told."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from mflux_api.errors import InvalidHTTP, ServiceError
+from mflux_api.http.http1 import NOT_HTTP, whole_error
+from mflux_api.http.open_connections import OpenConnections, Place, caller_of
+
+logger = logging.getLogger("mflux_api.http")
+
+_OUT_OF: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS)
+_OF_ONE_CLIENT: Final = (
+    errno.ECONNABORTED,
+    errno.EPROTO,
+    errno.EPERM,
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.ETIMEDOUT,
+    errno.EINTR,
+)
+"""What accept(2) says of a client that is gone, or may not connect; the next one may."""
+
+_METHOD: Final = re.compile(rb"[A-Za-z\r\n]")
+"""How a request begins. TLS and most other protocols begin otherwise."""
+
+MOST_ACCEPTED: Final = 16
+"""How many connections are accepted in one turn of the loop; one of them is served. Each that begins takes part in the
+next fifteen turns, and makes all of them longer."""
+REFUSAL_COST: Final = 4
+"""As how many that are gone one counts that is refused: it is sent an answer."""
+
+RETRY_SECONDS: Final = 0.1
+LOG_SECONDS: Final = 60.0
+
+MOST_REFUSED: Final = 64
+"""Clients that are being told that there is no place for them; others beyond it are closed without a word."""
+REFUSAL_SECONDS: Final = 1.0
+REFUSAL_BYTES: Final = 64 * 1024
+"""How long, and how much, such a client is read: a close with unread bytes would take the answer away from it."""
+
+Serve = Callable[[trio.SocketStream, Place], Awaitable[None]]
+
+
+class Acceptor:
+    """Accepts for all sockets of one server."""
+
+    def __init__(self, connections: OpenConnections, serve: Serve) -> None:
+        """Take what serves a connection.
+
+        Args:
+            connections: those that are open.
+            serve: runs until the connection has ended, or until it is cancelled because it has to give way.
+        """
+        self._connections = connections
+        self._serve = serve
+        self._refused = 0
+        self._logged = -LOG_SECONDS
+
+    async def run(self, sock: socket.socket, nursery: trio.Nursery) -> None:
+        """Accept until cancelled; connections live in `nursery`.
+
+        Raises:
+            OSError: the socket does not listen.
+        """
+        while True:
+            await trio.lowlevel.wait_readable(sock)
+            # Clients that are gone are taken from the line many at a time, or the others would wait behind them.
+            left = MOST_ACCEPTED
+            while left > 0:
+                try:
+                    client, address = sock.accept()
+                except BlockingIOError:
+                    break
+                except OSError as error:
+                    if error.errno in _OUT_OF:
+                        self._log(error)
+                        # One that waits for nothing may have the descriptor that is missing.
+                        self._connections.close_oldest()
+                        await trio.sleep(RETRY_SECONDS)
+                        break
+                    if error.errno not in _OF_ONE_CLIENT:
+                        raise
+                    left -= 1
+                    continue
+                left -= self._welcome(client, caller_of(address[0]), nursery)
+
+    def _welcome(self, client: socket.socket, address: str, nursery: trio.Nursery) -> int:
+        """Serve a client, refuse it, or close what it has left already; return the part of a turn that it costs."""
+        begun = _first_byte(client)
+        if begun is None:
+            client.close()
+            return 1
+        not_http = begun and not _METHOD.match(begun)
+        refusal = InvalidHTTP(NOT_HTTP) if not_http else self._connections.refusal(address)
+        if refusal is None:
+            nursery.start_soon(self._run, trio.SocketStream(trio.socket.from_stdlib_socket(client)), address)
+            return MOST_ACCEPTED
+        if not _told_and_gone(client, refusal) and self._refused < MOST_REFUSED:
+            nursery.start_soon(self._read_on, trio.SocketStream(trio.socket.from_stdlib_socket(client)))
+        else:
+            client.close()
+        return REFUSAL_COST
+
+    async def _run(self, stream: trio.SocketStream, address: str) -> None:
+        scope = trio.CancelScope()
+        try:
+            with scope, self._connections.place(address, scope.cancel) as place:
+                await self._serve(stream, place)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _read_on(self, stream: trio.SocketStream) -> None:
+        """Read what a refused client still sends, for a while, so that it gets to read its answer."""
+        self._refused += 1
+        left = REFUSAL_BYTES
+        try:
+            with trio.move_on_after(REFUSAL_SECONDS), suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                while left > 0 and (data := await stream.receive_some(left)):
+                    left -= len(data)
+        finally:
+            self._refused -= 1
+            await trio.aclose_forcefully(stream)
+
+    def _log(self, error: OSError) -> None:
+        """Say it once a minute: it is tried ten times a second."""
+        if trio.current_time() - self._logged >= LOG_SECONDS:
+            self._logged = trio.current_time()
+            name = errno.errorcode.get(error.errno or 0, "an error")
+            logger.error(
+                "accept returned %s (%s); new clients wait: raise the limit of open files (ulimit -n)",
+                name,
+                os.strerror(error.errno or 0),
+            )
+
+
+def _first_byte(client: socket.socket) -> bytes | None:
+    """Return the first byte of what a client has sent, none where nothing has come yet; ``None`` if it is gone."""
+    client.setblocking(False)
+    try:
+        client.getpeername()  # fails where the client has reset the connection, also behind a request
+        return client.recv(1, socket.MSG_PEEK) or None
+    except BlockingIOError:
+        return b""
+    except OSError:
+        return None
+
+
+def _told_and_gone(client: socket.socket, refusal: ServiceError) -> bool:
+    """Send a refused client its answer; return whether it has gone already."""
+    try:
+        client.send(whole_error(refusal))
+        client.shutdown(socket.SHUT_WR)
+        return not client.recv(REFUSAL_BYTES) or not client.recv(1)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
