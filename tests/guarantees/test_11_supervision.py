@@ -184,7 +184,7 @@ def test_actor_that_keeps_failing_ends_the_server_with_status_70_and_one_clear_l
     ):
         job_id = submit(client, steps=100)
         wait_for(client, job_id, lambda job: job["progress"] > 0)
-        server.process.send_signal(signal.SIGUSR1)
+        server.process.send_signal(signal.SIGUSR2)
         deadline = time.monotonic() + 30
         with contextlib.suppress(httpx.TransportError):
             # An idle actor has nothing to fail at.

@@ -32,7 +32,7 @@ def environ(**fields: float | bool | str) -> dict[str, str]:
     ``stuck_drain`` blocks the loop at the end, ``dead_disk`` is a FIFO that images are saved to,
     ``blocked_store`` is when its store waits for ever ("opening", "starting"), with
     ``signal_at_start`` SIGTERM comes while the service is being opened, ``doomed`` names an actor that keeps failing
-    from SIGUSR1 on.
+    from SIGUSR2 on.
     """
     return {OPTIONS: json.dumps(fields)}
 
@@ -82,7 +82,7 @@ def _signal_at_start() -> None:
 
 
 def _doomed_when_told(name: str) -> None:
-    """From SIGUSR1 on that actor fails whenever it asks for a message."""
+    """From SIGUSR2 on that actor fails whenever it asks for a message."""
     receive = Mailbox.receive
     doomed = False
 
@@ -95,7 +95,7 @@ def _doomed_when_told(name: str) -> None:
             raise ZeroDivisionError("injected")
         return await receive(self)
 
-    signal.signal(signal.SIGUSR1, doom)
+    signal.signal(signal.SIGUSR2, doom)
     Mailbox.receive = failing  # type: ignore[method-assign]
 
 
