@@ -82,6 +82,27 @@ def test_callers_that_all_want_as_much_as_they_get_come_to_equal_shares_and_leav
     assert share_of(1, others=0) == share_of(1, others=1) == 1
 
 
+@pytest.mark.parametrize("places", [1, 2, 5, 9])
+async def test_lone_caller_may_fill_a_small_queue_to_its_last_place(tmp_path: Path, places: int) -> None:
+    hold = Hold()
+    async with scripted_service(tmp_path, Script(at={"run": hold}), max_queue=places) as service:
+        await _busy(service, hold)
+        await _submit(service, "alone", places)
+        for owner in ("alone", "other"):
+            with pytest.raises(QueueFull):
+                await _submit(service, owner)
+
+
+async def test_full_queue_is_full_also_for_a_caller_that_has_its_share(tmp_path: Path) -> None:
+    hold = Hold()
+    async with scripted_service(tmp_path, Script(at={"run": hold}), max_queue=2) as service:
+        await _busy(service, hold)
+        for owner in ("one", "other"):
+            await _submit(service, owner)
+        with pytest.raises(QueueFull):
+            await _submit(service, "one", most=1)
+
+
 async def test_share_is_what_the_setting_or_the_key_says(tmp_path: Path) -> None:
     hold = Hold()
     script = Script(at={"run": hold})
@@ -132,7 +153,7 @@ async def test_share_counts_submits_that_are_not_on_disk_yet(tmp_path: Path) -> 
 
 async def test_jobs_that_are_cancelled_or_left_or_run_are_out_of_the_share_at_once(tmp_path: Path) -> None:
     hold = Hold()
-    async with scripted_service(tmp_path, Script(at={"run": hold}), max_queue=4) as service:
+    async with scripted_service(tmp_path, Script(at={"run": hold}), max_queue=4, max_queue_per_caller=3) as service:
         await _busy(service, hold)
         first, *_ = await _submit(service, "one", 3)
         with pytest.raises(TooManyJobs):
@@ -193,7 +214,7 @@ async def test_refused_job_is_refused_before_its_images_are_decoded(
     monkeypatch.setattr(submission, "output_size", counting)
     hold = Hold()
     edit = attrs.evolve(request(), init_images=(to_base64(scene()),))
-    async with scripted_service(tmp_path, Script(at={"run": hold}), max_queue=4) as service:
+    async with scripted_service(tmp_path, Script(at={"run": hold}), max_queue=4, max_queue_per_caller=3) as service:
         await _busy(service, hold)
         await _submit(service, "one", 3)
         with pytest.raises(TooManyJobs):
@@ -220,7 +241,9 @@ async def test_init_images_of_one_caller_leave_room_for_those_of_another(tmp_pat
 
 async def test_caller_beyond_its_share_gets_429_and_another_key_is_served(tmp_path: Path) -> None:
     keys = ("the first key of this test", "the second key of this test")
-    changed = attrs.evolve(settings(tmp_path, max_queue=3), security=SecuritySettings(api_keys=keys))
+    changed = attrs.evolve(
+        settings(tmp_path, max_queue=3, max_queue_per_caller=2), security=SecuritySettings(api_keys=keys)
+    )
     hold = Hold()
     async with scripted_api(tmp_path, Script(at={"run": hold}), changed=changed) as api:
         body = {"prompt": "a lake", "model": "demo", "width": 64, "height": 64, "steps": 1}

@@ -163,14 +163,14 @@ class Admission:
         if trouble is not None and synchronous:
             # The store takes it into its memory, but could not write its start: its caller would wait in vain.
             return copy.copy(trouble)
-        too_many = self._too_many_of(owner, most_queued)
-        if too_many is not None:
-            return too_many
         if self._queue.tally.queued() >= self._settings.max_queue:
             return QueueFull(
                 f"The queue is full ({self._settings.max_queue} jobs); try again later",
                 {"max_queue": self._settings.max_queue},
             )
+        too_many = self._too_many_of(owner, most_queued)
+        if too_many is not None:
+            return too_many
         limit = self._settings.max_inputs_gb * _BASE64_BYTES_PER_GB
         if init_images and self._queue.tally.input_bytes() >= limit:
             return QueueFull(

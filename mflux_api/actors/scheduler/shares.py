@@ -1,4 +1,4 @@
-"""How much of the queue one caller may take: never all of it while others might come."""
+"""How much of the queue one caller may take: not all of it while others might come, unless it is small."""
 
 
 def share_of(whole: int, *, others: int) -> int:
@@ -10,5 +10,5 @@ def share_of(whole: int, *, others: int) -> int:
         whole: how many places there are.
         others: how many of them other callers hold.
     """
-    # Alone, as much as leaves a newcomer some room; beside others, half of what they leave.
-    return max(1, whole * 9 // 10 if not others else (whole - others) // 2)
+    # Alone, all but a tenth, rounded down: who sets 5 places means 5. Beside others, half of what they leave.
+    return max(1, whole - whole // 10 if not others else (whole - others) // 2)
