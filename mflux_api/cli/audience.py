@@ -7,6 +7,7 @@ import attrs
 
 from mflux_api.access.keys_file import MIN_LENGTH, weak_keys
 from mflux_api.config import Settings
+from mflux_api.http.security.hosts import EVERY_HOST
 
 
 @attrs.frozen
@@ -27,6 +28,10 @@ def describe_audience(settings: Settings, *, port: int, keys: int) -> list[Line]
     """
     local = is_loopback(settings.server.host)
     lines = [_network(port, local=local, keys=keys), _pages(settings.server.cors_origins, local=local, keys=keys)]
+    if EVERY_HOST in settings.security.allowed_hosts and not keys:
+        what = "security.allowed_hosts has '*' and no API key is set"
+        why = "any web page may read and manage everything after DNS rebinding; list the names that you use"
+        lines.append(Line(logging.WARNING, f"{what}: {why}"))
     weak = weak_keys(settings.security)
     if weak:
         what = f"{weak} API key(s) of security.api_keys or MFLUX_API_KEYS have less than {MIN_LENGTH} characters"

@@ -13,10 +13,15 @@ LOCAL = (logging.INFO, "who can call: this machine's programs only")
 
 
 def lines(
-    *, host: str = "0.0.0.0", origins: tuple[str, ...] = ("*",), keys: int = 0, api_keys: tuple[str, ...] = ()
+    *,
+    host: str = "0.0.0.0",
+    origins: tuple[str, ...] = ("*",),
+    keys: int = 0,
+    api_keys: tuple[str, ...] = (),
+    allowed_hosts: tuple[str, ...] = (),
 ) -> list[tuple[int, str]]:
     server = attrs.evolve(ServerSettings(), host=host, cors_origins=origins)
-    settings = Settings(server=server, security=SecuritySettings(api_keys=api_keys))
+    settings = Settings(server=server, security=SecuritySettings(api_keys=api_keys, allowed_hosts=allowed_hosts))
     return [(line.level, line.text) for line in describe_audience(settings, port=7861, keys=keys)]
 
 
@@ -54,6 +59,14 @@ def test_server_with_keys_does_not_warn() -> None:
 )
 def test_listed_pages_are_told_apart_from_all(origins: tuple[str, ...], expected: str) -> None:
     assert expected in lines(origins=origins)[1][1]
+
+
+def test_server_that_answers_to_every_host_name_without_a_key_warns_of_dns_rebinding() -> None:
+    level, text = lines(host="127.0.0.1", allowed_hosts=("*",))[-1]
+    assert level == logging.WARNING
+    assert all(word in text for word in ("security.allowed_hosts", "DNS rebinding"))
+    assert lines(host="127.0.0.1", allowed_hosts=(".example.com",)) == lines(host="127.0.0.1")
+    assert "DNS rebinding" not in str(lines(allowed_hosts=("*",), keys=1))
 
 
 def test_short_key_is_a_warning_that_names_the_setting_and_not_the_key() -> None:
