@@ -106,14 +106,14 @@ class Guard:
             scope: what the route needs.
             has_key: whether a valid key came in a header that only the page's own code sends.
         """
-        if not page.foreign:
+        # A page that is not listed cannot send a key's header: its preflight fails. Programs with a browser inside can.
+        if not page.foreign or has_key or self._origins.names(page.origin):
             return
-        named = self._origins.names(page.origin)
-        if scope is Scope.MANAGE and not named and not has_key:
+        if scope is Scope.MANAGE:
             raise _refused(
                 page, "Pages of other origins may not manage the service; list theirs by name in server.cors_origins"
             )
-        if page.origin is not None and request.method not in _SAFE_METHODS and not self._origins.every and not named:
+        if request.method not in _SAFE_METHODS and not self._origins.every:
             raise _refused(page, "This page's origin is not in server.cors_origins")
 
 

@@ -117,6 +117,27 @@ async def test_key_in_a_header_of_its_own_lets_a_foreign_page_manage_and_basic_d
         assert (await api.http.post("/api/v1/generate", headers=link)).status_code == 403
 
 
+async def test_program_with_a_key_and_an_origin_is_not_refused_where_origins_are_listed(tmp_path: Path) -> None:
+    secret = "a key of nineteen letters"
+    async with api_with(tmp_path, api_keys=(secret,), origins=("http://tool.example",)) as api:
+        for headers in (bearer(secret), {"X-API-Key": secret}):
+            for operation in OPERATIONS:
+                _, code = await ask(api, operation, {"Origin": "tauri://localhost", **headers})
+                assert code != "ORIGIN_NOT_ALLOWED", operation
+
+
+@pytest.mark.parametrize("page", [EVIL, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}])
+async def test_page_that_is_not_listed_starts_nothing_where_origins_are(tmp_path: Path, page: dict[str, str]) -> None:
+    async with api_with(tmp_path, origins=("http://tool.example",)) as api:
+        for operation in OPERATIONS:
+            if operation.method not in ("get", "head"):
+                assert await ask(api, operation, page) == (403, "ORIGIN_NOT_ALLOWED"), operation
+        for path in ("/api/v1/jobs", "/api/v1/health"):
+            answer = await api.http.get(path, headers=page)
+            # The browser keeps it from the page.
+            assert "access-control-allow-origin" not in answer.headers
+
+
 async def test_page_after_dns_rebinding_reads_nothing(tmp_path: Path) -> None:
     secret = "a key of nineteen letters"
     host = {"Host": "rebound.example:7861"}
