@@ -8,6 +8,7 @@ import attrs
 from mflux_api.access.keys_file import MIN_LENGTH, weak_keys
 from mflux_api.config import Settings
 from mflux_api.http.security.hosts import EVERY_HOST
+from mflux_api.http.security.origins import OriginRules
 
 
 @attrs.frozen
@@ -27,7 +28,12 @@ def describe_audience(settings: Settings, *, port: int, keys: int) -> list[Line]
         keys: how many keys there are.
     """
     local = is_loopback(settings.server.host)
-    lines = [_network(port, local=local, keys=keys), _pages(settings.server.cors_origins, local=local, keys=keys)]
+    origins = OriginRules(settings.server.cors_origins)
+    lines = [_network(port, local=local, keys=keys), _pages(origins, local=local, keys=keys)]
+    if origins.mistakes:
+        what = f"server.cors_origins has {len(origins.mistakes)} entry(ies) that no page has"
+        example = origins.mistakes[0][:100]
+        lines.append(Line(logging.WARNING, f"{what}, such as '{example}'; write scheme://host or scheme://host:port"))
     if EVERY_HOST in settings.security.allowed_hosts and not keys:
         what = "security.allowed_hosts has '*' and no API key is set"
         why = "any web page may read and manage everything after DNS rebinding; list the names that you use"
@@ -59,11 +65,11 @@ def _network(port: int, *, local: bool, keys: int) -> Line:
     return Line(logging.WARNING, f"who can call: {who} ({advice})")
 
 
-def _pages(origins: tuple[str, ...], *, local: bool, keys: int) -> Line:
-    named = len(set(origins) - {"*", "null"})
+def _pages(origins: OriginRules, *, local: bool, keys: int) -> Line:
+    named = len(origins.named)
     where = "on this machine" if local else "on a machine that reaches it"
     with_key = " with an API key" if keys else ""
-    if "*" in origins:
+    if origins.any_page:
         text = f"any page open {where} may generate and read{with_key}"
         text += f", and pages of {named} origin(s) may also manage" if named and not keys else ""
     elif named:

@@ -52,13 +52,20 @@ def test_server_with_keys_does_not_warn() -> None:
     ("origins", "expected"),
     [
         ((), "none but this server's own ("),
-        (("null",), "none but this server's own ("),
+        (("null",), "any page open on a machine that reaches it may generate and read ("),
         (("http://a.example",), "pages of 1 origin(s) may generate, read and manage, and no others ("),
         (("*", "http://a.example"), "may generate and read, and pages of 1 origin(s) may also manage ("),
     ],
 )
 def test_listed_pages_are_told_apart_from_all(origins: tuple[str, ...], expected: str) -> None:
     assert expected in lines(origins=origins)[1][1]
+
+
+def test_listed_origin_that_no_page_has_is_not_counted_and_is_a_warning() -> None:
+    _, pages, warning = lines(origins=("tool.example", "https://tool.example/app", "https://*.tool.example"))
+    assert "none but this server's own (" in pages[1]
+    assert warning[0] == logging.WARNING
+    assert "3 entry(ies) that no page has, such as 'https://*.tool.example'" in warning[1]
 
 
 def test_server_that_answers_to_every_host_name_without_a_key_warns_of_dns_rebinding() -> None:

@@ -113,7 +113,7 @@ class Guard:
             raise _refused(
                 page, "Pages of other origins may not manage the service; list theirs by name in server.cors_origins"
             )
-        if request.method not in _SAFE_METHODS and not self._origins.every:
+        if request.method not in _SAFE_METHODS and not self._origins.allows(page.origin):
             raise _refused(page, "This page's origin is not in server.cors_origins")
 
 

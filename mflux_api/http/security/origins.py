@@ -1,11 +1,16 @@
 """Where a web page's request comes from: this server's own page, one that the settings name, or a foreign one."""
 
+import re
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 import attrs
 
 EVERY_ORIGIN = "*"
+NULL_ORIGIN = "null"
+"""The origin of pages that have none or hide it: every page can, in a frame with ``sandbox``."""
+
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[a-z0-9._~\[\]:-]+")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _FOREIGN_SITES = frozenset({"cross-site", "same-site"})
 """Values of Sec-Fetch-Site: a page of a sibling domain is foreign, too."""
@@ -31,12 +36,26 @@ class OriginRules:
     """The origins of ``server.cors_origins``."""
 
     def __init__(self, origins: Iterable[str]) -> None:
-        self.every = EVERY_ORIGIN in origins
-        self._named = frozenset(_canonical(origin) for origin in origins if origin not in (EVERY_ORIGIN, "null"))
+        listed = frozenset(_canonical(origin) for origin in origins)
+        self.every = EVERY_ORIGIN in listed
+        self._null = NULL_ORIGIN in listed
+        self.named = frozenset(origin for origin in listed if _ORIGIN.fullmatch(origin))
+        """Those that are listed by name."""
+        self.mistakes = tuple(sorted(listed - self.named - {EVERY_ORIGIN, NULL_ORIGIN}))
+        """What is listed and no browser sends: without a scheme, with a path, with ``*`` in it."""
+
+    @property
+    def any_page(self) -> bool:
+        """Whether every page is allowed, by ``*`` or because it can be ``null``."""
+        return self.every or self._null
 
     def names(self, origin: str | None) -> bool:
         """Whether an origin is listed by name; ``null`` stands for any page, and never is."""
-        return origin is not None and _canonical(origin) in self._named
+        return origin is not None and _canonical(origin) in self.named
+
+    def allows(self, origin: str | None) -> bool:
+        """Whether pages of an origin may generate, and read the answers."""
+        return self.every or self.names(origin) or (self._null and origin == NULL_ORIGIN)
 
 
 def _same(origin: str, host: str) -> bool:
@@ -60,4 +79,7 @@ def _authority(url: str) -> tuple[str, int] | None:
 
 
 def _canonical(origin: str) -> str:
-    return origin.strip().rstrip("/").lower()
+    """Return an origin as browsers write it: lower case, no final slash, no port that is the scheme's own."""
+    plain = origin.strip().rstrip("/").lower()
+    scheme = plain.partition("://")[0]
+    return plain.removesuffix(f":{_DEFAULT_PORTS[scheme]}") if scheme in _DEFAULT_PORTS else plain

@@ -117,6 +117,18 @@ async def test_key_in_a_header_of_its_own_lets_a_foreign_page_manage_and_basic_d
         assert (await api.http.post("/api/v1/generate", headers=link)).status_code == 403
 
 
+@pytest.mark.parametrize("listed", ["https://Tool.example", "https://tool.example/", "https://tool.example:443"])
+async def test_listed_page_may_read_what_it_may_start(tmp_path: Path, listed: str) -> None:
+    page = {"Origin": "https://tool.example"}
+    async with api_with(tmp_path, origins=(listed,)) as api:
+        for answer in (
+            await api.http.post("/api/v1/models/demo/unload", headers=page),
+            await api.http.get("/api/v1/jobs", headers=page),
+        ):
+            assert answer.status_code == 200
+            assert answer.headers["access-control-allow-origin"] == page["Origin"]
+
+
 async def test_program_with_a_key_and_an_origin_is_not_refused_where_origins_are_listed(tmp_path: Path) -> None:
     secret = "a key of nineteen letters"
     async with api_with(tmp_path, api_keys=(secret,), origins=("http://tool.example",)) as api:

@@ -65,3 +65,33 @@ def test_origins_are_listed_by_name() -> None:
     assert rules.every
     assert rules.names("https://tool.example")
     assert not any(map(rules.names, ("http://tool.example", "null", "*", "https://a.tool.example", None)))
+
+
+@pytest.mark.parametrize(
+    ("listed", "sent"),
+    [
+        ("https://Tool.Example", "https://tool.example"),
+        ("https://tool.example/", "https://tool.example"),
+        ("https://tool.example:443", "https://tool.example"),
+        ("http://tool.example:80/", "http://tool.example"),
+        ("http://[FD00::1]:3000", "http://[fd00::1]:3000"),
+        ("chrome-extension://abcdef/", "chrome-extension://abcdef"),
+    ],
+)
+def test_listed_origin_is_known_as_browsers_send_it(listed: str, sent: str) -> None:
+    rules = OriginRules((listed,))
+    assert (rules.names(sent), rules.allows(sent), rules.mistakes, rules.any_page) == (True, True, (), False)
+
+
+@pytest.mark.parametrize("listed", ["tool.example", "https://tool.example/app", "https://*.tool.example", "", "*.a"])
+def test_listed_text_that_is_not_an_origin_lets_no_page_in(listed: str) -> None:
+    rules = OriginRules((listed,))
+    assert len(rules.mistakes) == 1
+    assert not any(rules.allows(origin) or rules.names(origin) for origin in (listed, "https://tool.example", "null"))
+
+
+def test_null_lets_any_page_generate_and_names_none() -> None:
+    rules = OriginRules(("null",))
+    assert (rules.allows("null"), rules.names("null"), rules.any_page) == (True, False, True)
+    assert not rules.allows(None)
+    assert not rules.allows("https://tool.example")
