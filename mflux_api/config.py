@@ -2,6 +2,7 @@
 
 import logging
 import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -228,6 +229,7 @@ def load_settings(
         _drop_retired(tree, config.name)
         _check(tree, Settings, config.name)
         _anchor_paths(tree, config.resolve().parent)
+        _warn_of_readers(tree, config)
     settings = _convert(tree, str(config.name) if config is not None else "defaults")
     for name, (section, key) in _ENVIRONMENT.items():
         value = (os.environ if environ is None else environ).get(name)
@@ -299,6 +301,18 @@ def _check(tree: Mapping[str, Any], target: type[Any], where: str, prefix: str =
                 raise ConfigError(f"{where}: '{prefix}{key}' must be an array of tables: [[{prefix}{key}]]")
             for entry in value:
                 _check(entry, get_args(hint)[0], where, f"{prefix}{key}.")
+
+
+def _warn_of_readers(tree: Mapping[str, Any], path: Path) -> None:
+    """Say when keys are kept in a file that other users can read; older configurations do, so it is no error."""
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if tree.get("security", {}).get("api_keys") and mode & (stat.S_IRGRP | stat.S_IROTH):
+        logger.warning(
+            "%s: it holds API keys, and its mode is %o, so other users can read them; run `chmod 600` on it, or use "
+            "security.keys_file",
+            path.name,
+            mode,
+        )
 
 
 _PATHS = (("models", "cache_dir"), ("generation", "output_dir"), ("jobs", "state_dir"), ("security", "keys_file"))

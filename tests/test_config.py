@@ -223,6 +223,24 @@ def test_yaml_in_capitals_is_an_error_and_a_byte_order_mark_is_not(tmp_path: Pat
     assert load_settings(tmp_path / "config.toml", environ={}).server.port == 7
 
 
+def test_keys_in_a_file_that_others_can_read_are_a_warning_without_the_key(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    secret = "a key of nineteen letters"
+    path = written(tmp_path, f'[security]\napi_keys = ["{secret}"]\n')
+    path.chmod(0o600)
+    load_settings(path, environ={})
+    assert not caplog.records
+    path.chmod(0o640)
+    assert load_settings(path, environ={}).security.api_keys == (secret,)
+    assert "config.toml: it holds API keys, and its mode is 640" in caplog.text
+    assert secret not in caplog.text
+    caplog.clear()
+    written(tmp_path, "[security]\napi_keys = []\n")
+    load_settings(path, environ={"MFLUX_API_KEYS": secret})
+    assert not caplog.records
+
+
 def test_retired_setting_is_a_warning_that_names_its_successor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
