@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,15 @@ def written(folder: Path, text: str, mode: int = 0o600) -> Path:
 
 def entry(name: str = "ana", digest: str = HASH, scopes: str = '["generate"]', more: str = "") -> str:
     return f'[[keys]]\nname = "{name}"\nhash = "{digest}"\nscopes = {scopes}\n{more}\n'
+
+
+def test_no_key_is_lost_when_several_are_made_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "keys.toml"
+    names = [f"user-{number}" for number in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(append, path, new_entry(name, new_secret(), [Scope.READ], None)) for name in names]:
+            done.result()
+    assert sorted(key.name for key in read_file(path)) == sorted(names)
 
 
 def test_new_keys_are_found_by_their_secret_alone(tmp_path: Path) -> None:
