@@ -48,6 +48,8 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     # A synchronous call may take as long as its job; a client that leaves cancels it.
     app.config["RESPONSE_TIMEOUT"] = None
     app.url_map.strict_slashes = False
+    # Doubled ones are one already; Werkzeug redirects encoded ones, to a URL that it makes from the Host header.
+    app.url_map.merge_slashes = False
     renderer = Renderer(gateway)
     for blueprint in (*sdapi.blueprints(gateway, renderer), *api_v1.blueprints(gateway, renderer)):
         app.register_blueprint(blueprint)

@@ -104,6 +104,20 @@ async def test_key_of_any_letters_is_taken_in_any_header(tmp_path: Path, headers
         assert (await api.http.get("/api/v1/jobs", headers=headers)).status_code == 200
 
 
+@pytest.mark.parametrize("path", ["/api%2F%2Fv1/jobs", "/api/v1/jobs/%2F%2Fevil.example", "/%2F%2Fevil.example/%2F"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_no_path_is_answered_with_a_redirect_that_the_host_header_decides(
+    tmp_path: Path, path: str, method: str
+) -> None:
+    async with api_with(tmp_path) as api, connect(api.port) as client:
+        head = f"{method} {path} HTTP/1.1\r\nHost: evil.local\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+        await client.stream.send_all(head.encode())
+        answer = await client.end_of_file()
+        assert answer.startswith(b"HTTP/1.1 404")
+        assert b"evil.local" not in answer
+        assert b'"code":"NOT_FOUND"' in answer
+
+
 def kept_out(answer: httpx.Response) -> bool:
     return "no-store" in answer.headers.get_list("cache-control")
 
