@@ -7,7 +7,7 @@ import attrs
 
 from mflux_api.access.keys_file import MIN_LENGTH, weak_keys
 from mflux_api.config import Settings
-from mflux_api.http.security.hosts import EVERY_HOST
+from mflux_api.http.security.hosts import HostRules
 from mflux_api.http.security.origins import OriginRules
 
 
@@ -34,7 +34,7 @@ def describe_audience(settings: Settings, *, port: int, keys: int) -> list[Line]
         what = f"server.cors_origins has {len(origins.mistakes)} entry(ies) that no page has"
         example = origins.mistakes[0][:100]
         lines.append(Line(logging.WARNING, f"{what}, such as '{example}'; write scheme://host or scheme://host:port"))
-    if EVERY_HOST in settings.security.allowed_hosts and not keys:
+    if HostRules(settings.security.allowed_hosts).every and not keys:
         what = "security.allowed_hosts has '*' and no API key is set"
         why = "any web page may read and manage everything after DNS rebinding; list the names that you use"
         lines.append(Line(logging.WARNING, f"{what}: {why}"))

@@ -68,8 +68,9 @@ def test_listed_origin_that_no_page_has_is_not_counted_and_is_a_warning() -> Non
     assert "3 entry(ies) that no page has, such as 'https://*.tool.example'" in warning[1]
 
 
-def test_server_that_answers_to_every_host_name_without_a_key_warns_of_dns_rebinding() -> None:
-    level, text = lines(host="127.0.0.1", allowed_hosts=("*",))[-1]
+@pytest.mark.parametrize("every", ["*", " * ", "https://*"])
+def test_server_that_answers_to_every_host_name_without_a_key_warns_of_dns_rebinding(every: str) -> None:
+    level, text = lines(host="127.0.0.1", allowed_hosts=(every,))[-1]
     assert level == logging.WARNING
     assert all(word in text for word in ("security.allowed_hosts", "DNS rebinding"))
     assert lines(host="127.0.0.1", allowed_hosts=(".example.com",)) == lines(host="127.0.0.1")

@@ -13,6 +13,8 @@ _MAX_TABLE = 64 * 1024
 """Characters of the table of hosts: this machine's own line is among the first; lists of blocked names are longer."""
 _DOTLESS = re.compile(r"[a-z0-9_-]+")
 
+_URL = re.compile("^https?://")
+
 # Names that no one can register, so that no page from elsewhere has them: RFC 6761, RFC 6762, RFC 8375, ICANN's
 # reservation of .internal, and .lan, which home routers use.
 _PRIVATE = (".local", ".localhost", ".internal", ".home.arpa", ".lan")
@@ -35,15 +37,16 @@ class HostRules:
 
     def __init__(self, allowed: Iterable[str], *, own: Iterable[str] = ()) -> None:
         """Take the names of the settings (``.example.com`` has its subdomains with it) and this machine's own."""
-        names = [_canonical(name) for name in (*allowed, *own) if name]
-        self._every = EVERY_HOST in names
+        names = [name for name in map(_canonical, (*allowed, *own)) if name]
+        self.every = EVERY_HOST in names
+        """Whether every name is answered."""
         self._exact = frozenset(name.removeprefix(".") for name in names)
         self._suffixes = tuple(name for name in names if name.startswith("."))
 
     def allow(self, host: str) -> bool:
         """Whether a Host header is answered."""
         name = name_in(host)
-        if self._every:
+        if self.every:
             return True
         if not name or name.startswith("."):
             return False
@@ -77,8 +80,17 @@ def _is_address(name: str) -> bool:
 
 
 def _canonical(name: str) -> str:
-    """Return a name of the settings as Host headers have it: international names in their ASCII form."""
-    plain = name.strip().lower().removeprefix("*") or EVERY_HOST
+    """Return a name of the settings as Host headers have it: international names in their ASCII form.
+
+    What has no reading is returned as an empty string, which is no host.
+    """
+    # Some write the whole URL.
+    plain = _URL.sub("", name.strip().lower()).rstrip("/")
+    if plain == EVERY_HOST:
+        return plain
+    plain = plain.removeprefix("*")
+    if EVERY_HOST in plain:
+        return ""
     plain = name_in(plain) if plain.count(":") == 1 or plain.startswith("[") else plain.removesuffix(".")
     try:
         dot = "." if plain.startswith(".") else ""
