@@ -112,7 +112,8 @@ async def test_share_is_what_the_setting_or_the_key_says(tmp_path: Path) -> None
         with pytest.raises(TooManyJobs):
             await _submit(service, "one")
         await _submit(service, "one", most=3)
-        with pytest.raises(TooManyJobs) as caught:
+        await _submit(service, "other")
+        with pytest.raises(TooManyJobs, match=r"may have 3; wait") as caught:
             await _submit(service, "one", most=3)
         assert caught.value.details == {"queued": 3, "limit": 3}
 

@@ -184,15 +184,15 @@ class Admission:
         """Return the error for a caller that has as many jobs waiting as it may, though the queue has room."""
         queued = self._queue.tally.queued_of(owner)
         others = self._queue.tally.queued() - queued
-        limit = most_queued or self._settings.max_queue_per_caller
+        limit, beside = most_queued or self._settings.max_queue_per_caller, ""
         if limit is None:
             if not owner:
                 # The program that embeds the service decides about its own callers.
                 return None
             limit = share_of(self._settings.max_queue, others=others)
+            beside = ", while other callers wait" if others else ""
         if queued < limit or limit >= self._settings.max_queue:
             return None
-        beside = ", while other callers wait" if others else ""
         return TooManyJobs(
             f"You have {queued} job(s) waiting and may have {limit}{beside}; wait until some have run, or cancel some",
             {"queued": queued, "limit": limit},
