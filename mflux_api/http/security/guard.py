@@ -106,13 +106,13 @@ class Guard:
             scope: what the route needs.
             has_key: whether a valid key came in a header that only the page's own code sends.
         """
-        # A page that is not listed cannot send a key's header: its preflight fails. Programs with a browser inside can.
-        if not page.foreign or has_key or self._origins.names(page.origin):
+        if not page.foreign or self._origins.names(page.origin):
             return
-        if scope is Scope.MANAGE:
+        if scope is Scope.MANAGE and not has_key:
             raise _refused(
                 page, "Pages of other origins may not manage the service; list theirs by name in server.cors_origins"
             )
+        # Who lists pages means these, whatever key the others have.
         if request.method not in _SAFE_METHODS and not self._origins.allows(page.origin):
             raise _refused(page, "This page's origin is not in server.cors_origins")
 
