@@ -108,7 +108,10 @@ class Guard:
         """
         if not page.foreign or self._origins.names(page.origin):
             return
-        if scope is Scope.MANAGE and not has_key:
+        if scope is Scope.MANAGE:
+            if has_key:
+                # A program, such as an application that has an origin; a page that is not listed sees no answer.
+                return
             raise _refused(
                 page, "Pages of other origins may not manage the service; list theirs by name in server.cors_origins"
             )
