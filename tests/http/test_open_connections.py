@@ -23,7 +23,7 @@ from trio.testing import MockClock
 from mflux_api.config import ServerSettings
 from mflux_api.errors import ServerBusy, TooManyConnections
 from mflux_api.http import accepting
-from mflux_api.http.open_connections import ConnectionLimits, OpenConnections, Place, caller_of, connection_limits
+from mflux_api.http.open_connections import ConnectionLimits, OpenConnections, Place, connection_limits
 from mflux_api.http.server import ServerOptions, open_sockets, serve
 from mflux_api.system import descriptors
 from tests.support.http_server import DEADLINE_SECONDS, App, Client, connect, serving
@@ -197,21 +197,6 @@ def test_limits_hold_whatever_clients_do(steps: list[tuple[str, str, int]]) -> N
                     busy.discard(place)
             assert len(connections) == sum(place.open for place in open_now) <= 6
     assert len(connections) == 0
-
-
-@pytest.mark.parametrize(
-    ("host", "expected"),
-    [
-        ("192.0.2.7", "192.0.2.7"),
-        ("::ffff:192.0.2.7", "192.0.2.7"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("<local>", "<local>"),
-    ],
-)
-def test_network_of_one_ipv6_client_is_one_address(host: str, expected: str) -> None:
-    assert caller_of(host) == expected
 
 
 def test_limits_follow_the_open_files_unless_they_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
