@@ -186,14 +186,28 @@ def order(caller: str = "", *, urgent: bool = False) -> m.Decode:
 async def test_line_is_bounded_and_callers_take_turns_behind_running_jobs() -> None:
     line = WaitingLine(5)
     flood, other, job = [order("a") for _ in range(5)], order("b"), order(urgent=True)
-    assert all(map(line.put, flood))
-    assert not line.put(other)
+    for each in flood:
+        assert line.put(each) is None
+    further = order("a")
+    assert line.put(further) is further
     with trio.move_on_after(0):
         # As an asker does that leaves.
         await flood[4].reply.receive("decoder")
-    assert line.put(other), "one of those in it was not wanted any more"
-    assert line.put(job)
+    assert line.put(other) is None, "one of those in it was not wanted any more"
+    assert line.put(job) is None
     assert [await line.take() for _ in range(6)] == [job, flood[0], other, *flood[1:4]]
+
+
+async def test_caller_who_fills_the_line_keeps_no_other_out() -> None:
+    line = WaitingLine(4)
+    flood, others = [order("a") for _ in range(4)], [order("b"), order("c"), order("d")]
+    for each in flood:
+        line.put(each)
+    # Its own last ones give way, until it has no more than each other.
+    assert [line.put(each) for each in others] == flood[:0:-1]
+    fifth = order("e")
+    assert line.put(fifth) is fifth
+    assert [await line.take() for _ in range(4)] == [flood[0], *others]
 
 
 async def test_full_line_turns_away_and_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
