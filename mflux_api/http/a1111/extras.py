@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager, contextmanager
 import attrs
 from quart import Blueprint, Response
 
-from mflux_api.access.keys import Scope
+from mflux_api.access.keys import Caller, Scope
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter, JobCancelled, QueueFull, ShuttingDown
 from mflux_api.gateway.gateway import Gateway
@@ -75,23 +75,21 @@ _SINGLE, _BATCH = Fields.of(ExtraSingleImage), Fields.of(ExtraBatchImages)
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
-    service = Extras(
-        gateway,
-        lambda: caller().owner,
-        lambda: caller().most_queued,
-        metadata=gateway.settings.generation.metadata,
-    )
+    service = Extras(gateway, caller, metadata=gateway.settings.generation.metadata)
 
     @routes.post("/extra-single-image")
     async def single() -> Response:
-        options = convert((await json_object(_SINGLE)).values, ExtraSingleImage, strict=False)
-        (image,), info = await service.upscale(options, [options.image], "image")
+        read = await json_object(_SINGLE)
+        options = convert(read.values, ExtraSingleImage, strict=False)
+        (image,), info = await service.upscale(options, [options.image], "image", read.warnings)
         return await answer(ExtraSingleResponse(html_info=info, image=image))
 
     @routes.post("/extra-batch-images")
     async def batch() -> Response:
-        options = convert((await json_object(_BATCH)).values, ExtraBatchImages, strict=False)
-        images, info = await service.upscale(options, [file.data for file in options.imageList], "imageList")
+        read = await json_object(_BATCH)
+        options = convert(read.values, ExtraBatchImages, strict=False)
+        texts = [file.data for file in options.imageList]
+        images, info = await service.upscale(options, texts, "imageList", read.warnings)
         return await answer(ExtraBatchResponse(html_info=info, images=tuple(images)))
 
     async def answer(value: ExtraSingleResponse | ExtraBatchResponse) -> Response:
@@ -130,31 +128,33 @@ class Layer:
 class Extras:
     """Upscales the images of a call; what a model makes of one is a job like any other."""
 
-    def __init__(
-        self,
-        gateway: Gateway,
-        owner: Callable[[], str],
-        most_queued: Callable[[], int | None] = lambda: None,
-        *,
-        metadata: bool = True,
-    ) -> None:
+    def __init__(self, gateway: Gateway, caller: Callable[[], Caller], *, metadata: bool = True) -> None:
+        """Take what the calls need.
+
+        Args:
+            gateway: the way to the actors.
+            caller: returns who sends the current call.
+            metadata: whether an image says how it was made.
+        """
         self._gateway = gateway
-        self._owner = owner
+        self._caller = caller
         self._metadata = metadata
-        self._most_queued = most_queued
         self._plain_calls = 0
 
     def upscalers(self) -> tuple[Upscaler, ...]:
         """Return all upscalers, the plain ones first."""
         return (*PLAIN, *(model for model in self._gateway.catalog if model.upscales))
 
-    async def upscale(self, options: ExtrasOptions, texts: Sequence[str], field: str) -> tuple[list[str], str]:
+    async def upscale(
+        self, options: ExtrasOptions, texts: Sequence[str], field: str, warnings: tuple[str, ...] = ()
+    ) -> tuple[list[str], str]:
         """Return the upscaled images as base64 PNG, and what was done as HTML.
 
         Args:
             options: how they are upscaled.
             texts: the images, as base64 or data URLs.
             field: what the client calls them, for errors.
+            warnings: about what was asked for and is not done; the jobs keep them.
 
         Raises:
             InvalidParameter: an upscaler is unknown, or one of the images cannot be used or upscaled.
@@ -168,7 +168,7 @@ class Extras:
         options = attrs.evolve(options, upscaler_1=_name(first), upscaler_2=_name(second))
         upscalers = (first, second) if options.blends else (first,)
         if any(isinstance(upscaler, Model) for upscaler in upscalers):
-            return await self._upscale(options, upscalers, texts, field)
+            return await self._upscale(options, upscalers, texts, field, warnings)
         if (await self._gateway.status()).draining:
             raise ShuttingDown("The service is shutting down; try again in a moment")
         with self._plain_call():
@@ -186,22 +186,34 @@ class Extras:
             self._plain_calls -= 1
 
     async def _upscale(
-        self, options: ExtrasOptions, upscalers: Sequence[Upscaler], texts: Sequence[str], field: str
+        self,
+        options: ExtrasOptions,
+        upscalers: Sequence[Upscaler],
+        texts: Sequence[str],
+        field: str,
+        warnings: tuple[str, ...] = (),
     ) -> tuple[list[str], str]:
         # Every image is checked before the first is upscaled.
-        checked = await self._gateway.decoding.check_images(texts, field=field, reference=False, caller=self._owner())
+        checked = await self._gateway.decoding.check_images(
+            texts, field=field, reference=False, caller=self._caller().owner
+        )
         sources = [Source(text, index, field) for index, text in enumerate(checked.texts)]
         plans = [make_plan(options, *size, field=field) for size in checked.sizes]
         _check_batch(plans, field)
         images = list[str]()
-        async with self._run(options, upscalers, sources, plans) as layers_of:
+        async with self._run(options, upscalers, sources, plans, warnings) as layers_of:
             for source, plan, layers in zip(sources, plans, layers_of, strict=True):
                 images.append(await self._compose(options, plan, source, layers))
         return images, f"<p>{html.escape(_describe(options, plans[0], layers_of[0]))}</p>"
 
     @asynccontextmanager
     async def _run(
-        self, options: ExtrasOptions, upscalers: Sequence[Upscaler], sources: Sequence[Source], plans: Sequence[Plan]
+        self,
+        options: ExtrasOptions,
+        upscalers: Sequence[Upscaler],
+        sources: Sequence[Source],
+        plans: Sequence[Plan],
+        warnings: tuple[str, ...],
     ) -> AsyncIterator[list[list[Layer]]]:
         """Run the models' jobs and yield the layers of each image."""
         requests = {
@@ -210,8 +222,9 @@ class Extras:
             for place, upscaler in enumerate(upscalers)
             if isinstance(upscaler, Model)
         }
+        who = self._caller()
         async with run_jobs(
-            self._gateway, list(requests.values()), owner=self._owner(), most_queued=self._most_queued()
+            self._gateway, list(requests.values()), owner=who.owner, most_queued=who.most_queued, warnings=warnings
         ) as ran:
             jobs = {place: each.job for place, each in zip(requests, ran, strict=True)}
             yield [
@@ -231,7 +244,7 @@ class Extras:
             done=_describe(options, plan, layers),
             metadata=self._metadata,
         )
-        return await self._gateway.decoding.compose_extras(order, source.text, pngs, self._owner())
+        return await self._gateway.decoding.compose_extras(order, source.text, pngs, self._caller().owner)
 
     async def _png(self, job: Job) -> bytes:
         """Return what a layer's job left."""

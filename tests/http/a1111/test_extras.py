@@ -9,6 +9,8 @@ import trio
 import trio.testing
 from PIL import Image
 
+from mflux_api.access.keys import Caller, Key
+from mflux_api.access.visibility import ALL_JOBS
 from mflux_api.actors import messages as m
 from mflux_api.actors.decoding import Decoding
 from mflux_api.catalog import BUILT_IN, Catalog
@@ -22,6 +24,7 @@ from mflux_api.jobs.request import GenerateRequest
 from tests.support.local_decoding import LOCAL, do
 from tests.support.sample_images import scene, to_base64, to_image
 
+CALLER = Caller(owner="", sees=ALL_JOBS)
 SOURCE = to_base64(scene((48, 32)))
 PLAIN = ExtrasOptions(upscaler_1="Lanczos")
 
@@ -45,7 +48,7 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> Non
         await gate.wait()
         return await do(message)
 
-    service = Extras(cast("Gateway", Idle(decoding=Decoding(wait_and_do))), lambda: "")
+    service = Extras(cast("Gateway", Idle(decoding=Decoding(wait_and_do))), lambda: CALLER)
     images: list[str] = []
 
     async def upscale() -> None:
@@ -65,7 +68,7 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> Non
 
 async def test_draining_service_takes_no_calls() -> None:
     with pytest.raises(ShuttingDown):
-        await Extras(cast("Gateway", Idle(draining=True)), lambda: "").upscale(PLAIN, [SOURCE], "image")
+        await Extras(cast("Gateway", Idle(draining=True)), lambda: CALLER).upscale(PLAIN, [SOURCE], "image")
 
 
 @attrs.define
@@ -74,10 +77,12 @@ class Numbering(Idle):
 
     submitted: list[GenerateRequest] = attrs.field(factory=list)
     read: list[int] = attrs.field(factory=list)
+    others: list[dict[str, object]] = attrs.field(factory=list)
 
-    async def submit(self, request: GenerateRequest, *, synchronous: bool, **_: object) -> SimpleNamespace:
+    async def submit(self, request: GenerateRequest, *, synchronous: bool, **others: object) -> SimpleNamespace:
         assert synchronous
         self.submitted.append(request)
+        self.others.append(others)
         return SimpleNamespace(job=SimpleNamespace(id=len(self.submitted)))
 
     async def awaited_end(self, job_id: int) -> SimpleNamespace:
@@ -107,6 +112,14 @@ async def test_each_result_is_made_of_its_own_jobs(
 ) -> None:
     options = ExtrasOptions(upscaler_1=first, upscaler_2=second, extras_upscaler_2_visibility=visibility, seed=7)
     grey = to_base64(Image.new("RGB", (48, 32), (200, 200, 200)))
-    images, done = await Extras(cast("Gateway", Numbering()), lambda: "").upscale(options, [grey] * 3, "imageList")
+    images, done = await Extras(cast("Gateway", Numbering()), lambda: CALLER).upscale(options, [grey] * 3, "imageList")
     assert [set(to_image(image).tobytes()) for image in images] == [{level} for level in levels]
     assert "Seed: 7" in done
+
+
+async def test_jobs_of_a_call_are_its_callers_and_keep_its_warnings() -> None:
+    key = Key(name="ana", digest=b"", max_jobs=3)
+    gateway = Numbering()
+    service = Extras(cast("Gateway", gateway), lambda: Caller(owner=key.owner, sees=ALL_JOBS, key=key))
+    await service.upscale(ExtrasOptions(upscaler_1="seedvr2"), [SOURCE], "image", ("a field is not known",))
+    assert gateway.others == [{"owner": "key ana", "most_queued": 3, "warnings": ("a field is not known",)}]
