@@ -56,8 +56,8 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     scopes = route_scopes(openapi.OPERATIONS)
     scopes.check(app.url_map)
     hosts = HostRules(settings.security.allowed_hosts, own=(settings.server.host, *own_names()))
-    origins = settings.server.cors_origins
-    install(app, Guard(access or Access(settings.security), hosts, OriginRules(origins), scopes))
+    origins = OriginRules(settings.server.cors_origins)
+    install(app, Guard(access or Access(settings.security), hosts, origins, scopes))
     app.config[LIMITS] = _body_limits(app, settings.lora.max_upload_mb * 2**20)
     _refuse_large_bodies(app)
     early_refusal.install(app, gateway)
@@ -97,16 +97,16 @@ def _identify(app: QuartTrio) -> None:
         return response
 
 
-def _allow_origins(app: QuartTrio, origins: tuple[str, ...]) -> None:
+def _allow_origins(app: QuartTrio, origins: OriginRules) -> None:
     @app.after_request
     async def add_headers(response: Response) -> Response:
         origin = request.headers.get("Origin")
-        if "*" in origins:
+        if origins.every:
             response.headers["Access-Control-Allow-Origin"] = "*"
         else:
             # Also for other origins and none: a cache must not give their answer to a page that may read it.
             response.headers.add("Vary", "Origin")
-            if origin not in origins:
+            if origin is None or not origins.names(origin):
                 return response
             response.headers["Access-Control-Allow-Origin"] = origin
         response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
