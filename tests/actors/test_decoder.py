@@ -106,6 +106,16 @@ async def test_child_that_was_killed_at_rest_costs_no_order() -> None:
         assert await asker.check("two") != pid
 
 
+@pytest.mark.parametrize(("limit", "most"), [("MAX_ORDERS", 2), ("KEPT_BYTES", 0)])
+async def test_child_that_has_done_much_or_keeps_much_is_replaced_between_two_orders(
+    limit: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_module, limit, most)
+    async with running() as asker:
+        pids = [await asker.check("sound") for _ in range(4)]
+    assert len(set(pids)) == 4 // max(1, most)
+
+
 async def test_child_that_does_not_start_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_module, "RETRY_SECONDS", 0.0)
     async with running(DecoderOptions(command=("/bin/false",))) as asker:
