@@ -3,6 +3,7 @@
 import html
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from typing import Any
 
 import attrs
 from quart import Blueprint, Response
@@ -23,7 +24,8 @@ from mflux_api.http.a1111.sdapi_schemas import (
 from mflux_api.http.body import json_object
 from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
-from mflux_api.http.responses import Answer, in_thread, json_answer, json_response
+from mflux_api.http.render import with_images
+from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import run_jobs
 from mflux_api.images.child.protocol import ComposeExtras
@@ -35,6 +37,9 @@ from mflux_api.jobs.upscaling import DEFAULT_FACTOR
 
 Upscaler = Model | str
 """A model, or one of :data:`~mflux_api.http.a1111.extras_plan.PLAIN`."""
+
+Pieces = tuple[bytes, ...]
+"""A finished image as base64."""
 
 MAX_PLAIN_CALLS = 8
 """Calls without jobs at one time: a call holds its body and its results, up to some hundred megabytes."""
@@ -82,7 +87,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         read = await json_object(_SINGLE)
         options = convert(read.values, ExtraSingleImage, strict=False)
         (image,), info = await service.upscale(options, [options.image], "image", read.warnings)
-        return await answer(ExtraSingleResponse(html_info=info, image=image))
+        return answer(lambda marks: ExtraSingleResponse(html_info=info, image=marks[0]), [image])
 
     @routes.post("/extra-batch-images")
     async def batch() -> Response:
@@ -90,12 +95,12 @@ def blueprint(gateway: Gateway) -> Blueprint:
         options = convert(read.values, ExtraBatchImages, strict=False)
         texts = [file.data for file in options.imageList]
         images, info = await service.upscale(options, texts, "imageList", read.warnings)
-        return await answer(ExtraBatchResponse(html_info=info, images=tuple(images)))
+        return answer(lambda marks: ExtraBatchResponse(html_info=info, images=tuple(marks)), images)
 
-    async def answer(value: ExtraSingleResponse | ExtraBatchResponse) -> Response:
-        data = await in_thread(value)
-        held().answer.grow_anyway(len(data))
-        return json_answer(Answer((data,)))
+    def answer(build: Callable[[Sequence[str]], Any], images: Sequence[Pieces]) -> Response:
+        whole = with_images(build, images)
+        held().answer.grow_anyway(whole.size)
+        return json_answer(whole)
 
     @routes.get("/upscalers")
     async def upscalers() -> Response:
@@ -147,8 +152,8 @@ class Extras:
 
     async def upscale(
         self, options: ExtrasOptions, texts: Sequence[str], field: str, warnings: tuple[str, ...] = ()
-    ) -> tuple[list[str], str]:
-        """Return the upscaled images as base64 PNG, and what was done as HTML.
+    ) -> tuple[list[Pieces], str]:
+        """Return the upscaled images as base64 PNG in pieces, and what was done as HTML.
 
         Args:
             options: how they are upscaled.
@@ -192,7 +197,7 @@ class Extras:
         texts: Sequence[str],
         field: str,
         warnings: tuple[str, ...] = (),
-    ) -> tuple[list[str], str]:
+    ) -> tuple[list[Pieces], str]:
         # Every image is checked before the first is upscaled.
         checked = await self._gateway.decoding.check_images(
             texts, field=field, reference=False, caller=self._caller().owner
@@ -200,7 +205,7 @@ class Extras:
         sources = [Source(text, index, field) for index, text in enumerate(checked.texts)]
         plans = [make_plan(options, *size, field=field) for size in checked.sizes]
         _check_batch(plans, field)
-        images = list[str]()
+        images = list[Pieces]()
         async with self._run(options, upscalers, sources, plans, warnings) as layers_of:
             for source, plan, layers in zip(sources, plans, layers_of, strict=True):
                 images.append(await self._compose(options, plan, source, layers))
@@ -232,7 +237,7 @@ class Extras:
                 for source in sources
             ]
 
-    async def _compose(self, options: ExtrasOptions, plan: Plan, source: Source, layers: Sequence[Layer]) -> str:
+    async def _compose(self, options: ExtrasOptions, plan: Plan, source: Source, layers: Sequence[Layer]) -> Pieces:
         pngs = [await self._png(layer.job) for layer in layers if layer.job is not None]
         order = ComposeExtras(
             field=source.field,

@@ -1,9 +1,11 @@
 """A1111's extras: what bounds those that need no model, and which job's image goes into which result."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
 import attrs
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -16,13 +18,14 @@ from mflux_api.actors.decoding import Decoding
 from mflux_api.catalog import BUILT_IN, Catalog
 from mflux_api.errors import QueueFull, ShuttingDown
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111.extras import MAX_PLAIN_CALLS, Extras
+from mflux_api.http.a1111.extras import MAX_PLAIN_CALLS, Extras, Pieces
 from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
 from mflux_api.images.child.client import Decoded
 from mflux_api.images.png import encode_png
 from mflux_api.jobs.request import GenerateRequest
 from tests.support.local_decoding import LOCAL, do
 from tests.support.sample_images import scene, to_base64, to_image
+from tests.support.scripted_api import scripted_api
 
 CALLER = Caller(owner="", sees=ALL_JOBS)
 SOURCE = to_base64(scene((48, 32)))
@@ -49,7 +52,7 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> Non
         return await do(message)
 
     service = Extras(cast("Gateway", Idle(decoding=Decoding(wait_and_do))), lambda: CALLER)
-    images: list[str] = []
+    images: list[Pieces] = []
 
     async def upscale() -> None:
         made, _ = await service.upscale(PLAIN, [SOURCE], "image")
@@ -62,7 +65,7 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> Non
         with pytest.raises(QueueFull):
             await upscale()
         gate.set()
-    assert [to_image(image).size for image in images] == [(96, 64)] * MAX_PLAIN_CALLS
+    assert [to_image(b"".join(image).decode()).size for image in images] == [(96, 64)] * MAX_PLAIN_CALLS
     await upscale()
 
 
@@ -113,7 +116,7 @@ async def test_each_result_is_made_of_its_own_jobs(
     options = ExtrasOptions(upscaler_1=first, upscaler_2=second, extras_upscaler_2_visibility=visibility, seed=7)
     grey = to_base64(Image.new("RGB", (48, 32), (200, 200, 200)))
     images, done = await Extras(cast("Gateway", Numbering()), lambda: CALLER).upscale(options, [grey] * 3, "imageList")
-    assert [set(to_image(image).tobytes()) for image in images] == [{level} for level in levels]
+    assert [set(to_image(b"".join(image).decode()).tobytes()) for image in images] == [{level} for level in levels]
     assert "Seed: 7" in done
 
 
@@ -123,3 +126,27 @@ async def test_jobs_of_a_call_are_its_callers_and_keep_its_warnings() -> None:
     service = Extras(cast("Gateway", gateway), lambda: Caller(owner=key.owner, sees=ALL_JOBS, key=key))
     await service.upscale(ExtrasOptions(upscaler_1="seedvr2"), [SOURCE], "image", ("a field is not known",))
     assert gateway.others == [{"owner": "key ana", "most_queued": 3, "warnings": ("a field is not known",)}]
+
+
+@pytest.mark.slow
+async def test_images_of_an_answer_hold_up_no_other_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The encoder of JSON holds the interpreter: 0.4 s for a batch of 128 MB, in a thread or not."""
+    encode, longest = msgspec.json.encode, 0
+
+    def measured(value: object) -> bytes:
+        nonlocal longest
+        data = encode(value)
+        longest = max(longest, len(data))
+        return data
+
+    noise = to_base64(Image.effect_noise((256, 256), 80.0).convert("RGB"))
+    files = [{"data": noise, "name": "a"}, {"data": SOURCE, "name": "b"}]
+    async with scripted_api(tmp_path) as api:
+        monkeypatch.setattr(msgspec.json, "encode", measured)
+        body = {"imageList": files, "upscaler_1": "None", "upscaling_resize": 1}
+        batch = (await api.http.post("/sdapi/v1/extra-batch-images", json=body)).json()
+        body = {"image": noise, "upscaler_1": "None", "upscaling_resize": 1}
+        single = (await api.http.post("/sdapi/v1/extra-single-image", json=body)).json()
+    assert [to_image(image).size for image in batch["images"]] == [(256, 256), (48, 32)]
+    assert to_image(single["image"]).size == (256, 256)
+    assert 0 < longest < 4096 < len(single["image"])
