@@ -1,12 +1,14 @@
 """The keys of the configuration and of ``security.keys_file``, read with all checks; a file holds digests only."""
 
+import fcntl
 import hashlib
 import os
 import re
 import secrets
 import stat
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -131,19 +133,33 @@ def append(path: Path, entry: str) -> None:
     path, where, before = path.resolve(), f"security.keys_file ({path.name})", b""
     if not path.parent.is_dir():
         raise ConfigError(f"{where}: its folder is not there; make it first")
-    if path.exists():
-        # Also an empty file is a file of keys here.
-        _parse(path, where)
-        before = path.read_bytes().rstrip()
-    text = before + (b"\n\n" if before else b"") + entry.encode()
-    # Checked as a whole before the running server's file is touched; whole or not at all.
-    with PendingFile(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), FILE_MODE) as pending:
-        pending.write(text)
-        try:
-            read_file(pending.path)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace(pending.path.name, path.name)) from None
-        pending.publish(path)
+    with _one_at_a_time(path.parent):
+        if path.exists():
+            # Also an empty file is a file of keys here.
+            _parse(path, where)
+            before = path.read_bytes().rstrip()
+        text = before + (b"\n\n" if before else b"") + entry.encode()
+        # Checked as a whole before the running server's file is touched; whole or not at all.
+        with PendingFile(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), FILE_MODE) as pending:
+            pending.write(text)
+            try:
+                read_file(pending.path)
+            except ConfigError as error:
+                raise ConfigError(str(error).replace(pending.path.name, path.name)) from None
+            pending.publish(path)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Let no other command write in between: the key that it has shown would be lost."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # A disk without locks is written as before.
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _parse(path: Path, where: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,16 @@ def test_keys_of_the_configuration_see_all_jobs_but_those_of_other_keys(tmp_path
     sees = access.caller(first, "10.0.0.1").sees
     assert [sees.shows(owner) for owner in (first.owner, "", "10.0.0.1", "key removed")] == [True] * 4
     assert [sees.shows(owner) for owner in (second.owner, "key ana")] == [False] * 2
+
+
+def test_keys_that_are_made_at_one_time_are_all_in_the_file(tmp_path: Path) -> None:
+    """Each was shown as added; a file that another command had read before lost it."""
+    path = tmp_path / "keys.toml"
+    names = [f"key-{number}" for number in range(12)]
+
+    def make(name: str) -> None:
+        append(path, new_entry(name, new_secret(), [Scope.GENERATE], None))
+
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(make, names))
+    assert sorted(key.name for key in read_file(path)) == sorted(names)
