@@ -3,7 +3,7 @@
 import html
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, Protocol
 
 import attrs
 from quart import Blueprint, Response
@@ -42,7 +42,23 @@ Pieces = tuple[bytes, ...]
 """A finished image as base64."""
 
 MAX_PLAIN_CALLS = 8
-"""Calls without jobs at one time: a call holds its body and its results, up to some hundred megabytes."""
+"""Calls without jobs at one time."""
+
+
+class Reserve(Protocol):
+    """Takes room for a part of an answer, beside the bytes of other clients."""
+
+    def __call__(self, count: int, *, refuse: bool) -> None:
+        """Take it.
+
+        Args:
+            count: bytes.
+            refuse: whether to refuse where there is no room; else others wait for it.
+
+        Raises:
+            ServerBusy: there is no room.
+        """
+
 
 OPERATIONS = (
     Operation(
@@ -80,7 +96,12 @@ _SINGLE, _BATCH = Fields.of(ExtraSingleImage), Fields.of(ExtraBatchImages)
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
-    service = Extras(gateway, caller, metadata=gateway.settings.generation.metadata)
+
+    def reserve(count: int, *, refuse: bool) -> None:
+        answer = held().answer
+        (answer.grow if refuse else answer.grow_anyway)(count)
+
+    service = Extras(gateway, caller, reserve, metadata=gateway.settings.generation.metadata)
 
     @routes.post("/extra-single-image")
     async def single() -> Response:
@@ -98,9 +119,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
         return answer(lambda marks: ExtraBatchResponse(html_info=info, images=tuple(marks)), images)
 
     def answer(build: Callable[[Sequence[str]], Any], images: Sequence[Pieces]) -> Response:
-        whole = with_images(build, images)
-        held().answer.grow_anyway(whole.size)
-        return json_answer(whole)
+        return json_answer(with_images(build, images))
 
     @routes.get("/upscalers")
     async def upscalers() -> Response:
@@ -133,16 +152,20 @@ class Layer:
 class Extras:
     """Upscales the images of a call; what a model makes of one is a job like any other."""
 
-    def __init__(self, gateway: Gateway, caller: Callable[[], Caller], *, metadata: bool = True) -> None:
+    def __init__(
+        self, gateway: Gateway, caller: Callable[[], Caller], reserve: Reserve, *, metadata: bool = True
+    ) -> None:
         """Take what the calls need.
 
         Args:
             gateway: the way to the actors.
             caller: returns who sends the current call.
+            reserve: takes room for bytes of the current call's answer.
             metadata: whether an image says how it was made.
         """
         self._gateway = gateway
         self._caller = caller
+        self._reserve = reserve
         self._metadata = metadata
         self._plain_calls = 0
 
@@ -164,6 +187,7 @@ class Extras:
         Raises:
             InvalidParameter: an upscaler is unknown, or one of the images cannot be used or upscaled.
             QueueFull: too many jobs wait, or too many calls without jobs are at work.
+            ServerBusy: there is no room for the results of a call without jobs.
             ShuttingDown: the service is draining.
             JobCancelled: another caller cancelled a job.
             ServiceError: a job failed.
@@ -208,7 +232,10 @@ class Extras:
         images = list[Pieces]()
         async with self._run(options, upscalers, sources, plans, warnings) as layers_of:
             for source, plan, layers in zip(sources, plans, layers_of, strict=True):
-                images.append(await self._compose(options, plan, source, layers))
+                image = await self._compose(options, plan, source, layers)
+                # What a job has made is not thrown away for want of room.
+                self._reserve(sum(map(len, image)), refuse=all(layer.job is None for layer in layers))
+                images.append(image)
         return images, f"<p>{html.escape(_describe(options, plans[0], layers_of[0]))}</p>"
 
     @asynccontextmanager

@@ -16,7 +16,7 @@ from mflux_api.access.visibility import ALL_JOBS
 from mflux_api.actors import messages as m
 from mflux_api.actors.decoding import Decoding
 from mflux_api.catalog import BUILT_IN, Catalog
-from mflux_api.errors import QueueFull, ShuttingDown
+from mflux_api.errors import QueueFull, ServerBusy, ShuttingDown
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.extras import MAX_PLAIN_CALLS, Extras, Pieces
 from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
@@ -30,6 +30,10 @@ from tests.support.scripted_api import scripted_api
 CALLER = Caller(owner="", sees=ALL_JOBS)
 SOURCE = to_base64(scene((48, 32)))
 PLAIN = ExtrasOptions(upscaler_1="Lanczos")
+
+
+def take_room(count: int, *, refuse: bool) -> None:
+    """Where there is room for all."""
 
 
 @attrs.define
@@ -51,7 +55,7 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> Non
         await gate.wait()
         return await do(message)
 
-    service = Extras(cast("Gateway", Idle(decoding=Decoding(wait_and_do))), lambda: CALLER)
+    service = Extras(cast("Gateway", Idle(decoding=Decoding(wait_and_do))), lambda: CALLER, take_room)
     images: list[Pieces] = []
 
     async def upscale() -> None:
@@ -71,7 +75,7 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> Non
 
 async def test_draining_service_takes_no_calls() -> None:
     with pytest.raises(ShuttingDown):
-        await Extras(cast("Gateway", Idle(draining=True)), lambda: CALLER).upscale(PLAIN, [SOURCE], "image")
+        await Extras(cast("Gateway", Idle(draining=True)), lambda: CALLER, take_room).upscale(PLAIN, [SOURCE], "image")
 
 
 @attrs.define
@@ -115,7 +119,9 @@ async def test_each_result_is_made_of_its_own_jobs(
 ) -> None:
     options = ExtrasOptions(upscaler_1=first, upscaler_2=second, extras_upscaler_2_visibility=visibility, seed=7)
     grey = to_base64(Image.new("RGB", (48, 32), (200, 200, 200)))
-    images, done = await Extras(cast("Gateway", Numbering()), lambda: CALLER).upscale(options, [grey] * 3, "imageList")
+    images, done = await Extras(cast("Gateway", Numbering()), lambda: CALLER, take_room).upscale(
+        options, [grey] * 3, "imageList"
+    )
     assert [set(to_image(b"".join(image).decode()).tobytes()) for image in images] == [{level} for level in levels]
     assert "Seed: 7" in done
 
@@ -123,7 +129,7 @@ async def test_each_result_is_made_of_its_own_jobs(
 async def test_jobs_of_a_call_are_its_callers_and_keep_its_warnings() -> None:
     key = Key(name="ana", digest=b"", max_jobs=3)
     gateway = Numbering()
-    service = Extras(cast("Gateway", gateway), lambda: Caller(owner=key.owner, sees=ALL_JOBS, key=key))
+    service = Extras(cast("Gateway", gateway), lambda: Caller(owner=key.owner, sees=ALL_JOBS, key=key), take_room)
     await service.upscale(ExtrasOptions(upscaler_1="seedvr2"), [SOURCE], "image", ("a field is not known",))
     assert gateway.others == [{"owner": "key ana", "most_queued": 3, "warnings": ("a field is not known",)}]
 
@@ -150,3 +156,23 @@ async def test_images_of_an_answer_hold_up_no_other_request(tmp_path: Path, monk
     assert [to_image(image).size for image in batch["images"]] == [(256, 256), (48, 32)]
     assert to_image(single["image"]).size == (256, 256)
     assert 0 < longest < 4096 < len(single["image"])
+
+
+async def test_results_take_room_as_they_are_made_and_are_refused_where_there_is_none() -> None:
+    """Eight calls of 89 MP each held 2.8 GB beside the limit."""
+    taken = list[tuple[int, bool]]()
+
+    def room_for_two(count: int, *, refuse: bool) -> None:
+        if refuse and len(taken) == 2:
+            raise ServerBusy("no room")
+        taken.append((count, refuse))
+
+    service = Extras(cast("Gateway", Idle()), lambda: CALLER, room_for_two)
+    images, _ = await service.upscale(PLAIN, [SOURCE], "image")
+    assert taken == [(len(b"".join(images[0])), True)]
+    with pytest.raises(ServerBusy):
+        await service.upscale(PLAIN, [SOURCE] * 9, "imageList")
+    assert len(taken) == 2
+    made = Extras(cast("Gateway", Numbering()), lambda: CALLER, room_for_two)
+    await made.upscale(ExtrasOptions(upscaler_1="seedvr2"), [SOURCE], "image")
+    assert taken[2][1] is False, "what a job has made is kept"
