@@ -1,8 +1,8 @@
 """``/sdapi/v1/extra-single-image``, ``extra-batch-images`` and ``upscalers``: A1111's way of upscaling images."""
 
 import html
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import attrs
@@ -10,7 +10,7 @@ from quart import Blueprint, Response
 
 from mflux_api.access.keys import Caller, Scope
 from mflux_api.catalog import Model
-from mflux_api.errors import InvalidParameter, JobCancelled, QueueFull, ShuttingDown
+from mflux_api.errors import InvalidParameter, JobCancelled, QueueFull, ShuttingDown, TooManyConnections
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.extras_plan import MAX_BATCH_PIXELS, PLAIN, Plan, describe, make_plan
 from mflux_api.http.a1111.sdapi_schemas import (
@@ -27,6 +27,7 @@ from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
 from mflux_api.http.render import with_images
 from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.security.guard import caller
+from mflux_api.http.slots import Slots
 from mflux_api.http.synchronous import run_jobs
 from mflux_api.images.child.protocol import ComposeExtras
 from mflux_api.jobs.job import Job
@@ -42,7 +43,8 @@ Pieces = tuple[bytes, ...]
 """A finished image as base64."""
 
 MAX_PLAIN_CALLS = 8
-"""Calls without jobs at one time."""
+MAX_OF_CALLER = 6
+"""Calls without jobs at one time, and of one caller: no queue bounds them."""
 
 
 class Reserve(Protocol):
@@ -68,7 +70,7 @@ OPERATIONS = (
         scope=Scope.GENERATE,
         body=ExtraSingleImage,
         response=ExtraSingleResponse,
-        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS, TooManyConnections),
     ),
     Operation(
         method="post",
@@ -77,7 +79,7 @@ OPERATIONS = (
         scope=Scope.GENERATE,
         body=ExtraBatchImages,
         response=ExtraBatchResponse,
-        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS, TooManyConnections),
     ),
     Operation(
         method="get",
@@ -167,7 +169,9 @@ class Extras:
         self._caller = caller
         self._reserve = reserve
         self._metadata = metadata
-        self._plain_calls = 0
+        self._plain_calls = Slots(
+            "calls that resize images", total=MAX_PLAIN_CALLS, per_caller=MAX_OF_CALLER, full=QueueFull
+        )
 
     def upscalers(self) -> tuple[Upscaler, ...]:
         """Return all upscalers, the plain ones first."""
@@ -187,6 +191,7 @@ class Extras:
         Raises:
             InvalidParameter: an upscaler is unknown, or one of the images cannot be used or upscaled.
             QueueFull: too many jobs wait, or too many calls without jobs are at work.
+            TooManyConnections: too many of the caller's calls without jobs are at work.
             ServerBusy: there is no room for the results of a call without jobs.
             ShuttingDown: the service is draining.
             JobCancelled: another caller cancelled a job.
@@ -200,19 +205,8 @@ class Extras:
             return await self._upscale(options, upscalers, texts, field, warnings)
         if (await self._gateway.status()).draining:
             raise ShuttingDown("The service is shutting down; try again in a moment")
-        with self._plain_call():
+        with self._plain_calls.slot(self._caller().owner):
             return await self._upscale(options, upscalers, texts, field)
-
-    @contextmanager
-    def _plain_call(self) -> Iterator[None]:
-        """Bound what is held for calls that no queue bounds."""
-        if self._plain_calls >= MAX_PLAIN_CALLS:
-            raise QueueFull(f"{MAX_PLAIN_CALLS} calls are resizing images already; try again later")
-        self._plain_calls += 1
-        try:
-            yield
-        finally:
-            self._plain_calls -= 1
 
     async def _upscale(
         self,

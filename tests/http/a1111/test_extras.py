@@ -1,5 +1,6 @@
 """A1111's extras: what bounds those that need no model, and which job's image goes into which result."""
 
+from contextvars import ContextVar
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -16,9 +17,9 @@ from mflux_api.access.visibility import ALL_JOBS
 from mflux_api.actors import messages as m
 from mflux_api.actors.decoding import Decoding
 from mflux_api.catalog import BUILT_IN, Catalog
-from mflux_api.errors import QueueFull, ServerBusy, ShuttingDown
+from mflux_api.errors import QueueFull, ServerBusy, ShuttingDown, TooManyConnections
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111.extras import MAX_PLAIN_CALLS, Extras, Pieces
+from mflux_api.http.a1111.extras import MAX_OF_CALLER, MAX_PLAIN_CALLS, Extras, Pieces
 from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
 from mflux_api.images.child.client import Decoded
 from mflux_api.images.png import encode_png
@@ -55,22 +56,49 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> Non
         await gate.wait()
         return await do(message)
 
-    service = Extras(cast("Gateway", Idle(decoding=Decoding(wait_and_do))), lambda: CALLER, take_room)
+    owner = ContextVar("owner", default="a")
+    service = Extras(
+        cast("Gateway", Idle(decoding=Decoding(wait_and_do))),
+        lambda: Caller(owner=owner.get(), sees=ALL_JOBS),
+        take_room,
+    )
     images: list[Pieces] = []
 
-    async def upscale() -> None:
+    async def upscale(who: str = "a") -> None:
+        owner.set(who)
         made, _ = await service.upscale(PLAIN, [SOURCE], "image")
         images.extend(made)
 
     async with trio.open_nursery() as nursery:
-        for _ in range(MAX_PLAIN_CALLS):
-            nursery.start_soon(upscale)
+        for number in range(MAX_PLAIN_CALLS):
+            nursery.start_soon(upscale, "ab"[number % 2])
         await trio.testing.wait_all_tasks_blocked()
         with pytest.raises(QueueFull):
             await upscale()
         gate.set()
     assert [to_image(b"".join(image).decode()).size for image in images] == [(96, 64)] * MAX_PLAIN_CALLS
     await upscale()
+
+
+async def test_one_caller_does_not_keep_the_others_from_resizing() -> None:
+    async def never(_: m.Decode) -> Decoded:
+        await trio.sleep_forever()
+
+    who = ["greedy"]
+    service = Extras(
+        cast("Gateway", Idle(decoding=Decoding(never))), lambda: Caller(owner=who[0], sees=ALL_JOBS), take_room
+    )
+    async with trio.open_nursery() as nursery:
+        for _ in range(MAX_OF_CALLER):
+            nursery.start_soon(service.upscale, PLAIN, [SOURCE], "image")
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(TooManyConnections, match="6 calls that resize images"):
+            await service.upscale(PLAIN, [SOURCE], "image")
+        who[0] = "another"
+        with trio.move_on_after(0.01) as works:
+            await service.upscale(PLAIN, [SOURCE], "image")
+        assert works.cancelled_caught
+        nursery.cancel_scope.cancel()
 
 
 async def test_draining_service_takes_no_calls() -> None:
