@@ -3,10 +3,13 @@
 import gc
 import signal
 import sys
+import time
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import attrs
 import psutil
@@ -22,7 +25,7 @@ from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
 from mflux_api.errors import InvalidParameter, ServerBusy, ServiceRestarting
 from mflux_api.images.child import client
 from mflux_api.images.child.client import DecoderOptions
-from mflux_api.images.child.protocol import CheckImages, Working
+from mflux_api.images.child.protocol import TOO_MUCH_MEMORY, CheckImages, Working
 from mflux_api.ipc.frames import MAX_BLOB
 from mflux_api.supervisor import Started
 from tests.support.actor_crashes import crash
@@ -252,6 +255,30 @@ async def test_asker_of_a_decoder_that_ended_is_told() -> None:
 
 
 # --- the child alone ---
+
+
+@pytest.mark.parametrize(
+    ("rss", "cpu", "wall", "problem"),
+    [
+        (0, 0.0, 0.0, None),
+        (SMALL.memory_bytes + 1, 0.0, 0.0, TOO_MUCH_MEMORY),
+        (0, SMALL.cpu_seconds + 0.1, 0.0, client.TOO_LONG),
+        (0, 0.0, SMALL.wall_seconds + 0.1, client.TOO_LONG),
+    ],
+)
+def test_parent_watches_what_a_child_takes_also_where_the_system_does_not(
+    rss: int, cpu: float, wall: float, problem: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Linux the child's own limits come first; macOS has none for memory."""
+    taken, now = SimpleNamespace(user=5.0, system=2.0), time.monotonic()
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=rss), cpu_times=lambda: taken)
+    usage = client._Usage(cast("psutil.Process", process), SMALL)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    usage.begin(0)
+    taken.user += cpu / 2
+    taken.system += cpu / 2
+    monkeypatch.setattr(time, "monotonic", lambda: now + wall)
+    assert usage.too_much() == problem
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the alarm of its wall time ends it")
