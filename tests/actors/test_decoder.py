@@ -32,6 +32,7 @@ from tests.support.actor_crashes import crash
 from tests.support.decoder_child import SMALL
 from tests.support.harness import gateway, scripted_service
 from tests.support.sample_images import scene, to_base64
+from tests.support.scripted_api import scripted_api
 from tests.support.scripted_engine import Script
 
 pytestmark = pytest.mark.slow
@@ -221,6 +222,23 @@ async def test_caller_who_fills_the_line_keeps_no_other_out() -> None:
     fifth = order("e")
     assert line.put(fifth) is fifth
     assert [await line.take() for _ in range(4)] == [flood[0], *others]
+
+
+async def test_conversion_of_an_image_waits_as_an_order_of_the_one_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers, put = list[str](), WaitingLine.put
+
+    def noting(line: WaitingLine, message: m.Decode) -> m.Decode | None:
+        callers.append(message.caller)
+        return put(line, message)
+
+    monkeypatch.setattr(WaitingLine, "put", noting)
+    async with scripted_api(tmp_path) as api:
+        job = await api.finished()
+        answer = await api.http.get(f"/api/v1/jobs/{job.id}/images/0", params={"format": "webp"})
+    assert answer.headers["Content-Type"] == "image/webp"
+    assert callers == ["127.0.0.1"]
 
 
 async def test_full_line_turns_away_and_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
