@@ -63,6 +63,7 @@ class Service:
         self._end_by = math.inf
         self._halted = False
         self._access: Access | None = None
+        self._reading_access = trio.Lock()
         # Synchronous jobs of this program that it has not heard the end of: retention does not take them.
         self._awaited: set[str] = set()
 
@@ -212,8 +213,10 @@ class Service:
         from mflux_api.http.front import HttpFront
         from mflux_api.http.server import open_sockets
 
-        if self._access is None:
-            self._access = await read_in_thread(Access, self.settings.security)
+        async with self._reading_access:
+            # One for all fronts, also for those that start at one time: a reload has to reach each of them.
+            if self._access is None:
+                self._access = await read_in_thread(Access, self.settings.security)
         server = self.settings.server
         sockets = open_sockets(binds if binds is not None else [_bind(server.host, server.port)])
         front = HttpFront(self._gateway, self._access, sockets, lambda: self._end_by)

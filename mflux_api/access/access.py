@@ -1,5 +1,6 @@
 """The keys of one service as they are now: read at its start, and again on request."""
 
+from mflux_api.access.addresses import client_of
 from mflux_api.access.keys import Caller, Key, KeyRing, Scope
 from mflux_api.access.keys_file import read_keys
 from mflux_api.access.visibility import ALL_JOBS, Visibility
@@ -38,7 +39,8 @@ class Access:
     def caller(self, key: Key | None, address: str) -> Caller:
         """Return who a request comes from: its key, or its address where the service has no keys."""
         if key is None:
-            return Caller(owner=address, sees=Visibility(only=address) if self.keys else ALL_JOBS)
+            owner = client_of(address)
+            return Caller(owner=owner, sees=Visibility(only=owner) if self.keys else ALL_JOBS)
         return Caller(owner=key.owner, sees=self._sees(key), key=key)
 
     def _sees(self, key: Key) -> Visibility:

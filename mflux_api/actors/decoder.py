@@ -46,19 +46,26 @@ class WaitingLine:
     def __len__(self) -> int:
         return len(self._urgent) + sum(map(len, self._callers.values()))
 
-    def put(self, message: m.Decode) -> bool:
-        """Add an order; return ``False`` when the line is full of orders that are wanted."""
+    def put(self, message: m.Decode) -> m.Decode | None:
+        """Add an order; return the one that has no place when the line is full of orders that are wanted.
+
+        That is the last one of the caller who has most in it, so that one who fills the line keeps no other out.
+        """
         if message.urgent:
             self._urgent.append(message)
         else:
             if len(self) >= self._limit:
                 self._drop_unwanted()
             if len(self) >= self._limit:
-                return False
+                longest = max(self._callers.values(), key=len, default=deque())
+                if len(longest) <= len(self._callers.get(message.caller, ())) + 1:
+                    return message
+                self._callers.setdefault(message.caller, deque()).append(message)
+                return longest.pop()
             self._callers.setdefault(message.caller, deque()).append(message)
         if self._idle:
             self._idle.pop().set()
-        return True
+        return None
 
     async def take(self) -> m.Decode:
         """Wait for the next order whose asker still waits.
@@ -118,8 +125,9 @@ class Decoder:
 
 
 def _enqueue(line: WaitingLine, message: m.Decode) -> None:
-    if not line.put(message):
-        message.reply.fail(
+    refused = line.put(message)
+    if refused is not None:
+        refused.reply.fail(
             ServerBusy("Too many images wait to be decoded; try again in a moment", {"limit": MAX_WAITING})
         )
 

@@ -83,8 +83,10 @@ class Decoding:
         images = await self._images(order, texts)
         return RunInputs(references=images[: len(texts)], start=images[-1] if starts else None)
 
-    async def compose_extras(self, order: p.ComposeExtras, source: str, pngs: Sequence[bytes], caller: str) -> str:
-        """Return an image of A1111's extras as base64 PNG.
+    async def compose_extras(
+        self, order: p.ComposeExtras, source: str, pngs: Sequence[bytes], caller: str
+    ) -> tuple[bytes, ...]:
+        """Return an image of A1111's extras as base64 PNG, in pieces: it may have a hundred megabytes.
 
         Args:
             order: what to make of it; how many blobs there are is filled in here.
@@ -101,7 +103,7 @@ class Decoding:
         for pieces in split:
             blobs += pieces
         _, made = await self._do(order, blobs, p.FileMade, caller)
-        return b"".join(made).decode("ascii")
+        return made
 
     async def convert_image(self, png: bytes, target: Literal["jpeg", "webp"], caller: str = "") -> bytes:
         """Return one of our PNG files in another format.

@@ -20,7 +20,7 @@ from mflux_api.catalog.safetensors_rules import (
     header_bytes,
     read_header,
 )
-from mflux_api.engine.device import is_out_of_memory
+from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
 from mflux_api.ipc.printable import printable, sentence
 from mflux_api.system.regular_files import FileTooLarge, NotRegularFile, open_regular
 
@@ -29,9 +29,6 @@ _MAX_CONFIG_BYTES = 1 << 20
 _MAX_INDEX_BYTES = 64 << 20
 _MAX_TOKENIZER_BYTES = 64 << 20
 """Of each file; the largest of released models has 17 MB (FLUX.2-dev's tokenizer.json)."""
-
-LIBRARY_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
-"""What a library raises over a file that it cannot read, beside want of memory."""
 
 
 class CheckpointError(Exception):

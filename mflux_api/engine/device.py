@@ -16,6 +16,8 @@ _MIN_CACHE_BYTES = _GIB // 2
 _CACHE_SHARE = 16
 # In the texts of MLX's RuntimeErrors on Metal, CUDA and a CPU; C++'s own is std::bad_alloc.
 _OUT_OF_MEMORY = ("Insufficient Memory", "Unable to allocate", "Resource limit", "out of memory", "bad_alloc")
+LIBRARY_ERRORS = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+"""What a library raises over a file that it cannot read, beside want of memory."""
 
 
 @attrs.frozen

@@ -54,15 +54,20 @@ class Images(Questions):
         except (OSError, ValueError) as error:
             raise _unreadable(error) from error
 
-    async def image_as(self, image: StoredImage, target: ImageFormat) -> bytes:
+    async def image_as(self, image: StoredImage, target: ImageFormat, *, caller: str = "") -> bytes:
         """Read a finished image in another format.
+
+        Args:
+            image: the image.
+            target: the format.
+            caller: on whose behalf: callers take turns.
 
         Raises:
             ImageGone: the file was removed.
             InternalError: it is there and cannot be read.
         """
         data = await self.image_bytes(image)
-        return data if target == "png" else await self.decoding.convert_image(data, target)
+        return data if target == "png" else await self.decoding.convert_image(data, target, caller)
 
 
 def _file_size(path: Path) -> int:

@@ -13,9 +13,10 @@ from typing import Final
 
 import trio
 
+from mflux_api.access.addresses import client_of
 from mflux_api.errors import InvalidHTTP, ServiceError
 from mflux_api.http.http1 import NOT_HTTP, whole_error
-from mflux_api.http.open_connections import OpenConnections, Place, caller_of
+from mflux_api.http.open_connections import OpenConnections, Place
 
 logger = logging.getLogger("mflux_api.http")
 
@@ -95,7 +96,7 @@ class Acceptor:
                         raise
                     left -= 1
                     continue
-                left -= self._welcome(client, caller_of(address[0]), nursery)
+                left -= self._welcome(client, client_of(address[0]), nursery)
 
     def _welcome(self, client: socket.socket, address: str, nursery: trio.Nursery) -> int:
         """Serve a client, refuse it, or close what it has left already; return the part of a turn that it costs."""

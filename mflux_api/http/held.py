@@ -6,7 +6,6 @@ from typing import cast
 
 from quart import request
 from quart_trio.wrappers.request import TrioRequest
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from mflux_api.errors import ServerBusy
 from mflux_api.gateway.bytes_in_flight import BytesInFlight
@@ -79,12 +78,6 @@ class MeteredBody(PacedBody):
             self._reserve(self._arrived)
         super().append(data)
 
-    def discard(self) -> None:
-        """Let what still comes pass and keep none of it: no handler will read it."""
-        self._must_raise = RequestEntityTooLarge()
-        self.clear()
-        self.set_complete()
-
     def _reserve(self, count: int) -> None:
         more = count - self._held.body.bytes
         if count <= SMALL_BYTES or more <= 0:
@@ -92,8 +85,6 @@ class MeteredBody(PacedBody):
         try:
             self._held.body.grow(more)
         except ServerBusy as busy:
-            self._must_raise = busy
-            self.clear()
+            self.discard(busy)
             # At once: of many that grow together some are to find room.
             self._held.body.release()
-            self.set_complete()

@@ -79,7 +79,7 @@ class HTTP1(H11Protocol):
         self._turn = turn
         self._parser = RequestParser(self.config.h11_max_incomplete_size)
         self.connection = self._parser
-        self.can_read = _Turn(partial(read_ahead, self._parser))
+        self.can_read = _CanRead(partial(read_ahead, self._parser))
 
     @property
     def in_head(self) -> bool:
@@ -159,8 +159,8 @@ class HTTP1(H11Protocol):
         await self._send_h11_event(h11.EndOfMessage())
 
 
-class _Turn:
-    """Until a request's turn comes Hypercorn reads nothing, and would not see that its client is gone."""
+class _CanRead:
+    """Hypercorn reads nothing until the answer before is sent, and would not see that its client is gone."""
 
     def __init__(self, meanwhile: Callable[[], Awaitable[None]]) -> None:
         self._meanwhile = meanwhile
@@ -173,7 +173,7 @@ class _Turn:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._meanwhile)
             await self._event.wait()
-            nursery.cancel_scope.cancel("the turn has come")
+            nursery.cancel_scope.cancel("the answer before is sent")
 
     async def set(self) -> None:
         self._event.set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
@@ -60,7 +59,7 @@ class OpenConnections:
         """Make room for one more connection; return why there is none.
 
         Args:
-            address: the client's, as :func:`caller_of` gives it.
+            address: the client's, as :func:`~mflux_api.access.addresses.client_of` gives it.
         """
         own = self._addresses.get(address, _Group())
         if len(own.places) >= self._limits.per_address and not _close_oldest(own):
@@ -79,7 +78,7 @@ class OpenConnections:
         """Count a connection while the block lasts.
 
         Args:
-            address: the client's, as :func:`caller_of` gives it.
+            address: the client's, as :func:`~mflux_api.access.addresses.client_of` gives it.
             close: ends the connection, soon; called when it has to give way.
         """
         own = self._addresses.setdefault(address, _Group())
@@ -142,19 +141,6 @@ class Place:
         """Close the connection; its place is free at once."""
         self.leave()
         self._close()
-
-
-def caller_of(host: str) -> str:
-    """Return what counts as one address: an IPv4 address, or the network of 64 bits that one IPv6 client has."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if isinstance(address, ipaddress.IPv4Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.ip_network((address, 64), strict=False))
 
 
 def _close_oldest(group: _Group) -> bool:

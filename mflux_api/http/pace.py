@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 from quart_trio.wrappers.request import TrioBody
+from werkzeug.exceptions import RequestEntityTooLarge
 
 from mflux_api.errors import RequestTimeout
 from mflux_api.http.turns import Turn
@@ -108,11 +109,20 @@ class PacedBody(TrioBody):
         data, self._data = self._data, bytearray()
         return data
 
-    def _refuse_slow_client(self) -> None:
-        """Keep nothing of a body that is too slow, neither what came nor what still comes."""
-        self._must_raise = RequestTimeout(
-            f"The request's body came too slowly; send at least {LEAST_BYTES_PER_SECOND // 1024} KB a second, "
-            f"without a pause of {CREDIT_SECONDS:g} s"
-        )
+    def discard(self, why: Exception | None = None) -> None:
+        """Keep nothing of the body, neither what came nor what still comes.
+
+        Args:
+            why: what a handler gets that goes on reading.
+        """
+        self._must_raise = why or RequestEntityTooLarge()
         self.clear()
         self.set_complete()
+
+    def _refuse_slow_client(self) -> None:
+        self.discard(
+            RequestTimeout(
+                f"The request's body came too slowly; send at least {LEAST_BYTES_PER_SECOND // 1024} KB a second, "
+                f"without a pause of {CREDIT_SECONDS:g} s"
+            )
+        )

@@ -59,12 +59,14 @@ def _stage(job: Job, progress: Progress | None) -> StageName | None:
     return progress.stage.value if progress is not None else Stage.QUEUED.value
 
 
-def with_images(build: Callable[[Sequence[str]], Any], images: Sequence[bytearray]) -> Answer:
+def with_images(
+    build: Callable[[Sequence[str]], Any], images: Sequence[bytearray] | Sequence[tuple[bytes, ...]]
+) -> Answer:
     """Return an object as JSON around images that are not copied.
 
     Args:
         build: makes the object; the texts that it is given stand for the images.
-        images: the images as base64.
+        images: the images as base64, each whole or in pieces.
     """
     # Random, so that no prompt can hold one.
     marks = [secrets.token_hex(16) for _ in images]
@@ -72,7 +74,7 @@ def with_images(build: Callable[[Sequence[str]], Any], images: Sequence[bytearra
     segments = list[bytes | bytearray]()
     for mark, image in zip(marks, images, strict=True):
         before, _, rest = rest.partition(mark.encode())
-        segments += [before, image]
+        segments += [before, *(image if isinstance(image, tuple) else (image,))]
     return Answer(segments=(*segments, rest))
 
 

@@ -9,8 +9,6 @@ import msgspec
 from quart import Response
 from quart.wrappers.response import ResponseBody
 
-from mflux_api.system.threads import read_in_thread
-
 INTERNAL_ERROR = "Internal error; the debug log has the details"
 """What a client is told of a defect."""
 
@@ -88,8 +86,3 @@ def to_json(value: Any) -> bytes:
     if isinstance(value, tuple):
         return msgspec.json.encode([attrs.asdict(each) for each in value])
     return msgspec.json.encode(attrs.asdict(value))
-
-
-async def in_thread(value: Any) -> bytes:
-    """Encode what holds images, in a thread: megabytes of text would hold up all other requests."""
-    return await read_in_thread(to_json, value)

@@ -1,4 +1,4 @@
-"""How many of one thing callers may have at one time, together and each: uploads, event streams."""
+"""How many of one thing callers may have at one time, together and each: uploads, event streams, calls without jobs."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,17 +12,19 @@ from mflux_api.errors import ServerBusy, ServiceError, TooManyConnections
 class Slots:
     """One slot for each thing that is open."""
 
-    def __init__(self, what: str, *, total: int, per_caller: int) -> None:
+    def __init__(self, what: str, *, total: int, per_caller: int, full: type[ServiceError] = ServerBusy) -> None:
         """Take the limits.
 
         Args:
             what: the thing's name for an error, in the plural.
             total: how many all callers may have.
             per_caller: how many one may have.
+            full: the error where all callers together have all of them.
         """
         self._what = what
         self._total = total
         self._per_caller = per_caller
+        self._full = full
         self._taken = Counter[str]()
         self._freed = trio.Event()
 
@@ -37,7 +39,7 @@ class Slots:
 
         Raises:
             TooManyConnections: the caller has all that it may have.
-            ServerBusy: all callers together have.
+            ServiceError: all callers together have; which one is told at the start.
         """
         refusal = self._refusal(caller)
         if refusal is not None:
@@ -64,5 +66,5 @@ class Slots:
                 f"You have {self._per_caller} {self._what} already; end one, or try again in a moment"
             )
         if self.taken >= self._total:
-            return ServerBusy(f"{self._total} {self._what} go on already; try again in a moment")
+            return self._full(f"{self._total} {self._what} go on already; try again in a moment")
         return None

@@ -1,7 +1,6 @@
 """Bodies too large for memory: taken from the socket no faster than they are read, with limits of their own."""
 
 import trio
-from werkzeug.exceptions import RequestEntityTooLarge
 
 from mflux_api.http.pace import PacedBody
 
@@ -45,9 +44,7 @@ class UploadBody(PacedBody):
             self._taken = trio.Event()
             await self._taken.wait()
 
-    def discard(self) -> None:
-        """Let what still comes pass and keep none of it: the answer is complete, and no handler will read on."""
-        self._must_raise = RequestEntityTooLarge()
-        self.clear()
-        self.set_complete()
+    def discard(self, why: Exception | None = None) -> None:
+        """Keep nothing of the body, and let what still comes pass."""
+        super().discard(why)
         self._taken.set()

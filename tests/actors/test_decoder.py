@@ -3,10 +3,13 @@
 import gc
 import signal
 import sys
+import time
 import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import attrs
 import psutil
@@ -22,13 +25,14 @@ from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
 from mflux_api.errors import InvalidParameter, ServerBusy, ServiceRestarting
 from mflux_api.images.child import client
 from mflux_api.images.child.client import DecoderOptions
-from mflux_api.images.child.protocol import CheckImages, Working
+from mflux_api.images.child.protocol import TOO_MUCH_MEMORY, CheckImages, Working
 from mflux_api.ipc.frames import MAX_BLOB
 from mflux_api.supervisor import Started
 from tests.support.actor_crashes import crash
 from tests.support.decoder_child import SMALL
 from tests.support.harness import gateway, scripted_service
 from tests.support.sample_images import scene, to_base64
+from tests.support.scripted_api import scripted_api
 from tests.support.scripted_engine import Script
 
 pytestmark = pytest.mark.slow
@@ -104,6 +108,16 @@ async def test_child_that_was_killed_at_rest_costs_no_order() -> None:
         pid = await asker.check("one")
         psutil.Process(pid).kill()
         assert await asker.check("two") != pid
+
+
+@pytest.mark.parametrize(("limit", "most"), [("MAX_ORDERS", 2), ("KEPT_BYTES", 0)])
+async def test_child_that_has_done_much_or_keeps_much_is_replaced_between_two_orders(
+    limit: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoder_module, limit, most)
+    async with running() as asker:
+        pids = [await asker.check("sound") for _ in range(4)]
+    assert len(set(pids)) == 4 // max(1, most)
 
 
 async def test_child_that_does_not_start_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,14 +200,45 @@ def order(caller: str = "", *, urgent: bool = False) -> m.Decode:
 async def test_line_is_bounded_and_callers_take_turns_behind_running_jobs() -> None:
     line = WaitingLine(5)
     flood, other, job = [order("a") for _ in range(5)], order("b"), order(urgent=True)
-    assert all(map(line.put, flood))
-    assert not line.put(other)
+    for each in flood:
+        assert line.put(each) is None
+    further = order("a")
+    assert line.put(further) is further
     with trio.move_on_after(0):
         # As an asker does that leaves.
         await flood[4].reply.receive("decoder")
-    assert line.put(other), "one of those in it was not wanted any more"
-    assert line.put(job)
+    assert line.put(other) is None, "one of those in it was not wanted any more"
+    assert line.put(job) is None
     assert [await line.take() for _ in range(6)] == [job, flood[0], other, *flood[1:4]]
+
+
+async def test_caller_who_fills_the_line_keeps_no_other_out() -> None:
+    line = WaitingLine(4)
+    flood, others = [order("a") for _ in range(4)], [order("b"), order("c"), order("d")]
+    for each in flood:
+        line.put(each)
+    # Its own last ones give way, until it has no more than each other.
+    assert [line.put(each) for each in others] == flood[:0:-1]
+    fifth = order("e")
+    assert line.put(fifth) is fifth
+    assert [await line.take() for _ in range(4)] == [flood[0], *others]
+
+
+async def test_conversion_of_an_image_waits_as_an_order_of_the_one_who_asks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers, put = list[str](), WaitingLine.put
+
+    def noting(line: WaitingLine, message: m.Decode) -> m.Decode | None:
+        callers.append(message.caller)
+        return put(line, message)
+
+    monkeypatch.setattr(WaitingLine, "put", noting)
+    async with scripted_api(tmp_path) as api:
+        job = await api.finished()
+        answer = await api.http.get(f"/api/v1/jobs/{job.id}/images/0", params={"format": "webp"})
+    assert answer.headers["Content-Type"] == "image/webp"
+    assert callers == ["127.0.0.1"]
 
 
 async def test_full_line_turns_away_and_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -228,6 +273,30 @@ async def test_asker_of_a_decoder_that_ended_is_told() -> None:
 
 
 # --- the child alone ---
+
+
+@pytest.mark.parametrize(
+    ("rss", "cpu", "wall", "problem"),
+    [
+        (0, 0.0, 0.0, None),
+        (SMALL.memory_bytes + 1, 0.0, 0.0, TOO_MUCH_MEMORY),
+        (0, SMALL.cpu_seconds + 0.1, 0.0, client.TOO_LONG),
+        (0, 0.0, SMALL.wall_seconds + 0.1, client.TOO_LONG),
+    ],
+)
+def test_parent_watches_what_a_child_takes_also_where_the_system_does_not(
+    rss: int, cpu: float, wall: float, problem: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Linux the child's own limits come first; macOS has none for memory."""
+    taken, now = SimpleNamespace(user=5.0, system=2.0), time.monotonic()
+    process = SimpleNamespace(memory_info=lambda: SimpleNamespace(rss=rss), cpu_times=lambda: taken)
+    usage = client._Usage(cast("psutil.Process", process), SMALL)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    usage.begin(0)
+    taken.user += cpu / 2
+    taken.system += cpu / 2
+    monkeypatch.setattr(time, "monotonic", lambda: now + wall)
+    assert usage.too_much() == problem
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the alarm of its wall time ends it")

@@ -9,8 +9,9 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.generator import quarantine as quarantine_module
 from mflux_api.actors.generator.options import GeneratorOptions
-from mflux_api.actors.generator.quarantine import Quarantine
+from mflux_api.actors.generator.quarantine import MODEL_DEATHS, ModelFiles, Quarantine
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineDied
 from mflux_api.errors import GenerationFailed
@@ -198,3 +199,15 @@ async def test_model_that_every_engine_dies_over_fails_its_job(folder: Path, aut
         assert codes[-1] == "GENERATION_FAILED"
         assert set(codes) == {"ENGINE_CRASHED", "GENERATION_FAILED"}
         assert not (await gateway(service).status()).degraded
+
+
+async def test_only_so_many_files_are_remembered_and_the_one_longest_without_a_death_is_forgotten(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quarantine_module, "MAX_SUSPECTS", 2)
+    quarantine = Quarantine()
+    first, second, third = (ModelFiles("0", name, "a folder", None) for name in ("one", "two", "three"))
+    for suspect in (first, second, first, third):
+        for _ in range(MODEL_DEATHS):
+            quarantine.note_death(suspect)
+    assert [quarantine.model_error(each) is not None for each in (first, second, third)] == [True, False, True]

@@ -126,3 +126,35 @@ async def test_credit_is_for_a_pause_not_for_what_was_sent_before_it(autojump_cl
         await trio.sleep(10 * CREDIT_SECONDS)
     assert scope.cancelled_caught
     assert trio.current_time() - began == pytest.approx(CREDIT_SECONDS)
+
+
+async def test_waits_of_one_client_share_its_credit(autojump_clock: MockClock) -> None:
+    limits = pace.Pace()
+    for used in (0.4, 0.4):
+        with limits.waiting() as scope:
+            await trio.sleep(used * CREDIT_SECONDS)
+        assert not scope.cancelled_caught
+    began = trio.current_time()
+    with limits.waiting():
+        await trio.sleep(10 * CREDIT_SECONDS)
+    assert trio.current_time() - began == pytest.approx(0.2 * CREDIT_SECONDS)
+
+
+async def test_bytes_that_come_in_a_wait_buy_no_longer_pause_than_any(autojump_clock: MockClock) -> None:
+    limits = pace.Pace()
+    began = trio.current_time()
+    with limits.waiting():
+        limits.moved(1000 * MEGABYTE)
+        await trio.sleep(10 * CREDIT_SECONDS)
+    assert trio.current_time() - began == pytest.approx(CREDIT_SECONDS)
+
+
+def test_body_that_finds_no_room_half_way_gives_back_what_it_had_at_once() -> None:
+    in_flight = BytesInFlight(4 * MEGABYTE)
+    with Held(in_flight) as other, Held(in_flight) as held:
+        other.body.grow(2 * MEGABYTE)
+        body = MeteredBody(None, None, held)
+        body.append(bytes(2 * MEGABYTE))
+        assert in_flight.used == 4 * MEGABYTE
+        body.append(bytes(MEGABYTE))
+        assert in_flight.used == 2 * MEGABYTE

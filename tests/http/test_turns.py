@@ -134,3 +134,23 @@ async def test_turn_is_set_aside_while_a_body_comes_and_taken_again_after_it(moc
         turns[1].release()
         await done.wait()
         nursery.cancel_scope.cancel()
+
+
+async def test_turn_of_one_that_leaves_as_it_comes_goes_to_the_next_at_once(mock_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        turns, leaving = Turns(), trio.CancelScope()
+        crowd = Crowd(turns, nursery)
+        at_work = [await crowd.ask(str(number)) for number in range(MOST_AT_WORK)]
+
+        async def leave() -> None:
+            with leaving:
+                await turns.turn().take()
+
+        nursery.start_soon(leave)
+        await wait_all_tasks_blocked()
+        await crowd.ask("next")
+        leaving.cancel()
+        at_work[0].release()
+        await wait_all_tasks_blocked()
+        assert crowd.order[-1] == "next"
+        nursery.cancel_scope.cancel()

@@ -6,11 +6,12 @@ from collections.abc import Collection, Iterator, Sequence
 
 import attrs
 
+from mflux_api.access.addresses import client_of
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.engine_plan import EnginePlan
 from mflux_api.actors.scheduler.entries import AT_WORK, QUEUED, Entry, JobState
 from mflux_api.actors.scheduler.round_robin import Place, RoundRobin
-from mflux_api.actors.scheduler.tally import Tally, caller_of
+from mflux_api.actors.scheduler.tally import Tally
 from mflux_api.engine.interface import EngineId
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job
@@ -84,7 +85,7 @@ class JobQueue:
     def enqueue(self, entry: Entry) -> int:
         """Put an entry at its place among the waiting and return that place, counted from 1."""
         self._waiting[entry.number] = self._changed[entry.number] = entry
-        self._order.add(entry.number, caller_of(entry.job.owner), entry.turn)
+        self._order.add(entry.number, client_of(entry.job.owner), entry.turn)
         if len(self._changed) >= SETTLED:
             # The next look at the queue must not pay for all that came since the last one.
             self._settle()

@@ -1,8 +1,8 @@
 """How many jobs wait, and how much their init images take: in all and by caller, counted as jobs change."""
 
-import ipaddress
 from collections import Counter
 
+from mflux_api.access.addresses import client_of
 from mflux_api.actors.scheduler.entries import ACCEPTED, Entry, JobState
 
 
@@ -22,7 +22,7 @@ class Tally:
 
     def queued_of(self, owner: str) -> int:
         """Return how many of them are those of an owner's caller."""
-        return self._queued_of[caller_of(owner)]
+        return self._queued_of[client_of(owner)]
 
     def callers(self) -> int:
         """Return how many callers have one."""
@@ -34,7 +34,7 @@ class Tally:
 
     def input_bytes_of(self, owner: str) -> int:
         """Return how much of that was that of an owner's caller."""
-        return self._input_bytes_of[caller_of(owner)]
+        return self._input_bytes_of[client_of(owner)]
 
     def add(self, entry: Entry) -> None:
         """Count a new entry."""
@@ -58,24 +58,11 @@ class Tally:
     def _count(self, entry: Entry, state: JobState, more: int) -> None:
         if state in ACCEPTED:
             self._queued += more
-            _add(self._queued_of, caller_of(entry.job.owner), more)
+            _add(self._queued_of, client_of(entry.job.owner), more)
 
     def _count_inputs(self, entry: Entry, more: int) -> None:
         self._input_bytes += more
-        _add(self._input_bytes_of, caller_of(entry.job.owner), more)
-
-
-def caller_of(owner: str) -> str:
-    """Return with whom an owner shares places and turns: an IPv6 client has 2**64 addresses, and is one caller."""
-    if ":" not in owner:
-        return owner
-    try:
-        address = ipaddress.IPv6Address(owner.partition("%")[0])
-    except ValueError:
-        return owner
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return str(ipaddress.IPv6Network((address, 64), strict=False))
+        _add(self._input_bytes_of, client_of(entry.job.owner), more)
 
 
 def _add(counter: Counter[str], caller: str, more: int) -> None:

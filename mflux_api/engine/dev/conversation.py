@@ -7,7 +7,8 @@ import mlx.core as mx
 from mflux.models.common.tokenizer.tokenizer_output import TokenizerOutput
 from transformers import PreTrainedTokenizerFast
 
-from mflux_api.engine.checkpoint import LIBRARY_ERRORS, CheckpointError, check_tokenizer_files
+from mflux_api.engine.checkpoint import CheckpointError, check_tokenizer_files
+from mflux_api.engine.device import LIBRARY_ERRORS
 
 SYSTEM_MESSAGE = (
     "You are an AI that reasons about image descriptions. You give structured responses focusing on object "

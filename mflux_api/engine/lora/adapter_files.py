@@ -20,7 +20,7 @@ from mflux.models.common.lora.mapping.lora_transforms import LoraTransforms
 from mflux.models.common.lora.mapping.peft_lora_metadata import PeftLoRAMetadata
 from mflux.models.flux2.weights.flux2_lora_mapping import Flux2LoRAMapping
 
-from mflux_api.engine.device import is_out_of_memory
+from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
 from mflux_api.engine.lora.open_lora import LoraError, OpenLora
 from mflux_api.ipc.printable import printable
 
@@ -71,7 +71,7 @@ def blaming(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except LIBRARY_ERRORS as error:
         if is_out_of_memory(error):
             raise
         raise LoraError(

@@ -6,7 +6,8 @@ from typing import Any
 from mflux.models.common.tokenizer import LanguageTokenizer, TokenizerLoader
 from mflux.models.common.weights.loading.weight_definition import TokenizerDefinition
 
-from mflux_api.engine.checkpoint import LIBRARY_ERRORS, CheckpointError, check_tokenizer_files
+from mflux_api.engine.checkpoint import CheckpointError, check_tokenizer_files
+from mflux_api.engine.device import LIBRARY_ERRORS
 
 
 def load_qwen_tokenizer(path: Path, sequence_length: int, vocab_size: int) -> Any:

@@ -1,15 +1,16 @@
 """``/sdapi/v1/extra-single-image``, ``extra-batch-images`` and ``upscalers``: A1111's way of upscaling images."""
 
 import html
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
 import attrs
 from quart import Blueprint, Response
 
-from mflux_api.access.keys import Scope
+from mflux_api.access.keys import Caller, Scope
 from mflux_api.catalog import Model
-from mflux_api.errors import InvalidParameter, JobCancelled, QueueFull, ShuttingDown
+from mflux_api.errors import InvalidParameter, JobCancelled, QueueFull, ShuttingDown, TooManyConnections
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.extras_plan import MAX_BATCH_PIXELS, PLAIN, Plan, describe, make_plan
 from mflux_api.http.a1111.sdapi_schemas import (
@@ -23,8 +24,10 @@ from mflux_api.http.a1111.sdapi_schemas import (
 from mflux_api.http.body import json_object
 from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
-from mflux_api.http.responses import Answer, in_thread, json_answer, json_response
+from mflux_api.http.render import with_images
+from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.security.guard import caller
+from mflux_api.http.slots import Slots
 from mflux_api.http.synchronous import run_jobs
 from mflux_api.images.child.protocol import ComposeExtras
 from mflux_api.jobs.job import Job
@@ -36,8 +39,28 @@ from mflux_api.jobs.upscaling import DEFAULT_FACTOR
 Upscaler = Model | str
 """A model, or one of :data:`~mflux_api.http.a1111.extras_plan.PLAIN`."""
 
+Pieces = tuple[bytes, ...]
+"""A finished image as base64."""
+
 MAX_PLAIN_CALLS = 8
-"""Calls without jobs at one time: a call holds its body and its results, up to some hundred megabytes."""
+MAX_OF_CALLER = 6
+"""Calls without jobs at one time, and of one caller: no queue bounds them."""
+
+
+class Reserve(Protocol):
+    """Takes room for a part of an answer, beside the bytes of other clients."""
+
+    def __call__(self, count: int, *, refuse: bool) -> None:
+        """Take it.
+
+        Args:
+            count: bytes.
+            refuse: whether to refuse where there is no room; else others wait for it.
+
+        Raises:
+            ServerBusy: there is no room.
+        """
+
 
 OPERATIONS = (
     Operation(
@@ -47,7 +70,7 @@ OPERATIONS = (
         scope=Scope.GENERATE,
         body=ExtraSingleImage,
         response=ExtraSingleResponse,
-        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS, TooManyConnections),
     ),
     Operation(
         method="post",
@@ -56,7 +79,7 @@ OPERATIONS = (
         scope=Scope.GENERATE,
         body=ExtraBatchImages,
         response=ExtraBatchResponse,
-        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS, TooManyConnections),
     ),
     Operation(
         method="get",
@@ -75,29 +98,30 @@ _SINGLE, _BATCH = Fields.of(ExtraSingleImage), Fields.of(ExtraBatchImages)
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
-    service = Extras(
-        gateway,
-        lambda: caller().owner,
-        lambda: caller().most_queued,
-        metadata=gateway.settings.generation.metadata,
-    )
+
+    def reserve(count: int, *, refuse: bool) -> None:
+        answer = held().answer
+        (answer.grow if refuse else answer.grow_anyway)(count)
+
+    service = Extras(gateway, caller, reserve, metadata=gateway.settings.generation.metadata)
 
     @routes.post("/extra-single-image")
     async def single() -> Response:
-        options = convert((await json_object(_SINGLE)).values, ExtraSingleImage, strict=False)
-        (image,), info = await service.upscale(options, [options.image], "image")
-        return await answer(ExtraSingleResponse(html_info=info, image=image))
+        read = await json_object(_SINGLE)
+        options = convert(read.values, ExtraSingleImage, strict=False)
+        (image,), info = await service.upscale(options, [options.image], "image", read.warnings)
+        return answer(lambda marks: ExtraSingleResponse(html_info=info, image=marks[0]), [image])
 
     @routes.post("/extra-batch-images")
     async def batch() -> Response:
-        options = convert((await json_object(_BATCH)).values, ExtraBatchImages, strict=False)
-        images, info = await service.upscale(options, [file.data for file in options.imageList], "imageList")
-        return await answer(ExtraBatchResponse(html_info=info, images=tuple(images)))
+        read = await json_object(_BATCH)
+        options = convert(read.values, ExtraBatchImages, strict=False)
+        texts = [file.data for file in options.imageList]
+        images, info = await service.upscale(options, texts, "imageList", read.warnings)
+        return answer(lambda marks: ExtraBatchResponse(html_info=info, images=tuple(marks)), images)
 
-    async def answer(value: ExtraSingleResponse | ExtraBatchResponse) -> Response:
-        data = await in_thread(value)
-        held().answer.grow_anyway(len(data))
-        return json_answer(Answer((data,)))
+    def answer(build: Callable[[Sequence[str]], Any], images: Sequence[Pieces]) -> Response:
+        return json_answer(with_images(build, images))
 
     @routes.get("/upscalers")
     async def upscalers() -> Response:
@@ -131,34 +155,44 @@ class Extras:
     """Upscales the images of a call; what a model makes of one is a job like any other."""
 
     def __init__(
-        self,
-        gateway: Gateway,
-        owner: Callable[[], str],
-        most_queued: Callable[[], int | None] = lambda: None,
-        *,
-        metadata: bool = True,
+        self, gateway: Gateway, caller: Callable[[], Caller], reserve: Reserve, *, metadata: bool = True
     ) -> None:
+        """Take what the calls need.
+
+        Args:
+            gateway: the way to the actors.
+            caller: returns who sends the current call.
+            reserve: takes room for bytes of the current call's answer.
+            metadata: whether an image says how it was made.
+        """
         self._gateway = gateway
-        self._owner = owner
+        self._caller = caller
+        self._reserve = reserve
         self._metadata = metadata
-        self._most_queued = most_queued
-        self._plain_calls = 0
+        self._plain_calls = Slots(
+            "calls that resize images", total=MAX_PLAIN_CALLS, per_caller=MAX_OF_CALLER, full=QueueFull
+        )
 
     def upscalers(self) -> tuple[Upscaler, ...]:
         """Return all upscalers, the plain ones first."""
         return (*PLAIN, *(model for model in self._gateway.catalog if model.upscales))
 
-    async def upscale(self, options: ExtrasOptions, texts: Sequence[str], field: str) -> tuple[list[str], str]:
-        """Return the upscaled images as base64 PNG, and what was done as HTML.
+    async def upscale(
+        self, options: ExtrasOptions, texts: Sequence[str], field: str, warnings: tuple[str, ...] = ()
+    ) -> tuple[list[Pieces], str]:
+        """Return the upscaled images as base64 PNG in pieces, and what was done as HTML.
 
         Args:
             options: how they are upscaled.
             texts: the images, as base64 or data URLs.
             field: what the client calls them, for errors.
+            warnings: about what was asked for and is not done; the jobs keep them.
 
         Raises:
             InvalidParameter: an upscaler is unknown, or one of the images cannot be used or upscaled.
             QueueFull: too many jobs wait, or too many calls without jobs are at work.
+            TooManyConnections: too many of the caller's calls without jobs are at work.
+            ServerBusy: there is no room for the results of a call without jobs.
             ShuttingDown: the service is draining.
             JobCancelled: another caller cancelled a job.
             ServiceError: a job failed.
@@ -168,40 +202,44 @@ class Extras:
         options = attrs.evolve(options, upscaler_1=_name(first), upscaler_2=_name(second))
         upscalers = (first, second) if options.blends else (first,)
         if any(isinstance(upscaler, Model) for upscaler in upscalers):
-            return await self._upscale(options, upscalers, texts, field)
+            return await self._upscale(options, upscalers, texts, field, warnings)
         if (await self._gateway.status()).draining:
             raise ShuttingDown("The service is shutting down; try again in a moment")
-        with self._plain_call():
+        with self._plain_calls.slot(self._caller().owner):
             return await self._upscale(options, upscalers, texts, field)
 
-    @contextmanager
-    def _plain_call(self) -> Iterator[None]:
-        """Bound what is held for calls that no queue bounds."""
-        if self._plain_calls >= MAX_PLAIN_CALLS:
-            raise QueueFull(f"{MAX_PLAIN_CALLS} calls are resizing images already; try again later")
-        self._plain_calls += 1
-        try:
-            yield
-        finally:
-            self._plain_calls -= 1
-
     async def _upscale(
-        self, options: ExtrasOptions, upscalers: Sequence[Upscaler], texts: Sequence[str], field: str
-    ) -> tuple[list[str], str]:
+        self,
+        options: ExtrasOptions,
+        upscalers: Sequence[Upscaler],
+        texts: Sequence[str],
+        field: str,
+        warnings: tuple[str, ...] = (),
+    ) -> tuple[list[Pieces], str]:
         # Every image is checked before the first is upscaled.
-        checked = await self._gateway.decoding.check_images(texts, field=field, reference=False, caller=self._owner())
+        checked = await self._gateway.decoding.check_images(
+            texts, field=field, reference=False, caller=self._caller().owner
+        )
         sources = [Source(text, index, field) for index, text in enumerate(checked.texts)]
         plans = [make_plan(options, *size, field=field) for size in checked.sizes]
         _check_batch(plans, field)
-        images = list[str]()
-        async with self._run(options, upscalers, sources, plans) as layers_of:
+        images = list[Pieces]()
+        async with self._run(options, upscalers, sources, plans, warnings) as layers_of:
             for source, plan, layers in zip(sources, plans, layers_of, strict=True):
-                images.append(await self._compose(options, plan, source, layers))
+                image = await self._compose(options, plan, source, layers)
+                # What a job has made is not thrown away for want of room.
+                self._reserve(sum(map(len, image)), refuse=all(layer.job is None for layer in layers))
+                images.append(image)
         return images, f"<p>{html.escape(_describe(options, plans[0], layers_of[0]))}</p>"
 
     @asynccontextmanager
     async def _run(
-        self, options: ExtrasOptions, upscalers: Sequence[Upscaler], sources: Sequence[Source], plans: Sequence[Plan]
+        self,
+        options: ExtrasOptions,
+        upscalers: Sequence[Upscaler],
+        sources: Sequence[Source],
+        plans: Sequence[Plan],
+        warnings: tuple[str, ...],
     ) -> AsyncIterator[list[list[Layer]]]:
         """Run the models' jobs and yield the layers of each image."""
         requests = {
@@ -210,8 +248,9 @@ class Extras:
             for place, upscaler in enumerate(upscalers)
             if isinstance(upscaler, Model)
         }
+        who = self._caller()
         async with run_jobs(
-            self._gateway, list(requests.values()), owner=self._owner(), most_queued=self._most_queued()
+            self._gateway, list(requests.values()), owner=who.owner, most_queued=who.most_queued, warnings=warnings
         ) as ran:
             jobs = {place: each.job for place, each in zip(requests, ran, strict=True)}
             yield [
@@ -219,7 +258,7 @@ class Extras:
                 for source in sources
             ]
 
-    async def _compose(self, options: ExtrasOptions, plan: Plan, source: Source, layers: Sequence[Layer]) -> str:
+    async def _compose(self, options: ExtrasOptions, plan: Plan, source: Source, layers: Sequence[Layer]) -> Pieces:
         pngs = [await self._png(layer.job) for layer in layers if layer.job is not None]
         order = ComposeExtras(
             field=source.field,
@@ -231,7 +270,7 @@ class Extras:
             done=_describe(options, plan, layers),
             metadata=self._metadata,
         )
-        return await self._gateway.decoding.compose_extras(order, source.text, pngs, self._owner())
+        return await self._gateway.decoding.compose_extras(order, source.text, pngs, self._caller().owner)
 
     async def _png(self, job: Job) -> bytes:
         """Return what a layer's job left."""

@@ -10,14 +10,14 @@ from quart_trio import QuartTrio
 from mflux_api.access.access import Access
 from mflux_api.access.keys import Caller, Key, Scope
 from mflux_api.errors import Forbidden, HostNotAllowed, OriginNotAllowed, Unauthorized
-from mflux_api.http.held import MeteredBody, held
+from mflux_api.http.held import held
 from mflux_api.http.operations import Operation
+from mflux_api.http.pace import PacedBody
 from mflux_api.http.security.credentials import Offers, read_offers
 from mflux_api.http.security.hosts import HostRules, name_in
 from mflux_api.http.security.origins import OriginRules, PageHeaders
 from mflux_api.http.security.scopes import RouteScopes
 from mflux_api.http.security.wrong_keys import WrongKeys
-from mflux_api.http.uploads import UploadBody
 
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
@@ -93,7 +93,7 @@ class Guard:
         """Slow down and count a request whose answer tells that its key is wrong."""
         if offers and self._access.keys:
             # The answer may take a while: the body takes no room meanwhile.
-            if isinstance(request.body, MeteredBody | UploadBody):
+            if isinstance(request.body, PacedBody):
                 request.body.discard()
             held().body.release()
             await self._wrong_keys.note(request.remote_addr or "")

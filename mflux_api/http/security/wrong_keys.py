@@ -2,11 +2,11 @@
 
 import logging
 from collections import OrderedDict
-from ipaddress import IPv6Address
 
 import attrs
 import trio
 
+from mflux_api.access.addresses import client_of
 from mflux_api.errors import TooManyWrongKeys
 
 FREE = 10
@@ -65,7 +65,7 @@ class WrongKeys:
             TooManyWrongKeys: so many wait already that this one is answered at once.
         """
         now = trio.current_time()
-        network = _network(address)
+        network = client_of(address)
         entry = self._addresses.setdefault(network, _Address(seen=now))
         self._addresses.move_to_end(network)
         self._forget()
@@ -108,14 +108,3 @@ class WrongKeys:
             "address %s: %d request(s) with a wrong API key since its last such line", network, entry.unlogged
         )
         entry.logged, entry.unlogged = now, 0
-
-
-def _network(address: str) -> str:
-    """Return the address, of IPv6 the /64: a client has all of it."""
-    try:
-        whole = IPv6Address(address)
-    except ValueError:
-        return address
-    if whole.ipv4_mapped is not None:
-        return str(whole.ipv4_mapped)
-    return f"{IPv6Address(int(whole) >> 64 << 64)}/64"

@@ -1,10 +1,11 @@
 """A LoRA's file that a client uploaded, checked by its header with the rules of the engine's reader."""
 
 import os
-import stat
+from pathlib import Path
 
 from mflux_api.catalog.safetensors_rules import PREFIX_BYTES, SafetensorsRuleError, header_bytes, read_header
 from mflux_api.images.child import protocol as p
+from mflux_api.system.regular_files import NotRegularFile, open_regular
 
 
 def check_lora(order: p.CheckLora) -> p.LoraChecked:
@@ -14,16 +15,14 @@ def check_lora(order: p.CheckLora) -> p.LoraChecked:
         InvalidParameter: they do not, or it breaks another rule.
     """
     try:
-        # A pipe without a writer would keep a plain open waiting for ever.
-        descriptor = os.open(order.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise p.lora_error("it is not a file")
-            length = header_bytes(file.read(PREFIX_BYTES), status.st_size)
-            read_header(file.read(length), status.st_size)
+        with open_regular(Path(order.path)) as file:
+            size = os.fstat(file.fileno()).st_size
+            length = header_bytes(file.read(PREFIX_BYTES), size)
+            read_header(file.read(length), size)
     except SafetensorsRuleError as error:
         raise p.lora_error(str(error)) from None
-    except (OSError, ValueError):
+    except NotRegularFile:
+        raise p.lora_error("it is not a file") from None
+    except OSError:
         raise p.lora_error("it cannot be read; send it again") from None
-    return p.LoraChecked(size=status.st_size)
+    return p.LoraChecked(size=size)

@@ -279,3 +279,11 @@ async def test_no_answer_but_a_models_status_holds_a_path_of_this_machine(tmp_pa
                     answer = await api.http.request(operation.method.upper(), path, content=body)
                     assert str(tmp_path).encode() not in answer.content
                     assert b"Traceback" not in answer.content
+
+
+async def test_page_that_may_ask_may_read_the_answer_however_the_settings_spell_its_origin(tmp_path: Path) -> None:
+    async with api_with(tmp_path, origins=("https://Tool.example/", "null")) as api:
+        for origin, shown in (("https://tool.example", "https://tool.example"), ("null", "null")):
+            answer = await api.http.get("/api/v1/models", headers={"Origin": origin})
+            assert answer.headers.get("Access-Control-Allow-Origin") == shown
+            assert answer.headers["Vary"] == "Origin"

@@ -10,11 +10,13 @@ from typing import Any
 import attrs
 import httpx
 import pytest
+import trio
 
 from mflux_api.access.keys import Scope
 from mflux_api.access.keys_file import append, new_entry
 from mflux_api.config import SecuritySettings
 from mflux_api.http import sse
+from mflux_api.service import Service, open_service
 from tests.support.harness import ended, gateway, request, settings
 from tests.support.scripted_api import Api, scripted_api
 from tests.support.scripted_engine import Hold, Script
@@ -166,6 +168,24 @@ async def test_stream_of_a_key_that_is_removed_ends(tmp_path: Path, monkeypatch:
             assert not [line async for line in lines if line.startswith("event: complete")]
         assert (await api.http.get(f"/api/v1/jobs/{job_id}", headers=ANA)).status_code == 401
         await api.http.delete(f"/api/v1/jobs/{job_id}", headers=BOSS)
+
+
+async def test_key_that_is_removed_stops_working_at_every_address_that_is_served(tmp_path: Path) -> None:
+    ana, boss = "the key of ana, 24 letters", "the key of the boss, 24 letters"
+    changed = attrs.evolve(settings(tmp_path), security=SecuritySettings(api_keys=(ana, boss)))
+    fronts = list[str]()
+
+    async def serve(service: Service) -> None:
+        fronts.extend(await nursery.start(service.serve_http, ["127.0.0.1:0"]))
+
+    async with open_service(changed, start_engine=Script().start) as service, trio.open_nursery() as nursery:
+        async with trio.open_nursery() as starting:
+            for _ in range(3):
+                starting.start_soon(serve, service)
+        await service.reload_keys(SecuritySettings(api_keys=(boss,)))
+        async with httpx.AsyncClient(headers={"X-API-Key": ana}) as http:
+            assert [(await http.get(f"{url}/api/v1/jobs")).status_code for url in fronts] == [401] * 3
+        nursery.cancel_scope.cancel()
 
 
 async def test_keys_of_the_configuration_see_jobs_without_a_key_and_not_one_anothers(tmp_path: Path) -> None:

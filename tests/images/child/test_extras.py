@@ -47,16 +47,16 @@ def test_second_image_is_blended_in_by_its_visibility() -> None:
 async def test_small_icon_can_be_upscaled() -> None:
     order = ComposeExtras(layers=("nearest",), scaled=(32, 32), wanted=None, done="")
     made = await LOCAL.compose_extras(order, to_base64(SOURCE.resize((8, 8))), [], "")
-    assert to_image(made).size == (32, 32)
+    assert to_image(b"".join(made).decode()).size == (32, 32)
 
 
 async def test_prompt_and_seed_of_the_source_stay_in_the_file() -> None:
     given = encode_png(SOURCE.tobytes(), *SOURCE.size, parameters="a red house\nSteps: 4, Seed: 7")
     order = ComposeExtras(layers=("lanczos",), scaled=(96, 64), wanted=None, done="Postprocess upscale by: 2")
     made = await LOCAL.compose_extras(order, base64.b64encode(given).decode(), [], "")
-    info = Image.open(BytesIO(base64.b64decode(made))).info
+    info = Image.open(BytesIO(base64.b64decode(b"".join(made)))).info
     assert info["parameters"] == "a red house\nSteps: 4, Seed: 7"
     assert info["postprocessing"] == "Postprocess upscale by: 2"
     silent = attrs.evolve(order, metadata=False)
     made = await LOCAL.compose_extras(silent, base64.b64encode(given).decode(), [], "")
-    assert Image.open(BytesIO(base64.b64decode(made))).info == {}
+    assert Image.open(BytesIO(base64.b64decode(b"".join(made)))).info == {}

@@ -24,6 +24,7 @@ def with_header(header: str, data: int = 16) -> bytes:
 
 
 TENSOR = '{"dtype": "F32", "shape": [4], "data_offsets": [0, 16]}'
+OVERLAP = {"a": [0, 4], "b": [8, 12], "c": [8, 12]}
 HEADER = struct.pack("<Q", 2) + b"{}"
 BROKEN = {
     "empty": b"",
@@ -38,6 +39,9 @@ BROKEN = {
     "header an array": struct.pack("<Q", 2) + b"[]",
     "header deep": struct.pack("<Q", 100_000) + b"[" * 100_000,
     "gap": safetensors_bytes().replace(b"[0, 16]", b"[4, 16]"),
+    "gap as large as an overlap": with_header(
+        json.dumps({n: json.loads(TENSOR) | {"shape": [1], "data_offsets": at} for n, at in OVERLAP.items()}), 12
+    ),
     "shape": safetensors_bytes(shape=[8]),
     "negative shape": safetensors_bytes(shape=[-1, -4]),
     "shape whose product would take minutes": safetensors_bytes(shape=[2**62] * 700_000),
