@@ -106,6 +106,28 @@ async def test_child_that_was_killed_at_rest_costs_no_order() -> None:
         assert await asker.check("two") != pid
 
 
+async def test_what_a_child_took_for_orders_before_is_not_counted_to_one_that_is_still_sent() -> None:
+    async with running(attrs.evolve(SMALL, wall_seconds=20)) as asker:
+        for _ in range(3):
+            pid = await asker.check("work")
+        child = psutil.Process(pid)
+        assert sum(child.cpu_times()[:2]) > SMALL.cpu_seconds
+        async with trio.open_nursery() as nursery:
+            child.suspend()
+            nursery.start_soon(asker.check, "sound")
+            # As long as a large image takes to be sent.
+            await trio.sleep(3 * client._WATCH_SECONDS)
+            child.resume()
+
+
+async def test_order_that_a_stopped_child_never_looked_at_is_done_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "RETRY_SECONDS", 0.0)
+    async with running() as asker:
+        pid = await asker.check("one")
+        psutil.Process(pid).suspend()
+        assert await asker.check("two") != pid
+
+
 async def test_child_that_does_not_start_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_module, "RETRY_SECONDS", 0.0)
     async with running(DecoderOptions(command=("/bin/false",))) as asker:
