@@ -182,7 +182,7 @@ class TooManyJobs(ServiceError):
 
 
 class TooManyConnections(ServiceError):
-    """One address, or key, has all the connections, streams or uploads open that one may have."""
+    """One address, or key, has all the connections, streams, uploads or resizings open that one may have."""
 
     code, status, retry_after = "TOO_MANY_CONNECTIONS", 429, 5
 

@@ -46,19 +46,32 @@ class WaitingLine:
     def __len__(self) -> int:
         return len(self._urgent) + sum(map(len, self._callers.values()))
 
-    def put(self, message: m.Decode) -> bool:
-        """Add an order; return ``False`` when the line is full of orders that are wanted."""
+    def put(self, message: m.Decode) -> m.Decode | None:
+        """Add an order; return the one that has to leave for it, where the line is full of orders that are wanted.
+
+        That is the last order of the caller who has most in the line, the new one among them.
+        """
+        leaves: m.Decode | None = None
         if message.urgent:
             self._urgent.append(message)
         else:
             if len(self) >= self._limit:
                 self._drop_unwanted()
-            if len(self) >= self._limit:
-                return False
             self._callers.setdefault(message.caller, deque()).append(message)
-        if self._idle:
+            if len(self) > self._limit:
+                leaves = self._take_last(message.caller)
+        if self._idle and leaves is not message:
             self._idle.pop().set()
-        return True
+        return leaves
+
+    def _take_last(self, newest: str) -> m.Decode:
+        """Take the last order of the longest caller out; of several as long, of the newest."""
+        caller = max((newest, *self._callers), key=lambda each: len(self._callers[each]))
+        line = self._callers[caller]
+        message = line.pop()
+        if not line:
+            del self._callers[caller]
+        return message
 
     async def take(self) -> m.Decode:
         """Wait for the next order whose asker still waits.
@@ -118,8 +131,9 @@ class Decoder:
 
 
 def _enqueue(line: WaitingLine, message: m.Decode) -> None:
-    if not line.put(message):
-        message.reply.fail(
+    leaves = line.put(message)
+    if leaves is not None:
+        leaves.reply.fail(
             ServerBusy("Too many images wait to be decoded; try again in a moment", {"limit": MAX_WAITING})
         )
 

@@ -54,15 +54,15 @@ class Images(Questions):
         except (OSError, ValueError) as error:
             raise _unreadable(error) from error
 
-    async def image_as(self, image: StoredImage, target: ImageFormat) -> bytes:
-        """Read a finished image in another format.
+    async def image_as(self, image: StoredImage, target: ImageFormat, caller: str = "") -> bytes:
+        """Read a finished image in another format, on behalf of a caller.
 
         Raises:
             ImageGone: the file was removed.
             InternalError: it is there and cannot be read.
         """
         data = await self.image_bytes(image)
-        return data if target == "png" else await self.decoding.convert_image(data, target)
+        return data if target == "png" else await self.decoding.convert_image(data, target, caller)
 
 
 def _file_size(path: Path) -> int:

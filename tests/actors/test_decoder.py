@@ -208,14 +208,27 @@ def order(caller: str = "", *, urgent: bool = False) -> m.Decode:
 async def test_line_is_bounded_and_callers_take_turns_behind_running_jobs() -> None:
     line = WaitingLine(5)
     flood, other, job = [order("a") for _ in range(5)], order("b"), order(urgent=True)
-    assert all(map(line.put, flood))
-    assert not line.put(other)
+    assert not any(map(line.put, flood))
+    more = order("a")
+    assert line.put(more) is more
     with trio.move_on_after(0):
         # As an asker does that leaves.
         await flood[4].reply.receive("decoder")
-    assert line.put(other), "one of those in it was not wanted any more"
-    assert line.put(job)
+    assert line.put(other) is None, "one of those in it was not wanted any more"
+    assert line.put(job) is None
     assert [await line.take() for _ in range(6)] == [job, flood[0], other, *flood[1:4]]
+
+
+async def test_line_that_one_caller_fills_has_room_for_all_others() -> None:
+    line = WaitingLine(4)
+    flood, others = [order("a") for _ in range(4)], [order(caller) for caller in "bcd"]
+    assert not any(map(line.put, flood))
+    assert [line.put(other) for other in others] == flood[:0:-1]
+    late = order("e")
+    assert line.put(late) is late, "each has one now, and those that came first stay"
+    again = order("b")
+    assert line.put(again) is again
+    assert [await line.take() for _ in range(4)] == [flood[0], *others]
 
 
 async def test_full_line_turns_away_and_says_when_to_come_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,15 @@
 """``/sdapi/v1/extra-single-image``, ``extra-batch-images`` and ``upscalers``: A1111's way of upscaling images."""
 
 import html
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import attrs
 from quart import Blueprint, Response
 
 from mflux_api.access.keys import Scope
 from mflux_api.catalog import Model
-from mflux_api.errors import InvalidParameter, JobCancelled, QueueFull, ShuttingDown
+from mflux_api.errors import InvalidParameter, JobCancelled, ShuttingDown, TooManyConnections
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.extras_plan import MAX_BATCH_PIXELS, PLAIN, Plan, describe, make_plan
 from mflux_api.http.a1111.sdapi_schemas import (
@@ -25,6 +25,7 @@ from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
 from mflux_api.http.responses import Answer, in_thread, json_answer, json_response
 from mflux_api.http.security.guard import caller
+from mflux_api.http.slots import Slots
 from mflux_api.http.synchronous import run_jobs
 from mflux_api.images.child.protocol import ComposeExtras
 from mflux_api.jobs.job import Job
@@ -36,8 +37,9 @@ from mflux_api.jobs.upscaling import DEFAULT_FACTOR
 Upscaler = Model | str
 """A model, or one of :data:`~mflux_api.http.a1111.extras_plan.PLAIN`."""
 
-MAX_PLAIN_CALLS = 8
+MAX_PLAIN_CALLS = 12
 """Calls without jobs at one time: a call holds its body and its results, up to some hundred megabytes."""
+PLAIN_CALLS_OF_CALLER = 8
 
 OPERATIONS = (
     Operation(
@@ -47,7 +49,7 @@ OPERATIONS = (
         scope=Scope.GENERATE,
         body=ExtraSingleImage,
         response=ExtraSingleResponse,
-        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS, TooManyConnections),
     ),
     Operation(
         method="post",
@@ -56,7 +58,7 @@ OPERATIONS = (
         scope=Scope.GENERATE,
         body=ExtraBatchImages,
         response=ExtraBatchResponse,
-        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS, TooManyConnections),
     ),
     Operation(
         method="get",
@@ -142,7 +144,7 @@ class Extras:
         self._owner = owner
         self._metadata = metadata
         self._most_queued = most_queued
-        self._plain_calls = 0
+        self._plain_calls = Slots("calls that resize", total=MAX_PLAIN_CALLS, per_caller=PLAIN_CALLS_OF_CALLER)
 
     def upscalers(self) -> tuple[Upscaler, ...]:
         """Return all upscalers, the plain ones first."""
@@ -158,7 +160,9 @@ class Extras:
 
         Raises:
             InvalidParameter: an upscaler is unknown, or one of the images cannot be used or upscaled.
-            QueueFull: too many jobs wait, or too many calls without jobs are at work.
+            QueueFull: too many jobs wait.
+            TooManyConnections: too many calls of the caller, without jobs, are at work.
+            ServerBusy: too many of all callers are.
             ShuttingDown: the service is draining.
             JobCancelled: another caller cancelled a job.
             ServiceError: a job failed.
@@ -171,19 +175,8 @@ class Extras:
             return await self._upscale(options, upscalers, texts, field)
         if (await self._gateway.status()).draining:
             raise ShuttingDown("The service is shutting down; try again in a moment")
-        with self._plain_call():
+        with self._plain_calls.slot(self._owner()):
             return await self._upscale(options, upscalers, texts, field)
-
-    @contextmanager
-    def _plain_call(self) -> Iterator[None]:
-        """Bound what is held for calls that no queue bounds."""
-        if self._plain_calls >= MAX_PLAIN_CALLS:
-            raise QueueFull(f"{MAX_PLAIN_CALLS} calls are resizing images already; try again later")
-        self._plain_calls += 1
-        try:
-            yield
-        finally:
-            self._plain_calls -= 1
 
     async def _upscale(
         self, options: ExtrasOptions, upscalers: Sequence[Upscaler], texts: Sequence[str], field: str

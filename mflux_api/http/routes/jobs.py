@@ -229,7 +229,8 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             response = Response(b"", status=304)
         else:
             held().answer.grow(await gateway.image_size(job.images[index]))
-            response = file_answer(await gateway.image_as(job.images[index], wanted), MEDIA_TYPES[wanted])
+            data = await gateway.image_as(job.images[index], wanted, caller().owner)
+            response = file_answer(data, MEDIA_TYPES[wanted])
         response.set_etag(etag)
         response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
         return response

@@ -12,9 +12,9 @@ from PIL import Image
 from mflux_api.actors import messages as m
 from mflux_api.actors.decoding import Decoding
 from mflux_api.catalog import BUILT_IN, Catalog
-from mflux_api.errors import QueueFull, ShuttingDown
+from mflux_api.errors import ServerBusy, ShuttingDown, TooManyConnections
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111.extras import MAX_PLAIN_CALLS, Extras
+from mflux_api.http.a1111.extras import MAX_PLAIN_CALLS, PLAIN_CALLS_OF_CALLER, Extras
 from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
 from mflux_api.images.child.client import Decoded
 from mflux_api.images.png import encode_png
@@ -45,7 +45,8 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> Non
         await gate.wait()
         return await do(message)
 
-    service = Extras(cast("Gateway", Idle(decoding=Decoding(wait_and_do))), lambda: "")
+    owner = "flood"
+    service = Extras(cast("Gateway", Idle(decoding=Decoding(wait_and_do))), lambda: owner)
     images: list[str] = []
 
     async def upscale() -> None:
@@ -53,10 +54,16 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> Non
         images.extend(made)
 
     async with trio.open_nursery() as nursery:
-        for _ in range(MAX_PLAIN_CALLS):
+        for _ in range(PLAIN_CALLS_OF_CALLER):
             nursery.start_soon(upscale)
         await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(QueueFull):
+        with pytest.raises(TooManyConnections):
+            await upscale()
+        owner = "another caller"
+        for _ in range(MAX_PLAIN_CALLS - PLAIN_CALLS_OF_CALLER):
+            nursery.start_soon(upscale)
+        await trio.testing.wait_all_tasks_blocked()
+        with pytest.raises(ServerBusy):
             await upscale()
         gate.set()
     assert [to_image(image).size for image in images] == [(96, 64)] * MAX_PLAIN_CALLS
