@@ -1,7 +1,9 @@
 """The decoder: whatever a stranger's bytes do to a child, it costs their own request alone."""
 
+import base64
 import gc
 import signal
+import struct
 import sys
 import weakref
 from collections.abc import AsyncIterator
@@ -172,6 +174,17 @@ async def test_text_that_no_frame_can_hold_is_one_clear_error() -> None:
         for text, problem in (("ä", "image 1 is not base64"), ("a" * (MAX_BLOB + 1), "image 1 is too large to decode")):
             with pytest.raises(InvalidParameter, match=problem):
                 await asker.check(text)
+
+
+async def test_warnings_of_a_decoder_are_not_read_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Ten thousand tags with a warning each kept the service reading its child's standard error."""
+    caplog.set_level("DEBUG")
+    entries = b"".join(struct.pack("<HHII", 50_000 + each, 3, 10_000, 8) for each in range(400))
+    text = base64.b64encode(b"II*\0" + struct.pack("<IH", 8, 400) + entries + bytes(4)).decode("ascii")
+    async with running(DecoderOptions()) as asker:
+        with pytest.raises(InvalidParameter):
+            await asker.decoding.check_images([text], caller="")
+    assert "Warning" not in caplog.text
 
 
 class Text(str):
