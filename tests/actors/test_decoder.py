@@ -1,7 +1,9 @@
 """The decoder: whatever a stranger's bytes do to a child, it costs their own request alone."""
 
+import base64
 import gc
 import signal
+import struct
 import sys
 import time
 import weakref
@@ -120,6 +122,28 @@ async def test_child_that_has_done_much_or_keeps_much_is_replaced_between_two_or
     assert len(set(pids)) == 4 // max(1, most)
 
 
+async def test_what_a_child_took_for_orders_before_is_not_counted_to_one_that_is_still_sent() -> None:
+    async with running(attrs.evolve(SMALL, wall_seconds=20)) as asker:
+        for _ in range(3):
+            pid = await asker.check("work")
+        child = psutil.Process(pid)
+        assert sum(child.cpu_times()[:2]) > SMALL.cpu_seconds
+        async with trio.open_nursery() as nursery:
+            child.suspend()
+            nursery.start_soon(asker.check, "sound")
+            # As long as a large image takes to be sent.
+            await trio.sleep(3 * client._WATCH_SECONDS)
+            child.resume()
+
+
+async def test_order_that_a_stopped_child_never_looked_at_is_done_by_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoder_module, "RETRY_SECONDS", 0.0)
+    async with running() as asker:
+        pid = await asker.check("one")
+        psutil.Process(pid).suspend()
+        assert await asker.check("two") != pid
+
+
 async def test_child_that_does_not_start_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoder_module, "RETRY_SECONDS", 0.0)
     async with running(DecoderOptions(command=("/bin/false",))) as asker:
@@ -164,6 +188,17 @@ async def test_text_that_no_frame_can_hold_is_one_clear_error() -> None:
         for text, problem in (("ä", "image 1 is not base64"), ("a" * (MAX_BLOB + 1), "image 1 is too large to decode")):
             with pytest.raises(InvalidParameter, match=problem):
                 await asker.check(text)
+
+
+async def test_warnings_of_a_decoder_are_not_read_line_by_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Ten thousand tags with a warning each kept the service reading its child's standard error."""
+    caplog.set_level("DEBUG")
+    entries = b"".join(struct.pack("<HHII", 50_000 + each, 3, 10_000, 8) for each in range(400))
+    text = base64.b64encode(b"II*\0" + struct.pack("<IH", 8, 400) + entries + bytes(4)).decode("ascii")
+    async with running(DecoderOptions()) as asker:
+        with pytest.raises(InvalidParameter):
+            await asker.decoding.check_images([text], caller="")
+    assert "Warning" not in caplog.text
 
 
 class Text(str):

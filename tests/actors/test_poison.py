@@ -115,6 +115,24 @@ async def test_lora_beside_the_one_that_kills_is_not_blamed(folder: Path, autoju
         assert (await end_of(service, with_loras(SOUND))).status is Status.COMPLETED
 
 
+async def test_lora_of_others_is_not_refused_because_one_that_kills_was_named_before_it(
+    folder: Path, autojump_clock: MockClock
+) -> None:
+    """Numbers of all are computed while the last is read: a caller could have had any LoRA refused for everybody."""
+    script = Script(deadly_together=frozenset({POISON, SOUND}))
+    async with service_of(folder, {"0": script}) as service:
+        first = await end_of(service, with_loras(POISON, SOUND))
+        starts = len(script.starts)
+        for names in ((POISON, SOUND), (SOUND, POISON)):
+            refused = await end_of(service, with_loras(*names))
+            assert refused.failure is not None
+            assert refused.failure == first.failure
+            assert f"The LoRAs {POISON}, {SOUND} ended the engine 2 times" in refused.failure.message
+        for name in (POISON, SOUND):
+            assert (await end_of(service, with_loras(name))).status is Status.COMPLETED
+        assert len(script.starts) == starts
+
+
 async def test_lora_is_not_blamed_for_a_death_after_it_was_read(folder: Path, autojump_clock: MockClock) -> None:
     """Else a caller could have another's LoRA refused, by jobs that are too large for the engine."""
     script = Script(at={"step 0/3": Crash(times=6)})

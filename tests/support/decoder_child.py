@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -24,6 +25,11 @@ def act(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]) ->
             case "spin":
                 while True:
                     pass
+            case "work":
+                end = time.process_time() + 0.4
+                while time.process_time() < end:
+                    pass
+                return p.ImagesChecked(sizes=((4, os.getpid()),)), ()
             case "hang":
                 threading.Event().wait()
             case "grow":

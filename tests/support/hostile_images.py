@@ -45,6 +45,11 @@ def bomb() -> bytes:
     return zlib.compress(bytes(64 << 20), 9)
 
 
+def gif_head(size: tuple[int, int] = (64, 64)) -> bytes:
+    """What stands before the parts of a GIF file."""
+    return b"GIF89a" + struct.pack("<HHBBB", *size, 0, 0, 0)
+
+
 def gif(data: bytes, size: tuple[int, int] = (64, 64)) -> bytes:
     """A GIF file whose frame holds this as its blocks."""
     head = b"GIF89a" + struct.pack("<HHBBB", *size, 0x80, 0, 0) + bytes(6)
@@ -88,7 +93,8 @@ REFUSED: Mapping[str, Callable[[], bytes]] = {
     "jpeg of a run of 255": lambda: saved(Image.new("L", (64, 64)), "JPEG")[:20] + b"\xff" * 4_000_000 + b"\0",
     "png of a million empty chunks": lambda: png(chunk(b"teSt", b"") * 1_000_000),
     "png of a million empty pixels": lambda: png(chunk(b"IDAT", b"") * 1_000_000),
-    "gif of a million comments": lambda: b"GIF89a" + struct.pack("<HHBBB", 64, 64, 0, 0, 0) + b"\x21\xfe\1a\0" * 10**6,
+    "gif of a million comments": lambda: gif_head() + b"\x21\xfe\1a\0" * 10**6,
+    "gif of a million empty comments": lambda: gif_head() + b"\x21\xfe\0" * 10**6,
     "gif of a million blocks": lambda: gif(b"\1a" * 10**6),
     "tiff of thousands of entries": lambda: tiff(60_000),
     "tiff of entries of millions of numbers": lambda: tiff(100, 2_000_000, 3),

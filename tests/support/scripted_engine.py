@@ -107,6 +107,8 @@ class Script:
     """The loads and runs that it dies over."""
     deadly_loras: frozenset[str] = frozenset()
     """Names of the LoRA files that it dies over."""
+    deadly_together: frozenset[str] = frozenset()
+    """Names of LoRA files that it dies over when it has read all of them, and then while it reads the last."""
     memory_bytes: int = 0
     free_bytes: int | None = None
     """The memory of its machine, and what is left of it."""
@@ -320,7 +322,11 @@ class ScriptedEngine:
     async def _read_loras(self, command: Run) -> None:
         for index, path in enumerate(command.lora_paths):
             self.say(ReadingLora(run_id=command.run_id, index=index))
-            await self._survive(deadly=Path(path).name in self._script.deadly_loras)
+            read = {Path(each).name for each in command.lora_paths[: index + 1]}
+            together = self._script.deadly_together
+            await self._survive(
+                deadly=Path(path).name in self._script.deadly_loras or (bool(together) and together <= read)
+            )
         self.say(ReadingLora(run_id=command.run_id, index=None))
 
     async def _survive(self, *, deadly: bool) -> None:

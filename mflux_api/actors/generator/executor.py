@@ -12,7 +12,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.generator.options import GeneratorOptions
-from mflux_api.actors.generator.quarantine import ModelFiles, Suspect
+from mflux_api.actors.generator.quarantine import ModelFiles, ReadLoras, Suspect
 from mflux_api.actors.generator.run_commands import run_command
 from mflux_api.actors.generator.run_frames import RunFrames
 from mflux_api.engine import protocol as p
@@ -102,11 +102,10 @@ class Executor:
             case p.ReadingLora(run_id=run_id) if run_id != self._run_id:
                 logger.debug("dropped a %s frame of another run", type(event).__name__)
             case p.ReadingLora(index=None):
-                for file in self._loras:
-                    self._options.quarantine.note_success(file)
+                self._options.quarantine.note_success(ReadLoras(frozenset(self._loras)))
                 self.suspect = None
             case p.ReadingLora(index=int() as index) if index < len(self._loras):
-                self.suspect = self._loras[index]
+                self.suspect = ReadLoras(frozenset(self._loras[: index + 1]))
 
     def _rest(self) -> None:
         """Nothing is read now: a death from here on is the engine's own."""
@@ -167,11 +166,10 @@ class Executor:
         except ServiceError as error:
             work.reply.fail(error)
             return
-        for file in self._loras:
-            refused = self._options.quarantine.lora_error(file)
-            if refused is not None:
-                work.reply.fail(refused)
-                return
+        refused = self._options.quarantine.lora_error(self._loras)
+        if refused is not None:
+            work.reply.fail(refused)
+            return
         self._run_id = work.run_id
         lora_paths = [file.path for file in self._loras]
         command, images = run_command(work, lora_paths=lora_paths, previews=self._options.previews)

@@ -15,11 +15,11 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.generator.executor import EngineStopped, Executor, Work
 from mflux_api.actors.generator.options import GeneratorOptions
+from mflux_api.actors.generator.quarantine import ReadLoras
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import Engine, EngineDied, EngineId, EngineStarter, Received
 from mflux_api.errors import EngineUnavailable, ServiceError
-from mflux_api.storage.loras import LoraFile
 from mflux_api.supervisor import Started
 from mflux_api.system.nurseries import unwrapped_nursery
 
@@ -153,9 +153,9 @@ class Generator:
         refused: ServiceError | None = None
         if not died.reason.startswith(_OWN_ENDS):
             logger.debug("what an engine was reading is not blamed: a hang may be the disk's")
-        elif isinstance(suspect, LoraFile):
+        elif isinstance(suspect, ReadLoras):
             self._options.quarantine.note_death(suspect)
-            refused = self._options.quarantine.lora_error(suspect)
+            refused = self._options.quarantine.lora_error(tuple(suspect.files))
         elif suspect is not None and not death.out_of_memory:
             # Memory that others had taken may be there the next time.
             self._options.quarantine.note_death(suspect)

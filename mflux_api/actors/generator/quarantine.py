@@ -4,6 +4,7 @@ A death over one file costs the jobs that name it, and no others: the engine is 
 """
 
 import logging
+from collections.abc import Sequence
 
 import attrs
 import trio
@@ -17,7 +18,7 @@ from mflux_api.storage.loras import LoraFile
 logger = logging.getLogger(__name__)
 
 DEATHS = 2
-"""Deaths over a LoRA, without a success between them, after which it is refused; a job has as many attempts."""
+"""Deaths over the same LoRAs, without a success between, after which they are refused; a job has as many attempts."""
 MODEL_DEATHS = 2 * DEATHS
 """Deaths over a model after which it is not tried for a while: those of two jobs, for it may be the only model."""
 RETRY_FIRST = 60.0
@@ -36,8 +37,22 @@ class ModelFiles:
     bits: int | None
 
 
-Suspect = LoraFile | ModelFiles
-"""What was read when a child died; a LoRA that was changed since (its size, its time) is another suspect."""
+@attrs.frozen
+class ReadLoras:
+    """The LoRAs of a run that were being read, and those before them.
+
+    All of them, for their numbers are computed together when the last one is read, and what the first one took is
+    missing then: alone, the last one may be sound. One that was changed since (its size, its time) is another file.
+    """
+
+    files: frozenset[LoraFile]
+
+    def __str__(self) -> str:
+        return ", ".join(sorted(printable(file.name) for file in self.files))
+
+
+Suspect = ReadLoras | ModelFiles
+"""What was read when a child died."""
 
 
 @attrs.define
@@ -60,7 +75,7 @@ class Quarantine:
         record = self._records.pop(suspect, _Record(0, 0.0))
         # Put at the end: the one that was longest without a death is forgotten first.
         self._records[suspect] = _Record(record.deaths + 1, trio.current_time())
-        what = f"LoRA {printable(suspect.name)}" if isinstance(suspect, LoraFile) else f"model {suspect.alias}"
+        what = f"LoRA {suspect}" if isinstance(suspect, ReadLoras) else f"model {suspect.alias}"
         logger.warning("%s: an engine died while it read this, %d times without a success", what, record.deaths + 1)
         if len(self._records) > MAX_SUSPECTS:
             del self._records[next(iter(self._records))]
@@ -68,18 +83,33 @@ class Quarantine:
     def note_success(self, suspect: Suspect) -> None:
         """Forget what was said of something that was read now."""
         self._records.pop(suspect, None)
+        if isinstance(suspect, ReadLoras):
+            for among in self._among(suspect.files):
+                del self._records[among]
 
-    def lora_error(self, file: LoraFile) -> InvalidParameter | None:
-        """Return the error for a LoRA that is not read any more until it changes; ``None`` for any other."""
-        record = self._records.get(file)
-        if record is None or record.deaths < self._lora_deaths:
+    def lora_error(self, files: Sequence[LoraFile]) -> InvalidParameter | None:
+        """Return the error for LoRAs some of which are not read any more until one changes; ``None`` for any others."""
+        for suspect in self._among(frozenset(files)):
+            deaths = self._records[suspect].deaths
+            if deaths >= self._lora_deaths:
+                break
+        else:
             return None
-        name = printable(file.name)
+        if len(suspect.files) == 1:
+            problem = f"The LoRA {suspect} ended the engine {deaths} times while it was read, so it is not read again"
+        else:
+            problem = (
+                f"The LoRAs {suspect} ended the engine {deaths} times while they were read together, so they are not "
+                "read together again"
+            )
         return InvalidParameter(
-            f"The LoRA {name} ended the engine {record.deaths} times while it was read, so it is not read again; "
-            "replace the file, or leave it out",
-            {"field": "lora_files", "value": name, "limit": "whole LoRAs made for this model"},
+            f"{problem}; replace the file, or leave it out",
+            {"field": "lora_files", "value": str(suspect), "limit": "whole LoRAs made for this model"},
         )
+
+    def _among(self, files: frozenset[LoraFile]) -> list[ReadLoras]:
+        """Return the suspects that are among some files."""
+        return [each for each in self._records if isinstance(each, ReadLoras) and each.files <= files]
 
     def model_error(self, files: ModelFiles) -> m.ModelRefused | None:
         """Return the error for a model that is not loaded for a while; ``None`` for any other."""

@@ -58,17 +58,24 @@ class Abandoned(Exception):
 
 @attrs.define
 class _Usage:
-    """What the child has taken since it began with a part of its order."""
+    """What the child has taken since its order was sent, or since it began with a part of it."""
 
     _process: psutil.Process
     _limits: DecoderOptions
     index: int = 0
     began: bool = False
-    _since: float = attrs.field(factory=time.monotonic)
-    _cpu: float = 0.0
+    _since: float = attrs.field(init=False, default=0.0)
+    _cpu: float = attrs.field(init=False, default=0.0)
+
+    def __attrs_post_init__(self) -> None:
+        # What it took for the orders before is not this one's.
+        self._restart()
 
     def begin(self, index: int) -> None:
         self.index, self.began = index, True
+        self._restart()
+
+    def _restart(self) -> None:
         # The system's clock: a test's jumps while a process works.
         self._since, self._cpu = time.monotonic(), self._cpu_seconds()
 
@@ -183,8 +190,9 @@ class DecoderChild(ChildProcess):
         self._gone = True
         if abandoned:
             raise Abandoned
-        if problem is None and not usage.began:
-            raise ChildDied(outcome)
+        if not usage.began:
+            # It was stopped or short of time: it had not looked at the order yet.
+            raise ChildDied(outcome if problem is None else f"it did not begin with its order: it {problem}")
         if self._process.returncode in (-signal.SIGXCPU, -signal.SIGALRM):
             problem = TOO_LONG
         # Else by itself, in a codec.

@@ -67,6 +67,8 @@ def _to_rgb(data: bytes, reference: bool) -> Image.Image:
     try:
         with Image.open(BytesIO(plain), formats=(kind,)) as image:
             _check_size(*image.size, reference)
+            # In blocks a decoder that waits for the end of a row, or of a marker, begins anew with each of them.
+            image.decodermaxblock = max(image.decodermaxblock, len(plain))
             image.load()
             # After the frame is chosen and before anything forgets the EXIF data.
             return _put_on_white(_apply_orientation(image))

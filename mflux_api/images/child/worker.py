@@ -6,6 +6,7 @@ order is in the modules beside it.
 
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -90,7 +91,8 @@ def perform(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]
 
 
 def _silence_libraries() -> None:
-    """Let what codecs print go nowhere: libtiff has a line for each strip. What Python prints still goes out."""
+    """Let what codecs print go nowhere: libtiff has a line for each strip, Pillow one for each tag. Defects go out."""
+    warnings.simplefilter("ignore")
     sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, errors="backslashreplace")
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)

@@ -3,7 +3,7 @@
 from mflux_api.images.child.formats.refused import damaged, too_many_parts
 
 _MAX_BLOCKS = 400_000
-"""Blocks of 255 bytes: twice as many as 48 MB have."""
+"""Blocks of 255 bytes: twice as many as 48 MB have. The end of each row of blocks is one."""
 _EXTENSION, _IMAGE, _CONTROL = 0x21, 0x2C, 0xF9
 
 
@@ -38,12 +38,13 @@ def _table_bytes(data: bytes, at: int) -> int:
 
 
 def _skip_blocks(data: bytes, at: int, count: int) -> tuple[int, int]:
-    while length := _byte(data, at):
+    while count < _MAX_BLOCKS:
+        # The end counts, too: there may be nothing before it.
+        length, count = _byte(data, at), count + 1
         at += 1 + length
-        count += 1
-        if count > _MAX_BLOCKS:
-            raise too_many_parts()
-    return at + 1, count
+        if not length:
+            return at, count
+    raise too_many_parts()
 
 
 def _byte(data: bytes, at: int) -> int:

@@ -21,7 +21,7 @@ def plain_png(data: bytes) -> bytes:
     Raises:
         Refused: it has too many chunks, or a chunk that pixels need is damaged.
     """
-    kept, notes, pixels = dict[bytes, bytes](), dict[bytes, bytes](), list[memoryview]()
+    kept, notes, pixels = dict[bytes, bytes](), dict[bytes, memoryview](), list[memoryview]()
     for kind, body, crc in _chunks(data):
         if kind == b"IDAT":
             pixels.append(body)
@@ -29,22 +29,23 @@ def plain_png(data: bytes) -> bytes:
             if zlib.crc32(body, zlib.crc32(kind)) != crc:
                 raise damaged()
             kept[kind] = bytes(body)
-        elif kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt") and len(body) <= MAX_NOTES and kind not in notes:
-            note = bytes(body) if kind == b"eXIf" else _orientation_text(kind, bytes(body))
-            if note is not None and zlib.crc32(body, zlib.crc32(kind)) == crc:
-                notes[kind] = note
+        elif kind not in notes and len(body) <= MAX_NOTES and _has_orientation(kind, body):
+            # The first one alone, even if it is damaged: each could be small and unpack to much.
+            notes[kind] = body if zlib.crc32(body, zlib.crc32(kind)) == crc else memoryview(b"")
     if b"IHDR" not in kept or not pixels:
         raise damaged()
     parts = [SIGNATURE]
     parts += [_chunk(kind, kept[kind]) for kind in _KEPT if kind in kept]
-    # A text that was compressed is not any more.
-    parts += [_chunk(b"tEXt" if kind == b"zTXt" else kind, note) for kind, note in notes.items()]
+    for kind, body in notes.items():
+        if note := _plain_note(kind, bytes(body)):
+            # A text that was compressed is not any more.
+            parts.append(_chunk(b"tEXt" if kind == b"zTXt" else kind, note))
     parts += [_chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]
     return b"".join(parts)
 
 
 def read_text(data: bytes, key: str) -> str:
-    """Return a text of a PNG file; "" where there is none, or one that is too long.
+    """Return the first text of that name in a PNG file; "" where there is none, or it is too long.
 
     Raises:
         Refused: it has too many chunks.
@@ -52,9 +53,8 @@ def read_text(data: bytes, key: str) -> str:
     wanted = key.encode("ascii") + b"\0"
     for kind, body, _ in _chunks(data):
         if kind in (b"tEXt", b"iTXt", b"zTXt") and len(body) <= _MOST_TEXT and bytes(body[: len(wanted)]) == wanted:
-            text = _text(kind, bytes(body[len(wanted) :]), _MOST_TEXT)
-            if text is not None:
-                return text.decode("latin-1" if kind != b"iTXt" else "utf-8", "replace")
+            text = _text(kind, bytes(body[len(wanted) :]), _MOST_TEXT) or b""
+            return text.decode("latin-1" if kind != b"iTXt" else "utf-8", "replace")
     return ""
 
 
@@ -74,13 +74,22 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview, int]]:
         at = end + 4
 
 
-def _orientation_text(kind: bytes, body: bytes) -> bytes | None:
-    """Return a text that may hold the orientation; ``None`` for all others."""
+def _has_orientation(kind: bytes, body: memoryview) -> bool:
+    """Whether a chunk may hold the orientation."""
+    if kind == b"eXIf":
+        return True
+    if kind not in (b"iTXt", b"tEXt", b"zTXt"):
+        return False
+    key, _, rest = bytes(body).partition(b"\0")
+    # Pillow reads no packed XMP.
+    return (key == _XMP and rest[:1] == b"\0") if kind == b"iTXt" else key in _RAW_EXIF
+
+
+def _plain_note(kind: bytes, body: bytes) -> bytes | None:
+    """Return what such a chunk holds, unpacked; ``None`` if it is damaged or too long."""
+    if kind != b"zTXt":
+        return body
     key, _, rest = body.partition(b"\0")
-    if kind == b"iTXt":
-        return body if key == _XMP and rest[:1] == b"\0" else None
-    if key not in _RAW_EXIF:
-        return None
     text = _text(kind, rest, 4 * MAX_NOTES)
     return None if text is None else key + b"\0" + text
 

@@ -1,5 +1,9 @@
 """Files before a decoder sees them: the usual ones unchanged in every pixel, hostile ones cut down or refused."""
 
+import struct
+import time
+import zlib
+from collections.abc import Callable
 from io import BytesIO
 from typing import Any
 
@@ -13,7 +17,7 @@ from mflux_api.images.child.decode import decode_image
 from mflux_api.images.child.formats.plain import plain_file
 from mflux_api.images.child.formats.png import read_text
 from mflux_api.images.child.formats.refused import Refused
-from tests.support.hostile_images import ACCEPTED, REFUSED, png, saved
+from tests.support.hostile_images import ACCEPTED, REFUSED, chunk, png, saved
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -38,6 +42,37 @@ def test_costly_parts_that_pixels_do_not_need_never_come_to_a_decoder(name: str)
 def test_what_follows_the_pixels_of_a_png_is_not_unpacked() -> None:
     data = png(pixels=bytes(65 * 64) + bytes(20 << 20))
     assert decode_image(data, 0).size == (64, 64)
+
+
+SMALL_PNG = saved(Image.new("L", (64, 64)), "PNG")
+NARROW_BMP = b"BM" + struct.pack("<IHHIIiiHHIIiiII", 0, 0, 0, 54, 40, 15_000_000, 1, 1, 24, 0, 0, 0, 0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(lambda: NARROW_BMP + bytes(45_000_000), id="one row of 15 million pixels"),
+        pytest.param(
+            lambda: saved(Image.new("L", (64, 64)), "JPEG")[:-2] + b"\xff" * 40_000_000 + b"\xd9",
+            id="40 million fill bytes",
+        ),
+        pytest.param(
+            lambda: png(*(chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(1 << 19), 9)),) * 30_000),
+            id="30,000 packed profiles",
+        ),
+        pytest.param(
+            lambda: png(*(chunk(b"zTXt", b"parameters\0\0" + zlib.compress(bytes(1 << 21), 9)),) * 10_000),
+            id="10,000 packed infotexts",
+        ),
+    ],
+)
+def test_file_costs_no_more_than_its_bytes_and_pixels(data: Callable[[], bytes]) -> None:
+    """Each took 5 to 30 s: the decoder began anew with every block of it, or all of what is small was unpacked."""
+    file = data()
+    began = time.process_time()
+    assert decode_image(file, 0, reference=False).width in (64, 15_000_000)
+    assert len(read_text(file, "parameters") if file.startswith(SMALL_PNG[:8]) else "") < 1 << 20
+    assert time.process_time() - began < 3.0
 
 
 def test_frames_behind_the_first_never_come_to_a_decoder() -> None:
