@@ -62,12 +62,12 @@ def hold_saving(patch: pytest.MonkeyPatch, *seeds: int) -> dict[int, Hold]:
     holds = {seed: Hold() for seed in seeds}
     save = JobRunner._save
 
-    async def saving(self: JobRunner, job: Job, image: ImageDone, rgb: bytes) -> StoredImage:
+    async def saving(self: JobRunner, attempt: Any, image: ImageDone, rgb: bytes) -> StoredImage:
         hold = holds.get(image.seed)
         if hold is not None:
             hold.reached.set()
             await hold.release.wait()
-        return await save(self, job, image, rgb)
+        return await save(self, attempt, image, rgb)
 
     patch.setattr(JobRunner, "_save", saving)
     return holds

@@ -3,6 +3,7 @@
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -118,6 +119,43 @@ async def test_retry_that_waits_for_a_dead_disk_does_not_hold_its_engine(
         finally:
             answers.set()
         assert (await ended(service, job.id)).status is Status.COMPLETED
+
+
+async def test_image_that_is_saved_as_its_engine_dies_does_not_hold_the_engine_on_a_dead_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved, died, asked, answers = (threading.Event() for _ in range(4))
+    save, discard = ImageFiles.save, ImageFiles.discard
+
+    def saving(self: ImageFiles, *arguments: Any, **options: Any) -> StoredImage:
+        stored = save(self, *arguments, **options)
+        if not saved.is_set():
+            saved.set()
+            died.wait(DEADLINE_SECONDS)
+        return stored
+
+    def discarding(self: ImageFiles, image: StoredImage) -> None:
+        asked.set()
+        answers.wait(2 * DEADLINE_SECONDS)
+        discard(self, image)
+
+    monkeypatch.setattr(ImageFiles, "save", saving)
+    monkeypatch.setattr(ImageFiles, "discard", discarding)
+    monkeypatch.setattr(scheduler, "DISCARD_SECONDS", 0.05)
+    script = Script(at={"image 1": Crash()})
+    async with scripted_service(tmp_path, script) as service:
+        job = await service.submit(request(num_images=2))
+        other = await service.submit(request())
+        await eventually(saved.is_set)
+        await eventually(lambda: len(script.starts) == 2)
+        died.set()
+        await eventually(asked.is_set)
+        try:
+            assert (await ended(service, other.id)).status is Status.COMPLETED
+        finally:
+            answers.set()
+        assert (await ended(service, job.id)).status is Status.COMPLETED
+        assert images(tmp_path) == sorted([f"{job.id}-0.png", f"{job.id}-1.png", f"{other.id}-0.png"])
 
 
 async def test_job_that_is_cancelled_while_its_images_are_being_removed_is_cancelled(

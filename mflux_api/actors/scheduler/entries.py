@@ -118,6 +118,8 @@ class Entry:
     """The queue that it is in."""
     state: JobState = attrs.field(default=JobState.PERSISTING, on_setattr=_tell_watcher)
     images: list[StoredImage] = attrs.field(factory=list)
+    late: list[StoredImage] = attrs.field(factory=list)
+    """Images that were on disk only when their attempt was over."""
     overtaken: int = 0
     """How often its caller's later jobs ran before it, until it last became ready; since then its order counts."""
     out_of_memory: bool = False

@@ -88,6 +88,7 @@ class JobRunner:
         engine: EngineId,
         tracker: ProgressTracker,
         images: list[StoredImage],
+        late: list[StoredImage],
         publish: Publish,
         engine_freed: Callable[[], None],
     ) -> Ran:
@@ -98,6 +99,7 @@ class JobRunner:
             engine: the engine that was chosen for it.
             tracker: turns what happens into progress.
             images: gets what is saved.
+            late: gets what was on disk only when the attempt was over; nothing will ever point to it.
             publish: told of every progress.
             engine_freed: called when the engine has no more to do for it; images may still be being saved then.
 
@@ -116,7 +118,7 @@ class JobRunner:
                 # What follows the run goes on saving when the lease is back and the engine is free.
                 async with unwrapped_nursery() as nursery:
                     async with self._leased(job, to, tracker, publish, nursery) as lease:
-                        attempt = _Attempt(job, lease, to, tracker, images, publish)
+                        attempt = _Attempt(job, lease, to, tracker, images, late, publish)
                         timings = await self._run(attempt, inputs, nursery)
                     engine_freed()
                 return Ran(timings=attrs.evolve(timings, total=trio.current_time() - started), device=lease.device)
@@ -211,13 +213,15 @@ class JobRunner:
                             publish(tracker.preview(base64.b64encode(jpeg).decode()))
                     case p.ImageDone() as image:
                         publish(tracker.stage(Stage.SAVING))
-                        attempt.images.append(await self._save(attempt.job, image, report.blobs[0]))
+                        attempt.images.append(await self._save(attempt, image, report.blobs[0]))
                         stopwatch.image_saved()
                         publish(tracker.image_saved(len(attempt.images)))
                     case other:
                         raise RuntimeError(f"the generator passed a {type(other).__name__} on")
 
-    async def _save(self, job: Job, image: p.ImageDone, rgb: bytes) -> StoredImage:
+    async def _save(self, attempt: "_Attempt", image: p.ImageDone, rgb: bytes) -> StoredImage:
+        job = attempt.job
+
         def save() -> StoredImage:
             return self._files.save(
                 job,
@@ -236,9 +240,8 @@ class JobRunner:
         try:
             await trio.lowlevel.checkpoint_if_cancelled()
         except trio.Cancelled:
-            # The job ended while the file was being written; nothing will ever point to it.
-            with trio.CancelScope(shield=True):
-                await self.discard([stored])
+            # Removing it here would keep the engine for as long as a disk does not answer.
+            attempt.late.append(stored)
             raise
         return stored
 
@@ -252,6 +255,7 @@ class _Attempt:
     to: EngineAddresses
     tracker: ProgressTracker
     images: list[StoredImage]
+    late: list[StoredImage]
     publish: Publish
 
 

@@ -27,7 +27,7 @@ from mflux_api.actors.scheduler.retries import Retries
 from mflux_api.config import SchedulerSettings
 from mflux_api.engine.interface import EngineDied, EngineId
 from mflux_api.errors import EngineUnavailable, InternalError, ModelNotDownloaded, ServiceError
-from mflux_api.jobs.job import Job, Status
+from mflux_api.jobs.job import Job, Status, StoredImage
 from mflux_api.jobs.progress import Progress
 from mflux_api.supervisor import Started
 from mflux_api.system.nurseries import unwrapped_nursery
@@ -269,6 +269,10 @@ class Scheduler:
             if entry.state is JobState.HALTED:
                 await self._retries.requeue_halted(entry)
         finally:
+            if entry.late:
+                # The job ended while a file was being written.
+                with trio.CancelScope(shield=True):
+                    await self._remove(entry, [])
             over.set()
             entry.engine = None
             if self._busy.get(engine) is entry:
@@ -290,7 +294,13 @@ class Scheduler:
         requeue = partial(m.Requeue, job_id=entry.job.id)
         try:
             done = await self._job_runner.run(
-                await self._with_inputs(entry.job), engine, entry.tracker, entry.images, self._publish, engine_freed
+                await self._with_inputs(entry.job),
+                engine,
+                entry.tracker,
+                entry.images,
+                entry.late,
+                self._publish,
+                engine_freed,
             )
         except EngineDied as died:
             logger.warning("job %s: the engine died (%s)", entry.job.id, died.reason)
@@ -349,9 +359,14 @@ class Scheduler:
     async def _discard_images(self, entry: Entry) -> None:
         """Remove what an attempt saved that is over while its job is not: nothing will ever point to it."""
         images, entry.images = entry.images, []
+        await self._remove(entry, images)
+
+    async def _remove(self, entry: Entry, images: list[StoredImage]) -> None:
+        """Remove these images, and those that were late; the engine is not kept for a disk."""
+        late, entry.late = entry.late, []
         async with unwrapped_nursery() as nursery:
             nursery.start_soon(self._let_engine_go, entry)
-            await self._job_runner.discard(images)
+            await self._job_runner.discard([*images, *late])
             nursery.cancel_scope.cancel()
 
     async def _let_engine_go(self, entry: Entry) -> None:
