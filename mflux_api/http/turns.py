@@ -30,6 +30,8 @@ class Turns:
         self._at_work: OrderedDict[Turn, float] = OrderedDict()
         self._waiting: tuple[OrderedDict[Turn, None], OrderedDict[Turn, None]] = (OrderedDict(), OrderedDict())
         self._count = 0
+        self.heads = trio.Lock(), trio.Lock()
+        """Held while the head of a request is read; the second by connections that ask all the time."""
         self.reading = trio.Lock()
         """Held between two pieces of reading."""
 
@@ -81,15 +83,28 @@ class Turn:
         self._last = -math.inf
         self.wake = trio.Event()
 
+    @property
+    def _busy(self) -> bool:
+        return trio.current_time() - self._last < BUSY_SECONDS
+
+    async def read_head(self, *, urgent: bool = False) -> None:
+        """Wait until a part of a head may be read: one in each turn of the loop, as a head may take milliseconds.
+
+        Args:
+            urgent: do not wait, unless the connection asks all the time.
+        """
+        if self._busy or not urgent:
+            async with self._turns.heads[self._busy]:
+                pass
+
     async def take(self, *, urgent: bool = False) -> None:
         """Wait until the request may be worked on.
 
         Args:
             urgent: do not wait, unless the connection asks all the time.
         """
-        busy = trio.current_time() - self._last < BUSY_SECONDS
-        if busy or not urgent:
-            await self._turns._take(self, busy=busy)
+        if self._busy or not urgent:
+            await self._turns._take(self, busy=self._busy)
 
     def release(self) -> None:
         """Say that the request needs no more work than its answer's sending; again, it does nothing."""
