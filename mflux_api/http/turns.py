@@ -22,6 +22,9 @@ BUSY_SHARE: Final = 4
 BUSY_SECONDS: Final = 0.02
 """A connection that asks again within this time after its answer asks all the time."""
 
+URGENT_BUSY_SECONDS: Final = 0.005
+"""The same of one that asks for health, which costs little: a monitor may ask fifty times a second."""
+
 
 class Turns:
     """The requests of one server that are being worked on, and those that wait for that."""
@@ -83,9 +86,8 @@ class Turn:
         self._last = -math.inf
         self.wake = trio.Event()
 
-    @property
-    def _busy(self) -> bool:
-        return trio.current_time() - self._last < BUSY_SECONDS
+    def _is_busy(self, *, urgent: bool) -> bool:
+        return trio.current_time() - self._last < (URGENT_BUSY_SECONDS if urgent else BUSY_SECONDS)
 
     async def read_head(self, *, urgent: bool = False) -> None:
         """Wait until a part of a head may be read: one in each turn of the loop, as a head may take milliseconds.
@@ -93,8 +95,9 @@ class Turn:
         Args:
             urgent: do not wait, unless the connection asks all the time.
         """
-        if self._busy or not urgent:
-            async with self._turns.heads[self._busy]:
+        busy = self._is_busy(urgent=urgent)
+        if busy or not urgent:
+            async with self._turns.heads[busy]:
                 pass
 
     async def take(self, *, urgent: bool = False) -> None:
@@ -103,8 +106,9 @@ class Turn:
         Args:
             urgent: do not wait, unless the connection asks all the time.
         """
-        if self._busy or not urgent:
-            await self._turns._take(self, busy=self._busy)
+        busy = self._is_busy(urgent=urgent)
+        if busy or not urgent:
+            await self._turns._take(self, busy=busy)
 
     def release(self) -> None:
         """Say that the request needs no more work than its answer's sending; again, it does nothing."""
