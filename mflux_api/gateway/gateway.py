@@ -29,7 +29,8 @@ class Gateway(Submission, Jobs, Images, Models):
 
     async def status(self) -> m.SchedulerStatus:
         """Return how busy the scheduler is."""
-        return await self._ask(self._to.scheduler, m.GetStatus())
+        # The scheduler answers one question in each turn of the loop: health would wait for all those of a crowd.
+        return await self._ask(self._to.scheduler, m.GetStatus(), control=True)
 
     async def totals(self) -> Totals:
         """Return the running counters of the store."""

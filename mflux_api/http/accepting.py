@@ -15,7 +15,7 @@ import trio
 
 from mflux_api.access.addresses import client_of
 from mflux_api.errors import InvalidHTTP, ServiceError
-from mflux_api.http.http1 import NOT_HTTP, whole_error
+from mflux_api.http.http1 import NOT_HTTP, is_urgent, whole_error
 from mflux_api.http.open_connections import OpenConnections, Place
 
 logger = logging.getLogger("mflux_api.http")
@@ -38,10 +38,14 @@ _METHOD: Final = re.compile(rb"[A-Za-z\r\n]")
 """How a request begins. TLS and most other protocols begin otherwise."""
 
 MOST_ACCEPTED: Final = 16
-"""How many connections are accepted in one turn of the loop; one of them is served. Each that begins takes part in the
-next fifteen turns, and makes all of them longer."""
+"""How many connections are accepted in one turn of the loop, when their clients are gone already."""
 REFUSAL_COST: Final = 4
-"""As how many that are gone one counts that is refused: it is sent an answer."""
+"""As how many that are gone one counts that is refused, and sent an answer, or that is let in, and waits in line."""
+
+HEAD_BYTES: Final = 64
+"""What is looked at of a request to see whether it asks for health."""
+
+SILENCE_SECONDS: Final = 20.0
 
 RETRY_SECONDS: Final = 0.1
 LOG_SECONDS: Final = 60.0
@@ -58,15 +62,21 @@ Serve = Callable[[trio.SocketStream, Place], Awaitable[None]]
 class Acceptor:
     """Accepts for all sockets of one server."""
 
-    def __init__(self, connections: OpenConnections, serve: Serve) -> None:
+    def __init__(self, connections: OpenConnections, serve: Serve, silence_seconds: float = SILENCE_SECONDS) -> None:
         """Take what serves a connection.
 
         Args:
             connections: those that are open.
             serve: runs until the connection has ended, or until it is cancelled because it has to give way.
+            silence_seconds: a client that has said nothing for so long is left.
         """
         self._connections = connections
         self._serve = serve
+        self._silence_seconds = silence_seconds
+        # A connection that begins takes part in the next turns of the loop, and makes all of them longer: one begins
+        # in each turn, and one more that asks for health, which is to be heard in any crowd.
+        self._lines = trio.Lock(), trio.Lock()
+        self._silent = set[trio.CancelScope]()
         self._refused = 0
         self._logged = -LOG_SECONDS
 
@@ -76,52 +86,80 @@ class Acceptor:
         Raises:
             OSError: the socket does not listen.
         """
-        while True:
-            await trio.lowlevel.wait_readable(sock)
-            # Clients that are gone are taken from the line many at a time, or the others would wait behind them.
-            left = MOST_ACCEPTED
-            while left > 0:
-                try:
-                    client, address = sock.accept()
-                except BlockingIOError:
-                    break
-                except OSError as error:
-                    if error.errno in _OUT_OF:
-                        self._log(error)
-                        # One that waits for nothing may have the descriptor that is missing.
-                        self._connections.close_oldest()
-                        await trio.sleep(RETRY_SECONDS)
+        try:
+            while True:
+                await trio.lowlevel.wait_readable(sock)
+                # Clients that are gone are taken from the line many at a time, or the others would wait behind them.
+                left = MOST_ACCEPTED
+                while left > 0:
+                    try:
+                        client, address = sock.accept()
+                    except BlockingIOError:
                         break
-                    if error.errno not in _OF_ONE_CLIENT:
-                        raise
-                    left -= 1
-                    continue
-                left -= self._welcome(client, client_of(address[0]), nursery)
+                    except OSError as error:
+                        if error.errno in _OUT_OF:
+                            self._log(error)
+                            # One that waits for nothing may have the descriptor that is missing.
+                            self._connections.close_oldest()
+                            await trio.sleep(RETRY_SECONDS)
+                            break
+                        if error.errno not in _OF_ONE_CLIENT:
+                            raise
+                        left -= 1
+                        continue
+                    left -= self._welcome(client, client_of(address[0]), nursery)
+        finally:
+            for scope in self._silent:
+                scope.cancel("the server ends")
 
     def _welcome(self, client: socket.socket, address: str, nursery: trio.Nursery) -> int:
         """Serve a client, refuse it, or close what it has left already; return the part of a turn that it costs."""
-        begun = _first_byte(client)
+        begun = _first_bytes(client)
         if begun is None:
             client.close()
             return 1
-        not_http = begun and not _METHOD.match(begun)
-        refusal = InvalidHTTP(NOT_HTTP) if not_http else self._connections.refusal(address)
+        refusal = _refusal_of(begun) or self._connections.refusal(address)
         if refusal is None:
-            nursery.start_soon(self._run, trio.SocketStream(trio.socket.from_stdlib_socket(client)), address)
-            return MOST_ACCEPTED
-        if not _told_and_gone(client, refusal) and self._refused < MOST_REFUSED:
+            stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
+            nursery.start_soon(self._run, client, stream, address)
+        elif not _told_and_gone(client, refusal) and self._refused < MOST_REFUSED:
             nursery.start_soon(self._read_on, trio.SocketStream(trio.socket.from_stdlib_socket(client)))
         else:
             client.close()
         return REFUSAL_COST
 
-    async def _run(self, stream: trio.SocketStream, address: str) -> None:
+    async def _run(self, client: socket.socket, stream: trio.SocketStream, address: str) -> None:
         scope = trio.CancelScope()
+        refusal: ServiceError | None = None
         try:
             with scope, self._connections.place(address, scope.cancel) as place:
-                await self._serve(stream, place)
+                begun = await self._hear(client)
+                if begun is None:
+                    return
+                refusal = _refusal_of(begun)
+                if refusal is None:
+                    await self._serve(stream, place)
+                    return
+            if refusal is not None and not _told_and_gone(client, refusal) and self._refused < MOST_REFUSED:
+                await self._read_on(stream)
         finally:
             await trio.aclose_forcefully(stream)
+
+    async def _hear(self, client: socket.socket) -> bytes | None:
+        """Wait for a client's first bytes and for its turn; return the bytes, ``None`` if it is gone or silent."""
+        begun = _first_bytes(client)
+        if begun == b"":
+            with trio.move_on_after(self._silence_seconds) as scope:
+                self._silent.add(scope)
+                try:
+                    await trio.lowlevel.wait_readable(client)
+                finally:
+                    self._silent.discard(scope)
+            begun = _first_bytes(client)
+        if not begun or _refusal_of(begun) is not None:
+            return begun or None
+        async with self._lines[is_urgent(begun)]:
+            return _first_bytes(client)
 
     async def _read_on(self, stream: trio.SocketStream) -> None:
         """Read what a refused client still sends, for a while, so that it gets to read its answer."""
@@ -147,16 +185,21 @@ class Acceptor:
             )
 
 
-def _first_byte(client: socket.socket) -> bytes | None:
-    """Return the first byte of what a client has sent, none where nothing has come yet; ``None`` if it is gone."""
+def _first_bytes(client: socket.socket) -> bytes | None:
+    """Return the beginning of what a client has sent, none where nothing has come yet; ``None`` if it is gone."""
     client.setblocking(False)
     try:
         client.getpeername()  # fails where the client has reset the connection, also behind a request
-        return client.recv(1, socket.MSG_PEEK) or None
+        return client.recv(HEAD_BYTES, socket.MSG_PEEK) or None
     except BlockingIOError:
         return b""
     except OSError:
         return None
+
+
+def _refusal_of(begun: bytes) -> ServiceError | None:
+    """Return why no connection is made for what begins so."""
+    return InvalidHTTP(NOT_HTTP) if begun and not _METHOD.match(begun) else None
 
 
 def _told_and_gone(client: socket.socket, refusal: ServiceError) -> bool:

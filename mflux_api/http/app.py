@@ -15,8 +15,10 @@ from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.body_limits import LIMITS, BodyLimit, BodyLimits
 from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.held import IN_FLIGHT, ServiceRequest
+from mflux_api.http.probes import PROBES
 from mflux_api.http.render import Renderer
 from mflux_api.http.routes import api_v1
+from mflux_api.http.routes.system import probes
 from mflux_api.http.security.guard import Guard, install, route_scopes
 from mflux_api.http.security.hosts import HostRules, own_names
 from mflux_api.http.security.origins import OriginRules
@@ -60,6 +62,7 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     hosts = HostRules(settings.security.allowed_hosts, own=(settings.server.host, *own_names()))
     origins = OriginRules(settings.server.cors_origins)
     install(app, Guard(access or Access(settings.security), hosts, origins, scopes))
+    app.config[PROBES] = probes(gateway, hosts, _origin_headers(None, origins))
     app.config[LIMITS] = _body_limits(app, settings.lora.max_upload_mb * 2**20)
     _refuse_large_bodies(app)
     early_refusal.install(app, gateway)
@@ -102,18 +105,25 @@ def _identify(app: QuartTrio) -> None:
 def _allow_origins(app: QuartTrio, origins: OriginRules) -> None:
     @app.after_request
     async def add_headers(response: Response) -> Response:
-        origin = request.headers.get("Origin")
-        if origins.every:
-            response.headers["Access-Control-Allow-Origin"] = "*"
-        else:
-            # Also for other origins and none: a cache must not give their answer to a page that may read it.
-            response.headers.add("Vary", "Origin")
-            if origin is None or not origins.allows(origin):
-                return response
-            response.headers["Access-Control-Allow-Origin"] = origin
-        response.headers["Access-Control-Expose-Headers"] = EXPOSED_HEADERS
+        added = _origin_headers(request.headers.get("Origin"), origins)
+        for name, value in added.items():
+            response.headers.add(name, value)
+        if "Access-Control-Allow-Origin" not in added:
+            return response
         if request.method == "OPTIONS":
             response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
             response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
             response.headers["Access-Control-Max-Age"] = "600"
         return response
+
+
+def _origin_headers(origin: str | None, origins: OriginRules) -> dict[str, str]:
+    """Return what an answer tells the browser about who may read it."""
+    exposed = {"Access-Control-Expose-Headers": EXPOSED_HEADERS}
+    if origins.every:
+        return {"Access-Control-Allow-Origin": "*"} | exposed
+    # Also for other origins and none: a cache must not give their answer to a page that may read it.
+    vary = {"Vary": "Origin"}
+    if origin is None or not origins.allows(origin):
+        return vary
+    return vary | {"Access-Control-Allow-Origin": origin} | exposed

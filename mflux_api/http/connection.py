@@ -16,7 +16,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.trio.tcp_server import TCPServer
-from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.trio.worker_context import TrioSingleTask, WorkerContext
 from hypercorn.typing import (
     AppWrapper,
     ASGIReceiveCallable,
@@ -34,9 +34,11 @@ from quart_trio.asgi import TrioASGIHTTPConnection
 from mflux_api.http.body_limits import LIMITS, BodyLimit, IgnoredBody
 from mflux_api.http.client_timeouts import ClientTimeouts
 from mflux_api.http.held import IN_FLIGHT, Held, MeteredBody, ServiceRequest
-from mflux_api.http.http1 import HTTP1, TURN
+from mflux_api.http.http1 import HTTP1, TURN, is_urgent
+from mflux_api.http.idle_timer import IdleTimer
 from mflux_api.http.open_connections import Place
 from mflux_api.http.pace import Pace, PacedBody
+from mflux_api.http.probes import Probes
 from mflux_api.http.request_head import RequestParser
 from mflux_api.http.turns import Turn
 from mflux_api.http.uploads import UploadBody
@@ -155,12 +157,16 @@ class Connection(TCPServer):
         stream: trio.SocketStream,
         place: Place,
         turn: Turn,
+        probes: Probes | None = None,
     ) -> None:
         # Hypercorn's annotation names the SSL stream only; it takes either.
         super().__init__(app, config, context, state, cast("trio.SSLStream[trio.SocketStream]", stream))
         self._limit = limit
         self._place = place
         self._turn = turn
+        self._probes = probes
+        # Hypercorn's annotation names its own class only.
+        self.idle_task = cast("TrioSingleTask", IdleTimer())
         self._pace = Pace()
         self._socket_stream = stream
         self._scope = trio.CancelScope()
@@ -197,7 +203,7 @@ class Connection(TCPServer):
 
     async def _read_data(self) -> None:
         """Feed the protocol until the client's end of file, or until no handler will read what it sends."""
-        protocol = self.protocol.protocol = HTTP1(self.protocol, self._read_ahead, self._turn)
+        protocol = self.protocol.protocol = HTTP1(self.protocol, self._read_ahead, self._turn, self._probes)
         with self._requests:
             await self._read_requests(protocol)
         if self._requests.cancelled_caught:
@@ -214,6 +220,8 @@ class Connection(TCPServer):
             if waiting.cancelled_caught:
                 await protocol.refuse_slow_head()
                 continue  # into the cancellation that is its end
+            if data and protocol.before_body:
+                await self._turn.read_head(urgent=is_urgent(data))
             await protocol.handle(RawData(data))
             if not data:
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -10,13 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 import h11
 import trio
-from hypercorn.events import Closed
+from hypercorn.events import Closed, RawData
 from hypercorn.protocol.events import Body, EndBody, Event, Request, Response
 from hypercorn.protocol.h11 import STREAM_ID, H11Protocol
 from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
-from hypercorn.typing import ConnectionState
+from hypercorn.typing import ConnectionState, H11SendableEvent
 
 from mflux_api.errors import InternalError, InvalidHTTP, RequestTimeout, ServiceError
+from mflux_api.http.probes import Probes
 from mflux_api.http.request_head import RequestParser
 from mflux_api.http.responses import INTERNAL_ERROR, to_json
 from mflux_api.http.schemas import ErrorBody
@@ -37,8 +39,9 @@ MANY_CHUNKS: Final = 16
 SMALL_ANSWER_BYTES: Final = 64 * 1024
 """An answer up to this is sent at once, as a part of the work."""
 
-_URGENT: Final = frozenset({b"/api/v1/health", b"/livez", b"/readyz"})
-"""What tells an operator that the service lives: it is to be heard in any crowd."""
+_URGENT: Final = re.compile(rb"GET (?:/api/v1/health|/livez|/readyz) ")
+_URGENT_BYTES: Final = 2048
+"""A monitor's head is a tenth of it; one of 16 KB takes milliseconds to read."""
 
 _MESSAGES: Final = {
     408: "The request's line and headers did not arrive in time; send them at once",
@@ -56,7 +59,11 @@ class HTTP1(H11Protocol):
     """
 
     def __init__(
-        self, wrapper: ProtocolWrapper, read_ahead: Callable[[RequestParser], Awaitable[None]], turn: Turn
+        self,
+        wrapper: ProtocolWrapper,
+        read_ahead: Callable[[RequestParser], Awaitable[None]],
+        turn: Turn,
+        probes: Probes | None,
     ) -> None:
         """Take the place of the wrapper's own protocol, before the first byte.
 
@@ -64,6 +71,7 @@ class HTTP1(H11Protocol):
             wrapper: has a protocol that has seen nothing yet.
             read_ahead: runs while a request waits for the answer to the one before, and sees the client leave.
             turn: says when a request may be worked on.
+            probes: answers health without the app.
         """
         super().__init__(
             wrapper.app,
@@ -77,6 +85,9 @@ class HTTP1(H11Protocol):
             wrapper.send,
         )
         self._turn = turn
+        self._probes = probes
+        self._joins = False
+        self._unsent = b""
         self._parser = RequestParser(self.config.h11_max_incomplete_size)
         self.connection = self._parser
         self.can_read = _CanRead(partial(read_ahead, self._parser))
@@ -87,6 +98,11 @@ class HTTP1(H11Protocol):
         return self._parser.in_head
 
     @property
+    def before_body(self) -> bool:
+        """Whether the next bytes are a request's head."""
+        return self._parser.their_state is h11.IDLE
+
+    @property
     def client_may_be_sending(self) -> bool:
         """Whether there may be more to come after the last request, or of it, which no handler will read."""
         return self.connection.their_state in (h11.SEND_BODY, h11.ERROR) or self._parser.ignored
@@ -95,7 +111,8 @@ class HTTP1(H11Protocol):
         """Send a part of an answer."""
         if isinstance(event, Response) and event.status_code >= 200:
             length = dict(event.headers).get(b"content-length", b"")
-            if not length.isdigit() or int(length) > SMALL_ANSWER_BYTES:
+            self._joins = length.isdigit() and int(length) <= SMALL_ANSWER_BYTES
+            if not self._joins:
                 # What is left is to wait for the client.
                 self._turn.release()
             headers = [*event.headers, NOSNIFF]
@@ -105,11 +122,47 @@ class HTTP1(H11Protocol):
             event = Response(stream_id=event.stream_id, headers=headers, status_code=event.status_code)
         await super().stream_send(event)
 
+    async def _send_h11_event(self, event: H11SendableEvent) -> None:
+        """Send an event; of a small answer head and body together: each sending takes turns of the loop."""
+        if not self._joins:
+            await super()._send_h11_event(event)
+            return
+        try:
+            self._unsent += self.connection.send(event) or b""
+        except h11.LocalProtocolError:
+            if self.connection.their_state is not h11.ERROR:
+                raise
+        if isinstance(event, h11.EndOfMessage) or self.connection.our_state is h11.ERROR:
+            self._joins = False
+            data, self._unsent = self._unsent, b""
+            await self.send(RawData(data=data))
+
+    async def _answer_probe(self, request: h11.Request) -> bool:
+        """Answer a plain question for health at once; return whether it was one."""
+        if self._probes is None or self.keep_alive_requests >= self.config.keep_alive_max_requests:
+            return False
+        found = await self._probes.answer(request)
+        if found is None or self.context.terminated.is_set():
+            return False
+        headers, body = found
+        # It has no body: this is its end.
+        self.connection.next_event()
+        self.keep_alive_requests += 1
+        self._joins = True
+        await super().stream_send(Response(stream_id=STREAM_ID, headers=[*headers, NOSNIFF], status_code=200))
+        await super().stream_send(Body(stream_id=STREAM_ID, data=body))
+        await super().stream_send(EndBody(stream_id=STREAM_ID))
+        await self._maybe_recycle()
+        return True
+
     async def _check_protocol(self, event: h11.Request) -> None:
         """Offer no other protocol: a client that asks for one with ``Upgrade`` is answered in HTTP/1.1."""
 
     async def _create_stream(self, request: h11.Request) -> None:
-        await self._turn.take(urgent=request.target.partition(b"?")[0] in _URGENT)
+        probe = self._probes is not None and self._probes.know(request)
+        await self._turn.take(urgent=probe)
+        if probe and await self._answer_probe(request):
+            return
         self.stream = _Stream(
             self.app,
             self.config,
@@ -154,6 +207,7 @@ class HTTP1(H11Protocol):
         code = RequestTimeout.code if status_code == RequestTimeout.status else InvalidHTTP.code
         headers, body = _error(self._parser.problem or known, code)
         headers += [NOSNIFF, *self.config.response_headers("h11")]
+        self._joins = True
         await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
@@ -223,3 +277,8 @@ def _error(message: str, code: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
         (b"connection", b"close"),
     ]
     return headers, body
+
+
+def is_urgent(begun: bytes) -> bool:
+    """Whether a request that begins so asks for what tells an operator that the service lives."""
+    return len(begun) <= _URGENT_BYTES and _URGENT.match(begun) is not None

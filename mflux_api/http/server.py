@@ -24,6 +24,7 @@ from mflux_api.http.accepting import Acceptor
 from mflux_api.http.client_timeouts import ClientTimeouts
 from mflux_api.http.connection import Connection, HTTPConnection
 from mflux_api.http.open_connections import ConnectionLimits, OpenConnections, Place, connection_limits
+from mflux_api.http.probes import PROBES
 from mflux_api.http.turns import Turns
 from mflux_api.system.nurseries import lone_error
 
@@ -149,11 +150,12 @@ async def _serve(
     context = WorkerContext(None)
     limit = ClientTimeouts(options.send_stall_seconds, options.linger_seconds, options.head_seconds)
     turns = Turns()
+    probes = app.config.get(PROBES)
 
     async def connected(stream: trio.SocketStream, place: Place) -> None:
-        await Connection(ASGIWrapper(app), config, context, {}, limit, stream, place, turns.turn()).run()
+        await Connection(ASGIWrapper(app), config, context, {}, limit, stream, place, turns.turn(), probes).run()
 
-    acceptor = Acceptor(OpenConnections(options.limits), connected)
+    acceptor = Acceptor(OpenConnections(options.limits), connected, options.keep_alive_seconds)
     closing = trio.Event()
     with ExitStack() as stack:
         listeners = [stack.enter_context(sock.dup()) for sock in sockets]

@@ -22,6 +22,9 @@ BUSY_SHARE: Final = 4
 BUSY_SECONDS: Final = 0.02
 """A connection that asks again within this time after its answer asks all the time."""
 
+URGENT_BUSY_SECONDS: Final = 0.005
+"""The same of one that asks for health, which costs little: a monitor may ask fifty times a second."""
+
 
 class Turns:
     """The requests of one server that are being worked on, and those that wait for that."""
@@ -30,6 +33,8 @@ class Turns:
         self._at_work: OrderedDict[Turn, float] = OrderedDict()
         self._waiting: tuple[OrderedDict[Turn, None], OrderedDict[Turn, None]] = (OrderedDict(), OrderedDict())
         self._count = 0
+        self.heads = trio.Lock(), trio.Lock()
+        """Held while the head of a request is read; the second by connections that ask all the time."""
         self.reading = trio.Lock()
         """Held between two pieces of reading."""
 
@@ -81,13 +86,27 @@ class Turn:
         self._last = -math.inf
         self.wake = trio.Event()
 
+    def _is_busy(self, *, urgent: bool) -> bool:
+        return trio.current_time() - self._last < (URGENT_BUSY_SECONDS if urgent else BUSY_SECONDS)
+
+    async def read_head(self, *, urgent: bool = False) -> None:
+        """Wait until a part of a head may be read: one in each turn of the loop, as a head may take milliseconds.
+
+        Args:
+            urgent: do not wait, unless the connection asks all the time.
+        """
+        busy = self._is_busy(urgent=urgent)
+        if busy or not urgent:
+            async with self._turns.heads[busy]:
+                pass
+
     async def take(self, *, urgent: bool = False) -> None:
         """Wait until the request may be worked on.
 
         Args:
             urgent: do not wait, unless the connection asks all the time.
         """
-        busy = trio.current_time() - self._last < BUSY_SECONDS
+        busy = self._is_busy(urgent=urgent)
         if busy or not urgent:
             await self._turns._take(self, busy=busy)
 

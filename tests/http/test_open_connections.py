@@ -186,6 +186,50 @@ async def test_accept_without_descriptors_goes_on_and_the_log_says_so_once_a_min
     assert not [record for record in caplog.records if record.exc_info]
 
 
+async def test_health_does_not_wait_behind_connections_that_came_before_it() -> None:
+    order = list[bytes]()
+    all_served = trio.Event()
+
+    async def serve(stream: trio.SocketStream, place: Place) -> None:
+        order.append(bytes(await stream.receive_some(16)))
+        if len(order) == 41:
+            all_served.set()
+
+    [sock] = open_sockets(["127.0.0.1:0"])
+    async with AsyncExitStack() as stack:
+        stack.enter_context(sock)
+        for path in [b"/", b"/\r"] * 20 + [b"/api/v1/health "]:
+            client = await stack.enter_async_context(connect(sock.getsockname()[1]))
+            await client.stream.send_all(b"GET " + path)
+        async with trio.open_nursery() as nursery:
+            acceptor = accepting.Acceptor(OpenConnections(ConnectionLimits(total=99, per_address=99)), serve)
+            nursery.start_soon(acceptor.run, sock, nursery)
+            with trio.fail_after(DEADLINE_SECONDS):
+                await all_served.wait()
+            nursery.cancel_scope.cancel()
+    # It is accepted in its turn, and served before those that were.
+    assert order.index(b"GET /api/v1/heal") < 20
+
+
+async def test_client_that_says_nothing_is_left_in_time_and_at_the_end_of_accepting(autojump_clock: MockClock) -> None:
+    async def serve(stream: trio.SocketStream, place: Place) -> None:
+        raise AssertionError
+
+    [sock] = open_sockets(["127.0.0.1:0"])
+    connections = OpenConnections(ConnectionLimits(total=9, per_address=9))
+    autojump_clock.autojump_threshold = 0.05
+    with sock:
+        async with trio.open_nursery() as nursery, trio.open_nursery() as accept:
+            accept.start_soon(accepting.Acceptor(connections, serve, 2.0).run, sock, nursery)
+            async with connect(sock.getsockname()[1]) as client:
+                assert await client.end_of_file() == b""
+            async with connect(sock.getsockname()[1]):
+                await trio.sleep(1)
+                assert len(connections) == 1
+                accept.cancel_scope.cancel()
+    assert len(connections) == 0
+
+
 @given(
     st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["open", "idle", "busy", "leave"]), st.integers(0, 9)))
 )

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
+import attrs
+import h11
 import pytest
+import trio
 
-from tests.support.harness import eventually
+from mflux_api.config import ServerSettings
+from tests.support.harness import eventually, settings
 from tests.support.scripted_api import Api, scripted_api
 from tests.support.scripted_engine import Crash, Script
 
@@ -39,3 +44,73 @@ async def test_server_whose_only_engine_does_not_start_is_alive_and_not_ready(tm
 
         await eventually(degraded)
         assert [await probe(api, path) for path in ("/livez", "/readyz")] == [(200, "ok"), (503, "ENGINE_UNAVAILABLE")]
+
+
+async def is_ready(api: Api) -> bool:
+    return (await probe(api, "/readyz"))[0] == 200
+
+
+PLAIN = b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n"
+
+
+async def ask(port: int, request: bytes) -> list[tuple[int, dict[str, str], bytes]]:
+    """Send bytes, end, and return all answers."""
+    connection = h11.Connection(h11.CLIENT)
+    answers = list[tuple[int, dict[str, str], bytes]]()
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        await stream.send_all(request)
+        with trio.fail_after(10):
+            data = b"".join([piece async for piece in stream])
+    while data:
+        connection = h11.Connection(h11.CLIENT)
+        connection.send(h11.Request(method="GET", target="/", headers=[("host", "localhost")]))
+        connection.send(h11.EndOfMessage())
+        connection.receive_data(data)
+        head = connection.next_event()
+        assert isinstance(head, h11.Response)
+        body = b""
+        while isinstance(event := connection.next_event(), h11.Data):
+            body += event.data
+        headers = {name.decode(): value.decode() for name, value in head.headers}
+        answers.append((head.status_code, headers, body))
+        data = connection.trailing_data[0]
+    return answers
+
+
+@pytest.mark.parametrize("path", [b"/api/v1/health", b"/livez", b"/readyz"])
+@pytest.mark.parametrize("origins", [("*",), ("https://a.example",)])
+async def test_plain_question_is_answered_as_the_app_answers_it(
+    path: bytes, origins: tuple[str, ...], tmp_path: Path
+) -> None:
+    changed = attrs.evolve(settings(tmp_path), server=ServerSettings(cors_origins=origins))
+    async with scripted_api(tmp_path, changed=changed) as api:
+        if path == b"/readyz":
+            await eventually(partial(is_ready, api))
+        port = api.http.base_url.port
+        assert port is not None
+        plain = b"GET " + path + b" HTTP/1.1\r\nHost: localhost\r\n"
+        # Only the app looks at a query.
+        by_app = b"GET " + path + b"?x HTTP/1.1\r\nHost: localhost\r\n"
+        close = b"Connection: close\r\n\r\n"
+        answers = await ask(port, plain + b"\r\n" + by_app + b"\r\n" + plain + b"\r\n" + by_app + close)
+        answers += await ask(port, plain + close)
+        assert len(answers) == 5
+        ids = {headers.pop("x-request-id") for _, headers, _ in answers}
+        assert len(ids) == 5
+        for _, headers, _ in answers:
+            headers.pop("date", None)
+        assert [headers.pop("connection", None) for _, headers, _ in answers] == [None, None, None, "close", "close"]
+        assert all(answer == answers[0] for answer in answers)
+        assert answers[0][0] == 200
+
+
+async def test_question_for_health_that_is_not_plain_is_judged_by_the_app(tmp_path: Path) -> None:
+    async with scripted_api(tmp_path) as api:
+        port = api.http.base_url.port
+        assert port is not None
+        [(status, _, _)] = await ask(
+            port, b"GET /api/v1/health HTTP/1.1\r\nHost: page.example\r\nConnection: close\r\n\r\n"
+        )
+        assert status == 403
+        [(_, headers, _)] = await ask(port, PLAIN + b"X-Request-ID: mine\r\nConnection: close\r\n\r\n")
+        assert headers["x-request-id"] == "mine"

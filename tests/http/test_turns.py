@@ -97,6 +97,39 @@ async def test_connection_that_asks_now_and_then_is_not_busy(autojump_clock: Moc
         nursery.cancel_scope.cancel()
 
 
+async def test_monitor_that_asks_for_health_fifty_times_a_second_waits_for_no_turn(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        crowd = Crowd(Turns(), nursery)
+        monitor = crowd.turns.turn()
+        monitor.release()
+        await trio.sleep(BUSY_SECONDS / 2)
+        for number in range(2 * MOST_AT_WORK):
+            await crowd.ask(str(number))
+        await crowd.ask("health", monitor, urgent=True)
+        assert crowd.order[-1] == "health"
+        nursery.cancel_scope.cancel()
+
+
+async def test_heads_are_read_one_in_each_turn_and_that_of_health_at_once(mock_clock: MockClock) -> None:
+    turns = Turns()
+    order = list[str]()
+
+    async def read(name: str, turn: Turn, *, urgent: bool = False) -> None:
+        await turn.read_head(urgent=urgent)
+        order.append(name)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(5):
+            nursery.start_soon(read, str(number), turns.turn())
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        before = len(order)
+        assert before < 5
+        await read("health", turns.turn(), urgent=True)
+        assert order[before] == "health"
+    assert sorted(order) == [*"01234", "health"]
+
+
 @pytest.mark.parametrize("waiting", [True, False])
 async def test_cancelled_request_leaves_no_turn_taken(autojump_clock: MockClock, waiting: bool) -> None:
     turns = Turns()

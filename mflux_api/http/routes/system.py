@@ -1,6 +1,9 @@
 """``/api/v1/health``, ``system``, ``queue`` and ``stats``; probes at ``/livez``, ``/readyz`` and ``/``."""
 
 import platform
+from collections.abc import Mapping
+from functools import partial
+from typing import Final
 
 import psutil
 from quart import Blueprint, Response
@@ -11,6 +14,7 @@ from mflux_api.errors import EngineUnavailable, ServiceRestarting, ShuttingDown
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.models import EngineView
 from mflux_api.http.operations import Operation
+from mflux_api.http.probes import Probes, Question
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.system_schemas import (
     ActiveJob,
@@ -25,6 +29,7 @@ from mflux_api.http.routes.system_schemas import (
     SystemResponse,
 )
 from mflux_api.http.security.guard import caller
+from mflux_api.http.security.hosts import HostRules
 from mflux_api.version import package_version
 
 OPERATIONS = (
@@ -56,26 +61,51 @@ OPERATIONS = (
 )
 
 
+_RELEASE: Final = package_version()
+
+
+async def health_of(gateway: Gateway) -> HealthResponse:
+    """Return whether the service works."""
+    try:
+        load = await gateway.status()
+    except ServiceRestarting:
+        load = m.SchedulerStatus(active=0, queued=0, draining=False, degraded=True)
+    return HealthResponse(
+        status="draining" if load.draining else "degraded" if load.degraded else "healthy",
+        version=_RELEASE,
+        models_available=len(gateway.catalog),
+        active_jobs=load.active,
+        queue_length=load.queued,
+    )
+
+
+def probes(gateway: Gateway, hosts: HostRules, headers: Mapping[str, str]) -> Probes:
+    """Return the answers of the same routes to plain questions.
+
+    Args:
+        gateway: what is asked.
+        hosts: which hosts are answered.
+        headers: what every answer has.
+    """
+
+    async def alive() -> ProbeResponse:
+        return ProbeResponse(status="ok")
+
+    async def ready() -> ProbeResponse | None:
+        load = await gateway.status()
+        return None if load.draining or load.degraded else ProbeResponse(status="ok")
+
+    questions: dict[str, Question] = {"/api/v1/health": partial(health_of, gateway), "/livez": alive, "/readyz": ready}
+    return Probes(questions, hosts.allow, headers)
+
+
 def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("system", __name__)
-    release = package_version()
 
     @routes.get("/api/v1/health")
     async def health() -> Response:
-        try:
-            load = await gateway.status()
-        except ServiceRestarting:
-            load = m.SchedulerStatus(active=0, queued=0, draining=False, degraded=True)
-        return json_response(
-            HealthResponse(
-                status="draining" if load.draining else "degraded" if load.degraded else "healthy",
-                version=release,
-                models_available=len(gateway.catalog),
-                active_jobs=load.active,
-                queue_length=load.queued,
-            )
-        )
+        return json_response(await health_of(gateway))
 
     @routes.route("/", methods=["HEAD"])
     async def root() -> Response:
