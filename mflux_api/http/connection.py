@@ -206,6 +206,8 @@ class Connection(TCPServer):
         protocol = self.protocol.protocol = HTTP1(self.protocol, self._read_ahead, self._turn, self._probes)
         with self._requests:
             await self._read_requests(protocol)
+        # A request that was begun just before the cancellation would wait for a body that no one reads.
+        await protocol.handle(Closed())
         if self._requests.cancelled_caught:
             await self._linger()
         # Hypercorn would keep the socket of a client that is gone for as long as that of an idle one.
