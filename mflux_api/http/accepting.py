@@ -118,7 +118,12 @@ class Acceptor:
         if begun is None:
             client.close()
             return 1
-        refusal = _refusal_of(begun) or self._connections.refusal(address)
+        if (refusal := _refusal_of(begun)) is not None:
+            # One hello, and all of it is read: no task need wait for the rest.
+            _told_and_gone(client, refusal)
+            client.close()
+            return 1
+        refusal = self._connections.refusal(address)
         if refusal is None:
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
             nursery.start_soon(self._run, client, stream, address)
@@ -130,18 +135,15 @@ class Acceptor:
 
     async def _run(self, client: socket.socket, stream: trio.SocketStream, address: str) -> None:
         scope = trio.CancelScope()
-        refusal: ServiceError | None = None
         try:
             with scope, self._connections.place(address, scope.cancel) as place:
                 begun = await self._hear(client)
                 if begun is None:
                     return
-                refusal = _refusal_of(begun)
-                if refusal is None:
+                if (refusal := _refusal_of(begun)) is None:
                     await self._serve(stream, place)
-                    return
-            if refusal is not None and not _told_and_gone(client, refusal) and self._refused < MOST_REFUSED:
-                await self._read_on(stream)
+                else:
+                    _told_and_gone(client, refusal)
         finally:
             await trio.aclose_forcefully(stream)
 
