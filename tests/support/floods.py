@@ -60,6 +60,9 @@ FLOODS = {
     "chunks of a byte": Flood(
         first=_post("/api/v1/generate", b"Transfer-Encoding: chunked"), then=b"1\r\nx\r\n" * 10_000
     ),
+    "small chunks": Flood(
+        first=_post("/api/v1/generate", b"Transfer-Encoding: chunked"), then=(b"40\r\n" + b"x" * 64 + b"\r\n") * 1_000
+    ),
     "chunk extensions": Flood(
         first=_post("/api/v1/generate", b"Transfer-Encoding: chunked"), then=b"1;" + b"x" * 1_000_000
     ),
