@@ -29,6 +29,8 @@ DEV_OUT_LAYERS = (10, 20, 30)
 
 CONFIG_FILE = "config.json"
 """In each component's folder: its dimensions."""
+MAX_CONFIG_BYTES = 1 << 20
+"""Configurations of released models have a few kilobytes."""
 DEV_MODEL_TYPE = "mistral3"
 """The name in transformers for FLUX.2-dev's text encoder in its configuration file."""
 # transformers 4 and 5 put the same parts under different names.
@@ -47,6 +49,7 @@ SAVED_INDEX = "model.safetensors.index.json"
 """The index that mflux writes into each component's folder of a saved model."""
 COMPANION_PREFIX = "._"
 """What macOS puts before a file's name for its companion on foreign file systems; those are not weights."""
+MAX_INDEX_BYTES = 64 << 20
 MAX_HEADER_BYTES = 100_000_000
 """The safetensors format's own limit for a file's header."""
 

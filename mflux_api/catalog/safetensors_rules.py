@@ -1,14 +1,14 @@
 """What a safetensors file may hold: one reader of headers, so that an upload, the service and the engine agree.
 
 The format is 8 bytes with the header's length, a JSON object of tensors with their places in the data, and the data
-(https://huggingface.co/docs/safetensors). Nothing here reads a file, or looks at a model. A header is decoded straight
+(https://huggingface.co/docs/safetensors). Nothing here opens a file, or looks at a model. A header is decoded straight
 into what is needed of it: as general JSON, 45 MB of it took 7 s and a gigabyte, and held the interpreter throughout.
 """
 
 import math
 import struct
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import attrs
 import msgspec
@@ -93,6 +93,22 @@ class _Tensor(msgspec.Struct, forbid_unknown_fields=True):
     dtype: str
     shape: Annotated[tuple[Annotated[int, msgspec.Meta(ge=0, le=MAX_SIDE)], ...], msgspec.Meta(max_length=8)]
     data_offsets: tuple[int, int]
+
+
+def read_file(file: BinaryIO, size: int, rules: Rules = LORA) -> Header:
+    """Read the header at the beginning of an open file; the tensors in it fill the file to its last byte.
+
+    Args:
+        file: where its first byte comes next.
+        size: bytes of the whole file.
+        rules: what is taken.
+
+    Raises:
+        SafetensorsRuleError: the file breaks a rule.
+        OSError: it cannot be read.
+    """
+    length = header_bytes(file.read(PREFIX_BYTES), size, rules)
+    return read_header(file.read(length), size, rules)
 
 
 def header_bytes(prefix: bytes | bytearray, file_size: int, rules: Rules = LORA) -> int:

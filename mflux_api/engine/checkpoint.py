@@ -11,22 +11,12 @@ import attrs
 import mlx.core as mx
 import msgspec
 
-from mflux_api.catalog.files import COMPANION_PREFIX, WEIGHT_FILES, WEIGHT_INDEXES
-from mflux_api.catalog.safetensors_rules import (
-    CHECKPOINT,
-    PREFIX_BYTES,
-    NotWhole,
-    SafetensorsRuleError,
-    header_bytes,
-    read_header,
-)
+from mflux_api.catalog.files import COMPANION_PREFIX, MAX_CONFIG_BYTES, MAX_INDEX_BYTES, WEIGHT_FILES, WEIGHT_INDEXES
+from mflux_api.catalog.safetensors_rules import CHECKPOINT, NotWhole, SafetensorsRuleError, read_file
 from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
 from mflux_api.ipc.printable import printable, sentence
 from mflux_api.system.regular_files import FileTooLarge, NotRegularFile, open_regular
 
-_MAX_CONFIG_BYTES = 1 << 20
-"""Configurations of released models have a few kilobytes."""
-_MAX_INDEX_BYTES = 64 << 20
 _MAX_TOKENIZER_BYTES = 64 << 20
 """Of each file; the largest of released models has 17 MB (FLUX.2-dev's tokenizer.json)."""
 
@@ -124,7 +114,7 @@ def read_json(root: Path, name: str) -> JsonConfig:
         CheckpointError: the file is missing, unreadable, not JSON or not an object.
     """
     try:
-        values = json.loads(_read_file(root, name, _MAX_CONFIG_BYTES))
+        values = json.loads(_read_file(root, name, MAX_CONFIG_BYTES))
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{name} is not readable as JSON ({type(error).__name__}).") from None
     if not isinstance(values, dict):
@@ -257,7 +247,7 @@ class _IndexFile(msgspec.Struct):
 def _read_index(root: Path, component: str, index: str) -> _Index:
     file = f"{component}/{index}"
     try:
-        read = msgspec.json.decode(_read_file(root, file, _MAX_INDEX_BYTES), type=_IndexFile)
+        read = msgspec.json.decode(_read_file(root, file, MAX_INDEX_BYTES), type=_IndexFile)
     except (msgspec.MsgspecError, ValueError, RecursionError):
         raise CheckpointError(f"{file} is not readable as an index of weights.") from None
     if not read.weight_map:
@@ -290,8 +280,7 @@ def _check_metadata(root: Path, name: str) -> Mapping[str, str]:
     with _open_file(root, name) as file:
         size = os.fstat(file.fileno()).st_size
         try:
-            length = header_bytes(file.read(PREFIX_BYTES), size, CHECKPOINT)
-            return read_header(file.read(length), size, CHECKPOINT).metadata
+            return read_file(file, size, CHECKPOINT).metadata
         except NotWhole as error:
             what = "is not a safetensors file"
             if error.expected_bytes is not None:

@@ -24,24 +24,16 @@ from mflux_api.catalog.files import (
     DEV_OUT_LAYERS,
     GROUP_SIZE,
     KLEIN_OUT_LAYERS,
+    MAX_CONFIG_BYTES,
+    MAX_INDEX_BYTES,
     MODEL_INDEX,
     OUT_LAYERS_KEY,
     UPSCALER_FILES,
     WEIGHT_FILES,
     WEIGHT_INDEXES,
 )
-from mflux_api.catalog.safetensors_rules import (
-    CHECKPOINT,
-    PREFIX_BYTES,
-    SafetensorsRuleError,
-    TensorPlace,
-    header_bytes,
-    read_header,
-)
+from mflux_api.catalog.safetensors_rules import CHECKPOINT, SafetensorsRuleError, TensorPlace, read_file
 from mflux_api.system.regular_files import open_regular, read_regular
-
-_MAX_CONFIG_BYTES = 1 << 20
-_MAX_INDEX_BYTES = 64 << 20
 
 
 @attrs.frozen
@@ -106,16 +98,14 @@ def _weight_files(folder: Path) -> list[Path]:
     indexes = sorted(folder.glob(WEIGHT_INDEXES))
     if indexes:
         # As general JSON a large one would hold the interpreter for seconds, and with it every answer.
-        names = set(msgspec.json.decode(read_regular(indexes[0], _MAX_INDEX_BYTES), type=_Index).weight_map.values())
+        names = set(msgspec.json.decode(read_regular(indexes[0], MAX_INDEX_BYTES), type=_Index).weight_map.values())
         return [folder / Path(name).name for name in sorted(names)]
     return sorted(path for path in folder.glob(WEIGHT_FILES) if not path.name.startswith(COMPANION_PREFIX))
 
 
 def _tensors(file: Path) -> Iterable[tuple[str, TensorPlace]]:
     with open_regular(file) as stream:
-        size = os.fstat(stream.fileno()).st_size
-        length = header_bytes(stream.read(PREFIX_BYTES), size, CHECKPOINT)
-        return read_header(stream.read(length), size, CHECKPOINT).tensors.items()
+        return read_file(stream, os.fstat(stream.fileno()).st_size, CHECKPOINT).tensors.items()
 
 
 def _tensor_bytes(name: str, tensor: TensorPlace, float_bytes: int, bits: int | None) -> int:
@@ -135,7 +125,7 @@ def _is_dev(folder: Path) -> bool:
 
 
 def _json(file: Path) -> Any:
-    return json.loads(read_regular(file, _MAX_CONFIG_BYTES))
+    return json.loads(read_regular(file, MAX_CONFIG_BYTES))
 
 
 def _used_text_layers(folder: Path, default: tuple[int, ...]) -> int:

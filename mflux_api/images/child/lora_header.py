@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from mflux_api.catalog.safetensors_rules import PREFIX_BYTES, SafetensorsRuleError, header_bytes, read_header
+from mflux_api.catalog.safetensors_rules import SafetensorsRuleError, read_file
 from mflux_api.images.child import protocol as p
 from mflux_api.system.regular_files import NotRegularFile, open_regular
 
@@ -17,8 +17,7 @@ def check_lora(order: p.CheckLora) -> p.LoraChecked:
     try:
         with open_regular(Path(order.path)) as file:
             size = os.fstat(file.fileno()).st_size
-            length = header_bytes(file.read(PREFIX_BYTES), size)
-            read_header(file.read(length), size)
+            read_file(file, size)
     except SafetensorsRuleError as error:
         raise p.lora_error(str(error)) from None
     except NotRegularFile:
