@@ -34,20 +34,20 @@ def encode_png(rgb: bytes, width: int, height: int, *, parameters: str, postproc
     """
     if not 0 < len(rgb) == width * height * CHANNELS:
         raise ValueError("an image must have 3 bytes per pixel, and a pixel")
-    chunks = [SIGNATURE, _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))]
+    chunks = [SIGNATURE, chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))]
     for key, value in (("parameters", parameters), ("postprocessing", postprocessing)):
         if value:
             chunks.append(_text(key, value))
     chunks.extend(_pixels(memoryview(rgb), width * CHANNELS, height))
-    chunks.append(_chunk(b"IEND", b""))
+    chunks.append(chunk(b"IEND", b""))
     return b"".join(chunks)
 
 
 def _text(key: str, value: str) -> bytes:
     if value.isascii():
-        return _chunk(b"tEXt", f"{key}\0{value}".encode("ascii"))
+        return chunk(b"tEXt", f"{key}\0{value}".encode("ascii"))
     # Not compressed, in no language, under no translated key.
-    return _chunk(b"iTXt", f"{key}\0\0\0\0\0{value}".encode())
+    return chunk(b"iTXt", f"{key}\0\0\0\0\0{value}".encode())
 
 
 def _pixels(rgb: memoryview, row: int, height: int) -> list[bytes]:
@@ -58,10 +58,10 @@ def _pixels(rgb: memoryview, row: int, height: int) -> list[bytes]:
     for first in range(0, height, rows):
         data += packer.compress(_filter(kind, rgb, row, first, min(first + rows, height)))
         if len(data) >= _CHUNK_BYTES:
-            chunks.append(_chunk(b"IDAT", bytes(data)))
+            chunks.append(chunk(b"IDAT", bytes(data)))
             data.clear()
     data += packer.flush()
-    chunks.append(_chunk(b"IDAT", bytes(data)))
+    chunks.append(chunk(b"IDAT", bytes(data)))
     return chunks
 
 
@@ -101,5 +101,6 @@ def _filter(kind: bytes, rgb: memoryview, row: int, first: int, last: int) -> by
     return b"".join(piece for at in range(0, size, row) for piece in (kind, data[at : at + row]))
 
 
-def _chunk(kind: bytes, data: bytes) -> bytes:
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk of a PNG file: its length, kind, data and checksum."""
     return b"".join((struct.pack(">I", len(data)), kind, data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))))

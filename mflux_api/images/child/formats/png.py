@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Iterator
 
 from mflux_api.images.child.formats.refused import MAX_NOTES, MAX_PARTS, damaged, too_many_parts
-from mflux_api.images.png import SIGNATURE
+from mflux_api.images.png import SIGNATURE, chunk
 
 _HEAD = struct.Struct(">I4s")
 _KEPT = (b"IHDR", b"PLTE", b"tRNS")
@@ -35,12 +35,12 @@ def plain_png(data: bytes) -> bytes:
     if b"IHDR" not in kept or not pixels:
         raise damaged()
     parts = [SIGNATURE]
-    parts += [_chunk(kind, kept[kind]) for kind in _KEPT if kind in kept]
+    parts += [chunk(kind, kept[kind]) for kind in _KEPT if kind in kept]
     for kind, body in notes.items():
         if note := _plain_note(kind, bytes(body)):
             # A text that was compressed is not any more.
-            parts.append(_chunk(b"tEXt" if kind == b"zTXt" else kind, note))
-    parts += [_chunk(b"IDAT", b"".join(pixels)), _chunk(b"IEND", b"")]
+            parts.append(chunk(b"tEXt" if kind == b"zTXt" else kind, note))
+    parts += [chunk(b"IDAT", b"".join(pixels)), chunk(b"IEND", b"")]
     return b"".join(parts)
 
 
@@ -111,7 +111,3 @@ def _text(kind: bytes, rest: bytes, limit: int) -> bytes | None:
     except zlib.error:
         return None
     return text if unpacker.eof else None
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return b"".join((_HEAD.pack(len(data), kind), data, struct.pack(">I", zlib.crc32(data, zlib.crc32(kind)))))
