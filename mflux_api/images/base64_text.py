@@ -5,7 +5,10 @@ Python's base64 holds the interpreter: 64 MB in one piece would hold up every ot
 
 import re
 from binascii import Error, a2b_base64, b2a_base64
+from functools import partial
 from urllib.parse import unquote
+
+from mflux_api.system.long_texts import join_between_threads
 
 SLICE = 1 << 20
 _BYTES_SLICE = 3 * (SLICE // 4)
@@ -40,12 +43,16 @@ def encode_text(data: bytes) -> str:
     """Return a file as base64. Call it in a thread."""
     view = memoryview(data)
     starts = range(0, len(data), _BYTES_SLICE)
-    return "".join(b2a_base64(view[start : start + _BYTES_SLICE], newline=False).decode("ascii") for start in starts)
+    return join_between_threads([partial(_encode_slice, view[start : start + _BYTES_SLICE]) for start in starts])
 
 
 def compact_text(text: str, data: bytes) -> str | None:
     """Return base64 of the file alone where a text is much longer, because of blanks for instance; else ``None``."""
     return None if len(text) - 2 * len(data) < _LEAST_SAVED else encode_text(data)
+
+
+def _encode_slice(data: memoryview) -> str:
+    return b2a_base64(data, newline=False).decode("ascii")
 
 
 def _after_blanks(text: str) -> int:
