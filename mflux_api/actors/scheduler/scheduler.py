@@ -200,6 +200,13 @@ class Scheduler:
         )
         return engine not in self._busy and saving < MAX_SAVING
 
+    def _free(self, engine: EngineId, entry: Entry) -> bool:
+        """Let another job have an engine; return whether it was this one's still."""
+        if self._busy.get(engine) is not entry:
+            return False
+        del self._busy[engine]
+        return True
+
     # --- the queue ---
 
     def _enqueue(self, entry: Entry) -> int:
@@ -257,8 +264,7 @@ class Scheduler:
         self._newest[engine] = over
 
         def engine_freed() -> None:
-            if self._busy.get(engine) is entry:
-                del self._busy[engine]
+            if self._free(engine, entry):
                 if entry.state is JobState.RUNNING:
                     entry.on(JobEvent.ENGINE_FREED)
                 self._dispatch()
@@ -275,8 +281,7 @@ class Scheduler:
                     await self._remove(entry, [])
             over.set()
             entry.engine = None
-            if self._busy.get(engine) is entry:
-                del self._busy[engine]
+            self._free(engine, entry)
         self._settled()
 
     async def _attempt(
@@ -373,8 +378,7 @@ class Scheduler:
         """Give the engine to another job when what is left of this attempt takes long: it waits for a disk."""
         await trio.sleep(DISCARD_SECONDS)
         engine = None if entry.engine is None else entry.engine.id
-        if engine is not None and self._busy.get(engine) is entry:
-            del self._busy[engine]
+        if engine is not None and self._free(engine, entry):
             # It does not end in this attempt, so no job of the engine has to end behind it.
             self._newest[engine].set()
             self._dispatch()
