@@ -206,7 +206,7 @@ class Connection(TCPServer):
         protocol = self.protocol.protocol = HTTP1(self.protocol, self._read_ahead, self._turn, self._probes)
         with self._requests:
             await self._read_requests(protocol)
-        # A request that was begun just before the cancellation would wait for a body that no one reads.
+        # Also after a cancellation: a request that was begun just before it would wait for a body that no one reads.
         await protocol.handle(Closed())
         if self._requests.cancelled_caught:
             await self._linger()
@@ -226,7 +226,7 @@ class Connection(TCPServer):
                 await self._turn.read_head(urgent=is_urgent(data))
             await protocol.handle(RawData(data))
             if not data:
-                break
+                return
             if not protocol.in_head:
                 head_by = math.inf
             elif head_by == math.inf or protocol.keep_alive_requests > requests:
@@ -234,7 +234,6 @@ class Connection(TCPServer):
                 # The time of an idle connection is over; the end of the server still closes it.
                 await self.idle_task.restart(self._task_group, self._close_at_the_end)
             requests = protocol.keep_alive_requests
-        await protocol.handle(Closed())
 
     async def _close_at_the_end(self) -> None:
         await self.context.terminated.wait()
