@@ -38,9 +38,10 @@ _METHOD: Final = re.compile(rb"[A-Za-z\r\n]")
 """How a request begins. TLS and most other protocols begin otherwise."""
 
 MOST_ACCEPTED: Final = 16
-"""How many connections are accepted in one turn of the loop, when their clients are gone already."""
-REFUSAL_COST: Final = 4
-"""As how many that are gone one counts that is refused, and sent an answer, or that is let in, and waits in line."""
+"""How many connections are accepted in one turn of the loop that are done with at once: of clients that are gone, or
+that speak another protocol."""
+TASK_COST: Final = 4
+"""As how many of those one counts that gets a task: it is let in, and waits in line, or is read after its refusal."""
 
 HEAD_BYTES: Final = 64
 """What is looked at of a request to see whether it asks for health."""
@@ -131,24 +132,22 @@ class Acceptor:
             nursery.start_soon(self._read_on, trio.SocketStream(trio.socket.from_stdlib_socket(client)))
         else:
             client.close()
-        return REFUSAL_COST
+        return TASK_COST
 
     async def _run(self, client: socket.socket, stream: trio.SocketStream, address: str) -> None:
         scope = trio.CancelScope()
         try:
             with scope, self._connections.place(address, scope.cancel) as place:
                 begun = await self._hear(client)
-                if begun is None:
-                    return
-                if (refusal := _refusal_of(begun)) is None:
-                    await self._serve(stream, place)
-                else:
+                if (refusal := _refusal_of(begun)) is not None:
                     _told_and_gone(client, refusal)
+                elif begun and await self._has_its_turn(client, begun):
+                    await self._serve(stream, place)
         finally:
             await trio.aclose_forcefully(stream)
 
-    async def _hear(self, client: socket.socket) -> bytes | None:
-        """Wait for a client's first bytes and for its turn; return the bytes, ``None`` if it is gone or silent."""
+    async def _hear(self, client: socket.socket) -> bytes:
+        """Wait for a client's first bytes; none if it is gone or silent."""
         begun = _first_bytes(client)
         if begun == b"":
             with trio.move_on_after(self._silence_seconds) as scope:
@@ -158,10 +157,12 @@ class Acceptor:
                 finally:
                     self._silent.discard(scope)
             begun = _first_bytes(client)
-        if not begun or _refusal_of(begun) is not None:
-            return begun or None
+        return begun or b""
+
+    async def _has_its_turn(self, client: socket.socket, begun: bytes) -> bool:
+        """Wait for a client's turn; return whether it is still there then."""
         async with self._lines[is_urgent(begun)]:
-            return _first_bytes(client)
+            return _first_bytes(client) is not None
 
     async def _read_on(self, stream: trio.SocketStream) -> None:
         """Read what a refused client still sends, for a while, so that it gets to read its answer."""
