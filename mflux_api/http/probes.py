@@ -37,7 +37,7 @@ class Probes:
         """Take what is asked.
 
         Args:
-            questions: by path, what returns the body as an attrs object, or ``None`` where the app has to answer.
+            questions: by path, what returns the body as an attrs object; an error is the app's to answer.
             allows: whether a Host header is answered.
             headers: what every answer of the app has.
         """
@@ -57,12 +57,9 @@ class Probes:
     async def answer(self, request: h11.Request) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         """Return headers and body of a 200 to what they know, or ``None`` where the app has to answer."""
         try:
-            found = await self._questions[request.target]()
+            body = to_json(await self._questions[request.target]())
         except ServiceError:
-            found = None
-        if found is None:
             return None
-        body = to_json(found)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(body)),

@@ -79,6 +79,26 @@ async def health_of(gateway: Gateway) -> HealthResponse:
     )
 
 
+async def alive() -> ProbeResponse:
+    """Return the answer of a process that answers."""
+    return ProbeResponse(status="ok")
+
+
+async def ready(gateway: Gateway) -> ProbeResponse:
+    """Return the answer of a service that takes new work.
+
+    Raises:
+        ShuttingDown: it is draining.
+        EngineUnavailable: no engine is left.
+    """
+    load = await gateway.status()
+    if load.draining:
+        raise ShuttingDown("The service is shutting down and takes no new work")
+    if load.degraded:
+        raise EngineUnavailable.because("")
+    return ProbeResponse(status="ok")
+
+
 def probes(gateway: Gateway, hosts: HostRules, headers: Mapping[str, str]) -> Probes:
     """Return the answers of the same routes to plain questions.
 
@@ -87,15 +107,11 @@ def probes(gateway: Gateway, hosts: HostRules, headers: Mapping[str, str]) -> Pr
         hosts: which hosts are answered.
         headers: what every answer has.
     """
-
-    async def alive() -> ProbeResponse:
-        return ProbeResponse(status="ok")
-
-    async def ready() -> ProbeResponse | None:
-        load = await gateway.status()
-        return None if load.draining or load.degraded else ProbeResponse(status="ok")
-
-    questions: dict[str, Question] = {"/api/v1/health": partial(health_of, gateway), "/livez": alive, "/readyz": ready}
+    questions: dict[str, Question] = {
+        "/api/v1/health": partial(health_of, gateway),
+        "/livez": alive,
+        "/readyz": partial(ready, gateway),
+    }
     return Probes(questions, hosts.allow, headers)
 
 
@@ -112,17 +128,12 @@ def blueprint(gateway: Gateway) -> Blueprint:
         return Response(b"")
 
     @routes.get("/livez")
-    async def alive() -> Response:
-        return json_response(ProbeResponse(status="ok"))
+    async def livez() -> Response:
+        return json_response(await alive())
 
     @routes.get("/readyz")
-    async def ready() -> Response:
-        load = await gateway.status()
-        if load.draining:
-            raise ShuttingDown("The service is shutting down and takes no new work")
-        if load.degraded:
-            raise EngineUnavailable.because("")
-        return json_response(ProbeResponse(status="ok"))
+    async def readyz() -> Response:
+        return json_response(await ready(gateway))
 
     @routes.get("/api/v1/system")
     async def system() -> Response:
