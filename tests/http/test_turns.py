@@ -84,25 +84,13 @@ async def test_connection_that_asks_all_the_time_waits_behind_the_others_but_not
         nursery.cancel_scope.cancel()
 
 
-async def test_connection_that_asks_now_and_then_is_not_busy(autojump_clock: MockClock) -> None:
-    async with trio.open_nursery() as nursery:
-        crowd = Crowd(Turns(), nursery)
-        poller = crowd.turns.turn()
-        poller.release()
-        await trio.sleep(2 * BUSY_SECONDS)
-        for number in range(2 * MOST_AT_WORK):
-            await crowd.ask(str(number))
-        await crowd.ask("poll", poller, urgent=True)
-        assert crowd.order[-1] == "poll"
-        nursery.cancel_scope.cancel()
-
-
-async def test_monitor_that_asks_for_health_fifty_times_a_second_waits_for_no_turn(autojump_clock: MockClock) -> None:
+@pytest.mark.parametrize("pause", [2 * BUSY_SECONDS, BUSY_SECONDS / 2], ids=["now and then", "fifty times a second"])
+async def test_connection_that_asks_for_health_waits_for_no_turn(pause: float, autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         crowd = Crowd(Turns(), nursery)
         monitor = crowd.turns.turn()
         monitor.release()
-        await trio.sleep(BUSY_SECONDS / 2)
+        await trio.sleep(pause)
         for number in range(2 * MOST_AT_WORK):
             await crowd.ask(str(number))
         await crowd.ask("health", monitor, urgent=True)

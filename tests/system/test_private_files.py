@@ -34,35 +34,37 @@ def modes(folder: Path) -> dict[str, int]:
     return {str(path.relative_to(folder)): stat.S_IMODE(path.lstat().st_mode) for path in (folder, *folder.rglob("*"))}
 
 
-def used_state(state: Path, output: Path, job_id: str = "0123456789ab") -> None:
-    """Use a state directory as a server does, and leave it as one that was killed: log, index and inputs are there."""
+def used_state(state: Path, output: Path, job_id: str = "0123456789ab") -> dict[str, int]:
+    """Use a state directory as a server does, and return the modes while log, index and inputs are there."""
     settings = Settings(generation=GenerationSettings(output_dir=output), jobs=JobSettings(state_dir=state))
     with StateLock.from_settings(settings), SqliteRepository(settings.state_dir / DATABASE_NAME) as repository:
         job = queued(job_id)
         repository.insert(attrs.evolve(job, request=attrs.evolve(job.request, init_images=("iVBORwAA",))))
         back_up(state / DATABASE_NAME, state / "mflux-api.backup")
-        for name, mode in modes(state).items():
-            if name == ".":
-                assert mode == (0o700 if state != output else 0o777 & ~_umask())
-            else:
-                assert mode == (0o700 if name == "inputs" else 0o600), name
-        assert {f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", "mflux-api.lock", "mflux-api.backup"} <= set(
-            modes(state)
-        )
-        assert any(name.startswith("inputs/") for name in modes(state))
+        return modes(state)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def private(inputs: int) -> dict[str, int]:
+    """The modes of a used state directory with so many init images, whose names are left out."""
+    parts = (DATABASE_NAME, f"{DATABASE_NAME}-wal", f"{DATABASE_NAME}-shm", "mflux-api.lock", "mflux-api.backup")
+    return {**dict.fromkeys(parts, 0o600), "inputs": 0o700, **{f"inputs/{number}": 0o600 for number in range(inputs)}}
+
+
+def numbered(found: dict[str, int]) -> dict[str, int]:
+    """Modes with the init images numbered, and without the folder itself."""
+    images = sorted(name for name in found if name.startswith("inputs/"))
+    others = {name: mode for name, mode in found.items() if name not in images and name != "."}
+    return {**others, **{f"inputs/{number}": found[name] for number, name in enumerate(images)}}
 
 
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
 @pytest.mark.parametrize("apart", [True, False], ids=["apart", "beside images"])
 def test_used_state_directory_is_its_owners_alone(tmp_path: Path, mask: int, apart: bool) -> None:
     with umask(mask):
-        used_state(tmp_path / "state" if apart else tmp_path / "output", tmp_path / "output")
+        found = used_state(tmp_path / "state" if apart else tmp_path / "output", tmp_path / "output")
+    assert numbered(found) == private(inputs=1)
+    # Images follow the umask, and so does the folder that they are in.
+    assert found["."] == (0o700 if apart else 0o777 & ~mask)
 
 
 def test_looser_modes_of_an_earlier_version_are_tightened_at_the_start(tmp_path: Path) -> None:
@@ -71,7 +73,9 @@ def test_looser_modes_of_an_earlier_version_are_tightened_at_the_start(tmp_path:
     for path in (state, *state.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
     (state / "mflux-api.backup").unlink()
-    used_state(state, tmp_path / "output", "ba9876543210")
+    found = used_state(state, tmp_path / "output", "ba9876543210")
+    assert numbered(found) == private(inputs=1)
+    assert found["."] == 0o700
 
 
 def test_state_directory_that_holds_other_things_keeps_its_mode(tmp_path: Path) -> None:
