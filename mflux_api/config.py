@@ -304,7 +304,7 @@ def _check(tree: Mapping[str, Any], target: type[Any], where: str, prefix: str =
 
 
 def _warn_of_readers(tree: Mapping[str, Any], path: Path) -> None:
-    """Say when keys are kept in a file that other users can read; older configurations do, so it is no error."""
+    """Say when keys are kept in a file that other users can read; older configurations do, so it is not an error."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if tree.get("security", {}).get("api_keys") and mode & (stat.S_IRGRP | stat.S_IROTH):
         logger.warning(

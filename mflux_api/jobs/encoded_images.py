@@ -26,7 +26,7 @@ SLICE_BYTES: Final = 256 * 1024
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/=_-"
 _BREAKS: Final = b" \r\n\t\\%"
 _PLAIN: Final = re.compile(rb"[ !#-\[\]-~]{12}")
-"""What comes behind so many letters is no part of an escape, nor the second of a surrogate pair."""
+"""What comes behind so many letters is not a part of an escape, nor the second of a surrogate pair."""
 _SEARCHED_BYTES: Final = 4096
 
 

@@ -32,7 +32,7 @@ _THIRDS = {LoraTransforms.split_q_up: 0, LoraTransforms.split_k_up: 1, LoraTrans
 _PLAIN_PATTERN = re.compile(r"\^?[\w.\\]+\$?")
 _MAX_PATTERNS = 512
 """Each is matched with each layer; ``re`` keeps so many compiled. FLUX.2-dev has 192 layers with a LoRA."""
-# A block's number. More digits are no block's, and int() takes no more than 4,300.
+# A block's number. With more digits it is not one, and int() takes no more than 4,300.
 _NUMBER = re.compile(r"(?<![0-9])[0-9]{1,4}(?![0-9])")
 
 

@@ -82,7 +82,7 @@ def _is_address(name: str) -> bool:
 def _canonical(name: str) -> str:
     """Return a name of the settings as Host headers have it: international names in their ASCII form.
 
-    What has no reading is returned as an empty string, which is no host.
+    What has no reading is returned as an empty string, which is not a host.
     """
     # Some write the whole URL.
     plain = _URL.sub("", name.strip().lower()).rstrip("/")

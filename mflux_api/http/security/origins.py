@@ -26,7 +26,7 @@ class PageHeaders:
 
     @property
     def foreign(self) -> bool:
-        """Whether a page of another origin sends it; ``null`` is one, and what is no page is none."""
+        """Whether a page of another origin sends it; ``null`` is one, and what is not a page is not."""
         if (self.fetch_site or "").strip().lower() in _FOREIGN_SITES:
             return True
         return self.origin is not None and not _same(self.origin, self.host)
