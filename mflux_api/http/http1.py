@@ -36,6 +36,9 @@ TURN: Final = "turn"
 MANY_CHUNKS: Final = 16
 """A connection whose chunks come so many at a time is one that others have to be protected from."""
 
+FREE_BODY_BYTES: Final = 64 * 1024
+"""The beginning of a body that waits in no line: most bodies are no larger."""
+
 SMALL_ANSWER_BYTES: Final = 64 * 1024
 """An answer up to this is sent at once, as a part of the work."""
 
@@ -88,6 +91,7 @@ class HTTP1(H11Protocol):
         self._probes = probes
         self._joins = False
         self._unsent = b""
+        self._body_bytes = 0
         self._parser = RequestParser(self.config.h11_max_incomplete_size)
         self.connection = self._parser
         self.can_read = _CanRead(partial(read_ahead, self._parser))
@@ -174,7 +178,8 @@ class HTTP1(H11Protocol):
             self.stream_send,
             STREAM_ID,
         )
-        self.stream.before_body = self._between_chunks
+        self._body_bytes = 0
+        self.stream.before_body = self._let_others_read
         await self.stream.handle(
             Request(
                 stream_id=STREAM_ID,
@@ -188,8 +193,10 @@ class HTTP1(H11Protocol):
         self.keep_alive_requests += 1
         await self.context.mark_request()
 
-    async def _between_chunks(self) -> None:
-        if self._parser.joined >= MANY_CHUNKS:
+    async def _let_others_read(self, size: int) -> None:
+        """Wait before a further piece of a large body, or one of many chunks, is taken."""
+        self._body_bytes += size
+        if self._body_bytes > FREE_BODY_BYTES or self._parser.joined >= MANY_CHUNKS:
             await self._turn.let_others_read()
 
     async def _close_stream(self) -> None:
@@ -239,11 +246,11 @@ class _CanRead:
 class _Stream(HTTPStream):
     """One request, which is answered in the contract's shape also where the app gives no answer."""
 
-    before_body: Callable[[], Awaitable[None]]
+    before_body: Callable[[int], Awaitable[None]]
 
     async def handle(self, event: Event) -> None:
         if isinstance(event, Body):
-            await self.before_body()
+            await self.before_body(len(event.data))
         await super().handle(event)
 
     async def _send_error_response(self, status_code: int) -> None:

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Iterator
 import h11
 import pytest
 import trio
-from quart import Response
+from quart import Response, request
 
-from mflux_api.http.http1 import HTTP1
+from mflux_api.http.http1 import FREE_BODY_BYTES, HTTP1
 from mflux_api.http.server import ServerOptions
 from tests.support.http_server import DEADLINE_SECONDS, App, Client, connect, serving
 
@@ -81,6 +81,15 @@ class Watched(App):
         response = Response(events(), content_type="text/event-stream")
         response.timeout = None
         return response
+
+
+class LoopTurns(trio.abc.Instrument):
+    """Counts the turns of the loop."""
+
+    count = 0
+
+    def after_io_wait(self, timeout: float) -> None:
+        self.count += 1
 
 
 async def stop_reading(client: Client, path: str) -> None:
@@ -261,3 +270,40 @@ async def test_request_that_fails_beyond_the_apps_handlers_gets_an_error_in_the_
         assert await client.end_of_file() == b""
     assert caplog.messages == ["a request failed: TypeError"]
     assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_many_large_bodies_at_full_speed_make_no_turn_of_the_loop_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    clients, size = 5, 2 * 1024 * 1024
+    turns, taken_at = LoopTurns(), list[int]()
+    app = App(__name__)
+
+    @app.post("/body")
+    async def body() -> str:
+        return str(len(await request.get_data()))
+
+    let_others_read = HTTP1._let_others_read
+
+    async def noted(self: HTTP1, size: int) -> None:
+        beyond = self._body_bytes + size > FREE_BODY_BYTES
+        await let_others_read(self, size)
+        if beyond:
+            taken_at.append(turns.count)
+
+    monkeypatch.setattr(HTTP1, "_let_others_read", noted)
+
+    async def send(port: int) -> None:
+        head = f"POST /body HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: {size}\r\n\r\n"
+        async with connect(port) as client:
+            await client.stream.send_all(head.encode() + bytes(size))
+            assert b"".join([part async for part in client.stream]).endswith(str(size).encode())
+
+    trio.lowlevel.add_instrument(turns)
+    try:
+        with trio.fail_after(DEADLINE_SECONDS):
+            async with serving(app) as server, trio.open_nursery() as nursery:
+                for _ in range(clients):
+                    nursery.start_soon(send, server.port)
+    finally:
+        trio.lowlevel.remove_instrument(turns)
+    assert len(taken_at) > clients * (size // (128 * 1024))
+    assert len(taken_at) == len(set(taken_at)), "several large pieces were taken in one turn"
