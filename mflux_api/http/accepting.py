@@ -15,7 +15,7 @@ import trio
 
 from mflux_api.access.addresses import client_of
 from mflux_api.errors import InvalidHTTP, ServiceError
-from mflux_api.http.http1 import NOT_HTTP, is_urgent, whole_error
+from mflux_api.http.http1 import NOT_HTTP, URGENT_BYTES, is_urgent, whole_error
 from mflux_api.http.open_connections import OpenConnections, Place
 
 logger = logging.getLogger("mflux_api.http")
@@ -43,8 +43,9 @@ that speak another protocol."""
 TASK_COST: Final = 4
 """As how many of those one counts that gets a task: it is let in, and waits in line, or is read after its refusal."""
 
-HEAD_BYTES: Final = 64
-"""What is looked at of a request to see whether it asks for health."""
+HEAD_BYTES: Final = URGENT_BYTES + 1
+"""What is looked at of a request to see whether it asks for health: a head that is longer is no monitor's, and in line
+with all others."""
 
 SILENCE_SECONDS: Final = 20.0
 

@@ -43,7 +43,7 @@ SMALL_ANSWER_BYTES: Final = 64 * 1024
 """An answer up to this is sent at once, as a part of the work."""
 
 _URGENT: Final = re.compile(rb"GET (?:/api/v1/health|/livez|/readyz) ")
-_URGENT_BYTES: Final = 2048
+URGENT_BYTES: Final = 2048
 """A monitor's head is a tenth of it; one of 16 KB takes milliseconds to read."""
 
 _MESSAGES: Final = {
@@ -288,4 +288,4 @@ def _error(message: str, code: str) -> tuple[list[tuple[bytes, bytes]], bytes]:
 
 def is_urgent(begun: bytes) -> bool:
     """Whether a request that begins so asks for what tells an operator that the service lives."""
-    return len(begun) <= _URGENT_BYTES and _URGENT.match(begun) is not None
+    return len(begun) <= URGENT_BYTES and _URGENT.match(begun) is not None
