@@ -48,6 +48,11 @@ class Result:
         return tuple(image.seed for image in self.job.images)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about what was asked for and was not done; empty as a rule."""
+        return self.job.warnings
+
+    @property
     def timings(self) -> Timings:
         """Seconds spent in each part of the engine."""
         return self.job.timings or Timings()

@@ -112,7 +112,7 @@ class JobStore:
                 self._running.discard(message.job_id)
                 self._checkpoint_soon()
             case m.Finish():
-                message.reply.ok(await self._change(message.job_id, _finish(message.outcome)))
+                message.reply.ok(await self._change(message.job_id, _finish(message)))
                 self._running.discard(message.job_id)
                 self._images_changed.set()
                 self._since_checkpoint += 1
@@ -302,10 +302,13 @@ def _requeue(message: m.Requeue) -> Callable[[Job], Job]:
     return lambda job: jobs.requeue(job, engine_died=message.engine_died, service_died=message.service_died)
 
 
-def _finish(outcome: m.Outcome) -> Callable[[Job], Job]:
+def _finish(message: m.Finish) -> Callable[[Job], Job]:
+    outcome = message.outcome
+
     def change(job: Job) -> Job:
         if job.status.terminal:
             return job
+        job = jobs.add_warnings(job, message.warnings)
         match outcome:
             case m.Completed():
                 return jobs.complete(job, outcome.images, outcome.timings, _now(), device=outcome.device)

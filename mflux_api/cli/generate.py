@@ -101,9 +101,13 @@ async def _generate_images(settings: Settings, request: GenerateRequest) -> list
             job = await service.submit(request, synchronous=True)
             async with service.events(job.id) as events:
                 async for event in events:
-                    if not isinstance(event, Finished):
+                    if isinstance(event, Finished):
+                        job = event.job
+                    else:
                         bar.update(event)
-            result = await service.result(job.id)
+        for warning in job.warnings:
+            print(f"mflux-api: warning: {warning}", file=sys.stderr)
+        result = await service.result(job.id)
     return [image.path for image in result.images]
 
 

@@ -7,6 +7,7 @@ import attrs
 from msgspec import Meta
 
 from mflux_api.ipc.printable import MAX_ENTRIES, MAX_NAME, MAX_SENTENCE, printable, printable_values, sentence
+from mflux_api.jobs.warnings import MAX_WARNINGS
 
 # What a receiver may rely on is checked here, where a frame is decoded, and nowhere else.
 Natural = Annotated[int, Meta(ge=0)]
@@ -241,6 +242,15 @@ class ReadingLora:
 
 
 @attrs.frozen(kw_only=True)
+class RunWarning:
+    """The run does not do all that was asked for; at most :data:`MAX_WARNINGS` a run, each once."""
+
+    run_id: int
+    message: Sentence = attrs.field(converter=sentence)
+    """What is left out, and why; it goes to the client, and holds no path."""
+
+
+@attrs.frozen(kw_only=True)
 class PreviewMade:
     """What an image is coming to; its one blob is a small JPEG file."""
 
@@ -302,6 +312,7 @@ Event = (
     | StepDone
     | StillRunning
     | ReadingLora
+    | RunWarning
     | PreviewMade
     | ImageDone
     | RunDone
@@ -311,8 +322,8 @@ Event = (
 
 
 def most_events(images: int, steps: int) -> int:
-    """Return how many stages, steps, previews and images a run of so many images and steps can report."""
-    return images * (2 * steps + 10) + 8
+    """Return how many stages, steps, previews, images and warnings a run of so many images and steps can report."""
+    return images * (2 * steps + 10) + 8 + MAX_WARNINGS
 
 
 LOSSY_EVENTS = 32
@@ -341,6 +352,7 @@ _TYPES: tuple[type[Any], ...] = (
     StepDone,
     StillRunning,
     ReadingLora,
+    RunWarning,
     PreviewMade,
     ImageDone,
     RunDone,

@@ -11,11 +11,19 @@ from mflux_api.engine.protocol import (
     ImageDone,
     PreviewMade,
     Run,
+    RunWarning,
     StageChanged,
     StepDone,
     Upscale,
 )
-from mflux_api.engine.sampling.passes import ImageEvent, PipelineRequest, PreviewEvent, StageEvent, StepEvent
+from mflux_api.engine.sampling.passes import (
+    ImageEvent,
+    PipelineRequest,
+    PreviewEvent,
+    StageEvent,
+    StepEvent,
+    WarningEvent,
+)
 from mflux_api.engine.sampling.pipeline import Pipeline
 from mflux_api.engine.upscaling.upscaler import UpscaleRequest
 from mflux_api.images.rgb import RGBImage
@@ -89,7 +97,7 @@ def upscale_passes(command: Upscale, blobs: Sequence[bytes]) -> Iterator[tuple[i
 
 
 def to_frame(
-    event: StageEvent | StepEvent | PreviewEvent | ImageEvent, run_id: int, first: int
+    event: StageEvent | StepEvent | WarningEvent | PreviewEvent | ImageEvent, run_id: int, first: int
 ) -> tuple[Event, tuple[bytes, ...]]:
     """Return the frame, and its blobs, that tells the service of an event.
 
@@ -103,6 +111,8 @@ def to_frame(
             return StageChanged(run_id=run_id, stage=stage), ()
         case StepEvent(step=step, steps=steps, image=offset, images=images):
             return StepDone(run_id=run_id, image=first + offset, step=step, steps=steps, images=images), ()
+        case WarningEvent(message=message):
+            return RunWarning(run_id=run_id, message=message), ()
         case PreviewEvent(index=index, step=step, width=width, height=height, jpeg=jpeg):
             made = PreviewMade(run_id=run_id, index=first + index, step=step, width=width, height=height)
             return made, (jpeg,)

@@ -31,6 +31,7 @@ from mflux_api.engine.protocol import (
 from mflux_api.engine.reporting import Reporter
 from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 from mflux_api.ipc.frames import ProtocolError
+from mflux_api.jobs.warnings import MAX_WARNINGS
 from mflux_api.machine import Devices
 
 if TYPE_CHECKING:
@@ -187,16 +188,22 @@ class Worker:
 
     def _generate(self, command: Run | Upscale, blobs: Blobs) -> RunDone:
         from mflux_api.engine.runs import to_frame
-        from mflux_api.engine.sampling.passes import DoneEvent, StageEvent, StepEvent
+        from mflux_api.engine.sampling.passes import DoneEvent, StageEvent, StepEvent, WarningEvent
 
         self._reporter.begin(command.run_id)
         seconds = [0.0, 0.0, 0.0]
+        warned: set[str] = set()
         for first, events in self._passes(command, blobs):
             for event in events:
                 if isinstance(event, DoneEvent):
                     laps = (event.encode_s, event.denoise_s, event.decode_s)
                     seconds = [a + b for a, b in zip(seconds, laps, strict=True)]
                     continue
+                if isinstance(event, WarningEvent):
+                    # Each pass of a run says it.
+                    if event.message in warned or len(warned) == MAX_WARNINGS:
+                        continue
+                    warned.add(event.message)
                 if isinstance(event, StageEvent):
                     self._reporter.stage = event.stage
                 if isinstance(event, StepEvent):

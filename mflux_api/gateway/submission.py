@@ -16,6 +16,7 @@ from mflux_api.jobs.lora_tags import without_tags
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import ResolvedRequest, resolve
 from mflux_api.jobs.upscaling import check_upscaling, resolve_upscaling
+from mflux_api.jobs.warnings import MAX_OF_REQUEST, merge
 
 
 class Submission(Questions):
@@ -75,7 +76,7 @@ class Submission(Questions):
                 init_images=bool(checked.init_images),
             )
         resolved = await (self._upscaling if model.upscales else self._generating)(checked, model, owner)
-        resolved = attrs.evolve(resolved, warnings=warnings)
+        resolved = resolved.with_warnings(merge(warnings, most=MAX_OF_REQUEST))
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key, most_queued=most_queued)
         try:
             return await self._submit(submit)

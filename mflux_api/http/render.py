@@ -19,6 +19,7 @@ from mflux_api.http.schemas import JobResponse, JobResult, StageName
 from mflux_api.images.encode import base64_length
 from mflux_api.jobs.job import Job, Stage, Status, StoredImage
 from mflux_api.jobs.progress import Progress
+from mflux_api.jobs.warnings import merge
 
 CACHE_BYTES = 64 * 1024 * 1024
 """Images that no request uses any more are kept up to this, beside the bytes in flight."""
@@ -49,7 +50,7 @@ def job_response(view: JobView, result: JobResult | None = None, warnings: Seque
         error=job.failure.message if job.failure is not None else None,
         code=job.failure.code if job.failure is not None else None,
         details=dict(job.failure.details) if job.failure is not None else None,
-        warnings=(*job.request.warnings, *warnings),
+        warnings=merge(job.warnings, () if live is None else live.warnings, warnings),
     )
 
 

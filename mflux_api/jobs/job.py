@@ -11,7 +11,7 @@ A job goes back to ``queued`` when the engine, the scheduler or the server died 
 """
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -20,6 +20,7 @@ import attrs
 
 from mflux_api.errors import ServiceError
 from mflux_api.jobs.resolve import ResolvedRequest
+from mflux_api.jobs.warnings import merge
 
 
 class Status(StrEnum):
@@ -120,6 +121,11 @@ class Job:
         """The alias that the job runs on."""
         return self.request.model
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about what was asked for and is not done."""
+        return self.request.warnings
+
 
 class InvalidTransition(Exception):
     """The job's state does not allow that step."""
@@ -175,6 +181,12 @@ def cancel(job: Job, now: datetime, *, images: tuple[StoredImage, ...] = (), pro
     """Queued | generating → cancelled; what was saved stays."""
     _require(job, Status.QUEUED, Status.GENERATING)
     return _end(job, status=Status.CANCELLED, images=images, progress=progress, completed_at=now)
+
+
+def add_warnings(job: Job, warnings: Iterable[str]) -> Job:
+    """Return the job with those of its runs behind those of its request."""
+    merged = merge(job.request.warnings, warnings)
+    return job if merged == job.request.warnings else attrs.evolve(job, request=job.request.with_warnings(merged))
 
 
 def _end(job: Job, **changes: Any) -> Job:

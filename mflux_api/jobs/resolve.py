@@ -51,7 +51,7 @@ class ResolvedRequest:
     upscaling: Upscaling | None = None
     """Set for an upscaler, whose ``width`` and ``height`` are the result's."""
     warnings: tuple[str, ...] = ()
-    """Sentences about what was asked for and is not done."""
+    """Sentences about what was asked for and is not done; of a finished job also those of its runs."""
 
     def without_inputs(self) -> "ResolvedRequest":
         """Return the request as a waiting job has it: with as many init images, which are in the store."""
@@ -60,6 +60,10 @@ class ResolvedRequest:
     def with_inputs(self, init_images: tuple[str, ...]) -> "ResolvedRequest":
         """Return the request with these init images."""
         return attrs.evolve(self, init_images=init_images) if self.init_images or init_images else self
+
+    def with_warnings(self, warnings: tuple[str, ...]) -> "ResolvedRequest":
+        """Return the request with these warnings."""
+        return attrs.evolve(self, warnings=warnings)
 
     @property
     def size(self) -> tuple[int, int]:

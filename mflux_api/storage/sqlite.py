@@ -44,7 +44,7 @@ _PUT = f"""
     ON CONFLICT (id) DO UPDATE SET
         status = excluded.status, started_at = excluded.started_at, completed_at = excluded.completed_at,
         finished = excluded.finished, engine_deaths = excluded.engine_deaths, service_deaths = excluded.service_deaths,
-        progress = excluded.progress, device = excluded.device,
+        progress = excluded.progress, device = excluded.device, request = excluded.request,
         images = excluded.images, failure = excluded.failure, timings = excluded.timings
 """
 _EXPIRED = f"""

@@ -17,6 +17,7 @@ from tests.support.scripted_engine import Hang, Hold, Script
 STAGE = p.StageChanged(run_id=1, stage="denoising")
 PREVIEW = p.PreviewMade(run_id=1, index=0, step=1, width=8, height=8)
 STEP = p.StepDone(run_id=1, image=0, step=1, steps=2)
+WARNING = p.RunWarning(run_id=1, message="the same again")
 IMAGE = p.ImageDone(run_id=1, index=0, seed=5, width=2, height=2)
 DONE = p.RunDone(run_id=1, encode_seconds=0, denoise_seconds=0, decode_seconds=0)
 
@@ -27,6 +28,7 @@ DONE = p.RunDone(run_id=1, encode_seconds=0, denoise_seconds=0, decode_seconds=0
         ([(STAGE, ())] * 5000, "more frames"),
         ([(STEP, ())] * 5000, "more frames"),
         ([(PREVIEW, (b"jpeg",))] * 5000, "more frames"),
+        ([(WARNING, ())] * 5000, "more frames"),
         ([(PREVIEW, ())], "without its image"),
         ([(attrs.evolve(PREVIEW, index=1), (b"jpeg",))], "does not have"),
         ([(attrs.evolve(STEP, image=1), ())], "does not have"),

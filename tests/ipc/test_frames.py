@@ -61,6 +61,7 @@ FRAMES = st.one_of(
     st.just(p.Unloaded()),
     st.builds(p.StageChanged, run_id=INT, stage=STAGE),
     st.builds(p.StepDone, run_id=INT, image=NATURAL, step=NATURAL, steps=SIDE, images=SIDE),
+    st.builds(p.RunWarning, run_id=INT, message=TEXT),
     st.builds(p.PreviewMade, run_id=INT, index=NATURAL, step=NATURAL, width=SIDE, height=SIDE),
     st.builds(
         p.ImageDone,

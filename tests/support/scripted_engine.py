@@ -38,6 +38,7 @@ from mflux_api.engine.protocol import (
     RunDone,
     RunFailed,
     RunStopped,
+    RunWarning,
     Shutdown,
     Stage,
     StageChanged,
@@ -99,6 +100,8 @@ class Script:
     per_pass: int = 1
     """How many images of a run share their steps."""
     ignore_cancel: bool = False
+    warnings: tuple[str, ...] = ()
+    """What every pass of a run warns of while it reads the prompt."""
     stale_frames: bool = False
     """Send every frame of a run twice, first under the id of a run that never was."""
     tamper: Callable[[Event, tuple[bytes, ...]], tuple[Event, tuple[bytes, ...]]] = lambda event, blobs: (event, blobs)
@@ -298,6 +301,8 @@ class ScriptedEngine:
             seeds = command.seeds[first : first + self._script.per_pass]
             for stage in ("encoding", "denoising", "decoding"):
                 self.say(StageChanged(run_id=command.run_id, stage=_stage(stage)))
+                for warning in self._script.warnings if stage == "encoding" else ():
+                    self.say(RunWarning(run_id=command.run_id, message=warning))
                 if stage == "encoding" and command.lora_paths:
                     await self._read_loras(command)
                 await self._reach(stage, command)

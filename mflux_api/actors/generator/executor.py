@@ -206,7 +206,7 @@ class Executor:
             case p.StepDone():
                 self._step_done()
                 _pass_on(work, received)
-            case p.StageChanged() | p.PreviewMade() | p.ImageDone():
+            case p.StageChanged() | p.RunWarning() | p.PreviewMade() | p.ImageDone():
                 _pass_on(work, received)
             case p.LoadProgress():
                 # It may be lost, and must not take the room of what may not.

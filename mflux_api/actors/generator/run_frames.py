@@ -23,7 +23,7 @@ class RunFrames:
         """
         sizes = [len(blob) for blob in received.blobs]
         match received.event:
-            case p.StageChanged() | p.StepDone() | p.PreviewMade() | p.ImageDone():
+            case p.StageChanged() | p.StepDone() | p.RunWarning() | p.PreviewMade() | p.ImageDone():
                 self._seen += 1
                 if self._seen > self._most:
                     raise EngineDied("it sent more frames than a run has")

@@ -79,6 +79,8 @@ class Finish(Ask[Job]):
 
     job_id: str
     outcome: Outcome
+    warnings: tuple[str, ...] = ()
+    """What its runs did not do of what was asked for."""
 
 
 ChangeJob = StartJob | Requeue | Finish

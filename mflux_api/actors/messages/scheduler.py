@@ -98,6 +98,8 @@ class JobSnapshot:
     progress: Progress
     position: int | None
     owner: str = ""
+    warnings: tuple[str, ...] = ()
+    """What its runs did not do so far; the store has them with the job's end."""
 
 
 @attrs.frozen(kw_only=True)

@@ -69,7 +69,8 @@ class Endings:
             entry.unwritten = error
             entry.answerable.set()
 
-        finish = partial(self.change, partial(m.Finish, job_id=entry.job.id, outcome=outcome))
+        end = partial(m.Finish, job_id=entry.job.id, outcome=outcome, warnings=entry.warnings)
+        finish = partial(self.change, end)
         try:
             entry.job = await self.ask_again(f"job {entry.job.id}: its end", finish, troubled=note)
         except ActorGone:

@@ -12,6 +12,7 @@ from mflux_api.engine.interface import EngineId
 from mflux_api.errors import ServiceError
 from mflux_api.jobs.job import Job, StoredImage
 from mflux_api.jobs.progress import ProgressTracker
+from mflux_api.jobs.warnings import MAX_WARNINGS
 
 
 class JobState(Enum):
@@ -120,6 +121,8 @@ class Entry:
     images: list[StoredImage] = attrs.field(factory=list)
     late: list[StoredImage] = attrs.field(factory=list)
     """Images that were on disk only when their attempt was over."""
+    warnings: tuple[str, ...] = ()
+    """What its runs, this one or an earlier one, did not do of what was asked for."""
     overtaken: int = 0
     """How often its caller's later jobs ran before it, until it last became ready; since then its order counts."""
     out_of_memory: bool = False
@@ -140,6 +143,11 @@ class Entry:
     """Set once those who wait for its end can be answered: the store has it, or said that it cannot write it now."""
     unwritten: ServiceError | None = None
     """Why the store does not have its end yet; it is asked again."""
+
+    def warn(self, warning: str) -> None:
+        """Keep a warning of its run; an earlier attempt may have given it, too."""
+        if warning not in self.warnings and len(self.warnings) < MAX_WARNINGS:
+            self.warnings = (*self.warnings, warning)
 
     def on(self, event: JobEvent) -> None:
         """Take the job on to its next state.

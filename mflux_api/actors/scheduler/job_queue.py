@@ -272,6 +272,7 @@ def _snapshot(entry: Entry, position: int | None, eta_seconds: float | None) -> 
         progress=attrs.evolve(entry.tracker.latest, eta_seconds=eta_seconds),
         position=position,
         owner=entry.job.owner,
+        warnings=entry.warnings,
     )
 
 

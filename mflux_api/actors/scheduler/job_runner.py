@@ -32,6 +32,7 @@ from mflux_api.system.threads import run_in_thread
 logger = logging.getLogger(__name__)
 
 Publish = Callable[[Progress], None]
+Warn = Callable[[str], None]
 
 REMOVERS = 2
 """Threads that remove images: those that save may all be waiting for the disk."""
@@ -90,6 +91,7 @@ class JobRunner:
         images: list[StoredImage],
         late: list[StoredImage],
         publish: Publish,
+        warn: Warn,
         engine_freed: Callable[[], None],
     ) -> Ran:
         """Generate the job's images on an engine, appending each to ``images`` once it is on disk.
@@ -101,6 +103,7 @@ class JobRunner:
             images: gets what is saved.
             late: gets what was on disk only when the attempt was over; nothing will ever point to it.
             publish: told of every progress.
+            warn: told of every warning of the engine.
             engine_freed: called when the engine has no more to do for it; images may still be being saved then.
 
         Raises:
@@ -118,7 +121,7 @@ class JobRunner:
                 # What follows the run goes on saving when the lease is back and the engine is free.
                 async with unwrapped_nursery() as nursery:
                     async with self._leased(job, to, tracker, publish, nursery) as lease:
-                        attempt = _Attempt(job, lease, to, tracker, images, late, publish)
+                        attempt = _Attempt(job, lease, to, tracker, images, late, publish, warn)
                         timings = await self._run(attempt, inputs, nursery)
                     engine_freed()
                 return Ran(timings=attrs.evolve(timings, total=trio.current_time() - started), device=lease.device)
@@ -206,6 +209,8 @@ class JobRunner:
                     case p.StepDone() as done:
                         stopwatch.step_done(done.images)
                         publish(tracker.step(done.step, done.steps, image=done.image, images=done.images))
+                    case p.RunWarning(message=message):
+                        attempt.warn(message)
                     case p.PreviewMade(index=index):
                         # The first of its pass; of the others a follower could not say which they are.
                         if index == tracker.latest.image:
@@ -257,6 +262,7 @@ class _Attempt:
     images: list[StoredImage]
     late: list[StoredImage]
     publish: Publish
+    warn: Warn
 
 
 class Stopwatch:

@@ -305,6 +305,7 @@ class Scheduler:
                 entry.images,
                 entry.late,
                 self._publish,
+                entry.warn,
                 engine_freed,
             )
         except EngineDied as died:

@@ -110,6 +110,14 @@ class StepEvent:
 
 
 @attrs.frozen
+class WarningEvent:
+    """The pass does not do all that was asked for; a run tells its client so once, however many passes say it."""
+
+    message: str
+    """What is left out, and why; holds no path."""
+
+
+@attrs.frozen
 class PreviewEvent:
     """What an image would be if all the noise that the last step predicts were removed at once."""
 
@@ -142,4 +150,4 @@ class DoneEvent:
     decode_s: float
 
 
-Event: TypeAlias = StageEvent | StepEvent | PreviewEvent | ImageEvent | DoneEvent
+Event: TypeAlias = StageEvent | StepEvent | WarningEvent | PreviewEvent | ImageEvent | DoneEvent

@@ -27,6 +27,7 @@ from mflux_api.engine.sampling.passes import (
     StageEvent,
     StepEvent,
     Stopped,
+    WarningEvent,
 )
 from mflux_api.engine.sampling.preview import SAMPLE_SIDE, PreviewDecoder, as_jpeg, fit
 from mflux_api.engine.sampling.prompt_cache import PromptCache
@@ -48,6 +49,7 @@ __all__ = [
     "StageEvent",
     "StepEvent",
     "Stopped",
+    "WarningEvent",
 ]
 
 

@@ -114,7 +114,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             info = dialect.info(job, await gateway.model_hash(job.model)) if call.a1111 else sentence
             parameters = _parameters(ran, gateway.catalog.get(job.model))
             images = await _images(renderer, job, this.stack) if call.sends_images else []
-        answer = partial(ImagesResponse, parameters=parameters, info=info, warnings=call.warnings)
+        answer = partial(ImagesResponse, parameters=parameters, info=info, warnings=job.warnings)
         return json_answer(with_images(lambda marks: answer(images=tuple(marks)), images))
 
     return routes

@@ -166,9 +166,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             )
         job = accepted.job
         return json_response(
-            GenerateResponse(
-                job_id=job.id, status=job.status.value, position=accepted.position, warnings=job.request.warnings
-            )
+            GenerateResponse(job_id=job.id, status=job.status.value, position=accepted.position, warnings=job.warnings)
         )
 
     @routes.get("/jobs")
