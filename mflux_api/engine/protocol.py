@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import attrs
 from msgspec import Meta
 
+from mflux_api.images.inpainting import Fill, check_box
 from mflux_api.ipc.printable import MAX_ENTRIES, MAX_NAME, MAX_SENTENCE, printable, printable_values, sentence
 from mflux_api.jobs.warnings import MAX_WARNINGS
 
@@ -51,10 +52,31 @@ class UnloadModel:
 
 
 @attrs.frozen(kw_only=True)
+class Inpainting:
+    """Inpaint a part of a run's start image; its images have the size of ``result``.
+
+    Raises:
+        ValueError: the box is not within the result.
+    """
+
+    fill: Fill = "original"
+    """What the inpainted part starts from, before noise is added."""
+    result: tuple[Positive, Positive]
+    """Width and height of each finished image."""
+    box: tuple[Natural, Natural, Positive, Positive]
+    """Left, top, width and height in the result of what the run generates; the whole result without a crop."""
+
+    def __attrs_post_init__(self) -> None:
+        check_box(self.box, self.result)
+
+
+@attrs.frozen(kw_only=True)
 class Run:
     """Generate images with a resident model.
 
-    Its blobs are images, RGB8 row by row: the references in their order, then the start image if there is one.
+    Its blobs are images, RGB8 row by row: the references in their order, then the start image if there is one. With
+    inpainting three more follow: the mask, one byte a pixel in the run's size; the overlay, RGB8 in the result's size;
+    and the blurred mask, one byte a pixel in the result's size (:mod:`mflux_api.engine.run_images`).
     """
 
     run_id: int
@@ -73,7 +95,7 @@ class Run:
     references: tuple[tuple[Positive, Positive], ...] = ()
     """Width and height of each reference image, multiples of 16; at most 4."""
     start: bool = False
-    """Whether the last blob is an image of ``width`` by ``height`` to start from."""
+    """Whether an image of ``width`` by ``height`` to start from follows the references."""
     image_strength: float = 1.0
     """How much of the start image to transform, 0 to 1."""
     lora_paths: tuple[str, ...] = ()
@@ -82,6 +104,8 @@ class Run:
     """One for each file."""
     previews: bool = False
     """Whether a :class:`PreviewMade` of every image follows each step."""
+    inpainting: Inpainting | None = None
+    """Needs a start image."""
 
 
 @attrs.frozen(kw_only=True)

@@ -16,6 +16,7 @@ from mflux_api.engine.protocol import (
     StepDone,
     Upscale,
 )
+from mflux_api.engine.run_images import from_blobs
 from mflux_api.engine.sampling.passes import (
     ImageEvent,
     PipelineRequest,
@@ -35,10 +36,7 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
     Raises:
         ValueError: the frame asks for what cannot be computed, or its images are not what it says.
     """
-    sizes = [*command.references, (command.width, command.height)][: len(command.references) + command.start]
-    if len(blobs) != len(sizes):
-        raise ValueError("a run must come with as many images as it names")
-    images = [RGBImage(width, height, rgb) for (width, height), rgb in zip(sizes, blobs, strict=True)]
+    images = from_blobs(command, blobs)
     loras = tuple(Lora(Path(path), scale) for path, scale in zip(command.lora_paths, command.lora_scales, strict=True))
     whole = PipelineRequest(
         prompt=command.prompt,
@@ -50,9 +48,10 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
         guidance=command.guidance,
         low_ram=command.low_ram,
         alternating_offload=command.alternating_offload,
-        references=tuple(images[: len(command.references)]),
-        start=images[-1] if command.start else None,
+        references=images.references,
+        start=images.start,
         strength=command.image_strength,
+        inpainting=images.inpainting,
         loras=loras,
         previews=command.previews,
     )

@@ -29,6 +29,7 @@ from mflux_api.engine.protocol import (
     Upscale,
 )
 from mflux_api.engine.reporting import Reporter
+from mflux_api.engine.run_images import WrongImages
 from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 from mflux_api.ipc.frames import ProtocolError
 from mflux_api.jobs.warnings import MAX_WARNINGS
@@ -171,6 +172,8 @@ class Worker:
                 "limit": "whole LoRAs made for this model",
             }
             return RunFailed(run_id=command.run_id, code="INVALID_PARAMETER", message=str(error), details=details)
+        except WrongImages as error:
+            return RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=str(error))
         except NotFiniteError:
             message = (
                 f"The numbers of an image overflowed in '{command.model}' ({self._device.precision} on "

@@ -2,6 +2,7 @@
 
 import attrs
 
+from mflux_api.images.inpainting import InpaintingInputs
 from mflux_api.images.rgb import RGBImage
 from mflux_api.images.sizes import reference_size
 from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE
@@ -13,7 +14,9 @@ class RunInputs:
 
     references: tuple[RGBImage, ...] = ()
     start: RGBImage | None = None
-    """The image that an image strength below 1 starts from, in the output's size."""
+    """The image that an image strength below 1 and inpainting start from, in the size of what is generated."""
+    inpainting: InpaintingInputs | None = None
+    """What of ``start`` is inpainted; the first reference is the source then."""
     source: RGBImage | None = None
     """The image for an upscaler, as the client sent it."""
 

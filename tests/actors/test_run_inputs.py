@@ -149,13 +149,13 @@ async def test_image_to_be_upscaled_comes_to_the_engine_as_it_was_given() -> Non
     events, _ = trio.open_memory_channel[Received](1)
     lease = m.Lease(id=1, engine="0", incarnation=1, model="seedvr2", load_seconds=0.0)
     inputs = await LOCAL.run_inputs(resolved)
-    command, rgb_images = run_command(
+    command, blobs = run_command(
         m.Run(lease=lease, request=resolved, run_id=3, events=events, inputs=inputs), previews=True
     )
     assert command == Upscale(
         run_id=3, model="seedvr2", seeds=(4, 5), width=50, height=33, resolution=66, softness=0.5, low_ram=True
     )
-    assert [rgb_image.rgb for rgb_image in rgb_images] == [bytes((9, 8, 7)) * 50 * 33]
+    assert blobs == (bytes((9, 8, 7)) * 50 * 33,)
 
 
 async def test_removed_image_fails_its_job_and_says_so() -> None:

@@ -42,6 +42,13 @@ FRAMES = st.one_of(
         previews=st.booleans(),
         lora_paths=st.lists(TEXT, max_size=3).map(tuple),
         lora_scales=st.lists(FLOAT, max_size=3).map(tuple),
+        inpainting=st.none()
+        | st.builds(
+            p.Inpainting,
+            fill=st.sampled_from(["original", "noise", "nothing"]),
+            result=st.tuples(st.integers(70, 9000), st.integers(70, 9000)),
+            box=st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(1, 64), st.integers(1, 64)),
+        ),
     ),
     st.builds(p.Cancel, run_id=INT),
     st.just(p.Shutdown()),
@@ -92,6 +99,13 @@ def decode(data: bytes) -> tuple[p.Frame, list[bytes]]:
 
 def framed(*header: object) -> bytes:
     return msgspec.msgpack.encode(list(header))
+
+
+RUN = attrs.asdict(
+    p.Run(
+        run_id=1, model="demo", prompt="x", negative_prompt=None, seeds=(1,), width=64, height=64, steps=1, guidance=1.0
+    )
+)
 
 
 @given(frame=FRAMES, blobs=st.lists(st.binary(max_size=64), max_size=frames.MAX_BLOBS))
@@ -149,6 +163,9 @@ def test_only_lengths_within_the_cap_pass(prefix: bytes) -> None:
         framed("Cancel", {"attempt": 3}),
         framed("StageChanged", {"attempt": 3, "stage": "napping"}, []),
         framed("StepDone", {"attempt": 3, "image": 0, "step": 1, "steps": 0}, []),
+        framed("Run", RUN | {"inpainting": {"result": [64, 64], "box": [1, 0, 64, 64]}}, []),
+        framed("Run", RUN | {"inpainting": {"result": [64, 0], "box": [0, 0, 1, 1]}}, []),
+        framed("Run", RUN | {"inpainting": {"fill": "latent", "result": [64, 64], "box": [0, 0, 64, 64]}}, []),
         framed("ImageDone", {"attempt": 3, "index": -1, "seed": 1, "width": 64, "height": 64}, []),
         b"\x91" * 100_000,
         b"",
@@ -158,6 +175,12 @@ def test_only_lengths_within_the_cap_pass(prefix: bytes) -> None:
 def test_unknown_header_is_a_protocol_error(header: bytes) -> None:
     with pytest.raises(frames.ProtocolError):
         frames.decode_header(header, p.ENGINE_TYPES)
+
+
+def test_run_that_the_broken_ones_above_are_made_of_is_whole() -> None:
+    header = framed("Run", RUN | {"inpainting": {"result": [64, 64], "box": [1, 0, 63, 64]}}, [])
+    run = frames.decode_header(header, p.ENGINE_TYPES).frame
+    assert run.inpainting == p.Inpainting(result=(64, 64), box=(1, 0, 63, 64))
 
 
 def test_sender_keeps_to_the_receivers_caps() -> None:

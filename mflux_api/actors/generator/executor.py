@@ -172,8 +172,8 @@ class Executor:
             return
         self._run_id = work.run_id
         lora_paths = [file.path for file in self._loras]
-        command, images = run_command(work, lora_paths=lora_paths, previews=self._options.previews)
-        await self._engine.send(command, [image.rgb for image in images])
+        command, blobs = run_command(work, lora_paths=lora_paths, previews=self._options.previews)
+        await self._engine.send(command, blobs)
         with work.events:
             async with unwrapped_nursery() as nursery:
                 nursery.start_soon(self._stop_when_told, p.Cancel(run_id=work.run_id), stop, nursery)

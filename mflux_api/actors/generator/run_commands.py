@@ -5,13 +5,13 @@ from pathlib import Path
 
 from mflux_api.actors import messages as m
 from mflux_api.engine.protocol import Run, Upscale
-from mflux_api.images.rgb import RGBImage
+from mflux_api.engine.run_images import describe_inpainting, to_blobs
 
 
 def run_command(
     work: m.Run, *, lora_paths: Sequence[Path] = (), previews: bool
-) -> tuple[Run | Upscale, tuple[RGBImage, ...]]:
-    """Return the command, and the images that go with it in their order.
+) -> tuple[Run | Upscale, tuple[bytes, ...]]:
+    """Return the command, and the blobs that go with it.
 
     Args:
         work: what the generator was asked for.
@@ -30,7 +30,7 @@ def run_command(
             softness=request.upscaling.softness,
             low_ram=request.low_ram,
         )
-        return upscale, (inputs.source,)
+        return upscale, (inputs.source.rgb,)
     run = Run(
         run_id=work.run_id,
         model=lease.model,
@@ -49,5 +49,6 @@ def run_command(
         lora_scales=request.lora_scales,
         previews=previews,
         alternating_offload=lease.alternating_offload,
+        inpainting=describe_inpainting(inputs),
     )
-    return run, inputs.references if inputs.start is None else (*inputs.references, inputs.start)
+    return run, to_blobs(inputs)

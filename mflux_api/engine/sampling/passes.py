@@ -10,6 +10,7 @@ import numpy.typing as npt
 from mflux_api.engine.lora.applying import Lora
 from mflux_api.engine.protocol import Stage
 from mflux_api.engine.sampling.references import PIXELS_PER_TOKEN, check_sides
+from mflux_api.images.inpainting import InpaintingInputs
 from mflux_api.images.rgb import RGBImage
 from mflux_api.jobs.schedule import steps_to_run
 
@@ -59,7 +60,8 @@ class PipelineRequest:
     """What ``strength`` below 1 starts from, in the size of the generated image."""
     strength: float = attrs.field(default=1.0)
     """How much of ``start`` to transform: 1 begins with pure noise, 0 returns its round trip through the VAE."""
-
+    inpainting: InpaintingInputs | None = attrs.field(default=None)
+    """Which part of ``start`` to inpaint, whatever the strength."""
     loras: tuple[Lora, ...] = ()
     """Adapters for this pass alone, working together."""
     previews: bool = False
@@ -76,6 +78,15 @@ class PipelineRequest:
             raise ValueError(f"strength must be from 0 to 1, and is {value}.")
         if value < 1 and (self.start is None or (self.start.width, self.start.height) != (self.width, self.height)):
             raise ValueError("strength below 1 needs a start image in the size of the generated one.")
+
+    @inpainting.validator
+    def _check_inpainting(self, _: "attrs.Attribute[InpaintingInputs]", value: InpaintingInputs | None) -> None:
+        if value is None:
+            return
+        if self.start is None or self.start.size != (self.width, self.height):
+            raise ValueError("inpainting needs a start image in the size of the generated one.")
+        if len(value.mask) != self.width * self.height:
+            raise ValueError("the mask of an inpainting must have one byte for each pixel of the generated image.")
 
     @references.validator
     def _check_references(self, _: "attrs.Attribute[tuple[RGBImage, ...]]", value: tuple[RGBImage, ...]) -> None:
