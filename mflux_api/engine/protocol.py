@@ -287,7 +287,10 @@ class PreviewMade:
 
 @attrs.frozen(kw_only=True)
 class ImageDone:
-    """An image is generated; its one blob is RGB8, row by row."""
+    """An image is generated; its one blob is RGB8, row by row.
+
+    It has the run's size, or that of the result of its inpainting.
+    """
 
     run_id: int
     index: Natural

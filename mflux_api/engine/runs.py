@@ -70,6 +70,7 @@ def pass_kind(model: str, request: PipelineRequest) -> tuple[object, ...]:
         tuple(image.size for image in request.references),
         tuple(lora.path for lora in request.loras),
         request.low_ram,
+        request.inpainting is not None,
     )
 
 

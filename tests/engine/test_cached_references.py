@@ -13,7 +13,7 @@ from mflux.models.flux2.variants import Flux2KleinEdit
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
 from mflux_api.engine.weights.components import load_components
-from tests.support.pipeline_runs import distance, generate, rgb_image
+from tests.support.pipeline_runs import distance, generate, inpaint_right_half, keeps_left_half, rgb_image
 from tests.support.stock_mflux import generate_stock, klein_config, save_images
 
 pytestmark = pytest.mark.slow
@@ -80,3 +80,16 @@ def test_cached_references_work_on_and_batches_are_the_single_images(tiny_kv: Pi
 def test_without_references_the_model_generates_as_the_others(tiny_kv: Pipeline, pipeline: Pipeline) -> None:
     request = attrs.evolve(REQUEST, references=())
     assert generate(tiny_kv, request)[0].tobytes() == generate(pipeline, request)[0].tobytes()
+
+
+def test_inpainting_keeps_the_protected_half_with_cached_references(tiny_kv: Pipeline) -> None:
+    source = rgb_image(64, 64, 5)
+    request = attrs.evolve(
+        REQUEST,
+        seeds=(3, 4),
+        references=(source, *REQUEST.references),
+        start=source,
+        strength=0.7,
+        inpainting=inpaint_right_half(source),
+    )
+    assert all(keeps_left_half(image, source) for image in generate(tiny_kv, request))

@@ -22,7 +22,7 @@ from mflux_api.engine.weights.quantized_cache import load_quantized
 from mflux_api.storage.footprint import Footprint, measure
 from tests.support.dev_checkpoint import SHAPE, write_dev_checkpoint
 from tests.support.loaded_components import held_bytes
-from tests.support.pipeline_runs import distance, generate, never, rgb_image
+from tests.support.pipeline_runs import distance, generate, inpaint_right_half, keeps_left_half, never, rgb_image
 
 pytestmark = pytest.mark.slow
 
@@ -322,3 +322,10 @@ def test_klein_has_no_alternating_offload(tiny_folder: Path) -> None:
     footprint = measure(tiny_folder, float_bytes=4)
     assert isinstance(footprint, Footprint)
     assert footprint.alternating_offload is None
+
+
+def test_inpainting_keeps_the_protected_half(dev_pipeline: Pipeline) -> None:
+    source = rgb_image(64, 64, 5)
+    request = attrs.evolve(REQUEST, references=(source,), start=source, inpainting=inpaint_right_half(source))
+    (image,) = generate(dev_pipeline, request)
+    assert keeps_left_half(image, source)

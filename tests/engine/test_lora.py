@@ -21,7 +21,15 @@ from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.engine.weights.parameters import named_arrays
 from tests.support.adapter_files import factors, peft, save
 from tests.support.checkpoint_shapes import STOCK, TINY
-from tests.support.pipeline_runs import consume, distance, generate, never
+from tests.support.pipeline_runs import (
+    consume,
+    distance,
+    generate,
+    inpaint_right_half,
+    keeps_left_half,
+    never,
+    rgb_image,
+)
 from tests.support.stock_mflux import generate_stock, klein_config
 
 pytestmark = pytest.mark.slow
@@ -396,3 +404,12 @@ def test_third_of_a_fused_layer_is_remembered(tmp_path: Path) -> None:
     found = read_adapter(save(tmp_path / "a.safetensors", NAMINGS[-1][1]))
     thirds = {target.rsplit(".", 1)[1]: each.third for target, each in found.items() if isinstance(each, Kronecker)}
     assert thirds == {"to_q": 0, "to_k": 1, "to_v": 2}
+
+
+def test_inpainting_obeys_a_lora_in_its_half_alone(pipeline: Pipeline, tmp_path: Path) -> None:
+    source = rgb_image(64, 48, 7)
+    request = attrs.evolve(REQUEST, references=(source,), start=source, inpainting=inpaint_right_half(source))
+    lora = Lora(peft(tmp_path / "one.safetensors", TINY, 1), 1.0)
+    images = [generate(pipeline, attrs.evolve(request, loras=loras))[0] for loras in ((), (lora,))]
+    assert all(keeps_left_half(image, source) for image in images)
+    assert distance(*images) > 1

@@ -14,6 +14,7 @@ from mflux_api.engine.protocol import (
     Event,
     Heartbeat,
     ImageDone,
+    Inpainting,
     Loaded,
     LoadFailed,
     LoadModel,
@@ -154,10 +155,47 @@ class EngineContract:
         self, engine: Engine, good: LoadModel
     ) -> None:
         await load(engine, good)
-        frames = await run(engine, attrs.evolve(RUN, references=((32, 48),)))
-        assert isinstance(frames[-1].event, RunFailed)
-        assert frames[-1].event.code == "GENERATION_FAILED"
+        edit = attrs.evolve(RUN, references=((32, 48),))
+        whole = Inpainting(result=(64, 64), box=(0, 0, 64, 64))
+        inpaint = attrs.evolve(RUN, start=True, inpainting=whole)
+        blobs = [bytes(64 * 64 * channels) for channels in (3, 1, 3, 1)]
+        one_is_longer = [[*blobs[:wrong], blobs[wrong] + b"x", *blobs[wrong + 1 :]] for wrong in range(4)]
+        wrong = [(edit, []), (inpaint, blobs[:1]), *((inpaint, given) for given in one_is_longer)]
+        for command, given in wrong:
+            frames = await run(engine, command, given)
+            assert isinstance(frames[-1].event, RunFailed)
+            assert frames[-1].event.code == "GENERATION_FAILED"
         assert isinstance((await run(engine, RUN))[-1].event, RunDone)
+
+    async def test_inpainted_images_have_the_results_size_and_the_overlays_bytes_where_they_are_protected(
+        self, engine: Engine, good: LoadModel
+    ) -> None:
+        await load(engine, good)
+        result, box = (80, 70), (10, 6, 60, 64)
+        inpaint = attrs.evolve(
+            RUN,
+            seeds=(7, 8),
+            references=((64, 64),),
+            start=True,
+            inpainting=Inpainting(fill="noise", result=result, box=box),
+        )
+        source, mask, overlay = bytes(64 * 64 * 3), bytes(32 * 64) + b"\xff" * 32 * 64, bytes(range(240)) * 70
+        blurred_mask = bytes(80 * 40) + b"\xff" * 80 * 30
+
+        frames = await run(engine, inpaint, [source, source, mask, overlay, blurred_mask])
+
+        assert isinstance(frames[-1].event, RunDone)
+        images = [frame for frame in frames if isinstance(frame.event, ImageDone)]
+        assert [(image.event.width, image.event.height) for image in images if isinstance(image.event, ImageDone)] == [
+            result
+        ] * 2
+        for pixels in rgb_images(frames):
+            assert len(pixels) == len(overlay)
+            rows = [(pixels[first : first + 240], overlay[first : first + 240]) for first in range(0, 80 * 70 * 3, 240)]
+            assert all(made == kept for made, kept in rows[:40])
+            assert all(made[:30] == kept[:30] and made[210:] == kept[210:] for made, kept in rows)
+            assert all(made != kept for made, kept in rows[40:])
+        assert len(set(rgb_images(frames))) == 2
 
     async def test_failed_load_leaves_an_engine_that_can_load(
         self, engine: Engine, good: LoadModel, tmp_path: Path

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mflux_api.engine.sampling.pipeline import Event, ImageEvent, Pipeline, PipelineRequest
+from mflux_api.images.inpainting import Fill, InpaintingInputs
 from mflux_api.images.rgb import RGBImage
 
 Pixels = npt.NDArray[np.uint8]
@@ -44,3 +45,17 @@ def rgb_image(width: int, height: int, seed: int = 0) -> RGBImage:
 def pixels_of(image: RGBImage) -> Pixels:
     """Return the image as an array (height, width, 3)."""
     return np.frombuffer(image.rgb, np.uint8).reshape(image.height, image.width, 3)
+
+
+def inpaint_right_half(source: RGBImage, fill: Fill = "original") -> InpaintingInputs:
+    """Return an inpainting of an image's right half, with a hard edge and without a crop."""
+    levels = np.zeros((source.height, source.width), np.uint8)
+    levels[:, source.width // 2 :] = 255
+    box = (0, 0, *source.size)
+    return InpaintingInputs(mask=levels.tobytes(), overlay=source, blurred_mask=levels.tobytes(), box=box, fill=fill)
+
+
+def keeps_left_half(pixels: Pixels, source: RGBImage) -> bool:
+    """Whether the left half has the source's bytes and the right one is another image."""
+    given, half = pixels_of(source), source.width // 2
+    return bool((pixels[:, :half] == given[:, :half]).all()) and distance(pixels[:, half:], given[:, half:]) > 10

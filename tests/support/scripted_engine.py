@@ -46,6 +46,8 @@ from mflux_api.engine.protocol import (
     Unloaded,
     UnloadModel,
 )
+from mflux_api.engine.run_images import WrongImages, from_blobs
+from mflux_api.images.run_inputs import RunInputs
 from mflux_api.ipc import frames
 from mflux_api.jobs.schedule import steps_to_run
 
@@ -280,9 +282,11 @@ class ScriptedEngine:
     async def _run(self, command: Run, blobs: Sequence[bytes]) -> None:
         self._running, self._stop = command.run_id, trio.Event()
         try:
-            if len(blobs) != len(command.references) + command.start:
-                raise _Failed("GENERATION_FAILED")
-            await self._generate(command)
+            try:
+                inputs = from_blobs(command, blobs)
+            except WrongImages:
+                raise _Failed("GENERATION_FAILED") from None
+            await self._generate(command, inputs)
         except _Stopped:
             self.say(RunStopped(run_id=command.run_id))
         except _Failed as failed:
@@ -291,7 +295,7 @@ class ScriptedEngine:
             self._running = None
             self._cancelled.discard(command.run_id)
 
-    async def _generate(self, command: Run) -> None:
+    async def _generate(self, command: Run, inputs: RunInputs) -> None:
         if command.model not in self._models:
             raise _Failed("GENERATION_FAILED")
         await self._survive(deadly=self._script.deadly(command))
@@ -317,10 +321,9 @@ class ScriptedEngine:
                         self.say(preview, (PREVIEW,))
             for index, seed in enumerate(seeds, first):
                 await self._reach(f"image {index}", command)
-                image = ImageDone(
-                    run_id=command.run_id, index=index, seed=seed, width=command.width, height=command.height
-                )
-                self.say(image, (pixels(seed, command.width, command.height),))
+                size, rgb = _image(command, inputs, seed)
+                image = ImageDone(run_id=command.run_id, index=index, seed=seed, width=size[0], height=size[1])
+                self.say(image, (rgb,))
         await self._reach("done", command)
         self.say(RunDone(run_id=command.run_id, encode_seconds=0.1, denoise_seconds=0.2, decode_seconds=0.3))
 
@@ -357,6 +360,28 @@ class ScriptedEngine:
                 raise _Failed(code)
         if run is not None and run.run_id in self._cancelled:
             raise _Stopped
+
+
+def _image(command: Run, inputs: RunInputs, seed: int) -> tuple[tuple[int, int], bytes]:
+    """Return an image's size and pixels; of an inpainting the overlay, with other pixels where its mask is not 0.
+
+    Without numpy and Pillow: scripted engines also stand in a process that must not import them.
+    """
+    inpainting = inputs.inpainting
+    if inpainting is None:
+        return (command.width, command.height), pixels(seed, command.width, command.height)
+    left, top, columns, rows = inpainting.box
+    width, height = inpainting.overlay.size
+    generated, result = pixels(seed, columns, rows), bytearray(inpainting.overlay.rgb)
+    for row in range(rows):
+        start = (top + row) * width + left
+        shares = inpainting.blurred_mask[start : start + columns]
+        if not any(shares):
+            continue
+        for byte in range(columns * 3):
+            share, place = shares[byte // 3], start * 3 + byte
+            result[place] = (result[place] * (255 - share) + generated[row * columns * 3 + byte] * share + 127) // 255
+    return (width, height), bytes(result)
 
 
 def _stage(name: str) -> Stage:

@@ -39,6 +39,27 @@ def add_noise(start: mx.array, noise: mx.array, sigma: mx.array) -> mx.array:
     return (1 - share) * start.astype(noise.dtype) + share * noise
 
 
+@attrs.frozen(eq=False)
+class StartLatents:
+    """The latents of the image that a pass starts from."""
+
+    image: mx.array
+    """Packed [1, tokens, 128]."""
+
+    def begin(self, noise: mx.array, sigma: mx.array) -> mx.array:
+        """Return what the first step takes, packed [images, tokens, 128].
+
+        Args:
+            noise: each image's.
+            sigma: the noise level before that step; 0 where no step is run.
+        """
+        return add_noise(self.image, noise, sigma)
+
+    def protect(self, latents: mx.array, noise: mx.array, sigma: mx.array) -> mx.array:
+        """Return a step's latents with what the image keeps put back: nothing, where all of it may change."""
+        return latents
+
+
 def to_grid(latents: mx.array, rows: int, columns: int) -> mx.array:
     """Lay packed latents [B, tokens, 128] out as the VAE takes them, [B, 128, rows, columns]."""
     return latents.reshape(latents.shape[0], rows, columns, latents.shape[-1]).transpose(0, 3, 1, 2)

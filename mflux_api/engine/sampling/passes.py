@@ -149,7 +149,7 @@ class ImageEvent:
     """The position of ``seed`` in the request."""
     seed: int
     pixels: npt.NDArray[np.uint8] = attrs.field(repr=False)
-    """Contiguous RGB8, (height, width, 3)."""
+    """Contiguous RGB8, (height, width, 3): the request's size, or that of its inpainting's overlay."""
 
 
 @attrs.frozen

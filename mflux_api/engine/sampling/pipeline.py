@@ -8,15 +8,16 @@ from collections.abc import Callable, Generator, Iterator
 import attrs
 import mlx.core as mx
 from mflux.models.common.schedulers.flow_match_euler_discrete_scheduler import FlowMatchEulerDiscreteScheduler
-from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
 
 from mflux_api.catalog.files import ComponentName
 from mflux_api.engine.device import Device
 from mflux_api.engine.lora.applying import LoraError, ReadingLora, no_reading
 from mflux_api.engine.sampling.batching import PassCost, images_per_pass
+from mflux_api.engine.sampling.compositing import composite
 from mflux_api.engine.sampling.decoding import NotFiniteError, decode_mode, decode_packed, to_pixels
 from mflux_api.engine.sampling.denoising import Conditioning, Denoiser, cfg_branches, new_cache
-from mflux_api.engine.sampling.latents import Noise, add_noise, draw_noise, to_grid
+from mflux_api.engine.sampling.inpainting import encode_start
+from mflux_api.engine.sampling.latents import Noise, StartLatents, draw_noise, to_grid
 from mflux_api.engine.sampling.passes import (
     DoneEvent,
     Event,
@@ -32,7 +33,7 @@ from mflux_api.engine.sampling.passes import (
 from mflux_api.engine.sampling.preview import SAMPLE_SIDE, PreviewDecoder, as_jpeg, fit
 from mflux_api.engine.sampling.prompt_cache import PromptCache
 from mflux_api.engine.sampling.prompt_encoding import CACHE_BYTES, PromptEncoder, branch_texts
-from mflux_api.engine.sampling.references import encode_image, encode_references
+from mflux_api.engine.sampling.references import encode_references
 from mflux_api.engine.sampling.transformer_function import Predict, TransformerFunction
 from mflux_api.engine.sampling.work_clock import WorkClock
 from mflux_api.engine.weights.components import Components
@@ -61,8 +62,8 @@ class _Encoded:
     """None where the transformer's turn in memory is yet to come."""
     conditioning: Conditioning | None
     """None where no step is run."""
-    start: mx.array | None
-    """The start image's packed latents [1, tokens, 128]; None where the run begins with pure noise."""
+    start: StartLatents | None
+    """None where the run begins with pure noise."""
     previews: PreviewDecoder | None
 
 
@@ -165,7 +166,8 @@ class Pipeline:
         embeddings = self._embed(current) if request.steps_run else None
         self._release("text_encoder", request)
         conditioning = None if embeddings is None else self._condition(embeddings, current)
-        start = self._encode_start(request, check)
+        references = None if conditioning is None else conditioning.references
+        start = encode_start(lambda: self._components.vae, request, references, check)
         previews = self._fit_previews(request, check) if request.previews else None
         self._release("vae", request)
         current.clock.lap()
@@ -191,14 +193,14 @@ class Pipeline:
         self, current: _Pass, encoded: _Encoded, predict: Predict, noise: Noise, first: int
     ) -> Generator[Event, None, mx.array]:
         """Take the images that share a batch, from number ``first`` on, through all steps; return packed latents."""
-        request, check, clock = current.request, current.check, current.clock
+        request, check, clock, start = current.request, current.check, current.clock, encoded.start
         latents, images = noise.latents, noise.latents.shape[0]
         timesteps, sigmas = FlowMatchEulerDiscreteScheduler.get_timesteps_and_sigmas(
             image_seq_len=latents.shape[1], num_inference_steps=request.steps
         )
         skipped = request.steps - request.steps_run
-        if encoded.start is not None:
-            latents = add_noise(encoded.start, latents, sigmas[skipped])
+        if start is not None:
+            latents = start.begin(noise.latents, sigmas[skipped])
         if encoded.conditioning is None:
             return latents
         cache = new_cache(self._components.transformer) if self._components.info.caches_references else None
@@ -207,6 +209,9 @@ class Pipeline:
             check()
             before = latents
             latents, clean = denoiser.step(before, timesteps[step], sigmas[step : step + 2])
+            if start is not None:
+                latents = start.protect(latents, noise.latents, sigmas[step + 1])
+                clean = start.protect(clean, noise.latents, sigmas[-1])
             finite = mx.isfinite(latents).all()
             # Without this the graph is only queued, and the step would be reported before it ran.
             mx.eval(latents, finite, *([] if encoded.previews is None else [clean]))
@@ -239,6 +244,8 @@ class Pipeline:
             current.check()
             # One at a time: exact, and memory does not grow with the batch.
             pixels = to_pixels(decode_packed(self._components.vae, grid, mode, current.check))
+            if request.inpainting is not None:
+                pixels = composite(pixels, request.inpainting, current.check)
             yield from current.clock.pausing(ImageEvent(index, seed, pixels))
         self._release("vae", request)
         current.clock.lap()
@@ -272,12 +279,6 @@ class Pipeline:
         # Without references the VAE is not asked for: it may not be in memory.
         references = encode_references(self._components.vae, request.references, check) if request.references else None
         return Conditioning(embeddings, request.guidance, references, self._components.info.embeds_guidance)
-
-    def _encode_start(self, request: PipelineRequest, check: Callable[[], None]) -> mx.array | None:
-        if request.start is None or request.steps_run == request.steps:
-            return None
-        packed: mx.array = Flux2LatentCreator.pack_latents(encode_image(self._components.vae, request.start, check))
-        return packed
 
     def _fit_previews(self, request: PipelineRequest, check: Callable[[], None]) -> PreviewDecoder:
         if self._preview_decoder is None:
