@@ -12,8 +12,8 @@ import attrs
 import msgspec
 
 MAX_HEADER = 1 << 20
-MAX_BLOB = 1 << 26
-"""Bytes of one raw blob: an image of 22.4 MP."""
+MAX_BLOB = 96_000_000
+"""Bytes of one raw blob: an image of 32 MP, the largest that a client may send."""
 MAX_BLOBS = 8
 
 _LENGTH = struct.Struct(">I")

@@ -2,12 +2,11 @@
 
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter
-from mflux_api.ipc.frames import MAX_BLOB
 from mflux_api.jobs.request import MIN_RESOLUTION, GenerateRequest
 from mflux_api.jobs.resolve import ResolvedRequest, Upscaling, choose_seed
 
-MAX_PIXELS = MAX_BLOB // 3
-"""Most pixels of an image before and after: what one frame to or from the engine holds, 22.4 MP."""
+MAX_PIXELS = (1 << 26) // 3
+"""Most pixels of an image before and after: 64 MiB of RGB, 22.4 MP."""
 MOST = f"{MAX_PIXELS / 1e6:.1f} MP"
 DEFAULT_FACTOR = 2.0
 

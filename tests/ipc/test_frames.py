@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mflux_api.engine import protocol as p
 from mflux_api.hub import protocol as h
+from mflux_api.images.sizes import MAX_PIXELS
 from mflux_api.ipc import frames
 from mflux_api.ipc.printable import MAX_NAME, printable
 
@@ -190,6 +191,10 @@ def test_sender_keeps_to_the_receivers_caps() -> None:
         frames.encode(p.Unloaded(), [b""] * (frames.MAX_BLOBS + 1))
     with pytest.raises(frames.ProtocolError, match="too large"):
         frames.encode(p.Unloaded(), [bytes(frames.MAX_BLOB + 1)])
+
+
+def test_blob_holds_the_largest_image_that_a_client_may_send() -> None:
+    assert 3 * MAX_PIXELS == frames.MAX_BLOB
 
 
 def nested(depth: int) -> Any:
