@@ -51,15 +51,21 @@ def generate_case(
     references: tuple[Size, ...],
     **fields: Any,
 ) -> None:
+    """Write a case's noise and the engine's image into ``folder``; its references are made by their sizes."""
+    from mflux_api.images.rgb import RGBImage
+
+    given = tuple(RGBImage(w, h, reference(w, h, i).tobytes()) for i, (w, h) in enumerate(references))
+    write_case(pipeline, folder, number, width=width, height=height, references=given, **fields)
+
+
+def write_case(pipeline: Any, folder: Path, number: int, *, width: int, height: int, **fields: Any) -> None:
     """Write a case's noise and the engine's image into ``folder``."""
     from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
 
     from mflux_api.engine.sampling.pipeline import ImageEvent, PipelineRequest
-    from mflux_api.images.rgb import RGBImage
 
     seed = SEED + number
-    given = tuple(RGBImage(w, h, reference(w, h, i).tobytes()) for i, (w, h) in enumerate(references))
-    request = PipelineRequest(seeds=(seed,), width=width, height=height, references=given, **fields)
+    request = PipelineRequest(seeds=(seed,), width=width, height=height, **fields)
     noise = Flux2LatentCreator.prepare_latents(seed=seed, height=height, width=width, batch_size=1)[0]
     np.save(folder / f"{number}.noise.npy", np.array(noise))
     for event in pipeline.run(request, lambda: False):
