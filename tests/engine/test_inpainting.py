@@ -266,11 +266,48 @@ def test_token_of_a_mask_is_the_mean_of_its_middle_and_128_is_white() -> None:
     np.testing.assert_array_equal(np.array(pack_mask(levels.tobytes(), WIDTH, HEIGHT)), expected.reshape(1, 12, 1))
 
 
-def test_line_too_thin_for_the_grid_inpaints_the_tokens_that_it_touches() -> None:
-    levels = np.zeros((HEIGHT, WIDTH), np.uint8)
-    levels[16:18, 16:48] = 255
-    packed = np.array(pack_mask(levels.tobytes(), WIDTH, HEIGHT)).reshape(3, 4)
-    np.testing.assert_array_equal(packed, [[0, 0, 0, 0], [0, 1, 1, 0], [0, 0, 0, 0]])
+@pytest.mark.parametrize("beside", [False, True])
+def test_line_too_thin_for_the_grid_inpaints_the_tokens_that_it_touches(beside: bool) -> None:
+    levels = np.zeros((HEIGHT, 96), np.uint8)
+    levels[16:18, 16:40] = 255
+    # Another part of the mask that has middles changes nothing for the line.
+    levels[:, 72:] = 255 * beside
+    packed = np.array(pack_mask(levels.tobytes(), 96, HEIGHT)).reshape(3, 6)
+    expected = np.zeros((3, 6))
+    expected[1, 1:3] = 1
+    expected[:, 4], expected[:, 5] = 0.5 * beside, beside
+    np.testing.assert_array_equal(packed, expected)
+
+
+def test_edge_that_misses_a_middle_inpaints_no_token_more_than_diffusers() -> None:
+    levels = np.zeros((HEIGHT, 96), np.uint8)
+    levels[13:35, 3:70] = 255
+    packed = np.array(pack_mask(levels.tobytes(), 96, HEIGHT)).reshape(3, 6)
+    np.testing.assert_array_equal(packed, [[0] * 6, [1, 1, 1, 1, 0, 0], [0] * 6])
+
+
+def test_white_mask_changes_no_bit_of_an_edit(pipeline: Pipeline) -> None:
+    white = b"\xff" * (WIDTH * HEIGHT)
+    whole = attrs.evolve(inpaint_right_half(SOURCE), mask=white, blurred_mask=white)
+    inpainted, edited = (generate(pipeline, attrs.evolve(REQUEST, inpainting=each))[0] for each in (whole, None))
+    assert inpainted.tobytes() == edited.tobytes()
+
+
+def test_run_can_be_stopped_wherever_it_looks_and_the_next_has_the_same_bits(pipeline: Pipeline) -> None:
+    asked = 0
+
+    def counted() -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    (image,) = [event.pixels for event in pipeline.run(REQUEST, counted) if isinstance(event, ImageEvent)]
+    assert asked > 20
+    for budget in range(0, asked, 7):
+        left = iter(range(budget))
+        with pytest.raises(Stopped):
+            consume(pipeline.run(REQUEST, lambda left=left: next(left, None) is None), [])  # type: ignore[misc]
+    assert generate(pipeline, REQUEST)[0].tobytes() == image.tobytes()
 
 
 def test_mask_without_white_protects_everything(pipeline: Pipeline) -> None:

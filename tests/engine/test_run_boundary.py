@@ -9,6 +9,7 @@ import attrs
 import pytest
 
 from mflux_api.engine import protocol as p
+from mflux_api.engine.run_images import WrongImages
 from mflux_api.engine.worker import Worker
 from mflux_api.ipc import frames
 from mflux_api.ipc.child_pipe import ChildPipe
@@ -82,6 +83,14 @@ def test_run_that_ends_in_whatever_way_is_answered(boundary: Boundary, what: Any
     (failed,) = boundary.sent()
     assert isinstance(failed, p.RunFailed)
     assert (failed.run_id, failed.code) == (RUN.run_id, code)
+
+
+def test_run_whose_images_are_not_what_it_says_is_told_in_a_sentence(boundary: Boundary) -> None:
+    boundary.worker._generate = doing(WrongImages("The run came with 1 images instead of 4"))  # type: ignore[method-assign]
+    boundary.worker._run(RUN, ())
+    (failed,) = boundary.sent()
+    assert isinstance(failed, p.RunFailed)
+    assert failed.message == "The run came with 1 images instead of 4"
 
 
 @pytest.mark.parametrize(

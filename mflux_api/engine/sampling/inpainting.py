@@ -83,8 +83,8 @@ def pack_mask(mask: bytes, width: int, height: int) -> mx.array:
     """Return a mask of pixels as one of tokens [1, tokens, 1], float32.
 
     A pixel of 128 or more is inpainted. A token's value is the bilinear sample at its middle, the mean of 2 x 2 pixels,
-    as in diffusers. Where no sample meets the mask, because it is a thin line, every token that it touches is
-    inpainted: else nothing would change.
+    as in diffusers. A token that the mask touches beside its middle, and none of whose neighbours it meets, is
+    inpainted, too: of a thin line nothing would change otherwise.
 
     Args:
         mask: one byte a pixel, row by row.
@@ -94,8 +94,10 @@ def pack_mask(mask: bytes, width: int, height: int) -> mx.array:
     white = np.frombuffer(mask, np.uint8).reshape(height, width) >= _WHITE
     tokens = white.reshape(height // PIXELS_PER_TOKEN, PIXELS_PER_TOKEN, width // PIXELS_PER_TOKEN, PIXELS_PER_TOKEN)
     shares = np.asarray(tokens[:, _MIDDLE, :, _MIDDLE].mean(axis=(1, 3)), np.float32)
-    if not shares.any():
-        shares = np.asarray(tokens.any(axis=(1, 3)), np.float32)
+    rows, columns = shares.shape
+    around = np.pad(shares, 1)
+    near = np.maximum.reduce([around[y : y + rows, x : x + columns] for y in range(3) for x in range(3)])
+    shares[tokens.any(axis=(1, 3)) & (near == 0)] = 1.0
     return mx.array(shares.reshape(1, -1, 1))
 
 
