@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,9 @@ class ChildProcess:
         self._process = process
         self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
         self._buffer = bytearray()
+        self._header: frames.Header | None = None
+        """Of the frame whose blobs are on their way, and as much of them as has come."""
+        self._blobs: list[BytesIO] = []
         self._sending = trio.Lock()
 
     @classmethod
@@ -129,24 +133,17 @@ class ChildProcess:
         Raises:
             ChildDied: it is gone, silent, or broke the protocol.
         """
-        # Nothing leaves the buffer before the whole frame is there.
-        try:
-            await self._fill(PREFIX_LENGTH, silence)
-            end = PREFIX_LENGTH + frames.header_length(bytes(self._buffer[:PREFIX_LENGTH]))
-            await self._fill(end, silence)
-            header = frames.decode_header(bytes(self._buffer[PREFIX_LENGTH:end]), self.types)
-        except ProtocolError as error:
-            raise self.died(f"it sent {error}") from None
-        if not self._may_send(header.frame):
-            raise self.died("it sent a command")
-        await self._fill(end + sum(header.blob_lengths), silence)
-        blobs = []
-        for length in header.blob_lengths:
-            with memoryview(self._buffer) as view:
-                blobs.append(bytes(view[end : end + length]))
-            end += length
-        del self._buffer[:end]
-        return header.frame, tuple(blobs)
+        header = self._header = self._header or await self._receive_header(silence)
+        for blob, length in zip(self._blobs, header.blob_lengths, strict=True):
+            while (missing := length - blob.tell()) > 0:
+                await self._fill(1, silence)
+                with memoryview(self._buffer)[:missing] as piece:
+                    blob.write(piece)
+                del self._buffer[:missing]
+        # The stream gives its bytes away as they are: a copy of an image of 32 MP would hold up the loop for long.
+        blobs = tuple(blob.getvalue() for blob in self._blobs)
+        self._header, self._blobs = None, []
+        return header.frame, blobs
 
     async def aclose(self, *, force: bool = False) -> None:
         """End the child: a shutdown frame, SIGTERM, SIGKILL; with ``force``, or when cancelled, SIGKILL at once."""
@@ -193,6 +190,21 @@ class ChildProcess:
 
     async def _ask_to_exit(self) -> None:
         """Tell the child to leave; end-of-file on its input does, too."""
+
+    async def _receive_header(self, silence: float) -> frames.Header:
+        """Read a frame up to its blobs, and make room for those; nothing leaves the buffer before it is whole."""
+        try:
+            await self._fill(PREFIX_LENGTH, silence)
+            end = PREFIX_LENGTH + frames.header_length(bytes(self._buffer[:PREFIX_LENGTH]))
+            await self._fill(end, silence)
+            header = frames.decode_header(bytes(self._buffer[PREFIX_LENGTH:end]), self.types)
+        except ProtocolError as error:
+            raise self.died(f"it sent {error}") from None
+        if not self._may_send(header.frame):
+            raise self.died("it sent a command")
+        del self._buffer[:end]
+        self._blobs = [BytesIO() for _ in header.blob_lengths]
+        return header
 
     async def _fill(self, count: int, silence: float) -> None:
         while len(self._buffer) < count:

@@ -1,12 +1,14 @@
 """The end of a child process: every step of it has a bound."""
 
 import sys
+import tracemalloc
 
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from mflux_api.images.child.protocol import Ready
+from mflux_api.images.child.protocol import RESULT_TYPES, FileMade, Ready
+from mflux_api.ipc import frames
 from mflux_api.ipc.child_process import ChildProcess
 from mflux_api.ipc.frames import ProtocolError
 
@@ -39,3 +41,50 @@ async def test_text_that_is_not_ascii_is_refused_before_a_byte_is_sent() -> None
     await child._stdin.aclose()
     assert b"".join([bytes(data) async for data in child._stdout]) == b"."
     await child.aclose()
+
+
+class Made(ChildProcess):
+    types = RESULT_TYPES
+
+
+BLOBS = (b"", bytes(range(256)) * 3, b"x", b"")
+STREAM = frames.encode(FileMade(), BLOBS) + frames.encode(Ready()) + frames.encode(FileMade(), BLOBS[:2])
+
+
+@pytest.mark.parametrize("size", [1, 7, 300])
+async def test_receive_that_is_cancelled_anywhere_loses_nothing_of_a_frame_with_blobs(size: int) -> None:
+    # It echoes each piece of the stream before the next one is sent.
+    child = Made(await ChildProcess.launch(["cat"]))
+    assert isinstance(child._stdout, trio.lowlevel.FdStream)
+    pipe, received = child._stdout.fileno(), []
+
+    async def receive() -> None:
+        while True:
+            received.append(await child.receive_within(30))
+
+    with trio.fail_after(30):
+        for start in range(0, len(STREAM), size):
+            await child._stdin.send_all(STREAM[start : start + size])
+            await trio.lowlevel.wait_readable(pipe)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(receive)
+                await wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+    assert received == [(FileMade(), BLOBS), (Ready(), ()), (FileMade(), BLOBS[:2])]
+    await child.aclose(force=True)
+
+
+async def test_large_blob_is_handed_over_without_a_copy() -> None:
+    """A copy of an image of 32 MP would hold up the loop for a tenth of a second."""
+    blob = bytes(5_000_000)
+    child = Made(await ChildProcess.launch(["cat"]))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(child.send, FileMade(), [blob])
+        with trio.fail_after(30):
+            tracemalloc.start()
+            frame, blobs = await child.receive_within(30)
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+    assert (frame, blobs) == (FileMade(), (blob,))
+    assert peak < 1.7 * len(blob)
+    await child.aclose(force=True)
