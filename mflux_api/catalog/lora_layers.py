@@ -5,6 +5,7 @@ in a layer's name. The layers are those of black-forest-labs/flux2 and of diffus
 is which is in diffusers' ``convert_flux2_to_diffusers.py``. Nothing here opens a file, or looks at a model.
 """
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -223,15 +224,16 @@ def parse_name(name: str) -> TensorName:
 
 def sort_names(tensors: Mapping[str, TensorPlace]) -> LoraNames:
     """Sort the tensors of a file by what can be done with them."""
-    by_layer: dict[str, dict[str, TensorName]] = defaultdict(dict)
+    by_layer: dict[tuple[Target, ...] | str, dict[str, TensorName]] = defaultdict(dict)
     for key in tensors:
         name = parse_name(key)
-        by_layer[name.layer][key] = name
+        # One layer may be spelled in two ways, a factor in one and alpha in the other.
+        by_layer[name.targets or name.layer][key] = name
     used: dict[str, TensorName] = {}
     left_over: list[str] = []
     unsupported: dict[str, None] = {}
     layers = understood = text_encoder_layers = 0
-    for layer, names in by_layer.items():
+    for names in by_layer.values():
         parts = {name.part for name in names.values()}
         first = next(iter(names.values()))
         if first.text_encoder:
@@ -245,10 +247,10 @@ def sort_names(tensors: Mapping[str, TensorPlace]) -> LoraNames:
             continue
         if first.targets or any(part is not None and part not in ("weight", "bias") for part in parts):
             layers += 1
-            left_over.append(layer)
+            left_over.append(first.layer)
         else:
-            # A trainer's count of its steps, for instance, instructs nobody.
-            left_over += [key for key in names if tensors[key].shape not in ((), (1,), (0,))]
+            # A single number, such as a trainer's count of its steps, does not change an image.
+            left_over += [key for key in names if math.prod(tensors[key].shape) > 1]
         unsupported |= dict.fromkeys(kind for part, kind in _UNSUPPORTED.items() if part in parts)
     return LoraNames(
         used=used,

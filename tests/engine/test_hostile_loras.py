@@ -133,11 +133,10 @@ def test_hostile_file_is_one_short_error(tiny: Components, tmp_path: Path, conte
     assert message.isprintable()
 
 
-@pytest.mark.parametrize("dtype", ["F64", "F8_E4M3", "F8_E5M2", "I8", "I64", "BOOL", "U64", "F4", ""])
-@pytest.mark.parametrize("used", [True, False])
-def test_type_that_is_not_taken_is_named_wherever_it_stands(tmp_path: Path, dtype: str, used: bool) -> None:
+@pytest.mark.parametrize("dtype", ["F8_E8M0", "C64", "X", ""])
+def test_type_that_is_not_computed_with_is_named(tmp_path: Path, dtype: str) -> None:
     path = tmp_path / "a.safetensors"
-    path.write_bytes(tensors(pair() if used else {"notes": (1,)}, dtype=dtype, value=bytes(8)))
+    path.write_bytes(tensors(pair(), dtype=dtype, value=bytes(8 if dtype == "C64" else 1)))
     with pytest.raises(LoraError, match=f"as {dtype}: save it as one of"):
         read_adapter(path)
 
@@ -152,7 +151,7 @@ def test_names_and_tensors_up_to_the_limits_are_read(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     others = {f"{number:0{MAX_NAME}}": (1,) for number in range(LORA.tensors - 2)}
     path.write_bytes(tensors(pair() | others))
-    assert list(read_adapter(path)) == ["transformer_blocks.0.attn.to_q"]
+    assert list(read_adapter(path).updates) == ["transformer_blocks.0.attn.to_q"]
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir], ids=["pipe", "folder"])
