@@ -194,7 +194,7 @@ _TEXT_ENCODER = re.compile(
 # PEFT puts the adapter's name, in which there is no dot, behind the parts that it makes itself.
 _NAMED = (
     r"lora[._](?:A|B|down|up|mid|linear_layer[._](?:down|up)|embedding_[AB]|magnitude_vector)|lokr_(?:w[12](?:_[ab])?|t2)|"
-    r"hada_(?:w[12]_[ab]|t[12])|b?oft_\w+|vera_lambda_[bd]|ia3_l"
+    r"hada_(?:w[12]_[ab]|t[12])|b?oft_(?:blocks|diag|[Rrs])|vera_lambda_[bd]|ia3_l"
 )
 _UNNAMED = r"alpha|diff_b|diff|dora_scale|on_input|[ab][12]"
 _PART = re.compile(

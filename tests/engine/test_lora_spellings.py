@@ -337,6 +337,30 @@ def test_differences_and_biases_are_added_and_leave_no_trace(
     assert not np.array_equal(adapted[0], generate(Pipeline(components, device), REQUEST)[0])
 
 
+@pytest.mark.parametrize("bits", [0, 8])
+def test_adapters_of_every_kind_add_up_on_one_layer(
+    tiny_folder: Path, device: Device, tmp_path: Path, bits: int
+) -> None:
+    components = load_components(tiny_folder)
+    if bits:
+        nn.quantize(components.transformer, group_size=64, bits=bits)
+    name = "double_blocks.0.img_attn.qkv"
+    adapters: list[Parts] = [make(3 * WIDTH, WIDTH, 1) for make in (low_rank, hadamard, kronecker)]
+    adapters.append({"diff_b": mx.arange(3 * WIDTH) / 10})
+    adapters.append({**low_rank(3 * WIDTH, WIDTH, 2), "diff": mx.ones((3 * WIDTH, WIDTH))})
+    loras = [
+        Lora(save(tmp_path / f"{number}.safetensors", spell({name: parts}, SPELLINGS["lycoris"])), 0.5)
+        for number, parts in enumerate(adapters)
+    ]
+    apart = [changes(components, lora.path, lora.scale) for lora in loras]
+    layer = components.transformer.transformer_blocks[0].attn.to_k
+    with LoraStack(components.transformer, loras).applied():
+        together = (components.transformer.transformer_blocks[0].attn.to_k(mx.eye(WIDTH)) - layer(mx.eye(WIDTH))).T
+    assert components.transformer.transformer_blocks[0].attn.to_k is layer
+    expected = sum(each["transformer_blocks.0.attn.to_k"] for each in apart)
+    np.testing.assert_allclose(together, expected, atol=1e-3)
+
+
 @pytest.mark.parametrize("suffix", [".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.default.weight"])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_dora_scales_the_rows_or_columns_of_the_sum(tiny: Components, tmp_path: Path, suffix: str, axis: int) -> None:
