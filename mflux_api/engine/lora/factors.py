@@ -10,9 +10,9 @@ import attrs
 import mlx.core as mx
 from mflux.models.common.lora.mapping.lokr_factors import LOKR_MATRIX_KEYS, rebuild_lokr_factors
 
-from mflux_api.catalog.lora_layers import WHOLE, Rows
+from mflux_api.catalog.lora_names import WHOLE, Rows
 
-_OF_ROWS = frozenset({"lora_B", "bias", "diff", "diff_b", "hada_w1_a", "hada_w2_a", "magnitude"})
+_OF_ROWS = frozenset({"lora_B", "lora_B_bias", "diff", "diff_b", "hada_w1_a", "hada_w2_a", "magnitude"})
 """Parts with a row for each output: cutting them cuts the update. A Kronecker product is cut where it is applied."""
 _MATRICES = frozenset({"lora_A", "lora_B", "diff", "hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b"})
 
@@ -82,7 +82,7 @@ def cut(part: str, tensor: mx.array, rows: Rows) -> mx.array:
         tensor = tensor.reshape(tensor.shape[:2])
     if part in _MATRICES and tensor.ndim != 2:
         raise ValueError("it is not a matrix")
-    if part in ("diff_b", "bias"):
+    if part in ("diff_b", "lora_B_bias"):
         tensor = tensor.reshape(-1)
     if part == "magnitude":
         tensor = tensor.reshape(-1, 1) if tensor.ndim != 2 else tensor
@@ -101,7 +101,7 @@ def updates(parts: Mapping[str, mx.array], rows: Set[Rows]) -> Iterator[Factors]
     """Put the parts of one layer together.
 
     Args:
-        parts: by their names in :data:`mflux_api.catalog.lora_layers.PARTS`, cut.
+        parts: by their names in :data:`mflux_api.catalog.lora_names.PARTS`'s values, cut.
         rows: how the file's layers are cut that they come from.
 
     Raises:
@@ -126,9 +126,9 @@ def updates(parts: Mapping[str, mx.array], rows: Set[Rows]) -> Iterator[Factors]
         yield Difference(parts["diff"])
     if "diff_b" in parts:
         yield BiasUpdate(parts["diff_b"])
-    if "bias" in parts:
+    if "lora_B_bias" in parts:
         # PEFT scales the bias of its last factor as it scales the factor.
-        yield BiasUpdate(_scaled(parts["bias"], parts, rank))
+        yield BiasUpdate(_scaled(parts["lora_B_bias"], parts, rank))
 
 
 def _rank(first: mx.array, second: mx.array) -> int:
