@@ -346,7 +346,7 @@ PAIR = {f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP}
         (lambda path: path, "gone or cannot be read"),
         (_damaged, "not a whole safetensors file"),
         (_junk, "not a whole safetensors file"),
-        (_with({"text_model.encoder.lora_A.weight": DOWN}), "1 layers of a text encoder and none of the transformer"),
+        (_with({"text_model.encoder.lora_A.weight": DOWN}), "a text encoder and no layer of the transformer"),
         (_with({f"{KEY}.lora_A.weight": DOWN}), "no complete update"),
         (_with({f"{KEY}.lora_A.weight": DOWN[:3], f"{KEY}.lora_B.weight": UP}), "no complete update"),
         (_with({f"{KEY}.lora_A.weight": DOWN[:0], f"{KEY}.lora_B.weight": UP[:, :0]}), "is empty"),

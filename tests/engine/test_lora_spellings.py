@@ -15,12 +15,12 @@ from mflux_api.engine.device import Device
 from mflux_api.engine.lora.adapter_files import read_adapter
 from mflux_api.engine.lora.applying import Lora, LoraError, LoraStack
 from mflux_api.engine.lora.factors import Factors, LowRank
-from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
+from mflux_api.engine.sampling.pipeline import Event, Pipeline, PipelineRequest, WarningEvent
 from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.engine.weights.parameters import named_arrays
 from tests.support.adapter_files import factors, save
 from tests.support.checkpoint_shapes import TINY
-from tests.support.pipeline_runs import generate
+from tests.support.pipeline_runs import consume, generate, never
 from tests.support.safetensors_bytes import safetensors_of
 
 pytestmark = pytest.mark.slow
@@ -451,7 +451,7 @@ def test_what_is_not_used_is_said(tiny: Components, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [
-        (QWEN, "2 layers of a text encoder and none of the transformer"),
+        (QWEN, "a text encoder and no layer of the transformer"),
         (GUIDANCE, r"only layers that this model does not have \(time_guidance_embed.guidance_linear_1\)"),
         (OTHER, "its names are not known, for example double_blocks.0.img_mod.lin;"),
         (
@@ -482,6 +482,25 @@ def test_another_kind_of_model_is_said_where_shapes_or_blocks_prove_it(
     with pytest.raises(LoraError, match=words) as caught:
         warnings(tiny, tmp_path, tensors)
     assert ("another kind" in str(caught.value)) == ("another kind" in words)
+
+
+@pytest.mark.parametrize("low_ram", [False, True])
+def test_pass_tells_what_of_its_loras_is_not_used(
+    tiny_folder: Path, device: Device, tmp_path: Path, low_ram: bool
+) -> None:
+    pipeline = Pipeline(load_components(tiny_folder), device)
+    path = save(tmp_path / "a.safetensors", PAIR | QWEN | OTHER)
+    request = attrs.evolve(REQUEST, loras=(Lora(path),), low_ram=low_ram)
+    for _ in range(2):
+        events: list[Event] = []
+        consume(pipeline.run(request, never), events)
+        told = [event.message for event in events if isinstance(event, WarningEvent)]
+        assert len(told) == 2
+        assert "double_blocks.0.img_mod.lin" in told[0]
+        assert "2 text-encoder layers" in told[1]
+    events = []
+    consume(pipeline.run(attrs.evolve(request, loras=()), never), events)
+    assert not [event for event in events if isinstance(event, WarningEvent)]
 
 
 # --- types of numbers ---

@@ -100,8 +100,8 @@ def nothing_known(name: str, names: LoraNames) -> str:
         return f"The LoRA {name} is of a kind that is not supported ({names.unsupported[0]}): use a LoRA, LoKr or LoHa."
     if not names.layers and names.text_encoder_layers:
         return (
-            f"The LoRA {name} changes {names.text_encoder_layers} layers of a text encoder and none of the "
-            "transformer, and only the transformer's are used here: use another."
+            f"The LoRA {name} changes a text encoder and no layer of the transformer, and only the transformer's are "
+            "used here: use another."
         )
     examples = ", ".join(names.examples)
     if not examples:

@@ -138,6 +138,11 @@ class Adapted:
         self._stack = LoraStack(transformer, loras, reading)
         self._function = function
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the adapters' files is not used, a sentence each."""
+        return self._stack.warnings
+
     def fits(self, loras: Sequence[Lora]) -> bool:
         """Whether these are the very adapters, and their files did not change since."""
         return self._files == _identity(loras)
@@ -196,11 +201,9 @@ def _left_out(names: LoraNames, missing: Collection[str], name: str) -> Iterator
         more = ", for example" if len(left_over) > EXAMPLES else ":"
         count = f"{len(left_over)} of its names are" if len(left_over) > 1 else "one of its names is"
         yield f"The LoRA {printable(name, 80)} is used in part: {count} not known for this model{more} {examples}."
-    if names.text_encoder_layers:
-        yield (
-            f"The LoRA {printable(name, 80)} is used in part: its {names.text_encoder_layers} text-encoder layers are "
-            "not used, only the transformer's."
-        )
+    if known := names.text_encoder_layers:
+        layers = f"{known} text-encoder layers are" if known > 1 else "one text-encoder layer is"
+        yield f"The LoRA {printable(name, 80)} is used in part: its {layers} not used, only the transformer's."
 
 
 def _find(transformer: Any, path: str, name: str) -> _Place | None:
