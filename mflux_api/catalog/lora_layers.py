@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from mflux_api.catalog.lora_names import PARTS, Target, TensorName, parse_name
+from mflux_api.catalog.lora_tensors import PARTS, Target, TensorName, parse_name
 from mflux_api.catalog.safetensors_rules import Header, TensorPlace
 from mflux_api.ipc.printable import printable
 

@@ -13,7 +13,7 @@ import pytest
 from mflux.models.flux2.variants import Flux2Klein
 from mlx import nn
 
-from mflux_api.catalog.lora_names import Rows
+from mflux_api.catalog.lora_tensors import Rows
 from mflux_api.engine.device import Device
 from mflux_api.engine.lora.adapter_files import read_adapter
 from mflux_api.engine.lora.applying import Lora, LoraError, LoraStack

@@ -1,6 +1,6 @@
 """Reading an adapter's file: tensors of any trainer's spelling become updates per layer of mflux's transformer.
 
-Which names are known is in :mod:`mflux_api.catalog.lora_names`. The splitting of fused layers and the meaning of
+Which names are known is in :mod:`mflux_api.catalog.lora_tensors`. The splitting of fused layers and the meaning of
 alpha are mflux's (``LoRALoader``, ``PeftLoRAMetadata``). Nothing here looks at a model, so nothing is checked against
 one yet.
 """
@@ -16,7 +16,7 @@ import mlx.core as mx
 from mflux.models.common.lora.mapping.peft_lora_metadata import PeftLoRAMetadata
 
 from mflux_api.catalog.lora_layers import LoraNames, sort_names
-from mflux_api.catalog.lora_names import Rows, Target
+from mflux_api.catalog.lora_tensors import Rows, Target
 from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
 from mflux_api.engine.lora.factors import Factors, cut, updates
 from mflux_api.engine.lora.open_lora import LoraError, OpenLora

@@ -10,7 +10,7 @@ import attrs
 import mlx.core as mx
 from mflux.models.common.lora.mapping.lokr_factors import LOKR_MATRIX_KEYS, rebuild_lokr_factors
 
-from mflux_api.catalog.lora_names import WHOLE, Rows
+from mflux_api.catalog.lora_tensors import WHOLE, Rows
 
 _OF_ROWS = frozenset({"lora_B", "lora_B_bias", "diff", "diff_b", "hada_w1_a", "hada_w2_a", "magnitude"})
 """Parts with a row for each output: cutting them cuts the update. A Kronecker product is cut where it is applied."""
@@ -101,7 +101,7 @@ def updates(parts: Mapping[str, mx.array], rows: Set[Rows]) -> Iterator[Factors]
     """Put the parts of one layer together.
 
     Args:
-        parts: by their names in :data:`mflux_api.catalog.lora_names.PARTS`'s values, cut.
+        parts: by their names in :data:`mflux_api.catalog.lora_tensors.PARTS`'s values, cut.
         rows: how the file's layers are cut that they come from.
 
     Raises:

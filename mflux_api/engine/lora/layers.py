@@ -15,7 +15,7 @@ from mflux.models.common.lora.layer.linear_lokr_layer import LoKrLinear
 from mflux.models.common.lora.layer.linear_lora_layer import LoRALinear
 from mlx import nn
 
-from mflux_api.catalog.lora_names import WHOLE
+from mflux_api.catalog.lora_tensors import WHOLE
 from mflux_api.engine.lora.factors import BiasUpdate, Difference, Factors, Hadamard, Kronecker, LowRank
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from mflux_api.catalog.lora_names import SWAPPED, Rows, Target, parse_name
+from mflux_api.catalog.lora_tensors import SWAPPED, Rows, Target, parse_name
 
 PREFIXES = (
     *("", "diffusion_model.", "transformer.", "model.diffusion_model.", "base_model.model.", "unet.", "net."),
