@@ -73,8 +73,9 @@ def low_rank(outputs: int, inputs: int, seed: int) -> Parts:
     return {"lora_A": down, "lora_B": up, "alpha": mx.array(3.0)}
 
 
-def hadamard(outputs: int, inputs: int, seed: int) -> Parts:
-    (right, left), (other_right, other_left) = factors(outputs, inputs, seed), factors(outputs, inputs, seed + 500)
+def hadamard(outputs: int, inputs: int, seed: int, rank: int = 4) -> Parts:
+    right, left = factors(outputs, inputs, seed, rank)
+    other_right, other_left = factors(outputs, inputs, seed + 500, rank)
     return {
         **{"hada_w1_a": left, "hada_w1_b": right, "hada_w2_a": other_left, "hada_w2_b": other_right},
         "alpha": mx.array(3.0),
@@ -292,8 +293,9 @@ def test_every_linear_layer_of_the_transformer_is_known(tiny: Components) -> Non
     assert not others
 
 
-def test_loha_without_alpha_is_as_it_is(tiny: Components, tmp_path: Path) -> None:
-    parts = {part: each for part, each in hadamard(WIDTH, WIDTH, 1).items() if part != "alpha"}
+@pytest.mark.parametrize("rank", [2, 4, 32])
+def test_loha_without_alpha_is_as_it_is(tiny: Components, tmp_path: Path, rank: int) -> None:
+    parts = {part: each for part, each in hadamard(WIDTH, WIDTH, 1, rank).items() if part != "alpha"}
     update = (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
     path = save(tmp_path / "a.safetensors", spell({"double_blocks.0.img_attn.proj": parts}, SPELLINGS["lycoris"]))
     np.testing.assert_allclose(changes(tiny, path)["transformer_blocks.0.attn.to_out"], update, atol=1e-4)

@@ -53,6 +53,13 @@ class Hadamard:
     other_right: mx.array
     magnitude: mx.array | None
 
+    def as_low_rank(self) -> LowRank:
+        """Return the same update as two factors, whose rank is the product of both ranks (Khatri and Rao, 1968)."""
+        rows = self.left[:, :, None].astype(mx.float32) * self.other_left[:, None, :]
+        columns = self.right[:, None, :].astype(mx.float32) * self.other_right[None, :, :]
+        outputs, inputs = self.left.shape[0], self.right.shape[1]
+        return LowRank(columns.reshape(-1, inputs).T, rows.reshape(outputs, -1).T, self.magnitude)
+
 
 @attrs.frozen(eq=False)
 class Difference:

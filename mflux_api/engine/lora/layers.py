@@ -18,6 +18,9 @@ from mlx import nn
 from mflux_api.catalog.lora_tensors import WHOLE
 from mflux_api.engine.lora.factors import BiasUpdate, Difference, Factors, Hadamard, Kronecker, LowRank
 
+_LOW = 4
+"""How much smaller than a layer's sides a rank is at which two thin products cost much less than the layer itself."""
+
 
 def with_updates(linear: Any, updates: Sequence[tuple[Factors, float]]) -> Any:
     """Return a layer that does what ``linear`` does with the updates added, each by its scale.
@@ -111,7 +114,7 @@ class _KroneckerUpdate(_Update):
 
 
 class _HadamardUpdate(_Update):
-    """A LoHa."""
+    """A LoHa whose ranks are too large for thin products."""
 
     def __init__(self, linear: Any, factors: Hadamard, scale: float) -> None:
         super().__init__(linear, scale, factors.magnitude)
@@ -150,6 +153,10 @@ def _layer(linear: Any, factors: LowRank | Kronecker | Hadamard | Difference, sc
             return LoKrLinear(linear, outputs, inputs, factors.left, factors.right, None, scale * factors.alpha)
         case Kronecker():
             return _KroneckerUpdate(linear, factors, scale)
+        case Hadamard(magnitude=None, left=left, right=right, other_left=other) if _LOW * left.shape[1] * other.shape[
+            1
+        ] <= min(left.shape[0], right.shape[1]):
+            return _layer(linear, factors.as_low_rank(), scale)
         case Hadamard():
             return _HadamardUpdate(linear, factors, scale)
         case Difference():
