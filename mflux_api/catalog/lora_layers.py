@@ -19,6 +19,9 @@ Format: TypeAlias = Literal["lora", "lokr", "loha", "dora", "unknown"]
 EXAMPLES = 3
 """Names that are shown of many."""
 
+CHECKPOINT_KIND = "checkpoint"
+"""What whole weights are, which are not updates."""
+
 _UPDATES = frozenset(PARTS.values()) - {"alpha", "magnitude"}
 _UNSUPPORTED = {
     **dict.fromkeys(("oft_blocks", "oft_diag", "oft_R", "oft_r"), "OFT"),
@@ -28,9 +31,9 @@ _UNSUPPORTED = {
     **dict.fromkeys(("ia3_l", "on_input"), "(IA)³"),
     **dict.fromkeys(("hada_t1", "hada_t2", "lora_mid"), "Tucker decomposition"),
     **dict.fromkeys(("lora_embedding_A", "lora_embedding_B"), "LoRA of an embedding"),
-    **dict.fromkeys(("weight", "bias"), "checkpoint"),
+    **dict.fromkeys(("weight", "bias"), CHECKPOINT_KIND),
 }
-"""Parts that other adapters have. Whole weights are a checkpoint's."""
+"""Parts that other adapters have."""
 
 _BASES = ("modelspec.architecture", "ss_base_model_version", "base_model", "ss_sd_model_name")
 """Where trainers write what they trained on: Stability's model specification, kohya, ai-toolkit."""
@@ -108,7 +111,9 @@ def sort_names(tensors: Mapping[str, TensorPlace]) -> LoraNames:
         else:
             # A single number, such as a trainer's count of its steps, does not change an image.
             left_over += [key for key in names if math.prod(tensors[key].shape) > 1]
-        unsupported |= dict.fromkeys(kind for part, kind in _UNSUPPORTED.items() if part in parts)
+        if first.targets:
+            # Of a layer that is not known, too little is known to say what it is.
+            unsupported |= dict.fromkeys(kind for part, kind in _UNSUPPORTED.items() if part in parts)
     return LoraNames(
         used=used,
         layers=layers,

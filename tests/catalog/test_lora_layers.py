@@ -70,6 +70,7 @@ def test_adapters_of_other_kinds_are_known_by_their_names() -> None:
     names = header(["single_blocks.0.linear1.oft_blocks", "img_in.weight", "single_blocks.1.linear1.hada_t1"])
     assert sort_names(names.tensors).unsupported == ("OFT", "checkpoint", "Tucker decomposition")
     assert not sort_names(names.tensors).mostly_understood
+    assert sort_names(header(["some.layer.a1", "some.layer.oft_blocks"]).tensors).unsupported == ()
 
 
 def test_part_that_is_not_known_is_left_over_and_its_layer_is_used() -> None:

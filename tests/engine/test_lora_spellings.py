@@ -465,6 +465,11 @@ def test_what_is_not_used_is_said(tiny: Components, tmp_path: Path) -> None:
             "1 of its 4 layers are known and the other names are not known, for example double_blocks.0.img_mod.lin",
         ),
         ({"img_in.oft_blocks": mx.ones((4, 4, 4))}, r"of a kind that is not supported \(OFT\)"),
+        (
+            {"img_in.weight": mx.ones((4, 4)), "img_in.a1": mx.ones((4, 4))},
+            r"of a kind that is not supported \(GLoRA\)",
+        ),
+        ({"some.layer.a1": mx.ones((4, 4))}, "its names are not known, for example some.layer;"),
         ({"double_blocks.0.img_attn.proj.weight": mx.ones((WIDTH, WIDTH))}, "it is a checkpoint"),
         ({"steps": mx.array(4)}, "single numbers and no updates"),
         (
@@ -539,6 +544,41 @@ def test_factors_of_any_number_type_are_converted(tiny: Components, tmp_path: Pa
     assert LoraStack(tiny.transformer, [Lora(path)]).warnings == (
         "The LoRA a.safetensors is used in part: one of its names is not known for this model: unused.",
     )
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1)])
+@pytest.mark.parametrize(
+    ("dtype", "content"),
+    [
+        ("F64", np.float64(8).tobytes()),
+        ("F32", np.float32(8).tobytes()),
+        ("F16", np.float16(8).tobytes()),
+        ("BF16", np.float32(8).tobytes()[2:]),
+        ("F8_E4M3", b"\x50"),
+        ("F8_E5M2", b"\x48"),
+        ("I16", np.int16(8).tobytes()),
+        ("U64", np.uint64(8).tobytes()),
+    ],
+)
+def test_alpha_of_any_number_type_is_read_in_either_spelling(
+    tmp_path: Path, dtype: str, content: bytes, shape: tuple[int, ...]
+) -> None:
+    down, up = (np.ones(each, np.float32) for each in ((4, WIDTH), (WIDTH, 4)))
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(
+        safetensors_of(
+            {
+                "diffusion_model.double_blocks.0.img_attn.proj.lora_A.weight": ("F32", down.shape, down.tobytes()),
+                "transformer.transformer_blocks.0.attn.to_out.0.lora_B.weight": ("F32", up.shape, up.tobytes()),
+                "lora_unet_double_blocks_0_img_attn_proj.alpha": (dtype, shape, content),
+            }
+        )
+    )
+    adapter = read_adapter(path)
+    (found,) = adapter.updates["transformer_blocks.0.attn.to_out"]
+    assert isinstance(found, LowRank)
+    assert np.array_equal(found.up, 2 * up.T)
+    assert (adapter.names.layers, adapter.names.left_over) == (1, ())
 
 
 def test_eight_bit_floats_are_those_of_mlx(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ import attrs
 import mlx.core as mx
 from mflux.models.common.lora.mapping.peft_lora_metadata import PeftLoRAMetadata
 
-from mflux_api.catalog.lora_layers import LoraNames, sort_names
+from mflux_api.catalog.lora_layers import CHECKPOINT_KIND, LoraNames, sort_names
 from mflux_api.catalog.lora_tensors import Rows, Target
 from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
 from mflux_api.engine.lora.factors import Factors, cut, updates
@@ -94,10 +94,11 @@ def nothing_known(name: str, names: LoraNames) -> str:
         name: the file, printable.
         names: what is in it.
     """
-    if names.unsupported == ("checkpoint",) and not names.understood:
-        return f"The LoRA {name} holds whole weights and no updates: it is a checkpoint, so use a LoRA made from it."
+    kinds = [kind for kind in names.unsupported if kind != CHECKPOINT_KIND]
+    if kinds and not names.understood:
+        return f"The LoRA {name} is of a kind that is not supported ({kinds[0]}): use a LoRA, LoKr or LoHa."
     if names.unsupported and not names.understood:
-        return f"The LoRA {name} is of a kind that is not supported ({names.unsupported[0]}): use a LoRA, LoKr or LoHa."
+        return f"The LoRA {name} holds whole weights and no updates: it is a checkpoint, so use a LoRA made from it."
     if not names.layers and names.text_encoder_layers:
         return (
             f"The LoRA {name} changes a text encoder and no layer of the transformer, and only the transformer's are "
