@@ -4,6 +4,7 @@ Nothing here opens a file, or looks at a model.
 """
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Literal, TypeAlias
@@ -34,6 +35,11 @@ _UNSUPPORTED = {
     **dict.fromkeys(("weight", "bias"), CHECKPOINT_KIND),
 }
 """Parts that other adapters have."""
+
+_TRANSFORMERS = re.compile(
+    r"(?:base_model\.model|(?:model\.)?diffusion_model|transformer|unet)\.|lora_(?:unet|transformer)_"
+)
+"""Prefixes that say of a tensor that it is the transformer's, whatever it is."""
 
 _BASES = ("modelspec.architecture", "ss_base_model_version", "base_model", "ss_sd_model_name")
 """Where trainers write what they trained on: Stability's model specification, kohya, ai-toolkit."""
@@ -105,12 +111,14 @@ def sort_names(tensors: Mapping[str, TensorPlace]) -> LoraNames:
             used |= known
             left_over += [key for key in names if key not in known]
             continue
+        # A single number, such as a trainer's count of its steps, does not change an image.
+        large = [key for key in names if math.prod(tensors[key].shape) > 1]
         if first.targets or any(part is not None and part not in ("weight", "bias") for part in parts):
             layers += 1
             left_over.append(first.layer)
         else:
-            # A single number, such as a trainer's count of its steps, does not change an image.
-            left_over += [key for key in names if math.prod(tensors[key].shape) > 1]
+            layers += 1 if large and _TRANSFORMERS.match(first.layer) else 0
+            left_over += large
         if first.targets:
             # Of a layer that is not known, too little is known to say what it is.
             unsupported |= dict.fromkeys(kind for part, kind in _UNSUPPORTED.items() if part in parts)

@@ -102,4 +102,8 @@ def test_half_of_the_layers_is_enough() -> None:
     known, other = pair("img_in"), pair("no.such")
     assert sort_names(header([*known, *other]).tensors).mostly_understood
     assert not sort_names(header([*known, *other, *pair("no.other")]).tensors).mostly_understood
-    assert sort_names(header([*known, *(f"{number}" for number in range(100))]).tensors).mostly_understood
+    assert sort_names(header([*known, *(f"{number}.weight" for number in range(100))]).tensors).mostly_understood
+    for prefix in ("transformer.", "diffusion_model.", "model.diffusion_model.", "lora_unet_", "base_model.model."):
+        others = [f"{prefix}{number}.weight" for number in range(3)]
+        assert not sort_names(header([*known, *others]).tensors).mostly_understood
+        assert sort_names(header([*known, *others], shape=(1,)).tensors).mostly_understood
