@@ -462,7 +462,11 @@ def test_what_is_not_used_is_said(tiny: Components, tmp_path: Path) -> None:
         ),
         (
             PAIR | OTHER | {f"double_blocks.{n}.txt_mod.lin.lora_A.weight": mx.ones((4, 4)) for n in range(2)},
-            "1 of its 4 layers are known and the other names are not known, for example double_blocks.0.img_mod.lin",
+            "1 of its 4 layers are known and the other names are not, for example double_blocks.0.img_mod.lin",
+        ),
+        (
+            PAIR | {f"single_blocks.{n}.linear1.oft_blocks": mx.ones((4, 4, 4)) for n in range(2)},
+            r"1 of its 3 layers are known and the others are of a kind that is not supported \(OFT\), for",
         ),
         ({"img_in.oft_blocks": mx.ones((4, 4, 4))}, r"of a kind that is not supported \(OFT\)"),
         (

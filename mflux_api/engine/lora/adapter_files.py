@@ -112,9 +112,10 @@ def nothing_known(name: str, names: LoraNames) -> str:
             f"The LoRA {name} holds no update for FLUX.2 that could be read: its names are not known, for example "
             f"{examples}; save it in the format of diffusers or of kohya."
         )
+    others = f"the others are of a kind that is not supported ({kinds[0]})" if kinds else "the other names are not"
     return (
-        f"The LoRA {name} is not used, because {names.understood} of its {names.layers} layers are known and the other "
-        f"names are not known, for example {examples}; save it in the format of diffusers or of kohya."
+        f"The LoRA {name} is not used, because {names.understood} of its {names.layers} layers are known and {others}, "
+        f"for example {examples}; save it in the format of diffusers or of kohya."
     )
 
 

@@ -53,8 +53,13 @@ class Hadamard:
     other_right: mx.array
     magnitude: mx.array | None
 
+    @property
+    def rank(self) -> int:
+        """The most that the update's rank can be."""
+        return int(self.left.shape[1] * self.other_left.shape[1])
+
     def as_low_rank(self) -> LowRank:
-        """Return the same update as two factors, whose rank is the product of both ranks (Khatri and Rao, 1968)."""
+        """Return the same update as two factors of that rank (products of Khatri and Rao, 1968)."""
         rows = self.left[:, :, None].astype(mx.float32) * self.other_left[:, None, :]
         columns = self.right[:, None, :].astype(mx.float32) * self.other_right[None, :, :]
         outputs, inputs = self.left.shape[0], self.right.shape[1]

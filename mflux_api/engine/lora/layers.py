@@ -33,9 +33,8 @@ def with_updates(linear: Any, updates: Sequence[tuple[Factors, float]]) -> Any:
     vectors = [
         scale * factors.vector.astype(mx.float32) for factors, scale in updates if isinstance(factors, BiasUpdate)
     ]
-    if not layers:
-        layer = linear
-    else:
+    layer = linear
+    if layers:
         layer = layers[0] if len(layers) == 1 else FusedLoRALinear(base_linear=linear, loras=layers)
     return _WithBias(layer, sum(vectors[1:], vectors[0])) if vectors else layer
 
@@ -153,9 +152,7 @@ def _layer(linear: Any, factors: LowRank | Kronecker | Hadamard | Difference, sc
             return LoKrLinear(linear, outputs, inputs, factors.left, factors.right, None, scale * factors.alpha)
         case Kronecker():
             return _KroneckerUpdate(linear, factors, scale)
-        case Hadamard(magnitude=None, left=left, right=right, other_left=other) if _LOW * left.shape[1] * other.shape[
-            1
-        ] <= min(left.shape[0], right.shape[1]):
+        case Hadamard(magnitude=None, left=left, right=right) if _LOW * factors.rank <= min(len(left), right.shape[1]):
             return _layer(linear, factors.as_low_rank(), scale)
         case Hadamard():
             return _HadamardUpdate(linear, factors, scale)
