@@ -6,7 +6,7 @@ is which is in diffusers' ``convert_flux2_to_diffusers.py``.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import attrs
 
@@ -107,59 +107,80 @@ _BLOCKS = {
     **dict.fromkeys(("double_blocks", "transformer_blocks"), "transformer_blocks"),
     **dict.fromkeys(("single_blocks", "single_transformer_blocks"), "single_transformer_blocks"),
 }
-
-# --- patterns; each looks at a name once from its beginning, and names have at most MAX_NAME characters ---
-
-_PREFIX = (
-    r"_*(?:(?:base_model|model|diffusion_model|transformer|lora_unet|lora_transformer|lora|lycoris|unet|net|dit|mmdit|"
-    r"flux2?|pipe|module|orig_mod)_+)*"
+_PREFIX_WORDS = frozenset(
+    {
+        *("base", "model", "diffusion", "transformer", "lora", "lycoris", "unet", "net", "dit", "mmdit"),
+        *("flux", "flux2", "pipe", "module", "orig", "mod"),
+    }
 )
+"""What prefixes are made of: base_model.model., model.diffusion_model., transformer., lora_unet_, lycoris_ …"""
+_MAX_PREFIX_WORDS = 8
+
 # A block's number. With more digits it is not one, and int() takes no more than 4,300.
-_BLOCK = re.compile(rf"{_PREFIX}({'|'.join(_BLOCKS)})_([0-9]{{1,4}})_(\w+)", re.ASCII)
-_OUTSIDE = re.compile(rf"{_PREFIX}({'|'.join(_GLOBAL)})", re.ASCII)
-_TEXT_ENCODER = re.compile(
-    rf"{_PREFIX}(?:te[0-9]?|text_encoder(?:s|_[0-9])?|text_model|language_model|clip(?:_[a-z0-9]+)?|t5\w*|qwen\w*|"
-    r"conditioner|cond_stage_model|layers_[0-9]+_(?:self_attn|mlp))_",
+_BLOCK_LAYER = re.compile(
+    r"(double_blocks|transformer_blocks|single_blocks|single_transformer_blocks)_([0-9]{1,4})_(\w+)", re.ASCII
+)
+_TEXT_ENCODER_LAYER = re.compile(
+    r"(?:te[0-9]?|text_encoder(?:s|_[0-9])?|text_model|language_model|clip(?:_[a-z0-9]+)?|t5\w*|qwen\w*|conditioner|"
+    r"cond_stage_model|layers_[0-9]+_(?:self_attn|mlp))_",
     re.ASCII,
 )
-# PEFT puts the adapter's name, in which there is no dot, behind the parts that it makes itself.
-_NAMED = (
+_PEFT_PARTS = (
     r"lora[._](?:A|B|down|up|mid|linear_layer[._](?:down|up)|embedding_[AB]|magnitude_vector)|lokr_(?:w[12](?:_[ab])?|t2)|"
     r"hada_(?:w[12]_[ab]|t[12])|b?oft_(?:blocks|diag|[Rrs])|vera_lambda_[bd]|ia3_l"
 )
-_UNNAMED = r"alpha|diff_b|diff|dora_scale|on_input|[ab][12]"
-_PART = re.compile(
-    rf"[._](?:(?P<named>{_NAMED})(?:\.(?!(?:weight|bias)$)[^.]+)?|(?P<unnamed>{_UNNAMED}))(?P<leaf>[._](?:weight|bias))?$",
+"""The parts behind which PEFT puts the adapter's name, in which there is no dot."""
+_PART_AT_END = re.compile(
+    r"[._](?:(?P<named>"
+    + _PEFT_PARTS
+    + r")(?:\.(?!(?:weight|bias)$)[^.]+)?|(?P<unnamed>alpha|diff_b|diff|dora_scale|on_input|[ab][12]))"
+    r"(?P<leaf>[._](?:weight|bias))?$",
     re.ASCII,
 )
-_WEIGHT = re.compile(r"\.(weight|bias)$")
+_WEIGHT_AT_END = re.compile(r"\.(weight|bias)$")
 
 
 def parse_name(name: str) -> TensorName:
     """Take a tensor's name apart."""
     layer, part = name, None
-    if match := _PART.search(name):
+    if match := _PART_AT_END.search(name):
         part = (match["named"] or match["unnamed"]).replace(".", "_")
         if match["leaf"] and match["leaf"].endswith("bias"):
             part += "_bias"
         layer, part = name[: match.start()], PARTS.get(part, part)
-    elif match := _WEIGHT.search(name):
+    elif match := _WEIGHT_AT_END.search(name):
         layer, part = name[: match.start()], match[1]
-    plain = layer.replace(".", "_")
-    targets = _targets(plain)
-    return TensorName(layer, part, targets, not targets and _TEXT_ENCODER.match(f"{plain}_") is not None)
+    targets: tuple[Target, ...] = ()
+    text_encoder = False
+    for plain in _without_prefixes(layer.replace(".", "_")):
+        if targets := _targets(plain):
+            break
+        text_encoder = text_encoder or _TEXT_ENCODER_LAYER.match(f"{plain}_") is not None
+    return TensorName(layer, part, targets, text_encoder and not targets)
+
+
+def _without_prefixes(layer: str) -> Iterator[str]:
+    """Yield a layer's name as it is, and without one word of its prefixes after another."""
+    for _ in range(_MAX_PREFIX_WORDS):
+        layer = layer.lstrip("_")
+        yield layer
+        word, _, rest = layer.partition("_")
+        if word not in _PREFIX_WORDS:
+            return
+        layer = rest
 
 
 def _targets(layer: str) -> tuple[Target, ...]:
     """Return the places of a layer whose name has underscores for dots."""
-    if match := _BLOCK.fullmatch(layer):
-        blocks = _BLOCKS[match[1]]
-        block = f"{blocks}.{int(match[2])}"
-        if blocks == "single_transformer_blocks":
-            return (Target(f"{block}.{_SINGLE[match[3]]}"),) if match[3] in _SINGLE else ()
-        if match[3] in _FUSED:
-            return tuple(Target(f"{block}.{path}", Rows(3, (third,))) for third, path in enumerate(_FUSED[match[3]]))
-        return (Target(f"{block}.{_DOUBLE[match[3]]}"),) if match[3] in _DOUBLE else ()
-    if match := _OUTSIDE.fullmatch(layer):
-        return (Target(_GLOBAL[match[1]], SWAPPED if "adaLN" in match[1] else WHOLE),)
-    return ()
+    if layer in _GLOBAL:
+        return (Target(_GLOBAL[layer], SWAPPED if "adaLN" in layer else WHOLE),)
+    match = _BLOCK_LAYER.fullmatch(layer)
+    if match is None:
+        return ()
+    blocks, inner = _BLOCKS[match[1]], match[3]
+    block = f"{blocks}.{int(match[2])}"
+    if blocks == "single_transformer_blocks":
+        return (Target(f"{block}.{_SINGLE[inner]}"),) if inner in _SINGLE else ()
+    if inner in _FUSED:
+        return tuple(Target(f"{block}.{path}", Rows(3, (third,))) for third, path in enumerate(_FUSED[inner]))
+    return (Target(f"{block}.{_DOUBLE[inner]}"),) if inner in _DOUBLE else ()
