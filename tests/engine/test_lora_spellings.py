@@ -9,6 +9,7 @@ import attrs
 import mlx.core as mx
 import numpy as np
 import pytest
+from mflux.models.flux2.model.flux2_transformer.transformer import Flux2Transformer
 from mlx import nn
 
 from mflux_api.engine.device import Device
@@ -291,6 +292,26 @@ def test_every_linear_layer_of_the_transformer_is_known(tiny: Components) -> Non
         path.replace("blocks.1", "blocks.0") for path in known
     }
     assert not others
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("guidance_in.in_layer", "guidance_in.out_layer"), ("guidance_embedder.linear_1", "guidance_embedder.linear_2")],
+)
+def test_guidance_embedder_of_dev_takes_an_adapter(tmp_path: Path, names: tuple[str, str]) -> None:
+    transformer = Flux2Transformer(
+        num_layers=1, num_single_layers=1, num_attention_heads=1, joint_attention_dim=64, guidance_embeds=True
+    )
+    prefix = "" if names[0].startswith("guidance_in") else "time_guidance_embed."
+    adapter = {f"{prefix}{name}": low_rank(128, inputs, 1) for name, inputs in zip(names, (256, 128), strict=True)}
+    path = save(tmp_path / "a.safetensors", spell(adapter, SPELLINGS["kohya"]))
+    embedder = transformer.time_guidance_embed
+    before = embedder(mx.array([500.0]), mx.array([4000.0]))
+    stack = LoraStack(transformer, [Lora(path)])
+    with stack.applied():
+        assert not mx.allclose(embedder(mx.array([500.0]), mx.array([4000.0])), before)
+    assert mx.array_equal(embedder(mx.array([500.0]), mx.array([4000.0])), before)
+    assert (len(stack), stack.warnings) == (2, ())
 
 
 @pytest.mark.parametrize("rank", [2, 4, 32])
