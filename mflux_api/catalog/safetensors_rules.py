@@ -29,26 +29,26 @@ class Rules:
     tensors: int
     """How many at most."""
     types: Mapping[str, int]
-    """The types of numbers, with the bytes of one."""
-    empty: bool
-    """Whether a tensor may have no numbers."""
+    """The types of numbers, with the bits of one."""
 
 
-LORA = Rules(header_bytes=16 << 20, tensors=10_000, types={"F32": 4, "F16": 2, "BF16": 2}, empty=False)
+_NUMBERS = {
+    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64"), 64),
+}
+_OTHER_NUMBERS = {
+    **{"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "C64": 64},
+    **dict.fromkeys(("F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
+}
+"""The rest of safetensors 0.8's types. The engine computes with none of them."""
+
+LORA = Rules(header_bytes=16 << 20, tensors=10_000, types=_NUMBERS | _OTHER_NUMBERS)
 """Of a LoRA. Its header has some hundred kilobytes, with a trainer's notes a few megabytes; of every layer of
-FLUX.2-dev it has about 1,500 tensors, a LoKr 3,000. Other types of numbers the engine does not compute with."""
+FLUX.2-dev it has about 1,500 tensors, a LoKr 3,000. A tensor that the engine does not use may be of any type."""
 
-CHECKPOINT = Rules(
-    header_bytes=MAX_HEADER_BYTES,
-    tensors=100_000,
-    types={
-        **dict.fromkeys(("BOOL", "U8", "I8", "F8_E4M3", "F8_E5M2"), 1),
-        **dict.fromkeys(("U16", "I16", "F16", "BF16"), 2),
-        **dict.fromkeys(("U32", "I32", "F32"), 4),
-        **dict.fromkeys(("U64", "I64", "F64"), 8),
-    },
-    empty=True,
-)
+CHECKPOINT = Rules(header_bytes=MAX_HEADER_BYTES, tensors=100_000, types=_NUMBERS)
 """Of one file of a checkpoint."""
 
 
@@ -170,9 +170,7 @@ def _place(name: str, tensor: _Tensor, rules: Rules) -> TensorPlace:
         raise SafetensorsRuleError(
             f"it holds {printable(name)} as {printable(tensor.dtype, 20)}: save it as one of {', '.join(rules.types)}"
         )
-    size = math.prod(tensor.shape) * rules.types[tensor.dtype]
-    if not size and not rules.empty:
-        raise SafetensorsRuleError(f"its tensor {printable(name)} is empty")
-    if end - begin != size:
+    size, over = divmod(math.prod(tensor.shape) * rules.types[tensor.dtype], 8)
+    if over or end - begin != size:
         raise NotWhole(f"its tensor {printable(name)} has another size than its shape says")
     return TensorPlace(tensor.dtype, tensor.shape, begin, size)

@@ -201,6 +201,67 @@ def test_lora_for_another_model_is_refused_by_name_when_it_runs(client: httpx.Cl
     assert generate(client) == generate(client)
 
 
+SPELLINGS = {
+    "bare": ("", False, "lora_A", "lora_B"),
+    "peft": ("base_model.model.", False, "lora_A.default.weight", "lora_B.default.weight"),
+    "kohya": ("lora_unet_", True, "lora_down.weight", "lora_up.weight"),
+    "onetrainer": ("lora_transformer_", True, "lora_down.weight", "lora_up.weight"),
+}
+
+
+def spelled(seed: int, spelling: str) -> dict[str, Any]:
+    """The tensors of a LoRA in another spelling, with BFL's names where a layer has one of its own."""
+    from tests.support.lora_files import lora_tensors
+
+    prefix, underscores, down, up = SPELLINGS[spelling]
+    bfl = {"single_transformer_blocks.0.attn.to_out": "single_blocks.0.linear2", "x_embedder": "img_in"}
+    found = {}
+    for name, tensor in lora_tensors(seed).items():
+        layer, _, part = name.removeprefix("transformer.").rpartition(".lora_")
+        layer = bfl.get(layer, layer)
+        layer = layer.replace(".", "_") if underscores else layer
+        found[f"{prefix}{layer}.{down if part.startswith('A') else up}"] = tensor
+    return found
+
+
+def test_every_spelling_of_a_lora_is_the_same_image(client: httpx.Client, server: Server) -> None:
+    from safetensors.numpy import save_file
+
+    expected = generate(client, lora_files=["one"], lora_scales=[0.5])
+    for spelling in SPELLINGS:
+        path = server.folder / "loras" / "spelled.safetensors"
+        save_file(spelled(1, spelling), str(path))
+        found = client.post("/sdapi/v1/txt2img", json={**SMALL, "lora_files": ["spelled"], "lora_scales": [0.5]})
+        path.unlink()
+        assert found.json()["warnings"] == [], spelling
+        assert pixels(found.json()["images"][0]) == pixels(expected), spelling
+
+
+def test_what_of_a_lora_is_not_used_is_told_with_the_answer_and_in_the_job(
+    client: httpx.Client, server: Server
+) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    others = {f"{name}.lora_A.weight": np.ones((2, 2)) for name in ("no.such.layer", "text_encoder.layers.0.mlp")}
+    path = server.folder / "loras" / "partly.safetensors"
+    save_file(spelled(1, "kohya") | others, str(path))
+    try:
+        answer = client.post("/sdapi/v1/txt2img", json={**SMALL, "lora_files": ["partly"]}).json()
+        # The second time the adapters are prepared already.
+        again = client.post("/sdapi/v1/txt2img", json={**SMALL, "lora_files": ["partly"]}).json()
+    finally:
+        path.unlink()
+    assert answer["warnings"] == again["warnings"]
+    assert answer["warnings"] == [
+        "The LoRA partly.safetensors is used in part: one of its names is not known for this model: no.such.layer.",
+        "The LoRA partly.safetensors is used in part: its one text-encoder layer is not used, only the transformer's.",
+    ]
+    job = client.get("/api/v1/jobs").json()["jobs"][0]
+    assert client.get(f"/api/v1/jobs/{job['id']}").json()["warnings"] == answer["warnings"]
+    assert pixels(answer["images"][0]) == pixels(generate(client, lora_files=["one"]))
+
+
 def lora_of(name: str, dtype: str = "F32") -> bytes:
     """A file with one tensor of that name."""
     text = json.dumps({name: {"dtype": dtype, "shape": [1], "data_offsets": [0, 4]}}).encode()

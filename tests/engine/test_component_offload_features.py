@@ -70,7 +70,7 @@ def test_adapter_that_does_not_fit_is_refused_under_low_ram_too(
     # At strength 0 no step runs; the adapter is wrong all the same.
     untouched = attrs.evolve(low, start=rgb_image(REQUEST.width, REQUEST.height), strength=0.0)
     for request in (low, untouched):
-        with pytest.raises(LoraError, match="another size"):
+        with pytest.raises(LoraError, match="another kind or size"):
             generate(offloading, attrs.evolve(request, loras=(foreign,)))
     assert distance(generate(offloading, low)[0], generate(pipeline, REQUEST)[0]) <= 1
 

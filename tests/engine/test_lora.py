@@ -13,9 +13,11 @@ import pytest
 from mflux.models.flux2.variants import Flux2Klein
 from mlx import nn
 
+from mflux_api.catalog.lora_tensors import Rows
 from mflux_api.engine.device import Device
-from mflux_api.engine.lora.adapter_files import Kronecker, LowRank, read_adapter
+from mflux_api.engine.lora.adapter_files import read_adapter
 from mflux_api.engine.lora.applying import Lora, LoraError, LoraStack
+from mflux_api.engine.lora.factors import Kronecker, LowRank
 from mflux_api.engine.sampling.pipeline import Event, NotFiniteError, Pipeline, PipelineRequest, StepEvent, Stopped
 from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.engine.weights.parameters import named_arrays
@@ -352,24 +354,23 @@ PAIR = {f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP}
         (lambda path: path, "gone or cannot be read"),
         (_damaged, "not a whole safetensors file"),
         (_junk, "not a whole safetensors file"),
-        (_with({"text_model.encoder.lora_A.weight": DOWN}), "another kind of model"),
+        (_with({"text_model.encoder.lora_A.weight": DOWN}), "a text encoder and no layer of the transformer"),
         (_with({f"{KEY}.lora_A.weight": DOWN}), "no complete update"),
         (_with({f"{KEY}.lora_A.weight": DOWN[:3], f"{KEY}.lora_B.weight": UP}), "no complete update"),
         (_with({f"{KEY}.lora_A.weight": DOWN[:0], f"{KEY}.lora_B.weight": UP[:, :0]}), "is empty"),
-        (_with({f"{KEY}.lora_A.weight": DOWN[:, :64], f"{KEY}.lora_B.weight": UP}), "another size of the model"),
-        (_with({f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP[:64]}), "another size of the model"),
+        (_with({f"{KEY}.lora_A.weight": DOWN[:, :64], f"{KEY}.lora_B.weight": UP}), "another kind or size of model"),
+        (_with({f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP[:64]}), "another kind or size of model"),
         (_with({f"{KEY}.lora_A.weight": DOWN[None], f"{KEY}.lora_B.weight": UP}), "is not a matrix"),
         (_with({name.replace("s.0", "s.7"): each for name, each in PAIR.items()}), "does not have"),
-        (_with({**PAIR, f"{KEY}.dora_scale": mx.ones((WIDTH,))}), "is a DoRA"),
-        (_with({**PAIR, f"{KEY}.lora_magnitude_vector": mx.ones((WIDTH,))}), "is a DoRA"),
+        (_with({**PAIR, f"{KEY}.dora_scale": mx.ones((WIDTH - 1,))}), "magnitudes"),
         (_with({**PAIR, f"{KEY}.lora_up.weight": UP}), "two updates"),
-        (_with({name: each.astype(mx.int32) for name, each in PAIR.items()}), "as I32"),
+        (_with({name: each.astype(mx.complex64) for name, each in PAIR.items()}), "as C64: save it as one of F32"),
         (_with(PAIR, {"lora_adapter_metadata": json.dumps({"lora_alpha": "much"})}), "metadata"),
         (
             _with(PAIR, {"lora_adapter_metadata": json.dumps({"lora_alpha": 1, "alpha_pattern": {"(a+)+$": 2}})}),
             "alpha pattern",
         ),
-        (_with({f"{KEY}.lokr_w1": DOWN, f"{KEY}.lokr_w2": UP}), "another size of the model"),
+        (_with({f"{KEY}.lokr_w1": DOWN, f"{KEY}.lokr_w2": UP}), "another kind or size of model"),
         (_with({f"{KEY}.lokr_w1": DOWN}), "no complete update"),
         (_with({**PAIR, f"{KEY}.lora_A.weight": mx.full(DOWN.shape, mx.nan)}), "NaN or infinite"),
         (_with({**PAIR, f"{KEY}.lora_B.weight": mx.full(UP.shape, -mx.inf)}), "NaN or infinite"),
@@ -395,15 +396,15 @@ def test_known_names_are_found_in_a_large_file_at_once(tmp_path: Path) -> None:
         for layer in ("to_q", "to_k", "to_v", "to_add_out"):
             name = f"transformer.transformer_blocks.{block}.attn.{layer}"
             tensors |= {f"{name}.lora_A.weight": DOWN[:1, :8], f"{name}.lora_B.weight": UP[:8, :1]}
-    found = read_adapter(save(tmp_path / "a.safetensors", tensors))
+    found = read_adapter(save(tmp_path / "a.safetensors", tensors)).updates
     assert len(found) == 1200
-    assert all(isinstance(each, LowRank) for each in found.values())
+    assert all(isinstance(each, LowRank) for (each,) in found.values())
 
 
 def test_third_of_a_fused_layer_is_remembered(tmp_path: Path) -> None:
-    found = read_adapter(save(tmp_path / "a.safetensors", NAMINGS[-1][1]))
-    thirds = {target.rsplit(".", 1)[1]: each.third for target, each in found.items() if isinstance(each, Kronecker)}
-    assert thirds == {"to_q": 0, "to_k": 1, "to_v": 2}
+    found = read_adapter(save(tmp_path / "a.safetensors", NAMINGS[-1][1])).updates
+    rows = {path.rsplit(".", 1)[1]: each.rows for path, (each,) in found.items() if isinstance(each, Kronecker)}
+    assert rows == {"to_q": Rows(3, (0,)), "to_k": Rows(3, (1,)), "to_v": Rows(3, (2,))}
 
 
 def test_inpainting_obeys_a_lora_in_its_half_alone(pipeline: Pipeline, tmp_path: Path) -> None:

@@ -1,65 +1,52 @@
-"""Reading LoRA and LoKr files: any naming that mflux knows becomes factors per layer of mflux's transformer.
+"""Reading an adapter's file: tensors of any trainer's spelling become updates per layer of mflux's transformer.
 
-The names, the splitting of fused layers and the meaning of alpha are mflux's (``Flux2LoRAMapping``, ``LoRALoader``,
-``PeftLoRAMetadata``). Nothing here looks at a model, so nothing is checked against one yet.
+Which names are known is in :mod:`mflux_api.catalog.lora_tensors`. The splitting of fused layers and the meaning of
+alpha are mflux's (``LoRALoader``, ``PeftLoRAMetadata``). Nothing here looks at a model, so nothing is checked against
+one yet.
 """
 
-import functools
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import attrs
 import mlx.core as mx
-from mflux.models.common.lora.mapping.lokr_factors import is_lokr_adapter, rebuild_lokr_factors
-from mflux.models.common.lora.mapping.lora_loader import LoRALoader, PatternMatch
-from mflux.models.common.lora.mapping.lora_transforms import LoraTransforms
 from mflux.models.common.lora.mapping.peft_lora_metadata import PeftLoRAMetadata
-from mflux.models.flux2.weights.flux2_lora_mapping import Flux2LoRAMapping
 
+from mflux_api.catalog.lora_layers import CHECKPOINT_KIND, LoraNames, sort_names
+from mflux_api.catalog.lora_tensors import Rows, Target
 from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
+from mflux_api.engine.lora.factors import Factors, cut, updates
 from mflux_api.engine.lora.open_lora import LoraError, OpenLora
 from mflux_api.ipc.printable import printable
 
-__all__ = ["Factors", "Kronecker", "LoraError", "LowRank", "blaming", "read_adapter"]
+__all__ = ["Adapter", "LoraError", "blaming", "read_adapter"]
 
-# Which third of a fused query-key-value layer a target takes.
-_THIRDS = {LoraTransforms.split_q_up: 0, LoraTransforms.split_k_up: 1, LoraTransforms.split_v_up: 2}
 # A module name, as PEFT writes it. It is matched as a regular expression, and an arbitrary one could take forever.
 _PLAIN_PATTERN = re.compile(r"\^?[\w.\\]+\$?")
 _MAX_PATTERNS = 512
 """Each is matched with each layer; ``re`` keeps so many compiled. FLUX.2-dev has 192 layers with a LoRA."""
-# A block's number. With more digits it is not one, and int() takes no more than 4,300.
-_NUMBER = re.compile(r"(?<![0-9])[0-9]{1,4}(?![0-9])")
 
 
-@attrs.frozen(eq=False)
-class LowRank:
-    """The update ``transpose(down @ up)`` of a weight (Hu et al., arXiv:2106.09685); alpha is in ``up``."""
+@attrs.frozen
+class Adapter:
+    """What a file holds."""
 
-    down: mx.array
-    """[inputs, rank]."""
-    up: mx.array
-    """[rank, outputs]."""
-
-
-@attrs.frozen(eq=False)
-class Kronecker:
-    """The update ``alpha * kron(left, right)`` of a weight (LyCORIS' LoKr, arXiv:2309.14859)."""
-
-    left: mx.array
-    right: mx.array
-    alpha: float
-    magnitude: mx.array | None
-    """DoRA's magnitude per output, where the file has one."""
-    third: int | None
-    """Which third of the product's rows belongs to the layer: 0, 1 or 2 of a fused layer, None for the whole."""
+    updates: Mapping[str, tuple[Factors, ...]]
+    """By the path of the layer in mflux's ``Flux2Transformer``."""
+    names: LoraNames
 
 
-Factors = LowRank | Kronecker
+@attrs.define(eq=False)
+class _Layer:
+    """The parts of one layer's update, as far as they were read."""
+
+    parts: dict[str, mx.array] = attrs.Factory(dict)
+    keys: dict[str, str] = attrs.Factory(dict)
+    """The tensor that each part comes from."""
+    rows: set[Rows] = attrs.Factory(set)
 
 
 @contextmanager
@@ -79,109 +66,93 @@ def blaming(name: str) -> Iterator[None]:
         ) from None
 
 
-def read_adapter(path: Path) -> dict[str, Factors]:
-    """Read the factors in a safetensors file, by the path of the layer in mflux's ``Flux2Transformer``.
+def read_adapter(path: Path) -> Adapter:
+    """Read an adapter from a safetensors file.
 
     Raises:
         LoraError: the file is missing, damaged, or holds nothing for FLUX.2 Klein.
     """
     with blaming(path.name), OpenLora(path) as file:
-        _refuse_dora(file)
-        factors = _read_factors(file)
+        names = sort_names(file.tensors)
+        if not names.used:
+            raise LoraError(nothing_known(file.name, names))
+        layers: dict[str, _Layer] = defaultdict(_Layer)
+        for key, name in names.used.items():
+            tensor = file.read(key)
+            for target in name.targets:
+                _add(file.name, layers[target.path], key, name.part or "", tensor, target)
+        _fill_alpha(file, layers, names)
+        found = {path: _updates(file.name, path, layer) for path, layer in layers.items()}
         file.check_unchanged()
-        return factors
+        return Adapter(found, names)
 
 
-def _read_factors(file: OpenLora) -> dict[str, Factors]:
-    by_target: dict[str, dict[str, Any]] = defaultdict(dict)
-    sources: dict[tuple[str, str], str] = {}
-    for key in file.tensors:
-        tensor: mx.array | None = None
-        for match, block in _matches(key):
-            target = match.target_path.format(block=block)
-            if sources.setdefault((target, match.matrix_name), key) != key:
-                raise LoraError(f"The LoRA {file.name} holds two updates for {target}: {key} and another one.")
-            tensor = file.read(key) if tensor is None else tensor
-            by_target[target].update(_convert(file.name, key, tensor, match))
-    if not by_target:
-        raise LoraError(
-            f"The LoRA {file.name} holds no update for a FLUX.2 Klein model: it was made for another kind of model."
+def nothing_known(name: str, names: LoraNames) -> str:
+    """Say why too little of a file can be used.
+
+    Args:
+        name: the file, printable.
+        names: what is in it.
+    """
+    kinds = [kind for kind in names.unsupported if kind != CHECKPOINT_KIND]
+    if kinds and not names.understood:
+        return f"The LoRA {name} is of a kind that is not supported ({kinds[0]}): use a LoRA, LoKr or LoHa."
+    if names.unsupported and not names.understood:
+        return f"The LoRA {name} holds whole weights and no updates: it is a checkpoint, so use a LoRA made from it."
+    if not names.layers and names.text_encoder_layers:
+        return (
+            f"The LoRA {name} changes a text encoder and no layer of the transformer, and only the transformer's are "
+            "used here: use another."
         )
-    _fill_alpha(file, by_target, sources)
-    return {target: _factors(file.name, target, data) for target, data in by_target.items()}
+    examples = ", ".join(names.examples)
+    if not examples:
+        return f"The LoRA {name} holds single numbers and no updates: use another."
+    if not names.understood:
+        return (
+            f"The LoRA {name} holds no update for FLUX.2 that could be read: its names are not known, for example "
+            f"{examples}; save it in the format of diffusers or of kohya."
+        )
+    others = f"the others are of a kind that is not supported ({kinds[0]})" if kinds else "the other names are not"
+    return (
+        f"The LoRA {name} is not used, because {names.understood} of its {names.layers} layers are known and {others}, "
+        f"for example {examples}; save it in the format of diffusers or of kohya."
+    )
 
 
-def _refuse_dora(file: OpenLora) -> None:
-    names = file.tensors
-    layers = {key.rsplit(".lora_magnitude_vector", 1)[0] for key in names if ".lora_magnitude_vector" in key}
-    layers |= {key.removesuffix(".dora_scale") for key in names if key.endswith(".dora_scale")}
-    if any(key.partition(".lora_")[0] in layers for key in names if ".lora_" in key and "magnitude" not in key):
-        raise LoraError(f"The LoRA {file.name} is a DoRA, which is not supported: use a plain LoRA or a LoKr.")
+def _add(name: str, layer: _Layer, key: str, part: str, tensor: mx.array, target: Target) -> None:
+    if layer.keys.setdefault(part, key) != key:
+        raise LoraError(f"The LoRA {name} holds two updates for {target.path}: {key} and {layer.keys[part]}.")
+    try:
+        layer.parts[part] = cut(part, tensor, target.rows)
+    except ValueError as error:
+        raise LoraError(f"The LoRA {name} holds {key} with shape {tuple(tensor.shape)}: {error}.") from None
+    layer.rows.add(target.rows)
 
 
-@functools.cache
-def _patterns() -> dict[str, list[PatternMatch]]:
-    """Return mflux's naming patterns by their text; going through all of them for every tensor would take seconds."""
-    index: dict[str, list[PatternMatch]] = defaultdict(list)
-    for match in LoRALoader._build_pattern_mappings(Flux2LoRAMapping.get_mapping()):
-        # ComfyUI leaves out the last part of the name.
-        for pattern in {match.source_pattern, match.source_pattern.removesuffix(".weight")}:
-            index[pattern].append(match)
-    return dict(index)
-
-
-def _matches(key: str) -> Iterator[tuple[PatternMatch, str]]:
-    """Yield the places that a tensor's name stands for, each with its block's number."""
-    for match in _patterns().get(key, ()):
-        yield match, ""
-    for number in _NUMBER.finditer(key):
-        for match in _patterns().get(f"{key[: number.start()]}{{block}}{key[number.end() :]}", ()):
-            yield match, str(int(number.group()))
-
-
-def _convert(name: str, key: str, tensor: mx.array, match: PatternMatch) -> dict[str, Any]:
-    third = _THIRDS.get(match.transform)
-    if match.matrix_name.startswith("lokr"):
-        # mflux cuts the right factor, but rows of a Kronecker product are not rows of its right factor: the whole
-        # product is cut instead, where it is applied.
-        return {match.matrix_name: tensor} | ({} if third is None else {"third": third})
-    if match.matrix_name in ("lora_A", "lora_B") and tensor.ndim != 2:
-        raise LoraError(f"The LoRA {name} holds {key} with shape {tuple(tensor.shape)}, which is not a matrix.")
-    if third is not None and match.matrix_name == "lora_B" and tensor.shape[0] % 3:
-        raise LoraError(f"The LoRA {name} holds {key} with {tensor.shape[0]} rows, which cannot be three layers.")
-    value = tensor if match.transform is None else match.transform(tensor)
-    return {match.matrix_name: value.T if match.transpose else value}
-
-
-def _fill_alpha(file: OpenLora, by_target: dict[str, dict[str, Any]], sources: dict[tuple[str, str], str]) -> None:
+def _fill_alpha(file: OpenLora, layers: Mapping[str, _Layer], names: LoraNames) -> None:
+    """Take alpha from PEFT's metadata for layers that have none of their own."""
     try:
         configs = PeftLoRAMetadata.configs(dict(file.metadata))
+        # A LoRA of both may have left the prefixes out, so that a layer's name does not say whose it is.
+        configs = {part: config for part, config in configs.items() if not part.startswith("text_encoder")}
         patterns = [pattern for config in configs.values() for pattern in config.get("alpha_pattern") or {}]
         if len(patterns) > _MAX_PATTERNS or not all(_PLAIN_PATTERN.fullmatch(pattern) for pattern in patterns):
             raise LoraError(
                 f"The LoRA {file.name} has an alpha pattern that is not a module's name, or more than {_MAX_PATTERNS}."
             )
-        LoRALoader._fill_alpha_from_metadata(by_target, sources, configs)
+        for layer in layers.values() if configs else ():
+            if "alpha" in layer.parts or not layer.keys.keys() >= {"lora_A", "lora_B"}:
+                continue
+            spelled = f"{names.used[layer.keys['lora_A']].layer}.lora_A.weight"
+            alpha = PeftLoRAMetadata.alpha(spelled, configs, layer.parts["lora_A"].shape[0])
+            if alpha is not None:
+                layer.parts["alpha"] = mx.array(alpha)
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError, IndexError, re.error, RecursionError):
         raise LoraError(f"The LoRA {file.name} has metadata that cannot be read: save it again.") from None
 
 
-def _factors(name: str, target: str, data: dict[str, Any]) -> Factors:
+def _updates(name: str, path: str, layer: _Layer) -> tuple[Factors, ...]:
     try:
-        if is_lokr_adapter(data):
-            left, right, alpha = rebuild_lokr_factors(data)
-            return Kronecker(left, _as_matrix(right), alpha, data.get("dora_scale"), data.get("third"))
-        down, up = data["lora_A"], data["lora_B"]
-        if down.shape[1] != up.shape[0] or not down.size or not up.size:
-            raise ValueError("the rank differs")
-        if "alpha" in data:
-            alpha = float(data["alpha"].item()) / down.shape[1]
-            up = up.astype(mx.float32) * alpha
+        return tuple(updates(layer.parts, layer.rows))
     except (KeyError, IndexError, ValueError, ZeroDivisionError):
-        raise LoraError(f"The LoRA {name} holds no complete update for {target}.") from None
-    return LowRank(down, up)
-
-
-def _as_matrix(right: mx.array) -> mx.array:
-    # LyCORIS writes a 1 x 1 convolution's kernel as two more axes.
-    return right.reshape(right.shape[:2]) if right.ndim == 4 and right.shape[2:] == (1, 1) else right
+        raise LoraError(f"The LoRA {name} holds no complete update for {path}.") from None

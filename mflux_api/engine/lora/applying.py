@@ -5,21 +5,21 @@ the very same arrays, so the next image without it has the same bytes as before.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import attrs
 import mlx.core as mx
-from mflux.models.common.config.model_config import ModelConfig
-from mflux.models.common.lora.layer.fused_linear_lora_layer import FusedLoRALinear
-from mflux.models.common.lora.layer.linear_lokr_layer import LoKrLinear
-from mflux.models.common.lora.layer.linear_lora_layer import LoRALinear
 from mflux.models.common.lora.mapping.lora_loader import LoRALoader
 from mlx import nn
 
-from mflux_api.engine.lora.adapter_files import Factors, Kronecker, LoraError, LowRank, blaming, read_adapter
+from mflux_api.catalog.lora_layers import EXAMPLES, LoraNames
+from mflux_api.engine.lora.adapter_files import Adapter, LoraError, blaming, nothing_known, read_adapter
+from mflux_api.engine.lora.factors import BiasUpdate, Difference, Factors, Hadamard, Kronecker, LowRank
+from mflux_api.engine.lora.layers import with_updates
+from mflux_api.ipc.printable import printable, sentence
 
 __all__ = ["Adapted", "Lora", "LoraError", "LoraStack", "ReadingLora", "no_reading"]
 
@@ -65,24 +65,29 @@ class LoraStack:
         Raises:
             LoraError: a file cannot be used, or was made for another model.
         """
-        layers: dict[str, list[Any]] = defaultdict(list)
+        updates: dict[str, list[tuple[Factors, float]]] = defaultdict(list)
         places: dict[str, _Place] = {}
         finite: dict[str, list[tuple[str, mx.array]]] = defaultdict(list)
+        warnings: dict[str, None] = {}
         for index, lora in enumerate(loras):
             reading(index)
             with blaming(lora.path.name):
-                for target, factors in read_adapter(lora.path).items():
-                    place = places.setdefault(target, _find(transformer, target, lora.path.name))
-                    _check(place, target, factors, lora.path.name)
-                    finite[target].append((lora.path.name, _is_finite(factors)))
-                    # At 0 it is left out, and not multiplied by 0: the same bits as without it.
-                    if lora.scale:
-                        layers[target].append(_layer(place, factors, lora.scale))
-        self._wrapped = [(places[target], _combine(places[target].layer, each)) for target, each in layers.items()]
+                adapter = read_adapter(lora.path)
+                fitting = _fit(transformer, adapter, places, lora.path.name)
+                warnings |= dict.fromkeys(_left_out(adapter.names, adapter.updates.keys() - fitting, lora.path.name))
+                for path in fitting:
+                    for factors in adapter.updates[path]:
+                        finite[path].append((lora.path.name, _is_finite(factors)))
+                        # At 0 it is left out, and not multiplied by 0: the same bits as without it.
+                        if lora.scale:
+                            updates[path].append((factors, lora.scale))
+        self.warnings = tuple(sentence(each) for each in warnings)
+        """What of the files is not used, a sentence each."""
+        self._wrapped = [(places[path], with_updates(places[path].layer, each)) for path, each in updates.items()]
         with blaming(" and ".join(lora.path.name for lora in loras)):
-            for target, (_, wrapper) in zip(layers, self._wrapped, strict=True):
+            for path, (_, wrapper) in zip(updates, self._wrapped, strict=True):
                 # Together, so that no factor stays in memory for its check alone.
-                mx.eval(wrapper.parameters(), [each for _, each in finite[target]])
+                mx.eval(wrapper.parameters(), [each for _, each in finite[path]])
             broken = [name for checks in finite.values() for name, each in checks if not each.item()]
         reading(None)
         if broken:
@@ -133,6 +138,11 @@ class Adapted:
         self._stack = LoraStack(transformer, loras, reading)
         self._function = function
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the adapters' files is not used, a sentence each."""
+        return self._stack.warnings
+
     def fits(self, loras: Sequence[Lora]) -> bool:
         """Whether these are the very adapters, and their files did not change since."""
         return self._files == _identity(loras)
@@ -141,23 +151,6 @@ class Adapted:
         """Call the function with the adapters on."""
         with self._stack.applied():
             return self._function(*arguments)
-
-
-class _SplitLoKrLinear(LoKrLinear):  # type: ignore[misc]  # mflux has no types
-    """A LoKr of a fused query-key-value layer on the layer that is one third of it."""
-
-    def __init__(self, linear: Any, outputs: int, inputs: int, factors: Kronecker, scale: float) -> None:
-        super().__init__(linear, 3 * outputs, inputs, factors.left, factors.right, None, scale)
-        self.first_row = outputs * (factors.third or 0)
-        self.rows = outputs
-
-    def delta_matmul(self, x: mx.array) -> mx.array:
-        whole: mx.array = super().delta_matmul(x)
-        return whole[..., self.first_row : self.first_row + self.rows]
-
-    def delta_weight(self, base_weight: mx.array | None = None, dtype: mx.Dtype | None = None) -> mx.array:
-        whole: mx.array = super().delta_weight(base_weight=base_weight, dtype=dtype)
-        return whole[self.first_row : self.first_row + self.rows]
 
 
 def _identity(loras: Sequence[Lora]) -> list[tuple[Lora, tuple[int, ...]]]:
@@ -175,20 +168,65 @@ def _identity(loras: Sequence[Lora]) -> list[tuple[Lora, tuple[int, ...]]]:
     ]
 
 
-def _find(transformer: Any, target: str, name: str) -> _Place:
-    parent, _, last = target.rpartition(".")
+def _fit(transformer: Any, adapter: Adapter, places: dict[str, _Place], name: str) -> list[str]:
+    """Return which of an adapter's layers the transformer has, and note where they are.
+
+    Raises:
+        LoraError: it was made for another model, or too little of it is known.
+    """
+    fitting = []
+    for path, updates in adapter.updates.items():
+        if path not in places:
+            place = _find(transformer, path, name)
+            if place is None:
+                continue
+            places[path] = place
+        for factors in updates:
+            _check(places[path], path, factors, name)
+        fitting.append(path)
+    # Only now: a layer that does not fit says more than names that are not known.
+    if not adapter.names.mostly_understood:
+        raise LoraError(nothing_known(printable(name, 80), adapter.names))
+    if not fitting:
+        missing = ", ".join(sorted(adapter.updates)[:EXAMPLES])
+        raise LoraError(f"The LoRA {name} changes only layers that this model does not have ({missing}): use another.")
+    return fitting
+
+
+def _left_out(names: LoraNames, missing: Collection[str], name: str) -> Iterator[str]:
+    """Yield what of a file is not used."""
+    left_over = [*names.left_over, *sorted(missing)]
+    if left_over:
+        examples = ", ".join(printable(each, 80) for each in left_over[:EXAMPLES])
+        more = ", for example" if len(left_over) > EXAMPLES else ":"
+        count = f"{len(left_over)} of its names are" if len(left_over) > 1 else "one of its names is"
+        yield f"The LoRA {printable(name, 80)} is used in part: {count} not known for this model{more} {examples}."
+    if known := names.text_encoder_layers:
+        layers = f"{known} text-encoder layers are" if known > 1 else "one text-encoder layer is"
+        yield f"The LoRA {printable(name, 80)} is used in part: its {layers} not used, only the transformer's."
+
+
+def _find(transformer: Any, path: str, name: str) -> _Place | None:
+    """Return the layer at a path; ``None`` where models of this family need not have it.
+
+    Raises:
+        LoraError: its block is not there.
+    """
+    parent, _, last = path.rpartition(".")
     try:
         holder = LoRALoader._get_target_module(transformer, parent) if parent else transformer
         layer = getattr(holder, last)
     except (AttributeError, IndexError, KeyError):
+        blocks = len(getattr(transformer, path.partition(".")[0], ()))
         raise LoraError(
-            f"The LoRA {name} changes {target}, which this model does not have: use its own model."
+            f"The LoRA {name} changes {path}, which this model does not have (it has {blocks} of these blocks): it was "
+            "made for another kind or size of model."
         ) from None
     if isinstance(layer, nn.QuantizedLinear):
         # Packed weights do not show how many inputs they have at 3 and 6 bits; the scales always do.
         return _Place(holder, last, layer, layer.scales.shape[1] * layer.group_size, layer.scales.shape[0])
     if not isinstance(layer, nn.Linear):
-        raise LoraError(f"The LoRA {name} changes {target}, which is not a linear layer.")
+        return None
     return _Place(holder, last, layer, layer.weight.shape[1], layer.weight.shape[0])
 
 
@@ -199,48 +237,30 @@ def _is_finite(factors: Factors) -> mx.array:
     return mx.all(mx.stack([mx.all(mx.isfinite(array)) for array in arrays]))
 
 
-def _check(place: _Place, target: str, factors: Factors, name: str) -> None:
-    expected = (place.outputs, place.inputs)
+def _check(place: _Place, path: str, factors: Factors, name: str) -> None:
+    expected: tuple[int, ...] = (place.outputs, place.inputs)
+    found: tuple[int, ...]
     match factors:
         case LowRank(down=down, up=up):
             found = (up.shape[1], down.shape[0])
-        case Kronecker(left=left, right=right, third=third):
+        case Kronecker(left=left, right=right, rows=rows):
             if left.ndim != 2 or right.ndim != 2:
-                raise LoraError(f"The LoRA {name} holds factors for {target} that are not matrices.")
+                raise LoraError(f"The LoRA {name} holds factors for {path} that are not matrices.")
             found = (left.shape[0] * right.shape[0], left.shape[1] * right.shape[1])
-            if third is not None:
-                expected = (3 * place.outputs, place.inputs)
-            if factors.magnitude is not None and (third is not None or factors.magnitude.size != place.outputs):
-                raise LoraError(f"The LoRA {name} holds magnitudes for {target} that do not fit.")
+            expected = (place.outputs * rows.parts // len(rows.taken), place.inputs)
+        case Hadamard(left=left, right=right, other_left=other_left, other_right=other_right):
+            found = (left.shape[0], right.shape[1])
+            if (other_left.shape[0], other_right.shape[1]) != found:
+                raise LoraError(f"The LoRA {name} holds factors for {path} that do not fit each other.")
+        case Difference(matrix=matrix):
+            found = tuple(matrix.shape)
+        case BiasUpdate(vector=vector):
+            found, expected = (vector.size,), (place.outputs,)
     if found != expected:
         raise LoraError(
-            f"The LoRA {name} changes {target} as a layer of shape {found}, and this model's has {expected}: it was "
-            "made for another size of the model."
+            f"The LoRA {name} changes {path} as a layer of shape {found}, and this model's has {expected}: it was made "
+            "for another kind or size of model."
         )
-
-
-def _layer(place: _Place, factors: Factors, scale: float) -> Any:
-    match factors:
-        case LowRank(down=down, up=up):
-            # LoRALinear's own constructor would draw random weights from MLX's global state.
-            layer = LoRALinear.__new__(LoRALinear)
-            nn.Module.__init__(layer)
-            layer.linear, layer.scale = place.layer, scale
-            layer.lora_A, layer.lora_B = down.astype(ModelConfig.precision), up.astype(ModelConfig.precision)
-            return layer
-        case Kronecker(third=None):
-            return LoKrLinear(
-                place.layer,
-                place.outputs,
-                place.inputs,
-                factors.left,
-                factors.right,
-                factors.magnitude,
-                scale * factors.alpha,
-            )
-        case Kronecker():
-            return _SplitLoKrLinear(place.layer, place.outputs, place.inputs, factors, scale * factors.alpha)
-
-
-def _combine(base: Any, layers: list[Any]) -> Any:
-    return layers[0] if len(layers) == 1 else FusedLoRALinear(base_linear=base, loras=layers)
+    magnitude = None if isinstance(factors, Difference | BiasUpdate) else factors.magnitude
+    if magnitude is not None and tuple(magnitude.shape) not in ((place.outputs, 1), (1, place.inputs)):
+        raise LoraError(f"The LoRA {name} holds magnitudes for {path} that do not fit: save it again.")

@@ -4,6 +4,7 @@ Nothing of it is mapped into memory, and no library opens it by its path again: 
 meanwhile is an error, and never a SIGBUS or another file's bytes.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -24,8 +25,31 @@ from mflux_api.catalog.safetensors_rules import (
 from mflux_api.ipc.printable import printable, sentence
 from mflux_api.system.regular_files import NotRegularFile, open_regular
 
-_NUMPY: Mapping[str, type[np.generic]] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+_NUMPY: Mapping[str, type[np.generic]] = {
+    **{"F32": np.float32, "F16": np.float16, "BF16": np.uint16, "F64": np.float64, "BOOL": np.bool_},
+    **{"F8_E4M3": np.uint8, "F8_E5M2": np.uint8, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16},
+    **{"U32": np.uint32, "I32": np.int32, "U64": np.uint64, "I64": np.int64},
+}
+_KEPT = ("F32", "F16", "BF16")
+"""The types that the engine computes with; others become float32, or float16 which holds all numbers of one byte."""
 _CHUNK = 1 << 28
+
+
+def _e4m3(byte: int) -> float:
+    """Return a number of 4 bits exponent and 3 bits mantissa, which has no infinity (arXiv:2209.05433)."""
+    exponent, mantissa = byte >> 3 & 15, byte & 7
+    if byte & 127 == 127:
+        return math.nan
+    size = mantissa / 512 if not exponent else (1 + mantissa / 8) * 2.0 ** (exponent - 7)
+    return -size if byte & 128 else size
+
+
+_EIGHT_BITS = {
+    "F8_E4M3": np.array([_e4m3(byte) for byte in range(256)], dtype=np.float16),
+    # The upper half of a float16.
+    "F8_E5M2": (np.arange(256, dtype=np.uint16) << 8).view(np.float16),
+}
+"""The numbers of each byte."""
 
 
 class LoraError(Exception):
@@ -79,16 +103,30 @@ class OpenLora:
         return self._header.metadata
 
     def read(self, name: str) -> mx.array:
-        """Read one tensor.
+        """Read one tensor, as floating-point numbers.
 
         Raises:
-            LoraError: the file cannot be read, or is not what it was when it was opened.
+            LoraError: it is empty or of a type that is not computed with, the file cannot be read, or it is not what
+                it was when it was opened.
         """
         place = self.tensors[name]
+        if place.dtype not in _NUMPY:
+            raise LoraError(
+                f"The LoRA {self.name} holds {name} as {place.dtype}: save it as one of {', '.join(_KEPT)}."
+            )
+        if not place.size:
+            raise LoraError(f"The LoRA {self.name} holds {name}, which is empty: its training failed, so use another.")
         data = self._bytes(self._header.data_begin + place.begin, place.size)
         numbers = np.frombuffer(data, dtype=_NUMPY[place.dtype]).reshape(place.shape)
-        array = mx.array(numbers)
-        return array.view(mx.bfloat16) if place.dtype == "BF16" else array
+        if place.dtype == "BF16":
+            return mx.array(numbers).view(mx.bfloat16)
+        if place.dtype in _EIGHT_BITS:
+            return mx.array(_EIGHT_BITS[place.dtype][numbers])
+        if place.dtype in _KEPT:
+            return mx.array(numbers)
+        # What is too large for a float32 becomes infinite, and is refused as such.
+        with np.errstate(over="ignore"):
+            return mx.array(numbers.astype(np.float16 if numbers.itemsize == 1 else np.float32))
 
     def check_unchanged(self) -> None:
         """Check that what was read is one file's content.

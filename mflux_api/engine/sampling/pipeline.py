@@ -162,7 +162,7 @@ class Pipeline:
         yield from current.clock.pausing(StageEvent("encoding"))
         # An adapter that does not fit is found first, unless the transformer's turn is yet to come.
         waits = request.low_ram or request.alternating_offload
-        predict = None if waits else self._transformer.with_loras(request.loras)
+        predict = None if waits else (yield from self._adapt(current))
         embeddings = self._embed(current) if request.steps_run else None
         self._release("text_encoder", request)
         conditioning = None if embeddings is None else self._condition(embeddings, current)
@@ -173,12 +173,19 @@ class Pipeline:
         current.clock.lap()
         return _Encoded(predict, conditioning, start, previews)
 
+    def _adapt(self, current: _Pass) -> Generator[Event, None, Predict]:
+        """Return the transformer with the pass's adapters, and tell what of them is not used."""
+        predict = self._transformer.with_loras(current.request.loras)
+        for message in self._transformer.warnings:
+            yield from current.clock.pausing(WarningEvent(message))
+        return predict
+
     def _denoise(self, current: _Pass, encoded: _Encoded) -> Generator[Event, None, list[mx.array]]:
         """Run the steps; return each image's latents [1, 128, rows, columns]."""
         request = current.request
         current.check()
         yield from current.clock.pausing(StageEvent("denoising"))
-        predict = self._transformer.with_loras(request.loras) if encoded.predict is None else encoded.predict
+        predict = (yield from self._adapt(current)) if encoded.predict is None else encoded.predict
         grids: list[mx.array] = []
         for first in range(0, len(request.seeds), current.together):
             noise = draw_noise(request.seeds[first : first + current.together], request.width, request.height)

@@ -42,6 +42,11 @@ class TransformerFunction:
             self._adapted = Adapted(self._components.transformer, loras, self._compile(), self._reading_lora)
         return self._adapted
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What of the adapters that are prepared is not used, a sentence each."""
+        return () if self._adapted is None else self._adapted.warnings
+
     def forget_weights(self) -> None:
         """Drop what keeps the transformer's weights alive, so that the component can be freed."""
         # Adapters wrap its layers, and a compiled function holds the weights that it was traced with.

@@ -49,7 +49,7 @@ BROKEN = {
 
 
 HOSTILE = {
-    "type that the engine does not take": with_header(TENSOR.replace("F32", "F64").join(('{"a": ', "}"))),
+    "type of numbers that there is not": with_header(TENSOR.replace("F32", "F65").join(('{"a": ', "}"))),
     "name of two megabytes": with_header(json.dumps({"a" * 2_000_000: json.loads(TENSOR)})),
     "a million tensors": with_header("{" + ",".join(f'"{n}":0' for n in range(1_000_000)) + "}"),
     "metadata of lists in lists": with_header('{"__metadata__": {"a": ' + "[[]," * 3_000_000 + "0" + "}}"),
