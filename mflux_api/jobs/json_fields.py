@@ -17,6 +17,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from mflux_api.errors import InvalidJSON, InvalidParameter
 from mflux_api.jobs.encoded_images import LONG_TEXT_BYTES, NotASCII, check_density, read_long_text
 from mflux_api.jobs.request import LARGE
+from mflux_api.jobs.unknown_fields import MAX_NAMES, FieldName, explain
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 Object: TypeAlias = "dict[str, Value]"
@@ -27,8 +28,51 @@ MAX_ITEMS: Final = 64
 """Items of a list whose type names no smaller number."""
 MAX_UNKNOWN_BYTES: Final = 64 * 1024
 """Unknown fields are named up to so many bytes of JSON, which takes 2 ms; beyond, only their size is told."""
-MAX_NAMES: Final = 16
-MAX_NAME_LENGTH: Final = 64
+
+
+class Unknown:
+    """What is found in a body beyond the fields that are known: names, within limits."""
+
+    def __init__(self) -> None:
+        self._room = MAX_UNKNOWN_BYTES
+        self._names: dict[FieldName, None] = {}
+        self._more = 0
+        self._known: dict[str, frozenset[str]] = {}
+        self._sentences: dict[str, None] = {}
+
+    def note(self, data: bytes | bytearray | Raw, fields: "Fields", parts: Mapping[str, Raw], within: str = "") -> None:
+        """Look at an object that has such fields.
+
+        Args:
+            data: its JSON.
+            fields: those that are known of it.
+            parts: what of them was found.
+            within: the name of the field that it is the value of.
+        """
+        left = _size(data) - sum(map(_size, parts.values()))
+        place = f" of '{within}'" if within else ""
+        if left > self._room:
+            self._say(f"{left // 2**10} KB of the body are in no field{place} that this endpoint knows")
+            return
+        self._room -= left
+        try:
+            names = [name for name in msgspec.json.decode(data, type=dict[str, Raw]) if name not in fields.names()]
+        except UnicodeDecodeError:
+            self._say(f"The body has fields{place} whose names are not UTF-8")
+            return
+        self._known[within] = fields.names()
+        for name in (FieldName(name, within) for name in names):
+            if len(self._names) < MAX_NAMES:
+                self._names[name] = None
+            elif name not in self._names:
+                self._more += 1
+
+    def _say(self, what: str) -> None:
+        self._sentences[f"{what}; they were ignored"] = None
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what is to be said of it."""
+        return (*explain(tuple(self._names), self._known, more=self._more), *self._sentences)
 
 
 class Fields:
@@ -36,6 +80,7 @@ class Fields:
 
     def __init__(self, fields: "Mapping[str, Field]") -> None:
         self._fields = dict(fields)
+        self._strict = msgspec.json.Decoder(_all_optional(self._fields, forbid_unknown_fields=True))
         self._decoder = msgspec.json.Decoder(_all_optional(self._fields))
 
     @classmethod
@@ -56,22 +101,39 @@ class Fields:
         """Whether a body of these may be large."""
         return any(field.large for field in self._fields.values())
 
-    def split(self, data: bytes | bytearray | memoryview | Raw) -> dict[str, Raw]:
+    def split(
+        self, data: bytes | bytearray | Raw, unknown: Unknown | None = None, *, within: str = ""
+    ) -> dict[str, Raw]:
         """Return the JSON of each field that is there; of several with one name the last.
+
+        Args:
+            data: the JSON of an object.
+            unknown: gets what else is in it.
+            within: the name of the field that it is the value of.
 
         Raises:
             InvalidJSON: it is not JSON, or not an object.
         """
         try:
-            found = self._decoder.decode(data)
+            found, others = self._decode(data)
         except msgspec.ValidationError:
             raise InvalidJSON("The body must be a JSON object") from None
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise _not_json(error) from None
         values = ((name, getattr(found, name)) for name in self._fields)
-        return {name: value for name, value in values if value is not UNSET}
+        parts = {name: value for name, value in values if value is not UNSET}
+        if others and unknown is not None:
+            unknown.note(data, self, parts, within)
+        return parts
 
-    def read(self, parts: Mapping[str, Raw], within: str = "") -> Object:
+    def _decode(self, data: bytes | bytearray | Raw) -> tuple[Any, bool]:
+        """Return what was found, and whether there is more."""
+        try:
+            return self._strict.decode(data), False
+        except (msgspec.ValidationError, UnicodeDecodeError):
+            return self._decoder.decode(data), True
+
+    def read(self, parts: Mapping[str, Raw], within: str = "", unknown: Unknown | None = None) -> Object:
         """Return the values of the fields whose JSON was found; those that only count as present are ``None``.
 
         What a field cannot be is not read: a list or an object where neither is expected comes out empty.
@@ -79,12 +141,14 @@ class Fields:
         Args:
             parts: what :meth:`split` found.
             within: the name of the field that these are inside of.
+            unknown: gets what else is in the objects among the values.
 
         Raises:
             InvalidJSON: a value is not JSON.
             InvalidParameter: a value is too large, or has too many items.
         """
-        return {name: self._fields[name].read(part, within or name) for name, part in parts.items()}
+        unknown = unknown or Unknown()
+        return {name: self._fields[name].read(part, within or name, unknown) for name, part in parts.items()}
 
     def names(self) -> frozenset[str]:
         """Return the names of all."""
@@ -104,12 +168,13 @@ class Field:
     only_presence: bool = False
     """Whether it is enough to know that it is there."""
 
-    def read(self, part: Raw, name: str) -> Value:
+    def read(self, part: Raw, name: str, unknown: Unknown) -> Value:
         """Return the value.
 
         Args:
             part: its JSON.
             name: what the client calls it, for errors.
+            unknown: gets what else is in it, where it is an object.
 
         Raises:
             InvalidJSON: it is not JSON.
@@ -122,14 +187,16 @@ class Field:
             limit = f"at most {MAX_FIELD_BYTES // 1024} KB of JSON"
             raise InvalidParameter.for_field(name, f"is invalid: expected {limit}", value="…", limit=limit, bytes=size)
         if self.most_items is not None and _begins_with(part, b"["):
-            return [self._item(item, name) for item in _items(part, name, self.most_items)]
-        return self._item(part, name)
+            return [self._item(item, name, unknown) for item in _items(part, name, self.most_items)]
+        return self._item(part, name, unknown)
 
-    def _item(self, part: Raw, name: str) -> Value:
+    def _item(self, part: Raw, name: str, unknown: Unknown) -> Value:
         if _begins_with(part, b"["):
             return []
         if _begins_with(part, b"{"):
-            return {} if self.fields is None else self.fields.read(self.fields.split(part), name)
+            if self.fields is None:
+                return {}
+            return self.fields.read(self.fields.split(part, unknown, within=name), name, unknown)
         try:
             if _size(part) > LONG_TEXT_BYTES and _begins_with(part, b'"'):
                 return read_long_text(memoryview(part)[1:-1])
@@ -156,7 +223,7 @@ class JSONObject:
     values: Object
     """The known fields that are there, by the client's name for them."""
     warnings: tuple[str, ...] = ()
-    """A sentence about the fields that are not known, where there are any."""
+    """Sentences about the fields that are not known, where there are any."""
 
 
 def read_object(data: bytes | bytearray, fields: Fields) -> JSONObject:
@@ -168,29 +235,9 @@ def read_object(data: bytes | bytearray, fields: Fields) -> JSONObject:
         BodyTooLarge: it is large and not for its images.
     """
     check_density(data)
-    parts = fields.split(data)
-    return JSONObject(fields.read(parts), _warnings(data, fields, parts))
-
-
-def _warnings(data: bytes | bytearray, fields: Fields, parts: Mapping[str, Raw]) -> tuple[str, ...]:
-    left = len(data) - sum(map(_size, parts.values()))
-    if left > MAX_UNKNOWN_BYTES:
-        return (f"{left // 2**10} KB of the body are in no field that this endpoint knows; they were ignored",)
-    if left <= sum(len(name) + _PUNCTUATION for name in parts):
-        # Nothing but the names of the known fields.
-        return ()
-    try:
-        names = [name for name in msgspec.json.decode(data, type=dict[str, Raw]) if name not in fields.names()]
-    except UnicodeDecodeError:
-        return ("The body has fields whose names are not UTF-8; they were ignored",)
-    if not names:
-        return ()
-    shown = ", ".join(f"'{name[:MAX_NAME_LENGTH]}'" for name in names[:MAX_NAMES])
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return (f"Fields that this endpoint does not know were ignored: {shown}{more}",)
-
-
-_PUNCTUATION = len('"": , ')
+    unknown = Unknown()
+    values = fields.read(fields.split(data, unknown), unknown=unknown)
+    return JSONObject(values, unknown.warnings())
 
 
 def _items(part: Raw, name: str, most: int) -> list[Raw]:
@@ -203,9 +250,9 @@ def _items(part: Raw, name: str, most: int) -> list[Raw]:
     return found
 
 
-def _all_optional(names: Iterable[str], *, array: bool = False) -> type[Any]:
+def _all_optional(names: Iterable[str], *, array: bool = False, forbid_unknown_fields: bool = False) -> type[Any]:
     fields: list[tuple[str, Any, Any]] = [(name, Raw | UnsetType, UNSET) for name in names]
-    return msgspec.defstruct("Parts", fields, array_like=array, gc=False)
+    return msgspec.defstruct("Parts", fields, array_like=array, gc=False, forbid_unknown_fields=forbid_unknown_fields)
 
 
 _PLACES: Final = msgspec.json.Decoder(_all_optional([f"item{index}" for index in range(MAX_ITEMS + 1)], array=True))
@@ -231,7 +278,7 @@ def _field(hint: Any) -> Field:
     return SCALAR
 
 
-def _size(part: Raw) -> int:
+def _size(part: Raw | bytes | bytearray) -> int:
     return memoryview(part).nbytes
 
 

@@ -19,7 +19,7 @@ from tests.support.server import ROOT
 
 BODY = {"prompt": "a red house", "model": "demo", "width": 64, "height": 64, "steps": 1}
 UNKNOWN = {"url": "http://localhost", "auth": {"user": ["a"]}}
-WARNING = "Fields that this endpoint does not know were ignored: 'url', 'auth'"
+WARNING = "'url', 'auth' are not known here, and were ignored"
 
 
 @pytest.fixture
@@ -45,6 +45,17 @@ async def test_synchronous_answer_names_unknown_fields_and_no_field_of_a1111(
     assert (known.status_code, known.json()["warnings"]) == (200, [])
     answer = await api.http.post("/sdapi/v1/txt2img", json=BODY | fields | UNKNOWN)
     assert (answer.status_code, answer.json()["warnings"]) == (200, [WARNING])
+
+
+async def test_misspelled_dry_run_is_told_by_what_removes_records(api: Api) -> None:
+    answer = await api.http.post("/api/v1/jobs/prune", json={"older_than_hours": 1, "dryrun": True})
+    assert answer.json()["warnings"] == ["'dryrun' is not known: did you mean 'dry_run'?"]
+
+
+async def test_init_images_that_txt2img_does_not_take_are_a_warning(api: Api) -> None:
+    answer = await api.http.post("/sdapi/v1/txt2img", json=BODY | {"init_images": ["a"]})
+    assert (answer.status_code, len(answer.json()["warnings"])) == (200, 1)
+    assert "'init_images' has no effect here: send it to /sdapi/v1/img2img" in answer.json()["warnings"][0]
 
 
 def test_bodies_are_decoded_in_one_place_by_the_fields_that_are_known() -> None:

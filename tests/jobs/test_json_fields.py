@@ -22,8 +22,6 @@ from mflux_api.jobs.encoded_images import LONG_TEXT_BYTES
 from mflux_api.jobs.json_fields import (
     MAX_FIELD_BYTES,
     MAX_ITEMS,
-    MAX_NAME_LENGTH,
-    MAX_NAMES,
     MAX_UNKNOWN_BYTES,
     Fields,
     read_object,
@@ -32,6 +30,7 @@ from mflux_api.jobs.lora_tags import without_tags
 from mflux_api.jobs.parse import convert, from_body
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import resolve
+from mflux_api.jobs.unknown_fields import MAX_NAME_LENGTH, MAX_NAMES
 
 DEMO = next(model for model in BUILT_IN if model.alias == "demo")
 EXTRAS = Fields.of(ExtraBatchImages)
@@ -215,7 +214,49 @@ def test_number_beyond_all_types_is_an_error_of_its_field(number: str) -> None:
 
 def test_fields_that_are_not_known_are_named() -> None:
     read = read_object(b'{"prompt": "a", "url": "http://a", "auth": {"b": [1]}}', PLAIN_FIELDS)
-    assert read.warnings == ("Fields that this endpoint does not know were ignored: 'url', 'auth'",)
+    assert read.warnings == ("'url', 'auth' are not known here, and were ignored",)
+
+
+def test_unknown_field_is_named_however_little_room_it_takes_in_a_body_without_blanks() -> None:
+    body = {"prompt": "a", "seed": 1, "model": "demo", "width": 64, "height": 64, "low_ram": True, "x": 1}
+    read = read_object(json.dumps(body, separators=(",", ":")).encode(), PLAIN_FIELDS)
+    assert read.warnings == ("'x' is not known here, and was ignored",)
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("stpes", "steps"),
+        ("Steps", "steps"),
+        ("promt", "prompt"),
+        ("negativePrompt", "negative_prompt"),
+        ("num-images", "num_images"),
+        ("guidance_scale", "guidance"),
+        ("num_inference_steps", "steps"),
+        ("init_image", "init_images"),
+        ("cfgscale", "cfg_scale"),
+        ("samplr_name", "sampler_name"),
+    ],
+)
+def test_misspelled_field_is_told_with_what_was_meant(name: str, meant: str) -> None:
+    (warning,) = read_object(json.dumps({"prompt": "a", name: 3}).encode(), IMG2IMG_FIELDS).warnings
+    assert warning == f"'{name}' is not known: did you mean '{meant}'?"
+
+
+def test_value_of_an_unknown_field_is_not_told_and_its_name_can_be_shown() -> None:
+    read = read_object(b'{"prompt": "a", "sec\\u202eret\\n": "my password", "seeds": "another"}', PLAIN_FIELDS)
+    assert read.warnings == (
+        "'seeds' is not known: did you mean 'seed'?",
+        "'sec\ufffdret\ufffd' is not known here, and was ignored",
+    )
+
+
+def test_unknown_field_inside_of_a_known_one_is_named_with_both() -> None:
+    body = {"imageList": [{"data": "a", "nmae": "b"}, {"data": "a", "nmae": "c", "x": []}]}
+    assert read_object(json.dumps(body).encode(), EXTRAS).warnings == (
+        "'imageList.nmae' is not known: did you mean 'imageList.name'?",
+        "'imageList.x' is not known here, and was ignored",
+    )
 
 
 def test_known_fields_have_no_warning() -> None:
@@ -231,7 +272,7 @@ def test_many_and_long_names_are_cut() -> None:
     body = {f"{n} " + "n" * 500: n for n in range(100)}
     (warning,) = read_object(json.dumps(body).encode(), PLAIN_FIELDS).warnings
     assert len(warning) < MAX_NAMES * (MAX_NAME_LENGTH + 4) + 100
-    assert warning.endswith(f"and {100 - MAX_NAMES} more")
+    assert warning.endswith(f"and {100 - MAX_NAMES} more are not known here, and were ignored")
 
 
 def test_much_that_is_not_known_is_told_by_its_size() -> None:

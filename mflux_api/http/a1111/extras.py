@@ -3,6 +3,7 @@
 import html
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import attrs
@@ -35,6 +36,7 @@ from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.parse import convert, validate
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.upscaling import DEFAULT_FACTOR
+from mflux_api.jobs.warnings import merge
 
 Upscaler = Model | str
 """A model, or one of :data:`~mflux_api.http.a1111.extras_plan.PLAIN`."""
@@ -109,16 +111,18 @@ def blueprint(gateway: Gateway) -> Blueprint:
     async def single() -> Response:
         read = await json_object(_SINGLE)
         options = convert(read.values, ExtraSingleImage, strict=False)
-        (image,), info = await service.upscale(options, [options.image], "image", read.warnings)
-        return answer(lambda marks: ExtraSingleResponse(html_info=info, image=marks[0]), [image])
+        done = await service.upscale(options, [options.image], "image", read.warnings)
+        build = partial(ExtraSingleResponse, html_info=done.info, warnings=done.warnings)
+        return answer(lambda marks: build(image=marks[0]), done.images)
 
     @routes.post("/extra-batch-images")
     async def batch() -> Response:
         read = await json_object(_BATCH)
         options = convert(read.values, ExtraBatchImages, strict=False)
         texts = [file.data for file in options.imageList]
-        images, info = await service.upscale(options, texts, "imageList", read.warnings)
-        return answer(lambda marks: ExtraBatchResponse(html_info=info, images=tuple(marks)), images)
+        done = await service.upscale(options, texts, "imageList", read.warnings)
+        build = partial(ExtraBatchResponse, html_info=done.info, warnings=done.warnings)
+        return answer(lambda marks: build(images=tuple(marks)), done.images)
 
     def answer(build: Callable[[Sequence[str]], Any], images: Sequence[Pieces]) -> Response:
         return json_answer(with_images(build, images))
@@ -151,6 +155,18 @@ class Layer:
     """The job that made it; ``None`` for a plain upscaler."""
 
 
+@attrs.frozen
+class Upscaled:
+    """What became of the images of a call."""
+
+    images: list[Pieces]
+    """As base64 PNG in pieces."""
+    info: str
+    """What was done, as HTML."""
+    warnings: tuple[str, ...]
+    """About what was asked for and is not done."""
+
+
 class Extras:
     """Upscales the images of a call; what a model makes of one is a job like any other."""
 
@@ -179,8 +195,8 @@ class Extras:
 
     async def upscale(
         self, options: ExtrasOptions, texts: Sequence[str], field: str, warnings: tuple[str, ...] = ()
-    ) -> tuple[list[Pieces], str]:
-        """Return the upscaled images as base64 PNG in pieces, and what was done as HTML.
+    ) -> Upscaled:
+        """Return the upscaled images.
 
         Args:
             options: how they are upscaled.
@@ -206,7 +222,7 @@ class Extras:
         if (await self._gateway.status()).draining:
             raise ShuttingDown("The service is shutting down; try again in a moment")
         with self._plain_calls.slot(self._caller().owner):
-            return await self._upscale(options, upscalers, texts, field)
+            return await self._upscale(options, upscalers, texts, field, warnings)
 
     async def _upscale(
         self,
@@ -214,8 +230,8 @@ class Extras:
         upscalers: Sequence[Upscaler],
         texts: Sequence[str],
         field: str,
-        warnings: tuple[str, ...] = (),
-    ) -> tuple[list[Pieces], str]:
+        warnings: tuple[str, ...],
+    ) -> Upscaled:
         # Every image is checked before the first is upscaled.
         checked = await self._gateway.decoding.check_images(
             texts, field=field, reference=False, caller=self._caller().owner
@@ -230,7 +246,9 @@ class Extras:
                 # What a job has made is not thrown away for want of room.
                 self._reserve(sum(map(len, image)), refuse=all(layer.job is None for layer in layers))
                 images.append(image)
-        return images, f"<p>{html.escape(_describe(options, plans[0], layers_of[0]))}</p>"
+        info = f"<p>{html.escape(_describe(options, plans[0], layers_of[0]))}</p>"
+        of_jobs = (layer.job.warnings for layers in layers_of for layer in layers if layer.job is not None)
+        return Upscaled(images, info, merge(warnings, *of_jobs))
 
     @asynccontextmanager
     async def _run(

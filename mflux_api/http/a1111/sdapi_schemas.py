@@ -84,6 +84,8 @@ class ExtraSingleResponse:
     html_info: str
     image: str
     """Base64 PNG."""
+    warnings: tuple[str, ...]
+    """Sentences about what was asked for and is not done; empty as a rule."""
 
 
 @attrs.frozen(kw_only=True)
@@ -93,6 +95,8 @@ class ExtraBatchResponse:
     html_info: str
     images: tuple[str, ...]
     """Base64 PNG, in the order of the request."""
+    warnings: tuple[str, ...]
+    """Sentences about what was asked for and is not done; empty as a rule."""
 
 
 @attrs.frozen(kw_only=True)

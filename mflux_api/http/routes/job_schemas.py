@@ -44,6 +44,8 @@ class PruneResponse:
     removed: tuple[str, ...]
     """Ids of the jobs whose records were removed, or would be."""
     dry_run: bool
+    warnings: tuple[str, ...]
+    """Sentences about what was asked for and is not done, such as unknown fields; empty as a rule."""
 
 
 @attrs.frozen(kw_only=True)

@@ -202,14 +202,16 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.post("/jobs/prune")
     async def prune() -> Response:
-        asked = _prune_request((await json_object(_PRUNE_FIELDS)).values)
+        read = await json_object(_PRUNE_FIELDS)
+        asked = _prune_request(read.values)
         removed = await gateway.prune(timedelta(hours=asked.older_than_hours), dry_run=asked.dry_run)
         if removed.stuck is not None:
             raise InternalError(
                 "Some images cannot be deleted, and their records stay; check that generation.output_dir is writable",
                 {"reason": removed.stuck, "removed": [job.id for job in removed.jobs]},
             )
-        return json_response(PruneResponse(removed=tuple(job.id for job in removed.jobs), dry_run=asked.dry_run))
+        ids = tuple(job.id for job in removed.jobs)
+        return json_response(PruneResponse(removed=ids, dry_run=asked.dry_run, warnings=read.warnings))
 
     @routes.delete("/jobs/<job_id>")
     async def cancel(job_id: str) -> Response:

@@ -66,8 +66,7 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> Non
 
     async def upscale(who: str = "a") -> None:
         owner.set(who)
-        made, _ = await service.upscale(PLAIN, [SOURCE], "image")
-        images.extend(made)
+        images.extend((await service.upscale(PLAIN, [SOURCE], "image")).images)
 
     async with trio.open_nursery() as nursery:
         for number in range(MAX_PLAIN_CALLS):
@@ -122,7 +121,7 @@ class Numbering(Idle):
 
     async def awaited_end(self, job_id: int) -> SimpleNamespace:
         request = SimpleNamespace(seed=self.submitted[job_id - 1].seed)
-        job = SimpleNamespace(id=job_id, failure=None, images=(job_id,), request=request)
+        job = SimpleNamespace(id=job_id, failure=None, images=(job_id,), request=request, warnings=())
         return SimpleNamespace(job=job, newest=None)
 
     def caller_done(self, job_id: int) -> None:
@@ -147,9 +146,10 @@ async def test_each_result_is_made_of_its_own_jobs(
 ) -> None:
     options = ExtrasOptions(upscaler_1=first, upscaler_2=second, extras_upscaler_2_visibility=visibility, seed=7)
     grey = to_base64(Image.new("RGB", (48, 32), (200, 200, 200)))
-    images, done = await Extras(cast("Gateway", Numbering()), lambda: CALLER, take_room).upscale(
+    upscaled = await Extras(cast("Gateway", Numbering()), lambda: CALLER, take_room).upscale(
         options, [grey] * 3, "imageList"
     )
+    images, done = upscaled.images, upscaled.info
     assert [set(to_image(b"".join(image).decode()).tobytes()) for image in images] == [{level} for level in levels]
     assert "Seed: 7" in done
 
@@ -158,7 +158,10 @@ async def test_jobs_of_a_call_are_its_callers_and_keep_its_warnings() -> None:
     key = Key(name="ana", digest=b"", max_jobs=3)
     gateway = Numbering()
     service = Extras(cast("Gateway", gateway), lambda: Caller(owner=key.owner, sees=ALL_JOBS, key=key), take_room)
-    await service.upscale(ExtrasOptions(upscaler_1="seedvr2"), [SOURCE], "image", ("a field is not known",))
+    warnings = ("a field is not known",)
+    done = await service.upscale(ExtrasOptions(upscaler_1="seedvr2"), [SOURCE], "image", warnings)
+    assert done.warnings == warnings
+    assert (await service.upscale(PLAIN, [SOURCE], "image", warnings)).warnings == warnings
     assert gateway.others == [{"owner": "key ana", "most_queued": 3, "warnings": ("a field is not known",)}]
 
 
@@ -196,7 +199,7 @@ async def test_results_take_room_as_they_are_made_and_are_refused_where_there_is
         taken.append((count, refuse))
 
     service = Extras(cast("Gateway", Idle()), lambda: CALLER, room_for_two)
-    images, _ = await service.upscale(PLAIN, [SOURCE], "image")
+    images = (await service.upscale(PLAIN, [SOURCE], "image")).images
     assert taken == [(len(b"".join(images[0])), True)]
     with pytest.raises(ServerBusy):
         await service.upscale(PLAIN, [SOURCE] * 9, "imageList")
