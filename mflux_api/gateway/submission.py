@@ -1,5 +1,6 @@
 """The way of a request into the queue: checked, resolved, and kept when the answer comes."""
 
+from collections.abc import Mapping
 from functools import partial
 
 import attrs
@@ -12,6 +13,7 @@ from mflux_api.errors import ServiceRestarting
 from mflux_api.gateway.questions import Questions
 from mflux_api.images.run_inputs import output_size
 from mflux_api.jobs.idempotency import IdempotencyKey
+from mflux_api.jobs.ignored import NO_NAMES, of_request
 from mflux_api.jobs.lora_tags import without_tags
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import ResolvedRequest, resolve
@@ -31,6 +33,7 @@ class Submission(Questions):
         key: IdempotencyKey | None = None,
         most_queued: int | None = None,
         warnings: tuple[str, ...] = (),
+        names: Mapping[str, str] = NO_NAMES,
     ) -> m.Accepted:
         """Check, resolve and queue a request whose fields are within their limits; when this returns the job is kept.
 
@@ -43,7 +46,8 @@ class Submission(Questions):
             owner: who asks; without a name it is the program that embeds the service, which has no share.
             key: an idempotency key.
             most_queued: how many jobs the owner may have waiting; by default its share of the queue.
-            warnings: about what was asked for and is not done; the job keeps them.
+            warnings: about what was asked for and is not done; the job keeps them, and those of the request itself.
+            names: what the client calls a field, where it has a name of its own; warnings use it.
 
         Raises:
             InvalidParameter: a field is outside its limits.
@@ -76,7 +80,9 @@ class Submission(Questions):
                 init_images=bool(checked.init_images),
             )
         resolved = await (self._upscaling if model.upscales else self._generating)(checked, model, owner)
-        resolved = resolved.with_warnings(merge(warnings, most=MAX_OF_REQUEST))
+        resolved = resolved.with_warnings(
+            merge(of_request(checked, model, resolved, names), warnings, most=MAX_OF_REQUEST)
+        )
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key, most_queued=most_queued)
         try:
             return await self._submit(submit)

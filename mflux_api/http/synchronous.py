@@ -1,12 +1,13 @@
 """Jobs whose caller waits for them on its open connection: run to the end, or cancelled when it leaves."""
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 
 import attrs
 
 from mflux_api.errors import by_code
 from mflux_api.gateway.gateway import Gateway
+from mflux_api.jobs.ignored import NO_NAMES
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
@@ -38,6 +39,7 @@ async def run_job(
     owner: str,
     most_queued: int | None = None,
     warnings: tuple[str, ...] = (),
+    names: Mapping[str, str] = NO_NAMES,
     on_accepted: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[RanJob]:
     """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
@@ -48,7 +50,13 @@ async def run_job(
         ServiceError: the request was refused, or the job failed.
     """
     jobs = run_jobs(
-        gateway, [request], owner=owner, most_queued=most_queued, warnings=warnings, on_accepted=on_accepted
+        gateway,
+        [request],
+        owner=owner,
+        most_queued=most_queued,
+        warnings=warnings,
+        names=names,
+        on_accepted=on_accepted,
     )
     async with jobs as (ran,):
         yield ran
@@ -62,6 +70,7 @@ async def run_jobs(
     owner: str,
     most_queued: int | None = None,
     warnings: tuple[str, ...] = (),
+    names: Mapping[str, str] = NO_NAMES,
     on_accepted: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[tuple[RanJob, ...]]:
     """Run jobs that are one to their caller: all are accepted before the first is waited for, or none stays.
@@ -74,6 +83,7 @@ async def run_jobs(
         owner: who asks.
         most_queued: how many jobs the owner may have waiting; by default its share of the queue.
         warnings: about what was asked for and is not done; every job keeps them.
+        names: what the client calls a field, where it has a name of its own; warnings use it.
         on_accepted: called when all are accepted: from then on what they carry is the jobs'.
 
     Raises:
@@ -84,7 +94,7 @@ async def run_jobs(
         try:
             for request in requests:
                 kept = await gateway.submit(
-                    request, synchronous=True, owner=owner, most_queued=most_queued, warnings=warnings
+                    request, synchronous=True, owner=owner, most_queued=most_queued, warnings=warnings, names=names
                 )
                 accepted.append(kept.job.id)
             on_accepted()

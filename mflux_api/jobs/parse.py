@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from mflux_api.errors import InvalidParameter, shorten_value
+from mflux_api.jobs.ignored import asks, of_other_kind
 from mflux_api.jobs.request import NOT_OF_UPSCALERS, ONLY_OF_UPSCALERS, GenerateRequest
 
 T = TypeVar("T")
@@ -40,13 +41,24 @@ def convert(
         raise _invalid(str(error), cleaned, target, names or {}) from None
 
 
+@attrs.frozen(kw_only=True)
+class Asked:
+    """A request as a client wrote it."""
+
+    request: GenerateRequest
+    names: Mapping[str, str] = attrs.field(factory=dict)
+    """What the client calls our fields, where it has a name of its own."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about fields that were left out."""
+
+
 def from_body(
     body: Mapping[str, Any],
     *,
     upscales: Callable[[Any], bool],
     strict: bool = True,
     aliases: Mapping[str, str],
-) -> GenerateRequest:
+) -> Asked:
     """Read a generation request from a JSON object; a field that is not there is looked for under its other name.
 
     Args:
@@ -64,9 +76,11 @@ def from_body(
         if fields.get(ours) in (None, ""):
             fields[ours] = fields.get(theirs)
             names[ours] = theirs
-    for meaningless in NOT_OF_UPSCALERS if upscales(fields.get("model")) else ONLY_OF_UPSCALERS:
-        fields.pop(meaningless, None)
-    return convert(fields, GenerateRequest, strict=strict, names=names)
+    upscaler = upscales(fields.get("model"))
+    values = {name: fields.pop(name, None) for name in (NOT_OF_UPSCALERS if upscaler else ONLY_OF_UPSCALERS)}
+    without = [names.get(name, name) for name, value in values.items() if asks(value)]
+    request = convert(fields, GenerateRequest, strict=strict, names=names)
+    return Asked(request=request, names=names, warnings=of_other_kind(without, upscales=upscaler))
 
 
 def _strip_prompt(name: str, value: Any) -> Any:

@@ -37,7 +37,7 @@ async def test_unknown_fields_are_warnings_of_the_answer_and_of_the_job(api: Api
     assert (await api.http.get("/api/v1/jobs")).json()["jobs"][0]["warnings"] == [WARNING]
 
 
-@pytest.mark.parametrize("fields", [{}, {"cfg_scale": 7, "styles": [], "alwayson_scripts": {"a": {"args": [1]}}}])
+@pytest.mark.parametrize("fields", [{}, {"cfg_scale": 1, "styles": [], "alwayson_scripts": {"a": {"args": []}}}])
 async def test_synchronous_answer_names_unknown_fields_and_no_field_of_a1111(
     api: Api, fields: dict[str, object]
 ) -> None:
@@ -45,6 +45,16 @@ async def test_synchronous_answer_names_unknown_fields_and_no_field_of_a1111(
     assert (known.status_code, known.json()["warnings"]) == (200, [])
     answer = await api.http.post("/sdapi/v1/txt2img", json=BODY | fields | UNKNOWN)
     assert (answer.status_code, answer.json()["warnings"]) == (200, [WARNING])
+
+
+async def test_guidance_that_was_forced_is_a_warning_by_the_clients_name_for_it(api: Api) -> None:
+    answer = (await api.http.post("/sdapi/v1/txt2img", json=BODY | {"cfg_scale": "7.0"})).json()
+    assert answer["warnings"] == ["'cfg_scale' 7 was set to 1: 'demo' is distilled, and always runs at 1"]
+    answer = (await api.http.post("/api/v1/generate", json=BODY | {"guidance": 7, "softness": 1})).json()
+    assert answer["warnings"] == [
+        "'guidance' 7 was set to 1: 'demo' is distilled, and always runs at 1",
+        "'softness' has no effect: the model is not an upscaler",
+    ]
 
 
 async def test_misspelled_dry_run_is_told_by_what_removes_records(api: Api) -> None:

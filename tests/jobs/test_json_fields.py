@@ -321,7 +321,7 @@ def read_as_route(route: str, data: bytes) -> None:
                 upscales=lambda name: name == "seedvr2",
                 strict=not a1111,
                 aliases=dialect.DIALECT_ALIASES if a1111 else ALIASES,
-            )
+            ).request
             check_fields(request, max_images=4)
             without_tags(request)
             assert resolve(request, DEMO, default_steps=4).num_images <= 4
@@ -370,7 +370,7 @@ def test_body_becomes_the_request_that_it_says() -> None:
     data = b"""{"prompt": " a lake ", "seed": 7, "num_images": 2, "width": null, "lora_files": ["ink"],
         "lora_scales": [0.5], "denoising_strength": 0.25, "sd_model_checkpoint": "demo", "init_images": ["aa", "bb"]}"""
     read = read_object(data, PLAIN_FIELDS)
-    assert from_body(read.values, upscales=lambda name: False, aliases=ALIASES) == GenerateRequest(
+    assert from_body(read.values, upscales=lambda name: False, aliases=ALIASES).request == GenerateRequest(
         prompt="a lake",
         seed=7,
         num_images=2,

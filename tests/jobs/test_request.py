@@ -35,13 +35,13 @@ def never(name: object) -> bool:
 def test_fields_of_the_other_kind_of_model_are_ignored_whatever_they_hold(
     fields: dict[str, Any], upscales: bool
 ) -> None:
-    assert from_body({"prompt": "a", **fields}, upscales=lambda name: upscales, aliases={}) == GenerateRequest(
+    assert from_body({"prompt": "a", **fields}, upscales=lambda name: upscales, aliases={}).request == GenerateRequest(
         prompt="a"
     )
 
 
 def test_defaults_are_the_documented_ones() -> None:
-    request = from_body({"prompt": " a lake "}, upscales=never, aliases={})
+    request = from_body({"prompt": " a lake "}, upscales=never, aliases={}).request
     assert request == GenerateRequest(prompt="a lake")
     assert resolve(request, DEMO, default_steps=4).size == (512, 512)
     assert (request.num_images, request.low_ram) == (1, False)
@@ -49,7 +49,7 @@ def test_defaults_are_the_documented_ones() -> None:
 
 def test_null_is_an_absent_field_and_unknown_fields_are_ignored() -> None:
     body = {"prompt": "a", "width": None, "seed": None, "steps": None, "whatever": {"deep": [1]}, "lora_files": None}
-    assert from_body(body, upscales=never, aliases={}) == GenerateRequest(prompt="a")
+    assert from_body(body, upscales=never, aliases={}).request == GenerateRequest(prompt="a")
 
 
 FIELDS = st.sampled_from([field.name for field in attrs.fields(GenerateRequest)])
@@ -60,7 +60,7 @@ VALUES = LEAVES | st.lists(LEAVES, max_size=3) | st.dictionaries(st.text(max_siz
 @given(st.dictionaries(FIELDS, VALUES))
 def test_any_json_is_accepted_within_the_limits_or_refused_with_a_typed_error(body: dict[str, Any]) -> None:
     try:
-        request = from_body(body, upscales=never, aliases={})
+        request = from_body(body, upscales=never, aliases={}).request
         check_fields(request, max_images=4)
     except InvalidParameter as error:
         event(f"refused: {error.details['field']}")

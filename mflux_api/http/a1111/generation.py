@@ -21,9 +21,10 @@ from mflux_api.http.render import Renderer, with_images
 from mflux_api.http.responses import json_answer
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import RanJob, run_job
+from mflux_api.jobs.ignored import has_negative_branch
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.json_fields import JSONObject
-from mflux_api.jobs.parse import from_body
+from mflux_api.jobs.parse import Asked, from_body
 from mflux_api.jobs.request import GenerateRequest
 
 OPERATIONS = (
@@ -58,7 +59,7 @@ ROOM_SECONDS = 60.0
 class Call:
     """What a call asks for."""
 
-    request: GenerateRequest
+    asked: Asked
     a1111: bool = attrs.field(kw_only=True)
     """Whether it is in A1111's dialect."""
     sends_images: bool = attrs.field(kw_only=True)
@@ -85,14 +86,14 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         if edits and not body.get("init_images"):
             raise InvalidParameter.for_field("init_images", "is required", limit="required")
         a1111 = dialect.speaks_a1111(body)
-        request = from_body(
+        asked = from_body(
             dialect.translate(body, max_images=max_images) if a1111 else body,
             upscales=gateway.upscales,
             strict=not a1111,
             aliases=dialect.DIALECT_ALIASES if a1111 else dialect.ALIASES,
         )
         sends_images = body.get("send_images") is not False
-        return Call(request, a1111=a1111, sends_images=sends_images, warnings=read.warnings)
+        return Call(asked, a1111=a1111, sends_images=sends_images, warnings=(*asked.warnings, *read.warnings))
 
     async def generate(call: Call) -> Response:
         started = trio.current_time()
@@ -100,10 +101,11 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         who = caller()
         run = run_job(
             gateway,
-            call.request,
+            call.asked.request,
             owner=who.owner,
             most_queued=who.most_queued,
             warnings=call.warnings,
+            names=call.asked.names,
             on_accepted=this.body.release,
         )
         async with run as ran:
@@ -139,7 +141,7 @@ def _parameters(ran: RanJob, model: Model | None) -> dict[str, Any]:
     job = ran.job
     request = job.request
     width, height = request.size
-    guided = request.guidance > 1.0 and model is not None and model.takes_negative_prompts
+    guided = model is not None and has_negative_branch(model, request)
     return {
         "prompt": request.prompt,
         "negative_prompt": request.negative_prompt if guided else None,

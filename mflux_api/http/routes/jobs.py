@@ -162,7 +162,12 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             asked = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
             who = caller()
             accepted = await gateway.submit(
-                asked, owner=who.owner, key=key, most_queued=who.most_queued, warnings=read.warnings
+                asked.request,
+                owner=who.owner,
+                key=key,
+                most_queued=who.most_queued,
+                warnings=(*asked.warnings, *read.warnings),
+                names=asked.names,
             )
         job = accepted.job
         return json_response(
