@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from mflux_api.errors import InvalidJSON, InvalidParameter
 from mflux_api.jobs.encoded_images import LONG_TEXT_BYTES, NotASCII, check_density, read_long_text
 from mflux_api.jobs.request import LARGE
-from mflux_api.jobs.unknown_fields import MAX_NAMES, FieldName, explain
+from mflux_api.jobs.unknown_fields import Unknown, byte_count
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 Object: TypeAlias = "dict[str, Value]"
@@ -26,53 +26,8 @@ MAX_FIELD_BYTES: Final = 256 * 1024
 """JSON of one field that holds no image."""
 MAX_ITEMS: Final = 64
 """Items of a list whose type names no smaller number."""
-MAX_UNKNOWN_BYTES: Final = 64 * 1024
-"""Unknown fields are named up to so many bytes of JSON, which takes 2 ms; beyond, only their size is told."""
-
-
-class Unknown:
-    """What is found in a body beyond the fields that are known: names, within limits."""
-
-    def __init__(self) -> None:
-        self._room = MAX_UNKNOWN_BYTES
-        self._names: dict[FieldName, None] = {}
-        self._more = 0
-        self._known: dict[str, frozenset[str]] = {}
-        self._sentences: dict[str, None] = {}
-
-    def note(self, data: bytes | bytearray | Raw, fields: "Fields", parts: Mapping[str, Raw], within: str = "") -> None:
-        """Look at an object that has such fields.
-
-        Args:
-            data: its JSON.
-            fields: those that are known of it.
-            parts: what of them was found.
-            within: the name of the field that it is the value of.
-        """
-        left = _size(data) - sum(map(_size, parts.values()))
-        place = f" of '{within}'" if within else ""
-        if left > self._room:
-            self._say(f"{left // 2**10} KB of the body are in no field{place} that this endpoint knows")
-            return
-        self._room -= left
-        try:
-            names = [name for name in msgspec.json.decode(data, type=dict[str, Raw]) if name not in fields.names()]
-        except UnicodeDecodeError:
-            self._say(f"The body has fields{place} whose names are not UTF-8")
-            return
-        self._known[within] = fields.names()
-        for name in (FieldName(name, within) for name in names):
-            if len(self._names) < MAX_NAMES:
-                self._names[name] = None
-            elif name not in self._names:
-                self._more += 1
-
-    def _say(self, what: str) -> None:
-        self._sentences[f"{what}; they were ignored"] = None
-
-    def warnings(self) -> tuple[str, ...]:
-        """Return what is to be said of it."""
-        return (*explain(tuple(self._names), self._known, more=self._more), *self._sentences)
+OMITTED: Final = "…"
+"""Stands for a value that is not read."""
 
 
 class Fields:
@@ -123,7 +78,7 @@ class Fields:
         values = ((name, getattr(found, name)) for name in self._fields)
         parts = {name: value for name, value in values if value is not UNSET}
         if others and unknown is not None:
-            unknown.note(data, self, parts, within)
+            unknown.note(data, self.names(), parts, within)
         return parts
 
     def _decode(self, data: bytes | bytearray | Raw) -> tuple[Any, bool]:
@@ -167,6 +122,9 @@ class Field:
     """For an object, or a list of objects: what is wanted of it."""
     only_presence: bool = False
     """Whether it is enough to know that it is there."""
+    brief: int | None = None
+    """Bytes up to which any value is read as it stands. A larger one is read by ``fields``; without, it is
+    :data:`OMITTED`."""
 
     def read(self, part: Raw, name: str, unknown: Unknown) -> Value:
         """Return the value.
@@ -182,7 +140,9 @@ class Field:
         """
         if self.only_presence:
             return None
-        size = _size(part)
+        if self.brief is not None and (self.fields is None or byte_count(part) <= self.brief):
+            return _brief(part, self.brief)
+        size = byte_count(part)
         if size > MAX_FIELD_BYTES and not self.large:
             limit = f"at most {MAX_FIELD_BYTES // 1024} KB of JSON"
             raise InvalidParameter.for_field(name, f"is invalid: expected {limit}", value="…", limit=limit, bytes=size)
@@ -198,7 +158,7 @@ class Field:
                 return {}
             return self.fields.read(self.fields.split(part, unknown, within=name), name, unknown)
         try:
-            if _size(part) > LONG_TEXT_BYTES and _begins_with(part, b'"'):
+            if byte_count(part) > LONG_TEXT_BYTES and _begins_with(part, b'"'):
                 return read_long_text(memoryview(part)[1:-1])
             scalar: Value = msgspec.json.decode(part)
         except NotASCII:
@@ -278,8 +238,14 @@ def _field(hint: Any) -> Field:
     return SCALAR
 
 
-def _size(part: Raw | bytes | bytearray) -> int:
-    return memoryview(part).nbytes
+def _brief(part: Raw, most: int) -> Value:
+    if byte_count(part) > most:
+        return OMITTED
+    try:
+        value: Value = msgspec.json.decode(part)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return OMITTED
+    return value
 
 
 def _begins_with(part: Raw, mark: bytes) -> bool:

@@ -2,10 +2,17 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
+
+import msgspec
+from msgspec import Raw
 
 from mflux_api.ipc.printable import printable
 
+JSONBytes: TypeAlias = bytes | bytearray | Raw
+
+MAX_UNKNOWN_BYTES: Final = 64 * 1024
+"""Unknown fields are named up to so many bytes of JSON, which takes 2 ms; beyond, only their size is told."""
 MAX_NAMES: Final = 20
 """Names that are told."""
 MAX_SUGGESTIONS: Final = 8
@@ -101,3 +108,53 @@ def _meant(name: str, words: Mapping[str, str]) -> str | None:
 def _letters(name: str) -> str:
     """Return a name as all ways to write it have it: ``negativePrompt``, ``negative-prompt``."""
     return name.casefold().replace("_", "").replace("-", "").replace(" ", "")
+
+
+class Unknown:
+    """What is found in a body beyond the fields that are known: names, within limits."""
+
+    def __init__(self) -> None:
+        self._room = MAX_UNKNOWN_BYTES
+        self._names: dict[FieldName, None] = {}
+        self._more = 0
+        self._known: dict[str, frozenset[str]] = {}
+        self._sentences: dict[str, None] = {}
+
+    def note(self, data: JSONBytes, known: frozenset[str], parts: Mapping[str, Raw], within: str = "") -> None:
+        """Look at an object that has such fields.
+
+        Args:
+            data: its JSON.
+            known: the names of its fields that are known.
+            parts: what of them was found.
+            within: the name of the field that it is the value of.
+        """
+        left = byte_count(data) - sum(map(byte_count, parts.values()))
+        place = f" of '{within}'" if within else ""
+        if left > self._room:
+            self._say(f"{left // 2**10} KB of the body are in no field{place} that this endpoint knows")
+            return
+        self._room -= left
+        try:
+            names = [name for name in msgspec.json.decode(data, type=dict[str, Raw]) if name not in known]
+        except UnicodeDecodeError:
+            self._say(f"The body has fields{place} whose names are not UTF-8")
+            return
+        self._known[within] = known
+        for name in (FieldName(name, within) for name in names):
+            if len(self._names) < MAX_NAMES:
+                self._names[name] = None
+            elif name not in self._names:
+                self._more += 1
+
+    def _say(self, what: str) -> None:
+        self._sentences[f"{what}; they were ignored"] = None
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what is to be said of it."""
+        return (*explain(tuple(self._names), self._known, more=self._more), *self._sentences)
+
+
+def byte_count(part: JSONBytes) -> int:
+    """Return the size of some JSON."""
+    return memoryview(part).nbytes

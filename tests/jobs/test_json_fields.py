@@ -22,7 +22,6 @@ from mflux_api.jobs.encoded_images import LONG_TEXT_BYTES
 from mflux_api.jobs.json_fields import (
     MAX_FIELD_BYTES,
     MAX_ITEMS,
-    MAX_UNKNOWN_BYTES,
     Fields,
     read_object,
 )
@@ -30,7 +29,7 @@ from mflux_api.jobs.lora_tags import without_tags
 from mflux_api.jobs.parse import convert, from_body
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import resolve
-from mflux_api.jobs.unknown_fields import MAX_NAME_LENGTH, MAX_NAMES
+from mflux_api.jobs.unknown_fields import MAX_NAME_LENGTH, MAX_NAMES, MAX_UNKNOWN_BYTES
 
 DEMO = next(model for model in BUILT_IN if model.alias == "demo")
 EXTRAS = Fields.of(ExtraBatchImages)

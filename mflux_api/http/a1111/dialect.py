@@ -9,10 +9,12 @@ import msgspec
 from msgspec import Meta
 
 from mflux_api.errors import InvalidParameter
+from mflux_api.http.a1111 import no_effect
 from mflux_api.images.infotext import SAMPLER, infotext
+from mflux_api.images.sizes import MULTIPLE
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.json_fields import PRESENCE, SCALAR, Field, Fields
-from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE, GenerateRequest
 from mflux_api.version import package_version
 
 _FIELDS = """
@@ -24,7 +26,7 @@ _FIELDS = """
     hr_sampler_name hr_scheduler hr_prompt hr_negative_prompt force_task_id script_name script_args send_images
     save_images alwayson_scripts infotext resize_mode image_cfg_scale mask mask_blur mask_blur_x mask_blur_y
     inpainting_fill inpaint_full_res inpaint_full_res_padding inpainting_mask_invert initial_noise_multiplier
-    latent_mask include_init_images
+    latent_mask include_init_images clip_skip hr_cfg hr_distilled_cfg hr_additional_modules
 """
 ONLY_FIELDS = frozenset(_FIELDS.split())
 """Fields that only A1111's clients send; one of them, even as null, makes a request speak the dialect."""
@@ -36,9 +38,9 @@ DIALECT_ALIASES: Mapping[str, str] = {**ALIASES, "guidance": "cfg_scale"}
 """Our fields by A1111's names for them, in a request that speaks the dialect."""
 
 _READ: Mapping[str, Field] = {
+    **no_effect.READ,
     **dict.fromkeys(("batch_size", "n_iter", "send_images"), SCALAR),
     **dict.fromkeys((*ALIASES.values(), *DIALECT_ALIASES.values()), SCALAR),
-    "override_settings": Field(fields=Fields({"sd_model_checkpoint": SCALAR})),
 }
 """Those of A1111's fields whose value counts; of the others it is enough that they are there."""
 
@@ -74,6 +76,31 @@ def translate(body: Mapping[str, Any], *, max_images: int) -> dict[str, Any]:
     if not fields.get("sd_model_checkpoint") and isinstance(settings, Mapping):
         fields["sd_model_checkpoint"] = settings.get("sd_model_checkpoint")
     return fields
+
+
+def snap_size(fields: dict[str, Any]) -> tuple[str, ...]:
+    """Bring ``width`` and ``height`` to the nearest multiple of 16, as A1111's clients send any; say what was changed.
+
+    What is further out than that, or is not a number, is left for an error.
+    """
+    told = list[str]()
+    for name in ("width", "height"):
+        asked = _whole_number(fields.get(name))
+        if asked is None:
+            continue
+        side = (asked + MULTIPLE // 2) // MULTIPLE * MULTIPLE
+        if side != asked and MIN_SIDE <= side <= MAX_SIDE:
+            fields[name] = side
+            told.append(f"'{name}' {asked} was changed to {side}, the nearest multiple of {MULTIPLE}")
+    return tuple(told)
+
+
+def _whole_number(value: Any) -> int | None:
+    try:
+        number = msgspec.convert(value, float, strict=False)
+    except msgspec.ValidationError:
+        return None
+    return int(number) if number.is_integer() else None
 
 
 def _image_count(fields: Mapping[str, Any], limit: int) -> int:

@@ -14,6 +14,7 @@ from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter, JobCancelled, QueueFull, ShuttingDown, TooManyConnections
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.extras_plan import MAX_BATCH_PIXELS, PLAIN, Plan, describe, make_plan
+from mflux_api.http.a1111.no_effect import EXTRAS_READ, explain_extras
 from mflux_api.http.a1111.sdapi_schemas import (
     ExtraBatchImages,
     ExtraBatchResponse,
@@ -32,7 +33,7 @@ from mflux_api.http.slots import Slots
 from mflux_api.http.synchronous import run_jobs
 from mflux_api.images.child.protocol import ComposeExtras
 from mflux_api.jobs.job import Job
-from mflux_api.jobs.json_fields import Fields
+from mflux_api.jobs.json_fields import Fields, JSONObject
 from mflux_api.jobs.parse import convert, validate
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.upscaling import DEFAULT_FACTOR
@@ -94,7 +95,7 @@ OPERATIONS = (
 )
 
 
-_SINGLE, _BATCH = Fields.of(ExtraSingleImage), Fields.of(ExtraBatchImages)
+_SINGLE, _BATCH = (Fields.of(body).with_fields(EXTRAS_READ) for body in (ExtraSingleImage, ExtraBatchImages))
 
 
 def blueprint(gateway: Gateway) -> Blueprint:
@@ -111,7 +112,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
     async def single() -> Response:
         read = await json_object(_SINGLE)
         options = convert(read.values, ExtraSingleImage, strict=False)
-        done = await service.upscale(options, [options.image], "image", read.warnings)
+        done = await service.upscale(options, [options.image], "image", warnings_of(read))
         build = partial(ExtraSingleResponse, html_info=done.info, warnings=done.warnings)
         return answer(lambda marks: build(image=marks[0]), done.images)
 
@@ -120,9 +121,12 @@ def blueprint(gateway: Gateway) -> Blueprint:
         read = await json_object(_BATCH)
         options = convert(read.values, ExtraBatchImages, strict=False)
         texts = [file.data for file in options.imageList]
-        done = await service.upscale(options, texts, "imageList", read.warnings)
+        done = await service.upscale(options, texts, "imageList", warnings_of(read))
         build = partial(ExtraBatchResponse, html_info=done.info, warnings=done.warnings)
         return answer(lambda marks: build(images=tuple(marks)), done.images)
+
+    def warnings_of(read: JSONObject) -> tuple[str, ...]:
+        return (*explain_extras(read.values), *read.warnings)
 
     def answer(build: Callable[[Sequence[str]], Any], images: Sequence[Pieces]) -> Response:
         return json_answer(with_images(build, images))
@@ -222,7 +226,7 @@ class Extras:
         if (await self._gateway.status()).draining:
             raise ShuttingDown("The service is shutting down; try again in a moment")
         with self._plain_calls.slot(self._caller().owner):
-            return await self._upscale(options, upscalers, texts, field, warnings)
+            return await self._upscale(options, upscalers, texts, field, (*_only_of_models(options), *warnings))
 
     async def _upscale(
         self,
@@ -306,6 +310,14 @@ class Extras:
                 field, f"is invalid: expected one of {', '.join(names)}", value=name[:64], limit=names
             )
         return found
+
+
+def _only_of_models(options: ExtrasOptions) -> tuple[str, ...]:
+    """Return what is said of options that plain resizing does not have."""
+    names = [name for name in ("softness", "seed", "low_ram") if getattr(options, name)]
+    listed = ", ".join(f"'{name}'" for name in names)
+    why = "no upscaler that is a model is chosen"
+    return (f"{listed} {'has' if len(names) == 1 else 'have'} no effect: {why}",) if names else ()
 
 
 def _check_batch(plans: Sequence[Plan], field: str) -> None:

@@ -12,7 +12,7 @@ from mflux_api.access.keys import Scope
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter, JobCancelled, ServerBusy
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111 import dialect
+from mflux_api.http.a1111 import dialect, no_effect
 from mflux_api.http.a1111.sdapi_schemas import ImagesResponse
 from mflux_api.http.body import json_object
 from mflux_api.http.held import held
@@ -23,7 +23,7 @@ from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import RanJob, run_job
 from mflux_api.jobs.ignored import has_negative_branch
 from mflux_api.jobs.job import Job, Status
-from mflux_api.jobs.json_fields import JSONObject
+from mflux_api.jobs.json_fields import JSONObject, Object
 from mflux_api.jobs.parse import Asked, from_body
 from mflux_api.jobs.request import GenerateRequest
 
@@ -86,14 +86,25 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         if edits and not body.get("init_images"):
             raise InvalidParameter.for_field("init_images", "is required", limit="required")
         a1111 = dialect.speaks_a1111(body)
+        fields, told = read_dialect(body, edits=edits) if a1111 else (body, no_effect.explain_plain(body))
         asked = from_body(
-            dialect.translate(body, max_images=max_images) if a1111 else body,
+            fields,
             upscales=gateway.upscales,
             strict=not a1111,
             aliases=dialect.DIALECT_ALIASES if a1111 else dialect.ALIASES,
         )
         sends_images = body.get("send_images") is not False
-        return Call(asked, a1111=a1111, sends_images=sends_images, warnings=(*asked.warnings, *read.warnings))
+        warnings = (*asked.warnings, *told, *read.warnings)
+        return Call(asked, a1111=a1111, sends_images=sends_images, warnings=warnings)
+
+    def read_dialect(body: Object, *, edits: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+        fields = dialect.translate(body, max_images=max_images)
+        if not edits:
+            # What A1111's clients send with every txt2img is the strength of its second pass.
+            fields.pop("denoising_strength", None)
+        upscales = gateway.upscales(fields.get("model") or fields.get("sd_model_checkpoint"))
+        snapped = () if upscales else dialect.snap_size(fields)
+        return fields, (*snapped, *no_effect.explain(body))
 
     async def generate(call: Call) -> Response:
         started = trio.current_time()
