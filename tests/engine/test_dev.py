@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from mflux_api.engine.dev.conversation import SYSTEM_MESSAGE
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.pipeline import ImageEvent, Pipeline, PipelineRequest, StageEvent, StepEvent
+from mflux_api.engine.sampling.prompt_length import explain_cut
 from mflux_api.engine.weights.components import CheckpointError, Components, load_components
 from mflux_api.engine.weights.quantized_cache import load_quantized
 from mflux_api.storage.footprint import Footprint, measure
@@ -152,6 +153,18 @@ def test_empty_and_endless_prompts_have_the_same_length(dev: Components) -> None
     assert empty.input_ids.shape == endless.input_ids.shape == (1, SHAPE.max_sequence_length)
     assert np.array(endless.attention_mask).all()
     assert int(endless.input_ids[0, 0]) == dev.tokenizer.tokenizer.bos_token_id
+
+
+def test_endless_prompt_is_said_to_be_cut_after_the_words_that_are_read(dev: Components) -> None:
+    prompt = " ".join(f"cat {number}" for number in range(300))
+    said = explain_cut(dev.tokenizer, prompt, SHAPE.max_sequence_length)
+    assert said is not None
+    assert said.startswith("The prompt has ")
+    words = said.partition("what comes after '…")[2].partition("'")[0]
+    tokens = dev.tokenizer.tokenize(prompt)
+    assert dev.tokenizer.tokenizer.decode(np.array(tokens.input_ids)[0]).endswith(words)
+    assert len(words) > 10
+    assert explain_cut(dev.tokenizer, "a [IMG] cat", SHAPE.max_sequence_length) is None
 
 
 @pytest.mark.parametrize(

@@ -31,19 +31,22 @@ class ConversationTokenizer:
     def tokenize(self, prompt: str, max_length: int | None = None, **_: object) -> TokenizerOutput:
         """Return the prompt's token numbers and their mask, each [1, max_length], as mflux's tokenizers do."""
         text = self.render(prompt)
-        start = self.tokenizer.bos_token
         tokens = self.tokenizer(
             [text],
             padding="max_length",
             truncation=True,
             max_length=max_length or self._max_length,
-            # A template that writes the first token itself must not get a second one.
-            add_special_tokens=start is None or not text.startswith(start),
+            add_special_tokens=self.adds_start(text),
             return_tensors="np",
         )
         return TokenizerOutput(
             input_ids=mx.array(tokens["input_ids"]), attention_mask=mx.array(tokens["attention_mask"])
         )
+
+    def adds_start(self, text: str) -> bool:
+        """Whether the first token is added to a text: a template that writes it itself must not get a second one."""
+        start = self.tokenizer.bos_token
+        return start is None or not text.startswith(start)
 
     def render(self, prompt: str) -> str:
         """Return the conversation with this prompt as text."""

@@ -3,7 +3,7 @@
 For one seed at guidance 1 the image is the one of mflux's own ``Flux2Klein`` or ``Flux2KleinEdit``, bit for bit.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 
 import attrs
 import mlx.core as mx
@@ -163,7 +163,10 @@ class Pipeline:
         # An adapter that does not fit is found first, unless the transformer's turn is yet to come.
         waits = request.low_ram or request.alternating_offload
         predict = None if waits else (yield from self._adapt(current))
-        embeddings = self._embed(current) if request.steps_run else None
+        texts = self._texts(request) if request.steps_run else []
+        for warning in self._prompts.explain_cuts(texts):
+            yield from current.clock.pausing(WarningEvent(warning))
+        embeddings = self._embed(current, texts) if texts else None
         self._release("text_encoder", request)
         conditioning = None if embeddings is None else self._condition(embeddings, current)
         references = None if conditioning is None else conditioning.references
@@ -267,11 +270,14 @@ class Pipeline:
             self._transformer.forget_weights()
         self._components.drop(component)
 
-    def _embed(self, current: _Pass) -> mx.array:
+    def _texts(self, request: PipelineRequest) -> list[str]:
+        """Return the text of each branch of guidance."""
+        branches = cfg_branches(request.guidance, embeds_guidance=self._components.info.embeds_guidance)
+        return branch_texts(request.prompt, request.negative_prompt, branches)
+
+    def _embed(self, current: _Pass, texts: Sequence[str]) -> mx.array:
         """Return prompt embeddings [branches x together, tokens, width]: positive rows first, then negative ones."""
         request = current.request
-        branches = cfg_branches(request.guidance, embeds_guidance=self._components.info.embeds_guidance)
-        texts = branch_texts(request.prompt, request.negative_prompt, branches)
         if request.alternating_offload and not self._prompts.has_cached(texts):
             # The text encoder needs the transformer's place.
             self._unload("transformer")

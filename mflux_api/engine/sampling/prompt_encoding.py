@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import mlx.core as mx
 
 from mflux_api.engine.sampling.prompt_cache import PromptCache
+from mflux_api.engine.sampling.prompt_length import explain_cut
 from mflux_api.engine.weights.components import Components
 
 CACHE_BYTES = 64 << 20
@@ -42,6 +43,16 @@ class PromptEncoder:
         mx.eval(embedding)
         self.cache.put(text, embedding)
         return embedding
+
+    def explain_cuts(self, texts: Sequence[str]) -> list[str]:
+        """Return a sentence for each of a pass's texts that is longer than what is read of it."""
+        limit = self._components.info.max_sequence_length
+        names = ("prompt", "negative prompt")
+        told = [
+            explain_cut(self._components.tokenizer, text, limit, name=name)
+            for text, name in zip(texts, names, strict=False)
+        ]
+        return [sentence for sentence in told if sentence is not None]
 
 
 def branch_texts(prompt: str, negative_prompt: str | None, branches: int) -> list[str]:

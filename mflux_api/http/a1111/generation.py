@@ -86,22 +86,22 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         if edits and not body.get("init_images"):
             raise InvalidParameter.for_field("init_images", "is required", limit="required")
         a1111 = dialect.speaks_a1111(body)
-        fields, told = read_dialect(body, edits=edits) if a1111 else (body, no_effect.explain_plain(body))
+        fields, told = read_dialect(body) if a1111 else (body, no_effect.explain_plain(body))
         asked = from_body(
             fields,
             upscales=gateway.upscales,
             strict=not a1111,
             aliases=dialect.DIALECT_ALIASES if a1111 else dialect.ALIASES,
         )
+        if a1111 and not edits and "image_strength" in asked.names:
+            # What A1111's clients send with every txt2img is the strength of its second pass.
+            asked = attrs.evolve(asked, request=attrs.evolve(asked.request, image_strength=None))
         sends_images = body.get("send_images") is not False
         warnings = (*asked.warnings, *told, *read.warnings)
         return Call(asked, a1111=a1111, sends_images=sends_images, warnings=warnings)
 
-    def read_dialect(body: Object, *, edits: bool) -> tuple[dict[str, Any], tuple[str, ...]]:
+    def read_dialect(body: Object) -> tuple[dict[str, Any], tuple[str, ...]]:
         fields = dialect.translate(body, max_images=max_images)
-        if not edits:
-            # What A1111's clients send with every txt2img is the strength of its second pass.
-            fields.pop("denoising_strength", None)
         upscales = gateway.upscales(fields.get("model") or fields.get("sd_model_checkpoint"))
         snapped = () if upscales else dialect.snap_size(fields)
         return fields, (*snapped, *no_effect.explain(body))
