@@ -1,12 +1,16 @@
 """Request bodies: JSON objects, read within limits by the fields that a route knows."""
 
+import itertools
 from functools import partial
 
+import attrs
 from quart import request
 
 from mflux_api.errors import ServiceError
 from mflux_api.http.held import held
+from mflux_api.ipc.printable import printable
 from mflux_api.jobs.json_fields import Fields, JSONObject, read_object
+from mflux_api.jobs.unknown_fields import MAX_NAME_LENGTH, MAX_NAMES
 from mflux_api.system.threads import read_in_thread
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
@@ -33,7 +37,15 @@ async def json_object(fields: Fields) -> JSONObject:
     del data
     if isinstance(read, ServiceError):
         raise read
-    return read
+    return attrs.evolve(read, warnings=(*read.warnings, *_of_address()))
+
+
+def _of_address() -> tuple[str, ...]:
+    """Return what is said of a query: no route that reads a body has parameters there."""
+    names = [f"'{printable(name, MAX_NAME_LENGTH)}'" for name in itertools.islice(request.args, MAX_NAMES)]
+    if not names:
+        return ()
+    return (f"{', '.join(names)} in the address {'has' if len(names) == 1 else 'have'} no effect: use the body",)
 
 
 def _read(data: bytes | bytearray, fields: Fields) -> JSONObject | ServiceError:

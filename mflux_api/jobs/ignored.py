@@ -46,6 +46,11 @@ def of_other_kind(names: Sequence[str], *, upscales: bool) -> tuple[str, ...]:
     return (f"{listed} {'has' if len(names) == 1 else 'have'} no effect: {kind}",)
 
 
+def asked_twice(unused: str, used: str) -> str:
+    """Return what is said of a field beside another one of the same meaning."""
+    return f"'{unused}' has no effect beside '{used}'"
+
+
 def asks(value: object) -> bool:
     """Whether a field asks for something: a blank text and a softness of 0 do not."""
     return bool(value.strip()) if isinstance(value, str) else value is not None and value != 0.0

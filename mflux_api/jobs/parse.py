@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from mflux_api.errors import InvalidParameter, shorten_value
-from mflux_api.jobs.ignored import asks, of_other_kind
+from mflux_api.jobs.ignored import asked_twice, asks, of_other_kind
 from mflux_api.jobs.request import NOT_OF_UPSCALERS, ONLY_OF_UPSCALERS, GenerateRequest
 
 T = TypeVar("T")
@@ -72,15 +72,18 @@ def from_body(
     """
     fields = dict(body)
     names: dict[str, str] = {}
+    twice = list[str]()
     for ours, theirs in aliases.items():
         if fields.get(ours) in (None, ""):
             fields[ours] = fields.get(theirs)
             names[ours] = theirs
+        elif fields.get(theirs) not in (None, "", fields[ours]):
+            twice.append(asked_twice(theirs, ours))
     upscaler = upscales(fields.get("model"))
     values = {name: fields.pop(name, None) for name in (NOT_OF_UPSCALERS if upscaler else ONLY_OF_UPSCALERS)}
     without = [names.get(name, name) for name, value in values.items() if asks(value)]
     request = convert(fields, GenerateRequest, strict=strict, names=names)
-    return Asked(request=request, names=names, warnings=of_other_kind(without, upscales=upscaler))
+    return Asked(request=request, names=names, warnings=(*twice, *of_other_kind(without, upscales=upscaler)))
 
 
 def _strip_prompt(name: str, value: Any) -> Any:

@@ -12,7 +12,9 @@ from mflux_api.ipc.printable import printable
 JSONBytes: TypeAlias = bytes | bytearray | Raw
 
 MAX_UNKNOWN_BYTES: Final = 64 * 1024
-"""Unknown fields are named up to so many bytes of JSON, which takes 2 ms; beyond, only their size is told."""
+"""Unknown fields are named up to so many bytes of JSON, which takes 2 ms."""
+MAX_QUOTES: Final = 4096
+"""Beyond, they are named in a body of so few texts; else only their size is told."""
 MAX_NAMES: Final = 20
 """Names that are told."""
 MAX_SUGGESTIONS: Final = 8
@@ -131,10 +133,11 @@ class Unknown:
         """
         left = byte_count(data) - sum(map(byte_count, parts.values()))
         place = f" of '{within}'" if within else ""
-        if left > self._room:
+        if left <= self._room:
+            self._room -= left
+        elif within or isinstance(data, Raw) or data.count(b'"') > MAX_QUOTES:
             self._say(f"{left // 2**10} KB of the body are in no field{place} that this endpoint knows")
             return
-        self._room -= left
         try:
             names = [name for name in msgspec.json.decode(data, type=dict[str, Raw]) if name not in known]
         except UnicodeDecodeError:

@@ -28,9 +28,12 @@ def run(
 
 
 def test_generate_shows_progress_and_prints_the_path_of_an_image(tmp_path: Path) -> None:
-    done = run(tmp_path, "generate", "a beautiful sunset over mountains", "--model", "demo", "--seed", "1")
+    prompt = ("a beautiful sunset over mountains", "--negative-prompt", "fog")
+    done = run(tmp_path, "generate", *prompt, "--model", "demo", "--seed", "1")
     assert done.returncode == 0, done.stderr
     (path,) = done.stdout.splitlines()
+    says = "'negative_prompt' has no effect: 'demo' is distilled, and runs without guidance"
+    assert f"mflux-api: warning: {says}" in done.stderr.splitlines()
     with Image.open(path) as image:
         assert image.size == (256, 256)
         assert "a beautiful sunset over mountains" in image.info["parameters"]

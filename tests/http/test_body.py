@@ -57,6 +57,17 @@ async def test_guidance_that_was_forced_is_a_warning_by_the_clients_name_for_it(
     ]
 
 
+@pytest.mark.parametrize("path", ["/api/v1/generate", "/sdapi/v1/txt2img"])
+async def test_what_stands_in_the_address_in_place_of_the_body_is_a_warning(api: Api, path: str) -> None:
+    answer = await api.http.post(f"{path}?steps=4&seed=7", json=BODY)
+    assert answer.json()["warnings"] == ["'steps', 'seed' in the address have no effect: use the body"]
+
+
+async def test_idempotency_key_of_a_call_that_waits_is_a_warning(api: Api) -> None:
+    answer = await api.http.post("/sdapi/v1/txt2img", json=BODY, headers={"Idempotency-Key": "a"})
+    assert answer.json()["warnings"] == ["'Idempotency-Key' has no effect here: only POST /api/v1/generate keeps keys"]
+
+
 async def test_misspelled_dry_run_is_told_by_what_removes_records(api: Api) -> None:
     answer = await api.http.post("/api/v1/jobs/prune", json={"older_than_hours": 1, "dryrun": True})
     assert answer.json()["warnings"] == ["'dryrun' is not known: did you mean 'dry_run'?"]

@@ -275,8 +275,17 @@ def test_many_and_long_names_are_cut() -> None:
 
 
 def test_much_that_is_not_known_is_told_by_its_size() -> None:
-    (warning,) = read_object(b'{"a": "%b"}' % (b"x" * 2 * MAX_UNKNOWN_BYTES), PLAIN_FIELDS).warnings
-    assert warning.startswith("128 KB of the body")
+    many = json.dumps({f"a{number:05}": 1 for number in range(2 * MAX_UNKNOWN_BYTES // 12)})
+    (warning,) = read_object(many.encode(), PLAIN_FIELDS).warnings
+    assert warning == "138 KB of the body are in no field that this endpoint knows; they were ignored"
+
+
+def test_unknown_fields_are_named_beside_a_large_one() -> None:
+    body = b'{"prompt": "a", "controlnet_image": "%b", "stpes": 3}' % (b"x" * 10 * MAX_UNKNOWN_BYTES)
+    assert read_object(body, PLAIN_FIELDS).warnings == (
+        "'stpes' is not known: did you mean 'steps'?",
+        "'controlnet_image' is not known here, and was ignored",
+    )
 
 
 def test_names_that_are_not_utf_8_are_a_warning() -> None:

@@ -12,6 +12,7 @@ from mflux_api.errors import InvalidParameter
 from mflux_api.http.a1111 import no_effect
 from mflux_api.images.infotext import SAMPLER, infotext
 from mflux_api.images.sizes import MULTIPLE
+from mflux_api.jobs.ignored import asked_twice
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.json_fields import PRESENCE, SCALAR, Field, Fields
 from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE, GenerateRequest
@@ -73,9 +74,27 @@ def translate(body: Mapping[str, Any], *, max_images: int) -> dict[str, Any]:
     if fields.get("num_images") is None:
         fields["num_images"] = _image_count(fields, max_images)
     settings = fields.get("override_settings")
-    if not fields.get("sd_model_checkpoint") and isinstance(settings, Mapping):
-        fields["sd_model_checkpoint"] = settings.get("sd_model_checkpoint")
+    if not fields.get("sd_model_checkpoint"):
+        fields["sd_model_checkpoint"] = settings.get("sd_model_checkpoint") if isinstance(settings, Mapping) else None
     return fields
+
+
+def explain_conflicts(body: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a sentence for each field of A1111's beside another one of the same meaning, which counts.
+
+    Args:
+        body: the request.
+        fields: what :func:`translate` made of it.
+    """
+    told = list[str]()
+    for name in ("batch_size", "n_iter"):
+        if body.get("num_images") is not None and body.get(name) not in (None, 1, "1", body["num_images"]):
+            told.append(asked_twice(name, "num_images"))
+    settings = body.get("override_settings")
+    model = settings.get("sd_model_checkpoint") if isinstance(settings, Mapping) else None
+    if model not in (None, "", fields["sd_model_checkpoint"]):
+        told.append(asked_twice("override_settings.sd_model_checkpoint", "sd_model_checkpoint"))
+    return tuple(told)
 
 
 def snap_size(fields: dict[str, Any]) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import attrs
 import trio
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from mflux_api.access.keys import Scope
 from mflux_api.catalog import Model
@@ -21,6 +21,7 @@ from mflux_api.http.render import Renderer, with_images
 from mflux_api.http.responses import json_answer
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import RanJob, run_job
+from mflux_api.jobs.idempotency import HEADER
 from mflux_api.jobs.ignored import has_negative_branch
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.json_fields import JSONObject, Object
@@ -97,14 +98,14 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             # What A1111's clients send with every txt2img is the strength of its second pass.
             asked = attrs.evolve(asked, request=attrs.evolve(asked.request, image_strength=None))
         sends_images = body.get("send_images") is not False
-        warnings = (*asked.warnings, *told, *read.warnings)
+        warnings = (*asked.warnings, *told, *read.warnings, *_of_headers())
         return Call(asked, a1111=a1111, sends_images=sends_images, warnings=warnings)
 
     def read_dialect(body: Object) -> tuple[dict[str, Any], tuple[str, ...]]:
         fields = dialect.translate(body, max_images=max_images)
         upscales = gateway.upscales(fields.get("model") or fields.get("sd_model_checkpoint"))
         snapped = () if upscales else dialect.snap_size(fields)
-        return fields, (*snapped, *no_effect.explain(body))
+        return fields, (*snapped, *dialect.explain_conflicts(body, fields), *no_effect.explain(body))
 
     async def generate(call: Call) -> Response:
         started = trio.current_time()
@@ -131,6 +132,13 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         return json_answer(with_images(lambda marks: answer(images=tuple(marks)), images))
 
     return routes
+
+
+def _of_headers() -> tuple[str, ...]:
+    """Return what is said of a header that asks for what a call that waits does not have."""
+    if HEADER not in request.headers:
+        return ()
+    return (f"'{HEADER}' has no effect here: only POST /api/v1/generate keeps keys",)
 
 
 async def _images(renderer: Renderer, job: Job, held: ExitStack) -> list[bytearray]:

@@ -7,9 +7,19 @@ from typing import Any
 import pytest
 
 from mflux_api.http.a1111 import no_effect
-from mflux_api.http.a1111.dialect import IMG2IMG_FIELDS, ONLY_FIELDS, TXT2IMG_FIELDS, snap_size, speaks_a1111
+from mflux_api.http.a1111.dialect import (
+    DIALECT_ALIASES,
+    IMG2IMG_FIELDS,
+    ONLY_FIELDS,
+    TXT2IMG_FIELDS,
+    explain_conflicts,
+    snap_size,
+    speaks_a1111,
+    translate,
+)
 from mflux_api.http.a1111.sdapi_schemas import ExtraSingleImage
 from mflux_api.jobs.json_fields import Fields, read_object
+from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.warnings import MAX_OF_REQUEST
 from tests.support.scripted_api import scripted_api
 
@@ -338,6 +348,35 @@ def test_size_is_changed_to_the_nearest_multiple_of_16(asked: object, side: int 
 def test_size_far_beyond_the_limits_is_left_for_an_error(asked: object) -> None:
     fields: dict[str, Any] = {"height": asked}
     assert (snap_size(fields), fields) == ((), {"height": asked})
+
+
+# --- two fields of one meaning ---
+
+
+@pytest.mark.parametrize(
+    ("body", "unused"),
+    [
+        ({"num_images": 2, "batch_size": 4, "n_iter": 1}, ["batch_size"]),
+        ({"num_images": 2, "batch_size": 2}, []),
+        ({"batch_size": 4, "n_iter": "1"}, []),
+        (
+            {"sd_model_checkpoint": "demo", "override_settings": {"sd_model_checkpoint": "flux2-klein-4b"}},
+            ["override_settings.sd_model_checkpoint"],
+        ),
+        ({"sd_model_checkpoint": "demo", "override_settings": {"sd_model_checkpoint": "demo"}}, []),
+        ({"override_settings": {"sd_model_checkpoint": "demo"}}, []),
+        ({"model": "demo", "sd_model_checkpoint": "flux2-klein-4b", "cfg_scale": 1}, ["sd_model_checkpoint"]),
+        (
+            {"guidance": 2, "cfg_scale": 3, "denoising_strength": 0.5, "image_strength": 0.4},
+            ["denoising_strength", "cfg_scale"],
+        ),
+    ],
+)
+def test_field_beside_another_of_its_meaning_is_told(body: dict[str, Any], unused: list[str]) -> None:
+    fields = translate({"prompt": "a", **body}, max_images=4)
+    asked = from_body(fields, upscales=lambda _: False, strict=False, aliases=DIALECT_ALIASES)
+    warnings = (*explain_conflicts(body, fields), *asked.warnings)
+    assert [warning.partition(" has no effect beside ")[0] for warning in warnings] == [f"'{name}'" for name in unused]
 
 
 # --- over HTTP ---
