@@ -105,13 +105,14 @@ class Renderer:
         self._idle_bytes = 0
         self._reading: dict[str, trio.Event] = {}
 
-    async def job(self, view: JobView, held: ExitStack, *, urls: bool = False) -> Answer:
+    async def job(self, view: JobView, held: ExitStack, *, urls: bool = False, warnings: Sequence[str] = ()) -> Answer:
         """Return a job as JSON; a finished one with its result.
 
         Args:
             view: the job.
             held: keeps the images in memory until it is closed.
             urls: put the images' paths on this server into the result, in place of base64.
+            warnings: about the question, behind those of the job.
 
         Raises:
             ImageGone: an image's file was removed.
@@ -119,9 +120,9 @@ class Renderer:
             ServerBusy: there is no room for the images now.
         """
         if urls or not view.job.images or not view.job.status.terminal:
-            return _without_images(view)
+            return _without_images(view, warnings)
         images = await self.images(view.job, held)
-        return with_images(lambda marks: _with_result(view, marks, view.job.images), images)
+        return with_images(lambda marks: _with_result(view, marks, view.job.images, warnings), images)
 
     async def end(self, job: Job, held: ExitStack, *, urls: bool = False, wait_seconds: float = 0.0) -> Answer:
         """Return a finished job with what can be read of its images, and a warning for each that cannot.
@@ -241,11 +242,14 @@ class Renderer:
         self._idle_bytes -= self._images_of.pop(key).size
 
 
-def _without_images(view: JobView) -> Answer:
+def _without_images(view: JobView, warnings: Sequence[str] = ()) -> Answer:
     """Return a job with its images' paths in place of the images."""
     job = view.job
     paths = [f"/api/v1/jobs/{job.id}/images/{index}" for index in range(len(job.images))]
-    response = _with_result(view, paths, job.images) if job.status.terminal else job_response(view)
+    if job.status.terminal:
+        response = _with_result(view, paths, job.images, warnings)
+    else:
+        response = job_response(view, warnings=warnings)
     return Answer(segments=(to_json(response),))
 
 

@@ -63,6 +63,20 @@ async def test_what_stands_in_the_address_in_place_of_the_body_is_a_warning(api:
     assert answer.json()["warnings"] == ["'steps', 'seed' in the address have no effect: use the body"]
 
 
+async def test_parameters_that_a_list_of_jobs_or_a_job_does_not_know_are_a_warning(api: Api) -> None:
+    job = await api.finished()
+    meant = "'imges' is not known: did you mean 'images'?"
+    assert (await api.http.get(f"/api/v1/jobs/{job.id}?imges=url")).json()["warnings"] == [meant]
+    answer = (await api.http.get("/api/v1/jobs?statuz=failed&limit=1")).json()
+    assert answer["warnings"] == ["'statuz' is not known: did you mean 'status'?"]
+    assert (await api.http.get(f"/api/v1/jobs/{job.id}?images=url")).json()["warnings"] == []
+    assert (await api.http.get("/api/v1/jobs?status=failed")).json() == {
+        "jobs": [],
+        "next_cursor": None,
+        "warnings": [],
+    }
+
+
 async def test_idempotency_key_of_a_call_that_waits_is_a_warning(api: Api) -> None:
     answer = await api.http.post("/sdapi/v1/txt2img", json=BODY, headers={"Idempotency-Key": "a"})
     assert answer.json()["warnings"] == ["'Idempotency-Key' has no effect here: only POST /api/v1/generate keeps keys"]

@@ -25,6 +25,8 @@ class JobList:
 
     jobs: tuple[JobResponse, ...]
     next_cursor: str | None
+    warnings: tuple[str, ...]
+    """Sentences about parameters that are not known; empty as a rule."""
 
 
 @attrs.frozen(kw_only=True)

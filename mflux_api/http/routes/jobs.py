@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -42,6 +43,7 @@ from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.unknown_fields import MAX_NAMES, FieldName, explain
 from mflux_api.system.threads import read_in_thread
 
 DEFAULT_LIMIT = 50
@@ -182,13 +184,15 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             status=_status(request.args.get("status")),
             visible=caller().sees,
         )
-        return json_response(JobList(jobs=tuple(job_response(view) for view in views), next_cursor=cursor))
+        jobs = tuple(job_response(view) for view in views)
+        warnings = _unknown_parameters("limit", "cursor", "status")
+        return json_response(JobList(jobs=jobs, next_cursor=cursor, warnings=warnings))
 
     @routes.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
-        return json_answer(
-            await renderer.job(await gateway.job(job_id, visible=caller().sees), held().stack, urls=_urls())
-        )
+        view = await gateway.job(job_id, visible=caller().sees)
+        warnings = _unknown_parameters("images")
+        return json_answer(await renderer.job(view, held().stack, urls=_urls(), warnings=warnings))
 
     @routes.get("/jobs/<job_id>/stream")
     async def stream(job_id: str) -> Response:
@@ -279,6 +283,12 @@ def _previews() -> bool:
     if value not in ("none", "jpeg"):
         raise _invalid("previews", value, "none or jpeg")
     return value == "jpeg"
+
+
+def _unknown_parameters(*known: str) -> tuple[str, ...]:
+    """Return what is said of parameters in the address that a route does not know."""
+    names = [FieldName(name) for name in islice(request.args, MAX_NAMES) if name not in known]
+    return explain(names, {"": known})
 
 
 def _limit(text: str | None) -> int:
