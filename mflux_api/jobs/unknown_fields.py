@@ -49,10 +49,8 @@ _OTHER_NAMES: Final[Mapping[str, str]] = {
 }
 """What other programs call our fields; letters alone."""
 
-_ELSEWHERE: Final[Mapping[str, str]] = {
-    "init_images": "'init_images' has no effect here: send it to /sdapi/v1/img2img or /api/v1/generate"
-}
-"""Fields that other routes know."""
+_ELSEWHERE: Final = frozenset({"init_images", "mask", "extend"})
+"""Fields of edits, which other routes know."""
 
 
 class FieldName(NamedTuple):
@@ -74,7 +72,7 @@ def explain(names: Sequence[FieldName], known: Mapping[str, Iterable[str]], *, m
     sentences, others = list[str](), list[str]()
     for field in names[:MAX_NAMES]:
         if not field.within and field.name in _ELSEWHERE:
-            sentences.append(_ELSEWHERE[field.name])
+            sentences.append(f"'{field.name}' has no effect here: send it to /sdapi/v1/img2img or /api/v1/generate")
             continue
         meant = _meant(field.name, words.get(field.within, {})) if len(sentences) < MAX_SUGGESTIONS else None
         shown = f"'{_whole(field.within, printable(field.name, MAX_NAME_LENGTH))}'"
@@ -139,7 +137,9 @@ class Unknown:
             self._say(f"{left // 2**10} KB of the body are in no field{place} that this endpoint knows")
             return
         try:
-            names = [name for name in msgspec.json.decode(data, type=dict[str, Raw]) if name not in known]
+            found = msgspec.json.decode(data, type=dict[str, Raw])
+            # A null is an absent field.
+            names = [name for name, value in found.items() if name not in known and not _is_null(value)]
         except UnicodeDecodeError:
             self._say(f"The body has fields{place} whose names are not UTF-8")
             return
@@ -156,6 +156,10 @@ class Unknown:
     def warnings(self) -> tuple[str, ...]:
         """Return what is to be said of it."""
         return (*explain(tuple(self._names), self._known, more=self._more), *self._sentences)
+
+
+def _is_null(value: Raw) -> bool:
+    return byte_count(value) == len(b"null") and bytes(value) == b"null"
 
 
 def byte_count(part: JSONBytes) -> int:

@@ -205,7 +205,6 @@ ASKS: dict[str, Any] = {
     "firstpass_image": IMAGE,
     "infotext": "a lake\nSteps: 4",
     "resize_mode": 2,
-    "latent_mask": IMAGE,
     "include_init_images": True,
     "do_not_save_samples": True,
     "clip_skip": 2,
@@ -320,7 +319,7 @@ def test_restored_faces_are_told_of_extras_and_neutral_fields_are_not(asks: dict
 
 
 def test_what_a_client_of_a1111_carries_along_is_unknown_in_a_plain_request() -> None:
-    assert no_effect.explain_plain({"prompt": "a", "url": None}) == ("'url' is not known here, and was ignored",)
+    assert no_effect.explain_plain({"prompt": "a", "url": "a"}) == ("'url' is not known here, and was ignored",)
 
 
 # --- sizes ---
