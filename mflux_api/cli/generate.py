@@ -15,7 +15,6 @@ import attrs
 import trio
 
 from mflux_api.cli.progress_bar import ProgressBar
-from mflux_api.cli.standard_error import print_line
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import InvalidParameter
 from mflux_api.jobs.progress import Finished
@@ -107,7 +106,7 @@ async def _generate_images(settings: Settings, request: GenerateRequest) -> list
                     else:
                         bar.update(event)
         for warning in job.warnings:
-            print_line(f"mflux-api: warning: {warning}")
+            print(f"mflux-api: warning: {warning}", file=sys.stderr)
         result = await service.result(job.id)
     return [image.path for image in result.images]
 

@@ -81,7 +81,7 @@ class Submission(Questions):
             )
         resolved = await (self._upscaling if model.upscales else self._generating)(checked, model, owner)
         resolved = resolved.with_warnings(
-            merge(of_request(checked, model, resolved, names), warnings, most=MAX_OF_REQUEST)
+            merge(of_request(checked, model, resolved, names), warnings, resolved.warnings, most=MAX_OF_REQUEST)
         )
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key, most_queued=most_queued)
         try:

@@ -4,7 +4,7 @@ import html
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import attrs
 from quart import Blueprint, Response
@@ -113,8 +113,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
         read = await json_object(_SINGLE)
         options = convert(read.values, ExtraSingleImage, strict=False)
         done = await service.upscale(options, [options.image], "image", warnings_of(read))
-        build = partial(ExtraSingleResponse, html_info=done.info, warnings=done.warnings)
-        return answer(lambda marks: build(image=marks[0]), done.images)
+        respond = partial(ExtraSingleResponse, html_info=done.info, warnings=done.warnings)
+        return json_answer(with_images(lambda marks: respond(image=marks[0]), done.images))
 
     @routes.post("/extra-batch-images")
     async def batch() -> Response:
@@ -122,14 +122,11 @@ def blueprint(gateway: Gateway) -> Blueprint:
         options = convert(read.values, ExtraBatchImages, strict=False)
         texts = [file.data for file in options.imageList]
         done = await service.upscale(options, texts, "imageList", warnings_of(read))
-        build = partial(ExtraBatchResponse, html_info=done.info, warnings=done.warnings)
-        return answer(lambda marks: build(images=tuple(marks)), done.images)
+        respond = partial(ExtraBatchResponse, html_info=done.info, warnings=done.warnings)
+        return json_answer(with_images(lambda marks: respond(images=tuple(marks)), done.images))
 
     def warnings_of(read: JSONObject) -> tuple[str, ...]:
         return (*explain_extras(read.values), *read.warnings)
-
-    def answer(build: Callable[[Sequence[str]], Any], images: Sequence[Pieces]) -> Response:
-        return json_answer(with_images(build, images))
 
     @routes.get("/upscalers")
     async def upscalers() -> Response:
@@ -159,16 +156,15 @@ class Layer:
     """The job that made it; ``None`` for a plain upscaler."""
 
 
-@attrs.frozen
+@attrs.frozen(kw_only=True)
 class Upscaled:
-    """What became of the images of a call."""
+    """What a call made."""
 
-    images: list[Pieces]
-    """As base64 PNG in pieces."""
+    images: Sequence[Pieces] = attrs.field(repr=False)
     info: str
     """What was done, as HTML."""
     warnings: tuple[str, ...]
-    """About what was asked for and is not done."""
+    """Sentences about what was asked for and is not done."""
 
 
 class Extras:
@@ -200,13 +196,13 @@ class Extras:
     async def upscale(
         self, options: ExtrasOptions, texts: Sequence[str], field: str, warnings: tuple[str, ...] = ()
     ) -> Upscaled:
-        """Return the upscaled images.
+        """Upscale images.
 
         Args:
             options: how they are upscaled.
             texts: the images, as base64 or data URLs.
             field: what the client calls them, for errors.
-            warnings: about what was asked for and is not done; the jobs keep them.
+            warnings: about what was asked for and is not done; the answer has them, and the jobs keep them.
 
         Raises:
             InvalidParameter: an upscaler is unknown, or one of the images cannot be used or upscaled.
@@ -251,8 +247,8 @@ class Extras:
                 self._reserve(sum(map(len, image)), refuse=all(layer.job is None for layer in layers))
                 images.append(image)
         info = f"<p>{html.escape(_describe(options, plans[0], layers_of[0]))}</p>"
-        of_jobs = (layer.job.warnings for layers in layers_of for layer in layers if layer.job is not None)
-        return Upscaled(images, info, merge(warnings, *of_jobs))
+        jobs = [layer.job for layers in layers_of for layer in layers if layer.job is not None]
+        return Upscaled(images=images, info=info, warnings=merge(warnings, *(job.warnings for job in jobs)))
 
     @asynccontextmanager
     async def _run(
