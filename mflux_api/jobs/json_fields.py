@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from mflux_api.errors import InvalidJSON, InvalidParameter
 from mflux_api.jobs.encoded_images import LONG_TEXT_BYTES, NotASCII, check_density, read_long_text
 from mflux_api.jobs.request import LARGE
-from mflux_api.jobs.unknown_fields import Unknown, byte_count
+from mflux_api.jobs.unknown_fields import JSONBytes, Unknown, byte_count
 
 Value: TypeAlias = "bool | int | float | str | list[Value] | dict[str, Value] | None"
 Object: TypeAlias = "dict[str, Value]"
@@ -56,9 +56,7 @@ class Fields:
         """Whether a body of these may be large."""
         return any(field.large for field in self._fields.values())
 
-    def split(
-        self, data: bytes | bytearray | Raw, unknown: Unknown | None = None, *, within: str = ""
-    ) -> dict[str, Raw]:
+    def split(self, data: JSONBytes, unknown: Unknown | None = None, *, within: str = "") -> dict[str, Raw]:
         """Return the JSON of each field that is there; of several with one name the last.
 
         Args:
@@ -81,7 +79,7 @@ class Fields:
             unknown.note(data, self.names(), parts, within)
         return parts
 
-    def _decode(self, data: bytes | bytearray | Raw) -> tuple[Any, bool]:
+    def _decode(self, data: JSONBytes) -> tuple[Any, bool]:
         """Return what was found, and whether there is more."""
         try:
             return self._strict.decode(data), False

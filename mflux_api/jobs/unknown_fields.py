@@ -9,7 +9,7 @@ from msgspec import Raw
 
 from mflux_api.ipc.printable import printable
 
-JSONBytes: TypeAlias = bytes | bytearray | Raw
+JSONBytes: TypeAlias = bytes | bytearray | memoryview | Raw
 
 MAX_UNKNOWN_BYTES: Final = 64 * 1024
 """Unknown fields are named up to so many bytes of JSON, which takes 2 ms."""
@@ -133,7 +133,7 @@ class Unknown:
         place = f" of '{within}'" if within else ""
         if left <= self._room:
             self._room -= left
-        elif within or isinstance(data, Raw) or data.count(b'"') > MAX_QUOTES:
+        elif not isinstance(data, bytes | bytearray) or data.count(b'"') > MAX_QUOTES:
             self._say(f"{left // 2**10} KB of the body are in no field{place} that this endpoint knows")
             return
         try:
