@@ -15,10 +15,12 @@ from mflux_api.catalog import BUILT_IN
 from mflux_api.errors import BodyTooLarge, InvalidJSON, InvalidParameter
 from mflux_api.http.a1111 import dialect
 from mflux_api.http.a1111.dialect import ALIASES, IMG2IMG_FIELDS, PLAIN_FIELDS, TXT2IMG_FIELDS, translate
+from mflux_api.http.a1111.no_effect import explain
 from mflux_api.http.a1111.sdapi_schemas import ExtraBatchImages, ExtraSingleImage
 from mflux_api.http.routes.job_schemas import PruneRequest
 from mflux_api.jobs import encoded_images, json_fields
 from mflux_api.jobs.encoded_images import LONG_TEXT_BYTES
+from mflux_api.jobs.ignored import of_request
 from mflux_api.jobs.json_fields import (
     MAX_FIELD_BYTES,
     MAX_ITEMS,
@@ -30,6 +32,7 @@ from mflux_api.jobs.parse import convert, from_body
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import resolve
 from mflux_api.jobs.unknown_fields import MAX_NAME_LENGTH, MAX_NAMES, MAX_UNKNOWN_BYTES
+from mflux_api.jobs.warnings import merge
 
 DEMO = next(model for model in BUILT_IN if model.alias == "demo")
 EXTRAS = Fields.of(ExtraBatchImages)
@@ -328,15 +331,21 @@ def read_as_route(route: str, data: bytes) -> None:
             convert(values, PruneRequest)
         case _:
             a1111 = route != "plain" and dialect.speaks_a1111(values)
+            fields = translate(values, max_images=4) if a1111 else dict(values)
+            if a1111:
+                said = (*dialect.snap_size(fields), *dialect.explain_conflicts(values, fields), *explain(values))
+                assert len(said) < 40
             request = from_body(
-                translate(values, max_images=4) if a1111 else values,
+                fields,
                 upscales=lambda name: name == "seedvr2",
                 strict=not a1111,
                 aliases=dialect.DIALECT_ALIASES if a1111 else ALIASES,
             ).request
             check_fields(request, max_images=4)
             without_tags(request)
-            assert resolve(request, DEMO, default_steps=4).num_images <= 4
+            runs = resolve(request, DEMO, default_steps=4)
+            assert runs.num_images <= 4
+            assert len(merge(of_request(request, DEMO, runs))) < 10
 
 
 @given(st.sampled_from(sorted(ALL)), BODIES)
