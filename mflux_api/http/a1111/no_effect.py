@@ -88,6 +88,7 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "firstpass_image": _Rule(_NOTHING, "send images to /sdapi/v1/img2img"),
     "infotext": _Rule(_NOTHING, "what is asked for is taken from the fields alone"),
     "resize_mode": _Rule(_is(0.0, 1.0), "an init image is scaled until it covers the size, and cropped"),
+    "latent_mask": _Rule(_NOTHING, "only 'mask' is read"),
     "include_init_images": _Rule(_OFF, "answers hold results only"),
     "do_not_save_samples": _Rule(_OFF, "the server keeps every image (jobs.delete_images, jobs.ttl_hours)"),
     "clip_skip": _Rule(_is(0.0, 1.0), "the text encoder has no such input"),

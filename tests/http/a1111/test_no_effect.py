@@ -205,6 +205,7 @@ ASKS: dict[str, Any] = {
     "firstpass_image": IMAGE,
     "infotext": "a lake\nSteps: 4",
     "resize_mode": 2,
+    "latent_mask": IMAGE,
     "include_init_images": True,
     "do_not_save_samples": True,
     "clip_skip": 2,
