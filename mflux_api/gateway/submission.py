@@ -64,7 +64,8 @@ class Submission(Questions):
         most = self.settings.generation.max_batch_size
         check = partial(check_fields, max_images=most, needs_prompt=not self.upscales(request.model))
         check(request)
-        checked = without_tags(request)
+        untagged = without_tags(request)
+        checked, warnings = untagged.request, (*warnings, *untagged.warnings)
         check(checked)
         model = find_model(checked.model or self.settings.models.default, self.catalog)
         if model.upscales:

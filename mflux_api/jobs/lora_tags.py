@@ -1,4 +1,8 @@
-"""``<lora:name:0.8>`` in a prompt, as A1111's users write it: taken out of the text, put among the request's LoRAs."""
+"""``<lora:name:0.8>`` in a prompt, as A1111's users write it: taken out of the text, put among the request's LoRAs.
+
+``<lyco:…>`` is the same. A tag of another kind, or a part of a tag, that has no effect here becomes a warning: none of
+them is taken for text in silence.
+"""
 
 import math
 import re
@@ -6,41 +10,104 @@ import re
 import attrs
 
 from mflux_api.errors import InvalidParameter
+from mflux_api.ipc.printable import printable
 from mflux_api.jobs.request import MAX_LORA_SCALE, MIN_LORA_SCALE, GenerateRequest
 
-_TAG = re.compile(r"<lora:([^<>]*)>")
+_TAG = re.compile(r"<(\w+):([^<>]*)>")
+_LIKE_A_TAG = re.compile(r"<[ \t]*(\w+)[ \t]*:")
 _BLANKS = " \t"
 
+_LORAS = frozenset({"lora", "lyco"})
+"""Kinds of tags that name a LoRA: A1111's own, and its LyCORIS extension's."""
+_WITHOUT_EFFECT = frozenset(
+    {
+        "hypernet",
+        "hypernetwork",
+        "locon",
+        "loha",
+        "lokr",
+        "dora",
+        "embedding",
+        "embed",
+        "ti",
+        "textual_inversion",
+        "vae",
+    }
+)
+"""Kinds that other programs have; they leave the text, as in A1111."""
 
-def without_tags(request: GenerateRequest) -> GenerateRequest:
-    """Return the request with the tags of its prompt as further ``lora_files`` and ``lora_scales``.
+_MOST_WARNINGS = 8
+_MOST_CHARACTERS = 64
+_SHAPE = "<lora:name:0.8>"
 
-    A tag is ``<lora:name>`` (scale 1), ``<lora:name:0.8>``, or one of A1111's longer ones, where only the scale for the
-    diffusion model counts here: ``<lora:name:TEXT:0.8>``, ``<lora:name:unet=0.8>``.
+
+@attrs.frozen
+class Untagged:
+    """A request whose prompt has no tags any more."""
+
+    request: GenerateRequest
+    warnings: tuple[str, ...] = ()
+    """Sentences about tags that have no effect, or not all of it."""
+
+
+@attrs.frozen
+class _Tag:
+    name: str
+    scale: float
+    without_effect: tuple[str, ...]
+    """What of it has none, as clauses."""
+
+
+def without_tags(request: GenerateRequest) -> Untagged:
+    """Return the request with the LoRA tags of its prompt as further ``lora_files`` and ``lora_scales``.
+
+    A tag is ``<lora:name>`` (scale 1), ``<lora:name:0.8>``, or one of A1111's longer ones, ``<lora:name:TEXT:0.8>`` and
+    ``<lora:name:te=TEXT:unet=0.8>``, where only the scale for the diffusion model counts here.
 
     Raises:
         InvalidParameter: a tag cannot be read, or nothing but tags is there.
     """
-    tags = _TAG.findall(request.prompt)
-    if not tags:
-        return request
-    prompt = remove_tags(request.prompt).strip()
-    if not prompt:
+    if "<" not in request.prompt and "<" not in (request.negative_prompt or ""):
+        return Untagged(request)
+    warnings = _Warnings()
+    negative = _negative(request.negative_prompt, warnings)
+    found = list[_Tag]()
+    for tag in _TAG.finditer(request.prompt):
+        kind, shown = tag[1].lower(), _shown(tag[0])
+        if kind in _LORAS:
+            read = _read(tag[2])
+            found.append(read)
+            for clause in read.without_effect:
+                warnings.add(f"'{shown}': {clause}")
+        elif kind in _WITHOUT_EFFECT:
+            warnings.add(f"'{shown}' has no effect and was left out of the prompt: {_SHAPE} is the tag that is known")
+        else:
+            warnings.add(f"'{shown}' was taken for text: {_SHAPE} is the tag that is known")
+    rest = remove_tags(request.prompt)
+    for start in _LIKE_A_TAG.finditer(_TAG.sub("", rest)):
+        if start[1].lower() in _LORAS | _WITHOUT_EFFECT:
+            warnings.add(
+                f"'{_shown(start[0])}…' was taken for text: a tag is written {_SHAPE}, without blanks, to its '>'"
+            )
+    if rest != request.prompt and not (rest := rest.strip()):
         raise _invalid("a text beside its <lora:…> tags")
-    found = [_read(tag) for tag in tags]
     given = len(request.lora_files) - len(request.lora_scales)
-    return attrs.evolve(
+    untagged = attrs.evolve(
         request,
-        prompt=prompt,
-        lora_files=(*request.lora_files, *(name for name, _ in found)),
-        lora_scales=(*request.lora_scales, *[1.0] * given, *(scale for _, scale in found)),
+        prompt=rest,
+        negative_prompt=negative,
+        lora_files=(*request.lora_files, *(tag.name for tag in found)),
+        lora_scales=(*request.lora_scales, *[1.0] * given, *(tag.scale for tag in found)),
     )
+    return Untagged(untagged, warnings.sentences())
 
 
 def remove_tags(prompt: str) -> str:
     """Return a prompt without its tags and the blanks before them, save a space between two words."""
     kept, end = list[str](), 0
     for tag in _TAG.finditer(prompt):
+        if tag[1].lower() not in _LORAS | _WITHOUT_EFFECT:
+            continue
         before = prompt[end : tag.start()]
         # Not by the pattern: one that begins with blanks tries each run of them from each of its places.
         text = before.rstrip(_BLANKS)
@@ -49,18 +116,65 @@ def remove_tags(prompt: str) -> str:
     return "".join(kept) + prompt[end:]
 
 
-def _read(tag: str) -> tuple[str, float]:
-    name, *arguments = (part.strip() for part in tag.split(":"))
+class _Warnings:
+    """Sentences, each once, and a bounded number of them."""
+
+    def __init__(self) -> None:
+        self._sentences: dict[str, None] = {}
+        self._more = 0
+
+    def add(self, sentence: str) -> None:
+        if sentence in self._sentences:
+            return
+        if len(self._sentences) < _MOST_WARNINGS:
+            self._sentences[sentence] = None
+        else:
+            self._more += 1
+
+    def sentences(self) -> tuple[str, ...]:
+        more = (f"{self._more} more tags of the prompt have no effect, or not all of it",) if self._more else ()
+        return (*self._sentences, *more)
+
+
+def _negative(prompt: str | None, warnings: _Warnings) -> str | None:
+    """Return a negative prompt without its tags: A1111 has no use for them there either."""
+    rest = None if prompt is None else remove_tags(prompt)
+    if rest != prompt:
+        warnings.add("Tags in 'negative_prompt' have no effect and were left out; write <lora:name:0.8> in the prompt")
+    return rest
+
+
+def _read(text: str) -> _Tag:
+    """Read what stands behind ``<lora:``, with the meaning that A1111 gives it."""
+    name, *arguments = (part.strip() for part in text.split(":"))
+    arguments = list(filter(None, arguments))
     positional = [argument for argument in arguments if "=" not in argument]
-    named = dict(argument.split("=", 1) for argument in arguments if "=" in argument)
-    text = named.get("unet") or (positional[:2] or ["1"])[-1]
+    named = {key.strip(): value.strip() for key, _, value in (each.partition("=") for each in arguments if "=" in each)}
+    # A1111: the first number is the text encoder's, and the diffusion model's where that has none of its own.
+    encoder = named.pop("te", positional[0] if positional else "1")
+    # What other extensions write in that place, such as a preset of weights by block, is not a number.
+    second = positional[1] if len(positional) > 1 and _number(positional[1]) is not None else None
+    scale, text_scale = _number(named.pop("unet", second or encoder)), _number(encoder)
+    if not name or scale is None or text_scale is None or not MIN_LORA_SCALE <= scale <= MAX_LORA_SCALE:
+        raise _invalid(f"tags such as {_SHAPE}, with a scale from {MIN_LORA_SCALE:g} to {MAX_LORA_SCALE:g}")
+    clauses = list[str]()
+    if text_scale != scale:
+        clauses.append(f"its scale {text_scale:g} for the text encoder has no effect; {scale:g} counts")
+    others = [*positional[1 if second is None else 2 :], *(f"{key}=" for key in named)]
+    clauses += (f"its part '{_shown(other)}' has no effect" for other in others[:_MOST_WARNINGS])
+    return _Tag(name, scale, tuple(clauses))
+
+
+def _number(text: str) -> float | None:
     try:
-        scale = float(text)
+        number = float(text)
     except ValueError:
-        scale = math.nan
-    if not name or not MIN_LORA_SCALE <= scale <= MAX_LORA_SCALE:
-        raise _invalid(f"tags such as <lora:name:0.8>, with a scale from {MIN_LORA_SCALE:g} to {MAX_LORA_SCALE:g}")
-    return name, scale
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _shown(text: str) -> str:
+    return printable(text, _MOST_CHARACTERS)
 
 
 def _invalid(expected: str) -> InvalidParameter:

@@ -28,7 +28,8 @@ Steps = Annotated[int, Meta(ge=1, le=200, description="Denoising steps; null: th
 Guidance = Annotated[float, Meta(ge=0.0, le=30.0, description="Guidance; distilled models always run at 1.0")]
 # How many at most is a setting: see `validate`.
 ImageCount = Annotated[int, Meta(ge=1, description="Number of images")]
-MIN_LORA_SCALE, MAX_LORA_SCALE = 0.0, 2.0
+# Wider than the API document's 0 to 2: sliders are made to be used far out and backwards.
+MIN_LORA_SCALE, MAX_LORA_SCALE = -4.0, 4.0
 LoraScale = Annotated[float, Meta(ge=MIN_LORA_SCALE, le=MAX_LORA_SCALE)]
 Strength = Annotated[
     float, Meta(ge=0.0, le=1.0, description="How much to transform the init image (0.75); 0 keeps it, 1 ignores it")

@@ -71,7 +71,7 @@ INVALID_FIELDS: list[tuple[str, Any]] = [
     ("lora_files", "style"),
     ("lora_files", [1]),
     ("lora_scales", 1.0),
-    ("lora_scales", [2.5]),
+    ("lora_scales", [4.5]),
     ("lora_scales", [-1]),
     ("lora_scales", [0.5]),
     ("low_ram", "yes"),

@@ -60,6 +60,23 @@ def test_tag_in_the_prompt_is_the_field(client: httpx.Client) -> None:
     assert tag["parameters"].items() >= expected.items()
 
 
+def test_scale_below_zero_is_the_other_direction(client: httpx.Client) -> None:
+    """Sliders are LoRAs that are meant to be used in both directions."""
+    images = [generate(client, lora_files=["one"], lora_scales=[scale]) for scale in (-4.0, -1.0, 1.0)]
+    assert len({pixels(image) for image in (*images, generate(client))}) == 4
+    assert generate(client, prompt="a tree <lyco:one:-1>") == images[1]
+
+
+@pytest.mark.parametrize("path", ["/sdapi/v1/txt2img", "/api/v1/generate"])
+def test_what_of_a_tag_has_no_effect_is_in_the_warnings(client: httpx.Client, path: str) -> None:
+    prompt = "a tree <hypernet:anime:1> <lora:one:0.3:0.8>"
+    warnings = client.post(path, json={**SMALL, "prompt": prompt}).json()["warnings"]
+    assert [warning[: warning.index(">") + 2] for warning in warnings] == [
+        "'<hypernet:anime:1>'",
+        "'<lora:one:0.3:0.8>'",
+    ]
+
+
 def test_a1111s_infotext_shows_the_tag_again(client: httpx.Client) -> None:
     body = {**SMALL, "prompt": "a <lora:one:0.5> tree", "sampler_name": "Euler"}
     info = json.loads(client.post("/sdapi/v1/txt2img", json=body).json()["info"])
@@ -88,11 +105,11 @@ def test_unknown_name_in_a_tag_is_the_same_error(client: httpx.Client) -> None:
     [
         ({"lora_files": ["one"], "lora_scales": [1, 1]}, "lora_scales"),
         ({"lora_scales": [1]}, "lora_scales"),
-        ({"lora_files": ["one"], "lora_scales": [2.5]}, "lora_scales"),
-        ({"lora_files": ["one"], "lora_scales": [-0.5]}, "lora_scales"),
+        ({"lora_files": ["one"], "lora_scales": [4.5]}, "lora_scales"),
+        ({"lora_files": ["one"], "lora_scales": [-4.5]}, "lora_scales"),
         ({"lora_files": ["one"] * 17}, "lora_files"),
         ({"lora_files": "one"}, "lora_files"),
-        ({"prompt": "a <lora:one:3>"}, "prompt"),
+        ({"prompt": "a <lora:one:5>"}, "prompt"),
     ],
 )
 def test_limits_of_loras(client: httpx.Client, fields: dict[str, Any], field: str) -> None:
