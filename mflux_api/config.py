@@ -121,6 +121,8 @@ class LoraSettings:
 
     dirs: tuple[Path, ...] = (Path("loras"),)
     max_upload_mb: Positive = 1024
+    follow_links: bool = False
+    """Whether a link in one of the folders may lead out of all of them."""
 
 
 @attrs.frozen(kw_only=True)

@@ -79,6 +79,12 @@ class ModelNotDeletable(ServiceError):
     code, status = "MODEL_NOT_DELETABLE", 400
 
 
+class LoraNotDeletable(ServiceError):
+    """The LoRA's file lies outside of ``lora.dirs``, or behind a link to a folder."""
+
+    code, status = "LORA_NOT_DELETABLE", 400
+
+
 class Unauthorized(ServiceError):
     """The request carries no valid API key."""
 
@@ -121,6 +127,12 @@ class ModelNotFound(ServiceError):
     code, status = "MODEL_NOT_FOUND", 404
 
 
+class LoraNotFound(ServiceError):
+    """A path names a LoRA that ``GET /api/v1/loras`` does not list."""
+
+    code, status = "LORA_NOT_FOUND", 404
+
+
 class JobNotFound(ServiceError):
     """No job has this id."""
 
@@ -149,6 +161,12 @@ class ModelInUse(ServiceError):
     """The model is leased by a running job."""
 
     code, status = "MODEL_IN_USE", 409
+
+
+class LoraInUse(ServiceError):
+    """A job that waits or runs names the LoRA (details: name, jobs)."""
+
+    code, status = "LORA_IN_USE", 409
 
 
 class JobCancelled(ServiceError):

@@ -208,7 +208,7 @@ class _Actors:
         quarantine: Quarantine,
     ) -> _EngineActors:
         own = boxes.engines[engine]
-        disk = local_disk(self.checkpoints, LoraFiles(settings.lora.dirs))
+        disk = local_disk(self.checkpoints, LoraFiles.from_settings(settings))
         generator = Generator(
             engine,
             own.generator,

@@ -12,6 +12,7 @@ from mflux_api.images.child.client import Decoded
 from mflux_api.images.rgb import RGBImage
 from mflux_api.images.run_inputs import RunInputs
 from mflux_api.ipc.child_process import Blob
+from mflux_api.ipc.paths import path_text
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.storage.loras import CheckedLora, Upload
 
@@ -120,7 +121,7 @@ class Decoding:
         Raises:
             InvalidParameter: it is not a whole safetensors file, or nothing that the engine could load.
         """
-        done, _ = await self._do(p.CheckLora(path=str(upload.path)), (), p.LoraChecked, caller)
+        done, _ = await self._do(p.CheckLora(path=path_text(upload.path)), (), p.LoraChecked, caller)
         return CheckedLora(done.size)
 
     async def _images(self, order: p.PrepareReferences | p.PrepareSource, texts: Sequence[str]) -> tuple[RGBImage, ...]:

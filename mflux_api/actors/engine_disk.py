@@ -12,7 +12,8 @@ from mflux_api.catalog import Model
 from mflux_api.errors import InternalError
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.footprint import Footprint
-from mflux_api.storage.loras import LoraFile, LoraFiles
+from mflux_api.storage.lora_folders import LoraFile
+from mflux_api.storage.loras import LoraFiles
 from mflux_api.system.threads import read_in_thread
 
 ANSWER_SECONDS = 60.0

@@ -20,7 +20,7 @@ from mflux_api.errors import InvalidParameter
 from mflux_api.jobs.progress import Finished
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import open_service
-from mflux_api.storage.loras import SUFFIX
+from mflux_api.storage.lora_folders import has_suffix
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -146,9 +146,10 @@ def _loras(values: Sequence[str], settings: Settings) -> _NamedLoras:
     for value in values:
         name, scale = _split(value)
         path = Path(name).expanduser().absolute()
-        if path.suffix == SUFFIX and path.is_file():
+        if has_suffix(path.name) and path.is_file():
             dirs = tuple(dict.fromkeys((*settings.lora.dirs, path.parent)))
-            settings = attrs.evolve(settings, lora=attrs.evolve(settings.lora, dirs=dirs))
+            # A snapshot of a model hub is all links, which the person who typed the path may read.
+            settings = attrs.evolve(settings, lora=attrs.evolve(settings.lora, dirs=dirs, follow_links=True))
             name = str(path)
         files.append(name)
         scales.append(scale)

@@ -136,7 +136,7 @@ def _serve_jobs(start: Start) -> None:
 def _remove_leftovers(settings: Settings) -> None:
     try:
         count = ImageFiles(settings.generation.output_dir).remove_leftovers()
-        uploads = LoraFiles(settings.lora.dirs).remove_leftovers()
+        uploads = LoraFiles.from_settings(settings).remove_leftovers()
     except OSError as error:
         logger.warning("half-written files cannot be removed: %s", error.strerror)
         return

@@ -1,7 +1,6 @@
 """Frames to passes and back: a command becomes passes of a model, and a pass's events become frames."""
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import attrs
 
@@ -28,6 +27,7 @@ from mflux_api.engine.sampling.passes import (
 from mflux_api.engine.sampling.pipeline import Pipeline
 from mflux_api.engine.upscaling.upscaler import UpscaleRequest
 from mflux_api.images.rgb import RGBImage
+from mflux_api.ipc.paths import path_of
 
 
 def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator[tuple[int, PipelineRequest]]:
@@ -37,7 +37,9 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
         ValueError: the frame asks for what cannot be computed, or its images are not what it says.
     """
     images = from_blobs(command, blobs)
-    loras = tuple(Lora(Path(path), scale) for path, scale in zip(command.lora_paths, command.lora_scales, strict=True))
+    loras = tuple(
+        Lora(path_of(path), scale) for path, scale in zip(command.lora_paths, command.lora_scales, strict=True)
+    )
     whole = PipelineRequest(
         prompt=command.prompt,
         negative_prompt=command.negative_prompt,

@@ -60,7 +60,7 @@ class Questions:
         self.lora_readers = trio.CapacityLimiter(READERS)
         self.image_readers = trio.CapacityLimiter(READERS)
         self.decoding = Decoding(partial(self._ask, addresses.decoder))
-        self.loras = LoraFiles(settings.lora.dirs)
+        self.loras = LoraFiles.from_settings(settings)
         self.settings = settings
         self.catalog = catalog
         self.checkpoints = checkpoints

@@ -4,40 +4,27 @@ A name from outside is never made into a path: it is compared with the names of 
 mean nothing but one of them, whatever it holds.
 """
 
+import difflib
 import os
 import re
 import secrets
-import stat
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import attrs
 
-from mflux_api.errors import InvalidParameter
-from mflux_api.system.durable import PendingFile, make_folder, remove_abandoned
-
-SUFFIX = ".safetensors"
-_MAX_DEPTH = 8
-"""Folders below a folder of ``lora.dirs`` that are looked at."""
-_MAX_FILES = 10_000
+from mflux_api.config import Settings
+from mflux_api.errors import InvalidParameter, LoraNotDeletable, LoraNotFound
+from mflux_api.storage.lora_folders import SUFFIX, Listing, LoraFile, escape, has_suffix, look, modification_time, stem
+from mflux_api.system.durable import PendingFile, make_folder, remove_abandoned, sync_folder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,119}")
-_UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
-
-
-@attrs.frozen(kw_only=True)
-class LoraFile:
-    """One file that a request may name."""
-
-    name: str
-    """Its path in its folder, with ``/`` and the suffix; what requests and answers call it."""
-    path: Path
-    size: int
-    modified_at: datetime
+_MOST_CLOSE = 3
+_MOST_COMPARED = 2000
+"""Names that are looked through for close ones: each costs about 20 µs."""
 
 
 @attrs.frozen
@@ -45,17 +32,21 @@ class LoraFiles:
     """The LoRAs of one service."""
 
     dirs: tuple[Path, ...]
+    follow_links: bool = False
+    """Whether a link in one of the folders may end outside of all of them."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "LoraFiles":
+        """Return the LoRAs that the settings name."""
+        return cls(settings.lora.dirs, settings.lora.follow_links)
+
+    def look(self) -> Listing:
+        """Return every LoRA and what is left out. Looks at the disk, so call it in a thread."""
+        return look(self.dirs, follow_links=self.follow_links)
 
     def all(self) -> tuple[LoraFile, ...]:
-        """Return every LoRA, by name. Looks at the disk, so call it in a thread; a missing folder holds nothing.
-
-        A file whose name a file in an earlier folder has too is called by its whole path.
-        """
-        found: dict[str, LoraFile] = {}
-        for file in self._found():
-            name = file.name if file.name not in found else str(file.path)
-            found[name] = attrs.evolve(file, name=name)
-        return tuple(sorted(found.values(), key=lambda file: file.name.casefold()))
+        """Return every LoRA, by name. Looks at the disk."""
+        return self.look().files
 
     def resolve(self, names: Iterable[str]) -> tuple[LoraFile, ...]:
         """Return the files that a request means by their names or paths, with or without the suffix.
@@ -63,10 +54,44 @@ class LoraFiles:
         A name alone also finds a file in a folder below, if only one is called so. Looks at the disk.
 
         Raises:
-            InvalidParameter: no file has this name; the error is the same whatever was asked for.
+            InvalidParameter: no file has this name; the error is the same whatever was asked for, but for the names of
+                files that are close to it.
         """
         files = self.all()
         return tuple(_find(files, name) for name in names)
+
+    def remove(self, name: str) -> LoraFile:
+        """Remove a file by the name that it is listed by, with or without the suffix; durable when this returns.
+
+        Of a link the link is removed, and never what it leads to. Looks at the disk.
+
+        Raises:
+            LoraNotFound: no file is listed by this name.
+            LoraNotDeletable: it lies somewhere else, behind a link to a folder.
+            OSError: the folder cannot be written.
+        """
+        file = self.listed(name)
+        if file.through_link:
+            raise LoraNotDeletable(
+                f"LoRA '{file.name}' lies behind a link to a folder; delete it where it is", {"name": file.name}
+            )
+        try:
+            os.unlink(file.path)
+        except FileNotFoundError:
+            raise _not_found(name) from None
+        sync_folder(file.path.parent)
+        return file
+
+    def listed(self, name: str) -> LoraFile:
+        """Return the file that is listed by this name, with or without the suffix. Looks at the disk.
+
+        Raises:
+            LoraNotFound: there is none.
+        """
+        file = _named(self.all(), name)
+        if file is None:
+            raise _not_found(name)
+        return file
 
     # --- uploads ---
 
@@ -96,33 +121,6 @@ class LoraFiles:
         if folder is None or not folder.is_dir():
             return 0
         return remove_abandoned(path for path in folder.iterdir() if _PART.fullmatch(path.name) and path.is_file())
-
-    def _found(self) -> Iterator[LoraFile]:
-        """Yield every regular file with the suffix whose real path lies below one of the folders."""
-        roots = [Path(os.path.realpath(folder)) for folder in self.dirs]
-        count = 0
-        for folder in self.dirs:
-            for path in _walk(folder, _MAX_DEPTH):
-                name = path.relative_to(folder).as_posix()
-                if _UNWRITABLE.search(str(path)):
-                    # No request could name it, and no answer: bytes that are not UTF-8, or a line break.
-                    continue
-                try:
-                    real = Path(os.path.realpath(path, strict=True))
-                    status = real.stat()
-                except (OSError, ValueError):
-                    continue
-                if not stat.S_ISREG(status.st_mode) or not any(real.is_relative_to(root) for root in roots):
-                    continue
-                yield LoraFile(
-                    name=name,
-                    path=path,
-                    size=status.st_size,
-                    modified_at=datetime.fromtimestamp(status.st_mtime, UTC),
-                )
-                count += 1
-                if count >= _MAX_FILES:
-                    return
 
 
 @attrs.frozen
@@ -178,15 +176,20 @@ class Upload:
         """
         if checked.size != self.size:
             raise ValueError("an upload must not grow after it was checked")
-        name = checked_name(name)
+        name = self._present(checked_name(name))
         final = self._folder / name
         try:
+            # A link of that name is replaced, and never written through.
             self._pending.publish(final, overwrite=overwrite)
         except FileExistsError:
             raise _invalid("name", f"a name that is not taken, or overwrite=true: there is a {name}") from None
         status = final.stat()
-        modified = datetime.fromtimestamp(status.st_mtime, UTC)
-        return LoraFile(name=name, path=final, size=status.st_size, modified_at=modified)
+        return LoraFile(name=name, path=final, size=status.st_size, modified_at=modification_time(status))
+
+    def _present(self, name: str) -> str:
+        """Return the name of the file that differs from this one in capitals of the suffix, if there is one."""
+        names = os.listdir(self._folder)
+        return name if name in names else next((each for each in names if has_suffix(each) and _same(each, name)), name)
 
 
 def checked_name(name: str) -> str:
@@ -195,53 +198,75 @@ def checked_name(name: str) -> str:
     Raises:
         InvalidParameter: it has a folder in it, or characters that some system would take for something else.
     """
-    stem = name.removesuffix(SUFFIX)
-    if not _NAME.fullmatch(stem) or stem.endswith((" ", ".")) or ".." in stem:
+    base = stem(name)
+    if not _NAME.fullmatch(base) or base.endswith((" ", ".")) or ".." in base:
         raise _invalid("name", "letters, digits, spaces and . _ - + ( ), up to 120, without a folder")
-    return stem + SUFFIX
-
-
-def _walk(folder: Path, depth: int) -> Iterator[Path]:
-    try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    except (OSError, ValueError):
-        return
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.name.endswith(SUFFIX):
-            yield folder / entry.name
-        elif depth > 1 and entry.is_dir(follow_symlinks=False):
-            yield from _walk(folder / entry.name, depth - 1)
+    return base + SUFFIX
 
 
 def _find(files: Sequence[LoraFile], name: str) -> LoraFile:
-    wanted = _with_suffix(_normal(name))
-    # A path from the working directory is one, too; os.path does nothing but string work here.
-    absolute = _with_suffix(_normal(os.path.abspath(name)))
-    for file in files:
-        if wanted == _normal(file.name) or absolute == _normal(str(file.path)):
-            return file
-        if os.path.isabs(name) and absolute == _normal(os.path.realpath(file.path)):
-            return file
-    below = [file for file in files if _normal(file.path.name) == wanted]
+    found = _named(files, name) or _at_path(files, name)
+    if found is not None:
+        return found
+    wanted = _normal(stem(name))
+    below = [file for file in files if _normal(stem(file.path.name)) == wanted]
     if len(below) == 1:
         return below[0]
+    close = [file.name for file in below[:_MOST_CLOSE]] or _close(files, name)
+    hint = f"; close to it: {', '.join(close)}" if close else ""
     raise InvalidParameter.for_field(
         "lora_files",
-        "is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them",
+        f"is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them{hint}",
         value=_shown(name),
         limit="a name that GET /api/v1/loras lists",
     )
 
 
+def _named(files: Sequence[LoraFile], name: str) -> LoraFile | None:
+    """Return the file that is listed by a name; of those whose suffixes differ in capitals the one that was spelled."""
+    wanted = _normal(name)
+    exact = (file for file in files if _normal(file.name) == wanted)
+    return next(exact, None) or next((file for file in files if _same(_normal(file.name), wanted)), None)
+
+
+def _at_path(files: Sequence[LoraFile], name: str) -> LoraFile | None:
+    # A path from the working directory is one, too; os.path does nothing but string work here.
+    absolute = _normal(os.path.abspath(name))
+    for file in files:
+        if _same(absolute, _normal(str(file.path))):
+            return file
+        if os.path.isabs(name) and _same(absolute, _normal(os.path.realpath(file.path))):
+            return file
+    return None
+
+
+def _same(one: str, other: str) -> bool:
+    return stem(one) == stem(other)
+
+
+def _close(files: Sequence[LoraFile], name: str) -> list[str]:
+    """Return the names that a client may have meant by one that no file has."""
+    wanted = stem(_shown(name)).casefold()
+    names = {
+        stem(spelling).casefold(): file.name
+        for file in reversed(files[:_MOST_COMPARED])
+        for spelling in (file.path.name, file.name)
+    }
+    close = difflib.get_close_matches(wanted, names, n=_MOST_CLOSE)
+    if not close and "." in wanted:
+        # With the suffix of another format, or a slip in this one.
+        close = difflib.get_close_matches(wanted.rpartition(".")[0], names, n=_MOST_CLOSE)
+    return list(dict.fromkeys(names[each] for each in close))
+
+
+def _not_found(name: str) -> LoraNotFound:
+    shown = escape(_shown(name))
+    return LoraNotFound(f"LoRA '{shown}' not found; GET /api/v1/loras lists them all", {"name": shown})
+
+
 def _normal(name: str) -> str:
     """Return one spelling of a path: file systems differ in how they keep accents."""
     return unicodedata.normalize("NFC", os.path.normpath(name)) if name else ""
-
-
-def _with_suffix(name: str) -> str:
-    return name if name.endswith(SUFFIX) else name + SUFFIX
 
 
 def _shown(name: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mflux_api.errors import InvalidParameter
+from mflux_api.errors import InvalidParameter, LoraNotDeletable, LoraNotFound
 from mflux_api.storage.loras import CheckedLora, LoraFiles, checked_name
 from tests.support.disk_calls import record_disk_calls
 from tests.support.safetensors_bytes import safetensors_bytes
@@ -43,23 +43,8 @@ def test_listing_has_regular_files_below_the_folders_and_nothing_else(folder: Pa
         "styles/oil.safetensors": folder / "loras/styles/oil.safetensors",
         "styles/deep/ink2.safetensors": folder / "loras/styles/deep/ink2.safetensors",
         "only.safetensors": folder / "more/only.safetensors",
-        str(folder / "more/ink.safetensors"): folder / "more/ink.safetensors",
+        "more/ink.safetensors": folder / "more/ink.safetensors",
     }
-
-
-def test_file_whose_name_no_answer_could_hold_is_no_lora(tmp_path: Path) -> None:
-    """One such name made the whole list an internal error."""
-    for name in (b"a\xff.safetensors", b"b\n\x1b[31m.safetensors", b"c\x7f.safetensors", "é ü.safetensors".encode()):
-        try:
-            (tmp_path / os.fsdecode(name)).write_bytes(safetensors_bytes())
-        except OSError:
-            pytest.skip("this file system takes UTF-8 only")
-    files = LoraFiles((tmp_path,)).all()
-    assert [file.name for file in files] == ["é ü.safetensors"]
-
-
-def test_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
-    assert LoraFiles((tmp_path / "none",)).all() == ()
 
 
 @pytest.mark.parametrize(
@@ -154,9 +139,12 @@ def test_path_tricks_get_one_uniform_error(folder: Path, trick: str) -> None:
     with pytest.raises(InvalidParameter) as caught:
         loras(folder).resolve(["ink", trick.format(folder=folder) if trick.startswith("{folder}") else trick])
     error = caught.value
-    assert error.message == (
+    listed = {file.name for file in loras(folder).all()}
+    uniform, _, close = error.message.partition("; close to it: ")
+    assert uniform == (
         "'lora_files' is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them"
     )
+    assert set(filter(None, close.split(", "))) <= listed
     assert error.details["field"] == "lora_files"
     json.dumps(dict(error.details)).encode()
     assert str(folder / "loras") not in error.message
@@ -165,6 +153,84 @@ def test_path_tricks_get_one_uniform_error(folder: Path, trick: str) -> None:
 def test_accents_are_found_however_the_disk_keeps_them(tmp_path: Path) -> None:
     (tmp_path / "Aque\u0301.safetensors").write_bytes(safetensors_bytes())
     assert len(LoraFiles((tmp_path,)).resolve(["Aqu\u00e9"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "close"),
+    [
+        ("inc", "ink.safetensors"),
+        ("INK", "ink.safetensors"),
+        ("styles/oyl", "styles/oil.safetensors"),
+        ("lniked.safetensor", "linked.safetensors"),
+        ("linked.pt", "linked.safetensors"),
+    ],
+)
+def test_name_that_no_file_has_is_answered_with_close_ones(folder: Path, name: str, close: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"close to it: .*{close}") as caught:
+        loras(folder).resolve([name])
+    assert str(folder) not in caught.value.message
+
+
+def test_name_that_two_folders_have_is_answered_with_both(tmp_path: Path) -> None:
+    for name in ("a/ink", "b/ink"):
+        (tmp_path / f"{name}.safetensors").parent.mkdir()
+        (tmp_path / f"{name}.safetensors").touch()
+    with pytest.raises(InvalidParameter, match=r"close to it: a/ink\.safetensors, b/ink\.safetensors$"):
+        LoraFiles((tmp_path,)).resolve(["ink"])
+
+
+@pytest.mark.parametrize("suffix", [".SAFETENSORS", ".SafeTensors"])
+def test_capitals_in_the_suffix_count_as_the_suffix(tmp_path: Path, suffix: str) -> None:
+    """Files that came from other systems were not there."""
+    (tmp_path / f"ink{suffix}").write_bytes(safetensors_bytes())
+    files = LoraFiles((tmp_path,))
+    names = ("ink", f"ink{suffix}", "ink.safetensors", str(tmp_path / "ink"), str(tmp_path / "ink.safetensors"))
+    assert [file.name for file in files.resolve(names)] == [f"ink{suffix}"] * 5
+
+
+def test_of_two_files_whose_suffixes_differ_the_one_that_is_spelled_is_meant(tmp_path: Path) -> None:
+    for suffix in (".SAFETENSORS", ".safetensors"):
+        (tmp_path / f"ink{suffix}").touch()
+    if len(os.listdir(tmp_path)) == 1:
+        pytest.skip("to this file system they are one name")
+    names = ["ink.SAFETENSORS", "ink.safetensors"]
+    assert [file.name for file in LoraFiles((tmp_path,)).resolve(names)] == names
+
+
+# --- removing ---
+
+
+def test_removed_file_is_gone_when_the_call_returns_and_its_link_alone_where_it_is_one(folder: Path) -> None:
+    files = loras(folder)
+    assert files.remove("linked").name == "linked.safetensors"
+    assert files.remove("styles/oil.safetensors").path == folder / "loras/styles/oil.safetensors"
+    assert sorted(os.listdir(folder / "loras/styles")) == ["deep"]
+    assert (folder / "loras/ink.safetensors").exists()
+    assert not (folder / "loras/linked.safetensors").is_symlink()
+
+
+def test_removal_is_on_disk_when_the_call_returns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record_disk_calls(monkeypatch)
+    loras(folder).remove("styles/oil")
+    assert ("fsync", (folder / "loras" / "styles").stat().st_ino) in calls.calls
+
+
+@pytest.mark.parametrize("trick", [*TRICKS, "oil", "{folder}/loras/ink.safetensors"])
+def test_only_a_name_that_is_listed_is_removed(folder: Path, trick: str) -> None:
+    """A path is not a name here, and no file is found by a part of its name."""
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(LoraNotFound) as caught:
+        loras(folder).remove(trick.format(folder=folder) if trick.startswith("{folder}") else trick)
+    assert (sorted(folder.rglob("*")), caught.value.message.isprintable()) == (before, True)
+    json.dumps(dict(caught.value.details)).encode()
+
+
+def test_file_behind_a_link_to_a_folder_is_not_removed(folder: Path) -> None:
+    (folder / "loras" / "out").unlink()
+    (folder / "loras" / "out").symlink_to(folder / "loras" / "styles")
+    with pytest.raises(LoraNotDeletable, match="behind a link"):
+        loras(folder).remove("out/oil")
+    assert (folder / "loras/styles/oil.safetensors").exists()
 
 
 # --- uploads ---
@@ -202,6 +268,32 @@ def test_upload_that_grew_after_it_was_checked_is_not_published(tmp_path: Path) 
         with pytest.raises(ValueError, match="after it was checked"):
             upload.publish("ink", checked, overwrite=False)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_upload_replaces_a_link_and_never_writes_through_it(folder: Path) -> None:
+    files, secret = loras(folder), (folder / "secret.safetensors").read_bytes()
+    for name in ("escape", "dangling", "linked"):
+        with pytest.raises(InvalidParameter, match="taken"):
+            put(files, name, safetensors_bytes(32))
+        put(files, name, safetensors_bytes(32), overwrite=True)
+        path = folder / "loras" / f"{name}.safetensors"
+        assert (path.is_symlink(), path.read_bytes()) == (False, safetensors_bytes(32))
+    assert (folder / "secret.safetensors").read_bytes() == secret
+    assert (folder / "loras" / "ink.safetensors").read_bytes() == safetensors_bytes()
+    assert not (folder / "nothing.safetensors").exists()
+
+
+def test_upload_with_capitals_in_the_suffix_is_no_second_file(tmp_path: Path) -> None:
+    (tmp_path / "ink.SAFETENSORS").write_bytes(safetensors_bytes(16))
+    files = LoraFiles((tmp_path,))
+    assert put(files, "oil.SAFETENSORS", safetensors_bytes()) == "oil.safetensors"
+    with pytest.raises(InvalidParameter, match="taken"):
+        put(files, "ink", safetensors_bytes(32))
+    assert put(files, "ink", safetensors_bytes(32), overwrite=True) == "ink.SAFETENSORS"
+    assert [(file.name, file.size) for file in files.all()] == [
+        ("ink.SAFETENSORS", len(safetensors_bytes(32))),
+        ("oil.safetensors", len(safetensors_bytes())),
+    ]
 
 
 @pytest.mark.parametrize(

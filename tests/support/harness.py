@@ -23,7 +23,7 @@ from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.service import Service, open_service
 from mflux_api.storage.checkpoints import EMBEDDED
-from mflux_api.storage.loras import LoraFile
+from mflux_api.storage.lora_folders import LoraFile
 from mflux_api.supervisor import Started
 from tests.support.requests import resolved_request
 from tests.support.scripted_engine import Script

@@ -21,7 +21,7 @@ from mflux_api.errors import GenerationFailed, ServiceError, by_code
 from mflux_api.ipc.child_process import SILENCE_GRACE_SECONDS
 from mflux_api.ipc.frames import ProtocolError
 from mflux_api.jobs.job import Timings
-from mflux_api.storage.loras import LoraFile
+from mflux_api.storage.lora_folders import LoraFile
 from mflux_api.system.nurseries import unwrapped_nursery
 
 logger = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from mflux_api.actors import messages as m
 from mflux_api.engine.interface import EngineId
 from mflux_api.errors import InvalidParameter
 from mflux_api.ipc.printable import printable
-from mflux_api.storage.loras import LoraFile
+from mflux_api.storage.lora_folders import LoraFile
 
 logger = logging.getLogger(__name__)
 

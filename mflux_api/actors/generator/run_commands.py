@@ -6,6 +6,7 @@ from pathlib import Path
 from mflux_api.actors import messages as m
 from mflux_api.engine.protocol import Run, Upscale
 from mflux_api.engine.run_images import describe_inpainting, to_blobs
+from mflux_api.ipc.paths import path_text
 
 
 def run_command(
@@ -45,7 +46,7 @@ def run_command(
         references=tuple(image.size for image in inputs.references),
         start=inputs.start is not None,
         image_strength=request.strength,
-        lora_paths=tuple(str(path) for path in lora_paths),
+        lora_paths=tuple(path_text(path) for path in lora_paths),
         lora_scales=request.lora_scales,
         previews=previews,
         alternating_offload=lease.alternating_offload,

@@ -13,7 +13,20 @@ class LoraResponse:
 
 
 @attrs.frozen(kw_only=True)
+class SkippedLora:
+    """Something in ``lora.dirs`` that no request can name."""
+
+    name: str
+    """What no text can hold is escaped: ``\\xff`` for a byte that is not UTF-8."""
+    reason: str
+    """A clause that says why, and what to do."""
+
+
+@attrs.frozen(kw_only=True)
 class LoraList:
     """``GET /api/v1/loras``."""
 
     loras: tuple[LoraResponse, ...]
+    skipped: tuple[SkippedLora, ...]
+    """The first 100 of those that are left out."""
+    skipped_total: int

@@ -22,11 +22,12 @@ from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.multipart import read_form
 from mflux_api.http.operations import Operation, query_parameter
 from mflux_api.http.render import timestamp
-from mflux_api.http.responses import json_response
-from mflux_api.http.routes.lora_schemas import LoraList, LoraResponse
+from mflux_api.http.responses import json_bytes, json_response, to_json
+from mflux_api.http.routes.lora_schemas import LoraList, LoraResponse, SkippedLora
 from mflux_api.http.security.guard import caller
 from mflux_api.http.slots import Slots
-from mflux_api.storage.loras import LoraFile, Upload, checked_name
+from mflux_api.storage.lora_folders import Listing, LoraFile
+from mflux_api.storage.loras import Upload, checked_name
 from mflux_api.system.threads import run_in_thread
 
 T = TypeVar("T")
@@ -71,8 +72,11 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get(PATH)
     async def list_loras() -> Response:
-        files = await gateway.read_loras(gateway.loras.all)
-        return json_response(LoraList(loras=tuple(_response(file) for file in files)))
+        def read() -> bytes:
+            # Made in the thread, too: of thousands of files it takes a while.
+            return to_json(_list(gateway.loras.look()))
+
+        return json_bytes(await gateway.read_loras(read))
 
     @routes.post(PATH)
     async def add_lora() -> Response:
@@ -165,6 +169,14 @@ def _flag(name: str) -> bool:
             name, "is invalid: expected true or false", value=value[:64], limit="true or false"
         )
     return value == "true"
+
+
+def _list(listing: Listing) -> LoraList:
+    return LoraList(
+        loras=tuple(_response(file) for file in listing.files),
+        skipped=tuple(SkippedLora(name=each.name, reason=each.reason) for each in listing.skipped),
+        skipped_total=listing.skipped_total,
+    )
 
 
 def _response(file: LoraFile) -> LoraResponse:

@@ -1,10 +1,10 @@
 """A LoRA's file that a client uploaded, checked by its header with the rules of the engine's reader."""
 
 import os
-from pathlib import Path
 
 from mflux_api.catalog.safetensors_rules import SafetensorsRuleError, read_file
 from mflux_api.images.child import protocol as p
+from mflux_api.ipc.paths import path_of
 from mflux_api.system.regular_files import NotRegularFile, open_regular
 
 
@@ -15,7 +15,7 @@ def check_lora(order: p.CheckLora) -> p.LoraChecked:
         InvalidParameter: they do not, or it breaks another rule.
     """
     try:
-        with open_regular(Path(order.path)) as file:
+        with open_regular(path_of(order.path)) as file:
             size = os.fstat(file.fileno()).st_size
             read_file(file, size)
     except SafetensorsRuleError as error:

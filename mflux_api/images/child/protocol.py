@@ -113,6 +113,7 @@ class CheckLora(Order):
     """Check a LoRA's file by its header; nothing of its data is read."""
 
     path: str
+    """As :func:`mflux_api.ipc.paths.path_text` makes it."""
 
     def refuse(self, index: int, problem: str) -> ServiceError:
         """Return the error for a header that cannot be read."""
