@@ -58,6 +58,7 @@ class Questions:
         # By disk: one that does not answer keeps its threads, and none that others wait for.
         self.model_readers = trio.CapacityLimiter(READERS)
         self.lora_readers = trio.CapacityLimiter(READERS)
+        self.lora_removers = trio.CapacityLimiter(READERS)
         self.image_readers = trio.CapacityLimiter(READERS)
         self.decoding = Decoding(partial(self._ask, addresses.decoder))
         self.loras = LoraFiles.from_settings(settings)

@@ -9,7 +9,7 @@ import os
 import re
 import secrets
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +22,8 @@ from mflux_api.system.durable import PendingFile, make_folder, remove_abandoned,
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,119}")
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
+_MOST_LINKS = 40
+"""Links after one another, as the system counts them."""
 _MOST_CLOSE = 3
 _MOST_COMPARED = 2000
 """Names that are looked through for close ones: each costs about 20 µs."""
@@ -60,38 +62,39 @@ class LoraFiles:
         files = self.all()
         return tuple(_find(files, name) for name in names)
 
-    def remove(self, name: str) -> LoraFile:
-        """Remove a file by the name that it is listed by, with or without the suffix; durable when this returns.
+    # --- removing ---
 
-        Of a link the link is removed, and never what it leads to. Looks at the disk.
+    def plan_removal(self, name: str) -> "Removal":
+        """Return what is to be removed by a name that is listed, with or without the suffix. Looks at the disk.
 
         Raises:
             LoraNotFound: no file is listed by this name.
             LoraNotDeletable: it lies somewhere else, behind a link to a folder.
-            OSError: the folder cannot be written.
         """
-        file = self.listed(name)
+        files = self.all()
+        # As it is spelled: no path leads from one name to another here.
+        file = _named(files, name, _composed)
+        if file is None:
+            raise _not_found(name)
         if file.through_link:
             raise LoraNotDeletable(
                 f"LoRA '{file.name}' lies behind a link to a folder; delete it where it is", {"name": file.name}
             )
+        gone, parents = _real_parent(file.path, {}), dict[Path, str]()
+        return Removal(file, tuple(each.name for each in files if gone in _way(each.path, parents)))
+
+    def remove(self, file: LoraFile) -> None:
+        """Remove a file, of a link the link and never what it leads to; durable when this returns.
+
+        Raises:
+            LoraNotFound: it is gone already.
+            OSError: the folder cannot be written.
+        """
         try:
             os.unlink(file.path)
         except FileNotFoundError:
-            raise _not_found(name) from None
+            raise _not_found(file.name) from None
         sync_folder(file.path.parent)
-        return file
-
-    def listed(self, name: str) -> LoraFile:
-        """Return the file that is listed by this name, with or without the suffix. Looks at the disk.
-
-        Raises:
-            LoraNotFound: there is none.
-        """
-        file = _named(self.all(), name)
-        if file is None:
-            raise _not_found(name)
-        return file
 
     # --- uploads ---
 
@@ -121,6 +124,15 @@ class LoraFiles:
         if folder is None or not folder.is_dir():
             return 0
         return remove_abandoned(path for path in folder.iterdir() if _PART.fullmatch(path.name) and path.is_file())
+
+
+@attrs.frozen
+class Removal:
+    """A file that is about to be removed."""
+
+    file: LoraFile
+    names: tuple[str, ...]
+    """Its name, and those of links that lead to it."""
 
 
 @attrs.frozen
@@ -222,11 +234,12 @@ def _find(files: Sequence[LoraFile], name: str) -> LoraFile:
     )
 
 
-def _named(files: Sequence[LoraFile], name: str) -> LoraFile | None:
+def _named(files: Sequence[LoraFile], name: str, spelling: Callable[[str], str] | None = None) -> LoraFile | None:
     """Return the file that is listed by a name; of those whose suffixes differ in capitals the one that was spelled."""
-    wanted = _normal(name)
-    exact = (file for file in files if _normal(file.name) == wanted)
-    return next(exact, None) or next((file for file in files if _same(_normal(file.name), wanted)), None)
+    spelling = spelling or _normal
+    wanted, names = spelling(name), [(spelling(file.name), file) for file in files]
+    exact = (file for each, file in names if each == wanted)
+    return next(exact, None) or next((file for each, file in names if _same(each, wanted)), None)
 
 
 def _at_path(files: Sequence[LoraFile], name: str) -> LoraFile | None:
@@ -265,8 +278,31 @@ def _not_found(name: str) -> LoraNotFound:
 
 
 def _normal(name: str) -> str:
-    """Return one spelling of a path: file systems differ in how they keep accents."""
-    return unicodedata.normalize("NFC", os.path.normpath(name)) if name else ""
+    """Return one spelling of a path."""
+    return _composed(os.path.normpath(name)) if name else ""
+
+
+def _composed(name: str) -> str:
+    """Return one spelling of a name: file systems differ in how they keep accents."""
+    return unicodedata.normalize("NFC", name)
+
+
+def _way(path: Path, parents: dict[Path, str]) -> Iterator[str]:
+    """Yield every file that a path leads over: links, one after the other, and where they end."""
+    for _ in range(_MOST_LINKS):
+        real = _real_parent(path, parents)
+        yield real
+        try:
+            path = Path(os.path.dirname(real), os.readlink(real))
+        except OSError:
+            return
+
+
+def _real_parent(path: Path, parents: dict[Path, str]) -> str:
+    """Return a path whose folders are no links, while its last part may be one."""
+    if path.parent not in parents:
+        parents[path.parent] = os.path.realpath(path.parent)
+    return os.path.join(parents[path.parent], path.name)
 
 
 def _shown(name: str) -> str:

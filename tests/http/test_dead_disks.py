@@ -25,7 +25,7 @@ def _content(image: StoredImage) -> bytes:
         ("GET", "/api/v1/models", Checkpoints, "state", "models.cache_dir"),
         ("GET", "/api/v1/models/demo/status", Checkpoints, "state", "models.cache_dir"),
         ("POST", "/api/v1/models/demo/load", Checkpoints, "folder", "models.cache_dir"),
-        ("GET", "/api/v1/loras", LoraFiles, "all", "lora.dirs"),
+        ("GET", "/api/v1/loras", LoraFiles, "look", "lora.dirs"),
         ("GET", "/api/v1/jobs/{}/images/0", Path, "stat", "generation.output_dir"),
         ("GET", "/api/v1/jobs/{}", Path, "stat", "generation.output_dir"),
     ],

@@ -202,8 +202,8 @@ def test_of_two_files_whose_suffixes_differ_the_one_that_is_spelled_is_meant(tmp
 
 def test_removed_file_is_gone_when_the_call_returns_and_its_link_alone_where_it_is_one(folder: Path) -> None:
     files = loras(folder)
-    assert files.remove("linked").name == "linked.safetensors"
-    assert files.remove("styles/oil.safetensors").path == folder / "loras/styles/oil.safetensors"
+    for name in ("linked", "styles/oil.safetensors"):
+        files.remove(files.plan_removal(name).file)
     assert sorted(os.listdir(folder / "loras/styles")) == ["deep"]
     assert (folder / "loras/ink.safetensors").exists()
     assert not (folder / "loras/linked.safetensors").is_symlink()
@@ -211,16 +211,18 @@ def test_removed_file_is_gone_when_the_call_returns_and_its_link_alone_where_it_
 
 def test_removal_is_on_disk_when_the_call_returns(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = record_disk_calls(monkeypatch)
-    loras(folder).remove("styles/oil")
+    loras(folder).remove(loras(folder).plan_removal("styles/oil").file)
     assert ("fsync", (folder / "loras" / "styles").stat().st_ino) in calls.calls
 
 
-@pytest.mark.parametrize("trick", [*TRICKS, "oil", "{folder}/loras/ink.safetensors"])
+@pytest.mark.parametrize(
+    "trick", [*TRICKS, "oil", "./ink", "styles/../ink", "styles//oil", "{folder}/loras/ink.safetensors"]
+)
 def test_only_a_name_that_is_listed_is_removed(folder: Path, trick: str) -> None:
     """A path is not a name here, and no file is found by a part of its name."""
     before = sorted(folder.rglob("*"))
     with pytest.raises(LoraNotFound) as caught:
-        loras(folder).remove(trick.format(folder=folder) if trick.startswith("{folder}") else trick)
+        loras(folder).plan_removal(trick.format(folder=folder) if trick.startswith("{folder}") else trick)
     assert (sorted(folder.rglob("*")), caught.value.message.isprintable()) == (before, True)
     json.dumps(dict(caught.value.details)).encode()
 
@@ -229,8 +231,20 @@ def test_file_behind_a_link_to_a_folder_is_not_removed(folder: Path) -> None:
     (folder / "loras" / "out").unlink()
     (folder / "loras" / "out").symlink_to(folder / "loras" / "styles")
     with pytest.raises(LoraNotDeletable, match="behind a link"):
-        loras(folder).remove("out/oil")
-    assert (folder / "loras/styles/oil.safetensors").exists()
+        loras(folder).plan_removal("out/oil")
+
+
+def test_names_that_a_removal_takes_are_those_of_links_to_the_file_too(folder: Path) -> None:
+    (folder / "loras" / "twice.safetensors").symlink_to("linked.safetensors")
+    (folder / "loras" / "alias").symlink_to("styles")
+    files = loras(folder)
+    taken = {name: set(files.plan_removal(name).names) for name in ("ink", "linked", "twice", "styles/oil")}
+    assert taken == {
+        "ink": {"ink.safetensors", "linked.safetensors", "twice.safetensors"},
+        "linked": {"linked.safetensors", "twice.safetensors"},
+        "twice": {"twice.safetensors"},
+        "styles/oil": {"styles/oil.safetensors", "alias/oil.safetensors"},
+    }
 
 
 # --- uploads ---

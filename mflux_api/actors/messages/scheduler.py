@@ -155,6 +155,13 @@ class GetEngines(Ask[tuple[EngineStatus, ...]]):
 
 
 @attrs.frozen(kw_only=True)
+class CountLoraJobs(Ask[int]):
+    """Count the jobs that are not finished and name one of some LoRAs."""
+
+    names: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
 class Drain(Ask[None]):
     """Take no new work and start none; answered when nothing runs any more.
 
@@ -176,6 +183,7 @@ SchedulerMessage = (
     | GetQueue
     | GetStatus
     | GetEngines
+    | CountLoraJobs
     | Drain
     | EngineChanged
 )

@@ -150,6 +150,8 @@ class Scheduler:
                 message.reply.ok(self._status())
             case m.GetEngines():
                 message.reply.ok(self._engines.all())
+            case m.CountLoraJobs():
+                message.reply.ok(self._queue.tally.jobs_with_loras(message.names))
             case m.Drain():
                 self._draining_begun = True
                 self._draining.drain(message)

@@ -1,6 +1,7 @@
-"""How many jobs wait, and how much their init images take: in all and by caller, counted as jobs change."""
+"""How many jobs wait, what their init images take, and which LoRAs they name, counted as jobs change."""
 
 from collections import Counter
+from collections.abc import Iterable
 
 from mflux_api.access.addresses import client_of
 from mflux_api.actors.scheduler.entries import ACCEPTED, Entry, JobState
@@ -15,6 +16,7 @@ class Tally:
         self._input_bytes = 0
         self._input_bytes_of = Counter[str]()
         self._inputs: dict[int, int] = {}
+        self._with_lora: dict[str, set[int]] = {}
 
     def queued(self) -> int:
         """Return how many jobs wait or are on their way into the store."""
@@ -36,9 +38,15 @@ class Tally:
         """Return how much of that was that of an owner's caller."""
         return self._input_bytes_of[client_of(owner)]
 
+    def jobs_with_loras(self, names: Iterable[str]) -> int:
+        """Return how many unfinished jobs name one of these LoRAs."""
+        return len(set[int]().union(*(self._with_lora.get(name, ()) for name in names)))
+
     def add(self, entry: Entry) -> None:
         """Count a new entry."""
         self._count(entry, entry.state, 1)
+        for name in entry.job.request.lora_files:
+            self._with_lora.setdefault(name, set()).add(entry.number)
         # Counted as they are now: a job that waits has none in memory.
         size = sum(len(text) for text in entry.job.request.init_images)
         if size:
@@ -54,6 +62,10 @@ class Tally:
         """Count an entry no more."""
         self._count(entry, entry.state, -1)
         self._count_inputs(entry, -self._inputs.pop(entry.number, 0))
+        for name in set(entry.job.request.lora_files):
+            self._with_lora[name].discard(entry.number)
+            if not self._with_lora[name]:
+                del self._with_lora[name]
 
     def _count(self, entry: Entry, state: JobState, more: int) -> None:
         if state in ACCEPTED:

@@ -13,6 +13,15 @@ class LoraResponse:
 
 
 @attrs.frozen(kw_only=True)
+class DeletedLora:
+    """The answer to ``DELETE /api/v1/loras/{name}``."""
+
+    name: str
+    """Its name in the list, where it is no more."""
+    deleted: bool = True
+
+
+@attrs.frozen(kw_only=True)
 class SkippedLora:
     """Something in ``lora.dirs`` that no request can name."""
 

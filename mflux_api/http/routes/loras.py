@@ -1,4 +1,4 @@
-"""``/api/v1/loras``: which LoRAs there are, and how another one gets there."""
+"""``/api/v1/loras``: which LoRAs there are, and how one comes and goes."""
 
 import errno
 from collections.abc import AsyncIterator, Callable
@@ -14,16 +14,20 @@ from mflux_api.errors import (
     DiskFull,
     InternalError,
     InvalidParameter,
+    LoraInUse,
+    LoraNotDeletable,
+    LoraNotFound,
     RequestTimeout,
     ServerBusy,
+    ShuttingDown,
     TooManyConnections,
 )
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.multipart import read_form
-from mflux_api.http.operations import Operation, query_parameter
+from mflux_api.http.operations import Operation, path_parameter, query_parameter
 from mflux_api.http.render import timestamp
 from mflux_api.http.responses import json_bytes, json_response, to_json
-from mflux_api.http.routes.lora_schemas import LoraList, LoraResponse, SkippedLora
+from mflux_api.http.routes.lora_schemas import DeletedLora, LoraList, LoraResponse, SkippedLora
 from mflux_api.http.security.guard import caller
 from mflux_api.http.slots import Slots
 from mflux_api.storage.lora_folders import Listing, LoraFile
@@ -62,6 +66,15 @@ OPERATIONS = (
         upload=True,
         errors=(InvalidParameter, BodyTooLarge, RequestTimeout, TooManyConnections, ServerBusy, DiskFull),
     ),
+    Operation(
+        method="delete",
+        path=f"{PATH}/{{name}}",
+        summary="Remove a LoRA file; the name may hold slashes",
+        scope=Scope.MANAGE,
+        response=DeletedLora,
+        parameters=(path_parameter("name"),),
+        errors=(LoraNotFound, LoraNotDeletable, LoraInUse, ServerBusy, ShuttingDown),
+    ),
 )
 
 
@@ -87,6 +100,11 @@ def blueprint(gateway: Gateway) -> Blueprint:
             checked_name(name)
         file = await uploads.add(caller().owner, name, overwrite=overwrite)
         return json_response(_response(file))
+
+    @routes.delete(f"{PATH}/<path:name>")
+    async def delete_lora(name: str) -> Response:
+        file = await gateway.delete_lora(name)
+        return json_response(DeletedLora(name=file.name))
 
     return routes
 

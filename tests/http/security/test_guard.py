@@ -58,7 +58,7 @@ def basic(secret: str) -> dict[str, str]:
 
 async def ask(api: Api, operation: Operation, headers: Mapping[str, str]) -> tuple[int, str | None]:
     """The status and the code of a request whose body no route takes."""
-    path = operation.path.format(job_id=UNKNOWN_JOB, model_id="no-model", index=0)
+    path = operation.path.format(job_id=UNKNOWN_JOB, model_id="no-model", name="no-lora", index=0)
     answer = await api.http.request(operation.method.upper(), path, headers=headers, content=b"{")
     return answer.status_code, None if answer.status_code < 400 or not answer.content else answer.json()["code"]
 
@@ -274,7 +274,7 @@ async def test_no_answer_but_a_models_status_holds_a_path_of_this_machine(tmp_pa
             if operation.path.endswith("/stream"):
                 continue
             for job_id, model, index in ((job.id, "demo", 0), (UNKNOWN_JOB, "no-model", 9)):
-                path = operation.path.format(job_id=job_id, model_id=model, index=index)
+                path = operation.path.format(job_id=job_id, model_id=model, name="no-lora", index=index)
                 for body in (b"{", b"{}", b'{"prompt": "a", "lora_files": ["/etc/passwd"], "init_images": ["/etc"]}'):
                     answer = await api.http.request(operation.method.upper(), path, content=body)
                     assert str(tmp_path).encode() not in answer.content

@@ -1,0 +1,106 @@
+"""Deleting LoRAs over HTTP: by the name that the list has, and never one that a job still needs."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+import attrs
+import pytest
+
+from tests.support.harness import ended, request
+from tests.support.safetensors_bytes import safetensors_bytes
+from tests.support.scripted_api import Api, scripted_api
+from tests.support.scripted_engine import Hold, Script
+
+NAMES = ("ink", "styles/oil", "styles/a b", "100% é?#", "plus+and&")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with LoRAs."""
+    for name in NAMES:
+        path = tmp_path / "loras" / f"{name}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(safetensors_bytes())
+    return tmp_path
+
+
+async def names(api: Api) -> list[str]:
+    return [lora["name"] for lora in (await api.http.get("/api/v1/loras")).json()["loras"]]
+
+
+async def test_lora_is_deleted_by_its_name_however_the_path_spells_it(folder: Path) -> None:
+    async with scripted_api(folder) as api:
+        assert len(await names(api)) == len(NAMES)
+        for path in ("ink", "styles/oil.safetensors", "styles%2Fa%20b", quote("100% é?#"), "plus+and&"):
+            answer = await api.http.delete(f"/api/v1/loras/{path}")
+            assert (answer.status_code, answer.json()["deleted"]) == (200, True), path
+            assert answer.json()["name"].endswith(".safetensors")
+            again = await api.http.delete(f"/api/v1/loras/{path}")
+            assert (again.status_code, again.json()["code"]) == (404, "LORA_NOT_FOUND")
+        assert await names(api) == []
+        assert os.listdir(folder / "loras" / "styles") == []
+
+
+@pytest.mark.parametrize("path", ["nothing", "oil", "..%2Fsecret", "styles", "%FF", "styles%2F..%2Fink", "ink%00"])
+async def test_any_other_name_is_404_and_nothing_is_gone(folder: Path, path: str) -> None:
+    (folder / "secret.safetensors").touch()
+    async with scripted_api(folder) as api:
+        answer = await api.http.delete(f"/api/v1/loras/{path}")
+        assert (answer.status_code, answer.json()["code"]) == (404, "LORA_NOT_FOUND")
+        assert "GET /api/v1/loras" in answer.json()["error"]
+        assert str(folder) not in answer.text
+        assert len(await names(api)) == len(NAMES)
+    assert (folder / "secret.safetensors").exists()
+
+
+async def test_lora_that_a_job_names_is_kept_until_no_job_does(folder: Path) -> None:
+    """A job that waits would fail over it; so would one that reads it by a link."""
+    (folder / "loras" / "alias.safetensors").symlink_to("ink.safetensors")
+    hold = Hold()
+    async with scripted_api(folder, Script(at={"run": hold})) as api:
+        running = await api.service.submit(attrs.evolve(request(), lora_files=("ink",)))
+        waiting = await api.service.submit(attrs.evolve(request(), lora_files=("alias", "ink")))
+        other = await api.service.submit(attrs.evolve(request(), lora_files=("styles/oil",)))
+        await hold.reached.wait()
+        refused = await api.http.delete("/api/v1/loras/ink")
+        assert (refused.status_code, refused.json()["code"]) == (409, "LORA_IN_USE")
+        assert refused.json()["details"] == {"name": "ink.safetensors", "jobs": 2}
+        assert "named by 2 job(s)" in refused.json()["error"]
+        assert (await api.http.delete("/api/v1/loras/alias")).json()["details"]["jobs"] == 1
+        assert (await api.http.delete(f"/api/v1/loras/{quote('plus+and&')}")).status_code == 200
+        hold.release.set()
+        for job in (running, waiting, other):
+            await ended(api.service, job.id)
+        for name in ("ink", "alias", "styles/oil"):
+            expected = 404 if name == "alias" else 200
+            assert (await api.http.delete(f"/api/v1/loras/{name}")).status_code == expected
+
+
+async def test_disk_that_refuses_a_deletion_is_an_error_that_says_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    async with scripted_api(folder) as api:
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "unlink", refuse)
+            answer = await api.http.delete("/api/v1/loras/ink")
+        assert (answer.status_code, answer.json()["code"]) == (500, "INTERNAL_ERROR")
+        assert "writable" in answer.json()["error"]
+        assert str(folder) not in answer.text
+
+
+async def test_a_cancelled_job_needs_its_lora_no_more(folder: Path) -> None:
+    hold = Hold()
+    async with scripted_api(folder, Script(at={"run": hold})) as api:
+        job = await api.service.submit(attrs.evolve(request(), lora_files=("ink",)))
+        await hold.reached.wait()
+        assert (await api.http.delete("/api/v1/loras/ink")).status_code == 409
+        await api.http.delete(f"/api/v1/jobs/{job.id}")
+        await ended(api.service, job.id)
+        assert (await api.http.delete("/api/v1/loras/ink")).status_code == 200
