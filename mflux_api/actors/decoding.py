@@ -1,6 +1,7 @@
 """Typed questions to the decoder: what the gateway and the scheduler ask of it, with the answers as they need them."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
 from typing import Literal, TypeVar
 
 import attrs
@@ -123,6 +124,16 @@ class Decoding:
         """
         done, _ = await self._do(p.CheckLora(path=path_text(upload.path)), (), p.LoraChecked, caller)
         return CheckedLora(done.size)
+
+    async def describe_loras(self, paths: Sequence[Path], caller: str = "") -> tuple[p.DescribedLora, ...]:
+        """Return what the first of these LoRA files hold, at least one of them.
+
+        Raises:
+            InvalidParameter: a child died of the header of one; the details have its ``index`` and a ``reason``.
+        """
+        order = p.DescribeLoras(paths=tuple(path_text(path) for path in paths))
+        done, _ = await self._do(order, (), p.LorasDescribed, caller)
+        return done.found
 
     async def _images(self, order: p.PrepareReferences | p.PrepareSource, texts: Sequence[str]) -> tuple[RGBImage, ...]:
         done, pixels = await self._do(order, texts, p.ImagesDecoded, "")

@@ -15,6 +15,7 @@ from mflux_api.catalog import Catalog, Model
 from mflux_api.config import Settings
 from mflux_api.engine.interface import EngineId
 from mflux_api.errors import ServerBusy, ServiceRestarting, ShuttingDown
+from mflux_api.gateway.lora_contents import LoraContentsCache
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.system.threads import read_in_thread
@@ -61,6 +62,7 @@ class Questions:
         self.lora_removers = trio.CapacityLimiter(READERS)
         self.image_readers = trio.CapacityLimiter(READERS)
         self.decoding = Decoding(partial(self._ask, addresses.decoder))
+        self.lora_contents = LoraContentsCache(self.decoding.describe_loras)
         self.loras = LoraFiles.from_settings(settings)
         self.settings = settings
         self.catalog = catalog

@@ -38,6 +38,19 @@ def test_list_has_every_file_with_its_size(client: httpx.Client) -> None:
     assert listed["one.safetensors"]["modified_at"].endswith("Z")
 
 
+def test_list_says_what_each_file_holds(client: httpx.Client, server: Server) -> None:
+    broken = server.folder / "loras" / "broken.safetensors"
+    broken.write_bytes(lora_bytes(1)[:-1])
+    try:
+        listed = {lora["name"]: lora for lora in client.get("/api/v1/loras").json()["loras"]}
+    finally:
+        broken.unlink()
+    contents = {"format": "lora", "rank": 2, "layers": 3, "layers_understood": 3, "text_encoder_layers": 0}
+    assert listed["one.safetensors"].items() >= {**contents, "unknown": [], "problem": None}.items()
+    assert listed["broken.safetensors"].items() >= {**dict.fromkeys(contents), "unknown": []}.items()
+    assert "a part of it is missing" in listed["broken.safetensors"]["problem"]
+
+
 def test_one_name_that_is_not_utf_8_is_listed_escaped_and_hides_no_other(client: httpx.Client, server: Server) -> None:
     """It made the list an internal error for everybody."""
     path = server.folder / "loras" / os.fsdecode(b"bad\xff.safetensors")
@@ -170,7 +183,15 @@ def test_loras_work_on_a_quantized_base_and_leave_no_trace(client: httpx.Client)
 def test_uploaded_file_can_be_used_at_once(client: httpx.Client) -> None:
     answer = client.post("/api/v1/loras", params={"name": "by-body"}, content=lora_bytes(11))
     assert answer.status_code == 200, answer.text
-    assert answer.json().items() >= {"name": "by-body.safetensors", "size_bytes": len(lora_bytes(11))}.items()
+    assert (
+        answer.json().items()
+        >= {
+            "name": "by-body.safetensors",
+            "size_bytes": len(lora_bytes(11)),
+            "format": "lora",
+            "layers_understood": 3,
+        }.items()
+    )
     assert "by-body.safetensors" in names(client)
     assert generate(client, lora_files=["by-body"]) != generate(client)
 

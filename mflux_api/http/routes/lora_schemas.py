@@ -1,5 +1,7 @@
 """JSON of ``/api/v1/loras``: a LoRA as clients see it; fields only."""
 
+from typing import Literal
+
 import attrs
 
 
@@ -10,6 +12,22 @@ class LoraResponse:
     name: str
     size_bytes: int
     modified_at: str
+    format: Literal["lora", "lokr", "loha", "dora", "unknown"] | None
+    """How its layers are written; this and what follows is null until the header was read: ask again."""
+    rank: int | None
+    """Its most frequent one, and null where its factors are whole matrices."""
+    base: str | None
+    """The model that it was trained on, where its metadata says so."""
+    layers: int | None
+    """Layers of a transformer that it names."""
+    layers_understood: int | None
+    """How many of them have names that are known here; where it is less than half, jobs that name it fail."""
+    text_encoder_layers: int | None
+    """Layers of a text encoder, which have no effect here."""
+    unknown: tuple[str, ...]
+    """Up to three of its names that are not known."""
+    problem: str | None
+    """Why its header cannot be read, as a clause."""
 
 
 @attrs.frozen(kw_only=True)

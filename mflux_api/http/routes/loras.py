@@ -1,7 +1,7 @@
 """``/api/v1/loras``: which LoRAs there are, and how one comes and goes."""
 
 import errno
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
@@ -30,6 +30,7 @@ from mflux_api.http.responses import json_bytes, json_response, to_json
 from mflux_api.http.routes.lora_schemas import DeletedLora, LoraList, LoraResponse, SkippedLora
 from mflux_api.http.security.guard import caller
 from mflux_api.http.slots import Slots
+from mflux_api.images.child.protocol import DescribedLora
 from mflux_api.storage.lora_folders import Listing, LoraFile
 from mflux_api.storage.loras import Upload, checked_name
 from mflux_api.system.threads import run_in_thread
@@ -85,11 +86,10 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get(PATH)
     async def list_loras() -> Response:
-        def read() -> bytes:
-            # Made in the thread, too: of thousands of files it takes a while.
-            return to_json(_list(gateway.loras.look()))
-
-        return json_bytes(await gateway.read_loras(read))
+        listing = await gateway.read_loras(gateway.loras.look)
+        described = await gateway.lora_contents.describe(listing.files, caller().owner)
+        # In a thread: of thousands of files it takes a while.
+        return json_bytes(await gateway.read_loras(lambda: to_json(_list(listing, described))))
 
     @routes.post(PATH)
     async def add_lora() -> Response:
@@ -99,7 +99,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
             # Before the body is read: no client wants to send a gigabyte for a name that will be refused.
             checked_name(name)
         file = await uploads.add(caller().owner, name, overwrite=overwrite)
-        return json_response(_response(file))
+        (described,) = await gateway.lora_contents.describe((file,), caller().owner)
+        return json_response(_response(file, described))
 
     @routes.delete(f"{PATH}/<path:name>")
     async def delete_lora(name: str) -> Response:
@@ -189,13 +190,26 @@ def _flag(name: str) -> bool:
     return value == "true"
 
 
-def _list(listing: Listing) -> LoraList:
+def _list(listing: Listing, described: Sequence[DescribedLora]) -> LoraList:
     return LoraList(
-        loras=tuple(_response(file) for file in listing.files),
+        loras=tuple(map(_response, listing.files, described)),
         skipped=tuple(SkippedLora(name=each.name, reason=each.reason) for each in listing.skipped),
         skipped_total=listing.skipped_total,
     )
 
 
-def _response(file: LoraFile) -> LoraResponse:
-    return LoraResponse(name=file.name, size_bytes=file.size, modified_at=timestamp(file.modified_at))
+def _response(file: LoraFile, described: DescribedLora) -> LoraResponse:
+    contents = described.contents
+    return LoraResponse(
+        name=file.name,
+        size_bytes=file.size,
+        modified_at=timestamp(file.modified_at),
+        format=None if contents is None else contents.format,
+        rank=None if contents is None else contents.rank,
+        base=None if contents is None else contents.base,
+        layers=None if contents is None else contents.layers,
+        layers_understood=None if contents is None else contents.understood,
+        text_encoder_layers=None if contents is None else contents.text_encoder_layers,
+        unknown=() if contents is None else contents.unknown,
+        problem=described.problem,
+    )

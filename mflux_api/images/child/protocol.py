@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import attrs
 from msgspec import Meta
 
+from mflux_api.catalog.lora_layers import LoraContents
 from mflux_api.errors import InternalError, InvalidParameter, ServiceError
 from mflux_api.ipc.frames import MAX_BLOB
 
@@ -120,6 +121,21 @@ class CheckLora(Order):
         return lora_error(f"its header {problem}; save it again")
 
 
+@attrs.frozen(kw_only=True)
+class DescribeLoras(Order):
+    """Say what LoRA files hold, by their headers. What takes long is answered in part: the rest can be asked again."""
+
+    paths: tuple[str, ...]
+    """As :func:`mflux_api.ipc.paths.path_text` makes them."""
+
+    def refuse(self, index: int, problem: str) -> ServiceError:
+        """Return the error for one of them, whose header cannot be read."""
+        reason = f"its header {problem}"
+        return InvalidParameter.for_field(
+            "file", f"is invalid: {reason}", limit="a safetensors file", index=index, reason=reason
+        )
+
+
 def lora_error(reason: str) -> InvalidParameter:
     """Return the error for a file that is not a LoRA that the engine can load.
 
@@ -190,7 +206,23 @@ class LoraChecked:
     """Bytes of the file that was checked."""
 
 
-Result = ImagesChecked | ImagesDecoded | FileMade | LoraChecked
+@attrs.frozen
+class DescribedLora:
+    """What is known of a LoRA file: its contents, or why they are not known; neither where it was not read."""
+
+    contents: LoraContents | None = None
+    problem: str | None = None
+    """A clause."""
+
+
+@attrs.frozen(kw_only=True)
+class LorasDescribed:
+    """What the first files of an order hold, at least one."""
+
+    found: tuple[DescribedLora, ...]
+
+
+Result = ImagesChecked | ImagesDecoded | FileMade | LoraChecked | LorasDescribed
 """What an order that was done gives."""
 
 
@@ -205,7 +237,11 @@ def _by_name(*kinds: type[Any]) -> Mapping[str, type[Any]]:
     return {kind.__name__: kind for kind in kinds}
 
 
-ORDER_TYPES = _by_name(CheckImages, PrepareReferences, PrepareSource, ComposeExtras, ConvertImage, CheckLora)
+ORDER_TYPES = _by_name(
+    CheckImages, PrepareReferences, PrepareSource, ComposeExtras, ConvertImage, CheckLora, DescribeLoras
+)
 """Tag → class of every frame that the child takes."""
-RESULT_TYPES = _by_name(Ready, Working, OrderFailed, OutOfBounds, ImagesChecked, ImagesDecoded, FileMade, LoraChecked)
+RESULT_TYPES = _by_name(
+    Ready, Working, OrderFailed, OutOfBounds, ImagesChecked, ImagesDecoded, FileMade, LoraChecked, LorasDescribed
+)
 """Tag → class of every frame that it sends."""

@@ -86,6 +86,8 @@ def perform(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]
             return performing.convert_image(order, blobs)
         case p.CheckLora():
             return lora_header.check_lora(order), ()
+        case p.DescribeLoras():
+            return lora_header.describe_loras(order, begin), ()
         case _:
             raise TypeError(f"no order is called {type(order).__name__}")
 

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 
 from mflux_api.errors import InvalidParameter
+from mflux_api.images.child import lora_header
+from mflux_api.images.child.protocol import DescribedLora
 from mflux_api.storage.loras import CheckedLora, LoraFiles
 from tests.support.local_decoding import LOCAL
+from tests.support.lora_files import lora_bytes
 from tests.support.safetensors_bytes import safetensors_bytes
 
 
@@ -77,3 +80,38 @@ async def test_header_that_no_trainer_writes_is_refused_in_a_short_sentence(tmp_
     with pytest.raises(InvalidParameter, match="'file' is invalid") as caught:
         await check(tmp_path, HOSTILE[name])
     assert len(caught.value.message) < 300
+
+
+async def test_headers_of_many_files_are_described_and_one_that_is_broken_hides_no_other(tmp_path: Path) -> None:
+    contents = {**BROKEN, **HOSTILE, "plain": safetensors_bytes(), "lora": lora_bytes(1)}
+    paths = [tmp_path / f"{name}.safetensors" for name in contents]
+    for path, data in zip(paths, contents.values(), strict=True):
+        path.write_bytes(data)
+    paths.append(tmp_path / "gone.safetensors")
+    described = dict[str, DescribedLora]()
+    while len(described) < len(paths):
+        found = await LOCAL.describe_loras(paths[len(described) :])
+        assert found
+        described |= dict(zip((path.stem for path in paths[len(described) :]), found, strict=False))
+    lora = described.pop("lora").contents
+    assert lora is not None
+    assert (lora.format, lora.rank, lora.layers, lora.understood, lora.text_encoder_layers) == ("lora", 2, 3, 3, 0)
+    plain = described.pop("plain").contents
+    assert plain is not None
+    assert (plain.format, plain.understood) == ("unknown", 0)
+    for name, each in described.items():
+        assert each.contents is None, name
+        assert each.problem is not None, name
+        assert each.problem.isprintable(), name
+        assert len(each.problem) < 300, name
+
+
+async def test_order_that_takes_long_is_answered_with_what_was_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images of others wait behind it."""
+    paths = [tmp_path / f"{number}.safetensors" for number in range(3)]
+    for path in paths:
+        path.write_bytes(safetensors_bytes())
+    monkeypatch.setattr(lora_header, "ORDER_SECONDS", -1.0)
+    assert len(await LOCAL.describe_loras(paths)) == 1
