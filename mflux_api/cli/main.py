@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mflux_api.cli import doctor, generate, jobs, keys, models, selftest, serve
+from mflux_api.cli import doctor, generate, jobs, keys, loras, models, selftest, serve
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
 from mflux_api.cli.standard_error import in_background, print_line
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
@@ -17,12 +17,15 @@ _COMMANDS = {
     "serve": serve.run,
     "generate": generate.run,
     "models": models.run,
+    "loras": loras.run,
     "jobs": jobs.run,
     "keys": keys.run,
     "doctor": doctor.run,
     "selftest": selftest.run,
 }
-_LOG_LEVELS = {"serve": "info"} | dict.fromkeys(("generate", "models", "jobs", "keys", "doctor", "selftest"), "error")
+_LOG_LEVELS = {"serve": "info"} | dict.fromkeys(
+    ("generate", "models", "loras", "jobs", "keys", "doctor", "selftest"), "error"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -66,6 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     # Its options belong to the commands below it.
     models.add_arguments(commands.add_parser("models", help="list, download, delete, load and unload models"), shared)
+    loras.add_arguments(commands.add_parser("loras", help="list LoRA files, and what is left out"), shared)
     jobs.add_arguments(commands.add_parser("jobs", help="back up the job database, remove old records"), shared)
     keys.add_arguments(commands.add_parser("keys", help="make an API key, list the keys"), shared)
     commands.add_parser("doctor", parents=[shared], help="say what will be used here, and what is wrong")

@@ -7,13 +7,13 @@ deleting while one runs.
 import argparse
 import contextlib
 import sys
-from collections.abc import Iterable
 
 import trio
 
 from mflux_api.catalog import Model
 from mflux_api.cli.progress_bar import ProgressBar
 from mflux_api.cli.running_server import address, call
+from mflux_api.cli.table import table
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ModelNotFound
 from mflux_api.hub.client import DownloadOptions, download_repository
@@ -79,7 +79,7 @@ def _find(name: str, settings: Settings) -> Model:
 def _listing(settings: Settings) -> str:
     checkpoints = Checkpoints(settings.models.cache_dir)
     header = ("MODEL", "STATE", "SIZE", "WEIGHTS", "LICENCE", "FROM")
-    return _table([header, *(_row(model, checkpoints) for model in settings.catalog())])
+    return table([header, *(_row(model, checkpoints) for model in settings.catalog())])
 
 
 def _row(model: Model, checkpoints: Checkpoints) -> tuple[str, ...]:
@@ -90,14 +90,6 @@ def _row(model: Model, checkpoints: Checkpoints) -> tuple[str, ...]:
         _weights(model),
         model.licence + (" (gated)" if model.gated else ""),
         _origin(model),
-    )
-
-
-def _table(rows: Iterable[tuple[str, ...]]) -> str:
-    rows = list(rows)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
 
 
@@ -132,7 +124,7 @@ def _describe(model: Model, checkpoints: Checkpoints) -> str:
         ("weights", _weights(model)),
         ("guidance", f"default {model.default_guidance:g}" if model.supports_guidance else "fixed at 1.0"),
     ]
-    return _table(row for row in rows if row[1])
+    return table(row for row in rows if row[1])
 
 
 def _download(model: Model, settings: Settings) -> None:
