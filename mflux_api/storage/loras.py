@@ -1,32 +1,28 @@
-"""LoRA files in the folders of ``lora.dirs``: listing them, finding one by its name, and adding one.
+"""LoRA files in the folders of ``lora.dirs``: listing them, finding one, adding one and taking one away.
 
 A name from outside is never made into a path: it is compared with the names of the files that were found, so it can
 mean nothing but one of them, whatever it holds.
 """
 
-import difflib
 import os
 import re
 import secrets
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 
 import attrs
 
 from mflux_api.config import Settings
-from mflux_api.errors import InvalidParameter, LoraNotDeletable, LoraNotFound
-from mflux_api.storage.lora_folders import SUFFIX, Listing, LoraFile, escape, has_suffix, look, modification_time, stem
+from mflux_api.errors import InvalidParameter, LoraNotDeletable
+from mflux_api.storage.lora_folders import SUFFIX, Listing, LoraFile, has_suffix, look, modification_time, stem
+from mflux_api.storage.lora_names import find_file, find_listed, not_found, same_stem
 from mflux_api.system.durable import PendingFile, make_folder, remove_abandoned, sync_folder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,119}")
 _PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 _MOST_LINKS = 40
 """Links after one another, as the system counts them."""
-_MOST_CLOSE = 3
-_MOST_COMPARED = 2000
-"""Names that are looked through for close ones: each costs about 20 µs."""
 
 
 @attrs.frozen
@@ -56,11 +52,11 @@ class LoraFiles:
         A name alone also finds a file in a folder below, if only one is called so. Looks at the disk.
 
         Raises:
-            InvalidParameter: no file has this name; the error is the same whatever was asked for, but for the names of
-                files that are close to it.
+            InvalidParameter: no file has this name; the error is the same whatever was asked for, but for what the list
+                has of it: names that are close to it, or why it is left out.
         """
-        files = self.all()
-        return tuple(_find(files, name) for name in names)
+        listing = self.look()
+        return tuple(find_file(listing, name, self.dirs) for name in names)
 
     # --- removing ---
 
@@ -72,10 +68,7 @@ class LoraFiles:
             LoraNotDeletable: it lies somewhere else, behind a link to a folder.
         """
         files = self.all()
-        # As it is spelled: no path leads from one name to another here.
-        file = _named(files, name, _composed)
-        if file is None:
-            raise _not_found(name)
+        file = find_listed(files, name)
         if file.through_link:
             raise LoraNotDeletable(
                 f"LoRA '{file.name}' lies behind a link to a folder; delete it where it is", {"name": file.name}
@@ -93,7 +86,7 @@ class LoraFiles:
         try:
             os.unlink(file.path)
         except FileNotFoundError:
-            raise _not_found(file.name) from None
+            raise not_found(file.name) from None
         sync_folder(file.path.parent)
 
     # --- uploads ---
@@ -201,7 +194,11 @@ class Upload:
     def _present(self, name: str) -> str:
         """Return the name of the file that differs from this one in capitals of the suffix, if there is one."""
         names = os.listdir(self._folder)
-        return name if name in names else next((each for each in names if has_suffix(each) and _same(each, name)), name)
+        return (
+            name
+            if name in names
+            else next((each for each in names if has_suffix(each) and same_stem(each, name)), name)
+        )
 
 
 def checked_name(name: str) -> str:
@@ -214,77 +211,6 @@ def checked_name(name: str) -> str:
     if not _NAME.fullmatch(base) or base.endswith((" ", ".")) or ".." in base:
         raise _invalid("name", "letters, digits, spaces and . _ - + ( ), up to 120, without a folder")
     return base + SUFFIX
-
-
-def _find(files: Sequence[LoraFile], name: str) -> LoraFile:
-    found = _named(files, name) or _at_path(files, name)
-    if found is not None:
-        return found
-    wanted = _normal(stem(name))
-    below = [file for file in files if _normal(stem(file.path.name)) == wanted]
-    if len(below) == 1:
-        return below[0]
-    close = [file.name for file in below[:_MOST_CLOSE]] or _close(files, name)
-    hint = f"; close to it: {', '.join(close)}" if close else ""
-    raise InvalidParameter.for_field(
-        "lora_files",
-        f"is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them{hint}",
-        value=_shown(name),
-        limit="a name that GET /api/v1/loras lists",
-    )
-
-
-def _named(files: Sequence[LoraFile], name: str, spelling: Callable[[str], str] | None = None) -> LoraFile | None:
-    """Return the file that is listed by a name; of those whose suffixes differ in capitals the one that was spelled."""
-    spelling = spelling or _normal
-    wanted, names = spelling(name), [(spelling(file.name), file) for file in files]
-    exact = (file for each, file in names if each == wanted)
-    return next(exact, None) or next((file for each, file in names if _same(each, wanted)), None)
-
-
-def _at_path(files: Sequence[LoraFile], name: str) -> LoraFile | None:
-    # A path from the working directory is one, too; os.path does nothing but string work here.
-    absolute = _normal(os.path.abspath(name))
-    for file in files:
-        if _same(absolute, _normal(str(file.path))):
-            return file
-        if os.path.isabs(name) and _same(absolute, _normal(os.path.realpath(file.path))):
-            return file
-    return None
-
-
-def _same(one: str, other: str) -> bool:
-    return stem(one) == stem(other)
-
-
-def _close(files: Sequence[LoraFile], name: str) -> list[str]:
-    """Return the names that a client may have meant by one that no file has."""
-    wanted = stem(_shown(name)).casefold()
-    names = {
-        stem(spelling).casefold(): file.name
-        for file in reversed(files[:_MOST_COMPARED])
-        for spelling in (file.path.name, file.name)
-    }
-    close = difflib.get_close_matches(wanted, names, n=_MOST_CLOSE)
-    if not close and "." in wanted:
-        # With the suffix of another format, or a slip in this one.
-        close = difflib.get_close_matches(wanted.rpartition(".")[0], names, n=_MOST_CLOSE)
-    return list(dict.fromkeys(names[each] for each in close))
-
-
-def _not_found(name: str) -> LoraNotFound:
-    shown = escape(_shown(name))
-    return LoraNotFound(f"LoRA '{shown}' not found; GET /api/v1/loras lists them all", {"name": shown})
-
-
-def _normal(name: str) -> str:
-    """Return one spelling of a path."""
-    return _composed(os.path.normpath(name)) if name else ""
-
-
-def _composed(name: str) -> str:
-    """Return one spelling of a name: file systems differ in how they keep accents."""
-    return unicodedata.normalize("NFC", name)
 
 
 def _way(path: Path, parents: dict[Path, str]) -> Iterator[str]:
@@ -303,11 +229,6 @@ def _real_parent(path: Path, parents: dict[Path, str]) -> str:
     if path.parent not in parents:
         parents[path.parent] = os.path.realpath(path.parent)
     return os.path.join(parents[path.parent], path.name)
-
-
-def _shown(name: str) -> str:
-    """Return what a client sent, cut, without characters that JSON cannot hold."""
-    return name[:64].encode("utf-8", "replace").decode() + ("…" if len(name) > 64 else "")
 
 
 def _invalid(field: str, limit: str) -> InvalidParameter:

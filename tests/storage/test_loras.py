@@ -140,11 +140,15 @@ def test_path_tricks_get_one_uniform_error(folder: Path, trick: str) -> None:
         loras(folder).resolve(["ink", trick.format(folder=folder) if trick.startswith("{folder}") else trick])
     error = caught.value
     listed = {file.name for file in loras(folder).all()}
-    uniform, _, close = error.message.partition("; close to it: ")
-    assert uniform == (
+    uniform = (
         "'lora_files' is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them"
     )
-    assert set(filter(None, close.split(", "))) <= listed
+    assert error.message.startswith(uniform)
+    # No more is told than the list tells everybody.
+    hint = error.message.removeprefix(uniform)
+    _, _, close = hint.partition("; close to it: ")
+    reasons = [f"; {each.name} is left out: {each.reason}" for each in loras(folder).look().skipped]
+    assert hint in ("", *reasons) or set(close.split(", ")) <= listed
     assert error.details["field"] == "lora_files"
     json.dumps(dict(error.details)).encode()
     assert str(folder / "loras") not in error.message
@@ -168,6 +172,28 @@ def test_accents_are_found_however_the_disk_keeps_them(tmp_path: Path) -> None:
 def test_name_that_no_file_has_is_answered_with_close_ones(folder: Path, name: str, close: str) -> None:
     with pytest.raises(InvalidParameter, match=f"close to it: .*{close}") as caught:
         loras(folder).resolve([name])
+    assert str(folder) not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("escape", "escape.safetensors is left out: a link that leaves lora.dirs"),
+        ("{folder}/loras/escape.safetensors", "escape.safetensors is left out: a link that leaves lora.dirs"),
+        ("dangling.safetensors", "a link to nothing"),
+        ("styles/old.pt", "styles/old.pt is left out: only .safetensors files are taken"),
+        ("odd\udcff", r"odd\\xff.safetensors is left out: its name is not UTF-8"),
+    ],
+)
+def test_name_of_a_file_that_is_left_out_is_answered_with_the_reason(folder: Path, name: str, reason: str) -> None:
+    """That no such file was there was not true."""
+    (folder / "loras" / "styles" / "old.pt").touch()
+    try:
+        (folder / "loras" / "odd\udcff.safetensors").touch()
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    with pytest.raises(InvalidParameter, match=reason) as caught:
+        loras(folder).resolve([name.format(folder=folder)])
     assert str(folder) not in caught.value.message
 
 
