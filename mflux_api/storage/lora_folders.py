@@ -88,8 +88,13 @@ def look(dirs: Sequence[Path], *, follow_links: bool = False) -> Listing:
         follow_links: whether a link may end outside of them.
     """
     search = _Search(dirs, follow_links)
+    seen = set[str]()
     for folder in dirs:
-        search.run(folder)
+        # One that is named twice, or by a link to it, is one folder.
+        real = os.path.realpath(folder)
+        if real not in seen:
+            search.run(folder)
+        seen.add(real)
     files = sorted(search.files.values(), key=lambda file: file.name.casefold())
     return Listing(files=tuple(files), skipped=tuple(search.skipped), skipped_total=search.skipped_total)
 

@@ -16,7 +16,7 @@ import attrs
 from mflux_api.config import Settings
 from mflux_api.errors import InvalidParameter, LoraNotDeletable
 from mflux_api.storage.lora_folders import SUFFIX, Listing, LoraFile, has_suffix, look, modification_time, stem
-from mflux_api.storage.lora_names import find_file, find_listed, not_found, same_stem
+from mflux_api.storage.lora_lookup import find_file, find_listed, not_found, same_stem
 from mflux_api.system.durable import PendingFile, make_folder, remove_abandoned, sync_folder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,119}")

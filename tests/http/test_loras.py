@@ -1,4 +1,4 @@
-"""Deleting LoRAs over HTTP: by the name that the list has, and never one that a job still needs."""
+"""LoRAs over HTTP: links, and deleting by the name that the list has, never one that a job still needs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from urllib.parse import quote
 import attrs
 import pytest
 
-from tests.support.harness import ended, request
+from mflux_api.engine.protocol import Run
+from tests.support.harness import ended, request, settings
 from tests.support.safetensors_bytes import safetensors_bytes
 from tests.support.scripted_api import Api, scripted_api
 from tests.support.scripted_engine import Hold, Script
@@ -55,6 +56,24 @@ async def test_any_other_name_is_404_and_nothing_is_gone(folder: Path, path: str
         assert str(folder) not in answer.text
         assert len(await names(api)) == len(NAMES)
     assert (folder / "secret.safetensors").exists()
+
+
+@pytest.mark.parametrize("follow_links", [False, True])
+async def test_link_out_of_the_folder_is_a_lora_where_the_setting_says_so(folder: Path, follow_links: bool) -> None:
+    (folder / "blob").write_bytes(safetensors_bytes())
+    link = folder / "loras" / "hub.safetensors"
+    link.symlink_to(folder / "blob")
+    usual, script = settings(folder), Script()
+    changed = attrs.evolve(usual, lora=attrs.evolve(usual.lora, follow_links=follow_links))
+    async with scripted_api(folder, script, changed=changed) as api:
+        assert ("hub.safetensors" in await names(api)) is follow_links
+        answer = await api.http.post("/api/v1/generate", json={"prompt": "a", "model": "demo", "lora_files": ["hub"]})
+        if follow_links:
+            await ended(api.service, answer.json()["job_id"])
+            assert [run.lora_paths for run in script.engines[0].received if isinstance(run, Run)] == [(str(link),)]
+        else:
+            assert (answer.status_code, answer.json()["code"]) == (400, "INVALID_PARAMETER")
+            assert "set lora.follow_links = true" in answer.json()["error"]
 
 
 async def test_lora_that_a_job_names_is_kept_until_no_job_does(folder: Path) -> None:

@@ -90,6 +90,12 @@ def test_folder_of_lora_dirs_may_be_a_link_itself(tmp_path: Path) -> None:
     assert names(look([tmp_path / "loras"])) == ["ink.safetensors", "twin.safetensors"]
 
 
+def test_folder_that_is_named_twice_is_listed_once(tmp_path: Path) -> None:
+    lora(tmp_path / "real" / "ink.safetensors")
+    (tmp_path / "link").symlink_to("real")
+    assert names(look([tmp_path / "link", tmp_path / "real", tmp_path / "real" / "."])) == ["ink.safetensors"]
+
+
 def test_links_that_lead_out_are_left_out_with_the_setting_and_followed_with_it(tmp_path: Path) -> None:
     lora(tmp_path / "away" / "oil.safetensors")
     folder = tmp_path / "loras"
