@@ -4,7 +4,9 @@ A look at many files that are not known yet takes a while. It reads a few in eac
 decoded in between, ends after some seconds with what is known then, and the next look goes on from there.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
@@ -14,8 +16,13 @@ from mflux_api.errors import InvalidParameter, ServiceError
 from mflux_api.images.child.protocol import DescribedLora
 from mflux_api.storage.lora_folders import MAX_FILES, LoraFile
 
-READ_SECONDS = 5.0
-"""How long one look reads what is not known."""
+READ_SECONDS = 4.0
+"""How long one look waits for another that reads, and then how long it begins with further orders."""
+ORDER_SECONDS = 6.0
+"""How long it waits for one of them; a usual one takes 0.1 to 0.3 s."""
+SLOW_SECONDS = 1.0
+REST_SECONDS = 60.0
+"""How long nothing is read after one that was slow and not answered: on a disk that hangs the next child would hang."""
 ORDER_FILES = 32
 """Files of one order: a header of usual size takes 2 to 10 ms."""
 MAX_KNOWN = 2 * MAX_FILES
@@ -38,28 +45,39 @@ class LoraContentsCache:
         self._known: dict[_State, DescribedLora] = {}
         # One look reads at a time; another finds what that one has read.
         self._reading = trio.Lock()
+        self._rests_until = -math.inf
 
     async def describe(self, files: Sequence[LoraFile], caller: str = "") -> tuple[DescribedLora, ...]:
-        """Return what is known of each file after a few seconds at most.
+        """Return what is known of each file after some seconds at most.
 
         Args:
             files: as they were found now: one that was changed since it was read is read again.
             caller: on whose behalf.
         """
-        if self._unknown(files):
-            with trio.move_on_after(READ_SECONDS):
-                async with self._reading:
-                    await self._read(self._unknown(files), caller)
+        if self._unknown(files) and await self._turn():
+            try:
+                await self._read(self._unknown(files), caller)
+            finally:
+                self._reading.release()
         return tuple(self._known.get(_state(file), _UNREAD) for file in files)
 
     def _unknown(self, files: Sequence[LoraFile]) -> list[LoraFile]:
         return [file for file in files if _state(file) not in self._known]
 
+    async def _turn(self) -> bool:
+        """Wait until no other look reads, if that does not take long."""
+        with trio.move_on_after(READ_SECONDS):
+            await self._reading.acquire()
+            return True
+        return False
+
     async def _read(self, files: list[LoraFile], caller: str) -> None:
-        while files:
-            order = files[:ORDER_FILES]
+        end = trio.current_time() + READ_SECONDS
+        while files and trio.current_time() < end and trio.current_time() >= self._rests_until:
+            order, found = files[:ORDER_FILES], tuple[DescribedLora, ...]()
             try:
-                found = await self._describe([file.path for file in order], caller)
+                with trio.move_on_after(ORDER_SECONDS), self._resting_if_slow():
+                    found = tuple(await self._describe([file.path for file in order], caller))
             except InvalidParameter as error:
                 # A child died of this one. It is told so, and the others are read without it.
                 culprit = files.pop(min(int(error.details.get("index") or 0), len(order) - 1))
@@ -75,6 +93,17 @@ class LoraContentsCache:
             for file, described in zip(order, found, strict=False):
                 self._keep(file, described)
             del files[: len(found)]
+
+    @contextmanager
+    def _resting_if_slow(self) -> Iterator[None]:
+        """Rest for a while after an order that was left without an answer, in its own time or its caller's."""
+        began = trio.current_time()
+        try:
+            yield
+        except trio.Cancelled:
+            if trio.current_time() - began > SLOW_SECONDS:
+                self._rests_until = trio.current_time() + REST_SECONDS
+            raise
 
     def _keep(self, file: LoraFile, described: DescribedLora) -> None:
         if len(self._known) >= MAX_KNOWN:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,7 +14,7 @@ import trio.testing
 
 from mflux_api.errors import InvalidParameter, ServerBusy, ServiceError
 from mflux_api.gateway import lora_contents
-from mflux_api.gateway.lora_contents import ORDER_FILES, READ_SECONDS, LoraContentsCache
+from mflux_api.gateway.lora_contents import ORDER_FILES, ORDER_SECONDS, READ_SECONDS, REST_SECONDS, LoraContentsCache
 from mflux_api.images.child.protocol import DescribedLora, DescribeLoras
 from mflux_api.storage.lora_folders import LoraFile
 
@@ -92,6 +93,45 @@ async def test_look_ends_after_some_seconds_and_the_next_goes_on(autojump_clock:
         known += ORDER_FILES
     assert told(last) == [file.name for file in loras]
     assert len(reader.reads) == len(loras)
+
+
+async def test_order_that_is_not_answered_holds_up_one_look_and_no_further_child_is_sent_there(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """On a disk that hangs all children would hang one after the other, and no image would be decoded any more."""
+    reader, loras = Reader(seconds=math.inf), files(3)
+    cache = LoraContentsCache(reader)
+    assert await cache.describe(loras) == (UNREAD,) * 3
+    assert trio.current_time() == ORDER_SECONDS
+    for _ in range(5):
+        assert await cache.describe(loras) == (UNREAD,) * 3
+    assert (trio.current_time(), len(reader.orders)) == (ORDER_SECONDS, 1)
+    reader.seconds = 0.0
+    await trio.sleep(REST_SECONDS)
+    assert told(await cache.describe(loras)) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(("seconds", "orders"), [(0.5, 2), (2.0, 1)])
+async def test_caller_that_leaves_a_slow_order_sends_no_further_child_there(
+    autojump_clock: trio.testing.MockClock, seconds: float, orders: int
+) -> None:
+    reader, loras = Reader(seconds=3.0), files(3)
+    cache = LoraContentsCache(reader)
+    with trio.move_on_after(seconds):
+        await cache.describe(loras)
+    await cache.describe(loras)
+    assert len(reader.orders) == orders
+
+
+async def test_look_waits_some_seconds_for_another_that_reads(autojump_clock: trio.testing.MockClock) -> None:
+    reader, loras = Reader(seconds=ORDER_SECONDS - 1), files(3)
+    cache = LoraContentsCache(reader)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cache.describe, loras)
+        await trio.testing.wait_all_tasks_blocked()
+        assert await cache.describe(loras) == (UNREAD,) * 3
+        assert trio.current_time() == READ_SECONDS
+    assert told(await cache.describe(loras)) == ["0", "1", "2"]
 
 
 async def test_two_looks_at_once_read_each_file_once(autojump_clock: trio.testing.MockClock) -> None:
