@@ -18,6 +18,7 @@ from mflux_api.cli.table import table
 from mflux_api.config import load_settings
 from mflux_api.gateway.lora_contents import LoraContentsCache
 from mflux_api.images.child.protocol import DescribedLora
+from mflux_api.ipc.printable import printable
 from mflux_api.storage.lora_folders import Listing, LoraFile
 from mflux_api.storage.loras import LoraFiles
 from mflux_api.supervisor import Started
@@ -80,9 +81,9 @@ def _listing(listing: Listing, described: Sequence[DescribedLora]) -> str:
 def _row(file: LoraFile, described: DescribedLora) -> tuple[str, ...]:
     contents, size = described.contents, f"{file.size / 1e6:.1f} MB"
     if contents is None:
-        return (file.name, "", "", "", "", size, "", described.problem or "its header was not read")
+        return (printable(file.name), "", "", "", "", size, "", described.problem or "its header was not read")
     return (
-        file.name,
+        printable(file.name),
         contents.format,
         "" if contents.rank is None else str(contents.rank),
         f"{contents.understood} of {contents.layers}",

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from mflux_api.errors import InvalidParameter, LoraNotFound
+from mflux_api.ipc.printable import printable
 from mflux_api.storage.lora_folders import SUFFIX, Listing, LoraFile, Skipped, escape, stem
 
 _MOST_CLOSE = 3
@@ -38,7 +39,7 @@ def find_file(listing: Listing, name: str, dirs: Sequence[Path]) -> LoraFile:
     if left_out := _left_out(listing.skipped, name, dirs):
         hint = f"; {left_out.name} is left out: {left_out.reason}"
     elif close := [file.name for file in below[:_MOST_CLOSE]] or _close(listing.files, name):
-        hint = f"; close to it: {', '.join(close)}"
+        hint = f"; close to it: {', '.join(map(printable, close))}"
     raise InvalidParameter.for_field(
         "lora_files",
         f"is invalid: expected the name of a .safetensors file in lora.dirs; GET /api/v1/loras lists them{hint}",
@@ -47,22 +48,28 @@ def find_file(listing: Listing, name: str, dirs: Sequence[Path]) -> LoraFile:
     )
 
 
-def find_listed(files: Sequence[LoraFile], name: str) -> LoraFile:
+def find_listed(listing: Listing, name: str) -> LoraFile:
     """Return the file that is listed by this very name, with or without the suffix; a path is not one.
 
     Raises:
         LoraNotFound: there is none.
     """
-    file = _named(files, name, _composed)
+    file = _named(listing.files, name, _composed)
     if file is None:
-        raise not_found(name)
+        left_out = next((each for each in listing.skipped if each.name == name), None)
+        raise not_found(name, "" if left_out is None else left_out.reason)
     return file
 
 
-def not_found(name: str) -> LoraNotFound:
-    """Return the error for a name that no file is listed by."""
-    shown = escape(_shown(name))
-    return LoraNotFound(f"LoRA '{shown}' not found; GET /api/v1/loras lists them all", {"name": shown})
+def not_found(name: str, left_out: str = "") -> LoraNotFound:
+    """Return the error for a name that no file is listed by.
+
+    Args:
+        name: what a client sent.
+        left_out: why the list leaves it out, where it does.
+    """
+    shown, why = escape(_shown(name)), f" (left out: {left_out})" if left_out else ""
+    return LoraNotFound(f"LoRA '{shown}' not found{why}; GET /api/v1/loras lists them all", {"name": shown})
 
 
 def same_stem(one: str, other: str) -> bool:

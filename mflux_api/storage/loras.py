@@ -67,14 +67,14 @@ class LoraFiles:
             LoraNotFound: no file is listed by this name.
             LoraNotDeletable: it lies somewhere else, behind a link to a folder.
         """
-        files = self.all()
-        file = find_listed(files, name)
+        listing = self.look()
+        file = find_listed(listing, name)
         if file.through_link:
             raise LoraNotDeletable(
                 f"LoRA '{file.name}' lies behind a link to a folder; delete it where it is", {"name": file.name}
             )
         gone, parents = _real_parent(file.path, {}), dict[Path, str]()
-        return Removal(file, tuple(each.name for each in files if gone in _way(each.path, parents)))
+        return Removal(file, tuple(each.name for each in listing.files if gone in _way(each.path, parents)))
 
     def remove(self, file: LoraFile) -> None:
         """Remove a file, of a link the link and never what it leads to; durable when this returns.

@@ -253,6 +253,11 @@ def test_only_a_name_that_is_listed_is_removed(folder: Path, trick: str) -> None
     json.dumps(dict(caught.value.details)).encode()
 
 
+def test_file_that_the_list_leaves_out_is_not_removed_and_the_answer_says_why(folder: Path) -> None:
+    with pytest.raises(LoraNotFound, match=r"left out: a link that leaves lora\.dirs"):
+        loras(folder).plan_removal("escape.safetensors")
+
+
 def test_file_behind_a_link_to_a_folder_is_not_removed(folder: Path) -> None:
     (folder / "loras" / "out").unlink()
     (folder / "loras" / "out").symlink_to(folder / "loras" / "styles")
