@@ -86,9 +86,7 @@ def without_tags(request: GenerateRequest) -> Untagged:
     rest = remove_tags(request.prompt)
     for start in _LIKE_A_TAG.finditer(_TAG.sub("", rest)):
         if start[1].lower() in _LORAS | _WITHOUT_EFFECT:
-            warnings.add(
-                f"'{_shown(start[0])}…' was taken for text: a tag is written {_SHAPE}, without blanks, to its '>'"
-            )
+            warnings.add(f"'{_shown(start[0])}…' was taken for text: write it as {_SHAPE}")
     if rest != request.prompt and not (rest := rest.strip()):
         raise _invalid("a text beside its <lora:…> tags")
     given = len(request.lora_files) - len(request.lora_scales)

@@ -39,6 +39,8 @@ class LoraFile:
     path: Path
     size: int
     modified_at: datetime
+    alias: str = ""
+    """Its path with the name of its folder of ``lora.dirs`` before it: a name that no other file takes over."""
     through_link: bool = False
     """Whether a folder on its way is a link: the file lies somewhere else."""
 
@@ -66,6 +68,8 @@ class Listing:
 @attrs.frozen
 class _Folder:
     root: Path
+    label: str
+    """What the root is called where two have a file of one name."""
     prefix: str
     """Its path below the root, with ``/`` at its end; empty for the root."""
     depth: int = 1
@@ -88,13 +92,8 @@ def look(dirs: Sequence[Path], *, follow_links: bool = False) -> Listing:
         follow_links: whether a link may end outside of them.
     """
     search = _Search(dirs, follow_links)
-    seen = set[str]()
-    for folder in dirs:
-        # One that is named twice, or by a link to it, is one folder.
-        real = os.path.realpath(folder)
-        if real not in seen:
-            search.run(folder)
-        seen.add(real)
+    for label, folder in _labels(dirs).items():
+        search.run(folder, label)
     files = sorted(search.files.values(), key=lambda file: file.name.casefold())
     return Listing(files=tuple(files), skipped=tuple(search.skipped), skipped_total=search.skipped_total)
 
@@ -137,9 +136,9 @@ class _Search:
         self.skipped: list[Skipped] = []
         self.skipped_total = 0
 
-    def run(self, root: Path) -> None:
+    def run(self, root: Path, label: str) -> None:
         """Look at a folder and those below it, the nearest first: what is too much lies deep."""
-        waiting = deque([_Folder(root, "", above=_identity(root))])
+        waiting = deque([_Folder(root, label, "", above=_identity(root))])
         while waiting:
             folder = waiting.popleft()
             for entry in self._entries_of(folder):
@@ -192,6 +191,7 @@ class _Search:
         identity = (status.st_dev, status.st_ino)
         return _Folder(
             folder.root,
+            folder.label,
             f"{name}/",
             folder.depth + 1,
             folder.above | {identity},
@@ -224,14 +224,14 @@ class _Search:
         return any(real.is_relative_to(root) for root in self._roots)
 
     def _add(self, name: str, folder: _Folder, status: os.stat_result) -> None:
-        free = name
-        if free in self.files:
-            label = escape(folder.root.name) or "loras"
-            ways = itertools.chain([label], (f"{label}-{number}" for number in itertools.count(2)))
-            free = next(each for way in ways if (each := f"{way}/{name}") not in self.files)
+        alias = f"{folder.label}/{name}"
+        # A folder below an earlier one may be called as this one is.
+        ways = itertools.chain([name, alias], (f"{folder.label}-{number}/{name}" for number in itertools.count(2)))
+        free = next(way for way in ways if way not in self.files)
         self.files[free] = LoraFile(
             name=free,
             path=folder.root / name,
+            alias=alias,
             size=status.st_size,
             modified_at=modification_time(status),
             through_link=folder.through_link,
@@ -241,6 +241,18 @@ class _Search:
         self.skipped_total += 1
         if len(self.skipped) < MAX_SKIPPED:
             self.skipped.append(Skipped(escape(name.rstrip("/")), reason))
+
+
+def _labels(dirs: Sequence[Path]) -> dict[str, Path]:
+    """Return what each folder is called, in their order; one that is named twice, or by a link to it, is one folder."""
+    labels, seen = dict[str, Path](), set[str]()
+    for folder in dirs:
+        real, name = os.path.realpath(folder), escape(folder.name) or "loras"
+        if real not in seen:
+            ways = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+            labels[next(way for way in ways if way not in labels)] = folder
+        seen.add(real)
+    return labels
 
 
 def _identity(folder: Path) -> frozenset[tuple[int, int]]:

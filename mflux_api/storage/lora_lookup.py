@@ -4,6 +4,7 @@ import difflib
 import os
 import unicodedata
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from mflux_api.errors import InvalidParameter, LoraNotFound
@@ -78,10 +79,17 @@ def same_stem(one: str, other: str) -> bool:
 
 
 def _named(files: Sequence[LoraFile], name: str, spelling: Callable[[str], str]) -> LoraFile | None:
-    """Return the file that is listed by a name; of those whose suffixes differ in capitals the one that was spelled."""
-    wanted, names = spelling(name), [(spelling(file.name), file) for file in files]
-    exact = (file for each, file in names if each == wanted)
-    return next(exact, None) or next((file for each, file in names if same_stem(each, wanted)), None)
+    """Return the file that is listed by a name; of those whose suffixes differ in capitals the one that was spelled.
+
+    Else the one whose alias it is: that may have been its name when a job was accepted.
+    """
+    wanted = spelling(name)
+    for which in (attrgetter("name"), attrgetter("alias")):
+        names = [spelling(which(file)) for file in files]
+        for fits in (str.__eq__, same_stem):
+            if found := [file for each, file in zip(names, files, strict=True) if fits(each, wanted)]:
+                return found[0]
+    return None
 
 
 def _at_path(files: Sequence[LoraFile], name: str) -> LoraFile | None:

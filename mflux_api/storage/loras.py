@@ -74,7 +74,8 @@ class LoraFiles:
                 f"LoRA '{file.name}' lies behind a link to a folder; delete it where it is", {"name": file.name}
             )
         gone, parents = _real_parent(file.path, {}), dict[Path, str]()
-        return Removal(file, tuple(each.name for each in listing.files if gone in _way(each.path, parents)))
+        affected = [each for each in listing.files if gone in _way(each.path, parents)]
+        return Removal(file, tuple(name for each in affected for name in {each.name: None, each.alias: None}))
 
     def remove(self, file: LoraFile) -> None:
         """Remove a file, of a link the link and never what it leads to; durable when this returns.
@@ -125,7 +126,7 @@ class Removal:
 
     file: LoraFile
     names: tuple[str, ...]
-    """Its name, and those of links that lead to it."""
+    """Its names, and those of links that lead to it."""
 
 
 @attrs.frozen

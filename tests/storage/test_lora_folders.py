@@ -220,9 +220,9 @@ def test_same_name_in_several_folders_is_called_after_its_folder_and_never_by_a_
     for folder in folders:
         lora(folder / "ink.safetensors")
     listing = look(folders)
-    assert names(listing) == ["ink.safetensors", "loras-2/ink.safetensors", "loras/ink.safetensors"]
-    found = LoraFiles(folders).resolve(["ink", "loras/ink", "loras-2/ink"])
-    assert [file.path.parent for file in found] == list(folders)
+    assert names(listing) == ["ink.safetensors", "loras-2/ink.safetensors", "loras-3/ink.safetensors"]
+    found = LoraFiles(folders).resolve(["ink", "loras-2/ink", "loras-3/ink", "loras/ink"])
+    assert [file.path.parent for file in found] == [*folders, folders[0]]
 
 
 def test_time_that_no_calendar_has_hides_no_file(tmp_path: Path) -> None:

@@ -265,11 +265,26 @@ def test_file_behind_a_link_to_a_folder_is_not_removed(folder: Path) -> None:
         loras(folder).plan_removal("out/oil")
 
 
+def test_name_of_a_second_file_outlives_the_first(folder: Path) -> None:
+    """A job that was accepted with the one keeps it, although the list calls it otherwise when the other is gone."""
+    files = loras(folder)
+    (before,) = files.resolve(["more/ink"])
+    assert (before.name, before.path) == ("more/ink.safetensors", folder / "more/ink.safetensors")
+    (folder / "loras" / "linked.safetensors").unlink()
+    files.remove(files.plan_removal("ink").file)
+    after = files.resolve(["more/ink.safetensors", "ink"])
+    assert [(file.name, file.path) for file in after] == [("ink.safetensors", before.path)] * 2
+    assert set(files.plan_removal("ink").names) == {"ink.safetensors", "more/ink.safetensors"}
+
+
 def test_names_that_a_removal_takes_are_those_of_links_to_the_file_too(folder: Path) -> None:
     (folder / "loras" / "twice.safetensors").symlink_to("linked.safetensors")
     (folder / "loras" / "alias").symlink_to("styles")
     files = loras(folder)
-    taken = {name: set(files.plan_removal(name).names) for name in ("ink", "linked", "twice", "styles/oil")}
+    taken = {
+        name: {each for each in files.plan_removal(name).names if not each.startswith("loras/")}
+        for name in ("ink", "linked", "twice", "styles/oil")
+    }
     assert taken == {
         "ink": {"ink.safetensors", "linked.safetensors", "twice.safetensors"},
         "linked": {"linked.safetensors", "twice.safetensors"},

@@ -146,7 +146,9 @@ def _check_answer(response: httpx.Response) -> None:
 def _schema_of(response: httpx.Response) -> dict[str, Any]:
     path, method, status = response.request.url.path, response.request.method.lower(), str(response.status_code)
     for template, operations in _document()["paths"].items():
-        if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path) and method in operations:
+        # A LoRA's name may hold slashes.
+        pattern = re.sub(r"\{\w+\}", "[^/]+", template.replace("{name}", ".+"))
+        if re.fullmatch(pattern, path) and method in operations:
             answers = operations[method]["responses"]
             assert status in answers, f"{method} {template}: status {status} is not documented"
             schema: dict[str, Any] = answers[status]["content"]["application/json"]["schema"]
