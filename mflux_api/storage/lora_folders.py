@@ -4,6 +4,7 @@ Nothing is opened here. A link is followed where it ends inside one of the folde
 so; no folder is looked at inside itself, and depth and number are bounded, so that every look has an end.
 """
 
+import errno
 import itertools
 import os
 import re
@@ -174,7 +175,9 @@ class _Search:
         try:
             is_link, status = entry.is_symlink(), entry.stat()
         except (OSError, ValueError) as error:
-            self._skip(name, "a link to nothing" if entry.is_symlink() else _cannot_be_read(error))
+            # An editor's locks are links to nothing, and hidden.
+            if not entry.name.startswith(".") or has_suffix(entry.name):
+                self._skip(name, _cannot_be_read(error))
             return None
         is_folder = stat.S_ISDIR(status.st_mode) and not has_suffix(entry.name)
         if not is_folder and not has_suffix(entry.name):
@@ -205,7 +208,7 @@ class _Search:
         if _UNWRITABLE.search(entry.name):
             return "its name is not UTF-8, or has control characters: rename it"
         if entry.name.startswith("."):
-            return "its name begins with a dot: rename it"
+            return "its name begins with a dot"
         if not is_folder and not stat.S_ISREG(status.st_mode):
             return "it is not a file"
         if is_link and not self._follow_links and not self._inside(folder.path / entry.name):
@@ -264,4 +267,10 @@ def _identity(folder: Path) -> frozenset[tuple[int, int]]:
 
 
 def _cannot_be_read(error: Exception) -> str:
+    match getattr(error, "errno", None):
+        case errno.ENOENT:
+            # Of what a folder names itself only a link can lead to nothing.
+            return "a link to nothing"
+        case errno.ELOOP:
+            return "a link that leads back to itself"
     return f"it cannot be read ({getattr(error, 'strerror', None) or 'its name is not one'})"

@@ -126,8 +126,8 @@ def test_links_in_circles_end(tmp_path: Path) -> None:
         listing = look([folder], follow_links=follow_links)
         assert names(listing) == ["styles/ink.safetensors"]
         assert reasons(listing) == {
-            "a.safetensors": "a link to nothing",
-            "b.safetensors": "a link to nothing",
+            "a.safetensors": "a link that leads back to itself",
+            "b.safetensors": "a link that leads back to itself",
             "gone.safetensors": "a link to nothing",
             "styles/up": "a link to a folder that it lies in",
             "styles/self": "a link to a folder that it lies in",
@@ -181,6 +181,7 @@ def test_each_thing_that_is_left_out_has_its_reason(tmp_path: Path) -> None:
 
 
 def test_what_no_lora_is_made_of_is_not_mentioned(tmp_path: Path) -> None:
+    (tmp_path / ".#ink").symlink_to("person@machine.123")
     for name in ("README.md", "preview.png", "._ink.safetensors", ".upload.0123abcd.part", ".DS_Store", "notes"):
         lora(tmp_path / name)
     assert look([tmp_path]) == Listing(files=())
