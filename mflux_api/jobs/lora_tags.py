@@ -36,6 +36,8 @@ _WITHOUT_EFFECT = frozenset(
 )
 """Kinds that other programs have; they leave the text, as in A1111."""
 
+_KNOWN = _LORAS | _WITHOUT_EFFECT
+
 _MOST_WARNINGS = 8
 _MOST_CHARACTERS = 64
 _SHAPE = "<lora:name:0.8>"
@@ -81,12 +83,9 @@ def without_tags(request: GenerateRequest) -> Untagged:
                 warnings.add(f"'{shown}': {clause}")
         elif kind in _WITHOUT_EFFECT:
             warnings.add(f"'{shown}' has no effect and was left out of the prompt: {_SHAPE} is the tag that is known")
-        else:
-            warnings.add(f"'{shown}' was taken for text: {_SHAPE} is the tag that is known")
     rest = remove_tags(request.prompt)
-    for start in _LIKE_A_TAG.finditer(_TAG.sub("", rest)):
-        if start[1].lower() in _LORAS | _WITHOUT_EFFECT:
-            warnings.add(f"'{_shown(start[0])}…' was taken for text: write it as {_SHAPE}")
+    for text in (rest, negative or ""):
+        _tell_of_text(text, warnings)
     if rest != request.prompt and not (rest := rest.strip()):
         raise _invalid("a text beside its <lora:…> tags")
     given = len(request.lora_files) - len(request.lora_scales)
@@ -104,7 +103,7 @@ def remove_tags(prompt: str) -> str:
     """Return a prompt without its tags and the blanks before them, save a space between two words."""
     kept, end = list[str](), 0
     for tag in _TAG.finditer(prompt):
-        if tag[1].lower() not in _LORAS | _WITHOUT_EFFECT:
+        if tag[1].lower() not in _KNOWN:
             continue
         before = prompt[end : tag.start()]
         # Not by the pattern: one that begins with blanks tries each run of them from each of its places.
@@ -140,6 +139,15 @@ def _negative(prompt: str | None, warnings: _Warnings) -> str | None:
     if rest != prompt:
         warnings.add("Tags in 'negative_prompt' have no effect and were left out; write <lora:name:0.8> in the prompt")
     return rest
+
+
+def _tell_of_text(text: str, warnings: _Warnings) -> None:
+    """Tell of what stays in a prompt and may have been meant as a tag."""
+    for tag in _TAG.finditer(text):
+        warnings.add(f"'{_shown(tag[0])}' was taken for text: {_SHAPE} is the tag that is known")
+    for start in _LIKE_A_TAG.finditer(_TAG.sub("", text)):
+        if start[1].lower() in _KNOWN:
+            warnings.add(f"'{_shown(start[0])}…' was taken for text: write it as {_SHAPE}")
 
 
 def _read(text: str) -> _Tag:

@@ -125,6 +125,9 @@ def test_tag_in_the_negative_prompt_is_said_to_have_no_effect() -> None:
     untagged = without_tags(GenerateRequest(prompt="a lake", negative_prompt="fog <lora:ink:1>"))
     assert (untagged.request.negative_prompt, untagged.request.lora_files) == ("fog", ())
     assert ["'negative_prompt'" in warning for warning in untagged.warnings] == [True]
+    strange = without_tags(GenerateRequest(prompt="a lake", negative_prompt="fog <segment:face> <lora:ink"))
+    assert strange.request.negative_prompt == "fog <segment:face> <lora:ink"
+    assert ["taken for text" in warning for warning in strange.warnings] == [True, True]
 
 
 def test_warnings_about_tags_are_few_short_and_printable() -> None:
