@@ -20,7 +20,7 @@ from mflux_api.storage.lora_lookup import find_file, find_listed, not_found, sam
 from mflux_api.system.durable import PendingFile, make_folder, remove_abandoned, sync_folder
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+()-]{0,119}")
-_PART = re.compile(r"\..+\.[0-9a-f]{8}\.part")
+_LEFTOVER = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 _MOST_LINKS = 40
 """Links after one another, as the system counts them."""
 
@@ -117,7 +117,7 @@ class LoraFiles:
         folder = self.dirs[0] if self.dirs else None
         if folder is None or not folder.is_dir():
             return 0
-        return remove_abandoned(path for path in folder.iterdir() if _PART.fullmatch(path.name) and path.is_file())
+        return remove_abandoned(path for path in folder.iterdir() if _LEFTOVER.fullmatch(path.name) and path.is_file())
 
 
 @attrs.frozen
