@@ -75,7 +75,7 @@ class LoraFiles:
             )
         gone, parents = _real_parent(file.path, {}), dict[Path, str]()
         affected = [each for each in listing.files if gone in _way(each.path, parents)]
-        return Removal(file, tuple(name for each in affected for name in {each.name: None, each.alias: None}))
+        return Removal(file, tuple(name for each in affected for name in _names(each)))
 
     def remove(self, file: LoraFile) -> None:
         """Remove a file, of a link the link and never what it leads to; durable when this returns.
@@ -212,6 +212,11 @@ def checked_name(name: str) -> str:
     if not _NAME.fullmatch(base) or base.endswith((" ", ".")) or ".." in base:
         raise _invalid("name", "letters, digits, spaces and . _ - + ( ), up to 120, without a folder")
     return base + SUFFIX
+
+
+def _names(file: LoraFile) -> tuple[str, ...]:
+    """Return every name that a job may have a file by; earlier versions called some by their paths."""
+    return tuple(dict.fromkeys((file.name, file.alias, str(file.path))))
 
 
 def _way(path: Path, parents: dict[Path, str]) -> Iterator[str]:

@@ -11,6 +11,9 @@ import attrs
 import pytest
 
 from mflux_api.engine.protocol import Run
+from mflux_api.http.routes import loras
+from mflux_api.images.child.protocol import DescribedLora
+from mflux_api.storage.lora_folders import look
 from tests.support.harness import ended, request, settings
 from tests.support.safetensors_bytes import safetensors_bytes
 from tests.support.scripted_api import Api, scripted_api
@@ -44,6 +47,17 @@ async def test_lora_is_deleted_by_its_name_however_the_path_spells_it(folder: Pa
             assert (again.status_code, again.json()["code"]) == (404, "LORA_NOT_FOUND")
         assert await names(api) == []
         assert os.listdir(folder / "loras" / "styles") == []
+
+
+async def test_list_that_has_not_changed_is_the_same_bytes_for_all(folder: Path) -> None:
+    """Of thousands of files it has megabytes, and many callers may read it slowly."""
+    listing = look([folder / "loras"])
+    described = (DescribedLora(),) * len(listing.files)
+    render = loras._Render()
+    first = render(listing, described)
+    assert render(look([folder / "loras"]), (DescribedLora(),) * len(listing.files)) is first
+    (folder / "loras" / "ink.safetensors").unlink()
+    assert b'"ink.safetensors"' not in render(look([folder / "loras"]), described[1:])
 
 
 async def test_any_other_name_is_404_and_nothing_is_gone(folder: Path) -> None:

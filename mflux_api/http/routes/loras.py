@@ -83,13 +83,14 @@ def blueprint(gateway: Gateway) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("loras", __name__)
     uploads = _Uploads(gateway)
+    render = _Render()
 
     @routes.get(PATH)
     async def list_loras() -> Response:
         listing = await gateway.read_loras(gateway.loras.look)
         described = await gateway.lora_contents.describe(listing.files, caller().owner)
         # In a thread: of thousands of files it takes a while.
-        return json_bytes(await gateway.read_loras(lambda: to_json(_list(listing, described))))
+        return json_bytes(await gateway.read_loras(render, listing, described))
 
     @routes.post(PATH)
     async def add_lora() -> Response:
@@ -188,6 +189,20 @@ def _flag(name: str) -> bool:
             name, "is invalid: expected true or false", value=value[:64], limit="true or false"
         )
     return value == "true"
+
+
+class _Render:
+    """Makes the answer; while nothing changes all callers get the same bytes, which may be megabytes."""
+
+    _last: tuple[Listing, Sequence[DescribedLora], bytes] | None = None
+
+    def __call__(self, listing: Listing, described: Sequence[DescribedLora]) -> bytes:
+        last = self._last
+        if last is not None and last[:2] == (listing, described):
+            return last[2]
+        data = to_json(_list(listing, described))
+        self._last = listing, described, data
+        return data
 
 
 def _list(listing: Listing, described: Sequence[DescribedLora]) -> LoraList:
