@@ -4,6 +4,7 @@ from mflux_api.actors import messages as m
 from mflux_api.errors import InternalError, LoraInUse
 from mflux_api.gateway.questions import Questions
 from mflux_api.storage.lora_folders import LoraFile
+from mflux_api.storage.loras import Removal
 from mflux_api.system.threads import run_in_thread
 
 
@@ -20,6 +21,13 @@ class Loras(Questions):
             InternalError: the disk refuses it.
         """
         removal = await self.read_loras(self.loras.plan_removal, name)
+        async with self.lora_deletions.under_way:
+            # From here on who has looked the file up looks again, once its job is counted.
+            self.lora_deletions.begun += 1
+            await self._delete(removal)
+        return removal.file
+
+    async def _delete(self, removal: Removal) -> None:
         jobs = await self._ask(self._to.scheduler, m.CountLoraJobs(names=removal.names))
         if jobs:
             raise LoraInUse(
@@ -34,4 +42,3 @@ class Loras(Questions):
                 "The LoRA cannot be removed; check that its folder is writable",
                 {"reason": error.strerror or type(error).__name__},
             ) from None
-        return removal.file

@@ -47,6 +47,15 @@ class Addresses:
     engines: Mapping[EngineId, EngineAddresses]
 
 
+class LoraDeletions:
+    """Deletions of LoRAs, for those who looked one up before and need it after."""
+
+    def __init__(self) -> None:
+        self.begun = 0
+        """How many there were; one more than before tells that a file may be gone."""
+        self.under_way = trio.Lock()
+
+
 class Questions:
     """Typed questions to the actors.
 
@@ -59,6 +68,7 @@ class Questions:
         # By disk: one that does not answer keeps its threads, and none that others wait for.
         self.model_readers = trio.CapacityLimiter(READERS)
         self.lora_readers = trio.CapacityLimiter(READERS)
+        self.lora_deletions = LoraDeletions()
         self.lora_removers = trio.CapacityLimiter(READERS)
         self.image_readers = trio.CapacityLimiter(READERS)
         self.decoding = Decoding(partial(self._ask, addresses.decoder))

@@ -1,6 +1,7 @@
 """The way of a request into the queue: checked, resolved, and kept when the answer comes."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 
 import attrs
@@ -9,8 +10,8 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.catalog import Model
 from mflux_api.catalog.lookup import find_model, not_downloaded
-from mflux_api.errors import ServiceRestarting
-from mflux_api.gateway.questions import Questions
+from mflux_api.errors import InvalidParameter, ServerBusy, ServiceRestarting
+from mflux_api.gateway.questions import DISK_SECONDS, Questions
 from mflux_api.images.run_inputs import output_size
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.ignored import NO_NAMES, of_request
@@ -80,13 +81,17 @@ class Submission(Questions):
                 most_queued=most_queued,
                 init_images=bool(checked.init_images),
             )
+        deletions = self.lora_deletions.begun
         resolved = await (self._upscaling if model.upscales else self._generating)(checked, model, owner)
         resolved = resolved.with_warnings(
             merge(of_request(checked, model, resolved, names), warnings, resolved.warnings, most=MAX_OF_REQUEST)
         )
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key, most_queued=most_queued)
         try:
-            return await self._submit(submit)
+            accepted = await self._submit(submit)
+            if resolved.lora_files and self.lora_deletions.begun != deletions:
+                await self._check_loras(submit)
+            return accepted
         except (ServiceRestarting, trio.Cancelled):
             if synchronous:
                 # No caller will wait for it.
@@ -156,6 +161,23 @@ class Submission(Questions):
             return ()
         files = await self.read_loras(self.loras.resolve, loras)
         return tuple(file.name for file in files)
+
+    async def _check_loras(self, submit: m.Submit) -> None:
+        """Take a job back whose LoRA was deleted between its look-up and the moment from which it counts as in use.
+
+        Raises:
+            InvalidParameter: it is gone.
+        """
+        with trio.move_on_after(DISK_SECONDS):
+            async with self.lora_deletions.under_way:
+                pass
+        try:
+            # A disk that does not answer now may do so when the job runs.
+            with suppress(ServerBusy):
+                await self._named(submit.request.lora_files)
+        except InvalidParameter:
+            self.abandon(submit.job_id)
+            raise
 
     def abandon(self, job_id: str) -> None:
         """Cancel a job without waiting for the answer, for callers that are being cancelled themselves."""

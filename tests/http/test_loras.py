@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 from urllib.parse import quote
 
 import attrs
 import pytest
+import trio
 
+from mflux_api.actors import messages as m
 from mflux_api.engine.protocol import Run
 from mflux_api.http.routes import loras
 from mflux_api.images.child.protocol import DescribedLora
-from mflux_api.storage.lora_folders import look
-from tests.support.harness import ended, request, settings
+from mflux_api.jobs.job import Status
+from mflux_api.storage.lora_folders import LoraFile, look
+from mflux_api.storage.loras import LoraFiles
+from tests.support.harness import ended, eventually, gateway, request, settings, settled
 from tests.support.safetensors_bytes import safetensors_bytes
 from tests.support.scripted_api import Api, scripted_api
 from tests.support.scripted_engine import Hold, Script
@@ -111,6 +116,39 @@ async def test_lora_that_a_job_names_is_kept_until_no_job_does(folder: Path) -> 
         for name in ("ink", "alias", "styles/oil"):
             expected = 404 if name == "alias" else 200
             assert (await api.http.delete(f"/api/v1/loras/{name}")).status_code == expected
+
+
+async def test_job_whose_lora_is_deleted_while_it_is_accepted_is_refused_and_does_not_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked the file up before the deletion began, and was counted after the deletion had asked who needs it."""
+    asked, go_on, token = trio.Event(), threading.Event(), trio.lowlevel.current_trio_token()
+    remove, script = LoraFiles.remove, Script()
+
+    def slow(self: LoraFiles, file: LoraFile) -> None:
+        token.run_sync_soon(asked.set)
+        assert go_on.wait(10)
+        remove(self, file)
+
+    monkeypatch.setattr(LoraFiles, "remove", slow)
+    async with scripted_api(folder, script) as api, trio.open_nursery() as nursery:
+        submit = gateway(api.service)._submit
+
+        async def submit_late(message: m.Submit) -> m.Accepted:
+            nursery.start_soon(api.http.delete, "/api/v1/loras/ink")
+            await asked.wait()
+            accepted = await submit(message)
+            go_on.set()
+            return accepted
+
+        monkeypatch.setattr(gateway(api.service), "_submit", submit_late)
+        answer = await api.http.post("/api/v1/generate", json={"prompt": "a", "model": "demo", "lora_files": ["ink"]})
+        assert (answer.status_code, answer.json()["details"]["field"]) == (400, "lora_files")
+        await eventually(lambda: settled(api.service, 1))
+        ((job,), _) = await gateway(api.service).jobs()
+        # An engine that is free meets the missing file first.
+        assert job.job.status in (Status.CANCELLED, Status.FAILED)
+        assert not any(isinstance(command, Run) for engine in script.engines for command in engine.received)
 
 
 async def test_disk_that_refuses_a_deletion_is_an_error_that_says_so(
