@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from mflux_api.catalog import BUILT_IN, Catalog, Model
 from mflux_api.errors import ConfigError
+from mflux_api.ipc.child_home import FOLDER as CHILD_HOME
 from mflux_api.machine import DEVICES_VARIABLE, Devices
 
 logger = logging.getLogger(__name__)
@@ -164,6 +165,11 @@ class Settings:
     def state_dir(self) -> Path:
         """Where the job store and its lock live."""
         return self.jobs.state_dir or self.generation.output_dir
+
+    @property
+    def child_home(self) -> Path:
+        """The home of child processes where their user has none; a child that needs it makes it."""
+        return self.state_dir / CHILD_HOME
 
     def catalog(self) -> Catalog:
         """Return the model table with the custom entries laid over it.

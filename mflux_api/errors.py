@@ -260,7 +260,7 @@ class ServiceRestarting(ServiceError):
 
 
 class EngineUnavailable(ServiceError):
-    """The engine process fails to start."""
+    """The engine process fails to start (details: reason, the last thing that it said)."""
 
     code, status, retry_after = "ENGINE_UNAVAILABLE", 503, 10
 
@@ -272,7 +272,8 @@ class EngineUnavailable(ServiceError):
             reason: why, as a clause without paths; may be empty.
         """
         why = f" ({reason})" if reason else ""
-        return cls(f"The engine does not start{why}; try again later, or see GET /api/v1/health and the log")
+        message = f"The engine does not start{why}; try again later, or see GET /api/v1/health and the log"
+        return cls(message, {"reason": reason})
 
 
 class ModelGated(ServiceError):

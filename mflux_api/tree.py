@@ -44,6 +44,8 @@ from mflux_api.engine.local import LocalEngine, LocalEngineOptions
 from mflux_api.errors import ServiceFailed
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.questions import Addresses
+from mflux_api.hub.client import DownloadOptions
+from mflux_api.images.child.client import DecoderOptions
 from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.image_files import ImageFiles
@@ -90,6 +92,7 @@ def local_engines(settings: Settings) -> Mapping[EngineId, EngineStarter]:
         start_timeout=settings.engine.start_timeout_seconds,
         heartbeat_timeout=settings.engine.heartbeat_seconds,
         devices=settings.engine.devices,
+        home=settings.child_home,
     )
     return {"0": partial(LocalEngine.start, options=options)}
 
@@ -172,8 +175,9 @@ class _Actors:
             self.catalog,
             self.checkpoints,
             automatic=settings.models.auto_download,
+            options=DownloadOptions(home=settings.child_home),
         )
-        self.decoder = Decoder(boxes.decoder)
+        self.decoder = Decoder(boxes.decoder, DecoderOptions(home=settings.child_home))
         evidence, quarantine = OOMEvidence(), Quarantine(settings.scheduler.max_attempts)
         self.engines = {
             engine: self._engine(engine, start, settings, options, boxes, evidence, quarantine)

@@ -86,7 +86,11 @@ def _versions() -> Iterator[_Finding]:
 
 
 async def _engine(settings: Settings) -> list[_Finding]:
-    options = LocalEngineOptions(start_timeout=settings.engine.start_timeout_seconds, devices=settings.engine.devices)
+    options = LocalEngineOptions(
+        start_timeout=settings.engine.start_timeout_seconds,
+        devices=settings.engine.devices,
+        home=settings.child_home,
+    )
     async with trio.open_nursery() as nursery:
         try:
             engine = await LocalEngine.start(nursery, options)

@@ -142,12 +142,12 @@ def _download(model: Model, settings: Settings) -> None:
         )
         with ProgressBar(sys.stderr) as bar:
             bar.note(f"{model.alias}: asking the model hub")
-            trio.run(_download_repository, order, _Meter(bar, model.alias))
+            trio.run(_download_repository, order, DownloadOptions(home=settings.child_home), _Meter(bar, model.alias))
     print(f"{model.alias}: {checkpoints.folder(model)}")
 
 
-async def _download_repository(order: DownloadRequest, meter: "_Meter") -> None:
-    await download_repository(order, DownloadOptions(), meter)
+async def _download_repository(order: DownloadRequest, options: DownloadOptions, meter: "_Meter") -> None:
+    await download_repository(order, options, meter)
 
 
 class _Meter:

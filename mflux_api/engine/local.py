@@ -2,14 +2,18 @@
 
 import logging
 import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import attrs
 import trio
 
 from mflux_api.engine import protocol
 from mflux_api.engine.interface import EngineDied, Received
-from mflux_api.engine.protocol import Event, Heartbeat, NotReady, Ready, Shutdown
-from mflux_api.ipc.child_process import ChildProcess
+from mflux_api.engine.protocol import Event, Heartbeat, NotReady, Ready, Run, Shutdown, Upscale
+from mflux_api.engine.start_advice import with_advice
+from mflux_api.ipc.child_process import Blob, ChildProcess
 from mflux_api.machine import Devices
 
 logger = logging.getLogger(__name__)
@@ -26,6 +30,8 @@ class LocalEngineOptions:
     devices: Devices = "auto"
     """What the child is to compute on."""
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.engine.worker")
+    home: Path | None = None
+    """Its home where the user has none."""
 
 
 class LocalEngine(ChildProcess):
@@ -47,7 +53,7 @@ class LocalEngine(ChildProcess):
         Raises:
             EngineDied: it cannot be started, or ended or stayed silent before the handshake.
         """
-        engine = cls(await cls.launch([*options.command, options.devices]), options)
+        engine = cls(await cls.launch([*options.command, options.devices], options.home), options)
         nursery.start_soon(engine.log_stderr, name=f"engine {engine.pid} stderr")
         try:
             with trio.fail_after(options.start_timeout):
@@ -56,7 +62,10 @@ class LocalEngine(ChildProcess):
             with trio.CancelScope(shield=True):
                 await engine.aclose(force=True)
             if isinstance(error, trio.TooSlowError):
-                raise EngineDied(f"no handshake within {options.start_timeout:g} s") from None
+                silent = engine._with_last_words(f"no handshake within {options.start_timeout:g} s")
+                raise EngineDied(with_advice(silent)) from None
+            if isinstance(error, EngineDied):
+                raise EngineDied(with_advice(error.reason)) from None
             raise
         engine._info = info
         logger.info("engine %d is ready on %s", engine.pid, info.device_name)
@@ -68,6 +77,16 @@ class LocalEngine(ChildProcess):
         if self._info is None:
             raise RuntimeError("the handshake is not over")
         return self._info
+
+    async def send(self, frame: Any, blobs: Sequence[Blob] = ()) -> None:
+        """Pass a command on; once a prompt was in one, nothing that the child prints is quoted to clients.
+
+        Raises:
+            EngineDied: it is gone.
+            ProtocolError: it cannot be put into a frame; nothing was sent.
+        """
+        self._private = self._private or isinstance(frame, Run | Upscale)
+        await super().send(frame, blobs)
 
     async def receive(self) -> Received:
         """Read one frame; silence for longer than the heartbeat allows is death. Cancelling it loses nothing.

@@ -3,6 +3,7 @@
 import logging
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import attrs
 import trio
@@ -22,6 +23,8 @@ class DownloadOptions:
     """How to start a child, and when to stop trying."""
 
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.hub.child")
+    home: Path | None = None
+    """A child's home where the user has none."""
     silence: float = 60.0
     """Seconds without a frame after which the child counts as dead."""
     deaths: int = 3
@@ -75,7 +78,7 @@ async def download_repository(
 async def _download_once(
     order: DownloadRequest, options: DownloadOptions, report: Callable[[DownloadProgress], None]
 ) -> DownloadDone:
-    child = _DownloadChild(await _DownloadChild.launch(options.command))
+    child = _DownloadChild(await _DownloadChild.launch(options.command, options.home))
     async with unwrapped_nursery() as nursery:
         nursery.start_soon(child.log_stderr, name=f"download {child.pid} stderr")
         try:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mflux_api.ipc import frames
+from mflux_api.ipc.child_home import take_home
 from mflux_api.system.native_libraries import search_without_programs
 
 READ_SIZE = 1 << 20
@@ -67,7 +68,8 @@ def take_standard_streams(types: Mapping[str, type[Any]]) -> ChildPipe:
     """Move standard input and output away before anything can use them, and make room for the parent's processes.
 
     Whatever prints from now on prints to standard error. A library that asks a question, or a process that it starts,
-    gets an empty input and takes no frames. No search for a native library starts a program from now on.
+    gets an empty input and takes no frames. No search for a native library starts a program from now on. A user
+    without a home gets one.
 
     Args:
         types: tag → class of every frame that the parent may send.
@@ -78,6 +80,7 @@ def take_standard_streams(types: Mapping[str, type[Any]]) -> ChildPipe:
     os.dup2(nothing, 0)
     os.close(nothing)
     os.nice(_NICENESS)
+    take_home()
     # Libraries that the child imports later search for others (httpcore imports Trio).
     search_without_programs()
     return ChildPipe(incoming, outgoing, types)

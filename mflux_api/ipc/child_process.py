@@ -13,7 +13,9 @@ from typing import Any
 import trio
 
 from mflux_api.ipc import frames
+from mflux_api.ipc.child_home import VARIABLE as HOME_VARIABLE
 from mflux_api.ipc.frames import PREFIX_LENGTH, ProtocolError
+from mflux_api.ipc.last_words import LastWords
 from mflux_api.ipc.printable import printable
 
 logger = logging.getLogger(__name__)
@@ -34,6 +36,9 @@ _SHUTDOWN_SECONDS = 0.4
 
 _EXIT_WAIT_SECONDS = 1.0
 """How long to wait for the end of a process whose pipe is broken, or that was killed."""
+
+_LAST_LINE_SECONDS = 0.3
+"""How long to wait for what a dead child printed; a process that it started may hold the pipe open for ever."""
 
 _MAX_LINE = 4096
 """Characters of one line that a child printed, in the debug log."""
@@ -76,13 +81,21 @@ class ChildProcess:
         """Of the frame whose blobs are on their way, and as much of them as has come."""
         self._blobs: list[BytesIO] = []
         self._sending = trio.Lock()
+        self._last_words = LastWords()
+        self._stderr_read = trio.Event()
+        self._private = False
+        """Whether what it prints from now on may hold a prompt, or bytes of strangers."""
 
     @classmethod
-    async def launch(cls, command: Sequence[str]) -> trio.Process:
+    async def launch(cls, command: Sequence[str], home: Path | None = None) -> trio.Process:
         """Start a process in a process group of its own, so that Ctrl-C does not reach it.
 
         Not in a session of its own: a group whose parent dies and leaves it alone in its session is woken up by the
         system if it is stopped (POSIX, orphaned process groups), and so a stopped child does not outlive its server.
+
+        Args:
+            command: the program and its arguments.
+            home: the child's home where its user has none; the child makes it.
 
         Raises:
             ChildDied: it cannot be started.
@@ -94,7 +107,7 @@ class ChildProcess:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 process_group=0,
-                env=_environment(cls.inherits),
+                env=_environment(cls.inherits, home),
             )
         except OSError as error:
             raise cls.died(f"it cannot be started ({error.strerror or type(error).__name__})") from None
@@ -170,20 +183,29 @@ class ChildProcess:
                     await stream.aclose()
 
     async def log_stderr(self) -> None:
-        """Pass on what the child prints, until it ends. It may hold a prompt, so it goes to the debug log only."""
+        """Pass on what the child prints, until it ends. It may hold a prompt, so it goes to the debug log only.
+
+        Of a child that dies the last line is part of the reason, where it can hold no prompt.
+        """
         rest = b""
-        while True:
-            try:
-                chunk = await self._stderr.receive_some(READ_SIZE)
-            except (trio.ClosedResourceError, trio.BrokenResourceError):
-                return
-            if not chunk:
-                return
-            *lines, rest = (rest + bytes(chunk)).split(b"\n")
-            rest = rest[-_MAX_LINE:]
-            for line in lines:
-                text = printable(line.decode("utf-8", "replace").rstrip(), _MAX_LINE)
-                logger.debug("%s %d: %s", self.kind, self.pid, text)
+        try:
+            while chunk := await self._stderr.receive_some(READ_SIZE):
+                *lines, rest = (rest + bytes(chunk)).split(b"\n")
+                rest = rest[-_MAX_LINE:]
+                for line in lines:
+                    self._note_line(line)
+        except (trio.ClosedResourceError, trio.BrokenResourceError):
+            return
+        finally:
+            # Its last line need not have an end.
+            self._note_line(rest)
+            self._stderr_read.set()
+
+    def _note_line(self, line: bytes) -> None:
+        text = printable(line.decode("utf-8", "replace").rstrip(), _MAX_LINE)
+        if text:
+            self._last_words.note(text)
+            logger.debug("%s %d: %s", self.kind, self.pid, text)
 
     def _may_send(self, frame: Any) -> bool:
         return True
@@ -233,10 +255,14 @@ class ChildProcess:
             await self._process.wait()
         code = self._process.returncode
         if code is None:
-            return "its pipe is closed"
-        if code < 0:
-            return f"killed by {_signal_name(-code)}"
-        return f"exited with status {code}"
+            return self._with_last_words("its pipe is closed")
+        with trio.move_on_after(_LAST_LINE_SECONDS):
+            await self._stderr_read.wait()
+        return self._with_last_words(f"killed by {_signal_name(-code)}" if code < 0 else f"exited with status {code}")
+
+    def _with_last_words(self, reason: str) -> str:
+        words = self._last_words.quote(private=self._private)
+        return f"{reason}: {words}" if words else reason
 
 
 def _signal_name(number: int) -> str:
@@ -247,7 +273,7 @@ def _signal_name(number: int) -> str:
         return f"signal {number}"
 
 
-def _environment(inherits: frozenset[str]) -> dict[str, str]:
+def _environment(inherits: frozenset[str], home: Path | None) -> dict[str, str]:
     """Return the child's environment: it finds this very package, knows no secrets and reports nothing.
 
     In an uninstalled checkout it finds the package, too.
@@ -255,4 +281,5 @@ def _environment(inherits: frozenset[str]) -> dict[str, str]:
     parent = str(Path(__file__).resolve().parents[2])
     path = os.environ.get("PYTHONPATH")
     kept = {name: value for name, value in os.environ.items() if name in inherits or not _SECRETS.search(name)}
-    return kept | _NO_TELEMETRY | {"PYTHONPATH": parent if not path else f"{parent}{os.pathsep}{path}"}
+    offered = {} if home is None else {HOME_VARIABLE: str(home.absolute())}
+    return kept | _NO_TELEMETRY | offered | {"PYTHONPATH": parent if not path else f"{parent}{os.pathsep}{path}"}

@@ -88,6 +88,19 @@ async def test_synchronous_job_is_answered_when_its_engine_is_degraded(
             assert "exited with status 3" in job.failure.message
 
 
+async def test_status_says_what_the_last_child_died_of_while_no_engine_is_left(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    async with service_of(tmp_path, {"0": Script(at={"start": Crash(times=4, reason="exited: no driver")})}) as service:
+        await eventually(lambda: is_degraded(service))
+        assert (await gateway(service).status()).engine_trouble == "exited: no driver"
+        with pytest.raises(EngineUnavailable, match="no driver") as refused:
+            await service.submit(request())
+        assert refused.value.details == {"reason": "exited: no driver"}
+        await trio.sleep(60)
+        assert (await gateway(service).status()).engine_trouble is None
+
+
 async def test_synchronous_job_is_answered_when_its_engine_hangs_at_the_start(
     tmp_path: Path, autojump_clock: MockClock
 ) -> None:

@@ -15,7 +15,7 @@ from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
 from mflux_api.machine import DEVICES_VARIABLE
 from tests.support.engine_child import death, running_engine
-from tests.support.engine_contract import DEADLINE_SECONDS
+from tests.support.engine_contract import DEADLINE_SECONDS, RUN
 
 pytestmark = pytest.mark.slow
 
@@ -80,6 +80,26 @@ async def test_environment_says_what_auto_means(monkeypatch: pytest.MonkeyPatch)
     assert await start_error(LocalEngineOptions()) == "MFLUX_API_DEVICES is 'tpu': set it to auto, cpu or gpu"
     async with running_engine(LocalEngineOptions(devices="cpu")) as engine:
         assert (engine.info.device, engine.info.precision) == ("cpu", "float32")
+
+
+async def test_last_line_of_a_child_that_does_not_come_up_is_its_reason_with_advice() -> None:
+    code = "raise ImportError('/opt/mlx/libcuda.so.1: cannot open shared object file')"
+    assert await start_error(stand_in(code)) == (
+        "exited with status 1: ImportError: libcuda.so.1: cannot open shared object file; this is MLX's CUDA build on "
+        "a machine without a working NVIDIA driver: install the driver, or MLX's CPU build (README, Installing)"
+    )
+
+
+async def test_last_line_of_a_child_that_hangs_at_its_start_is_told() -> None:
+    code = "print('waiting for the GPU', file=sys.stderr, flush=True); time.sleep(60)"
+    assert await start_error(stand_in(code, start_timeout=1.0)) == "no handshake within 1 s: waiting for the GPU"
+
+
+async def test_last_line_of_a_child_that_has_a_prompt_is_not_told() -> None:
+    code = "ready(); sys.stdin.buffer.read(8); sys.exit('bad prompt: a secret garden')"
+    async with running_engine(stand_in(code)) as engine:
+        await engine.send(attrs.evolve(RUN, prompt="a secret garden"))
+        assert await death(engine) == "exited with status 1"
 
 
 async def test_heartbeats_alone_do_not_prolong_the_handshake() -> None:

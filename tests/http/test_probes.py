@@ -46,6 +46,23 @@ async def test_server_whose_only_engine_does_not_start_is_alive_and_not_ready(tm
         assert [await probe(api, path) for path in ("/livez", "/readyz")] == [(200, "ok"), (503, "ENGINE_UNAVAILABLE")]
 
 
+async def test_why_no_engine_starts_is_in_health_in_the_list_of_engines_and_in_every_503(tmp_path: Path) -> None:
+    why = "exited with status 1: ImportError: libcuda.so.1: no such file"
+    async with scripted_api(tmp_path, Script(at={"start": Crash(times=100, reason=why)})) as api:
+
+        async def problem() -> bool:
+            health = (await api.http.get("/api/v1/health")).json()
+            return (health["status"], health["problem"]) == ("degraded", why)
+
+        await eventually(problem)
+        (engine,) = (await api.http.get("/api/v1/system")).json()["engines"]
+        assert (engine["status"], engine["problem"]) == ("degraded", why)
+        generate = {"prompt": "a house", "model": "demo"}
+        for answer in (await api.http.get("/readyz"), await api.http.post("/api/v1/generate", json=generate)):
+            assert (answer.status_code, answer.json()["details"]) == (503, {"reason": why})
+            assert why in answer.json()["error"]
+
+
 async def is_ready(api: Api) -> bool:
     return (await probe(api, "/readyz"))[0] == 200
 

@@ -165,7 +165,7 @@ class Generator:
         """Whether there is evidence that the child was ended for want of memory."""
         if not reason.startswith("killed by"):
             return False
-        if reason == "killed by SIGKILL" and self._options.oom_evidence.claim(kills_before):
+        if reason.startswith("killed by SIGKILL") and self._options.oom_evidence.claim(kills_before):
             return True
         free = self._memory.free_bytes
         return free is not None and self._info is not None and free < self._info.memory_bytes * NEARLY_FULL

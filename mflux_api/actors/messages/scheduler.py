@@ -142,6 +142,8 @@ class SchedulerStatus:
     """No engine is left that could run a job, or one that ran at the last end cannot be put back into the queue."""
     store_trouble: str | None = None
     """What the store said when it could not write the last time that it was asked."""
+    engine_trouble: str | None = None
+    """Why no engine is left; ``None`` while there is one that could run a job."""
 
 
 @attrs.frozen(kw_only=True)

@@ -170,13 +170,14 @@ class Scheduler:
         message.reply.ok(found)
 
     def _status(self) -> m.SchedulerStatus:
-        trouble = self._endings.store_trouble
+        trouble, unavailable = self._endings.store_trouble, self._engines.unavailable()
         return m.SchedulerStatus(
             active=self._queue.active(),
             queued=self._queue.tally.queued(),
             draining=self._draining.begun,
-            degraded=self._engines.unavailable() is not None or self._recovery.unread or bool(self._retries.stuck),
+            degraded=unavailable is not None or self._recovery.unread or bool(self._retries.stuck),
             store_trouble=None if trouble is None else trouble.message,
+            engine_trouble=None if unavailable is None else unavailable.details["reason"],
         )
 
     # --- engines ---

@@ -76,6 +76,7 @@ async def health_of(gateway: Gateway) -> HealthResponse:
         models_available=len(gateway.catalog),
         active_jobs=load.active,
         queue_length=load.queued,
+        problem=load.engine_trouble or (load.store_trouble if load.degraded else None),
     )
 
 
@@ -95,7 +96,7 @@ async def ready(gateway: Gateway) -> ProbeResponse:
     if load.draining:
         raise ShuttingDown("The service is shutting down and takes no new work")
     if load.degraded:
-        raise EngineUnavailable.because("")
+        raise EngineUnavailable.because(load.engine_trouble or "")
     return ProbeResponse(status="ok")
 
 
@@ -219,6 +220,7 @@ def _listed(engine: EngineView) -> EngineItem:
     return EngineItem(
         id=engine.status.id,
         status=engine.status.condition.value,
+        problem=engine.status.reason or None,
         incarnation=state.incarnation if state is not None else engine.status.incarnation,
         device=info.device_name if info is not None else None,
         backend=engine.status.device,

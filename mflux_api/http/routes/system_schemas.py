@@ -15,6 +15,8 @@ class HealthResponse:
     models_available: int
     active_jobs: int
     queue_length: int
+    problem: str | None
+    """Why it is degraded: the last thing that an engine said which does not start, or that the store cannot write."""
 
 
 @attrs.frozen(kw_only=True)
@@ -52,6 +54,8 @@ class EngineItem:
 
     id: str
     status: Literal["starting", "ready", "degraded", "failed"]
+    problem: str | None
+    """What its last child died of, while none is up."""
     incarnation: int
     """Counts its children."""
     device: str | None

@@ -5,6 +5,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import attrs
 import psutil
@@ -37,6 +38,8 @@ class DecoderOptions:
     """How to start children, and what they may take for one image."""
 
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.images.child.worker")
+    home: Path | None = None
+    """A child's home where the user has none."""
     start_seconds: float = 60.0
     cpu_seconds: int = 10
     """An image of 32 MP takes 1 to 3."""
@@ -123,7 +126,7 @@ class DecoderChild(ChildProcess):
             ChildDied: it does not come up.
         """
         limits = (options.memory_bytes, options.cpu_seconds, options.wall_seconds)
-        child = cls(await cls.launch([*options.command, *map(str, limits)]), options)
+        child = cls(await cls.launch([*options.command, *map(str, limits)], options.home), options)
         nursery.start_soon(child.log_stderr, name=f"decoder {child.pid} stderr")
         try:
             await child._handshake(options.start_seconds)
@@ -162,6 +165,8 @@ class DecoderChild(ChildProcess):
             ProtocolError: the order cannot be sent.
         """
         self.orders += 1
+        # From here on it may print what is in the files.
+        self._private = True
         try:
             usage = _Usage(psutil.Process(self.pid), self._options)
         except psutil.Error:

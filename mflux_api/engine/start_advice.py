@@ -1,0 +1,37 @@
+"""What to do about an engine that does not come up, where its last line says enough."""
+
+from collections.abc import Sequence
+
+_ADVICE: Sequence[tuple[tuple[str, ...], str]] = (
+    (
+        ("libcuda.so", "libnvidia", "no CUDA-capable device", "CUDA driver version"),
+        "this is MLX's CUDA build on a machine without a working NVIDIA driver: install the driver, "
+        "or MLX's CPU build (README, Installing)",
+    ),
+    (
+        ("libcudart", "libcublas", "libcudnn", "libnvrtc", "libcufft", "libnccl"),
+        "CUDA's libraries are not all here: install the group cuda13 again, or MLX's CPU build (README, Installing)",
+    ),
+    (
+        ("No module named", "cannot import name"),
+        "a dependency is missing or of another version: install the dependencies again (README, Installing)",
+    ),
+    (
+        ("GLIBC", "CXXABI", "SIGILL", "symbol not found in flat namespace", "incompatible architecture"),
+        "MLX's build does not fit this system or its processor: see README, Installing, for those that do",
+    ),
+    (
+        ("libopenblas", "liblapack", "libgfortran", "libblas"),
+        "install libopenblas0 and liblapack3, or your system's packages of these libraries",
+    ),
+    (("home directory",), "set HOME to a folder that can be written"),
+    (("No space left on device",), "free some space on the disk that TMPDIR and HOME are on"),
+    (("Cannot allocate memory", "MemoryError", "bad_alloc"), "there is no memory for it: end other programs"),
+)
+"""What a last line may say, and the advice; the first that fits."""
+
+
+def with_advice(reason: str) -> str:
+    """Return why an engine did not come up, followed by what to do about it where that is known."""
+    advice = next((advice for signs, advice in _ADVICE if any(sign in reason for sign in signs)), "")
+    return f"{reason}; {advice}" if advice else reason

@@ -1,0 +1,69 @@
+"""The last thing that a child printed before it died, as one clause that any client may read."""
+
+import re
+from collections import deque
+
+from mflux_api.ipc.printable import MAX_NAME, printable
+
+_LINES = 40
+"""Lines that are kept of what a child printed: the end of a traceback of a library that loads a library."""
+_LINE = 600
+"""Characters that are kept of each."""
+_TRACEBACK = "Traceback (most recent call last):"
+_NATIVE = re.compile(
+    r"(libc\+\+abi|terminate called|what\(\):|Fatal Python error|fatal error|\[METAL\]|\[metal|CUDA error|cuda|malloc|"
+    r"free\(\)|double free|corrupted|dyld|ImportError|OSError|MemoryError|SystemError)",
+    re.IGNORECASE,
+)
+"""How a line begins that a runtime prints when it ends a process; no prompt is in those."""
+_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]{1,20}):/+[^\s'\"<>]*", re.IGNORECASE)
+_QUOTED_PATH = re.compile(r"(['\"])(?:~|/)[^'\"\n]*/([^'\"/\n]*)\1")
+_PATH = re.compile(r"(?<![\w.~/])~?/(?:[^\s/'\":,;()<>]+/)*([^\s/'\":,;()<>]+)/?")
+_TOKEN = re.compile(r"\bhf_\w+")
+
+
+class LastWords:
+    """What a child printed of late, and which line of it says why it died."""
+
+    def __init__(self) -> None:
+        self._lines: deque[str] = deque(maxlen=_LINES)
+
+    def note(self, line: str) -> None:
+        """Take the next line that it printed."""
+        if line.strip():
+            self._lines.append(line[:_LINE].rstrip())
+
+    def quote(self, *, private: bool) -> str:
+        """Return the line that says most, without paths, addresses and tokens; empty where there is none to quote.
+
+        Args:
+            private: the child has seen prompts: only what a runtime prints at the end of a process is quoted.
+        """
+        line = self._exception() or self._last()
+        if private and _NATIVE.match(line) is None:
+            return ""
+        return printable(without_paths(line), MAX_NAME)
+
+    def _exception(self) -> str:
+        """The line of the last exception that got away; a library's own advice may follow it."""
+        lines = list(self._lines)
+        for index in range(len(lines) - 1, -1, -1):
+            if lines[index] == _TRACEBACK:
+                after = (line for line in lines[index + 1 :] if not line[0].isspace())
+                first = next(after, "")
+                # Some libraries begin their explanation on the next line.
+                return "" if first.endswith(":") else first
+        return ""
+
+    def _last(self) -> str:
+        # Rust ends with a hint for its programmers, and C++ indents the reason.
+        telling = (line.strip() for line in reversed(self._lines) if not line.lstrip().startswith("note:"))
+        return next(telling, "")
+
+
+def without_paths(text: str) -> str:
+    """Return a text in which of each absolute path only the last part is left, of each address only its scheme."""
+    text = _ADDRESS.sub(r"\1:…", text)
+    text = _QUOTED_PATH.sub(r"\1\2\1", text)
+    text = _PATH.sub(r"\1", text)
+    return _TOKEN.sub("…", text)
