@@ -39,6 +39,9 @@ DEV_LANGUAGE_MODEL = re.compile(r"(language_model\.model|model\.language_model)\
 DEV_NOT_NEEDED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(language_model\.)?lm_head\.")
 """What the names of those tensors begin with that no prompt needs: image input and next-token prediction."""
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+"""In the folder ``tokenizer``: what every tokenizer has."""
+
 # --- safetensors ---
 
 WEIGHT_FILES = "*.safetensors"

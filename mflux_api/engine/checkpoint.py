@@ -11,7 +11,14 @@ import attrs
 import mlx.core as mx
 import msgspec
 
-from mflux_api.catalog.files import COMPANION_PREFIX, MAX_CONFIG_BYTES, MAX_INDEX_BYTES, WEIGHT_FILES, WEIGHT_INDEXES
+from mflux_api.catalog.files import (
+    COMPANION_PREFIX,
+    MAX_CONFIG_BYTES,
+    MAX_INDEX_BYTES,
+    TOKENIZER_FILES,
+    WEIGHT_FILES,
+    WEIGHT_INDEXES,
+)
 from mflux_api.catalog.safetensors_rules import CHECKPOINT, NotWhole, SafetensorsRuleError, read_file
 from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
 from mflux_api.ipc.printable import printable, sentence
@@ -128,7 +135,7 @@ def check_tokenizer_files(root: Path) -> None:
     Raises:
         CheckpointError: the folder or a file that every tokenizer has is missing, or a file is too large.
     """
-    for name in ("tokenizer.json", "tokenizer_config.json"):
+    for name in TOKENIZER_FILES:
         if not (root / "tokenizer" / name).is_file():
             raise CheckpointError(f"tokenizer/{name} is missing.")
     for path in (root / "tokenizer").iterdir():

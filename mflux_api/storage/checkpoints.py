@@ -2,6 +2,8 @@
 
 import hashlib
 import logging
+from collections.abc import Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
 import attrs
@@ -10,6 +12,7 @@ from mflux_api.catalog import Catalog, Model
 from mflux_api.catalog.files import MODEL_INDEX, SAVED_INDEX, UPSCALER_FILES
 from mflux_api.errors import ModelNotDeletable, ModelNotDownloaded
 from mflux_api.hub.cache import HubCache
+from mflux_api.hub.snapshots import whole_snapshot
 from mflux_api.storage.footprint import Footprint, measure
 
 logger = logging.getLogger(__name__)
@@ -54,14 +57,18 @@ class Checkpoints:
     def folder(self, model: Model) -> Path | None:
         """Return the folder of the model's checkpoint; ``None`` if it is not on disk.
 
-        Every file of a downloaded model is checked: an incomplete folder does not count.
+        Every file of a downloaded model is checked, whichever program downloaded it: an incomplete folder does not
+        count.
         """
         if model.path is not None:
             return Path(model.path)
         if model.embedded:
             return EMBEDDED
-        found = self.hub.snapshot(model.repo, model.revision) if model.remote else None
-        return None if found is None else found[0]
+        if not model.remote:
+            return None
+        found = self.hub.snapshot(model.repo, model.revision)
+        # Without a mark of ours another program may have downloaded it; the hub need not be asked.
+        return whole_snapshot(self.hub, model.repo, model.revision, model.files) if found is None else found[0]
 
     def quantized_folder(self, model: Model) -> Path | None:
         """Return where the weights that this service quantizes itself are kept; ``None`` for other models."""
@@ -130,7 +137,11 @@ class Checkpoints:
             # A download has its own mark of completeness, and not every one has these files.
             if folder is not None and (model.remote or any((folder / marker).is_file() for marker in _MARKERS)):
                 commit = folder.name if model.remote else None
-                return CheckpointState(downloaded=True, path=folder, sha256=_manifest_digest(folder), commit=commit)
+                # Another program may have downloaded more of the repository than the model needs.
+                patterns = model.files if model.remote else ("*",)
+                return CheckpointState(
+                    downloaded=True, path=folder, sha256=_manifest_digest(folder, patterns), commit=commit
+                )
         except (OSError, ValueError) as error:
             # A path that is too long, forbidden or holds a NUL: the service cannot use what is there.
             logger.debug("the checkpoint of %s cannot be looked at: %s", model.alias, type(error).__name__)
@@ -141,7 +152,9 @@ class Checkpoints:
         return None if model is None else self.state(model).short_hash
 
 
-def _manifest_digest(folder: Path) -> str:
+def _manifest_digest(folder: Path, patterns: Sequence[str]) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    manifest = "".join(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n" for path in files)
+    names = {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    counted = {name: size for name, size in names.items() if any(fnmatch(name, pattern) for pattern in patterns)}
+    manifest = "".join(f"{name}\0{size}\n" for name, size in counted.items())
     return hashlib.sha256(manifest.encode()).hexdigest()
