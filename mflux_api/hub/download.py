@@ -9,8 +9,9 @@ import hashlib
 import re
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,11 @@ import httpx
 from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.file_download import DryRunFileInfo, http_get, repo_folder_name
-from huggingface_hub.utils import WeakFileLock, build_hf_headers  # type: ignore[attr-defined]
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
+from mflux_api.hub.bars import SilentBar, StoppableBar
 from mflux_api.hub.cache import MAIN, HubCache, Marker
+from mflux_api.hub.placing import locked, place
 from mflux_api.hub.protocol import DownloadRequest
 from mflux_api.system.durable import make_folder, sync_file
 
@@ -50,46 +53,6 @@ class Damaged(Exception):
     def __init__(self, name: str, what: str) -> None:
         super().__init__(f"{name} {what}")
         self.name, self.what = name, what
-
-
-class _Silent:
-    """A progress bar that shows nothing: progress is counted from the files on disk."""
-
-    total: Any = 0
-
-    def __init__(self, iterable: Iterable[Any] = (), *_: Any, **options: Any) -> None:
-        self._iterable = iterable
-        self.total = options.get("total")
-
-    def __iter__(self) -> Any:
-        return iter(self._iterable)
-
-    def __enter__(self) -> "_Silent":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def _ignore(self, *_: Any, **__: Any) -> None:
-        pass
-
-    update = close = refresh = reset = set_description = set_description_str = set_postfix_str = _ignore
-
-
-class _Stopped(Exception):
-    """Another file failed."""
-
-
-class _Stoppable(_Silent):
-    """A silent bar that ends its download once another file has failed."""
-
-    def __init__(self, stopping: threading.Event, **options: Any) -> None:
-        super().__init__(**options)
-        self._stopping = stopping
-
-    def update(self, *_: Any, **__: Any) -> None:
-        if self._stopping.is_set():
-            raise _Stopped
 
 
 @attrs.frozen(kw_only=True)
@@ -122,6 +85,8 @@ class Download:
         self._headers = build_hf_headers(library_name=_LIBRARY)
         self._present = 0
         self._missing: tuple[_File, ...] = ()
+        self._places: dict[Path, list[Path]] = {}
+        """Blob → its places in the snapshot: files of the same content share one."""
         self._stopping = threading.Event()
         self.total: int | None = None
         """Bytes of all files that are wanted; ``None`` until :meth:`run` has asked the hub."""
@@ -145,7 +110,10 @@ class Download:
         commit = files[0].commit
         self._check_space()
         self._download_files()
-        # Nothing is left to download but what has no digest of its own; this makes the snapshot.
+        for file in {file.etag: file for file in files}.values():
+            with self._locked(file):
+                place(file.blob, self._places[file.blob], self._repository / "snapshots")
+        # Nothing is left to download or to link; this writes down which commit the revision is, and the files' sizes.
         folder = Path(self._snapshot(revision=commit, dry_run=False))
         sizes = {file.name: file.size for file in files}
         for name, size in sizes.items():
@@ -164,7 +132,7 @@ class Download:
             library_name=_LIBRARY,
             endpoint=self._endpoint,
             max_workers=_WORKERS,
-            tqdm_class=_Silent,
+            tqdm_class=SilentBar,
             dry_run=dry_run,
         )
 
@@ -174,8 +142,9 @@ class Download:
             raise Damaged("the repository", "has none of the files of a model")
         with ThreadPoolExecutor(_WORKERS) as pool:
             files = tuple(pool.map(self._describe, listed))
-        # One blob may stand for several files of the same content.
-        self._missing = tuple({file.etag: file for file in files if not _is_whole(file)}.values())
+        for file in files:
+            self._places.setdefault(file.blob, []).append(file.pointer)
+        self._missing = tuple({file.etag: file for file in files if not self._is_whole(file)}.values())
         self.total = sum(file.size for file in files)
         self._present = self.total - sum(file.size for file in self._missing)
         return files
@@ -230,11 +199,8 @@ class Download:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def _download_file(self, file: _File) -> None:
-        # huggingface_hub's own lock: neither another process of ours nor one of its own downloads the same file.
-        lock = self._cache.root / ".locks" / self._repository.name / f"{file.etag}.lock"
-        lock.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(lock):
-            if file.blob.exists() or self._stopping.is_set():
+        with self._locked(file, self._stopping.is_set) as held:
+            if not held or self._stopping.is_set() or self._is_anywhere(file):
                 return
             try:
                 self._grow(file)
@@ -247,6 +213,25 @@ class Download:
             self._check(file)
             sync_file(file.partial)
             file.partial.replace(file.blob)
+
+    def _locked(self, file: _File, stopped: Callable[[], bool] = lambda: False) -> AbstractContextManager[bool]:
+        """The lock of huggingface_hub: neither another process of ours nor one of its own works on the same file."""
+        lock = self._cache.root / ".locks" / self._repository.name / f"{file.etag}.lock"
+        return locked(lock, stopped)
+
+    def _is_whole(self, file: _File) -> bool:
+        """Whether a file is there; one of the wrong size is removed."""
+        if any(_has_wrong_size(path, file.size) for path in (file.pointer, file.blob)):
+            # Under the lock: another program may be copying it.
+            with self._locked(file):
+                for path in (file.pointer, file.blob):
+                    if _has_wrong_size(path, file.size):
+                        path.unlink()
+        return self._is_anywhere(file)
+
+    def _is_anywhere(self, file: _File) -> bool:
+        """Whether a file of that content is there: as a blob, or where the blob was moved to."""
+        return file.blob.is_file() or any(path.is_file() for path in self._places[file.blob])
 
     def _grow(self, file: _File) -> None:
         # By default ten megabytes are held in memory before any of it is written.
@@ -263,7 +248,7 @@ class Download:
                 headers=self._headers,
                 expected_size=file.size,
                 displayed_filename=file.name,
-                tqdm_class=partial(_Stoppable, self._stopping),  # type: ignore[arg-type]
+                tqdm_class=partial(StoppableBar, self._stopping),  # type: ignore[arg-type]
             )
 
     def _check(self, file: _File) -> None:
@@ -276,16 +261,12 @@ class Download:
             raise Damaged(file.name, "is not what the hub says it is")
 
 
-def _is_whole(file: _File) -> bool:
-    """Whether a file is there; one of the wrong size is removed."""
-    for path in (file.pointer, file.blob):
-        if path.is_file() and path.stat().st_size != file.size:
-            path.unlink()
-    return file.pointer.is_file() or file.blob.is_file()
+def _has_wrong_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size != size
 
 
 def _bytes_arrived(file: _File) -> int:
-    for path in (file.partial, file.blob):
+    for path in (file.partial, file.blob, file.pointer):
         try:
             return min(path.stat().st_size, file.size)
         except FileNotFoundError:

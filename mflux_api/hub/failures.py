@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 )
 
 from mflux_api.hub.download import Damaged, NoSpace
+from mflux_api.hub.placing import NoLocks
 from mflux_api.hub.protocol import DownloadFailure, DownloadRequest
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -32,6 +33,11 @@ def explain(error: Exception, order: DownloadRequest, endpoint: str = constants.
     for cause in causes:
         if isinstance(cause, NoSpace):
             return _disk_full_failure(f"{_gb(cause.needed)} more are needed and {_gb(cause.free)} are free", cause)
+        if isinstance(cause, NoLocks):
+            return _failure(
+                f"models.cache_dir is on a file system without locks ({cause}), which keep two downloads of one file "
+                "apart; set it to a folder on another disk"
+            )
         if isinstance(cause, Damaged):
             return _failure(f"{order.repo}: {cause}; try again")
         if isinstance(cause, OfflineModeIsEnabled):

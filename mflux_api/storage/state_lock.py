@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from mflux_api.config import Settings
 from mflux_api.errors import ConfigError
-from mflux_api.system.durable import make_folder
+from mflux_api.system.durable import NOT_SUPPORTED, make_folder
 from mflux_api.system.private_files import make_private_folder, open_private
 
 LOCK_NAME = "mflux-api.lock"
@@ -51,7 +51,9 @@ class StateLock:
         except OSError as error:
             holder = _read_holder(file)
             os.close(file)
-            raise (_in_use(holder) if isinstance(error, BlockingIOError) else _unusable(error)) from error
+            if isinstance(error, BlockingIOError):
+                raise _in_use(holder) from error
+            raise (_without_locks(error) if error.errno in NOT_SUPPORTED else _unusable(error)) from error
         self._file = file
         _write_holder(file)
 
@@ -105,6 +107,13 @@ def _read_holder(file: int) -> str:
 def _in_use(holder: str) -> StateInUse:
     return StateInUse(
         f"STATE_IN_USE: another service uses this state directory ({LOCK_NAME}{holder}); stop it or set jobs.state_dir"
+    )
+
+
+def _without_locks(error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{LOCK_NAME}: the state directory is on a file system without locks ({error.strerror}), which keep two "
+        "services apart; set jobs.state_dir to a folder on a local disk (generation.output_dir may stay)"
     )
 
 

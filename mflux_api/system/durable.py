@@ -12,7 +12,8 @@ from types import TracebackType
 _FULL_SYNC: int | None = getattr(fcntl, "F_FULLFSYNC", None)
 """On macOS fsync alone leaves the data in the drive's cache (its fcntl(2))."""
 
-_NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOLCK, errno.ENOSYS)
+NOT_SUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOTTY, errno.ENOLCK, errno.ENOSYS)
+"""Errors of a file system that has no such thing."""
 
 _ABANDONED_AFTER_SECONDS = 24 * 3600.0
 """Where a file system knows no locks, a temporary file that no process has written to for so long is abandoned."""
@@ -30,7 +31,7 @@ def sync(descriptor: int) -> None:
             return
         except OSError as error:
             # Network and foreign file systems do not have it.
-            if error.errno not in _NOT_SUPPORTED:
+            if error.errno not in NOT_SUPPORTED:
                 raise
     os.fsync(descriptor)
 
@@ -63,7 +64,7 @@ def _where_supported() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in _NOT_SUPPORTED:
+        if error.errno not in NOT_SUPPORTED:
             raise
 
 
@@ -200,7 +201,7 @@ def _lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno not in _NOT_SUPPORTED:
+        if error.errno not in NOT_SUPPORTED:
             raise
         return False
     return True
@@ -222,7 +223,7 @@ def _rename_to_new(path: Path, target: Path) -> None:
     try:
         os.link(path, target)
     except OSError as error:
-        if isinstance(error, FileExistsError) or error.errno not in (*_NOT_SUPPORTED, errno.EPERM, errno.EMLINK):
+        if isinstance(error, FileExistsError) or error.errno not in (*NOT_SUPPORTED, errno.EPERM, errno.EMLINK):
             raise
         # No hard links there (FAT): the name is taken by an empty file first, and by one process only.
         os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))

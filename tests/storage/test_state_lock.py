@@ -1,5 +1,7 @@
 """One service per state directory: the lock is exclusive, and no end of its holder leaves it behind."""
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -10,6 +12,7 @@ import pytest
 
 from mflux_api.errors import ConfigError
 from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
+from tests.support.disk_calls import refuse_with
 from tests.support.stored_jobs import read_only_folder
 
 HOLD = """
@@ -53,6 +56,17 @@ def test_a_refused_attempt_leaves_no_descriptor_behind(tmp_path: Path) -> None:
         again = os.dup(0)
         os.close(again)
     assert again == probe
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_named_with_the_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", refuse_with(number))
+    with pytest.raises(ConfigError, match="file system without locks") as refused:
+        StateLock(tmp_path)
+    assert "jobs.state_dir" in str(refused.value)
+    assert str(tmp_path) not in str(refused.value)
 
 
 def test_the_directory_is_created(tmp_path: Path) -> None:

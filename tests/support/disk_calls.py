@@ -1,8 +1,9 @@
 """The order in which files are synced and renamed, which decides what a power cut leaves."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import attrs
 import pytest
@@ -48,3 +49,12 @@ def _record_renames(record: DiskCalls, name: str, monkeypatch: pytest.MonkeyPatc
         record.calls.append(("rename", inode))
 
     monkeypatch.setattr(os, name, rename)
+
+
+def refuse_with(number: int) -> Callable[..., NoReturn]:
+    """Return a system call that a file system does not have."""
+
+    def refuse(*_: object, **__: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    return refuse

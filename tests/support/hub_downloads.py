@@ -88,7 +88,7 @@ class Downloads:
         self.cache.root.mkdir(exist_ok=True)
         self.cache.claim(REPO)
         blobs = self.cache.repository(REPO) / "blobs"
-        blobs.mkdir()
+        blobs.mkdir(exist_ok=True)
         (blobs / f"{etag}.mflux-api.incomplete").write_bytes(data)
 
 
