@@ -23,6 +23,7 @@ from mflux_api.errors import ConfigError, ServiceError
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.database_file import count_jobs
 from mflux_api.storage.sqlite import DATABASE_NAME
+from mflux_api.system.network_variables import find_problem, proxy_for
 from mflux_api.system.threads import read_in_thread
 from mflux_api.version import package_version
 
@@ -56,7 +57,7 @@ def run(options: argparse.Namespace) -> int:
 
 async def _examine(settings: Settings) -> list[_Finding]:
     """Look at this machine with these settings; starts one engine child and ends it."""
-    findings = [*_versions(), *await _engine(settings), *_memory()]
+    findings = [*_versions(), *await _engine(settings), *_memory(), *_network()]
     findings += await read_in_thread(
         lambda: [*_keys(settings), *_models(settings), *_folders(settings), *_database(settings)]
     )
@@ -117,6 +118,16 @@ def _device(info: Ready) -> Iterator[_Finding]:
 def _memory() -> Iterator[_Finding]:
     memory = psutil.virtual_memory()
     yield _Finding("memory", f"{memory.available / 1e9:.1f} GB free of {memory.total / 1e9:.1f} GB")
+
+
+def _network() -> Iterator[_Finding]:
+    problem = find_problem(os.environ)
+    if problem is not None:
+        yield _Finding("network", f"{problem.variable} {problem.wrong}", "warning", f"{problem.advice}, and restart")
+        return
+    proxy = proxy_for(os.environ.get("HF_ENDPOINT") or "https://huggingface.co", os.environ)
+    if proxy is not None:
+        yield _Finding("network", f"downloads go through the proxy of {proxy}")
 
 
 def _models(settings: Settings) -> Iterator[_Finding]:

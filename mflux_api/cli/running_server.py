@@ -1,6 +1,7 @@
 """Asking a running server over HTTP, for commands that its state directory's lock keeps from doing it themselves."""
 
 import json
+import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 from mflux_api.config import Settings
 from mflux_api.errors import ServiceError, by_code
+from mflux_api.system.network_variables import find_problem, is_loopback, proxy_for
 
 _ANSWER_SECONDS = 600.0
 """What loading a large model may take."""
@@ -33,9 +35,11 @@ def call(
 
     Raises:
         ServiceError: the server refused.
-        ConnectionError: no server answers there.
+        ConnectionError: no server answers there, or a variable of the environment keeps it from being asked.
     """
     base = (url or address(settings)).rstrip("/")
+    if "://" not in base:
+        base = f"http://{base}"
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{base}/api/v1/{path}", method=method, data=data)
     if data is not None:
@@ -43,14 +47,30 @@ def call(
     if settings.security.api_keys:
         request.add_header("X-API-Key", settings.security.api_keys[0])
     try:
-        with urllib.request.urlopen(request, timeout=_ANSWER_SECONDS) as response:
+        with _opener(base).open(request, timeout=_ANSWER_SECONDS) as response:
             answer: dict[str, Any] = json.load(response)
             return answer
     except urllib.error.HTTPError as refused:
         raise _refusal(refused) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise ConnectionError(f"no server answers at {base} ({reason}); start one, or name it with --url") from None
+        proxy = proxy_for(base, os.environ)
+        what = f"check the proxy of {proxy}, or name the server in NO_PROXY" if proxy else "start one"
+        raise ConnectionError(f"no server answers at {base} ({reason}); {what}, or name it with --url") from None
+
+
+def _opener(base: str) -> urllib.request.OpenerDirector:
+    """Return what asks the server; this very machine is asked through no proxy.
+
+    Raises:
+        ConnectionError: a variable of the environment names a proxy that cannot be used.
+    """
+    if is_loopback(base):
+        return urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    problem = find_problem(os.environ)
+    if problem is not None and problem.variable.upper().endswith("_PROXY"):
+        raise ConnectionError(f"the server at {base} cannot be asked: {problem}")
+    return urllib.request.build_opener()
 
 
 def _refusal(refused: urllib.error.HTTPError) -> ServiceError:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from mflux_api.hub.protocol import DOWNLOAD_TYPES, DownloadDone, DownloadFailure, DownloadProgress, DownloadRequest
 from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
+from mflux_api.system import network_variables
 
 if TYPE_CHECKING:
     from mflux_api.hub.download import Download
 
 _REPORT_SECONDS = 0.5
+_HUB = "https://huggingface.co"
 
 
 class _Reporter(threading.Thread):
@@ -53,6 +55,10 @@ class _Reporter(threading.Thread):
 
 
 def _download(order: DownloadRequest, reporter: _Reporter) -> DownloadDone | DownloadFailure:
+    problem = network_variables.find_problem(os.environ)
+    if problem is not None:
+        message = f"{order.repo} cannot be downloaded: {problem}, and restart"
+        return DownloadFailure(code="DOWNLOAD_FAILED", message=message)
     from mflux_api.hub.download import Download
     from mflux_api.hub.failures import explain
 
@@ -75,6 +81,7 @@ def main() -> None:
     # Its transfers cannot be resumed by the byte; plain HTTP can.
     os.environ["HF_HUB_DISABLE_XET"] = "1"
     os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    network_variables.prepare(os.environ.get("HF_ENDPOINT") or _HUB, os.environ)
     order, _ = pipe.read_frame()
     reporter = _Reporter(pipe)
     reporter.start()

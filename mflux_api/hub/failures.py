@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
 from mflux_api.hub.download import Damaged, NoSpace
 from mflux_api.hub.placing import NoLocks
 from mflux_api.hub.protocol import DownloadFailure, DownloadRequest
+from mflux_api.system.network_variables import proxy_for
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -57,9 +58,11 @@ def explain(error: Exception, order: DownloadRequest, endpoint: str = constants.
         if isinstance(cause, HfHubHTTPError):
             return _refusal(order, cause, endpoint)
         if isinstance(cause, httpx.TransportError):
+            proxy = proxy_for(endpoint, os.environ)
+            through, check = (f" through the proxy of {proxy}", "that proxy") if proxy else ("", "the network")
             return _failure(
-                f"The model hub ({_host(endpoint)}) cannot be reached or fell silent ({type(cause).__name__}); "
-                f"check the network and try again: {_AGAIN}"
+                f"The model hub ({_host(endpoint)}) cannot be reached{through}, or fell silent "
+                f"({type(cause).__name__}); check {check} and try again: {_AGAIN}"
             )
     for cause in causes:
         if isinstance(cause, HFValidationError):

@@ -146,3 +146,35 @@ async def test_orphans_end_with_the_service(hub: Hub, tmp_path: Path) -> None:
 
 def _descendants(pid: int, wanted: Callable[[psutil.Process], bool]) -> list[psutil.Process]:
     return [child for child in psutil.Process(pid).children(recursive=True) if wanted(child)]
+
+
+async def test_hub_on_this_machine_is_reached_whatever_the_proxies_are(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "ALL_PROXY": "socks5://host:1",
+        "http_proxy": "http://127.0.0.1:9",
+        "NO_PROXY": "[::1]",
+    }.items():
+        monkeypatch.setenv(name, value)
+    await download_in_child(download_request(tmp_path))
+    assert HubCache(tmp_path).snapshot(REPO, None) is not None
+
+
+async def test_proxy_that_cannot_be_used_is_named_with_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    monkeypatch.setenv("ALL_PROXY", "socks5://user:secret@127.0.0.1:1080")
+    with pytest.raises(DownloadFailed, match=r"ALL_PROXY names a SOCKS proxy.*unset it, or name") as failed:
+        await download_in_child(download_request(tmp_path))
+    assert "secret" not in str(failed.value)
+
+
+async def test_proxy_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    # What libraries fail over is left out.
+    monkeypatch.setenv("NO_PROXY", "[::1],fe80::/10,host:name")
+    with pytest.raises(DownloadFailed, match=r"hub.invalid.* cannot be reached through the proxy of ALL_PROXY"):
+        await download_in_child(download_request(tmp_path))
