@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 import trio
 
+from mflux_api.cli.encoding import decode_argument
 from mflux_api.cli.progress_bar import ProgressBar
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import InvalidParameter
@@ -70,9 +71,9 @@ def run(options: argparse.Namespace) -> int:
     width, height = model.native_size if model is not None and not options.init_image else (None, None)
     named = _loras(options.lora, settings)
     request = GenerateRequest(
-        prompt=options.prompt.strip(),
+        prompt=decode_argument(options.prompt).strip(),
         model=options.model,
-        negative_prompt=options.negative_prompt,
+        negative_prompt=options.negative_prompt and decode_argument(options.negative_prompt),
         seed=options.seed,
         width=options.width if options.width is not None else width,
         height=options.height if options.height is not None else height,

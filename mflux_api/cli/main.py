@@ -2,12 +2,14 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 from mflux_api.cli import doctor, generate, jobs, keys, loras, models, selftest, serve
+from mflux_api.cli.encoding import show_everything
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
 from mflux_api.cli.standard_error import in_background, print_line
 from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
@@ -30,6 +32,7 @@ _LOG_LEVELS = {"serve": "info"} | dict.fromkeys(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    show_everything()
     options = _parser().parse_args(arguments)
     # A terminal's progress bar and its log are one stream; what a server says must not hold up the server.
     with in_background() if options.command == "serve" else nullcontext():
@@ -40,7 +43,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(options: argparse.Namespace) -> int:
     try:
         with lone_error():
-            return _COMMANDS[options.command](options)
+            status = _COMMANDS[options.command](options)
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            return status
+    except BrokenPipeError:
+        # Who read the output has gone, as `head` does. What is still in the buffer goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
     except (ConfigError, OSError, ServiceError) as error:
         # The answer of the API has the names in its details.
         hint = "; `mflux-api models list` shows them all" if isinstance(error, InvalidModel) else ""

@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
+from mflux_api.cli.encoding import ERRORS
+
 _WAITING_TEXTS = 1000
 """Texts that wait for the other end; more are counted and dropped."""
 
@@ -96,7 +98,8 @@ class BackgroundStream(io.TextIOBase):
 
 
 def _write(text: str) -> None:
-    data = text.encode("utf-8", "replace")
+    encoding = sys.__stderr__.encoding if sys.__stderr__ is not None else "utf-8"
+    data = text.encode(encoding, ERRORS)
     # The reader has gone, or the descriptor was closed: there is no place left to say so.
     with suppress(OSError, ValueError):
         while data:

@@ -1,0 +1,43 @@
+"""Output on terminals and in files that are not UTF-8: what cannot be shown is shown otherwise, and breaks nothing."""
+
+import codecs
+import os
+import sys
+
+ERRORS = "mflux-api"
+"""The name of the rule for characters that an encoding does not have."""
+
+_PLAIN = {"✓": "+", "✗": "x", "█": "#", "·": ".", "…": "...", "→": "->", "–": "-", "×": "x"}
+"""The signs of our own output, where they cannot be shown."""
+
+
+def show_everything() -> None:
+    """Have standard output and standard error show each character in whatever encoding they have."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=ERRORS)
+
+
+def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    shown = b""
+    for character in error.object[error.start : error.end]:
+        if "\udc80" <= character <= "\udcff":
+            # A byte of a file's name that is not UTF-8: who reads a path wants this very byte.
+            shown += bytes([ord(character) - 0xDC00])
+        else:
+            shown += _PLAIN.get(character, "").encode() or character.encode("ascii", "backslashreplace")
+    return shown, error.end
+
+
+codecs.register_error(ERRORS, _replace)
+
+
+def decode_argument(text: str) -> str:
+    """Return an argument that was typed in UTF-8 where the locale cannot read it; any other as it is."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "replace")
+    return text
