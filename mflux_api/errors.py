@@ -66,6 +66,12 @@ class InvalidModel(ServiceError):
 
     code, status = "INVALID_MODEL", 400
 
+    def __str__(self) -> str:
+        """The message, and the names that there are: what a Python program shows of an exception is its text."""
+        names = ", ".join(map(str, self.details.get("available_models", ())))
+        asked = self.details.get("model")
+        return f"{self.message}: '{asked}'; the names are {names}" if names else self.message
+
 
 class ModelNotDownloaded(ServiceError):
     """The model is not on disk and automatic download is off."""

@@ -15,6 +15,7 @@ import trio
 
 from mflux_api.access.keys_file import MIN_LENGTH, read_keys, weak_keys
 from mflux_api.cli.exit_status import EXIT_FAILED
+from mflux_api.cli.folders import temporary_problem, why_not_writable
 from mflux_api.config import Settings, load_settings
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
@@ -96,8 +97,9 @@ async def _engine(settings: Settings) -> list[_Finding]:
         try:
             engine = await LocalEngine.start(nursery, options)
         except EngineDied as died:
-            advice = "run again with --log-level debug; a missing MLX backend is the usual cause (README, Installing)"
-            return [_Finding("engine", f"does not start: {died.reason}", "problem", advice)]
+            wrong, _, known = died.reason.partition("; ")
+            advice = known or "run again with --log-level debug; README, Installing, has what it needs"
+            return [_Finding("engine", f"does not start: {wrong}", "problem", advice)]
         info = engine.info
         await engine.aclose()
     return [_Finding("engine", "starts"), *_device(info)]
@@ -153,17 +155,21 @@ def _folders(settings: Settings) -> Iterator[_Finding]:
         ("state directory", settings.state_dir),
         ("models directory", settings.models.cache_dir),
     ):
-        nearest = next(path for path in (folder, *folder.parents) if path.exists())
-        if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        why = why_not_writable(folder)
+        if why:
             advice = "choose another in config.toml, or change its permissions"
-            yield _Finding(name, f"{_display_path(folder)} cannot be written", "problem", advice)
+            yield _Finding(name, f"{_display_path(folder)} cannot be written ({why})", "problem", advice)
             continue
+        nearest = next(path for path in (folder, *folder.parents) if path.exists())
         free = shutil.disk_usage(nearest).free / 1e9
         says = f"{_display_path(folder)}, {free:.1f} GB free"
         if free < _LOW_DISK_GB:
             yield _Finding(name, says, "warning", "free some space")
         else:
             yield _Finding(name, says)
+    problem = temporary_problem()
+    if problem is not None:
+        yield _Finding("temporary files", problem[0], "warning", problem[1])
 
 
 def _database(settings: Settings) -> Iterator[_Finding]:

@@ -5,6 +5,7 @@ The files that it is given may lie anywhere: the person who types the command ma
 
 import argparse
 import base64
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -14,12 +15,19 @@ from typing import Any
 import attrs
 import trio
 
+from mflux_api.catalog import Model
+from mflux_api.catalog.lookup import find_model
+from mflux_api.cli.download_question import may_download
 from mflux_api.cli.encoding import decode_argument
+from mflux_api.cli.exit_status import EXIT_FAILED
+from mflux_api.cli.folders import why_not_writable
 from mflux_api.cli.progress_bar import ProgressBar
 from mflux_api.config import Settings, load_settings
-from mflux_api.errors import InvalidParameter
+from mflux_api.errors import ConfigError, InvalidParameter
+from mflux_api.jobs.parse import validate
 from mflux_api.jobs.progress import Finished
-from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.request import GenerateRequest, check_fields
+from mflux_api.jobs.upscaling import check_upscaling
 from mflux_api.service import open_service
 from mflux_api.storage.lora_folders import has_suffix
 
@@ -56,6 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lora", action="append", default=[], metavar="NAME[:SCALE]", help="a LoRA of lora.dirs or a file; repeatable"
     )
     parser.add_argument("--output-dir", type=Path, help="where to put them (default: ./output)")
+    parser.add_argument("--yes", action="store_true", help="download the model, if it is not on disk, without asking")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -67,8 +76,8 @@ def run(options: argparse.Namespace) -> int:
     """
     overrides: dict[str, dict[str, Any]] = {"generation": {"output_dir": options.output_dir}}
     settings = load_settings(options.config, overrides=overrides)
-    model = settings.catalog().get(options.model or settings.models.default)
-    width, height = model.native_size if model is not None and not options.init_image else (None, None)
+    model = find_model(options.model or settings.models.default, settings.catalog())
+    width, height = model.native_size if not options.init_image else (None, None)
     named = _loras(options.lora, settings)
     request = GenerateRequest(
         prompt=decode_argument(options.prompt).strip(),
@@ -89,9 +98,30 @@ def run(options: argparse.Namespace) -> int:
         lora_files=named.files,
         lora_scales=named.scales,
     )
+    _check(request, model, settings)
+    if not may_download(model, settings, named=options.model is not None, yes=options.yes):
+        return EXIT_FAILED
     for path in trio.run(partial(_generate_images, named.settings, request)):
         print(path)
     return 0
+
+
+def _check(request: GenerateRequest, model: Model, settings: Settings) -> None:
+    """Refuse what the service would refuse, or fail at in the end, before a download is asked about.
+
+    Raises:
+        ConfigError: the folder for images cannot be written.
+        InvalidParameter: the request breaks a rule.
+    """
+    check_fields(validate(request), max_images=settings.generation.max_batch_size, needs_prompt=not model.upscales)
+    if model.upscales:
+        check_upscaling(request, model)
+    why = why_not_writable(settings.generation.output_dir, make=True)
+    if why:
+        raise ConfigError(
+            f"generation.output_dir cannot be written ({why}): choose another folder with --output-dir, "
+            "or change its permissions"
+        )
 
 
 async def _generate_images(settings: Settings, request: GenerateRequest) -> list[str]:
@@ -124,9 +154,11 @@ def _init_images(paths: Sequence[Path]) -> tuple[str, ...]:
 def _content(path: Path) -> bytes:
     try:
         return path.expanduser().read_bytes()
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
+        # Of a user without a home '~' is not known.
+        reason = error.strerror if isinstance(error, OSError) else "the home folder that '~' stands for is unknown"
         raise InvalidParameter(
-            f"The init image {path} cannot be read: {error.strerror}",
+            f"The init image {path} cannot be read: {reason}",
             {"field": "init_images", "value": None, "limit": "a file"},
         ) from None
 
@@ -146,7 +178,7 @@ def _loras(values: Sequence[str], settings: Settings) -> _NamedLoras:
     scales: list[float] = []
     for value in values:
         name, scale = _split(value)
-        path = Path(name).expanduser().absolute()
+        path = Path(os.path.expanduser(name)).absolute()
         if has_suffix(path.name) and path.is_file():
             dirs = tuple(dict.fromkeys((*settings.lora.dirs, path.parent)))
             # A snapshot of a model hub is all links, which the person who typed the path may read.

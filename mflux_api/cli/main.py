@@ -10,9 +10,10 @@ from pathlib import Path
 
 from mflux_api.cli import doctor, generate, jobs, keys, loras, models, selftest, serve
 from mflux_api.cli.encoding import show_everything
+from mflux_api.cli.error_text import describe
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
 from mflux_api.cli.standard_error import in_background, print_line
-from mflux_api.errors import ConfigError, InvalidModel, ServiceError, ServiceFailed
+from mflux_api.errors import ConfigError, ServiceError, ServiceFailed
 from mflux_api.system.nurseries import lone_error
 
 _COMMANDS = {
@@ -52,9 +53,7 @@ def _run(options: argparse.Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_FAILED
     except (ConfigError, OSError, ServiceError) as error:
-        # The answer of the API has the names in its details.
-        hint = "; `mflux-api models list` shows them all" if isinstance(error, InvalidModel) else ""
-        print_line(f"mflux-api: {error}{hint}")
+        print_line(f"mflux-api: {describe(error) if isinstance(error, ServiceError) else error}")
         return EXIT_USAGE if isinstance(error, ConfigError) else EXIT_FAILED
     except ServiceFailed as error:
         print_line(f"mflux-api: the service gave up: {error}")

@@ -16,6 +16,7 @@ import trio
 from mflux_api.access.keys_file import read_keys
 from mflux_api.cli.audience import describe_audience
 from mflux_api.cli.exit_status import EXIT_INTERNAL
+from mflux_api.cli.folders import why_not_writable
 from mflux_api.cli.signals import ReloadSignal, StopSignals
 from mflux_api.cli.tidying import give_back_memory
 from mflux_api.cli.watchdog import Watchdog
@@ -126,11 +127,23 @@ def _serve_jobs(start: Start) -> None:
             keys = len(read_keys(settings.security).keys)
             held.enter_context(StateLock.from_settings(settings))
             _remove_leftovers(settings)
+            _warn_of_folders(settings)
             max_input_bytes = round(settings.scheduler.max_inputs_gb * 1e9)
             repository = held.enter_context(
                 SqliteRepository(settings.state_dir / DATABASE_NAME, max_input_bytes=max_input_bytes)
             )
         trio.run(_serve_until_signal, start, repository, keys)
+
+
+def _warn_of_folders(settings: Settings) -> None:
+    """Say at the start what every job would fail with in its end."""
+    why = why_not_writable(settings.generation.output_dir, make=True)
+    if why:
+        logger.warning(
+            "generation.output_dir cannot be written (%s), so jobs will fail; change its permissions, or choose "
+            "another folder",
+            why,
+        )
 
 
 def _remove_leftovers(settings: Settings) -> None:

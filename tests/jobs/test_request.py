@@ -119,6 +119,8 @@ def test_unknown_model_lists_what_there_is() -> None:
     with pytest.raises(InvalidModel) as caught:
         find_model("nonsense", Catalog())
     assert caught.value.details["available_models"] == Catalog().aliases()
+    assert caught.value.message == "Invalid model specified"
+    assert all(alias in str(caught.value) for alias in Catalog().aliases())
 
 
 def test_errors_survive_pickling_with_their_details() -> None:

@@ -1,0 +1,54 @@
+"""Errors of the service in the words of the command line: options for fields, commands for routes."""
+
+import re
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+
+import attrs
+
+from mflux_api.errors import EngineUnavailable, InvalidModel, InvalidParameter, ModelNotDownloaded, ServiceError
+from mflux_api.jobs.request import GenerateRequest
+
+_OPTIONS: Mapping[str, str] = {
+    **{field.name: f"--{field.name.replace('_', '-')}" for field in attrs.fields(GenerateRequest)},
+    "prompt": "the prompt",
+    "init_images": "--init-image",
+    "lora_files": "--lora",
+    "lora_scales": "--lora (NAME:SCALE)",
+}
+"""What a field of a request is called here."""
+
+_ROUTES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"give it as init_images to \S+ or \S+, or as --init-image", "give one"),
+    (r"; GET /api/v1/loras lists them", " or a file's path"),
+    (r"POST /api/v1/models/([^\s/]+)/(download|load|unload)", r"`mflux-api models \2 \1`"),
+    (r"DELETE /api/v1/models/([^\s/;,]+)", r"`mflux-api models delete \1`"),
+    (r"GET /api/v1/models\S*", "`mflux-api models list`"),
+    (r"GET /api/v1/(health|system)( and the log)?", "`mflux-api doctor`"),
+    (r"(GET|POST|DELETE) /(api|sdapi)/\S+", "the server's log"),
+)
+"""Advice that names a route, and what helps here; the first that fits."""
+
+
+def describe(error: ServiceError) -> str:
+    """Return what a person who typed a command can read and act on."""
+    if isinstance(error, InvalidModel):
+        return _unknown_model(error)
+    if isinstance(error, ModelNotDownloaded) and "command" in error.details:
+        model, command = error.details["model"], error.details["command"]
+        return f"Model '{model}' is not on disk and models.auto_download is off; run `{command}`"
+    if isinstance(error, EngineUnavailable) and error.details.get("reason"):
+        return f"The engine does not start ({error.details['reason']}); `mflux-api doctor` looks at this machine"
+    text = error.message
+    for pattern, words in _ROUTES:
+        text = re.sub(pattern, words, text)
+    if isinstance(error, InvalidParameter) and error.details.get("field") in _OPTIONS:
+        text = re.sub(r"'(\w+)'", lambda name: _OPTIONS.get(name[1], name[0]), text)
+    return text[:1].upper() + text[1:] if text.startswith("the prompt") else text
+
+
+def _unknown_model(error: InvalidModel) -> str:
+    asked, known = str(error.details.get("model")), error.details.get("available_models") or ()
+    close = get_close_matches(asked, map(str, known), n=1)
+    guess = f"did you mean '{close[0]}'? " if close else ""
+    return f"No model is called '{asked}'; {guess}`mflux-api models list` shows them all"

@@ -1,0 +1,46 @@
+"""Whether a folder that a command writes to can be written, before anything that takes long."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from mflux_api.system.durable import make_folder
+
+
+def why_not_writable(folder: Path, *, make: bool = False) -> str:
+    """Return why a folder cannot be written, or made where it is not there yet; empty when it can.
+
+    Args:
+        folder: the folder.
+        make: make it, so that it is known and not guessed.
+    """
+    try:
+        if make:
+            make_folder(folder)
+        if folder.is_dir():
+            # What rights, quotas and mounts come to only a file can tell; this one has no name.
+            with tempfile.TemporaryFile(dir=folder):
+                return ""
+        nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        if not nearest.is_dir():
+            return "a file is in its place" if nearest == folder else "a folder above it is a file"
+        if os.access(nearest, os.W_OK | os.X_OK):
+            return ""
+        read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
+    except (FileExistsError, NotADirectoryError):
+        return "a file is in its place"
+    except OSError as error:
+        return (error.strerror or type(error).__name__).lower()
+    return "its file system is read-only" if read_only else "permission denied"
+
+
+def temporary_problem() -> tuple[str, str] | None:
+    """Return what is wrong with the folder for temporary files, and what to do; ``None`` when nothing is."""
+    named = os.environ.get("TMPDIR")
+    try:
+        used = tempfile.gettempdir()
+    except OSError:
+        return "no folder can be written", "set TMPDIR to one that can"
+    if named and os.path.abspath(named) != os.path.abspath(used):
+        return "TMPDIR names a folder that cannot be written", "unset it, or name another folder"
+    return None
