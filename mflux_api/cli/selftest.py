@@ -21,6 +21,7 @@ from typing import Any
 import attrs
 import trio
 
+from mflux_api.actors.messages import EngineCondition
 from mflux_api.cli.exit_status import EXIT_FAILED
 from mflux_api.cli.selftest_files import psnr, rgb_of, write_noise_lora
 from mflux_api.config import (
@@ -33,7 +34,7 @@ from mflux_api.config import (
     load_settings,
 )
 from mflux_api.engine.protocol import Ready
-from mflux_api.errors import ServiceError
+from mflux_api.errors import EngineUnavailable, ServiceError
 from mflux_api.jobs.job import Stage, StoredImage
 from mflux_api.jobs.progress import Finished, Progress
 from mflux_api.jobs.request import GenerateRequest
@@ -226,12 +227,18 @@ class Selftest:
             return await self._service.result((await self._service.submit(self._request(**fields))).id)
 
     async def info(self) -> Ready:
-        """Return what the engine says of itself, once it is up."""
+        """Return what the engine says of itself, once it is up.
+
+        Raises:
+            EngineUnavailable: it keeps dying at its start.
+        """
         with trio.fail_after(_TIMEOUT_SECONDS):
             while True:
                 (engine,) = await self._service.engines()
                 if engine.info is not None:
                     return engine.info
+                if engine.status.condition in (EngineCondition.DEGRADED, EngineCondition.FAILED):
+                    raise EngineUnavailable.because(engine.status.reason)
                 await trio.sleep(0.05)
 
     async def _is_reference(self, result: Result) -> bool:

@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from mflux_api.cli import selftest
 from mflux_api.cli.selftest import Selftest, settings_in
 from mflux_api.cli.selftest_files import psnr
 from mflux_api.config import EngineSettings
+from mflux_api.errors import EngineUnavailable
 from mflux_api.service import open_service
+from tests.support.scripted_engine import Crash, Script
 from tests.support.server import clean_environment
 
 
@@ -43,6 +47,15 @@ async def test_selftest_notices_another_image(tmp_path: Path, monkeypatch: pytes
         outcome = await Selftest(service, tmp_path).image()
     assert not outcome.good
     assert "at least 60" in outcome.says
+
+
+async def test_selftest_ends_with_the_reason_of_an_engine_that_does_not_start(
+    tmp_path: Path, autojump_clock: MockClock
+) -> None:
+    script = Script(at={"start": Crash(times=100_000, reason="exited with status 1: ImportError: libcuda.so.1")})
+    async with open_service(settings_in(tmp_path, EngineSettings()), start_engine=script.start) as service:
+        with trio.fail_after(10), pytest.raises(EngineUnavailable, match="libcuda"):
+            await Selftest(service, tmp_path).info()
 
 
 def test_distance_of_images() -> None:
