@@ -15,7 +15,7 @@ import trio
 
 from mflux_api.access.keys_file import MIN_LENGTH, read_keys, weak_keys
 from mflux_api.cli.exit_status import EXIT_FAILED
-from mflux_api.cli.folders import temporary_problem, why_not_writable
+from mflux_api.cli.folders import has_locks, temporary_problem, why_not_writable
 from mflux_api.config import Settings, load_settings
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
@@ -161,6 +161,10 @@ def _folders(settings: Settings) -> Iterator[_Finding]:
             yield _Finding(name, f"{_display_path(folder)} cannot be written ({why})", "problem", advice)
             continue
         nearest = next(path for path in (folder, *folder.parents) if path.exists())
+        if (name != "output directory" or folder == settings.state_dir) and not has_locks(nearest):
+            advice = "its file system has no locks: choose a folder on another disk in config.toml"
+            yield _Finding(name, f"{_display_path(folder)} is on a disk without locks", "problem", advice)
+            continue
         free = shutil.disk_usage(nearest).free / 1e9
         says = f"{_display_path(folder)}, {free:.1f} GB free"
         if free < _LOW_DISK_GB:

@@ -62,5 +62,7 @@ def _size(model: Model, settings: Settings) -> str:
 def _arrived(repository: Path) -> int:
     """Bytes that an earlier try left."""
     with suppress(OSError):
-        return sum(path.stat().st_size for path in (repository / "blobs").iterdir())
+        # Where links cannot be made the files themselves lie in the snapshots.
+        files = (path for folder in ("blobs", "snapshots") for path in (repository / folder).rglob("*"))
+        return sum(path.lstat().st_size for path in files if path.is_file() and not path.is_symlink())
     return 0

@@ -43,7 +43,13 @@ def describe(error: ServiceError) -> str:
     for pattern, words in _ROUTES:
         text = re.sub(pattern, words, text)
     if isinstance(error, InvalidParameter) and error.details.get("field") in _OPTIONS:
-        text = re.sub(r"'(\w+)'", lambda name: _OPTIONS.get(name[1], name[0]), text)
+        text = name_options(text)
+    return text
+
+
+def name_options(text: str) -> str:
+    """Return a sentence in which fields of a request are called as the options here."""
+    text = re.sub(r"'(\w+)'", lambda name: _OPTIONS.get(name[1], name[0]), text)
     return text[:1].upper() + text[1:] if text.startswith("the prompt") else text
 
 

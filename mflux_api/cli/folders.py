@@ -1,10 +1,11 @@
 """Whether a folder that a command writes to can be written, before anything that takes long."""
 
+import fcntl
 import os
 import tempfile
 from pathlib import Path
 
-from mflux_api.system.durable import make_folder
+from mflux_api.system.durable import NOT_SUPPORTED, make_folder
 
 
 def why_not_writable(folder: Path, *, make: bool = False) -> str:
@@ -32,6 +33,16 @@ def why_not_writable(folder: Path, *, make: bool = False) -> str:
     except OSError as error:
         return (error.strerror or type(error).__name__).lower()
     return "its file system is read-only" if read_only else "permission denied"
+
+
+def has_locks(folder: Path) -> bool:
+    """Whether the file system of a folder has locks; one that is not there, or cannot be written, counts as such."""
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in NOT_SUPPORTED
+    return True
 
 
 def temporary_problem() -> tuple[str, str] | None:

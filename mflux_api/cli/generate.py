@@ -19,6 +19,7 @@ from mflux_api.catalog import Model
 from mflux_api.catalog.lookup import find_model
 from mflux_api.cli.download_question import may_download
 from mflux_api.cli.encoding import decode_argument
+from mflux_api.cli.error_text import name_options
 from mflux_api.cli.exit_status import EXIT_FAILED
 from mflux_api.cli.folders import why_not_writable
 from mflux_api.cli.progress_bar import ProgressBar
@@ -137,7 +138,7 @@ async def _generate_images(settings: Settings, request: GenerateRequest) -> list
                     else:
                         bar.update(event)
         for warning in job.warnings:
-            print(f"mflux-api: warning: {warning}", file=sys.stderr)
+            print(f"mflux-api: warning: {name_options(warning)}", file=sys.stderr)
         result = await service.result(job.id)
     return [image.path for image in result.images]
 

@@ -1,12 +1,13 @@
 """Folders that cannot be written are found before the work, and each has one clear reason."""
 
 import errno
+import fcntl
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from mflux_api.cli.folders import temporary_problem, why_not_writable
+from mflux_api.cli.folders import has_locks, temporary_problem, why_not_writable
 from tests.support.disk_calls import refuse_with
 
 
@@ -33,6 +34,14 @@ def test_disk_that_takes_no_file_is_found_by_trying(
 ) -> None:
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse_with(number))
     assert why_not_writable(tmp_path) == why
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_disk_without_locks_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    assert has_locks(tmp_path)
+    assert has_locks(tmp_path / "gone")
+    monkeypatch.setattr(fcntl, "flock", refuse_with(number))
+    assert not has_locks(tmp_path)
 
 
 def test_folder_for_temporary_files_that_is_not_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
