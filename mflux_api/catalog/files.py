@@ -40,7 +40,9 @@ DEV_NOT_NEEDED = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.|(
 """What the names of those tensors begin with that no prompt needs: image input and next-token prediction."""
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-"""In the folder ``tokenizer``: what every tokenizer has."""
+"""In the folder ``tokenizer``: what every tokenizer has; the second may hold the chat template, too."""
+TEMPLATE_FILE = "chat_template.jinja"
+"""There, too: how a prompt becomes a message to the language model."""
 
 # --- safetensors ---
 

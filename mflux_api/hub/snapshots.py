@@ -21,6 +21,7 @@ from mflux_api.catalog.files import (
     MAX_INDEX_BYTES,
     MODEL_INDEX,
     SAVED_INDEX,
+    TEMPLATE_FILE,
     TOKENIZER_FILES,
     UPSCALER_FILES,
     WEIGHT_FILES,
@@ -107,9 +108,18 @@ def _looks_whole(folder: Path) -> bool:
         # mflux saves no configurations.
         for name in (MODEL_INDEX, *(f"{component}/{CONFIG_FILE}" for component in COMPONENTS)):
             msgspec.json.decode(read_regular(folder / name, MAX_CONFIG_BYTES), type=dict[str, msgspec.Raw])
-    if not all((folder / "tokenizer" / name).is_file() for name in TOKENIZER_FILES):
+    if not _has_tokenizer(folder / "tokenizer"):
         return False
     return all(_has_weights(folder / component) for component in COMPONENTS)
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    if not all((folder / name).is_file() for name in TOKENIZER_FILES):
+        return False
+    config = msgspec.json.decode(
+        read_regular(folder / TOKENIZER_FILES[1], _MAX_TREE_BYTES), type=dict[str, msgspec.Raw]
+    )
+    return "chat_template" in config or (folder / TEMPLATE_FILE).is_file()
 
 
 def _has_weights(folder: Path) -> bool:

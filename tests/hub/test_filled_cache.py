@@ -74,6 +74,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "a shard is cut": lambda folder: cut(folder / TRANSFORMER),
     "a link leads nowhere": lambda folder: (folder / TRANSFORMER).resolve().unlink(),
     "the tokenizer is missing": lambda folder: (folder / "tokenizer" / "tokenizer.json").unlink(),
+    "the chat template is missing": lambda folder: (folder / "tokenizer" / "chat_template.jinja").unlink(),
     "a configuration is missing": lambda folder: (folder / "vae" / "config.json").unlink(),
     "the model index is cut": lambda folder: cut(folder / "model_index.json"),
     "a component is missing": lambda folder: shutil.rmtree(folder / "text_encoder"),
