@@ -16,20 +16,27 @@ from mflux_api.jobs.job import Status
 from mflux_api.storage.checkpoints import Checkpoints
 from tests.hub.test_service import service_under_test
 from tests.support.hub_downloads import REPO, TRANSFORMER, needed
-from tests.support.hub_server import COMMIT, Hub
+from tests.support.hub_server import COMMIT, Hub, running
 
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def cache(hub: Hub, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def filled(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache as `hf download` leaves it: all files of the repository."""
     from huggingface_hub import snapshot_download
 
-    folder = tmp_path / "models"
-    snapshot_download(REPO, cache_dir=folder, endpoint=hub.url)
-    hub.requests.clear()
+    folder = tmp_path_factory.mktemp("filled")
+    with running() as hub:
+        hub.add(REPO, checkpoint)
+        snapshot_download(REPO, cache_dir=folder, endpoint=hub.url, token=False)
     return folder
+
+
+@pytest.fixture
+def cache(filled: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(filled, tmp_path / "models", symlinks=True)
 
 
 def tiny(cache: Path, revision: str | None = None) -> tuple[Checkpoints, Model]:
