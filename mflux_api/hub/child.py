@@ -73,9 +73,9 @@ def _download(order: DownloadRequest, reporter: _Reporter) -> DownloadDone | Dow
 
 def main() -> None:
     """Take the order, then import huggingface_hub, then download."""
-    token = os.path.expanduser("~/.cache/huggingface/token")
+    home, token = os.environ.get("HOME"), os.path.expanduser("~/.cache/huggingface/token")
     pipe = take_standard_streams(DOWNLOAD_TYPES)
-    if os.path.isfile(token):
+    if os.environ.get("HOME") != home and "HF_HOME" not in os.environ and os.path.isfile(token):
         # A home that can only be read may have it.
         os.environ.setdefault("HF_TOKEN_PATH", token)
     # Its transfers cannot be resumed by the byte; plain HTTP can.
