@@ -6,7 +6,14 @@ from difflib import get_close_matches
 
 import attrs
 
-from mflux_api.errors import EngineUnavailable, InvalidModel, InvalidParameter, ModelNotDownloaded, ServiceError
+from mflux_api.errors import (
+    EngineUnavailable,
+    InvalidModel,
+    InvalidParameter,
+    ModelNotDownloaded,
+    OutOfMemory,
+    ServiceError,
+)
 from mflux_api.jobs.request import GenerateRequest
 
 _OPTIONS: Mapping[str, str] = {
@@ -19,6 +26,9 @@ _OPTIONS: Mapping[str, str] = {
 """What a field of a request is called here."""
 
 _ROUTES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
+    (r"\bset low_ram=true", "add --low-ram"),
+    (r"\bSet low_ram=true", "Add --low-ram"),
+    (r"\blow_ram mode", "--low-ram"),
     (r"give it as init_images to \S+ or \S+, or as --init-image", "give one"),
     (r"; GET /api/v1/loras lists them", " or a file's path"),
     (r"POST /api/v1/models/([^\s/]+)/(download|load|unload)", r"`mflux-api models \2 \1`"),
@@ -27,7 +37,7 @@ _ROUTES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"GET /api/v1/(health|system)( and the log)?", "`mflux-api doctor`"),
     (r"(GET|POST|DELETE) /(api|sdapi)/\S+", "the server's log"),
 )
-"""Advice that names a route, and what helps here; the first that fits."""
+"""Advice that names a route or a field, and what helps here."""
 
 
 def describe(error: ServiceError) -> str:
@@ -40,6 +50,9 @@ def describe(error: ServiceError) -> str:
     if isinstance(error, EngineUnavailable) and error.details.get("reason"):
         return f"The engine does not start ({error.details['reason']}); `mflux-api doctor` looks at this machine"
     text = error.message
+    if isinstance(error, OutOfMemory) and "suggestion" in error.details:
+        # Of this model, where the message has the document's own words for any.
+        text = re.sub(r"Try using .*$", str(error.details["suggestion"]), text)
     for pattern, words in _ROUTES:
         text = re.sub(pattern, words, text)
     if isinstance(error, InvalidParameter) and error.details.get("field") in _OPTIONS:

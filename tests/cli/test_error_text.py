@@ -9,6 +9,7 @@ from mflux_api.catalog import Catalog
 from mflux_api.catalog.lookup import find_model, not_downloaded
 from mflux_api.cli.error_text import describe
 from mflux_api.errors import EngineUnavailable, InvalidModel, InvalidParameter, ModelNotDownloaded, ServiceError
+from mflux_api.jobs.memory_advice import MemoryAdvice
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.upscaling import check_upscaling
 
@@ -41,6 +42,7 @@ ERRORS = {
     "--init-image is required: 'seedvr2' upscales": raised(
         InvalidParameter, check_upscaling, GenerateRequest(prompt=""), model("seedvr2")
     ),
+    "Use flux2-klein-9b-mlx-4bit or add --low-ram": MemoryAdvice(Catalog()).error("flux2-klein-9b", low_ram=False),
     "the server's log": ServiceError("It failed; see GET /api/v1/jobs/0123456789ab"),
 }
 
