@@ -2,6 +2,7 @@
 
 import os
 import select
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -76,6 +77,9 @@ def take_standard_streams(types: Mapping[str, type[Any]]) -> ChildPipe:
     """
     incoming, outgoing = os.dup(0), os.dup(1)
     os.dup2(2, 1)
+    if hasattr(sys.stdout, "reconfigure"):
+        # A library's progress bar must not end its work over the terminal's encoding.
+        sys.stdout.reconfigure(errors="backslashreplace")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

@@ -258,10 +258,12 @@ class ChildProcess:
             return self._with_last_words("its pipe is closed")
         with trio.move_on_after(_LAST_LINE_SECONDS):
             await self._stderr_read.wait()
-        return self._with_last_words(f"killed by {_signal_name(-code)}" if code < 0 else f"exited with status {code}")
+        if code < 0:
+            return self._with_last_words(f"killed by {_signal_name(-code)}", killed=True)
+        return self._with_last_words(f"exited with status {code}")
 
-    def _with_last_words(self, reason: str) -> str:
-        words = self._last_words.quote(private=self._private)
+    def _with_last_words(self, reason: str, *, killed: bool = False) -> str:
+        words = self._last_words.quote(private=self._private, killed=killed)
         return f"{reason}: {words}" if words else reason
 
 

@@ -12,10 +12,15 @@ _LINE = 600
 _TRACEBACK = "Traceback (most recent call last):"
 _NATIVE = re.compile(
     r"(libc\+\+abi|terminate called|what\(\):|Fatal Python error|fatal error|\[METAL\]|\[metal|CUDA error|cuda|malloc|"
-    r"free\(\)|double free|corrupted|dyld|ImportError|OSError|MemoryError|SystemError)",
+    r"free\(\)|double free|corrupted|dyld)",
     re.IGNORECASE,
 )
 """How a line begins that a runtime prints when it ends a process; no prompt is in those."""
+_NATIVE_LINES = 3
+"""How far before the end such a line may stand."""
+_NOISE = ("note:", "[transformers]")
+"""How lines begin that say nothing of an end: Rust's hint for its programmers, and what every healthy engine prints."""
+_TYPE = re.compile(r"[A-Za-z_][\w.]*(?=:|$)")
 _ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]{1,20}):/+[^\s'\"<>]*", re.IGNORECASE)
 _QUOTED_PATH = re.compile(r"(['\"])(?:~|/)[^'\"\n]*/([^'\"/\n]*)\1")
 _PATH = re.compile(r"(?<![\w.~/])~?/(?:[^\s/'\":,;()<>]+/)*([^\s/'\":,;()<>]+)/?")
@@ -33,16 +38,25 @@ class LastWords:
         if line.strip():
             self._lines.append(line[:_LINE].rstrip())
 
-    def quote(self, *, private: bool) -> str:
+    def quote(self, *, private: bool, killed: bool) -> str:
         """Return the line that says most, without paths, addresses and tokens; empty where there is none to quote.
 
         Args:
-            private: the child has seen prompts: only what a runtime prints at the end of a process is quoted.
+            private: the child has seen prompts: of an exception only the kind is told.
+            killed: a signal ended it: what it printed before need not be about that, unless a runtime printed it.
         """
-        line = self._exception() or self._last()
-        if private and _NATIVE.match(line) is None:
-            return ""
+        if killed:
+            line = self._native()
+        elif private:
+            kind = _TYPE.match(self._exception())
+            line = kind[0] if kind else self._native()
+        else:
+            line = self._exception() or self._last()
         return printable(without_paths(line), MAX_NAME)
+
+    def _native(self) -> str:
+        lines = [line.strip() for line in self._lines][-_NATIVE_LINES:]
+        return next((line for line in reversed(lines) if _NATIVE.match(line)), "")
 
     def _exception(self) -> str:
         """The line of the last exception that got away; a library's own advice may follow it."""
@@ -56,8 +70,8 @@ class LastWords:
         return ""
 
     def _last(self) -> str:
-        # Rust ends with a hint for its programmers, and C++ indents the reason.
-        telling = (line.strip() for line in reversed(self._lines) if not line.lstrip().startswith("note:"))
+        # C++ indents the reason.
+        telling = (line.strip() for line in reversed(self._lines) if not line.lstrip().startswith(_NOISE))
         return next(telling, "")
 
 

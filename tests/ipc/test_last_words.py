@@ -10,11 +10,11 @@ TRACEBACK = """Traceback (most recent call last):
 ImportError: libcuda.so.1: cannot open shared object file: No such file or directory"""
 
 
-def words(text: str, *, private: bool = False) -> str:
+def words(text: str, *, private: bool = False, killed: bool = False) -> str:
     heard = LastWords()
     for line in text.split("\n"):
         heard.note(line)
-    return heard.quote(private=private)
+    return heard.quote(private=private, killed=killed)
 
 
 @pytest.mark.parametrize(
@@ -27,6 +27,7 @@ def words(text: str, *, private: bool = False) -> str:
             "Original error was",
         ),
         ("terminate called after throwing\n  what():  [cuda] no device\n", "what():  [cuda] no device"),
+        ("config.json: not found", "config.json: not found"),
         ("thread 'main' panicked at a.rs:\nno room\nnote: run with `RUST_BACKTRACE=1`", "no room"),
         ("\n\n   \n", ""),
     ],
@@ -57,14 +58,28 @@ def test_what_is_quoted_is_bounded_and_printable() -> None:
     assert quoted.isprintable()
 
 
+METAL = "libc++abi: terminating due to uncaught exception: [METAL] Insufficient Memory"
+
+
 @pytest.mark.parametrize(
-    ("line", "quoted"),
+    ("printed", "quoted"),
     [
-        ("ValueError: cannot tokenize 'a secret garden'", False),
-        ("a secret garden", False),
-        ("libc++abi: terminating due to uncaught exception: [METAL] Insufficient Memory", True),
-        ("Fatal Python error: Segmentation fault", True),
+        ("Traceback (most recent call last):\n  File\nValueError: cannot tokenize 'a secret garden'", "ValueError"),
+        ("Traceback (most recent call last):\n  File\na secret garden", ""),
+        ("a secret garden", ""),
+        (METAL, METAL),
+        ("Fatal Python error: Aborted\n\nThread 0x01", "Fatal Python error: Aborted"),
     ],
 )
-def test_of_a_child_that_saw_prompts_only_its_runtimes_words_are_quoted(line: str, quoted: bool) -> None:
-    assert bool(words(line, private=True)) is quoted
+def test_of_a_child_that_saw_prompts_only_kinds_and_its_runtimes_words_are_quoted(printed: str, quoted: str) -> None:
+    assert words(printed, private=True) == quoted
+
+
+@pytest.mark.parametrize("printed", [TRACEBACK, "[transformers] PyTorch was not found.", "loading"])
+def test_what_was_printed_before_a_kill_is_not_its_reason(printed: str) -> None:
+    assert words(printed, killed=True) == ""
+    assert words(f"{printed}\n{METAL}", killed=True) == METAL
+
+
+def test_what_every_engine_prints_is_no_reason() -> None:
+    assert words("[transformers] PyTorch was not found.") == ""
