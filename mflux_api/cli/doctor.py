@@ -21,6 +21,7 @@ from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
 from mflux_api.engine.protocol import Ready
 from mflux_api.errors import ConfigError, ServiceError
+from mflux_api.ipc.child_home import has_home
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.database_file import count_jobs
 from mflux_api.storage.sqlite import DATABASE_NAME
@@ -171,6 +172,8 @@ def _folders(settings: Settings) -> Iterator[_Finding]:
             yield _Finding(name, says, "warning", "free some space")
         else:
             yield _Finding(name, says)
+    if not has_home():
+        yield _Finding("home", "none that can be written: child processes have one in the state directory")
     problem = temporary_problem()
     if problem is not None:
         yield _Finding("temporary files", problem[0], "warning", problem[1])

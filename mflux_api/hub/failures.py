@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 from huggingface_hub import constants, get_token
@@ -18,9 +19,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from mflux_api.hub.cache import MAIN, HubCache
 from mflux_api.hub.download import Damaged, NoSpace
 from mflux_api.hub.placing import NoLocks
 from mflux_api.hub.protocol import DownloadFailure, DownloadRequest
+from mflux_api.hub.snapshots import whole_snapshot
 from mflux_api.system.network_variables import proxy_for
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -44,7 +47,7 @@ def explain(error: Exception, order: DownloadRequest, endpoint: str = constants.
         if isinstance(cause, OfflineModeIsEnabled):
             return _failure(
                 f"{order.repo} cannot be downloaded: HF_HUB_OFFLINE is set; unset it and restart, "
-                "or point [[models.custom]] at a checkpoint on disk"
+                f"or point [[models.custom]] at a checkpoint on disk{_other_revision(order)}"
             )
         if isinstance(cause, GatedRepoError):
             return _gated_failure(order, endpoint)
@@ -62,7 +65,7 @@ def explain(error: Exception, order: DownloadRequest, endpoint: str = constants.
             through, check = (f" through the proxy of {proxy}", "that proxy") if proxy else ("", "the network")
             return _failure(
                 f"The model hub ({_host(endpoint)}) cannot be reached{through}, or fell silent "
-                f"({type(cause).__name__}); check {check} and try again: {_AGAIN}"
+                f"({type(cause).__name__}); check {check} and try again: {_AGAIN}{_other_revision(order)}"
             )
     for cause in causes:
         if isinstance(cause, HFValidationError):
@@ -72,6 +75,14 @@ def explain(error: Exception, order: DownloadRequest, endpoint: str = constants.
         if isinstance(cause, OSError):
             return _os_failure(order, cause)
     return _failure(f"{order.repo} cannot be downloaded ({type(error).__name__}); the debug log has the details")
+
+
+def _other_revision(order: DownloadRequest) -> str:
+    """Say that the main branch is on disk where another revision is asked for; it is not used unasked."""
+    cache = HubCache(Path(order.cache_dir))
+    if order.revision in (None, MAIN) or (main := whole_snapshot(cache, order.repo, MAIN, order.files)) is None:
+        return ""
+    return f"; its main branch is on disk: [[models.custom]] with revision = '{main.name}' uses that"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

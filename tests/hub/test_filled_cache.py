@@ -15,7 +15,7 @@ from mflux_api.errors import ModelNotDeletable
 from mflux_api.jobs.job import Status
 from mflux_api.storage.checkpoints import Checkpoints
 from tests.hub.test_service import service_under_test
-from tests.support.hub_downloads import REPO, TRANSFORMER, needed
+from tests.support.hub_downloads import REPO, TRANSFORMER, Downloads, needed
 from tests.support.hub_server import COMMIT, Hub, running
 
 pytestmark = pytest.mark.slow
@@ -129,3 +129,11 @@ def test_only_what_is_missing_is_downloaded(hub: Hub, cache: Path) -> None:
     assert hub.sent == {TRANSFORMER: len(needed(hub)[TRANSFORMER])}
     checkpoints, model = tiny(cache)
     assert checkpoints.folder(model) is not None
+
+
+def test_other_revision_than_the_one_on_disk_is_not_used_but_named(hub: Hub, cache: Path) -> None:
+    pin = "f" * 40
+    checkpoints, model = tiny(cache, pin)
+    assert checkpoints.folder(model) is None
+    failed = Downloads(cache, "http://127.0.0.1:9").fail(revision=pin)
+    assert f"[[models.custom]] with revision = '{COMMIT}' uses that" in failed.message
