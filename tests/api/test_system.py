@@ -95,7 +95,6 @@ def test_health_counts_jobs(client: httpx.Client) -> None:
         "models_available": 33,
         "active_jobs": 0,
         "queue_length": 0,
-        "problem": None,
     }
     ids = [submit(client, steps=100, width=256, height=256) for _ in range(3)]
     busy = client.get("/api/v1/health").json()

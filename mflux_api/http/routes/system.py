@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Final
 
+import attrs
 import psutil
 from quart import Blueprint, Response
 
@@ -18,6 +19,7 @@ from mflux_api.http.probes import Probes, Question
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.system_schemas import (
     ActiveJob,
+    DegradedHealthResponse,
     EngineItem,
     HealthResponse,
     ProbeResponse,
@@ -49,7 +51,12 @@ OPERATIONS = (
         errors=(ShuttingDown, EngineUnavailable),
     ),
     Operation(
-        method="get", path="/api/v1/health", summary="Whether the service works", scope=None, response=HealthResponse
+        method="get",
+        path="/api/v1/health",
+        summary="Whether the service works",
+        scope=None,
+        response=HealthResponse,
+        also_describes=(DegradedHealthResponse,),
     ),
     Operation(
         method="get", path="/api/v1/system", summary="Device and memory", scope=Scope.READ, response=SystemResponse
@@ -70,14 +77,17 @@ async def health_of(gateway: Gateway) -> HealthResponse:
         load = await gateway.status()
     except ServiceRestarting:
         load = m.SchedulerStatus(active=0, queued=0, draining=False, degraded=True)
-    return HealthResponse(
+    answer = HealthResponse(
         status="draining" if load.draining else "degraded" if load.degraded else "healthy",
         version=_RELEASE,
         models_available=len(gateway.catalog),
         active_jobs=load.active,
         queue_length=load.queued,
-        problem=load.engine_trouble or (load.store_trouble if load.degraded else None),
     )
+    problem = load.engine_trouble or load.store_trouble
+    if not load.degraded or problem is None:
+        return answer
+    return DegradedHealthResponse(**attrs.asdict(answer), problem=problem)
 
 
 async def alive() -> ProbeResponse:

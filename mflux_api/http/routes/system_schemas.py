@@ -15,8 +15,14 @@ class HealthResponse:
     models_available: int
     active_jobs: int
     queue_length: int
-    problem: str | None
-    """Why it is degraded: the last thing that an engine said which does not start, or that the store cannot write."""
+
+
+@attrs.frozen(kw_only=True)
+class DegradedHealthResponse(HealthResponse):
+    """The same while no engine starts, or the store cannot be written; the document's answer has five keys."""
+
+    problem: str
+    """The last thing that an engine said which does not start, or what the store said."""
 
 
 @attrs.frozen(kw_only=True)
