@@ -6,6 +6,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 from mflux_api.config import Settings
 from mflux_api.errors import ServiceError, by_code
@@ -54,9 +55,7 @@ def call(
         raise _refusal(refused) from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
-        proxy = proxy_for(base, os.environ)
-        what = f"check the proxy of {proxy}, or name the server in NO_PROXY" if proxy else "start one"
-        raise ConnectionError(f"no server answers at {base} ({reason}); {what}, or name it with --url") from None
+        raise ConnectionError(f"no server answers at {base} ({reason}); {_what_to_do(base)}") from None
 
 
 def _opener(base: str) -> urllib.request.OpenerDirector:
@@ -67,10 +66,31 @@ def _opener(base: str) -> urllib.request.OpenerDirector:
     """
     if is_loopback(base):
         return urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    problem = find_problem(os.environ)
-    if problem is not None and problem.variable.upper().endswith("_PROXY"):
+    variable = _proxy_variable(base)
+    problem = None if variable is None else find_problem({variable: os.environ[variable]})
+    if problem is not None:
         raise ConnectionError(f"the server at {base} cannot be asked: {problem}")
     return urllib.request.build_opener()
+
+
+def _proxy_variable(base: str) -> str | None:
+    """Return the variable whose proxy the server is asked through; Python's own client knows no ``ALL_PROXY``."""
+    parts = urlsplit(base)
+    if urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    return proxy_for(base, {name: value for name, value in os.environ.items() if name.upper() != "ALL_PROXY"})
+
+
+def _what_to_do(base: str) -> str:
+    used, named = _proxy_variable(base), proxy_for(base, os.environ)
+    if used is not None:
+        return f"check the proxy of {used}, or name the server in NO_PROXY"
+    if named is not None:
+        scheme = urlsplit(base).scheme
+        return (
+            f"this command does not use the proxy of {named}: name an HTTP proxy in {scheme}_proxy (http://host:port)"
+        )
+    return "start one, or name it with --url"
 
 
 def _refusal(refused: urllib.error.HTTPError) -> ServiceError:

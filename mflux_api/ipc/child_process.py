@@ -40,6 +40,8 @@ _EXIT_WAIT_SECONDS = 1.0
 _LAST_LINE_SECONDS = 0.3
 """How long to wait for what a dead child printed; a process that it started may hold the pipe open for ever."""
 
+_COLOURS = re.compile(rb"\x1b\[[0-9;]*[A-Za-z]")
+
 _MAX_LINE = 4096
 """Characters of one line that a child printed, in the debug log."""
 
@@ -202,7 +204,9 @@ class ChildProcess:
             self._stderr_read.set()
 
     def _note_line(self, line: bytes) -> None:
-        text = printable(line.decode("utf-8", "replace").rstrip(), _MAX_LINE)
+        # Of a progress bar, which is drawn over one line, the last state; colours are for terminals.
+        shown = _COLOURS.sub(b"", line.rstrip().rpartition(b"\r")[2])
+        text = printable(shown.decode("utf-8", "replace"), _MAX_LINE)
         if text:
             self._last_words.note(text)
             logger.debug("%s %d: %s", self.kind, self.pid, text)

@@ -76,7 +76,13 @@ def _is_address(value: str) -> bool:
 
 
 def _proxies(environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the proxies that are set, each under the name that is read: the small letters come first."""
+    """Return the proxies that are set, each under the name that is read: the small letters come first.
+
+    There are none where every host is an exception.
+    """
+    exceptions = environ.get(_EXCEPTIONS.lower()) or environ.get(_EXCEPTIONS) or ""
+    if "*" in (entry.strip() for entry in exceptions.split(",")):
+        return []
     names = [next((name for name in (each.lower(), each) if environ.get(name)), None) for each in _PROXIES]
     return [(name, environ[name]) for name in names if name is not None]
 

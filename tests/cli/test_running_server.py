@@ -1,5 +1,6 @@
 """Asking a running server: what lies between the command and it."""
 
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -41,14 +42,35 @@ def test_server_on_this_machine_is_asked_through_no_proxy(
     assert call(Settings(), url.format(port), "POST", "models/demo/load") == {"status": "ready"}
 
 
-def test_proxy_that_cannot_be_used_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
-    with pytest.raises(ConnectionError, match=r"ALL_PROXY names a SOCKS proxy.*unset it, or name"):
+@pytest.fixture
+def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("all_proxy", "http_proxy", "https_proxy", "no_proxy"):
+        for spelling in (name, name.upper()):
+            monkeypatch.delenv(spelling, raising=False)
+
+
+@pytest.mark.usefixtures("_no_proxies")
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("http_proxy", "socks5://127.0.0.1:9", "http_proxy names a SOCKS proxy, which is not supported: unset it, or"),
+        ("HTTP_PROXY", "http://[::1", "HTTP_PROXY is not the address of a proxy: unset it, or write http://host:port"),
+        ("http_proxy", "http://127.0.0.1:9", "check the proxy of http_proxy, or name the server in NO_PROXY"),
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "does not use the proxy of ALL_PROXY: name an HTTP proxy in http_proxy"),
+        ("https_proxy", "socks5://127.0.0.1:9", "start one, or name it with --url"),
+    ],
+)
+def test_proxy_in_the_way_is_named_with_what_to_do(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConnectionError, match=re.escape(says)):
         call(Settings(), "http://server.invalid", "POST", "models/demo/load")
 
 
-def test_proxy_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("ALL_PROXY", raising=False)
-    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
-    with pytest.raises(ConnectionError, match="check the proxy of http_proxy, or name the server in NO_PROXY"):
+@pytest.mark.usefixtures("_no_proxies")
+def test_proxy_that_is_not_asked_is_not_blamed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "socks5://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", ".invalid")
+    with pytest.raises(ConnectionError, match=r"no server answers at http://server\.invalid"):
         call(Settings(), "http://server.invalid", "POST", "models/demo/load")

@@ -92,6 +92,12 @@ def test_loopback_goes_through_no_proxy() -> None:
     assert not is_loopback("http://[::1")
 
 
+def test_proxies_are_not_looked_at_where_every_host_is_an_exception() -> None:
+    environ = {"ALL_PROXY": "socks5://host", "no_proxy": "a, *"}
+    assert find_problem(environ) is None
+    assert proxy_for("https://huggingface.co", environ) is None
+
+
 def test_variable_of_the_proxy_that_is_used_is_known() -> None:
     environ = {"ALL_PROXY": "http://a", "https_proxy": "http://b"}
     assert proxy_for("https://huggingface.co", environ) == "https_proxy"
