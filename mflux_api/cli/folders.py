@@ -1,11 +1,24 @@
 """Whether a folder that a command writes to can be written, before anything that takes long."""
 
+import errno
 import fcntl
 import os
 import tempfile
 from pathlib import Path
 
 from mflux_api.system.durable import NOT_SUPPORTED, make_folder
+
+_TELLING = (
+    errno.EACCES,
+    errno.EPERM,
+    errno.ENOENT,
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EIO,
+    errno.ELOOP,
+    errno.ENAMETOOLONG,
+)
 
 
 def why_not_writable(folder: Path, *, make: bool = False) -> str:
@@ -31,7 +44,8 @@ def why_not_writable(folder: Path, *, make: bool = False) -> str:
     except (FileExistsError, NotADirectoryError):
         return "a file is in its place"
     except OSError as error:
-        return (error.strerror or type(error).__name__).lower()
+        # Others may be about files without names, which some network disks do not have.
+        return (error.strerror or type(error).__name__).lower() if error.errno in _TELLING else ""
     return "its file system is read-only" if read_only else "permission denied"
 
 

@@ -27,7 +27,12 @@ def test_file_in_the_place_of_a_folder_is_named(tmp_path: Path, make: bool) -> N
 
 
 @pytest.mark.parametrize(
-    ("number", "why"), [(errno.ENOSPC, "no space left on device"), (errno.EROFS, "read-only file system")]
+    ("number", "why"),
+    [
+        (errno.EACCES, "permission denied"),
+        (errno.ENOSPC, "no space left on device"),
+        (errno.EROFS, "read-only file system"),
+    ],
 )
 def test_disk_that_takes_no_file_is_found_by_trying(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, why: str
@@ -42,6 +47,11 @@ def test_disk_without_locks_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert has_locks(tmp_path / "gone")
     monkeypatch.setattr(fcntl, "flock", refuse_with(number))
     assert not has_locks(tmp_path)
+
+
+def test_disk_without_nameless_files_is_not_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse_with(errno.EBUSY))
+    assert why_not_writable(tmp_path) == ""
 
 
 def test_folder_for_temporary_files_that_is_not_used_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
