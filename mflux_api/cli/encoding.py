@@ -34,6 +34,13 @@ def _replace(error: UnicodeError) -> tuple[str | bytes, int]:
 codecs.register_error(ERRORS, _replace)
 
 
+def print_path(path: str) -> None:
+    """Write a path as a line of standard output with the bytes that the file system has: a program may read it."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode(path) + b"\n")
+    sys.stdout.buffer.flush()
+
+
 def decode_argument(text: str) -> str:
     """Return an argument that was typed in UTF-8 where the locale cannot read it; any other as it is."""
     try:

@@ -18,7 +18,7 @@ import trio
 from mflux_api.catalog import Model
 from mflux_api.catalog.lookup import find_model
 from mflux_api.cli.download_question import may_download
-from mflux_api.cli.encoding import decode_argument
+from mflux_api.cli.encoding import decode_argument, print_path
 from mflux_api.cli.error_text import name_options
 from mflux_api.cli.exit_status import EXIT_FAILED
 from mflux_api.cli.folders import why_not_writable
@@ -103,7 +103,7 @@ def run(options: argparse.Namespace) -> int:
     if not may_download(model, settings, named=options.model is not None, yes=options.yes):
         return EXIT_FAILED
     for path in trio.run(partial(_generate_images, named.settings, request)):
-        print(path)
+        print_path(path)
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mflux_api.cli.encoding import decode_argument, show_everything
+from mflux_api.cli.encoding import decode_argument, print_path, show_everything
 from mflux_api.cli.progress_bar import ProgressBar
 from mflux_api.cli.standard_error import print_line
 from tests.support.server import clean_environment
@@ -31,6 +31,13 @@ def test_what_an_encoding_lacks_is_shown_otherwise(
     show_everything()
     sys.stdout.write("✓ ✗ ██ ·· … ü 雪 a\udcff.png\n")
     assert written.getvalue() == shown
+
+
+def test_path_keeps_the_bytes_that_the_file_system_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, "ascii"))
+    print_path("/ü/a\udcff.png")
+    assert written.getvalue() == os.fsencode("/ü/a\udcff.png") + b"\n"
 
 
 def test_progress_is_drawn_in_any_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
