@@ -112,7 +112,7 @@ class Download:
         self._download_files()
         for file in {file.etag: file for file in files}.values():
             with self._locked(file):
-                place(file.blob, self._places[file.blob], self._repository / "snapshots")
+                self._place(file)
         # Nothing is left to download or to link; this writes down which commit the revision is, and the files' sizes.
         folder = Path(self._snapshot(revision=commit, dry_run=False))
         sizes = {file.name: file.size for file in files}
@@ -213,6 +213,11 @@ class Download:
             self._check(file)
             sync_file(file.partial)
             file.partial.replace(file.blob)
+            # Under this lock still: another program would copy the blob.
+            self._place(file)
+
+    def _place(self, file: _File) -> None:
+        place(file.blob, self._places[file.blob], self._repository / "snapshots")
 
     def _locked(self, file: _File, stopped: Callable[[], bool] = lambda: False) -> AbstractContextManager[bool]:
         """The lock of huggingface_hub: neither another process of ours nor one of its own works on the same file."""

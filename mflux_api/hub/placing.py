@@ -6,6 +6,7 @@ blob, and each model lies on disk twice; here the blob is moved.
 
 import errno
 import fcntl
+import filecmp
 import os
 import shutil
 import time
@@ -95,6 +96,7 @@ def place(blob: Path, pointers: Sequence[Path], snapshots: Path) -> None:
     if blob.exists():
         missing = [pointer for pointer in missing if not _link(blob, pointer)]
     if not missing:
+        _remove_double(blob, pointers, snapshots)
         return
     *others, last = missing
     whole = blob if blob.exists() else next(pointer for pointer in pointers if pointer.is_file())
@@ -105,6 +107,16 @@ def place(blob: Path, pointers: Sequence[Path], snapshots: Path) -> None:
         os.replace(blob, last)
     else:
         _copy(whole, last)
+
+
+def _remove_double(blob: Path, pointers: Sequence[Path], snapshots: Path) -> None:
+    """Remove a blob that nothing leads to, and whose places hold copies of it: another program made them."""
+    if not blob.is_file() or blob.is_symlink() or any(pointer.is_symlink() for pointer in pointers):
+        return
+    # Byte by byte: what goes away is the one whose digest was checked.
+    same = all(filecmp.cmp(blob, pointer, shallow=False) for pointer in pointers)
+    if same and not _is_linked(blob, snapshots):
+        blob.unlink()
 
 
 def _link(blob: Path, pointer: Path) -> bool:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import hashlib
 import os
 from pathlib import Path
 
@@ -63,6 +64,18 @@ def test_blob_that_another_snapshot_leads_to_stays(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(os, "symlink", refuse_with(errno.EPERM))
     place(blob, [snapshots / "new" / "file"], snapshots)
     assert [path.read_bytes() for path in (blob, *sorted(snapshots.rglob("file")))] == [b"weights"] * 3
+
+
+@pytest.mark.usefixtures("_without_links")
+def test_copies_that_another_program_made_are_no_doubles_after_the_next_download(hub: Hub, client: Downloads) -> None:
+    client.succeed()
+    repository = client.cache.repository(REPO)
+    weights = repository / "snapshots" / COMMIT / TRANSFORMER
+    double = repository / "blobs" / hashlib.sha256(weights.read_bytes()).hexdigest()
+    double.write_bytes(weights.read_bytes())
+    client.succeed()
+    assert not double.exists()
+    assert weights.read_bytes() == hub.repositories[REPO][TRANSFORMER]
 
 
 def test_link_that_leads_nowhere_is_replaced(tmp_path: Path) -> None:
