@@ -30,7 +30,7 @@ _ROUTES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"\bSet low_ram=true", "Add --low-ram"),
     (r"\blow_ram mode", "--low-ram"),
     (r"give it as init_images to \S+ or \S+, or as --init-image", "give one"),
-    (r"; GET /api/v1/loras lists them", " or a file's path"),
+    (r"; GET /api/v1/loras lists them( all)?", " or a file's path"),
     (r"POST /api/v1/models/([^\s/]+)/(download|load|unload)", r"`mflux-api models \2 \1`"),
     (r"DELETE /api/v1/models/([^\s/;,]+)", r"`mflux-api models delete \1`"),
     (r"GET /api/v1/models\S*", "`mflux-api models list`"),
