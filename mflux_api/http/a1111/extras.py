@@ -236,6 +236,7 @@ class Extras:
         checked = await self._gateway.decoding.check_images(
             texts, field=field, reference=False, caller=self._caller().owner
         )
+        warnings = (*warnings, *checked.warnings)
         sources = [Source(text, index, field) for index, text in enumerate(checked.texts)]
         plans = [make_plan(options, *size, field=field) for size in checked.sizes]
         _check_batch(plans, field)
