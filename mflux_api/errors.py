@@ -139,6 +139,12 @@ class JobNotFound(ServiceError):
     code, status = "JOB_NOT_FOUND", 404
 
 
+class ImageNotFound(ServiceError):
+    """The job has no image of that number, or not yet (details: images, how many it has)."""
+
+    code, status = "IMAGE_NOT_FOUND", 404
+
+
 class MethodNotAllowed(ServiceError):
     """The path exists, but not for this method."""
 

@@ -68,6 +68,7 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     early_refusal.install(app, gateway)
     _allow_origins(app, origins)
     _identify(app)
+    _leave_types_out(app)
     return app
 
 
@@ -99,6 +100,20 @@ def _identify(app: QuartTrio) -> None:
     async def add_id(response: Response) -> Response:
         theirs = request.headers.get("X-Request-ID", "")
         response.headers["X-Request-ID"] = theirs if _REQUEST_ID.fullmatch(theirs) else secrets.token_hex(8)
+        return response
+
+
+def _leave_types_out(app: QuartTrio) -> None:
+    """Say nothing of the type of a body that is not there; Quart would call it HTML."""
+
+    @app.after_request
+    async def leave_out(response: Response) -> Response:
+        bodiless = response.status_code in (204, 304)
+        if (bodiless or response.content_length == 0) and response.mimetype == response.default_mimetype:
+            response.headers.pop("Content-Type", None)
+        if bodiless:
+            # Of a 304 it would be the length that the 200 has.
+            response.headers.pop("Content-Length", None)
         return response
 
 
