@@ -199,6 +199,12 @@ class BodyTooLarge(ServiceError):
     code, status = "BODY_TOO_LARGE", 413
 
 
+class UnsupportedEncoding(ServiceError):
+    """The body's ``Content-Encoding`` is neither ``gzip`` nor ``deflate`` (details: encoding, supported)."""
+
+    code, status = "UNSUPPORTED_ENCODING", 415
+
+
 class TooManyJobs(ServiceError):
     """The caller's jobs take its share of the queue (details: queued, limit), or of the room for init images."""
 
