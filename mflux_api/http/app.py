@@ -14,6 +14,7 @@ from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.body_limits import LIMITS, BodyLimit, BodyLimits
 from mflux_api.http.connection import HTTPConnection
+from mflux_api.http.half_close import SAYS
 from mflux_api.http.held import IN_FLIGHT, ServiceRequest
 from mflux_api.http.probes import PROBES
 from mflux_api.http.render import Renderer
@@ -63,6 +64,7 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     origins = OriginRules(settings.server.cors_origins)
     install(app, Guard(access or Access(settings.security), hosts, origins, scopes))
     app.config[PROBES] = probes(gateway, hosts, _origin_headers(None, origins))
+    app.config[SAYS] = True
     app.config[LIMITS] = _body_limits(app, settings.lora.max_upload_mb * 2**20)
     _refuse_large_bodies(app)
     early_refusal.install(app, gateway)

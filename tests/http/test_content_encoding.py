@@ -1,4 +1,4 @@
-"""Packed bodies are taken within the limit of what is in them, whoever packed them; other encodings are named."""
+"""Packed bodies are taken within the limit of what is in them, however they are packed; other encodings are named."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ from mflux_api.errors import (
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.dialect import ALIASES, PLAIN_FIELDS
 from mflux_api.http.body import json_object
+from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
 from mflux_api.http.open_connections import connection_limits
 from mflux_api.http.operations import BODY_ERRORS, SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
@@ -201,6 +202,8 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         urls, previews = _urls(), _previews()
         held().stack.enter_context(streams.slot(caller().owner))
         events = await gateway.follow(job_id, last_event_id, previews=previews, visible=caller().sees)
+        if not events.finished and request.method != "HEAD":
+            need_client()
         return stream_response(
             events,
             renderer,
