@@ -25,7 +25,7 @@ from mflux_api.http.security.hosts import HostRules, own_names
 from mflux_api.http.security.origins import OriginRules
 from mflux_api.jobs.json_fields import Fields
 
-ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, Last-Event-ID, Idempotency-Key"
+ALLOWED_HEADERS = "Authorization, Content-Type, Content-Encoding, X-API-Key, Last-Event-ID, Idempotency-Key"
 EXPOSED_HEADERS = "Retry-After, X-Request-ID"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
