@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+from mflux_api.images.child.formats.avif import plain_avif
 from mflux_api.images.child.formats.bmp import bmp_profile, plain_bmp
 from mflux_api.images.child.formats.gif import gif_profile, plain_gif
 from mflux_api.images.child.formats.jpeg import jpeg_profile, plain_jpeg
@@ -36,10 +37,6 @@ def read_profile(data: bytes) -> bytes:
     return b""
 
 
-def _as_it_is(data: bytes) -> bytes:
-    return data
-
-
 def _is_webp(data: bytes) -> bool:
     return data[:4] == b"RIFF" and data[8:12] == b"WEBP"
 
@@ -59,8 +56,7 @@ _FORMATS: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes], bytes]], .
     ("GIF", _begins(b"GIF87a", b"GIF89a"), plain_gif),
     ("TIFF", _begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), plain_tiff),
     ("BMP", _begins(b"BM"), plain_bmp),
-    # Bounded by its pixels, which are known before the first is decoded, and by the limits of the process.
-    ("AVIF", _is_avif, _as_it_is),
+    ("AVIF", _is_avif, plain_avif),
 )
 
 _PROFILES: Mapping[str, Callable[[bytes], bytes]] = {

@@ -19,6 +19,9 @@ RANDOM = Image.effect_noise((1024, 1024), 120).tobytes()
 PNG, JPEG, GIF, TIFF, BMP = (saved(SCENE, kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "BMP"))
 PROGRESSIVE = saved(SCENE, "JPEG", progressive=True)
 STILL = saved(SCENE, "WEBP", lossless=True, exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0")
+NOTES = Image.Exif()
+NOTES[0x010F] = "a camera"
+AVIF = saved(SCENE, "AVIF", exif=NOTES.tobytes())
 LOSSY = saved(SCENE, "WEBP", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\0")
 
 
@@ -138,6 +141,7 @@ SAME_AS: Mapping[str, tuple[bytes, Callable[[], bytes]]] = {
     "jpeg with half a colour mark": (JPEG, lambda: jpeg(b"\xff\xee\0\x07Adobe")),
     "jpeg with empty exif": (JPEG, lambda: jpeg(b"\xff\xe1\0\x08Exif\0\0")),
     "jpeg with a comment of nonsense": (JPEG, lambda: jpeg(b"\xff\xfe\0\x06\xff\xfe\xff\xfe")),
+    "avif with exif of nonsense": (AVIF, lambda: AVIF.replace(NOTES.tobytes()[6:14], bytes(8))),
     "lossy webp with exif cut off": (LOSSY, lambda: LOSSY[:-4]),
     "lossy webp with wrong flags": (LOSSY, lambda: webp(LOSSY, b"VP8X", 8, b"\xff")),
     "lossy webp with half a header": (
