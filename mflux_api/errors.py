@@ -145,6 +145,12 @@ class JobNotFound(ServiceError):
     code, status = "JOB_NOT_FOUND", 404
 
 
+class ImageNotFound(ServiceError):
+    """The job has no image of that number, or not yet (details: images, how many it has)."""
+
+    code, status = "IMAGE_NOT_FOUND", 404
+
+
 class MethodNotAllowed(ServiceError):
     """The path exists, but not for this method."""
 
@@ -197,6 +203,12 @@ class BodyTooLarge(ServiceError):
     """The request's body is over the limit."""
 
     code, status = "BODY_TOO_LARGE", 413
+
+
+class UnsupportedEncoding(ServiceError):
+    """The body's ``Content-Encoding`` is neither ``gzip`` nor ``deflate`` (details: encoding, supported)."""
+
+    code, status = "UNSUPPORTED_ENCODING", 415
 
 
 class TooManyJobs(ServiceError):

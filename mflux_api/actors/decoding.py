@@ -27,6 +27,8 @@ class CheckedImages:
     sizes: tuple[p.Size, ...]
     texts: tuple[str, ...] = attrs.field(repr=False)
     """Each as it was sent, or shorter where it was much longer than its file."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about what is wrong with them and does not keep them from being used."""
 
 
 @attrs.frozen
@@ -55,15 +57,16 @@ class Decoding:
         Raises:
             InvalidParameter: one of them cannot be used.
         """
-        sizes, kept = list[p.Size](), list(texts)
+        sizes, kept, warnings = list[p.Size](), list(texts), list[str]()
         # One at a time: a frame holds few blobs, and callers take turns between them.
         for place, text in enumerate(texts):
             order = p.CheckImages(field=field, first=place, reference=reference)
             done, shorter = await self._do(order, (text,), p.ImagesChecked, caller)
             sizes.extend(done.sizes)
+            warnings.extend(done.warnings)
             if shorter:
                 kept[place] = shorter[0].decode("ascii")
-        return CheckedImages(tuple(sizes), tuple(kept))
+        return CheckedImages(tuple(sizes), tuple(kept), tuple(warnings))
 
     async def run_inputs(self, request: ResolvedRequest) -> RunInputs:
         """Return the images of a run.

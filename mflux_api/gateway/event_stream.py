@@ -31,6 +31,8 @@ class EventStream:
             look: reads the job again; asked when the hub ends without an end of the job.
             last_event_id: the event after which the follower goes on.
         """
+        self.finished = job.status.terminal
+        """Whether the job had ended when its follower came, so that there is nothing to wait for."""
         self._look = look
         self._channel = subscription.channel
         self._past = deque(subscription.backlog)

@@ -143,17 +143,20 @@ class Submission(Questions):
     async def _upscaling(self, checked: GenerateRequest, model: Model, owner: str) -> ResolvedRequest:
         images = await self.decoding.check_images(checked.init_images, reference=False, caller=owner)
         # What waits is counted, and is what a start would read: a text that was much longer than its file is shorter.
-        return resolve_upscaling(attrs.evolve(checked, init_images=images.texts), model, images.sizes[0])
+        resolved = resolve_upscaling(attrs.evolve(checked, init_images=images.texts), model, images.sizes[0])
+        return attrs.evolve(resolved, warnings=(*resolved.warnings, *images.warnings))
 
     async def _generating(self, checked: GenerateRequest, model: Model, owner: str) -> ResolvedRequest:
         loras = await self._named(checked.lora_files)
         size: tuple[int, int] | None = None
+        warnings = tuple[str, ...]()
         if checked.init_images:
             images = await self.decoding.check_images(checked.init_images, caller=owner)
             checked = attrs.evolve(checked, init_images=images.texts)
-            size = output_size(images.sizes[0])
+            size, warnings = output_size(images.sizes[0]), images.warnings
         steps = self.settings.generation.default_steps
-        return resolve(checked, model, default_steps=steps, default_size=size, lora_names=loras)
+        resolved = resolve(checked, model, default_steps=steps, default_size=size, lora_names=loras)
+        return attrs.evolve(resolved, warnings=(*resolved.warnings, *warnings))
 
     async def _named(self, loras: tuple[str, ...]) -> tuple[str, ...]:
         """Return every LoRA's one name, under which it is found again after a restart, too."""

@@ -14,6 +14,7 @@ from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.body_limits import LIMITS, BodyLimit, BodyLimits
 from mflux_api.http.connection import HTTPConnection
+from mflux_api.http.half_close import SAYS
 from mflux_api.http.held import IN_FLIGHT, ServiceRequest
 from mflux_api.http.probes import PROBES
 from mflux_api.http.render import Renderer
@@ -24,7 +25,7 @@ from mflux_api.http.security.hosts import HostRules, own_names
 from mflux_api.http.security.origins import OriginRules
 from mflux_api.jobs.json_fields import Fields
 
-ALLOWED_HEADERS = "Authorization, Content-Type, X-API-Key, Last-Event-ID, Idempotency-Key"
+ALLOWED_HEADERS = "Authorization, Content-Type, Content-Encoding, X-API-Key, Last-Event-ID, Idempotency-Key"
 EXPOSED_HEADERS = "Retry-After, X-Request-ID"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -63,11 +64,13 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     origins = OriginRules(settings.server.cors_origins)
     install(app, Guard(access or Access(settings.security), hosts, origins, scopes))
     app.config[PROBES] = probes(gateway, hosts, _origin_headers(None, origins))
+    app.config[SAYS] = True
     app.config[LIMITS] = _body_limits(app, settings.lora.max_upload_mb * 2**20)
     _refuse_large_bodies(app)
     early_refusal.install(app, gateway)
     _allow_origins(app, origins)
     _identify(app)
+    _leave_types_out(app)
     return app
 
 
@@ -99,6 +102,20 @@ def _identify(app: QuartTrio) -> None:
     async def add_id(response: Response) -> Response:
         theirs = request.headers.get("X-Request-ID", "")
         response.headers["X-Request-ID"] = theirs if _REQUEST_ID.fullmatch(theirs) else secrets.token_hex(8)
+        return response
+
+
+def _leave_types_out(app: QuartTrio) -> None:
+    """Say nothing of the type of a body that is not there; Quart would call it HTML."""
+
+    @app.after_request
+    async def leave_out(response: Response) -> Response:
+        bodiless = response.status_code in (204, 304)
+        if (bodiless or response.content_length == 0) and response.mimetype == response.default_mimetype:
+            response.headers.pop("Content-Type", None)
+        if bodiless:
+            # Of a 304 it would be the length that the 200 has.
+            response.headers.pop("Content-Length", None)
         return response
 
 

@@ -6,7 +6,15 @@ from functools import partial
 import attrs
 from quart import request
 
-from mflux_api.errors import ServiceError
+from mflux_api.errors import InvalidJSON, ServerBusy, ServiceError
+from mflux_api.http.content_encoding import (
+    BadPacking,
+    Encoding,
+    Unpacker,
+    body_encoding,
+    not_packed,
+    unpacked_too_large,
+)
 from mflux_api.http.held import held
 from mflux_api.ipc.printable import printable
 from mflux_api.jobs.json_fields import Fields, JSONObject, read_object
@@ -27,8 +35,18 @@ async def json_object(fields: Fields) -> JSONObject:
     Raises:
         InvalidJSON: it is not JSON, or not an object.
         InvalidParameter: a field is too large, or has too many items.
+        UnsupportedEncoding: it is packed in a way that is not known.
+        BodyTooLarge: it is over its limit once it is unpacked.
     """
+    encoding = body_encoding()
     data: bytes | bytearray = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+    if encoding is not None:
+        unpacked = await _unpack(data, encoding)
+        # See below.
+        del data
+        if isinstance(unpacked, ServiceError):
+            raise unpacked
+        data = unpacked
     if len(data) > THREAD_ABOVE_BYTES:
         read = await read_in_thread(partial(_read, data, fields), limiter=held().in_flight.parsers)
     else:
@@ -46,6 +64,27 @@ def _of_address() -> tuple[str, ...]:
     if not names:
         return ()
     return (f"{', '.join(names)} in the address {'has' if len(names) == 1 else 'have'} no effect: use the body",)
+
+
+async def _unpack(data: bytes | bytearray, encoding: Encoding) -> bytearray | ServiceError:
+    """Return a body unpacked; what comes out is reserved beside what came in, as both are in memory."""
+    error: ServiceError
+    most, threads = request.max_content_length or MAX_BODY_BYTES, held().in_flight.parsers
+    unpacker, made = Unpacker(encoding), bytearray()
+    pieces = unpacker.feed(data)
+    try:
+        while piece := await read_in_thread(next, pieces, b"", limiter=threads):
+            if len(made) + len(piece) > most:
+                return unpacked_too_large(most)
+            held().reserve_body(len(data) + len(made) + len(piece))
+            made += piece
+        unpacker.end()
+        return made
+    except BadPacking as problem:
+        error = InvalidJSON(not_packed(encoding, problem))
+    except ServerBusy as busy:
+        error = ServerBusy(busy.message, busy.details)
+    return error
 
 
 def _read(data: bytes | bytearray, fields: Fields) -> JSONObject | ServiceError:

@@ -8,6 +8,8 @@ from quart_trio.wrappers.request import TrioBody
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import Map
 
+from mflux_api.errors import BodyTooLarge
+
 LIMITS = "BODY_LIMITS"
 """Key of the app's config: its :class:`BodyLimits`."""
 
@@ -28,6 +30,17 @@ class BodyLimit:
 
 _NONE: Final = BodyLimit(0)
 _SMALL: Final = BodyLimit(SMALL_BODY_BYTES)
+
+
+def too_large(limit: int, when: str = "") -> BodyTooLarge:
+    """Return the error for a body that is over its limit.
+
+    Args:
+        limit: how many bytes it may have.
+        when: what makes it so large, where it is not what was sent.
+    """
+    size = f"{limit // 2**20} MB" if limit >= 2**20 else f"{limit // 2**10} KB"
+    return BodyTooLarge(f"The request's body is over {size}{when}", {"limit_bytes": limit})
 
 
 class BodyLimits:

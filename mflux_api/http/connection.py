@@ -39,7 +39,6 @@ from mflux_api.http.idle_timer import IdleTimer
 from mflux_api.http.open_connections import Place
 from mflux_api.http.pace import Pace, PacedBody
 from mflux_api.http.probes import Probes
-from mflux_api.http.request_head import RequestParser
 from mflux_api.http.turns import Turn
 from mflux_api.http.uploads import UploadBody
 
@@ -158,6 +157,8 @@ class Connection(TCPServer):
         place: Place,
         turn: Turn,
         probes: Probes | None = None,
+        *,
+        needs_clients: bool = True,
     ) -> None:
         # Hypercorn's annotation names the SSL stream only; it takes either.
         super().__init__(app, config, context, state, cast("trio.SSLStream[trio.SocketStream]", stream))
@@ -165,6 +166,7 @@ class Connection(TCPServer):
         self._place = place
         self._turn = turn
         self._probes = probes
+        self._needs_clients = needs_clients
         # Hypercorn's annotation names its own class only.
         self.idle_task = cast("TrioSingleTask", IdleTimer())
         self._pace = Pace()
@@ -203,7 +205,13 @@ class Connection(TCPServer):
 
     async def _read_data(self) -> None:
         """Feed the protocol until the client's end of file, or until no handler will read what it sends."""
-        protocol = self.protocol.protocol = HTTP1(self.protocol, self._read_ahead, self._turn, self._probes)
+        protocol = self.protocol.protocol = HTTP1(
+            self.protocol,
+            self._read_ahead,
+            self._turn,
+            self._probes,
+            needs_clients=self._needs_clients,
+        )
         with self._requests:
             await self._read_requests(protocol)
         # Also after a cancellation: a request that was begun just before it would wait for a body that no one reads.
@@ -216,15 +224,18 @@ class Connection(TCPServer):
     async def _read_requests(self, protocol: HTTP1) -> None:
         head_by, requests = math.inf, 0
         while True:
-            data = b""
-            with trio.move_on_at(head_by) as waiting, suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                data = bytes(await self._socket_stream.receive_some(RECEIVE_BYTES))
+            data: bytes | None = None
+            with trio.move_on_at(head_by) as waiting:
+                data = await self._receive(RECEIVE_BYTES)
             if waiting.cancelled_caught:
                 await protocol.refuse_slow_head()
                 continue  # into the cancellation that is its end
             if data and protocol.before_body:
                 await self._turn.read_head(urgent=is_urgent(data))
-            await protocol.handle(RawData(data))
+            if data == b"":
+                # Its answer may be all that the client still wants.
+                await protocol.answered_without_input()
+            await protocol.handle(RawData(data or b""))
             if not data:
                 return
             if not protocol.in_head:
@@ -240,18 +251,24 @@ class Connection(TCPServer):
         with trio.CancelScope(shield=True):
             await self._initiate_server_close()
 
-    async def _read_ahead(self, parser: RequestParser) -> None:
+    async def _read_ahead(self, protocol: HTTP1) -> None:
         """Take what comes behind a request, within a limit, until the client leaves."""
         left = READ_AHEAD_BYTES
         while left > 0:
-            data = b""
-            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                data = bytes(await self._socket_stream.receive_some(left))
+            data = await self._receive(left)
             if not data:
-                await self._leave()
+                if data is None or not await protocol.answered_without_input():
+                    await self._leave()
                 return
-            parser.receive_data(data)
+            protocol.connection.receive_data(data)
             left -= len(data)
+
+    async def _receive(self, most: int) -> bytes | None:
+        """Return what has come; nothing at the end of the client's input, and ``None`` where the client is gone."""
+        try:
+            return bytes(await self._socket_stream.receive_some(most))
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return None
 
     async def _leave(self) -> None:
         """End what runs for a client that is gone, and what would have waited for it to be done."""

@@ -7,15 +7,17 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException
 
 from mflux_api.errors import (
-    BodyTooLarge,
     InternalError,
     InvalidJSON,
     MethodNotAllowed,
     NotFound,
     ServiceError,
     Unauthorized,
+    UnsupportedEncoding,
 )
 from mflux_api.http.body import MAX_BODY_BYTES
+from mflux_api.http.body_limits import too_large
+from mflux_api.http.content_encoding import ACCEPTED
 from mflux_api.http.responses import INTERNAL_ERROR, json_response
 from mflux_api.http.schemas import ErrorBody
 
@@ -29,6 +31,8 @@ def error_response(error: ServiceError) -> Response:
     if isinstance(error, Unauthorized):
         # Lets a browser ask for the key where it cannot set headers: EventSource and <img>.
         response.headers["WWW-Authenticate"] = 'Basic realm="mflux-api"'
+    if isinstance(error, UnsupportedEncoding):
+        response.headers["Accept-Encoding"] = ACCEPTED
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(error.retry_after)
     return response
@@ -63,9 +67,7 @@ def _translate(error: HTTPException) -> ServiceError:
         case 405:
             return MethodNotAllowed("This path does not take this method; the Allow header names those it does")
         case 413:
-            limit = request.max_content_length or MAX_BODY_BYTES
-            size = f"{limit // 2**20} MB" if limit >= 2**20 else f"{limit // 2**10} KB"
-            return BodyTooLarge(f"The request's body is over {size}", {"limit_bytes": limit})
+            return too_large(request.max_content_length or MAX_BODY_BYTES)
         case 400:
             return InvalidJSON("The request cannot be read")
         case _:

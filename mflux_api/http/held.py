@@ -39,6 +39,16 @@ class Held:
         with self.body, self.answer:
             self._stack.close()
 
+    def reserve_body(self, count: int) -> None:
+        """See to it that so many bytes are reserved for the body; a small one needs no room.
+
+        Raises:
+            ServerBusy: there is no room for them now.
+        """
+        more = count - self.body.bytes
+        if count > SMALL_BYTES and more > 0:
+            self.body.grow(more)
+
     @property
     def stack(self) -> ExitStack:
         """Takes callbacks for the end of the request."""
@@ -79,11 +89,8 @@ class MeteredBody(PacedBody):
         super().append(data)
 
     def _reserve(self, count: int) -> None:
-        more = count - self._held.body.bytes
-        if count <= SMALL_BYTES or more <= 0:
-            return
         try:
-            self._held.body.grow(more)
+            self._held.reserve_body(count)
         except ServerBusy as busy:
             self.discard(busy)
             # At once: of many that grow together some are to find room.

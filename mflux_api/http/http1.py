@@ -18,6 +18,7 @@ from hypercorn.protocol.http_stream import ASGIHTTPState, HTTPStream
 from hypercorn.typing import ConnectionState, H11SendableEvent
 
 from mflux_api.errors import InternalError, InvalidHTTP, RequestTimeout, ServiceError
+from mflux_api.http.half_close import CLIENT, ClientInput
 from mflux_api.http.probes import Probes
 from mflux_api.http.request_head import RequestParser
 from mflux_api.http.responses import INTERNAL_ERROR, to_json
@@ -64,9 +65,11 @@ class HTTP1(H11Protocol):
     def __init__(
         self,
         wrapper: ProtocolWrapper,
-        read_ahead: Callable[[RequestParser], Awaitable[None]],
+        read_ahead: Callable[[HTTP1], Awaitable[None]],
         turn: Turn,
         probes: Probes | None,
+        *,
+        needs_clients: bool = True,
     ) -> None:
         """Take the place of the wrapper's own protocol, before the first byte.
 
@@ -75,6 +78,7 @@ class HTTP1(H11Protocol):
             read_ahead: runs while a request waits for the answer to the one before, and sees the client leave.
             turn: says when a request may be worked on.
             probes: answers health without the app.
+            needs_clients: whether every answer is for clients that do not close their side for writing.
         """
         super().__init__(
             wrapper.app,
@@ -89,12 +93,14 @@ class HTTP1(H11Protocol):
         )
         self._turn = turn
         self._probes = probes
+        self._needs_clients = needs_clients
+        self._client_input: ClientInput | None = None
         self._joins = False
         self._unsent = b""
         self._body_bytes = 0
         self._parser = RequestParser(self.config.h11_max_incomplete_size)
         self.connection = self._parser
-        self.can_read = _CanRead(partial(read_ahead, self._parser))
+        self.can_read = _CanRead(partial(read_ahead, self))
 
     @property
     def in_head(self) -> bool:
@@ -111,9 +117,19 @@ class HTTP1(H11Protocol):
         """Whether there may be more to come after the last request, or of it, which no handler will read."""
         return self.connection.their_state in (h11.SEND_BODY, h11.ERROR) or self._parser.ignored
 
+    async def answered_without_input(self) -> bool:
+        """Wait for the answer to a request whose client will send no more; return whether it is sent.
+
+        It is not where there is none, or where it needs a client that stays.
+        """
+        whole = self.connection.their_state in (h11.DONE, h11.MUST_CLOSE)
+        return whole and self._client_input is not None and await self._client_input.answered()
+
     async def stream_send(self, event: Event) -> None:
         """Send a part of an answer."""
         if isinstance(event, Response) and event.status_code >= 200:
+            if self._client_input is not None:
+                self._client_input.begin_answer()
             length = dict(event.headers).get(b"content-length", b"")
             self._joins = length.isdigit() and int(length) <= SMALL_ANSWER_BYTES
             if not self._joins:
@@ -180,6 +196,7 @@ class HTTP1(H11Protocol):
         )
         self._body_bytes = 0
         self.stream.before_body = self._let_others_read
+        self._client_input = ClientInput(needed=self._needs_clients)
         await self.stream.handle(
             Request(
                 stream_id=STREAM_ID,
@@ -187,7 +204,7 @@ class HTTP1(H11Protocol):
                 http_version=request.http_version.decode(),
                 method=request.method.decode("ascii").upper(),
                 raw_path=request.target,
-                state=ConnectionState({TURN: self._turn}),
+                state=ConnectionState({TURN: self._turn, CLIENT: self._client_input}),
             )
         )
         self.keep_alive_requests += 1
@@ -202,6 +219,9 @@ class HTTP1(H11Protocol):
     async def _close_stream(self) -> None:
         self._turn.release()
         await super()._close_stream()
+        if self._client_input is not None:
+            self._client_input.end_answer()
+            self._client_input = None
 
     async def refuse_slow_head(self) -> None:
         """Answer a client that takes too long with a request's head, and close."""

@@ -8,12 +8,14 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from mflux_api.errors import InvalidParameter
+from mflux_api.ipc.printable import printable
 
 FILE: Final = "file"
 """The field with the file; other files are passed over."""
 
 MOST_PARTS: Final = 16
 MOST_FIELD_BYTES: Final = 1000
+MOST_NAME: Final = 64
 MOST_BOUNDARY: Final = 200
 """RFC 2046 allows 70 characters."""
 
@@ -56,7 +58,8 @@ class _Reader:
     def __init__(self, boundary: str) -> None:
         if not boundary or len(boundary) > MOST_BOUNDARY or not boundary.isascii():
             raise _invalid("a form whose Content-Type has a boundary of up to 200 ASCII characters")
-        self._decoder = MultipartDecoder(boundary.encode(), _MOST_BUFFERED, max_parts=MOST_PARTS)
+        self._decoder = MultipartDecoder(boundary.encode(), _MOST_BUFFERED)
+        self._parts = 0
         self._longest_boundary = len(boundary) + len("\r\n----\r\n")
         self._kept = b""
         self._part: Field | File | None = None
@@ -93,14 +96,22 @@ class _Reader:
                 elif isinstance(event, Data):
                     pieces += self._add(event)
         except RequestEntityTooLarge:
-            raise _invalid(f"a form of up to {MOST_PARTS} fields, with short headers") from None
+            raise _too_large(
+                f"the headers of part {self._parts + 1} of the form are over {_MOST_BUFFERED // 1024} KB",
+                "send short ones",
+                limit_bytes=_MOST_BUFFERED,
+            ) from None
         except (ValueError, AttributeError):
             # Werkzeug's words, and what it trips over, for a form that is cut off or has no headers.
             raise _invalid("a whole multipart/form-data body") from None
         return pieces
 
     def _begin(self, part: Field | File) -> None:
-        self._part, self._value = part, b""
+        self._part, self._value, self._parts = part, b"", self._parts + 1
+        if self._parts > MOST_PARTS:
+            raise _too_large(
+                f"the form has more than {MOST_PARTS} parts", "send the file and its name alone", limit_parts=MOST_PARTS
+            )
         if isinstance(part, File) and part.name == FILE:
             if self._file_name is not None:
                 raise _invalid("one file only")
@@ -112,10 +123,20 @@ class _Reader:
             return [data.data] if part.name == FILE and data.data else []
         self._value += data.data
         if len(self._value) > MOST_FIELD_BYTES:
-            raise _invalid(f"a form whose other fields have up to {MOST_FIELD_BYTES} bytes")
+            name = printable(getattr(part, "name", ""), MOST_NAME)
+            raise _too_large(
+                f"the form's field '{name}' has more than {MOST_FIELD_BYTES} bytes",
+                f"send the LoRA as a file in the field '{FILE}', and leave out what is not its name",
+                part=name,
+                limit_bytes=MOST_FIELD_BYTES,
+            )
         if part is not None and not data.more_data:
             self._fields[str(part.name)] = self._value.decode("utf-8", "replace")
         return []
+
+
+def _too_large(problem: str, advice: str, **details: object) -> InvalidParameter:
+    return InvalidParameter.for_field(FILE, f"is invalid: {problem}; {advice}", limit="multipart/form-data", **details)
 
 
 def _invalid(expected: str) -> InvalidParameter:

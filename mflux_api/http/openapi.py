@@ -1,6 +1,7 @@
 """``/openapi.json``: collects the operations of all routes modules, and renders them and their schemas."""
 
 import inspect
+import re
 from typing import Any
 
 import msgspec
@@ -37,6 +38,7 @@ OPERATIONS = (
 )
 
 _ALWAYS: Errors = (Unauthorized, Forbidden, HostNotAllowed, OriginNotAllowed, InternalError, ServiceRestarting)
+_WORDS = re.compile(r"\w+", re.ASCII)
 _SCHEMES = {
     "bearer": {"type": "http", "scheme": "bearer"},
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
@@ -128,8 +130,9 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
 
 
 def _operation_id(operation: Operation) -> str:
-    words = operation.path.strip("/").replace("/", "_").replace(".", "_") or "root"
-    return f"{operation.method}_{words}".replace("{", "").replace("}", "")
+    # An identifier: generators of clients name functions by it.
+    words = _WORDS.findall(operation.path) or ["root"]
+    return "_".join((operation.method, *words))
 
 
 def _content(operation: Operation) -> dict[str, Any]:

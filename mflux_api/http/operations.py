@@ -28,11 +28,12 @@ from mflux_api.errors import (
     ServiceError,
     ShuttingDown,
     TooManyJobs,
+    UnsupportedEncoding,
 )
 
 Errors = tuple[type[ServiceError], ...]
 
-BODY_ERRORS: Errors = (InvalidJSON, InvalidParameter, BodyTooLarge, RequestTimeout, ServerBusy)
+BODY_ERRORS: Errors = (InvalidJSON, InvalidParameter, BodyTooLarge, UnsupportedEncoding, RequestTimeout, ServerBusy)
 """Errors of reading a JSON body."""
 
 SUBMIT_ERRORS: Errors = (

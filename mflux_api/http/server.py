@@ -23,6 +23,7 @@ from quart_trio import QuartTrio
 from mflux_api.http.accepting import Acceptor
 from mflux_api.http.client_timeouts import ClientTimeouts
 from mflux_api.http.connection import Connection, HTTPConnection
+from mflux_api.http.half_close import SAYS
 from mflux_api.http.open_connections import ConnectionLimits, OpenConnections, Place, connection_limits
 from mflux_api.http.probes import PROBES
 from mflux_api.http.turns import Turns
@@ -150,10 +151,22 @@ async def _serve(
     context = WorkerContext(None)
     limit = ClientTimeouts(options.send_stall_seconds, options.linger_seconds, options.head_seconds)
     turns = Turns()
-    probes = app.config.get(PROBES)
+    probes, needs_clients = app.config.get(PROBES), not app.config.get(SAYS)
 
     async def connected(stream: trio.SocketStream, place: Place) -> None:
-        await Connection(ASGIWrapper(app), config, context, {}, limit, stream, place, turns.turn(), probes).run()
+        connection = Connection(
+            ASGIWrapper(app),
+            config,
+            context,
+            {},
+            limit,
+            stream,
+            place,
+            turns.turn(),
+            probes,
+            needs_clients=needs_clients,
+        )
+        await connection.run()
 
     acceptor = Acceptor(OpenConnections(options.limits), connected, options.keep_alive_seconds)
     closing = trio.Event()

@@ -7,6 +7,7 @@ import attrs
 
 from mflux_api.errors import by_code
 from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.half_close import need_client
 from mflux_api.jobs.ignored import NO_NAMES
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.progress import Progress
@@ -90,6 +91,9 @@ async def run_jobs(
         ServiceError: a request was refused, or a job failed; the other jobs are cancelled.
     """
     accepted, ran = list[str](), list[RanJob]()
+    if any(request.init_images for request in requests):
+        # Decoding them may take long.
+        need_client()
     try:
         try:
             for request in requests:
@@ -97,6 +101,7 @@ async def run_jobs(
                     request, synchronous=True, owner=owner, most_queued=most_queued, warnings=warnings, names=names
                 )
                 accepted.append(kept.job.id)
+            need_client()
             on_accepted()
             for job_id in accepted:
                 end = await gateway.awaited_end(job_id)

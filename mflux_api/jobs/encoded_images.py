@@ -34,7 +34,7 @@ class NotASCII(Exception):
     """A long text is not base64 or a data URL; a character beyond ASCII would make it four times as large in memory."""
 
 
-def check_density(data: bytes | bytearray) -> None:
+def check_density(data: bytes | bytearray | memoryview) -> None:
     """Refuse what is large and not base64, slice by slice: each value costs the decoder up to 100 ns in one call.
 
     Raises:

@@ -16,6 +16,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from mflux_api.errors import InvalidJSON, InvalidParameter
 from mflux_api.jobs.encoded_images import LONG_TEXT_BYTES, NotASCII, check_density, read_long_text
+from mflux_api.jobs.json_text import as_utf8, explain, half_of_a_character, has_halves, replace_halves
 from mflux_api.jobs.request import LARGE
 from mflux_api.jobs.unknown_fields import JSONBytes, Unknown, byte_count
 
@@ -72,7 +73,7 @@ class Fields:
         except msgspec.ValidationError:
             raise InvalidJSON("The body must be a JSON object") from None
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise _not_json(error) from None
+            raise explain(error, memoryview(data)) from None
         values = ((name, getattr(found, name)) for name in self._fields)
         parts = {name: value for name, value in values if value is not UNSET}
         if others and unknown is not None:
@@ -102,6 +103,17 @@ class Fields:
         """
         unknown = unknown or Unknown()
         return {name: self._fields[name].read(part, within or name, unknown) for name, part in parts.items()}
+
+    def refuse_halves(self, parts: Mapping[str, Raw]) -> None:
+        """Refuse the first field with an escape of half a character, unless what it holds has no effect.
+
+        Raises:
+            InvalidJSON: there is one.
+        """
+        for name, part in parts.items():
+            field = self._fields[name]
+            if not field.only_presence and field.brief is None and has_halves(memoryview(part)):
+                raise half_of_a_character(name)
 
     def names(self) -> frozenset[str]:
         """Return the names of all."""
@@ -166,7 +178,7 @@ class Field:
             limit = "a number within the range of its type"
             raise InvalidParameter.for_field(name, f"is invalid: expected {limit}", value="…", limit=limit) from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise _not_json(error, name) from None
+            raise explain(error, memoryview(part), name) from None
         return scalar
 
 
@@ -185,17 +197,26 @@ class JSONObject:
 
 
 def read_object(data: bytes | bytearray, fields: Fields) -> JSONObject:
-    """Read the known fields of a body, and say which others it has.
+    """Read the known fields of a body, in UTF-8, UTF-16 or UTF-32, and say which others it has.
 
     Raises:
         InvalidJSON: it is not JSON, or not an object.
         InvalidParameter: a value is too large, or has too many items.
         BodyTooLarge: it is large and not for its images.
     """
-    check_density(data)
-    unknown = Unknown()
-    values = fields.read(fields.split(data, unknown), unknown=unknown)
-    return JSONObject(values, unknown.warnings())
+    text, unknown = as_utf8(data), Unknown()
+    check_density(text)
+    try:
+        parts = fields.split(text, unknown)
+    except InvalidJSON:
+        mended = replace_halves(text)
+        if mended is None:
+            raise
+        # What is not known may hold them, as it may hold anything.
+        unknown = Unknown()
+        parts = fields.split(mended, unknown)
+        fields.refuse_halves(parts)
+    return JSONObject(fields.read(parts, unknown=unknown), unknown.warnings())
 
 
 def _items(part: Raw, name: str, most: int) -> list[Raw]:
@@ -248,12 +269,3 @@ def _brief(part: Raw, most: int) -> Value:
 
 def _begins_with(part: Raw, mark: bytes) -> bool:
     return memoryview(part)[:1] == mark
-
-
-def _not_json(error: Exception, name: str = "") -> InvalidJSON:
-    where = f"'{name}': " if name else ""
-    if isinstance(error, RecursionError):
-        return InvalidJSON("The body is nested too deeply")
-    if isinstance(error, UnicodeDecodeError):
-        return InvalidJSON(f"The body is not valid JSON: {where}it is not UTF-8")
-    return InvalidJSON(f"The body is not valid JSON: {where}{error}")

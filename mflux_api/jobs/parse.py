@@ -10,6 +10,7 @@ from msgspec import Meta
 from mflux_api.errors import InvalidParameter, shorten_value
 from mflux_api.jobs.ignored import asked_twice, asks, of_other_kind
 from mflux_api.jobs.request import NOT_OF_UPSCALERS, ONLY_OF_UPSCALERS, GenerateRequest
+from mflux_api.jobs.whole_numbers import with_integers
 
 T = TypeVar("T")
 
@@ -17,7 +18,7 @@ T = TypeVar("T")
 def convert(
     body: Mapping[str, Any], target: type[T], *, strict: bool = True, names: Mapping[str, str] | None = None
 ) -> T:
-    """Convert a JSON object to a request class; nulls are absent, unknown fields are ignored.
+    """Convert a JSON object to a request class; nulls are absent, unknown fields are ignored, ``64.0`` is an integer.
 
     Args:
         body: the decoded JSON object.
@@ -35,6 +36,7 @@ def convert(
             raise InvalidParameter.for_field(
                 name, "is invalid: expected Unicode text without lone surrogates", value="…", limit="Unicode text"
             )
+    cleaned = with_integers(cleaned, target, strict)
     try:
         return msgspec.convert(cleaned, target, strict=strict)
     except msgspec.ValidationError as error:
@@ -99,6 +101,8 @@ def _invalid(message: str, body: Mapping[str, Any], target: type[Any], names: Ma
     field = path.partition("`")[0].partition("[")[0].partition(".")[0] or "body"
     reason = reason.replace("`", "").replace(" | null", "").removeprefix("Expected ")
     value = "…" if "prompt" in field else shorten_value(body.get(field))
+    if isinstance(value, float) and reason == "int, got float":
+        reason = f"a whole number, got {value!r}"
     shown = names.get(field, field)
     return InvalidParameter.for_field(
         shown,

@@ -77,7 +77,7 @@ def test_images_come_in_three_formats_with_an_etag(client: httpx.Client, name: s
     again = client.get(path, params={"format": name}, headers={"If-None-Match": answer.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
     assert client.get(path, params={"format": "gif"}).json()["code"] == "INVALID_PARAMETER"
-    assert client.get(f"/api/v1/jobs/{job_id}/images/2").json()["code"] == "NOT_FOUND"
+    assert client.get(f"/api/v1/jobs/{job_id}/images/2").json()["code"] == "IMAGE_NOT_FOUND"
 
 
 def test_image_file_is_the_one_in_the_result(client: httpx.Client) -> None:

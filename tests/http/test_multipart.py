@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import trio
@@ -79,6 +80,29 @@ def test_what_is_not_such_a_form_is_refused(body: bytes, piece: int) -> None:
     with pytest.raises(InvalidParameter) as refused:
         read(body, piece)
     assert refused.value.details["field"] == "file"
+
+
+@pytest.mark.parametrize(
+    ("body", "says", "details"),
+    [
+        (part("a", b"") * (MOST_PARTS + 1) + END, f"more than {MOST_PARTS} parts", {"limit_parts": MOST_PARTS}),
+        (
+            part("note\u202e\t" + "y" * 300, b"x" * (MOST_FIELD_BYTES + 1)) + END,
+            f"field 'note\ufffd\ufffd{'y' * 57}…' has more than {MOST_FIELD_BYTES} bytes",
+            {"limit_bytes": MOST_FIELD_BYTES},
+        ),
+        # Without a file name it is a field like any other.
+        (part("file", bytes(100_000)) + END, "field 'file' has more than", {"part": "file"}),
+        (b"--x\r\n" + b"A: b\r\n" * 50_000 + b"\r\n" + END, "headers of part 1 of the form are over 128 KB", {}),
+    ],
+    ids=["parts", "field", "file without a name", "headers"],
+)
+def test_what_is_too_large_in_a_form_is_named_with_its_limit(body: bytes, says: str, details: dict[str, Any]) -> None:
+    with pytest.raises(InvalidParameter) as refused:
+        read(body)
+    assert says in refused.value.message
+    assert refused.value.message.isprintable()
+    assert refused.value.details.items() >= details.items()
 
 
 @pytest.mark.parametrize("boundary", ["", "é", "x" * 201])

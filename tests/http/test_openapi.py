@@ -22,6 +22,14 @@ async def test_every_route_is_described_and_every_description_is_a_route(tmp_pat
     assert len(described) == len(set(described))
 
 
+def test_operation_ids_are_identifiers_and_each_is_another() -> None:
+    paths = describe(max_images=4)["paths"]
+    names = [operation["operationId"] for methods in paths.values() for operation in methods.values()]
+    assert [name for name in names if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name)] == []
+    assert len(names) == len(set(names))
+    assert "post_sdapi_v1_extra_single_image" in names
+
+
 def test_every_operation_says_which_scope_a_key_needs() -> None:
     paths = describe(max_images=4)["paths"]
     for operation in OPERATIONS:

@@ -24,6 +24,29 @@ def test_slices_change_nothing(data: bytes, size: int, head: str) -> None:
         assert [decode_text(head + each) for each in written] == [data] * len(written)
 
 
+@given(st.binary(min_size=1, max_size=80), st.sampled_from(SLICES))
+def test_slices_change_nothing_of_escaped_bytes(data: bytes, size: int) -> None:
+    text = "data:image/png," + "".join(f"%{byte:02x}" for byte in data)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(base64_text, "SLICE", size)
+        assert decode_text(text) == data
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("data:image/png,iVBORw0KGgo=", "without base64; write 'data:image/png;base64,' before base64"),
+        ("data:image/png;base64", "without data"),
+        ("data:image/png;base64,", "is empty"),
+        ("data:" + ";base64" * 20_000, "without data"),
+        ('data:"' * 20_000, "without data"),
+    ],
+)
+def test_data_url_that_is_none_is_told_why(text: str, says: str) -> None:
+    with pytest.raises(NotAFile, match=says):
+        decode_text(text)
+
+
 @given(st.text(st.sampled_from("aB3+=/ %\n"), max_size=24), st.sampled_from(SLICES))
 def test_what_is_refused_does_not_depend_on_the_slices(text: str, size: int) -> None:
     def outcome() -> bytes | str:

@@ -16,6 +16,7 @@ from mflux_api.jobs.ignored import asked_twice
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.json_fields import PRESENCE, SCALAR, Field, Fields
 from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE, GenerateRequest
+from mflux_api.jobs.whole_numbers import whole_number
 from mflux_api.version import package_version
 
 _FIELDS = """
@@ -141,7 +142,7 @@ def _image_count(fields: Mapping[str, Any], limit: int) -> int:
 def _count(fields: Mapping[str, Any], name: str) -> int:
     value = fields.get(name)
     try:
-        return 1 if value is None else msgspec.convert(value, _Count, strict=False)
+        return 1 if value is None else msgspec.convert(whole_number(value, strict=False), _Count, strict=False)
     except msgspec.ValidationError:
         limit = f"1 to {_MAX_COUNT}"
         short = isinstance(value, int | float) and abs(value) <= _LARGEST_SHOWN

@@ -24,6 +24,7 @@ from mflux_api.http.a1111.sdapi_schemas import (
     UpscalerItem,
 )
 from mflux_api.http.body import json_object
+from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
 from mflux_api.http.render import with_images
@@ -232,10 +233,12 @@ class Extras:
         field: str,
         warnings: tuple[str, ...],
     ) -> Upscaled:
+        need_client()
         # Every image is checked before the first is upscaled.
         checked = await self._gateway.decoding.check_images(
             texts, field=field, reference=False, caller=self._caller().owner
         )
+        warnings = (*warnings, *checked.warnings)
         sources = [Source(text, index, field) for index, text in enumerate(checked.texts)]
         plans = [make_plan(options, *size, field=field) for size in checked.sizes]
         _check_batch(plans, field)

@@ -14,11 +14,11 @@ from mflux_api.errors import (
     DiskFull,
     IdempotencyConflict,
     ImageGone,
+    ImageNotFound,
     InternalError,
     InvalidParameter,
     JobGone,
     JobNotFound,
-    NotFound,
     ServerBusy,
     ShuttingDown,
     TooManyConnections,
@@ -26,6 +26,7 @@ from mflux_api.errors import (
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.dialect import ALIASES, PLAIN_FIELDS
 from mflux_api.http.body import json_object
+from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
 from mflux_api.http.open_connections import connection_limits
 from mflux_api.http.operations import BODY_ERRORS, SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
@@ -37,8 +38,9 @@ from mflux_api.http.security.guard import caller, still_allowed
 from mflux_api.http.slots import Slots
 from mflux_api.http.sse import stream_response
 from mflux_api.images.encode import MEDIA_TYPES, ImageFormat
+from mflux_api.ipc.printable import printable
 from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
-from mflux_api.jobs.job import Status
+from mflux_api.jobs.job import Job, Status, StoredImage
 from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.progress import Progress
@@ -142,7 +144,7 @@ OPERATIONS = (
         ),
         content={media: {} for media in MEDIA_TYPES.values()},
         bodiless={"304": "If-None-Match names the image's ETag"},
-        errors=(*_JOB_ERRORS, NotFound, ImageGone, InvalidParameter, ServerBusy),
+        errors=(*_JOB_ERRORS, ImageNotFound, ImageGone, InvalidParameter, ServerBusy),
     ),
 )
 
@@ -200,6 +202,8 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         urls, previews = _urls(), _previews()
         held().stack.enter_context(streams.slot(caller().owner))
         events = await gateway.follow(job_id, last_event_id, previews=previews, visible=caller().sees)
+        if not events.finished and request.method != "HEAD":
+            need_client()
         return stream_response(
             events,
             renderer,
@@ -227,18 +231,17 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         job = await gateway.cancel(job_id, visible=caller().sees)
         return json_response(CancelResponse(status=job.status.value))
 
-    @routes.get("/jobs/<job_id>/images/<int:index>")
-    async def image(job_id: str, index: int) -> Response:
+    @routes.get("/jobs/<job_id>/images/<index>")
+    async def image(job_id: str, index: str) -> Response:
         job = (await gateway.job(job_id, visible=caller().sees)).job
-        if not 0 <= index < len(job.images):
-            raise NotFound("The job has no such image (yet)", {"images": len(job.images)})
+        found = _image(job, index)
         wanted = _format(request.args.get("format"))
-        etag = f"{job.images[index].sha256[:32]}-{wanted}"
+        etag = f"{found.sha256[:32]}-{wanted}"
         if etag in request.if_none_match:
             response = Response(b"", status=304)
         else:
-            held().answer.grow(await gateway.image_size(job.images[index]))
-            data = await gateway.image_as(job.images[index], wanted, caller=caller().owner)
+            held().answer.grow(await gateway.image_size(found))
+            data = await gateway.image_as(found, wanted, caller=caller().owner)
             response = file_answer(data, MEDIA_TYPES[wanted])
         response.set_etag(etag)
         response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
@@ -262,6 +265,26 @@ def _prune_request(body: Mapping[str, Any]) -> PruneRequest:
         field = "dry_run" if "$.dry_run" in str(error) else "older_than_hours"
         limit = "true or false" if field == "dry_run" else "hours, 0 to 1000000"
         raise InvalidParameter.for_field(field, f"is invalid: expected {limit}", limit=limit) from None
+
+
+def _image(job: Job, number: str) -> StoredImage:
+    """Return an image by its number in a path.
+
+    Raises:
+        ImageNotFound: the job has none of that number.
+    """
+    index = _number(number)
+    if index is not None and index < len(job.images):
+        return job.images[index]
+    count = len(job.images)
+    so_far = "" if job.status.terminal else " so far"
+    has = f"{count} image(s){so_far}, numbered from 0" if count else f"no images{so_far}"
+    raise ImageNotFound(f"Job '{job.id}' has no image '{printable(number, 32)}'; it has {has}", {"images": count})
+
+
+def _number(text: str) -> int | None:
+    # Measured first: int() itself refuses thousands of digits, with an error of its own.
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else None
 
 
 def _format(text: str | None) -> ImageFormat:
@@ -294,9 +317,8 @@ def _unknown_parameters(*known: str) -> tuple[str, ...]:
 def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_LIMIT
-    # Measured first: int() itself refuses thousands of digits, with an error of its own.
-    limit = int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else 0
-    if not 1 <= limit <= MAX_LIMIT:
+    limit = _number(text)
+    if limit is None or not 1 <= limit <= MAX_LIMIT:
         raise _invalid("limit", text, f"1 to {MAX_LIMIT}")
     return limit
 

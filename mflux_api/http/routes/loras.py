@@ -21,8 +21,10 @@ from mflux_api.errors import (
     ServerBusy,
     ShuttingDown,
     TooManyConnections,
+    UnsupportedEncoding,
 )
 from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.content_encoding import BadPacking, Encoding, UnpackedBody, body_encoding, not_packed
 from mflux_api.http.multipart import read_form
 from mflux_api.http.operations import Operation, path_parameter, query_parameter
 from mflux_api.http.render import timestamp
@@ -65,7 +67,15 @@ OPERATIONS = (
             query_parameter("overwrite", {"enum": ["true", "false"]}, "Replace a file of that name"),
         ),
         upload=True,
-        errors=(InvalidParameter, BodyTooLarge, RequestTimeout, TooManyConnections, ServerBusy, DiskFull),
+        errors=(
+            InvalidParameter,
+            BodyTooLarge,
+            UnsupportedEncoding,
+            RequestTimeout,
+            TooManyConnections,
+            ServerBusy,
+            DiskFull,
+        ),
     ),
     Operation(
         method="delete",
@@ -135,10 +145,23 @@ class _Uploads:
 
     async def _receive(self, upload: Upload, name: str | None) -> str:
         """Write what comes into the upload; return what it is to be called."""
+        encoding = body_encoding()
+        try:
+            return await self._write(upload, name, encoding)
+        except BadPacking as problem:
+            assert encoding is not None
+            raise InvalidParameter.for_field(
+                "file", f"is invalid: {not_packed(encoding, problem)}", limit=f"a body packed with {encoding}"
+            ) from None
+
+    async def _write(self, upload: Upload, name: str | None, encoding: Encoding | None) -> str:
 
         async def write(data: bytes) -> None:
             await self._file_work(lambda: upload.write(data))
 
+        body: AsyncIterator[bytes] = request.body
+        if encoding is not None:
+            body = UnpackedBody(body, encoding, request.max_content_length or 0, limiter=self._threads)
         if request.mimetype != "multipart/form-data":
             if name is None:
                 raise InvalidParameter.for_field(
@@ -146,10 +169,10 @@ class _Uploads:
                     "is required: POST /api/v1/loras?name=my-style with the file as the body, or a form with a 'file'",
                     limit="required",
                 )
-            async for data in request.body:
+            async for data in body:
                 await write(data)
             return name
-        form = await read_form(request.body, request.mimetype_params.get("boundary", ""), write)
+        form = await read_form(body, request.mimetype_params.get("boundary", ""), write)
         if form.file_name is None:
             raise InvalidParameter.for_field("file", "is required: a form field with the LoRA's file", limit="required")
         return checked_name(name or form.fields.get("name") or form.file_name)

@@ -19,6 +19,7 @@ from mflux_api.errors import (
 )
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.models import EngineView
+from mflux_api.http.half_close import need_client
 from mflux_api.http.operations import Operation, path_parameter
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.model_schemas import ModelConfig, ModelList, ModelResponse, ModelStatus, ModelStatusName
@@ -112,6 +113,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
     @routes.post("/models/<model_id>/load")
     async def load(model_id: str) -> Response:
         model = find(model_id)
+        # No model is loaded for a client that is gone.
+        need_client()
         await gateway.load_model(model)
         return await answer(model)
 

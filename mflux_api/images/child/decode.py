@@ -4,39 +4,61 @@ These bytes come from clients: only formats that browsers and cameras write are 
 pixels need, their number is known before the first is decoded, and whatever it raises is the same error to the client.
 """
 
+from collections.abc import Callable
 from io import BytesIO
 
-from PIL import AvifImagePlugin, Image, ImageOps, UnidentifiedImageError
+from PIL import AvifImagePlugin, Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.base64_text import NotAFile, decode_text
-from mflux_api.images.child.formats.plain import plain_file
-from mflux_api.images.child.formats.refused import Refused, damaged
+from mflux_api.images.child.colour import lab_to_rgb, to_srgb
+from mflux_api.images.child.formats.jpeg import END_OF_JPEG
+from mflux_api.images.child.formats.plain import plain_file, read_profile
+from mflux_api.images.child.formats.refused import BadProfile, Refused, damaged
 from mflux_api.images.sizes import MAX_PIXELS, MULTIPLE, reference_size
 
 LIMIT = f"base64 or a data URL of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image of at most {MAX_PIXELS // 10**6} MP"
-
 
 # A thread for each core would each reserve memory, and one image is to take no more than one core.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 
 
-def decode_image(data: bytes, index: int, field: str = "init_images", *, reference: bool = True) -> Image.Image:
-    """Return an image as RGB: turned as its EXIF orientation says, on white where it is transparent.
+def _keep_silent(problem: str) -> None:
+    """Say nothing: who checked the image before has said it."""
 
-    An animation gives its first frame. Takes up to a second for a large image.
+
+def decode_image(
+    data: bytes,
+    index: int,
+    field: str = "init_images",
+    *,
+    reference: bool = True,
+    warn: Callable[[str], None] = _keep_silent,
+) -> Image.Image:
+    """Return an image as sRGB: turned as its EXIF orientation says, on white where it is transparent.
+
+    Its colour profile is followed. An animation gives its first frame. Takes up to a second for a large image.
 
     Args:
         data: the file.
         index: its place in the request, for the error.
         field: what the client calls the list it is in, for the error.
         reference: whether it is for editing, which needs a least size; ``False`` for upscaling.
+        warn: is given a sentence about what is wrong with the image and does not keep it from being used.
 
     Raises:
         InvalidParameter: it is not a whole image of a known format, or too large or too small.
     """
+
+    def convert(image: Image.Image) -> Image.Image:
+        try:
+            image = _follow_profile(image, data)
+        except BadProfile as bad:
+            warn(f"Image {index + 1} of '{field}': its colour profile {bad}; its colours were taken for sRGB")
+        return _put_on_white(image)
+
     try:
-        return _to_rgb(data, reference)
+        return _decode(data, reference=reference, convert=convert)
     except Refused as refused:
         raise _error(field, index, refused) from None
 
@@ -62,16 +84,16 @@ def _error(field: str, index: int, refused: Exception) -> InvalidParameter:
     return InvalidParameter.for_field(field, f"is invalid: image {index + 1} {refused}", limit=LIMIT, index=index)
 
 
-def _to_rgb(data: bytes, reference: bool) -> Image.Image:
+def _decode(data: bytes, *, reference: bool, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
     kind, plain = plain_file(data)
     try:
+        if kind == "JPEG" and not plain.endswith(END_OF_JPEG):
+            plain = _ended_jpeg(plain, reference)
         with Image.open(BytesIO(plain), formats=(kind,)) as image:
             _check_size(*image.size, reference)
-            # In blocks a decoder that waits for the end of a row, or of a marker, begins anew with each of them.
-            image.decodermaxblock = max(image.decodermaxblock, len(plain))
-            image.load()
+            _load(image, plain)
             # After the frame is chosen and before anything forgets the EXIF data.
-            return _put_on_white(_apply_orientation(image))
+            return convert(_with_eight_bits(_apply_orientation(image)))
     except Refused:
         raise
     except UnidentifiedImageError:
@@ -85,12 +107,56 @@ def _to_rgb(data: bytes, reference: bool) -> Image.Image:
         raise damaged() from None
 
 
+def _load(image: ImageFile.ImageFile, plain: bytes) -> None:
+    # In blocks a decoder that waits for the end of a row, or of a marker, begins anew with each of them.
+    image.decodermaxblock = max(image.decodermaxblock, len(plain))
+    image.load()
+
+
+def _ended_jpeg(cut: bytes, reference: bool) -> bytes:
+    """Return a JPEG file with its end, of which nothing but that is missing.
+
+    What a decoder makes of missing pixels depends on what follows; pixels that are there do not.
+
+    Raises:
+        Refused: pixels are missing, too.
+    """
+    seen = list[Image.Image]()
+    for follows in (b"", bytes(range(1, 255)) * 16):
+        try:
+            with Image.open(BytesIO(cut + follows + END_OF_JPEG), formats=("JPEG",)) as image:
+                _check_size(*image.size, reference)
+                _load(image, cut)
+                seen.append(image)
+        except (OSError, SyntaxError, ValueError):
+            raise damaged() from None
+    if ImageChops.difference(*seen).getbbox() is not None:
+        raise damaged()
+    return cut + END_OF_JPEG
+
+
 def _apply_orientation(image: Image.Image) -> Image.Image:
     try:
         turned: Image.Image = ImageOps.exif_transpose(image)
     except Exception:  # noqa: BLE001 - the pixels are sound; what a program wrote beside them does not matter
         return image
     return turned
+
+
+def _with_eight_bits(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        # Pillow's own conversion would clip 16 bits at 255: all white. It scales "I" alone in every byte order.
+        return image.convert("I").point(lambda value: value / 256).convert("L")
+    if image.mode in ("I", "F"):
+        # The value of white is unknown in them, and Pillow's own conversion would clip them at 255, too.
+        raise Refused("has 32 bits a pixel; save it with 8 or 16")
+    return image
+
+
+def _follow_profile(image: Image.Image, data: bytes) -> Image.Image:
+    # The decoder of an AVIF file has it; of the others it gets the pixels alone.
+    profile = read_profile(data) or image.info.get("icc_profile")
+    return to_srgb(image, profile) if profile else image
 
 
 def _check_size(width: int, height: int, reference: bool) -> None:
@@ -101,12 +167,8 @@ def _check_size(width: int, height: int, reference: bool) -> None:
 
 
 def _put_on_white(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I;16"):
-        # Pillow's own conversion would clip 16 bits at 255: all white. It scales "I" alone in every byte order.
-        image = image.convert("I").point(lambda value: value / 256).convert("L")
-    elif image.mode in ("I", "F"):
-        # The value of white is unknown in them, and Pillow's own conversion would clip them at 255, too.
-        raise Refused("has 32 bits a pixel; save it with 8 or 16")
+    if image.mode == "LAB":
+        return lab_to_rgb(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

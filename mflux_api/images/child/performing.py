@@ -28,15 +28,17 @@ def check_images(
     Raises:
         InvalidParameter: one of them cannot be used.
     """
-    sizes, compacted = list[p.Size](), dict[int, bytes]()
+    sizes, compacted, warnings = list[p.Size](), dict[int, bytes](), list[str]()
     for index, text in enumerate(texts):
         begin(index)
         whole = text.decode("ascii")
         data = file_of(whole, order.first + index, order.field)
-        sizes.append(decode_image(data, order.first + index, order.field, reference=order.reference).size)
+        place, reference = order.first + index, order.reference
+        sizes.append(decode_image(data, place, order.field, reference=reference, warn=warnings.append).size)
         if (shorter := compact_text(whole, data)) is not None:
             compacted[index] = shorter.encode("ascii")
-    return p.ImagesChecked(sizes=tuple(sizes), compacted=tuple(compacted)), tuple(compacted.values())
+    checked = p.ImagesChecked(sizes=tuple(sizes), compacted=tuple(compacted), warnings=tuple(warnings))
+    return checked, tuple(compacted.values())
 
 
 def prepare_references(

@@ -184,6 +184,8 @@ class ImagesChecked:
     sizes: tuple[Size, ...]
     compacted: tuple[Natural, ...] = ()
     """Which images the blobs stand for."""
+    warnings: tuple[str, ...] = ()
+    """Sentences about what is wrong with an image and does not keep it from being used."""
 
 
 @attrs.frozen(kw_only=True)

@@ -73,8 +73,17 @@ def test_modes_become_rgb(mode: str) -> None:
         lambda text: f"  {text}\r\n",
         lambda text: f" \ndata:image/png;base64, {text}",
         lambda text: "data:image/png;base64," + quote(text, safe=""),
+        lambda text: f"data:image/png; base64 ,{text}",
+        lambda text: f'data:image/png;name="a,b;c.png";base64,{text}',
+        lambda text: f"data:image/png;base64;charset=utf-8,{text}",
+        lambda text: f"data:image/png;name={'x' * 500};base64,{text}",
+        lambda text: "data:image/png," + quote(base64.b64decode(text), safe=""),
+        lambda text: "data:," + quote(base64.b64decode(text)),
     ],
-    ids=["plain", "url", "capitals", "bare url", "lines", "unpadded", "url-safe", "spaces", "url in spaces", "percent"],
+    ids=[
+        *("plain", "url", "capitals", "bare url", "lines", "unpadded", "url-safe", "spaces", "url in spaces"),
+        *("percent", "blanks in the head", "quoted name", "base64 not last", "long name", "bytes escaped", "no type"),
+    ],
 )
 def test_base64_as_clients_write_it(written: Callable[[str], str]) -> None:
     assert decode_image(written(encoded(halves())), 0).tobytes() == halves().tobytes()

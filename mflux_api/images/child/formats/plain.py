@@ -1,14 +1,15 @@
-"""Which format a file has, and the file as its decoder gets it."""
+"""Which format a file has, the file as its decoder gets it, and the colour profile, which no decoder gets."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
-from mflux_api.images.child.formats.bmp import plain_bmp
-from mflux_api.images.child.formats.gif import plain_gif
-from mflux_api.images.child.formats.jpeg import plain_jpeg
-from mflux_api.images.child.formats.png import plain_png
+from mflux_api.images.child.formats.avif import plain_avif
+from mflux_api.images.child.formats.bmp import bmp_profile, plain_bmp
+from mflux_api.images.child.formats.gif import gif_profile, plain_gif
+from mflux_api.images.child.formats.jpeg import jpeg_profile, plain_jpeg
+from mflux_api.images.child.formats.png import plain_png, png_profile
 from mflux_api.images.child.formats.refused import Refused
-from mflux_api.images.child.formats.tiff import plain_tiff
-from mflux_api.images.child.formats.webp import plain_webp
+from mflux_api.images.child.formats.tiff import plain_tiff, tiff_profile
+from mflux_api.images.child.formats.webp import plain_webp, webp_profile
 from mflux_api.images.png import SIGNATURE
 
 
@@ -24,8 +25,16 @@ def plain_file(data: bytes) -> tuple[str, bytes]:
     raise Refused("is not an image of a known format; send a PNG, JPEG or WebP")
 
 
-def _as_it_is(data: bytes) -> bytes:
-    return data
+def read_profile(data: bytes) -> bytes:
+    """Return the colour profile in a file that :func:`plain_file` took; b"" where there is none, or a decoder has it.
+
+    Raises:
+        BadProfile: it is damaged or too large.
+    """
+    for kind, matches, _ in _FORMATS:
+        if matches(data) and kind in _PROFILES:
+            return _PROFILES[kind](data)
+    return b""
 
 
 def _is_webp(data: bytes) -> bool:
@@ -47,6 +56,14 @@ _FORMATS: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes], bytes]], .
     ("GIF", _begins(b"GIF87a", b"GIF89a"), plain_gif),
     ("TIFF", _begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), plain_tiff),
     ("BMP", _begins(b"BM"), plain_bmp),
-    # Bounded by its pixels, which are known before the first is decoded, and by the limits of the process.
-    ("AVIF", _is_avif, _as_it_is),
+    ("AVIF", _is_avif, plain_avif),
 )
+
+_PROFILES: Mapping[str, Callable[[bytes], bytes]] = {
+    "PNG": png_profile,
+    "JPEG": jpeg_profile,
+    "WEBP": webp_profile,
+    "GIF": gif_profile,
+    "TIFF": tiff_profile,
+    "BMP": bmp_profile,
+}

@@ -1,8 +1,10 @@
-"""TIFF: bounds on the first image's directory; the file itself goes on as it is."""
+"""TIFF: of the directory what pixels and orientation need, within bounds; the colour profile is read apart."""
 
 import struct
 
-from mflux_api.images.child.formats.refused import Refused, damaged, too_many_parts
+import attrs
+
+from mflux_api.images.child.formats.refused import MAX_NOTES, MAX_PROFILE, BadProfile, Refused, damaged, too_many_parts
 from mflux_api.images.sizes import MAX_PIXELS
 
 _MAX_ENTRIES = 512
@@ -18,31 +20,86 @@ _TILE_WIDTH, _TILE_LENGTH = 322, 323
 _BYTE_COUNTS = (279, 325)
 """How much data each strip or tile has: all of them together no more than the file."""
 _NUMBERS = {3: "H", 4: "I", 16: "Q"}
+_KEPT = frozenset((
+    *range(254, 260), 262, 266, 273, 274, *range(277, 285), 292, 293, 296, 317, *range(320, 326), 332, 333, 334,
+    *range(338, 342), 347, *range(512, 522), *range(529, 533), 50674,
+))  # fmt: skip
+"""What decoders read for pixels and orientation; all else, such as layers, may be as large and as odd as it likes."""
+_XMP, _PROFILE = 700, 34675
+Entry = tuple[int, int, int, int]
+"""Tag, type, how many, and the value or its place."""
+
+
+@attrs.frozen
+class _Directory:
+    order: str
+    big: bool
+    at: int
+    entries: tuple[Entry, ...]
+
+    @property
+    def place(self) -> int:
+        """How many bytes an entry has for its value."""
+        return 8 if self.big else 4
+
+    @property
+    def entry(self) -> struct.Struct:
+        return struct.Struct(self.order + ("HHQQ" if self.big else "HHII"))
 
 
 def plain_tiff(data: bytes) -> bytes:
-    """Return the file when its directory is within bounds.
+    """Return the file with a directory of only what the pixels of the first image and its orientation need.
 
     Raises:
-        Refused: it is not, or the file is cut off.
+        Refused: it is not within bounds, or the file is cut off.
     """
-    order = "<" if data[:2] == b"II" else ">"
-    big = data[2:4] in (b"+\0", b"\0+")
     try:
-        (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
-        (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
-        if count > _MAX_ENTRIES:
-            raise too_many_parts()
-        entry = struct.Struct(order + ("HHQQ" if big else "HHII"))
-        at += 8 if big else 2
-        entries = [entry.unpack_from(data, at + place * entry.size) for place in range(count)]
-        _check(data, entries, order, 8 if big else 4)
+        directory = _read_directory(data)
+        sizes = {tag: count * _SIZES.get(kind, 1) for tag, kind, count, _ in directory.entries}
+        kept = [
+            each for each in directory.entries if each[0] in _KEPT or (each[0] == _XMP and sizes[_XMP] <= MAX_NOTES)
+        ]
+        _check(data, kept, directory.order, directory.place)
     except (struct.error, OverflowError):
         raise damaged() from None
-    return data
+    # In its old place, so that the places that entries name stay as they are; it is the last one.
+    table = [struct.pack(directory.order + ("Q" if directory.big else "H"), len(kept))]
+    table += [directory.entry.pack(*each) for each in kept]
+    written = b"".join((*table, bytes(directory.place)))
+    return b"".join((data[: directory.at], written, data[directory.at + len(written) :]))
 
 
-def _check(data: bytes, entries: list[tuple[int, ...]], order: str, place: int) -> None:
+def tiff_profile(data: bytes) -> bytes:
+    """Return the colour profile in a TIFF file that :func:`plain_tiff` takes; b"" where there is none.
+
+    Raises:
+        BadProfile: it is cut off or too large.
+    """
+    directory = _read_directory(data)
+    for tag, kind, count, value in directory.entries:
+        if tag == _PROFILE:
+            size = count * _SIZES.get(kind, 1)
+            if size > MAX_PROFILE:
+                raise BadProfile("is too large")
+            if size <= directory.place or value + size > len(data):
+                raise BadProfile("is not whole")
+            return data[value : value + size]
+    return b""
+
+
+def _read_directory(data: bytes) -> _Directory:
+    order = "<" if data[:2] == b"II" else ">"
+    big = data[2:4] in (b"+\0", b"\0+")
+    (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+    (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+    if count > _MAX_ENTRIES:
+        raise too_many_parts()
+    empty = _Directory(order, big, at, ())
+    at, entry = at + (8 if big else 2), empty.entry
+    return attrs.evolve(empty, entries=tuple(entry.unpack_from(data, at + n * entry.size) for n in range(count)))
+
+
+def _check(data: bytes, entries: list[Entry], order: str, place: int) -> None:
     total, tile = 0, {_TILE_WIDTH: 1, _TILE_LENGTH: 1}
     for tag, kind, count, value in entries:
         total += count * _SIZES.get(kind, 1)
