@@ -69,6 +69,8 @@ def uses() -> Iterator[Use]:
                         for part in node.args[1:]
                         for flag in ast.walk(part)
                         if isinstance(flag, ast.Attribute)
+                        and isinstance(flag.value, ast.Name)
+                        and flag.value.id == "re"
                     )
                     yield Use(
                         module, node.lineno, text_of(node.args[0], values), flags, searches=bool(called & SEARCHING)
