@@ -25,17 +25,17 @@ _OPTIONS: Mapping[str, str] = {
 }
 """What a field of a request is called here."""
 
-_ROUTES: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
-    (r"\bset low_ram=true", "add --low-ram"),
-    (r"\bSet low_ram=true", "Add --low-ram"),
-    (r"\blow_ram mode", "--low-ram"),
-    (r"give it as init_images to \S+ or \S+, or as --init-image", "give one"),
-    (r"; GET /api/v1/loras lists them( all)?", " or a file's path"),
-    (r"POST /api/v1/models/([^\s/]+)/(download|load|unload)", r"`mflux-api models \2 \1`"),
-    (r"DELETE /api/v1/models/([^\s/;,]+)", r"`mflux-api models delete \1`"),
-    (r"GET /api/v1/models\S*", "`mflux-api models list`"),
-    (r"GET /api/v1/(health|system)( and the log)?", "`mflux-api doctor`"),
-    (r"(GET|POST|DELETE) /(api|sdapi)/\S+", "the server's log"),
+_ROUTES: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = (
+    (re.compile(r"\bset low_ram=true"), "add --low-ram"),
+    (re.compile(r"\bSet low_ram=true"), "Add --low-ram"),
+    (re.compile(r"\blow_ram mode"), "--low-ram"),
+    (re.compile(r"give it as init_images to \S+ or \S+, or as --init-image"), "give one"),
+    (re.compile(r"; GET /api/v1/loras lists them( all)?"), " or a file's path"),
+    (re.compile(r"POST /api/v1/models/([^\s/]+)/(download|load|unload)"), r"`mflux-api models \2 \1`"),
+    (re.compile(r"DELETE /api/v1/models/([^\s/;,]+)"), r"`mflux-api models delete \1`"),
+    (re.compile(r"GET /api/v1/models\S*"), "`mflux-api models list`"),
+    (re.compile(r"GET /api/v1/(health|system)( and the log)?"), "`mflux-api doctor`"),
+    (re.compile(r"(GET|POST|DELETE) /(api|sdapi)/\S+"), "the server's log"),
 )
 """Advice that names a route or a field, and what helps here."""
 
@@ -54,7 +54,7 @@ def describe(error: ServiceError) -> str:
         # Of this model, where the message has the document's own words for any.
         text = re.sub(r"Try using .*$", str(error.details["suggestion"]), text)
     for pattern, words in _ROUTES:
-        text = re.sub(pattern, words, text)
+        text = pattern.sub(words, text)
     if isinstance(error, InvalidParameter) and error.details.get("field") in _OPTIONS:
         text = name_options(text)
     return text
