@@ -21,9 +21,10 @@ _NATIVE_LINES = 3
 _NOISE = ("note:", "[transformers]")
 """How lines begin that say nothing of an end: Rust's hint for its programmers, and what every healthy engine prints."""
 _TYPE = re.compile(r"[A-Za-z_][\w.]*(?=:|$)")
-_ADDRESS = re.compile(r"\b([a-z][a-z0-9+.-]{1,20}):/+[^\s'\"<>]*", re.IGNORECASE)
-_QUOTED_PATH = re.compile(r"(['\"])(?:~|/)[^'\"\n]*/([^'\"/\n]*)\1")
-_PATH = re.compile(r"(?<![\w.~/])~?/(?:[^\s/'\":,;()<>]+/)*([^\s/'\":,;()<>]+)/?")
+_WORD = re.compile(r"[^\s'\"<>]+")
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+\Z")
+_QUOTED_PATH = re.compile(r"'[~/][^'\n]*'|\"[~/][^\"\n]*\"")
+_PATH_CHARACTERS = re.compile(r"[^\s'\":,;()<>]+")
 _TOKEN = re.compile(r"\bhf_\w+")
 
 
@@ -77,7 +78,25 @@ class LastWords:
 
 def without_paths(text: str) -> str:
     """Return a text in which of each absolute path only the last part is left, of each address only its scheme."""
-    text = _ADDRESS.sub(r"\1:…", text)
-    text = _QUOTED_PATH.sub(r"\1\2\1", text)
-    text = _PATH.sub(r"\1", text)
+    text = _WORD.sub(lambda word: _without_address(word[0]), text)
+    text = _QUOTED_PATH.sub(lambda quoted: quoted[0][0] + _last_part(quoted[0][1:-1]) + quoted[0][0], text)
+    text = _PATH_CHARACTERS.sub(lambda word: _without_path(word[0]), text)
     return _TOKEN.sub("…", text)
+
+
+def _without_address(word: str) -> str:
+    before, mark, _ = word.partition(":/")
+    # The longest scheme that is registered has some twenty characters.
+    return f"{before}:…" if mark and _SCHEME.search(before[-20:]) else word
+
+
+def _without_path(word: str) -> str:
+    for index, character in enumerate(word):
+        begins = character == "/" or word.startswith("~/", index)
+        if begins and not (index and (word[index - 1].isalnum() or word[index - 1] in "_.~/")):
+            return word[:index] + _last_part(word[index:])
+    return word
+
+
+def _last_part(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2] or path
