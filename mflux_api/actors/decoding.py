@@ -1,6 +1,6 @@
 """Typed questions to the decoder: what the gateway and the scheduler ask of it, with the answers as they need them."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -10,14 +10,21 @@ from mflux_api.actors.messages.decoder import Decode
 from mflux_api.errors import GenerationFailed
 from mflux_api.images.child import protocol as p
 from mflux_api.images.child.client import Decoded
+from mflux_api.images.inpainting import Fill, InpaintingInputs
 from mflux_api.images.rgb import RGBImage
 from mflux_api.images.run_inputs import RunInputs
 from mflux_api.ipc.child_process import Blob
 from mflux_api.ipc.paths import path_text
+from mflux_api.jobs.inpainting import Inpainting
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.storage.loras import CheckedLora, Upload
 
 R = TypeVar("R")
+
+
+_FILL_WITH_PIXELS = 0
+_FILLS: Mapping[int, Fill] = {_FILL_WITH_PIXELS: "original", 1: "original", 2: "noise", 3: "nothing"}
+"""What the latents of the masked part are, by A1111's number."""
 
 
 @attrs.frozen
@@ -68,6 +75,22 @@ class Decoding:
                 kept[place] = shorter[0].decode("ascii")
         return CheckedImages(tuple(sizes), tuple(kept), tuple(warnings))
 
+    async def check_mask(self, text: str, *, invert: bool, may_be_empty: bool, caller: str = "") -> CheckedImages:
+        """Check a mask.
+
+        Args:
+            text: it as base64 or a data URL.
+            invert: whether its black is inpainted.
+            may_be_empty: whether something else is inpainted where it inpaints nothing.
+            caller: on whose behalf.
+
+        Raises:
+            InvalidParameter: it cannot be used, or inpaints nothing.
+        """
+        order = p.CheckMask(invert=invert, may_be_empty=may_be_empty)
+        done, shorter = await self._do(order, (text,), p.ImagesChecked, caller)
+        return CheckedImages(done.sizes, (shorter[0].decode("ascii") if shorter else text,))
+
     async def run_inputs(self, request: ResolvedRequest) -> RunInputs:
         """Return the images of a run.
 
@@ -75,11 +98,13 @@ class Decoding:
             InvalidParameter: one of them cannot be used.
             GenerationFailed: one that was kept for the job was removed.
         """
-        texts = request.init_images
+        texts = request.inputs
         if not texts:
             return RunInputs()
         if not all(texts):
-            raise GenerationFailed("An init image of this job was removed from the state directory; submit it again")
+            raise GenerationFailed("An image of this job was removed from the state directory; submit it again")
+        if request.inpainting is not None:
+            return await self._inpainting(request, request.inpainting)
         if request.upscaling is not None:
             (source,) = await self._images(p.PrepareSource(), texts[:1])
             return RunInputs(source=source)
@@ -137,6 +162,32 @@ class Decoding:
         order = p.DescribeLoras(paths=tuple(path_text(path) for path in paths))
         done, _ = await self._do(order, (), p.LorasDescribed, caller)
         return done.found
+
+    async def _inpainting(self, request: ResolvedRequest, inpainting: Inpainting) -> RunInputs:
+        order = p.PrepareInpainting(
+            masked=inpainting.masked,
+            invert=inpainting.invert,
+            blur=inpainting.blur,
+            padding=inpainting.padding,
+            fill=inpainting.fill == _FILL_WITH_PIXELS,
+            extend=inpainting.extend,
+            run=request.size,
+            result=inpainting.result,
+            images=len(request.init_images),
+        )
+        done, blobs = await self._do(order, request.inputs, p.InpaintingPrepared, "")
+        *references, start, mask, overlay, blurred = blobs
+        return RunInputs(
+            references=tuple(RGBImage(*size, rgb) for size, rgb in zip(done.references, references, strict=True)),
+            start=RGBImage(*request.size, start),
+            inpainting=InpaintingInputs(
+                mask=mask,
+                overlay=RGBImage(*inpainting.result, overlay),
+                blurred_mask=blurred,
+                box=done.box,
+                fill=_FILLS[inpainting.fill],
+            ),
+        )
 
     async def _images(self, order: p.PrepareReferences | p.PrepareSource, texts: Sequence[str]) -> tuple[RGBImage, ...]:
         done, pixels = await self._do(order, texts, p.ImagesDecoded, "")

@@ -12,9 +12,10 @@ from mflux_api.catalog import Model
 from mflux_api.catalog.lookup import find_model, not_downloaded
 from mflux_api.errors import InvalidParameter, ServerBusy, ServiceRestarting
 from mflux_api.gateway.questions import DISK_SECONDS, Questions
-from mflux_api.images.run_inputs import output_size
+from mflux_api.images.run_inputs import differs_in_shape, inpainting_canvas, inpainting_size, output_size
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.ignored import NO_NAMES, of_request
+from mflux_api.jobs.inpainting import Inpainting, resolve_inpainting, unused_modifiers, wants_inpainting
 from mflux_api.jobs.lora_tags import without_tags
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import ResolvedRequest, resolve
@@ -148,15 +149,44 @@ class Submission(Questions):
 
     async def _generating(self, checked: GenerateRequest, model: Model, owner: str) -> ResolvedRequest:
         loras = await self._named(checked.lora_files)
+        warnings = list(unused_modifiers(checked))
         size: tuple[int, int] | None = None
-        warnings = tuple[str, ...]()
+        inpainting: Inpainting | None = None
         if checked.init_images:
             images = await self.decoding.check_images(checked.init_images, caller=owner)
             checked = attrs.evolve(checked, init_images=images.texts)
-            size, warnings = output_size(images.sizes[0]), images.warnings
+            warnings += images.warnings
+            size = output_size(images.sizes[0])
+            if wants_inpainting(checked):
+                checked = await self._with_mask(checked, images.sizes[0], warnings, owner)
+                canvas = inpainting_canvas(checked, images.sizes[0])
+                size = inpainting_size(canvas)
+                run = (checked.width or size[0], checked.height or size[1])
+                inpainting = resolve_inpainting(checked, canvas, run)
         steps = self.settings.generation.default_steps
-        resolved = resolve(checked, model, default_steps=steps, default_size=size, lora_names=loras)
+        resolved = resolve(
+            checked, model, default_steps=steps, default_size=size, lora_names=loras, inpainting=inpainting
+        )
         return attrs.evolve(resolved, warnings=(*resolved.warnings, *warnings))
+
+    async def _with_mask(
+        self, checked: GenerateRequest, source: tuple[int, int], warnings: list[str], owner: str
+    ) -> GenerateRequest:
+        """Check the mask as the init images are."""
+        if not checked.mask:
+            return checked
+        mask = await self.decoding.check_mask(
+            checked.mask,
+            invert=bool(checked.inpainting_mask_invert),
+            may_be_empty=bool(checked.extend),
+            caller=owner,
+        )
+        (size,) = mask.sizes
+        if differs_in_shape(size, source):
+            warnings.append(
+                f"The mask has {size[0]} × {size[1]} pixels and the image {source[0]} × {source[1]}; it was stretched"
+            )
+        return attrs.evolve(checked, mask=mask.texts[0])
 
     async def _named(self, loras: tuple[str, ...]) -> tuple[str, ...]:
         """Return every LoRA's one name, under which it is found again after a restart, too."""

@@ -34,10 +34,32 @@ def infotext(request: ResolvedRequest, seed: int, model_hash: str | None = None)
         "Model hash": model_hash,
         "Model": request.model,
         "Denoising strength": None if request.image_strength is None else f"{request.image_strength:g}",
+        **inpainting_pairs(request),
         "Version": f"mflux-api {package_version()}",
     }
     lines.append(_pairs(pairs))
     return "\n".join(lines)
+
+
+def inpainting_pairs(request: ResolvedRequest) -> Mapping[str, object]:
+    """Return A1111's words for what of an image was inpainted; what is as usual is not said."""
+    inpainting = request.inpainting
+    if inpainting is None:
+        return {}
+    across, down = inpainting.blur
+    pairs: dict[str, object] = {"Mask blur": f"{across:g}" if across == down else f"{across:g}x{down:g}"}
+    if inpainting.invert:
+        pairs["Mask mode"] = "Inpaint not masked"
+    if inpainting.fill in _CONTENTS:
+        pairs["Masked content"] = _CONTENTS[inpainting.fill]
+    if inpainting.padding is not None:
+        pairs |= {"Inpaint area": "Only masked", "Masked area padding": inpainting.padding}
+    if any(inpainting.extend):
+        pairs["Extended"] = " ".join(map(str, inpainting.extend))
+    return pairs
+
+
+_CONTENTS = {0: "fill", 2: "latent noise", 3: "latent nothing"}
 
 
 def _upscaling_pairs(

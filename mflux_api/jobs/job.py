@@ -191,7 +191,7 @@ def add_warnings(job: Job, warnings: Iterable[str]) -> Job:
 
 def _end(job: Job, **changes: Any) -> Job:
     """Return the finished job without its init images: it needs them no more, and they are large."""
-    return attrs.evolve(job, request=attrs.evolve(job.request, init_images=()), **changes)
+    return attrs.evolve(job, request=job.request.with_inputs(()), **changes)
 
 
 def _require(job: Job, *allowed: Status) -> None:

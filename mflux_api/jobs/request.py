@@ -35,6 +35,26 @@ Strength = Annotated[
     float, Meta(ge=0.0, le=1.0, description="How much to transform the init image (0.75); 0 keeps it, 1 ignores it")
 ]
 
+Mask = Annotated[str, LARGE, Meta(description="Base64 or data URL: what of the first init image is inpainted is white")]
+MAX_BLUR = 256.0
+Blur = Annotated[
+    float, Meta(ge=0.0, le=MAX_BLUR, description="Inpainting: radius in pixels of the blur of the mask's edge (4)")
+]
+Fill = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=3,
+        description="Inpainting: what the masked part starts from: 0 colours around it, 1 itself, 2 noise, 3 nothing",
+    ),
+]
+Padding = Annotated[
+    int, Meta(ge=0, le=MAX_SIDE, description="Inpainting of the masked part alone: pixels around it that count (32)")
+]
+Margin = Annotated[int, Meta(ge=0, le=MAX_SIDE, description="Pixels that are added on this side")]
+# A1111's clients send 0 and 1.
+Flag = bool | Annotated[int, Meta(ge=0, le=1)]
+
 MIN_RESOLUTION, MAX_RESOLUTION = 16, 8192
 Resolution = Annotated[
     int, Meta(ge=MIN_RESOLUTION, le=MAX_RESOLUTION, description="Upscalers: the result's shorter side in pixels")
@@ -49,8 +69,32 @@ DEFAULT_SIDE = 512
 DEFAULT_STRENGTH = 0.75
 
 ONLY_OF_UPSCALERS = ("resolution", "upscale", "softness")
-NOT_OF_UPSCALERS = ("negative_prompt", "width", "height", "steps", "guidance", "image_strength")
+MODIFIERS_OF_MASKS = (
+    "mask_blur",
+    "mask_blur_x",
+    "mask_blur_y",
+    "inpainting_mask_invert",
+    "inpainting_fill",
+    "inpaint_full_res",
+    "inpaint_full_res_padding",
+)
+"""Fields that say how something is masked; they mask nothing themselves."""
+NOT_OF_UPSCALERS = ("negative_prompt", "width", "height", "steps", "guidance", "image_strength", *MODIFIERS_OF_MASKS)
 """Fields without a meaning for upscalers. Each kind of model ignores the fields of the other, whatever they hold."""
+
+
+@attrs.frozen(kw_only=True)
+class Extend:
+    """Outpainting: how many pixels are added on each side of the first init image."""
+
+    left: Margin = 0
+    top: Margin = 0
+    right: Margin = 0
+    bottom: Margin = 0
+
+    def __bool__(self) -> bool:
+        """Whether it adds anything."""
+        return any(attrs.astuple(self))
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +123,24 @@ class GenerateRequest:
     init_images: Annotated[tuple[EncodedImage, ...], Meta(max_length=_MAX_INIT_IMAGES)] = ()
     """Base64 or data URLs: the first is what an image strength below 1 starts from, and the prompt may refer to all."""
     image_strength: Strength | None = None
-    """Only with init images; ``None`` is 0.75 then."""
+    """Only with init images; ``None`` is 0.75 then, and 1 with ``extend``."""
+    mask: Mask | None = None
+    """Only with init images: white is inpainted, black of the first one is kept. Any size; it is read by its alpha
+    where that is not opaque everywhere."""
+    mask_blur: Blur | None = None
+    """``None``: 4; it counts for both directions, whatever the next two say."""
+    mask_blur_x: Blur | None = None
+    mask_blur_y: Blur | None = None
+    inpainting_mask_invert: Flag = False
+    """Black is inpainted and white is kept."""
+    inpainting_fill: Fill | None = None
+    """What the masked part starts from; ``None``: 1, itself."""
+    inpaint_full_res: Flag = False
+    """Generate the masked part alone, in the size that is asked for, and put it back into the first init image."""
+    inpaint_full_res_padding: Padding | None = None
+    """Only with ``inpaint_full_res``; ``None``: 32."""
+    extend: Extend | None = None
+    """Only with init images; what is added is masked, and ``mask`` is of the image before."""
     resolution: Resolution | None = None
     """Only for upscalers, like ``upscale`` and ``softness``; other models ignore it. Give this or ``upscale``."""
     upscale: Factor | None = None
@@ -95,7 +156,7 @@ def check_fields(request: GenerateRequest, *, max_images: int, needs_prompt: boo
         needs_prompt: whether its model requires a prompt.
 
     Raises:
-        InvalidParameter: a prompt is missing, or there are too many images, LoRAs or scales.
+        InvalidParameter: a prompt is missing, there are too many images, LoRAs or scales, or no image to inpaint.
     """
     if needs_prompt and not request.prompt:
         raise InvalidParameter.for_field("prompt", "is required", limit="required")
@@ -114,6 +175,11 @@ def check_fields(request: GenerateRequest, *, max_images: int, needs_prompt: boo
             value=len(request.lora_scales),
             limit=len(request.lora_files),
         )
+    for field, asked in (("mask", request.mask), ("extend", request.extend)):
+        if asked and not request.init_images:
+            raise InvalidParameter.for_field(
+                field, "needs 'init_images': expected the image to inpaint as the first of them", limit="init_images"
+            )
     _at_most("init_images", len(request.init_images), _MAX_INIT_IMAGES)
     _at_most("lora_files", len(request.lora_files), _MAX_LORAS)
 

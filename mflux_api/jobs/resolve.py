@@ -5,6 +5,7 @@ import secrets
 import attrs
 
 from mflux_api.catalog import Model
+from mflux_api.jobs.inpainting import Inpainting
 from mflux_api.jobs.request import DEFAULT_SIDE, DEFAULT_STRENGTH, GenerateRequest
 from mflux_api.jobs.schedule import steps_to_run
 
@@ -32,7 +33,7 @@ class ResolvedRequest:
     seed: int
     """Seed of the first image; image i has seed + i."""
     width: int
-    """Width of the result in pixels."""
+    """Width of what is generated in pixels."""
     height: int
     steps: int
     """Steps of the whole schedule; :attr:`steps_run` of them are computed."""
@@ -48,18 +49,33 @@ class ResolvedRequest:
     """Base64 or data URLs; empty texts in a job that waits, which the store has; a finished job has none any more."""
     image_strength: float | None = None
     """How much of the first init image to transform; ``None`` without init images."""
+    inpainting: Inpainting | None = None
+    """Set where a part of the first init image is kept; ``width`` and ``height`` are then what is generated at."""
+    mask: str = attrs.field(default="", repr=False)
+    """As ``init_images`` are; empty without one."""
     upscaling: Upscaling | None = None
     """Set for an upscaler, whose ``width`` and ``height`` are the result's."""
     warnings: tuple[str, ...] = ()
     """Sentences about what was asked for and is not done; of a finished job also those of its runs."""
 
     def without_inputs(self) -> "ResolvedRequest":
-        """Return the request as a waiting job has it: with as many init images, which are in the store."""
-        return self.with_inputs(("",) * len(self.init_images))
+        """Return the request as a waiting job has it: with as many inputs, which are in the store."""
+        return self.with_inputs(("",) * len(self.inputs))
 
-    def with_inputs(self, init_images: tuple[str, ...]) -> "ResolvedRequest":
-        """Return the request with these init images."""
-        return attrs.evolve(self, init_images=init_images) if self.init_images or init_images else self
+    def with_inputs(self, inputs: tuple[str, ...]) -> "ResolvedRequest":
+        """Return the request with these :attr:`inputs`; without any it is a finished job's."""
+        if not self.init_images and not inputs:
+            return self
+        if self.inpainting is not None and self.inpainting.masked and inputs:
+            *images, mask = inputs
+            return attrs.evolve(self, init_images=tuple(images), mask=mask)
+        return attrs.evolve(self, init_images=inputs, mask="")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Return every image that the client gave: the init images and, last, the mask if there is one."""
+        masked = self.inpainting is not None and self.inpainting.masked and self.init_images
+        return (*self.init_images, self.mask) if masked else self.init_images
 
     def with_warnings(self, warnings: tuple[str, ...]) -> "ResolvedRequest":
         """Return the request with these warnings."""
@@ -67,8 +83,13 @@ class ResolvedRequest:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height of the result in pixels."""
+        """Width and height of what is generated, in pixels; the result's, unless it is put back into an image."""
         return self.width, self.height
+
+    @property
+    def result_size(self) -> tuple[int, int]:
+        """Width and height of the result in pixels."""
+        return self.size if self.inpainting is None else self.inpainting.result
 
     @property
     def strength(self) -> float:
@@ -93,6 +114,7 @@ def resolve(
     default_steps: int,
     default_size: tuple[int, int] | None = None,
     lora_names: tuple[str, ...] = (),
+    inpainting: Inpainting | None = None,
 ) -> ResolvedRequest:
     """Fill in what a request for images leaves to the service.
 
@@ -102,9 +124,12 @@ def resolve(
         default_steps: ``generation.default_steps``.
         default_size: of images whose size is not named; by default 512 by 512.
         lora_names: the names under which its ``lora_files`` are found again.
+        inpainting: what :func:`~mflux_api.jobs.inpainting.resolve_inpainting` made of it.
     """
     width, height = default_size or (DEFAULT_SIDE, DEFAULT_SIDE)
-    strength = DEFAULT_STRENGTH if request.image_strength is None else request.image_strength
+    # What an image is extended by has nothing yet that could be kept.
+    usual = 1.0 if request.extend else DEFAULT_STRENGTH
+    strength = usual if request.image_strength is None else request.image_strength
     missing = len(request.lora_files) - len(request.lora_scales)
     guidance = request.guidance if request.guidance is not None else model.default_guidance
     if model.family == "flux2-klein":
@@ -125,6 +150,8 @@ def resolve(
         low_ram=request.low_ram,
         init_images=request.init_images,
         image_strength=strength if request.init_images else None,
+        inpainting=inpainting,
+        mask=(request.mask or "") if inpainting is not None else "",
     )
 
 

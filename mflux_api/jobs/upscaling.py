@@ -15,7 +15,7 @@ def check_upscaling(request: GenerateRequest, model: Model) -> None:
     """Refuse what an upscaler cannot do; fields of generators (steps, guidance, width, …) are ignored.
 
     Raises:
-        InvalidParameter: there is not exactly one image, its size is asked for twice, or a LoRA is named.
+        InvalidParameter: there is not exactly one image, its size is asked for twice, or a LoRA or a mask is named.
     """
     count = len(request.init_images)
     if count == 0:
@@ -30,6 +30,10 @@ def check_upscaling(request: GenerateRequest, model: Model) -> None:
         raise InvalidParameter.for_field("init_images", problem, value=count, limit=1)
     if request.resolution is not None and request.upscale is not None:
         raise InvalidParameter.for_field("upscale", "is invalid: give either it or 'resolution'", value=request.upscale)
+    for field, asked in (("mask", request.mask), ("extend", request.extend)):
+        if asked:
+            problem = f"is invalid: '{model.alias}' upscales whole images; leave it out"
+            raise InvalidParameter.for_field(field, problem)
     if request.lora_files:
         problem = f"is invalid: '{model.alias}' takes no LoRAs; leave them out"
         raise InvalidParameter.for_field("lora_files", problem, value=len(request.lora_files), limit=0)

@@ -84,8 +84,8 @@ class InMemoryRepository:
     def inputs(self, job_id: str) -> Callable[[], tuple[str, ...]]:
         """Return how to read the init images of a job."""
         job = self.get(job_id)
-        images = job.request.init_images if isinstance(job, Job) else ()
-        return lambda: images
+        given = job.request.inputs if isinstance(job, Job) else ()
+        return lambda: given
 
     def page(self, *, limit: int, cursor: str | None, status: Status | None, visible: Visibility = ALL_JOBS) -> Page:
         """Return a page of jobs, newest first; of those that are ``visible``.

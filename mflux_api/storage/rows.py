@@ -14,6 +14,7 @@ from typing import Any, TypeVar, get_type_hints
 import attrs
 
 from mflux_api.errors import InternalError
+from mflux_api.jobs.inpainting import Inpainting
 from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
 from mflux_api.jobs.request import DEFAULT_SIDE
 from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
@@ -137,7 +138,7 @@ def moment_text(moment: datetime) -> str:
 
 def _request_fields(request: ResolvedRequest) -> dict[str, Any]:
     """Return the request as one flat object, as every version has written it."""
-    fields = attrs.asdict(attrs.evolve(request, init_images=(), upscaling=None))
+    fields = attrs.asdict(attrs.evolve(request, init_images=(), mask="", upscaling=None))
     del fields["upscaling"]
     upscaling = request.upscaling
     return fields | ({"resolution": None} if upscaling is None else attrs.asdict(upscaling))
@@ -145,7 +146,8 @@ def _request_fields(request: ResolvedRequest) -> dict[str, Any]:
 
 def _request(fields: Mapping[str, Any]) -> ResolvedRequest:
     upscaling = _build(Upscaling, fields) if fields.get("resolution") is not None else None
-    return _build(ResolvedRequest, {**_DEFAULTS, **fields, "upscaling": upscaling})
+    inpainting = None if fields.get("inpainting") is None else _build(Inpainting, fields["inpainting"])
+    return _build(ResolvedRequest, {**_DEFAULTS, **fields, "upscaling": upscaling, "inpainting": inpainting})
 
 
 def _stored_path(path: str, folder: Path) -> str:

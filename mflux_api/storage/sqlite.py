@@ -121,7 +121,7 @@ class SqliteRepository:
             self._held[job.id] = _Held(self._next_number, job)
         else:
             waits = not job.synchronous and not job.status.terminal
-            with self._inputs.keeping(job.request.init_images if waits else ()) as inputs, self._file.transaction():
+            with self._inputs.keeping(job.request.inputs if waits else ()) as inputs, self._file.transaction():
                 self._put(self._next_number, job, finished=None)
                 self._inputs.note(self._next_number, inputs)
                 if not job.synchronous:
@@ -189,8 +189,8 @@ class SqliteRepository:
         """
         held = self._held.get(job_id)
         if held is not None:
-            images = held.job.request.init_images
-            return lambda: images
+            given = held.job.request.inputs
+            return lambda: given
         return self._inputs.reader(job_id)
 
     def page(self, *, limit: int, cursor: str | None, status: Status | None, visible: Visibility = ALL_JOBS) -> Page:

@@ -11,6 +11,7 @@ from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.errors import InternalError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
+from mflux_api.jobs.inpainting import Inpainting
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
 from mflux_api.storage.in_memory import InMemoryRepository
@@ -99,6 +100,8 @@ def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
         low_ram=True,
         init_images=("iVBORwAA", "iVBORwAB"),
         image_strength=0.75,
+        inpainting=Inpainting(result=(500, 333), masked=True, blur=(2.5, 4.0), padding=32, extend=(1, 2, 3, 4)),
+        mask="iVBORwAC",
         upscaling=Upscaling(resolution=64, softness=0.5),
         warnings=("A field that is not known was ignored",),
     )
@@ -111,7 +114,7 @@ def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
     assert attrs.evolve(kept, request=kept.request.with_inputs(repository.inputs("a")())) == job
     found = repository.get("a")
     assert isinstance(found, Job)
-    assert attrs.evolve(found, request=attrs.evolve(found.request, init_images=request.init_images)) == job
+    assert attrs.evolve(found, request=found.request.with_inputs(request.inputs)) == job
 
 
 def test_times_of_other_zones_are_the_same_moments(repository: Repository) -> None:

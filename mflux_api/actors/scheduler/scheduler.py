@@ -359,11 +359,11 @@ class Scheduler:
             await self._endings.finish(entry, completed)
 
     async def _with_inputs(self, job: Job) -> Job:
-        """Return a job with its init images, which only the store holds while it waits."""
-        if not job.request.init_images:
+        """Return a job with its images, which only the store holds while it waits."""
+        if not job.request.inputs:
             return job
-        images = await self._store.ask(m.GetInputs(job_id=job.id))
-        return attrs.evolve(job, request=job.request.with_inputs(images))
+        inputs = await self._store.ask(m.GetInputs(job_id=job.id))
+        return attrs.evolve(job, request=job.request.with_inputs(inputs))
 
     async def _discard_images(self, entry: Entry) -> None:
         """Remove what an attempt saved that is over while its job is not: nothing will ever point to it."""

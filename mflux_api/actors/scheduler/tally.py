@@ -48,7 +48,7 @@ class Tally:
         for name in entry.job.request.lora_files:
             self._with_lora.setdefault(name, set()).add(entry.number)
         # Counted as they are now: a job that waits has none in memory.
-        size = sum(len(text) for text in entry.job.request.init_images)
+        size = sum(len(text) for text in entry.job.request.inputs)
         if size:
             self._inputs[entry.number] = size
             self._count_inputs(entry, size)

@@ -63,6 +63,19 @@ def decode_image(
         raise _error(field, index, refused) from None
 
 
+def decode_mask(data: bytes, convert: Callable[[Image.Image], Image.Image]) -> Image.Image:
+    """Return a mask, turned as its EXIF orientation says; a colour profile means nothing in it.
+
+    Args:
+        data: the file.
+        convert: makes the mask of an image of at most 8 bits a channel.
+
+    Raises:
+        Refused: it is not a whole image of a known format, or too large.
+    """
+    return _decode(data, reference=False, convert=convert)
+
+
 def file_of(text: str, index: int, field: str = "init_images") -> bytes:
     """Return the file that a client sent as base64 or a data URL.
 

@@ -6,12 +6,13 @@ from io import BytesIO
 
 from PIL import Image
 
-from mflux_api.images.base64_text import compact_text
+from mflux_api.images.base64_text import NotAFile, compact_text, decode_text
 from mflux_api.images.child import extras
 from mflux_api.images.child import protocol as p
-from mflux_api.images.child.decode import decode_image, file_of
+from mflux_api.images.child.decode import decode_image, decode_mask, file_of
 from mflux_api.images.child.formats.png import plain_png, read_text
 from mflux_api.images.child.formats.refused import Refused
+from mflux_api.images.child.inpainting import NothingMasked, as_mask, compose, lay_out
 from mflux_api.images.child.resize import as_reference, as_start
 from mflux_api.images.png import SIGNATURE, encode_png
 from mflux_api.images.rgb import RGBImage
@@ -60,6 +61,78 @@ def prepare_references(
         del image
     made = references + start
     return p.ImagesDecoded(sizes=tuple(image.size for image in made)), tuple(image.rgb for image in made)
+
+
+def check_mask(order: p.CheckMask, texts: Sequence[bytes]) -> tuple[p.ImagesChecked, Sequence[bytes]]:
+    """Decode a mask and keep nothing; what holds much more than its file is sent back shorter.
+
+    Raises:
+        InvalidParameter: it cannot be used, or inpaints nothing.
+    """
+    (text,) = texts
+    mask, shorter = _decode_mask(text)
+    kept = 255 if order.invert else 0
+    if mask.getextrema() == (kept, kept) and not order.may_be_empty:
+        opposite = "black, with 'inpainting_mask_invert'," if order.invert else "white"
+        raise p.mask_error(f"it protects the whole image; what is {opposite} is inpainted")
+    return p.ImagesChecked(sizes=(mask.size,), compacted=(0,) if shorter else ()), shorter
+
+
+def _decode_mask(text: bytes) -> tuple[Image.Image, tuple[bytes, ...]]:
+    """Return a mask, and a shorter text where there is one.
+
+    Raises:
+        InvalidParameter: it cannot be used.
+    """
+    whole = text.decode("ascii")
+    try:
+        data = decode_text(whole)
+        shorter = compact_text(whole, data)
+        return decode_mask(data, as_mask), () if shorter is None else (shorter.encode("ascii"),)
+    except (NotAFile, Refused) as refused:
+        raise p.mask_error(f"it {refused}") from None
+
+
+def prepare_inpainting(
+    order: p.PrepareInpainting, texts: Sequence[bytes], begin: Callable[[int], None]
+) -> tuple[p.InpaintingPrepared, Sequence[bytes]]:
+    """Return the images of a run that protects a part of its first init image.
+
+    Raises:
+        InvalidParameter: one of them cannot be used.
+    """
+    mask: Image.Image | None = None
+    if order.masked:
+        begin(order.images)
+        mask, _ = _decode_mask(texts[order.images])
+    begin(0)
+    source = _decode(order, texts[0], 0)
+    # It counts anew: decoding and composing a large image take about as long.
+    begin(0)
+    whole, mask = lay_out(source, mask, invert=order.invert, extend=order.extend)
+    del source
+    try:
+        layers = compose(
+            whole,
+            mask,
+            run=order.run,
+            result=order.result,
+            blur=order.blur,
+            padding=order.padding,
+            fill=order.fill,
+        )
+    except NothingMasked as refused:
+        raise p.mask_error(str(refused)) from None
+    # What is generated is what it is to look like around the mask: of a crop the crop, as in diffusers.
+    references = [as_reference(layers.start)]
+    made = [layers.start.tobytes(), layers.mask.tobytes(), layers.overlay.tobytes(), layers.blurred.tobytes()]
+    box = layers.box
+    del whole, mask, layers
+    for index in range(1, order.images):
+        begin(index)
+        references.append(as_reference(_decode(order, texts[index], index)))
+    prepared = p.InpaintingPrepared(references=tuple(image.size for image in references), box=box)
+    return prepared, (*(image.rgb for image in references), *made)
 
 
 def prepare_source(order: p.PrepareSource, texts: Sequence[bytes]) -> tuple[p.ImagesDecoded, Sequence[bytes]]:
@@ -124,7 +197,11 @@ def infotext_of(data: bytes) -> str:
 
 
 def _decode(
-    order: p.PrepareReferences | p.PrepareSource, text: bytes, index: int, *, reference: bool = True
+    order: p.PrepareReferences | p.PrepareInpainting | p.PrepareSource,
+    text: bytes,
+    index: int,
+    *,
+    reference: bool = True,
 ) -> Image.Image:
     place = order.first + index
     return decode_image(file_of(text.decode("ascii"), place, order.field), place, order.field, reference=reference)

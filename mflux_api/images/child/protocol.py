@@ -19,6 +19,12 @@ TOO_MUCH_MEMORY = "takes too much memory to decode"
 Natural = Annotated[int, Meta(ge=0)]
 Size = tuple[Natural, Natural]
 """Width and height in pixels."""
+Box = tuple[Natural, Natural, Natural, Natural]
+"""Left, top, width and height in pixels."""
+Margins = tuple[Natural, Natural, Natural, Natural]
+"""Pixels added left, above, right and below."""
+Blur = tuple[float, float]
+"""Radius across and down."""
 Filter = Literal["lanczos", "nearest"]
 """How an image is resized without a model."""
 
@@ -68,6 +74,62 @@ class PrepareReferences(_ImagesOrder):
 
     start: Size | None
     """Size of the start image, which is made of the first one; ``None``: there is none."""
+
+
+@attrs.frozen(kw_only=True)
+class CheckMask(Order):
+    """Decode a mask and keep nothing. Blob: it as base64 or a data URL."""
+
+    invert: bool = False
+    """Whether its black is inpainted."""
+    may_be_empty: bool = False
+    """Whether something else is inpainted where it inpaints nothing."""
+
+    def refuse(self, index: int, problem: str) -> ServiceError:
+        """Return the error for a mask that cannot be decoded."""
+        return mask_error(f"it {problem}; save it again as a plain PNG")
+
+
+def mask_error(reason: str) -> InvalidParameter:
+    """Return the error for a mask that cannot be used.
+
+    Args:
+        reason: what is wrong with it, as a clause.
+    """
+    return InvalidParameter.for_field("mask", f"is invalid: {reason}", limit="a plain PNG or JPEG")
+
+
+@attrs.frozen(kw_only=True)
+class PrepareInpainting(_ImagesOrder):
+    """Decode images for an edit that protects a part of the first one.
+
+    Blobs: each image as base64 or a data URL, the mask last if there is one. The answer's blobs are the references, the
+    start, the mask, the overlay and the blurred mask.
+    """
+
+    masked: bool
+    """Whether the last blob is a mask."""
+    invert: bool
+    """Whether its black is inpainted."""
+    blur: Blur
+    """Radius of its edge, in pixels of the result."""
+    padding: Natural | None
+    """Pixels around the masked part that are generated with it; ``None``: the whole image is."""
+    fill: bool
+    """Whether the masked part starts from the colours around it."""
+    extend: Margins
+    run: Size
+    """The size to generate at."""
+    result: Size
+    """The size of the finished image."""
+    images: Natural
+    """How many init images there are."""
+
+    def refuse(self, index: int, problem: str) -> ServiceError:
+        """Return the error for an image, or the mask, that cannot be decoded."""
+        if index == self.images:
+            return CheckMask().refuse(0, problem)
+        return super().refuse(index, problem)
 
 
 @attrs.frozen(kw_only=True)
@@ -196,6 +258,15 @@ class ImagesDecoded:
 
 
 @attrs.frozen(kw_only=True)
+class InpaintingPrepared:
+    """The images of a run, one blob each."""
+
+    references: tuple[Size, ...]
+    box: Box
+    """Where in the result what is generated belongs."""
+
+
+@attrs.frozen(kw_only=True)
 class FileMade:
     """A file, or its text; the blobs are its pieces."""
 
@@ -224,7 +295,7 @@ class LorasDescribed:
     found: tuple[DescribedLora, ...]
 
 
-Result = ImagesChecked | ImagesDecoded | FileMade | LoraChecked | LorasDescribed
+Result = ImagesChecked | ImagesDecoded | InpaintingPrepared | FileMade | LoraChecked | LorasDescribed
 """What an order that was done gives."""
 
 
@@ -240,10 +311,27 @@ def _by_name(*kinds: type[Any]) -> Mapping[str, type[Any]]:
 
 
 ORDER_TYPES = _by_name(
-    CheckImages, PrepareReferences, PrepareSource, ComposeExtras, ConvertImage, CheckLora, DescribeLoras
+    CheckImages,
+    CheckMask,
+    PrepareReferences,
+    PrepareInpainting,
+    PrepareSource,
+    ComposeExtras,
+    ConvertImage,
+    CheckLora,
+    DescribeLoras,
 )
 """Tag → class of every frame that the child takes."""
 RESULT_TYPES = _by_name(
-    Ready, Working, OrderFailed, OutOfBounds, ImagesChecked, ImagesDecoded, FileMade, LoraChecked, LorasDescribed
+    Ready,
+    Working,
+    OrderFailed,
+    OutOfBounds,
+    ImagesChecked,
+    ImagesDecoded,
+    InpaintingPrepared,
+    FileMade,
+    LoraChecked,
+    LorasDescribed,
 )
 """Tag → class of every frame that it sends."""

@@ -78,6 +78,10 @@ def perform(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]
             return performing.check_images(order, blobs, begin)
         case p.PrepareReferences():
             return performing.prepare_references(order, blobs, begin)
+        case p.CheckMask():
+            return performing.check_mask(order, blobs)
+        case p.PrepareInpainting():
+            return performing.prepare_inpainting(order, blobs, begin)
         case p.PrepareSource():
             return performing.prepare_source(order, blobs)
         case p.ComposeExtras():

@@ -1,0 +1,169 @@
+"""What a run needs that keeps a part of an image: the mask, what is generated, and what is seen of either.
+
+Masks are of one byte a pixel: 255 is inpainted, 0 is kept.
+"""
+
+import math
+
+import attrs
+from PIL import Image, ImageFilter
+
+from mflux_api.images.child.filling import fill_holes
+from mflux_api.images.child.protocol import Box, Margins, Size
+
+_HALF = 128
+_BINARY = [255 * (value >= _HALF) for value in range(256)]
+_OPPOSITE = [255 - value for value in range(256)]
+
+
+class NothingMasked(Exception):
+    """No pixel of the result is inpainted; the message is a clause about the mask."""
+
+
+@attrs.frozen
+class Layers:
+    """The images of a run; ``start`` and ``mask`` are what is generated, in its own size."""
+
+    start: Image.Image
+    mask: Image.Image
+    overlay: Image.Image
+    """The whole image in the result's size."""
+    blurred: Image.Image
+    """Its mask, with a soft edge."""
+    box: Box
+    """Where in the result the generated part is."""
+
+
+def as_mask(image: Image.Image) -> Image.Image:
+    """Return a decoded image as a mask: white is inpainted.
+
+    An image whose alpha is not opaque everywhere is read by it, opaque being inpainted: so does A1111.
+    """
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        if alpha.point(_OPPOSITE).getbbox() is not None:
+            return alpha.point(_BINARY)
+    return image.convert("L").point(_BINARY)
+
+
+def lay_out(
+    source: Image.Image, mask: Image.Image | None, *, invert: bool, extend: Margins
+) -> tuple[Image.Image, Image.Image]:
+    """Return the image, extended by the colours of its edges, and its mask; what is added is masked.
+
+    Args:
+        source: RGB.
+        mask: in any size; ``None``: only what is added is masked.
+        invert: whether the mask's black is inpainted.
+        extend: pixels that are added left, above, right and below.
+    """
+    if mask is None:
+        mask = Image.new("L", source.size, 0)
+    else:
+        mask = _scaled(mask.point(_OPPOSITE) if invert else mask, source.size)
+    left, top, right, bottom = extend
+    if not any(extend):
+        return source, mask
+    size = (source.width + left + right, source.height + top + bottom)
+    whole, holes, added = Image.new("RGB", size), Image.new("L", size, 255), Image.new("L", size, 255)
+    whole.paste(source, (left, top))
+    holes.paste(mask, (left, top))
+    added.paste(0, (left, top, left + source.width, top + source.height))
+    return fill_holes(whole, added), holes
+
+
+def compose(
+    whole: Image.Image,
+    mask: Image.Image,
+    *,
+    run: Size,
+    result: Size,
+    blur: tuple[float, float],
+    padding: int | None,
+    fill: bool,
+) -> Layers:
+    """Return the images of a run.
+
+    Args:
+        whole: RGB.
+        mask: of its size.
+        run: the size to generate at.
+        result: the size of the result.
+        blur: radius of the mask's edge in pixels of the result.
+        padding: how much around the masked part is generated with it; ``None``: the whole image is.
+        fill: whether the masked part starts from the colours around it.
+
+    Raises:
+        NothingMasked: none of what is masked is in the result.
+    """
+    seen = covering_box(whole.size, result)
+    overlay = whole.resize(result, Image.Resampling.LANCZOS, box=seen)
+    mask = _scaled(mask, result, seen)
+    if mask.getbbox() is None:
+        raise NothingMasked(f"all of its white lies beyond the {result[0]} × {result[1]} pixels of the result")
+    blurred = mask.filter(ImageFilter.GaussianBlur(blur)) if any(blur) else mask
+    box = (0, 0, *result)
+    if padding is not None and (masked := blurred.getbbox()) is not None:
+        box = crop_box(masked, padding, run, result)
+    left, top, width, height = box
+    corners = (left, top, left + width, top + height)
+    start = overlay.crop(corners).resize(run, Image.Resampling.LANCZOS)
+    mask = _scaled(mask.crop(corners), run)
+    return Layers(fill_holes(start, mask) if fill else start, mask, overlay, blurred, box)
+
+
+def crop_box(masked: tuple[int, int, int, int], padding: int, run: Size, result: Size) -> Box:
+    """Return which part of an image is generated: the masked part and its padding, in the sides' ratio of the run.
+
+    It is A1111's and diffusers' region: it grows to both sides alike, is moved into the image, and is cut off there.
+
+    Args:
+        masked: left, top, right and bottom of the masked part.
+        padding: pixels around it.
+        run: the size to generate at.
+        result: the size of the image.
+    """
+    left, top, right, bottom = masked
+    across = max(left - padding, 0), min(right + padding, result[0])
+    down = max(top - padding, 0), min(bottom + padding, result[1])
+    width, height = across[1] - across[0], down[1] - down[0]
+    ratio = run[0] / run[1]
+    if width / height > ratio:
+        down = _grown(down, int(width / ratio), result[1])
+    else:
+        across = _grown(across, int(height * ratio), result[0])
+    return across[0], down[0], across[1] - across[0], down[1] - down[0]
+
+
+def _grown(span: tuple[int, int], length: int, limit: int) -> tuple[int, int]:
+    begin, end = span
+    more = max(0, length - (end - begin))
+    begin, end = begin - more // 2, end + more - more // 2
+    if end > limit:
+        begin, end = begin - (end - limit), limit
+    if begin < 0:
+        begin, end = 0, end - begin
+    return begin, min(end, limit)
+
+
+def covering_box(size: Size, wanted: Size) -> tuple[float, float, float, float]:
+    """Return the middle of an image that has the sides' ratio of another size: left, top, right and bottom."""
+    (width, height), (across, down) = size, wanted
+    # Whole numbers first: a ratio that is the same leaves the image whole, to the last bit.
+    if width * down > height * across:
+        cut = (width - height * across / down) / 2
+        return cut, 0, width - cut, height
+    cut = (height - width * down / across) / 2
+    return 0, cut, width, height - cut
+
+
+def _scaled(mask: Image.Image, size: Size, box: tuple[float, float, float, float] | None = None) -> Image.Image:
+    """Return a mask, or a box of it, in another size; what is smaller than a pixel does not vanish."""
+    box = (0, 0, *mask.size) if box is None else box
+    scaled = mask.resize(size, Image.Resampling.BILINEAR, box=box).point(_BINARY)
+    inner = mask.crop((math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])))
+    if scaled.getbbox() is None and (masked := inner.getbbox()) is not None:
+        left, top, right, bottom = masked
+        across, down = size[0] / inner.width, size[1] / inner.height
+        scaled.paste(255, (int(left * across), int(top * down), math.ceil(right * across), math.ceil(bottom * down)))
+    return scaled

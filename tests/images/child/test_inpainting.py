@@ -1,0 +1,242 @@
+"""Masks: how they are read, what of an image is inpainted, and what the engine gets."""
+
+import base64
+from io import BytesIO
+
+import pytest
+from PIL import Image, ImageChops, ImageFilter
+
+from mflux_api.errors import InvalidParameter
+from mflux_api.images.child.filling import fill_holes
+from mflux_api.images.child.inpainting import NothingMasked, as_mask, compose, covering_box, crop_box, lay_out
+from mflux_api.jobs.inpainting import Inpainting
+from mflux_api.jobs.resolve import ResolvedRequest
+from tests.support.local_decoding import LOCAL
+from tests.support.requests import resolved_request
+from tests.support.sample_images import to_base64
+
+NOISE = Image.merge("RGB", [Image.effect_noise((500, 333), 60) for _ in range(3)])
+RIGHT = Image.new("L", (500, 333))
+RIGHT.paste(255, (250, 0, 500, 333))
+
+
+def half(mode: str = "L", white: object = 255, black: object = 0, size: tuple[int, int] = (8, 4)) -> Image.Image:
+    """A mask whose right half is inpainted."""
+    mask = Image.new(mode, size, black)  # type: ignore[arg-type]
+    mask.paste(white, (size[0] // 2, 0, *size))  # type: ignore[arg-type]
+    return mask
+
+
+EXPECTED = half().tobytes()
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        half(),
+        half("1", 1),
+        half("RGB", (255, 255, 255), (0, 0, 0)),
+        half("RGB", (200, 200, 200), (90, 90, 90)),
+        half().convert("P"),
+        half("LA", (255, 255), (0, 255)),
+        half("RGBA", (255, 255, 255, 255), (0, 0, 0, 255)),
+        half("RGBA", (0, 0, 0, 255), (0, 0, 0, 0)),
+        half("RGBA", (255, 0, 0, 200), (255, 255, 255, 0)),
+        half("LA", (9, 255), (9, 0)),
+    ],
+    ids=lambda mask: f"{mask.mode} {mask.getpixel((7, 0))} {mask.getpixel((0, 0))}",
+)
+def test_white_is_inpainted_and_of_transparent_masks_what_is_opaque(mask: Image.Image) -> None:
+    assert as_mask(mask).tobytes() == EXPECTED
+
+
+async def read(mask: str, *, invert: bool = False) -> tuple[int, int]:
+    (size,) = (await LOCAL.check_mask(mask, invert=invert, may_be_empty=False)).sizes
+    return size
+
+
+@pytest.mark.parametrize(("kind", "size"), [("PNG", (3, 7)), ("JPEG", (64, 1)), ("GIF", (2000, 3)), ("BMP", (1, 2))])
+async def test_mask_may_have_any_size_and_format(kind: str, size: tuple[int, int]) -> None:
+    assert await read(to_base64(Image.new("L", size, 255), kind)) == size
+
+
+async def test_mask_of_16_bits_is_not_white_all_over() -> None:
+    image = half("I;16", 65535, 3000)
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    text = base64.b64encode(buffer.getvalue()).decode()
+    request = masked(mask=text, width=64, height=64, blur=(0.0, 0.0))
+    inputs = (await LOCAL.run_inputs(request)).inpainting
+    assert inputs is not None
+    assert inputs.mask[:64] == bytes(32) + b"\xff" * 32
+
+
+@pytest.mark.parametrize(
+    ("mask", "invert", "problem"),
+    [
+        (to_base64(Image.new("L", (9, 9), 0)), False, "protects the whole image; what is white is inpainted"),
+        (to_base64(Image.new("L", (9, 9), 255)), True, "protects the whole image; what is black"),
+        ("aGVsbG8=", False, "it is not an image"),
+        ("http://127.0.0.1/mask.png", False, "it is a URL"),
+        (to_base64(half())[:60], False, "it is "),
+    ],
+)
+async def test_mask_that_cannot_be_used_is_refused_under_its_name(mask: str, invert: bool, problem: str) -> None:
+    with pytest.raises(InvalidParameter, match=f"'mask' is invalid: .*{problem}") as caught:
+        await read(mask, invert=invert)
+    assert caught.value.details["field"] == "mask"
+
+
+@pytest.mark.parametrize("blur", [(0.0, 0.0), (4.0, 4.0), (0.0, 9.0)])
+def test_result_in_the_images_own_size_has_its_own_bytes_where_the_blurred_mask_is_0(blur: tuple[float, float]) -> None:
+    layers = compose(NOISE, RIGHT, run=(496, 336), result=(500, 333), blur=blur, padding=None, fill=False)
+    assert layers.overlay.tobytes() == NOISE.tobytes()
+    assert layers.blurred.tobytes() == RIGHT.filter(ImageFilter.GaussianBlur(blur)).tobytes()
+    assert layers.box == (0, 0, 500, 333)
+    assert layers.start.size == layers.mask.size == (496, 336)
+    assert set(layers.mask.tobytes()) == {0, 255}
+
+
+def test_result_in_another_size_has_the_bytes_of_the_resized_image() -> None:
+    whole, mask = Image.merge("RGB", [Image.effect_noise((256, 192), 60) for _ in range(3)]), half(size=(256, 192))
+    layers = compose(whole, mask, run=(128, 96), result=(128, 96), blur=(4, 4), padding=None, fill=False)
+    assert layers.overlay.tobytes() == whole.resize((128, 96), Image.Resampling.LANCZOS).tobytes()
+    assert layers.start.tobytes() == layers.overlay.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("size", "wanted", "box"),
+    [
+        ((80, 64), (160, 128), (0, 0, 80, 64)),
+        ((300, 100), (64, 64), (100, 0, 200, 100)),
+        ((100, 300), (64, 32), (0, 125, 100, 175)),
+        ((333, 333), (64, 64), (0, 0, 333, 333)),
+        ((997, 331), (997, 331), (0, 0, 997, 331)),
+    ],
+)
+def test_image_covers_another_shape_around_its_middle(
+    size: tuple[int, int], wanted: tuple[int, int], box: tuple[float, ...]
+) -> None:
+    assert covering_box(size, wanted) == box
+
+
+@pytest.mark.parametrize(
+    ("masked", "padding", "run", "expected"),
+    [
+        ((100, 100, 200, 150), 0, (512, 512), (100, 75, 100, 100)),
+        ((100, 100, 200, 150), 32, (512, 512), (68, 43, 164, 164)),
+        ((0, 0, 40, 10), 0, (512, 512), (0, 0, 40, 40)),
+        ((560, 390, 600, 400), 0, (512, 512), (560, 360, 40, 40)),
+        ((100, 0, 110, 400), 32, (512, 512), (0, 0, 400, 400)),
+        ((0, 100, 600, 110), 5, (64, 64), (0, 0, 600, 400)),
+        ((10, 10, 590, 390), 32, (512, 512), (0, 0, 600, 400)),
+        ((100, 100, 151, 150), 0, (256, 512), (100, 74, 51, 102)),
+    ],
+)
+def test_region_that_is_generated_is_that_of_a1111_and_diffusers(
+    masked: tuple[int, int, int, int], padding: int, run: tuple[int, int], expected: tuple[int, ...]
+) -> None:
+    assert crop_box(masked, padding, run, (600, 400)) == expected
+
+
+def test_crop_holds_all_of_the_blurred_mask() -> None:
+    mask = Image.new("L", NOISE.size)
+    mask.paste(255, (300, 100, 340, 130))
+    layers = compose(NOISE, mask, run=(256, 256), result=NOISE.size, blur=(8, 8), padding=0, fill=False)
+    left, top, width, height = layers.box
+    outside = layers.blurred.copy()
+    outside.paste(0, (left, top, left + width, top + height))
+    assert outside.getbbox() is None
+    assert (
+        layers.start.tobytes()
+        == NOISE.crop((left, top, left + width, top + height)).resize((256, 256), Image.Resampling.LANCZOS).tobytes()
+    )
+
+
+def test_dot_of_a_mask_does_not_vanish_when_it_is_scaled() -> None:
+    mask = Image.new("L", (2000, 2000))
+    mask.putpixel((1000, 1000), 255)
+    layers = compose(
+        Image.new("RGB", mask.size), mask, run=(64, 64), result=(64, 64), blur=(0, 0), padding=None, fill=False
+    )
+    assert layers.mask.getbbox() is not None
+    assert layers.blurred.getbbox() is not None
+
+
+def test_mask_beyond_what_the_result_shows_is_refused() -> None:
+    mask = Image.new("L", (300, 100))
+    mask.paste(255, (0, 0, 20, 100))
+    with pytest.raises(NothingMasked, match="64 × 64"):
+        compose(Image.new("RGB", mask.size), mask, run=(64, 64), result=(64, 64), blur=(4, 4), padding=None, fill=False)
+
+
+def test_holes_are_filled_with_the_colours_around_them() -> None:
+    image = Image.new("RGB", (200, 100), (200, 0, 0))
+    image.paste((0, 0, 200), (100, 0, 200, 100))
+    holes = Image.new("L", image.size)
+    holes.paste(255, (20, 20, 60, 80))
+    image.paste((0, 255, 0), (20, 20, 60, 80))
+    filled = fill_holes(image, holes)
+    assert (
+        ImageChops.multiply(
+            ImageChops.difference(filled, image), holes.point([255] + [0] * 255).convert("RGB")
+        ).getbbox()
+        is None
+    )
+    red, green, _ = filled.getpixel((40, 50))  # type: ignore[misc]
+    assert red > 150
+    assert green < 10
+    assert fill_holes(image, Image.new("L", image.size, 255)).getextrema() == ((128, 128),) * 3
+
+
+def test_extended_image_is_masked_where_it_is_new_and_has_the_colours_of_its_edge() -> None:
+    image = Image.new("RGB", (60, 40), (0, 90, 200))
+    whole, mask = lay_out(image, None, invert=False, extend=(10, 0, 30, 20))
+    assert whole.size == mask.size == (100, 60)
+    off = ImageChops.difference(whole, Image.new("RGB", whole.size, (0, 90, 200)))
+    assert max(off.tobytes()) <= 1
+    added = Image.new("L", (100, 60), 255)
+    added.paste(0, (10, 0, 70, 40))
+    assert mask.tobytes() == added.tobytes()
+
+
+def test_mask_of_an_extended_image_is_that_of_the_image_before() -> None:
+    _, mask = lay_out(NOISE, half(), invert=True, extend=(0, 0, 0, 67))
+    assert [mask.getpixel(place) for place in ((10, 10), (490, 10), (490, 390))] == [255, 0, 255]
+
+
+def masked(
+    *,
+    mask: str = "",
+    images: tuple[Image.Image, ...] = (NOISE,),
+    width: int = 496,
+    height: int = 336,
+    result: tuple[int, int] | None = None,
+    **changes: object,
+) -> ResolvedRequest:
+    inpainting = Inpainting(result=result or (width, height), masked=bool(mask), **changes)  # type: ignore[arg-type]
+    return resolved_request(
+        width=width,
+        height=height,
+        init_images=tuple(map(to_base64, images)),
+        image_strength=0.75,
+        inpainting=inpainting,
+        mask=mask,
+    )
+
+
+async def test_engine_gets_the_part_that_it_generates_as_start_and_as_first_reference() -> None:
+    mask = Image.new("L", NOISE.size)
+    mask.paste(255, (300, 100, 340, 130))
+    other = Image.new("RGB", (64, 80), (1, 2, 3))
+    request = masked(
+        mask=to_base64(mask), images=(NOISE, other), width=256, height=256, result=NOISE.size, padding=16, fill=2
+    )
+    inputs = await LOCAL.run_inputs(request)
+    assert inputs.start is not None
+    assert inputs.inpainting is not None
+    assert [image.size for image in inputs.references] == [(256, 256), (64, 80)]
+    assert inputs.references[0].rgb == inputs.start.rgb
+    assert inputs.inpainting.overlay.rgb == NOISE.tobytes()
+    assert inputs.inpainting.fill == "noise"
+    assert len(inputs.inpainting.mask) == 256 * 256
