@@ -10,12 +10,12 @@ from msgspec import Meta
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.http.a1111 import no_effect
-from mflux_api.images.infotext import SAMPLER, infotext
+from mflux_api.images.infotext import SAMPLER, infotext, inpainting_pairs
 from mflux_api.images.sizes import MULTIPLE
 from mflux_api.jobs.ignored import asked_twice
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.json_fields import PRESENCE, SCALAR, Field, Fields
-from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE, GenerateRequest
+from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE, MODIFIERS_OF_MASKS, GenerateRequest
 from mflux_api.jobs.whole_numbers import whole_number
 from mflux_api.version import package_version
 
@@ -39,6 +39,8 @@ ALIASES: Mapping[str, str] = {"model": "sd_model_checkpoint", "image_strength": 
 DIALECT_ALIASES: Mapping[str, str] = {**ALIASES, "guidance": "cfg_scale"}
 """Our fields by A1111's names for them, in a request that speaks the dialect."""
 
+_OURS = Fields.of(GenerateRequest)
+
 _READ: Mapping[str, Field] = {
     **no_effect.READ,
     **dict.fromkeys(("batch_size", "n_iter", "send_images"), SCALAR),
@@ -46,11 +48,11 @@ _READ: Mapping[str, Field] = {
 }
 """Those of A1111's fields whose value counts; of the others it is enough that they are there."""
 
-PLAIN_FIELDS = Fields.of(GenerateRequest).with_fields(dict.fromkeys(ALIASES.values(), SCALAR))
+PLAIN_FIELDS = _OURS.with_fields(dict.fromkeys(ALIASES.values(), SCALAR))
 """What a request that never speaks the dialect may hold."""
 
-IMG2IMG_FIELDS = Fields.of(GenerateRequest).with_fields({**dict.fromkeys(ONLY_FIELDS, PRESENCE), **_READ})
-TXT2IMG_FIELDS = IMG2IMG_FIELDS.without("init_images")
+IMG2IMG_FIELDS = _OURS.with_fields({**dict.fromkeys(ONLY_FIELDS - _OURS.names(), PRESENCE), **_READ})
+TXT2IMG_FIELDS = IMG2IMG_FIELDS.without("init_images", "mask", "extend")
 """A1111's img2img alone takes images; a stray field must not turn this into an edit."""
 
 _MAX_COUNT = 64
@@ -77,7 +79,20 @@ def translate(body: Mapping[str, Any], *, max_images: int) -> dict[str, Any]:
     settings = fields.get("override_settings")
     if not fields.get("sd_model_checkpoint"):
         fields["sd_model_checkpoint"] = settings.get("sd_model_checkpoint") if isinstance(settings, Mapping) else None
+    _translate_masks(fields)
     return fields
+
+
+def _translate_masks(fields: dict[str, Any]) -> None:
+    """Take out what A1111's clients always send and what counts only beside something else."""
+    if not fields.get("mask") and not fields.get("extend"):
+        for name in MODIFIERS_OF_MASKS:
+            fields.pop(name, None)
+    elif fields.get("inpaint_full_res") in _OFF:
+        fields.pop("inpaint_full_res_padding", None)
+
+
+_OFF = (None, False, 0, "", "0", "false", "False")
 
 
 def explain_conflicts(body: Mapping[str, Any], fields: Mapping[str, Any]) -> tuple[str, ...]:
@@ -186,7 +201,7 @@ def info(job: Job, model_hash: str | None) -> str:
             "seed_resize_from_w": -1,
             "seed_resize_from_h": -1,
             "denoising_strength": request.image_strength,
-            "extra_generation_params": {},
+            "extra_generation_params": inpainting_pairs(request),
             "index_of_first_image": 0,
             "infotexts": [infotext(request, seed, model_hash) for seed in seeds],
             "styles": [],

@@ -27,6 +27,7 @@ from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.json_fields import JSONObject, Object
 from mflux_api.jobs.parse import Asked, from_body
 from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.resolve import ResolvedRequest
 
 OPERATIONS = (
     Operation(
@@ -152,6 +153,29 @@ async def _images(renderer: Renderer, job: Job, held: ExitStack) -> list[bytearr
         ) from None
 
 
+def _inpainting_parameters(request: ResolvedRequest) -> dict[str, Any]:
+    """Return what was inpainted and how, under the names of the request; null where nothing was."""
+    names = ("mask_blur", "inpainting_mask_invert", "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding")
+    inpainting = request.inpainting
+    if inpainting is None:
+        return dict.fromkeys((*names, "extend", "result_size"))
+    across, down = inpainting.blur
+    values = (
+        across if across == down else [across, down],
+        inpainting.invert,
+        inpainting.fill,
+        inpainting.padding is not None,
+        inpainting.padding,
+    )
+    left, top, right, bottom = inpainting.extend
+    extend = {"left": left, "top": top, "right": right, "bottom": bottom} if any(inpainting.extend) else None
+    return {
+        **dict(zip(names, values, strict=True)),
+        "extend": extend,
+        "result_size": list(inpainting.result),
+    }
+
+
 def _parameters(ran: RanJob, model: Model | None) -> dict[str, Any]:
     """Return what ran, which may differ from what was asked: a distilled model always runs at guidance 1.0.
 
@@ -176,6 +200,7 @@ def _parameters(ran: RanJob, model: Model | None) -> dict[str, Any]:
         "lora_scales": list(request.lora_scales),
         "low_ram": request.low_ram,
         "image_strength": request.image_strength,
+        **_inpainting_parameters(request),
         "resolution": None if request.upscaling is None else request.upscaling.resolution,
         "softness": None if request.upscaling is None else request.upscaling.softness,
     }
