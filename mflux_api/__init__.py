@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from mflux_api.errors import ConfigError, JobCancelled, ServiceError, ServiceFailed
     from mflux_api.jobs.job import Job, Stage, Status, StoredImage, Timings
     from mflux_api.jobs.progress import Finished, JobEvent, Progress
-    from mflux_api.jobs.request import GenerateRequest
+    from mflux_api.jobs.request import Extend, GenerateRequest
     from mflux_api.service import Result, Service, open_service
 
 __all__ = [
     "ConfigError",
+    "Extend",
     "Finished",
     "GenerateRequest",
     "Job",
@@ -47,7 +48,7 @@ _HOMES = {
     "errors": ("ConfigError", "JobCancelled", "ServiceError", "ServiceFailed"),
     "jobs.job": ("Job", "Stage", "Status", "StoredImage", "Timings"),
     "jobs.progress": ("Finished", "JobEvent", "Progress"),
-    "jobs.request": ("GenerateRequest",),
+    "jobs.request": ("Extend", "GenerateRequest"),
     "service": ("Result", "Service", "open_service"),
 }
 

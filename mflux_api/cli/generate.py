@@ -27,7 +27,7 @@ from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError, InvalidParameter
 from mflux_api.jobs.parse import validate
 from mflux_api.jobs.progress import Finished
-from mflux_api.jobs.request import GenerateRequest, check_fields
+from mflux_api.jobs.request import Extend, GenerateRequest, check_fields
 from mflux_api.jobs.upscaling import check_upscaling
 from mflux_api.service import open_service
 from mflux_api.storage.lora_folders import has_suffix
@@ -58,6 +58,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an image to edit (up to four) or to upscale",
     )
     parser.add_argument("--image-strength", type=float, help="how much to transform it, 0 to 1 (default: 0.75)")
+    parser.add_argument("--mask", type=Path, metavar="FILE", help="what of the init image is inpainted is white in it")
+    parser.add_argument("--mask-blur", type=float, help="radius of its edge in pixels (default: 4)")
+    parser.add_argument("--inpainting-mask-invert", action="store_true", help="what is black in it is inpainted")
+    parser.add_argument(
+        "--inpainting-fill",
+        type=int,
+        help="what that starts from: 0 the colours around it, 1 itself, 2 noise, 3 nothing (default: 1)",
+    )
+    parser.add_argument(
+        "--inpaint-full-res", action="store_true", help="generate the masked part alone, at --width and --height"
+    )
+    parser.add_argument("--inpaint-full-res-padding", type=int, help="pixels around it that count (default: 32)")
+    parser.add_argument(
+        "--extend",
+        type=_extend,
+        metavar="SIDE=PIXELS[,…]",
+        help="outpainting: what to add to the init image, such as left=64,bottom=32",
+    )
     parser.add_argument("--upscale", type=float, help="upscalers: times as large (default: 2)")
     parser.add_argument("--resolution", type=int, help="upscalers: the result's shorter side in pixels")
     parser.add_argument("--softness", type=float, help="upscalers: how much detail to invent anew, 0 to 1 (default: 0)")
@@ -93,6 +111,13 @@ def run(options: argparse.Namespace) -> int:
         low_ram=options.low_ram,
         init_images=_init_images(options.init_image),
         image_strength=options.image_strength,
+        mask=_mask(options.mask),
+        mask_blur=options.mask_blur,
+        inpainting_mask_invert=options.inpainting_mask_invert,
+        inpainting_fill=options.inpainting_fill,
+        inpaint_full_res=options.inpaint_full_res,
+        inpaint_full_res_padding=options.inpaint_full_res_padding,
+        extend=options.extend,
         resolution=options.resolution,
         upscale=options.upscale,
         softness=options.softness,
@@ -152,16 +177,42 @@ def _init_images(paths: Sequence[Path]) -> tuple[str, ...]:
     return tuple(base64.b64encode(_content(path)).decode() for path in paths)
 
 
-def _content(path: Path) -> bytes:
+def _mask(path: Path | None) -> str | None:
+    """Read a mask as a request carries it, where there is one.
+
+    Raises:
+        InvalidParameter: it cannot be read.
+    """
+    return None if path is None else base64.b64encode(_content(path, "mask", "mask")).decode()
+
+
+def _content(path: Path, what: str = "init image", field: str = "init_images") -> bytes:
     try:
         return path.expanduser().read_bytes()
     except (OSError, RuntimeError) as error:
         # Of a user without a home '~' is not known.
         reason = error.strerror if isinstance(error, OSError) else "the home folder that '~' stands for is unknown"
         raise InvalidParameter(
-            f"The init image {path} cannot be read: {reason}",
-            {"field": "init_images", "value": None, "limit": "a file"},
+            f"The {what} {path} cannot be read: {reason}",
+            {"field": field, "value": None, "limit": "a file"},
         ) from None
+
+
+def _extend(text: str) -> Extend:
+    """Read ``left=64,bottom=32``.
+
+    Raises:
+        ArgumentTypeError: it is something else.
+    """
+    try:
+        pairs = [pair.split("=") for pair in text.split(",")]
+        margins = {side.strip(): int(pixels) for side, pixels in pairs}
+        if len(margins) < len(pairs):
+            raise ValueError("a side is there twice")
+        return Extend(**margins)
+    except (ValueError, TypeError):
+        sides = ", ".join(field.name for field in attrs.fields(Extend))
+        raise argparse.ArgumentTypeError(f"expected SIDE=PIXELS[,…] with the sides {sides}") from None
 
 
 @attrs.frozen

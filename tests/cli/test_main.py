@@ -110,6 +110,7 @@ def test_generate_upscales_an_image_without_a_prompt(tmp_path: Path) -> None:
             "output_dir cannot be written (a file is",
         ),
         (("generate", "a", "--config", "nothing.toml"), "nothing.toml: no such file"),
+        (("generate", "a", "--extend", "left=x"), "expected SIDE=PIXELS[,…] with the sides left, top, right, bottom"),
         (("serve", "--port", "70000"), "--port"),
         (("serve", "--host", "no.such.host.invalid", "--port", "0"), "cannot listen on"),
     ],
@@ -186,17 +187,20 @@ def test_side_of_0_is_refused_and_not_taken_for_the_default(tmp_path: Path, side
     assert f"--{side} is invalid" in done.stderr
 
 
-def test_generate_edits_images_with_loras_wherever_they_lie(tmp_path: Path) -> None:
+def test_generate_edits_images_with_masks_and_loras_wherever_they_lie(tmp_path: Path) -> None:
     write_lora(tmp_path / "elsewhere" / "style.safetensors", seed=1)
     Image.new("RGB", (80, 64), (90, 160, 230)).save(tmp_path / "day.jpg")
+    Image.new("L", (40, 32)).save(tmp_path / "black.png")
     options = ["--model", "demo", "--seed", "3", "--init-image", "day.jpg", "--image-strength", "0.5"]
-    done = run(tmp_path, "generate", "make it night", *options, "--lora", "elsewhere/style.safetensors:0.5")
+    masks = ["--mask", "black.png", "--extend", "left=16", "--mask-blur", "0"]
+    done = run(tmp_path, "generate", "make it night", *options, *masks, "--lora", "elsewhere/style.safetensors:0.5")
     assert done.returncode == 0, done.stderr
     (path,) = done.stdout.splitlines()
-    with Image.open(path) as image:
-        assert image.size == (80, 64)
+    with Image.open(path) as image, Image.open(tmp_path / "day.jpg") as day:
+        assert image.crop((16, 0, 96, 64)).tobytes() == day.convert("RGB").tobytes()
+        assert image.crop((0, 0, 16, 64)).getcolors(1) is None
         assert "style:0.5>" in image.info["parameters"].splitlines()[0]
-        assert "Denoising strength: 0.5" in image.info["parameters"]
+        assert "Denoising strength: 0.5, Mask blur: 0, Extended: 16 0 0 0" in image.info["parameters"]
     assert "generating, step 2/2" in done.stderr
     missing = run(tmp_path, "generate", "a", *options, "--lora", "nothing")
     assert (missing.returncode, "lora.dirs" in missing.stderr) == (1, True)
