@@ -15,7 +15,7 @@ from mflux_api.images.rgb import RGBImage
 from mflux_api.images.run_inputs import RunInputs
 from mflux_api.ipc.child_process import Blob
 from mflux_api.ipc.paths import path_text
-from mflux_api.jobs.inpainting import Inpainting
+from mflux_api.jobs.inpainting import DEFAULT_FILL, Inpainting
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.storage.loras import CheckedLora, Upload
 
@@ -170,6 +170,8 @@ class Decoding:
             blur=inpainting.blur,
             padding=inpainting.padding,
             fill=inpainting.fill == _FILL_WITH_PIXELS,
+            # The others are for forgetting what is there, and a reference would show it.
+            refer=inpainting.fill == DEFAULT_FILL,
             extend=inpainting.extend,
             run=request.size,
             result=inpainting.result,

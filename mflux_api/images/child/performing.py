@@ -110,6 +110,10 @@ def prepare_inpainting(
     # It counts anew: decoding and composing a large image take about as long.
     begin(0)
     whole, mask = lay_out(source, mask, invert=order.invert, extend=order.extend)
+    references = list[RGBImage]()
+    if order.refer and any(order.extend):
+        # Of what it is extended by it would show but the colours, and they would be taken for what is wanted.
+        references.append(as_reference(source))
     del source
     try:
         layers = compose(
@@ -123,8 +127,9 @@ def prepare_inpainting(
         )
     except NothingMasked as refused:
         raise p.mask_error(str(refused)) from None
-    # What is generated is what it is to look like around the mask: of a crop the crop, as in diffusers.
-    references = [as_reference(layers.start)]
+    if order.refer and not references:
+        # Of a crop the crop, as in diffusers.
+        references.append(as_reference(layers.start))
     made = [layers.start.tobytes(), layers.mask.tobytes(), layers.overlay.tobytes(), layers.blurred.tobytes()]
     box = layers.box
     del whole, mask, layers

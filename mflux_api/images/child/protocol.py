@@ -117,6 +117,8 @@ class PrepareInpainting(_ImagesOrder):
     """Pixels around the masked part that are generated with it; ``None``: the whole image is."""
     fill: bool
     """Whether the masked part starts from the colours around it."""
+    refer: bool
+    """Whether the first image is a reference, too."""
     extend: Margins
     run: Size
     """The size to generate at."""

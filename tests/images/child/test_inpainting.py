@@ -229,14 +229,37 @@ async def test_engine_gets_the_part_that_it_generates_as_start_and_as_first_refe
     mask = Image.new("L", NOISE.size)
     mask.paste(255, (300, 100, 340, 130))
     other = Image.new("RGB", (64, 80), (1, 2, 3))
-    request = masked(
-        mask=to_base64(mask), images=(NOISE, other), width=256, height=256, result=NOISE.size, padding=16, fill=2
-    )
+    request = masked(mask=to_base64(mask), images=(NOISE, other), width=256, height=256, result=NOISE.size, padding=16)
     inputs = await LOCAL.run_inputs(request)
     assert inputs.start is not None
     assert inputs.inpainting is not None
     assert [image.size for image in inputs.references] == [(256, 256), (64, 80)]
     assert inputs.references[0].rgb == inputs.start.rgb
     assert inputs.inpainting.overlay.rgb == NOISE.tobytes()
-    assert inputs.inpainting.fill == "noise"
+    assert inputs.inpainting.fill == "original"
     assert len(inputs.inpainting.mask) == 256 * 256
+
+
+@pytest.mark.parametrize(("fill", "name"), [(0, "original"), (2, "noise"), (3, "nothing")])
+async def test_what_is_to_be_forgotten_is_no_reference(fill: int, name: str) -> None:
+    red = Image.new("RGB", (64, 64), (200, 0, 0))
+    red.paste((0, 200, 0), (32, 0, 64, 64))
+    other = Image.new("RGB", (64, 80), (1, 2, 3))
+    inputs = await LOCAL.run_inputs(
+        masked(mask=to_base64(half(size=(64, 64))), images=(red, other), width=64, height=64, fill=fill)
+    )
+    assert inputs.start is not None
+    assert inputs.inpainting is not None
+    assert [image.size for image in inputs.references] == [(64, 80)]
+    assert inputs.inpainting.fill == name
+    start = Image.frombytes("RGB", (64, 64), inputs.start.rgb)
+    red_level, green_level, _ = start.getpixel((60, 32))  # type: ignore[misc]
+    assert (red_level > 190, green_level > 190) == (fill == 0, fill != 0)
+
+
+async def test_reference_of_an_extended_image_is_the_image_before() -> None:
+    source = Image.new("RGB", (64, 48), (200, 0, 0))
+    inputs = await LOCAL.run_inputs(
+        masked(images=(source,), width=128, height=64, result=(120, 64), extend=(0, 16, 56, 0))
+    )
+    assert [(image.size, image.rgb) for image in inputs.references] == [((64, 48), source.tobytes())]
