@@ -30,7 +30,7 @@ def convert(
         InvalidParameter: a field is missing, of the wrong type or outside its limits.
     """
     known = {field.name for field in attrs.fields(target)}  # type: ignore[arg-type]
-    cleaned = {name: _strip_prompt(name, value) for name, value in body.items() if name in known and value is not None}
+    cleaned = {name: _clean(name, value) for name, value in body.items() if name in known and value is not None}
     for name in ("prompt", "negative_prompt"):
         if isinstance(text := cleaned.get(name), str) and not _is_unicode(text):
             raise InvalidParameter.for_field(
@@ -88,7 +88,10 @@ def from_body(
     return Asked(request=request, names=names, warnings=(*twice, *of_other_kind(without, upscales=upscaler)))
 
 
-def _strip_prompt(name: str, value: Any) -> Any:
+def _clean(name: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        # A null is an absent field there, too.
+        return {inner: each for inner, each in value.items() if each is not None}
     return value.strip() if name == "prompt" and isinstance(value, str) else value
 
 

@@ -47,7 +47,7 @@ def test_fields_of_masks_have_limits_and_an_image(fields: dict[str, Any], named:
 
 
 def test_margins_of_0_extend_nothing_and_need_no_image() -> None:
-    assert not read(extend={"left": 0, "top": 0}).extend
+    assert not read(extend={"left": 0, "top": None}).extend
 
 
 def test_requests_made_in_python_may_have_them() -> None:

@@ -189,6 +189,16 @@ def test_holes_are_filled_with_the_colours_around_them() -> None:
     assert fill_holes(image, Image.new("L", image.size, 255)).getextrema() == ((128, 128),) * 3
 
 
+def test_large_image_keeps_its_bytes_beside_what_is_filled() -> None:
+    image = Image.new("RGB", (1500, 1000), (10, 200, 30))
+    image.paste((200, 10, 30), (0, 0, 700, 1000))
+    holes = half(size=image.size)
+    filled = fill_holes(image, holes)
+    assert filled.crop((0, 0, 750, 1000)).tobytes() == image.crop((0, 0, 750, 1000)).tobytes()
+    red, green, _ = filled.getpixel((760, 500))  # type: ignore[misc]
+    assert green > 2 * red
+
+
 def test_extended_image_is_masked_where_it_is_new_and_has_the_colours_of_its_edge() -> None:
     image = Image.new("RGB", (60, 40), (0, 90, 200))
     whole, mask = lay_out(image, None, invert=False, extend=(10, 0, 30, 20))
