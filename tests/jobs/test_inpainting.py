@@ -50,6 +50,12 @@ def test_margins_of_0_extend_nothing_and_need_no_image() -> None:
     assert not read(extend={"left": 0, "top": None}).extend
 
 
+def test_margin_may_be_written_as_a_float() -> None:
+    assert read(init_images=["x"], extend={"right": 64.0}).extend == Extend(right=64)
+    with pytest.raises(InvalidParameter, match="'extend' is invalid: expected int"):
+        read(init_images=["x"], extend={"right": 64.5})
+
+
 def test_requests_made_in_python_may_have_them() -> None:
     request = attrs.evolve(MASKED, extend=Extend(left=3), inpaint_full_res=True, mask_blur=2.5)
     assert validate(request) == request

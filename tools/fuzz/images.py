@@ -28,14 +28,20 @@ def cases(rng: random.Random, most: int) -> Iterator[Case]:
 def valid() -> tuple[Case, ...]:
     """Return requests that are right."""
     text = base64.b64encode(seeds()["png"]).decode()
-    return tuple(Case("images", "valid", make(text)) for make in (_edit, _upscale))
+    return tuple(Case("images", "valid", make(text)) for make in (_edit, _inpaint, _upscale))
 
 
 def _to_request(rng: random.Random, data: bytes) -> bytes:
     text = base64.b64encode(data).decode()
     if rng.random() < 0.1:
         text = f"data:image/png;base64,{text}"
-    return _edit(text) if rng.random() < 0.1 else _upscale(text)
+    return rng.choice((_edit, _inpaint))(text) if rng.random() < 0.1 else _upscale(text)
+
+
+def _inpaint(text: str) -> bytes:
+    source = base64.b64encode(seeds()["png"]).decode()
+    body = {"prompt": "a house", "model": "demo", "init_images": [source], "mask": text, "steps": 1}
+    return request("POST", "/sdapi/v1/img2img", json.dumps(body).encode())
 
 
 def _edit(text: str) -> bytes:

@@ -24,6 +24,14 @@ _FIELDS = (
     *("negative_prompt", "seed", "width", "height", "steps", "guidance", "num_images", "lora_files", "lora_scales"),
     *("low_ram", "init_images", "image_strength", "denoising_strength", "sd_model_checkpoint", "model", "prompt"),
     *("batch_size", "n_iter", "sampler_name", "override_settings", "cfg_scale", "mask", "resolution", "softness"),
+    *(
+        "extend",
+        "mask_blur",
+        "inpainting_fill",
+        "inpainting_mask_invert",
+        "inpaint_full_res",
+        "inpaint_full_res_padding",
+    ),
     *("alwayson_scripts", "script_args", "styles", "upscaling_resize_w", "gfpgan_visibility", "resize_mode", "\0", ""),
 )
 _WORDS = (
