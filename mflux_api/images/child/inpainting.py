@@ -43,7 +43,9 @@ def as_mask(image: Image.Image) -> Image.Image:
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.point(_OPPOSITE).getbbox() is not None:
             return alpha.point(_BINARY)
-    return image.convert("L").point(_BINARY)
+    # Pillow has no other way from Lab, whose first channel is the brightness.
+    light = image.getchannel(0) if image.mode == "LAB" else image.convert("L")
+    return light.point(_BINARY)
 
 
 def lay_out(

@@ -43,6 +43,8 @@ EXPECTED = half().tobytes()
         half("RGBA", (0, 0, 0, 255), (0, 0, 0, 0)),
         half("RGBA", (255, 0, 0, 200), (255, 255, 255, 0)),
         half("LA", (9, 255), (9, 0)),
+        half("CMYK", (0, 0, 0, 0), (0, 0, 0, 255)),
+        half("LAB", (255, 128, 128), (0, 128, 128)),
     ],
     ids=lambda mask: f"{mask.mode} {mask.getpixel((7, 0))} {mask.getpixel((0, 0))}",
 )
