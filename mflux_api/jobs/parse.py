@@ -90,12 +90,8 @@ def from_body(
 
 def _clean(name: str, value: Any) -> Any:
     if isinstance(value, Mapping):
-        # A null is an absent field there, too, and 64.0 a whole number.
-        return {
-            inner: int(each) if isinstance(each, float) and each.is_integer() else each
-            for inner, each in value.items()
-            if each is not None
-        }
+        # A null is an absent field there, too.
+        return {inner: each for inner, each in value.items() if each is not None}
     return value.strip() if name == "prompt" and isinstance(value, str) else value
 
 

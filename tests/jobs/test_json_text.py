@@ -95,7 +95,7 @@ def test_half_a_character_is_named_with_its_field(text: str, body: str) -> None:
 
 @pytest.mark.parametrize("text", [r"\ud83d", r"\udc00"])
 def test_half_a_character_in_what_is_not_known_is_skipped_as_everything_in_it(text: str) -> None:
-    body = f'{{"other": {{"a": ["{text}"]}}, "mask_of": "{text}", "prompt": "a \\\\ud83d lake"}}'
+    body = f'{{"other": {{"a": ["{text}"]}}, "more": "{text}", "prompt": "a \\\\ud83d lake"}}'
     read = read_object(body.encode(), PLAIN_FIELDS)
     assert (read.values, len(read.warnings)) == ({"prompt": "a \\ud83d lake"}, 1)
     read = read_object(f'{{"{text}": 1, "prompt": "a"}}'.encode(), PLAIN_FIELDS)
