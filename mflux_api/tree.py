@@ -177,7 +177,7 @@ class _Actors:
             automatic=settings.models.auto_download,
             options=DownloadOptions(home=settings.child_home),
         )
-        self.decoder = Decoder(boxes.decoder, DecoderOptions(home=settings.child_home))
+        self.decoder = Decoder(boxes.decoder, options=DecoderOptions(home=settings.child_home))
         evidence, quarantine = OOMEvidence(), Quarantine(settings.scheduler.max_attempts)
         self.engines = {
             engine: self._engine(engine, start, settings, options, boxes, evidence, quarantine)

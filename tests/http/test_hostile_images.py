@@ -1,6 +1,5 @@
 """A service whose image children are all taken: what needs none goes on, and an order ends with its client."""
 
-from functools import partial
 from pathlib import Path
 
 import attrs
@@ -35,7 +34,7 @@ async def send(api: Api, text: str) -> httpx.Response:
 async def test_images_that_never_end_hold_up_nothing_else_and_end_with_their_clients(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tree, "Decoder", partial(Decoder, options=ENDLESS))
+    monkeypatch.setattr(tree, "Decoder", lambda mailbox, **_: Decoder(mailbox, ENDLESS))
     monkeypatch.setattr(client, "_LEAVE_SECONDS", 0.0)
 
     async with scripted_api(tmp_path) as api:
