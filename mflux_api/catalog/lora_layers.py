@@ -29,6 +29,7 @@ _UNSUPPORTED = {
     **dict.fromkeys(("boft_R", "boft_s", "boft_blocks"), "BOFT"),
     **dict.fromkeys(("a1", "a2", "b1", "b2"), "GLoRA"),
     **dict.fromkeys(("vera_lambda_b", "vera_lambda_d"), "VeRA"),
+    "lora_E": "AdaLoRA",
     **dict.fromkeys(("ia3_l", "on_input"), "(IA)³"),
     **dict.fromkeys(("hada_t1", "hada_t2", "lora_mid"), "Tucker decomposition"),
     **dict.fromkeys(("lora_embedding_A", "lora_embedding_B"), "LoRA of an embedding"),

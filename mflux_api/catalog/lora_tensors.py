@@ -51,7 +51,7 @@ PARTS: Mapping[str, str] = {
     **dict.fromkeys(("lora_A", "lora_down", "lora_linear_layer_down"), "lora_A"),
     **dict.fromkeys(("lora_B", "lora_up", "lora_linear_layer_up"), "lora_B"),
     **dict.fromkeys(("lora_B_bias", "lora_up_bias"), "lora_B_bias"),
-    **dict.fromkeys(("dora_scale", "lora_magnitude_vector"), "magnitude"),
+    **dict.fromkeys(("dora_scale", "lora_magnitude_vector", "magnitude"), "magnitude"),
     **{name: name for name in ("alpha", "diff", "diff_b")},
     **{f"lokr_{name}": f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b", "t2")},
     **{f"hada_{name}": f"hada_{name}" for name in ("w1_a", "w1_b", "w2_a", "w2_b")},
@@ -104,7 +104,7 @@ _SINGLE = {
     **dict.fromkeys(("linear2", "attn_to_out", "attn_to_out_0"), "attn.to_out"),
 }
 _BLOCKS = {
-    **dict.fromkeys(("double_blocks", "transformer_blocks"), "transformer_blocks"),
+    **dict.fromkeys(("double_blocks", "transformer_blocks", "sformer_blocks"), "transformer_blocks"),
     **dict.fromkeys(("single_blocks", "single_transformer_blocks"), "single_transformer_blocks"),
 }
 _PREFIX_WORDS = frozenset(
@@ -116,9 +116,13 @@ _PREFIX_WORDS = frozenset(
 """What prefixes are made of: base_model.model., model.diffusion_model., transformer., lora_unet_, lycoris_ …"""
 _MAX_PREFIX_WORDS = 8
 
-# A block's number. With more digits it is not one, and int() takes no more than 4,300.
+_WRAPPERS = re.compile(r"_orig_mod\.|_(?:fsdp|checkpoint)_wrapped_module\.")
+"""Modules of PyTorch around a model or each of its blocks: compiled, sharded, computed again."""
+
+# A block's number. With more digits it is not one, and int() takes no more than 4,300. "sformer_blocks" is in files
+# that diffusers reads, too.
 _BLOCK_LAYER = re.compile(
-    r"(double_blocks|transformer_blocks|single_blocks|single_transformer_blocks)_([0-9]{1,4})_(\w+)", re.ASCII
+    r"(double_blocks|(?:tran)?sformer_blocks|single(?:_transformer)?_blocks)_([0-9]{1,4})_(\w+)", re.ASCII
 )
 _TEXT_ENCODER_LAYER = re.compile(
     r"(?:te[0-9]?|text_encoder(?:s|_[0-9])?|text_model|language_model|clip(?:_[a-z0-9]+)?|t5\w*|qwen\w*|conditioner|"
@@ -126,14 +130,14 @@ _TEXT_ENCODER_LAYER = re.compile(
     re.ASCII,
 )
 _PEFT_PARTS = (
-    r"lora[._](?:A|B|down|up|mid|linear_layer[._](?:down|up)|embedding_[AB]|magnitude_vector)|lokr_(?:w[12](?:_[ab])?|t2)|"
+    r"lora[._](?:A|B|E|down|up|mid|linear_layer[._](?:down|up)|embedding_[AB]|magnitude_vector)|lokr_(?:w[12](?:_[ab])?|t2)|"
     r"hada_(?:w[12]_[ab]|t[12])|b?oft_(?:blocks|diag|[Rrs])|vera_lambda_[bd]|ia3_l"
 )
 """The parts behind which PEFT puts the adapter's name, in which there is no dot."""
 _PART_AT_END = re.compile(
     r"[._](?:(?P<named>"
     + _PEFT_PARTS
-    + r")(?:\.(?!(?:weight|bias)$)[^.]+)?|(?P<unnamed>alpha|diff_b|diff|dora_scale|on_input|[ab][12]))"
+    + r")(?:\.(?!(?:weight|bias)$)[^.]+)?|(?P<unnamed>alpha|diff_b|diff|dora_scale|magnitude|on_input|[ab][12]))"
     r"(?P<leaf>[._](?:weight|bias))?$",
     re.ASCII,
 )
@@ -152,7 +156,8 @@ def parse_name(name: str) -> TensorName:
         layer, part = name[: match.start()], match[1]
     targets: tuple[Target, ...] = ()
     text_encoder = False
-    for plain in _without_prefixes(layer.replace(".", "_")):
+    # Some trainers write an underscore behind the name.
+    for plain in _without_prefixes(_WRAPPERS.sub("", layer).replace(".", "_").rstrip("_")):
         if targets := _targets(plain):
             break
         text_encoder = text_encoder or _TEXT_ENCODER_LAYER.match(f"{plain}_") is not None

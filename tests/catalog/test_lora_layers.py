@@ -70,6 +70,8 @@ def test_adapters_of_other_kinds_are_known_by_their_names() -> None:
     names = header(["single_blocks.0.linear1.oft_blocks", "img_in.weight", "single_blocks.1.linear1.hada_t1"])
     assert sort_names(names.tensors).unsupported == ("OFT", "checkpoint", "Tucker decomposition")
     assert not sort_names(names.tensors).mostly_understood
+    adalora = [f"img_in.{part}" for part in ("lora_A", "lora_B", "lora_E")]
+    assert sort_names(header(adalora).tensors).unsupported == ("AdaLoRA",)
     assert sort_names(header(["some.layer.a1", "some.layer.oft_blocks"]).tensors).unsupported == ()
 
 

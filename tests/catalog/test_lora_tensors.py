@@ -91,6 +91,7 @@ PARTS = {
     ".diff": "diff",
     ".diff_b": "diff_b",
     ".dora_scale": "magnitude",
+    ".magnitude": "magnitude",
     ".lora_magnitude_vector": "magnitude",
     ".lora_magnitude_vector.default.weight": "magnitude",
     ".lokr_w1": "lokr_w1",
@@ -112,6 +113,21 @@ def test_every_spelling_of_a_layer_is_that_layer(
     for layer in (bfl, *diffusers, *(layers if len(layers) == 1 else ())):
         for spelling in {layer, layer.replace(".", "_")}:
             assert parse_name(f"{prefix}{spelling}.lora_A.weight").targets == expected, spelling
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "_fsdp_wrapped_module.transformer_blocks.0._fsdp_wrapped_module.attn.to_add_out",
+        "transformer.transformer_blocks.0._checkpoint_wrapped_module.attn.to_add_out",
+        "base_model.model._orig_mod.transformer_blocks.0._orig_mod.attn.to_add_out",
+        "diffusion_model.sformer_blocks.0.attn.to_add_out",
+        "lora_transformer_transformer_blocks_0_attn_to_add_out_",
+    ],
+)
+def test_what_tools_leave_in_a_name_does_not_hide_its_layer(layer: str) -> None:
+    found = parse_name(f"{layer}.lora_A.weight")
+    assert (found.layer, found.targets) == (layer, (Target("transformer_blocks.0.attn.to_add_out"),))
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)

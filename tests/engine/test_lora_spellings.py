@@ -384,7 +384,9 @@ def test_adapters_of_every_kind_add_up_on_one_layer(
     np.testing.assert_allclose(together, expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("suffix", [".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.default.weight"])
+@pytest.mark.parametrize(
+    "suffix", [".dora_scale", ".magnitude", ".lora_magnitude_vector", ".lora_magnitude_vector.default.weight"]
+)
 @pytest.mark.parametrize("axis", [0, 1])
 def test_dora_scales_the_rows_or_columns_of_the_sum(tiny: Components, tmp_path: Path, suffix: str, axis: int) -> None:
     down, up = factors(WIDTH, WIDTH, 1)
