@@ -473,6 +473,22 @@ def test_what_is_not_used_is_said(tiny: Components, tmp_path: Path) -> None:
     )
 
 
+def test_lora_whose_updates_are_all_0_is_said_to_have_no_effect(tiny: Components, tmp_path: Path) -> None:
+    said = ("The LoRA 0.safetensors has no effect: all its updates are 0, or their alpha is.",)
+    name = "double_blocks.0.img_attn.proj"
+    for parts in (low_rank(WIDTH, WIDTH, 1), hadamard(WIDTH, WIDTH, 1), kronecker(WIDTH, WIDTH, 1)):
+        assert warnings(tiny, tmp_path, spell({name: parts | {"alpha": mx.array(0.0)}}, SPELLINGS["lycoris"])) == said
+    untrained = {key: each * 0 if "lora_B" in key else each for key, each in PAIR.items()}
+    assert warnings(tiny, tmp_path, untrained) == said
+    assert (
+        warnings(tiny, tmp_path, {f"{name}.diff": mx.zeros((WIDTH, WIDTH)), f"{name}.diff_b": mx.zeros(WIDTH)}) == said
+    )
+    # One layer is enough, and magnitudes change a layer by themselves. At 0 none was asked for.
+    assert warnings(tiny, tmp_path, {**untrained, f"{name}.diff_b": mx.ones(WIDTH)}) == ()
+    assert warnings(tiny, tmp_path, {**untrained, f"diffusion_model.{name}.dora_scale": mx.ones(WIDTH)}) == ()
+    assert LoraStack(tiny.transformer, [Lora(save(tmp_path / "a.safetensors", untrained), 0.0)]).warnings == ()
+
+
 @pytest.mark.parametrize(
     ("tensors", "words"),
     [

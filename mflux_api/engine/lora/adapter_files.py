@@ -18,7 +18,7 @@ from mflux.models.common.lora.mapping.peft_lora_metadata import PeftLoRAMetadata
 from mflux_api.catalog.lora_layers import CHECKPOINT_KIND, LoraNames, sort_names
 from mflux_api.catalog.lora_tensors import Rows, Target
 from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
-from mflux_api.engine.lora.factors import Factors, cut, updates
+from mflux_api.engine.lora.factors import Factors, UnusableParts, cut, updates
 from mflux_api.engine.lora.open_lora import LoraError, OpenLora
 from mflux_api.ipc.printable import printable
 
@@ -154,5 +154,9 @@ def _fill_alpha(file: OpenLora, layers: Mapping[str, _Layer], names: LoraNames) 
 def _updates(name: str, path: str, layer: _Layer) -> tuple[Factors, ...]:
     try:
         return tuple(updates(layer.parts, layer.rows))
-    except (KeyError, IndexError, ValueError, ZeroDivisionError):
+    except KeyError:
         raise LoraError(f"The LoRA {name} holds no complete update for {path}.") from None
+    except UnusableParts as error:
+        raise LoraError(f"The LoRA {name} holds an update for {path} that cannot be used: {error}.") from None
+    except (IndexError, ValueError, ZeroDivisionError):
+        raise LoraError(f"The LoRA {name} holds factors for {path} that do not fit each other.") from None

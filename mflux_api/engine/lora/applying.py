@@ -51,6 +51,16 @@ class _Place:
     outputs: int
 
 
+@attrs.frozen(eq=False)
+class _Check:
+    """What is computed of one update, as boolean arrays."""
+
+    lora: Lora
+    finite: mx.array
+    changes: mx.array
+    """Whether it is another one than 0."""
+
+
 class LoraStack:
     """Adapters read and checked against one transformer, ready to be put on it."""
 
@@ -67,7 +77,7 @@ class LoraStack:
         """
         updates: dict[str, list[tuple[Factors, float]]] = defaultdict(list)
         places: dict[str, _Place] = {}
-        finite: dict[str, list[tuple[str, mx.array]]] = defaultdict(list)
+        checks: dict[str, list[_Check]] = defaultdict(list)
         warnings: dict[str, None] = {}
         for index, lora in enumerate(loras):
             reading(index)
@@ -77,22 +87,31 @@ class LoraStack:
                 warnings |= dict.fromkeys(_left_out(adapter.names, adapter.updates.keys() - fitting, lora.path.name))
                 for path in fitting:
                     for factors in adapter.updates[path]:
-                        finite[path].append((lora.path.name, _is_finite(factors)))
+                        checks[path].append(_Check(lora, _is_finite(factors), _changes(factors)))
                         # At 0 it is left out, and not multiplied by 0: the same bits as without it.
                         if lora.scale:
                             updates[path].append((factors, lora.scale))
-        self.warnings = tuple(sentence(each) for each in warnings)
-        """What of the files is not used, a sentence each."""
         self._wrapped = [(places[path], with_updates(places[path].layer, each)) for path, each in updates.items()]
         with blaming(" and ".join(lora.path.name for lora in loras)):
             for path, (_, wrapper) in zip(updates, self._wrapped, strict=True):
                 # Together, so that no factor stays in memory for its check alone.
-                mx.eval(wrapper.parameters(), [each for _, each in finite[path]])
-            broken = [name for checks in finite.values() for name, each in checks if not each.item()]
+                mx.eval(wrapper.parameters(), [(each.finite, each.changes) for each in checks[path]])
+            every = [each for found in checks.values() for each in found]
+            broken = [each.lora for each in every if not each.finite.item()]
+            changing = {each.lora for each in every if each.changes.item()}
         reading(None)
         if broken:
             # One such number would turn the whole image black.
-            raise LoraError(f"The LoRA {broken[0]} holds NaN or infinite numbers: its training failed, so use another.")
+            raise LoraError(
+                f"The LoRA {broken[0].path.name} holds NaN or infinite numbers: its training or its conversion failed, "
+                "so use another."
+            )
+        for lora in loras:
+            if lora.scale and lora not in changing:
+                shown = printable(lora.path.name, 80)
+                warnings[f"The LoRA {shown} has no effect: all its updates are 0, or their alpha is."] = None
+        self.warnings = tuple(sentence(each) for each in warnings)
+        """What of the files is not used, or has no effect, a sentence each."""
 
     def __len__(self) -> int:
         """Return how many layers are changed."""
@@ -235,6 +254,15 @@ def _is_finite(factors: Factors) -> mx.array:
     values = [value for value in attrs.asdict(factors, recurse=False).values() if isinstance(value, mx.array | float)]
     arrays = [mx.array(value) if isinstance(value, float) else value for value in values]
     return mx.all(mx.stack([mx.all(mx.isfinite(array)) for array in arrays]))
+
+
+def _changes(factors: Factors) -> mx.array:
+    """Return whether an update is another one than 0: a boolean array, not yet computed."""
+    if not isinstance(factors, Difference | BiasUpdate) and factors.magnitude is not None:
+        return mx.array(True)
+    values = [value for value in attrs.asdict(factors, recurse=False).values() if isinstance(value, mx.array | float)]
+    # A product is 0 where one of its factors is.
+    return mx.all(mx.stack([mx.any(mx.array(value)) for value in values]))
 
 
 def _check(place: _Place, path: str, factors: Factors, name: str) -> None:

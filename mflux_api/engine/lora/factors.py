@@ -80,6 +80,10 @@ class BiasUpdate:
     vector: mx.array
 
 
+class UnusableParts(Exception):
+    """Parts of one layer that make no update together; the message is a clause that says why."""
+
+
 Factors: TypeAlias = LowRank | Kronecker | Hadamard | Difference | BiasUpdate
 
 
@@ -118,11 +122,17 @@ def updates(parts: Mapping[str, mx.array], rows: Set[Rows]) -> Iterator[Factors]
 
     Raises:
         KeyError: a part is missing.
-        ValueError: parts do not fit each other.
+        UnusableParts: alpha is not one number, or the factors do not fit each other.
+        ValueError: the same, as MLX finds it.
     """
+    if "alpha" in parts and parts["alpha"].size != 1:
+        raise UnusableParts("its alpha is not one number")
     magnitude = parts.get("magnitude")
     rank = 1
     if parts.keys() & LOKR_MATRIX_KEYS:
+        for factor in ("lokr_w1", "lokr_w2"):
+            if factor not in parts and not parts.keys() >= {f"{factor}_a", f"{factor}_b"}:
+                raise KeyError(factor)
         (cutting,) = rows
         left, right, alpha = rebuild_lokr_factors(dict(parts))
         yield Kronecker(left, cut("lokr_w2", right, WHOLE), alpha, magnitude, cutting)
@@ -145,7 +155,7 @@ def updates(parts: Mapping[str, mx.array], rows: Set[Rows]) -> Iterator[Factors]
 
 def _rank(first: mx.array, second: mx.array) -> int:
     if first.shape[1] != second.shape[0]:
-        raise ValueError("the ranks differ")
+        raise UnusableParts(f"the ranks of its factors differ, {first.shape[1]} and {second.shape[0]}")
     return int(first.shape[1])
 
 

@@ -115,7 +115,7 @@ class OpenLora:
                 f"The LoRA {self.name} holds {name} as {place.dtype}: save it as one of {', '.join(_KEPT)}."
             )
         if not place.size:
-            raise LoraError(f"The LoRA {self.name} holds {name}, which is empty: its training failed, so use another.")
+            raise LoraError(f"The LoRA {self.name} holds {name}, which is empty: save it again, or use another.")
         data = self._bytes(self._header.data_begin + place.begin, place.size)
         numbers = np.frombuffer(data, dtype=_NUMPY[place.dtype]).reshape(place.shape)
         if place.dtype == "BF16":
