@@ -14,7 +14,13 @@ from mflux_api.ipc.printable import printable
 from mflux_api.jobs.request import MAX_LORA_SCALE, MIN_LORA_SCALE, GenerateRequest
 
 _TAG = re.compile(r"<(\w+):([^<>]*)>")
-_LIKE_A_TAG = re.compile(r"<[ \t]*(\w+)[ \t]*:")
+_LIKE_A_TAG = re.compile(
+    r"(?:[<\uff1c\u2039]|&lt;)[ \t]*(\w+)(?:[ \t]*[:\uff1a=])?"
+    r"|\b(lora|lyco):[\w ./\\-]{1,80}:[-+]?\.?[0-9]|\b(with)Lora[ \t]*\(",
+    re.IGNORECASE,
+)
+"""A tag that is not one: not closed, in a web page's or another width's brackets, without brackets, or InvokeAI's."""
+_MAY_BE_A_TAG = re.compile(r"[<\uff1c\u2039]|&lt;|lora|lyco:", re.IGNORECASE)
 _BLANKS = " \t"
 
 _LORAS = frozenset({"lora", "lyco"})
@@ -69,7 +75,7 @@ def without_tags(request: GenerateRequest) -> Untagged:
     Raises:
         InvalidParameter: a tag cannot be read, or nothing but tags is there.
     """
-    if "<" not in request.prompt and "<" not in (request.negative_prompt or ""):
+    if not any(_MAY_BE_A_TAG.search(text) for text in (request.prompt, request.negative_prompt or "")):
         return Untagged(request)
     warnings = _Warnings()
     negative = _negative(request.negative_prompt, warnings)
@@ -146,7 +152,7 @@ def _tell_of_text(text: str, warnings: _Warnings) -> None:
     for tag in _TAG.finditer(text):
         warnings.add(f"'{_shown(tag[0])}' was taken for text: {_SHAPE} is the tag that is known")
     for start in _LIKE_A_TAG.finditer(_TAG.sub("", text)):
-        if start[1].lower() in _KNOWN:
+        if start[1] is None or start[1].lower() in _KNOWN:
             warnings.add(f"'{_shown(start[0])}…' was taken for text: write it as {_SHAPE}")
 
 

@@ -33,8 +33,10 @@ _OTHER_NAMES: Final[Mapping[str, str]] = {
     "image": "init_images",
     "images": "init_images",
     "initimage": "init_images",
-    "lora": "lora_files",
-    "loras": "lora_files",
+    **dict.fromkeys(
+        ("lora", "loras", "loraname", "loranames", "lorapath", "lorapaths", "loramodel", "loramodels"), "lora_files"
+    ),
+    **dict.fromkeys(("lorascale", "loraweight", "loraweights", "lorastrength", "lorastrengths"), "lora_scales"),
     "maskimage": "mask",
     "modelname": "model",
     "n": "num_images",

@@ -238,6 +238,10 @@ def test_unknown_field_is_named_however_little_room_it_takes_in_a_body_without_b
         ("init_image", "init_images"),
         ("cfgscale", "cfg_scale"),
         ("samplr_name", "sampler_name"),
+        ("lora_name", "lora_files"),
+        ("lora_paths", "lora_files"),
+        ("loraWeights", "lora_scales"),
+        ("lora_strength", "lora_scales"),
     ],
 )
 def test_misspelled_field_is_told_with_what_was_meant(name: str, meant: str) -> None:

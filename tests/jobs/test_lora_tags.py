@@ -111,7 +111,14 @@ def test_tag_that_cannot_be_used_is_an_error_without_the_prompt(prompt: str) -> 
         ("a lake < lora:ink:1>", ["'< lora:…' was taken for text"]),
         ("a lake <lora:ink:1", ["'<lora:…' was taken for text"]),
         ("a lake <lora:ink<lora:oil:1>", ["'<lora:…' was taken for text"]),
+        ("a lake <lora ink:1>", ["'<lora…' was taken for text: write it as <lora:name:0.8>"]),
+        ("a lake <lora=ink:1>", ["'<lora=…' was taken for text"]),
+        ("a lake &lt;lora:ink:1&gt;", ["'&lt;lora:…' was taken for text"]),
+        ("a lake \uff1clora\uff1aink\uff1a1\uff1e", ["'\uff1clora\uff1a…' was taken for text"]),
+        ("a lake lora:ink:0.8 (lyco:styles/oil v2:-1)", ["'lora:ink:0…' was taken", "'lyco:styles/oil v2:-1…' was"]),
+        ("a lake withLora(ink, 0.8)", ["'withLora(…' was taken for text"]),
         ("1 < 2 and 3 > 2: a <b> lake", []),
+        ("a lora of a lake: 2 lorae, lora: 3, R&lt;D", []),
     ],
 )
 def test_no_part_of_a_tag_is_dropped_in_silence(prompt: str, said: list[str]) -> None:
