@@ -46,6 +46,14 @@ _BASES = ("modelspec.architecture", "ss_base_model_version", "base_model", "ss_s
 """Where trainers write what they trained on: Stability's model specification, kohya, ai-toolkit."""
 
 
+_OTHER_MODELS = re.compile(
+    r"flux[-_. ]?1(?![0-9])|schnell|kontext|sdxl|stable[-_ ]?diffusion|qwen[-_ ]?image|z[-_ ]?image|chroma|hunyuan",
+    re.IGNORECASE,
+)
+"""Models of which some layers may have the names and shapes of FLUX.2's."""
+_FLUX2 = re.compile(r"flux[-_. ]?2|klein", re.IGNORECASE)
+
+
 @attrs.frozen(kw_only=True)
 class LoraContents:
     """What a LoRA's file holds, as far as its header says."""
@@ -151,6 +159,12 @@ def describe(header: Header) -> LoraContents:
         text_encoder_layers=names.text_encoder_layers,
         unknown=names.examples,
     )
+
+
+def other_model(metadata: Mapping[str, str]) -> str | None:
+    """Return the model that a file was trained on, as its trainer wrote it, where that is not FLUX.2."""
+    base = _base(metadata)
+    return base if base is not None and _OTHER_MODELS.search(base) and not _FLUX2.search(base) else None
 
 
 def _format(parts: Mapping[str | None, int]) -> Format:

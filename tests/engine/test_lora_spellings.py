@@ -473,6 +473,21 @@ def test_what_is_not_used_is_said(tiny: Components, tmp_path: Path) -> None:
     )
 
 
+def test_lora_of_another_model_whose_layers_fit_is_told_by_its_metadata(tiny: Components, tmp_path: Path) -> None:
+    for metadata, other in (
+        ({"modelspec.architecture": "flux-1-dev/lora"}, "flux-1-dev"),
+        ({"ss_base_model_version": "flux1"}, "flux1"),
+        ({"modelspec.architecture": "Qwen-Image-Edit"}, "Qwen-Image-Edit"),
+        ({"modelspec.architecture": "Flux.2-klein-4b"}, None),
+        ({"ss_base_model_version": "flux2_klein_9b"}, None),
+        ({"ss_sd_model_name": "/models/flux-1-and-flux.2-merge.safetensors"}, None),
+        ({"base_model": "mine"}, None),
+    ):
+        path = save(tmp_path / "a.safetensors", PAIR, metadata)
+        told = LoraStack(tiny.transformer, [Lora(path)]).warnings
+        assert [f"was made for {other}, as its metadata says" in each for each in told] == ([True] if other else [])
+
+
 def test_lora_whose_updates_are_all_0_is_said_to_have_no_effect(tiny: Components, tmp_path: Path) -> None:
     said = ("The LoRA 0.safetensors has no effect: all its updates are 0, or their alpha is.",)
     name = "double_blocks.0.img_attn.proj"

@@ -15,7 +15,7 @@ import attrs
 import mlx.core as mx
 from mflux.models.common.lora.mapping.peft_lora_metadata import PeftLoRAMetadata
 
-from mflux_api.catalog.lora_layers import CHECKPOINT_KIND, LoraNames, sort_names
+from mflux_api.catalog.lora_layers import CHECKPOINT_KIND, LoraNames, other_model, sort_names
 from mflux_api.catalog.lora_tensors import Rows, Target
 from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
 from mflux_api.engine.lora.factors import Factors, UnusableParts, cut, updates
@@ -37,6 +37,8 @@ class Adapter:
     updates: Mapping[str, tuple[Factors, ...]]
     """By the path of the layer in mflux's ``Flux2Transformer``."""
     names: LoraNames
+    other_model: str | None
+    """The model that its metadata names, where that is not FLUX.2."""
 
 
 @attrs.define(eq=False)
@@ -84,7 +86,7 @@ def read_adapter(path: Path) -> Adapter:
         _fill_alpha(file, layers, names)
         found = {path: _updates(file.name, path, layer) for path, layer in layers.items()}
         file.check_unchanged()
-        return Adapter(found, names)
+        return Adapter(found, names, other_model(file.metadata))
 
 
 def nothing_known(name: str, names: LoraNames) -> str:

@@ -15,7 +15,7 @@ import mlx.core as mx
 from mflux.models.common.lora.mapping.lora_loader import LoRALoader
 from mlx import nn
 
-from mflux_api.catalog.lora_layers import EXAMPLES, LoraNames
+from mflux_api.catalog.lora_layers import EXAMPLES
 from mflux_api.engine.lora.adapter_files import Adapter, LoraError, blaming, nothing_known, read_adapter
 from mflux_api.engine.lora.factors import BiasUpdate, Difference, Factors, Hadamard, Kronecker, LowRank
 from mflux_api.engine.lora.layers import with_updates
@@ -84,7 +84,7 @@ class LoraStack:
             with blaming(lora.path.name):
                 adapter = read_adapter(lora.path)
                 fitting = _fit(transformer, adapter, places, lora.path.name)
-                warnings |= dict.fromkeys(_left_out(adapter.names, adapter.updates.keys() - fitting, lora.path.name))
+                warnings |= dict.fromkeys(_left_out(adapter, fitting, lora.path.name))
                 for path in fitting:
                     for factors in adapter.updates[path]:
                         checks[path].append(_Check(lora, _is_finite(factors), _changes(factors)))
@@ -212,9 +212,15 @@ def _fit(transformer: Any, adapter: Adapter, places: dict[str, _Place], name: st
     return fitting
 
 
-def _left_out(names: LoraNames, missing: Collection[str], name: str) -> Iterator[str]:
-    """Yield what of a file is not used."""
-    left_over = [*names.left_over, *sorted(missing)]
+def _left_out(adapter: Adapter, fitting: Collection[str], name: str) -> Iterator[str]:
+    """Yield what of a file is not used, or what speaks against using it."""
+    if adapter.other_model is not None:
+        yield (
+            f"The LoRA {printable(name, 80)} was made for {adapter.other_model}, as its metadata says: its layers fit "
+            "this model, and what they do in it is left to chance."
+        )
+    names = adapter.names
+    left_over = [*names.left_over, *sorted(adapter.updates.keys() - fitting)]
     if left_over:
         examples = ", ".join(printable(each, 80) for each in left_over[:EXAMPLES])
         more = ", for example" if len(left_over) > EXAMPLES else ":"
