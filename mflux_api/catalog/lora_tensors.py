@@ -87,8 +87,8 @@ _GLOBAL = {
 _IMAGE_QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
 _TEXT_QKV = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
 _FUSED = {
-    **dict.fromkeys(("img_attn_qkv", "attn_to_qkv"), _IMAGE_QKV),
-    **dict.fromkeys(("txt_attn_qkv", "attn_to_added_qkv"), _TEXT_QKV),
+    **dict.fromkeys(("img_attn_qkv", "attn_to_qkv", "attn_qkv"), _IMAGE_QKV),
+    **dict.fromkeys(("txt_attn_qkv", "attn_to_added_qkv", "attn_added_qkv"), _TEXT_QKV),
 }
 _DOUBLE = {
     **{name.replace(".", "_"): name for name in (*_IMAGE_QKV, *_TEXT_QKV)},

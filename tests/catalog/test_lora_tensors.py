@@ -31,12 +31,12 @@ LAYERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("final_layer.linear", ("proj_out",), ("proj_out",)),
     (
         "double_blocks.3.img_attn.qkv",
-        ("transformer_blocks.3.attn.to_qkv",),
+        ("transformer_blocks.3.attn.to_qkv", "transformer_blocks.3.attn.qkv"),
         tuple(f"transformer_blocks.3.attn.to_{each}" for each in "qkv"),
     ),
     (
         "double_blocks.3.txt_attn.qkv",
-        ("transformer_blocks.3.attn.to_added_qkv",),
+        ("transformer_blocks.3.attn.to_added_qkv", "transformer_blocks.3.attn.added_qkv"),
         tuple(f"transformer_blocks.3.attn.add_{each}_proj" for each in "qkv"),
     ),
     (

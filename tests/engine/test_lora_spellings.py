@@ -437,9 +437,43 @@ def test_alpha_of_the_metadata_counts_in_every_spelling(tmp_path: Path) -> None:
         assert np.array_equal(found.up, 2 * up.T)
 
 
+def test_alpha_of_an_adapter_that_peft_saved_is_in_the_file_beside_it(tmp_path: Path) -> None:
+    down, up = factors(WIDTH, WIDTH, 1)
+    adapter = spell({"transformer_blocks.0.attn.to_q": {"lora_A": down, "lora_B": up}}, SPELLINGS["peft"])
+    config = tmp_path / "adapter_config.json"
+
+    def scale(name: str = "adapter_model.safetensors") -> float:
+        (found,) = read_adapter(save(tmp_path / name, adapter)).updates["transformer_blocks.0.attn.to_q"]
+        assert isinstance(found, LowRank)
+        return float(np.array(found.up[0, 0] / up[0, 0]))
+
+    assert scale() == 1
+    config.write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["to_q"]}))
+    assert scale() == 2
+    config.write_text(json.dumps({"lora_alpha": 8, "use_rslora": True, "alpha_pattern": {"to_q": 16}}))
+    assert scale() == 8
+    assert scale("another.safetensors") == 1
+    config.write_bytes(b"\xff")
+    with pytest.raises(
+        LoraError, match=r"adapter_config.json beside the LoRA adapter_model.safetensors cannot be read"
+    ):
+        scale()
+
+
+def test_alpha_beside_an_adapter_that_was_changed_is_read_again(pipeline: Pipeline, tmp_path: Path) -> None:
+    path = save(tmp_path / "adapter_model.safetensors", PAIR_WITHOUT_ALPHA)
+    request = attrs.evolve(REQUEST, loras=(Lora(path, 0.1),))
+    images = [generate(pipeline, request)[0].tobytes()]
+    for alpha in (8, 4):
+        (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": alpha}))
+        images.append(generate(pipeline, request)[0].tobytes())
+    assert images[0] == images[2] != images[1]
+
+
 # --- what is left over ---
 
 PAIR = spell({"double_blocks.0.img_attn.proj": low_rank(WIDTH, WIDTH, 1)}, SPELLINGS["diffusion_model"])
+PAIR_WITHOUT_ALPHA = {key: each for key, each in PAIR.items() if not key.endswith("alpha")}
 QWEN = spell(
     {f"model.layers.{n}.self_attn.q_proj": low_rank(64, 64, n) for n in range(2)}, ("text_encoder.", False, PEFT)
 )

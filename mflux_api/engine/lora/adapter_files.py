@@ -21,11 +21,16 @@ from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
 from mflux_api.engine.lora.factors import Factors, UnusableParts, cut, updates
 from mflux_api.engine.lora.open_lora import LoraError, OpenLora
 from mflux_api.ipc.printable import printable
+from mflux_api.system.regular_files import read_regular
 
-__all__ = ["Adapter", "LoraError", "blaming", "read_adapter"]
+__all__ = ["Adapter", "LoraError", "blaming", "config_of", "read_adapter"]
 
 # A module name, as PEFT writes it. It is matched as a regular expression, and an arbitrary one could take forever.
 _PLAIN_PATTERN = re.compile(r"\^?[\w.\\]+\$?")
+_PEFT_FILE = "adapter_model.safetensors"
+_PEFT_CONFIG = "adapter_config.json"
+"""PEFT's ``save_pretrained`` writes both into one folder, and alpha into the latter alone."""
+_MAX_CONFIG_BYTES = 1 << 20
 _MAX_PATTERNS = 512
 """Each is matched with each layer; ``re`` keeps so many compiled. FLUX.2-dev has 192 layers with a LoRA."""
 
@@ -83,7 +88,7 @@ def read_adapter(path: Path) -> Adapter:
             tensor = file.read(key)
             for target in name.targets:
                 _add(file.name, layers[target.path], key, name.part or "", tensor, target)
-        _fill_alpha(file, layers, names)
+        _fill_alpha(file, layers, names, _alpha_metadata(file, path))
         found = {path: _updates(file.name, path, layer) for path, layer in layers.items()}
         file.check_unchanged()
         return Adapter(found, names, other_model(file.metadata))
@@ -131,10 +136,34 @@ def _add(name: str, layer: _Layer, key: str, part: str, tensor: mx.array, target
     layer.rows.add(target.rows)
 
 
-def _fill_alpha(file: OpenLora, layers: Mapping[str, _Layer], names: LoraNames) -> None:
+def config_of(path: Path) -> Path | None:
+    """Return where PEFT keeps the alpha of an adapter's file, if it is one of its own; the path may lead to nothing."""
+    return path.with_name(_PEFT_CONFIG) if path.name == _PEFT_FILE else None
+
+
+def _alpha_metadata(file: OpenLora, path: Path) -> Mapping[str, str]:
+    """Return the metadata that may hold alpha: the file's, or what PEFT keeps beside it.
+
+    Raises:
+        LoraError: what is beside it cannot be read.
+    """
+    config = config_of(path)
+    if config is None or PeftLoRAMetadata.METADATA_KEY in file.metadata:
+        return file.metadata
+    try:
+        return {PeftLoRAMetadata.METADATA_KEY: read_regular(config, _MAX_CONFIG_BYTES).decode()}
+    except FileNotFoundError:
+        return file.metadata
+    except (OSError, ValueError):
+        raise LoraError(
+            f"The {_PEFT_CONFIG} beside the LoRA {file.name} cannot be read, and alpha is in it: save both again."
+        ) from None
+
+
+def _fill_alpha(file: OpenLora, layers: Mapping[str, _Layer], names: LoraNames, metadata: Mapping[str, str]) -> None:
     """Take alpha from PEFT's metadata for layers that have none of their own."""
     try:
-        configs = PeftLoRAMetadata.configs(dict(file.metadata))
+        configs = PeftLoRAMetadata.configs(dict(metadata))
         # A LoRA of both may have left the prefixes out, so that a layer's name does not say whose it is.
         configs = {part: config for part, config in configs.items() if not part.startswith("text_encoder")}
         patterns = [pattern for config in configs.values() for pattern in config.get("alpha_pattern") or {}]

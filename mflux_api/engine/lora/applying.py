@@ -16,7 +16,7 @@ from mflux.models.common.lora.mapping.lora_loader import LoRALoader
 from mlx import nn
 
 from mflux_api.catalog.lora_layers import EXAMPLES
-from mflux_api.engine.lora.adapter_files import Adapter, LoraError, blaming, nothing_known, read_adapter
+from mflux_api.engine.lora.adapter_files import Adapter, LoraError, blaming, config_of, nothing_known, read_adapter
 from mflux_api.engine.lora.factors import BiasUpdate, Difference, Factors, Hadamard, Kronecker, LowRank
 from mflux_api.engine.lora.layers import with_updates
 from mflux_api.ipc.printable import printable, sentence
@@ -172,19 +172,29 @@ class Adapted:
             return self._function(*arguments)
 
 
-def _identity(loras: Sequence[Lora]) -> list[tuple[Lora, tuple[int, ...]]]:
+def _identity(loras: Sequence[Lora]) -> list[tuple[Lora, tuple[int, ...], tuple[int, ...] | None]]:
     """Return the adapters with what changes when their files do.
 
     A copy may have the size and the time of the file that it replaces, so more than those is compared.
     """
     try:
-        stats = [lora.path.stat() for lora in loras]
+        stats = [_state(lora.path) for lora in loras]
     except OSError:
         raise LoraError("A LoRA's file is gone or cannot be read.") from None
-    return [
-        (lora, (stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size))
-        for lora, stat in zip(loras, stats, strict=True)
-    ]
+    return [(lora, state, _state_beside(lora.path)) for lora, state in zip(loras, stats, strict=True)]
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    stat = path.stat()
+    return stat.st_dev, stat.st_ino, stat.st_ctime_ns, stat.st_mtime_ns, stat.st_size
+
+
+def _state_beside(path: Path) -> tuple[int, ...] | None:
+    config = config_of(path)
+    try:
+        return None if config is None else _state(config)
+    except OSError:
+        return None
 
 
 def _fit(transformer: Any, adapter: Adapter, places: dict[str, _Place], name: str) -> list[str]:
