@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mflux_api.errors import InvalidParameter, LoraNotFound
 from mflux_api.ipc.printable import printable
-from mflux_api.storage.lora_folders import SUFFIX, Listing, LoraFile, Skipped, escape, stem
+from mflux_api.storage.lora_folders import MAX_DEPTH, SUFFIX, Listing, LoraFile, Skipped, escape, stem
 
 _MOST_CLOSE = 3
 _MOST_COMPARED = 2000
@@ -104,10 +104,13 @@ def _at_path(files: Sequence[LoraFile], name: str) -> LoraFile | None:
 
 
 def _left_out(skipped: Sequence[Skipped], name: str, dirs: Sequence[Path]) -> Skipped | None:
-    """Return what a name means among what is left out."""
+    """Return what a name means among what is left out, or the folder above it."""
     below = [_below(Path(os.path.abspath(name)), folder) for folder in dirs] if os.path.isabs(name) else [_normal(name)]
     spellings = {escape(each + end) for each in below if each for end in ("", SUFFIX)}
-    return next((each for each in skipped if each.name in spellings), None)
+    parts = [each.split("/", MAX_DEPTH)[:MAX_DEPTH] for each in below if each]
+    above = {escape("/".join(each[:depth])) for each in parts for depth in range(1, len(each))}
+    found = [each for each in skipped if each.name in spellings] or [each for each in skipped if each.name in above]
+    return next(iter(found), None)
 
 
 def _below(path: Path, folder: Path) -> str:

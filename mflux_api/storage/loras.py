@@ -210,7 +210,7 @@ def checked_name(name: str) -> str:
     """
     base = stem(name)
     if not _NAME.fullmatch(base) or base.endswith((" ", ".")) or ".." in base:
-        raise _invalid("name", "letters, digits, spaces and . _ - + ( ), up to 120, without a folder")
+        raise _invalid("name", "letters from A to Z, digits, spaces and . _ - + ( ), up to 120, without a folder")
     return base + SUFFIX
 
 

@@ -180,6 +180,8 @@ def test_name_that_no_file_has_is_answered_with_close_ones(folder: Path, name: s
     [
         ("escape", "escape.safetensors is left out: a link that leaves lora.dirs"),
         ("{folder}/loras/escape.safetensors", "escape.safetensors is left out: a link that leaves lora.dirs"),
+        ("out/secret", "out is left out: a link that leaves lora.dirs"),
+        ("{folder}/loras/out/more/only.safetensors", "out is left out: a link that leaves lora.dirs"),
         ("dangling.safetensors", "a link to nothing"),
         ("styles/old.pt", "styles/old.pt is left out: only .safetensors files are taken"),
         ("odd\udcff", r"odd\\xff.safetensors is left out: its name is not UTF-8"),
