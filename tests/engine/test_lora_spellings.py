@@ -16,6 +16,7 @@ from mflux_api.engine.device import Device
 from mflux_api.engine.lora.adapter_files import read_adapter
 from mflux_api.engine.lora.applying import Lora, LoraError, LoraStack
 from mflux_api.engine.lora.factors import Factors, LowRank
+from mflux_api.engine.lora.layers import with_updates
 from mflux_api.engine.sampling.pipeline import Event, Pipeline, PipelineRequest, WarningEvent
 from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.engine.weights.parameters import named_arrays
@@ -405,6 +406,32 @@ def test_dora_scales_the_rows_or_columns_of_the_sum(tiny: Components, tmp_path: 
     merged = base + 0.5 * up @ down
     expected = 0.5 * (magnitude * merged / mx.linalg.norm(merged, axis=axis, keepdims=True) - base)
     np.testing.assert_allclose(changes(tiny, path, 0.5)["transformer_blocks.0.attn.to_q"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("make", [low_rank, hadamard, kronecker], ids=["lora", "loha", "lokr"])
+def test_faint_update_is_not_lost_beside_a_dora(
+    tmp_path: Path, device: Device, make: Callable[[int, int, int], Parts]
+) -> None:
+    """In the precision of the weight it would be rounded away."""
+    name, path = "double_blocks.0.img_attn.proj", "transformer_blocks.0.attn.to_out"
+    linear = nn.Linear(WIDTH, WIDTH, bias=False)
+    linear.weight = factors(WIDTH, WIDTH, 3, rank=WIDTH)[0].astype(mx.bfloat16)
+    down, up = factors(WIDTH, WIDTH, 1)
+    # Magnitudes that leave the sum as it is.
+    magnitude = mx.linalg.norm(linear.weight.astype(mx.float32) + 0.1 * up @ down, axis=1)
+    parts = ({"lora_A": down, "lora_B": 0.1 * up, "dora_scale": magnitude}, make(WIDTH, WIDTH, 2))
+    dora, faint = (
+        (
+            read_adapter(save(tmp_path / "a.safetensors", spell({name: each}, SPELLINGS["lycoris"]))).updates[path][0],
+            scale,
+        )
+        for each, scale in zip(parts, (1.0, 0.0005), strict=True)
+    )
+    inputs = mx.eye(WIDTH)
+    alone = with_updates(linear, [faint])(inputs) - linear(inputs)
+    for both in ([dora, faint], [faint, dora]):
+        beside = with_updates(linear, both)(inputs) - with_updates(linear, [dora])(inputs)
+        assert mx.linalg.norm(beside - alone) < 0.1 * mx.linalg.norm(alone)
 
 
 def test_magnitudes_of_a_fused_layer_are_cut_with_its_rows(tiny: Components, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A layer with updates on it: what stands in its place while the transformer is called.
 
 mflux's ``FusedLoRALinear`` puts several on one layer. It knows mflux's LoRA and LoKr layers, so the others derive from
-the latter.
+the latter. With magnitudes among them :class:`_InTurn` does it.
 """
 
 from collections.abc import Sequence
@@ -34,8 +34,12 @@ def with_updates(linear: Any, updates: Sequence[tuple[Factors, float]]) -> Any:
         scale * factors.vector.astype(mx.float32) for factors, scale in updates if isinstance(factors, BiasUpdate)
     ]
     layer = linear
-    if layers:
-        layer = layers[0] if len(layers) == 1 else FusedLoRALinear(base_linear=linear, loras=layers)
+    if len(layers) == 1:
+        layer = layers[0]
+    elif any(getattr(each, "dora_scale", None) is not None for each in layers):
+        layer = _InTurn(linear, layers)
+    elif layers:
+        layer = FusedLoRALinear(base_linear=linear, loras=layers)
     return _WithBias(layer, sum(vectors[1:], vectors[0])) if vectors else layer
 
 
@@ -50,6 +54,31 @@ class _WithBias(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         outputs: mx.array = self.layer(x)
         return outputs + self.vector.astype(outputs.dtype)
+
+
+class _InTurn(nn.Module):
+    """Updates of which some have magnitudes: each is made for the weight with those before it.
+
+    mflux's class adds them up in the weight's precision. In bfloat16 that lost a quarter of a LoRA of 1% of the weight,
+    and all of one of 0.1%.
+    """
+
+    def __init__(self, linear: Any, updates: Sequence[Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.linear = linear
+        self.updates = list(updates)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        base = dense_weight(self.linear).astype(mx.float32)
+        weight = base
+        for update in self.updates:
+            if isinstance(update, LoRALinear):
+                delta = mx.matmul(update.lora_A.astype(mx.float32), update.lora_B.astype(mx.float32)).T
+            else:
+                delta = update.delta_weight(base_weight=weight)
+            weight = weight + update.scale * delta.astype(mx.float32)
+        outputs: mx.array = self.linear(x)
+        return outputs + mx.matmul(x, (weight - base).astype(x.dtype).T)
 
 
 class _Update(LoKrLinear):  # type: ignore[misc]  # mflux has no types
