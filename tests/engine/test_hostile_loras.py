@@ -139,7 +139,7 @@ HOSTILE: dict[str, bytes] = {
         {
             f"{BFL}.lora_A.weight": (2, WIDTH),
             f"{BFL}.lora_B.weight": (3 * WIDTH, 2),
-            f"{BFL}.dora_scale": (1, WIDTH),
+            f"{BFL}.dora_scale": (1, WIDTH - 1),
         }
     ),
     "rows that cannot be three layers": tensors({f"{BFL}.lora_A": (2, WIDTH), f"{BFL}.lora_B": (3 * WIDTH + 1, 2)}),

@@ -452,6 +452,29 @@ def test_magnitudes_of_a_fused_layer_are_cut_with_its_rows(tiny: Components, tmp
             np.testing.assert_allclose(found[f"transformer_blocks.0.attn.to_{name}"], third, atol=1e-4)
 
 
+@pytest.mark.parametrize("make", [low_rank, hadamard, kronecker], ids=["lora", "loha", "lokr"])
+def test_magnitudes_of_a_fused_layers_inputs_are_of_all_its_rows(
+    tiny: Components, tmp_path: Path, make: Callable[[int, int, int], Parts]
+) -> None:
+    """As OneTrainer writes a DoRA."""
+    magnitude = mx.arange(WIDTH)[None] / WIDTH + 1
+    parts = make(3 * WIDTH, WIDTH, 1)
+    adapter = {"double_blocks.0.img_attn.qkv": {**parts, "dora_scale": magnitude}}
+    found = changes(tiny, save(tmp_path / "a.safetensors", spell(adapter, SPELLINGS["diffusion_model"])), 0.5)
+    if make is low_rank:
+        update = 0.75 * parts["lora_B"] @ parts["lora_A"]
+    elif make is hadamard:
+        update = 0.75 * (parts["hada_w1_a"] @ parts["hada_w1_b"]) * (parts["hada_w2_a"] @ parts["hada_w2_b"])
+    else:
+        update = 0.5 * mx.kron(parts["lokr_w1"], parts["lokr_w2_a"] @ parts["lokr_w2_b"])
+    attn = tiny.transformer.transformer_blocks[0].attn
+    base = mx.concatenate([attn.to_q.weight, attn.to_k.weight, attn.to_v.weight])
+    merged = base + update
+    expected = 0.5 * (magnitude * merged / mx.linalg.norm(merged, axis=0, keepdims=True) - base)
+    for name, third in zip("qkv", mx.split(expected, 3), strict=True):
+        np.testing.assert_allclose(found[f"transformer_blocks.0.attn.to_{name}"], third, atol=1e-4)
+
+
 def test_alpha_of_the_metadata_counts_in_every_spelling(tmp_path: Path) -> None:
     down, up = factors(WIDTH, WIDTH, 1)
     config = {"transformer.lora_alpha": 8, "text_encoder.lora_alpha": 100}

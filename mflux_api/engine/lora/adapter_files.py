@@ -44,6 +44,8 @@ class Adapter:
     names: LoraNames
     other_model: str | None
     """The model that its metadata names, where that is not FLUX.2."""
+    sharing: Mapping[str, tuple[str, ...]] = attrs.Factory(dict)
+    """By a layer's path the paths of all layers, itself among them, whose inputs have one magnitude together."""
 
 
 @attrs.define(eq=False)
@@ -84,14 +86,21 @@ def read_adapter(path: Path) -> Adapter:
         if not names.used:
             raise LoraError(nothing_known(file.name, names))
         layers: dict[str, _Layer] = defaultdict(_Layer)
+        sharing: dict[str, tuple[str, ...]] = {}
         for key, name in names.used.items():
             tensor = file.read(key)
             for target in name.targets:
                 _add(file.name, layers[target.path], key, name.part or "", tensor, target)
+                if (
+                    name.part == "magnitude"
+                    and len(name.targets) > 1
+                    and layers[target.path].parts["magnitude"].shape[0] == 1
+                ):
+                    sharing[target.path] = tuple(each.path for each in name.targets)
         _fill_alpha(file, layers, names, _alpha_metadata(file, path))
         found = {path: _updates(file.name, path, layer) for path, layer in layers.items()}
         file.check_unchanged()
-        return Adapter(found, names, other_model(file.metadata))
+        return Adapter(found, names, other_model(file.metadata), sharing)
 
 
 def nothing_known(name: str, names: LoraNames) -> str:

@@ -5,7 +5,7 @@ the very same arrays, so the next image without it has the same bytes as before.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from mlx import nn
 from mflux_api.catalog.lora_layers import EXAMPLES
 from mflux_api.engine.lora.adapter_files import Adapter, LoraError, blaming, config_of, nothing_known, read_adapter
 from mflux_api.engine.lora.factors import BiasUpdate, Difference, Factors, Hadamard, Kronecker, LowRank
-from mflux_api.engine.lora.layers import with_updates
+from mflux_api.engine.lora.layers import column_norms, with_updates
 from mflux_api.ipc.printable import printable, sentence
 
 __all__ = ["Adapted", "Lora", "LoraError", "LoraStack", "ReadingLora", "no_reading"]
@@ -90,7 +90,7 @@ class LoraStack:
                         checks[path].append(_Check(lora, _is_finite(factors), _changes(factors)))
                         # At 0 it is left out, and not multiplied by 0: the same bits as without it.
                         if lora.scale:
-                            updates[path].append((factors, lora.scale))
+                            updates[path].append((_own_magnitude(adapter, path, factors, places), lora.scale))
         self._wrapped = [(places[path], with_updates(places[path].layer, each)) for path, each in updates.items()]
         with blaming(" and ".join(lora.path.name for lora in loras)):
             for path, (_, wrapper) in zip(updates, self._wrapped, strict=True):
@@ -220,6 +220,24 @@ def _fit(transformer: Any, adapter: Adapter, places: dict[str, _Place], name: st
         missing = ", ".join(sorted(adapter.updates)[:EXAMPLES])
         raise LoraError(f"The LoRA {name} changes only layers that this model does not have ({missing}): use another.")
     return fitting
+
+
+def _own_magnitude(adapter: Adapter, path: str, factors: Factors, places: Mapping[str, _Place]) -> Factors:
+    """Return a layer's update with magnitudes of its own, where it shares those of its inputs with other layers.
+
+    Query, key and value are one layer in BFL's models, whose columns go through all three. With the magnitudes of that
+    column times the part of its norm that is the layer's own, the layer comes out as its rows of the whole.
+    """
+    if path not in adapter.sharing or isinstance(factors, Difference | BiasUpdate) or factors.magnitude is None:
+        return factors
+    squares = [
+        mx.square(column_norms(places[each].layer, other))
+        for each in adapter.sharing[path]
+        for other in adapter.updates[each]
+        if not isinstance(other, Difference | BiasUpdate) and type(other) is type(factors)
+    ]
+    whole = mx.sqrt(sum(squares[1:], squares[0])) + mx.finfo(mx.float32).eps
+    return attrs.evolve(factors, magnitude=factors.magnitude * column_norms(places[path].layer, factors) / whole)
 
 
 def _left_out(adapter: Adapter, fitting: Collection[str], name: str) -> Iterator[str]:

@@ -102,8 +102,6 @@ def cut(part: str, tensor: mx.array, rows: Rows) -> mx.array:
         tensor = tensor.reshape(-1)
     if part == "magnitude":
         tensor = tensor.reshape(-1, 1) if tensor.ndim != 2 else tensor
-        if tensor.shape[0] == 1 and rows.parts != len(rows.taken):
-            raise ValueError("magnitudes of the inputs of several layers in one are not supported")
     if rows == WHOLE or part not in _OF_ROWS or (part == "magnitude" and tensor.shape[0] == 1):
         return tensor
     if tensor.ndim < 1 or tensor.shape[0] % rows.parts:

@@ -43,6 +43,13 @@ def with_updates(linear: Any, updates: Sequence[tuple[Factors, float]]) -> Any:
     return _WithBias(layer, sum(vectors[1:], vectors[0])) if vectors else layer
 
 
+def column_norms(linear: Any, factors: LowRank | Kronecker | Hadamard) -> mx.array:
+    """Return the norms of a weight's columns with an update that has magnitudes, before them: [1, inputs]."""
+    merged = dense_weight(linear).astype(mx.float32) + _layer(linear, factors, 1.0).matrix().astype(mx.float32)
+    norms: mx.array = mx.linalg.norm(merged, axis=0, keepdims=True)
+    return norms
+
+
 class _WithBias(nn.Module):
     """A layer whose outputs are moved by a vector."""
 
