@@ -311,7 +311,7 @@ def test_what_of_a_lora_is_not_used_is_told_with_the_answer_and_in_the_job(
         path.unlink()
     assert answer["warnings"] == again["warnings"]
     assert answer["warnings"] == [
-        "The LoRA partly.safetensors is used in part: one of its names is not known for this model: no.such.layer.",
+        "The LoRA partly.safetensors is used in part: one of its names is not known or not supported: no.such.layer.",
         "The LoRA partly.safetensors is used in part: its one text-encoder layer is not used, only the transformer's.",
     ]
     job = client.get("/api/v1/jobs").json()["jobs"][0]

@@ -543,16 +543,20 @@ def test_what_is_not_used_is_said(tiny: Components, tmp_path: Path) -> None:
         "The LoRA 0.safetensors is used in part: its 2 text-encoder layers are not used, only the transformer's.",
     )
     assert warnings(tiny, tmp_path, PAIR, PAIR | OTHER) == (
-        "The LoRA 1.safetensors is used in part: one of its names is not known for this model: "
+        "The LoRA 1.safetensors is used in part: one of its names is not known or not supported: "
         "double_blocks.0.img_mod.lin.",
     )
     assert warnings(tiny, tmp_path, PAIR | GUIDANCE) == (
-        "The LoRA 0.safetensors is used in part: one of its names is not known for this model: "
+        "The LoRA 0.safetensors is used in part: one of its names is not known or not supported: "
         "time_guidance_embed.guidance_linear_1.",
     )
+    # The model has these, and they cannot be changed here.
+    for name in ("double_blocks.0.img_attn.norm.query_norm.diff", "single_blocks.0.linear2.alpha"):
+        (said,) = warnings(tiny, tmp_path, PAIR | {name: mx.ones(4)})
+        assert f"one of its names is not known or not supported: {name.rpartition('.')[0]}" in said
     many = {f"extra.{number}": mx.zeros((4, 4)) for number in range(5)}
     assert warnings(tiny, tmp_path, PAIR | many) == (
-        "The LoRA 0.safetensors is used in part: 5 of its names are not known for this model, for example "
+        "The LoRA 0.safetensors is used in part: 5 of its names are not known or not supported, for example "
         "extra.0, extra.1, extra.2.",
     )
 
@@ -684,7 +688,7 @@ def test_factors_of_any_number_type_are_converted(tiny: Components, tmp_path: Pa
     found = changes(tiny, path)["transformer_blocks.0.attn.to_q"]
     np.testing.assert_allclose(found, 2.0 * up @ down, atol=1e-4)
     assert LoraStack(tiny.transformer, [Lora(path)]).warnings == (
-        "The LoRA a.safetensors is used in part: one of its names is not known for this model: unused.",
+        "The LoRA a.safetensors is used in part: one of its names is not known or not supported: unused.",
     )
 
 

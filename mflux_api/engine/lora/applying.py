@@ -253,7 +253,7 @@ def _left_out(adapter: Adapter, fitting: Collection[str], name: str) -> Iterator
         examples = ", ".join(printable(each, 80) for each in left_over[:EXAMPLES])
         more = ", for example" if len(left_over) > EXAMPLES else ":"
         count = f"{len(left_over)} of its names are" if len(left_over) > 1 else "one of its names is"
-        yield f"The LoRA {printable(name, 80)} is used in part: {count} not known for this model{more} {examples}."
+        yield f"The LoRA {printable(name, 80)} is used in part: {count} not known or not supported{more} {examples}."
     if known := names.text_encoder_layers:
         layers = f"{known} text-encoder layers are" if known > 1 else "one text-encoder layer is"
         yield f"The LoRA {printable(name, 80)} is used in part: its {layers} not used, only the transformer's."
