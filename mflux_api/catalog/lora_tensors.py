@@ -110,10 +110,13 @@ _BLOCKS = {
 _PREFIX_WORDS = frozenset(
     {
         *("base", "model", "diffusion", "transformer", "lora", "lycoris", "unet", "net", "dit", "mmdit"),
-        *("flux", "flux2", "pipe", "module", "orig", "mod"),
+        *("flux", "flux2", "klein", "pipe", "pipeline", "module", "orig", "mod", "forward", "denoiser", "network"),
+        *("student", "generator", "backbone"),
     }
 )
-"""What prefixes are made of: base_model.model., model.diffusion_model., transformer., lora_unet_, lycoris_ …"""
+"""What prefixes are made of: base_model.model., transformer., lora_unet_, _forward_module., student. …
+
+"ema" is not among them: averages lie beside the weights that they are of, and there would be two of each."""
 _MAX_PREFIX_WORDS = 8
 
 _WRAPPERS = re.compile(r"_orig_mod\.|_(?:fsdp|checkpoint)_wrapped_module\.")

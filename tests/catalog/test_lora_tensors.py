@@ -7,6 +7,7 @@ from mflux_api.catalog.lora_tensors import SWAPPED, Rows, Target, parse_name
 PREFIXES = (
     *("", "diffusion_model.", "transformer.", "model.diffusion_model.", "base_model.model.", "unet.", "net."),
     *("base_model.model.transformer.", "lora_unet_", "lora_transformer_", "lycoris_", "lycoris__", "module."),
+    *("student.transformer.", "_forward_module.", "pipeline.transformer.", "student.", "generator.", "denoiser."),
 )
 # BFL's name, diffusers' names, mflux's layers
 LAYERS: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -172,6 +173,7 @@ def test_text_encoders_layers_are_known_as_such(name: str) -> None:
         "double_blocks.٣.img_attn.qkv.lora_A.weight",
         "vae.proj_out.lora_A.weight",
         "proj_out_2.lora_A.weight",
+        "generator_ema.proj_out.lora_A.weight",
     ],
 )
 def test_layers_of_other_models_are_not_taken_for_flux2s(name: str) -> None:
