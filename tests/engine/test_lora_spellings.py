@@ -510,6 +510,22 @@ def test_alpha_of_an_adapter_that_peft_saved_is_in_the_file_beside_it(tmp_path: 
         scale()
 
 
+def test_alpha_beside_a_loha_and_a_lokr_of_peft_is_its_part_of_the_rank(tiny: Components, tmp_path: Path) -> None:
+    right, left = factors(WIDTH // 2, WIDTH // 4, 1)
+    whole = {"lokr_w1": mx.array([[0.5, -1.0, 2.0, 1.0], [1.5, 0.25, -0.5, 1.0]]), "lokr_w2": left @ right}
+    for kind, parts in (("LOHA", hadamard(WIDTH, WIDTH, 1)), ("LOKR", kronecker(WIDTH, WIDTH, 1)), ("LOKR", whole)):
+        found = []
+        for alpha in (4, 8):
+            config = {"peft_type": kind, "r": 4, "alpha": alpha, "alpha_pattern": {}}
+            (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+            plain = {part: each for part, each in parts.items() if part != "alpha"}
+            path = tmp_path / "adapter_model.safetensors"
+            save(path, spell({"transformer_blocks.0.attn.to_q": plain}, SPELLINGS["peft"]))
+            found.append(changes(tiny, path)["transformer_blocks.0.attn.to_q"])
+        assert np.abs(found[0]).max() > 0.1
+        np.testing.assert_allclose(found[1], 2 * found[0], atol=1e-3)
+
+
 def test_alpha_beside_an_adapter_that_was_changed_is_read_again(pipeline: Pipeline, tmp_path: Path) -> None:
     path = save(tmp_path / "adapter_model.safetensors", PAIR_WITHOUT_ALPHA)
     request = attrs.evolve(REQUEST, loras=(Lora(path, 0.1),))

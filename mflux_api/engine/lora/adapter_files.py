@@ -5,6 +5,7 @@ alpha are mflux's (``LoRALoader``, ``PeftLoRAMetadata``). Nothing here looks at 
 one yet.
 """
 
+import json
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ _PEFT_FILE = "adapter_model.safetensors"
 _PEFT_CONFIG = "adapter_config.json"
 """PEFT's ``save_pretrained`` writes both into one folder, and alpha into the latter alone."""
 _MAX_CONFIG_BYTES = 1 << 20
+_FIRST = ("lora_A", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "lokr_w1")
+"""Parts by which a layer's kind is known; all but the last have the rank as their first side."""
 _MAX_PATTERNS = 512
 """Each is matched with each layer; ``re`` keeps so many compiled. FLUX.2-dev has 192 layers with a LoRA."""
 
@@ -160,10 +163,14 @@ def _alpha_metadata(file: OpenLora, path: Path) -> Mapping[str, str]:
     if config is None or PeftLoRAMetadata.METADATA_KEY in file.metadata:
         return file.metadata
     try:
-        return {PeftLoRAMetadata.METADATA_KEY: read_regular(config, _MAX_CONFIG_BYTES).decode()}
+        content = json.loads(read_regular(config, _MAX_CONFIG_BYTES))
+        if content.get("peft_type") in ("LOHA", "LOKR"):
+            # PEFT multiplies by alpha / r, also where factors are whole matrices.
+            content = {"lora_alpha": content["alpha"], "r": content["r"], "alpha_pattern": content.get("alpha_pattern")}
+        return {PeftLoRAMetadata.METADATA_KEY: json.dumps(content)}
     except FileNotFoundError:
         return file.metadata
-    except (OSError, ValueError):
+    except (OSError, ValueError, AttributeError, KeyError, RecursionError):
         raise LoraError(
             f"The {_PEFT_CONFIG} beside the LoRA {file.name} cannot be read, and alpha is in it: save both again."
         ) from None
@@ -180,12 +187,19 @@ def _fill_alpha(file: OpenLora, layers: Mapping[str, _Layer], names: LoraNames, 
             raise LoraError(
                 f"The LoRA {file.name} has an alpha pattern that is not a module's name, or more than {_MAX_PATTERNS}."
             )
+        # What diffusers writes into a file is of LoRAs alone.
+        kinds = _FIRST[:1] if PeftLoRAMetadata.METADATA_KEY in file.metadata else _FIRST
         for layer in layers.values() if configs else ():
-            if "alpha" in layer.parts or not layer.keys.keys() >= {"lora_A", "lora_B"}:
+            first = next((part for part in kinds if part in layer.parts), None)
+            if "alpha" in layer.parts or first is None:
                 continue
-            spelled = f"{names.used[layer.keys['lora_A']].layer}.lora_A.weight"
-            alpha = PeftLoRAMetadata.alpha(spelled, configs, layer.parts["lora_A"].shape[0])
-            if alpha is not None:
+            spelled = f"{names.used[layer.keys[first]].layer}.lora_A.weight"
+            alpha = PeftLoRAMetadata.alpha(spelled, configs, layer.parts[first].shape[0])
+            if alpha is None:
+                continue
+            if first == "lokr_w1" and "lokr_w2" in layer.parts:
+                layer.parts[first] = layer.parts[first].astype(mx.float32) * (alpha / float(configs[""]["r"]))
+            else:
                 layer.parts["alpha"] = mx.array(alpha)
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError, IndexError, re.error, RecursionError):
         raise LoraError(f"The LoRA {file.name} has metadata that cannot be read: save it again.") from None
