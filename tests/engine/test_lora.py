@@ -367,6 +367,7 @@ PAIR = {f"{KEY}.lora_A.weight": DOWN, f"{KEY}.lora_B.weight": UP}
         (_with({**PAIR, f"{KEY}.lora_up.weight": UP}), "two updates"),
         (_with({name: each.astype(mx.complex64) for name, each in PAIR.items()}), "as C64: save it as one of F32"),
         (_with(PAIR, {"lora_adapter_metadata": json.dumps({"lora_alpha": "much"})}), "metadata"),
+        (_with(PAIR, {"lora_adapter_metadata": '{"lora_alpha": 4'}), "metadata that cannot be read"),
         (
             _with(PAIR, {"lora_adapter_metadata": json.dumps({"lora_alpha": 1, "alpha_pattern": {"(a+)+$": 2}})}),
             "alpha pattern",

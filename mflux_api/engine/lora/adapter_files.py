@@ -179,6 +179,8 @@ def _alpha_metadata(file: OpenLora, path: Path) -> Mapping[str, str]:
 def _fill_alpha(file: OpenLora, layers: Mapping[str, _Layer], names: LoraNames, metadata: Mapping[str, str]) -> None:
     """Take alpha from PEFT's metadata for layers that have none of their own."""
     try:
+        # mflux passes over what is not JSON, and alpha would be lost with it.
+        json.loads(metadata.get(PeftLoRAMetadata.METADATA_KEY) or "null")
         configs = PeftLoRAMetadata.configs(dict(metadata))
         # A LoRA of both may have left the prefixes out, so that a layer's name does not say whose it is.
         configs = {part: config for part, config in configs.items() if not part.startswith("text_encoder")}
