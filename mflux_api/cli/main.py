@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,6 +12,7 @@ from mflux_api.cli.encoding import show_everything
 from mflux_api.cli.error_text import describe
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
 from mflux_api.cli.standard_error import in_background, print_line
+from mflux_api.cli.standard_streams import OutputFailed, discard_output, open_standard_streams
 from mflux_api.errors import ConfigError, ServiceError, ServiceFailed
 from mflux_api.system.nurseries import lone_error
 
@@ -33,6 +33,7 @@ _LOG_LEVELS = {"serve": "info"} | dict.fromkeys(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status."""
+    open_standard_streams()
     show_everything()
     options = _parser().parse_args(arguments)
     # A terminal's progress bar and its log are one stream; what a server says must not hold up the server.
@@ -45,12 +46,15 @@ def _run(options: argparse.Namespace) -> int:
     try:
         with lone_error():
             status = _COMMANDS[options.command](options)
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            sys.stdout.flush()
             return status
     except BrokenPipeError:
-        # Who read the output has gone, as `head` does. What is still in the buffer goes nowhere.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # Who read the output has gone, as `head` does.
+        discard_output()
+        return EXIT_FAILED
+    except OutputFailed as error:
+        discard_output()
+        print_line(f"mflux-api: {error}")
         return EXIT_FAILED
     except (ConfigError, OSError, ServiceError) as error:
         print_line(f"mflux-api: {describe(error) if isinstance(error, ServiceError) else error}")
