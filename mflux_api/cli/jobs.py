@@ -72,7 +72,7 @@ def _prune(settings: Settings, older_than: timedelta, *, dry_run: bool, url: str
             # A server runs and is the only one that may change its jobs.
             url = address(settings)
     body = {"older_than_hours": min(older_than / timedelta(hours=1), _MOST_HOURS), "dry_run": dry_run}
-    removed: Iterable[str] = call(settings, url, "POST", "jobs/prune", body)["removed"]
+    removed: Iterable[str] = call(settings, url, "POST", "jobs/prune", body, holds="removed")["removed"]
     return list(removed)
 
 

@@ -5,11 +5,12 @@ import os
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from http.client import HTTPException
 from typing import Any
 from urllib.parse import urlsplit
 
 from mflux_api.config import Settings
-from mflux_api.errors import ServiceError, by_code
+from mflux_api.errors import ConfigError, by_code
 from mflux_api.system.network_variables import find_problem, is_loopback, proxy_for
 
 _ANSWER_SECONDS = 600.0
@@ -18,12 +19,18 @@ _ANSWER_SECONDS = 600.0
 
 def address(settings: Settings) -> str:
     """Return the URL of the server that these settings describe."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.server.host, settings.server.host)
-    return f"http://{host}:{settings.server.port}"
+    host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.server.host, settings.server.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
 
 
 def call(
-    settings: Settings, url: str | None, method: str, path: str, body: Mapping[str, Any] | None = None
+    settings: Settings,
+    url: str | None,
+    method: str,
+    path: str,
+    body: Mapping[str, Any] | None = None,
+    *,
+    holds: str = "status",
 ) -> dict[str, Any]:
     """Send a request and return the JSON object that is answered.
 
@@ -33,14 +40,14 @@ def call(
         method: of HTTP.
         path: below ``/api/v1/``.
         body: a JSON object to send.
+        holds: what the answer has to have.
 
     Raises:
-        ServiceError: the server refused.
+        ConfigError: ``url`` is not the address of a server.
+        ServiceError: the server refused, in its own words.
         ConnectionError: no server answers there, or a variable of the environment keeps it from being asked.
     """
-    base = (url or address(settings)).rstrip("/")
-    if "://" not in base:
-        base = f"http://{base}"
+    base = _base(url) if url else address(settings)
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{base}/api/v1/{path}", method=method, data=data)
     if data is not None:
@@ -49,13 +56,53 @@ def call(
         request.add_header("X-API-Key", settings.security.api_keys[0])
     try:
         with _opener(base).open(request, timeout=_ANSWER_SECONDS) as response:
-            answer: dict[str, Any] = json.load(response)
-            return answer
+            answer = json.load(response)
     except urllib.error.HTTPError as refused:
-        raise _refusal(refused) from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        raise ConnectionError(f"no server answers at {base} ({reason}); {_what_to_do(base)}") from None
+        raise _refusal(refused, base) from None
+    except OSError as error:
+        raise ConnectionError(f"no server answers at {base} ({_reason(error)}); {_what_to_do(base)}") from None
+    except (HTTPException, ValueError):
+        answer = None
+    if not isinstance(answer, dict) or holds not in answer:
+        raise ConnectionError(_is_another(base))
+    return answer
+
+
+def _base(url: str) -> str:
+    """Return the address of a server as it was typed, with what may be left out.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable() and " " not in url
+        # Reading the port looks at it.
+        sound = sound and parts.port != 0 and not (parts.username or parts.query or parts.fragment)
+        host = (parts.hostname or "").encode("idna").decode()
+    except ValueError:
+        sound = False
+    if not sound:
+        raise ConfigError("--url is not the address of a server: write http://host:port")
+    host = f"[{host}]" if ":" in host else host
+    port = "" if parts.port is None else f":{parts.port}"
+    # The address of its interface is one that people copy.
+    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/').removesuffix('/api/v1').rstrip('/')}"
+
+
+def _reason(error: OSError) -> str:
+    cause = getattr(error, "reason", error)
+    if isinstance(cause, TimeoutError):
+        return "it took too long"
+    reason = getattr(cause, "reason", None) or getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
+    return reason.replace("_", " ").lower() if reason.isupper() else f"{reason[:1].lower()}{reason[1:]}"
+
+
+def _is_another(base: str, status: int | None = None) -> str:
+    if status in (502, 503, 504):
+        return f"a proxy answers at {base}, and reaches no server ({status}); start one, or name it with --url"
+    said = "" if status is None else f" (it says {status})"
+    return f"what answers at {base} is not an mflux-api server{said}; name it with --url"
 
 
 def _opener(base: str) -> urllib.request.OpenerDirector:
@@ -93,7 +140,7 @@ def _what_to_do(base: str) -> str:
     return "start one, or name it with --url"
 
 
-def _refusal(refused: urllib.error.HTTPError) -> ServiceError:
+def _refusal(refused: urllib.error.HTTPError, base: str) -> Exception:
     try:
         body = json.load(refused)
         hint = (
@@ -103,6 +150,6 @@ def _refusal(refused: urllib.error.HTTPError) -> ServiceError:
         )
         return by_code(body["code"])(body["error"] + hint, body["details"])
     except (ValueError, KeyError, TypeError):
-        return ServiceError(f"the server answered {refused.code}")
+        return ConnectionError(_is_another(base, refused.code))
     finally:
         refused.close()
