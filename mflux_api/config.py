@@ -202,10 +202,11 @@ class Settings:
         return Catalog(entries.values())
 
 
+_DEFAULT_MODEL = "MFLUX_DEFAULT_MODEL"
 _ENVIRONMENT: dict[str, tuple[str, str]] = {
     "MFLUX_API_HOST": ("server", "host"),
     "MFLUX_API_PORT": ("server", "port"),
-    "MFLUX_DEFAULT_MODEL": ("models", "default"),
+    _DEFAULT_MODEL: ("models", "default"),
     "MFLUX_OUTPUT_DIR": ("generation", "output_dir"),
     "MFLUX_MODELS_DIR": ("models", "cache_dir"),
     "MFLUX_API_KEYS": ("security", "api_keys"),
@@ -229,6 +230,7 @@ def load_settings(
     Raises:
         ConfigError: the file cannot be read, has an unknown key, or a value of the wrong type.
     """
+    environ = os.environ if environ is None else environ
     tree: dict[str, Any] = {}
     if config is None and Path("config.toml").is_file():
         config = Path("config.toml")
@@ -240,7 +242,7 @@ def load_settings(
         _warn_of_readers(tree, config)
     settings = _convert(tree, str(config.name) if config is not None else "defaults")
     for name, (section, key) in _ENVIRONMENT.items():
-        value = (os.environ if environ is None else environ).get(name)
+        value = environ.get(name)
         if key == "api_keys" and value is not None:
             settings = _override(settings, section, key, _keys(value, name), name)
         elif value:
@@ -250,9 +252,15 @@ def load_settings(
             if value is not None:
                 settings = _override(settings, section, key, value, f"--{key.replace('_', '-')}")
     settings = _absolute(settings)
-    if settings.catalog().get(settings.models.default) is None:
-        raise ConfigError(f"models.default: no model is called '{settings.models.default}'")
+    _check_default(settings, _DEFAULT_MODEL if environ.get(_DEFAULT_MODEL) else "models.default")
     return settings
+
+
+def _check_default(settings: Settings, source: str) -> None:
+    """Raise where the default model is not in the catalog; no command can list it then, so the error does."""
+    catalog, name = settings.catalog(), settings.models.default
+    if catalog.get(name) is None:
+        raise ConfigError(f"{source}: no model is called '{name}'; expected one of {', '.join(catalog.aliases())}")
 
 
 def _keys(text: str, source: str) -> list[str]:
@@ -357,7 +365,19 @@ def _convert(tree: Mapping[str, Any], where: str) -> Settings:
         return msgspec.convert(tree, Settings, dec_hook=_decode)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at ")
-        raise ConfigError(f"{where}: '{path.strip('`').removeprefix('$.')}': {message}") from None
+        key = path.strip("`").removeprefix("$.")
+        hint: Any = Settings
+        for name in key.split("."):
+            hint = get_type_hints(hint).get(name) if attrs.has(hint) else None
+        raise ConfigError(f"{where}: '{key}': {_with_choices(message, hint)}") from None
+
+
+def _with_choices(message: str, hint: Any) -> str:
+    """Return the message with what was expected, which it lacks where a value is not among those of a ``Literal``."""
+    before, _, value = message.partition("Invalid enum value ")
+    if before or not value or get_origin(hint) is not Literal:
+        return message
+    return f"Expected one of {', '.join(map(repr, get_args(hint)))}, got {value}"
 
 
 def _override(settings: Settings, section: str, key: str, value: Any, source: str) -> Settings:
@@ -367,7 +387,7 @@ def _override(settings: Settings, section: str, key: str, value: Any, source: st
         plain = str(value) if isinstance(value, Path) else value
         converted = msgspec.convert(plain, hint, strict=False, dec_hook=_decode)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {error}") from None
+        raise ConfigError(f"{source}: {_with_choices(str(error), hint)}") from None
     return attrs.evolve(settings, **{section: attrs.evolve(part, **{key: converted})})
 
 

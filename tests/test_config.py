@@ -146,7 +146,15 @@ def test_file_in_the_working_directory_is_read_by_itself(tmp_path: Path, monkeyp
         ("[[models.custom]]\nname = 'a'\nbase = 'demo'", "either 'path' or 'repo'"),
         ("[[models.custom]]\nname = 'a'\nbase = 'demo'\npath = 'x'\nrepo = 'y/z'", "either 'path' or 'repo'"),
         ("[[models.custom]]\nname='a'\nbase='demo'\npath='x'\n" * 2, "used twice"),
-        ("[models]\ndefault = 'nonsense'", "no model is called 'nonsense'"),
+        (
+            "[models]\ndefault = 'nonsense'",
+            "models.default: no model is called 'nonsense'; expected one of flux2-klein-4b",
+        ),
+        ("[engine]\ndevices = 'tpu'", "'engine.devices': Expected one of 'auto', 'cpu', 'gpu', got 'tpu'"),
+        (
+            "[server]\nlog_level = 'loud'",
+            "'server.log_level': Expected one of 'debug', 'info', 'warning', 'error', got",
+        ),
         ("[server\nport = 1", "not valid TOML"),
     ],
 )
@@ -168,6 +176,10 @@ def test_missing_file_and_bad_variable(tmp_path: Path) -> None:
         load_settings(tmp_path / "nothing.toml", environ={})
     with pytest.raises(ConfigError, match="MFLUX_API_PORT"):
         load_settings(written(tmp_path, ""), environ={"MFLUX_API_PORT": "many"})
+    with pytest.raises(ConfigError, match="MFLUX_API_DEVICES: Expected one of 'auto', 'cpu', 'gpu', got 'tpu'"):
+        load_settings(written(tmp_path, ""), environ={"MFLUX_API_DEVICES": "tpu"})
+    with pytest.raises(ConfigError, match="MFLUX_DEFAULT_MODEL: no model is called 'klein'; expected one of flux2"):
+        load_settings(written(tmp_path, ""), environ={"MFLUX_DEFAULT_MODEL": "klein"})
 
 
 @pytest.mark.parametrize(("text", "keys"), [("secret,", ("secret",)), (" a , ,b ", ("a", "b")), (",x", ("x",))])

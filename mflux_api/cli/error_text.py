@@ -68,6 +68,8 @@ def name_options(text: str) -> str:
 
 def _unknown_model(error: InvalidModel) -> str:
     asked, known = str(error.details.get("model")), error.details.get("available_models") or ()
-    close = get_close_matches(asked, map(str, known), n=1)
-    guess = f"did you mean '{close[0]}'? " if close else ""
+    # Upper and lower case are distinguished, and are what people mix up.
+    names = {str(name).lower(): str(name) for name in known}
+    close = get_close_matches(asked.lower(), names, n=1)
+    guess = f"did you mean '{names[close[0]]}'? " if close else ""
     return f"No model is called '{asked}'; {guess}`mflux-api models list` shows them all"

@@ -11,11 +11,11 @@ import sys
 import trio
 
 from mflux_api.catalog import Model
+from mflux_api.catalog.lookup import find_model
 from mflux_api.cli.progress_bar import ProgressBar
 from mflux_api.cli.running_server import address, call
 from mflux_api.cli.table import table
 from mflux_api.config import Settings, load_settings
-from mflux_api.errors import ModelNotFound
 from mflux_api.hub.client import DownloadOptions, download_repository
 from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
 from mflux_api.storage.checkpoints import Checkpoints
@@ -51,7 +51,7 @@ def run(options: argparse.Namespace) -> int:
     if options.action == "list":
         print(_listing(settings))
         return 0
-    models = [_find(name, settings) for name in options.models]
+    models = [find_model(name, settings.catalog()) for name in options.models]
     for model in models:
         match options.action:
             case "status":
@@ -64,13 +64,6 @@ def run(options: argparse.Namespace) -> int:
                 answer = call(settings, options.url, "POST", f"models/{model.alias}/{action}")
                 print(f"{model.alias}: {answer['status']}")
     return 0
-
-
-def _find(name: str, settings: Settings) -> Model:
-    model = settings.catalog().get(name)
-    if model is None:
-        raise ModelNotFound(f"no model is called '{name}'; `mflux-api models list` shows them all")
-    return model
 
 
 # --- on this machine -----------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ ERRORS = {
         "Model 'demo' is not on disk; POST /api/v1/models/demo/download first"
     ),
     "did you mean 'flux2-klein-4b'": raised(InvalidModel, find_model, "flux2-klein4b", Catalog()),
+    "did you mean 'flux2-klein-9b'": raised(InvalidModel, find_model, "FLUX2-Klein-9B", Catalog()),
     "`mflux-api models list` shows them all": raised(InvalidModel, find_model, "x", Catalog()),
     "--num-images is invalid: expected at most 4": raised(InvalidParameter, check_fields, REQUEST, max_images=4),
     "--lora (NAME:SCALE) has more entries than --lora": raised(InvalidParameter, check_fields, REQUEST, max_images=9),
