@@ -34,6 +34,7 @@ from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 from mflux_api.ipc.frames import ProtocolError
 from mflux_api.jobs.warnings import MAX_WARNINGS
 from mflux_api.machine import Devices
+from mflux_api.system.network_variables import drop_unreadable
 
 if TYPE_CHECKING:
     from mflux_api.engine.device import Device
@@ -293,6 +294,7 @@ def main() -> None:
     control.start()
     # Loading a checkpoint from disk must never reach for the network.
     os.environ["HF_HUB_OFFLINE"] = "1"
+    drop_unreadable(os.environ)
 
     from mflux_api.engine import blas
 

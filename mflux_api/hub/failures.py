@@ -2,7 +2,8 @@
 
 import errno
 import os
-from collections.abc import Iterator
+import ssl
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,7 @@ from mflux_api.hub.download import Damaged, NoSpace
 from mflux_api.hub.placing import NoLocks
 from mflux_api.hub.protocol import DownloadFailure, DownloadRequest
 from mflux_api.hub.snapshots import whole_snapshot
+from mflux_api.ipc.printable import MAX_NAME, printable
 from mflux_api.system.network_variables import proxy_for
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -45,8 +47,9 @@ def explain(error: Exception, order: DownloadRequest, endpoint: str = constants.
         if isinstance(cause, Damaged):
             return _failure(f"{order.repo}: {cause}; try again")
         if isinstance(cause, OfflineModeIsEnabled):
+            variable = "HF_HUB_OFFLINE" if os.environ.get("HF_HUB_OFFLINE") else "TRANSFORMERS_OFFLINE"
             return _failure(
-                f"{order.repo} cannot be downloaded: HF_HUB_OFFLINE is set; unset it and restart, "
+                f"{order.repo} cannot be downloaded: {variable} is set; unset it and restart, "
                 f"or point [[models.custom]] at a checkpoint on disk{_other_revision(order)}"
             )
         if isinstance(cause, GatedRepoError):
@@ -61,11 +64,11 @@ def explain(error: Exception, order: DownloadRequest, endpoint: str = constants.
         if isinstance(cause, HfHubHTTPError):
             return _refusal(order, cause, endpoint)
         if isinstance(cause, httpx.TransportError):
-            proxy = proxy_for(endpoint, os.environ)
-            through, check = (f" through the proxy of {proxy}", "that proxy") if proxy else ("", "the network")
+            return _not_reached(order, cause, causes, endpoint)
+        if isinstance(cause, UnicodeEncodeError):
             return _failure(
-                f"The model hub ({_host(endpoint)}) cannot be reached{through}, or fell silent "
-                f"({type(cause).__name__}); check {check} and try again: {_AGAIN}{_other_revision(order)}"
+                f"{order.repo} cannot be downloaded: HF_TOKEN, or another variable that is sent to the hub, has a "
+                "character that no request can have; write it anew, and restart"
             )
     for cause in causes:
         if isinstance(cause, HFValidationError):
@@ -108,8 +111,39 @@ def _gated_failure(order: DownloadRequest, endpoint: str) -> DownloadFailure:
     )
 
 
+def _not_reached(
+    order: DownloadRequest, error: httpx.TransportError, causes: Sequence[BaseException], endpoint: str
+) -> DownloadFailure:
+    host, proxy = _host(endpoint), proxy_for(endpoint, os.environ)
+    through = f" through the proxy of {proxy}" if proxy else ""
+    untrusted = next((cause for cause in causes if isinstance(cause, ssl.SSLCertVerificationError)), None)
+    if untrusted is not None:
+        why = untrusted.verify_message or "not trusted"
+        return _failure(
+            f"The certificate of the model hub ({host}){through} is not accepted here ({why}): put the certificate "
+            "that your network uses into a file, name that in SSL_CERT_FILE, and restart"
+        )
+    check = "that proxy" if proxy else "the network"
+    return _failure(
+        f"The model hub ({host}) cannot be reached{through}, or fell silent ({_reason(error, causes)}); check {check} "
+        f"and try again: {_AGAIN}{_other_revision(order)}"
+    )
+
+
+def _reason(error: httpx.TransportError, causes: Sequence[BaseException]) -> str:
+    if isinstance(error, httpx.ProxyError) and str(error):
+        return printable(str(error), MAX_NAME)
+    system = next((cause for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
+    return type(error).__name__ if system is None else (system.strerror or "").lower()
+
+
 def _refusal(order: DownloadRequest, error: HfHubHTTPError, endpoint: str) -> DownloadFailure:
     status = error.response.status_code
+    if status == 401 and "invalid" in error.response.headers.get("X-Error-Message", "").lower():
+        return _failure(
+            f"The model hub ({_host(endpoint)}) does not accept the token of HF_TOKEN, or of a login on this machine: "
+            "set HF_TOKEN to one that is valid (or log out, where none is needed), and restart"
+        )
     if status in (401, 403):
         return _gated_failure(order, endpoint)
     if status == 404:
@@ -120,6 +154,17 @@ def _refusal(order: DownloadRequest, error: HfHubHTTPError, endpoint: str) -> Do
 
 
 def _os_failure(order: DownloadRequest, error: OSError) -> DownloadFailure:
+    if error.filename is not None and os.fspath(error.filename) == constants.HF_TOKEN_PATH:
+        # Of a login: what another user made, or what HF_TOKEN_PATH names.
+        return _failure(
+            f"The file with the hub's token cannot be read ({(error.strerror or '').lower()}): set HF_TOKEN, or "
+            "HF_TOKEN_PATH to a file that can, and restart"
+        )
+    if isinstance(error, ssl.SSLError):
+        return _failure(
+            f"{order.repo} cannot be downloaded: the certificates of SSL_CERT_FILE or SSL_CERT_DIR cannot be used; "
+            "unset it, or name others, and restart"
+        )
     if error.errno in _DISK_FULL:
         return _disk_full_failure("the disk is full", None)
     if error.errno in _FORBIDDEN:

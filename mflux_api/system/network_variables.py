@@ -14,6 +14,8 @@ import attrs
 
 _PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 _EXCEPTIONS = "NO_PROXY"
+_SECONDS = ("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT")
+"""What huggingface_hub reads as numbers when it is imported, and cannot be imported over."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _ENTRY = re.compile(r"\*|[\w.*<>%-]+(?::\d+)?|[\w./%-]+", re.ASCII)
 """An exception that HTTP libraries understand: a name or address, a network, a host with its port."""
@@ -44,10 +46,27 @@ def find_problem(environ: Mapping[str, str]) -> Problem | None:
     certificates = environ.get("SSL_CERT_FILE")
     if certificates and not os.path.isfile(certificates):
         return Problem("SSL_CERT_FILE", "names a file that is not there", "unset it, or name a file of certificates")
+    for variable in _SECONDS:
+        if not _is_whole(environ.get(variable)):
+            return Problem(variable, "is not a whole number of seconds", "unset it, or write one")
     endpoint = environ.get("HF_ENDPOINT")
     if endpoint and not _is_address(endpoint):
         return Problem("HF_ENDPOINT", "is not the address of a model hub", "unset it, or write https://host")
     return None
+
+
+def drop_unreadable(environ: MutableMapping[str, str]) -> None:
+    """Remove what huggingface_hub cannot be imported over, where nothing is downloaded."""
+    for variable in _SECONDS:
+        if not _is_whole(environ.get(variable)):
+            del environ[variable]
+
+
+def _is_whole(value: str | None) -> bool:
+    try:
+        return value is None or int(value) >= 0
+    except ValueError:
+        return False
 
 
 def _proxy_problem(variable: str, value: str) -> Problem | None:

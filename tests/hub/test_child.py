@@ -98,9 +98,12 @@ async def test_a_failure_is_reported_while_other_files_still_arrive(hub: Hub, tm
     assert hub.total_sent() < sum(map(len, needed(hub).values())) / 2
 
 
-async def test_offline_mode_is_reported(hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(DownloadFailed, match="HF_HUB_OFFLINE"):
+@pytest.mark.parametrize("variable", ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"])
+async def test_offline_mode_is_reported(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    monkeypatch.setenv(variable, "1")
+    with pytest.raises(DownloadFailed, match=f"{variable} is set; unset it"):
         await download_in_child(download_request(tmp_path))
     assert hub.requests == []
     assert download_children() == []
@@ -177,4 +180,20 @@ async def test_proxy_that_does_not_answer_is_named(tmp_path: Path, monkeypatch: 
     # What libraries fail over is left out.
     monkeypatch.setenv("NO_PROXY", "[::1],fe80::/10,host:name")
     with pytest.raises(DownloadFailed, match=r"hub.invalid.* cannot be reached through the proxy of ALL_PROXY"):
+        await download_in_child(download_request(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("HF_TOKEN", "hf_ü", "HF_TOKEN, or another variable that is sent to the hub, has a character that no request"),
+        ("HF_TOKEN_PATH", "/", "file with the hub's token cannot be read .is a directory.: set HF_TOKEN, or"),
+        ("SSL_CERT_FILE", __file__, "the certificates of SSL_CERT_FILE or SSL_CERT_DIR cannot be used; unset it, or"),
+    ],
+)
+async def test_variable_that_a_library_fails_over_is_named(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(DownloadFailed, match=says):
         await download_in_child(download_request(tmp_path))

@@ -1,5 +1,7 @@
 """Downloads from a hub on loopback, without a process around it: what is resumed, found, and said."""
 
+import errno
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ import pytest
 from mflux_api.hub.cache import Marker
 from mflux_api.hub.protocol import DownloadFailure
 from tests.support.disk_calls import record_disk_calls
-from tests.support.hub_downloads import REPO, TRANSFORMER, Downloads, needed
+from tests.support.hub_downloads import REPO, TRANSFORMER, Downloads, download_request, needed
 from tests.support.hub_server import COMMIT, Hub
 
 Run = Callable[..., Marker | DownloadFailure]
@@ -111,6 +113,37 @@ def test_a_token_opens_a_gated_repository_and_is_in_no_message(
     failed = client.fail("MODEL_GATED", repo="owner/other")
     assert "the account of your HF_TOKEN" in failed.message
     assert "secret" not in failed.message
+
+
+def test_token_that_is_not_valid_is_not_called_a_licence(
+    hub: Hub, client: Downloads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.faults.wrong_token = True
+    monkeypatch.setenv("HF_TOKEN", "hf_a_secret")
+    failed = client.fail()
+    assert "does not accept the token of HF_TOKEN" in failed.message
+    assert "secret" not in failed.message
+    assert "licence" not in failed.message
+
+
+def test_connection_that_is_not_made_is_told_in_words(client: Downloads) -> None:
+    import httpx
+
+    from mflux_api.hub.failures import explain
+
+    def said(cause: OSError) -> str:
+        error = httpx.ConnectError("of a library")
+        error.__cause__ = cause
+        return explain(error, download_request(client.folder), "https://hub.example").message
+
+    untrusted = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED]")
+    untrusted.verify_message = "self-signed certificate in certificate chain"
+    assert "certificate of the model hub (hub.example)" in said(untrusted)
+    assert "(self-signed certificate in certificate chain): put" in said(untrusted)
+    assert "name that in SSL_CERT_FILE" in said(untrusted)
+    assert "fell silent (connection refused); check the network" in said(
+        OSError(errno.ECONNREFUSED, "Connection refused")
+    )
 
 
 def test_forbidden_is_like_gated(hub: Hub, client: Downloads) -> None:

@@ -36,6 +36,8 @@ class Faults:
     gated: bool = False
     forbidden: bool = False
     """403 without the hub's own explanation."""
+    wrong_token: bool = False
+    """Whatever token comes is not one, also where none is needed."""
     missing: bool = False
     busy: bool = False
     """503 on everything."""
@@ -152,6 +154,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _known(self, repo: str, revision: str | None) -> bool:
         hub = self.server.hub
+        if hub.faults.wrong_token and self.headers.get("Authorization") is not None:
+            self._reply(401, b"{}", {"X-Error-Message": "Invalid credentials in Authorization header"})
+            return False
         if repo not in hub.repositories or hub.faults.missing:
             self._reply(404, b"{}", {"X-Error-Code": "RepoNotFound"})
             return False

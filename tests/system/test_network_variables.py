@@ -2,7 +2,7 @@
 
 import pytest
 
-from mflux_api.system.network_variables import find_problem, is_loopback, prepare, proxy_for
+from mflux_api.system.network_variables import drop_unreadable, find_problem, is_loopback, prepare, proxy_for
 
 
 @pytest.mark.parametrize("name", ["ALL_PROXY", "all_proxy", "HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy"])
@@ -38,6 +38,20 @@ def test_certificates_and_an_address_of_the_hub_that_are_not_there_are_named() -
     assert str(find_problem({"SSL_CERT_FILE": "/nonexistent.pem"})).startswith("SSL_CERT_FILE names a file that is not")
     assert str(find_problem({"HF_ENDPOINT": "hub.example.com"})).startswith("HF_ENDPOINT is not the address")
     assert find_problem({"HF_ENDPOINT": "http://127.0.0.1:8080/", "SSL_CERT_FILE": ""}) is None
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT"])
+@pytest.mark.parametrize("value", ["1.5", "abc", "", "-1", "10s"])
+def test_number_that_huggingface_hub_cannot_be_imported_over_is_named_and_kept_from_engines(
+    name: str, value: str
+) -> None:
+    assert str(find_problem({name: value})).startswith(f"{name} is not a whole number of seconds: unset it")
+    environ = {name: value, "PATH": "x"}
+    drop_unreadable(environ)
+    assert environ == {"PATH": "x"}
+    assert find_problem({name: "10"}) is None
+    drop_unreadable(kept := {name: "10"})
+    assert kept == {name: "10"}
 
 
 ENTRIES = {
