@@ -157,6 +157,12 @@ def _folders(settings: Settings) -> Iterator[_Finding]:
         ("models directory", settings.models.cache_dir),
     ):
         why = why_not_writable(folder)
+        if why and name == "models directory" and _needs_no_download(settings):
+            # A cache that others fill, mounted read-only.
+            says = f"{_display_path(folder)} is read-only for this user ({why})"
+            advice = "nothing can be downloaded or quantized into it; what is there is used as it is"
+            yield _Finding(name, says, "warning", advice)
+            continue
         if why:
             advice = "choose another in config.toml, or change its permissions"
             yield _Finding(name, f"{_display_path(folder)} cannot be written ({why})", "problem", advice)
@@ -177,6 +183,14 @@ def _folders(settings: Settings) -> Iterator[_Finding]:
     problem = temporary_problem()
     if problem is not None:
         yield _Finding("temporary files", problem[0], "warning", problem[1])
+
+
+def _needs_no_download(settings: Settings) -> bool:
+    folder = settings.models.cache_dir
+    default = settings.catalog().get(settings.models.default)
+    return (folder.is_dir() or not os.path.lexists(folder)) and (
+        default is not None and Checkpoints(folder).state(default).downloaded
+    )
 
 
 def _database(settings: Settings) -> Iterator[_Finding]:

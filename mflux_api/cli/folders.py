@@ -37,16 +37,22 @@ def why_not_writable(folder: Path, *, make: bool = False) -> str:
                 return ""
         nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
         if not nearest.is_dir():
-            return "a file is in its place" if nearest == folder else "a folder above it is a file"
+            return _obstacle(nearest, folder)
         if os.access(nearest, os.W_OK | os.X_OK):
             return ""
         read_only = os.statvfs(nearest).f_flag & os.ST_RDONLY
     except (FileExistsError, NotADirectoryError):
-        return "a file is in its place"
+        return _obstacle(next(path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
     except OSError as error:
         # Others may be about files without names, which some network disks do not have.
         return (error.strerror or type(error).__name__).lower() if error.errno in _TELLING else ""
     return "its file system is read-only" if read_only else "permission denied"
+
+
+def _obstacle(nearest: Path, folder: Path) -> str:
+    if nearest.is_symlink() and not nearest.exists():
+        return "a link in its path leads nowhere"
+    return "a file is in its place" if nearest == folder else "a folder above it is a file"
 
 
 def has_locks(folder: Path) -> bool:

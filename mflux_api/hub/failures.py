@@ -30,6 +30,7 @@ from mflux_api.system.network_variables import proxy_for
 
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+_NO_FOLDER = (errno.EEXIST, errno.ENOTDIR, errno.ELOOP)
 _AGAIN = "what has arrived is kept, and the next try goes on from there"
 
 
@@ -169,6 +170,11 @@ def _os_failure(order: DownloadRequest, error: OSError) -> DownloadFailure:
         return _disk_full_failure("the disk is full", None)
     if error.errno in _FORBIDDEN:
         return _failure("models.cache_dir cannot be written; check its permissions, or choose another folder")
+    if error.errno in _NO_FOLDER:
+        return _failure(
+            "models.cache_dir, or a folder in it, is a file or a link that leads nowhere; remove that, or choose "
+            "another folder"
+        )
     if error.errno is None and "Consistency check" in str(error):
         return _failure(f"{order.repo}: a file arrived shorter or longer than it should be; try again: {_AGAIN}")
     reason = os.strerror(error.errno) if error.errno is not None else type(error).__name__

@@ -26,6 +26,13 @@ def test_file_in_the_place_of_a_folder_is_named(tmp_path: Path, make: bool) -> N
     assert "file" in why_not_writable(tmp_path / "file" / "below", make=make)
 
 
+@pytest.mark.parametrize("make", [True, False])
+def test_link_that_leads_nowhere_is_not_called_a_file(tmp_path: Path, make: bool) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone" / "disk")
+    assert why_not_writable(tmp_path / "link", make=make) == "a link in its path leads nowhere"
+    assert why_not_writable(tmp_path / "link" / "below", make=make) == "a link in its path leads nowhere"
+
+
 @pytest.mark.parametrize(
     ("number", "why"),
     [

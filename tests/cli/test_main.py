@@ -107,7 +107,7 @@ def test_generate_upscales_an_image_without_a_prompt(tmp_path: Path) -> None:
         ),
         (
             ("generate", "a", "--model", "demo", "--output-dir", "/dev/null/x"),
-            "output_dir cannot be written (a file is",
+            "output_dir cannot be written (a folder above it is a file)",
         ),
         (("generate", "a", "--config", "nothing.toml"), "nothing.toml: no such file"),
         (("generate", "a", "--extend", "left=x"), "expected SIDE=PIXELS[,…] with the sides left, top, right, bottom"),

@@ -146,6 +146,16 @@ def test_connection_that_is_not_made_is_told_in_words(client: Downloads) -> None
     )
 
 
+@pytest.mark.parametrize("repository", [False, True])
+def test_file_in_the_place_of_a_folder_is_not_to_be_tried_again(client: Downloads, repository: bool) -> None:
+    folder = client.cache.repository(REPO) if repository else client.folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_bytes(b"")
+    failed = client.fail()
+    assert "models.cache_dir, or a folder in it, is a file or a link that leads nowhere; remove that" in failed.message
+    assert "try again" not in failed.message
+
+
 def test_forbidden_is_like_gated(hub: Hub, client: Downloads) -> None:
     hub.faults.forbidden = True
     client.fail("MODEL_GATED")
