@@ -13,7 +13,7 @@ _ADVICE: Sequence[tuple[tuple[str, ...], str]] = (
         "CUDA's libraries are not all here: install the group cuda13 again, or MLX's CPU build (README, Installing)",
     ),
     (
-        ("No module named", "cannot import name"),
+        ("No module named", "cannot import name", "failed to import"),
         "a dependency is missing or of another version: install the dependencies again (README, Installing)",
     ),
     (
@@ -23,6 +23,16 @@ _ADVICE: Sequence[tuple[tuple[str, ...], str]] = (
     (
         ("libopenblas", "liblapack", "libgfortran", "libblas"),
         "install libopenblas0 and liblapack3, or your system's packages of these libraries",
+    ),
+    (("cannot open shared object file",), "a library of the system is missing: install the package that has it"),
+    (
+        ("killed by SIGKILL",),
+        "this is how a system ends programs when memory is out (its log says so): end others, or give the container "
+        "more",
+    ),
+    (
+        ("can't start new thread", "Resource temporarily unavailable", "pthread_create"),
+        "no more threads may be started: raise the limit of processes (ulimit -u, or the container's)",
     ),
     (("home directory",), "set HOME to a folder that can be written"),
     (("No space left on device",), "free some space on the disk that TMPDIR and HOME are on"),
