@@ -99,7 +99,7 @@ def _proxies(environ: Mapping[str, str]) -> list[tuple[str, str]]:
 
     There are none where every host is an exception.
     """
-    exceptions = environ.get(_EXCEPTIONS.lower()) or environ.get(_EXCEPTIONS) or ""
+    exceptions = _exceptions(environ)
     if "*" in (entry.strip() for entry in exceptions.split(",")):
         return []
     names = [next((name for name in (each.lower(), each) if environ.get(name)), None) for each in _PROXIES]
@@ -107,10 +107,28 @@ def _proxies(environ: Mapping[str, str]) -> list[tuple[str, str]]:
 
 
 def proxy_for(url: str, environ: Mapping[str, str]) -> str | None:
-    """Return the variable whose proxy a connection goes through; exceptions in ``NO_PROXY`` are not looked at."""
+    """Return the variable whose proxy a connection goes through; ``None`` where it goes through none."""
     set_by = {name.upper(): name for name, _ in _proxies(environ)}
     own = set_by.get(f"{urlsplit(url).scheme.upper()}_PROXY")
-    return None if is_loopback(url) else own or set_by.get("ALL_PROXY")
+    return None if is_loopback(url) or _is_exception(url, environ) else own or set_by.get("ALL_PROXY")
+
+
+def _is_exception(url: str, environ: Mapping[str, str]) -> bool:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        return False
+    for entry in map(_exception, _exceptions(environ).split(",")):
+        name, _, own_port = entry.partition(":") if entry.count(":") == 1 else (entry, "", "")
+        name = name.lstrip(".").lower()
+        if name and own_port in ("", str(port)) and (host == name or host.endswith(f".{name}")):
+            return True
+    return False
+
+
+def _exceptions(environ: Mapping[str, str]) -> str:
+    return environ.get(_EXCEPTIONS.lower()) or environ.get(_EXCEPTIONS) or ""
 
 
 def is_loopback(url: str) -> bool:
@@ -136,7 +154,7 @@ def prepare(url: str, environ: MutableMapping[str, str]) -> None:
         for name in _PROXIES:
             for spelling in (name, name.lower()):
                 environ.pop(spelling, None)
-    exceptions = environ.get(_EXCEPTIONS.lower()) or environ.get(_EXCEPTIONS)
+    exceptions = _exceptions(environ)
     if exceptions:
         kept = [entry for each in exceptions.split(",") if (entry := _exception(each))]
         environ[_EXCEPTIONS] = environ[_EXCEPTIONS.lower()] = ",".join(dict.fromkeys((*kept, *_LOOPBACK)))
@@ -156,6 +174,8 @@ def _exception(entry: str) -> str:
         entry = entry if entry.isascii() else entry.encode("idna").decode()
     except UnicodeError:
         return ""
+    # As browsers and Windows write what libraries call '.example.com'.
+    entry = entry[1:] if entry.startswith("*.") else entry
     return entry if _ENTRY.fullmatch(entry) else ""
 
 

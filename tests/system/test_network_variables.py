@@ -63,7 +63,7 @@ ENTRIES = {
     "[::1": "::1",
     "host:80": "host:80",
     "host:name": "",
-    "*.example.com": "*.example.com",
+    "*.example.com": ".example.com",
     ".example.com": ".example.com",
     "10.0.0.0/8": "10.0.0.0/8",
     "*": "*",
@@ -117,3 +117,12 @@ def test_variable_of_the_proxy_that_is_used_is_known() -> None:
     assert proxy_for("https://huggingface.co", environ) == "https_proxy"
     assert proxy_for("http://huggingface.co", environ) == "ALL_PROXY"
     assert proxy_for("https://huggingface.co", {}) is None
+
+
+@pytest.mark.parametrize(
+    "exceptions", ["huggingface.co", ".co", "*.co", "a, huggingface.co:443", "[::1],huggingface.co"]
+)
+def test_proxy_is_not_named_where_the_host_is_an_exception(exceptions: str) -> None:
+    environ = {"ALL_PROXY": "http://a", "NO_PROXY": exceptions}
+    assert proxy_for("https://huggingface.co", environ) is None
+    assert proxy_for("https://hub.example", environ) == "ALL_PROXY"
