@@ -27,6 +27,7 @@ from mflux_api.hub.bars import SilentBar, StoppableBar
 from mflux_api.hub.cache import MAIN, HubCache, Marker
 from mflux_api.hub.placing import locked, place
 from mflux_api.hub.protocol import DownloadRequest
+from mflux_api.hub.timeouts import limit_waits
 from mflux_api.system.durable import make_folder, sync_file
 
 _LIBRARY = "mflux-api"
@@ -78,6 +79,7 @@ class Download:
     """One repository on its way into the cache. All methods block."""
 
     def __init__(self, order: DownloadRequest, endpoint: str = constants.ENDPOINT) -> None:
+        limit_waits()
         self._order = order
         self._endpoint = endpoint
         self._cache = HubCache(Path(order.cache_dir))

@@ -134,8 +134,13 @@ def _not_reached(
 def _reason(error: httpx.TransportError, causes: Sequence[BaseException]) -> str:
     if isinstance(error, httpx.ProxyError) and str(error):
         return printable(str(error), MAX_NAME)
+    if isinstance(error, httpx.TimeoutException):
+        return "no connection in time" if isinstance(error, httpx.ConnectTimeout) else "no answer in time"
     system = next((cause for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
-    return type(error).__name__ if system is None else (system.strerror or "").lower()
+    if system is None:
+        return type(error).__name__
+    reason = system.reason if isinstance(system, ssl.SSLError) else system.strerror
+    return (reason or "").replace("_", " ").lower()
 
 
 def _refusal(order: DownloadRequest, error: HfHubHTTPError, endpoint: str) -> DownloadFailure:

@@ -1,6 +1,7 @@
 """Downloads from a hub on loopback, without a process around it: what is resumed, found, and said."""
 
 import errno
+import socket
 import ssl
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,21 @@ def test_file_in_the_place_of_a_folder_is_not_to_be_tried_again(client: Download
     failed = client.fail()
     assert "models.cache_dir, or a folder in it, is a file or a link that leads nowhere; remove that" in failed.message
     assert "try again" not in failed.message
+
+
+def test_hub_that_accepts_and_says_nothing_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    from mflux_api.hub import timeouts
+
+    for owner, name in ((timeouts, "SILENCE_SECONDS"), (constants, "HF_HUB_ETAG_TIMEOUT")):
+        monkeypatch.setattr(owner, name, 0.2)
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        failed = Downloads(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}").fail()
+    assert "cannot be reached, or fell silent (no answer in time); check the network" in failed.message
 
 
 def test_forbidden_is_like_gated(hub: Hub, client: Downloads) -> None:
