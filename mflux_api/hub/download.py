@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from functools import partial
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,10 @@ class NoSpace(Exception):
     def __init__(self, needed: int, free: int) -> None:
         super().__init__(f"{needed} bytes are needed and {free} are free")
         self.needed, self.free = needed, free
+
+
+class NotAHub(Exception):
+    """What answers is not a model hub: a page of another program, or of a network that wants a login."""
 
 
 class Damaged(Exception):
@@ -102,6 +107,7 @@ class Download:
 
         Raises:
             NoSpace: the disk is too small for it; nothing was downloaded.
+            NotAHub: what answers is not a model hub.
             Damaged: a file did not arrive whole.
             OSError: the disk is full or cannot be written, or the hub cannot be reached.
             HfHubHTTPError: the hub refuses.
@@ -139,7 +145,11 @@ class Download:
         )
 
     def _plan(self) -> tuple[_File, ...]:
-        listed: list[DryRunFileInfo] = self._snapshot(revision=self._order.revision, dry_run=True)
+        try:
+            listed: list[DryRunFileInfo] = self._snapshot(revision=self._order.revision, dry_run=True)
+        except (JSONDecodeError, KeyError, TypeError, AssertionError) as error:
+            # huggingface_hub takes any answer for a listing.
+            raise NotAHub from error
         if not listed:
             raise Damaged("the repository", "has none of the files of a model")
         with ThreadPoolExecutor(_WORKERS) as pool:

@@ -6,6 +6,7 @@ import ssl
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import attrs
 import httpx
 from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
@@ -21,7 +22,7 @@ from huggingface_hub.errors import (
 )
 
 from mflux_api.hub.cache import MAIN, HubCache
-from mflux_api.hub.download import Damaged, NoSpace
+from mflux_api.hub.download import Damaged, NoSpace, NotAHub
 from mflux_api.hub.placing import NoLocks
 from mflux_api.hub.protocol import DownloadFailure, DownloadRequest
 from mflux_api.hub.snapshots import whole_snapshot
@@ -66,6 +67,8 @@ def explain(error: Exception, order: DownloadRequest, endpoint: str = constants.
             return _refusal(order, cause, endpoint)
         if isinstance(cause, httpx.TransportError):
             return _not_reached(order, cause, causes, endpoint)
+        if isinstance(cause, NotAHub | httpx.TooManyRedirects):
+            return _no_hub_failure(endpoint)
         if isinstance(cause, UnicodeEncodeError):
             return _failure(
                 f"{order.repo} cannot be downloaded: HF_TOKEN, or another variable that is sent to the hub, has a "
@@ -143,6 +146,24 @@ def _reason(error: httpx.TransportError, causes: Sequence[BaseException]) -> str
     return (reason or "").replace("_", " ").lower()
 
 
+def _refused_failure(order: DownloadRequest, status: int, endpoint: str) -> DownloadFailure:
+    """Return what to do where the hub, or what is in front of it, does not say why it refuses."""
+    gated = _gated_failure(order, endpoint)
+    _, _, advice = gated.message.partition(": ")
+    return attrs.evolve(
+        gated,
+        message=f"{order.repo} is refused ({status}), by {_host(endpoint)} or a proxy of your network. If it is gated, "
+        f"{advice}",
+    )
+
+
+def _no_hub_failure(endpoint: str) -> DownloadFailure:
+    return _failure(
+        f"What answers at {_host(endpoint)} is not a model hub; check HF_ENDPOINT, and whether your network wants a "
+        "login first"
+    )
+
+
 def _refusal(order: DownloadRequest, error: HfHubHTTPError, endpoint: str) -> DownloadFailure:
     status = error.response.status_code
     if status == 401 and "invalid" in error.response.headers.get("X-Error-Message", "").lower():
@@ -150,9 +171,17 @@ def _refusal(order: DownloadRequest, error: HfHubHTTPError, endpoint: str) -> Do
             f"The model hub ({_host(endpoint)}) does not accept the token of HF_TOKEN, or of a login on this machine: "
             "set HF_TOKEN to one that is valid (or log out, where none is needed), and restart"
         )
+    if status == 407:
+        variable = proxy_for(endpoint, os.environ) or "HTTPS_PROXY"
+        return _failure(
+            f"The proxy of {variable} asks for a name and a password: write http://name:password@host:port there, and "
+            "restart"
+        )
     if status in (401, 403):
-        return _gated_failure(order, endpoint)
+        return _refused_failure(order, status, endpoint)
     if status == 404:
+        if "/resolve/" not in error.response.request.url.path:
+            return _no_hub_failure(endpoint)
         return _failure(f"{order.repo} lacks a file that its own listing names; try again, or another revision")
     if status == 429:
         return _failure(f"The model hub asks to slow down (429); try again in a few minutes: {_AGAIN}")

@@ -1,5 +1,7 @@
 """How long a download waits for a hub or a proxy that says nothing: huggingface_hub's own questions wait for ever."""
 
+from functools import cache
+
 import httpx
 from huggingface_hub import constants, set_client_factory
 from huggingface_hub.utils._http import default_client_factory
@@ -9,6 +11,7 @@ SILENCE_SECONDS = 30.0
 it."""
 
 
+@cache
 def limit_waits() -> None:
     """Have every request of huggingface_hub in this process end in time."""
     set_client_factory(_client)

@@ -1,4 +1,4 @@
-"""Commands whose standard streams are closed, full, or read by nobody any more."""
+"""Commands whose standard streams are closed or full, or not read any more."""
 
 import subprocess
 import sys

@@ -2,7 +2,9 @@
 
 import errno
 import socket
+import socketserver
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,9 +174,35 @@ def test_hub_that_accepts_and_says_nothing_is_not_waited_for_for_ever(
     assert "cannot be reached, or fell silent (no answer in time); check the network" in failed.message
 
 
-def test_forbidden_is_like_gated(hub: Hub, client: Downloads) -> None:
+def test_refusal_without_a_reason_is_not_called_gated_but_may_be(hub: Hub, client: Downloads) -> None:
     hub.faults.forbidden = True
-    client.fail("MODEL_GATED")
+    failed = client.fail("MODEL_GATED")
+    assert f"{REPO} is refused (403), by 127.0.0.1 or a proxy of your network. If it is gated, accept" in failed.message
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (b"200 OK\r\n\r\n<html>log in</html>", "is not a model hub; check HF_ENDPOINT"),
+        (b"200 OK\r\n\r\n{}", "is not a model hub; check HF_ENDPOINT"),
+        (b"404 Not Found\r\n\r\n<html>", "is not a model hub; check HF_ENDPOINT"),
+        (b"302 Found\r\nLocation: /again\r\n\r\n", "is not a model hub; check HF_ENDPOINT"),
+        (b"407 Proxy\r\n\r\n", "asks for a name and a password: write http://name:password@host:port"),
+    ],
+)
+def test_answer_that_is_not_a_hubs_is_told(tmp_path: Path, answer: bytes, says: str) -> None:
+    class Answering(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.connection.recv(65536)
+            self.wfile.write(b"HTTP/1.1 " + answer.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n", 1))
+
+    with socketserver.TCPServer(("127.0.0.1", 0), Answering) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        failed = Downloads(tmp_path, f"http://127.0.0.1:{server.server_address[1]}").fail()
+        server.shutdown()
+        thread.join()
+    assert says in failed.message
 
 
 @pytest.mark.parametrize(
