@@ -23,7 +23,7 @@ def back_up(database: Path, target: Path) -> int:
     if not database.is_file():
         raise ConfigError(f"{database.name}: there is none in the state directory; set jobs.state_dir")
     if target.exists():
-        raise ConfigError(f"{target.name}: it is there already; choose another name")
+        raise ConfigError(f"{target.name or target}: it is there already; choose another name")
     temporary = target.with_name(f".{target.name}.tmp")
     try:
         temporary.unlink(missing_ok=True)

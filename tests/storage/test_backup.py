@@ -109,6 +109,8 @@ def test_backup_overwrites_nothing_and_copies_no_other_programs_database(path: P
     SqliteRepository(path).close()
     with pytest.raises(ConfigError, match="there already; choose another name"):
         back_up(path, there)
+    with pytest.raises(ConfigError, match=r"^\.: it is there already"):
+        back_up(path, Path("."))
     assert there.read_bytes() == b"x"
     with pytest.raises(ConfigError, match=r"folder: cannot be written: No such file or directory; name a file in"):
         back_up(path, tmp_path / "no" / "folder")
