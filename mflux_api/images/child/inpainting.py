@@ -6,7 +6,7 @@ Masks are of one byte a pixel: 255 is inpainted, 0 is kept.
 import math
 
 import attrs
-from PIL import Image, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from mflux_api.images.child.filling import fill_holes
 from mflux_api.images.child.protocol import Box, Margins, Size
@@ -14,6 +14,8 @@ from mflux_api.images.child.protocol import Box, Margins, Size
 _HALF = 128
 _BINARY = [255 * (value >= _HALF) for value in range(256)]
 _OPPOSITE = [255 - value for value in range(256)]
+_DOUBLED = [min(255, 2 * value) for value in range(256)]
+_ANY = [0] + [255] * 255
 
 
 class NothingMasked(Exception):
@@ -29,7 +31,7 @@ class Layers:
     overlay: Image.Image
     """The whole image in the result's size."""
     blurred: Image.Image
-    """Its mask, with a soft edge."""
+    """Its mask, with a soft edge around what is white."""
     box: Box
     """Where in the result the generated part is."""
 
@@ -103,7 +105,9 @@ def compose(
     mask = _scaled(mask, result, seen)
     if mask.getbbox() is None:
         raise NothingMasked(f"all of its white lies beyond the {result[0]} × {result[1]} pixels of the result")
-    blurred = mask.filter(ImageFilter.GaussianBlur(blur)) if any(blur) else mask
+    blurred = soften(mask, blur) if any(blur) else mask
+    if blurred.getbbox() is None:
+        raise NothingMasked("its white is too small for this 'mask_blur', which leaves nothing of it")
     box = (0, 0, *result)
     if padding is not None and (masked := blurred.getbbox()) is not None:
         box = crop_box(masked, padding, run, result)
@@ -112,6 +116,21 @@ def compose(
     start = overlay.crop(corners).resize(run, Image.Resampling.LANCZOS)
     mask = _scaled(mask.crop(corners), run)
     return Layers(fill_holes(start, mask) if fill else start, mask, overlay, blurred, box)
+
+
+def soften(mask: Image.Image, blur: tuple[float, float]) -> Image.Image:
+    """Return a mask with a soft edge: white where it was, darker the farther out, and 0 where its blur is 0.
+
+    A blur alone would be grey within the mask, too, and show what was there: a ghost of what is to go. So it is
+    doubled, as A1111 does it: at a straight edge it is white then. What is narrower than the blur stays white as well.
+
+    Args:
+        mask: 0 and 255.
+        blur: radius across and down.
+    """
+    blurred = mask.filter(ImageFilter.GaussianBlur(blur))
+    kept = ImageChops.darker(mask, blurred.point(_ANY))
+    return ImageChops.lighter(kept, blurred.point(_DOUBLED))
 
 
 def crop_box(masked: tuple[int, int, int, int], padding: int, run: Size, result: Size) -> Box:

@@ -8,7 +8,7 @@ from PIL import Image, ImageChops, ImageFilter
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.child.filling import fill_holes
-from mflux_api.images.child.inpainting import NothingMasked, as_mask, compose, covering_box, crop_box, lay_out
+from mflux_api.images.child.inpainting import NothingMasked, as_mask, compose, covering_box, crop_box, lay_out, soften
 from mflux_api.jobs.inpainting import Inpainting
 from mflux_api.jobs.resolve import ResolvedRequest
 from tests.support.local_decoding import LOCAL
@@ -93,10 +93,27 @@ async def test_mask_that_cannot_be_used_is_refused_under_its_name(mask: str, inv
 def test_result_in_the_images_own_size_has_its_own_bytes_where_the_blurred_mask_is_0(blur: tuple[float, float]) -> None:
     layers = compose(NOISE, RIGHT, run=(496, 336), result=(500, 333), blur=blur, padding=None, fill=False)
     assert layers.overlay.tobytes() == NOISE.tobytes()
-    assert layers.blurred.tobytes() == RIGHT.filter(ImageFilter.GaussianBlur(blur)).tobytes()
+    protected, seen = RIGHT.filter(ImageFilter.GaussianBlur(blur)).tobytes(), layers.blurred.tobytes()
+    assert all((share == 0) == (blurred == 0) for share, blurred in zip(seen, protected, strict=True))
     assert layers.box == (0, 0, 500, 333)
     assert layers.start.size == layers.mask.size == (496, 336)
     assert set(layers.mask.tobytes()) == {0, 255}
+
+
+@pytest.mark.parametrize(("width", "blur"), [(250, 4), (250, 64), (40, 16), (3, 4), (1, 4), (1, 16)])
+def test_what_is_white_shows_nothing_of_what_was_there_however_the_mask_is_blurred(width: int, blur: float) -> None:
+    mask = Image.new("L", (300, 40))
+    mask.paste(255, (20, 0, 20 + width, 40))
+    blurred = soften(mask, (blur, blur))
+    assert blurred.crop((20, 0, 20 + width, 40)).getextrema() == (255, 255)
+    assert blurred.getpixel((19, 20)) != 0
+
+
+def test_mask_of_which_its_blur_leaves_nothing_is_refused() -> None:
+    mask = Image.new("L", NOISE.size)
+    mask.putpixel((250, 160), 255)
+    with pytest.raises(NothingMasked, match="too small for this 'mask_blur'"):
+        compose(NOISE, mask, run=(496, 336), result=(500, 333), blur=(64, 64), padding=None, fill=False)
 
 
 def test_result_in_another_size_has_the_bytes_of_the_resized_image() -> None:
