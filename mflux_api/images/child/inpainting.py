@@ -61,19 +61,30 @@ def lay_out(
         invert: whether the mask's black is inpainted.
         extend: pixels that are added left, above, right and below.
     """
-    if mask is None:
-        mask = Image.new("L", source.size, 0)
-    else:
-        mask = _scaled(mask.point(_OPPOSITE) if invert else mask, source.size)
-    left, top, right, bottom = extend
+    holes = lay_out_mask(mask, source.size, invert=invert, extend=extend)
     if not any(extend):
-        return source, mask
-    size = (source.width + left + right, source.height + top + bottom)
-    whole, holes, added = Image.new("RGB", size), Image.new("L", size, 255), Image.new("L", size, 255)
-    whole.paste(source, (left, top))
+        return source, holes
+    whole = Image.new("RGB", holes.size)
+    whole.paste(source, extend[:2])
+    return fill_holes(whole, lay_out_mask(None, source.size, invert=False, extend=extend)), holes
+
+
+def lay_out_mask(mask: Image.Image | None, source: Size, *, invert: bool, extend: Margins) -> Image.Image:
+    """Return the mask of an image that is extended; what is added is masked.
+
+    Args:
+        mask: in any size; ``None``: only what is added is masked.
+        source: the size of the image.
+        invert: whether the mask's black is inpainted.
+        extend: pixels that are added left, above, right and below.
+    """
+    mask = Image.new("L", source, 0) if mask is None else _scaled(mask.point(_OPPOSITE) if invert else mask, source)
+    if not any(extend):
+        return mask
+    left, top, right, bottom = extend
+    holes = Image.new("L", (source[0] + left + right, source[1] + top + bottom), 255)
     holes.paste(mask, (left, top))
-    added.paste(0, (left, top, left + source.width, top + source.height))
-    return fill_holes(whole, added), holes
+    return holes
 
 
 def compose(
@@ -98,16 +109,10 @@ def compose(
         fill: whether the masked part starts from the colours around it.
 
     Raises:
-        NothingMasked: none of what is masked is in the result.
+        NothingMasked: nothing of what is masked is seen in the result.
     """
-    seen = covering_box(whole.size, result)
-    overlay = whole.resize(result, Image.Resampling.LANCZOS, box=seen)
-    mask = _scaled(mask, result, seen)
-    if mask.getbbox() is None:
-        raise NothingMasked(f"all of its white lies beyond the {result[0]} × {result[1]} pixels of the result")
-    blurred = soften(mask, blur) if any(blur) else mask
-    if blurred.getbbox() is None:
-        raise NothingMasked("its white is too small for this 'mask_blur', which leaves nothing of it")
+    mask, blurred = place_mask(mask, result, blur)
+    overlay = whole.resize(result, Image.Resampling.LANCZOS, box=covering_box(whole.size, result))
     box = (0, 0, *result)
     if padding is not None and (masked := blurred.getbbox()) is not None:
         box = crop_box(masked, padding, run, result)
@@ -116,6 +121,42 @@ def compose(
     start = overlay.crop(corners).resize(run, Image.Resampling.LANCZOS)
     mask = _scaled(mask.crop(corners), run)
     return Layers(fill_holes(start, mask) if fill else start, mask, overlay, blurred, box)
+
+
+def place_mask(mask: Image.Image, result: Size, blur: tuple[float, float]) -> tuple[Image.Image, Image.Image]:
+    """Return a mask in the size of the result, and the same with its soft edge.
+
+    Args:
+        mask: of the whole image.
+        result: the size of the result.
+        blur: radius across and down.
+
+    Raises:
+        NothingMasked: nothing of what is masked is seen in the result.
+    """
+    mask = _scaled(mask, result, covering_box(mask.size, result))
+    if mask.getbbox() is None:
+        across, down = result
+        raise NothingMasked(f"all that it masks is cut off by the shape of the result, {across} × {down} pixels")
+    blurred = soften(mask, blur) if any(blur) else mask
+    if blurred.getbbox() is None:
+        raise NothingMasked("what it masks is too small for this 'mask_blur', which leaves nothing of it")
+    return mask, blurred
+
+
+def is_cut_off(mask: Image.Image, result: Size) -> bool:
+    """Whether the shape of the result cuts off some of what is masked; a rounding of its size does not count.
+
+    Args:
+        mask: of the whole image.
+        result: the size of the result.
+    """
+    left, top, right, bottom = covering_box(mask.size, result)
+    # Sizes are snapped to multiples of 16, by a percent of a side.
+    across, down = 2 + mask.width // 100, 2 + mask.height // 100
+    rest = mask.copy()
+    rest.paste(0, (int(left) - across, int(top) - down, math.ceil(right) + across, math.ceil(bottom) + down))
+    return rest.getbbox() is not None
 
 
 def soften(mask: Image.Image, blur: tuple[float, float]) -> Image.Image:

@@ -12,13 +12,22 @@ from mflux_api.images.child import protocol as p
 from mflux_api.images.child.decode import decode_image, decode_mask, file_of
 from mflux_api.images.child.formats.png import plain_png, read_text
 from mflux_api.images.child.formats.refused import Refused
-from mflux_api.images.child.inpainting import NothingMasked, as_mask, compose, lay_out
+from mflux_api.images.child.inpainting import (
+    NothingMasked,
+    as_mask,
+    compose,
+    is_cut_off,
+    lay_out,
+    lay_out_mask,
+    place_mask,
+)
 from mflux_api.images.child.resize import as_reference, as_start
 from mflux_api.images.png import SIGNATURE, encode_png
 from mflux_api.images.rgb import RGBImage
 
 _LOSSY_QUALITY = 92
 _MOST_INFOTEXT = 64 * 1024
+_CUT_OFF = "Some of what is masked is not in the result: {} × {} pixels were cut to the shape of {} × {}"
 
 
 def check_images(
@@ -64,18 +73,32 @@ def prepare_references(
 
 
 def check_mask(order: p.CheckMask, texts: Sequence[bytes]) -> tuple[p.ImagesChecked, Sequence[bytes]]:
-    """Decode a mask and keep nothing; what holds much more than its file is sent back shorter.
+    """Look at what is masked and keep nothing; a text that holds much more than its file is sent back shorter.
 
     Raises:
-        InvalidParameter: it cannot be used, or inpaints nothing.
+        InvalidParameter: the mask cannot be used, or nothing is inpainted.
     """
-    (text,) = texts
-    mask, shorter = _decode_mask(text)
-    kept = 255 if order.invert else 0
-    if mask.getextrema() == (kept, kept) and not order.may_be_empty:
-        opposite = "black, with 'inpainting_mask_invert'," if order.invert else "white"
-        raise p.mask_error(f"it protects the whole image; what is {opposite} is inpainted")
-    return p.ImagesChecked(sizes=(mask.size,), compacted=(0,) if shorter else ()), shorter
+    mask: Image.Image | None = None
+    shorter: tuple[bytes, ...] = ()
+    for text in texts:
+        mask, shorter = _decode_mask(text)
+        kept = 255 if order.invert else 0
+        if mask.getextrema() == (kept, kept) and not any(order.extend):
+            white, opaque = "white", "opaque"
+            if order.invert:
+                white, opaque = "black, with 'inpainting_mask_invert',", "transparent"
+            raise p.mask_error(
+                f"it protects the whole image; what is {white} is inpainted "
+                f"(of a mask with transparency what is {opaque})"
+            )
+    holes = lay_out_mask(mask, order.source, invert=order.invert, extend=order.extend)
+    try:
+        place_mask(holes, order.result, order.blur)
+    except NothingMasked as refused:
+        raise p.nothing_masked(str(refused), masked=bool(texts)) from None
+    told = (_CUT_OFF.format(*holes.size, *order.result),) if is_cut_off(holes, order.result) else ()
+    sizes = () if mask is None else (mask.size,)
+    return p.ImagesChecked(sizes=sizes, compacted=(0,) if shorter else (), warnings=told), shorter
 
 
 def _decode_mask(text: bytes) -> tuple[Image.Image, tuple[bytes, ...]]:
@@ -126,7 +149,7 @@ def prepare_inpainting(
             fill=order.fill,
         )
     except NothingMasked as refused:
-        raise p.mask_error(str(refused)) from None
+        raise p.nothing_masked(str(refused), masked=order.masked) from None
     if order.refer and not references:
         # Of a crop the crop, as in diffusers.
         references.append(as_reference(layers.start))

@@ -2,10 +2,12 @@
 
 import base64
 from io import BytesIO
+from typing import Any
 
 import pytest
 from PIL import Image, ImageChops, ImageFilter
 
+from mflux_api.actors.decoding import CheckedImages
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.child.filling import fill_holes
 from mflux_api.images.child.inpainting import NothingMasked, as_mask, compose, covering_box, crop_box, lay_out, soften
@@ -53,8 +55,46 @@ def test_white_is_inpainted_and_of_transparent_masks_what_is_opaque(mask: Image.
 
 
 async def read(mask: str, *, invert: bool = False) -> tuple[int, int]:
-    (size,) = (await LOCAL.check_mask(mask, invert=invert, may_be_empty=False)).sizes
+    (size,) = (await check(mask, invert=invert)).sizes
     return size
+
+
+async def check(mask: str, source: tuple[int, int] = (300, 100), **changes: Any) -> CheckedImages:
+    return await LOCAL.check_mask(mask, Inpainting(**{"result": source, **changes}), source)
+
+
+async def test_transparent_mask_is_refused_for_what_it_is() -> None:
+    with pytest.raises(InvalidParameter, match="transparency what is opaque"):
+        await read(to_base64(Image.new("RGBA", (9, 9), (255, 255, 255, 0))))
+
+
+WHITE_LEFT = Image.new("L", (300, 100))
+WHITE_LEFT.paste(255, (0, 0, 20, 100))
+WHITE_DOT = Image.new("L", (300, 100))
+WHITE_DOT.putpixel((150, 50), 255)
+
+
+@pytest.mark.parametrize(
+    ("mask", "changes", "problem"),
+    [
+        (WHITE_LEFT, {"result": (64, 64)}, "'mask' is invalid: all that it masks is cut off"),
+        (WHITE_DOT, {"blur": (64.0, 64.0)}, "'mask' is invalid: what it masks is too small for this 'mask_blur'"),
+        (None, {"result": (64, 64), "extend": (10, 0, 0, 0)}, "'extend' is invalid: all that it masks is cut off"),
+    ],
+)
+async def test_run_that_would_inpaint_nothing_is_refused_before_it_waits(
+    mask: Image.Image | None, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=problem):
+        await check(to_base64(mask) if mask else "", **changes)
+
+
+async def test_what_the_shape_of_the_result_cuts_off_a_mask_is_said() -> None:
+    both = WHITE_LEFT.copy()
+    both.paste(255, (150, 40, 160, 60))
+    (warning,) = (await check(to_base64(both), result=(64, 64))).warnings
+    assert "300 × 100 pixels were cut to the shape of 64 × 64" in warning
+    assert (await check(to_base64(both), result=(304, 96))).warnings == ()
 
 
 @pytest.mark.parametrize(("kind", "size"), [("PNG", (3, 7)), ("JPEG", (64, 1)), ("GIF", (2000, 3)), ("BMP", (1, 2))])
