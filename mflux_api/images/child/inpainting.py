@@ -223,6 +223,11 @@ def _scaled(mask: Image.Image, size: Size, box: tuple[float, float, float, float
     """Return a mask, or a box of it, in another size; what is smaller than a pixel does not vanish."""
     box = (0, 0, *mask.size) if box is None else box
     scaled = mask.resize(size, Image.Resampling.BILINEAR, box=box).point(_BINARY)
+    if size[0] < box[2] - box[0] or size[1] < box[3] - box[1]:
+        # A line beside an area: what is white in part stays, where nothing near it is.
+        touched = mask.resize(size, Image.Resampling.BOX, box=box).point(_ANY)
+        near = scaled.filter(ImageFilter.MaxFilter(3))
+        scaled = ImageChops.lighter(scaled, ImageChops.subtract(touched, near))
     inner = mask.crop((math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])))
     if scaled.getbbox() is None and (masked := inner.getbbox()) is not None:
         left, top, right, bottom = masked

@@ -222,6 +222,19 @@ def test_dot_of_a_mask_does_not_vanish_when_it_is_scaled() -> None:
     assert layers.blurred.getbbox() is not None
 
 
+def test_line_of_a_mask_does_not_vanish_beside_an_area_when_it_is_scaled() -> None:
+    mask = Image.new("L", (2000, 1000))
+    mask.paste(255, (0, 0, 1000, 1000))
+    mask.paste(255, (1500, 0, 1502, 1000))
+    layers = compose(
+        Image.new("RGB", mask.size), mask, run=(256, 128), result=mask.size, blur=(0, 0), padding=None, fill=False
+    )
+    line = layers.mask.crop((192, 0, 193, 128))
+    assert line.getextrema() == (255, 255)
+    layers.mask.paste(0, (192, 0, 193, 128))
+    assert layers.mask.getbbox() == (0, 0, 128, 128)
+
+
 def test_mask_beyond_what_the_result_shows_is_refused() -> None:
     mask = Image.new("L", (300, 100))
     mask.paste(255, (0, 0, 20, 100))
