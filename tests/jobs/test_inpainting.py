@@ -116,7 +116,9 @@ def test_usual_requests_have_no_warning(changes: dict[str, Any]) -> None:
         ((1400, 748), (1392, 736)),
         ((4000, 3000), (1184, 880)),
         ((20, 20), (64, 64)),
-        ((9000, 100), (2048, 96)),
+        ((5000, 300), (2048, 128)),
+        ((300, 5000), (128, 2048)),
+        ((9000, 100), (2048, 64)),
     ],
 )
 def test_size_to_generate_at_is_the_nearest_within_a_megapixel(source: tuple[int, int], run: tuple[int, int]) -> None:
