@@ -12,6 +12,8 @@ from mflux_api.images.child.filling import fill_holes
 from mflux_api.images.child.protocol import Box, Margins, Size
 
 _HALF = 128
+_DARK = 32
+_MEANT = 0.1
 _BINARY = [255 * (value >= _HALF) for value in range(256)]
 _OPPOSITE = [255 - value for value in range(256)]
 _DOUBLED = [min(255, 2 * value) for value in range(256)]
@@ -36,18 +38,28 @@ class Layers:
     """Where in the result the generated part is."""
 
 
-def as_mask(image: Image.Image) -> Image.Image:
-    """Return a decoded image as a mask: white is inpainted.
+def mask_levels(image: Image.Image) -> Image.Image:
+    """Return how white a decoded mask is, one byte a pixel.
 
     An image whose alpha is not opaque everywhere is read by it, opaque being inpainted: so does A1111.
     """
     if image.has_transparency_data:
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.point(_OPPOSITE).getbbox() is not None:
-            return alpha.point(_BINARY)
+            return alpha
     # Pillow has no other way from Lab, whose first channel is the brightness.
-    light = image.getchannel(0) if image.mode == "LAB" else image.convert("L")
-    return light.point(_BINARY)
+    return image.getchannel(0) if image.mode == "LAB" else image.convert("L")
+
+
+def black_and_white(levels: Image.Image) -> Image.Image:
+    """Return a mask: from the middle on white, which is inpainted."""
+    return levels.point(_BINARY)
+
+
+def is_soft(levels: Image.Image) -> bool:
+    """Whether so much of a mask is grey that it was meant; edges and JPEG make a little of it."""
+    counts = levels.histogram()
+    return sum(counts[_DARK:-_DARK]) > _MEANT * sum(counts)
 
 
 def lay_out(

@@ -14,11 +14,13 @@ from mflux_api.images.child.formats.png import plain_png, read_text
 from mflux_api.images.child.formats.refused import Refused
 from mflux_api.images.child.inpainting import (
     NothingMasked,
-    as_mask,
+    black_and_white,
     compose,
     is_cut_off,
+    is_soft,
     lay_out,
     lay_out_mask,
+    mask_levels,
     place_mask,
 )
 from mflux_api.images.child.resize import as_reference, as_start
@@ -27,6 +29,7 @@ from mflux_api.images.rgb import RGBImage
 
 _LOSSY_QUALITY = 92
 _MOST_INFOTEXT = 64 * 1024
+_GREY = "Much of the mask is grey, and was read as black or white; a soft edge is made by 'mask_blur'"
 _CUT_OFF = "Some of what is masked is not in the result: {} × {} pixels were cut to the shape of {} × {}"
 
 
@@ -80,8 +83,11 @@ def check_mask(order: p.CheckMask, texts: Sequence[bytes]) -> tuple[p.ImagesChec
     """
     mask: Image.Image | None = None
     shorter: tuple[bytes, ...] = ()
+    told: tuple[str, ...] = ()
     for text in texts:
-        mask, shorter = _decode_mask(text)
+        levels, shorter = _decode_mask(text)
+        mask = black_and_white(levels)
+        told += (_GREY,) if is_soft(levels) else ()
         kept = 255 if order.invert else 0
         if mask.getextrema() == (kept, kept) and not any(order.extend):
             white, opaque = "white", "opaque"
@@ -96,13 +102,13 @@ def check_mask(order: p.CheckMask, texts: Sequence[bytes]) -> tuple[p.ImagesChec
         place_mask(holes, order.result, order.blur)
     except NothingMasked as refused:
         raise p.nothing_masked(str(refused), masked=bool(texts)) from None
-    told = (_CUT_OFF.format(*holes.size, *order.result),) if is_cut_off(holes, order.result) else ()
+    told += (_CUT_OFF.format(*holes.size, *order.result),) if is_cut_off(holes, order.result) else ()
     sizes = () if mask is None else (mask.size,)
     return p.ImagesChecked(sizes=sizes, compacted=(0,) if shorter else (), warnings=told), shorter
 
 
 def _decode_mask(text: bytes) -> tuple[Image.Image, tuple[bytes, ...]]:
-    """Return a mask, and a shorter text where there is one.
+    """Return the levels of a mask, and a shorter text where there is one.
 
     Raises:
         InvalidParameter: it cannot be used.
@@ -111,7 +117,7 @@ def _decode_mask(text: bytes) -> tuple[Image.Image, tuple[bytes, ...]]:
     try:
         data = decode_text(whole)
         shorter = compact_text(whole, data)
-        return decode_mask(data, as_mask), () if shorter is None else (shorter.encode("ascii"),)
+        return decode_mask(data, mask_levels), () if shorter is None else (shorter.encode("ascii"),)
     except (NotAFile, Refused) as refused:
         raise p.mask_error(f"it {refused}") from None
 
@@ -127,7 +133,7 @@ def prepare_inpainting(
     mask: Image.Image | None = None
     if order.masked:
         begin(order.images)
-        mask, _ = _decode_mask(texts[order.images])
+        mask = black_and_white(_decode_mask(texts[order.images])[0])
     begin(0)
     source = _decode(order, texts[0], 0)
     # It counts anew: decoding and composing a large image take about as long.

@@ -10,7 +10,16 @@ from PIL import Image, ImageChops, ImageFilter
 from mflux_api.actors.decoding import CheckedImages
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.child.filling import fill_holes
-from mflux_api.images.child.inpainting import NothingMasked, as_mask, compose, covering_box, crop_box, lay_out, soften
+from mflux_api.images.child.inpainting import (
+    NothingMasked,
+    black_and_white,
+    compose,
+    covering_box,
+    crop_box,
+    lay_out,
+    mask_levels,
+    soften,
+)
 from mflux_api.jobs.inpainting import Inpainting
 from mflux_api.jobs.resolve import ResolvedRequest
 from tests.support.local_decoding import LOCAL
@@ -51,7 +60,7 @@ EXPECTED = half().tobytes()
     ids=lambda mask: f"{mask.mode} {mask.getpixel((7, 0))} {mask.getpixel((0, 0))}",
 )
 def test_white_is_inpainted_and_of_transparent_masks_what_is_opaque(mask: Image.Image) -> None:
-    assert as_mask(mask).tobytes() == EXPECTED
+    assert black_and_white(mask_levels(mask)).tobytes() == EXPECTED
 
 
 async def read(mask: str, *, invert: bool = False) -> tuple[int, int]:
@@ -87,6 +96,15 @@ async def test_run_that_would_inpaint_nothing_is_refused_before_it_waits(
 ) -> None:
     with pytest.raises(InvalidParameter, match=problem):
         await check(to_base64(mask) if mask else "", **changes)
+
+
+async def test_greys_of_a_mask_are_not_dropped_in_silence() -> None:
+    ramp = Image.linear_gradient("L").resize((300, 100))
+    (warning,) = (await check(to_base64(ramp))).warnings
+    assert "grey" in warning
+    brush = half(size=(300, 100)).filter(ImageFilter.GaussianBlur(4))
+    assert (await check(to_base64(brush))).warnings == ()
+    assert (await check(to_base64(half(size=(300, 100)), "JPEG"))).warnings == ()
 
 
 async def test_what_the_shape_of_the_result_cuts_off_a_mask_is_said() -> None:
