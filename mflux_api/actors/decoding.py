@@ -75,21 +75,28 @@ class Decoding:
                 kept[place] = shorter[0].decode("ascii")
         return CheckedImages(tuple(sizes), tuple(kept), tuple(warnings))
 
-    async def check_mask(self, text: str, *, invert: bool, may_be_empty: bool, caller: str = "") -> CheckedImages:
-        """Check a mask.
+    async def check_mask(self, text: str, inpainting: Inpainting, source: p.Size, *, caller: str = "") -> CheckedImages:
+        """Check what is masked.
 
         Args:
-            text: it as base64 or a data URL.
-            invert: whether its black is inpainted.
-            may_be_empty: whether something else is inpainted where it inpaints nothing.
+            text: the mask as base64 or a data URL; empty without one.
+            inpainting: how it is used.
+            source: the size of the image, not extended.
             caller: on whose behalf.
 
         Raises:
-            InvalidParameter: it cannot be used, or inpaints nothing.
+            InvalidParameter: it cannot be used, or nothing is inpainted.
         """
-        order = p.CheckMask(invert=invert, may_be_empty=may_be_empty)
-        done, shorter = await self._do(order, (text,), p.ImagesChecked, caller)
-        return CheckedImages(done.sizes, (shorter[0].decode("ascii") if shorter else text,))
+        order = p.CheckMask(
+            invert=inpainting.invert,
+            blur=inpainting.blur,
+            extend=inpainting.extend,
+            source=source,
+            result=inpainting.result,
+        )
+        texts = (text,) if text else ()
+        done, shorter = await self._do(order, texts, p.ImagesChecked, caller)
+        return CheckedImages(done.sizes, (shorter[0].decode("ascii"),) if shorter else texts, done.warnings)
 
     async def run_inputs(self, request: ResolvedRequest) -> RunInputs:
         """Return the images of a run.

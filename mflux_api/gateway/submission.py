@@ -158,11 +158,11 @@ class Submission(Questions):
             warnings += images.warnings
             size = output_size(images.sizes[0])
             if wants_inpainting(checked):
-                checked = await self._with_mask(checked, images.sizes[0], warnings, owner)
                 canvas = inpainting_canvas(checked, images.sizes[0])
                 size = inpainting_size(canvas)
                 run = (checked.width or size[0], checked.height or size[1])
                 inpainting = resolve_inpainting(checked, canvas, run)
+                checked = await self._with_mask(checked, inpainting, images.sizes[0], warnings, owner)
         steps = self.settings.generation.default_steps
         resolved = resolve(
             checked, model, default_steps=steps, default_size=size, lora_names=loras, inpainting=inpainting
@@ -170,23 +170,22 @@ class Submission(Questions):
         return attrs.evolve(resolved, warnings=(*resolved.warnings, *warnings))
 
     async def _with_mask(
-        self, checked: GenerateRequest, source: tuple[int, int], warnings: list[str], owner: str
+        self,
+        checked: GenerateRequest,
+        inpainting: Inpainting,
+        source: tuple[int, int],
+        warnings: list[str],
+        owner: str,
     ) -> GenerateRequest:
-        """Check the mask as the init images are."""
-        if not checked.mask:
-            return checked
-        mask = await self.decoding.check_mask(
-            checked.mask,
-            invert=bool(checked.inpainting_mask_invert),
-            may_be_empty=bool(checked.extend),
-            caller=owner,
-        )
-        (size,) = mask.sizes
-        if differs_in_shape(size, source):
-            warnings.append(
-                f"The mask has {size[0]} × {size[1]} pixels and the image {source[0]} × {source[1]}; it was stretched"
-            )
-        return attrs.evolve(checked, mask=mask.texts[0])
+        """Check what is masked as the init images are."""
+        mask = await self.decoding.check_mask(checked.mask or "", inpainting, source, caller=owner)
+        warnings += [
+            f"The mask has {size[0]} × {size[1]} pixels and the image {source[0]} × {source[1]}; it was stretched"
+            for size in mask.sizes
+            if differs_in_shape(size, source)
+        ]
+        warnings += mask.warnings
+        return attrs.evolve(checked, mask="".join(mask.texts) or None)
 
     async def _named(self, loras: tuple[str, ...]) -> tuple[str, ...]:
         """Return every LoRA's one name, under which it is found again after a restart, too."""

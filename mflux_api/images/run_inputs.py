@@ -33,9 +33,10 @@ def inpainting_size(source: tuple[int, int]) -> tuple[int, int]:
 
     The result has the image's own size, so the nearest one is taken: it distorts least on the way there and back.
     """
-    width, height = (
-        min(max(round(side / MULTIPLE) * MULTIPLE, MIN_SIDE), MAX_SIDE) for side in scale_to_limit(*source)
-    )
+    scaled = scale_to_limit(*source)
+    # Both sides of a panorama are scaled: one that was cut to the limit alone would be squeezed.
+    scale = min(1.0, MAX_SIDE / max(scaled))
+    width, height = (max(round(side * scale / MULTIPLE) * MULTIPLE, MIN_SIDE) for side in scaled)
     # One megapixel is the most that a reference has, and what is generated is one.
     return (width, height) if width * height <= MAX_AREA else output_size(source)
 

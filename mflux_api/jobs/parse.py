@@ -103,13 +103,17 @@ def _invalid(message: str, body: Mapping[str, Any], target: type[Any], names: Ma
     reason, _, path = message.partition(" - at `$.")
     field = path.partition("`")[0].partition("[")[0].partition(".")[0] or "body"
     reason = reason.replace("`", "").replace(" | null", "").removeprefix("Expected ")
-    value = "…" if "prompt" in field else shorten_value(body.get(field))
+    inner = path.partition("`")[0].removeprefix(field).removeprefix(".")
+    held = body.get(field)
+    if isinstance(held, Mapping) and inner in held:
+        held = held[inner]
+    value = "…" if "prompt" in field else shorten_value(held)
     if isinstance(value, float) and reason == "int, got float":
         reason = f"a whole number, got {value!r}"
     shown = names.get(field, field)
     return InvalidParameter.for_field(
         shown,
-        f"is invalid: expected {reason}",
+        f"is invalid: expected {reason}" + (f" in '{inner}'" if isinstance(body.get(field), Mapping) and inner else ""),
         value=value,
         limit=reason.partition(", got")[0],
         **_bounds(target, field),

@@ -52,8 +52,21 @@ def test_margins_of_0_extend_nothing_and_need_no_image() -> None:
 
 def test_margin_may_be_written_as_a_float() -> None:
     assert read(init_images=["x"], extend={"right": 64.0}).extend == Extend(right=64)
-    with pytest.raises(InvalidParameter, match="'extend' is invalid: expected int"):
-        read(init_images=["x"], extend={"right": 64.5})
+
+
+@pytest.mark.parametrize(
+    ("extend", "problem", "value"),
+    [
+        ({"left": 8, "top": 2049}, "expected int <= 2048 in 'top'", 2049),
+        ({"bottom": -1}, "expected int >= 0 in 'bottom'", -1),
+        ({"right": 64.5}, "expected a whole number, got 64.5 in 'right'", 64.5),
+        ({"right": "x"}, "expected int, got str in 'right'", "x"),
+    ],
+)
+def test_margin_that_is_refused_is_named(extend: dict[str, Any], problem: str, value: object) -> None:
+    with pytest.raises(InvalidParameter, match=f"'extend' is invalid: {problem}") as caught:
+        read(init_images=["x"], extend=extend)
+    assert (caught.value.details["field"], caught.value.details["value"]) == ("extend", value)
 
 
 def test_requests_made_in_python_may_have_them() -> None:
@@ -116,7 +129,9 @@ def test_usual_requests_have_no_warning(changes: dict[str, Any]) -> None:
         ((1400, 748), (1392, 736)),
         ((4000, 3000), (1184, 880)),
         ((20, 20), (64, 64)),
-        ((9000, 100), (2048, 96)),
+        ((5000, 300), (2048, 128)),
+        ((300, 5000), (128, 2048)),
+        ((9000, 100), (2048, 64)),
     ],
 )
 def test_size_to_generate_at_is_the_nearest_within_a_megapixel(source: tuple[int, int], run: tuple[int, int]) -> None:

@@ -12,13 +12,25 @@ from mflux_api.images.child import protocol as p
 from mflux_api.images.child.decode import decode_image, decode_mask, file_of
 from mflux_api.images.child.formats.png import plain_png, read_text
 from mflux_api.images.child.formats.refused import Refused
-from mflux_api.images.child.inpainting import NothingMasked, as_mask, compose, lay_out
+from mflux_api.images.child.inpainting import (
+    NothingMasked,
+    black_and_white,
+    compose,
+    is_cut_off,
+    is_soft,
+    lay_out,
+    lay_out_mask,
+    mask_levels,
+    place_mask,
+)
 from mflux_api.images.child.resize import as_reference, as_start
 from mflux_api.images.png import SIGNATURE, encode_png
 from mflux_api.images.rgb import RGBImage
 
 _LOSSY_QUALITY = 92
 _MOST_INFOTEXT = 64 * 1024
+_GREY = "Much of the mask is grey, and was read as black or white; a soft edge is made by 'mask_blur'"
+_CUT_OFF = "Some of what is masked is not in the result: {} × {} pixels were cut to the shape of {} × {}"
 
 
 def check_images(
@@ -64,22 +76,39 @@ def prepare_references(
 
 
 def check_mask(order: p.CheckMask, texts: Sequence[bytes]) -> tuple[p.ImagesChecked, Sequence[bytes]]:
-    """Decode a mask and keep nothing; what holds much more than its file is sent back shorter.
+    """Look at what is masked and keep nothing; a text that holds much more than its file is sent back shorter.
 
     Raises:
-        InvalidParameter: it cannot be used, or inpaints nothing.
+        InvalidParameter: the mask cannot be used, or nothing is inpainted.
     """
-    (text,) = texts
-    mask, shorter = _decode_mask(text)
-    kept = 255 if order.invert else 0
-    if mask.getextrema() == (kept, kept) and not order.may_be_empty:
-        opposite = "black, with 'inpainting_mask_invert'," if order.invert else "white"
-        raise p.mask_error(f"it protects the whole image; what is {opposite} is inpainted")
-    return p.ImagesChecked(sizes=(mask.size,), compacted=(0,) if shorter else ()), shorter
+    mask: Image.Image | None = None
+    shorter: tuple[bytes, ...] = ()
+    told: tuple[str, ...] = ()
+    for text in texts:
+        levels, shorter = _decode_mask(text)
+        mask = black_and_white(levels)
+        told += (_GREY,) if is_soft(levels) else ()
+        kept = 255 if order.invert else 0
+        if mask.getextrema() == (kept, kept) and not any(order.extend):
+            white, opaque = "white", "opaque"
+            if order.invert:
+                white, opaque = "black, with 'inpainting_mask_invert',", "transparent"
+            raise p.mask_error(
+                f"it protects the whole image; what is {white} is inpainted "
+                f"(of a mask with transparency what is {opaque})"
+            )
+    holes = lay_out_mask(mask, order.source, invert=order.invert, extend=order.extend)
+    try:
+        place_mask(holes, order.result, order.blur)
+    except NothingMasked as refused:
+        raise p.nothing_masked(str(refused), masked=bool(texts)) from None
+    told += (_CUT_OFF.format(*holes.size, *order.result),) if is_cut_off(holes, order.result) else ()
+    sizes = () if mask is None else (mask.size,)
+    return p.ImagesChecked(sizes=sizes, compacted=(0,) if shorter else (), warnings=told), shorter
 
 
 def _decode_mask(text: bytes) -> tuple[Image.Image, tuple[bytes, ...]]:
-    """Return a mask, and a shorter text where there is one.
+    """Return the levels of a mask, and a shorter text where there is one.
 
     Raises:
         InvalidParameter: it cannot be used.
@@ -88,7 +117,7 @@ def _decode_mask(text: bytes) -> tuple[Image.Image, tuple[bytes, ...]]:
     try:
         data = decode_text(whole)
         shorter = compact_text(whole, data)
-        return decode_mask(data, as_mask), () if shorter is None else (shorter.encode("ascii"),)
+        return decode_mask(data, mask_levels), () if shorter is None else (shorter.encode("ascii"),)
     except (NotAFile, Refused) as refused:
         raise p.mask_error(f"it {refused}") from None
 
@@ -104,7 +133,7 @@ def prepare_inpainting(
     mask: Image.Image | None = None
     if order.masked:
         begin(order.images)
-        mask, _ = _decode_mask(texts[order.images])
+        mask = black_and_white(_decode_mask(texts[order.images])[0])
     begin(0)
     source = _decode(order, texts[0], 0)
     # It counts anew: decoding and composing a large image take about as long.
@@ -126,7 +155,7 @@ def prepare_inpainting(
             fill=order.fill,
         )
     except NothingMasked as refused:
-        raise p.mask_error(str(refused)) from None
+        raise p.nothing_masked(str(refused), masked=order.masked) from None
     if order.refer and not references:
         # Of a crop the crop, as in diffusers.
         references.append(as_reference(layers.start))

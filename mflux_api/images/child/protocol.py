@@ -78,16 +78,30 @@ class PrepareReferences(_ImagesOrder):
 
 @attrs.frozen(kw_only=True)
 class CheckMask(Order):
-    """Decode a mask and keep nothing. Blob: it as base64 or a data URL."""
+    """Say what a run will inpaint, and keep nothing. Blob: the mask as base64 or a data URL, if there is one."""
 
     invert: bool = False
     """Whether its black is inpainted."""
-    may_be_empty: bool = False
-    """Whether something else is inpainted where it inpaints nothing."""
+    blur: Blur
+    """Radius of its edge, in pixels of the result."""
+    extend: Margins
+    source: Size
+    """The size of the image, not extended."""
+    result: Size
+    """The size of the finished image."""
 
     def refuse(self, index: int, problem: str) -> ServiceError:
         """Return the error for a mask that cannot be decoded."""
-        return mask_error(f"it {problem}; save it again as a plain PNG")
+        return undecodable_mask(problem)
+
+
+def undecodable_mask(problem: str) -> InvalidParameter:
+    """Return the error for a mask that cannot be decoded.
+
+    Args:
+        problem: what is wrong with it, without its subject.
+    """
+    return mask_error(f"it {problem}; save it again as a plain PNG")
 
 
 def mask_error(reason: str) -> InvalidParameter:
@@ -97,6 +111,16 @@ def mask_error(reason: str) -> InvalidParameter:
         reason: what is wrong with it, as a clause.
     """
     return InvalidParameter.for_field("mask", f"is invalid: {reason}", limit="a plain PNG or JPEG")
+
+
+def nothing_masked(reason: str, *, masked: bool) -> InvalidParameter:
+    """Return the error for a run that would inpaint nothing.
+
+    Args:
+        reason: why, as a clause about the mask or the margins.
+        masked: whether there is a mask.
+    """
+    return mask_error(reason) if masked else InvalidParameter.for_field("extend", f"is invalid: {reason}")
 
 
 @attrs.frozen(kw_only=True)
@@ -130,7 +154,7 @@ class PrepareInpainting(_ImagesOrder):
     def refuse(self, index: int, problem: str) -> ServiceError:
         """Return the error for an image, or the mask, that cannot be decoded."""
         if index == self.images:
-            return CheckMask().refuse(0, problem)
+            return undecodable_mask(problem)
         return super().refuse(index, problem)
 
 

@@ -2,13 +2,24 @@
 
 import base64
 from io import BytesIO
+from typing import Any
 
 import pytest
 from PIL import Image, ImageChops, ImageFilter
 
+from mflux_api.actors.decoding import CheckedImages
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.child.filling import fill_holes
-from mflux_api.images.child.inpainting import NothingMasked, as_mask, compose, covering_box, crop_box, lay_out
+from mflux_api.images.child.inpainting import (
+    NothingMasked,
+    black_and_white,
+    compose,
+    covering_box,
+    crop_box,
+    lay_out,
+    mask_levels,
+    soften,
+)
 from mflux_api.jobs.inpainting import Inpainting
 from mflux_api.jobs.resolve import ResolvedRequest
 from tests.support.local_decoding import LOCAL
@@ -49,12 +60,59 @@ EXPECTED = half().tobytes()
     ids=lambda mask: f"{mask.mode} {mask.getpixel((7, 0))} {mask.getpixel((0, 0))}",
 )
 def test_white_is_inpainted_and_of_transparent_masks_what_is_opaque(mask: Image.Image) -> None:
-    assert as_mask(mask).tobytes() == EXPECTED
+    assert black_and_white(mask_levels(mask)).tobytes() == EXPECTED
 
 
 async def read(mask: str, *, invert: bool = False) -> tuple[int, int]:
-    (size,) = (await LOCAL.check_mask(mask, invert=invert, may_be_empty=False)).sizes
+    (size,) = (await check(mask, invert=invert)).sizes
     return size
+
+
+async def check(mask: str, source: tuple[int, int] = (300, 100), **changes: Any) -> CheckedImages:
+    return await LOCAL.check_mask(mask, Inpainting(**{"result": source, **changes}), source)
+
+
+async def test_transparent_mask_is_refused_for_what_it_is() -> None:
+    with pytest.raises(InvalidParameter, match="transparency what is opaque"):
+        await read(to_base64(Image.new("RGBA", (9, 9), (255, 255, 255, 0))))
+
+
+WHITE_LEFT = Image.new("L", (300, 100))
+WHITE_LEFT.paste(255, (0, 0, 20, 100))
+WHITE_DOT = Image.new("L", (300, 100))
+WHITE_DOT.putpixel((150, 50), 255)
+
+
+@pytest.mark.parametrize(
+    ("mask", "changes", "problem"),
+    [
+        (WHITE_LEFT, {"result": (64, 64)}, "'mask' is invalid: all that it masks is cut off"),
+        (WHITE_DOT, {"blur": (64.0, 64.0)}, "'mask' is invalid: what it masks is too small for this 'mask_blur'"),
+        (None, {"result": (64, 64), "extend": (10, 0, 0, 0)}, "'extend' is invalid: all that it masks is cut off"),
+    ],
+)
+async def test_run_that_would_inpaint_nothing_is_refused_before_it_waits(
+    mask: Image.Image | None, changes: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(InvalidParameter, match=problem):
+        await check(to_base64(mask) if mask else "", **changes)
+
+
+async def test_greys_of_a_mask_are_not_dropped_in_silence() -> None:
+    ramp = Image.linear_gradient("L").resize((300, 100))
+    (warning,) = (await check(to_base64(ramp))).warnings
+    assert "grey" in warning
+    brush = half(size=(300, 100)).filter(ImageFilter.GaussianBlur(4))
+    assert (await check(to_base64(brush))).warnings == ()
+    assert (await check(to_base64(half(size=(300, 100)), "JPEG"))).warnings == ()
+
+
+async def test_what_the_shape_of_the_result_cuts_off_a_mask_is_said() -> None:
+    both = WHITE_LEFT.copy()
+    both.paste(255, (150, 40, 160, 60))
+    (warning,) = (await check(to_base64(both), result=(64, 64))).warnings
+    assert "300 × 100 pixels were cut to the shape of 64 × 64" in warning
+    assert (await check(to_base64(both), result=(304, 96))).warnings == ()
 
 
 @pytest.mark.parametrize(("kind", "size"), [("PNG", (3, 7)), ("JPEG", (64, 1)), ("GIF", (2000, 3)), ("BMP", (1, 2))])
@@ -93,10 +151,27 @@ async def test_mask_that_cannot_be_used_is_refused_under_its_name(mask: str, inv
 def test_result_in_the_images_own_size_has_its_own_bytes_where_the_blurred_mask_is_0(blur: tuple[float, float]) -> None:
     layers = compose(NOISE, RIGHT, run=(496, 336), result=(500, 333), blur=blur, padding=None, fill=False)
     assert layers.overlay.tobytes() == NOISE.tobytes()
-    assert layers.blurred.tobytes() == RIGHT.filter(ImageFilter.GaussianBlur(blur)).tobytes()
+    protected, seen = RIGHT.filter(ImageFilter.GaussianBlur(blur)).tobytes(), layers.blurred.tobytes()
+    assert all((share == 0) == (blurred == 0) for share, blurred in zip(seen, protected, strict=True))
     assert layers.box == (0, 0, 500, 333)
     assert layers.start.size == layers.mask.size == (496, 336)
     assert set(layers.mask.tobytes()) == {0, 255}
+
+
+@pytest.mark.parametrize(("width", "blur"), [(250, 4), (250, 64), (40, 16), (3, 4), (1, 4), (1, 16)])
+def test_what_is_white_shows_nothing_of_what_was_there_however_the_mask_is_blurred(width: int, blur: float) -> None:
+    mask = Image.new("L", (300, 40))
+    mask.paste(255, (20, 0, 20 + width, 40))
+    blurred = soften(mask, (blur, blur))
+    assert blurred.crop((20, 0, 20 + width, 40)).getextrema() == (255, 255)
+    assert blurred.getpixel((19, 20)) != 0
+
+
+def test_mask_of_which_its_blur_leaves_nothing_is_refused() -> None:
+    mask = Image.new("L", NOISE.size)
+    mask.putpixel((250, 160), 255)
+    with pytest.raises(NothingMasked, match="too small for this 'mask_blur'"):
+        compose(NOISE, mask, run=(496, 336), result=(500, 333), blur=(64, 64), padding=None, fill=False)
 
 
 def test_result_in_another_size_has_the_bytes_of_the_resized_image() -> None:
@@ -163,6 +238,19 @@ def test_dot_of_a_mask_does_not_vanish_when_it_is_scaled() -> None:
     )
     assert layers.mask.getbbox() is not None
     assert layers.blurred.getbbox() is not None
+
+
+def test_line_of_a_mask_does_not_vanish_beside_an_area_when_it_is_scaled() -> None:
+    mask = Image.new("L", (2000, 1000))
+    mask.paste(255, (0, 0, 1000, 1000))
+    mask.paste(255, (1500, 0, 1502, 1000))
+    layers = compose(
+        Image.new("RGB", mask.size), mask, run=(256, 128), result=mask.size, blur=(0, 0), padding=None, fill=False
+    )
+    line = layers.mask.crop((192, 0, 193, 128))
+    assert line.getextrema() == (255, 255)
+    layers.mask.paste(0, (192, 0, 193, 128))
+    assert layers.mask.getbbox() == (0, 0, 128, 128)
 
 
 def test_mask_beyond_what_the_result_shows_is_refused() -> None:
