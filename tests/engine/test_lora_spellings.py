@@ -510,6 +510,37 @@ def test_alpha_of_an_adapter_that_peft_saved_is_in_the_file_beside_it(tmp_path: 
         scale()
 
 
+@pytest.mark.parametrize(
+    ("pattern", "scale"),
+    [
+        ("to_q", 4),
+        (r"^transformer_blocks\.\d+\.attn\.to_q$", 4),
+        ("transformer_blocks.[0-9]+.attn.(to_q|to_k)", 4),
+        ("attn.to_q|ff.linear_in", 4),
+        (r"transformer_blocks\.1\.attn\.to_q", 2),
+        ("(to_k|to_v)", 2),
+    ],
+)
+def test_alpha_pattern_of_peft_may_be_an_expression(pattern: str, scale: float, tmp_path: Path) -> None:
+    down, up = factors(WIDTH, WIDTH, 1)
+    adapter = spell({"transformer_blocks.0.attn.to_q": {"lora_A": down, "lora_B": up}}, SPELLINGS["peft"])
+    config = {"r": 4, "lora_alpha": 8, "alpha_pattern": {pattern: 16}}
+    path = save(tmp_path / "a.safetensors", adapter, {"lora_adapter_metadata": json.dumps(config)})
+    (found,) = read_adapter(path).updates["transformer_blocks.0.attn.to_q"]
+    assert isinstance(found, LowRank)
+    assert float(np.array(found.up[0, 0] / up[0, 0])) == scale
+
+
+def test_alpha_of_null_in_pefts_metadata_is_none(tmp_path: Path) -> None:
+    down, up = factors(WIDTH, WIDTH, 1)
+    adapter = spell({"transformer_blocks.0.attn.to_q": {"lora_A": down, "lora_B": up}}, SPELLINGS["peft"])
+    config = {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": None})}
+    path = save(tmp_path / "a.safetensors", adapter, config)
+    (found,) = read_adapter(path).updates["transformer_blocks.0.attn.to_q"]
+    assert isinstance(found, LowRank)
+    assert float(np.array(found.up[0, 0] / up[0, 0])) == 1
+
+
 def test_alpha_beside_a_loha_and_a_lokr_of_peft_is_its_part_of_the_rank(tiny: Components, tmp_path: Path) -> None:
     right, left = factors(WIDTH // 2, WIDTH // 4, 1)
     whole = {"lokr_w1": mx.array([[0.5, -1.0, 2.0, 1.0], [1.5, 0.25, -0.5, 1.0]]), "lokr_w2": left @ right}

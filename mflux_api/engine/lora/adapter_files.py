@@ -26,8 +26,9 @@ from mflux_api.system.regular_files import read_regular
 
 __all__ = ["Adapter", "LoraError", "blaming", "config_of", "read_adapter"]
 
-# A module name, as PEFT writes it. It is matched as a regular expression, and an arbitrary one could take forever.
-_PLAIN_PATTERN = re.compile(r"\^?[\w.\\]+\$?")
+_WORD = re.compile(r"\w+")
+_ANY_BLOCK = ("\\d+", "[0-9]+")
+_PEFT_WRAPPER = "base_model.model."
 _PEFT_FILE = "adapter_model.safetensors"
 _PEFT_CONFIG = "adapter_config.json"
 """PEFT's ``save_pretrained`` writes both into one folder, and alpha into the latter alone."""
@@ -183,11 +184,16 @@ def _fill_alpha(file: OpenLora, layers: Mapping[str, _Layer], names: LoraNames, 
         json.loads(metadata.get(PeftLoRAMetadata.METADATA_KEY) or "null")
         configs = PeftLoRAMetadata.configs(dict(metadata))
         # A LoRA of both may have left the prefixes out, so that a layer's name does not say whose it is.
-        configs = {part: config for part, config in configs.items() if not part.startswith("text_encoder")}
+        configs = {
+            part: config
+            for part, config in configs.items()
+            if not part.startswith("text_encoder") and config["lora_alpha"] is not None
+        }
         patterns = [pattern for config in configs.values() for pattern in config.get("alpha_pattern") or {}]
-        if len(patterns) > _MAX_PATTERNS or not all(_PLAIN_PATTERN.fullmatch(pattern) for pattern in patterns):
+        if len(patterns) > _MAX_PATTERNS or not all(map(_matches_quickly, patterns)):
             raise LoraError(
-                f"The LoRA {file.name} has an alpha pattern that is not a module's name, or more than {_MAX_PATTERNS}."
+                f"The LoRA {file.name} has an alpha pattern of more than modules' names, \\d+ and (a|b), or over "
+                f"{_MAX_PATTERNS} patterns."
             )
         # What diffusers writes into a file is of LoRAs alone.
         kinds = _FIRST[:1] if PeftLoRAMetadata.METADATA_KEY in file.metadata else _FIRST
@@ -195,7 +201,8 @@ def _fill_alpha(file: OpenLora, layers: Mapping[str, _Layer], names: LoraNames, 
             first = next((part for part in kinds if part in layer.parts), None)
             if "alpha" in layer.parts or first is None:
                 continue
-            spelled = f"{names.used[layer.keys[first]].layer}.lora_A.weight"
+            # PEFT's patterns are of names in the model that it wraps.
+            spelled = f"{names.used[layer.keys[first]].layer.removeprefix(_PEFT_WRAPPER)}.lora_A.weight"
             alpha = PeftLoRAMetadata.alpha(spelled, configs, layer.parts[first].shape[0])
             if alpha is None:
                 continue
@@ -205,6 +212,13 @@ def _fill_alpha(file: OpenLora, layers: Mapping[str, _Layer], names: LoraNames, 
                 layer.parts["alpha"] = mx.array(alpha)
     except (TypeError, ValueError, AttributeError, KeyError, ArithmeticError, IndexError, re.error, RecursionError):
         raise LoraError(f"The LoRA {file.name} has metadata that cannot be read: save it again.") from None
+
+
+def _matches_quickly(pattern: str) -> bool:
+    """Whether a pattern of PEFT's is made of modules' names alone; an arbitrary one could take forever to match."""
+    names = pattern.removeprefix("^").removesuffix("$").replace("\\.", ".").split(".")
+    choices = (name.removeprefix("(").removesuffix(")").split("|") for name in names if name not in _ANY_BLOCK)
+    return all(_WORD.fullmatch(word) for choice in choices for word in choice)
 
 
 def _updates(name: str, path: str, layer: _Layer) -> tuple[Factors, ...]:
