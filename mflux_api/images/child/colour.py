@@ -39,7 +39,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     mode = _MODES.get(profile[16:20]) if whole else None
     if mode is None:
         raise BadProfile("is damaged" if not whole else "is for colours that are not known")
-    if image.mode not in _FITTING[mode]:
+    if image.mode not in _FITTING[mode] and not (mode == "L" and _is_grey(image)):
         raise BadProfile("does not fit its pixels")
     transform = _transform(profile, mode)
     if _changes_nothing(transform, mode):
@@ -56,6 +56,14 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     if alpha is not None:
         converted.putalpha(alpha)
     return converted
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether an image of another mode has greys alone: WebP has no mode for them, nor Pillow for 16 bits and alpha."""
+    if image.mode not in _FITTING["RGB"]:
+        return False
+    red, green, blue = image.convert("RGBA").convert("RGB").split()
+    return not any(ImageChops.difference(red, other).getbbox() for other in (green, blue))
 
 
 def lab_to_rgb(image: Image.Image) -> Image.Image:

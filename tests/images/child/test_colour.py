@@ -88,6 +88,27 @@ def test_grey_levels_follow_a_profile_of_grey(mode: str, kind: str) -> None:
     assert (out.mode, warnings) == ("RGB", [])
 
 
+def png_of_grey_and_alpha_in_16_bits(profile: bytes) -> bytes:
+    row = b"\0" + b"\x4e\x20\xff\xff" * 32
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", 32, 32, 16, 4, 0, 0, 0),
+        b"iCCP": b"grey\0\0" + zlib.compress(profile),
+        b"IDAT": zlib.compress(row * 32),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in parts.items())
+
+
+def webp_of_grey(profile: bytes) -> bytes:
+    return saved(Image.new("L", (32, 32), 78).convert("RGB"), "WEBP", icc_profile=profile, lossless=True)
+
+
+@pytest.mark.parametrize("made", [png_of_grey_and_alpha_in_16_bits, webp_of_grey])
+def test_profile_of_grey_fits_greys_for_which_the_decoder_has_no_mode(made: Callable[[bytes], bytes]) -> None:
+    out, warnings = decoded(made(icc.grey()))
+    assert (near(out.getpixel((9, 9)), (150, 150, 150)), warnings) == (True, [])
+
+
 def test_grey_levels_follow_a_profile_of_rgb() -> None:
     bright = icc.matrix((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141), gamma=1.0)
     out, warnings = decoded(saved(image("L"), "PNG", icc_profile=bright))
