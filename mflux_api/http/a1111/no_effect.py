@@ -4,7 +4,6 @@ Clients send fifty fields in each call, most of them neutral. A field that count
 beside ``enable_hr``, ``subseed`` beside ``subseed_strength``) is neutral here: the other one is told.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -119,9 +118,6 @@ _OF_FILES_AND_PAGES = (
 )
 """How names of settings begin that say what A1111 does with its own files and pages."""
 
-_WEIGHT: Final = re.compile(r":[0-9]\.[0-9]{1,2}\)")
-"""The end of a weight as A1111 writes it: ``(word:1.2)``."""
-
 _EXTRAS: Final[Mapping[str, _Rule]] = {
     "gfpgan_visibility": _Rule(_at_most_0, "faces are not restored"),
     "codeformer_visibility": _Rule(_at_most_0, "faces are not restored"),
@@ -156,7 +152,6 @@ def explain(body: Mapping[str, Any]) -> tuple[str, ...]:
         body: a request in A1111's dialect.
     """
     return (
-        *_of_weights(body.get("prompt")),
         *_told(body, _RULES),
         *_of_sampler(body),
         *_of_scripts(body.get("alwayson_scripts")),
@@ -177,12 +172,6 @@ def _told(body: Mapping[str, Any], rules: Mapping[str, _Rule]) -> tuple[str, ...
 def explain_plain(body: Mapping[str, Any]) -> tuple[str, ...]:
     """Return what is said of a request that is not in the dialect: what a client of A1111 carries along is unknown."""
     return unknown_fields.explain([FieldName(name) for name in sorted(CARRIED) if name in body], {})
-
-
-def _of_weights(prompt: Any) -> tuple[str, ...]:
-    if not isinstance(prompt, str) or _WEIGHT.search(prompt) is None:
-        return ()
-    return ("Weights in the prompt, such as (word:1.2), have no effect: they are read as text",)
 
 
 def _of_sampler(body: Mapping[str, Any]) -> tuple[str, ...]:

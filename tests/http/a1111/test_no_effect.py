@@ -221,12 +221,6 @@ def test_field_that_asks_for_something_is_told_by_its_name(name: str) -> None:
     assert "no effect" in warning
 
 
-@pytest.mark.parametrize(("prompt", "is_told"), [("a (red:1.3) house", True), ("(at 10:30) 16:9, (x: 1)", False)])
-def test_weights_in_the_prompt_are_told(prompt: str, is_told: bool) -> None:
-    warnings = told({"prompt": prompt, "cfg_scale": 1})
-    assert warnings == (("Weights in the prompt, such as (word:1.2), have no effect: they are read as text",) * is_told)
-
-
 def test_fields_beside_the_one_that_counts_add_no_sentence() -> None:
     hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.5, "hr_resize_x": 1024}
     assert len(told({"prompt": "a", **hires, "refiner_switch_at": 0.8, "subseed": 7, "script_args": [1]})) == 1
