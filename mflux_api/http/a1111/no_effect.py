@@ -118,6 +118,9 @@ _OF_FILES_AND_PAGES = (
 )
 """How names of settings begin that say what A1111 does with its own files and pages."""
 
+_OF_THE_PAGE: Final = frozenset({"sampler", "seed"})
+"""Scripts of A1111's own that do nothing in a call of its API; what shows a page's settings as one sends them along."""
+
 _EXTRAS: Final[Mapping[str, _Rule]] = {
     "gfpgan_visibility": _Rule(_at_most_0, "faces are not restored"),
     "codeformer_visibility": _Rule(_at_most_0, "faces are not restored"),
@@ -183,19 +186,28 @@ def _of_sampler(body: Mapping[str, Any]) -> tuple[str, ...]:
 def _of_scripts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, dict):
         return () if _NOTHING(value) else ("'alwayson_scripts' has no effect: there are no scripts",)
-    used = [name for name, script in value.items() if not _is_unused(script)]
+    used = [name for name, script in value.items() if name.casefold() not in _OF_THE_PAGE and not _is_unused(script)]
     return (f"'alwayson_scripts' has no effect: there is no {_listed(used)}",) if used else ()
 
 
 def _is_unused(script: Any) -> bool:
-    """Whether a script is switched off: it has no arguments, its first one is false, or all of its units are off."""
+    """Whether a script is switched off: it has no arguments, its first one is false, or all of its units are off.
+
+    A unit of ControlNet is off by its ``enabled``, one of ADetailer by its model.
+    """
     arguments = script.get("args") if isinstance(script, dict) else script
     if isinstance(arguments, dict):
         arguments = [arguments] if arguments else []
     if not isinstance(arguments, list) or not arguments:
         return not arguments
-    off = all(isinstance(unit, dict) and unit.get("enabled") is False for unit in arguments)
+    # ADetailer's units come behind flags of the whole.
+    units = [unit for unit in arguments if not isinstance(unit, bool)]
+    off = bool(units) and all(map(_is_off, units))
     return off or arguments[0] is False or all(map(_NOTHING, arguments))
+
+
+def _is_off(unit: Any) -> bool:
+    return isinstance(unit, dict) and (unit.get("enabled") is False or unit.get("ad_model") == "None")
 
 
 def _of_settings(body: Mapping[str, Any]) -> tuple[str, ...]:
