@@ -87,6 +87,13 @@ async def test_misspelled_dry_run_is_told_by_what_removes_records(api: Api) -> N
     assert answer.json()["warnings"] == ["'dryrun' is not known: did you mean 'dry_run'?"]
 
 
+@pytest.mark.parametrize(("field", "value"), [("older_than_hours", "5"), ("older_than_hours", -1), ("dry_run", "true")])
+async def test_error_of_prune_shows_the_value_that_was_sent(api: Api, field: str, value: object) -> None:
+    answer = await api.http.post("/api/v1/jobs/prune", json={"older_than_hours": 1, field: value})
+    details = answer.json()["details"]
+    assert (answer.status_code, details["field"], details["value"]) == (400, field, value)
+
+
 async def test_init_images_that_txt2img_does_not_take_are_a_warning(api: Api) -> None:
     answer = await api.http.post("/sdapi/v1/txt2img", json=BODY | {"init_images": ["a"]})
     assert (answer.status_code, len(answer.json()["warnings"])) == (200, 1)
