@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -85,6 +86,14 @@ async def test_idempotency_key_of_a_call_that_waits_is_a_warning(api: Api) -> No
 async def test_misspelled_dry_run_is_told_by_what_removes_records(api: Api) -> None:
     answer = await api.http.post("/api/v1/jobs/prune", json={"older_than_hours": 1, "dryrun": True})
     assert answer.json()["warnings"] == ["'dryrun' is not known: did you mean 'dry_run'?"]
+
+
+@pytest.mark.parametrize("images", ["base64", "url"])
+async def test_parameter_that_an_event_stream_does_not_know_is_a_warning_of_its_end(api: Api, images: str) -> None:
+    job = await api.finished()
+    events = (await api.http.get(f"/api/v1/jobs/{job.id}/stream?images={images}&preview=jpeg")).text
+    _, _, end = events.partition("event: complete\ndata: ")
+    assert json.loads(end)["warnings"] == ["'preview' is not known: did you mean 'previews'?"]
 
 
 @pytest.mark.parametrize(("field", "value"), [("older_than_hours", "5"), ("older_than_hours", -1), ("dry_run", "true")])

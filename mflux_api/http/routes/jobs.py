@@ -211,6 +211,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             held().stack,
             urls=urls,
             allowed=still_allowed(),
+            warnings=_unknown_parameters("images", "previews"),
             head_only=request.method == "HEAD",
         )
 
