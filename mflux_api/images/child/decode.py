@@ -54,7 +54,7 @@ def decode_image(
         try:
             image = _follow_profile(image, data)
         except BadProfile as bad:
-            warn(f"Image {index + 1} of '{field}': its colour profile {bad}; its colours were taken for sRGB")
+            warn(f"Image {index + 1} of '{field}': its colour profile {bad}; it was ignored")
         return _put_on_white(image)
 
     try:

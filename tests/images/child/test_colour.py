@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from mflux_api.images.child.decode import decode_image
 from mflux_api.images.child.formats.refused import MAX_PROFILE
@@ -161,7 +161,7 @@ def test_profile_that_cannot_be_followed_is_ignored_with_a_word(name: str, kind:
     assert near(out.getpixel((9, 9)), COLOUR, 12)
     (warning,) = warnings
     assert warning.startswith("Image 1 of 'init_images': its colour profile ")
-    assert warning.endswith("; its colours were taken for sRGB")
+    assert warning.endswith("; it was ignored")
 
 
 def test_profile_that_is_damaged_in_its_container_is_ignored_with_a_word() -> None:
@@ -200,3 +200,18 @@ def test_profile_in_parts_out_of_order_is_put_together() -> None:
     jpeg = saved(image(), "JPEG", **LOSSLESS["JPEG"])
     out, warnings = decoded(jpeg[:2] + b"".join(parts) + jpeg[2:])
     assert (near(out.getpixel((9, 9)), (30, 60, 200), 12), warnings) == (True, [])
+
+
+def test_littlecms_profile_of_lab_is_followed() -> None:
+    lab = ImageCms.createProfile("LAB")
+    transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), lab, "RGB", "LAB")
+    pixels = ImageCms.applyTransform(image(), transform)
+    assert pixels is not None
+    out, warnings = decoded(saved(pixels, "TIFF", icc_profile=ImageCms.ImageCmsProfile(lab).tobytes()))
+    assert (near(out.getpixel((9, 9)), COLOUR), warnings) == (True, [])
+
+
+def test_profile_of_a_link_is_not_called_damaged() -> None:
+    link = icc.swapped()[:12] + b"link" + icc.swapped()[16:]
+    _, (warning,) = decoded(saved(image(), "PNG", icc_profile=link))
+    assert "is a link between devices" in warning
