@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,12 @@ async def test_idempotency_key_of_a_call_that_waits_is_a_warning(api: Api) -> No
 async def test_misspelled_dry_run_is_told_by_what_removes_records(api: Api) -> None:
     answer = await api.http.post("/api/v1/jobs/prune", json={"older_than_hours": 1, "dryrun": True})
     assert answer.json()["warnings"] == ["'dryrun' is not known: did you mean 'dry_run'?"]
+
+
+@pytest.mark.parametrize("fields", [{"init_images": []}, {"init_images": [None]}, {"mask": ""}, {"extend": {}}])
+async def test_fields_of_edits_without_an_image_are_quiet_in_txt2img(api: Api, fields: dict[str, Any]) -> None:
+    answer = await api.http.post("/sdapi/v1/txt2img", json=BODY | fields)
+    assert (answer.status_code, answer.json()["warnings"]) == (200, [])
 
 
 @pytest.mark.parametrize("images", ["base64", "url"])

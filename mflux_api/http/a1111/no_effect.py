@@ -25,6 +25,9 @@ _OBJECT = Field(brief=16 * 1024)
 Neutral = Callable[[Any], bool]
 
 
+_FALSE: Final = ("false", "off", "no")
+
+
 def _plain(value: Any) -> Any:
     """Return a value as it is compared: numbers may be texts, and letters small."""
     if isinstance(value, str):
@@ -42,7 +45,7 @@ def _is(*values: float | str) -> Neutral:
     def check(value: Any) -> bool:
         if isinstance(value, list | tuple):
             return all(not isinstance(item, list) and check(item) for item in value)
-        return value is None or value in ("", {}) or _plain(value) in ("false", *values)
+        return value is None or value in ("", {}) or _plain(value) in (*_FALSE, *values)
 
     return check
 
@@ -94,7 +97,6 @@ _RULES: Final[Mapping[str, _Rule]] = {
 }
 
 _SETTINGS: Final[Mapping[str, Neutral]] = {
-    "sd_model_checkpoint": lambda _: True,
     "sd_checkpoint_hash": lambda _: True,
     "face_restoration_model": lambda _: True,
     "clip_stop_at_last_layers": _is(0.0, 1.0),
@@ -224,6 +226,8 @@ def _of_settings(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _is_neutral_setting(name: str, value: Any) -> bool:
+    if name == "sd_model_checkpoint":
+        return True
     small = name.casefold()
     known = _SETTINGS.get(small)
     if known is not None:

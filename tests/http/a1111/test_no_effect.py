@@ -221,6 +221,11 @@ def test_field_that_asks_for_something_is_told_by_its_name(name: str) -> None:
     assert "no effect" in warning
 
 
+@pytest.mark.parametrize("value", [False, 0, "false", "FALSE", "off", "no", "0", ""])
+def test_flag_that_is_off_is_quiet_however_it_is_written(value: object) -> None:
+    assert told({"prompt": "a", "enable_hr": value, "tiling": value, "restore_faces": value}) == ()
+
+
 def test_fields_beside_the_one_that_counts_add_no_sentence() -> None:
     hires = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.5, "hr_resize_x": 1024}
     assert len(told({"prompt": "a", **hires, "refiner_switch_at": 0.8, "subseed": 7, "script_args": [1]})) == 1
@@ -260,6 +265,7 @@ def test_scripts_are_told_that_are_switched_on(scripts: object, says: str | None
         ({"samples_format": "jpg"}, "'samples_format' has no effect"),
         ({"a": "A" * 20_000, "sd_model_checkpoint": "demo"}, "'override_settings.a' is not known here"),
         ("demo", "'override_settings' has no effect but for its model"),
+        ({"SD_Model_Checkpoint": "other"}, "'SD_Model_Checkpoint' has no effect"),
     ],
 )
 def test_settings_are_told_that_would_change_the_image(settings: object, says: str | None) -> None:
