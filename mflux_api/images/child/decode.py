@@ -7,7 +7,15 @@ pixels need, their number is known before the first is decoded, and whatever it 
 from collections.abc import Callable
 from io import BytesIO
 
-from PIL import AvifImagePlugin, Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    Image,
+    ImageChops,
+    ImageFile,
+    ImageOps,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.base64_text import NotAFile, decode_text
@@ -18,6 +26,10 @@ from mflux_api.images.child.formats.refused import BadProfile, Refused, damaged
 from mflux_api.images.sizes import MAX_PIXELS, MULTIPLE, reference_size
 
 LIMIT = f"base64 or a data URL of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image of at most {MAX_PIXELS // 10**6} MP"
+
+_WHITE_IS_ZERO = 0
+_PLANES = 2
+_RAW = 1
 
 # A thread for each core would each reserve memory, and one image is to take no more than one core.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -104,13 +116,15 @@ def _decode(data: bytes, *, reference: bool, convert: Callable[[Image.Image], Im
             plain = _ended_jpeg(plain, reference)
         with Image.open(BytesIO(plain), formats=(kind,)) as image:
             _check_size(*image.size, reference)
+            negative = _is_negative(image)
             _load(image, plain)
             # After the frame is chosen and before anything forgets the EXIF data.
-            return convert(_with_eight_bits(_apply_orientation(image)))
+            upright = _with_eight_bits(_apply_orientation(image))
+            return convert(ImageOps.invert(upright) if negative else upright)
     except Refused:
         raise
     except UnidentifiedImageError:
-        raise Refused("is not an image of a known format; send a PNG, JPEG or WebP") from None
+        raise Refused(f"is a {kind} of a kind that is not read, or damaged; save it as a plain PNG or JPEG") from None
     except MemoryError:
         # The limit of the process, and not the image's own fault: who set it says what it means.
         raise
@@ -118,6 +132,22 @@ def _decode(data: bytes, *, reference: bool, convert: Callable[[Image.Image], Im
         raise Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
     except Exception:  # noqa: BLE001 - a decoder may raise anything on bytes from outside, and it means one thing
         raise damaged() from None
+
+
+def _is_negative(image: ImageFile.ImageFile) -> bool:
+    """Whether an image of 16 bits has white for 0, which its decoder does not follow.
+
+    Raises:
+        Refused: it has colours in planes of 16 bits, which the decoder takes for 8 where they are not compressed.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return False
+    tags = image.tag_v2
+    raw = tags.get(TiffImagePlugin.COMPRESSION, _RAW) == _RAW
+    planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == _PLANES
+    if raw and planar and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8:
+        raise Refused("has its colours in planes of 16 bits; save it with compression, or as a plain PNG")
+    return image.mode.startswith("I;16") and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
 
 
 def _load(image: ImageFile.ImageFile, plain: bytes) -> None:
