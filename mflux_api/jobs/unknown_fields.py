@@ -51,6 +51,9 @@ _OTHER_NAMES: Final[Mapping[str, str]] = {
 }
 """What other programs call our fields; letters alone."""
 
+_NOT_MISSPELLED: Final = frozenset({"hiresfix", "outputformat", "saveimages", "sendimages", "softinpainting", "styles"})
+"""Fields of other programs that look like ours and mean something else; letters alone."""
+
 _ELSEWHERE: Final = frozenset({"init_images", "mask", "extend"})
 """Fields of edits, which other routes know."""
 _EMPTY: Final = (b"[]", b"{}", b'""', b"[null]", b'[""]')
@@ -105,6 +108,8 @@ def _meant(name: str, words: Mapping[str, str]) -> str | None:
     other = _OTHER_NAMES.get(letters)
     if other in words.values():
         return other
+    if letters in _NOT_MISSPELLED:
+        return None
     found = get_close_matches(letters, words, 1, _LIKENESS)
     return words[found[0]] if found else None
 

@@ -89,6 +89,12 @@ async def test_misspelled_dry_run_is_told_by_what_removes_records(api: Api) -> N
     assert answer.json()["warnings"] == ["'dryrun' is not known: did you mean 'dry_run'?"]
 
 
+@pytest.mark.parametrize("name", ["styles", "send_images", "save_images", "soft_inpainting", "hires_fix"])
+async def test_field_of_another_program_is_not_called_a_misspelled_one(api: Api, name: str) -> None:
+    answer = await api.http.post("/api/v1/generate", json=BODY | {name: True})
+    assert answer.json()["warnings"] == [f"'{name}' is not known here, and was ignored"]
+
+
 @pytest.mark.parametrize("fields", [{"init_images": []}, {"init_images": [None]}, {"mask": ""}, {"extend": {}}])
 async def test_fields_of_edits_without_an_image_are_quiet_in_txt2img(api: Api, fields: dict[str, Any]) -> None:
     answer = await api.http.post("/sdapi/v1/txt2img", json=BODY | fields)
