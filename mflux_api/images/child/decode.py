@@ -116,8 +116,10 @@ def _decode(data: bytes, *, reference: bool, convert: Callable[[Image.Image], Im
             plain = _ended_jpeg(plain, reference)
         with Image.open(BytesIO(plain), formats=(kind,)) as image:
             _check_size(*image.size, reference)
-            negative = _is_negative(image)
+            negative, covered = _is_negative(image), _covered(image)
             _load(image, plain)
+            if covered is not None:
+                return convert(_alone(image, covered))
             # After the frame is chosen and before anything forgets the EXIF data.
             upright = _with_eight_bits(_apply_orientation(image))
             return convert(ImageOps.invert(upright) if negative else upright)
@@ -132,6 +134,20 @@ def _decode(data: bytes, *, reference: bool, convert: Callable[[Image.Image], Im
         raise Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
     except Exception:  # noqa: BLE001 - a decoder may raise anything on bytes from outside, and it means one thing
         raise damaged() from None
+
+
+def _covered(image: ImageFile.ImageFile) -> tuple[int, int, int, int] | None:
+    """Return what the first frame of a GIF file covers of its image; ``None`` where that is all."""
+    if image.format != "GIF" or not image.tile or image.tile[0].extents in (None, (0, 0, *image.size)):
+        return None
+    return image.tile[0].extents
+
+
+def _alone(image: Image.Image, covered: tuple[int, int, int, int]) -> Image.Image:
+    """Return an image in which there is nothing around a frame, as browsers show it: the decoder has a colour there."""
+    alone = Image.new("RGBA", image.size)
+    alone.paste(image.crop(covered).convert("RGBA"), covered[:2])
+    return alone
 
 
 def _is_negative(image: ImageFile.ImageFile) -> bool:

@@ -263,3 +263,12 @@ def test_what_the_first_frame_of_an_animation_does_not_cover_is_white(kind: str)
     more: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
     image = decode_image(encoded(frame, kind, save_all=True, append_images=[last], **more), 0)
     assert (image.getpixel((3, 3)), image.getpixel((32, 32))) == ((255, 255, 255), (255, 0, 0))
+
+
+def test_what_the_first_frame_of_a_gif_file_without_transparency_does_not_cover_is_white() -> None:
+    data = bytearray(base64.b64decode(encoded(Image.new("P", (32, 32), 1), "GIF")))
+    frame = data.index(b",\0\0\0\0 ")
+    data[6:10], data[frame + 1 : frame + 5] = struct.pack("<HH", 64, 64), struct.pack("<HH", 16, 16)
+    data[13:16] = bytes(BLUE)
+    image = decode.decode_image(bytes(data), 0)
+    assert [image.getpixel(place) for place in ((3, 3), (60, 60), (32, 32))] == [(255, 255, 255)] * 2 + [BLUE]
