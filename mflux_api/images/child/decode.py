@@ -126,14 +126,18 @@ def _decode(data: bytes, *, reference: bool, convert: Callable[[Image.Image], Im
     except Refused:
         raise
     except UnidentifiedImageError:
-        raise Refused(f"is a {kind} of a kind that is not read, or damaged; save it as a plain PNG or JPEG") from None
+        raise _not_read(kind) from None
     except MemoryError:
         # The limit of the process, and not the image's own fault: who set it says what it means.
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
-    except Exception:  # noqa: BLE001 - a decoder may raise anything on bytes from outside, and it means one thing
-        raise damaged() from None
+    except Exception as error:  # noqa: BLE001 - a decoder may raise anything on bytes from outside
+        raise (_not_read(kind) if "unsupported" in str(error).casefold() else damaged()) from None
+
+
+def _not_read(kind: str) -> Refused:
+    return Refused(f"is a {kind} of a kind that is not read, or damaged; save it as a plain PNG or JPEG")
 
 
 def _covered(image: ImageFile.ImageFile) -> tuple[int, int, int, int] | None:

@@ -1,4 +1,4 @@
-"""TIFF files of 16 bits that a decoder reads otherwise than they mean: read rightly, or refused with the reason."""
+"""Files that a decoder does not read, or reads otherwise than they mean: read rightly, or refused with the reason."""
 
 import struct
 
@@ -88,3 +88,11 @@ def test_floats_are_refused_and_tiff_is_not_called_unknown() -> None:
 def test_format_that_is_not_read_is_named(head: bytes, name: str) -> None:
     with pytest.raises(InvalidParameter, match=f"is {name}, which is not read; send a PNG, JPEG or WebP"):
         decode_image(head + bytes(100), 0)
+
+
+def test_layout_of_bmp_that_the_decoder_does_not_know_is_not_called_damaged() -> None:
+    pixels = bytes((200, 60, 30, 0)) * SIDE**2
+    header = struct.pack("<IiiHHIIiiII3I", 40, SIDE, SIDE, 1, 32, 3, len(pixels), 0, 0, 0, 0, 0xFF, 0xFF00, 0xFF0000)
+    head = b"BM" + struct.pack("<IHHI", 14 + len(header) + len(pixels), 0, 0, 14 + len(header))
+    with pytest.raises(InvalidParameter, match="is a BMP of a kind that is not read"):
+        decode_image(head + header + pixels, 0)
