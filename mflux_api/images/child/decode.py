@@ -137,7 +137,7 @@ def _decode(data: bytes, *, reference: bool, convert: Callable[[Image.Image], Im
 
 
 def _not_read(kind: str) -> Refused:
-    return Refused(f"is a {kind} of a kind that is not read, or damaged; save it as a plain PNG or JPEG")
+    return Refused(f"is {kind} of a kind that is not read, or damaged; save it as a plain PNG or JPEG")
 
 
 def _covered(image: ImageFile.ImageFile) -> tuple[int, int, int, int] | None:

@@ -45,7 +45,7 @@ def _is_webp(data: bytes) -> bool:
 
 
 def _is_avif(data: bytes) -> bool:
-    return data[4:8] == b"ftyp"
+    return data[4:8] == b"ftyp" and any(brand in data[8:64] for brand in (b"avif", b"avis", b"mif1", b"msf1"))
 
 
 def _is_heic(data: bytes) -> bool:

@@ -71,7 +71,7 @@ def test_planes_of_16_bits_are_refused_with_the_reason() -> None:
 
 def test_floats_are_refused_and_tiff_is_not_called_unknown() -> None:
     pixels = struct.pack("<3f", 0.5, 0.2, 0.1) * SIDE**2
-    with pytest.raises(InvalidParameter, match="is a TIFF of a kind that is not read"):
+    with pytest.raises(InvalidParameter, match="is TIFF of a kind that is not read"):
         decode_image(tiff(2, 3, 1, 32, pixels, number=3), 0)
 
 
@@ -94,5 +94,10 @@ def test_layout_of_bmp_that_the_decoder_does_not_know_is_not_called_damaged() ->
     pixels = bytes((200, 60, 30, 0)) * SIDE**2
     header = struct.pack("<IiiHHIIiiII3I", 40, SIDE, SIDE, 1, 32, 3, len(pixels), 0, 0, 0, 0, 0xFF, 0xFF00, 0xFF0000)
     head = b"BM" + struct.pack("<IHHI", 14 + len(header) + len(pixels), 0, 0, 14 + len(header))
-    with pytest.raises(InvalidParameter, match="is a BMP of a kind that is not read"):
+    with pytest.raises(InvalidParameter, match="is BMP of a kind that is not read"):
         decode_image(head + header + pixels, 0)
+
+
+def test_film_is_not_called_an_image_of_a_known_format() -> None:
+    with pytest.raises(InvalidParameter, match="is not an image of a known format"):
+        decode_image(b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + bytes(100), 0)
