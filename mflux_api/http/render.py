@@ -124,7 +124,15 @@ class Renderer:
         images = await self.images(view.job, held)
         return with_images(lambda marks: _with_result(view, marks, view.job.images, warnings), images)
 
-    async def end(self, job: Job, held: ExitStack, *, urls: bool = False, wait_seconds: float = 0.0) -> Answer:
+    async def end(
+        self,
+        job: Job,
+        held: ExitStack,
+        *,
+        urls: bool = False,
+        wait_seconds: float = 0.0,
+        warnings: Sequence[str] = (),
+    ) -> Answer:
         """Return a finished job with what can be read of its images, and a warning for each that cannot.
 
         Args:
@@ -132,23 +140,25 @@ class Renderer:
             held: keeps the images in memory until it is closed.
             urls: put the images' paths on this server into the result, in place of base64.
             wait_seconds: how long to wait for room.
+            warnings: about the question, behind those of the job.
 
         Raises:
             ServerBusy: there was no room for the images.
         """
         view = JobView(job=job, live=None)
         if urls or not job.images:
-            return _without_images(view)
+            return _without_images(view, warnings)
         parts = (await self._hold(job, held, wait_seconds)).parts
         pairs = list(zip(job.images, parts, strict=True))
         readable = [(image, part) for image, part in pairs if isinstance(part, bytearray)]
-        warnings = [
+        missing = [
             f"Image {index} (seed {image.seed}) is not in the result: {part.message}"
             for index, (image, part) in enumerate(pairs)
             if isinstance(part, ServiceError)
         ]
         shown = [image for image, _ in readable]
-        return with_images(lambda marks: _with_result(view, marks, shown, warnings), [part for _, part in readable])
+        told = (*missing, *warnings)
+        return with_images(lambda marks: _with_result(view, marks, shown, told), [part for _, part in readable])
 
     async def images(self, job: Job, held: ExitStack, *, wait_seconds: float = 0.0) -> list[bytearray]:
         """Return a finished job's images as base64 PNG.

@@ -5,7 +5,7 @@ event is called ``error``, and the server ends the stream after the terminal eve
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -35,6 +35,7 @@ def stream_response(
     *,
     urls: bool,
     allowed: Callable[[], bool],
+    warnings: Sequence[str] = (),
     head_only: bool = False,
 ) -> Response:
     """Return the response that streams a job's events until its end; an empty one to a client that has had the end.
@@ -45,6 +46,7 @@ def stream_response(
         held: is closed at the end of the request.
         urls: whether the result has the images' paths in place of base64.
         allowed: whether the follower may still follow; asked at every event and every keep-alive.
+        warnings: about the question; the job's end has them.
         head_only: whether only the head is asked for: a connection must not wait for the end of the job then.
     """
     held.callback(stream.close)
@@ -54,7 +56,7 @@ def stream_response(
         response.headers.pop("Content-Length", None)
         return response
     response = Response(
-        _Body(stream, renderer, held, urls=urls, allowed=allowed),
+        _Body(stream, renderer, held, urls=urls, allowed=allowed, warnings=warnings),
         content_type=CONTENT_TYPE,
         headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
@@ -64,13 +66,21 @@ def stream_response(
 
 class _Body(ResponseBody):
     def __init__(
-        self, stream: EventStream, renderer: Renderer, held: ExitStack, *, urls: bool, allowed: Callable[[], bool]
+        self,
+        stream: EventStream,
+        renderer: Renderer,
+        held: ExitStack,
+        *,
+        urls: bool,
+        allowed: Callable[[], bool],
+        warnings: Sequence[str],
     ) -> None:
         self._stream = stream
         self._renderer = renderer
         self._held = held
         self._urls = urls
         self._allowed = allowed
+        self._warnings = warnings
         self._pieces: Iterator[bytes] = iter(())
         self._end: Finished | None = None
         """The end, once it has come."""
@@ -122,7 +132,9 @@ class _Body(ResponseBody):
 
     async def _render(self, end: Finished) -> None:
         """Have the end's images in memory, however long there is no room for them, or their disk takes."""
-        answer = await self._renderer.end(end.job, self._held, urls=self._urls, wait_seconds=math.inf)
+        answer = await self._renderer.end(
+            end.job, self._held, urls=self._urls, wait_seconds=math.inf, warnings=self._warnings
+        )
         self._pieces = _event(_NAMES[end.job.status], end.event_id, answer).pieces()
         self._rendered.set()
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from mflux_api.catalog import Model
+from mflux_api.jobs import prompt_syntax
 from mflux_api.jobs.request import NOT_OF_UPSCALERS, ONLY_OF_UPSCALERS, GenerateRequest
 from mflux_api.jobs.resolve import ResolvedRequest
 
@@ -28,6 +29,7 @@ def of_request(
         *of_other_kind([names.get(name, name) for name in without], upscales=False),
         *_of_guidance(asked, model, runs, names.get("guidance", "guidance")),
         *_of_negative_prompt(asked, model, runs),
+        *_of_prompts(asked, model, runs),
         *_of_strength(asked, names.get("image_strength", "image_strength")),
     )
 
@@ -71,6 +73,11 @@ def _of_negative_prompt(asked: GenerateRequest, model: Model, runs: ResolvedRequ
         return ("'negative_prompt' has no effect at a guidance of 1; ask for more",)
     why = "is distilled, and runs without guidance" if not model.supports_guidance else "takes none"
     return (f"'negative_prompt' has no effect: '{model.alias}' {why}",)
+
+
+def _of_prompts(asked: GenerateRequest, model: Model, runs: ResolvedRequest) -> tuple[str, ...]:
+    negative = asked.negative_prompt if has_negative_branch(model, runs) else None
+    return (*prompt_syntax.explain("prompt", asked.prompt), *prompt_syntax.explain("negative_prompt", negative or ""))
 
 
 def _of_strength(asked: GenerateRequest, name: str) -> tuple[str, ...]:

@@ -39,7 +39,12 @@ _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}")
 _ESCAPE_BYTES: Final = 6
 _HIGH: Final = b"89abAB"
 _PLACE: Final = re.compile(r"\(byte (\d+)\)")
-_NOT_A_NUMBER: Final = re.compile(rb"-?(NaN|Infinity)\b")
+_NOT_JSON: Final = re.compile(rb"-?(?:NaN|Infinity|nan|inf)\b|(?:True|False|None|undefined)\b")
+_WRITTEN: Final = {"True": "write true", "False": "write false", "None": "write null"}
+"""What Python writes where a text is made without its ``json``."""
+_FORM: Final = re.compile(rb"[A-Za-z_]\w{0,60}=")
+_GZIP: Final = b"\x1f\x8b"
+_FIRST_BYTES: Final = 256
 _KEY: Final = re.compile(rb'"([^"\\]{1,64})"\s{0,20}:\s{0,20}\[?[^\[\]"{}]{0,100}$')
 _SEARCHED_BYTES: Final = 200
 
@@ -143,22 +148,52 @@ def explain(error: Exception, data: Body, name: str = "") -> InvalidJSON:
         return InvalidJSON("The body is nested too deeply")
     if isinstance(error, UnicodeDecodeError):
         return InvalidJSON(f"The body is not valid JSON: {where}it is not UTF-8; send it as UTF-8")
-    if (found := _not_a_number(error, data)) is not None:
-        return InvalidJSON(f"The body is not valid JSON: {found}; send a number, or leave the field out")
-    return InvalidJSON(f"The body is not valid JSON: {where}{error}")
+    if not name and (kind := _other_kind(data)) is not None:
+        return InvalidJSON(kind)
+    hint = _hint(error, data)
+    return InvalidJSON(f"The body is not valid JSON: {where + str(error) if hint is None else hint}")
 
 
-def _not_a_number(error: Exception, data: Body) -> str | None:
-    """Return which number that JSON has not stands where the decoder stopped."""
+def _other_kind(data: Body) -> str | None:
+    """Return what is said of a body that is something else than JSON."""
+    head = bytes(data[:_FIRST_BYTES])
+    if len(data) < _FIRST_BYTES and not head.strip():
+        return "The body is empty; send a JSON object"
+    if head.startswith(_GZIP):
+        return "The body is packed with gzip; say so with the header 'Content-Encoding: gzip'"
+    if head.startswith(b"--") or _FORM.match(head):
+        return "The body is a form, and not JSON; send a JSON object"
+    return None
+
+
+def _hint(error: Exception, data: Body) -> str | None:
+    """Return what stands where the decoder stopped and what to write in its place; ``None`` where that is not known."""
     place = _PLACE.search(str(error))
     if place is None:
         return None
     at = int(place.group(1))
-    begin = at - 1 if bytes(data[max(0, at - 1) : at]) == b"-" else at
-    found = _NOT_A_NUMBER.match(bytes(data[begin : begin + 16]))
-    if found is None:
+    if (found := _not_json(data, at)) is not None:
+        return found
+    byte = bytes(data[at : at + 1])
+    if byte == b"'":
+        return f"{error}; texts and names are in double quotes"
+    if byte and byte < b" ":
+        return f"{error}; in a text, write a line break as \\n and a tab as \\t"
+    return None
+
+
+def _not_json(data: Body, at: int) -> str | None:
+    """Return what is said of a word, such as NaN, that JSON has not; ``None`` where there is none."""
+    # The decoder stops at such a word, behind its sign, or behind an n that could have begun null.
+    for begin in range(max(0, at - 2), at + 1):
+        found = _NOT_JSON.match(bytes(data[begin : begin + 16]))
+        if found is not None and begin + found.end() > at:
+            break
+    else:
         return None
     text = found.group().decode()
     key = _KEY.search(bytes(data[max(0, begin - _SEARCHED_BYTES) : begin]))
     of_field = f"'{key.group(1).decode('utf-8', 'replace')}' is {text}" if key is not None else f"it has {text}"
-    return f"{of_field}, which JSON has not"
+    number = text not in (*_WRITTEN, "undefined")
+    instead = "send a number, or leave the field out" if number else _WRITTEN.get(text, "leave the field out")
+    return f"{of_field}, which JSON has not; {instead}"

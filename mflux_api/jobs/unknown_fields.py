@@ -51,8 +51,13 @@ _OTHER_NAMES: Final[Mapping[str, str]] = {
 }
 """What other programs call our fields; letters alone."""
 
+_NOT_MISSPELLED: Final = frozenset({"hiresfix", "outputformat", "saveimages", "sendimages", "softinpainting", "styles"})
+"""Fields of other programs that look like ours and mean something else; letters alone."""
+
 _ELSEWHERE: Final = frozenset({"init_images", "mask", "extend"})
 """Fields of edits, which other routes know."""
+_EMPTY: Final = (b"[]", b"{}", b'""', b"[null]", b'[""]')
+_LONGEST_EMPTY: Final = max(map(len, (*_EMPTY, b"null")))
 
 
 class FieldName(NamedTuple):
@@ -103,6 +108,8 @@ def _meant(name: str, words: Mapping[str, str]) -> str | None:
     other = _OTHER_NAMES.get(letters)
     if other in words.values():
         return other
+    if letters in _NOT_MISSPELLED:
+        return None
     found = get_close_matches(letters, words, 1, _LIKENESS)
     return words[found[0]] if found else None
 
@@ -140,8 +147,7 @@ class Unknown:
             return
         try:
             found = msgspec.json.decode(data, type=dict[str, Raw])
-            # A null is an absent field.
-            names = [name for name, value in found.items() if name not in known and not _is_null(value)]
+            names = [name for name, value in found.items() if name not in known and not _is_absent(name, value)]
         except UnicodeDecodeError:
             self._say(f"The body has fields{place} whose names are not UTF-8")
             return
@@ -160,8 +166,12 @@ class Unknown:
         return (*explain(tuple(self._names), self._known, more=self._more), *self._sentences)
 
 
-def _is_null(value: Raw) -> bool:
-    return byte_count(value) == len(b"null") and bytes(value) == b"null"
+def _is_absent(name: str, value: Raw) -> bool:
+    """Whether a field is as good as absent: it is null, or one of edits' without an image."""
+    if byte_count(value) > _LONGEST_EMPTY:
+        return False
+    text = bytes(value)
+    return text == b"null" or (name in _ELSEWHERE and text in _EMPTY)
 
 
 def byte_count(part: JSONBytes) -> int:

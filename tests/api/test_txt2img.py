@@ -152,8 +152,15 @@ def test_numeric_strings_are_a1111s_alone(client: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["details"]["field"]) == (400, "steps")
 
 
-def test_send_images_false_sends_none(client: httpx.Client) -> None:
-    assert client.post("/sdapi/v1/txt2img", json={**A1111, "send_images": False}).json()["images"] == []
+@pytest.mark.parametrize("value", [False, 0, "false", "0"])
+def test_send_images_false_sends_none(client: httpx.Client, value: object) -> None:
+    assert client.post("/sdapi/v1/txt2img", json={**A1111, "send_images": value}).json()["images"] == []
+
+
+@pytest.mark.parametrize("value", ["no images", 2, [], {}])
+def test_send_images_is_refused_where_it_is_not_a_flag(client: httpx.Client, value: object) -> None:
+    answer = client.post("/sdapi/v1/txt2img", json={**A1111, "send_images": value})
+    assert (answer.status_code, answer.json()["details"]["field"]) == (400, "send_images")
 
 
 @pytest.mark.parametrize("value", ["Bearer x", "", "Basic Og==", "Basic nonsense"])

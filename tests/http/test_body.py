@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -85,6 +87,33 @@ async def test_idempotency_key_of_a_call_that_waits_is_a_warning(api: Api) -> No
 async def test_misspelled_dry_run_is_told_by_what_removes_records(api: Api) -> None:
     answer = await api.http.post("/api/v1/jobs/prune", json={"older_than_hours": 1, "dryrun": True})
     assert answer.json()["warnings"] == ["'dryrun' is not known: did you mean 'dry_run'?"]
+
+
+@pytest.mark.parametrize("name", ["styles", "send_images", "save_images", "soft_inpainting", "hires_fix"])
+async def test_field_of_another_program_is_not_called_a_misspelled_one(api: Api, name: str) -> None:
+    answer = await api.http.post("/api/v1/generate", json=BODY | {name: True})
+    assert answer.json()["warnings"] == [f"'{name}' is not known here, and was ignored"]
+
+
+@pytest.mark.parametrize("fields", [{"init_images": []}, {"init_images": [None]}, {"mask": ""}, {"extend": {}}])
+async def test_fields_of_edits_without_an_image_are_quiet_in_txt2img(api: Api, fields: dict[str, Any]) -> None:
+    answer = await api.http.post("/sdapi/v1/txt2img", json=BODY | fields)
+    assert (answer.status_code, answer.json()["warnings"]) == (200, [])
+
+
+@pytest.mark.parametrize("images", ["base64", "url"])
+async def test_parameter_that_an_event_stream_does_not_know_is_a_warning_of_its_end(api: Api, images: str) -> None:
+    job = await api.finished()
+    events = (await api.http.get(f"/api/v1/jobs/{job.id}/stream?images={images}&preview=jpeg")).text
+    _, _, end = events.partition("event: complete\ndata: ")
+    assert json.loads(end)["warnings"] == ["'preview' is not known: did you mean 'previews'?"]
+
+
+@pytest.mark.parametrize(("field", "value"), [("older_than_hours", "5"), ("older_than_hours", -1), ("dry_run", "true")])
+async def test_error_of_prune_shows_the_value_that_was_sent(api: Api, field: str, value: object) -> None:
+    answer = await api.http.post("/api/v1/jobs/prune", json={"older_than_hours": 1, field: value})
+    details = answer.json()["details"]
+    assert (answer.status_code, details["field"], details["value"]) == (400, field, value)
 
 
 async def test_init_images_that_txt2img_does_not_take_are_a_warning(api: Api) -> None:

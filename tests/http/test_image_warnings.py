@@ -24,7 +24,7 @@ BODY = {"prompt": "a red house", "model": "demo", "steps": 1, "init_images": [SO
 
 
 def sentence(place: int, field: str) -> str:
-    return f"Image {place} of '{field}': its colour profile is damaged; its colours were taken for sRGB"
+    return f"Image {place} of '{field}': its colour profile is damaged; it was ignored"
 
 
 @pytest.fixture

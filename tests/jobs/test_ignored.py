@@ -103,3 +103,10 @@ def test_fields_of_the_other_kind_of_model_are_told_by_the_clients_names(
 ) -> None:
     asked = from_body({"prompt": "", **body}, upscales=lambda _: upscales, aliases={"guidance": "cfg"})
     assert asked.warnings == (says,)
+
+
+def test_a1111s_syntax_is_told_of_the_prompts_that_count() -> None:
+    fields = {"prompt": "a (red:1.3) house", "negative_prompt": "(blurry:1.4)"}
+    told = [text for text in warnings_of(BASE, **fields) if "A1111" in text]
+    assert [text.partition(" has")[0] for text in told] == ["'prompt'", "'negative_prompt'"]
+    assert [text for text in warnings_of(DISTILLED, **fields) if "A1111" in text] == told[:1]

@@ -190,7 +190,7 @@ def test_nesting_that_is_too_deep_is_an_error_in_what_is_skipped_also(data: byte
 @pytest.mark.parametrize(
     ("data", "says"),
     [
-        (b"", "truncated"),
+        (b"", "is empty"),
         (b"[1]", "must be a JSON object"),
         (b"null", "must be a JSON object"),
         (b'{"prompt": "\xc3"}', "'prompt': it is not UTF-8"),

@@ -1,6 +1,7 @@
 """Bodies in other encodings, with halves of characters and numbers that JSON has not: read, or told what they are."""
 
 import codecs
+import gzip
 import json
 import time
 from typing import Annotated, Any
@@ -132,6 +133,31 @@ def test_number_that_json_has_not_is_named_with_its_field(number: str, body: str
         read_object((body % number).encode(), PLAIN_FIELDS)
     field = "guidance" if "guidance" in body else "lora_scales"
     assert f"'{field}' is {number}, which JSON has not; send a number" in refused.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "The body is empty; send a JSON object"),
+        (" \r\n", "The body is empty; send a JSON object"),
+        ("prompt=a+lake&steps=4", "The body is a form"),
+        ('--abc\r\nContent-Disposition: form-data; name="prompt"\r\n\r\na\r\n--abc--\r\n', "The body is a form"),
+        ('{"prompt": "a", "low_ram": True}', "'low_ram' is True, which JSON has not; write true"),
+        ('{"prompt": "a", "seed": None}', "'seed' is None, which JSON has not; write null"),
+        ('{"prompt": "a", "seed": undefined}', "'seed' is undefined, which JSON has not; leave the field out"),
+        ('{"prompt": "a", "guidance": nan}', "'guidance' is nan, which JSON has not; send a number"),
+        ("{'prompt': 'a'}", "double quotes"),
+        ('{"prompt": "a\nb"}', r"write a line break as \\n"),
+    ],
+)
+def test_error_of_a_body_says_what_to_do(text: str, says: str) -> None:
+    with pytest.raises(InvalidJSON, match=says):
+        read_object(text.encode(), PLAIN_FIELDS)
+
+
+def test_gzip_without_its_header_is_told() -> None:
+    with pytest.raises(InvalidJSON, match="packed with gzip"):
+        read_object(gzip.compress(b'{"prompt": "a"}'), PLAIN_FIELDS)
 
 
 @pytest.mark.parametrize("text", ['{"prompt": "NaN" x}', '{"prompt": NaNa}', '{"prompt": nan}', "{NaN: 1}"])

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from mflux_api.errors import InvalidParameter
+from mflux_api.errors import InvalidParameter, shorten_value
 from mflux_api.http.a1111 import no_effect
 from mflux_api.images.infotext import SAMPLER, infotext, inpainting_pairs
 from mflux_api.images.sizes import MULTIPLE
@@ -111,6 +111,21 @@ def explain_conflicts(body: Mapping[str, Any], fields: Mapping[str, Any]) -> tup
     if model not in (None, "", fields["sd_model_checkpoint"]):
         told.append(asked_twice("override_settings.sd_model_checkpoint", "sd_model_checkpoint"))
     return tuple(told)
+
+
+def sends_images(body: Mapping[str, Any]) -> bool:
+    """Return whether the answer is to have the images; the flag may be written as numbers are, 0 or "false".
+
+    Raises:
+        InvalidParameter: it is not a flag.
+    """
+    value = body.get("send_images")
+    try:
+        return value is None or msgspec.convert(value, bool, strict=False)
+    except msgspec.ValidationError:
+        raise InvalidParameter.for_field(
+            "send_images", "is invalid: expected bool", value=shorten_value(value), limit="bool"
+        ) from None
 
 
 def snap_size(fields: dict[str, Any]) -> tuple[str, ...]:

@@ -98,7 +98,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         if a1111 and not edits and "image_strength" in asked.names:
             # What A1111's clients send with every txt2img is the strength of its second pass.
             asked = attrs.evolve(asked, request=attrs.evolve(asked.request, image_strength=None))
-        sends_images = body.get("send_images") is not False
+        sends_images = dialect.sends_images(body)
         warnings = (*asked.warnings, *told, *read.warnings, *_of_headers())
         return Call(asked, a1111=a1111, sends_images=sends_images, warnings=warnings)
 

@@ -4,7 +4,6 @@ Clients send fifty fields in each call, most of them neutral. A field that count
 beside ``enable_hr``, ``subseed`` beside ``subseed_strength``) is neutral here: the other one is told.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -26,6 +25,9 @@ _OBJECT = Field(brief=16 * 1024)
 Neutral = Callable[[Any], bool]
 
 
+_FALSE: Final = ("false", "off", "no")
+
+
 def _plain(value: Any) -> Any:
     """Return a value as it is compared: numbers may be texts, and letters small."""
     if isinstance(value, str):
@@ -43,7 +45,7 @@ def _is(*values: float | str) -> Neutral:
     def check(value: Any) -> bool:
         if isinstance(value, list | tuple):
             return all(not isinstance(item, list) and check(item) for item in value)
-        return value is None or value in ("", {}) or _plain(value) in ("false", *values)
+        return value is None or value in ("", {}) or _plain(value) in (*_FALSE, *values)
 
     return check
 
@@ -95,7 +97,6 @@ _RULES: Final[Mapping[str, _Rule]] = {
 }
 
 _SETTINGS: Final[Mapping[str, Neutral]] = {
-    "sd_model_checkpoint": lambda _: True,
     "sd_checkpoint_hash": lambda _: True,
     "face_restoration_model": lambda _: True,
     "clip_stop_at_last_layers": _is(0.0, 1.0),
@@ -119,8 +120,8 @@ _OF_FILES_AND_PAGES = (
 )
 """How names of settings begin that say what A1111 does with its own files and pages."""
 
-_WEIGHT: Final = re.compile(r":[0-9]\.[0-9]{1,2}\)")
-"""The end of a weight as A1111 writes it: ``(word:1.2)``."""
+_OF_THE_PAGE: Final = frozenset({"sampler", "seed"})
+"""Scripts of A1111's own that do nothing in a call of its API; what shows a page's settings as one sends them along."""
 
 _EXTRAS: Final[Mapping[str, _Rule]] = {
     "gfpgan_visibility": _Rule(_at_most_0, "faces are not restored"),
@@ -156,7 +157,6 @@ def explain(body: Mapping[str, Any]) -> tuple[str, ...]:
         body: a request in A1111's dialect.
     """
     return (
-        *_of_weights(body.get("prompt")),
         *_told(body, _RULES),
         *_of_sampler(body),
         *_of_scripts(body.get("alwayson_scripts")),
@@ -179,12 +179,6 @@ def explain_plain(body: Mapping[str, Any]) -> tuple[str, ...]:
     return unknown_fields.explain([FieldName(name) for name in sorted(CARRIED) if name in body], {})
 
 
-def _of_weights(prompt: Any) -> tuple[str, ...]:
-    if not isinstance(prompt, str) or _WEIGHT.search(prompt) is None:
-        return ()
-    return ("Weights in the prompt, such as (word:1.2), have no effect: they are read as text",)
-
-
 def _of_sampler(body: Mapping[str, Any]) -> tuple[str, ...]:
     # The older field counts where the newer one is empty.
     name = "sampler_name" if body.get("sampler_name") else "sampler_index"
@@ -194,19 +188,28 @@ def _of_sampler(body: Mapping[str, Any]) -> tuple[str, ...]:
 def _of_scripts(value: Any) -> tuple[str, ...]:
     if not isinstance(value, dict):
         return () if _NOTHING(value) else ("'alwayson_scripts' has no effect: there are no scripts",)
-    used = [name for name, script in value.items() if not _is_unused(script)]
+    used = [name for name, script in value.items() if name.casefold() not in _OF_THE_PAGE and not _is_unused(script)]
     return (f"'alwayson_scripts' has no effect: there is no {_listed(used)}",) if used else ()
 
 
 def _is_unused(script: Any) -> bool:
-    """Whether a script is switched off: it has no arguments, its first one is false, or all of its units are off."""
+    """Whether a script is switched off: it has no arguments, its first one is false, or all of its units are off.
+
+    A unit of ControlNet is off by its ``enabled``, one of ADetailer by its model.
+    """
     arguments = script.get("args") if isinstance(script, dict) else script
     if isinstance(arguments, dict):
         arguments = [arguments] if arguments else []
     if not isinstance(arguments, list) or not arguments:
         return not arguments
-    off = all(isinstance(unit, dict) and unit.get("enabled") is False for unit in arguments)
+    # ADetailer's units come behind flags of the whole.
+    units = [unit for unit in arguments if not isinstance(unit, bool)]
+    off = bool(units) and all(map(_is_off, units))
     return off or arguments[0] is False or all(map(_NOTHING, arguments))
+
+
+def _is_off(unit: Any) -> bool:
+    return isinstance(unit, dict) and (unit.get("enabled") is False or unit.get("ad_model") == "None")
 
 
 def _of_settings(body: Mapping[str, Any]) -> tuple[str, ...]:
@@ -223,6 +226,8 @@ def _of_settings(body: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _is_neutral_setting(name: str, value: Any) -> bool:
+    if name == "sd_model_checkpoint":
+        return True
     small = name.casefold()
     known = _SETTINGS.get(small)
     if known is not None:

@@ -22,6 +22,7 @@ from mflux_api.errors import (
     ServerBusy,
     ShuttingDown,
     TooManyConnections,
+    shorten_value,
 )
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111.dialect import ALIASES, PLAIN_FIELDS
@@ -210,6 +211,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             held().stack,
             urls=urls,
             allowed=still_allowed(),
+            warnings=_unknown_parameters("images", "previews"),
             head_only=request.method == "HEAD",
         )
 
@@ -264,7 +266,8 @@ def _prune_request(body: Mapping[str, Any]) -> PruneRequest:
     except msgspec.ValidationError as error:
         field = "dry_run" if "$.dry_run" in str(error) else "older_than_hours"
         limit = "true or false" if field == "dry_run" else "hours, 0 to 1000000"
-        raise InvalidParameter.for_field(field, f"is invalid: expected {limit}", limit=limit) from None
+        shown = shorten_value(body.get(field))
+        raise InvalidParameter.for_field(field, f"is invalid: expected {limit}", value=shown, limit=limit) from None
 
 
 def _image(job: Job, number: str) -> StoredImage:

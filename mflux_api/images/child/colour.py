@@ -17,6 +17,8 @@ _FITTING = {
 }
 _CLASSES = (b"scnr", b"mntr", b"prtr", b"spac")
 """Profiles of devices and colour spaces; links, abstract ones and named colours say nothing about pixels."""
+_ABSTRACT = b"abst"
+"""The class of LittleCMS's own profile of Lab, which programs write beside such pixels."""
 _SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
 _SAME = 1
 """Levels by which a profile may differ from sRGB and is taken for it: what rounding makes of its curves."""
@@ -35,11 +37,14 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     Raises:
         BadProfile: the profile is damaged, or not for such an image.
     """
-    whole = len(profile) >= _HEADER_BYTES and profile[36:40] == b"acsp" and profile[12:16] in _CLASSES
-    mode = _MODES.get(profile[16:20]) if whole else None
+    if len(profile) < _HEADER_BYTES or profile[36:40] != b"acsp":
+        raise BadProfile("is damaged")
+    mode = _MODES.get(profile[16:20])
     if mode is None:
-        raise BadProfile("is damaged" if not whole else "is for colours that are not known")
-    if image.mode not in _FITTING[mode]:
+        raise BadProfile("is for colours that are not known")
+    if profile[12:16] not in _CLASSES and (mode, profile[12:16]) != ("LAB", _ABSTRACT):
+        raise BadProfile("is a link between devices, or an effect, and says nothing about pixels")
+    if image.mode not in _FITTING[mode] and not (mode == "L" and _is_grey(image)):
         raise BadProfile("does not fit its pixels")
     transform = _transform(profile, mode)
     if _changes_nothing(transform, mode):
@@ -56,6 +61,14 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
     if alpha is not None:
         converted.putalpha(alpha)
     return converted
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Whether an image of another mode has greys alone: WebP has no mode for them, nor Pillow for 16 bits and alpha."""
+    if image.mode not in _FITTING["RGB"]:
+        return False
+    red, green, blue = image.convert("RGBA").convert("RGB").split()
+    return not any(ImageChops.difference(red, other).getbbox() for other in (green, blue))
 
 
 def lab_to_rgb(image: Image.Image) -> Image.Image:

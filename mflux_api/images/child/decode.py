@@ -7,7 +7,15 @@ pixels need, their number is known before the first is decoded, and whatever it 
 from collections.abc import Callable
 from io import BytesIO
 
-from PIL import AvifImagePlugin, Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import (
+    AvifImagePlugin,
+    Image,
+    ImageChops,
+    ImageFile,
+    ImageOps,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.images.base64_text import NotAFile, decode_text
@@ -18,6 +26,10 @@ from mflux_api.images.child.formats.refused import BadProfile, Refused, damaged
 from mflux_api.images.sizes import MAX_PIXELS, MULTIPLE, reference_size
 
 LIMIT = f"base64 or a data URL of a PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF image of at most {MAX_PIXELS // 10**6} MP"
+
+_WHITE_IS_ZERO = 0
+_PLANES = 2
+_RAW = 1
 
 # A thread for each core would each reserve memory, and one image is to take no more than one core.
 AvifImagePlugin.DEFAULT_MAX_THREADS = 1
@@ -54,7 +66,7 @@ def decode_image(
         try:
             image = _follow_profile(image, data)
         except BadProfile as bad:
-            warn(f"Image {index + 1} of '{field}': its colour profile {bad}; its colours were taken for sRGB")
+            warn(f"Image {index + 1} of '{field}': its colour profile {bad}; it was ignored")
         return _put_on_white(image)
 
     try:
@@ -104,20 +116,58 @@ def _decode(data: bytes, *, reference: bool, convert: Callable[[Image.Image], Im
             plain = _ended_jpeg(plain, reference)
         with Image.open(BytesIO(plain), formats=(kind,)) as image:
             _check_size(*image.size, reference)
+            negative, covered = _is_negative(image), _covered(image)
             _load(image, plain)
+            if covered is not None:
+                return convert(_alone(image, covered))
             # After the frame is chosen and before anything forgets the EXIF data.
-            return convert(_with_eight_bits(_apply_orientation(image)))
+            upright = _with_eight_bits(_apply_orientation(image))
+            return convert(ImageOps.invert(upright) if negative else upright)
     except Refused:
         raise
     except UnidentifiedImageError:
-        raise Refused("is not an image of a known format; send a PNG, JPEG or WebP") from None
+        raise _not_read(kind) from None
     except MemoryError:
         # The limit of the process, and not the image's own fault: who set it says what it means.
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Refused(f"has too many pixels; scale it down to {MAX_PIXELS // 10**6} MP") from None
-    except Exception:  # noqa: BLE001 - a decoder may raise anything on bytes from outside, and it means one thing
-        raise damaged() from None
+    except Exception as error:  # noqa: BLE001 - a decoder may raise anything on bytes from outside
+        raise (_not_read(kind) if "unsupported" in str(error).casefold() else damaged()) from None
+
+
+def _not_read(kind: str) -> Refused:
+    return Refused(f"is {kind} of a kind that is not read, or damaged; save it as a plain PNG or JPEG")
+
+
+def _covered(image: ImageFile.ImageFile) -> tuple[int, int, int, int] | None:
+    """Return what the first frame of a GIF file covers of its image; ``None`` where that is all."""
+    if image.format != "GIF" or not image.tile or image.tile[0].extents in (None, (0, 0, *image.size)):
+        return None
+    return image.tile[0].extents
+
+
+def _alone(image: Image.Image, covered: tuple[int, int, int, int]) -> Image.Image:
+    """Return an image in which there is nothing around a frame, as browsers show it: the decoder has a colour there."""
+    alone = Image.new("RGBA", image.size)
+    alone.paste(image.crop(covered).convert("RGBA"), covered[:2])
+    return alone
+
+
+def _is_negative(image: ImageFile.ImageFile) -> bool:
+    """Whether an image of 16 bits has white for 0, which its decoder does not follow.
+
+    Raises:
+        Refused: it has colours in planes of 16 bits, which the decoder takes for 8 where they are not compressed.
+    """
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return False
+    tags = image.tag_v2
+    raw = tags.get(TiffImagePlugin.COMPRESSION, _RAW) == _RAW
+    planar = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION) == _PLANES
+    if raw and planar and max(tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,))) > 8:
+        raise Refused("has its colours in planes of 16 bits; save it with compression, or as a plain PNG")
+    return image.mode.startswith("I;16") and tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO
 
 
 def _load(image: ImageFile.ImageFile, plain: bytes) -> None:

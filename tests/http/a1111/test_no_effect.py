@@ -221,10 +221,9 @@ def test_field_that_asks_for_something_is_told_by_its_name(name: str) -> None:
     assert "no effect" in warning
 
 
-@pytest.mark.parametrize(("prompt", "is_told"), [("a (red:1.3) house", True), ("(at 10:30) 16:9, (x: 1)", False)])
-def test_weights_in_the_prompt_are_told(prompt: str, is_told: bool) -> None:
-    warnings = told({"prompt": prompt, "cfg_scale": 1})
-    assert warnings == (("Weights in the prompt, such as (word:1.2), have no effect: they are read as text",) * is_told)
+@pytest.mark.parametrize("value", [False, 0, "false", "FALSE", "off", "no", "0", ""])
+def test_flag_that_is_off_is_quiet_however_it_is_written(value: object) -> None:
+    assert told({"prompt": "a", "enable_hr": value, "tiling": value, "restore_faces": value}) == ()
 
 
 def test_fields_beside_the_one_that_counts_add_no_sentence() -> None:
@@ -240,6 +239,10 @@ def test_fields_beside_the_one_that_counts_add_no_sentence() -> None:
             "there is no 'ADetailer'",
         ),
         ({"controlnet": {"args": [{"enabled": False, "image": "a"}]}}, None),
+        ({"ADetailer": {"args": [{"ad_model": "None"}, {"ad_model": "None"}]}}, None),
+        ({"ADetailer": {"args": [True, False, {"ad_model": "None"}]}}, None),
+        ({"Seed": {"args": [-1, False, -1, 0, 0, 0]}, "Sampler": {"args": [20, "DPM++ 2M", "Automatic"]}}, None),
+        ({"x": {"args": [True]}}, "there is no 'x'"),
         ({"Dynamic Thresholding": {"args": [False, 7, 100]}, "empty": {}, "none": {"args": [None, ""]}}, None),
         ({f"script {number}": {"args": [1]} for number in range(8)}, "'script 4' and 3 more"),
         ({"s" * 500: {"args": ["my secret"]}}, f"'{'s' * 47}…'"),
@@ -262,6 +265,7 @@ def test_scripts_are_told_that_are_switched_on(scripts: object, says: str | None
         ({"samples_format": "jpg"}, "'samples_format' has no effect"),
         ({"a": "A" * 20_000, "sd_model_checkpoint": "demo"}, "'override_settings.a' is not known here"),
         ("demo", "'override_settings' has no effect but for its model"),
+        ({"SD_Model_Checkpoint": "other"}, "'SD_Model_Checkpoint' has no effect"),
     ],
 )
 def test_settings_are_told_that_would_change_the_image(settings: object, says: str | None) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms
 
 from mflux_api.images.child.decode import decode_image
 from mflux_api.images.child.formats.refused import MAX_PROFILE
@@ -88,6 +88,27 @@ def test_grey_levels_follow_a_profile_of_grey(mode: str, kind: str) -> None:
     assert (out.mode, warnings) == ("RGB", [])
 
 
+def png_of_grey_and_alpha_in_16_bits(profile: bytes) -> bytes:
+    row = b"\0" + b"\x4e\x20\xff\xff" * 32
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", 32, 32, 16, 4, 0, 0, 0),
+        b"iCCP": b"grey\0\0" + zlib.compress(profile),
+        b"IDAT": zlib.compress(row * 32),
+        b"IEND": b"",
+    }
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, body) for kind, body in parts.items())
+
+
+def webp_of_grey(profile: bytes) -> bytes:
+    return saved(Image.new("L", (32, 32), 78).convert("RGB"), "WEBP", icc_profile=profile, lossless=True)
+
+
+@pytest.mark.parametrize("made", [png_of_grey_and_alpha_in_16_bits, webp_of_grey])
+def test_profile_of_grey_fits_greys_for_which_the_decoder_has_no_mode(made: Callable[[bytes], bytes]) -> None:
+    out, warnings = decoded(made(icc.grey()))
+    assert (near(out.getpixel((9, 9)), (150, 150, 150)), warnings) == (True, [])
+
+
 def test_grey_levels_follow_a_profile_of_rgb() -> None:
     bright = icc.matrix((0.4361, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141), gamma=1.0)
     out, warnings = decoded(saved(image("L"), "PNG", icc_profile=bright))
@@ -140,7 +161,7 @@ def test_profile_that_cannot_be_followed_is_ignored_with_a_word(name: str, kind:
     assert near(out.getpixel((9, 9)), COLOUR, 12)
     (warning,) = warnings
     assert warning.startswith("Image 1 of 'init_images': its colour profile ")
-    assert warning.endswith("; its colours were taken for sRGB")
+    assert warning.endswith("; it was ignored")
 
 
 def test_profile_that_is_damaged_in_its_container_is_ignored_with_a_word() -> None:
@@ -179,3 +200,18 @@ def test_profile_in_parts_out_of_order_is_put_together() -> None:
     jpeg = saved(image(), "JPEG", **LOSSLESS["JPEG"])
     out, warnings = decoded(jpeg[:2] + b"".join(parts) + jpeg[2:])
     assert (near(out.getpixel((9, 9)), (30, 60, 200), 12), warnings) == (True, [])
+
+
+def test_littlecms_profile_of_lab_is_followed() -> None:
+    lab = ImageCms.createProfile("LAB")
+    transform = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), lab, "RGB", "LAB")
+    pixels = ImageCms.applyTransform(image(), transform)
+    assert pixels is not None
+    out, warnings = decoded(saved(pixels, "TIFF", icc_profile=ImageCms.ImageCmsProfile(lab).tobytes()))
+    assert (near(out.getpixel((9, 9)), COLOUR), warnings) == (True, [])
+
+
+def test_profile_of_a_link_is_not_called_damaged() -> None:
+    link = icc.swapped()[:12] + b"link" + icc.swapped()[16:]
+    _, (warning,) = decoded(saved(image(), "PNG", icc_profile=link))
+    assert "is a link between devices" in warning

@@ -253,3 +253,22 @@ async def test_every_image_is_a_reference_and_the_first_the_start_below_strength
 async def test_init_image_that_was_removed_by_hand_fails_its_job_with_the_reason() -> None:
     with pytest.raises(GenerationFailed, match="removed from the state directory"):
         await LOCAL.run_inputs(resolved_request(width=64, height=64, init_images=("",), image_strength=0.5))
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "PNG", "GIF"])
+def test_what_the_first_frame_of_an_animation_does_not_cover_is_white(kind: str) -> None:
+    frame = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    frame.paste((255, 0, 0, 255), (16, 16, 48, 48))
+    last = Image.new("RGBA", (64, 64), (0, 0, 255, 255))
+    more: dict[str, Any] = {"lossless": True} if kind == "WEBP" else {}
+    image = decode_image(encoded(frame, kind, save_all=True, append_images=[last], **more), 0)
+    assert (image.getpixel((3, 3)), image.getpixel((32, 32))) == ((255, 255, 255), (255, 0, 0))
+
+
+def test_what_the_first_frame_of_a_gif_file_without_transparency_does_not_cover_is_white() -> None:
+    data = bytearray(base64.b64decode(encoded(Image.new("P", (32, 32), 1), "GIF")))
+    frame = data.index(b",\0\0\0\0 ")
+    data[6:10], data[frame + 1 : frame + 5] = struct.pack("<HH", 64, 64), struct.pack("<HH", 16, 16)
+    data[13:16] = bytes(BLUE)
+    image = decode.decode_image(bytes(data), 0)
+    assert [image.getpixel(place) for place in ((3, 3), (60, 60), (32, 32))] == [(255, 255, 255)] * 2 + [BLUE]

@@ -19,6 +19,9 @@ def plain_file(data: bytes) -> tuple[str, bytes]:
     Raises:
         Refused: it is not of a known format, or beyond the format's bounds.
     """
+    for name, matches in _NOT_READ:
+        if matches(data):
+            raise Refused(f"is {name}, which is not read; send a PNG, JPEG or WebP")
     for kind, matches, plain in _FORMATS:
         if matches(data):
             return kind, plain(data)
@@ -42,7 +45,14 @@ def _is_webp(data: bytes) -> bool:
 
 
 def _is_avif(data: bytes) -> bool:
-    return data[4:8] == b"ftyp"
+    return data[4:8] == b"ftyp" and any(brand in data[8:64] for brand in (b"avif", b"avis", b"mif1", b"msf1"))
+
+
+def _is_heic(data: bytes) -> bool:
+    return data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS and b"avif" not in data[8:64]
+
+
+_HEIC_BRANDS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1")
 
 
 def _begins(*heads: bytes) -> Callable[[bytes], bool]:
@@ -57,6 +67,16 @@ _FORMATS: tuple[tuple[str, Callable[[bytes], bool], Callable[[bytes], bytes]], .
     ("TIFF", _begins(b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), plain_tiff),
     ("BMP", _begins(b"BM"), plain_bmp),
     ("AVIF", _is_avif, plain_avif),
+)
+
+_NOT_READ: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
+    ("HEIC", _is_heic),
+    ("JPEG XL", _begins(b"\xff\x0a", b"\0\0\0\x0cJXL ")),
+    ("JPEG 2000", _begins(b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51")),
+    ("SVG", _begins(b"<svg", b"<?xml")),
+    ("a PDF", _begins(b"%PDF")),
+    ("a file of Photoshop's", _begins(b"8BPS")),
+    ("an icon", _begins(b"\0\0\1\0", b"icns")),
 )
 
 _PROFILES: Mapping[str, Callable[[bytes], bytes]] = {

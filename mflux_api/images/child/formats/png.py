@@ -23,7 +23,8 @@ _XMP = b"XML:com.adobe.xmp"
 _RAW_EXIF = (b"Raw profile type exif", b"Raw profile type APP1")
 _TRANSPARENCY = {0: range(2, 3), 2: range(6, 7), 3: range(1, 257)}
 """By the colour type, how many bytes of transparency there may be."""
-_PALETTE = 3
+_GREY, _PALETTE = 0, 3
+_FEW_BITS = (2, 4)
 
 
 def plain_png(data: bytes) -> bytes:
@@ -56,6 +57,10 @@ def plain_png(data: bytes) -> bytes:
         raise damaged()
     if len(kept.get(b"tRNS", b"")) not in _TRANSPARENCY.get(colour_type, ()):
         kept.pop(b"tRNS", None)
+    elif colour_type == _GREY and (depth := header[8]) in _FEW_BITS and b"tRNS" in kept:
+        # The decoder makes 8 bits of the pixels and not of this.
+        level = int.from_bytes(kept[b"tRNS"], "big") & ((1 << depth) - 1)
+        kept[b"tRNS"] = (level * 255 // ((1 << depth) - 1)).to_bytes(2, "big")
     parts = [SIGNATURE]
     parts += [chunk(kind, kept[kind]) for kind in _KEPT if kind in kept]
     for kind, body in notes.items():

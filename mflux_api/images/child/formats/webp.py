@@ -41,6 +41,8 @@ def plain_webp(data: bytes) -> bytes:
         if len(extended) != _EXTENDED_BYTES:
             raise damaged()
         flags = extended[0] & (_ALPHA | _ANIMATION)
+        # Around a first frame that is smaller than the image there is nothing, and without this the decoder has black.
+        flags |= _ALPHA if b"ANMF" in chunks else 0
         for kind, flag in _NOTES.items():
             flags |= flag if kind in chunks else 0
         body.append(_chunk(b"VP8X", bytes((flags, *extended[1:]))))
