@@ -159,7 +159,14 @@ def test_preflight_allows_what_clients_send(client: httpx.Client) -> None:
     assert answer.is_success
     assert answer.headers["access-control-allow-origin"] == "*"
     allowed = answer.headers["access-control-allow-headers"].split(", ")
-    assert allowed == ["Authorization", "Content-Type", "X-API-Key", "Last-Event-ID", "Idempotency-Key"]
+    assert allowed == [
+        "Authorization",
+        "Content-Type",
+        "Content-Encoding",
+        "X-API-Key",
+        "Last-Event-ID",
+        "Idempotency-Key",
+    ]
     assert answer.headers["access-control-expose-headers"] == "Retry-After, X-Request-ID"
     assert "DELETE" in answer.headers["access-control-allow-methods"]
 
