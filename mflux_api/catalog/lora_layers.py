@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import attrs
 
-from mflux_api.catalog.lora_tensors import PARTS, Target, TensorName, parse_name
+from mflux_api.catalog.lora_tensors import PARTS, PARTS_OF_RANK, Target, TensorName, parse_name
 from mflux_api.catalog.safetensors_rules import Header, TensorPlace
 from mflux_api.ipc.printable import printable
 
@@ -148,7 +148,7 @@ def describe(header: Header) -> LoraContents:
     ranks = Counter(
         header.tensors[key].shape[0]
         for key, name in names.used.items()
-        if name.part in ("lora_A", "lokr_w1_b", "lokr_w2_b", "hada_w1_b") and header.tensors[key].shape
+        if name.part in PARTS_OF_RANK and header.tensors[key].shape
     )
     return LoraContents(
         format=_format(parts),

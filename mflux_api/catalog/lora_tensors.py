@@ -58,6 +58,9 @@ PARTS: Mapping[str, str] = {
 }
 """The parts of an update, by their names with underscores, and what they are called here."""
 
+PARTS_OF_RANK = ("lora_A", "hada_w1_b", "lokr_w2_b", "lokr_w1_b")
+"""Parts that have the update's rank as their first side."""
+
 # --- layers ---
 
 _GLOBAL = {

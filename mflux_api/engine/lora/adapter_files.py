@@ -17,7 +17,7 @@ import mlx.core as mx
 from mflux.models.common.lora.mapping.peft_lora_metadata import PeftLoRAMetadata
 
 from mflux_api.catalog.lora_layers import CHECKPOINT_KIND, LoraNames, other_model, sort_names
-from mflux_api.catalog.lora_tensors import Rows, Target
+from mflux_api.catalog.lora_tensors import PARTS_OF_RANK, Rows, Target
 from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
 from mflux_api.engine.lora.factors import Factors, UnusableParts, cut, updates
 from mflux_api.engine.lora.open_lora import LoraError, OpenLora
@@ -33,8 +33,8 @@ _PEFT_FILE = "adapter_model.safetensors"
 _PEFT_CONFIG = "adapter_config.json"
 """PEFT's ``save_pretrained`` writes both into one folder, and alpha into the latter alone."""
 _MAX_CONFIG_BYTES = 1 << 20
-_FIRST = ("lora_A", "hada_w1_b", "lokr_w2_b", "lokr_w1_b", "lokr_w1")
-"""Parts by which a layer's kind is known; all but the last have the rank as their first side."""
+_FIRST = (*PARTS_OF_RANK, "lokr_w1")
+"""Parts by which a layer's kind is known."""
 _MAX_PATTERNS = 512
 """Each is matched with each layer; ``re`` keeps so many compiled. FLUX.2-dev has 192 layers with a LoRA."""
 

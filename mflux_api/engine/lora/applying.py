@@ -17,7 +17,7 @@ from mlx import nn
 
 from mflux_api.catalog.lora_layers import EXAMPLES
 from mflux_api.engine.lora.adapter_files import Adapter, LoraError, blaming, config_of, nothing_known, read_adapter
-from mflux_api.engine.lora.factors import BiasUpdate, Difference, Factors, Hadamard, Kronecker, LowRank
+from mflux_api.engine.lora.factors import BiasUpdate, Difference, Factors, Hadamard, Kronecker, LowRank, Product
 from mflux_api.engine.lora.layers import column_norms, with_updates
 from mflux_api.ipc.printable import printable, sentence
 
@@ -228,13 +228,13 @@ def _own_magnitude(adapter: Adapter, path: str, factors: Factors, places: Mappin
     Query, key and value are one layer in BFL's models, whose columns go through all three. With the magnitudes of that
     column times the part of its norm that is the layer's own, the layer comes out as its rows of the whole.
     """
-    if path not in adapter.sharing or isinstance(factors, Difference | BiasUpdate) or factors.magnitude is None:
+    if path not in adapter.sharing or not isinstance(factors, Product) or factors.magnitude is None:
         return factors
     squares = [
         mx.square(column_norms(places[each].layer, other))
         for each in adapter.sharing[path]
         for other in adapter.updates[each]
-        if not isinstance(other, Difference | BiasUpdate) and type(other) is type(factors)
+        if isinstance(other, type(factors))
     ]
     whole = mx.sqrt(sum(squares[1:], squares[0])) + mx.finfo(mx.float32).eps
     return attrs.evolve(factors, magnitude=factors.magnitude * column_norms(places[path].layer, factors) / whole)
@@ -285,18 +285,29 @@ def _find(transformer: Any, path: str, name: str) -> _Place | None:
 
 def _is_finite(factors: Factors) -> mx.array:
     """Return whether all factors are finite numbers: a boolean array, not yet computed."""
-    values = [value for value in attrs.asdict(factors, recurse=False).values() if isinstance(value, mx.array | float)]
-    arrays = [mx.array(value) if isinstance(value, float) else value for value in values]
-    return mx.all(mx.stack([mx.all(mx.isfinite(array)) for array in arrays]))
+    return mx.all(mx.stack([mx.all(mx.isfinite(array)) for array in _arrays(factors)]))
 
 
 def _changes(factors: Factors) -> mx.array:
     """Return whether an update is another one than 0: a boolean array, not yet computed."""
-    if not isinstance(factors, Difference | BiasUpdate) and factors.magnitude is not None:
+    if _magnitude(factors) is not None:
         return mx.array(True)
-    values = [value for value in attrs.asdict(factors, recurse=False).values() if isinstance(value, mx.array | float)]
     # A product is 0 where one of its factors is.
-    return mx.all(mx.stack([mx.any(mx.array(value)) for value in values]))
+    return mx.all(mx.stack([mx.any(array) for array in _arrays(factors)]))
+
+
+def _arrays(factors: Factors) -> list[mx.array]:
+    """Return all numbers of an update."""
+    values = attrs.asdict(factors, recurse=False).values()
+    return [
+        mx.array(value) if isinstance(value, float) else value
+        for value in values
+        if isinstance(value, mx.array | float)
+    ]
+
+
+def _magnitude(factors: Factors) -> mx.array | None:
+    return factors.magnitude if isinstance(factors, Product) else None
 
 
 def _check(place: _Place, path: str, factors: Factors, name: str) -> None:
@@ -323,6 +334,6 @@ def _check(place: _Place, path: str, factors: Factors, name: str) -> None:
             f"The LoRA {name} changes {path} as a layer of shape {found}, and this model's has {expected}: it was made "
             "for another kind or size of model."
         )
-    magnitude = None if isinstance(factors, Difference | BiasUpdate) else factors.magnitude
+    magnitude = _magnitude(factors)
     if magnitude is not None and tuple(magnitude.shape) not in ((place.outputs, 1), (1, place.inputs)):
         raise LoraError(f"The LoRA {name} holds magnitudes for {path} that do not fit: save it again.")

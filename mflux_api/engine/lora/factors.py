@@ -84,7 +84,9 @@ class UnusableParts(Exception):
     """Parts of one layer that make no update together; the message is a clause that says why."""
 
 
-Factors: TypeAlias = LowRank | Kronecker | Hadamard | Difference | BiasUpdate
+Product: TypeAlias = LowRank | Kronecker | Hadamard
+"""An update that is made of factors, and may have magnitudes."""
+Factors: TypeAlias = Product | Difference | BiasUpdate
 
 
 def cut(part: str, tensor: mx.array, rows: Rows) -> mx.array:
@@ -106,9 +108,14 @@ def cut(part: str, tensor: mx.array, rows: Rows) -> mx.array:
         return tensor
     if tensor.ndim < 1 or tensor.shape[0] % rows.parts:
         raise ValueError(f"its rows cannot be cut into {rows.parts}")
-    pieces = mx.split(tensor, rows.parts, axis=0)
+    return take(tensor, rows, axis=0)
+
+
+def take(whole: mx.array, rows: Rows, axis: int) -> mx.array:
+    """Return the part of an update, or of what it adds to a layer's outputs, that belongs to one layer."""
+    pieces = mx.split(whole, rows.parts, axis=axis)
     taken = [pieces[index] for index in rows.taken]
-    return taken[0] if len(taken) == 1 else mx.concatenate(taken, axis=0)
+    return taken[0] if len(taken) == 1 else mx.concatenate(taken, axis=axis)
 
 
 def updates(parts: Mapping[str, mx.array], rows: Set[Rows]) -> Iterator[Factors]:

@@ -16,7 +16,16 @@ from mflux.models.common.lora.layer.linear_lora_layer import LoRALinear
 from mlx import nn
 
 from mflux_api.catalog.lora_tensors import WHOLE
-from mflux_api.engine.lora.factors import BiasUpdate, Difference, Factors, Hadamard, Kronecker, LowRank
+from mflux_api.engine.lora.factors import (
+    BiasUpdate,
+    Difference,
+    Factors,
+    Hadamard,
+    Kronecker,
+    LowRank,
+    Product,
+    take,
+)
 
 _LOW = 4
 """How much smaller than a layer's sides a rank is at which two thin products cost much less than the layer itself."""
@@ -43,7 +52,7 @@ def with_updates(linear: Any, updates: Sequence[tuple[Factors, float]]) -> Any:
     return _WithBias(layer, sum(vectors[1:], vectors[0])) if vectors else layer
 
 
-def column_norms(linear: Any, factors: LowRank | Kronecker | Hadamard) -> mx.array:
+def column_norms(linear: Any, factors: Product) -> mx.array:
     """Return the norms of a weight's columns with an update that has magnitudes, before them: [1, inputs]."""
     merged = dense_weight(linear).astype(mx.float32) + _layer(linear, factors, 1.0).matrix().astype(mx.float32)
     norms: mx.array = mx.linalg.norm(merged, axis=0, keepdims=True)
@@ -140,12 +149,12 @@ class _KroneckerUpdate(_Update):
 
     def delta_matmul(self, x: mx.array) -> mx.array:
         if self.dora_scale is None:
-            return _taken(self.lokr_matmul(x), self.rows.parts, self.rows.taken, axis=-1)
+            return take(self.lokr_matmul(x), self.rows, axis=-1)
         whole: mx.array = super().delta_matmul(x)
         return whole
 
     def matrix(self) -> mx.array:
-        return _taken(mx.kron(self.lokr_w1, self.lokr_w2), self.rows.parts, self.rows.taken, axis=0)
+        return take(mx.kron(self.lokr_w1, self.lokr_w2), self.rows, axis=0)
 
 
 class _HadamardUpdate(_Update):
@@ -171,7 +180,7 @@ class _DifferenceUpdate(_Update):
         return self.difference
 
 
-def _layer(linear: Any, factors: LowRank | Kronecker | Hadamard | Difference, scale: float) -> Any:
+def _layer(linear: Any, factors: Product | Difference, scale: float) -> Any:
     match factors:
         case LowRank(magnitude=None):
             # LoRALinear's own constructor would draw random weights from MLX's global state.
@@ -198,8 +207,3 @@ def _layer(linear: Any, factors: LowRank | Kronecker | Hadamard | Difference, sc
 
 def _in_precision(array: mx.array) -> mx.array:
     return array.astype(ModelConfig.precision)
-
-
-def _taken(whole: mx.array, parts: int, taken: Sequence[int], axis: int) -> mx.array:
-    pieces = mx.split(whole, parts, axis=axis)
-    return pieces[taken[0]] if len(taken) == 1 else mx.concatenate([pieces[each] for each in taken], axis=axis)
