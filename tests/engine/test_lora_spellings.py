@@ -487,27 +487,34 @@ def test_alpha_of_the_metadata_counts_in_every_spelling(tmp_path: Path) -> None:
         assert np.array_equal(found.up, 2 * up.T)
 
 
-def test_alpha_of_an_adapter_that_peft_saved_is_in_the_file_beside_it(tmp_path: Path) -> None:
+def scale_of_peft(path: Path, metadata: Mapping[str, object] | None = None) -> float:
+    """How strongly a LoRA of rank 4 that PEFT writes to a file works, beside its factors as they are.
+
+    Args:
+        path: the file.
+        metadata: what diffusers puts into it of PEFT's configuration.
+    """
     down, up = factors(WIDTH, WIDTH, 1)
     adapter = spell({"transformer_blocks.0.attn.to_q": {"lora_A": down, "lora_B": up}}, SPELLINGS["peft"])
-    config = tmp_path / "adapter_config.json"
+    notes = None if metadata is None else {"lora_adapter_metadata": json.dumps(metadata)}
+    (found,) = read_adapter(save(path, adapter, notes)).updates["transformer_blocks.0.attn.to_q"]
+    assert isinstance(found, LowRank)
+    return float(np.array(found.up[0, 0] / up[0, 0]))
 
-    def scale(name: str = "adapter_model.safetensors") -> float:
-        (found,) = read_adapter(save(tmp_path / name, adapter)).updates["transformer_blocks.0.attn.to_q"]
-        assert isinstance(found, LowRank)
-        return float(np.array(found.up[0, 0] / up[0, 0]))
 
-    assert scale() == 1
+def test_alpha_of_an_adapter_that_peft_saved_is_in_the_file_beside_it(tmp_path: Path) -> None:
+    config, path = tmp_path / "adapter_config.json", tmp_path / "adapter_model.safetensors"
+    assert scale_of_peft(path) == 1
     config.write_text(json.dumps({"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["to_q"]}))
-    assert scale() == 2
+    assert scale_of_peft(path) == 2
     config.write_text(json.dumps({"lora_alpha": 8, "use_rslora": True, "alpha_pattern": {"to_q": 16}}))
-    assert scale() == 8
-    assert scale("another.safetensors") == 1
+    assert scale_of_peft(path) == 8
+    assert scale_of_peft(tmp_path / "another.safetensors") == 1
     config.write_bytes(b"\xff")
     with pytest.raises(
         LoraError, match=r"adapter_config.json beside the LoRA adapter_model.safetensors cannot be read"
     ):
-        scale()
+        scale_of_peft(path)
 
 
 @pytest.mark.parametrize(
@@ -522,23 +529,12 @@ def test_alpha_of_an_adapter_that_peft_saved_is_in_the_file_beside_it(tmp_path: 
     ],
 )
 def test_alpha_pattern_of_peft_may_be_an_expression(pattern: str, scale: float, tmp_path: Path) -> None:
-    down, up = factors(WIDTH, WIDTH, 1)
-    adapter = spell({"transformer_blocks.0.attn.to_q": {"lora_A": down, "lora_B": up}}, SPELLINGS["peft"])
     config = {"r": 4, "lora_alpha": 8, "alpha_pattern": {pattern: 16}}
-    path = save(tmp_path / "a.safetensors", adapter, {"lora_adapter_metadata": json.dumps(config)})
-    (found,) = read_adapter(path).updates["transformer_blocks.0.attn.to_q"]
-    assert isinstance(found, LowRank)
-    assert float(np.array(found.up[0, 0] / up[0, 0])) == scale
+    assert scale_of_peft(tmp_path / "a.safetensors", config) == scale
 
 
 def test_alpha_of_null_in_pefts_metadata_is_none(tmp_path: Path) -> None:
-    down, up = factors(WIDTH, WIDTH, 1)
-    adapter = spell({"transformer_blocks.0.attn.to_q": {"lora_A": down, "lora_B": up}}, SPELLINGS["peft"])
-    config = {"lora_adapter_metadata": json.dumps({"r": 4, "lora_alpha": None})}
-    path = save(tmp_path / "a.safetensors", adapter, config)
-    (found,) = read_adapter(path).updates["transformer_blocks.0.attn.to_q"]
-    assert isinstance(found, LowRank)
-    assert float(np.array(found.up[0, 0] / up[0, 0])) == 1
+    assert scale_of_peft(tmp_path / "a.safetensors", {"r": 4, "lora_alpha": None}) == 1
 
 
 def test_alpha_beside_a_loha_and_a_lokr_of_peft_is_its_part_of_the_rank(tiny: Components, tmp_path: Path) -> None:
