@@ -1,8 +1,9 @@
-"""What both comparisons with diffusers share: reference images, measures and the line about a case."""
+"""What the comparisons with diffusers share: the command, reference images, measures and the line about a case."""
 
+import argparse
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +88,16 @@ def comparison(case: Mapping[str, Any], ours: npt.NDArray[np.uint8], theirs: npt
         f"{len(case['references'])} references: "
         f"{psnr(ours, theirs):6.1f} dB, at most {level} of 255, std {ours.std():.0f}"
     )
+
+
+def run_side(description: str, generate: Callable[[Path, Path | None], None], compare: Callable[[Path], bool]) -> int:
+    """Run the side that the command line names; return the exit status."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("side", choices=["generate", "compare"])
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--checkpoint", type=Path, help="generate: use this checkpoint for every case")
+    arguments = parser.parse_args()
+    if arguments.side == "generate":
+        generate(arguments.folder.resolve(), arguments.checkpoint.resolve() if arguments.checkpoint else None)
+        return 0
+    return 0 if compare(arguments.folder) else 1

@@ -13,7 +13,6 @@ the same checkpoints with diffusers in float32 on the CPU, prints a PSNR per cas
 diffusers takes no negative prompt as text: it is given as embeddings, made by its own ``encode_prompt``.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -23,7 +22,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.parity.comparison import MIN_DECIBELS, Size, comparison, generate_case, open_engine, psnr, reference
+from tests.parity.comparison import (
+    MIN_DECIBELS,
+    Size,
+    comparison,
+    generate_case,
+    open_engine,
+    psnr,
+    reference,
+    run_side,
+)
 
 # (checkpoint, prompt, negative prompt, width, height, steps, guidance, sizes of the reference images)
 CASES: tuple[tuple[str, str, str | None, int, int, int, float, tuple[Size, ...]], ...] = (
@@ -167,18 +175,5 @@ def _diffusers_image(
     return pixels
 
 
-def main() -> int:
-    """Run one side; return the exit status."""
-    parser = argparse.ArgumentParser(description="Compare the engine's images with diffusers'.")
-    parser.add_argument("side", choices=["generate", "compare"])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--checkpoint", type=Path, help="generate: use this checkpoint for every case")
-    arguments = parser.parse_args()
-    if arguments.side == "generate":
-        generate(arguments.folder.resolve(), arguments.checkpoint.resolve() if arguments.checkpoint else None)
-        return 0
-    return 0 if compare(arguments.folder) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_side("Compare the engine's images with diffusers'.", generate, compare))

@@ -12,7 +12,6 @@ the generated image where the crop's place is smaller (0.42.1, ``_resize_and_cro
 applied by the class that it is derived from, as the other inpainting pipelines do.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -23,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from tests.parity.comparison import MIN_DECIBELS, Size, comparison, open_engine, psnr, reference, write_case
+from tests.parity.comparison import MIN_DECIBELS, Size, comparison, open_engine, psnr, reference, run_side, write_case
 
 Box = tuple[int, int, int, int]
 """Left, top, right and bottom in pixels."""
@@ -213,18 +212,5 @@ def _diffusers_image(pipeline: Any, path: str, case: Case, noise: npt.NDArray[np
     return np.asarray(image)
 
 
-def main() -> int:
-    """Run one side; return the exit status."""
-    parser = argparse.ArgumentParser(description="Compare the engine's inpainted images with diffusers'.")
-    parser.add_argument("side", choices=["generate", "compare"])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--checkpoint", type=Path, help="generate: use this checkpoint for every case")
-    arguments = parser.parse_args()
-    if arguments.side == "generate":
-        generate(arguments.folder.resolve(), arguments.checkpoint.resolve() if arguments.checkpoint else None)
-        return 0
-    return 0 if compare(arguments.folder) else 1
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_side("Compare the engine's inpainted images with diffusers'.", generate, compare))
