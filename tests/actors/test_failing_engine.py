@@ -14,14 +14,23 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.generator.generator import Generator
 from mflux_api.actors.mailbox import Mailbox
 from mflux_api.actors.scheduler.job_queue import JobQueue
-from mflux_api.engine.protocol import LoadModel
 from mflux_api.errors import EngineUnavailable
 from mflux_api.jobs.job import Job, Status
 from mflux_api.service import Service
 from mflux_api.supervisor import Started
 from tests.support.actor_crashes import crash, provoke
 from tests.support.crew import fill
-from tests.support.harness import condition_of, ended, eventually, gateway, request, run_inline, seeds_run, service_of
+from tests.support.harness import (
+    condition_of,
+    ended,
+    eventually,
+    gateway,
+    loads_of,
+    request,
+    run_inline,
+    seeds_run,
+    service_of,
+)
 from tests.support.scripted_engine import Hold, Script
 
 TEN_MINUTES = 600.0
@@ -70,10 +79,6 @@ class Fault:
 @pytest.fixture(autouse=True)
 def _no_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
-
-
-def loads_of(script: Script) -> int:
-    return sum(isinstance(command, LoadModel) for engine in script.engines for command in engine.received)
 
 
 async def look(service: Service, seen: set[m.EngineCondition]) -> NoReturn:

@@ -6,14 +6,14 @@ import attrs
 import pytest
 from PIL import Image
 
-from mflux_api.engine.protocol import Inpainting, Run
+from mflux_api.engine.protocol import Inpainting
 from mflux_api.errors import InvalidParameter
 from mflux_api.jobs.job import Status
 from mflux_api.jobs.request import Extend, GenerateRequest
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.service import Service, open_service
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.support.harness import ended, request, scripted_service, settings
+from tests.support.harness import ended, request, runs, scripted_service, settings
 from tests.support.sample_images import scene, to_base64
 from tests.support.scripted_engine import Crash, Hold, Script
 
@@ -25,15 +25,6 @@ MASK.paste(255, (50, 0, 100, 66))
 def masked(**changes: object) -> GenerateRequest:
     asked = attrs.evolve(request(), width=None, height=None, init_images=(to_base64(SOURCE),), mask=to_base64(MASK))
     return attrs.evolve(asked, **changes)  # type: ignore[arg-type]
-
-
-def runs(script: Script) -> list[tuple[Run, tuple[bytes, ...]]]:
-    return [
-        (command, blobs)
-        for engine in script.engines
-        for command, blobs in zip(engine.received, engine.blobs, strict=True)
-        if isinstance(command, Run)
-    ]
 
 
 async def test_result_has_the_images_own_size_and_the_run_the_nearest_one(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.generator.run_commands import run_command
 from mflux_api.catalog import BUILT_IN
 from mflux_api.engine.interface import Received
-from mflux_api.engine.protocol import Run, Upscale
+from mflux_api.engine.protocol import Upscale
 from mflux_api.errors import GenerationFailed, InvalidParameter, QueueFull
 from mflux_api.jobs.job import Status
 from mflux_api.jobs.progress import Progress
@@ -25,7 +25,7 @@ from mflux_api.jobs.upscaling import resolve_upscaling
 from mflux_api.service import open_service
 from mflux_api.storage.input_files import InputFiles
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.support.harness import ended, gateway, request, scripted_service, settings
+from tests.support.harness import ended, gateway, request, runs, scripted_service, settings
 from tests.support.local_decoding import LOCAL
 from tests.support.requests import resolved_request
 from tests.support.safetensors_bytes import safetensors_bytes
@@ -42,15 +42,6 @@ def edit(strength: float | None = 0.5, **changes: object) -> GenerateRequest:
     images = (encoded((80, 64)), encoded((64, 64), (1, 2, 3)))
     whole = attrs.evolve(request(), width=None, height=None, init_images=images, image_strength=strength)
     return attrs.evolve(whole, steps=4, **changes)  # type: ignore[arg-type]
-
-
-def runs(script: Script) -> list[tuple[Run, tuple[bytes, ...]]]:
-    return [
-        (command, blobs)
-        for engine in script.engines
-        for command, blobs in zip(engine.received, engine.blobs, strict=True)
-        if isinstance(command, Run)
-    ]
 
 
 async def test_edit_comes_to_the_engine_as_images_in_its_sizes(tmp_path: Path) -> None:

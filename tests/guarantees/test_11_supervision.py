@@ -21,7 +21,6 @@ from mflux_api.actors.model_loader.model_loader import ModelLoader
 from mflux_api.actors.scheduler.scheduler import Scheduler
 from mflux_api.actors.stats import Stats
 from mflux_api.cli.exit_status import EXIT_INTERNAL
-from mflux_api.engine.protocol import LoadModel
 from mflux_api.errors import ServiceRestarting
 from mflux_api.http.front import HttpFront
 from mflux_api.http.server import serve
@@ -30,7 +29,7 @@ from mflux_api.service import Service, open_service
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
 from tests.support import scripted_server
 from tests.support.api_jobs import submit, wait_for, wait_for_end
-from tests.support.harness import DEADLINE_SECONDS, eventually, gateway, request, settings
+from tests.support.harness import DEADLINE_SECONDS, eventually, gateway, loads_of, request, settings
 from tests.support.scripted_engine import Script
 from tests.support.server import api_client, serving
 
@@ -153,10 +152,6 @@ async def test_actor_that_fails_under_load_restarts_what_the_tree_says_and_no_jo
 def open_connections(client: httpx.AsyncClient) -> list[int]:
     """Identities of the client's connections."""
     return [id(each) for each in client._transport._pool.connections]  # type: ignore[attr-defined]
-
-
-def loads_of(script: Script) -> int:
-    return sum(isinstance(command, LoadModel) for engine in script.engines for command in engine.received)
 
 
 async def follow(service: Service, job_id: str, ends: list[Status]) -> None:

@@ -19,7 +19,7 @@ from mflux_api.images.child.protocol import DescribedLora
 from mflux_api.jobs.job import Status
 from mflux_api.storage.lora_folders import LoraFile, look
 from mflux_api.storage.loras import LoraFiles
-from tests.support.harness import ended, eventually, gateway, request, settings, settled
+from tests.support.harness import ended, eventually, gateway, request, runs, settings, settled
 from tests.support.safetensors_bytes import safetensors_bytes
 from tests.support.scripted_api import Api, scripted_api
 from tests.support.scripted_engine import Hold, Script
@@ -152,7 +152,7 @@ async def test_job_whose_lora_is_deleted_while_it_is_accepted_is_refused_and_doe
         await eventually(lambda: settled(api.service, 2))
         ((refused, _), _) = await gateway(api.service).jobs()
         assert refused.job.status == Status.CANCELLED
-        assert sum(isinstance(command, Run) for engine in script.engines for command in engine.received) == 1
+        assert len(runs(script)) == 1
 
 
 async def test_disk_that_refuses_a_deletion_is_an_error_that_says_so(

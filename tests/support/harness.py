@@ -239,9 +239,24 @@ def rgb(image: StoredImage) -> bytes:
         return rgb_image.tobytes()
 
 
+def runs(script: Script) -> list[tuple[Run, tuple[bytes, ...]]]:
+    """Every run that an engine was given, in order, with its blobs."""
+    return [
+        (command, blobs)
+        for engine in script.engines
+        for command, blobs in zip(engine.received, engine.blobs, strict=True)
+        if isinstance(command, Run)
+    ]
+
+
+def loads_of(script: Script) -> int:
+    """How often an engine was told to load a model."""
+    return sum(isinstance(command, LoadModel) for engine in script.engines for command in engine.received)
+
+
 def seeds_run(script: Script) -> list[int]:
     """The first seed of every run that an engine was given, in order."""
-    return [run.seeds[0] for engine in script.engines for run in engine.received if isinstance(run, Run)]
+    return [run.seeds[0] for run, _ in runs(script)]
 
 
 def images(folder: Path) -> list[str]:
