@@ -43,7 +43,9 @@ class ServerSettings:
     max_connections: Positive | None = None
     """Connections at one time; by default what the limit of open files allows, up to 4,096."""
     max_connections_per_address: Positive | None = None
-    """Connections of one address; by default half of all. Behind a proxy all clients have one."""
+    """Connections of one address; by default half of all. A trusted proxy has as many as all."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses and networks of proxies, whose X-Forwarded headers tell who the client is."""
 
 
 @attrs.frozen(kw_only=True)

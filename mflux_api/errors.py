@@ -253,6 +253,12 @@ class InternalError(ServiceError):
     code, status = "INTERNAL_ERROR", 500
 
 
+class NotYetSupported(ServiceError):
+    """A route that clients of other servers know, for what no model here can do."""
+
+    code, status = "NOT_YET_SUPPORTED", 501
+
+
 class QueueFull(ServiceError):
     """``scheduler.max_queue`` jobs are waiting already, or init images of ``scheduler.max_inputs_gb``."""
 

@@ -64,14 +64,22 @@ Serve = Callable[[trio.SocketStream, Place], Awaitable[None]]
 class Acceptor:
     """Accepts for all sockets of one server."""
 
-    def __init__(self, connections: OpenConnections, serve: Serve, silence_seconds: float = SILENCE_SECONDS) -> None:
+    def __init__(
+        self,
+        connections: OpenConnections,
+        serve: Serve,
+        silence_seconds: float = SILENCE_SECONDS,
+        shared: Callable[[str], bool] = lambda _: False,
+    ) -> None:
         """Take what serves a connection.
 
         Args:
             connections: those that are open.
             serve: runs until the connection has ended, or until it is cancelled because it has to give way.
             silence_seconds: a client that has said nothing for so long is left.
+            shared: whether an address is that of many clients.
         """
+        self._shared = shared
         self._connections = connections
         self._serve = serve
         self._silence_seconds = silence_seconds
@@ -109,12 +117,12 @@ class Acceptor:
                             raise
                         left -= 1
                         continue
-                    left -= self._welcome(client, client_of(address[0]), nursery)
+                    left -= self._welcome(client, address[0], nursery)
         finally:
             for scope in self._silent:
                 scope.cancel("the server ends")
 
-    def _welcome(self, client: socket.socket, address: str, nursery: trio.Nursery) -> int:
+    def _welcome(self, client: socket.socket, peer: str, nursery: trio.Nursery) -> int:
         """Serve a client, refuse it, or close what it has left already; return the part of a turn that it costs."""
         begun = _first_bytes(client)
         if begun is None:
@@ -125,7 +133,8 @@ class Acceptor:
             _told_and_gone(client, refusal)
             client.close()
             return 1
-        refusal = self._connections.refusal(address)
+        address = client_of(peer)
+        refusal = self._connections.refusal(address, shared=self._shared(peer))
         if refusal is None:
             stream = trio.SocketStream(trio.socket.from_stdlib_socket(client))
             nursery.start_soon(self._run, client, stream, address)

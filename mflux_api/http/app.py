@@ -8,8 +8,9 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from mflux_api.access.access import Access
+from mflux_api.access.proxies import TrustedProxies
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http import early_refusal, error_handlers, openapi
+from mflux_api.http import early_refusal, error_handlers, forwarded, openapi
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.body_limits import LIMITS, BodyLimit, BodyLimits
@@ -39,7 +40,7 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
         access: the keys, where more than this app needs to know them.
 
     Raises:
-        ConfigError: the file of keys cannot be used.
+        ConfigError: the file of keys cannot be used, or a trusted proxy is not an address.
         LookupError: a route does not say who may ask for it.
     """
     settings = gateway.settings
@@ -58,6 +59,7 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
         app.register_blueprint(blueprint)
     app.register_blueprint(openapi.blueprint(max_images=settings.generation.max_batch_size))
     error_handlers.install(app)
+    forwarded.install(app, TrustedProxies(settings.server.trusted_proxies))
     scopes = route_scopes(openapi.OPERATIONS)
     scopes.check(app.url_map)
     hosts = HostRules(settings.security.allowed_hosts, own=(settings.server.host, *own_names()))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import trio
 
 from mflux_api.access.access import Access
+from mflux_api.access.proxies import TrustedProxies
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.app import create_app
 from mflux_api.http.open_connections import connection_limits
@@ -34,11 +35,13 @@ class HttpFront:
 
     async def run(self, status: Started) -> None:
         """Serve until cancelled; reports the URLs."""
+        settings = self._gateway.settings.server
+        options = ServerOptions(limits=connection_limits(settings), proxies=TrustedProxies(settings.trusted_proxies))
         await serve(
             create_app(self._gateway, self._access),
             self._sockets,
             drain=trio.Event(),
-            config=ServerOptions(limits=connection_limits(self._gateway.settings.server)),
+            config=options,
             end_by=self._end_by,
             task_status=status,
         )

@@ -55,14 +55,15 @@ class OpenConnections:
     def __len__(self) -> int:
         return len(self._all.places)
 
-    def refusal(self, address: str) -> ServiceError | None:
+    def refusal(self, address: str, *, shared: bool = False) -> ServiceError | None:
         """Make room for one more connection; return why there is none.
 
         Args:
             address: the client's, as :func:`~mflux_api.access.addresses.client_of` gives it.
+            shared: whether the address is that of many clients, so that only the limit of all counts.
         """
         own = self._addresses.get(address, _Group())
-        if len(own.places) >= self._limits.per_address and not _close_oldest(own):
+        if not shared and len(own.places) >= self._limits.per_address and not _close_oldest(own):
             return TooManyConnections(
                 f"{self._limits.per_address} connections of your address are open "
                 "(server.max_connections_per_address); close some, or use them again"

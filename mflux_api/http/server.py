@@ -20,6 +20,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.utils import repr_socket_addr
 from quart_trio import QuartTrio
 
+from mflux_api.access.proxies import TrustedProxies
 from mflux_api.http.accepting import Acceptor
 from mflux_api.http.client_timeouts import ClientTimeouts
 from mflux_api.http.connection import Connection, HTTPConnection
@@ -74,6 +75,9 @@ class ServerOptions:
 
     limits: ConnectionLimits = attrs.field(factory=connection_limits)
     """How many connections there may be."""
+
+    proxies: TrustedProxies = attrs.field(factory=lambda: TrustedProxies(()))
+    """Whose connections are those of many clients."""
 
 
 DEFAULT_OPTIONS: Final = ServerOptions()
@@ -168,7 +172,8 @@ async def _serve(
         )
         await connection.run()
 
-    acceptor = Acceptor(OpenConnections(options.limits), connected, options.keep_alive_seconds)
+    open_connections = OpenConnections(options.limits)
+    acceptor = Acceptor(open_connections, connected, options.keep_alive_seconds, options.proxies.trusts)
     closing = trio.Event()
     with ExitStack() as stack:
         listeners = [stack.enter_context(sock.dup()) for sock in sockets]

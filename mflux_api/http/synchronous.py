@@ -42,6 +42,7 @@ async def run_job(
     warnings: tuple[str, ...] = (),
     names: Mapping[str, str] = NO_NAMES,
     on_accepted: Callable[[], None] = lambda: None,
+    on_submitted: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[RanJob]:
     """Run a job until it is completed or cancelled; a caller that leaves takes its job with it.
 
@@ -58,6 +59,7 @@ async def run_job(
         warnings=warnings,
         names=names,
         on_accepted=on_accepted,
+        on_submitted=on_submitted,
     )
     async with jobs as (ran,):
         yield ran
@@ -73,6 +75,7 @@ async def run_jobs(
     warnings: tuple[str, ...] = (),
     names: Mapping[str, str] = NO_NAMES,
     on_accepted: Callable[[], None] = lambda: None,
+    on_submitted: Callable[[str], None] = lambda _: None,
 ) -> AsyncIterator[tuple[RanJob, ...]]:
     """Run jobs that are one to their caller: all are accepted before the first is waited for, or none stays.
 
@@ -86,6 +89,7 @@ async def run_jobs(
         warnings: about what was asked for and is not done; every job keeps them.
         names: what the client calls a field, where it has a name of its own; warnings use it.
         on_accepted: called when all are accepted: from then on what they carry is the jobs'.
+        on_submitted: is given the id of each job when it is accepted.
 
     Raises:
         ServiceError: a request was refused, or a job failed; the other jobs are cancelled.
@@ -101,6 +105,7 @@ async def run_jobs(
                     request, synchronous=True, owner=owner, most_queued=most_queued, warnings=warnings, names=names
                 )
                 accepted.append(kept.job.id)
+                on_submitted(kept.job.id)
             need_client()
             on_accepted()
             for job_id in accepted:

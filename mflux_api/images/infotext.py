@@ -9,7 +9,7 @@ from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
 from mflux_api.version import package_version
 
 SAMPLER = "Euler"
-_SCHEDULE = "Simple"
+SCHEDULE = "Simple"
 SUFFIX = ".safetensors"
 
 
@@ -27,7 +27,7 @@ def infotext(request: ResolvedRequest, seed: int, model_hash: str | None = None)
     pairs: dict[str, object] = {
         "Steps": request.steps,
         "Sampler": SAMPLER,
-        "Schedule type": _SCHEDULE,
+        "Schedule type": SCHEDULE,
         "CFG scale": f"{request.guidance:g}",
         "Seed": seed,
         "Size": "{}x{}".format(*request.size),

@@ -43,7 +43,7 @@ _OURS = Fields.of(GenerateRequest)
 
 _READ: Mapping[str, Field] = {
     **no_effect.READ,
-    **dict.fromkeys(("batch_size", "n_iter", "send_images"), SCALAR),
+    **dict.fromkeys(("batch_size", "n_iter", "send_images", "force_task_id"), SCALAR),
     **dict.fromkeys((*ALIASES.values(), *DIALECT_ALIASES.values()), SCALAR),
 }
 """Those of A1111's fields whose value counts; of the others it is enough that they are there."""
@@ -57,6 +57,7 @@ TXT2IMG_FIELDS = IMG2IMG_FIELDS.without("init_images", "mask", "extend")
 
 _MAX_COUNT = 64
 _LARGEST_SHOWN = 10**9
+_MAX_TASK = 128
 _Count = Annotated[int, Meta(ge=1, le=_MAX_COUNT)]
 
 
@@ -126,6 +127,12 @@ def sends_images(body: Mapping[str, Any]) -> bool:
         raise InvalidParameter.for_field(
             "send_images", "is invalid: expected bool", value=shorten_value(value), limit="bool"
         ) from None
+
+
+def task_of(body: Mapping[str, Any]) -> str | None:
+    """Return what a client calls its call, where it does."""
+    name = body.get("force_task_id")
+    return name[:_MAX_TASK] if isinstance(name, str) and name else None
 
 
 def snap_size(fields: dict[str, Any]) -> tuple[str, ...]:

@@ -13,14 +13,19 @@ from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter, JobCancelled, ServerBusy
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111 import dialect, no_effect
+from mflux_api.http.a1111.checkpoints import alias_of
+from mflux_api.http.a1111.client_options import ClientOptions
+from mflux_api.http.a1111.options import chosen_model
 from mflux_api.http.a1111.sdapi_schemas import ImagesResponse
 from mflux_api.http.body import json_object
+from mflux_api.http.client_ids import client_id
 from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
 from mflux_api.http.render import Renderer, with_images
 from mflux_api.http.responses import json_answer
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import RanJob, run_job
+from mflux_api.http.synchronous_calls import SynchronousCalls
 from mflux_api.jobs.idempotency import HEADER
 from mflux_api.jobs.ignored import has_negative_branch
 from mflux_api.jobs.job import Job, Status
@@ -65,10 +70,14 @@ class Call:
     a1111: bool = attrs.field(kw_only=True)
     """Whether it is in A1111's dialect."""
     sends_images: bool = attrs.field(kw_only=True)
+    kind: str = attrs.field(kw_only=True)
+    """The name of its route."""
+    task: str | None = attrs.field(kw_only=True)
+    """What its client calls it."""
     warnings: tuple[str, ...] = attrs.field(kw_only=True)
 
 
-def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
+def blueprint(gateway: Gateway, renderer: Renderer, options: ClientOptions, calls: SynchronousCalls) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("sdapi", __name__, url_prefix="/sdapi/v1")
     max_images = gateway.settings.generation.max_batch_size
@@ -77,18 +86,18 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.post("/txt2img")
     async def txt2img() -> Response:
-        return await generate(read_call(await json_object(dialect.TXT2IMG_FIELDS), edits=False))
+        return await generate(await read_call(await json_object(dialect.TXT2IMG_FIELDS), edits=False))
 
     @routes.post("/img2img")
     async def img2img() -> Response:
-        return await generate(read_call(await json_object(dialect.IMG2IMG_FIELDS), edits=True))
+        return await generate(await read_call(await json_object(dialect.IMG2IMG_FIELDS), edits=True))
 
-    def read_call(read: JSONObject, *, edits: bool) -> Call:
+    async def read_call(read: JSONObject, *, edits: bool) -> Call:
         body = read.values
         if edits and not body.get("init_images"):
             raise InvalidParameter.for_field("init_images", "is required", limit="required")
         a1111 = dialect.speaks_a1111(body)
-        fields, told = read_dialect(body) if a1111 else (body, no_effect.explain_plain(body))
+        fields, told = await read_dialect(body) if a1111 else (body, no_effect.explain_plain(body))
         asked = from_body(
             fields,
             upscales=gateway.upscales,
@@ -100,28 +109,41 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             asked = attrs.evolve(asked, request=attrs.evolve(asked.request, image_strength=None))
         sends_images = dialect.sends_images(body)
         warnings = (*asked.warnings, *told, *read.warnings, *_of_headers())
-        return Call(asked, a1111=a1111, sends_images=sends_images, warnings=warnings)
+        kind, task = "img2img" if edits else "txt2img", dialect.task_of(body)
+        return Call(asked, a1111=a1111, sends_images=sends_images, kind=kind, task=task, warnings=warnings)
 
-    def read_dialect(body: Object) -> tuple[dict[str, Any], tuple[str, ...]]:
+    async def read_dialect(body: Object) -> tuple[dict[str, Any], tuple[str, ...]]:
         fields = dialect.translate(body, max_images=max_images)
+        await name_model(fields)
         upscales = gateway.upscales(fields.get("model") or fields.get("sd_model_checkpoint"))
         snapped = () if upscales else dialect.snap_size(fields)
         return fields, (*snapped, *dialect.explain_conflicts(body, fields), *no_effect.explain(body))
+
+    async def name_model(fields: dict[str, Any]) -> None:
+        """Put an alias in the place of a title or hash, and the client's own choice where there is neither."""
+        for name in ("model", "sd_model_checkpoint"):
+            if isinstance(fields.get(name), str) and fields[name]:
+                fields[name] = await alias_of(gateway, fields[name])
+        if not fields.get("model") and not fields.get("sd_model_checkpoint"):
+            fields["sd_model_checkpoint"] = chosen_model(options)
 
     async def generate(call: Call) -> Response:
         started = trio.current_time()
         this = held()
         who = caller()
-        run = run_job(
-            gateway,
-            call.asked.request,
-            owner=who.owner,
-            most_queued=who.most_queued,
-            warnings=call.warnings,
-            names=call.asked.names,
-            on_accepted=this.body.release,
-        )
-        async with run as ran:
+        async with (
+            calls.call(client_id(), call.kind, call.task) as listed,
+            run_job(
+                gateway,
+                call.asked.request,
+                owner=who.owner,
+                most_queued=who.most_queued,
+                warnings=call.warnings,
+                names=call.asked.names,
+                on_accepted=this.body.release,
+                on_submitted=listed.jobs.append,
+            ) as ran,
+        ):
             job = ran.job
             if job.status is Status.CANCELLED and not call.a1111:
                 raise JobCancelled("The job was cancelled", {"job_id": job.id})

@@ -143,6 +143,19 @@ READ: Final[Mapping[str, Field]] = {
 }
 """The fields whose value is looked at here."""
 
+SETTINGS_READ: Final[Mapping[str, Field]] = dict.fromkeys(
+    (
+        "CLIP_stop_at_last_layers",
+        "eta_noise_seed_delta",
+        "forge_additional_modules",
+        "samples_format",
+        "sd_checkpoint_hash",
+        "sd_vae",
+    ),
+    _BRIEF,
+)
+"""Those of A1111's options whose value is looked at; the model's is not among them."""
+
 EXTRAS_READ: Final[Mapping[str, Field]] = {
     **dict.fromkeys(_EXTRAS, _BRIEF),
     **dict.fromkeys(_EXTRAS_NEUTRAL, PRESENCE),
@@ -162,6 +175,12 @@ def explain(body: Mapping[str, Any]) -> tuple[str, ...]:
         *_of_scripts(body.get("alwayson_scripts")),
         *_of_settings(body),
     )
+
+
+def explain_settings(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return a sentence for each of a client's options that asks for something and has no effect."""
+    without = [name for name, value in settings.items() if not _is_neutral_setting(name, value)]
+    return tuple(f"'{printable(name, MAX_NAME_LENGTH)}' has no effect" for name in without[:MAX_NAMES])
 
 
 def explain_extras(body: Mapping[str, Any]) -> tuple[str, ...]:

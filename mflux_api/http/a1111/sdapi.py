@@ -1,14 +1,31 @@
-"""Everything under ``/sdapi/v1``, as the app and ``/openapi.json`` take it: a new module of routes is named here."""
+"""Everything of A1111's API, as the app and ``/openapi.json`` take it: a new module of routes is named here."""
 
 from quart import Blueprint
 
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111 import extras, generation
+from mflux_api.http.a1111 import discovery, extras, generation, options, progress, residency
+from mflux_api.http.a1111.client_options import ClientOptions
 from mflux_api.http.render import Renderer
+from mflux_api.http.synchronous_calls import SynchronousCalls
 
-OPERATIONS = (*generation.OPERATIONS, *extras.OPERATIONS)
+OPERATIONS = (
+    *generation.OPERATIONS,
+    *extras.OPERATIONS,
+    *options.OPERATIONS,
+    *discovery.OPERATIONS,
+    *residency.OPERATIONS,
+    *progress.OPERATIONS,
+)
 
 
 def blueprints(gateway: Gateway, renderer: Renderer) -> tuple[Blueprint, ...]:
     """Build the routes of every module."""
-    return generation.blueprint(gateway, renderer), extras.blueprint(gateway)
+    chosen, calls = ClientOptions(), SynchronousCalls(gateway)
+    return (
+        generation.blueprint(gateway, renderer, chosen, calls),
+        extras.blueprint(gateway),
+        options.blueprint(gateway, chosen),
+        discovery.blueprint(gateway, chosen),
+        residency.blueprint(gateway, chosen),
+        progress.blueprint(calls),
+    )

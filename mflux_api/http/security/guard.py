@@ -10,6 +10,7 @@ from quart_trio import QuartTrio
 from mflux_api.access.access import Access
 from mflux_api.access.keys import Caller, Key, Scope
 from mflux_api.errors import Forbidden, HostNotAllowed, OriginNotAllowed, Unauthorized
+from mflux_api.http.forwarded import client_address, external_host
 from mflux_api.http.held import held
 from mflux_api.http.operations import Operation
 from mflux_api.http.pace import PacedBody
@@ -47,7 +48,7 @@ class Guard:
         sent = keys.find(offers.by_program) if keys else None
         await self._check_host(sent, offers)
         g.access = self._access
-        g.caller = self._access.caller(None, request.remote_addr or "")
+        g.caller = self._access.caller(None, client_address())
         if request.method == "OPTIONS":
             # A browser's preflight carries no credentials.
             return
@@ -56,7 +57,7 @@ class Guard:
             _refuse_resent(page)
         if keys and scope is not None:
             key = sent or keys.find(offers.by_browser) or await self._refuse(offers)
-            g.caller = self._access.caller(key, request.remote_addr or "")
+            g.caller = self._access.caller(key, client_address())
             self._check_page(page, scope, has_key=sent is not None)
             if not key.allows(scope):
                 raise Forbidden(
@@ -96,7 +97,7 @@ class Guard:
             if isinstance(request.body, PacedBody):
                 request.body.discard()
             held().body.release()
-            await self._wrong_keys.note(request.remote_addr or "")
+            await self._wrong_keys.note(client_address())
 
     def _check_page(self, page: PageHeaders, scope: Scope | None, *, has_key: bool) -> None:
         """Refuse what a page of another origin may not do: some content types let any page send without asking.
@@ -140,6 +141,11 @@ def caller() -> Caller:
     return cast("Caller", g.caller)
 
 
+def from_foreign_page() -> bool:
+    """Whether a page of another origin sends the current request."""
+    return _page().foreign
+
+
 def still_allowed() -> Callable[[], bool]:
     """Return a question for later: whether the caller of the current request would still be let in."""
     return partial(cast("Access", g.access).holds, caller())
@@ -147,7 +153,7 @@ def still_allowed() -> Callable[[], bool]:
 
 def _page() -> PageHeaders:
     return PageHeaders(
-        host=request.headers.get("Host", ""),
+        host=external_host(),
         origin=request.headers.get("Origin"),
         fetch_site=request.headers.get("Sec-Fetch-Site"),
     )

@@ -1,0 +1,63 @@
+"""Where the current request comes from and what its client calls this server, as trusted proxies tell."""
+
+import re
+from collections.abc import Mapping
+from typing import cast
+
+from quart import current_app, request
+from quart_trio import QuartTrio
+
+from mflux_api.access.proxies import TrustedProxies
+
+_PROXIES = "TRUSTED_PROXIES"
+"""Key of the app's config."""
+
+_HOST = re.compile(r"[A-Za-z0-9._\-\[\]:%]{1,255}")
+_PREFIX = re.compile(r"(/[A-Za-z0-9._~\-]{1,64}){1,8}")
+_SCHEMES = frozenset({"http", "https"})
+
+
+def install(app: QuartTrio, proxies: TrustedProxies) -> None:
+    """Have the app's requests know which proxies are trusted."""
+    app.config[_PROXIES] = proxies
+
+
+def client_address() -> str:
+    """Return the address of the current request's client; an empty text where the connection has none."""
+    peer = request.remote_addr or ""
+    return _proxies().client_of(peer, request.headers.getlist("X-Forwarded-For"))
+
+
+def external_host() -> str:
+    """Return the host, with its port, by which the client asked; an empty text where it did not say."""
+    return _told("X-Forwarded-Host", _HOST) or request.headers.get("Host", "")
+
+
+def external_base() -> str:
+    """Return what the paths of this server begin with for the client: scheme, host and a proxy's prefix.
+
+    Where the request names no host it is the path alone.
+    """
+    host, prefix = external_host(), _told("X-Forwarded-Prefix", _PREFIX)
+    if not _HOST.fullmatch(host):
+        return prefix
+    return f"{external_scheme()}://{host}{prefix}"
+
+
+def external_scheme() -> str:
+    """Return ``https`` where a trusted proxy took off the TLS, else ``http``."""
+    scheme = _told("X-Forwarded-Proto").lower()
+    return scheme if scheme in _SCHEMES else request.scheme
+
+
+def _told(header: str, form: re.Pattern[str] | None = None) -> str:
+    """Return what the nearest client of all trusted proxies asked for; empty where no trusted proxy says it."""
+    headers = cast("Mapping[str, str]", request.headers)
+    value = headers.get(header, "").partition(",")[0].strip()
+    if not value or not _proxies().trusts(request.remote_addr or ""):
+        return ""
+    return value.rstrip("/") if form is None or form.fullmatch(value.rstrip("/")) else ""
+
+
+def _proxies() -> TrustedProxies:
+    return cast("TrustedProxies", current_app.config[_PROXIES])

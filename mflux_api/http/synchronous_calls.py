@@ -1,0 +1,145 @@
+"""The calls of one app whose clients wait for a job: whose they are, how far they are, which one an interrupt ends."""
+
+import math
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Literal
+
+import attrs
+import trio
+
+from mflux_api.errors import ServiceError
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.gateway.jobs import JobView
+from mflux_api.jobs.job import Status
+from mflux_api.jobs.progress import Progress
+from mflux_api.system.nurseries import unwrapped_nursery
+
+LEFT_SECONDS = 3.0
+"""A client that stops a call by hanging up may send an interrupt beside it: one that comes so late means that call."""
+MOST_LEFT = 1000
+MOST_TASKS = 256
+"""Names of finished tasks that are remembered."""
+
+
+@attrs.define(eq=False)
+class SynchronousCall:
+    """One call while its client waits."""
+
+    client: str
+    kind: str
+    """The name of its route."""
+    task: str | None = None
+    """What the client calls it, where it does."""
+    jobs: list[str] = attrs.field(factory=list)
+    """Its jobs, once they are accepted."""
+    preview: str | None = None
+    """The newest preview as base64 JPEG; there is none unless it was asked for."""
+    previews_wanted: trio.Event = attrs.field(factory=trio.Event)
+    interrupted: bool = False
+    """Whether its client has ended it."""
+    highest: float = 0.0
+    """The most progress that was told."""
+
+
+@attrs.frozen
+class CallState:
+    """A call and its job as it is now."""
+
+    call: SynchronousCall
+    view: JobView
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far the job is; ``None`` where it is not known."""
+        return None if self.view.live is None else self.view.live.progress
+
+
+class SynchronousCalls:
+    """The calls of one app, the newest last."""
+
+    def __init__(self, gateway: Gateway, clock: Callable[[], float] = trio.current_time) -> None:
+        self._gateway = gateway
+        self._clock = clock
+        self._calls: defaultdict[str, list[SynchronousCall]] = defaultdict(list)
+        self._left = OrderedDict[str, float]()
+        """When the last call of a client ended because the client hung up."""
+        self._finished = OrderedDict[tuple[str, str], None]()
+
+    @asynccontextmanager
+    async def call(self, client: str, kind: str, task: str | None = None) -> AsyncIterator[SynchronousCall]:
+        """Have a call in the list while the block lasts; cancelled, its client has hung up."""
+        call = SynchronousCall(client, kind, task)
+        self._calls[client].append(call)
+        try:
+            async with unwrapped_nursery() as nursery:
+                nursery.start_soon(self._keep_previews, call)
+                try:
+                    yield call
+                finally:
+                    if trio.current_effective_deadline() == -math.inf and not call.interrupted:
+                        self._note_left(client)
+                    nursery.cancel_scope.cancel("the call has ended")
+        finally:
+            calls = self._calls[client]
+            calls.remove(call)
+            if not calls:
+                del self._calls[client]
+            if task is not None:
+                self._finished[client, task] = None
+                if len(self._finished) > MOST_TASKS:
+                    self._finished.popitem(last=False)
+
+    async def newest(self, client: str) -> CallState | None:
+        """Return the client's newest call that runs, else its newest one."""
+        states = [state for call in reversed(self._calls.get(client, ())) if (state := await self._state(call))]
+        running = [state for state in states if state.view.job.status is Status.GENERATING]
+        return next(iter((*running, *states)), None)
+
+    async def task(self, client: str, task: str) -> CallState | Literal["unknown", "waiting", "finished"]:
+        """Return a client's call by its own name for it."""
+        for call in self._calls.get(client, ()):
+            if call.task == task:
+                return await self._state(call) or "waiting"
+        return "finished" if (client, task) in self._finished else "unknown"
+
+    async def interrupt(self, client: str) -> SynchronousCall | None:
+        """End the client's newest running call, else its newest one; return it if there is one.
+
+        Where the last call has just ended because the client hung up, it is that one that is meant, and no other ends.
+        """
+        left = self._left.pop(client, None)
+        if left is not None and self._clock() - left <= LEFT_SECONDS:
+            return None
+        state = await self.newest(client)
+        if state is None:
+            return None
+        state.call.interrupted = True
+        for job_id in reversed(state.call.jobs):
+            await self._gateway.cancel(job_id)
+        return state.call
+
+    async def _state(self, call: SynchronousCall) -> CallState | None:
+        """Return how a call's first unfinished job is; ``None`` before one is accepted, and when all have ended."""
+        for job_id in call.jobs:
+            with suppress(ServiceError):
+                view = await self._gateway.job(job_id)
+                if not view.job.status.terminal:
+                    return CallState(call, view)
+        return None
+
+    async def _keep_previews(self, call: SynchronousCall) -> None:
+        await call.previews_wanted.wait()
+        for job_id in call.jobs:
+            with suppress(ServiceError):
+                async with await self._gateway.follow(job_id, previews=True) as events:
+                    async for logged in events:
+                        if isinstance(logged.event, Progress) and logged.event.preview is not None:
+                            call.preview = logged.event.preview
+
+    def _note_left(self, client: str) -> None:
+        self._left[client] = self._clock()
+        self._left.move_to_end(client)
+        if len(self._left) > MOST_LEFT:
+            self._left.popitem(last=False)
