@@ -221,7 +221,7 @@ class Service:
         async with self._reading_access:
             # One for all fronts, also for those that start at one time: a reload has to reach each of them.
             if self._access is None:
-                self._access = await read_in_thread(Access, self.settings.security)
+                self._access = await read_in_thread(Access, self.settings.security, self.settings.state_dir)
         server = self.settings.server
         sockets = open_sockets(binds if binds is not None else [_bind(server.host, server.port)])
         front = HttpFront(self._gateway, self._access, sockets, lambda: self._end_by)

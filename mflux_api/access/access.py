@@ -1,5 +1,7 @@
 """The keys of one service as they are now: read at its start, and again on request."""
 
+from pathlib import Path
+
 from mflux_api.access.addresses import client_of
 from mflux_api.access.keys import Caller, Key, KeyRing, Scope
 from mflux_api.access.keys_file import read_keys
@@ -11,14 +13,19 @@ from mflux_api.errors import ConfigError
 class Access:
     """Who may ask for what. Each service has its own; its apps see a reload at once."""
 
-    def __init__(self, security: SecuritySettings) -> None:
+    def __init__(self, security: SecuritySettings, state_dir: Path | None = None) -> None:
         """Read the keys.
+
+        Args:
+            security: the settings.
+            state_dir: where what outlives the process is kept; nothing does without.
 
         Raises:
             ConfigError: the file of keys cannot be used.
         """
         self._shared = security.shared_jobs
         self._security = security
+        self.state_dir = state_dir
         self.keys: KeyRing = read_keys(security)
 
     def reload(self, security: SecuritySettings | None = None) -> int:

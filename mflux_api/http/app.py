@@ -24,6 +24,7 @@ from mflux_api.http.routes.system import probes
 from mflux_api.http.security.guard import Guard, install, route_scopes
 from mflux_api.http.security.hosts import HostRules, own_names
 from mflux_api.http.security.origins import OriginRules
+from mflux_api.http.security.tokens import Tokens
 from mflux_api.jobs.json_fields import Fields
 
 ALLOWED_HEADERS = "Authorization, Content-Type, Content-Encoding, X-API-Key, Last-Event-ID, Idempotency-Key"
@@ -64,7 +65,8 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     scopes.check(app.url_map)
     hosts = HostRules(settings.security.allowed_hosts, own=(settings.server.host, *own_names()))
     origins = OriginRules(settings.server.cors_origins)
-    install(app, Guard(access or Access(settings.security), hosts, origins, scopes))
+    access = access or Access(settings.security, settings.state_dir)
+    install(app, Guard(access, hosts, origins, scopes, Tokens(access)))
     app.config[PROBES] = probes(gateway, hosts, _origin_headers(None, origins))
     app.config[SAYS] = True
     app.config[LIMITS] = _body_limits(app, settings.lora.max_upload_mb * 2**20)

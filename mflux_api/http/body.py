@@ -26,11 +26,12 @@ THREAD_ABOVE_BYTES = 256 * 1024
 """Larger bodies are read in a thread: images in JSON would hold up all other requests."""
 
 
-async def json_object(fields: Fields) -> JSONObject:
+async def json_object(fields: Fields, *, may_be_empty: bool = False) -> JSONObject:
     """Read the body as a JSON object, whatever its content type says.
 
     Args:
         fields: what the route knows; all else is skipped, with a warning.
+        may_be_empty: whether no body is an object without fields.
 
     Raises:
         InvalidJSON: it is not JSON, or not an object.
@@ -47,6 +48,8 @@ async def json_object(fields: Fields) -> JSONObject:
         if isinstance(unpacked, ServiceError):
             raise unpacked
         data = unpacked
+    if may_be_empty and not data:
+        return JSONObject({}, _of_address())
     if len(data) > THREAD_ABOVE_BYTES:
         read = await read_in_thread(partial(_read, data, fields), limiter=held().in_flight.parsers)
     else:

@@ -123,7 +123,7 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
         schema: dict[str, Any] = _reference(operation.body)
         if operation.body_required:
             schema = {"allOf": [schema, {"required": list(operation.body_required)}]}
-        described["requestBody"] = {"required": True, "content": _json(schema)}
+        described["requestBody"] = {"required": not operation.body_optional, "content": _json(schema)}
     if operation.upload:
         described["requestBody"] = {"required": True, "content": _UPLOAD}
     return described

@@ -78,6 +78,8 @@ class Operation:
     """Class of the JSON object that the request carries."""
     body_required: tuple[str, ...] = ()
     """Fields that this path requires of the body, besides those that the class does."""
+    body_optional: bool = False
+    """Whether no body stands for an empty object."""
     upload: bool = False
     """Whether the body is a file instead of a JSON object."""
     parameters: tuple[Mapping[str, Any], ...] = ()

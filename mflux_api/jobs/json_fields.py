@@ -115,6 +115,10 @@ class Fields:
             if not field.only_presence and field.brief is None and has_halves(memoryview(part)):
                 raise half_of_a_character(name)
 
+    def field(self, name: str) -> "Field | None":
+        """Return what is wanted of a field; ``None`` for one that is not known."""
+        return self._fields.get(name)
+
     def names(self) -> frozenset[str]:
         """Return the names of all."""
         return frozenset(self._fields)
@@ -194,6 +198,8 @@ class JSONObject:
     """The known fields that are there, by the client's name for them."""
     warnings: tuple[str, ...] = ()
     """Sentences about the fields that are not known, where there are any."""
+    texts: bool = False
+    """Whether it came as a form, so that numbers and flags are texts."""
 
 
 def read_object(data: bytes | bytearray, fields: Fields) -> JSONObject:

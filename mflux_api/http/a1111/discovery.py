@@ -36,7 +36,7 @@ _SAMPLERS = (SamplerItem(name=SAMPLER, aliases=("euler", "k_euler")),)
 _SCHEDULERS = (SchedulerItem(name=SCHEDULE.lower(), label=SCHEDULE),)
 
 _NONE_OF = {
-    "latent-upscale-modes": "how A1111 enlarges latents",
+    "latent-upscale-modes": "ways to upscale latents",
     "sd-vae": "VAEs to choose from: each model has its own",
     "sd-modules": "Forge's modules to choose from: each model has its own",
     "hypernetworks": "hypernetworks",

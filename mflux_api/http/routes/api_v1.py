@@ -4,9 +4,9 @@ from quart import Blueprint
 
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.render import Renderer
-from mflux_api.http.routes import jobs, loras, models, system
+from mflux_api.http.routes import jobs, loras, models, sessions, system
 
-OPERATIONS = (*jobs.OPERATIONS, *models.OPERATIONS, *loras.OPERATIONS, *system.OPERATIONS)
+OPERATIONS = (*jobs.OPERATIONS, *models.OPERATIONS, *loras.OPERATIONS, *sessions.OPERATIONS, *system.OPERATIONS)
 
 
 def blueprints(gateway: Gateway, renderer: Renderer) -> tuple[Blueprint, ...]:
@@ -15,5 +15,6 @@ def blueprints(gateway: Gateway, renderer: Renderer) -> tuple[Blueprint, ...]:
         jobs.blueprint(gateway, renderer),
         models.blueprint(gateway),
         loras.blueprint(gateway),
+        sessions.blueprint(gateway),
         system.blueprint(gateway),
     )

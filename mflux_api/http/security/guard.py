@@ -18,6 +18,7 @@ from mflux_api.http.security.credentials import Offers, read_offers
 from mflux_api.http.security.hosts import HostRules, name_in
 from mflux_api.http.security.origins import OriginRules, PageHeaders
 from mflux_api.http.security.scopes import RouteScopes
+from mflux_api.http.security.tokens import SECRET_PARAMETERS, Tokens
 from mflux_api.http.security.wrong_keys import WrongKeys
 
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
@@ -26,8 +27,11 @@ _SAFE_METHODS = frozenset({"GET", "HEAD"})
 class Guard:
     """The rules of one app."""
 
-    def __init__(self, access: Access, hosts: HostRules, origins: OriginRules, scopes: RouteScopes) -> None:
+    def __init__(
+        self, access: Access, hosts: HostRules, origins: OriginRules, scopes: RouteScopes, tokens: Tokens
+    ) -> None:
         self._access = access
+        self._tokens = tokens
         self._hosts = hosts
         self._origins = origins
         self._scopes = scopes
@@ -43,11 +47,11 @@ class Guard:
             Forbidden: its key lacks the scope.
         """
         self._wrong_keys.flush()
-        offers = read_offers(request.headers.getlist("X-API-Key"), request.headers.getlist("Authorization"))
+        offers = _offers()
         keys = self._access.keys
         sent = keys.find(offers.by_program) if keys else None
         await self._check_host(sent, offers)
-        g.access = self._access
+        g.access, g.guard = self._access, self
         g.caller = self._access.caller(None, client_address())
         if request.method == "OPTIONS":
             # A browser's preflight carries no credentials.
@@ -56,7 +60,7 @@ class Guard:
         if keys and sent is None and (offers.by_browser or offers.malformed):
             _refuse_resent(page)
         if keys and scope is not None:
-            key = sent or keys.find(offers.by_browser) or await self._refuse(offers)
+            key = sent or keys.find(offers.by_browser) or await self._holder(page, scope) or await self._refuse(offers)
             g.caller = self._access.caller(key, client_address())
             self._check_page(page, scope, has_key=sent is not None)
             if not key.allows(scope):
@@ -66,6 +70,19 @@ class Guard:
                 )
         else:
             self._check_page(page, scope, has_key=sent is not None)
+
+    async def _holder(self, page: PageHeaders, scope: Scope) -> Key | None:
+        """Return the key that a token stands for: a session's cookie counts for this server's own pages only."""
+        own = not page.foreign if request.method in _SAFE_METHODS else page.own
+        return await self._tokens.holder(self._access.keys, scope, own_page=own)
+
+    async def wrong_key(self) -> NoReturn:
+        """Refuse a key that came in a body, as one in a header is refused.
+
+        Raises:
+            Unauthorized: after a while, where there were many.
+        """
+        await self._refuse(Offers(malformed=True))
 
     def keeps_secret(self) -> bool:
         """Whether the answer to the current request belongs to a key."""
@@ -87,6 +104,8 @@ class Guard:
 
     async def _refuse(self, offers: Offers) -> NoReturn:
         await self._note_wrong_key(offers)
+        if not offers and not SECRET_PARAMETERS.isdisjoint(request.args):
+            raise Unauthorized("This link has expired, or was changed; ask for a new one with an API key")
         problem = "The API key is not valid; send one" if offers else "A valid API key is required: send it"
         raise Unauthorized(f"{problem} as 'Authorization: Bearer KEY'")
 
@@ -146,9 +165,54 @@ def from_foreign_page() -> bool:
     return _page().foreign
 
 
+def tokens() -> Tokens:
+    """Return what makes the tokens of the current request's app."""
+    return cast("Guard", g.guard)._tokens
+
+
+def key_in_body(secret: str) -> Key | None:
+    """Return the key that a body names; ``None`` where it is none."""
+    return cast("Access", g.access).keys.find([secret.encode("utf-8", "surrogatepass")])
+
+
+def key_in_headers() -> Key | None:
+    """Return the key that the headers of the current request have, also where its route needs none."""
+    offers = _offers()
+    return cast("Access", g.access).keys.find((*offers.by_program, *offers.by_browser))
+
+
+def refuse_foreign_page() -> None:
+    """Refuse the current request where a page of another origin sends it.
+
+    Raises:
+        OriginNotAllowed: one does.
+    """
+    page = _page()
+    if page.foreign:
+        raise _refused(page, "Sessions are for this server's own pages; send the key as a header")
+
+
+def has_keys() -> bool:
+    """Whether the service has keys, so that a caller needs one."""
+    return bool(cast("Access", g.access).keys)
+
+
+async def refuse_key() -> NoReturn:
+    """Refuse a key that came in a body.
+
+    Raises:
+        Unauthorized: after a while, where there were many.
+    """
+    await cast("Guard", g.guard).wrong_key()
+
+
 def still_allowed() -> Callable[[], bool]:
     """Return a question for later: whether the caller of the current request would still be let in."""
     return partial(cast("Access", g.access).holds, caller())
+
+
+def _offers() -> Offers:
+    return read_offers(request.headers.getlist("X-API-Key"), request.headers.getlist("Authorization"))
 
 
 def _page() -> PageHeaders:

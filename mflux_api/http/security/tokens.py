@@ -1,0 +1,124 @@
+"""What a request without a key in its headers may carry in its place: a session's cookie, a ticket, a signed path."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+from urllib.parse import quote, urlencode
+
+import trio
+from quart import Response, request
+
+from mflux_api.access.access import Access
+from mflux_api.access.grants import Grants, new_secret
+from mflux_api.access.keys import Key, KeyRing, Scope
+from mflux_api.storage.secret_file import read_or_make
+from mflux_api.system.threads import read_in_thread
+
+SESSION_SECONDS: Final = 30 * 24 * 3600
+TICKET_SECONDS: Final = 60
+TICKET: Final = "ticket"
+SIGNATURE: Final = "signature"
+SECRET_PARAMETERS: Final = frozenset({TICKET, SIGNATURE})
+"""Parameters of the address that no log and no error may show."""
+
+_SESSION: Final = "session"
+_JOB: Final = "/api/v1/jobs/"
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
+_MOST_COOKIE: Final = 128
+
+
+class Tokens:
+    """The tokens of one app; their secret is read or made at the first use, in a thread."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._grants: Grants | None = None
+        self._making = trio.Lock()
+
+    async def grants(self) -> Grants:
+        """Return what makes and reads tokens."""
+        async with self._making:
+            if self._grants is None:
+                folder, fresh = self._access.state_dir, new_secret()
+                secret = fresh if folder is None else await read_in_thread(read_or_make, folder, fresh)
+                self._grants = Grants(secret)
+        return self._grants
+
+    async def cookie_name(self) -> str:
+        """Return the name of the session's cookie: services on other ports of a host get the cookies of this one."""
+        return f"mflux_session_{(await self.grants()).name}"
+
+    async def holder(self, keys: KeyRing, scope: Scope, *, own_page: bool) -> Key | None:
+        """Return the key that a token of the current request stands for.
+
+        Args:
+            keys: those that are valid now.
+            scope: what the route needs.
+            own_page: whether a page of this server sends it, or for a safe method no page of another one.
+        """
+        safe = request.method in _SAFE_METHODS
+        if safe and scope is Scope.READ:
+            for name, purpose in ((TICKET, _ticket_purpose(request.path)), (SIGNATURE, _path_purpose())):
+                token = request.args.get(name)
+                if token and purpose and (key := (await self.grants()).holder(purpose, token, keys)) is not None:
+                    return key
+        if not own_page or not request.cookies:
+            return None
+        cookie = request.cookies.get(await self.cookie_name(), "")
+        if not cookie or len(cookie) > _MOST_COOKIE:
+            return None
+        return (await self.grants()).holder(_SESSION, cookie, keys)
+
+    async def session(self, key: Key) -> tuple[str, int]:
+        """Return a session's token, and when it ends."""
+        return (await self.grants()).issue(_SESSION, key, SESSION_SECONDS)
+
+    async def set_cookie(self, response: Response, token: str, *, secure: bool) -> None:
+        """Give the client of an answer a session."""
+        response.set_cookie(
+            await self.cookie_name(),
+            token,
+            max_age=SESSION_SECONDS,
+            httponly=True,
+            samesite="Strict",
+            secure=secure,
+            path="/",
+        )
+
+    async def close_session(self, response: Response, *, secure: bool) -> None:
+        """Take the session of an answer's client away."""
+        name = await self.cookie_name()
+        response.delete_cookie(name, path="/", httponly=True, samesite="Strict", secure=secure)
+
+    async def ticket(self, job_id: str, key: Key) -> tuple[str, int]:
+        """Return a token for one job, its stream and its images, and when it ends."""
+        return (await self.grants()).issue(f"job {job_id}", key, TICKET_SECONDS)
+
+    async def sign_path(self, path: str, parameters: Mapping[str, str], key: Key | None, seconds: float) -> str:
+        """Return a path, with parameters, that can be read without a key for a while; without keys it needs nothing.
+
+        Args:
+            path: of a route whose scope is ``read``.
+            parameters: those of its address.
+            key: whose it is.
+            seconds: how long.
+        """
+        parameters = dict(sorted(parameters.items()))
+        if key is not None:
+            purpose = _signed(path, list(parameters.items()))
+            parameters[SIGNATURE], _ = (await self.grants()).issue(purpose, key, seconds)
+        return quote(path) + (f"?{urlencode(parameters)}" if parameters else "")
+
+
+def _ticket_purpose(path: str) -> str | None:
+    if not path.startswith(_JOB):
+        return None
+    return f"job {path.removeprefix(_JOB).partition('/')[0]}"
+
+
+def _path_purpose() -> str:
+    parameters = [(name, value) for name, value in request.args.items(multi=True) if name != SIGNATURE]
+    return _signed(request.path, parameters)
+
+
+def _signed(path: str, parameters: Sequence[tuple[str, str]]) -> str:
+    return f"path {path}?{urlencode(sorted(parameters))}"
