@@ -15,6 +15,7 @@ from mflux_api.http.content_encoding import (
     not_packed,
     unpacked_too_large,
 )
+from mflux_api.http.form import read_form
 from mflux_api.http.held import held
 from mflux_api.ipc.printable import printable
 from mflux_api.jobs.json_fields import Fields, JSONObject, read_object
@@ -26,12 +27,13 @@ THREAD_ABOVE_BYTES = 256 * 1024
 """Larger bodies are read in a thread: images in JSON would hold up all other requests."""
 
 
-async def json_object(fields: Fields, *, may_be_empty: bool = False) -> JSONObject:
-    """Read the body as a JSON object, whatever its content type says.
+async def json_object(fields: Fields, *, may_be_empty: bool = False, forms: bool = False) -> JSONObject:
+    """Read the body as a JSON object, whatever its content type says, unless it may be a form.
 
     Args:
         fields: what the route knows; all else is skipped, with a warning.
         may_be_empty: whether no body is an object without fields.
+        forms: whether a ``multipart/form-data`` body is read as a form.
 
     Raises:
         InvalidJSON: it is not JSON, or not an object.
@@ -50,10 +52,11 @@ async def json_object(fields: Fields, *, may_be_empty: bool = False) -> JSONObje
         data = unpacked
     if may_be_empty and not data:
         return JSONObject({}, _of_address())
+    boundary = _boundary() if forms else None
     if len(data) > THREAD_ABOVE_BYTES:
-        read = await read_in_thread(partial(_read, data, fields), limiter=held().in_flight.parsers)
+        read = await read_in_thread(partial(_read, data, fields, boundary), limiter=held().in_flight.parsers)
     else:
-        read = _read(data, fields)
+        read = _read(data, fields, boundary)
     # An error's traceback would keep the body in memory until the garbage collector comes.
     del data
     if isinstance(read, ServiceError):
@@ -90,10 +93,17 @@ async def _unpack(data: bytes | bytearray, encoding: Encoding) -> bytearray | Se
     return error
 
 
-def _read(data: bytes | bytearray, fields: Fields) -> JSONObject | ServiceError:
+def _boundary() -> str | None:
+    """Return what is between the parts of a form; ``None`` where the body is none."""
+    if request.mimetype != "multipart/form-data":
+        return None
+    return request.mimetype_params.get("boundary", "")
+
+
+def _read(data: bytes | bytearray, fields: Fields, boundary: str | None) -> JSONObject | ServiceError:
     error: ServiceError
     try:
-        return read_object(data, fields)
+        return read_object(data, fields) if boundary is None else read_form(data, boundary, fields)
     except ServiceError as caught:
         error = type(caught)(caught.message, caught.details)
     return error

@@ -123,7 +123,8 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
         schema: dict[str, Any] = _reference(operation.body)
         if operation.body_required:
             schema = {"allOf": [schema, {"required": list(operation.body_required)}]}
-        described["requestBody"] = {"required": not operation.body_optional, "content": _json(schema)}
+        content = _json(schema) | ({"multipart/form-data": {"schema": {"type": "object"}}} if operation.forms else {})
+        described["requestBody"] = {"required": not operation.body_optional, "content": content}
     if operation.upload:
         described["requestBody"] = {"required": True, "content": _UPLOAD}
     return described

@@ -80,6 +80,8 @@ class Operation:
     """Fields that this path requires of the body, besides those that the class does."""
     body_optional: bool = False
     """Whether no body stands for an empty object."""
+    forms: bool = False
+    """Whether the same fields may come as ``multipart/form-data``, with images as files."""
     upload: bool = False
     """Whether the body is a file instead of a JSON object."""
     parameters: tuple[Mapping[str, Any], ...] = ()

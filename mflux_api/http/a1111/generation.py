@@ -41,6 +41,7 @@ OPERATIONS = (
         summary="Generate a prompt and wait for the images",
         scope=Scope.GENERATE,
         body=GenerateRequest,
+        forms=True,
         body_required=("prompt",),
         response=ImagesResponse,
         errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
@@ -51,6 +52,7 @@ OPERATIONS = (
         summary="Edit images by a prompt and wait for the result",
         scope=Scope.GENERATE,
         body=GenerateRequest,
+        forms=True,
         body_required=("init_images",),
         response=ImagesResponse,
         errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
@@ -86,11 +88,11 @@ def blueprint(gateway: Gateway, renderer: Renderer, options: ClientOptions, call
 
     @routes.post("/txt2img")
     async def txt2img() -> Response:
-        return await generate(await read_call(await json_object(dialect.TXT2IMG_FIELDS), edits=False))
+        return await generate(await read_call(await json_object(dialect.TXT2IMG_FIELDS, forms=True), edits=False))
 
     @routes.post("/img2img")
     async def img2img() -> Response:
-        return await generate(await read_call(await json_object(dialect.IMG2IMG_FIELDS), edits=True))
+        return await generate(await read_call(await json_object(dialect.IMG2IMG_FIELDS, forms=True), edits=True))
 
     async def read_call(read: JSONObject, *, edits: bool) -> Call:
         body = read.values
@@ -101,7 +103,7 @@ def blueprint(gateway: Gateway, renderer: Renderer, options: ClientOptions, call
         asked = from_body(
             fields,
             upscales=gateway.upscales,
-            strict=not a1111,
+            strict=not a1111 and not read.texts,
             aliases=dialect.DIALECT_ALIASES if a1111 else dialect.ALIASES,
         )
         if a1111 and not edits and "image_strength" in asked.names:

@@ -147,7 +147,7 @@ def _task_answer(state: CallState, asked: TaskRequest) -> TaskAnswer:
     if asked.live_preview:
         state.call.previews_wanted.set()
     if preview is not None:
-        # The same number for the same image, whoever asks.
+        # The same number for the same image in each answer.
         number = zlib.crc32(preview.encode())
     new = asked.live_preview and preview is not None and number != asked.id_live_preview
     return TaskAnswer(

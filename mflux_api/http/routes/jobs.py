@@ -65,6 +65,7 @@ OPERATIONS = (
         summary="Submit a job and return at once",
         scope=Scope.GENERATE,
         body=GenerateRequest,
+        forms=True,
         response=GenerateResponse,
         parameters=({"name": HEADER, "in": "header", "schema": {"type": "string", "maxLength": MAX_LENGTH}},),
         errors=(*SUBMIT_ERRORS, IdempotencyConflict, JobGone),
@@ -159,12 +160,12 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
 
     @routes.post("/generate")
     async def generate() -> Response:
-        read = await json_object(PLAIN_FIELDS)
+        read = await json_object(PLAIN_FIELDS, forms=True)
         body = read.values
         key = await read_idempotency_key(body)
         accepted = None if key is None else await gateway.accepted_before(key)
         if accepted is None:
-            asked = from_body(body, upscales=gateway.upscales, aliases=ALIASES)
+            asked = from_body(body, upscales=gateway.upscales, strict=not read.texts, aliases=ALIASES)
             who = caller()
             accepted = await gateway.submit(
                 asked.request,

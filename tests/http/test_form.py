@@ -1,0 +1,158 @@
+"""Forms in the place of JSON: ``curl -F`` with files, as clients and by hand."""
+
+from __future__ import annotations
+
+import base64
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from requests import Request
+
+from mflux_api.errors import InvalidParameter
+from mflux_api.http.a1111.dialect import IMG2IMG_FIELDS, PLAIN_FIELDS
+from mflux_api.http.form import MOST_PARTS, MOST_TEXT_BYTES, read_form
+from tests.support.sample_images import scene, to_base64
+from tests.support.scripted_api import scripted_api
+
+BOUNDARY = "b0undary"
+
+
+def form(*parts: tuple[str, bytes | str, str | None]) -> bytes:
+    body = b""
+    for name, content, file in parts:
+        head = f'Content-Disposition: form-data; name="{name}"' + (f'; filename="{file}"' if file else "")
+        data = content.encode() if isinstance(content, str) else content
+        body += f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + data + b"\r\n"
+    return body + f"--{BOUNDARY}--\r\n".encode()
+
+
+def read(*parts: tuple[str, bytes | str, str | None]) -> dict[str, Any]:
+    return read_form(form(*parts), BOUNDARY, PLAIN_FIELDS).values
+
+
+def test_texts_are_read_by_their_field_and_files_become_base64() -> None:
+    values = read(
+        ("prompt", "ein Haus, 猫", None),
+        ("steps", "4", None),
+        ("low_ram", "true", None),
+        ("lora_files", "a", None),
+        ("lora_files[]", "b", None),
+        ("lora_scales", "[0.5, 1]", None),
+        ("extend", '{"left": 16, "top": null}', None),
+        ("init_images", b"\x89PNG", "a.png"),
+        ("init_images", base64.b64encode(b"GIF8"), None),
+        ("mask", b"\xff\xd8\r\n--b0und", "m.jpg"),
+        ("negative_prompt", "", None),
+        ("seed", "", None),
+    )
+    assert values == {
+        "prompt": "ein Haus, 猫",
+        "steps": "4",
+        "low_ram": "true",
+        "lora_files": ["a", "b"],
+        "lora_scales": [0.5, 1],
+        "extend": {"left": 16, "top": None},
+        "init_images": [base64.b64encode(b"\x89PNG").decode(), base64.b64encode(b"GIF8").decode()],
+        "mask": base64.b64encode(b"\xff\xd8\r\n--b0und").decode(),
+        "negative_prompt": "",
+        "seed": None,
+    }
+
+
+def test_unknown_fields_are_told() -> None:
+    got = read_form(form(("promt", "x", None), ("url", "y", None)), BOUNDARY, PLAIN_FIELDS)
+    assert "did you mean 'prompt'" in got.warnings[0]
+    assert "'url'" in got.warnings[1]
+
+
+@pytest.mark.parametrize(
+    ("parts", "said"),
+    [
+        ([("steps", b"x", "a.png")], "a text and not a file"),
+        ([("prompt", "a", None), ("prompt", "b", None)], "one part"),
+        ([("prompt", b"\xff", None)], "UTF-8"),
+        ([("extend", "left", None)], "JSON"),
+        ([("extend", "[" * 100_000, None)], "at most 64 KB"),
+        ([("extend", "{" * 10_000, None)], "JSON"),
+        ([("prompt", "a" * (MOST_TEXT_BYTES + 1), None)], "at most 64 KB"),
+        ([("init_images", b"x", "a")] * 5, "at most 4 entries"),
+        ([(f"x{index}", "", None) for index in range(MOST_PARTS + 1)], f"at most {MOST_PARTS} parts"),
+        ([("n" * 200_000, "", None)], "headers"),
+    ],
+)
+def test_forms_that_cannot_be_are_refused_with_what_was_expected(parts: list[Any], said: str) -> None:
+    with pytest.raises(InvalidParameter, match=said):
+        read(*parts)
+
+
+@pytest.mark.parametrize("cut", [0, 10, 60, -1, -4])
+def test_form_that_is_cut_off_is_refused(cut: int) -> None:
+    whole = form(("prompt", "a lake", None)).rstrip(b"\r\n")
+    with pytest.raises(InvalidParameter, match="a whole multipart"):
+        read_form(whole[:cut], BOUNDARY, PLAIN_FIELDS)
+
+
+@pytest.mark.parametrize("boundary", ["", "x" * 201, "ü"])
+def test_boundary_that_is_none_is_refused(boundary: str) -> None:
+    with pytest.raises(InvalidParameter, match="boundary"):
+        read_form(b"", boundary, PLAIN_FIELDS)
+
+
+@given(st.binary(max_size=400), st.integers(0, 200_000))
+def test_any_file_comes_out_as_it_went_in(content: bytes, padding: int) -> None:
+    data = content + b"\r\n--b0undar" * (padding // 10_000) + bytes(padding)
+    (text,) = read(("init_images", data, "a"))["init_images"]
+    assert base64.b64decode(text) == data
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_are_a_form_or_refused(data: bytes) -> None:
+    with suppress(InvalidParameter):
+        assert read_form(b"--b0undary\r\n" + data, BOUNDARY, PLAIN_FIELDS).texts
+
+
+def test_large_file_is_read_in_time_that_grows_with_its_size() -> None:
+    def seconds(size: int) -> float:
+        body = form(("init_images", b"\r\n" * (size // 2), "a"))
+        begun = time.process_time()
+        read_form(body, BOUNDARY, IMG2IMG_FIELDS)
+        return time.process_time() - begun
+
+    small, large = min(seconds(2**21) for _ in range(3)), seconds(2**24)
+    assert large < 40 * max(small, 0.005)
+
+
+@pytest.mark.slow
+async def test_form_is_the_same_request_as_its_json(tmp_path: Path) -> None:
+    image = base64.b64decode(to_base64(scene((64, 64))))
+    fields = {"prompt": "a lake", "model": "demo", "steps": "1", "seed": "7", "width": "64", "height": "64"}
+    async with scripted_api(tmp_path) as api:
+        text = base64.b64encode(image).decode()
+        whole = await api.http.post("/sdapi/v1/img2img", json=_typed(fields) | {"init_images": [text]})
+        parts = [("init_images", ("a.png", image, "image/png"))]
+        made = await api.http.post("/sdapi/v1/img2img", data=fields, files=parts)
+        assert made.status_code == whole.status_code == 200
+        assert made.json()["images"] == whole.json()["images"]
+        assert made.json()["parameters"] == whole.json()["parameters"]
+        # A key is that of the fields, however they come.
+        keyed = {"Idempotency-Key": "once"}
+        first = await api.http.post("/api/v1/generate", data=fields, files=parts, headers=keyed)
+        again = await api.http.post("/api/v1/generate", data=fields, files=parts, headers=keyed)
+        assert first.json()["job_id"] == again.json()["job_id"]
+        plain = Request("POST", "http://x", files={k: (None, v) for k, v in fields.items()}).prepare()
+        assert isinstance(plain.body, bytes)
+        head = {"Content-Type": plain.headers["Content-Type"]}
+        text_only = await api.http.post("/sdapi/v1/txt2img", content=plain.body, headers=head)
+        assert text_only.status_code == 200
+        assert text_only.json()["parameters"]["seed"] == 7
+        bad = await api.http.post("/sdapi/v1/txt2img", content=b"x", headers={"Content-Type": "multipart/form-data"})
+        assert (bad.status_code, bad.json()["code"]) == (400, "INVALID_PARAMETER")
+
+
+def _typed(fields: dict[str, str]) -> dict[str, Any]:
+    return {name: int(value) if value.isdigit() else value for name, value in fields.items()}
