@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import attrs
 
@@ -10,6 +10,7 @@ from mflux_api.actors.messages.decoder import Decode
 from mflux_api.errors import GenerationFailed
 from mflux_api.images.child import protocol as p
 from mflux_api.images.child.client import Decoded
+from mflux_api.images.encode import ImageTarget
 from mflux_api.images.inpainting import Fill, InpaintingInputs
 from mflux_api.images.rgb import RGBImage
 from mflux_api.images.run_inputs import RunInputs
@@ -142,13 +143,14 @@ class Decoding:
         _, made = await self._do(order, blobs, p.FileMade, caller)
         return made
 
-    async def convert_image(self, png: bytes, target: Literal["jpeg", "webp"], caller: str = "") -> bytes:
-        """Return one of our PNG files in another format.
+    async def convert_image(self, png: bytes, target: ImageTarget, caller: str = "") -> bytes:
+        """Return one of our PNG files in another format or size.
 
         Raises:
             InternalError: it is damaged.
         """
-        _, made = await self._do(p.ConvertImage(target=target), p.pieces(png), p.FileMade, caller)
+        order = p.ConvertImage(target=target.format, quality=target.quality, side=target.side)
+        _, made = await self._do(order, p.pieces(png), p.FileMade, caller)
         return b"".join(made)
 
     async def check_lora(self, upload: Upload, caller: str = "") -> CheckedLora:

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from mflux_api.errors import ImageGone, InternalError
 from mflux_api.gateway.questions import Questions
-from mflux_api.images.encode import ImageFormat, read_png_as_base64
+from mflux_api.images.encode import ImageTarget, read_png_as_base64
 from mflux_api.jobs.job import StoredImage
 
 T = TypeVar("T")
@@ -54,12 +54,12 @@ class Images(Questions):
         except (OSError, ValueError) as error:
             raise _unreadable(error) from error
 
-    async def image_as(self, image: StoredImage, target: ImageFormat, *, caller: str = "") -> bytes:
-        """Read a finished image in another format.
+    async def image_as(self, image: StoredImage, target: ImageTarget, *, caller: str = "") -> bytes:
+        """Read a finished image in another format or size.
 
         Args:
             image: the image.
-            target: the format.
+            target: what it is made into.
             caller: on whose behalf: callers take turns.
 
         Raises:
@@ -67,7 +67,7 @@ class Images(Questions):
             InternalError: it is there and cannot be read.
         """
         data = await self.image_bytes(image)
-        return data if target == "png" else await self.decoding.convert_image(data, target, caller)
+        return data if target.as_stored else await self.decoding.convert_image(data, target, caller)
 
 
 def _file_size(path: Path) -> int:

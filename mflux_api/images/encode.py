@@ -5,9 +5,28 @@ from binascii import b2a_base64
 from pathlib import Path
 from typing import Literal
 
+import attrs
+
 ImageFormat = Literal["png", "jpeg", "webp"]
 
 MEDIA_TYPES: dict[ImageFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
+
+
+@attrs.frozen(kw_only=True)
+class ImageTarget:
+    """What a finished image is made into."""
+
+    format: ImageFormat = "png"
+    quality: int | None = None
+    """Of the lossy formats, 0 to 100; ``None``: 92."""
+    side: int | None = None
+    """The longer side in pixels, for a smaller image; one that is smaller already keeps its size."""
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether it is the file as it is on disk."""
+        return self.format == "png" and self.side is None
+
 
 _PIECE_BYTES = 3 * 64 * 1024
 _PNG_BEGINS = b"\x89PNG\r\n\x1a\n"

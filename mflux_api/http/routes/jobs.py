@@ -38,7 +38,7 @@ from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security.guard import caller, still_allowed
 from mflux_api.http.slots import Slots
 from mflux_api.http.sse import stream_response
-from mflux_api.images.encode import MEDIA_TYPES, ImageFormat
+from mflux_api.images.encode import MEDIA_TYPES, ImageFormat, ImageTarget
 from mflux_api.ipc.printable import printable
 from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
 from mflux_api.jobs.job import Job, Status, StoredImage
@@ -244,7 +244,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             response = Response(b"", status=304)
         else:
             held().answer.grow(await gateway.image_size(found))
-            data = await gateway.image_as(found, wanted, caller=caller().owner)
+            data = await gateway.image_as(found, ImageTarget(format=wanted), caller=caller().owner)
             response = file_answer(data, MEDIA_TYPES[wanted])
         response.set_etag(etag)
         response.headers["Cache-Control"] = "private, max-age=31536000, immutable"

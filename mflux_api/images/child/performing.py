@@ -205,7 +205,7 @@ def compose_extras(order: p.ComposeExtras, blobs: Sequence[bytes]) -> tuple[p.Fi
 
 
 def convert_image(order: p.ConvertImage, pieces: Sequence[bytes]) -> tuple[p.FileMade, Sequence[bytes]]:
-    """Return one of our PNG files in another format, with its infotext as the EXIF user comment.
+    """Return one of our PNG files in another format or size, with its infotext as the EXIF user comment.
 
     Raises:
         InternalError: it is not a whole PNG file.
@@ -217,7 +217,13 @@ def convert_image(order: p.ConvertImage, pieces: Sequence[bytes]) -> tuple[p.Fil
             if said := read_text(data, "parameters"):
                 # 0x8769: the Exif IFD; 0x9286: UserComment, whose first 8 bytes name its encoding.
                 exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + said.encode("utf-16-be")
-            image.convert("RGB").save(buffer, order.target.upper(), quality=_LOSSY_QUALITY, exif=exif)
+            made = image.convert("RGB")
+            if order.side is not None:
+                made.thumbnail((order.side, order.side), Image.Resampling.LANCZOS)
+            quality = (
+                {} if order.target == "png" else {"quality": _LOSSY_QUALITY if order.quality is None else order.quality}
+            )
+            made.save(buffer, order.target.upper(), exif=exif, **quality)
     except (Refused, OSError, SyntaxError, ValueError):
         # Pillow's words for a damaged file.
         raise order.refuse(0, "is damaged") from None

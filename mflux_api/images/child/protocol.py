@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from mflux_api.catalog.lora_layers import LoraContents
 from mflux_api.errors import InternalError, InvalidParameter, ServiceError
+from mflux_api.images.encode import ImageFormat
 from mflux_api.ipc.frames import MAX_BLOB
 
 TOO_MUCH_MEMORY = "takes too much memory to decode"
@@ -187,7 +188,10 @@ class ComposeExtras(_ImagesOrder):
 class ConvertImage(Order):
     """Turn one of our PNG files into another format. Blobs: its pieces."""
 
-    target: Literal["jpeg", "webp"]
+    target: ImageFormat
+    quality: Annotated[int, Meta(ge=0, le=100)] | None = None
+    side: Annotated[int, Meta(ge=1)] | None = None
+    """The longer side of a smaller image."""
 
     def refuse(self, index: int, problem: str) -> ServiceError:
         """Return the error for a file that cannot be read."""
