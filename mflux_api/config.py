@@ -150,6 +150,14 @@ class SecuritySettings:
 
 
 @attrs.frozen(kw_only=True)
+class OpenAISettings:
+    """``[openai]``: OpenAI's API."""
+
+    aliases: bool = True
+    """Whether names of OpenAI's models that clients have built in stand for the default model."""
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """Everything one service can be told. ``Settings()`` is what an empty config file gives."""
 
@@ -162,6 +170,7 @@ class Settings:
     lora: LoraSettings = LoraSettings()
     memory: MemorySettings = MemorySettings()
     security: SecuritySettings = SecuritySettings()
+    openai: OpenAISettings = OpenAISettings()
 
     @property
     def state_dir(self) -> Path:

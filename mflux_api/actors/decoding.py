@@ -89,6 +89,7 @@ class Decoding:
             InvalidParameter: it cannot be used, or nothing is inpainted.
         """
         order = p.CheckMask(
+            transparent=inpainting.transparent,
             invert=inpainting.invert,
             blur=inpainting.blur,
             extend=inpainting.extend,
@@ -175,6 +176,7 @@ class Decoding:
     async def _inpainting(self, request: ResolvedRequest, inpainting: Inpainting) -> RunInputs:
         order = p.PrepareInpainting(
             masked=inpainting.masked,
+            transparent=inpainting.transparent,
             invert=inpainting.invert,
             blur=inpainting.blur,
             padding=inpainting.padding,

@@ -17,6 +17,7 @@ from mflux_api.http.body_limits import LIMITS, BodyLimit, BodyLimits
 from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.half_close import SAYS
 from mflux_api.http.held import IN_FLIGHT, ServiceRequest
+from mflux_api.http.openai import routes as openai
 from mflux_api.http.probes import PROBES
 from mflux_api.http.render import Renderer
 from mflux_api.http.routes import api_v1
@@ -25,6 +26,7 @@ from mflux_api.http.security.guard import Guard, install, route_scopes
 from mflux_api.http.security.hosts import HostRules, own_names
 from mflux_api.http.security.origins import OriginRules
 from mflux_api.http.security.tokens import Tokens
+from mflux_api.http.synchronous_calls import SynchronousCalls
 from mflux_api.jobs.json_fields import Fields
 
 ALLOWED_HEADERS = "Authorization, Content-Type, Content-Encoding, X-API-Key, Last-Event-ID, Idempotency-Key"
@@ -56,7 +58,12 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     # Doubled ones are one already; Werkzeug redirects encoded ones, to a URL that it makes from the Host header.
     app.url_map.merge_slashes = False
     renderer = Renderer(gateway)
-    for blueprint in (*sdapi.blueprints(gateway, renderer), *api_v1.blueprints(gateway, renderer)):
+    calls = SynchronousCalls(gateway)
+    for blueprint in (
+        *sdapi.blueprints(gateway, renderer, calls),
+        *openai.blueprints(gateway, renderer, calls),
+        *api_v1.blueprints(gateway, renderer),
+    ):
         app.register_blueprint(blueprint)
     app.register_blueprint(openapi.blueprint(max_images=settings.generation.max_batch_size))
     error_handlers.install(app)

@@ -18,6 +18,7 @@ from mflux_api.errors import (
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.body_limits import too_large
 from mflux_api.http.content_encoding import ACCEPTED
+from mflux_api.http.openai_errors import body_of, headers_of, speaks_openai, status_of
 from mflux_api.http.responses import INTERNAL_ERROR, json_response
 from mflux_api.http.schemas import ErrorBody
 
@@ -26,8 +27,12 @@ logger = logging.getLogger(__name__)
 
 def error_response(error: ServiceError) -> Response:
     """Return an error in the contract's shape."""
-    body = ErrorBody(error=error.message, code=error.code, details=dict(error.details))
-    response = json_response(body, error.status)
+    if speaks_openai(request.path):
+        response = json_response(body_of(error), status_of(error))
+        response.headers.update(headers_of(error))
+    else:
+        body = ErrorBody(error=error.message, code=error.code, details=dict(error.details))
+        response = json_response(body, error.status)
     if isinstance(error, Unauthorized):
         # Lets a browser ask for the key where it cannot set headers: EventSource and <img>.
         response.headers["WWW-Authenticate"] = 'Basic realm="mflux-api"'

@@ -18,6 +18,8 @@ from mflux_api.errors import (
     Unauthorized,
 )
 from mflux_api.http.a1111 import sdapi
+from mflux_api.http.openai import routes as openai
+from mflux_api.http.openai_errors import OpenAIErrorBody, speaks_openai, status_of_class
 from mflux_api.http.operations import Errors, Operation
 from mflux_api.http.responses import json_bytes
 from mflux_api.http.routes import api_v1
@@ -27,6 +29,7 @@ from mflux_api.version import package_version
 
 OPERATIONS = (
     *sdapi.OPERATIONS,
+    *openai.OPERATIONS,
     *api_v1.OPERATIONS,
     Operation(
         method="get",
@@ -63,7 +66,7 @@ def blueprint(*, max_images: int) -> Blueprint:
 
 def describe(*, max_images: int) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a service that generates up to ``max_images`` at once."""
-    classes: dict[type[Any], None] = {ErrorBody: None}
+    classes: dict[type[Any], None] = {ErrorBody: None, OpenAIErrorBody: None}
     for operation in OPERATIONS:
         used = (operation.body, operation.response, *operation.also_describes)
         classes.update({kind: None for kind in used if kind is not None})
@@ -114,7 +117,10 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
         "parameters": [dict(parameter) for parameter in operation.parameters],
         "responses": {"200": {"description": "Success", "content": _content(operation)}}
         | {status: {"description": when} for status, when in operation.bodiless.items()}
-        | _describe_errors((*operation.errors, *([BodyTooLarge] if operation.method == "post" else []))),
+        | _describe_errors(
+            (*operation.errors, *([BodyTooLarge] if operation.method == "post" else [])),
+            openai=speaks_openai(operation.path),
+        ),
     }
     if operation.scope is not None:
         # The empty one stands for a service without keys.
@@ -143,13 +149,13 @@ def _content(operation: Operation) -> dict[str, Any]:
     return _json({"type": "array", "items": schema} if operation.is_list else schema)
 
 
-def _describe_errors(errors: Errors) -> dict[str, Any]:
+def _describe_errors(errors: Errors, *, openai: bool) -> dict[str, Any]:
     by_status: dict[int, list[str]] = {}
     for error in dict.fromkeys((*errors, *_ALWAYS)):
-        by_status.setdefault(error.status, []).append(error.code)
+        by_status.setdefault(status_of_class(error) if openai else error.status, []).append(error.code)
+    shape = _json(_reference(OpenAIErrorBody if openai else ErrorBody))
     return {
-        str(status): {"description": ", ".join(codes), "content": _json(_reference(ErrorBody))}
-        for status, codes in sorted(by_status.items())
+        str(status): {"description": ", ".join(codes), "content": shape} for status, codes in sorted(by_status.items())
     }
 
 

@@ -20,6 +20,8 @@ class Inpainting:
     """Width and height of the result in pixels, which need not be multiples of 16."""
     masked: bool = False
     """Whether there is a mask; without one the image is extended alone."""
+    transparent: bool = False
+    """Whether of a mask with transparency that is inpainted which is transparent."""
     invert: bool = False
     """Whether the mask's black is inpainted."""
     blur: tuple[float, float] = (DEFAULT_BLUR, DEFAULT_BLUR)
@@ -53,6 +55,7 @@ def resolve_inpainting(request: GenerateRequest, source: tuple[int, int], run: t
     return Inpainting(
         result=source if as_given else run,
         masked=bool(request.mask),
+        transparent=request.mask_alpha == "transparent",
         invert=bool(request.inpainting_mask_invert),
         blur=(blur_x, blur_y) if request.mask_blur is None else (request.mask_blur, request.mask_blur),
         fill=DEFAULT_FILL if request.inpainting_fill is None else request.inpainting_fill,

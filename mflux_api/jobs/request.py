@@ -1,6 +1,6 @@
 """What a client asks for: the fields, every limit, and the checks between fields."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import attrs
 from msgspec import Meta
@@ -36,6 +36,7 @@ Strength = Annotated[
 ]
 
 Mask = Annotated[str, LARGE, Meta(description="Base64 or data URL: what of the first init image is inpainted is white")]
+MaskAlpha = Literal["opaque", "transparent"]
 MAX_BLUR = 256.0
 Blur = Annotated[
     float, Meta(ge=0.0, le=MAX_BLUR, description="Inpainting: radius in pixels of the blur of the mask's edge (4)")
@@ -127,6 +128,9 @@ class GenerateRequest:
     mask: Mask | None = None
     """Only with init images: white is inpainted, black of the first one is kept. Any size; it is read by its alpha
     where that is not opaque everywhere."""
+    mask_alpha: MaskAlpha = "opaque"
+    """Of a mask with transparency: whether what is opaque is inpainted, as in A1111, or what is transparent, as OpenAI
+    has it."""
     mask_blur: Blur | None = None
     """``None``: 4; it counts for both directions, whatever the next two say."""
     mask_blur_x: Blur | None = None

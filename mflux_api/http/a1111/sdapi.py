@@ -18,9 +18,9 @@ OPERATIONS = (
 )
 
 
-def blueprints(gateway: Gateway, renderer: Renderer) -> tuple[Blueprint, ...]:
+def blueprints(gateway: Gateway, renderer: Renderer, calls: SynchronousCalls) -> tuple[Blueprint, ...]:
     """Build the routes of every module."""
-    chosen, calls = ClientOptions(), SynchronousCalls(gateway)
+    chosen = ClientOptions()
     return (
         generation.blueprint(gateway, renderer, chosen, calls),
         extras.blueprint(gateway),

@@ -38,15 +38,16 @@ class Layers:
     """Where in the result the generated part is."""
 
 
-def mask_levels(image: Image.Image) -> Image.Image:
+def mask_levels(image: Image.Image, *, transparent: bool = False) -> Image.Image:
     """Return how white a decoded mask is, one byte a pixel.
 
-    An image whose alpha is not opaque everywhere is read by it, opaque being inpainted: so does A1111.
+    An image whose alpha is not opaque everywhere is read by it: opaque is inpainted, as in A1111, or what is
+    ``transparent``, as OpenAI has it.
     """
     if image.has_transparency_data:
         alpha = image.convert("RGBA").getchannel("A")
         if alpha.point(_OPPOSITE).getbbox() is not None:
-            return alpha
+            return alpha.point(_OPPOSITE) if transparent else alpha
     # Pillow has no other way from Lab, whose first channel is the brightness.
     return image.getchannel(0) if image.mode == "LAB" else image.convert("L")
 

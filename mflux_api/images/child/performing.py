@@ -2,6 +2,7 @@
 
 from binascii import b2a_base64
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 
 from PIL import Image
@@ -85,14 +86,13 @@ def check_mask(order: p.CheckMask, texts: Sequence[bytes]) -> tuple[p.ImagesChec
     shorter: tuple[bytes, ...] = ()
     told: tuple[str, ...] = ()
     for text in texts:
-        levels, shorter = _decode_mask(text)
+        levels, shorter = _decode_mask(text, transparent=order.transparent)
         mask = black_and_white(levels)
         told += (_GREY,) if is_soft(levels) else ()
         kept = 255 if order.invert else 0
         if mask.getextrema() == (kept, kept) and not any(order.extend):
-            white, opaque = "white", "opaque"
-            if order.invert:
-                white, opaque = "black, with 'inpainting_mask_invert',", "transparent"
+            white = "black, with 'inpainting_mask_invert'," if order.invert else "white"
+            opaque = "transparent" if order.invert != order.transparent else "opaque"
             raise p.mask_error(
                 f"it protects the whole image; what is {white} is inpainted "
                 f"(of a mask with transparency what is {opaque})"
@@ -107,7 +107,7 @@ def check_mask(order: p.CheckMask, texts: Sequence[bytes]) -> tuple[p.ImagesChec
     return p.ImagesChecked(sizes=sizes, compacted=(0,) if shorter else (), warnings=told), shorter
 
 
-def _decode_mask(text: bytes) -> tuple[Image.Image, tuple[bytes, ...]]:
+def _decode_mask(text: bytes, *, transparent: bool) -> tuple[Image.Image, tuple[bytes, ...]]:
     """Return the levels of a mask, and a shorter text where there is one.
 
     Raises:
@@ -117,7 +117,9 @@ def _decode_mask(text: bytes) -> tuple[Image.Image, tuple[bytes, ...]]:
     try:
         data = decode_text(whole)
         shorter = compact_text(whole, data)
-        return decode_mask(data, mask_levels), () if shorter is None else (shorter.encode("ascii"),)
+        return decode_mask(data, partial(mask_levels, transparent=transparent)), () if shorter is None else (
+            shorter.encode("ascii"),
+        )
     except (NotAFile, Refused) as refused:
         raise p.mask_error(f"it {refused}") from None
 
@@ -133,7 +135,7 @@ def prepare_inpainting(
     mask: Image.Image | None = None
     if order.masked:
         begin(order.images)
-        mask = black_and_white(_decode_mask(texts[order.images])[0])
+        mask = black_and_white(_decode_mask(texts[order.images], transparent=order.transparent)[0])
     begin(0)
     source = _decode(order, texts[0], 0)
     # It counts anew: decoding and composing a large image take about as long.

@@ -81,6 +81,8 @@ class PrepareReferences(_ImagesOrder):
 class CheckMask(Order):
     """Say what a run will inpaint, and keep nothing. Blob: the mask as base64 or a data URL, if there is one."""
 
+    transparent: bool = False
+    """Whether of a mask with transparency that is inpainted which is transparent."""
     invert: bool = False
     """Whether its black is inpainted."""
     blur: Blur
@@ -134,6 +136,8 @@ class PrepareInpainting(_ImagesOrder):
 
     masked: bool
     """Whether the last blob is a mask."""
+    transparent: bool
+    """Whether of a mask with transparency that is inpainted which is transparent."""
     invert: bool
     """Whether its black is inpainted."""
     blur: Blur

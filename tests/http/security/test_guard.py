@@ -60,7 +60,13 @@ async def ask(api: Api, operation: Operation, headers: Mapping[str, str]) -> tup
     """The status and the code of a request whose body no route takes."""
     path = operation.path.format(job_id=UNKNOWN_JOB, model_id="no-model", name="no-lora", index=0)
     answer = await api.http.request(operation.method.upper(), path, headers=headers, content=b"{")
-    return answer.status_code, None if answer.status_code < 400 or not answer.content else answer.json()["code"]
+    if answer.status_code < 400 or not answer.content:
+        return answer.status_code, None
+    body = answer.json()
+    if operation.path.startswith("/v1/"):
+        code = body["error"]["code"].upper()
+        return answer.status_code, "UNAUTHORIZED" if code == "INVALID_API_KEY" else code
+    return answer.status_code, body["code"]
 
 
 MANAGEMENT = [each for each in OPERATIONS if each.scope is Scope.MANAGE]

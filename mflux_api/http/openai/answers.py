@@ -1,0 +1,94 @@
+"""A finished job as OpenAI's clients read it."""
+
+from binascii import b2a_base64
+from collections.abc import Sequence
+from typing import Final
+
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.forwarded import external_base
+from mflux_api.http.held import held
+from mflux_api.http.openai.call import Call
+from mflux_api.http.openai.schemas import ImageItem, ImagesAnswer, InputTokens, Usage
+from mflux_api.http.render import Renderer, with_images
+from mflux_api.http.responses import Answer, to_json
+from mflux_api.http.security.guard import caller, tokens
+from mflux_api.images.encode import base64_length
+from mflux_api.jobs.job import Job, StoredImage
+
+URL_SECONDS: Final = 3600.0
+ROOM_SECONDS: Final = 60.0
+"""How long a call whose job is done waits for the room to be answered."""
+_PIXELS_PER_TOKEN: Final = 256
+_BYTES_PER_TOKEN: Final = 4
+
+
+class Answers:
+    """Renders the answers of one app."""
+
+    def __init__(self, gateway: Gateway, renderer: Renderer) -> None:
+        self._gateway = gateway
+        self._renderer = renderer
+
+    async def whole(self, call: Call, job: Job) -> Answer:
+        """Return a job's images in one object, base64 or URLs."""
+        if call.wants_urls:
+            urls = [await self._url(call, job, index) for index in range(len(job.images))]
+            items = [ImageItem(url=url, seed=image.seed) for url, image in zip(urls, job.images, strict=True)]
+            return Answer((to_json(_answer(call, job, items)),))
+        images = await self.images(call, job)
+
+        def build(marks: Sequence[str]) -> ImagesAnswer:
+            named = zip(marks, job.images, strict=True)
+            return _answer(call, job, [ImageItem(b64_json=mark, seed=image.seed) for mark, image in named])
+
+        return with_images(build, images)
+
+    async def images(self, call: Call, job: Job) -> list[bytearray]:
+        """Return a job's images as base64 in the format that the call asks for."""
+        if call.target.as_stored:
+            return await self._renderer.images(job, held().stack, wait_seconds=ROOM_SECONDS)
+        return [await self._converted(call, image) for image in job.images]
+
+    async def _converted(self, call: Call, image: StoredImage) -> bytearray:
+        data = await self._gateway.image_as(image, call.target, caller=caller().owner)
+        held().answer.grow_anyway(base64_length(len(data)))
+        return bytearray(b2a_base64(data, newline=False))
+
+    async def _url(self, call: Call, job: Job, index: int) -> str:
+        path = f"/api/v1/jobs/{job.id}/images/{index}"
+        target = call.target
+        parameters = {} if target.as_stored else {"format": target.format}
+        return external_base() + await tokens().sign_path(path, parameters, caller().key, URL_SECONDS)
+
+
+def size_of(job: Job) -> str:
+    """Return the size of a job's images."""
+    width, height = job.request.size
+    return f"{width}x{height}"
+
+
+def usage_of(job: Job, references: int) -> Usage:
+    """Return what went into a job, and came out, as tokens: the model's own for pixels.
+
+    Args:
+        job: a finished job.
+        references: how many images were given; each is brought to about the size of the result.
+    """
+    width, height = job.request.size
+    each = width * height // _PIXELS_PER_TOKEN
+    text = -(-len(job.request.prompt.encode("utf-8", "replace")) // _BYTES_PER_TOKEN)
+    details = InputTokens(text_tokens=text, image_tokens=each * references)
+    came, went = details.text_tokens + details.image_tokens, each * len(job.images)
+    return Usage(input_tokens=came, output_tokens=went, total_tokens=came + went, input_tokens_details=details)
+
+
+def _answer(call: Call, job: Job, items: Sequence[ImageItem]) -> ImagesAnswer:
+    return ImagesAnswer(
+        created=int((job.completed_at or job.created_at).timestamp()),
+        data=tuple(items),
+        output_format=call.output_format,
+        quality=call.quality,
+        size=size_of(job),
+        usage=usage_of(job, len(call.request.init_images)),
+        warnings=job.warnings,
+    )

@@ -1,0 +1,183 @@
+"""``/v1/images/generations``, ``edits`` and ``variations``: generate and wait, as OpenAI's clients ask."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import attrs
+from quart import Blueprint, Response, request
+
+from mflux_api.access.keys import Scope
+from mflux_api.actors.messages import Accepted
+from mflux_api.catalog import Model
+from mflux_api.errors import (
+    IdempotencyConflict,
+    InvalidParameter,
+    JobCancelled,
+    JobGone,
+    ModelNotFound,
+    NotYetSupported,
+    by_code,
+)
+from mflux_api.gateway.gateway import Gateway
+from mflux_api.http.body import json_object
+from mflux_api.http.client_ids import client_id
+from mflux_api.http.held import held
+from mflux_api.http.openai.answers import Answers
+from mflux_api.http.openai.call import NAMES, Call, normalize, read_call
+from mflux_api.http.openai.names import ModelNames
+from mflux_api.http.openai.schemas import EditsRequest, ImagesAnswer, ImagesRequest
+from mflux_api.http.openai.streaming import completed, stream_headers
+from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
+from mflux_api.http.render import Renderer
+from mflux_api.http.responses import json_answer
+from mflux_api.http.security.guard import caller
+from mflux_api.http.synchronous import run_job
+from mflux_api.http.synchronous_calls import SynchronousCalls
+from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
+from mflux_api.jobs.job import Job, Status
+from mflux_api.jobs.json_fields import Fields
+from mflux_api.jobs.parse import convert
+from mflux_api.system.threads import read_in_thread
+
+_KEY = {"name": HEADER, "in": "header", "schema": {"type": "string", "maxLength": MAX_LENGTH}}
+
+OPERATIONS = (
+    Operation(
+        method="post",
+        path="/v1/images/generations",
+        summary="Generate images, as OpenAI's clients ask for them",
+        scope=Scope.GENERATE,
+        body=ImagesRequest,
+        response=ImagesAnswer,
+        parameters=(_KEY,),
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS, IdempotencyConflict, JobGone),
+    ),
+    Operation(
+        method="post",
+        path="/v1/images/edits",
+        summary="Edit images, as OpenAI's clients ask for it",
+        scope=Scope.GENERATE,
+        body=EditsRequest,
+        forms=True,
+        response=ImagesAnswer,
+        parameters=(_KEY,),
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS, IdempotencyConflict, JobGone),
+    ),
+    Operation(
+        method="post",
+        path="/v1/images/variations",
+        summary="Not supported: edit the image with a prompt",
+        scope=Scope.GENERATE,
+        errors=(NotYetSupported,),
+    ),
+)
+
+_GENERATIONS, _EDITS = Fields.of(ImagesRequest), Fields.of(EditsRequest)
+
+
+def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: SynchronousCalls) -> Blueprint:
+    """Build the routes."""
+    routes = Blueprint("openai_images", __name__, url_prefix="/v1/images")
+    answers = Answers(gateway, renderer)
+    default_steps = gateway.settings.generation.default_steps
+
+    @routes.post("/generations")
+    async def generations() -> Response:
+        with as_the_client_calls_them():
+            return await answer(*await read(_GENERATIONS, ImagesRequest))
+
+    @routes.post("/edits")
+    async def edits() -> Response:
+        with as_the_client_calls_them():
+            return await answer(*await read(_EDITS, EditsRequest))
+
+    @routes.post("/variations")
+    async def variations() -> Response:
+        raise NotYetSupported(
+            "Variations are not made here; POST /v1/images/edits with a prompt that says what to change"
+        )
+
+    async def read(fields: Fields, kind: type[ImagesRequest]) -> tuple[Call, IdempotencyKey | None]:
+        body = await json_object(fields, forms=True)
+        values = normalize(body.values)
+        asked = convert(values, kind, strict=not body.texts)
+        key = await read_key(values)
+        call = read_call(asked, find(asked.model), default_steps=default_steps)
+        return with_warnings(call, body.warnings), key
+
+    def find(name: str | None) -> Model:
+        model = gateway.catalog.get(names.alias_of(name))
+        if model is None or model.upscales:
+            shown = (name or "")[:64]
+            raise ModelNotFound(f"The model '{shown}' does not exist; GET /v1/models lists them", {"model": shown})
+        return model
+
+    async def read_key(body: Mapping[str, Any]) -> IdempotencyKey | None:
+        text = request.headers.get(HEADER)
+        if text is None:
+            return None
+        return await read_in_thread(partial(idempotency_key, text, body, caller=caller().identity))
+
+    async def answer(call: Call, key: IdempotencyKey | None) -> Response:
+        if key is not None:
+            return await rendered(call, await kept(call, key))
+        who, this = caller(), held()
+        async with (
+            calls.call(client_id(), call.prefix) as listed,
+            run_job(
+                gateway,
+                call.request,
+                owner=who.owner,
+                most_queued=who.most_queued,
+                warnings=call.warnings,
+                names=NAMES,
+                on_accepted=this.body.release,
+                on_submitted=listed.jobs.append,
+            ) as ran,
+        ):
+            return await rendered(call, ran.job)
+
+    async def kept(call: Call, key: IdempotencyKey) -> Job:
+        """Return the job of a key, which goes on without its client: a call that comes again gets its images."""
+        accepted = await gateway.accepted_before(key) or await submit(call, key)
+        held().body.release()
+        job = accepted.job if accepted.job.status.terminal else await gateway.finished(accepted.job.id)
+        if job.failure is not None:
+            raise by_code(job.failure.code)(job.failure.message, job.failure.details)
+        return job
+
+    async def submit(call: Call, key: IdempotencyKey) -> Accepted:
+        who = caller()
+        return await gateway.submit(
+            call.request, owner=who.owner, key=key, most_queued=who.most_queued, warnings=call.warnings, names=NAMES
+        )
+
+    async def rendered(call: Call, job: Job) -> Response:
+        if job.status is Status.CANCELLED:
+            raise JobCancelled("The job was cancelled", {"job_id": job.id})
+        if call.stream:
+            return stream_headers(json_answer(await completed(answers, call, job)))
+        return json_answer(await answers.whole(call, job))
+
+    return routes
+
+
+@contextmanager
+def as_the_client_calls_them() -> Iterator[None]:
+    """Have errors name the fields as OpenAI's clients call them."""
+    try:
+        yield
+    except InvalidParameter as error:
+        field = str(error.details.get("field"))
+        theirs = NAMES.get(field)
+        if theirs is None:
+            raise
+        message = error.message.replace(f"'{field}'", f"'{theirs}'")
+        raise InvalidParameter(message, {**error.details, "field": theirs}) from None
+
+
+def with_warnings(call: Call, more: tuple[str, ...]) -> Call:
+    """Return a call with what is to be said of its body, too."""
+    return attrs.evolve(call, warnings=(*call.warnings, *more))

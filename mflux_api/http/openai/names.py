@@ -1,0 +1,35 @@
+"""Names of models that OpenAI's clients have built in: they stand for the default model, where the settings say so."""
+
+import logging
+import re
+
+from mflux_api.config import Settings
+
+logger = logging.getLogger("mflux_api")
+
+_BUILT_IN = re.compile(r"(dall-e|gpt-image|chatgpt-image)-[a-z0-9.-]{1,60}")
+
+
+class ModelNames:
+    """Reads the names of models; one app's."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._default = settings.models.default
+        self._aliases = settings.openai.aliases
+        self._told = False
+
+    def alias_of(self, name: str | None) -> str:
+        """Return the model that a client means; a name that is not known stays as it is."""
+        if not name:
+            return self._default
+        if not self._aliases or not _BUILT_IN.fullmatch(name):
+            return name
+        if not self._told:
+            self._told = True
+            logger.warning(
+                "a client asks for OpenAI's model '%s' and gets '%s' (models.default); openai.aliases = false makes "
+                "such names an error",
+                name,
+                self._default,
+            )
+        return self._default
