@@ -66,8 +66,15 @@ class Images(Questions):
             ImageGone: the file was removed.
             InternalError: it is there and cannot be read.
         """
-        data = await self.image_bytes(image)
-        return data if target.as_stored else await self.decoding.convert_image(data, target, caller)
+        if target.as_stored:
+            return await self.image_bytes(image)
+        # The file may have been removed: what is kept of it goes then, too.
+        await self.image_size(image)
+
+        async def make() -> bytes:
+            return await self.decoding.convert_image(await self.image_bytes(image), target, caller)
+
+        return await self.conversions.get(image.sha256, target, make, caller=caller)
 
 
 def _file_size(path: Path) -> int:

@@ -15,6 +15,7 @@ from mflux_api.catalog import Catalog, Model
 from mflux_api.config import Settings
 from mflux_api.engine.interface import EngineId
 from mflux_api.errors import ServerBusy, ServiceRestarting, ShuttingDown
+from mflux_api.gateway.conversions import Conversions
 from mflux_api.gateway.lora_contents import LoraContentsCache
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.loras import LoraFiles
@@ -71,6 +72,7 @@ class Questions:
         self.lora_deletions = LoraDeletions()
         self.lora_removers = trio.CapacityLimiter(READERS)
         self.image_readers = trio.CapacityLimiter(READERS)
+        self.conversions = Conversions()
         self.decoding = Decoding(partial(self._ask, addresses.decoder))
         self.lora_contents = LoraContentsCache(self.decoding.describe_loras)
         self.loras = LoraFiles.from_settings(settings)

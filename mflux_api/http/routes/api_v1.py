@@ -4,15 +4,23 @@ from quart import Blueprint
 
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.render import Renderer
-from mflux_api.http.routes import jobs, loras, models, sessions, system
+from mflux_api.http.routes import images, jobs, loras, models, sessions, system
 
-OPERATIONS = (*jobs.OPERATIONS, *models.OPERATIONS, *loras.OPERATIONS, *sessions.OPERATIONS, *system.OPERATIONS)
+OPERATIONS = (
+    *jobs.OPERATIONS,
+    *images.OPERATIONS,
+    *models.OPERATIONS,
+    *loras.OPERATIONS,
+    *sessions.OPERATIONS,
+    *system.OPERATIONS,
+)
 
 
 def blueprints(gateway: Gateway, renderer: Renderer) -> tuple[Blueprint, ...]:
     """Build the routes of every module."""
     return (
         jobs.blueprint(gateway, renderer),
+        images.blueprint(gateway),
         models.blueprint(gateway),
         loras.blueprint(gateway),
         sessions.blueprint(gateway),

@@ -14,7 +14,6 @@ from mflux_api.errors import (
     DiskFull,
     IdempotencyConflict,
     ImageGone,
-    ImageNotFound,
     InternalError,
     InvalidParameter,
     JobGone,
@@ -32,16 +31,15 @@ from mflux_api.http.held import held
 from mflux_api.http.open_connections import connection_limits
 from mflux_api.http.operations import BODY_ERRORS, SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
 from mflux_api.http.render import Renderer, job_response
-from mflux_api.http.responses import file_answer, json_answer, json_response
+from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, JobList, PruneRequest, PruneResponse
+from mflux_api.http.routes.numbers import number
 from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security.guard import caller, still_allowed
 from mflux_api.http.slots import Slots
 from mflux_api.http.sse import stream_response
-from mflux_api.images.encode import MEDIA_TYPES, ImageFormat, ImageTarget
-from mflux_api.ipc.printable import printable
 from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
-from mflux_api.jobs.job import Job, Status, StoredImage
+from mflux_api.jobs.job import Status
 from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.progress import Progress
@@ -51,7 +49,6 @@ from mflux_api.system.threads import read_in_thread
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
-MAX_DIGITS = 9
 
 _JOB_ID = path_parameter("job_id")
 _IMAGES = query_parameter("images", {"enum": ["base64", "url"]}, "How the result names its images")
@@ -133,20 +130,6 @@ OPERATIONS = (
         response=CancelResponse,
         parameters=(_JOB_ID,),
         errors=(*_JOB_ERRORS, DiskFull),
-    ),
-    Operation(
-        method="get",
-        path="/api/v1/jobs/{job_id}/images/{index}",
-        summary="One finished image as a file",
-        scope=Scope.READ,
-        parameters=(
-            _JOB_ID,
-            path_parameter("index", {"type": "integer", "minimum": 0}),
-            query_parameter("format", {"enum": list(MEDIA_TYPES)}, "png by default"),
-        ),
-        content={media: {} for media in MEDIA_TYPES.values()},
-        bodiless={"304": "If-None-Match names the image's ETag"},
-        errors=(*_JOB_ERRORS, ImageNotFound, ImageGone, InvalidParameter, ServerBusy),
     ),
 )
 
@@ -234,22 +217,6 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         job = await gateway.cancel(job_id, visible=caller().sees)
         return json_response(CancelResponse(status=job.status.value))
 
-    @routes.get("/jobs/<job_id>/images/<index>")
-    async def image(job_id: str, index: str) -> Response:
-        job = (await gateway.job(job_id, visible=caller().sees)).job
-        found = _image(job, index)
-        wanted = _format(request.args.get("format"))
-        etag = f"{found.sha256[:32]}-{wanted}"
-        if etag in request.if_none_match:
-            response = Response(b"", status=304)
-        else:
-            held().answer.grow(await gateway.image_size(found))
-            data = await gateway.image_as(found, ImageTarget(format=wanted), caller=caller().owner)
-            response = file_answer(data, MEDIA_TYPES[wanted])
-        response.set_etag(etag)
-        response.headers["Cache-Control"] = "private, max-age=31536000, immutable"
-        return response
-
     async def read_idempotency_key(body: Mapping[str, Any]) -> IdempotencyKey | None:
         text = request.headers.get(HEADER)
         if text is None:
@@ -269,33 +236,6 @@ def _prune_request(body: Mapping[str, Any]) -> PruneRequest:
         limit = "true or false" if field == "dry_run" else "hours, 0 to 1000000"
         shown = shorten_value(body.get(field))
         raise InvalidParameter.for_field(field, f"is invalid: expected {limit}", value=shown, limit=limit) from None
-
-
-def _image(job: Job, number: str) -> StoredImage:
-    """Return an image by its number in a path.
-
-    Raises:
-        ImageNotFound: the job has none of that number.
-    """
-    index = _number(number)
-    if index is not None and index < len(job.images):
-        return job.images[index]
-    count = len(job.images)
-    so_far = "" if job.status.terminal else " so far"
-    has = f"{count} image(s){so_far}, numbered from 0" if count else f"no images{so_far}"
-    raise ImageNotFound(f"Job '{job.id}' has no image '{printable(number, 32)}'; it has {has}", {"images": count})
-
-
-def _number(text: str) -> int | None:
-    # Measured first: int() itself refuses thousands of digits, with an error of its own.
-    return int(text) if text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS else None
-
-
-def _format(text: str | None) -> ImageFormat:
-    for known in MEDIA_TYPES:
-        if (text or "png") == known:
-            return known
-    raise _invalid("format", text or "", ", ".join(MEDIA_TYPES))
 
 
 def _urls() -> bool:
@@ -321,7 +261,7 @@ def _unknown_parameters(*known: str) -> tuple[str, ...]:
 def _limit(text: str | None) -> int:
     if text is None:
         return DEFAULT_LIMIT
-    limit = _number(text)
+    limit = number(text)
     if limit is None or not 1 <= limit <= MAX_LIMIT:
         raise _invalid("limit", text, f"1 to {MAX_LIMIT}")
     return limit
