@@ -11,6 +11,7 @@ from mflux_api.errors import GenerationFailed
 from mflux_api.images.child import protocol as p
 from mflux_api.images.child.client import Decoded
 from mflux_api.images.encode import ImageTarget
+from mflux_api.images.generation_record import ImageMetadata
 from mflux_api.images.inpainting import Fill, InpaintingInputs
 from mflux_api.images.rgb import RGBImage
 from mflux_api.images.run_inputs import RunInputs
@@ -153,6 +154,23 @@ class Decoding:
         order = p.ConvertImage(target=target.format, quality=target.quality, side=target.side)
         _, made = await self._do(order, p.pieces(png), p.FileMade, caller)
         return b"".join(made)
+
+    async def read_metadata(self, text: str, caller: str = "") -> ImageMetadata:
+        """Return what an image file tells of itself.
+
+        Args:
+            text: the file as base64 or a data URL.
+            caller: on whose behalf.
+
+        Raises:
+            InvalidParameter: it is not an image.
+        """
+        done, blobs = await self._do(p.ReadMetadata(), (text,), p.MetadataRead, caller)
+        infotext, record, *values = (blob.decode("utf-8", "replace") for blob in blobs)
+        items = dict(zip(done.items, values, strict=True))
+        return ImageMetadata(
+            width=done.width, height=done.height, format=done.format, infotext=infotext, record=record, items=items
+        )
 
     async def check_lora(self, upload: Upload, caller: str = "") -> CheckedLora:
         """Check a LoRA that was received and is about to be published.

@@ -22,6 +22,7 @@ from mflux_api.cli.encoding import decode_argument, print_path
 from mflux_api.cli.error_text import name_options
 from mflux_api.cli.exit_status import EXIT_FAILED
 from mflux_api.cli.folders import why_not_writable
+from mflux_api.cli.image_files import read_request
 from mflux_api.cli.progress_bar import ProgressBar
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError, InvalidParameter
@@ -82,6 +83,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lora", action="append", default=[], metavar="NAME[:SCALE]", help="a LoRA of lora.dirs or a file; repeatable"
     )
+    parser.add_argument(
+        "--from-image",
+        type=Path,
+        metavar="FILE",
+        help="make an image again as its file says (PNG, JPEG, WebP); other options count more",
+    )
     parser.add_argument("--output-dir", type=Path, help="where to put them (default: ./output)")
     parser.add_argument("--yes", action="store_true", help="download the model, if it is not on disk, without asking")
 
@@ -95,12 +102,14 @@ def run(options: argparse.Namespace) -> int:
     """
     overrides: dict[str, dict[str, Any]] = {"generation": {"output_dir": options.output_dir}}
     settings = load_settings(options.config, overrides=overrides)
-    model = find_model(options.model or settings.models.default, settings.catalog())
-    width, height = model.native_size if not options.init_image else (None, None)
+    again = None if options.from_image is None else read_request(options.from_image)
+    wanted = options.model or (None if again is None else again.model)
+    model = find_model(wanted or settings.models.default, settings.catalog())
+    width, height = model.native_size if not options.init_image and again is None else (None, None)
     named = _loras(options.lora, settings)
     request = GenerateRequest(
         prompt=decode_argument(options.prompt).strip(),
-        model=options.model,
+        model=wanted,
         negative_prompt=options.negative_prompt and decode_argument(options.negative_prompt),
         seed=options.seed,
         width=options.width if options.width is not None else width,
@@ -124,12 +133,22 @@ def run(options: argparse.Namespace) -> int:
         lora_files=named.files,
         lora_scales=named.scales,
     )
+    if again is not None:
+        request = _over(again, request)
     _check(request, model, settings)
-    if not may_download(model, settings, named=options.model is not None, yes=options.yes):
+    if not may_download(model, settings, named=wanted is not None, yes=options.yes):
         return EXIT_FAILED
     for path in trio.run(partial(_generate_images, named.settings, request)):
         print_path(path)
     return 0
+
+
+def _over(again: GenerateRequest, asked: GenerateRequest) -> GenerateRequest:
+    """Return the request of an image with what is asked for in its place."""
+    default = GenerateRequest()
+    values = {field.name: getattr(asked, field.name) for field in attrs.fields(GenerateRequest)}
+    changes = {name: value for name, value in values.items() if value != getattr(default, name)}
+    return attrs.evolve(again, **changes)
 
 
 def _check(request: GenerateRequest, model: Model, settings: Settings) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mflux_api.cli import doctor, generate, jobs, keys, loras, models, selftest, serve
+from mflux_api.cli import doctor, generate, info, jobs, keys, loras, models, selftest, serve
 from mflux_api.cli.encoding import show_everything
 from mflux_api.cli.error_text import describe
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
@@ -19,6 +19,7 @@ from mflux_api.system.nurseries import lone_error
 _COMMANDS = {
     "serve": serve.run,
     "generate": generate.run,
+    "info": info.run,
     "models": models.run,
     "loras": loras.run,
     "jobs": jobs.run,
@@ -27,7 +28,7 @@ _COMMANDS = {
     "selftest": selftest.run,
 }
 _LOG_LEVELS = {"serve": "info"} | dict.fromkeys(
-    ("generate", "models", "loras", "jobs", "keys", "doctor", "selftest"), "error"
+    ("generate", "info", "models", "loras", "jobs", "keys", "doctor", "selftest"), "error"
 )
 
 
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_arguments(
         commands.add_parser("generate", parents=[shared], help="generate an image and print its path")
     )
+    info.add_arguments(commands.add_parser("info", parents=[shared], help="say how an image file was made"))
     # Its options belong to the commands below it.
     models.add_arguments(commands.add_parser("models", help="list, download, delete, load and unload models"), shared)
     loras.add_arguments(commands.add_parser("loras", help="list LoRA files, and what is left out"), shared)

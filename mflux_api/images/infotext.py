@@ -3,6 +3,7 @@
 The form is ``prompt``, then ``Negative prompt: …`` where there is one, then one line of ``Key: value`` pairs.
 """
 
+import json
 from collections.abc import Mapping
 
 from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
@@ -80,3 +81,55 @@ def _upscaling_pairs(
 
 def _pairs(pairs: Mapping[str, object]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in pairs.items() if value is not None)
+
+
+_NEGATIVE = "Negative prompt:"
+_MOST_PAIRS = 200
+
+
+def parse_infotext(text: str) -> dict[str, str]:
+    """Return what an infotext says, by A1111's names, such as ``Prompt``, ``Negative prompt`` and ``Size-1``.
+
+    A text that is none is a prompt.
+    """
+    lines = text.strip().split("\n")
+    pairs = _split_pairs(lines[-1])
+    if not pairs.keys() & {"Steps", "Seed", "Size"}:
+        pairs = {}
+    else:
+        lines.pop()
+    prompt, negative, in_negative = list[str](), list[str](), False
+    for line in lines:
+        if line.startswith(_NEGATIVE):
+            in_negative, line = True, line.removeprefix(_NEGATIVE).lstrip()
+        (negative if in_negative else prompt).append(line)
+    width, _, height = pairs.get("Size", "").partition("x")
+    sizes = {"Size-1": width, "Size-2": height} if width.isdigit() and height.isdigit() else {}
+    return {"Prompt": "\n".join(prompt).strip(), "Negative prompt": "\n".join(negative).strip(), **pairs, **sizes}
+
+
+def _split_pairs(line: str) -> dict[str, str]:
+    """Read ``Key: value, Key: "a value, with commas"``."""
+    pairs = dict[str, str]()
+    while line and len(pairs) < _MOST_PAIRS:
+        key, colon, line = line.partition(":")
+        if not colon:
+            break
+        line = line.lstrip(" ")
+        if line.startswith('"'):
+            value, line = _quoted(line)
+            line = line.partition(",")[2]
+        else:
+            value, _, line = line.partition(",")
+        pairs[key.strip()] = value.strip()
+    return pairs
+
+
+def _quoted(text: str) -> tuple[str, str]:
+    """Return a value in quotes, as JSON has it, and what is behind it."""
+    try:
+        value, end = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        value, _, rest = text.partition(",")
+        return value, "," + rest
+    return str(value), text[end:]

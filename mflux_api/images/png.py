@@ -12,6 +12,7 @@ import zlib
 from mflux_api.images.rgb import CHANNELS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+RECORD_KEY = "mflux_api"
 _SUB, _UP = b"\1", b"\2"
 _STRIP_BYTES = 1 << 18
 """Pixels that are filtered at a time, about a millisecond's work."""
@@ -19,7 +20,9 @@ _SAMPLE_BYTES = 1 << 16
 _CHUNK_BYTES = 1 << 20
 
 
-def encode_png(rgb: bytes, width: int, height: int, *, parameters: str, postprocessing: str = "") -> bytes:
+def encode_png(
+    rgb: bytes, width: int, height: int, *, parameters: str, postprocessing: str = "", record: str = ""
+) -> bytes:
     """Return RGB8 pixels as a PNG file. Call it in a thread.
 
     Args:
@@ -28,6 +31,7 @@ def encode_png(rgb: bytes, width: int, height: int, *, parameters: str, postproc
         height: rows.
         parameters: the infotext, kept in the file as A1111 keeps it; nothing where it is empty.
         postprocessing: what A1111 keeps beside it for an image that went through its extras.
+        record: the request of the image, as :mod:`mflux_api.images.generation_record` writes it.
 
     Raises:
         ValueError: there are no pixels, or more or fewer bytes than that.
@@ -35,7 +39,7 @@ def encode_png(rgb: bytes, width: int, height: int, *, parameters: str, postproc
     if not 0 < len(rgb) == width * height * CHANNELS:
         raise ValueError("an image must have 3 bytes per pixel, and a pixel")
     chunks = [SIGNATURE, chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))]
-    for key, value in (("parameters", parameters), ("postprocessing", postprocessing)):
+    for key, value in (("parameters", parameters), ("postprocessing", postprocessing), (RECORD_KEY, record)):
         if value:
             chunks.append(_text(key, value))
     chunks.extend(_pixels(memoryview(rgb), width * CHANNELS, height))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import attrs
 
+from mflux_api.images.generation_record import generation_record
 from mflux_api.images.infotext import infotext
 from mflux_api.images.png import encode_png
 from mflux_api.jobs.job import Job, StoredImage
@@ -39,7 +40,8 @@ class ImageFiles:
             OSError: the disk is full, or the folder cannot be written.
         """
         parameters = infotext(job.request, seed, model_hash) if self.metadata else ""
-        data = encode_png(rgb, width, height, parameters=parameters)
+        record = generation_record(job.request, seed) if self.metadata else ""
+        data = encode_png(rgb, width, height, parameters=parameters, record=record)
         path = self._path(job.id, job.created_at, index)
         make_folder(path.parent)
         write_whole(path, data)

@@ -3,7 +3,7 @@
 from quart import Blueprint
 
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111 import discovery, extras, generation, options, progress, residency
+from mflux_api.http.a1111 import discovery, extras, generation, options, png_info, progress, residency
 from mflux_api.http.a1111.client_options import ClientOptions
 from mflux_api.http.render import Renderer
 from mflux_api.http.synchronous_calls import SynchronousCalls
@@ -15,6 +15,7 @@ OPERATIONS = (
     *discovery.OPERATIONS,
     *residency.OPERATIONS,
     *progress.OPERATIONS,
+    *png_info.OPERATIONS,
 )
 
 
@@ -28,4 +29,5 @@ def blueprints(gateway: Gateway, renderer: Renderer, calls: SynchronousCalls) ->
         discovery.blueprint(gateway, chosen),
         residency.blueprint(gateway, chosen),
         progress.blueprint(calls),
+        png_info.blueprint(gateway),
     )

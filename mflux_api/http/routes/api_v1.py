@@ -4,11 +4,12 @@ from quart import Blueprint
 
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.render import Renderer
-from mflux_api.http.routes import images, jobs, loras, models, sessions, system
+from mflux_api.http.routes import image_info, images, jobs, loras, models, sessions, system
 
 OPERATIONS = (
     *jobs.OPERATIONS,
     *images.OPERATIONS,
+    *image_info.OPERATIONS,
     *models.OPERATIONS,
     *loras.OPERATIONS,
     *sessions.OPERATIONS,
@@ -21,6 +22,7 @@ def blueprints(gateway: Gateway, renderer: Renderer) -> tuple[Blueprint, ...]:
     return (
         jobs.blueprint(gateway, renderer),
         images.blueprint(gateway),
+        image_info.blueprint(gateway),
         models.blueprint(gateway),
         loras.blueprint(gateway),
         sessions.blueprint(gateway),

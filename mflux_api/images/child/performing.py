@@ -24,8 +24,9 @@ from mflux_api.images.child.inpainting import (
     mask_levels,
     place_mask,
 )
+from mflux_api.images.child.metadata import to_exif
 from mflux_api.images.child.resize import as_reference, as_start
-from mflux_api.images.png import SIGNATURE, encode_png
+from mflux_api.images.png import RECORD_KEY, SIGNATURE, encode_png
 from mflux_api.images.rgb import RGBImage
 
 _LOSSY_QUALITY = 92
@@ -215,10 +216,7 @@ def convert_image(order: p.ConvertImage, pieces: Sequence[bytes]) -> tuple[p.Fil
     data, buffer = b"".join(pieces), BytesIO()
     try:
         with Image.open(BytesIO(plain_png(data)), formats=("PNG",)) as image:
-            exif = Image.Exif()
-            if said := read_text(data, "parameters"):
-                # 0x8769: the Exif IFD; 0x9286: UserComment, whose first 8 bytes name its encoding.
-                exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + said.encode("utf-16-be")
+            exif = to_exif(read_text(data, "parameters"), read_text(data, RECORD_KEY))
             made = image.convert("RGB")
             if order.side is not None:
                 made.thumbnail((order.side, order.side), Image.Resampling.LANCZOS)

@@ -206,6 +206,15 @@ class ConvertImage(Order):
 
 
 @attrs.frozen(kw_only=True)
+class ReadMetadata(Order):
+    """Say what an image file tells of itself. Blob: it as base64 or a data URL; no pixel is decoded."""
+
+    def refuse(self, index: int, problem: str) -> ServiceError:
+        """Return the error for a file that cannot be read."""
+        return InvalidParameter.for_field("image", f"is invalid: it {problem}", limit="a PNG, JPEG or WebP file")
+
+
+@attrs.frozen(kw_only=True)
 class CheckLora(Order):
     """Check a LoRA's file by its header; nothing of its data is read."""
 
@@ -306,6 +315,17 @@ class FileMade:
 
 
 @attrs.frozen(kw_only=True)
+class MetadataRead:
+    """What a file tells of itself. Blobs, in UTF-8: the infotext, the record, and each of the items."""
+
+    width: Natural
+    height: Natural
+    format: str
+    items: tuple[str, ...] = ()
+    """Names of the other texts."""
+
+
+@attrs.frozen(kw_only=True)
 class LoraChecked:
     """The engine can load the file, as far as its header tells."""
 
@@ -329,7 +349,7 @@ class LorasDescribed:
     found: tuple[DescribedLora, ...]
 
 
-Result = ImagesChecked | ImagesDecoded | InpaintingPrepared | FileMade | LoraChecked | LorasDescribed
+Result = ImagesChecked | ImagesDecoded | InpaintingPrepared | FileMade | MetadataRead | LoraChecked | LorasDescribed
 """What an order that was done gives."""
 
 
@@ -352,6 +372,7 @@ ORDER_TYPES = _by_name(
     PrepareSource,
     ComposeExtras,
     ConvertImage,
+    ReadMetadata,
     CheckLora,
     DescribeLoras,
 )
@@ -365,6 +386,7 @@ RESULT_TYPES = _by_name(
     ImagesDecoded,
     InpaintingPrepared,
     FileMade,
+    MetadataRead,
     LoraChecked,
     LorasDescribed,
 )

@@ -71,7 +71,7 @@ def perform(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]
         ServiceError: it cannot be done.
     """
     # Pillow is imported when the limits are set.
-    from mflux_api.images.child import lora_header, performing
+    from mflux_api.images.child import lora_header, metadata, performing
 
     match order:
         case p.CheckImages():
@@ -88,6 +88,8 @@ def perform(order: p.Order, blobs: Sequence[bytes], begin: Callable[[int], None]
             return performing.compose_extras(order, blobs)
         case p.ConvertImage():
             return performing.convert_image(order, blobs)
+        case p.ReadMetadata():
+            return metadata.read_metadata(order, blobs)
         case p.CheckLora():
             return lora_header.check_lora(order), ()
         case p.DescribeLoras():

@@ -55,13 +55,13 @@ async def refused(api: Api, path: str = GENERATIONS, **fields: Any) -> tuple[int
     return answer.status_code, error
 
 
-def picture(item: Any) -> Image.Image:
+def opened(item: Any) -> Image.Image:
     return Image.open(BytesIO(base64.b64decode(item["b64_json"])))
 
 
 async def test_answer_has_what_the_sdks_read(api: Api) -> None:
     answer = await made(api, n=2, size="70x64")
-    assert [picture(item).size for item in answer["data"]] == [(64, 64), (64, 64)]
+    assert [opened(item).size for item in answer["data"]] == [(64, 64), (64, 64)]
     assert [item["seed"] for item in answer["data"]] == [7, 8]
     assert {item["url"] for item in answer["data"]} == {None}
     assert (answer["size"], answer["output_format"], answer["background"]) == ("64x64", "png", "opaque")
@@ -77,7 +77,7 @@ async def test_answer_has_what_the_sdks_read(api: Api) -> None:
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
 async def test_images_have_the_format_that_is_asked_for(api: Api, kind: str) -> None:
     answer = await made(api, output_format=kind, output_compression=30)
-    assert picture(answer["data"][0]).format == kind.upper()
+    assert opened(answer["data"][0]).format == kind.upper()
     assert answer["output_format"] == kind
     assert [text for text in answer["warnings"] if "output_compression" in text] == answer["warnings"]
     assert bool(answer["warnings"]) is (kind == "png")
@@ -231,7 +231,7 @@ async def test_of_a_mask_what_is_transparent_is_inpainted(api: Api) -> None:
     mask.save(buffer, "PNG")
     files = [("image", ("a.png", PNG, "image/png")), ("mask", ("m.png", buffer.getvalue(), "image/png"))]
     answer = await api.http.post(EDITS, data={"prompt": "x", "model": "demo", "steps": "1"}, files=files)
-    result, source = picture(answer.json()["data"][0]).convert("RGB"), Image.open(BytesIO(PNG)).convert("RGB")
+    result, source = opened(answer.json()["data"][0]).convert("RGB"), Image.open(BytesIO(PNG)).convert("RGB")
     assert result.crop((48, 0, 64, 64)).tobytes() == source.crop((48, 0, 64, 64)).tobytes()
     assert result.crop((0, 0, 16, 64)).tobytes() != source.crop((0, 0, 16, 64)).tobytes()
 
@@ -262,7 +262,7 @@ async def test_stream_without_partial_images_is_one_completed_event_for_each_ima
     for _, data in blocks:
         event = json.loads(data.removeprefix("data: "))
         assert event["type"] == "image_generation.completed"
-        assert picture(event).size == (64, 64)
+        assert opened(event).size == (64, 64)
         assert event["usage"]["total_tokens"] > 0
 
 

@@ -85,6 +85,21 @@ def read_text(data: bytes, key: str) -> str:
     return ""
 
 
+def text_names(data: bytes) -> list[str]:
+    """Return the names of the texts in a PNG file, each once.
+
+    Raises:
+        Refused: it has too many chunks.
+    """
+    names = dict[str, None]()
+    for kind, body, _ in _chunks(data):
+        if kind in (b"tEXt", b"iTXt", b"zTXt"):
+            key = bytes(body[:80]).partition(b"\0")[0]
+            if key and key.isascii():
+                names[key.decode("ascii")] = None
+    return list(names)
+
+
 def png_profile(data: bytes) -> bytes:
     """Return the colour profile in a PNG file; b"" where there is none.
 
