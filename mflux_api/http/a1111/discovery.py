@@ -15,6 +15,8 @@ from mflux_api.http.a1111.checkpoints import usable
 from mflux_api.http.a1111.client_options import ClientOptions
 from mflux_api.http.a1111.discovery_schemas import (
     CheckpointItem,
+    ChoiceComponent,
+    ChoiceProps,
     ConfigResponse,
     EmbeddingsResponse,
     FlagsResponse,
@@ -71,6 +73,15 @@ def blueprint(gateway: Gateway, options: ClientOptions) -> Blueprint:
     routes = Blueprint("discovery", __name__)
     settings = gateway.settings
 
+    async def lora_items() -> tuple[LoraItem, ...]:
+        listing = await gateway.read_loras(gateway.loras.look)
+        return tuple(
+            LoraItem(
+                name=file.name.removesuffix(SUFFIX), alias=file.alias.removesuffix(SUFFIX), path=file.name, metadata={}
+            )
+            for file in listing.files
+        )
+
     @routes.get("/")
     async def root() -> Response:
         model = chosen_model(options) or settings.models.default
@@ -80,7 +91,13 @@ def blueprint(gateway: Gateway, options: ClientOptions) -> Blueprint:
 
     @routes.get("/config")
     async def config() -> Response:
-        return json_response(ConfigResponse(version=f"mflux-api {package_version()}"))
+        names = tuple(item.name for item in await lora_items())
+        choices = {"setting_sd_lora": names, "txt2img_hr_upscaler": ()}
+        components = tuple(
+            ChoiceComponent(id=number, props=ChoiceProps(elem_id=element, choices=of))
+            for number, (element, of) in enumerate(choices.items(), 1)
+        )
+        return json_response(ConfigResponse(version=f"mflux-api {package_version()}", components=components))
 
     @routes.get("/sdapi/v1/sd-models")
     async def checkpoints() -> Response:
@@ -106,14 +123,7 @@ def blueprint(gateway: Gateway, options: ClientOptions) -> Blueprint:
 
     @routes.get("/sdapi/v1/loras")
     async def loras() -> Response:
-        listing = await gateway.read_loras(gateway.loras.look)
-        items = (
-            LoraItem(
-                name=file.name.removesuffix(SUFFIX), alias=file.alias.removesuffix(SUFFIX), path=file.name, metadata={}
-            )
-            for file in listing.files
-        )
-        return json_response(tuple(items))
+        return json_response(await lora_items())
 
     @routes.get("/sdapi/v1/embeddings")
     async def embeddings() -> Response:

@@ -131,12 +131,45 @@ class MemoryResponse:
 
 
 @attrs.frozen(kw_only=True)
+class LoginRequest:
+    """``POST /login``: an API key is either of the two."""
+
+    username: str | None = attrs.field(default=None, repr=False)
+    password: str | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen(kw_only=True)
+class LoginResponse:
+    """``POST /login``."""
+
+    success: bool = True
+
+
+@attrs.frozen(kw_only=True)
+class ChoiceProps:
+    """What clients read of a component: which choice it is, and what there is to choose from."""
+
+    elem_id: str
+    choices: tuple[str, ...]
+
+
+@attrs.frozen(kw_only=True)
+class ChoiceComponent:
+    """A choice on A1111's page."""
+
+    id: int
+    props: ChoiceProps
+    type: str = "dropdown"
+
+
+@attrs.frozen(kw_only=True)
 class ConfigResponse:
     """``GET /config``: what Gradio says of a page; this service's page is not made with it."""
 
     version: str
+    components: tuple[ChoiceComponent, ...]
+    """Those of A1111's choices that clients take from here, as no other route of A1111's had them once."""
     mode: str = "blocks"
-    components: tuple[Any, ...] = ()
 
 
 @attrs.frozen(kw_only=True)

@@ -3,7 +3,7 @@
 from quart import Blueprint
 
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111 import discovery, extras, generation, options, png_info, progress, residency
+from mflux_api.http.a1111 import discovery, extras, generation, login, options, png_info, progress, residency
 from mflux_api.http.a1111.client_options import ClientOptions
 from mflux_api.http.render import Renderer
 from mflux_api.http.synchronous_calls import SynchronousCalls
@@ -14,6 +14,7 @@ OPERATIONS = (
     *options.OPERATIONS,
     *discovery.OPERATIONS,
     *residency.OPERATIONS,
+    *login.OPERATIONS,
     *progress.OPERATIONS,
     *png_info.OPERATIONS,
 )
@@ -28,6 +29,7 @@ def blueprints(gateway: Gateway, renderer: Renderer, calls: SynchronousCalls) ->
         options.blueprint(gateway, chosen),
         discovery.blueprint(gateway, chosen),
         residency.blueprint(gateway, chosen),
+        login.blueprint(),
         progress.blueprint(calls),
         png_info.blueprint(gateway),
     )

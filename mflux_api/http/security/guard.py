@@ -181,6 +181,11 @@ def key_in_headers() -> Key | None:
     return cast("Access", g.access).keys.find((*offers.by_program, *offers.by_browser))
 
 
+def offers_key() -> bool:
+    """Whether the headers of the current request have what may be a key, right or wrong."""
+    return bool(_offers())
+
+
 def refuse_foreign_page() -> None:
     """Refuse the current request where a page of another origin sends it.
 

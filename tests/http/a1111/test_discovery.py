@@ -42,7 +42,8 @@ async def test_every_list_has_the_shape_that_clients_read(api: Api) -> None:
     assert await got(api, f"{sdapi}/embeddings") == {"loaded": {}, "skipped": {}}
     assert await got(api, f"{sdapi}/scripts") == {"txt2img": [], "img2img": []}
     assert (await got(api, f"{sdapi}/cmd-flags"))["api"] is True
-    assert (await got(api, "/config"))["components"] == []
+    choices = {each["props"]["elem_id"]: each["props"]["choices"] for each in (await got(api, "/config"))["components"]}
+    assert choices == {"setting_sd_lora": [], "txt2img_hr_upscaler": []}
     assert (await got(api, "/"))["model"] == "demo"
     memory = await got(api, f"{sdapi}/memory")
     assert memory["ram"]["total"] > memory["ram"]["free"] > 0
