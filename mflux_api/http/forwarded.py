@@ -25,12 +25,13 @@ def install(app: QuartTrio, proxies: TrustedProxies) -> None:
 def client_address() -> str:
     """Return the address of the current request's client; an empty text where the connection has none."""
     peer = request.remote_addr or ""
-    return _proxies().client_of(peer, request.headers.getlist("X-Forwarded-For"))
+    headers = request.headers
+    return _proxies().client_of(peer, headers.getlist("X-Forwarded-For"), headers.getlist("Forwarded"))
 
 
 def external_host() -> str:
     """Return the host, with its port, by which the client asked; an empty text where it did not say."""
-    return _told("X-Forwarded-Host", _HOST) or request.headers.get("Host", "")
+    return _told("X-Forwarded-Host", "host", _HOST) or request.headers.get("Host", "")
 
 
 def external_base() -> str:
@@ -38,7 +39,7 @@ def external_base() -> str:
 
     Where the request names no host it is the path alone.
     """
-    host, prefix = external_host(), _told("X-Forwarded-Prefix", _PREFIX)
+    host, prefix = external_host(), _told("X-Forwarded-Prefix", "", _PREFIX)
     if not _HOST.fullmatch(host):
         return prefix
     return f"{external_scheme()}://{host}{prefix}"
@@ -46,17 +47,28 @@ def external_base() -> str:
 
 def external_scheme() -> str:
     """Return ``https`` where a trusted proxy took off the TLS, else ``http``."""
-    scheme = _told("X-Forwarded-Proto").lower()
+    scheme = _told("X-Forwarded-Proto", "proto").lower()
     return scheme if scheme in _SCHEMES else request.scheme
 
 
-def _told(header: str, form: re.Pattern[str] | None = None) -> str:
-    """Return what the nearest client of all trusted proxies asked for; empty where no trusted proxy says it."""
+def _told(header: str, parameter: str, form: re.Pattern[str] | None = None) -> str:
+    """Return what the nearest client of all trusted proxies asked for; empty where no trusted proxy says it.
+
+    Args:
+        header: the one that tells it.
+        parameter: that of ``Forwarded``, where there is no such header and no ``X-Forwarded-For``; empty: none.
+        form: what counts.
+    """
+    proxies, peer = _proxies(), request.remote_addr or ""
+    if not proxies.trusts(peer):
+        return ""
     headers = cast("Mapping[str, str]", request.headers)
     value = headers.get(header, "").partition(",")[0].strip()
-    if not value or not _proxies().trusts(request.remote_addr or ""):
-        return ""
-    return value.rstrip("/") if form is None or form.fullmatch(value.rstrip("/")) else ""
+    if not value and "X-Forwarded-For" not in request.headers:
+        # A proxy that sets the older headers passes its clients' own Forwarded on.
+        value = proxies.told_of(peer, request.headers.getlist("Forwarded")).get(parameter, "")
+    value = value.rstrip("/")
+    return value if form is None or form.fullmatch(value) else ""
 
 
 def _proxies() -> TrustedProxies:

@@ -38,6 +38,11 @@ async def test_own_page_behind_a_trusted_proxy_may_manage_and_no_other(tmp_path:
     changed = attrs.evolve(settings(tmp_path), server=ServerSettings(trusted_proxies=("127.0.0.1",)))
     async with scripted_api(tmp_path, changed=changed) as api:
         assert (await api.http.post("/sdapi/v1/refresh-loras", headers=told)).status_code == 200
+        forwarded = {**page, "Forwarded": "for=203.0.113.7;host=images.example.com;proto=https"}
+        assert (await api.http.post("/sdapi/v1/refresh-loras", headers=forwarded)).status_code == 200
+        # A proxy that knows the older headers alone passes this one on as its client sent it.
+        passed_on = {**forwarded, "X-Forwarded-For": "203.0.113.7"}
+        assert (await api.http.post("/sdapi/v1/refresh-loras", headers=passed_on)).status_code == 403
         assert (await api.http.post("/sdapi/v1/refresh-loras", headers=page)).status_code == 403
     async with scripted_api(tmp_path / "untrusted") as api:
         assert (await api.http.post("/sdapi/v1/refresh-loras", headers=told)).status_code == 403
