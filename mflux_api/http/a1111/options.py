@@ -13,7 +13,7 @@ from mflux_api.http.body import json_object
 from mflux_api.http.client_ids import address_id, client_id, cookie_id, hand_out_cookie
 from mflux_api.http.operations import BODY_ERRORS, Operation
 from mflux_api.http.responses import json_response
-from mflux_api.http.security.guard import caller
+from mflux_api.http.security.guard import caller, from_foreign_page
 from mflux_api.jobs.json_fields import Fields, Value
 
 PATH = "/sdapi/v1/options"
@@ -88,8 +88,11 @@ def chosen_model(options: ClientOptions) -> str | None:
 
 
 def _set_for(response: Response) -> tuple[str, ...]:
-    """Return for whom the current request chooses; a client without a cookie gets one, and need not keep it."""
+    """Return for whom the current request chooses; a client without a cookie gets one, and need not keep it.
+
+    A page of another origin gets none: it would take the place of the one that this server's own pages have.
+    """
     client = client_id()
-    if caller().key is not None or cookie_id() is not None:
+    if caller().key is not None or cookie_id() is not None or from_foreign_page():
         return (client,)
     return client, hand_out_cookie(response)

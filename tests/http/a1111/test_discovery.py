@@ -97,6 +97,10 @@ async def test_client_without_cookies_chooses_for_its_address_and_gets_a_cookie_
     # A page elsewhere has no part in this client's choice.
     elsewhere = await got(api, "/sdapi/v1/options", **cookie, Origin="http://evil.example")
     assert elsewhere["sd_model_checkpoint"] == "demo-base"
+    page = {**cookie, "Origin": "http://evil.example"}
+    chosen = await api.http.post("/sdapi/v1/options", json={"sd_model_checkpoint": "demo-base"}, headers=page)
+    assert (chosen.status_code, "set-cookie" in chosen.headers) == (200, False)
+    assert (await got(api, "/sdapi/v1/options", **cookie))["sd_model_checkpoint"] == "demo"
 
 
 async def test_checkpoint_can_be_chosen_by_its_hash(api: Api) -> None:
