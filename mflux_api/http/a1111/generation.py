@@ -99,7 +99,7 @@ def blueprint(gateway: Gateway, renderer: Renderer, options: ClientOptions, call
         if edits and not body.get("init_images"):
             raise InvalidParameter.for_field("init_images", "is required", limit="required")
         a1111 = dialect.speaks_a1111(body)
-        fields, told = await read_dialect(body) if a1111 else (body, no_effect.explain_plain(body))
+        fields, told = await read_dialect(body) if a1111 else await read_plain(body)
         asked = from_body(
             fields,
             upscales=gateway.upscales,
@@ -114,16 +114,22 @@ def blueprint(gateway: Gateway, renderer: Renderer, options: ClientOptions, call
         kind, task = "img2img" if edits else "txt2img", dialect.task_of(body)
         return Call(asked, a1111=a1111, sends_images=sends_images, kind=kind, task=task, warnings=warnings)
 
+    async def read_plain(body: Object) -> tuple[dict[str, Any], tuple[str, ...]]:
+        fields = dict(body)
+        # 'model' is the document's own, and takes an alias as it is.
+        await name_model(fields, "sd_model_checkpoint")
+        return fields, no_effect.explain_plain(body)
+
     async def read_dialect(body: Object) -> tuple[dict[str, Any], tuple[str, ...]]:
         fields = dialect.translate(body, max_images=max_images)
-        await name_model(fields)
+        await name_model(fields, "model", "sd_model_checkpoint")
         upscales = gateway.upscales(fields.get("model") or fields.get("sd_model_checkpoint"))
         snapped = () if upscales else dialect.snap_size(fields)
         return fields, (*snapped, *dialect.explain_conflicts(body, fields), *no_effect.explain(body))
 
-    async def name_model(fields: dict[str, Any]) -> None:
+    async def name_model(fields: dict[str, Any], *titled: str) -> None:
         """Put an alias in the place of a title or hash, and the client's own choice where there is neither."""
-        for name in ("model", "sd_model_checkpoint"):
+        for name in titled:
             if isinstance(fields.get(name), str) and fields[name]:
                 fields[name] = await alias_of(gateway, fields[name])
         if not fields.get("model") and not fields.get("sd_model_checkpoint"):

@@ -17,6 +17,7 @@ from tests.support.scripted_api import Api, scripted_api
 
 pytestmark = pytest.mark.slow
 
+PLAIN = {"prompt": "a lake", "width": 64, "height": 64, "steps": 1}
 CALL = {"prompt": "a lake", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1}
 
 
@@ -65,7 +66,7 @@ async def test_checkpoints_are_the_usable_models_the_default_first_and_options_s
     assert "forge_preset" not in options
 
 
-async def test_chosen_model_is_that_of_the_clients_calls_in_the_dialect_and_of_no_other_clients(api: Api) -> None:
+async def test_chosen_model_is_that_of_the_clients_calls_and_of_no_other_clients(api: Api) -> None:
     own = {"Cookie": "mflux_client=" + "a" * 32}
     whole = await got(api, "/sdapi/v1/options") | {"sd_model_checkpoint": "demo-base"}
     set_options = await api.http.post("/sdapi/v1/options", json=whole, headers=own)
@@ -77,7 +78,10 @@ async def test_chosen_model_is_that_of_the_clients_calls_in_the_dialect_and_of_n
         (own, CALL, "demo-base"),
         ({}, CALL, "demo"),
         (own, CALL | {"override_settings": {"sd_model_checkpoint": "demo.safetensors [29555887]"}}, "demo"),
-        (own, {"prompt": "a lake", "width": 64, "height": 64}, "demo"),
+        (own, PLAIN, "demo-base"),
+        (own, PLAIN | {"model": "demo"}, "demo"),
+        (own, PLAIN | {"sd_model_checkpoint": "demo [2955588727]"}, "demo"),
+        ({}, PLAIN, "demo"),
     ):
         answer = (await api.http.post("/sdapi/v1/txt2img", json=body, headers=headers)).json()
         assert answer["parameters"]["model"] == model
