@@ -46,11 +46,22 @@ async def test_every_list_has_the_shape_that_clients_read(api: Api) -> None:
     choices = {each["props"]["elem_id"]: each["props"]["choices"] for each in (await got(api, "/config"))["components"]}
     assert choices == {"setting_sd_lora": [], "txt2img_hr_upscaler": []}
     assert (await got(api, "/"))["model"] == "demo"
+    assert await got(api, f"{sdapi}//samplers/") == await got(api, f"{sdapi}/samplers")
     memory = await got(api, f"{sdapi}/memory")
     assert memory["ram"]["total"] > memory["ram"]["free"] > 0
     empty = ("latent-upscale-modes", "sd-vae", "sd-modules", "hypernetworks", "face-restorers", "realesrgan-models")
     for name in (*empty, "script-info"):
         assert await got(api, f"{sdapi}/{name}") == []
+
+
+async def test_loras_have_names_for_tags_and_no_place_on_the_disk(api: Api, tmp_path: Path) -> None:
+    path = tmp_path / "loras" / "styles" / "ink.safetensors"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    expected = {"name": "styles/ink", "alias": "loras/styles/ink", "path": "styles/ink.safetensors", "metadata": {}}
+    assert await got(api, "/sdapi/v1/loras") == [expected]
+    components = (await got(api, "/config"))["components"]
+    assert [each["props"]["choices"] for each in components] == [["styles/ink"], []]
 
 
 async def test_checkpoints_are_the_usable_models_the_default_first_and_options_show_a_title_of_them(api: Api) -> None:
