@@ -7,6 +7,8 @@ from contextlib import suppress
 import attrs
 
 from mflux_api.catalog import Model
+from mflux_api.catalog.lookup import find_model, not_downloaded
+from mflux_api.catalog.names import is_flux1
 from mflux_api.errors import InvalidModel, shorten_value
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.storage.checkpoints import CheckpointState
@@ -48,6 +50,7 @@ async def find(gateway: Gateway, name: str) -> Model:
 
     Raises:
         InvalidModel: it means none.
+        ModelNotFound: it is a Flux1 model's name.
     """
     plain = plain_name(name, gateway.catalog.aliases())
     model = gateway.catalog.get(plain)
@@ -58,10 +61,25 @@ async def find(gateway: Gateway, name: str) -> Model:
         for each in await usable(gateway):
             if (each.state.sha256 or "").startswith(digest):
                 return each.model
+    if is_flux1(plain):
+        return find_model(plain, gateway.catalog)
     raise InvalidModel(
         "No checkpoint has this title; GET /sdapi/v1/sd-models lists them",
         {"model": shorten_value(name), "available_models": gateway.catalog.aliases()},
     )
+
+
+async def check_usable(gateway: Gateway, model: Model) -> None:
+    """Check that calls may name a model, as they may each of :func:`usable`.
+
+    Raises:
+        ModelNotDownloaded: it is not on disk, and is not downloaded on its first use.
+    """
+    if gateway.settings.models.auto_download and model.remote:
+        return
+    state = await gateway.read_models(gateway.checkpoints.state, model)
+    if not state.downloaded:
+        raise not_downloaded(model)
 
 
 async def alias_of(gateway: Gateway, name: str) -> str:

@@ -4,7 +4,7 @@ from quart import Blueprint, Response
 
 from mflux_api.access.keys import Scope
 from mflux_api.catalog import Model
-from mflux_api.errors import InvalidModel, InvalidParameter
+from mflux_api.errors import InvalidModel, InvalidParameter, ModelNotDownloaded, ModelNotFound
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111 import checkpoints, no_effect
 from mflux_api.http.a1111.client_options import ClientOptions
@@ -33,7 +33,7 @@ OPERATIONS = (
         scope=Scope.GENERATE,
         body=OptionsRequest,
         response=OptionsChanged,
-        errors=(*BODY_ERRORS, InvalidModel),
+        errors=(*BODY_ERRORS, InvalidModel, ModelNotDownloaded, ModelNotFound),
     ),
 )
 
@@ -77,6 +77,7 @@ async def _choosable(gateway: Gateway, name: Value) -> Model:
             f"'{model.alias}' upscales images; POST /sdapi/v1/extra-single-image uses it",
             {"model": model.alias, "available_models": gateway.catalog.aliases()},
         )
+    await checkpoints.check_usable(gateway, model)
     return model
 
 

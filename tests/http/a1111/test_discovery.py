@@ -128,6 +128,7 @@ async def test_checkpoint_can_be_chosen_by_its_hash(api: Api) -> None:
     ("body", "status", "said"),
     [
         ({"sd_model_checkpoint": "sd_xl_base_1.0"}, 400, "sd-models"),
+        ({"sd_model_checkpoint": "schnell"}, 404, "Flux1 models removed"),
         ({"sd_model_checkpoint": "seedvr2-3b"}, 400, "upscale"),
         ({"sd_model_checkpoint": 5}, 400, "title"),
         ({"sd_model_checkpoint": None}, 200, None),
@@ -147,6 +148,17 @@ async def test_options_that_cannot_be_are_refused_and_those_without_effect_are_t
     else:
         assert said in answer.text
     assert (await got(api, "/sdapi/v1/options"))["sd_model_checkpoint"] == "demo"
+
+
+async def test_model_that_calls_may_not_name_cannot_be_chosen(tmp_path: Path) -> None:
+    before = settings(tmp_path)
+    changed = attrs.evolve(before, models=attrs.evolve(before.models, default="demo", auto_download=False))
+    async with scripted_api(tmp_path, changed=changed) as api:
+        titles = [each["title"] for each in await got(api, "/sdapi/v1/sd-models")]
+        assert titles == ["demo", "demo-base"]
+        refused = await api.http.post("/sdapi/v1/options", json={"sd_model_checkpoint": "flux2-klein-4b"})
+        assert (refused.status_code, refused.json()["code"]) == (400, "MODEL_NOT_DOWNLOADED")
+        assert (await got(api, "/sdapi/v1/options"))["sd_model_checkpoint"] in titles
 
 
 async def test_checkpoints_leave_the_memory_and_come_back(api: Api) -> None:
