@@ -61,8 +61,9 @@ def blueprint(gateway: Gateway, options: ClientOptions) -> Blueprint:
         name = read.values.get("sd_model_checkpoint")
         if name not in (None, ""):
             model = await _choosable(gateway, name)
+            source = client_id() if caller().key is not None else address_id()
             for client in _set_for(response):
-                options.choose(client, model.alias)
+                options.choose(client, model.alias, source=source)
         return response
 
     return routes

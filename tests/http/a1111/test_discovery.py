@@ -187,9 +187,25 @@ def test_names_lose_what_a1111_puts_behind_them_where_that_makes_an_alias() -> N
 
 def test_options_of_the_least_recent_client_are_forgotten_when_there_are_too_many() -> None:
     options = ClientOptions(most=2)
-    options.choose("a", "demo")
-    options.choose("b", "demo")
+    options.choose("a", "demo", source="1")
+    options.choose("b", "demo", source="2")
     assert options.model_of("a") == "demo"
-    options.choose("c", "demo-base")
+    options.choose("c", "demo-base", source="3")
     assert [options.model_of(client) for client in ("a", "b", "c")] == ["demo", None, "demo-base"]
     assert options.model_of("b", None, "c") == "demo-base"
+
+
+def test_client_that_keeps_no_cookies_pushes_out_no_choice_of_another_source() -> None:
+    options = ClientOptions(most=4, most_of_one_source=2)
+    options.choose("another", "demo", source="elsewhere")
+    for number in range(10):
+        options.choose("address", "demo-base", source="address")
+        options.choose(f"cookie {number}", "demo-base", source="address")
+    assert options.model_of("another") == "demo"
+    assert options.model_of("address") == options.model_of("cookie 9") == "demo-base"
+    assert options.model_of("cookie 8") is None
+    assert options.model_of("address", "cookie 8") == "demo-base"
+    # The same client elsewhere counts there, and no longer where it was.
+    options.choose("another", "demo-base", source="address")
+    assert options.model_of("another") == options.model_of("address") == "demo-base"
+    assert options.model_of("cookie 9") is None
