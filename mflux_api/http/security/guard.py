@@ -192,6 +192,11 @@ def refuse_foreign_page() -> None:
         raise _refused(page, "Sessions are for this server's own pages; send the key as a header")
 
 
+async def end_session(response: Response, *, secure: bool) -> None:
+    """End the session of the current request, where it has one, and have the answer take its cookie away."""
+    await tokens().end_session(response, cast("Access", g.access).keys, secure=secure)
+
+
 def has_keys() -> bool:
     """Whether the service has keys, so that a caller needs one."""
     return bool(cast("Access", g.access).keys)

@@ -16,6 +16,7 @@ from mflux_api.access.keys import Scope
 from mflux_api.access.keys_file import append, new_entry
 from mflux_api.config import SecuritySettings, ServerSettings
 from mflux_api.http.openapi import OPERATIONS
+from mflux_api.storage.ended_sessions import NAME as ENDED
 from mflux_api.storage.secret_file import NAME, read_or_make
 from tests.support.harness import ended, settings
 from tests.support.scripted_api import Api, scripted_api
@@ -115,12 +116,19 @@ async def test_session_ends_with_its_key_and_outlives_a_restart(tmp_path: Path) 
         assert (await api.http.get("/api/v1/jobs", headers=page)).status_code == 401
 
 
-async def test_session_is_taken_away(tmp_path: Path) -> None:
+async def test_session_that_was_ended_counts_no_more(tmp_path: Path) -> None:
     async with api_with_keys(tmp_path) as api:
-        page = await session_of(api)
+        page, another = await session_of(api), await session_of(api)
         answer = await api.http.delete(SESSION, headers=page | own(api))
         name = page["Cookie"].partition("=")[0]
         assert answer.headers["set-cookie"].startswith(f"{name}=;")
+        # Also where it was copied to before; another session of the same key goes on.
+        assert (await api.http.get("/api/v1/jobs", headers=page)).status_code == 401
+        assert (await api.http.get("/api/v1/jobs", headers=another)).status_code == 200
+    assert stat.S_IMODE((tmp_path / "output" / ENDED).stat().st_mode) == 0o600
+    async with api_with_keys(tmp_path) as api:
+        assert (await api.http.get("/api/v1/jobs", headers=page)).status_code == 401
+        assert (await api.http.get("/api/v1/jobs", headers=another)).status_code == 200
         for method in ("POST", "DELETE"):
             foreign = await api.http.request(method, SESSION, headers={"Origin": "http://evil.example"})
             assert (foreign.status_code, foreign.json()["code"]) == (403, "ORIGIN_NOT_ALLOWED")
