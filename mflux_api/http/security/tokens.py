@@ -54,6 +54,10 @@ class Tokens:
         """Return the name of the session's cookie: services on other ports of a host get the cookies of this one."""
         return f"mflux_session_{(await self.grants()).name}"
 
+    async def has_cookie(self) -> bool:
+        """Whether the current request has a session's cookie of this service, which may count or not."""
+        return bool(request.cookies) and await self.cookie_name() in request.cookies
+
     async def holder(self, keys: KeyRing, scope: Scope, *, own_page: bool) -> Key | None:
         """Return the key that a token of the current request stands for.
 

@@ -87,16 +87,24 @@ async def test_session_counts_for_pages_of_this_server_alone(tmp_path: Path) -> 
             ({}, 200, 401),
             ({"Sec-Fetch-Site": "none"}, 200, 401),
             # Cookies do not look at ports: a service beside this one is another origin, and its pages have the cookie.
-            ({"Origin": "http://127.0.0.1:1"}, 401, 401),
-            ({"Origin": "http://evil.example"}, 401, 401),
-            ({"Origin": "null"}, 401, 401),
-            ({"Sec-Fetch-Site": "same-site"}, 401, 401),
-            ({"Sec-Fetch-Site": "cross-site"}, 401, 401),
+            ({"Origin": "http://127.0.0.1:1"}, 403, 403),
+            ({"Origin": "http://evil.example"}, 403, 403),
+            ({"Origin": "null"}, 403, 403),
+            ({"Sec-Fetch-Site": "same-site"}, 403, 403),
+            ({"Sec-Fetch-Site": "cross-site"}, 403, 403),
         ):
             read = await api.http.get("/api/v1/jobs", headers=page | headers)
             assert read.status_code == reading, headers
             made = await api.http.post("/api/v1/generate", json=JOB, headers=page | headers)
             assert made.status_code == generating, headers
+        # The answer does not tell a right cookie from a wrong one.
+        wrong = {"Cookie": page["Cookie"].partition("=")[0] + "=wrong", "Origin": "http://evil.example"}
+        assert (await api.http.get("/api/v1/jobs", headers=wrong)).json()["code"] == "ORIGIN_NOT_ALLOWED"
+        # A key in a header is the page's own, whatever else the browser adds.
+        with_key = page | bearer() | {"Origin": "http://evil.example"}
+        assert (await api.http.post("/api/v1/generate", json=JOB, headers=with_key)).status_code == 200
+        unsaid = await api.http.post("/api/v1/generate", json=JOB, headers=page)
+        assert "Sec-Fetch-Site" in unsaid.json()["error"]
         assert (await api.http.get(SESSION, headers=page)).json()["name"] == "page"
         # It has what its key has.
         forbidden = await api.http.post("/sdapi/v1/refresh-loras", headers=page | own(api))
