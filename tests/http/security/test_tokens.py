@@ -183,6 +183,9 @@ async def test_ticket_opens_its_job_and_nothing_else(tmp_path: Path) -> None:
         for path in (ticket["stream"], *ticket["images"], f"/api/v1/jobs/{job}{query}"):
             assert (await api.http.get(path)).status_code == 200, path
         assert (await api.http.get(f"/api/v1/jobs/{job}/images/0{query}&format=webp")).status_code == 200
+        # What let it in is not told as a parameter that did nothing; what did nothing is.
+        assert (await api.http.get(f"/api/v1/jobs/{job}{query}")).json()["warnings"] == []
+        assert len((await api.http.get(f"/api/v1/jobs/{job}{query}&tickt=1")).json()["warnings"]) == 1
         for operation in OPERATIONS:
             path = operation.path.format(job_id=other, model_id="demo", name="x", index=0)
             if operation.scope is not None:
