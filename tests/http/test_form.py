@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import time
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests import Request
 
-from mflux_api.errors import InvalidParameter
+from mflux_api.errors import BodyTooLarge, InvalidParameter
 from mflux_api.http.a1111.dialect import IMG2IMG_FIELDS, PLAIN_FIELDS
 from mflux_api.http.form import MOST_PARTS, MOST_TEXT_BYTES, read_form
 from tests.support.sample_images import scene, to_base64
@@ -62,6 +63,84 @@ def test_texts_are_read_by_their_field_and_files_become_base64() -> None:
         "negative_prompt": "",
         "seed": None,
     }
+
+
+def raw(*parts: bytes, boundary: str = BOUNDARY) -> dict[str, Any]:
+    """The fields of parts that come with their headers."""
+    lines = b"".join(f"--{boundary}\r\n".encode() + part + b"\r\n" for part in parts)
+    return read_form(lines + f"--{boundary}--".encode(), boundary, PLAIN_FIELDS).values
+
+
+PROMPT = b'Content-Disposition: form-data; name="prompt"'
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        # .NET's HttpClient, Dart's http, aiohttp, and RFC 2046's own ways to write it.
+        (b"Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=prompt\r\n\r\na", "a"),
+        (b'content-disposition: form-data; name="prompt"\r\ncontent-transfer-encoding: binary\r\n\r\na', "a"),
+        (b"Content-Length: 1\r\n" + PROMPT + b"\r\n\r\na", "a"),
+        (PROMPT + b"\r\n\r\n", ""),
+        (PROMPT + b"\r\n\r\na\r\n--b0undary2\r\n--b0undary x", "a\r\n--b0undary2\r\n--b0undary x"),
+        (PROMPT + b"\r\n\r\n\r\n", "\r\n"),
+    ],
+)
+def test_part_is_read_as_clients_write_it(part: bytes, expected: str) -> None:
+    assert raw(part) == {"prompt": expected}
+
+
+def test_what_is_around_the_parts_and_blanks_behind_a_boundary_are_passed_over() -> None:
+    data = b"before\r\n--b0undary \t\r\n" + PROMPT + b"\r\n\r\na\r\n--b0undary--\r\nbehind\r\n--b0undary\r\n"
+    assert read_form(data, BOUNDARY, PLAIN_FIELDS).values == {"prompt": "a"}
+
+
+def test_boundary_may_have_letters_that_mean_something_elsewhere() -> None:
+    assert raw(PROMPT + b"\r\n\r\na", boundary="(.*)+?:'=") == {"prompt": "a"}
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (PROMPT + b"\r\nContent-Transfer-Encoding: base64\r\n\r\nYQ==", "without Content-Transfer-Encoding"),
+        (b"\r\na", "1 to 16 headers"),
+        (PROMPT + b"\r\n" + b"A: b\r\n" * 16 + b"\r\na", "1 to 16 headers"),
+        (b"Content-Disposition: form-data\r\n\r\na", "Content-Disposition: form-data"),
+        (b'Content-Disposition: attachment; name="prompt"\r\n\r\na', "Content-Disposition: form-data"),
+    ],
+)
+def test_part_that_cannot_be_read_is_never_passed_over(part: bytes, said: str) -> None:
+    with pytest.raises(InvalidParameter, match=said):
+        raw(part, PROMPT + b"\r\n\r\nb")
+
+
+def test_field_for_files_that_was_left_empty_is_absent() -> None:
+    empty = b'name="%s"; filename=""\r\nContent-Type: application/octet-stream\r\n\r\n'
+    parts = [b"Content-Disposition: form-data; " + empty % name for name in (b"init_images", b"mask")]
+    assert raw(*parts) == {"mask": None}
+
+
+@pytest.mark.parametrize(
+    ("head", "content", "most"),
+    [
+        ('name="init_images"; filename="a"', b"\r\n" * 2**22, 1.8),
+        ('name="init_images"', b"A" * 2**23, 1.5),
+        ('name="init_images"', b"A" * 2**23 + "😀".encode(), 1.5),
+        ('name="init_images"', b'["' + b"A" * 2**23 + b'"]', 1.5),
+        ('name="init_images"', b"[" + b"[]," * 2**21 + b"[]]", 0.3),
+        ('name="prompt"', b"A" * 2**23, 0.1),
+        ('name="x"', b"A" * 2**23, 0.1),
+    ],
+)
+def test_form_takes_no_more_memory_than_what_is_read_of_it(head: str, content: bytes, most: float) -> None:
+    body = f"--{BOUNDARY}\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode() + content
+    body += f"\r\n--{BOUNDARY}--\r\n".encode()
+    tracemalloc.start()
+    with suppress(InvalidParameter, BodyTooLarge):
+        read_form(body, BOUNDARY, PLAIN_FIELDS)
+    beside = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert beside < most * len(body)
 
 
 def test_unknown_fields_are_told() -> None:
