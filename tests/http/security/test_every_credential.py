@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import attrs
 import pytest
@@ -53,6 +54,9 @@ async def test_every_route_is_opened_by_what_it_says_and_by_nothing_else(tmp_pat
         other: str = (await api.http.post("/api/v1/generate", json=JOB, headers=header)).json()["job_id"]
         await ended(api.service, job)
         await ended(api.service, other)
+        asked = {"prompt": "a lake", "model": "demo", "size": "64x64", "response_format": "url"}
+        made = await api.http.post("/v1/images/generations", json=asked, headers=header)
+        signed = urlsplit(made.json()["data"][0]["url"])
         ticket = (await api.http.post(f"/api/v1/jobs/{job}/ticket", headers=header)).json()["ticket"]
         basic = {"Authorization": "Basic " + base64.b64encode(f"u:{SECRET}".encode()).decode()}
         own, evil = {"Origin": f"http://127.0.0.1:{api.port}"}, {"Origin": "http://evil.example"}
@@ -84,4 +88,7 @@ async def test_every_route_is_opened_by_what_it_says_and_by_nothing_else(tmp_pat
             ):
                 got = await refusal(api, operation, job, headers, query)
                 assert got == expected, (operation.method, operation.path, name)
+            by_signature = LET_IN if operation.path.endswith("/images/{index}") else NO_KEY
+            job_of_path = signed.path.split("/")[4]
+            assert await refusal(api, operation, job_of_path, {}, f"?{signed.query}") == by_signature, operation.path
             assert await refusal(api, operation, other, {}, f"?ticket={ticket}") == NO_KEY, operation.path

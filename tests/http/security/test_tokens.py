@@ -195,6 +195,42 @@ async def test_ticket_opens_its_job_and_nothing_else(tmp_path: Path) -> None:
         assert (await api.http.post(f"/api/v1/jobs/{job}/ticket{query}")).status_code == 401
 
 
+async def test_signed_path_opens_it_as_it_is_and_nothing_else(tmp_path: Path) -> None:
+    asked = {"prompt": "a lake", "model": "demo", "size": "64x64", "response_format": "url", "output_format": "webp"}
+    async with api_with_keys(tmp_path) as api:
+        answer = await api.http.post("/v1/images/generations", json=asked, headers=bearer())
+        path, _, query = answer.json()["data"][0]["url"].removeprefix(f"http://127.0.0.1:{api.port}").partition("?")
+        other = await new_job(api)
+        signature = dict(pair.split("=") for pair in query.split("&"))["signature"]
+        for method in ("GET", "HEAD"):
+            read = await api.http.request(method, f"{path}?{query}")
+            assert (read.status_code, read.headers["content-type"]) == (200, "image/webp")
+        turned = "&".join(reversed(query.split("&")))
+        assert (await api.http.get(f"{path}?{turned}")).status_code == 200
+        for changed in (
+            f"{path}?signature={signature}",
+            f"{path}?{query.replace('webp', 'png')}",
+            f"{path}?{query}&size=64",
+            f"{path}?format=png&{query}",
+            f"{path}?{query[:-1]}",
+            f"{path}?{query.replace('signature', 'ticket')}",
+            f"{path.removesuffix('0')}1?{query}",
+            f"/api/v1/jobs/{other}/images/0?{query}",
+            f"{path.partition('/images')[0]}?{query}",
+        ):
+            refused = await api.http.get(changed)
+            assert refused.status_code == 401, changed
+            assert signature not in refused.text
+        assert (await api.http.delete(f"{path.partition('/images')[0]}?{query}")).status_code == 401
+    async with api_with_keys(tmp_path) as api:
+        # It outlives a restart; here its job does not.
+        assert (await api.http.get(f"{path}?{query}")).json()["code"] == "JOB_NOT_FOUND"
+        (tmp_path / "keys.toml").unlink()
+        append(tmp_path / "keys.toml", new_entry("other", OTHER, [Scope.MANAGE], None))
+        await api.service.reload_keys()
+        assert (await api.http.get(f"{path}?{query}")).status_code == 401
+
+
 async def test_ticket_of_anothers_job_is_not_to_be_had(tmp_path: Path) -> None:
     async with api_with_keys(tmp_path) as api:
         job = await new_job(api, OTHER)
