@@ -75,6 +75,9 @@ def read_form(data: bytes | bytearray, boundary: str, fields: Fields) -> JSONObj
         if field is None:
             unknown[FieldName(part.name[:_MOST_NAME])] = None
             continue
+        if field.brief is not None or field.only_presence:
+            _add_without_effect(values, name, part, field)
+            continue
         value = _of_text(name, part.content, field) if part.file is None else _of_file(name, part, field)
         if field.most_items is None:
             if name in values:
@@ -89,6 +92,24 @@ def read_form(data: bytes | bytearray, boundary: str, fields: Fields) -> JSONObj
             if len(listed) > field.most_items:
                 raise _invalid(name, f"at most {field.most_items} entries")
     return JSONObject(values, explain(tuple(unknown), {"": fields.names()}), texts=True)
+
+
+def _add_without_effect(values: dict[str, Value], name: str, part: Part, field: json_fields.Field) -> None:
+    """Read a field that is only looked at, to tell whether it asks for something; whatever it holds is no error."""
+    value: Value
+    if field.only_presence:
+        value = None
+    elif part.file is not None:
+        value = None if part.left_empty else json_fields.OMITTED
+    elif bytes(part.content[:1]) in (b"[", b"{"):
+        value = _json(name, part.content, field)
+    else:
+        short = len(part.content) <= MOST_TEXT_BYTES
+        value = str(part.content, "utf-8", "replace") if short else json_fields.OMITTED
+    if name in values:
+        before = values[name]
+        value = [*(before if isinstance(before, list) else [before]), value]
+    values[name] = value
 
 
 def _of_file(name: str, part: Part, field: json_fields.Field) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
 import tracemalloc
 from contextlib import suppress
@@ -231,6 +232,66 @@ async def test_form_is_the_same_request_as_its_json(tmp_path: Path) -> None:
         assert text_only.json()["parameters"]["seed"] == 7
         bad = await api.http.post("/sdapi/v1/txt2img", content=b"x", headers={"Content-Type": "multipart/form-data"})
         assert (bad.status_code, bad.json()["code"]) == (400, "INVALID_PARAMETER")
+
+
+NEUTRAL: dict[str, Any] = {
+    **{"enable_hr": False, "tiling": False, "restore_faces": None, "subseed": -1, "subseed_strength": 0, "eta": 0.0},
+    **{"styles": [], "alwayson_scripts": {}, "override_settings": {}, "script_args": [], "script_name": None},
+    **{"sampler_name": "Euler", "scheduler": "Automatic", "clip_skip": 1, "url": "x", "auth": "x"},
+}
+ASKING: dict[str, Any] = {
+    "enable_hr": True,
+    "tiling": "true",
+    "styles": ["a"],
+    "alwayson_scripts": {"ADetailer": {"args": [True]}},
+}
+CALL = {"prompt": "a lake", "model": "demo", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1}
+
+
+@pytest.mark.slow
+async def test_fields_of_a1111_ask_for_as_much_in_a_form_as_in_json(tmp_path: Path) -> None:
+    async with scripted_api(tmp_path) as api:
+        for extra, count in ((NEUTRAL, 0), (ASKING, 4)):
+            told = await api.http.post("/sdapi/v1/txt2img", json=CALL | extra)
+            parts = [(name, (None, _as_text(value))) for name, value in (CALL | extra).items()]
+            by_form = await api.http.post("/sdapi/v1/txt2img", files=parts)
+            assert told.json()["warnings"] == by_form.json()["warnings"]
+            assert len(by_form.json()["warnings"]) == count
+        # What has no effect is told, and never a reason to refuse the call.
+        odd: list[Any] = [
+            *(("styles", (None, "a")), ("styles", (None, "b"))),
+            ("latent_mask", ("a.png", b"x", "image/png")),
+            ("tiling", (None, "x" * (MOST_TEXT_BYTES + 1))),
+            ("infotext", (None, b"\xff")),
+        ]
+        asked = await api.http.post("/sdapi/v1/txt2img", files=[(k, (None, str(v))) for k, v in CALL.items()] + odd)
+        assert asked.status_code == 200
+        assert [each.split("'")[1] for each in asked.json()["warnings"]] == [
+            "tiling",
+            "styles",
+            "infotext",
+            "latent_mask",
+        ]
+
+
+@pytest.mark.slow
+async def test_image_is_upscaled_from_a_form(tmp_path: Path) -> None:
+    image = base64.b64decode(to_base64(scene((64, 64))))
+    fields = {"upscaling_resize": "2", "upscaler_1": "Lanczos", "gfpgan_visibility": "0", "resize_mode": "0"}
+    async with scripted_api(tmp_path) as api:
+        made = await api.http.post(
+            "/sdapi/v1/extra-single-image", data=fields, files={"image": ("a.png", image, "image/png")}
+        )
+        assert made.status_code == 200
+        assert made.json()["warnings"] == []
+        whole = {"image": base64.b64encode(image).decode(), "upscaling_resize": 2, "upscaler_1": "Lanczos"}
+        assert made.json()["image"] == (await api.http.post("/sdapi/v1/extra-single-image", json=whole)).json()["image"]
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _typed(fields: dict[str, str]) -> dict[str, Any]:
