@@ -21,6 +21,7 @@ from mflux_api.http.security.guard import (
     key_in_headers,
     refuse_foreign_page,
     refuse_key,
+    session_expires,
     tokens,
 )
 from mflux_api.http.security.tokens import TICKET
@@ -89,7 +90,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get(PATH)
     async def session() -> Response:
-        return json_response(_described(caller().key))
+        return json_response(_described(caller().key, await session_expires()))
 
     @routes.delete(PATH)
     async def close_session() -> Response:

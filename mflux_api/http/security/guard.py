@@ -208,6 +208,13 @@ def refuse_foreign_page() -> None:
         raise _refused(page, "Sessions are for this server's own pages; send the key as a header")
 
 
+async def session_expires() -> int | None:
+    """Return when the session that the current request came in by ends; ``None`` where its key came otherwise."""
+    if key_in_headers() is not None:
+        return None
+    return await tokens().expires(cast("Access", g.access).keys)
+
+
 async def end_session(response: Response, *, secure: bool) -> None:
     """End the session of the current request, where it has one, and have the answer take its cookie away."""
     await tokens().end_session(response, cast("Access", g.access).keys, secure=secure)

@@ -110,6 +110,11 @@ class Tokens:
             path="/",
         )
 
+    async def expires(self, keys: KeyRing) -> int | None:
+        """Return when the session of the current request ends, in seconds since the epoch; ``None`` without one."""
+        found = await self._session(keys)
+        return None if found is None else found[1].expires
+
     async def end_session(self, response: Response, keys: KeyRing, *, secure: bool) -> None:
         """End the session of the current request, and take its cookie away; a copy of it counts no more."""
         found = await self._session(keys)

@@ -105,7 +105,9 @@ async def test_session_counts_for_pages_of_this_server_alone(tmp_path: Path) -> 
         assert (await api.http.post("/api/v1/generate", json=JOB, headers=with_key)).status_code == 200
         unsaid = await api.http.post("/api/v1/generate", json=JOB, headers=page)
         assert "Sec-Fetch-Site" in unsaid.json()["error"]
-        assert (await api.http.get(SESSION, headers=page)).json()["name"] == "page"
+        for headers, ends in ((page, True), (bearer(), False), (page | bearer(), False)):
+            told = (await api.http.get(SESSION, headers=headers)).json()
+            assert (told["name"], told["expires_at"] is not None) == ("page", ends)
         # It has what its key has.
         forbidden = await api.http.post("/sdapi/v1/refresh-loras", headers=page | own(api))
         assert forbidden.status_code == 403
