@@ -1,7 +1,9 @@
 """``/openapi.json``: collects the operations of all routes modules, and renders them and their schemas."""
 
+import copy
 import inspect
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -24,6 +26,7 @@ from mflux_api.http.operations import Errors, Operation
 from mflux_api.http.responses import json_bytes
 from mflux_api.http.routes import api_v1
 from mflux_api.http.schemas import ErrorBody
+from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.version import package_version
 
@@ -73,6 +76,8 @@ def describe(*, max_images: int) -> dict[str, Any]:
     _, components = msgspec.json.schema_components(list(classes), ref_template="#/components/schemas/{name}")
     for component in components.values():
         component["description"] = inspect.cleandoc(component.get("description", ""))
+    forms = dict.fromkeys(operation.body for operation in OPERATIONS if operation.forms and operation.body is not None)
+    components |= {f"{kind.__name__}Form": _as_form(components[kind.__name__], Fields.of(kind)) for kind in forms}
     bodies = dict.fromkeys(operation.body for operation in OPERATIONS if operation.body is not None)
     for body in bodies:
         _allow_nulls(components[body.__name__])
@@ -110,6 +115,29 @@ def _allow_nulls(request: dict[str, Any]) -> None:
             properties[name] = {"anyOf": [schema, {"type": "null"}], "default": default}
 
 
+def _as_form(request: Mapping[str, Any], fields: Fields) -> dict[str, Any]:
+    """Return a request's schema as that of a form: images are files, or base64 as in JSON."""
+    form = copy.deepcopy(dict(request))
+    for name, schema in form["properties"].items():
+        field = fields.field(name)
+        if field is not None and field.large and field.fields is None:
+            file = {key: text for key, text in schema.items() if key == "description"}
+            many = {"type": "array", "items": _FILE, "maxItems": field.most_items}
+            form["properties"][name] = file | (_FILE if field.most_items is None else many)
+            continue
+        # What is left out is absent: a form has no null.
+        kinds = [each for each in schema.get("anyOf", ()) if each != {"type": "null"}]
+        if kinds:
+            form["properties"][name] = kinds[0] if len(kinds) == 1 else {"anyOf": kinds}
+    return form
+
+
+def _form_reference(operation: Operation) -> dict[str, Any]:
+    assert operation.body is not None
+    reference = {"$ref": f"#/components/schemas/{operation.body.__name__}Form"}
+    return {"allOf": [reference, {"required": list(operation.body_required)}]} if operation.body_required else reference
+
+
 def _describe_operation(operation: Operation) -> dict[str, Any]:
     described: dict[str, Any] = {
         "summary": operation.summary,
@@ -129,7 +157,9 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
         schema: dict[str, Any] = _reference(operation.body)
         if operation.body_required:
             schema = {"allOf": [schema, {"required": list(operation.body_required)}]}
-        content = _json(schema) | ({"multipart/form-data": {"schema": {"type": "object"}}} if operation.forms else {})
+        content = _json(schema) | (
+            {"multipart/form-data": {"schema": _form_reference(operation)}} if operation.forms else {}
+        )
         described["requestBody"] = {"required": not operation.body_optional, "content": content}
     if operation.upload:
         described["requestBody"] = {"required": True, "content": _UPLOAD}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
 import time
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from requests import Request
 
-from mflux_api.errors import InvalidParameter
+from mflux_api.errors import BodyTooLarge, InvalidParameter
 from mflux_api.http.a1111.dialect import IMG2IMG_FIELDS, PLAIN_FIELDS
 from mflux_api.http.form import MOST_PARTS, MOST_TEXT_BYTES, read_form
 from tests.support.sample_images import scene, to_base64
@@ -62,6 +64,84 @@ def test_texts_are_read_by_their_field_and_files_become_base64() -> None:
         "negative_prompt": "",
         "seed": None,
     }
+
+
+def raw(*parts: bytes, boundary: str = BOUNDARY) -> dict[str, Any]:
+    """The fields of parts that come with their headers."""
+    lines = b"".join(f"--{boundary}\r\n".encode() + part + b"\r\n" for part in parts)
+    return read_form(lines + f"--{boundary}--".encode(), boundary, PLAIN_FIELDS).values
+
+
+PROMPT = b'Content-Disposition: form-data; name="prompt"'
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        # .NET's HttpClient, Dart's http, aiohttp, and RFC 2046's own ways to write it.
+        (b"Content-Type: text/plain; charset=utf-8\r\nContent-Disposition: form-data; name=prompt\r\n\r\na", "a"),
+        (b'content-disposition: form-data; name="prompt"\r\ncontent-transfer-encoding: binary\r\n\r\na', "a"),
+        (b"Content-Length: 1\r\n" + PROMPT + b"\r\n\r\na", "a"),
+        (PROMPT + b"\r\n\r\n", ""),
+        (PROMPT + b"\r\n\r\na\r\n--b0undary2\r\n--b0undary x", "a\r\n--b0undary2\r\n--b0undary x"),
+        (PROMPT + b"\r\n\r\n\r\n", "\r\n"),
+    ],
+)
+def test_part_is_read_as_clients_write_it(part: bytes, expected: str) -> None:
+    assert raw(part) == {"prompt": expected}
+
+
+def test_what_is_around_the_parts_and_blanks_behind_a_boundary_are_passed_over() -> None:
+    data = b"before\r\n--b0undary \t\r\n" + PROMPT + b"\r\n\r\na\r\n--b0undary--\r\nbehind\r\n--b0undary\r\n"
+    assert read_form(data, BOUNDARY, PLAIN_FIELDS).values == {"prompt": "a"}
+
+
+def test_boundary_may_have_letters_that_mean_something_elsewhere() -> None:
+    assert raw(PROMPT + b"\r\n\r\na", boundary="(.*)+?:'=") == {"prompt": "a"}
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (PROMPT + b"\r\nContent-Transfer-Encoding: base64\r\n\r\nYQ==", "without Content-Transfer-Encoding"),
+        (b"\r\na", "1 to 16 headers"),
+        (PROMPT + b"\r\n" + b"A: b\r\n" * 16 + b"\r\na", "1 to 16 headers"),
+        (b"Content-Disposition: form-data\r\n\r\na", "Content-Disposition: form-data"),
+        (b'Content-Disposition: attachment; name="prompt"\r\n\r\na', "Content-Disposition: form-data"),
+    ],
+)
+def test_part_that_cannot_be_read_is_never_passed_over(part: bytes, said: str) -> None:
+    with pytest.raises(InvalidParameter, match=said):
+        raw(part, PROMPT + b"\r\n\r\nb")
+
+
+def test_field_for_files_that_was_left_empty_is_absent() -> None:
+    empty = b'name="%s"; filename=""\r\nContent-Type: application/octet-stream\r\n\r\n'
+    parts = [b"Content-Disposition: form-data; " + empty % name for name in (b"init_images", b"mask")]
+    assert raw(*parts) == {"mask": None}
+
+
+@pytest.mark.parametrize(
+    ("head", "content", "most"),
+    [
+        ('name="init_images"; filename="a"', b"\r\n" * 2**22, 1.8),
+        ('name="init_images"', b"A" * 2**23, 1.5),
+        ('name="init_images"', b"A" * 2**23 + "😀".encode(), 1.5),
+        ('name="init_images"', b'["' + b"A" * 2**23 + b'"]', 1.5),
+        ('name="init_images"', b"[" + b"[]," * 2**21 + b"[]]", 0.3),
+        ('name="prompt"', b"A" * 2**23, 0.1),
+        ('name="x"', b"A" * 2**23, 0.1),
+    ],
+)
+def test_form_takes_no_more_memory_than_what_is_read_of_it(head: str, content: bytes, most: float) -> None:
+    body = f"--{BOUNDARY}\r\nContent-Disposition: form-data; {head}\r\n\r\n".encode() + content
+    body += f"\r\n--{BOUNDARY}--\r\n".encode()
+    tracemalloc.start()
+    with suppress(InvalidParameter, BodyTooLarge):
+        read_form(body, BOUNDARY, PLAIN_FIELDS)
+    beside = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert beside < most * len(body)
 
 
 def test_unknown_fields_are_told() -> None:
@@ -152,6 +232,66 @@ async def test_form_is_the_same_request_as_its_json(tmp_path: Path) -> None:
         assert text_only.json()["parameters"]["seed"] == 7
         bad = await api.http.post("/sdapi/v1/txt2img", content=b"x", headers={"Content-Type": "multipart/form-data"})
         assert (bad.status_code, bad.json()["code"]) == (400, "INVALID_PARAMETER")
+
+
+NEUTRAL: dict[str, Any] = {
+    **{"enable_hr": False, "tiling": False, "restore_faces": None, "subseed": -1, "subseed_strength": 0, "eta": 0.0},
+    **{"styles": [], "alwayson_scripts": {}, "override_settings": {}, "script_args": [], "script_name": None},
+    **{"sampler_name": "Euler", "scheduler": "Automatic", "clip_skip": 1, "url": "x", "auth": "x"},
+}
+ASKING: dict[str, Any] = {
+    "enable_hr": True,
+    "tiling": "true",
+    "styles": ["a"],
+    "alwayson_scripts": {"ADetailer": {"args": [True]}},
+}
+CALL = {"prompt": "a lake", "model": "demo", "width": 64, "height": 64, "steps": 1, "cfg_scale": 1}
+
+
+@pytest.mark.slow
+async def test_fields_of_a1111_ask_for_as_much_in_a_form_as_in_json(tmp_path: Path) -> None:
+    async with scripted_api(tmp_path) as api:
+        for extra, count in ((NEUTRAL, 0), (ASKING, 4)):
+            told = await api.http.post("/sdapi/v1/txt2img", json=CALL | extra)
+            parts = [(name, (None, _as_text(value))) for name, value in (CALL | extra).items()]
+            by_form = await api.http.post("/sdapi/v1/txt2img", files=parts)
+            assert told.json()["warnings"] == by_form.json()["warnings"]
+            assert len(by_form.json()["warnings"]) == count
+        # What has no effect is told, and never a reason to refuse the call.
+        odd: list[Any] = [
+            *(("styles", (None, "a")), ("styles", (None, "b"))),
+            ("latent_mask", ("a.png", b"x", "image/png")),
+            ("tiling", (None, "x" * (MOST_TEXT_BYTES + 1))),
+            ("infotext", (None, b"\xff")),
+        ]
+        asked = await api.http.post("/sdapi/v1/txt2img", files=[(k, (None, str(v))) for k, v in CALL.items()] + odd)
+        assert asked.status_code == 200
+        assert [each.split("'")[1] for each in asked.json()["warnings"]] == [
+            "tiling",
+            "styles",
+            "infotext",
+            "latent_mask",
+        ]
+
+
+@pytest.mark.slow
+async def test_image_is_upscaled_from_a_form(tmp_path: Path) -> None:
+    image = base64.b64decode(to_base64(scene((64, 64))))
+    fields = {"upscaling_resize": "2", "upscaler_1": "Lanczos", "gfpgan_visibility": "0", "resize_mode": "0"}
+    async with scripted_api(tmp_path) as api:
+        made = await api.http.post(
+            "/sdapi/v1/extra-single-image", data=fields, files={"image": ("a.png", image, "image/png")}
+        )
+        assert made.status_code == 200
+        assert made.json()["warnings"] == []
+        whole = {"image": base64.b64encode(image).decode(), "upscaling_resize": 2, "upscaler_1": "Lanczos"}
+        assert made.json()["image"] == (await api.http.post("/sdapi/v1/extra-single-image", json=whole)).json()["image"]
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _typed(fields: dict[str, str]) -> dict[str, Any]:

@@ -36,3 +36,20 @@ def test_every_operation_says_which_scope_a_key_needs() -> None:
         security = paths[operation.path][operation.method].get("security", [])
         scopes = {scope for scheme in security for names in scheme.values() for scope in names}
         assert scopes == ({operation.scope} if operation.scope is not None else set())
+
+
+def test_forms_have_the_fields_of_json_and_images_as_files() -> None:
+    document = describe(max_images=4)
+    schemas, forms = document["components"]["schemas"], [each for each in OPERATIONS if each.forms]
+    assert {each.path for each in forms} >= {"/api/v1/generate", "/sdapi/v1/txt2img", "/sdapi/v1/img2img"}
+    for operation in forms:
+        content = document["paths"][operation.path][operation.method]["requestBody"]["content"]
+        assert set(content) == {"application/json", "multipart/form-data"}
+        assert operation.body is not None
+        name = operation.body.__name__
+        assert f"#/components/schemas/{name}Form" in str(content["multipart/form-data"])
+        assert schemas[f"{name}Form"]["properties"].keys() == schemas[name]["properties"].keys()
+    form = schemas["GenerateRequestForm"]["properties"]
+    assert form["init_images"]["items"]["format"] == form["mask"]["format"] == "binary"
+    assert form["init_images"]["maxItems"] == 4
+    assert "'null'" not in str(form)

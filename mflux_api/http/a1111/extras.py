@@ -73,6 +73,7 @@ OPERATIONS = (
         summary="Upscale an image and wait for the result",
         scope=Scope.GENERATE,
         body=ExtraSingleImage,
+        forms=True,
         response=ExtraSingleResponse,
         errors=(*SUBMIT_ERRORS, *RUN_ERRORS, TooManyConnections),
     ),
@@ -111,7 +112,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.post("/extra-single-image")
     async def single() -> Response:
-        read = await json_object(_SINGLE)
+        read = await json_object(_SINGLE, forms=True)
         options = convert(read.values, ExtraSingleImage, strict=False)
         done = await service.upscale(options, [options.image], "image", warnings_of(read))
         respond = partial(ExtraSingleResponse, html_info=done.info, warnings=done.warnings)

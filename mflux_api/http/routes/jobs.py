@@ -36,6 +36,7 @@ from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, 
 from mflux_api.http.routes.numbers import number
 from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security.guard import caller, still_allowed
+from mflux_api.http.security.tokens import SECRET_PARAMETERS
 from mflux_api.http.slots import Slots
 from mflux_api.http.sse import stream_response
 from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
@@ -253,8 +254,12 @@ def _previews() -> bool:
 
 
 def _unknown_parameters(*known: str) -> tuple[str, ...]:
-    """Return what is said of parameters in the address that a route does not know."""
-    names = [FieldName(name) for name in islice(request.args, MAX_NAMES) if name not in known]
+    """Return what is said of parameters in the address that neither a route nor the check before it knows."""
+    names = [
+        FieldName(name)
+        for name in islice(request.args, MAX_NAMES)
+        if name not in known and name not in SECRET_PARAMETERS
+    ]
     return explain(names, {"": known})
 
 

@@ -19,7 +19,7 @@ class SessionResponse:
     """The key's name; ``null`` where the service has no keys, and needs no session."""
     scopes: tuple[str, ...]
     expires_at: str | None
-    """When a session that was just opened ends."""
+    """When the session ends; ``null`` where a header has the key."""
 
 
 @attrs.frozen(kw_only=True)

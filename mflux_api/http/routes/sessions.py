@@ -15,11 +15,13 @@ from mflux_api.http.responses import json_response
 from mflux_api.http.routes.session_schemas import SessionRequest, SessionResponse, TicketResponse
 from mflux_api.http.security.guard import (
     caller,
+    end_session,
     has_keys,
     key_in_body,
     key_in_headers,
     refuse_foreign_page,
     refuse_key,
+    session_expires,
     tokens,
 )
 from mflux_api.http.security.tokens import TICKET
@@ -50,7 +52,7 @@ OPERATIONS = (
     Operation(
         method="delete",
         path=PATH,
-        summary="Take the cookie away",
+        summary="End the session of the cookie, also where it was copied to, and take the cookie away",
         scope=None,
         response=SessionResponse,
         errors=(OriginNotAllowed,),
@@ -88,13 +90,13 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get(PATH)
     async def session() -> Response:
-        return json_response(_described(caller().key))
+        return json_response(_described(caller().key, await session_expires()))
 
     @routes.delete(PATH)
     async def close_session() -> Response:
         refuse_foreign_page()
         response = json_response(SessionResponse(name=None, scopes=(), expires_at=None))
-        await tokens().close_session(response, secure=external_scheme() == "https")
+        await end_session(response, secure=external_scheme() == "https")
         return response
 
     @routes.post("/api/v1/jobs/<job_id>/ticket")

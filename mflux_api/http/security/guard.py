@@ -60,7 +60,10 @@ class Guard:
         if keys and sent is None and (offers.by_browser or offers.malformed):
             _refuse_resent(page)
         if keys and scope is not None:
-            key = sent or keys.find(offers.by_browser) or await self._holder(page, scope) or await self._refuse(offers)
+            key = sent or keys.find(offers.by_browser) or await self._holder(page, scope)
+            if key is None:
+                await self._refuse_session(page, offers)
+                key = await self._refuse(offers)
             g.caller = self._access.caller(key, client_address())
             self._check_page(page, scope, has_key=sent is not None)
             if not key.allows(scope):
@@ -75,6 +78,19 @@ class Guard:
         """Return the key that a token stands for: a session's cookie counts for this server's own pages only."""
         own = not page.foreign if request.method in _SAFE_METHODS else page.own
         return await self._tokens.holder(self._access.keys, scope, own_page=own)
+
+    async def _refuse_session(self, page: PageHeaders, offers: Offers) -> None:
+        """Say why a session's cookie, right or wrong, does not count, where there is nothing else to say it of."""
+        if offers or not SECRET_PARAMETERS.isdisjoint(request.args) or not await self._tokens.has_cookie():
+            return
+        if page.foreign:
+            raise _refused(page, "A session counts from this server's own pages only; send the key as a header")
+        if request.method not in _SAFE_METHODS and not page.own:
+            raise Unauthorized(
+                "A session may change something only where Origin or Sec-Fetch-Site says that this server's own page "
+                "asks; send the API key as 'Authorization: Bearer KEY'"
+            )
+        raise Unauthorized("The session has ended; open another by POST /api/v1/session with an API key")
 
     async def wrong_key(self) -> NoReturn:
         """Refuse a key that came in a body, as one in a header is refused.
@@ -195,6 +211,18 @@ def refuse_foreign_page() -> None:
     page = _page()
     if page.foreign:
         raise _refused(page, "Sessions are for this server's own pages; send the key as a header")
+
+
+async def session_expires() -> int | None:
+    """Return when the session that the current request came in by ends; ``None`` where its key came otherwise."""
+    if key_in_headers() is not None:
+        return None
+    return await tokens().expires(cast("Access", g.access).keys)
+
+
+async def end_session(response: Response, *, secure: bool) -> None:
+    """End the session of the current request, where it has one, and have the answer take its cookie away."""
+    await tokens().end_session(response, cast("Access", g.access).keys, secure=secure)
 
 
 def has_keys() -> bool:

@@ -1,5 +1,6 @@
 """What a request without a key in its headers may carry in its place: a session's cookie, a ticket, a signed path."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import Final
 from urllib.parse import quote, urlencode
@@ -10,8 +11,9 @@ from quart import Response, request
 from mflux_api.access.access import Access
 from mflux_api.access.grants import Grants, new_secret
 from mflux_api.access.keys import Key, KeyRing, Scope
+from mflux_api.storage.ended_sessions import EndedSessions, Session, read_ended, write_ended
 from mflux_api.storage.secret_file import read_or_make
-from mflux_api.system.threads import read_in_thread
+from mflux_api.system.threads import read_in_thread, run_in_thread
 
 SESSION_SECONDS: Final = 30 * 24 * 3600
 TICKET_SECONDS: Final = 60
@@ -20,7 +22,7 @@ SIGNATURE: Final = "signature"
 SECRET_PARAMETERS: Final = frozenset({TICKET, SIGNATURE})
 """Parameters of the address that no log and no error may show."""
 
-_SESSION: Final = "session"
+_ID_BYTES: Final = 9
 _JOB: Final = "/api/v1/jobs/"
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 _MOST_COOKIE: Final = 128
@@ -32,20 +34,29 @@ class Tokens:
     def __init__(self, access: Access) -> None:
         self._access = access
         self._grants: Grants | None = None
+        self._ended = EndedSessions()
         self._making = trio.Lock()
+        self._ending = trio.Lock()
 
     async def grants(self) -> Grants:
         """Return what makes and reads tokens."""
         async with self._making:
             if self._grants is None:
                 folder, fresh = self._access.state_dir, new_secret()
-                secret = fresh if folder is None else await read_in_thread(read_or_make, folder, fresh)
+                secret = fresh
+                if folder is not None:
+                    secret = await read_in_thread(read_or_make, folder, fresh)
+                    self._ended = await read_in_thread(read_ended, folder)
                 self._grants = Grants(secret)
         return self._grants
 
     async def cookie_name(self) -> str:
         """Return the name of the session's cookie: services on other ports of a host get the cookies of this one."""
         return f"mflux_session_{(await self.grants()).name}"
+
+    async def has_cookie(self) -> bool:
+        """Whether the current request has a session's cookie of this service, which may count or not."""
+        return bool(request.cookies) and await self.cookie_name() in request.cookies
 
     async def holder(self, keys: KeyRing, scope: Scope, *, own_page: bool) -> Key | None:
         """Return the key that a token of the current request stands for.
@@ -61,16 +72,31 @@ class Tokens:
                 token = request.args.get(name)
                 if token and purpose and (key := (await self.grants()).holder(purpose, token, keys)) is not None:
                     return key
-        if not own_page or not request.cookies:
+        if not own_page:
+            return None
+        found = await self._session(keys)
+        return None if found is None else found[0]
+
+    async def _session(self, keys: KeyRing) -> tuple[Key, Session] | None:
+        """Return the session of the current request's cookie, and its key; ``None`` where it has none that counts."""
+        if not request.cookies:
             return None
         cookie = request.cookies.get(await self.cookie_name(), "")
         if not cookie or len(cookie) > _MOST_COOKIE:
             return None
-        return (await self.grants()).holder(_SESSION, cookie, keys)
+        session_id, _, token = cookie.partition(".")
+        key = (await self.grants()).holder(_session_purpose(session_id), token, keys)
+        if key is None:
+            return None
+        expires, tag, _ = token.split(".")
+        session = Session(int(expires), tag, session_id)
+        return None if session in self._ended else (key, session)
 
     async def session(self, key: Key) -> tuple[str, int]:
         """Return a session's token, and when it ends."""
-        return (await self.grants()).issue(_SESSION, key, SESSION_SECONDS)
+        session_id = secrets.token_urlsafe(_ID_BYTES)
+        token, expires = (await self.grants()).issue(_session_purpose(session_id), key, SESSION_SECONDS)
+        return f"{session_id}.{token}", expires
 
     async def set_cookie(self, response: Response, token: str, *, secure: bool) -> None:
         """Give the client of an answer a session."""
@@ -84,8 +110,20 @@ class Tokens:
             path="/",
         )
 
-    async def close_session(self, response: Response, *, secure: bool) -> None:
-        """Take the session of an answer's client away."""
+    async def expires(self, keys: KeyRing) -> int | None:
+        """Return when the session of the current request ends, in seconds since the epoch; ``None`` without one."""
+        found = await self._session(keys)
+        return None if found is None else found[1].expires
+
+    async def end_session(self, response: Response, keys: KeyRing, *, secure: bool) -> None:
+        """End the session of the current request, and take its cookie away; a copy of it counts no more."""
+        found = await self._session(keys)
+        if found is not None:
+            self._ended.add(found[1])
+            if self._access.state_dir is not None:
+                # One after another: an older list may not replace a newer one.
+                async with self._ending:
+                    await run_in_thread(write_ended, self._access.state_dir, self._ended.lines())
         name = await self.cookie_name()
         response.delete_cookie(name, path="/", httponly=True, samesite="Strict", secure=secure)
 
@@ -107,6 +145,10 @@ class Tokens:
             purpose = _signed(path, list(parameters.items()))
             parameters[SIGNATURE], _ = (await self.grants()).issue(purpose, key, seconds)
         return quote(path) + (f"?{urlencode(parameters)}" if parameters else "")
+
+
+def _session_purpose(session_id: str) -> str:
+    return f"session {session_id}"
 
 
 def _ticket_purpose(path: str) -> str | None:

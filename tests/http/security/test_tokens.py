@@ -16,6 +16,7 @@ from mflux_api.access.keys import Scope
 from mflux_api.access.keys_file import append, new_entry
 from mflux_api.config import SecuritySettings, ServerSettings
 from mflux_api.http.openapi import OPERATIONS
+from mflux_api.storage.ended_sessions import NAME as ENDED
 from mflux_api.storage.secret_file import NAME, read_or_make
 from tests.support.harness import ended, settings
 from tests.support.scripted_api import Api, scripted_api
@@ -86,17 +87,27 @@ async def test_session_counts_for_pages_of_this_server_alone(tmp_path: Path) -> 
             ({}, 200, 401),
             ({"Sec-Fetch-Site": "none"}, 200, 401),
             # Cookies do not look at ports: a service beside this one is another origin, and its pages have the cookie.
-            ({"Origin": "http://127.0.0.1:1"}, 401, 401),
-            ({"Origin": "http://evil.example"}, 401, 401),
-            ({"Origin": "null"}, 401, 401),
-            ({"Sec-Fetch-Site": "same-site"}, 401, 401),
-            ({"Sec-Fetch-Site": "cross-site"}, 401, 401),
+            ({"Origin": "http://127.0.0.1:1"}, 403, 403),
+            ({"Origin": "http://evil.example"}, 403, 403),
+            ({"Origin": "null"}, 403, 403),
+            ({"Sec-Fetch-Site": "same-site"}, 403, 403),
+            ({"Sec-Fetch-Site": "cross-site"}, 403, 403),
         ):
             read = await api.http.get("/api/v1/jobs", headers=page | headers)
             assert read.status_code == reading, headers
             made = await api.http.post("/api/v1/generate", json=JOB, headers=page | headers)
             assert made.status_code == generating, headers
-        assert (await api.http.get(SESSION, headers=page)).json()["name"] == "page"
+        # The answer does not tell a right cookie from a wrong one.
+        wrong = {"Cookie": page["Cookie"].partition("=")[0] + "=wrong", "Origin": "http://evil.example"}
+        assert (await api.http.get("/api/v1/jobs", headers=wrong)).json()["code"] == "ORIGIN_NOT_ALLOWED"
+        # A key in a header is the page's own, whatever else the browser adds.
+        with_key = page | bearer() | {"Origin": "http://evil.example"}
+        assert (await api.http.post("/api/v1/generate", json=JOB, headers=with_key)).status_code == 200
+        unsaid = await api.http.post("/api/v1/generate", json=JOB, headers=page)
+        assert "Sec-Fetch-Site" in unsaid.json()["error"]
+        for headers, ends in ((page, True), (bearer(), False), (page | bearer(), False)):
+            told = (await api.http.get(SESSION, headers=headers)).json()
+            assert (told["name"], told["expires_at"] is not None) == ("page", ends)
         # It has what its key has.
         forbidden = await api.http.post("/sdapi/v1/refresh-loras", headers=page | own(api))
         assert forbidden.status_code == 403
@@ -115,12 +126,19 @@ async def test_session_ends_with_its_key_and_outlives_a_restart(tmp_path: Path) 
         assert (await api.http.get("/api/v1/jobs", headers=page)).status_code == 401
 
 
-async def test_session_is_taken_away(tmp_path: Path) -> None:
+async def test_session_that_was_ended_counts_no_more(tmp_path: Path) -> None:
     async with api_with_keys(tmp_path) as api:
-        page = await session_of(api)
+        page, another = await session_of(api), await session_of(api)
         answer = await api.http.delete(SESSION, headers=page | own(api))
         name = page["Cookie"].partition("=")[0]
         assert answer.headers["set-cookie"].startswith(f"{name}=;")
+        # Also where it was copied to before; another session of the same key goes on.
+        assert (await api.http.get("/api/v1/jobs", headers=page)).status_code == 401
+        assert (await api.http.get("/api/v1/jobs", headers=another)).status_code == 200
+    assert stat.S_IMODE((tmp_path / "output" / ENDED).stat().st_mode) == 0o600
+    async with api_with_keys(tmp_path) as api:
+        assert (await api.http.get("/api/v1/jobs", headers=page)).status_code == 401
+        assert (await api.http.get("/api/v1/jobs", headers=another)).status_code == 200
         for method in ("POST", "DELETE"):
             foreign = await api.http.request(method, SESSION, headers={"Origin": "http://evil.example"})
             assert (foreign.status_code, foreign.json()["code"]) == (403, "ORIGIN_NOT_ALLOWED")
@@ -167,6 +185,9 @@ async def test_ticket_opens_its_job_and_nothing_else(tmp_path: Path) -> None:
         for path in (ticket["stream"], *ticket["images"], f"/api/v1/jobs/{job}{query}"):
             assert (await api.http.get(path)).status_code == 200, path
         assert (await api.http.get(f"/api/v1/jobs/{job}/images/0{query}&format=webp")).status_code == 200
+        # What let it in is not told as a parameter that did nothing; what did nothing is.
+        assert (await api.http.get(f"/api/v1/jobs/{job}{query}")).json()["warnings"] == []
+        assert len((await api.http.get(f"/api/v1/jobs/{job}{query}&tickt=1")).json()["warnings"]) == 1
         for operation in OPERATIONS:
             path = operation.path.format(job_id=other, model_id="demo", name="x", index=0)
             if operation.scope is not None:
@@ -174,6 +195,42 @@ async def test_ticket_opens_its_job_and_nothing_else(tmp_path: Path) -> None:
                 assert answer.status_code == 401, operation.path
         assert (await api.http.delete(f"/api/v1/jobs/{job}{query}")).status_code == 401
         assert (await api.http.post(f"/api/v1/jobs/{job}/ticket{query}")).status_code == 401
+
+
+async def test_signed_path_opens_it_as_it_is_and_nothing_else(tmp_path: Path) -> None:
+    asked = {"prompt": "a lake", "model": "demo", "size": "64x64", "response_format": "url", "output_format": "webp"}
+    async with api_with_keys(tmp_path) as api:
+        answer = await api.http.post("/v1/images/generations", json=asked, headers=bearer())
+        path, _, query = answer.json()["data"][0]["url"].removeprefix(f"http://127.0.0.1:{api.port}").partition("?")
+        other = await new_job(api)
+        signature = dict(pair.split("=") for pair in query.split("&"))["signature"]
+        for method in ("GET", "HEAD"):
+            read = await api.http.request(method, f"{path}?{query}")
+            assert (read.status_code, read.headers["content-type"]) == (200, "image/webp")
+        turned = "&".join(reversed(query.split("&")))
+        assert (await api.http.get(f"{path}?{turned}")).status_code == 200
+        for changed in (
+            f"{path}?signature={signature}",
+            f"{path}?{query.replace('webp', 'png')}",
+            f"{path}?{query}&size=64",
+            f"{path}?format=png&{query}",
+            f"{path}?{query[:-1]}",
+            f"{path}?{query.replace('signature', 'ticket')}",
+            f"{path.removesuffix('0')}1?{query}",
+            f"/api/v1/jobs/{other}/images/0?{query}",
+            f"{path.partition('/images')[0]}?{query}",
+        ):
+            refused = await api.http.get(changed)
+            assert refused.status_code == 401, changed
+            assert signature not in refused.text
+        assert (await api.http.delete(f"{path.partition('/images')[0]}?{query}")).status_code == 401
+    async with api_with_keys(tmp_path) as api:
+        # It outlives a restart; here its job does not.
+        assert (await api.http.get(f"{path}?{query}")).json()["code"] == "JOB_NOT_FOUND"
+        (tmp_path / "keys.toml").unlink()
+        append(tmp_path / "keys.toml", new_entry("other", OTHER, [Scope.MANAGE], None))
+        await api.service.reload_keys()
+        assert (await api.http.get(f"{path}?{query}")).status_code == 401
 
 
 async def test_ticket_of_anothers_job_is_not_to_be_had(tmp_path: Path) -> None:
