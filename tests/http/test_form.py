@@ -144,6 +144,11 @@ def test_form_takes_no_more_memory_than_what_is_read_of_it(head: str, content: b
     assert beside < most * len(body)
 
 
+def test_large_list_in_json_is_as_dense_as_a_json_body_may_be() -> None:
+    with pytest.raises(BodyTooLarge, match="are not base64"):
+        read(("init_images", b"[" + b"[]," * 2**19 + b"[]]", None))
+
+
 def test_unknown_fields_are_told() -> None:
     got = read_form(form(("promt", "x", None), ("url", "y", None)), BOUNDARY, PLAIN_FIELDS)
     assert "did you mean 'prompt'" in got.warnings[0]
