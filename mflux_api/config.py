@@ -78,6 +78,8 @@ class GenerationSettings:
     output_dir: Path = Path("output")
     metadata: bool = True
     """Whether image files say how they were made: prompt, seed, model."""
+    styles_file: Path | None = None
+    """Prompt styles in A1111's ``styles.csv``."""
 
 
 @attrs.frozen(kw_only=True)
@@ -342,7 +344,13 @@ def _warn_of_readers(tree: Mapping[str, Any], path: Path) -> None:
         )
 
 
-_PATHS = (("models", "cache_dir"), ("generation", "output_dir"), ("jobs", "state_dir"), ("security", "keys_file"))
+_PATHS = (
+    ("models", "cache_dir"),
+    ("generation", "output_dir"),
+    ("generation", "styles_file"),
+    ("jobs", "state_dir"),
+    ("security", "keys_file"),
+)
 
 
 def _anchor_paths(tree: dict[str, Any], folder: Path) -> None:

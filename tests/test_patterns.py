@@ -15,7 +15,10 @@ from tests.support.server import ROOT
 PACKAGE = ROOT / "mflux_api"
 ANCHORED = {"match", "fullmatch"}
 SEARCHING = {"search", "sub", "subn", "findall", "finditer", "split"}
-COMPUTED = {"engine/weights/parameters.py": r"layers\.(?P<layer>\d+)\.blocks\.(?P<block>\d+)\.weight"}
+COMPUTED: dict[str, str | bytes] = {
+    "engine/weights/parameters.py": r"layers\.(?P<layer>\d+)\.blocks\.(?P<block>\d+)\.weight",
+    "http/form.py": rb"\r\n--boundary(?:--|[ \t]{0,99}\r\n)",
+}
 """What the patterns look like that are put together from parts of ours, by the module that does it."""
 
 
@@ -61,7 +64,7 @@ def uses() -> Iterator[Use]:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="re"), attr=function)) if function != "escape":
                     # One without a name is taken to be searched for.
                     called = {function} if function != "compile" else methods().get(names.get(id(node), ""), SEARCHING)
-                    if module in COMPUTED and isinstance(node.args[0], ast.Call):
+                    if module in COMPUTED and isinstance(node.args[0], ast.Call | ast.BinOp):
                         yield Use(module, node.lineno, COMPUTED[module], 0, searches=False)
                         continue
                     flags = sum(

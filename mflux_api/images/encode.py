@@ -28,6 +28,8 @@ class ImageTarget:
         return self.format == "png" and self.side is None
 
 
+AS_STORED = ImageTarget()
+
 _PIECE_BYTES = 3 * 64 * 1024
 _PNG_BEGINS = b"\x89PNG\r\n\x1a\n"
 _PNG_ENDS = b"\0\0\0\0IEND\xaeB`\x82"

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
@@ -10,11 +10,12 @@ from msgspec import Meta
 
 from mflux_api.errors import InvalidParameter, shorten_value
 from mflux_api.http.a1111 import no_effect
-from mflux_api.images.infotext import SAMPLER, infotext, inpainting_pairs
+from mflux_api.images.encode import ImageFormat
+from mflux_api.images.infotext import SAMPLER, SCHEDULE, infotext, inpainting_pairs, parse_infotext
 from mflux_api.images.sizes import MULTIPLE
 from mflux_api.jobs.ignored import asked_twice
 from mflux_api.jobs.job import Job
-from mflux_api.jobs.json_fields import PRESENCE, SCALAR, Field, Fields
+from mflux_api.jobs.json_fields import OMITTED, PRESENCE, SCALAR, Field, Fields
 from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE, MODIFIERS_OF_MASKS, GenerateRequest
 from mflux_api.jobs.whole_numbers import whole_number
 from mflux_api.version import package_version
@@ -39,11 +40,16 @@ ALIASES: Mapping[str, str] = {"model": "sd_model_checkpoint", "image_strength": 
 DIALECT_ALIASES: Mapping[str, str] = {**ALIASES, "guidance": "cfg_scale"}
 """Our fields by A1111's names for them, in a request that speaks the dialect."""
 
+MAX_STYLES = 16 * 1024
+MAX_INFOTEXT = 64 * 1024
+
 _OURS = Fields.of(GenerateRequest)
 
 _READ: Mapping[str, Field] = {
     **no_effect.READ,
     **dict.fromkeys(("batch_size", "n_iter", "send_images", "force_task_id"), SCALAR),
+    "styles": Field(brief=MAX_STYLES),
+    "infotext": Field(brief=MAX_INFOTEXT),
     **dict.fromkeys((*ALIASES.values(), *DIALECT_ALIASES.values()), SCALAR),
 }
 """Those of A1111's fields whose value counts; of the others it is enough that they are there."""
@@ -56,6 +62,16 @@ TXT2IMG_FIELDS = IMG2IMG_FIELDS.without("init_images", "mask", "extend")
 """A1111's img2img alone takes images; a stray field must not turn this into an edit."""
 
 _MAX_COUNT = 64
+_OF_INFOTEXT: Mapping[str, str] = {
+    "prompt": "Prompt",
+    "negative_prompt": "Negative prompt",
+    "steps": "Steps",
+    "cfg_scale": "CFG scale",
+    "seed": "Seed",
+    "width": "Size-1",
+    "height": "Size-2",
+}
+_FORMATS: Mapping[str, ImageFormat] = {"jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 _LARGEST_SHOWN = 10**9
 _MAX_TASK = 128
 _Count = Annotated[int, Meta(ge=1, le=_MAX_COUNT)]
@@ -129,6 +145,24 @@ def sends_images(body: Mapping[str, Any]) -> bool:
         ) from None
 
 
+def fill_in(fields: dict[str, Any]) -> None:
+    """Take from ``infotext`` what the other fields leave out."""
+    text = fields.get("infotext")
+    if not isinstance(text, str) or not text.strip() or text == OMITTED:
+        return
+    pairs = parse_infotext(text)
+    for name, key in _OF_INFOTEXT.items():
+        if fields.get(name) in (None, "") and pairs.get(key):
+            fields[name] = pairs[key]
+
+
+def format_of(body: Mapping[str, Any]) -> ImageFormat:
+    """Return the format of the images in the answer: that of ``override_settings``."""
+    settings = body.get("override_settings")
+    wanted = settings.get("samples_format") if isinstance(settings, Mapping) else None
+    return _FORMATS.get(wanted.strip().lower(), "png") if isinstance(wanted, str) else "png"
+
+
 def task_of(body: Mapping[str, Any]) -> str | None:
     """Return what a client calls its call, where it does."""
     name = body.get("force_task_id")
@@ -189,7 +223,28 @@ def _count(fields: Mapping[str, Any], name: str) -> int:
         ) from None
 
 
-def info(job: Job, model_hash: str | None) -> str:
+def echo(job: Job, styles: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what A1111's ``parameters`` have beside ours, as it ran."""
+    request = job.request
+    return {
+        "styles": list(styles),
+        "sampler_name": SAMPLER,
+        "sampler_index": SAMPLER,
+        "scheduler": SCHEDULE,
+        "cfg_scale": request.guidance,
+        "batch_size": max(1, request.num_images),
+        "n_iter": 1,
+        "denoising_strength": request.image_strength,
+        "subseed": -1,
+        "subseed_strength": 0,
+        "enable_hr": False,
+        "restore_faces": False,
+        "tiling": False,
+        "override_settings": {},
+    }
+
+
+def info(job: Job, model_hash: str | None, styles: Sequence[str] = ()) -> str:
     """Return the ``info`` of an answer: A1111's JSON in a string. It tells of the images that there are."""
     request = job.request
     seeds = [image.seed for image in job.images]
@@ -226,7 +281,7 @@ def info(job: Job, model_hash: str | None) -> str:
             "extra_generation_params": inpainting_pairs(request),
             "index_of_first_image": 0,
             "infotexts": [infotext(request, seed, model_hash) for seed in seeds],
-            "styles": [],
+            "styles": list(styles),
             "job_timestamp": f"{job.created_at:%Y%m%d%H%M%S}",
             "clip_skip": 1,
             "is_using_inpainting_conditioning": False,

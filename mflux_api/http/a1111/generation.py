@@ -17,6 +17,7 @@ from mflux_api.http.a1111.checkpoints import alias_of
 from mflux_api.http.a1111.client_options import ClientOptions
 from mflux_api.http.a1111.options import chosen_model
 from mflux_api.http.a1111.sdapi_schemas import ImagesResponse
+from mflux_api.http.a1111.styles import StyledPrompts
 from mflux_api.http.body import json_object
 from mflux_api.http.client_ids import client_id
 from mflux_api.http.held import held
@@ -26,6 +27,7 @@ from mflux_api.http.responses import json_answer
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import RanJob, run_job
 from mflux_api.http.synchronous_calls import SynchronousCalls
+from mflux_api.images.encode import ImageTarget
 from mflux_api.jobs.idempotency import HEADER
 from mflux_api.jobs.ignored import has_negative_branch
 from mflux_api.jobs.job import Job, Status
@@ -72,6 +74,10 @@ class Call:
     a1111: bool = attrs.field(kw_only=True)
     """Whether it is in A1111's dialect."""
     sends_images: bool = attrs.field(kw_only=True)
+    target: ImageTarget = attrs.field(kw_only=True)
+    """What the images of its answer are made into."""
+    styles: tuple[str, ...] = attrs.field(kw_only=True)
+    """The names of those that are in its prompts."""
     kind: str = attrs.field(kw_only=True)
     """The name of its route."""
     task: str | None = attrs.field(kw_only=True)
@@ -79,7 +85,13 @@ class Call:
     warnings: tuple[str, ...] = attrs.field(kw_only=True)
 
 
-def blueprint(gateway: Gateway, renderer: Renderer, options: ClientOptions, calls: SynchronousCalls) -> Blueprint:
+def blueprint(
+    gateway: Gateway,
+    renderer: Renderer,
+    options: ClientOptions,
+    calls: SynchronousCalls,
+    styled: StyledPrompts,
+) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("sdapi", __name__, url_prefix="/sdapi/v1")
     max_images = gateway.settings.generation.max_batch_size
@@ -99,7 +111,11 @@ def blueprint(gateway: Gateway, renderer: Renderer, options: ClientOptions, call
         if edits and not body.get("init_images"):
             raise InvalidParameter.for_field("init_images", "is required", limit="required")
         a1111 = dialect.speaks_a1111(body)
-        fields, told = await read_dialect(body) if a1111 else await read_plain(body)
+        styles: tuple[str, ...] = ()
+        if a1111:
+            fields, styles, told = await read_dialect(body)
+        else:
+            fields, told = await read_plain(body)
         asked = from_body(
             fields,
             upscales=gateway.upscales,
@@ -112,7 +128,16 @@ def blueprint(gateway: Gateway, renderer: Renderer, options: ClientOptions, call
         sends_images = dialect.sends_images(body)
         warnings = (*asked.warnings, *told, *read.warnings, *_of_headers())
         kind, task = "img2img" if edits else "txt2img", dialect.task_of(body)
-        return Call(asked, a1111=a1111, sends_images=sends_images, kind=kind, task=task, warnings=warnings)
+        return Call(
+            asked,
+            a1111=a1111,
+            sends_images=sends_images,
+            target=ImageTarget(format=dialect.format_of(body)),
+            styles=styles,
+            kind=kind,
+            task=task,
+            warnings=warnings,
+        )
 
     async def read_plain(body: Object) -> tuple[dict[str, Any], tuple[str, ...]]:
         fields = dict(body)
@@ -120,12 +145,15 @@ def blueprint(gateway: Gateway, renderer: Renderer, options: ClientOptions, call
         await name_model(fields, "sd_model_checkpoint")
         return fields, no_effect.explain_plain(body)
 
-    async def read_dialect(body: Object) -> tuple[dict[str, Any], tuple[str, ...]]:
+    async def read_dialect(body: Object) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
         fields = dialect.translate(body, max_images=max_images)
+        dialect.fill_in(fields)
+        styles, unknown = await styled.apply(fields)
         await name_model(fields, "model", "sd_model_checkpoint")
         upscales = gateway.upscales(fields.get("model") or fields.get("sd_model_checkpoint"))
         snapped = () if upscales else dialect.snap_size(fields)
-        return fields, (*snapped, *dialect.explain_conflicts(body, fields), *no_effect.explain(body))
+        told = (*snapped, *unknown, *dialect.explain_conflicts(body, fields), *no_effect.explain(body))
+        return fields, styles, told
 
     async def name_model(fields: dict[str, Any], *titled: str) -> None:
         """Put an alias in the place of a title or hash, and the client's own choice where there is neither."""
@@ -156,9 +184,11 @@ def blueprint(gateway: Gateway, renderer: Renderer, options: ClientOptions, call
             if job.status is Status.CANCELLED and not call.a1111:
                 raise JobCancelled("The job was cancelled", {"job_id": job.id})
             sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
-            info = dialect.info(job, await gateway.model_hash(job.model)) if call.a1111 else sentence
+            info = dialect.info(job, await gateway.model_hash(job.model), call.styles) if call.a1111 else sentence
             parameters = _parameters(ran, gateway.catalog.get(job.model))
-            images = await _images(renderer, job, this.stack) if call.sends_images else []
+            if call.a1111:
+                parameters |= dialect.echo(job, call.styles)
+            images = await _images(renderer, job, this.stack, call.target) if call.sends_images else []
         answer = partial(ImagesResponse, parameters=parameters, info=info, warnings=job.warnings)
         return json_answer(with_images(lambda marks: answer(images=tuple(marks)), images))
 
@@ -172,10 +202,10 @@ def _of_headers() -> tuple[str, ...]:
     return (f"'{HEADER}' has no effect here: only POST /api/v1/generate keeps keys",)
 
 
-async def _images(renderer: Renderer, job: Job, held: ExitStack) -> list[bytearray]:
+async def _images(renderer: Renderer, job: Job, held: ExitStack, target: ImageTarget) -> list[bytearray]:
     """The job's images, once there is room for them: it would be a pity to refuse what has been generated."""
     try:
-        return await renderer.images(job, held, wait_seconds=ROOM_SECONDS)
+        return await renderer.images(job, held, wait_seconds=ROOM_SECONDS, target=target)
     except ServerBusy:
         raise ServerBusy(
             f"Job '{job.id}' is done and its answer finds no room; get it with GET /api/v1/jobs/{job.id}",

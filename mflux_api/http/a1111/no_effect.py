@@ -74,7 +74,6 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "tiling": _Rule(_OFF, "images are not made to tile"),
     "restore_faces": _Rule(_OFF, "faces are not restored"),
     "script_name": _Rule(_NOTHING, "there are no scripts"),
-    "styles": _Rule(_is("none"), "there are no styles"),
     "subseed_strength": _Rule(_at_most_0, "seeds are not mixed"),
     "seed_resize_from_w": _Rule(_at_most_0, "noise is not resized"),
     "seed_resize_from_h": _Rule(_at_most_0, "noise is not resized"),
@@ -88,7 +87,6 @@ _RULES: Final[Mapping[str, _Rule]] = {
     "refiner_checkpoint": _Rule(_NOTHING, "there is no refiner"),
     "disable_extra_networks": _Rule(_OFF, "LoRA tags of the prompt are used"),
     "firstpass_image": _Rule(_NOTHING, "send images to /sdapi/v1/img2img"),
-    "infotext": _Rule(_NOTHING, "what is asked for is taken from the fields alone"),
     "resize_mode": _Rule(_is(0.0, 1.0), "an init image is scaled until it covers the size, and cropped"),
     "latent_mask": _Rule(_NOTHING, "only 'mask' is read"),
     "include_init_images": _Rule(_OFF, "answers hold results only"),
@@ -104,7 +102,7 @@ _SETTINGS: Final[Mapping[str, Neutral]] = {
     "forge_additional_modules": _VAE,
     "eta_noise_seed_delta": _OFF,
     "token_merging_ratio": _OFF,
-    "samples_format": _is("png"),
+    "samples_format": _is("png", "jpg", "jpeg", "webp"),
     "filter_nsfw": _OFF,
 }
 """Those of ``override_settings`` that clients send, by their small letters."""
@@ -180,6 +178,9 @@ def explain(body: Mapping[str, Any]) -> tuple[str, ...]:
 def explain_settings(settings: Mapping[str, Any]) -> tuple[str, ...]:
     """Return a sentence for each of a client's options that asks for something and has no effect."""
     without = [name for name, value in settings.items() if not _is_neutral_setting(name, value)]
+    if not _is("png")(settings.get("samples_format")) and "samples_format" not in without:
+        # It counts in override_settings of a call.
+        without.append("samples_format")
     return tuple(f"'{printable(name, MAX_NAME_LENGTH)}' has no effect" for name in without[:MAX_NAMES])
 
 

@@ -3,7 +3,7 @@
 from quart import Blueprint
 
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111 import discovery, extras, generation, login, options, png_info, progress, residency
+from mflux_api.http.a1111 import discovery, extras, generation, login, options, png_info, progress, residency, styles
 from mflux_api.http.a1111.client_options import ClientOptions
 from mflux_api.http.render import Renderer
 from mflux_api.http.synchronous_calls import SynchronousCalls
@@ -17,14 +17,15 @@ OPERATIONS = (
     *login.OPERATIONS,
     *progress.OPERATIONS,
     *png_info.OPERATIONS,
+    *styles.OPERATIONS,
 )
 
 
 def blueprints(gateway: Gateway, renderer: Renderer, calls: SynchronousCalls) -> tuple[Blueprint, ...]:
     """Build the routes of every module."""
-    chosen = ClientOptions()
+    chosen, styled = ClientOptions(), styles.StyledPrompts(gateway)
     return (
-        generation.blueprint(gateway, renderer, chosen, calls),
+        generation.blueprint(gateway, renderer, chosen, calls, styled),
         extras.blueprint(gateway),
         options.blueprint(gateway, chosen),
         discovery.blueprint(gateway, chosen),
@@ -32,4 +33,5 @@ def blueprints(gateway: Gateway, renderer: Renderer, calls: SynchronousCalls) ->
         login.blueprint(),
         progress.blueprint(calls),
         png_info.blueprint(gateway),
+        styles.blueprint(styled),
     )

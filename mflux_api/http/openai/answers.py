@@ -1,10 +1,8 @@
 """A finished job as OpenAI's clients read it."""
 
-from binascii import b2a_base64
 from collections.abc import Sequence
 from typing import Final
 
-from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.forwarded import external_base
 from mflux_api.http.held import held
 from mflux_api.http.openai.call import Call
@@ -12,8 +10,7 @@ from mflux_api.http.openai.schemas import ImageItem, ImagesAnswer, InputTokens, 
 from mflux_api.http.render import Renderer, with_images
 from mflux_api.http.responses import Answer, to_json
 from mflux_api.http.security.guard import caller, tokens
-from mflux_api.images.encode import base64_length
-from mflux_api.jobs.job import Job, StoredImage
+from mflux_api.jobs.job import Job
 
 URL_SECONDS: Final = 3600.0
 ROOM_SECONDS: Final = 60.0
@@ -25,8 +22,7 @@ _BYTES_PER_TOKEN: Final = 4
 class Answers:
     """Renders the answers of one app."""
 
-    def __init__(self, gateway: Gateway, renderer: Renderer) -> None:
-        self._gateway = gateway
+    def __init__(self, renderer: Renderer) -> None:
         self._renderer = renderer
 
     async def whole(self, call: Call, job: Job) -> Answer:
@@ -45,14 +41,7 @@ class Answers:
 
     async def images(self, call: Call, job: Job) -> list[bytearray]:
         """Return a job's images as base64 in the format that the call asks for."""
-        if call.target.as_stored:
-            return await self._renderer.images(job, held().stack, wait_seconds=ROOM_SECONDS)
-        return [await self._converted(call, image) for image in job.images]
-
-    async def _converted(self, call: Call, image: StoredImage) -> bytearray:
-        data = await self._gateway.image_as(image, call.target, caller=caller().owner)
-        held().answer.grow_anyway(base64_length(len(data)))
-        return bytearray(b2a_base64(data, newline=False))
+        return await self._renderer.images(job, held().stack, wait_seconds=ROOM_SECONDS, target=call.target)
 
     async def _url(self, call: Call, job: Job, index: int) -> str:
         path = f"/api/v1/jobs/{job.id}/images/{index}"

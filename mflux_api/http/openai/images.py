@@ -80,7 +80,7 @@ _GENERATIONS, _EDITS = Fields.of(ImagesRequest), Fields.of(EditsRequest)
 def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: SynchronousCalls) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("openai_images", __name__, url_prefix="/v1/images")
-    answers = Answers(gateway, renderer)
+    answers = Answers(renderer)
     default_steps = gateway.settings.generation.default_steps
 
     @routes.post("/generations")

@@ -134,6 +134,7 @@ async def test_checkpoint_can_be_chosen_by_its_hash(api: Api) -> None:
         ({"sd_model_checkpoint": None}, 200, None),
         ({}, 200, None),
         ({"CLIP_stop_at_last_layers": 2}, 200, "CLIP_stop_at_last_layers"),
+        ({"samples_format": "webp"}, 200, "samples_format"),
         ({"samples_format": "png", "sd_vae": "Automatic"}, 200, None),
         ({"sd_lora": "x"}, 200, "sd_lora"),
     ],

@@ -1,0 +1,75 @@
+"""Styles, infotexts and formats in A1111's dialect: what they make of a call."""
+
+from __future__ import annotations
+
+import base64
+import json
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+from PIL import Image
+
+from tests.support.harness import runs, settings
+from tests.support.scripted_api import scripted_api
+from tests.support.scripted_engine import Script
+
+pytestmark = pytest.mark.slow
+
+CSV = 'name,prompt,negative_prompt\nInk,"{prompt}, ink",colour\nPlain,on white,\n'
+CALL: dict[str, Any] = {"prompt": "a cat", "model": "demo-base", "width": 64, "height": 64, "steps": 1, "n_iter": 1}
+
+
+def styled(folder: Path) -> Any:
+    (folder / "styles.csv").write_text(CSV, "utf-8")
+    before = settings(folder)
+    return attrs.evolve(before, generation=attrs.evolve(before.generation, styles_file=folder / "styles.csv"))
+
+
+async def test_styles_are_listed_applied_and_told(tmp_path: Path) -> None:
+    script = Script()
+    async with scripted_api(tmp_path, script, changed=styled(tmp_path)) as api:
+        listed = (await api.http.get("/sdapi/v1/prompt-styles")).json()
+        assert listed[0] == {"name": "Ink", "prompt": "{prompt}, ink", "negative_prompt": "colour"}
+        for names, prompt, negative, told in (
+            (["Ink", "Plain"], "a cat, ink, on white", "rain, colour", 0),
+            ("Plain", "a cat, on white", "rain", 0),
+            (["Nope", "Plain"], "a cat, on white", "rain", 1),
+            ([], "a cat", "rain", 0),
+            (["None", ""], "a cat", "rain", 0),
+            (None, "a cat", "rain", 0),
+        ):
+            body = CALL | {"styles": names, "negative_prompt": "rain"}
+            answer = (await api.http.post("/sdapi/v1/txt2img", json=body)).json()
+            run = runs(script)[-1][0]
+            assert (run.prompt, run.negative_prompt) == (prompt, negative)
+            assert len([text for text in answer["warnings"] if "style" in text]) == told
+            used = [name for name in ([names] if isinstance(names, str) else names or []) if name in ("Ink", "Plain")]
+            info = json.loads(answer["info"])
+            assert (info["styles"], info["prompt"], answer["parameters"]["styles"]) == (used, prompt, used)
+
+
+async def test_infotext_fills_in_what_the_fields_leave_out(tmp_path: Path) -> None:
+    script = Script()
+    said = "a dog\nNegative prompt: rain\nSteps: 3, Sampler: Euler, CFG scale: 2.5, Seed: 77, Size: 80x96, Model: other"
+    async with scripted_api(tmp_path, script) as api:
+        body = {"infotext": said, "steps": 2, "model": "demo-base"}
+        answer = await api.http.post("/sdapi/v1/txt2img", json=body)
+        assert answer.status_code == 200, answer.text
+        run = runs(script)[-1][0]
+        assert (run.prompt, run.negative_prompt, run.steps, run.guidance) == ("a dog", "rain", 2, 2.5)
+        assert (run.seeds, run.width, run.height) == ((77,), 80, 96)
+
+
+@pytest.mark.parametrize(("wanted", "kind"), [("jpg", "JPEG"), ("webp", "WEBP"), ("png", "PNG"), (None, "PNG")])
+async def test_images_of_the_answer_have_the_format_of_the_settings(
+    tmp_path: Path, wanted: str | None, kind: str
+) -> None:
+    async with scripted_api(tmp_path) as api:
+        body = CALL | {"override_settings": {"samples_format": wanted}}
+        answer = (await api.http.post("/sdapi/v1/txt2img", json=body)).json()
+        image = Image.open(BytesIO(base64.b64decode(answer["images"][0])))
+        assert image.format == kind
+        assert answer["warnings"] == []
