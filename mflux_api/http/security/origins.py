@@ -31,13 +31,6 @@ class PageHeaders:
             return True
         return self.origin is not None and not _same(self.origin, self.host)
 
-    @property
-    def own(self) -> bool:
-        """Whether a page of this server sends it; what says nothing of itself may be a page of an old browser."""
-        if self.foreign:
-            return False
-        return self.origin is not None or (self.fetch_site or "").strip().lower() == "same-origin"
-
 
 class OriginRules:
     """The origins of ``server.cors_origins``."""

@@ -64,7 +64,7 @@ class Tokens:
         Args:
             keys: those that are valid now.
             scope: what the route needs.
-            own_page: whether a page of this server sends it, or for a safe method no page of another one.
+            own_page: whether no page of another origin sends it.
         """
         safe = request.method in _SAFE_METHODS
         if safe and scope is Scope.READ:
