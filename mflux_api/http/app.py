@@ -29,8 +29,8 @@ from mflux_api.http.security.tokens import Tokens
 from mflux_api.http.synchronous_calls import SynchronousCalls
 from mflux_api.jobs.json_fields import Fields
 
-ALLOWED_HEADERS = "Authorization, Content-Type, Content-Encoding, X-API-Key, Last-Event-ID, Idempotency-Key"
-EXPOSED_HEADERS = "Retry-After, X-Request-ID"
+ALLOWED_HEADERS = "Authorization, Content-Type, Content-Encoding, X-API-Key, Last-Event-ID, Idempotency-Key, Prefer"
+EXPOSED_HEADERS = "Retry-After, X-Request-ID, Location, Preference-Applied"
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 

@@ -71,7 +71,7 @@ def describe(*, max_images: int) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a service that generates up to ``max_images`` at once."""
     classes: dict[type[Any], None] = {ErrorBody: None, OpenAIErrorBody: None}
     for operation in OPERATIONS:
-        used = (operation.body, operation.response, *operation.also_describes)
+        used = (operation.body, operation.response, operation.accepted, *operation.also_describes)
         classes.update({kind: None for kind in used if kind is not None})
     _, components = msgspec.json.schema_components(list(classes), ref_template="#/components/schemas/{name}")
     for component in components.values():
@@ -144,6 +144,7 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
         "operationId": _operation_id(operation),
         "parameters": [dict(parameter) for parameter in operation.parameters],
         "responses": {"200": {"description": "Success", "content": _content(operation)}}
+        | _describe_accepted(operation)
         | {status: {"description": when} for status, when in operation.bodiless.items()}
         | _describe_errors(
             (*operation.errors, *([BodyTooLarge] if operation.method == "post" else [])),
@@ -164,6 +165,12 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
     if operation.upload:
         described["requestBody"] = {"required": True, "content": _UPLOAD}
     return described
+
+
+def _describe_accepted(operation: Operation) -> dict[str, Any]:
+    if operation.accepted is None:
+        return {}
+    return {"202": {"description": "The job goes on", "content": _json(_reference(operation.accepted))}}
 
 
 def _operation_id(operation: Operation) -> str:

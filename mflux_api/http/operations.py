@@ -72,6 +72,8 @@ class Operation:
     """What a key has to allow; ``None`` is open without one, and pages of other origins may not ask for ``MANAGE``."""
     response: type[Any] | None = None
     """Class of the JSON object that is answered; ``None`` where ``content`` says what comes."""
+    accepted: type[Any] | None = None
+    """Class of the JSON object that is answered with 202, where a client need not wait for the end."""
     is_list: bool = False
     """Whether the answer is an array of ``response``."""
     body: type[Any] | None = None

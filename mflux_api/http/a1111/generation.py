@@ -10,7 +10,7 @@ from quart import Blueprint, Response, request
 
 from mflux_api.access.keys import Scope
 from mflux_api.catalog import Model
-from mflux_api.errors import InvalidParameter, JobCancelled, ServerBusy
+from mflux_api.errors import InvalidParameter, JobCancelled, ServerBusy, by_code
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111 import dialect, no_effect
 from mflux_api.http.a1111.checkpoints import alias_of
@@ -22,8 +22,10 @@ from mflux_api.http.body import json_object
 from mflux_api.http.client_ids import client_id
 from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
-from mflux_api.http.render import Renderer, with_images
-from mflux_api.http.responses import json_answer
+from mflux_api.http.preferences import read_preferences
+from mflux_api.http.render import Renderer, job_response, with_images
+from mflux_api.http.responses import json_answer, json_response
+from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import RanJob, run_job
 from mflux_api.http.synchronous_calls import SynchronousCalls
@@ -36,6 +38,13 @@ from mflux_api.jobs.parse import Asked, from_body
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.resolve import ResolvedRequest
 
+_PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "description": "RFC 7240: respond-async, wait=SECONDS",
+    "schema": {"type": "string"},
+}
+
 OPERATIONS = (
     Operation(
         method="post",
@@ -46,6 +55,8 @@ OPERATIONS = (
         forms=True,
         body_required=("prompt",),
         response=ImagesResponse,
+        accepted=JobResponse,
+        parameters=(_PREFER,),
         errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
     ),
     Operation(
@@ -57,6 +68,8 @@ OPERATIONS = (
         forms=True,
         body_required=("init_images",),
         response=ImagesResponse,
+        accepted=JobResponse,
+        parameters=(_PREFER,),
         errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
     ),
 )
@@ -164,9 +177,10 @@ def blueprint(
             fields["sd_model_checkpoint"] = chosen_model(options)
 
     async def generate(call: Call) -> Response:
-        started = trio.current_time()
-        this = held()
-        who = caller()
+        preferences = read_preferences()
+        if preferences.asynchronous:
+            return preferences.apply(await generate_without_client(call, preferences.seconds))
+        started, who = trio.current_time(), caller()
         async with (
             calls.call(client_id(), call.kind, call.task) as listed,
             run_job(
@@ -176,21 +190,45 @@ def blueprint(
                 most_queued=who.most_queued,
                 warnings=call.warnings,
                 names=call.asked.names,
-                on_accepted=this.body.release,
+                on_accepted=held().body.release,
                 on_submitted=listed.jobs.append,
             ) as ran,
         ):
-            job = ran.job
-            if job.status is Status.CANCELLED and not call.a1111:
-                raise JobCancelled("The job was cancelled", {"job_id": job.id})
-            sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
-            info = dialect.info(job, await gateway.model_hash(job.model), call.styles) if call.a1111 else sentence
-            parameters = _parameters(ran, gateway.catalog.get(job.model))
-            if call.a1111:
-                parameters |= dialect.echo(job, call.styles)
-            images = await _images(renderer, job, this.stack, call.target) if call.sends_images else []
-        answer = partial(ImagesResponse, parameters=parameters, info=info, warnings=job.warnings)
-        return json_answer(with_images(lambda marks: answer(images=tuple(marks)), images))
+            return await answer(call, ran, started)
+
+    async def generate_without_client(call: Call, seconds: float) -> Response:
+        """Submit a job that goes on when its client leaves, and wait for its end only so long."""
+        started, who, job = trio.current_time(), caller(), None
+        accepted = await gateway.submit(
+            call.asked.request,
+            owner=who.owner,
+            most_queued=who.most_queued,
+            warnings=call.warnings,
+            names=call.asked.names,
+        )
+        held().body.release()
+        with trio.move_on_after(seconds):
+            job = await gateway.finished(accepted.job.id)
+        if job is None:
+            response = json_response(job_response(await gateway.job(accepted.job.id)), 202)
+            response.headers["Location"] = f"/api/v1/jobs/{accepted.job.id}"
+            return response
+        if job.failure is not None:
+            raise by_code(job.failure.code)(job.failure.message, job.failure.details)
+        return await answer(call, RanJob(job, None), started)
+
+    async def answer(call: Call, ran: RanJob, started: float) -> Response:
+        job = ran.job
+        if job.status is Status.CANCELLED and not call.a1111:
+            raise JobCancelled("The job was cancelled", {"job_id": job.id})
+        sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
+        info = dialect.info(job, await gateway.model_hash(job.model), call.styles) if call.a1111 else sentence
+        parameters = _parameters(ran, gateway.catalog.get(job.model))
+        if call.a1111:
+            parameters |= dialect.echo(job, call.styles)
+        images = await _images(renderer, job, held().stack, call.target) if call.sends_images else []
+        build = partial(ImagesResponse, parameters=parameters, info=info, warnings=job.warnings)
+        return json_answer(with_images(lambda marks: build(images=tuple(marks)), images))
 
     return routes
 
