@@ -3,6 +3,7 @@
 import errno
 import os
 import stat
+from binascii import b2a_base64
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,17 @@ class Images(Questions):
             return await self.decoding.convert_image(await self.image_bytes(image), target, caller)
 
         return await self.conversions.get(image.sha256, target, make, caller=caller)
+
+    async def image_as_base64(self, image: StoredImage, target: ImageTarget, *, caller: str = "") -> bytearray:
+        """Read a finished image in another format or size as base64; see :meth:`image_as`.
+
+        Raises:
+            ImageGone: the file was removed.
+            InternalError: it is there and cannot be read.
+        """
+        data = await self.image_as(image, target, caller=caller)
+        # In a thread: megabytes take a while.
+        return await self._read(lambda: bytearray(b2a_base64(data, newline=False)))
 
 
 def _file_size(path: Path) -> int:

@@ -17,7 +17,7 @@ from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.jobs import JobView
 from mflux_api.http.responses import Answer, to_json
 from mflux_api.http.schemas import JobResponse, JobResult, StageName
-from mflux_api.images.encode import AS_STORED, ImageTarget, base64_length
+from mflux_api.images.encode import AS_STORED, ImageTarget, base64_length, target_of
 from mflux_api.jobs.job import Job, Stage, Status, StoredImage
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.warnings import merge
@@ -170,7 +170,7 @@ class Renderer:
             job: the job.
             held: keeps the images in memory until it is closed.
             wait_seconds: how long to wait for room.
-            target: what they are made into.
+            target: what they are made into; by default what the job asked for.
 
         Raises:
             ImageGone: an image's file was removed.
@@ -228,11 +228,16 @@ class Renderer:
         reservation = self._gateway.in_flight.open()
         try:
             reservation.grow(sum(base64_length(size) for size in sizes if isinstance(size, int)))
-            parts = [await self._part(image, size) for image, size in zip(job.images, sizes, strict=True)]
+            target = target_of(job.request)
+            pairs = zip(job.images, sizes, strict=True)
+            parts = [await self._part(image, size, target, job.owner) for image, size in pairs]
         except BaseException:
             reservation.release()
             raise
-        return _Images(tuple(parts), reservation)
+        images = _Images(tuple(parts), reservation)
+        # A conversion may be larger than its file.
+        reservation.grow_anyway(max(0, images.size - reservation.bytes))
+        return images
 
     async def _size(self, image: StoredImage) -> int | ServiceError:
         try:
@@ -240,11 +245,15 @@ class Renderer:
         except ServiceError as error:
             return error
 
-    async def _part(self, image: StoredImage, size: int | ServiceError) -> bytearray | ServiceError:
+    async def _part(
+        self, image: StoredImage, size: int | ServiceError, target: ImageTarget, owner: str
+    ) -> bytearray | ServiceError:
         if isinstance(size, ServiceError):
             return size
         try:
-            return await self._gateway.image_base64(image, size)
+            if target.as_stored:
+                return await self._gateway.image_base64(image, size)
+            return await self._gateway.image_as_base64(image, target, caller=owner)
         except ServiceError as error:
             return error
 
@@ -268,12 +277,19 @@ class Renderer:
 def _without_images(view: JobView, warnings: Sequence[str] = ()) -> Answer:
     """Return a job with its images' paths in place of the images."""
     job = view.job
-    paths = [f"/api/v1/jobs/{job.id}/images/{index}" for index in range(len(job.images))]
+    query = _query(target_of(job.request))
+    paths = [f"/api/v1/jobs/{job.id}/images/{index}{query}" for index in range(len(job.images))]
     if job.status.terminal:
         response = _with_result(view, paths, job.images, warnings)
     else:
         response = job_response(view, warnings=warnings)
     return Answer(segments=(to_json(response),))
+
+
+def _query(target: ImageTarget) -> str:
+    if target.as_stored:
+        return ""
+    return f"?format={target.format}" + ("" if target.quality is None else f"&quality={target.quality}")
 
 
 def _with_result(

@@ -3,11 +3,11 @@
 import os
 from binascii import b2a_base64
 from pathlib import Path
-from typing import Literal
 
 import attrs
 
-ImageFormat = Literal["png", "jpeg", "webp"]
+from mflux_api.jobs.request import ImageFormat as ImageFormat
+from mflux_api.jobs.resolve import ResolvedRequest
 
 MEDIA_TYPES: dict[ImageFormat, str] = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 
@@ -29,6 +29,15 @@ class ImageTarget:
 
 
 AS_STORED = ImageTarget()
+
+
+def target_of(request: ResolvedRequest) -> ImageTarget:
+    """Return what a job's images are made into for its answers."""
+    # A row of a newer version may name a format that this one has not.
+    wanted = request.output_format if request.output_format in MEDIA_TYPES else None
+    lossy = wanted in ("jpeg", "webp")
+    return ImageTarget(format=wanted or "png", quality=request.output_compression if lossy else None)
+
 
 _PIECE_BYTES = 3 * 64 * 1024
 _PNG_BEGINS = b"\x89PNG\r\n\x1a\n"

@@ -23,7 +23,8 @@ def of_request(
     """
     if model.upscales:
         without = [name for name in ("prompt", *NOT_OF_UPSCALERS) if asks(getattr(asked, name))]
-        return of_other_kind([names.get(name, name) for name in without], upscales=True)
+        others = of_other_kind([names.get(name, name) for name in without], upscales=True)
+        return (*others, *_of_compression(asked))
     without = [name for name in ONLY_OF_UPSCALERS if asks(getattr(asked, name))]
     return (
         *of_other_kind([names.get(name, name) for name in without], upscales=False),
@@ -31,6 +32,7 @@ def of_request(
         *_of_negative_prompt(asked, model, runs),
         *_of_prompts(asked, model, runs),
         *_of_strength(asked, names.get("image_strength", "image_strength")),
+        *_of_compression(asked),
     )
 
 
@@ -84,6 +86,12 @@ def _of_strength(asked: GenerateRequest, name: str) -> tuple[str, ...]:
     if asked.image_strength is None or asked.init_images:
         return ()
     return (f"'{name}' has no effect without init images",)
+
+
+def _of_compression(asked: GenerateRequest) -> tuple[str, ...]:
+    if asked.output_compression is None or asked.output_format not in (None, "png"):
+        return ()
+    return ("'output_compression' has no effect: PNG files lose nothing; ask for an 'output_format' of jpeg or webp",)
 
 
 def has_negative_branch(model: Model, runs: ResolvedRequest) -> bool:

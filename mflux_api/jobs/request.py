@@ -66,6 +66,12 @@ Softness = Annotated[
     float, Meta(ge=0.0, le=1.0, description="Upscalers: how much detail is taken away first, to be invented anew (0)")
 ]
 
+ImageFormat = Literal["png", "jpeg", "webp"]
+OutputFormat = Annotated[ImageFormat, Meta(description="Of the images in the answer; null: png, as they are stored")]
+Compression = Annotated[
+    int, Meta(ge=0, le=100, description="Quality of jpeg and webp (92), as OpenAI's field of this name; png ignores it")
+]
+
 DEFAULT_SIDE = 512
 DEFAULT_STRENGTH = 0.75
 
@@ -149,6 +155,9 @@ class GenerateRequest:
     """Only for upscalers, like ``upscale`` and ``softness``; other models ignore it. Give this or ``upscale``."""
     upscale: Factor | None = None
     softness: Softness | None = None
+    output_format: OutputFormat | None = None
+    """Of images in answers and events; files on disk are PNG whatever it says."""
+    output_compression: Compression | None = None
 
 
 def check_fields(request: GenerateRequest, *, max_images: int, needs_prompt: bool = True) -> None:

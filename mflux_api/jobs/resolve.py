@@ -6,7 +6,7 @@ import attrs
 
 from mflux_api.catalog import Model
 from mflux_api.jobs.inpainting import Inpainting
-from mflux_api.jobs.request import DEFAULT_SIDE, DEFAULT_STRENGTH, GenerateRequest
+from mflux_api.jobs.request import DEFAULT_SIDE, DEFAULT_STRENGTH, GenerateRequest, ImageFormat
 from mflux_api.jobs.schedule import steps_to_run
 
 
@@ -55,6 +55,10 @@ class ResolvedRequest:
     """As ``init_images`` are; empty without one."""
     upscaling: Upscaling | None = None
     """Set for an upscaler, whose ``width`` and ``height`` are the result's."""
+    output_format: ImageFormat | None = None
+    """Of images in answers and events; ``None``: as they are on disk."""
+    output_compression: int | None = None
+    """The quality of a lossy one, 0 to 100."""
     warnings: tuple[str, ...] = ()
     """Sentences about what was asked for and is not done; of a finished job also those of its runs."""
 
@@ -152,6 +156,8 @@ def resolve(
         image_strength=strength if request.init_images else None,
         inpainting=inpainting,
         mask=(request.mask or "") if inpainting is not None else "",
+        output_format=request.output_format,
+        output_compression=request.output_compression,
     )
 
 

@@ -78,6 +78,8 @@ def resolve_upscaling(request: GenerateRequest, model: Model, given: tuple[int, 
         low_ram=request.low_ram,
         init_images=request.init_images,
         upscaling=Upscaling(resolution=resolution, softness=request.softness or 0.0),
+        output_format=request.output_format,
+        output_compression=request.output_compression,
     )
 
 

@@ -77,6 +77,9 @@ def test_what_is_not_done_is_said_with_its_reason(alias: str, fields: dict[str, 
         (DEV, {"guidance": 0.5}),
         (DISTILLED, {"image_strength": 0.5, "init_images": IMAGE}),
         (UPSCALER, {"upscale": 2.0, "softness": 0.5, "init_images": IMAGE, "negative_prompt": "", "low_ram": True}),
+        (DISTILLED, {"output_format": "webp", "output_compression": 0}),
+        (UPSCALER, {"output_format": "jpeg", "output_compression": 100, "init_images": IMAGE}),
+        (DISTILLED, {"output_format": "png"}),
     ],
 )
 def test_request_that_is_done_as_it_stands_has_no_warning(alias: str, fields: dict[str, Any]) -> None:
@@ -103,6 +106,19 @@ def test_fields_of_the_other_kind_of_model_are_told_by_the_clients_names(
 ) -> None:
     asked = from_body({"prompt": "", **body}, upscales=lambda _: upscales, aliases={"guidance": "cfg"})
     assert asked.warnings == (says,)
+
+
+@pytest.mark.parametrize(
+    ("alias", "fields"),
+    [
+        (DISTILLED, {"output_compression": 0}),
+        (DISTILLED, {"output_format": "png", "output_compression": 80}),
+        (UPSCALER, {"output_compression": 80, "init_images": IMAGE}),
+    ],
+)
+def test_compression_of_a_png_is_told(alias: str, fields: dict[str, Any]) -> None:
+    (told,) = warnings_of(alias, **fields)
+    assert told.startswith("'output_compression' has no effect: PNG files lose nothing")
 
 
 def test_a1111s_syntax_is_told_of_the_prompts_that_count() -> None:
