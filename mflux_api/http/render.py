@@ -1,7 +1,6 @@
 """Jobs as JSON. A job's images are read once, as base64 that all who are sent them share."""
 
 import secrets
-from binascii import b2a_base64
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -17,7 +16,7 @@ from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.jobs import JobView
 from mflux_api.http.responses import Answer, to_json
 from mflux_api.http.schemas import JobResponse, JobResult, StageName
-from mflux_api.images.encode import AS_STORED, ImageTarget, base64_length, target_of
+from mflux_api.images.encode import ImageTarget, base64_length, target_of
 from mflux_api.jobs.job import Job, Stage, Status, StoredImage
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.warnings import merge
@@ -161,24 +160,19 @@ class Renderer:
         told = (*missing, *warnings)
         return with_images(lambda marks: _with_result(view, marks, shown, told), [part for _, part in readable])
 
-    async def images(
-        self, job: Job, held: ExitStack, *, wait_seconds: float = 0.0, target: ImageTarget = AS_STORED
-    ) -> list[bytearray]:
+    async def images(self, job: Job, held: ExitStack, *, wait_seconds: float = 0.0) -> list[bytearray]:
         """Return a finished job's images as base64.
 
         Args:
             job: the job.
             held: keeps the images in memory until it is closed.
             wait_seconds: how long to wait for room.
-            target: what they are made into; by default what the job asked for.
 
         Raises:
             ImageGone: an image's file was removed.
             InternalError: it cannot be read.
             ServerBusy: there was no room for them.
         """
-        if not target.as_stored:
-            return [await self._converted(job, image, target, held) for image in job.images]
         images = list[bytearray]()
         for part in (await self._hold(job, held, wait_seconds)).parts:
             if isinstance(part, ServiceError):
@@ -186,13 +180,6 @@ class Renderer:
                 raise type(part)(part.message, part.details)
             images.append(part)
         return images
-
-    async def _converted(self, job: Job, image: StoredImage, target: ImageTarget, held: ExitStack) -> bytearray:
-        data = await self._gateway.image_as(image, target, caller=job.owner)
-        reservation = held.enter_context(self._gateway.in_flight.open())
-        # It is small beside the file that it was made of.
-        reservation.grow_anyway(base64_length(len(data)))
-        return bytearray(b2a_base64(data, newline=False))
 
     async def _hold(self, job: Job, held: ExitStack, wait_seconds: float) -> _Images:
         """Have the images in memory, once for all who want them at one time."""

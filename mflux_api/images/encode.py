@@ -28,9 +28,6 @@ class ImageTarget:
         return self.format == "png" and self.side is None
 
 
-AS_STORED = ImageTarget()
-
-
 def target_of(request: ResolvedRequest) -> ImageTarget:
     """Return what a job's images are made into for its answers."""
     # A row of a newer version may name a format that this one has not.

@@ -125,7 +125,8 @@ async def test_init_images_that_txt2img_does_not_take_are_a_warning(api: Api) ->
 def test_bodies_are_decoded_in_one_place_by_the_fields_that_are_known() -> None:
     other_ways = re.compile(r"get_json|get_data|request\.json|json\.loads|json\.decode|json\.Decoder")
     found = [path.name for path in (ROOT / "mflux_api" / "http").rglob("*.py") if other_ways.search(path.read_text())]
-    assert set(found) <= {"body.py"}
+    # Gradio's login is no JSON and has a size of its own.
+    assert set(found) <= {"body.py", "login.py"}
 
 
 # --- how large ---

@@ -272,9 +272,9 @@ async def test_fields_of_a1111_ask_for_as_much_in_a_form_as_in_json(tmp_path: Pa
         asked = await api.http.post("/sdapi/v1/txt2img", files=[(k, (None, str(v))) for k, v in CALL.items()] + odd)
         assert asked.status_code == 200
         assert [each.split("'")[1] for each in asked.json()["warnings"]] == [
-            "tiling",
             "styles",
-            "infotext",
+            "styles",
+            "tiling",
             "latent_mask",
         ]
 

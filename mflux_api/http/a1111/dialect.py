@@ -71,7 +71,7 @@ _OF_INFOTEXT: Mapping[str, str] = {
     "width": "Size-1",
     "height": "Size-2",
 }
-_FORMATS: Mapping[str, ImageFormat] = {"jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
+_FORMATS: Mapping[str, ImageFormat] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 _LARGEST_SHOWN = 10**9
 _MAX_TASK = 128
 _Count = Annotated[int, Meta(ge=1, le=_MAX_COUNT)]
@@ -96,6 +96,9 @@ def translate(body: Mapping[str, Any], *, max_images: int) -> dict[str, Any]:
     settings = fields.get("override_settings")
     if not fields.get("sd_model_checkpoint"):
         fields["sd_model_checkpoint"] = settings.get("sd_model_checkpoint") if isinstance(settings, Mapping) else None
+    wanted = settings.get("samples_format") if isinstance(settings, Mapping) else None
+    if fields.get("output_format") is None and isinstance(wanted, str):
+        fields["output_format"] = _FORMATS.get(wanted.strip().lower())
     _translate_masks(fields)
     return fields
 
@@ -125,6 +128,10 @@ def explain_conflicts(body: Mapping[str, Any], fields: Mapping[str, Any]) -> tup
             told.append(asked_twice(name, "num_images"))
     settings = body.get("override_settings")
     model = settings.get("sd_model_checkpoint") if isinstance(settings, Mapping) else None
+    wanted = settings.get("samples_format") if isinstance(settings, Mapping) else None
+    chosen = fields.get("output_format")
+    if isinstance(wanted, str) and _FORMATS.get(wanted.strip().lower(), chosen) != chosen:
+        told.append(asked_twice("override_settings.samples_format", "output_format"))
     if model not in (None, "", fields["sd_model_checkpoint"]):
         told.append(asked_twice("override_settings.sd_model_checkpoint", "sd_model_checkpoint"))
     return tuple(told)
@@ -154,13 +161,6 @@ def fill_in(fields: dict[str, Any]) -> None:
     for name, key in _OF_INFOTEXT.items():
         if fields.get(name) in (None, "") and pairs.get(key):
             fields[name] = pairs[key]
-
-
-def format_of(body: Mapping[str, Any]) -> ImageFormat:
-    """Return the format of the images in the answer: that of ``override_settings``."""
-    settings = body.get("override_settings")
-    wanted = settings.get("samples_format") if isinstance(settings, Mapping) else None
-    return _FORMATS.get(wanted.strip().lower(), "png") if isinstance(wanted, str) else "png"
 
 
 def task_of(body: Mapping[str, Any]) -> str | None:

@@ -29,7 +29,6 @@ from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import RanJob, run_job
 from mflux_api.http.synchronous_calls import SynchronousCalls
-from mflux_api.images.encode import ImageTarget
 from mflux_api.jobs.idempotency import HEADER
 from mflux_api.jobs.ignored import has_negative_branch
 from mflux_api.jobs.job import Job, Status
@@ -87,8 +86,6 @@ class Call:
     a1111: bool = attrs.field(kw_only=True)
     """Whether it is in A1111's dialect."""
     sends_images: bool = attrs.field(kw_only=True)
-    target: ImageTarget = attrs.field(kw_only=True)
-    """What the images of its answer are made into."""
     styles: tuple[str, ...] = attrs.field(kw_only=True)
     """The names of those that are in its prompts."""
     kind: str = attrs.field(kw_only=True)
@@ -145,7 +142,6 @@ def blueprint(
             asked,
             a1111=a1111,
             sends_images=sends_images,
-            target=ImageTarget(format=dialect.format_of(body)),
             styles=styles,
             kind=kind,
             task=task,
@@ -226,7 +222,7 @@ def blueprint(
         parameters = _parameters(ran, gateway.catalog.get(job.model))
         if call.a1111:
             parameters |= dialect.echo(job, call.styles)
-        images = await _images(renderer, job, held().stack, call.target) if call.sends_images else []
+        images = await _images(renderer, job, held().stack) if call.sends_images else []
         build = partial(ImagesResponse, parameters=parameters, info=info, warnings=job.warnings)
         return json_answer(with_images(lambda marks: build(images=tuple(marks)), images))
 
@@ -240,10 +236,10 @@ def _of_headers() -> tuple[str, ...]:
     return (f"'{HEADER}' has no effect here: only POST /api/v1/generate keeps keys",)
 
 
-async def _images(renderer: Renderer, job: Job, held: ExitStack, target: ImageTarget) -> list[bytearray]:
+async def _images(renderer: Renderer, job: Job, held: ExitStack) -> list[bytearray]:
     """The job's images, once there is room for them: it would be a pity to refuse what has been generated."""
     try:
-        return await renderer.images(job, held, wait_seconds=ROOM_SECONDS, target=target)
+        return await renderer.images(job, held, wait_seconds=ROOM_SECONDS)
     except ServerBusy:
         raise ServerBusy(
             f"Job '{job.id}' is done and its answer finds no room; get it with GET /api/v1/jobs/{job.id}",

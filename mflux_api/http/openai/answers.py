@@ -10,6 +10,7 @@ from mflux_api.http.openai.schemas import ImageItem, ImagesAnswer, InputTokens, 
 from mflux_api.http.render import Renderer, with_images
 from mflux_api.http.responses import Answer, to_json
 from mflux_api.http.security.guard import caller, tokens
+from mflux_api.images.encode import target_of
 from mflux_api.jobs.job import Job
 
 URL_SECONDS: Final = 3600.0
@@ -41,12 +42,14 @@ class Answers:
 
     async def images(self, call: Call, job: Job) -> list[bytearray]:
         """Return a job's images as base64 in the format that the call asks for."""
-        return await self._renderer.images(job, held().stack, wait_seconds=ROOM_SECONDS, target=call.target)
+        return await self._renderer.images(job, held().stack, wait_seconds=ROOM_SECONDS)
 
     async def _url(self, call: Call, job: Job, index: int) -> str:
         path = f"/api/v1/jobs/{job.id}/images/{index}"
-        target = call.target
-        parameters = {} if target.as_stored else {"format": target.format}
+        target = target_of(job.request)
+        parameters: dict[str, str] = {} if target.as_stored else {"format": target.format}
+        if target.quality is not None:
+            parameters["quality"] = str(target.quality)
         return external_base() + await tokens().sign_path(path, parameters, caller().key, URL_SECONDS)
 
 

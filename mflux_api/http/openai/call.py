@@ -10,7 +10,7 @@ import attrs
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter
 from mflux_api.http.openai.schemas import EditsRequest, ImagesRequest
-from mflux_api.images.encode import ImageFormat, ImageTarget
+from mflux_api.images.encode import ImageFormat
 from mflux_api.images.sizes import MULTIPLE
 from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE, GenerateRequest
 
@@ -39,7 +39,7 @@ class Call:
     """What a call asks for."""
 
     request: GenerateRequest
-    target: ImageTarget
+    output_format: ImageFormat
     wants_urls: bool
     stream: bool
     quality: str
@@ -47,11 +47,6 @@ class Call:
     prefix: EventPrefix
     """How the names of its events begin."""
     warnings: tuple[str, ...]
-
-    @property
-    def output_format(self) -> ImageFormat:
-        """The format of its images."""
-        return self.target.format
 
 
 def read_call(asked: ImagesRequest, model: Model, *, default_steps: int) -> Call:
@@ -99,10 +94,12 @@ def read_call(asked: ImagesRequest, model: Model, *, default_steps: int) -> Call
         image_strength=1.0 if images else None,
         mask=asked.mask if isinstance(asked, EditsRequest) else None,
         mask_alpha="transparent",
+        output_format=output,
+        output_compression=None if output == "png" else asked.output_compression,
     )
     return Call(
         request=request,
-        target=ImageTarget(format=output, quality=None if output == "png" else asked.output_compression),
+        output_format=output,
         wants_urls=asked.response_format == "url",
         stream=asked.stream,
         quality=_TOLD_QUALITY.get(quality, quality),

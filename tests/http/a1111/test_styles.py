@@ -73,3 +73,11 @@ async def test_images_of_the_answer_have_the_format_of_the_settings(
         image = Image.open(BytesIO(base64.b64decode(answer["images"][0])))
         assert image.format == kind
         assert answer["warnings"] == []
+
+
+async def test_format_that_is_asked_for_twice_is_told(tmp_path: Path) -> None:
+    async with scripted_api(tmp_path) as api:
+        body = CALL | {"override_settings": {"samples_format": "png"}, "output_format": "jpeg"}
+        answer = (await api.http.post("/sdapi/v1/txt2img", json=body)).json()
+        assert base64.b64decode(answer["images"][0]).startswith(b"\xff\xd8")
+        assert "samples_format" in "".join(answer["warnings"])
