@@ -12,6 +12,8 @@ from mflux_api.jobs.job import Job, Status
 
 MAX_QUERY = 500
 """Characters of what is looked for in prompts."""
+MAX_NAME = 512
+"""Characters of a model's or a LoRA's name that is looked for."""
 _SUFFIX = ".safetensors"
 
 T = TypeVar("T")

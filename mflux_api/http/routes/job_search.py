@@ -13,12 +13,10 @@ from mflux_api.http.routes.job_schemas import JobList
 from mflux_api.http.routes.numbers import number
 from mflux_api.http.security.guard import caller
 from mflux_api.jobs.job import Status
-from mflux_api.jobs.search import MAX_QUERY, JobFilter, fold_words
+from mflux_api.jobs.search import MAX_NAME, MAX_QUERY, JobFilter, fold_words
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
-MAX_NAME = 512
-"""Characters of a model's or a LoRA's name."""
 MAX_STATUSES = 16
 """Values of ``status`` that are read; there are five."""
 
