@@ -55,6 +55,10 @@ class ResolvedRequest:
     """As ``init_images`` are; empty without one."""
     upscaling: Upscaling | None = None
     """Set for an upscaler, whose ``width`` and ``height`` are the result's."""
+    priority: int = 0
+    """Among the waiting jobs of its caller the highest is first."""
+    lane: int = 0
+    """Where it is not 0, its priority among the jobs of all callers, too."""
     warnings: tuple[str, ...] = ()
     """Sentences about what was asked for and is not done; of a finished job also those of its runs."""
 

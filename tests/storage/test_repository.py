@@ -103,6 +103,8 @@ def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
         inpainting=Inpainting(result=(500, 333), masked=True, blur=(2.5, 4.0), padding=32, extend=(1, 2, 3, 4)),
         mask="iVBORwAC",
         upscaling=Upscaling(resolution=64, softness=0.5),
+        priority=3,
+        lane=3,
         warnings=("A field that is not known was ignored",),
     )
     untouched = {field.name for field in attrs.fields(ResolvedRequest) if getattr(request, field.name) == field.default}

@@ -132,6 +132,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
                 owner=who.owner,
                 key=key,
                 most_queued=who.most_queued,
+                prioritizes=who.prioritizes,
                 warnings=(*asked.warnings, *read.warnings),
                 names=asked.names,
             )

@@ -179,9 +179,10 @@ async def test_page_after_dns_rebinding_reads_nothing(tmp_path: Path) -> None:
 
 
 async def test_every_scope_opens_what_it_implies_and_nothing_else(tmp_path: Path) -> None:
-    opens = {
+    opens: dict[Scope, set[Scope | None]] = {
         Scope.READ: {Scope.READ, None},
         Scope.GENERATE: {Scope.READ, Scope.GENERATE, None},
+        Scope.PRIORITIZE: {None},
         Scope.MANAGE: {*Scope, None},
     }
     async with api_with(tmp_path, keys_file=keys_file(tmp_path)) as api:
