@@ -25,13 +25,18 @@ UNKNOWN = "0123456789ab"
 
 
 @pytest.fixture
-async def api(tmp_path: Path) -> AsyncIterator[Api]:
+def hold() -> Hold:
+    return Hold()
+
+
+@pytest.fixture
+async def api(tmp_path: Path, hold: Hold) -> AsyncIterator[Api]:
     """A server whose engine is held at its first job."""
     path = tmp_path / "keys.toml"
     append(path, new_entry("ana", ANA["X-API-Key"], [Scope.GENERATE], None))
     append(path, new_entry("boss", BOSS["X-API-Key"], [Scope.MANAGE], None))
     changed = attrs.evolve(settings(tmp_path), security=SecuritySettings(keys_file=path, shared_jobs=True))
-    async with scripted_api(tmp_path, Script(at={"step 0/1": Hold()}), changed=changed) as running:
+    async with scripted_api(tmp_path, Script(at={"step 0/1": hold}), changed=changed) as running:
         yield running
 
 
@@ -45,8 +50,10 @@ async def cancel(api: Api, key: dict[str, str], **body: Any) -> httpx.Response:
     return await api.http.post("/api/v1/jobs/cancel", json=body, headers=key)
 
 
-async def test_named_jobs_are_cancelled_and_each_is_told(api: Api) -> None:
+async def test_named_jobs_are_cancelled_and_each_is_told(api: Api, hold: Hold) -> None:
     running, first, second = [await submit(api, ANA, "a cat") for _ in range(3)]
+    # One that is cancelled before would leave the hold to the next.
+    await hold.reached.wait()
     answer = (await cancel(api, ANA, ids=[running, UNKNOWN, first, first])).json()
     assert [(job["id"], job["status"], job["code"]) for job in answer["jobs"]] == [
         (running, "cancelled", None),
