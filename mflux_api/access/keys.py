@@ -17,6 +17,8 @@ class Scope(StrEnum):
     """Submit jobs; look at its own jobs and cancel them."""
     READ = "read"
     """Look at models, LoRAs, the queue and the machine, and at its own jobs."""
+    PRIORITIZE = "prioritize"
+    """Have the priority of its jobs count among the jobs of all callers; to submit them takes ``generate``."""
     MANAGE = "manage"
     """Everything: also load and delete models, upload LoRAs, and see and cancel the jobs of others."""
 
@@ -26,6 +28,7 @@ ALL_SCOPES = frozenset(Scope)
 _IMPLIED: dict[Scope, frozenset[Scope]] = {
     Scope.GENERATE: frozenset({Scope.GENERATE, Scope.READ}),
     Scope.READ: frozenset({Scope.READ}),
+    Scope.PRIORITIZE: frozenset({Scope.PRIORITIZE}),
     Scope.MANAGE: ALL_SCOPES,
 }
 
@@ -95,6 +98,11 @@ class Caller:
     def most_queued(self) -> int | None:
         """How many of its jobs may wait in the queue; ``None``: what the scheduler allows."""
         return None if self.key is None else self.key.max_jobs
+
+    @property
+    def prioritizes(self) -> bool:
+        """Whether the priority of its jobs counts among the jobs of all callers; never without a key."""
+        return self.key is not None and self.key.allows(Scope.PRIORITIZE)
 
     @property
     def identity(self) -> str:

@@ -9,9 +9,9 @@ from mflux_api.actors.mailbox import ActorGone
 from mflux_api.catalog import Catalog
 from mflux_api.config import Settings
 from mflux_api.errors import ServiceRestarting
+from mflux_api.gateway.bulk_cancel import BulkCancel
 from mflux_api.gateway.bytes_in_flight import BytesInFlight, default_limit
 from mflux_api.gateway.images import Images
-from mflux_api.gateway.jobs import Jobs
 from mflux_api.gateway.loras import Loras
 from mflux_api.gateway.models import Models
 from mflux_api.gateway.questions import RETRY_SECONDS, Addresses
@@ -20,7 +20,7 @@ from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.repository import Totals
 
 
-class Gateway(Submission, Jobs, Images, Loras, Models):
+class Gateway(Submission, BulkCancel, Images, Loras, Models):
     """The questions of all parts, and those about the service as a whole."""
 
     def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog, checkpoints: Checkpoints) -> None:

@@ -14,8 +14,12 @@ from mflux_api.gateway.event_stream import EventStream
 from mflux_api.gateway.questions import RETRY_SECONDS, Questions
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.progress import Finished
+from mflux_api.jobs.search import JobFilter
 from mflux_api.storage.repository import Page
 from mflux_api.storage.retention import Removed
+
+SEARCH_SECONDS = 2.0
+"""After which a search answers with what it has found, and a cursor."""
 
 
 @attrs.frozen(kw_only=True)
@@ -60,11 +64,30 @@ class Jobs(Questions):
         page: Page = await self._ask(
             self._to.store, m.ListJobs(limit=limit, cursor=cursor, status=status, visible=visible)
         )
-        unfinished = tuple(job.id for job in page.jobs if not job.status.terminal)
+        return await self._views(page.jobs), page.next_cursor
+
+    async def _views(self, jobs: tuple[Job, ...]) -> tuple[JobView, ...]:
+        unfinished = tuple(job.id for job in jobs if not job.status.terminal)
         question = m.GetSnapshots(job_ids=unfinished)
         snapshots = await self._ask(self._to.scheduler, question) if unfinished else {}
-        views = tuple([await self._view(job, snapshots.get(job.id)) for job in page.jobs])
-        return views, page.next_cursor
+        return tuple([await self._view(job, snapshots.get(job.id)) for job in jobs])
+
+    async def search(
+        self, where: JobFilter, *, limit: int = 50, cursor: str | None = None, visible: Visibility = ALL_JOBS
+    ) -> tuple[tuple[JobView, ...], str | None]:
+        """Return a page of the jobs that are found, newest first, and the cursor of the next one.
+
+        A search in a long list ends after :data:`SEARCH_SECONDS`: its page may have few jobs or none, and a next one.
+        """
+        found: list[Job] = []
+        end = trio.current_time() + SEARCH_SECONDS
+        while True:
+            question = m.SearchJobs(where=where, limit=limit - len(found), cursor=cursor, visible=visible)
+            page: Page = await self._ask(self._to.store, question)
+            found += page.jobs
+            cursor = page.next_cursor
+            if cursor is None or len(found) >= limit or trio.current_time() >= end:
+                return await self._views(tuple(found)), cursor
 
     async def _view(self, job: Job, live: m.JobSnapshot | None) -> JobView:
         """A job of a page as it is now: one that has ended since, as it ended, if it is still there."""

@@ -34,6 +34,7 @@ class Submission(Questions):
         owner: str = "",
         key: IdempotencyKey | None = None,
         most_queued: int | None = None,
+        prioritizes: bool = False,
         warnings: tuple[str, ...] = (),
         names: Mapping[str, str] = NO_NAMES,
     ) -> m.Accepted:
@@ -48,6 +49,7 @@ class Submission(Questions):
             owner: who asks; without a name it is the program that embeds the service, which has no share.
             key: an idempotency key.
             most_queued: how many jobs the owner may have waiting; by default its share of the queue.
+            prioritizes: whether the request's priority counts among the jobs of all callers, not of this owner alone.
             warnings: about what was asked for and is not done; the job keeps them, and those of the request itself.
             names: what the client calls a field, where it has a name of its own; warnings use it.
 
@@ -87,6 +89,8 @@ class Submission(Questions):
         resolved = resolved.with_warnings(
             merge(of_request(checked, model, resolved, names), warnings, resolved.warnings, most=MAX_OF_REQUEST)
         )
+        priority = checked.priority
+        resolved = attrs.evolve(resolved, priority=priority, lane=priority if prioritizes else 0)
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key, most_queued=most_queued)
         try:
             accepted = await self._submit(submit)

@@ -90,6 +90,12 @@ NOT_OF_UPSCALERS = ("negative_prompt", "width", "height", "steps", "guidance", "
 """Fields without a meaning for upscalers. Each kind of model ignores the fields of the other, whatever they hold."""
 
 
+MAX_PRIORITY = 10
+Priority = Annotated[
+    int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Among the caller's own waiting jobs the highest is first")
+]
+
+
 @attrs.frozen(kw_only=True)
 class Extend:
     """Outpainting: how many pixels are added on each side of the first init image."""
@@ -158,6 +164,8 @@ class GenerateRequest:
     output_format: OutputFormat | None = None
     """Of images in answers and events; files on disk are PNG whatever it says."""
     output_compression: Compression | None = None
+    priority: Priority = 0
+    """Orders the jobs of one caller; those of others too, where its key has the scope ``prioritize``."""
 
 
 def check_fields(request: GenerateRequest, *, max_images: int, needs_prompt: bool = True) -> None:

@@ -59,6 +59,10 @@ class ResolvedRequest:
     """Of images in answers and events; ``None``: as they are on disk."""
     output_compression: int | None = None
     """The quality of a lossy one, 0 to 100."""
+    priority: int = 0
+    """Among the waiting jobs of its caller the highest is first."""
+    lane: int = 0
+    """Where it is not 0, its priority among the jobs of all callers, too."""
     warnings: tuple[str, ...] = ()
     """Sentences about what was asked for and is not done; of a finished job also those of its runs."""
 

@@ -9,6 +9,7 @@ from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.errors import InternalError
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
+from mflux_api.jobs.search import JobFilter, choose
 from mflux_api.storage.repository import (
     Abandoned,
     Page,
@@ -17,6 +18,7 @@ from mflux_api.storage.repository import (
     discard_nothing,
     first_number_not_on_page,
     horizon,
+    make_cursor,
     make_page,
 )
 
@@ -100,6 +102,25 @@ class InMemoryRepository:
             if number < before and status in (None, job.status) and visible.shows(job.owner)
         )
         return make_page(tuple(islice(matching, limit + 1)), limit)
+
+    def search(
+        self, where: JobFilter, *, limit: int, cursor: str | None, rows: int, visible: Visibility = ALL_JOBS
+    ) -> Page:
+        """Return a page of jobs that are found, newest first; it looks at no more than ``rows`` jobs.
+
+        Raises:
+            ValueError: the cursor is not one of this list.
+        """
+        before = first_number_not_on_page(cursor)
+        candidates = (
+            (number, job)
+            for number, job in reversed(self._jobs.items())
+            if number < before and (not where.statuses or job.status in where.statuses) and visible.shows(job.owner)
+        )
+        looked = tuple(islice(candidates, rows))
+        found = (number for number, job in looked if where.takes(job))
+        chosen = choose(looked, found, limit=limit, rows=rows)
+        return Page(jobs=tuple(self._jobs[number] for number in chosen.numbers), next_cursor=make_cursor(chosen.last))
 
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first."""

@@ -10,6 +10,7 @@ import attrs
 from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
+from mflux_api.jobs.search import JobFilter
 
 
 @attrs.frozen(kw_only=True)
@@ -111,6 +112,17 @@ class Repository(Protocol):
             ValueError: the cursor is not one of this list.
         """
 
+    def search(
+        self, where: JobFilter, *, limit: int, cursor: str | None, rows: int, visible: Visibility = ALL_JOBS
+    ) -> Page:
+        """Return a page of at most ``limit`` jobs that are found, newest first; of those that are ``visible``.
+
+        It looks at no more than ``rows`` jobs, so that a page may have few or none and yet a next one.
+
+        Raises:
+            ValueError: the cursor is not one of this list.
+        """
+
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first; init images may be empty texts."""
 
@@ -162,7 +174,12 @@ def make_page(numbered: Sequence[tuple[int, Job]], limit: int) -> Page:
     """Make a page of up to ``limit + 1`` jobs with their insert numbers; the one too many says that there are more."""
     shown = numbered[:limit]
     more = len(numbered) > limit
-    return Page(jobs=tuple(job for _, job in shown), next_cursor=f"{shown[-1][0]:x}" if more else None)
+    return Page(jobs=tuple(job for _, job in shown), next_cursor=make_cursor(shown[-1][0] if more else None))
+
+
+def make_cursor(last: int | None) -> str | None:
+    """Return the cursor of what comes after a number."""
+    return None if last is None else f"{last:x}"
 
 
 def first_number_not_on_page(cursor: str | None) -> int:

@@ -16,6 +16,7 @@ from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.errors import DiskFull, InternalError
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Job, Status
+from mflux_api.jobs.search import JobFilter, choose
 from mflux_api.storage.database_file import DatabaseFile, translate_errors
 from mflux_api.storage.job_inputs import JobInputs
 from mflux_api.storage.job_table import JobTable
@@ -27,6 +28,7 @@ from mflux_api.storage.repository import (
     discard_nothing,
     first_number_not_on_page,
     horizon,
+    make_cursor,
     make_page,
 )
 from mflux_api.storage.rows import COLUMNS, UnreadableRow, moment, moment_text, to_row
@@ -200,20 +202,7 @@ class SqliteRepository:
             ValueError: the cursor is not one of this list.
         """
         before = first_number_not_on_page(cursor)
-        # Only what is asked for, and not `status = ? OR ? IS NULL`: that one would use no index.
-        conditions: list[str] = ["number < ?"]
-        values: list[Any] = [before]
-        if status is not None:
-            conditions.append("status = ?")
-            values.append(status.value)
-        if visible.only is not None:
-            conditions.append("owner = ?")
-            values.append(visible.only)
-        if visible.hidden:
-            # One value, however many they are: SQLite counts the marks of a statement.
-            conditions.append("owner NOT IN (SELECT value FROM json_each(?))")
-            values.append(json.dumps(visible.hidden))
-        query = f"SELECT {COLUMNS} FROM jobs WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?"
+        query, values = _newest(COLUMNS, before, status, visible)
         numbered = self._table.jobs(query, *values, limit + 1)
         numbered += [
             (held.number, held.job)
@@ -221,6 +210,42 @@ class SqliteRepository:
             if held.number < before and status in (None, held.job.status) and visible.shows(held.job.owner)
         ]
         return make_page(sorted(numbered, key=_number, reverse=True)[: limit + 1], limit)
+
+    def search(
+        self, where: JobFilter, *, limit: int, cursor: str | None, rows: int, visible: Visibility = ALL_JOBS
+    ) -> Page:
+        """Return a page of jobs that are found, newest first; it looks at no more than ``rows`` jobs.
+
+        Raises:
+            ValueError: the cursor is not one of this list.
+            InternalError: the file cannot be read.
+        """
+        before = first_number_not_on_page(cursor)
+        looked: list[tuple[int, str | Job]] = [
+            (held.number, held.job)
+            for held in self._held.values()
+            if held.number < before
+            and (not where.statuses or held.job.status in where.statuses)
+            and visible.shows(held.job.owner)
+        ]
+        with translate_errors():
+            # One query for each status: SQLite would sort all jobs of several.
+            for status in where.statuses or (None,):
+                query, values = _newest("number, request", before, status, visible)
+                looked += self._file.connection.execute(query, (*values, rows)).fetchall()
+        looked = sorted(looked, key=_number, reverse=True)[:rows]
+        # Few of the rows become jobs, which takes ten times as long as a look at the request.
+        found = (
+            number for number, each in looked if (where.takes(each) if isinstance(each, Job) else where.may_take(each))
+        )
+        chosen = choose(looked, found, limit=limit, rows=rows)
+        query = f"SELECT {COLUMNS} FROM jobs WHERE number IN (SELECT value FROM json_each(?))"
+        stored = [
+            (number, job) for number, job in self._table.jobs(query, json.dumps(chosen.numbers)) if where.takes(job)
+        ]
+        held = [(number, each) for number, each in looked if number in chosen.numbers and isinstance(each, Job)]
+        jobs = tuple(job for _, job in sorted((*stored, *held), key=_number, reverse=True))
+        return Page(jobs=jobs, next_cursor=make_cursor(chosen.last))
 
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first; the init images on disk are empty texts."""
@@ -356,5 +381,23 @@ def _moment_or_never(text: str) -> datetime:
         return datetime.min.replace(tzinfo=UTC)
 
 
-def _number(numbered: tuple[int, Job]) -> int:
+def _newest(columns: str, before: int, status: Status | None, visible: Visibility) -> tuple[str, list[Any]]:
+    """Return the query for the newest rows below a number, and its values but for the last, how many."""
+    # Only what is asked for, and not `status = ? OR ? IS NULL`: that one would use no index.
+    conditions: list[str] = ["number < ?"]
+    values: list[Any] = [before]
+    if status is not None:
+        conditions.append("status = ?")
+        values.append(status.value)
+    if visible.only is not None:
+        conditions.append("owner = ?")
+        values.append(visible.only)
+    if visible.hidden:
+        # One value, however many they are: SQLite counts the marks of a statement.
+        conditions.append("owner NOT IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(visible.hidden))
+    return f"SELECT {columns} FROM jobs WHERE {' AND '.join(conditions)} ORDER BY number DESC LIMIT ?", values
+
+
+def _number(numbered: tuple[int, Any]) -> int:
     return numbered[0]

@@ -51,9 +51,19 @@ def _estimates() -> Estimates:
     return estimates
 
 
+def _queue_name(entry: Entry) -> str:
+    """Who takes turns: a caller, once for each priority that counts among all."""
+    return f"{entry.job.owner} {entry.job.request.lane}"
+
+
+def _prioritized(job: Job, priority: int, *, among_all: bool) -> Job:
+    request = attrs.evolve(job.request, priority=priority, lane=priority if among_all else 0)
+    return attrs.evolve(job, request=request)
+
+
 @attrs.define
 class PlainList:
-    """The rules as they are told, on a list: callers in turn, and each caller's jobs as they came."""
+    """The rules as they are told, on a list: callers in turn, and each caller's jobs by priority, then as they came."""
 
     waiting: list[Entry] = attrs.field(factory=list)
     turns: dict[str, int] = attrs.field(factory=dict)
@@ -64,10 +74,13 @@ class PlainList:
     """How often each caller was passed since it was last served."""
     overtaken: Counter[int] = attrs.field(factory=Counter)
     """How often each job was passed by others of its caller."""
+    came: dict[str, int] = attrs.field(factory=dict)
+    """The order of acceptance."""
     clock: Iterator[int] = attrs.field(factory=itertools.count)
 
     def add(self, entry: Entry) -> None:
-        name = entry.job.owner
+        name = _queue_name(entry)
+        self.came.setdefault(entry.job.id, len(self.came))
         turn = self.served.get(entry.number)
         if name not in self.turns:
             self.turns[name], self.skipped[name] = next(self.clock) if turn is None else turn, 0
@@ -77,19 +90,23 @@ class PlainList:
 
     def remove(self, entry: Entry) -> None:
         self.waiting.remove(entry)
-        if not any(other.job.owner == entry.job.owner for other in self.waiting):
-            del self.turns[entry.job.owner]
+        if not any(_queue_name(other) == _queue_name(entry) for other in self.waiting):
+            del self.turns[_queue_name(entry)]
 
     def ordered(self) -> list[Entry]:
         before = Counter[str]()
-        places = dict[int, tuple[int, int]]()
-        for entry in sorted(self.waiting, key=lambda each: each.number):
-            places[entry.number] = before[entry.job.owner], self.turns[entry.job.owner]
-            before[entry.job.owner] += 1
+        places = dict[int, tuple[int, int, int]]()
+        for entry in sorted(self.waiting, key=self.rank):
+            name = _queue_name(entry)
+            places[entry.number] = -entry.job.request.lane, before[name], self.turns[name]
+            before[name] += 1
         return sorted(self.waiting, key=lambda each: places[each.number])
 
-    def place(self, entry: Entry) -> tuple[int, int]:
-        return self.turns[entry.job.owner], entry.number
+    def place(self, entry: Entry) -> tuple[int, int, int, int]:
+        return -entry.job.request.lane, self.turns[_queue_name(entry)], *self.rank(entry)
+
+    def rank(self, entry: Entry) -> tuple[int, int]:
+        return -entry.job.request.priority, self.came[entry.job.id]
 
     def next(
         self, free: Sequence[m.EngineStatus], usable: set[str], max_skips: int
@@ -111,7 +128,8 @@ class PlainList:
                     chosen = entry, resident[0]
                 break
         if chosen is not None:
-            name, turn = chosen[0].job.owner, self.turns[chosen[0].job.owner]
+            name = _queue_name(chosen[0])
+            turn = self.turns[name]
             self.remove(chosen[0])
             self.served[chosen[0].number] = turn
             if name in self.turns:
@@ -121,8 +139,8 @@ class PlainList:
     def passed(self, entry: Entry, before: list[Entry]) -> list[tuple[Counter[Any], Any]]:
         """What is counted when an entry overtakes: callers, its own caller's jobs, and jobs that failed before."""
         again = [each for each in before if each.failed_on is not None]
-        others = {each.job.owner for each in before if each.failed_on is None} - {entry.job.owner}
-        own = [each for each in before if each.failed_on is None and each.job.owner == entry.job.owner]
+        others = {_queue_name(each) for each in before if each.failed_on is None} - {_queue_name(entry)}
+        own = [each for each in before if each.failed_on is None and _queue_name(each) == _queue_name(entry)]
         return [
             *((self.skipped, name) for name in others),
             *((self.overtaken, each.number) for each in (*own, *again)),
@@ -152,9 +170,14 @@ class AnyOrder(RuleBasedStateMachine):
         owner=st.sampled_from(CALLERS),
         downloads=st.booleans(),
         synchronous=st.booleans(),
+        priority=st.sampled_from((0, 0, 0, -10, 10)),
+        among_all=st.booleans(),
     )
-    def job_comes(self, model: str, owner: str, downloads: bool, synchronous: bool) -> None:
-        entry = self.queue.add(a_job(model=model, synchronous=synchronous, owner=owner))
+    def job_comes(
+        self, model: str, owner: str, downloads: bool, synchronous: bool, priority: int, among_all: bool
+    ) -> None:
+        job = a_job(model=model, synchronous=synchronous, owner=owner)
+        entry = self.queue.add(_prioritized(job, priority, among_all=among_all))
         entry.on(JobEvent.KEPT)
         self.list.add(entry)
         assert self.queue.enqueue(entry) == self.list.ordered().index(entry) + 1
@@ -316,6 +339,38 @@ def test_two_callers_with_two_models_do_not_reload_at_every_job() -> None:
     loads = [len(list(group)) for _, group in itertools.groupby(models)]
     assert loads[:4] == [5, 5, 5, 5]
     assert len(loads) == 8
+
+
+def _asks(queue: JobQueue, owner: str, priority: int, *, among_all: bool = False) -> Entry:
+    entry = queue.add(_prioritized(a_job(model="a", owner=owner), priority, among_all=among_all))
+    entry.on(JobEvent.KEPT)
+    queue.enqueue(entry)
+    return entry
+
+
+def test_priority_orders_one_callers_jobs_and_takes_no_turn_of_another() -> None:
+    queue = JobQueue(_estimates())
+    low, usual, high = (_asks(queue, "key 1", priority) for priority in (-10, 0, 10))
+    other = [_asks(queue, "key 2", 0) for _ in range(3)]
+    ran = [_run_next(queue, "a", 4) for _ in range(6)]
+    assert ran == [high, other[0], usual, other[1], low, other[2]]
+
+
+def test_priority_among_all_goes_before_and_behind_other_callers() -> None:
+    queue = JobQueue(_estimates())
+    first = _asks(queue, "key 1", 10)
+    last = _asks(queue, "key 2", -1, among_all=True)
+    urgent = [_asks(queue, "key 2", 5, among_all=True) for _ in range(2)]
+    turn = _asks(queue, "key 3", 5, among_all=True)
+    assert [queue.position(entry.job.id) for entry in (urgent[0], turn, urgent[1], first, last)] == [1, 2, 3, 4, 5]
+    assert [_run_next(queue, "a", 4) for _ in range(5)] == [urgent[0], turn, urgent[1], first, last]
+
+
+def test_a_job_that_is_urgent_is_overtaken_for_a_resident_model_so_often_and_no_more() -> None:
+    queue = JobQueue(_estimates())
+    usual = [_comes(queue, "key 1", "b") for _ in range(4)]
+    urgent = _asks(queue, "key 2", 10, among_all=True)
+    assert [_run_next(queue, "b", 2) for _ in range(3)] == [*usual[:2], urgent]
 
 
 def test_job_that_goes_back_is_its_callers_turn_again() -> None:
@@ -505,7 +560,7 @@ def test_overtakings_leave_nothing_behind() -> None:
             assert chosen is not None
             chosen[0].on(JobEvent.DISPATCHED)
             _ends(queue, chosen[0])
-    (caller,) = queue._order._callers.values()
+    (caller,) = queue._order._lanes[0].callers.values()
     assert len(list(caller.ready._overtakings)) <= 1
     assert len(list(queue._order._ready._overtakings)) <= 1
 

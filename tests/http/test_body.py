@@ -142,6 +142,7 @@ ROUTES = {
     ("POST", "/api/v1/models/demo/load"): BodyLimit(SMALL_BODY_BYTES),
     ("POST", "/api/v1/models/demo/download/"): BodyLimit(SMALL_BODY_BYTES),
     ("POST", "/api/v1/jobs/prune"): BodyLimit(SMALL_BODY_BYTES),
+    ("POST", "/api/v1/jobs/cancel"): BodyLimit(SMALL_BODY_BYTES),
     ("POST", "/nothing"): BodyLimit(SMALL_BODY_BYTES),
     ("PUT", "/api/v1/loras"): BodyLimit(SMALL_BODY_BYTES),
     ("GET", "/api/v1/loras"): BodyLimit(0),

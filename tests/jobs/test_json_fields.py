@@ -17,7 +17,7 @@ from mflux_api.http.a1111 import dialect
 from mflux_api.http.a1111.dialect import ALIASES, IMG2IMG_FIELDS, PLAIN_FIELDS, TXT2IMG_FIELDS, translate
 from mflux_api.http.a1111.no_effect import explain
 from mflux_api.http.a1111.sdapi_schemas import ExtraBatchImages, ExtraSingleImage
-from mflux_api.http.routes.job_schemas import PruneRequest
+from mflux_api.http.routes.job_schemas import BulkCancelRequest, PruneRequest
 from mflux_api.jobs import encoded_images, json_fields
 from mflux_api.jobs.encoded_images import LONG_TEXT_BYTES
 from mflux_api.jobs.ignored import of_request
@@ -43,6 +43,7 @@ ALL = {
     "single": Fields.of(ExtraSingleImage),
     "batch": EXTRAS,
     "prune": Fields.of(PruneRequest),
+    "cancel": Fields.of(BulkCancelRequest),
 }
 EMPTY_LISTS = b"[" + b"[]," * 160_000 + b"[]]"
 FEWER_EMPTY_LISTS = b"[" + b"[]," * 80_000 + b"[]]"

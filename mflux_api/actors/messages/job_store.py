@@ -8,6 +8,7 @@ from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.actors.mailbox import Ask
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
+from mflux_api.jobs.search import JobFilter
 from mflux_api.storage.repository import Page, Totals
 from mflux_api.storage.retention import Removed
 
@@ -114,6 +115,16 @@ class ListJobs(Ask[Page]):
 
 
 @attrs.frozen(kw_only=True)
+class SearchJobs(Ask[Page]):
+    """Read a page of the jobs that are found, newest first; it may have fewer than there are, and a next one."""
+
+    where: JobFilter
+    limit: int
+    cursor: str | None = None
+    visible: Visibility = ALL_JOBS
+
+
+@attrs.frozen(kw_only=True)
 class Unfinished(Ask[tuple[Job, ...]]):
     """Read what is queued or generating, oldest first."""
 
@@ -152,6 +163,7 @@ StoreMessage = (
     | GetJob
     | GetInputs
     | ListJobs
+    | SearchJobs
     | Unfinished
     | GetTotals
     | ExpireJobs

@@ -97,6 +97,7 @@ class JobSnapshot:
     prompt: str = attrs.field(repr=False)
     progress: Progress
     position: int | None
+    priority: int = 0
     owner: str = ""
     warnings: tuple[str, ...] = ()
     """What its runs did not do so far; the store has them with the job's end."""

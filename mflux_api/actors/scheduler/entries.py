@@ -111,7 +111,7 @@ class Entry:
 
     job: Job
     number: int
-    """Order of acceptance."""
+    """Order among the jobs of its caller: a higher priority first, then the order of acceptance."""
     tracker: ProgressTracker
     turn: int | None = None
     """Its caller's turn when it was last given to an engine: a job that goes back does not wait for another."""

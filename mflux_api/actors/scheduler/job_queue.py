@@ -25,8 +25,12 @@ SETTLED = 64
 """Changed entries that are brought up to date together, at 10 to 50 µs each."""
 
 
+PRIORITY_NUMBERS = 1 << 40
+"""Numbers between two priorities, so that a number alone says which of a caller's jobs is due first."""
+
+
 class JobQueue:
-    """Entries by id, and those that wait in their order: the callers in turn, and of each first come, first served.
+    """Entries by id, and those that wait in their order: callers in turn, of each by priority, then as they came.
 
     What is asked for at each event, call or end costs no more in a long queue: numbers are counted as they change, and
     the order is not gone through (:class:`RoundRobin`).
@@ -54,7 +58,8 @@ class JobQueue:
 
     def add(self, job: Job) -> Entry:
         """Make an entry for a job that was accepted; it does not wait yet."""
-        entry = Entry(job=job, number=next(self._numbers), tracker=ProgressTracker(job), watcher=self)
+        number = next(self._numbers) - job.request.priority * PRIORITY_NUMBERS
+        entry = Entry(job=job, number=number, tracker=ProgressTracker(job), watcher=self)
         self._entries[job.id] = entry
         self.tally.add(entry)
         if job.synchronous:
@@ -85,7 +90,7 @@ class JobQueue:
     def enqueue(self, entry: Entry) -> int:
         """Put an entry at its place among the waiting and return that place, counted from 1."""
         self._waiting[entry.number] = self._changed[entry.number] = entry
-        self._order.add(entry.number, client_of(entry.job.owner), entry.turn)
+        self._order.add(entry.number, client_of(entry.job.owner), entry.turn, lane=entry.job.request.lane)
         if len(self._changed) >= SETTLED:
             # The next look at the queue must not pay for all that came since the last one.
             self._settle()
@@ -183,7 +188,7 @@ class JobQueue:
 
     def at_work(self) -> Sequence[Entry]:
         """Return the entries with an attempt under way, in the order of acceptance."""
-        return sorted(self._at_work.values(), key=lambda entry: entry.number)
+        return sorted(self._at_work.values(), key=lambda entry: entry.number % PRIORITY_NUMBERS)
 
     def waiting_synchronous(self) -> Sequence[Entry]:
         """Return the entries in the queue whose callers wait for the end."""
@@ -272,6 +277,7 @@ def _snapshot(entry: Entry, position: int | None, eta_seconds: float | None) -> 
         progress=attrs.evolve(entry.tracker.latest, eta_seconds=eta_seconds),
         position=position,
         owner=entry.job.owner,
+        priority=entry.job.request.priority,
         warnings=entry.warnings,
     )
 

@@ -1,4 +1,7 @@
-"""The order of the queue: callers with waiting jobs one after the other, and the jobs of each as they came."""
+"""The order of the queue: callers with waiting jobs one after the other, and the jobs of each by their numbers.
+
+A job that may go before those of other callers is in a lane of its own: higher lanes come first, whole.
+"""
 
 import itertools
 from bisect import bisect_left, insort
@@ -15,6 +18,9 @@ from mflux_api.jobs.estimates import Estimates
 SAMPLED = 8
 """Other callers whose work before a job is summed up, at 50 to 100 µs each; that of more is taken to be like theirs."""
 
+LANE_TURNS = 1 << 40
+"""Turns between two lanes, so that a turn alone says which of two callers is due first."""
+
 Place = tuple[int, int]
 """A caller's turn and a job's number: of two jobs that could run next, the one with the smaller place is due first."""
 
@@ -26,16 +32,29 @@ class _Caller:
     """What one caller has in the queue."""
 
     name: str
+    lane: "_Lane"
     turn: int
     """Order among the callers; one that was served gets a new one, behind all others."""
     work: WorkAhead
     numbers: list[int] = attrs.field(factory=list)
-    """Its waiting jobs, in the order of acceptance."""
+    """Its waiting jobs in their order."""
     ready: ReadyJobs = attrs.field(factory=ReadyJobs)
     """Those that any free engine may take, with the overtakings within this caller's own jobs."""
     ready_models: Counter[str] = attrs.field(factory=Counter)
     overtaken: int = 0
     """How often a later caller was served before it, until it last had a job ready; since then the order counts."""
+
+
+@attrs.define(eq=False)
+class _Lane:
+    """The callers whose jobs go before those of every lower lane."""
+
+    height: int
+    callers: dict[str, _Caller] = attrs.field(factory=dict)
+    in_turn: list[int] = attrs.field(factory=list)
+    by_length: defaultdict[int, list[int]] = attrs.field(factory=lambda: defaultdict(list))
+    """Turns by how many jobs their callers have: of those with as many, it is enough to count."""
+    jobs: int = 0
 
 
 class RoundRobin:
@@ -48,11 +67,9 @@ class RoundRobin:
     def __init__(self, estimates: Estimates) -> None:
         self._estimates = estimates
         self._turns = itertools.count()
-        self._callers: dict[str, _Caller] = {}
+        # The highest first; there are at most as many as there are priorities.
+        self._lanes: dict[int, _Lane] = {}
         self._by_turn: dict[int, _Caller] = {}
-        self._in_turn: list[int] = []
-        # Turns by how many jobs their callers have: of those with as many, it is enough to count.
-        self._by_length: defaultdict[int, list[int]] = defaultdict(list)
         self._ready = ReadyJobs()
         self._caller_of: dict[int, _Caller] = {}
 
@@ -61,33 +78,47 @@ class RoundRobin:
 
     # --- who waits ---
 
-    def add(self, number: int, caller: str, turn: int | None = None) -> None:
+    def add(self, number: int, caller: str, turn: int | None = None, *, lane: int = 0) -> None:
         """Add a job that waits.
 
         Args:
-            number: the job's order of acceptance.
+            number: the job's order among those of its caller.
             caller: whose it is.
             turn: the caller's when the job was taken, where it comes back: it keeps its place.
+            lane: the height of the lane that the job is in; of its caller's jobs in others it knows nothing.
         """
-        known = self._callers.get(caller)
+        known = self._lane(lane).callers.get(caller)
         if known is None:
-            known = _Caller(caller, next(self._turns) if turn is None else turn, WorkAhead(self._estimates))
-            self._callers[caller] = known
+            known = _Caller(
+                caller, self._lane(lane), self._next_turn(lane) if turn is None else turn, WorkAhead(self._estimates)
+            )
+            known.lane.callers[caller] = known
             self._enter(known)
         elif turn is not None and turn < known.turn:
             self._move(known, turn)
         self._caller_of[number] = known
-        _note_length(self._by_length, known.turn, len(known.numbers), len(known.numbers) + 1)
+        _note_length(known.lane.by_length, known.turn, len(known.numbers), len(known.numbers) + 1)
         insort(known.numbers, number)
+        known.lane.jobs += 1
+
+    def _lane(self, height: int) -> _Lane:
+        if height not in self._lanes:
+            self._lanes[height] = _Lane(height)
+            self._lanes = dict(sorted(self._lanes.items(), reverse=True))
+        return self._lanes[height]
+
+    def _next_turn(self, lane: int) -> int:
+        return next(self._turns) - lane * LANE_TURNS
 
     def remove(self, number: int) -> None:
         """Take a job out."""
         caller = self._caller_of.pop(number)
         del caller.numbers[bisect_left(caller.numbers, number)]
-        _note_length(self._by_length, caller.turn, len(caller.numbers) + 1, len(caller.numbers))
+        caller.lane.jobs -= 1
+        _note_length(caller.lane.by_length, caller.turn, len(caller.numbers) + 1, len(caller.numbers))
         if not caller.numbers:
             self._leave(caller)
-            del self._callers[caller.name]
+            del caller.lane.callers[caller.name]
 
     def serve(self, number: int) -> int:
         """Take a job out because it runs: its caller goes behind the others. Return the turn that it had."""
@@ -95,22 +126,22 @@ class RoundRobin:
         turn = caller.turn
         self.remove(number)
         if caller.numbers:
-            self._move(caller, next(self._turns))
+            self._move(caller, self._next_turn(caller.lane.height))
         return turn
 
     def _enter(self, caller: _Caller) -> None:
         self._by_turn[caller.turn] = caller
-        insort(self._in_turn, caller.turn)
+        insort(caller.lane.in_turn, caller.turn)
         if caller.numbers:
-            insort(self._by_length[len(caller.numbers)], caller.turn)
+            insort(caller.lane.by_length[len(caller.numbers)], caller.turn)
         if caller.ready_models:
             self._ready.add(caller.turn, caller.ready_models, caller.overtaken)
 
     def _leave(self, caller: _Caller) -> None:
         del self._by_turn[caller.turn]
-        del self._in_turn[bisect_left(self._in_turn, caller.turn)]
+        del caller.lane.in_turn[bisect_left(caller.lane.in_turn, caller.turn)]
         if caller.numbers:
-            _remove(self._by_length, len(caller.numbers), caller.turn)
+            _remove(caller.lane.by_length, len(caller.numbers), caller.turn)
         if caller.turn in self._ready:
             self._ready.remove(caller.turn)
 
@@ -126,10 +157,10 @@ class RoundRobin:
         caller = self._caller_of.get(number)
         if caller is None:
             return 0
+        position = 1 + sum(lane.jobs for lane in self._lanes_before(caller.lane))
         # So many jobs of each caller come before it, and one more of the callers before its own.
         before = bisect_left(caller.numbers, number)
-        position = 1
-        for length, turns in self._by_length.items():
+        for length, turns in caller.lane.by_length.items():
             position += min(length, before) * len(turns)
             if length > before:
                 position += bisect_left(turns, caller.turn)
@@ -137,8 +168,15 @@ class RoundRobin:
 
     def __iter__(self) -> Iterator[int]:
         """Go through the numbers in the order in which they are due."""
+        for lane in self._lanes.values():
+            yield from self._of_lane(lane)
+
+    def _lanes_before(self, lane: _Lane) -> Iterator[_Lane]:
+        return itertools.takewhile(lambda each: each is not lane, self._lanes.values())
+
+    def _of_lane(self, lane: _Lane) -> Iterator[int]:
         place = 0
-        callers: Iterator[_Caller] = map(self._by_turn.__getitem__, self._in_turn)
+        callers: Iterator[_Caller] = map(self._by_turn.__getitem__, lane.in_turn)
         while True:
             more = list[_Caller]()
             for caller in callers:
@@ -227,7 +265,9 @@ class RoundRobin:
         seconds, others, counted = 0.0, 0.0, 0
         for caller in self._sample(own):
             first = planned.get(caller.turn, 0)
-            end = min(len(caller.numbers), place + (caller.turn < own.turn))
+            end = len(caller.numbers)
+            if caller.lane is own.lane:
+                end = min(end, place + (caller.turn < own.turn))
             if end <= first:
                 continue
             last = caller.numbers[end] if end < len(caller.numbers) else None
@@ -247,7 +287,8 @@ class RoundRobin:
 
     def _sample(self, own: _Caller) -> Iterator[_Caller]:
         yield own
-        others = (caller for caller in self._callers.values() if caller is not own)
+        lanes = (*self._lanes_before(own.lane), own.lane)
+        others = (caller for lane in lanes for caller in lane.callers.values() if caller is not own)
         yield from itertools.islice(others, SAMPLED)
 
 

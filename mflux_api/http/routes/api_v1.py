@@ -4,12 +4,14 @@ from quart import Blueprint
 
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.render import Renderer
-from mflux_api.http.routes import image_info, images, jobs, loras, models, sessions, system
+from mflux_api.http.routes import bulk_cancel, image_info, images, job_search, jobs, loras, models, sessions, system
 
 OPERATIONS = (
     *jobs.OPERATIONS,
     *images.OPERATIONS,
     *image_info.OPERATIONS,
+    *job_search.OPERATIONS,
+    *bulk_cancel.OPERATIONS,
     *models.OPERATIONS,
     *loras.OPERATIONS,
     *sessions.OPERATIONS,
@@ -23,6 +25,8 @@ def blueprints(gateway: Gateway, renderer: Renderer) -> tuple[Blueprint, ...]:
         jobs.blueprint(gateway, renderer),
         images.blueprint(gateway),
         image_info.blueprint(gateway),
+        job_search.blueprint(gateway),
+        bulk_cancel.blueprint(gateway),
         models.blueprint(gateway),
         loras.blueprint(gateway),
         sessions.blueprint(gateway),

@@ -1,9 +1,8 @@
-"""``/api/v1/generate`` and ``/api/v1/jobs``: submit, list, look, follow, cancel, fetch an image."""
+"""``/api/v1/generate`` and ``/api/v1/jobs``: submit, look, follow, cancel, fetch an image."""
 
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import msgspec
@@ -30,26 +29,20 @@ from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
 from mflux_api.http.open_connections import connection_limits
 from mflux_api.http.operations import BODY_ERRORS, SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
-from mflux_api.http.render import Renderer, job_response
+from mflux_api.http.query import invalid_parameter, unknown_parameters
+from mflux_api.http.render import Renderer
 from mflux_api.http.responses import json_answer, json_response
-from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, JobList, PruneRequest, PruneResponse
-from mflux_api.http.routes.numbers import number
+from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, PruneRequest, PruneResponse
 from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security.guard import caller, still_allowed
-from mflux_api.http.security.tokens import SECRET_PARAMETERS
 from mflux_api.http.slots import Slots
 from mflux_api.http.sse import stream_response
 from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
-from mflux_api.jobs.job import Status
 from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
-from mflux_api.jobs.unknown_fields import MAX_NAMES, FieldName, explain
 from mflux_api.system.threads import read_in_thread
-
-DEFAULT_LIMIT = 50
-MAX_LIMIT = 500
 
 _JOB_ID = path_parameter("job_id")
 _IMAGES = query_parameter("images", {"enum": ["base64", "url"]}, "How the result names its images")
@@ -67,23 +60,6 @@ OPERATIONS = (
         response=GenerateResponse,
         parameters=({"name": HEADER, "in": "header", "schema": {"type": "string", "maxLength": MAX_LENGTH}},),
         errors=(*SUBMIT_ERRORS, IdempotencyConflict, JobGone),
-    ),
-    Operation(
-        method="get",
-        path="/api/v1/jobs",
-        summary="List jobs, newest first",
-        scope=Scope.READ,
-        response=JobList,
-        parameters=(
-            query_parameter(
-                "limit",
-                {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT},
-                "Jobs on a page",
-            ),
-            query_parameter("cursor", {"type": "string"}, "next_cursor of the page before"),
-            query_parameter("status", {"enum": [status.value for status in Status]}, "Only jobs in this state"),
-        ),
-        errors=(InvalidParameter,),
     ),
     Operation(
         method="get",
@@ -156,6 +132,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
                 owner=who.owner,
                 key=key,
                 most_queued=who.most_queued,
+                prioritizes=who.prioritizes,
                 warnings=(*asked.warnings, *read.warnings),
                 names=asked.names,
             )
@@ -164,22 +141,10 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             GenerateResponse(job_id=job.id, status=job.status.value, position=accepted.position, warnings=job.warnings)
         )
 
-    @routes.get("/jobs")
-    async def list_jobs() -> Response:
-        views, cursor = await gateway.jobs(
-            limit=_limit(request.args.get("limit")),
-            cursor=request.args.get("cursor"),
-            status=_status(request.args.get("status")),
-            visible=caller().sees,
-        )
-        jobs = tuple(job_response(view) for view in views)
-        warnings = _unknown_parameters("limit", "cursor", "status")
-        return json_response(JobList(jobs=jobs, next_cursor=cursor, warnings=warnings))
-
     @routes.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
         view = await gateway.job(job_id, visible=caller().sees)
-        warnings = _unknown_parameters("images")
+        warnings = unknown_parameters("images")
         return json_answer(await renderer.job(view, held().stack, urls=_urls(), warnings=warnings))
 
     @routes.get("/jobs/<job_id>/stream")
@@ -196,7 +161,7 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
             held().stack,
             urls=urls,
             allowed=still_allowed(),
-            warnings=_unknown_parameters("images", "previews"),
+            warnings=unknown_parameters("images", "previews"),
             head_only=request.method == "HEAD",
         )
 
@@ -242,44 +207,12 @@ def _prune_request(body: Mapping[str, Any]) -> PruneRequest:
 def _urls() -> bool:
     value = request.args.get("images", "base64")
     if value not in ("base64", "url"):
-        raise _invalid("images", value, "base64 or url")
+        raise invalid_parameter("images", value, "base64 or url")
     return value == "url"
 
 
 def _previews() -> bool:
     value = request.args.get("previews", "none")
     if value not in ("none", "jpeg"):
-        raise _invalid("previews", value, "none or jpeg")
+        raise invalid_parameter("previews", value, "none or jpeg")
     return value == "jpeg"
-
-
-def _unknown_parameters(*known: str) -> tuple[str, ...]:
-    """Return what is said of parameters in the address that neither a route nor the check before it knows."""
-    names = [
-        FieldName(name)
-        for name in islice(request.args, MAX_NAMES)
-        if name not in known and name not in SECRET_PARAMETERS
-    ]
-    return explain(names, {"": known})
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_LIMIT
-    limit = number(text)
-    if limit is None or not 1 <= limit <= MAX_LIMIT:
-        raise _invalid("limit", text, f"1 to {MAX_LIMIT}")
-    return limit
-
-
-def _status(text: str | None) -> Status | None:
-    if text is None:
-        return None
-    try:
-        return Status(text)
-    except ValueError:
-        raise _invalid("status", text, ", ".join(Status)) from None
-
-
-def _invalid(field: str, value: str, limit: str) -> InvalidParameter:
-    return InvalidParameter.for_field(field, f"is invalid: expected {limit}", value=value[:64], limit=limit)

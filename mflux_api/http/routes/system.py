@@ -188,6 +188,7 @@ def blueprint(gateway: Gateway) -> Blueprint:
             QueuedJob(
                 job_id=job_id if job_id in shown else None,
                 position=state.position,
+                priority=state.priority,
                 prompt=shown.get(job_id),
                 eta_seconds=state.progress.eta_seconds,
             )

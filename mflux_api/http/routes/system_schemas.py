@@ -104,6 +104,8 @@ class QueuedJob:
 
     job_id: str | None
     position: int
+    priority: int
+    """-10 to 10, as it was asked for."""
     prompt: str | None
     eta_seconds: float | None
 

@@ -220,6 +220,17 @@ async def end_session(response: Response, *, secure: bool) -> None:
     await tokens().end_session(response, cast("Access", g.access).keys, secure=secure)
 
 
+def refuse_unlisted_page() -> None:
+    """Refuse the current request where a page sends it that may not manage the service, whatever its route's scope.
+
+    Raises:
+        OriginNotAllowed: one does.
+    """
+    guard = cast("Guard", g.guard)
+    sent = cast("Access", g.access).keys.find(_offers().by_program)
+    guard._check_page(_page(), Scope.MANAGE, has_key=sent is not None)
+
+
 def has_keys() -> bool:
     """Whether the service has keys, so that a caller needs one."""
     return bool(cast("Access", g.access).keys)

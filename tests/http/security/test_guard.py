@@ -69,10 +69,14 @@ async def ask(api: Api, operation: Operation, headers: Mapping[str, str]) -> tup
     return answer.status_code, body["code"]
 
 
-MANAGEMENT = [each for each in OPERATIONS if each.scope is Scope.MANAGE]
+MANAGEMENT = [each for each in OPERATIONS if each.scope is Scope.MANAGE or each.path == "/api/v1/jobs/cancel"]
 OF_OWN_PAGES = {"/api/v1/session", "/login"}
 """Open to those who have no key yet, and to no page of another origin."""
-FOR_PAGES = [each for each in OPERATIONS if each.scope is not Scope.MANAGE and each.path not in OF_OWN_PAGES]
+CANCELS_MANY = "/api/v1/jobs/cancel"
+"""Management for pages, though a key cancels its own jobs without the scope."""
+FOR_PAGES = [
+    each for each in OPERATIONS if each.scope is not Scope.MANAGE and each.path not in OF_OWN_PAGES | {CANCELS_MANY}
+]
 
 
 async def test_management_is_refused_to_every_foreign_page(tmp_path: Path) -> None:
@@ -175,9 +179,10 @@ async def test_page_after_dns_rebinding_reads_nothing(tmp_path: Path) -> None:
 
 
 async def test_every_scope_opens_what_it_implies_and_nothing_else(tmp_path: Path) -> None:
-    opens = {
+    opens: dict[Scope, set[Scope | None]] = {
         Scope.READ: {Scope.READ, None},
         Scope.GENERATE: {Scope.READ, Scope.GENERATE, None},
+        Scope.PRIORITIZE: {None},
         Scope.MANAGE: {*Scope, None},
     }
     async with api_with(tmp_path, keys_file=keys_file(tmp_path)) as api:
