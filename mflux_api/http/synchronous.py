@@ -39,6 +39,7 @@ async def run_job(
     *,
     owner: str,
     most_queued: int | None = None,
+    prioritizes: bool = False,
     warnings: tuple[str, ...] = (),
     names: Mapping[str, str] = NO_NAMES,
     on_accepted: Callable[[], None] = lambda: None,
@@ -56,6 +57,7 @@ async def run_job(
         [request],
         owner=owner,
         most_queued=most_queued,
+        prioritizes=prioritizes,
         warnings=warnings,
         names=names,
         on_accepted=on_accepted,
@@ -72,6 +74,7 @@ async def run_jobs(
     *,
     owner: str,
     most_queued: int | None = None,
+    prioritizes: bool = False,
     warnings: tuple[str, ...] = (),
     names: Mapping[str, str] = NO_NAMES,
     on_accepted: Callable[[], None] = lambda: None,
@@ -86,6 +89,7 @@ async def run_jobs(
         requests: what to run, in this order.
         owner: who asks.
         most_queued: how many jobs the owner may have waiting; by default its share of the queue.
+        prioritizes: whether priorities count among the jobs of all callers.
         warnings: about what was asked for and is not done; every job keeps them.
         names: what the client calls a field, where it has a name of its own; warnings use it.
         on_accepted: called when all are accepted: from then on what they carry is the jobs'.
@@ -102,7 +106,13 @@ async def run_jobs(
         try:
             for request in requests:
                 kept = await gateway.submit(
-                    request, synchronous=True, owner=owner, most_queued=most_queued, warnings=warnings, names=names
+                    request,
+                    synchronous=True,
+                    owner=owner,
+                    most_queued=most_queued,
+                    prioritizes=prioritizes,
+                    warnings=warnings,
+                    names=names,
                 )
                 accepted.append(kept.job.id)
                 on_submitted(kept.job.id)

@@ -47,6 +47,11 @@ async def test_priority_counts_among_all_only_with_the_scope(tmp_path: Path) -> 
         behind = await submit(api, BOB, priority=-1)
         before = await submit(api, BOB, priority=1)
         assert await queued(api) == [(before, 1), (first, 10), (usual, 0), (behind, -1)]
+        # It counts as much in calls that A1111's clients make.
+        body = {"prompt": "a cat", "model": "demo", "width": 64, "height": 64, "steps": 1, "priority": 5}
+        headers = BOB | {"Prefer": "respond-async"}
+        call = (await api.http.post("/sdapi/v1/txt2img", json=body, headers=headers)).json()["id"]
+        assert (await queued(api))[0] == (call, 5)
 
 
 @pytest.mark.parametrize("priority", [11, -11, 0.5, True, "high"])

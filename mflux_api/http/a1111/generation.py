@@ -184,6 +184,7 @@ def blueprint(
                 call.asked.request,
                 owner=who.owner,
                 most_queued=who.most_queued,
+                prioritizes=who.prioritizes,
                 warnings=call.warnings,
                 names=call.asked.names,
                 on_accepted=held().body.release,
@@ -199,6 +200,7 @@ def blueprint(
             call.asked.request,
             owner=who.owner,
             most_queued=who.most_queued,
+            prioritizes=who.prioritizes,
             warnings=call.warnings,
             names=call.asked.names,
         )

@@ -131,6 +131,7 @@ def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: Sy
                 call.request,
                 owner=who.owner,
                 most_queued=who.most_queued,
+                prioritizes=who.prioritizes,
                 warnings=call.warnings,
                 names=NAMES,
                 on_accepted=this.body.release,
@@ -151,7 +152,13 @@ def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: Sy
     async def submit(call: Call, key: IdempotencyKey) -> Accepted:
         who = caller()
         return await gateway.submit(
-            call.request, owner=who.owner, key=key, most_queued=who.most_queued, warnings=call.warnings, names=NAMES
+            call.request,
+            owner=who.owner,
+            key=key,
+            most_queued=who.most_queued,
+            prioritizes=who.prioritizes,
+            warnings=call.warnings,
+            names=NAMES,
         )
 
     async def rendered(call: Call, job: Job) -> Response:

@@ -167,7 +167,11 @@ async def test_service_without_keys_needs_no_session_and_says_so(tmp_path: Path)
         answer = await api.http.post(SESSION, json={"key": "any"})
         assert answer.status_code == 200
         assert "set-cookie" not in answer.headers
-        assert answer.json() == {"name": None, "scopes": ["generate", "manage", "read"], "expires_at": None}
+        assert answer.json() == {
+            "name": None,
+            "scopes": ["generate", "manage", "prioritize", "read"],
+            "expires_at": None,
+        }
         job = await api.finished()
         ticket = (await api.http.post(f"/api/v1/jobs/{job.id}/ticket")).json()
         assert ticket["ticket"] is None
