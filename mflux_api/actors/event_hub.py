@@ -13,6 +13,7 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.event_feed import EventFeed
 from mflux_api.actors.mailbox import Mailbox
 from mflux_api.errors import ShuttingDown
 from mflux_api.jobs.progress import Finished, JobEvent, Progress
@@ -54,7 +55,7 @@ class EventHub:
                 message = await self._mailbox.receive()
                 match message:
                     case m.Publish():
-                        state.publish(message.job_id, message.event)
+                        state.publish(message.job_id, message.event, message.owner)
                     case m.Subscribe() if state.over(message.job_id):
                         message.reply.fail(ShuttingDown("The service is shutting down; follow the job when it is back"))
                     case m.Subscribe():
@@ -64,6 +65,12 @@ class EventHub:
                         if not message.reply.ok(subscription):
                             # The asker is gone, and would never close it.
                             subscription.channel.close()
+                    case m.FollowAll() if state.streams_ended:
+                        message.reply.fail(ShuttingDown("The service is shutting down; follow again when it is back"))
+                    case m.FollowAll():
+                        feed = state.feed.follow(message.visible, message.last_event_id)
+                        if not message.reply.ok(feed):
+                            feed.channel.close()
                     case m.OpenLogs():
                         message.reply.ok(state.open_logs())
                     case m.CloseLog():
@@ -83,9 +90,11 @@ class HubState:
         self._name = name
         self._logs: OrderedDict[str, _Log] = OrderedDict()
         self._finished: OrderedDict[str, None] = OrderedDict()
-        self._streams_ended = False
+        self.streams_ended = False
+        """Whether nothing more will happen to any job here."""
+        self.feed = EventFeed(f"{name}-all")
 
-    def publish(self, job_id: str, event: JobEvent) -> None:
+    def publish(self, job_id: str, event: JobEvent, owner: str = "") -> None:
         """Log an event and send it to the job's followers; the terminal one ends their streams."""
         log = self._logs.setdefault(job_id, _Log())
         if log.finished:
@@ -97,6 +106,7 @@ class HubState:
             if event.preview is not None:
                 self._show(log, event)
                 return
+        self.feed.publish(owner, event)
         entry = self._append(log, event)
         terminal = isinstance(event, Finished)
         log.subscribers = [channel for channel in log.subscribers if _deliver(channel, entry, terminal=terminal)]
@@ -165,15 +175,16 @@ class HubState:
     def over(self, job_id: str) -> bool:
         """Whether the job will have no further event here, and no end."""
         log = self._logs.get(job_id)
-        return self._streams_ended and log is not None and not log.finished
+        return self.streams_ended and log is not None and not log.finished
 
     def end_streams(self) -> None:
         """End the streams of unfinished jobs, and open no new ones."""
-        self._streams_ended = True
+        self.streams_ended = True
         self.close()
 
     def close(self) -> None:
         """End every stream."""
+        self.feed.close()
         for log in self._logs.values():
             _end_streams(log)
 

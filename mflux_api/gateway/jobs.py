@@ -160,6 +160,18 @@ class Jobs(Questions):
 
         return EventStream(job, subscription, look, last_event_id=last_event_id)
 
+    async def follow_all(self, last_event_id: str | None = None, *, visible: Visibility = ALL_JOBS) -> m.Feed:
+        """Follow all jobs; close the channel of the result to end it.
+
+        Args:
+            last_event_id: the event after which to go on.
+            visible: which jobs there are for the caller.
+
+        Raises:
+            ShuttingDown: nothing more will happen here.
+        """
+        return await self._ask(self._to.hub, m.FollowAll(visible=visible, last_event_id=last_event_id))
+
     async def finished(self, job_id: str) -> Job:
         """Wait until a job has ended and return it."""
         while True:

@@ -261,16 +261,18 @@ class Renderer:
         self._idle_bytes -= self._images_of.pop(key).size
 
 
-def _without_images(view: JobView, warnings: Sequence[str] = ()) -> Answer:
+def job_with_paths(view: JobView, warnings: Sequence[str] = ()) -> JobResponse:
     """Return a job with its images' paths in place of the images."""
     job = view.job
     query = _query(target_of(job.request))
     paths = [f"/api/v1/jobs/{job.id}/images/{index}{query}" for index in range(len(job.images))]
     if job.status.terminal:
-        response = _with_result(view, paths, job.images, warnings)
-    else:
-        response = job_response(view, warnings=warnings)
-    return Answer(segments=(to_json(response),))
+        return _with_result(view, paths, job.images, warnings)
+    return job_response(view, warnings=warnings)
+
+
+def _without_images(view: JobView, warnings: Sequence[str] = ()) -> Answer:
+    return Answer(segments=(to_json(job_with_paths(view, warnings)),))
 
 
 def _query(target: ImageTarget) -> str:

@@ -25,7 +25,7 @@ KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b": keep-alive\n"
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
 
-_NAMES = {Status.COMPLETED: "complete", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
+NAMES = {Status.COMPLETED: "complete", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
 
 
 def stream_response(
@@ -135,7 +135,7 @@ class _Body(ResponseBody):
         answer = await self._renderer.end(
             end.job, self._held, urls=self._urls, wait_seconds=math.inf, warnings=self._warnings
         )
-        self._pieces = _event(_NAMES[end.job.status], end.event_id, answer).pieces()
+        self._pieces = _event(NAMES[end.job.status], end.event_id, answer).pieces()
         self._rendered.set()
 
     async def _next(self) -> LogEntry:

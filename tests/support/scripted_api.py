@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,15 @@ class Api:
         headers = () if last is None else (("Last-Event-ID", last),)
         async with connect(self.port) as client:
             return await client.get(f"/api/v1/jobs/{job_id}/stream{query}", *headers)
+
+
+async def answer_to(api: Api, method: str, path: str, headers: Mapping[str, str]) -> httpx.Response:
+    """An answer to a body that no route takes; of a stream without an end the head alone."""
+    async with api.http.stream(method.upper(), path, headers=headers, content=b"{") as answer:
+        endless = answer.status_code == 200 and path.partition("?")[0] == "/api/v1/events"
+        if not endless:
+            await answer.aread()
+    return answer if not endless else httpx.Response(answer.status_code)
 
 
 def parsed(data: bytes) -> list[Event]:

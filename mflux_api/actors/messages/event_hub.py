@@ -3,6 +3,7 @@
 import attrs
 import trio
 
+from mflux_api.access.visibility import Visibility
 from mflux_api.actors.mailbox import Ask
 from mflux_api.jobs.progress import JobEvent
 
@@ -35,6 +36,39 @@ class Publish:
 
     job_id: str
     event: JobEvent
+    owner: str = ""
+    """Whose job it is."""
+
+
+@attrs.frozen(kw_only=True)
+class FeedEntry:
+    """One event of any job, with its place in the feed of all."""
+
+    id: str
+    """What a client sends back as ``Last-Event-ID``."""
+    number: int
+    owner: str
+    event: JobEvent
+
+
+@attrs.frozen(kw_only=True)
+class Feed:
+    """What a follower of all its jobs missed, and the channel the future comes through."""
+
+    newest: str
+    """The id of the newest event of all, from which the channel goes on."""
+    backlog: tuple[FeedEntry, ...]
+    complete: bool
+    """Whether the backlog is all that there was since the follower's last event."""
+    channel: trio.MemoryReceiveChannel[FeedEntry]
+
+
+@attrs.frozen(kw_only=True)
+class FollowAll(Ask[Feed]):
+    """Follow all jobs that are visible; closing the channel ends it."""
+
+    visible: Visibility
+    last_event_id: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -64,4 +98,4 @@ class CloseLog:
     job_id: str
 
 
-HubMessage = Publish | Subscribe | OpenLogs | CloseLog | EndStreams
+HubMessage = Publish | Subscribe | FollowAll | OpenLogs | CloseLog | EndStreams

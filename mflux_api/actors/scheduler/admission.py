@@ -225,7 +225,7 @@ class Admission:
         # The store has the init images now; a hundred waiting jobs would hold gigabytes.
         entry.job = attrs.evolve(entry.job, request=entry.job.request.without_inputs())
         # Not lossy, unlike later progress: it opens the job's log, which followers need.
-        await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest))
+        await self._hub.tell(m.Publish(job_id=entry.job.id, event=entry.tracker.latest, owner=entry.job.owner))
         entry.on(JobEvent.KEPT)
         position = self._enqueue(entry)
         entry.kept.set()

@@ -81,7 +81,7 @@ class Endings:
             await self.lose(entry, error)
             return
         entry.unwritten = None
-        await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job)))
+        await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job), owner=entry.job.owner))
         self._queue.forget(entry)
         entry.on(JobEvent.COMMITTED)
         entry.answerable.set()
@@ -211,7 +211,7 @@ class Endings:
             # Its followers would wait for ever; now each asks for the job, and gets the reason.
             await self._hub.tell(m.CloseLog(job_id=job_id))
         elif job.status.terminal:
-            await self._hub.tell(m.Publish(job_id=job_id, event=Finished(job=job)))
+            await self._hub.tell(m.Publish(job_id=job_id, event=Finished(job=job), owner=job.owner))
 
     # --- a store that cannot write, or be read, for a while ---
 

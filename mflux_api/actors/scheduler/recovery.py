@@ -72,7 +72,7 @@ class Recovery:
 
     async def _recover(self, job: Job) -> None:
         entry = self._queue.add(job)
-        await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest))
+        await self._hub.tell(m.Publish(job_id=job.id, event=entry.tracker.latest, owner=job.owner))
         if job.started_at is not None:
             # Of an attempt that had no end.
             await self._job_runner.discard_all(job)

@@ -399,4 +399,4 @@ class Scheduler:
         if entry is None or entry.state in OVER:
             return
         timed = attrs.evolve(progress, eta_seconds=self._queue.eta(entry, self._engines.usable()))
-        self._hub.tell_lossy(m.Publish(job_id=progress.id, event=timed))
+        self._hub.tell_lossy(m.Publish(job_id=progress.id, event=timed, owner=entry.job.owner))

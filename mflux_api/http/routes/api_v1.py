@@ -4,12 +4,24 @@ from quart import Blueprint
 
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.render import Renderer
-from mflux_api.http.routes import bulk_cancel, image_info, images, job_search, jobs, loras, models, sessions, system
+from mflux_api.http.routes import (
+    bulk_cancel,
+    events,
+    image_info,
+    images,
+    job_search,
+    jobs,
+    loras,
+    models,
+    sessions,
+    system,
+)
 
 OPERATIONS = (
     *jobs.OPERATIONS,
     *images.OPERATIONS,
     *image_info.OPERATIONS,
+    *events.OPERATIONS,
     *job_search.OPERATIONS,
     *bulk_cancel.OPERATIONS,
     *models.OPERATIONS,
@@ -25,6 +37,7 @@ def blueprints(gateway: Gateway, renderer: Renderer) -> tuple[Blueprint, ...]:
         jobs.blueprint(gateway, renderer),
         images.blueprint(gateway),
         image_info.blueprint(gateway),
+        events.blueprint(gateway),
         job_search.blueprint(gateway),
         bulk_cancel.blueprint(gateway),
         models.blueprint(gateway),

@@ -15,7 +15,7 @@ from mflux_api.config import SecuritySettings
 from mflux_api.http.openapi import OPERATIONS
 from mflux_api.http.operations import Operation
 from tests.support.harness import ended, settings
-from tests.support.scripted_api import Api, scripted_api
+from tests.support.scripted_api import Api, answer_to, scripted_api
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +40,7 @@ def test_routes_that_need_no_key_are_these() -> None:
 async def refusal(api: Api, operation: Operation, job_id: str, headers: dict[str, str], query: str) -> int | None:
     """The status where the guard refuses, ``None`` where the route itself answers: no route takes this body."""
     path = operation.path.format(job_id=job_id, model_id="no-model", name="no-lora", index=0)
-    answer = await api.http.request(operation.method.upper(), path + query, headers=headers, content=b"{")
+    answer = await answer_to(api, operation.method, path + query, headers)
     return answer.status_code if answer.status_code in (401, 403) else LET_IN
 
 
