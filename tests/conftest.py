@@ -19,7 +19,21 @@ os.environ[DEVICES_VARIABLE] = "cpu"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+WHY_SKIPPED = "only with --thorough: it takes long and has a shorter sibling"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option."""
+    parser.addoption("--thorough", action="store_true", help="also run what takes long and has a shorter sibling")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Put the files that take long first: of the processes none waits for the other's last file."""
+    if not config.getoption("--thorough"):
+        for item in items:
+            if item.get_closest_marker("thorough") is not None:
+                item.add_marker(
+                    pytest.mark.skip(reason="only with --thorough: it takes long and has a shorter sibling")
+                )
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
     items.sort(key=lambda item: item.path not in slow)

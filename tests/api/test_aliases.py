@@ -32,6 +32,7 @@ def test_every_klein_alias_generates_on_a_local_checkpoint_with_its_own_rules(tm
         assert spelled["parameters"]["model"] == "flux2-klein-4b"
 
 
+@pytest.mark.thorough
 def test_quantized_aliases_generate_on_the_checkpoint_of_their_base_and_are_kept(tmp_path: Path) -> None:
     custom = (
         f'[[models.custom]]\nname = "flux2-klein-base-4b"\nbase = "flux2-klein-base-4b"\npath = {str(EMBEDDED)!r}\n'

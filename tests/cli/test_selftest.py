@@ -20,6 +20,7 @@ from tests.support.server import clean_environment
 
 
 @pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(600)
 def test_selftest_finds_everything_right_on_a_cpu(tmp_path: Path) -> None:
     done = subprocess.run(

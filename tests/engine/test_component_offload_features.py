@@ -75,7 +75,9 @@ def test_adapter_that_does_not_fit_is_refused_under_low_ram_too(
     assert distance(generate(offloading, low)[0], generate(pipeline, REQUEST)[0]) <= 1
 
 
-@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+@pytest.mark.parametrize(
+    "bits", [pytest.param(3, marks=pytest.mark.thorough), 4, pytest.param(6, marks=pytest.mark.thorough), 8]
+)
 def test_quantized_weights_take_adapters_and_give_them_back(
     tiny_folder: Path, device: Device, lora: Lora, tmp_path: Path, bits: int
 ) -> None:

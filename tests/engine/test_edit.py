@@ -50,9 +50,9 @@ def same_as_stock(stock_folder: Path, device: Device) -> Pipeline:
 @pytest.mark.parametrize(
     ("sizes", "steps", "guidance", "levels"),
     [
-        ([(64, 64)], 3, 1.0, 0),
+        pytest.param([(64, 64)], 3, 1.0, 0, marks=pytest.mark.thorough),
         ([(96, 48), (32, 80)], 2, 1.0, 0),
-        ([(64, 48), (48, 64), (16, 16), (80, 32)], 1, 1.0, 0),
+        pytest.param([(64, 48), (48, 64), (16, 16), (80, 32)], 1, 1.0, 0, marks=pytest.mark.thorough),
         ([(48, 32), (64, 64)], 2, 4.0, 1),
     ],
 )

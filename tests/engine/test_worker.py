@@ -172,7 +172,7 @@ async def test_what_the_model_code_prints_and_reads_touches_no_frame_and_it_has_
         assert list((tmp_path / "tmp").iterdir()) == [], "it compiled something"
 
 
-@pytest.mark.parametrize("bits", [3, 6])
+@pytest.mark.parametrize("bits", [3, pytest.param(6, marks=pytest.mark.thorough)])
 async def test_embedded_checkpoint_is_quantized_too(tmp_path: Path, bits: p.Bits) -> None:
     async with running_engine() as engine:
         whole = p.LoadModel(model="demo", path=str(EMBEDDED))
