@@ -9,7 +9,7 @@ from typing import Literal
 import attrs
 import trio
 
-from mflux_api.errors import ServiceError
+from mflux_api.errors import JobGone, JobNotFound, ServiceError
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.jobs import JobView
 from mflux_api.jobs.job import Status
@@ -93,7 +93,9 @@ class SynchronousCalls:
 
     async def newest(self, client: str) -> CallState | None:
         """Return the client's newest call that runs, else its newest one."""
-        states = [state for call in reversed(self._calls.get(client, ())) if (state := await self._state(call))]
+        # A copy: calls come and go meanwhile.
+        newest_first = tuple(reversed(self._calls.get(client, ())))
+        states = [state for call in newest_first if (state := await self._state(call))]
         running = [state for state in states if state.view.job.status is Status.GENERATING]
         return next(iter((*running, *states)), None)
 
@@ -107,18 +109,32 @@ class SynchronousCalls:
     async def interrupt(self, client: str) -> SynchronousCall | None:
         """End the client's newest running call, else its newest one; return it if there is one.
 
+        One whose job is not accepted yet ends as soon as it is.
+
         Where the last call has just ended because the client hung up, it is that one that is meant, and no other ends.
         """
         left = self._left.pop(client, None)
         if left is not None and self._clock() - left <= LEFT_SECONDS:
             return None
         state = await self.newest(client)
-        if state is None:
+        call = self._newest_without_job(client) if state is None else state.call
+        if call is None:
             return None
-        state.call.interrupted = True
-        for job_id in reversed(state.call.jobs):
-            await self._gateway.cancel(job_id)
-        return state.call
+        call.interrupted = True
+        for job_id in reversed(call.jobs):
+            # It may be gone by now.
+            with suppress(JobNotFound, JobGone):
+                await self._gateway.cancel(job_id)
+        return call
+
+    def add_job(self, call: SynchronousCall, job_id: str) -> None:
+        """Give a call a job that is accepted; of an interrupted one it ends at once."""
+        call.jobs.append(job_id)
+        if call.interrupted:
+            self._gateway.abandon(job_id)
+
+    def _newest_without_job(self, client: str) -> SynchronousCall | None:
+        return next((call for call in reversed(self._calls.get(client, ())) if not call.jobs), None)
 
     async def _state(self, call: SynchronousCall) -> CallState | None:
         """Return how a call's first unfinished job is; ``None`` before one is accepted, and when all have ended."""

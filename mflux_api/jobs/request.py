@@ -17,8 +17,10 @@ EncodedImage = Annotated[str, LARGE]
 _MAX_INIT_IMAGES = 4
 _MAX_LORAS = 16
 
-Prompt = Annotated[str, Meta(max_length=10_000, description="Text description of the image; an upscaler needs none")]
-NegativePrompt = Annotated[str, Meta(max_length=10_000, description="What the image should not show (base models)")]
+MAX_PROMPT = 10_000
+_OF_PROMPT = "Text description of the image; an upscaler needs none"
+Prompt = Annotated[str, Meta(max_length=MAX_PROMPT, description=_OF_PROMPT)]
+NegativePrompt = Annotated[str, Meta(max_length=MAX_PROMPT, description="What the image should not show (base models)")]
 Seed = Annotated[int, Meta(ge=-1, le=MAX_SEED, description="Random seed; null or -1: random")]
 MIN_SIDE, MAX_SIDE = 64, 2048
 Side = Annotated[

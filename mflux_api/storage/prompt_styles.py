@@ -11,6 +11,8 @@ import attrs
 MAX_BYTES = 2**20
 MAX_STYLES = 1000
 MAX_TEXT = 10_000
+_PLACE = "{prompt}"
+_BETWEEN = ", "
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +53,28 @@ class PromptStyles:
         return self._styles
 
 
-def apply_style(text: str, style: str) -> str:
-    """Return a prompt, or a negative one, with a style's text; as A1111 does it."""
+class PromptTooLong(ValueError):
+    """A style makes a prompt longer than it may be."""
+
+
+def apply_style(text: str, style: str, *, most: int) -> str:
+    """Return a prompt, or a negative one, with a style's text; as A1111 does it.
+
+    Args:
+        text: the prompt.
+        style: the style's text for it.
+        most: how many characters the result may have; it is counted first, as each style may double the prompt.
+
+    Raises:
+        PromptTooLong: it would have more.
+    """
     style = style.strip()
-    if "{prompt}" in style:
-        return style.replace("{prompt}", text)
-    return ", ".join(filter(None, (text.strip(), style)))
+    places = style.count(_PLACE)
+    if len(style) + places * (len(text) - len(_PLACE)) + (0 if places else len(text) + len(_BETWEEN)) > most:
+        raise PromptTooLong
+    if places:
+        return style.replace(_PLACE, text)
+    return _BETWEEN.join(filter(None, (text.strip(), style)))
 
 
 def _parse(path: Path) -> tuple[PromptStyle, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from mflux_api.storage.prompt_styles import MAX_BYTES, PromptStyle, PromptStyles, apply_style
+from mflux_api.storage.prompt_styles import MAX_BYTES, PromptStyle, PromptStyles, PromptTooLong, apply_style
 
 CSV = 'name,prompt,negative_prompt\nInk,"{prompt}, ink, black and white",colour\nPlain,on white,\n,nothing,\n'
 
@@ -51,4 +51,12 @@ def test_file_that_cannot_be_used_is_told_once_and_costs_nothing(
     ],
 )
 def test_style_stands_around_a_prompt_or_behind_it(text: str, style: str, result: str) -> None:
-    assert apply_style(text, style) == result
+    assert apply_style(text, style, most=100) == result
+
+
+@pytest.mark.parametrize("style", ["{prompt}{prompt}", "{prompt}, far", "far"])
+def test_style_never_makes_a_prompt_longer_than_it_may_be(style: str) -> None:
+    length = len(apply_style("a cat", style, most=10))
+    assert length == 10
+    with pytest.raises(PromptTooLong):
+        apply_style("a cat", style, most=length - 1)

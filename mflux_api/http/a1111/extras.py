@@ -24,6 +24,7 @@ from mflux_api.http.a1111.sdapi_schemas import (
     UpscalerItem,
 )
 from mflux_api.http.body import json_object
+from mflux_api.http.client_ids import client_id
 from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
@@ -32,6 +33,7 @@ from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.security.guard import caller
 from mflux_api.http.slots import Slots
 from mflux_api.http.synchronous import run_jobs
+from mflux_api.http.synchronous_calls import SynchronousCalls
 from mflux_api.images.child.protocol import ComposeExtras
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.json_fields import Fields, JSONObject
@@ -97,10 +99,12 @@ OPERATIONS = (
 )
 
 
+_KIND = "extras"
+
 _SINGLE, _BATCH = (Fields.of(body).with_fields(EXTRAS_READ) for body in (ExtraSingleImage, ExtraBatchImages))
 
 
-def blueprint(gateway: Gateway) -> Blueprint:
+def blueprint(gateway: Gateway, calls: SynchronousCalls) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
 
@@ -110,11 +114,21 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     service = Extras(gateway, caller, reserve, metadata=gateway.settings.generation.metadata)
 
+    @asynccontextmanager
+    async def listed(options: ExtrasOptions) -> AsyncIterator[Callable[[str], None]]:
+        """Have a call in the list of those that can be interrupted, where it has jobs; yield what takes their ids."""
+        if not service.runs_jobs(options):
+            yield lambda _: None
+            return
+        async with calls.call(client_id(), _KIND) as call:
+            yield partial(calls.add_job, call)
+
     @routes.post("/extra-single-image")
     async def single() -> Response:
         read = await json_object(_SINGLE, forms=True)
         options = convert(read.values, ExtraSingleImage, strict=False)
-        done = await service.upscale(options, [options.image], "image", warnings_of(read))
+        async with listed(options) as add_job:
+            done = await service.upscale(options, [options.image], "image", warnings_of(read), on_submitted=add_job)
         respond = partial(ExtraSingleResponse, html_info=done.info, warnings=done.warnings)
         return json_answer(with_images(lambda marks: respond(image=marks[0]), done.images))
 
@@ -123,7 +137,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
         read = await json_object(_BATCH)
         options = convert(read.values, ExtraBatchImages, strict=False)
         texts = [file.data for file in options.imageList]
-        done = await service.upscale(options, texts, "imageList", warnings_of(read))
+        async with listed(options) as add_job:
+            done = await service.upscale(options, texts, "imageList", warnings_of(read), on_submitted=add_job)
         respond = partial(ExtraBatchResponse, html_info=done.info, warnings=done.warnings)
         return json_answer(with_images(lambda marks: respond(images=tuple(marks)), done.images))
 
@@ -195,8 +210,29 @@ class Extras:
         """Return all upscalers, the plain ones first."""
         return (*PLAIN, *(model for model in self._gateway.catalog if model.upscales))
 
+    def runs_jobs(self, options: ExtrasOptions) -> bool:
+        """Return whether one of the upscalers is a model.
+
+        Raises:
+            InvalidParameter: an upscaler is unknown.
+        """
+        return any(isinstance(upscaler, Model) for upscaler in self._chosen(options))
+
+    def _chosen(self, options: ExtrasOptions) -> tuple[Upscaler, ...]:
+        first, second = self._both(options)
+        return (first, second) if attrs.evolve(options, upscaler_2=_name(second)).blends else (first,)
+
+    def _both(self, options: ExtrasOptions) -> tuple[Upscaler, Upscaler]:
+        return self._find(options.upscaler_1, "upscaler_1"), self._find(options.upscaler_2, "upscaler_2")
+
     async def upscale(
-        self, options: ExtrasOptions, texts: Sequence[str], field: str, warnings: tuple[str, ...] = ()
+        self,
+        options: ExtrasOptions,
+        texts: Sequence[str],
+        field: str,
+        warnings: tuple[str, ...] = (),
+        *,
+        on_submitted: Callable[[str], None] = lambda _: None,
     ) -> Upscaled:
         """Upscale images.
 
@@ -205,6 +241,7 @@ class Extras:
             texts: the images, as base64 or data URLs.
             field: what the client calls them, for errors.
             warnings: about what was asked for and is not done; the answer has them, and the jobs keep them.
+            on_submitted: is given the id of each job when it is accepted.
 
         Raises:
             InvalidParameter: an upscaler is unknown, or one of the images cannot be used or upscaled.
@@ -215,16 +252,16 @@ class Extras:
             JobCancelled: another caller cancelled a job.
             ServiceError: a job failed.
         """
-        first = self._find(options.upscaler_1, "upscaler_1")
-        second = self._find(options.upscaler_2, "upscaler_2")
+        first, second = self._both(options)
         options = attrs.evolve(options, upscaler_1=_name(first), upscaler_2=_name(second))
-        upscalers = (first, second) if options.blends else (first,)
-        if any(isinstance(upscaler, Model) for upscaler in upscalers):
-            return await self._upscale(options, upscalers, texts, field, warnings)
+        upscalers = self._chosen(options)
+        if self.runs_jobs(options):
+            return await self._upscale(options, upscalers, texts, field, warnings, on_submitted)
         if (await self._gateway.status()).draining:
             raise ShuttingDown("The service is shutting down; try again in a moment")
         with self._plain_calls.slot(self._caller().owner):
-            return await self._upscale(options, upscalers, texts, field, (*_only_of_models(options), *warnings))
+            told = (*_only_of_models(options), *warnings)
+            return await self._upscale(options, upscalers, texts, field, told, on_submitted)
 
     async def _upscale(
         self,
@@ -233,6 +270,7 @@ class Extras:
         texts: Sequence[str],
         field: str,
         warnings: tuple[str, ...],
+        on_submitted: Callable[[str], None],
     ) -> Upscaled:
         need_client()
         # Every image is checked before the first is upscaled.
@@ -244,7 +282,7 @@ class Extras:
         plans = [make_plan(options, *size, field=field) for size in checked.sizes]
         _check_batch(plans, field)
         images = list[Pieces]()
-        async with self._run(options, upscalers, sources, plans, warnings) as layers_of:
+        async with self._run(options, upscalers, sources, plans, warnings, on_submitted) as layers_of:
             for source, plan, layers in zip(sources, plans, layers_of, strict=True):
                 image = await self._compose(options, plan, source, layers)
                 # What a job has made is not thrown away for want of room.
@@ -262,6 +300,7 @@ class Extras:
         sources: Sequence[Source],
         plans: Sequence[Plan],
         warnings: tuple[str, ...],
+        on_submitted: Callable[[str], None],
     ) -> AsyncIterator[list[list[Layer]]]:
         """Run the models' jobs and yield the layers of each image."""
         requests = {
@@ -272,7 +311,12 @@ class Extras:
         }
         who = self._caller()
         async with run_jobs(
-            self._gateway, list(requests.values()), owner=who.owner, most_queued=who.most_queued, warnings=warnings
+            self._gateway,
+            list(requests.values()),
+            owner=who.owner,
+            most_queued=who.most_queued,
+            warnings=warnings,
+            on_submitted=on_submitted,
         ) as ran:
             jobs = {place: each.job for place, each in zip(requests, ran, strict=True)}
             yield [

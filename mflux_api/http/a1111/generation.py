@@ -188,7 +188,7 @@ def blueprint(
                 warnings=call.warnings,
                 names=call.asked.names,
                 on_accepted=held().body.release,
-                on_submitted=listed.jobs.append,
+                on_submitted=partial(calls.add_job, listed),
             ) as ran,
         ):
             return await answer(call, ran, started)

@@ -26,7 +26,7 @@ def blueprints(gateway: Gateway, renderer: Renderer, calls: SynchronousCalls) ->
     chosen, styled = ClientOptions(), styles.StyledPrompts(gateway)
     return (
         generation.blueprint(gateway, renderer, chosen, calls, styled),
-        extras.blueprint(gateway),
+        extras.blueprint(gateway, calls),
         options.blueprint(gateway, chosen),
         discovery.blueprint(gateway, chosen),
         residency.blueprint(gateway, chosen),

@@ -7,15 +7,19 @@ import attrs
 from quart import Blueprint, Response
 
 from mflux_api.access.keys import Scope
+from mflux_api.errors import InvalidParameter
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.operations import Operation
 from mflux_api.http.responses import json_response
 from mflux_api.ipc.printable import printable
-from mflux_api.storage.prompt_styles import PromptStyle, PromptStyles, apply_style
+from mflux_api.jobs.json_fields import OMITTED
+from mflux_api.jobs.request import MAX_PROMPT
+from mflux_api.storage.prompt_styles import PromptStyle, PromptStyles, PromptTooLong, apply_style
 
 PATH = "/sdapi/v1/prompt-styles"
 MAX_NAMED = 32
 _MAX_NAME_SHOWN = 48
+_MOST_TOLD = 3
 
 
 @attrs.frozen(kw_only=True)
@@ -52,7 +56,11 @@ class StyledPrompts:
         return await self._gateway.read_images(self._styles.read)
 
     async def apply(self, fields: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Put a call's styles into its prompts; return their names, and what is to be said of those that are none."""
+        """Put a call's styles into its prompts; return their names, and what is to be said of those that are none.
+
+        Raises:
+            InvalidParameter: the styles are not names, or too many, or make a prompt too long.
+        """
         names = _names(fields.get("styles"))
         if not names:
             return (), ()
@@ -63,10 +71,12 @@ class StyledPrompts:
             if text is None or isinstance(text, str):
                 styled = text or ""
                 for style in used:
-                    styled = apply_style(styled, getattr(style, field))
+                    styled = _apply(style, styled, field)
                 fields[field] = styled or text
         missing = [printable(name, _MAX_NAME_SHOWN) for name in names if name not in known]
-        told = [f"'styles': there is no style '{name}'; GET {PATH} lists them" for name in missing[:3]]
+        told = [f"'styles': there is no style '{name}'; GET {PATH} lists them" for name in missing[:_MOST_TOLD]]
+        if len(missing) > _MOST_TOLD:
+            told.append(f"'styles': {len(missing) - _MOST_TOLD} more are not there")
         return tuple(style.name for style in used), tuple(told)
 
 
@@ -83,10 +93,28 @@ def blueprint(styled: StyledPrompts) -> Blueprint:
     return routes
 
 
+def _apply(style: PromptStyle, text: str, field: str) -> str:
+    # A prompt that is too long without styles is left for an error of its own.
+    if len(text) > MAX_PROMPT:
+        return text
+    try:
+        return apply_style(text, getattr(style, field), most=MAX_PROMPT)
+    except PromptTooLong:
+        limit = f"a '{field}' of at most {MAX_PROMPT} characters with them"
+        raise InvalidParameter.for_field("styles", f"is invalid: expected {limit}", limit=limit) from None
+
+
 def _names(value: Any) -> Sequence[str]:
-    if isinstance(value, str):
+    if isinstance(value, str) and value != OMITTED:
         value = [value]
-    if not isinstance(value, list):
+    if value in (None, {}):
         return ()
+    if not isinstance(value, list) or not all(isinstance(name, str | None) for name in value):
+        limit = "a list of names"
+        raise InvalidParameter.for_field("styles", f"is invalid: expected {limit}", limit=limit)
     # What A1111's page sends for "no style".
-    return [name for name in value[:MAX_NAMED] if isinstance(name, str) and name.strip() not in ("", "None")]
+    names = [name for name in value if name is not None and name.strip() not in ("", "None")]
+    if len(names) > MAX_NAMED:
+        limit = f"at most {MAX_NAMED} names"
+        raise InvalidParameter.for_field("styles", f"is invalid: expected {limit}", value=len(names), limit=limit)
+    return names

@@ -135,7 +135,7 @@ def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: Sy
                 warnings=call.warnings,
                 names=NAMES,
                 on_accepted=this.body.release,
-                on_submitted=listed.jobs.append,
+                on_submitted=partial(calls.add_job, listed),
             ) as ran,
         ):
             return await rendered(call, ran.job)

@@ -3,7 +3,7 @@
 from contextvars import ContextVar
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import attrs
 import msgspec
@@ -77,6 +77,29 @@ async def test_calls_beyond_the_limit_are_refused_and_the_others_finish() -> Non
         gate.set()
     assert [to_image(b"".join(image).decode()).size for image in images] == [(96, 64)] * MAX_PLAIN_CALLS
     await upscale()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "runs"),
+    [
+        ({"upscaler_1": "Lanczos"}, False),
+        ({"upscaler_1": "seedvr2"}, True),
+        ({"upscaler_1": "Lanczos", "upscaler_2": "seedvr2"}, False),
+        ({"upscaler_1": "Lanczos", "upscaler_2": "SeedVR2", "extras_upscaler_2_visibility": 0.5}, True),
+        ({"upscaler_1": "Lanczos", "upscaler_2": "none", "extras_upscaler_2_visibility": 0.5}, False),
+    ],
+)
+def test_only_calls_of_a_model_have_jobs_to_interrupt(chosen: dict[str, Any], runs: bool) -> None:
+    service = Extras(cast("Gateway", Idle()), lambda: CALLER, take_room)
+    assert service.runs_jobs(ExtrasOptions(**chosen)) is runs
+
+
+async def test_jobs_of_a_call_are_named_as_they_are_accepted() -> None:
+    named = list[Any]()
+    options = ExtrasOptions(upscaler_1="seedvr2")
+    service = Extras(cast("Gateway", Numbering()), lambda: CALLER, take_room)
+    await service.upscale(options, [SOURCE, SOURCE], "image", on_submitted=named.append)
+    assert named == [1, 2]
 
 
 async def test_one_caller_does_not_keep_the_others_from_resizing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
@@ -14,6 +15,7 @@ import trio
 import trio.lowlevel
 import trio.testing
 
+from mflux_api.errors import JobGone
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.jobs import JobView
 from mflux_api.http.synchronous_calls import LEFT_SECONDS, SynchronousCalls
@@ -189,14 +191,24 @@ async def test_interrupt_before_the_hang_up_ends_that_call_and_the_next_interrup
 
 
 class OneJob:
-    """As much of a gateway as an interrupt needs: every job runs."""
+    """As much of a gateway as an interrupt needs: every job runs but one."""
 
     async def job(self, job_id: str) -> JobView:
+        if job_id == "goes":
+            await self.gone.wait()
+            raise JobGone("It is gone")
         job = Job(id=job_id, request=RESOLVED, created_at=datetime.now(UTC), status=Status.GENERATING)
         return JobView(job=job, live=None)
 
+    def __init__(self) -> None:
+        self.abandoned = list[str]()
+        self.gone = trio.Event()
+
     async def cancel(self, job_id: str) -> None:
         await trio.lowlevel.checkpoint()
+
+    def abandon(self, job_id: str) -> None:
+        self.abandoned.append(job_id)
 
 
 @pytest.mark.parametrize(("late", "ends"), [(0.0, False), (LEFT_SECONDS - 0.1, False), (LEFT_SECONDS + 0.1, True)])
@@ -216,6 +228,37 @@ async def test_interrupt_means_the_call_that_was_hung_up_only_for_a_while(
         # One interrupt is consumed, not all.
         assert await calls.interrupt("a") is call
         assert not other.interrupted
+
+
+async def test_interrupt_of_a_call_without_a_job_yet_ends_the_job_that_comes() -> None:
+    one = OneJob()
+    calls = SynchronousCalls(cast("Gateway", one))
+    async with calls.call("a", "img2img") as call, calls.call("b", "img2img") as other:
+        assert await calls.interrupt("a") is call
+        calls.add_job(other, "1")
+        calls.add_job(call, "2")
+        assert one.abandoned == ["2"]
+
+
+async def test_calls_that_end_meanwhile_hide_no_other_call() -> None:
+    one = OneJob()
+    calls = SynchronousCalls(cast("Gateway", one))
+    found = list[Any]()
+
+    async def ask() -> None:
+        found.append(await calls.newest("a"))
+
+    async with calls.call("a", "txt2img") as first:
+        first.jobs.append("1")
+        async with trio.open_nursery() as nursery:
+            async with AsyncExitStack() as stack:
+                for _ in range(3):
+                    await stack.enter_async_context(calls.call("a", "txt2img"))
+                (await stack.enter_async_context(calls.call("a", "txt2img"))).jobs.append("goes")
+                nursery.start_soon(ask)
+                await trio.testing.wait_all_tasks_blocked()
+            one.gone.set()
+        assert [state.call for state in found] == [first]
 
 
 async def test_images_are_not_described_and_that_is_said(tmp_path: Path) -> None:

@@ -51,6 +51,17 @@ async def test_styles_are_listed_applied_and_told(tmp_path: Path) -> None:
             assert (info["styles"], info["prompt"], answer["parameters"]["styles"]) == (used, prompt, used)
 
 
+@pytest.mark.parametrize(
+    "styles", [{"Ink": 1}, 5, ["Ink", 1], ["Ink"] * 33, "x" * 20_000, ["Double"] * 20], ids=lambda each: str(each)[:20]
+)
+async def test_styles_that_cannot_be_used_are_an_error_of_their_field(tmp_path: Path, styles: Any) -> None:
+    changed = styled(tmp_path)
+    (tmp_path / "styles.csv").write_text(CSV + "Double,{prompt} {prompt},\n", "utf-8")
+    async with scripted_api(tmp_path, changed=changed) as api:
+        answer = await api.http.post("/sdapi/v1/txt2img", json=CALL | {"styles": styles})
+        assert (answer.status_code, answer.json()["details"]["field"]) == (400, "styles")
+
+
 async def test_infotext_fills_in_what_the_fields_leave_out(tmp_path: Path) -> None:
     script = Script()
     said = "a dog\nNegative prompt: rain\nSteps: 3, Sampler: Euler, CFG scale: 2.5, Seed: 77, Size: 80x96, Model: other"
