@@ -71,6 +71,7 @@ _OF_INFOTEXT: Mapping[str, str] = {
     "width": "Size-1",
     "height": "Size-2",
 }
+_TEXTS = ("prompt", "negative_prompt")
 _FORMATS: Mapping[str, ImageFormat] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
 _LARGEST_SHOWN = 10**9
 _MAX_TASK = 128
@@ -159,8 +160,16 @@ def fill_in(fields: dict[str, Any]) -> None:
         return
     pairs = parse_infotext(text)
     for name, key in _OF_INFOTEXT.items():
-        if fields.get(name) in (None, "") and pairs.get(key):
+        known = fields.get(name) is not None or (name == "cfg_scale" and fields.get("guidance") is not None)
+        if not known and pairs.get(key) and (name in _TEXTS or _is_number(pairs[key])):
             fields[name] = pairs[key]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def task_of(body: Mapping[str, Any]) -> str | None:

@@ -315,6 +315,7 @@ class Extras:
             list(requests.values()),
             owner=who.owner,
             most_queued=who.most_queued,
+            prioritizes=who.prioritizes,
             warnings=warnings,
             on_submitted=on_submitted,
         ) as ran:

@@ -136,7 +136,9 @@ READ: Final[Mapping[str, Field]] = {
     **dict.fromkeys(_RULES, _BRIEF),
     **dict.fromkeys(("sampler_name", "sampler_index", "override_settings_restore_afterwards"), _BRIEF),
     "alwayson_scripts": _OBJECT,
-    "override_settings": attrs.evolve(_OBJECT, fields=Fields({"sd_model_checkpoint": SCALAR})),
+    "override_settings": attrs.evolve(
+        _OBJECT, fields=Fields({"sd_model_checkpoint": SCALAR, "samples_format": SCALAR})
+    ),
     **dict.fromkeys(CARRIED, PRESENCE),
 }
 """The fields whose value is looked at here."""

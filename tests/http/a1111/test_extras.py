@@ -187,7 +187,9 @@ async def test_jobs_of_a_call_are_its_callers_and_keep_its_warnings() -> None:
     assert (await service.upscale(PLAIN, [SOURCE], "image", warnings)).warnings == warnings
     soft = attrs.evolve(PLAIN, softness=0.5)
     assert "'softness' has no effect" in (await service.upscale(soft, [SOURCE], "image", warnings)).warnings[0]
-    assert gateway.others == [{"owner": "key ana", "most_queued": 3, "warnings": warnings, "names": {}}]
+    assert gateway.others == [
+        {"owner": "key ana", "most_queued": 3, "prioritizes": True, "warnings": warnings, "names": {}}
+    ]
 
 
 @pytest.mark.slow

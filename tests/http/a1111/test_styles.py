@@ -72,6 +72,11 @@ async def test_infotext_fills_in_what_the_fields_leave_out(tmp_path: Path) -> No
         run = runs(script)[-1][0]
         assert (run.prompt, run.negative_prompt, run.steps, run.guidance) == ("a dog", "rain", 2, 2.5)
         assert (run.seeds, run.width, run.height) == ((77,), 80, 96)
+        body = {"infotext": said.replace("77", "abc"), "negative_prompt": "", "guidance": 1.5, "model": "demo-base"}
+        answer = await api.http.post("/sdapi/v1/txt2img", json=body | {"steps": 1})
+        assert (answer.status_code, answer.json()["warnings"]) == (200, [])
+        run = runs(script)[-1][0]
+        assert (run.negative_prompt, run.guidance) == ("", 1.5)
 
 
 @pytest.mark.parametrize(("wanted", "kind"), [("jpg", "JPEG"), ("webp", "WEBP"), ("png", "PNG"), (None, "PNG")])
