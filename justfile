@@ -11,6 +11,10 @@ test *args:
 quick *args:
     uv run pytest -m "not slow" {{args}}
 
+# All tests with the coverage of every process, and its floor.
+coverage:
+    .ci/coverage
+
 # The guarantees of docs/guarantees.md in their long forms, with their figures: about an hour.
 guarantees *args:
     uv run pytest tests/guarantees --full -s -n 0 {{args}}

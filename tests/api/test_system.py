@@ -166,8 +166,9 @@ def test_preflight_allows_what_clients_send(client: httpx.Client) -> None:
         "X-API-Key",
         "Last-Event-ID",
         "Idempotency-Key",
+        "Prefer",
     ]
-    assert answer.headers["access-control-expose-headers"] == "Retry-After, X-Request-ID"
+    assert answer.headers["access-control-expose-headers"] == "Retry-After, X-Request-ID, Location, Preference-Applied"
     assert "DELETE" in answer.headers["access-control-allow-methods"]
 
 

@@ -1,4 +1,4 @@
-"""The commands of docs/api.md that need files or a key, run as printed; only the host differs."""
+"""The commands of docs/api.md and docs/clients.md that take more than one line, run as printed but for the host."""
 
 from __future__ import annotations
 
@@ -26,7 +26,11 @@ pytestmark = [
 ]
 
 KEY = "the key of those who read the document"
-BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "api.md").read_text("utf-8"), re.DOTALL)
+BLOCKS = [
+    block
+    for name in ("api.md", "clients.md")
+    for block in re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / name).read_text("utf-8"), re.DOTALL)
+]
 
 
 def example(word: str) -> str:
@@ -55,6 +59,13 @@ async def test_form_with_files_is_a_job(tmp_path: Path) -> None:
     async with scripted_api(tmp_path) as api:
         printed = await run(example("curl -F"), api, tmp_path)
         assert '"job_id"' in printed
+
+
+async def test_image_of_a_job_that_was_not_waited_for(tmp_path: Path) -> None:
+    async with scripted_api(tmp_path) as api:
+        await run(example("respond-async"), api, tmp_path)
+    assert "event: complete" in (tmp_path / "events.txt").read_text()
+    assert (tmp_path / "lake.webp").read_bytes()[8:12] == b"WEBP"
 
 
 async def test_session_and_ticket_by_hand(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Crowd:
         self._address = httpx.URL(server.url)
         self._stack = stack
         self._sockets: list[socket.socket] = []
+        self._told: set[socket.socket] = set()
 
     def join(self, request: bytes, body: bytes = b"", times: int = 0) -> None:
         """Send a request, and a part of a body so many times, in a thread of its own."""
@@ -70,14 +71,16 @@ class Crowd:
         return len(select.select(self._sockets, [], [], 0)[0])
 
     def statuses(self) -> list[int]:
-        """The status of every answer that has begun."""
+        """The status of every answer that has begun since the last time."""
         found = []
-        for sock in self._sockets:
+        for sock in [each for each in self._sockets if each not in self._told]:
             sock.setblocking(False)
             try:
                 found.append(int(sock.recv(12)[9:12]))
             except (BlockingIOError, ValueError):
                 continue
+            # What is behind it may look like a status, too.
+            self._told.add(sock)
         return found
 
 

@@ -26,6 +26,8 @@ NAMES: Final[Mapping[str, str]] = {
 }
 """Our fields as OpenAI's clients call them."""
 
+_ABSENT: Final = "None"
+_PROMPTS: Final = ("prompt", "negative_prompt")
 _SIZE: Final = re.compile(r"([0-9]{1,5})[xX\u00d7]([0-9]{1,5})")
 _FACTORS: Final[Mapping[str, float]] = {"low": 0.5, "high": 2, "hd": 2, "xhigh": 2.5, "max": 3}
 """Times the steps that a model is made for."""
@@ -75,6 +77,8 @@ def read_call(asked: ImagesRequest, model: Model, *, default_steps: int) -> Call
         told.append("'output_compression' has no effect: PNG files lose nothing")
     if (asked.style or "").casefold() not in _NEUTRAL_STYLES:
         told.append("'style' has no effect: say it in the prompt")
+    if asked.partial_images:
+        told.append("'partial_images' has no effect: streams have finished images only")
     loras, scales = _loras(asked.lora)
     quality = asked.quality or "auto"
     request = GenerateRequest(
@@ -109,8 +113,9 @@ def read_call(asked: ImagesRequest, model: Model, *, default_steps: int) -> Call
 
 
 def normalize(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a body whose single images are lists of one, as JSON clients send them."""
-    fields = dict(body)
+    """Return a body without what only says that it is absent, and with its single images as lists of one."""
+    # Python's clients write an absent value into a form as its name.
+    fields = {name: value for name, value in body.items() if value != _ABSENT or name in _PROMPTS}
     if isinstance(fields.get("image"), str):
         fields["image"] = [fields["image"]]
     if isinstance(fields.get("images"), Mapping):

@@ -21,6 +21,7 @@ async def completed(answers: Answers, call: Call, job: Job) -> Answer:
             "quality": call.quality,
             "background": "opaque",
             "output_format": call.output_format,
+            "warnings": job.warnings,
             "usage": msgspec.to_builtins(usage_of(job, len(call.request.init_images))),
             "b64_json": "",
         }

@@ -58,7 +58,7 @@ class PruneResponse:
 class BulkCancelRequest:
     """``POST /api/v1/jobs/cancel``: either ``ids``, or conditions that all have to be met, or ``all``."""
 
-    ids: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(min_length=1, max_length=MAX_CANCELLED)] = ()
+    ids: Annotated[tuple[Annotated[str, Meta(max_length=64)], ...], Meta(max_length=MAX_CANCELLED)] = ()
     """These jobs."""
     status: Literal["queued", "generating"] | None = None
     """Jobs in this state."""

@@ -219,6 +219,10 @@ async def test_edits_take_files_as_the_sdks_send_them(tmp_path: Path) -> None:
             run = runs(script)[-1][0]
             assert (len(run.references), run.image_strength) == (len(names), 1.0)
         text = base64.b64encode(PNG).decode()
+        # What Open WebUI sends of what was left empty.
+        empty = fields | {"model": "None", "size": "None", "background": "None", "quality": "None"}
+        answer = await api.http.post(EDITS, data=empty, files=[("image", ("a.png", PNG, "image/png"))])
+        assert (answer.status_code, answer.json()["warnings"]) == (200, [])
         for body in ({"image": text}, {"image": [text]}, {"images": [{"image_url": f"data:image/png;base64,{text}"}]}):
             assert (await api.http.post(EDITS, json=CALL | body)).status_code == 200
         assert (await refused(api, EDITS))[1]["param"] == "image"
@@ -264,6 +268,14 @@ async def test_stream_without_partial_images_is_one_completed_event_for_each_ima
         assert event["type"] == "image_generation.completed"
         assert opened(event).size == (64, 64)
         assert event["usage"]["total_tokens"] > 0
+
+
+async def test_partial_images_are_told_to_have_no_effect(api: Api) -> None:
+    answer = await api.http.post(GENERATIONS, json=CALL | {"stream": True, "partial_images": 2})
+    (block,) = answer.text.strip().split("\n\n")
+    event = json.loads(block.partition("data: ")[2])
+    assert (event["type"], len(event["warnings"])) == ("image_generation.completed", 1)
+    assert "partial_images" in event["warnings"][0]
 
 
 async def test_job_of_a_client_that_leaves_is_cancelled(tmp_path: Path) -> None:
