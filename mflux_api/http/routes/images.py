@@ -7,8 +7,8 @@ from mflux_api.errors import ImageGone, ImageNotFound, InvalidParameter, JobGone
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.held import held
 from mflux_api.http.operations import Operation, path_parameter, query_parameter
+from mflux_api.http.query import invalid_parameter, number, number_parameter
 from mflux_api.http.responses import file_answer
-from mflux_api.http.routes.numbers import number
 from mflux_api.http.security.guard import caller
 from mflux_api.images.encode import MEDIA_TYPES, ImageFormat, ImageTarget
 from mflux_api.ipc.printable import printable
@@ -66,27 +66,15 @@ def _target() -> ImageTarget:
     wanted = request.args.get("format") or "png"
     kind: ImageFormat | None = next((known for known in MEDIA_TYPES if known == wanted), None)
     if kind is None:
-        limit = ", ".join(MEDIA_TYPES)
-        raise InvalidParameter.for_field("format", f"is invalid: expected {limit}", value=wanted[:64], limit=limit)
-    quality = _whole("quality", 0, 100)
-    return ImageTarget(format=kind, side=_whole("size", MIN_SIDE, MAX_SIDE), quality=None if kind == "png" else quality)
+        raise invalid_parameter("format", wanted, ", ".join(MEDIA_TYPES))
+    quality, side = number_parameter("quality", 0, 100), number_parameter("size", MIN_SIDE, MAX_SIDE)
+    return ImageTarget(format=kind, side=side, quality=None if kind == "png" else quality)
 
 
 def _tag(target: ImageTarget) -> str:
     """Return what tells the conversions of one image apart."""
     side = "" if target.side is None else f"-{target.side}"
     return target.format + side + ("" if target.quality is None else f"-q{target.quality}")
-
-
-def _whole(name: str, least: int, most: int) -> int | None:
-    text = request.args.get(name)
-    if text is None:
-        return None
-    found = number(text)
-    if found is None or not least <= found <= most:
-        limit = f"{least} to {most}"
-        raise InvalidParameter.for_field(name, f"is invalid: expected {limit}", value=text[:64], limit=limit)
-    return found
 
 
 def _image(job: Job, text: str) -> StoredImage:

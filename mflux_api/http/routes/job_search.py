@@ -6,11 +6,10 @@ from mflux_api.access.keys import Scope
 from mflux_api.errors import InvalidParameter
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.operations import Operation, query_parameter
-from mflux_api.http.query import invalid_parameter, unknown_parameters
+from mflux_api.http.query import invalid_parameter, number_parameter, unknown_parameters
 from mflux_api.http.render import job_response
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.job_schemas import JobList
-from mflux_api.http.routes.numbers import number
 from mflux_api.http.security.guard import caller
 from mflux_api.jobs.job import Status
 from mflux_api.jobs.search import MAX_NAME, MAX_QUERY, JobFilter, fold_words
@@ -57,7 +56,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/jobs")
     async def list_jobs() -> Response:
-        limit, cursor, visible = _limit(request.args.get("limit")), request.args.get("cursor"), caller().sees
+        asked, cursor, visible = number_parameter("limit", 1, MAX_LIMIT), request.args.get("cursor"), caller().sees
+        limit = DEFAULT_LIMIT if asked is None else asked
         where = _filter()
         if where == JobFilter(statuses=where.statuses) and len(where.statuses) <= 1:
             status = where.statuses[0] if where.statuses else None
@@ -110,12 +110,3 @@ def _edit(text: str | None) -> bool | None:
     if text.lower() not in ("true", "false"):
         raise invalid_parameter("edit", text, "true or false")
     return text.lower() == "true"
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_LIMIT
-    limit = number(text)
-    if limit is None or not 1 <= limit <= MAX_LIMIT:
-        raise invalid_parameter("limit", text, f"1 to {MAX_LIMIT}")
-    return limit

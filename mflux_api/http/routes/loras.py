@@ -27,6 +27,7 @@ from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.content_encoding import BadPacking, Encoding, UnpackedBody, body_encoding, not_packed
 from mflux_api.http.multipart import read_form
 from mflux_api.http.operations import Operation, path_parameter, query_parameter
+from mflux_api.http.query import invalid_parameter
 from mflux_api.http.render import timestamp
 from mflux_api.http.responses import json_bytes, json_response, to_json
 from mflux_api.http.routes.lora_schemas import DeletedLora, LoraList, LoraResponse, SkippedLora
@@ -208,9 +209,7 @@ class _Uploads:
 def _flag(name: str) -> bool:
     value = request.args.get(name, "false")
     if value not in ("true", "false"):
-        raise InvalidParameter.for_field(
-            name, "is invalid: expected true or false", value=value[:64], limit="true or false"
-        )
+        raise invalid_parameter(name, value, "true or false")
     return value == "true"
 
 
