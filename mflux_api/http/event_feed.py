@@ -15,8 +15,8 @@ from quart.wrappers.response import ResponseBody
 from mflux_api.actors.messages import Feed, FeedEntry
 from mflux_api.gateway.jobs import JobView
 from mflux_api.http.render import job_with_paths
-from mflux_api.http.responses import to_json
-from mflux_api.http.sse import CONTENT_TYPE, KEEP_ALIVE, KEEP_ALIVE_SECONDS, NAMES
+from mflux_api.http.responses import Answer, to_json
+from mflux_api.http.sse import KEEP_ALIVE, KEEP_ALIVE_SECONDS, NAMES, event, event_stream
 from mflux_api.jobs.progress import Finished
 
 
@@ -38,13 +38,7 @@ def feed_response(feed: Feed, *, resumed: bool, allowed: Callable[[], bool]) -> 
         resumed: whether the client said which event it had last.
         allowed: whether the client may still follow; asked at every event and every keep-alive.
     """
-    response = Response(
-        _Body(feed, resumed=resumed, allowed=allowed),
-        content_type=CONTENT_TYPE,
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-    )
-    response.timeout = None
-    return response
+    return event_stream(_Body(feed, resumed=resumed, allowed=allowed))
 
 
 class _Body(ResponseBody):
@@ -82,16 +76,16 @@ class _Body(ResponseBody):
 
 
 def _begin(feed: Feed, *, resumed: bool) -> bytes:
-    return _event("resync" if resumed else "begin", feed.newest, to_json(FeedBegins()))
+    return _event("resync" if resumed else "begin", feed.newest, FeedBegins())
 
 
 def _event_of(entry: FeedEntry) -> bytes:
-    event = entry.event
-    if isinstance(event, Finished):
-        view = JobView(job=event.job, live=None)
-        return _event(NAMES[event.job.status], entry.id, to_json(job_with_paths(view)))
-    return _event("progress", entry.id, to_json(event))
+    happened = entry.event
+    if isinstance(happened, Finished):
+        view = JobView(job=happened.job, live=None)
+        return _event(NAMES[happened.job.status], entry.id, job_with_paths(view))
+    return _event("progress", entry.id, happened)
 
 
-def _event(name: str, event_id: str, data: bytes) -> bytes:
-    return b"".join((f"id: {event_id}\nevent: {name}\ndata: ".encode(), data, b"\n\n"))
+def _event(name: str, event_id: str, data: object) -> bytes:
+    return b"".join(event(name, event_id, Answer((to_json(data),))).pieces())

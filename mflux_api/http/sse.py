@@ -1,4 +1,4 @@
-"""Server-sent events: one job's stream as a Quart response body.
+"""Server-sent events: their form, and one job's stream as a Quart response body.
 
 Clients differ in what they survive: the keep-alive is a comment line that ends with ONE newline, no
 event is called ``error``, and the server ends the stream after the terminal event.
@@ -24,6 +24,8 @@ from mflux_api.jobs.progress import Finished
 KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b": keep-alive\n"
 CONTENT_TYPE = "text/event-stream; charset=utf-8"
+HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+"""Of every stream: no cache and no proxy keeps events back."""
 
 NAMES = {Status.COMPLETED: "complete", Status.FAILED: "failed", Status.CANCELLED: "cancelled"}
 
@@ -55,13 +57,20 @@ def stream_response(
         response = Response(b"", status=204 if stream.ended else 200, content_type=CONTENT_TYPE)
         response.headers.pop("Content-Length", None)
         return response
-    response = Response(
-        _Body(stream, renderer, held, urls=urls, allowed=allowed, warnings=warnings),
-        content_type=CONTENT_TYPE,
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
-    )
+    return event_stream(_Body(stream, renderer, held, urls=urls, allowed=allowed, warnings=warnings))
+
+
+def event_stream(body: ResponseBody) -> Response:
+    """Return a response that streams events, however long that takes."""
+    response = Response(body, content_type=CONTENT_TYPE, headers=HEADERS)
     response.timeout = None
     return response
+
+
+def event(name: str, event_id: str, data: Answer) -> Answer:
+    """Return one event; without an id it is none to come back with."""
+    identity = f"id: {event_id}\n".encode() if event_id else b""
+    return Answer((identity + b"event: " + name.encode() + b"\ndata: ", *data.segments, b"\n\n"))
 
 
 class _Body(ResponseBody):
@@ -123,7 +132,7 @@ class _Body(ResponseBody):
             if logged is None:
                 return KEEP_ALIVE
             if not isinstance(logged.event, Finished):
-                return b"".join(_event("progress", logged.id, Answer((to_json(logged.event),))).pieces())
+                return b"".join(event("progress", logged.id, Answer((to_json(logged.event),))).pieces())
             self._end = logged.event
             self._tasks.start_soon(self._render, logged.event)
         with trio.move_on_after(KEEP_ALIVE_SECONDS):
@@ -135,7 +144,7 @@ class _Body(ResponseBody):
         answer = await self._renderer.end(
             end.job, self._held, urls=self._urls, wait_seconds=math.inf, warnings=self._warnings
         )
-        self._pieces = _event(NAMES[end.job.status], end.event_id, answer).pieces()
+        self._pieces = event(NAMES[end.job.status], end.event_id, answer).pieces()
         self._rendered.set()
 
     async def _next(self) -> LogEntry:
@@ -144,8 +153,3 @@ class _Body(ResponseBody):
         except ServiceError:
             # The client reconnects with Last-Event-ID, and the new hub takes it from there; or its answer says why not.
             raise StopAsyncIteration from None
-
-
-def _event(name: str, event_id: str, data: Answer) -> Answer:
-    identity = f"id: {event_id}\n".encode() if event_id else b""
-    return Answer((identity + b"event: " + name.encode() + b"\ndata: ", *data.segments, b"\n\n"))

@@ -6,7 +6,7 @@ from quart import Response
 from mflux_api.http.openai.answers import Answers, size_of, usage_of
 from mflux_api.http.openai.call import Call
 from mflux_api.http.responses import Answer
-from mflux_api.http.sse import CONTENT_TYPE
+from mflux_api.http.sse import CONTENT_TYPE, HEADERS, event
 from mflux_api.jobs.job import Job
 
 
@@ -27,13 +27,12 @@ async def completed(answers: Answers, call: Call, job: Job) -> Answer:
         }
         head = msgspec.json.encode(data)
         # The image is not copied: it stands in the empty text at the end.
-        segments += [f"event: {call.prefix}.completed\ndata: ".encode(), head[:-2], image, b'"}\n\n']
+        segments += event(f"{call.prefix}.completed", "", Answer((head[:-2], image, b'"}'))).segments
     return Answer(tuple(segments))
 
 
 def stream_headers(response: Response) -> Response:
     """Return a response as an event stream."""
     response.headers["Content-Type"] = CONTENT_TYPE
-    response.headers["Cache-Control"] = "no-cache"
-    response.headers["X-Accel-Buffering"] = "no"
+    response.headers.update(HEADERS)
     return response
