@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 import attrs
 import trio
@@ -23,6 +24,8 @@ from mflux_api.jobs.warnings import merge
 
 CACHE_BYTES = 64 * 1024 * 1024
 """Images that no request uses any more are kept up to this, beside the bytes in flight."""
+ROOM_SECONDS = 60.0
+"""How long a call whose job is done waits for the room to be answered."""
 
 
 def timestamp(moment: datetime) -> str:
@@ -261,11 +264,26 @@ class Renderer:
         self._idle_bytes -= self._images_of.pop(key).size
 
 
+def image_path(job: Job, index: int) -> str:
+    """Return where on this server one image of a job is."""
+    return f"/api/v1/jobs/{job.id}/images/{index}"
+
+
+def image_parameters(job: Job) -> dict[str, str]:
+    """Return what asks there for the image as the job's answers have it."""
+    target = target_of(job.request)
+    parameters: dict[str, str] = {} if target.as_stored else {"format": target.format}
+    if target.quality is not None:
+        parameters["quality"] = str(target.quality)
+    return parameters
+
+
 def job_with_paths(view: JobView, warnings: Sequence[str] = ()) -> JobResponse:
     """Return a job with its images' paths in place of the images."""
     job = view.job
-    query = _query(target_of(job.request))
-    paths = [f"/api/v1/jobs/{job.id}/images/{index}{query}" for index in range(len(job.images))]
+    parameters = image_parameters(job)
+    query = f"?{urlencode(parameters)}" if parameters else ""
+    paths = [image_path(job, index) + query for index in range(len(job.images))]
     if job.status.terminal:
         return _with_result(view, paths, job.images, warnings)
     return job_response(view, warnings=warnings)
@@ -273,12 +291,6 @@ def job_with_paths(view: JobView, warnings: Sequence[str] = ()) -> JobResponse:
 
 def _without_images(view: JobView, warnings: Sequence[str] = ()) -> Answer:
     return Answer(segments=(to_json(job_with_paths(view, warnings)),))
-
-
-def _query(target: ImageTarget) -> str:
-    if target.as_stored:
-        return ""
-    return f"?format={target.format}" + ("" if target.quality is None else f"&quality={target.quality}")
 
 
 def _with_result(

@@ -23,7 +23,7 @@ from mflux_api.http.client_ids import client_id
 from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
 from mflux_api.http.preferences import read_preferences
-from mflux_api.http.render import Renderer, job_response, with_images
+from mflux_api.http.render import ROOM_SECONDS, Renderer, job_response, with_images
 from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security.guard import caller
@@ -72,10 +72,6 @@ OPERATIONS = (
         errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
     ),
 )
-
-
-ROOM_SECONDS = 60.0
-"""How long a call whose job is done waits for the room to be answered."""
 
 
 @attrs.frozen

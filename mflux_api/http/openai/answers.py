@@ -7,15 +7,12 @@ from mflux_api.http.forwarded import external_base
 from mflux_api.http.held import held
 from mflux_api.http.openai.call import Call
 from mflux_api.http.openai.schemas import ImageItem, ImagesAnswer, InputTokens, Usage
-from mflux_api.http.render import Renderer, with_images
+from mflux_api.http.render import ROOM_SECONDS, Renderer, image_parameters, image_path, with_images
 from mflux_api.http.responses import Answer, to_json
 from mflux_api.http.security.guard import caller, tokens
-from mflux_api.images.encode import target_of
 from mflux_api.jobs.job import Job
 
 URL_SECONDS: Final = 3600.0
-ROOM_SECONDS: Final = 60.0
-"""How long a call whose job is done waits for the room to be answered."""
 _PIXELS_PER_TOKEN: Final = 256
 _BYTES_PER_TOKEN: Final = 4
 
@@ -29,10 +26,10 @@ class Answers:
     async def whole(self, call: Call, job: Job) -> Answer:
         """Return a job's images in one object, base64 or URLs."""
         if call.wants_urls:
-            urls = [await self._url(call, job, index) for index in range(len(job.images))]
+            urls = [await self._url(job, index) for index in range(len(job.images))]
             items = [ImageItem(url=url, seed=image.seed) for url, image in zip(urls, job.images, strict=True)]
             return Answer((to_json(_answer(call, job, items)),))
-        images = await self.images(call, job)
+        images = await self.images(job)
 
         def build(marks: Sequence[str]) -> ImagesAnswer:
             named = zip(marks, job.images, strict=True)
@@ -40,16 +37,12 @@ class Answers:
 
         return with_images(build, images)
 
-    async def images(self, call: Call, job: Job) -> list[bytearray]:
-        """Return a job's images as base64 in the format that the call asks for."""
+    async def images(self, job: Job) -> list[bytearray]:
+        """Return a job's images as base64 in the format that it was asked for."""
         return await self._renderer.images(job, held().stack, wait_seconds=ROOM_SECONDS)
 
-    async def _url(self, call: Call, job: Job, index: int) -> str:
-        path = f"/api/v1/jobs/{job.id}/images/{index}"
-        target = target_of(job.request)
-        parameters: dict[str, str] = {} if target.as_stored else {"format": target.format}
-        if target.quality is not None:
-            parameters["quality"] = str(target.quality)
+    async def _url(self, job: Job, index: int) -> str:
+        path, parameters = image_path(job, index), image_parameters(job)
         return external_base() + await tokens().sign_path(path, parameters, caller().key, URL_SECONDS)
 
 

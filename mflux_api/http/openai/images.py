@@ -1,22 +1,19 @@
 """``/v1/images/generations``, ``edits`` and ``variations``: generate and wait, as OpenAI's clients ask."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
 
 import attrs
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
 from mflux_api.access.keys import Scope
 from mflux_api.actors.messages import Accepted
-from mflux_api.catalog import Model
 from mflux_api.errors import (
     IdempotencyConflict,
     InvalidParameter,
     JobCancelled,
     JobGone,
-    ModelNotFound,
     NotYetSupported,
     by_code,
 )
@@ -24,6 +21,8 @@ from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.body import json_object
 from mflux_api.http.client_ids import client_id
 from mflux_api.http.held import held
+from mflux_api.http.idempotency_keys import PARAMETER as IDEMPOTENCY_KEY
+from mflux_api.http.idempotency_keys import read_idempotency_key
 from mflux_api.http.openai.answers import Answers
 from mflux_api.http.openai.call import NAMES, Call, normalize, read_call
 from mflux_api.http.openai.names import ModelNames
@@ -35,13 +34,10 @@ from mflux_api.http.responses import json_answer
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import run_job
 from mflux_api.http.synchronous_calls import SynchronousCalls
-from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
+from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.parse import convert
-from mflux_api.system.threads import read_in_thread
-
-_KEY = {"name": HEADER, "in": "header", "schema": {"type": "string", "maxLength": MAX_LENGTH}}
 
 OPERATIONS = (
     Operation(
@@ -51,7 +47,7 @@ OPERATIONS = (
         scope=Scope.GENERATE,
         body=ImagesRequest,
         response=ImagesAnswer,
-        parameters=(_KEY,),
+        parameters=(IDEMPOTENCY_KEY,),
         errors=(*SUBMIT_ERRORS, *RUN_ERRORS, IdempotencyConflict, JobGone),
     ),
     Operation(
@@ -62,7 +58,7 @@ OPERATIONS = (
         body=EditsRequest,
         forms=True,
         response=ImagesAnswer,
-        parameters=(_KEY,),
+        parameters=(IDEMPOTENCY_KEY,),
         errors=(*SUBMIT_ERRORS, *RUN_ERRORS, IdempotencyConflict, JobGone),
     ),
     Operation(
@@ -103,22 +99,9 @@ def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: Sy
         body = await json_object(fields, forms=True)
         values = normalize(body.values)
         asked = convert(values, kind, strict=not body.texts)
-        key = await read_key(values)
-        call = read_call(asked, find(asked.model), default_steps=default_steps)
-        return with_warnings(call, body.warnings), key
-
-    def find(name: str | None) -> Model:
-        model = gateway.catalog.get(names.alias_of(name))
-        if model is None or model.upscales:
-            shown = (name or "")[:64]
-            raise ModelNotFound(f"The model '{shown}' does not exist; GET /v1/models lists them", {"model": shown})
-        return model
-
-    async def read_key(body: Mapping[str, Any]) -> IdempotencyKey | None:
-        text = request.headers.get(HEADER)
-        if text is None:
-            return None
-        return await read_in_thread(partial(idempotency_key, text, body, caller=caller().identity))
+        key = await read_idempotency_key(values)
+        call = read_call(asked, names.find(asked.model, gateway.catalog), default_steps=default_steps)
+        return attrs.evolve(call, warnings=(*call.warnings, *body.warnings)), key
 
     async def answer(call: Call, key: IdempotencyKey | None) -> Response:
         if key is not None:
@@ -183,8 +166,3 @@ def as_the_client_calls_them() -> Iterator[None]:
             raise
         message = error.message.replace(f"'{field}'", f"'{theirs}'")
         raise InvalidParameter(message, {**error.details, "field": theirs}) from None
-
-
-def with_warnings(call: Call, more: tuple[str, ...]) -> Call:
-    """Return a call with what is to be said of its body, too."""
-    return attrs.evolve(call, warnings=(*call.warnings, *more))

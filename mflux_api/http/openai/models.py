@@ -40,11 +40,7 @@ def blueprint(gateway: Gateway, names: ModelNames) -> Blueprint:
 
     @routes.get("/<model_id>")
     async def model(model_id: str) -> Response:
-        found = gateway.catalog.get(names.alias_of(model_id))
-        if found is None or found.upscales:
-            shown = model_id[:64]
-            raise ModelNotFound(f"The model '{shown}' does not exist; GET /v1/models lists them", {"model": shown})
-        return json_response(_item(model_id, found, began))
+        return json_response(_item(model_id, names.find(model_id, gateway.catalog), began))
 
     return routes
 

@@ -3,7 +3,9 @@
 import logging
 import re
 
+from mflux_api.catalog import Catalog, Model
 from mflux_api.config import Settings
+from mflux_api.errors import ModelNotFound
 
 logger = logging.getLogger("mflux_api")
 
@@ -17,6 +19,18 @@ class ModelNames:
         self._default = settings.models.default
         self._aliases = settings.openai.aliases
         self._told = False
+
+    def find(self, name: str | None, catalog: Catalog) -> Model:
+        """Return the model that a client means.
+
+        Raises:
+            ModelNotFound: there is none of that name that makes images.
+        """
+        model = catalog.get(self.alias_of(name))
+        if model is None or model.upscales:
+            shown = (name or "")[:64]
+            raise ModelNotFound(f"The model '{shown}' does not exist; GET /v1/models lists them", {"model": shown})
+        return model
 
     def alias_of(self, name: str | None) -> str:
         """Return the model that a client means; a name that is not known stays as it is."""

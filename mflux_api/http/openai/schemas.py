@@ -1,6 +1,6 @@
 """JSON of ``/v1``; the names are OpenAI's, and ours where it has none."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import attrs
 from msgspec import Meta
@@ -133,6 +133,3 @@ class ModelsAnswer:
 
     object: Literal["list"] = "list"
     data: tuple[ModelItem, ...]
-
-
-Body = dict[str, Any]

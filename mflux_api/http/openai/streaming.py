@@ -13,7 +13,7 @@ from mflux_api.jobs.job import Job
 async def completed(answers: Answers, call: Call, job: Job) -> Answer:
     """Return the events of a job's finished images."""
     segments = list[bytes | bytearray]()
-    for image in await answers.images(call, job):
+    for image in await answers.images(job):
         data = {
             "type": f"{call.prefix}.completed",
             "created_at": int((job.completed_at or job.created_at).timestamp()),

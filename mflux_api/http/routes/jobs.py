@@ -1,8 +1,7 @@
-"""``/api/v1/generate`` and ``/api/v1/jobs``: submit, look, follow, cancel, fetch an image."""
+"""``/api/v1/generate`` and ``/api/v1/jobs``: submit, look, follow, cancel, prune."""
 
 from collections.abc import Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -27,6 +26,8 @@ from mflux_api.http.a1111.dialect import ALIASES, PLAIN_FIELDS
 from mflux_api.http.body import json_object
 from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
+from mflux_api.http.idempotency_keys import PARAMETER as IDEMPOTENCY_KEY
+from mflux_api.http.idempotency_keys import read_idempotency_key
 from mflux_api.http.open_connections import connection_limits
 from mflux_api.http.operations import BODY_ERRORS, SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
 from mflux_api.http.query import invalid_parameter, unknown_parameters
@@ -37,12 +38,10 @@ from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security.guard import caller, still_allowed
 from mflux_api.http.slots import Slots
 from mflux_api.http.sse import stream_response
-from mflux_api.jobs.idempotency import HEADER, MAX_LENGTH, IdempotencyKey, idempotency_key
 from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
-from mflux_api.system.threads import read_in_thread
 
 _JOB_ID = path_parameter("job_id")
 _IMAGES = query_parameter("images", {"enum": ["base64", "url"]}, "How the result names its images")
@@ -58,7 +57,7 @@ OPERATIONS = (
         body=GenerateRequest,
         forms=True,
         response=GenerateResponse,
-        parameters=({"name": HEADER, "in": "header", "schema": {"type": "string", "maxLength": MAX_LENGTH}},),
+        parameters=(IDEMPOTENCY_KEY,),
         errors=(*SUBMIT_ERRORS, IdempotencyConflict, JobGone),
     ),
     Operation(
@@ -182,14 +181,6 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
     async def cancel(job_id: str) -> Response:
         job = await gateway.cancel(job_id, visible=caller().sees)
         return json_response(CancelResponse(status=job.status.value))
-
-    async def read_idempotency_key(body: Mapping[str, Any]) -> IdempotencyKey | None:
-        text = request.headers.get(HEADER)
-        if text is None:
-            return None
-        identity = caller().identity
-        # In a thread: a body may hold megabytes of images.
-        return await read_in_thread(partial(idempotency_key, text, body, caller=identity))
 
     return routes
 

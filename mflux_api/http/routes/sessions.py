@@ -10,7 +10,7 @@ from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.body import json_object
 from mflux_api.http.forwarded import external_scheme
 from mflux_api.http.operations import BODY_ERRORS, Operation, path_parameter
-from mflux_api.http.render import timestamp
+from mflux_api.http.render import image_path, timestamp
 from mflux_api.http.responses import json_response
 from mflux_api.http.routes.session_schemas import SessionRequest, SessionResponse, TicketResponse
 from mflux_api.http.security.guard import (
@@ -102,16 +102,16 @@ def blueprint(gateway: Gateway) -> Blueprint:
     @routes.post("/api/v1/jobs/<job_id>/ticket")
     async def ticket(job_id: str) -> Response:
         job = (await gateway.job(job_id, visible=caller().sees)).job
-        key, base = caller().key, f"/api/v1/jobs/{job.id}"
+        key = caller().key
         token, expires = (None, None) if key is None else await tokens().ticket(job.id, key)
         query = "" if token is None else f"?{TICKET}={token}"
         return json_response(
             TicketResponse(
                 job_id=job.id,
                 ticket=token,
-                expires_at=None if expires is None else timestamp(datetime.fromtimestamp(expires, UTC)),
-                stream=f"{base}/stream{query}",
-                images=tuple(f"{base}/images/{index}{query}" for index in range(len(job.images))),
+                expires_at=_time(expires),
+                stream=f"/api/v1/jobs/{job.id}/stream{query}",
+                images=tuple(image_path(job, index) + query for index in range(len(job.images))),
             )
         )
 
@@ -123,5 +123,9 @@ def _described(key: Key | None, expires: int | None = None) -> SessionResponse:
     return SessionResponse(
         name=None if key is None else key.name,
         scopes=tuple(sorted(scopes)),
-        expires_at=None if expires is None else timestamp(datetime.fromtimestamp(expires, UTC)),
+        expires_at=_time(expires),
     )
+
+
+def _time(seconds: int | None) -> str | None:
+    return None if seconds is None else timestamp(datetime.fromtimestamp(seconds, UTC))
