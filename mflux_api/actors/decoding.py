@@ -166,11 +166,7 @@ class Decoding:
             InvalidParameter: it is not an image.
         """
         done, blobs = await self._do(p.ReadMetadata(), (text,), p.MetadataRead, caller)
-        infotext, record, *values = (blob.decode("utf-8", "replace") for blob in blobs)
-        items = dict(zip(done.items, values, strict=True))
-        return ImageMetadata(
-            width=done.width, height=done.height, format=done.format, infotext=infotext, record=record, items=items
-        )
+        return done.with_texts(blobs)
 
     async def check_lora(self, upload: Upload, caller: str = "") -> CheckedLora:
         """Check a LoRA that was received and is about to be published.

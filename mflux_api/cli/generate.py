@@ -22,10 +22,10 @@ from mflux_api.cli.encoding import decode_argument, print_path
 from mflux_api.cli.error_text import name_options
 from mflux_api.cli.exit_status import EXIT_FAILED
 from mflux_api.cli.folders import why_not_writable
-from mflux_api.cli.image_files import read_request
+from mflux_api.cli.image_files import content_of, read_request
 from mflux_api.cli.progress_bar import ProgressBar
 from mflux_api.config import Settings, load_settings
-from mflux_api.errors import ConfigError, InvalidParameter
+from mflux_api.errors import ConfigError
 from mflux_api.jobs.parse import validate
 from mflux_api.jobs.progress import Finished
 from mflux_api.jobs.request import Extend, GenerateRequest, check_fields
@@ -206,15 +206,7 @@ def _mask(path: Path | None) -> str | None:
 
 
 def _content(path: Path, what: str = "init image", field: str = "init_images") -> bytes:
-    try:
-        return path.expanduser().read_bytes()
-    except (OSError, RuntimeError) as error:
-        # Of a user without a home '~' is not known.
-        reason = error.strerror if isinstance(error, OSError) else "the home folder that '~' stands for is unknown"
-        raise InvalidParameter(
-            f"The {what} {path} cannot be read: {reason}",
-            {"field": field, "value": None, "limit": "a file"},
-        ) from None
+    return content_of(path, what, {"field": field, "value": None, "limit": "a file"})
 
 
 def _extend(text: str) -> Extend:

@@ -1,8 +1,10 @@
-"""Image files that a command reads: how they were made, by their own words."""
+"""Image files that a command reads: their content, and how they were made, by their own words."""
 
 import base64
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mflux_api.cli.error_text import name_options
 from mflux_api.errors import InvalidParameter, ServiceError
@@ -10,7 +12,24 @@ from mflux_api.images.generation_record import ImageMetadata, recipe_of
 from mflux_api.jobs.parse import convert
 from mflux_api.jobs.request import GenerateRequest
 
-MAX_BYTES = 256 * 2**20
+
+def content_of(path: Path, what: str, details: Mapping[str, Any]) -> bytes:
+    """Read a file that the person at the command named.
+
+    Args:
+        path: where it is.
+        what: what it is called in the error.
+        details: the error's.
+
+    Raises:
+        InvalidParameter: it cannot be read.
+    """
+    try:
+        return path.expanduser().read_bytes()
+    except (OSError, RuntimeError) as error:
+        # Of a user without a home '~' is not known.
+        reason = error.strerror if isinstance(error, OSError) else "the home folder that '~' stands for is unknown"
+        raise InvalidParameter(f"The {what} {path} cannot be read: {reason}", details) from None
 
 
 def read_file(path: Path) -> ImageMetadata:
@@ -23,24 +42,12 @@ def read_file(path: Path) -> ImageMetadata:
     from mflux_api.images.child.metadata import read_metadata
     from mflux_api.images.child.protocol import ReadMetadata
 
-    try:
-        data = path.expanduser().read_bytes()
-    except (OSError, RuntimeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "the home folder that '~' stands for is unknown"
-        raise InvalidParameter(f"The image {path} cannot be read: {reason}", {"limit": "a file"}) from None
+    data = content_of(path, "image", {"limit": "a file"})
     try:
         done, blobs = read_metadata(ReadMetadata(), (base64.b64encode(data),))
     except ServiceError as error:
         raise InvalidParameter(f"The image {path}: {error.message}", dict(error.details)) from None
-    infotext, record, *values = (blob.decode("utf-8", "replace") for blob in blobs)
-    return ImageMetadata(
-        width=done.width,
-        height=done.height,
-        format=done.format,
-        infotext=infotext,
-        record=record,
-        items=dict(zip(done.items, values, strict=True)),
-    )
+    return done.with_texts(blobs)
 
 
 def read_request(path: Path) -> GenerateRequest:

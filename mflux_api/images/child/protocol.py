@@ -4,7 +4,7 @@ An order is a class derived from :class:`Order`, named in ``ORDER_TYPES``; the c
 ``RESULT_TYPES``. Texts and files travel as the order's blobs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import attrs
@@ -13,6 +13,7 @@ from msgspec import Meta
 from mflux_api.catalog.lora_layers import LoraContents
 from mflux_api.errors import InternalError, InvalidParameter, ServiceError
 from mflux_api.images.encode import ImageFormat
+from mflux_api.images.generation_record import ImageMetadata
 from mflux_api.ipc.frames import MAX_BLOB
 
 TOO_MUCH_MEMORY = "takes too much memory to decode"
@@ -323,6 +324,18 @@ class MetadataRead:
     format: str
     items: tuple[str, ...] = ()
     """Names of the other texts."""
+
+    def with_texts(self, blobs: Sequence[bytes]) -> ImageMetadata:
+        """Return what was found, with the texts of the blobs."""
+        infotext, record, *values = (blob.decode("utf-8", "replace") for blob in blobs)
+        return ImageMetadata(
+            width=self.width,
+            height=self.height,
+            format=self.format,
+            infotext=infotext,
+            record=record,
+            items=dict(zip(self.items, values, strict=True)),
+        )
 
 
 @attrs.frozen(kw_only=True)
