@@ -13,7 +13,7 @@ from mflux_api.actors import messages as m
 from mflux_api.catalog.lookup import find_model
 from mflux_api.config import SecuritySettings, Settings
 from mflux_api.engine.interface import EngineId, EngineStarter
-from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown, by_code
+from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.models import EngineView
@@ -145,7 +145,7 @@ class Service:
         if job.status is Status.CANCELLED:
             raise JobCancelled(f"Job '{job.id}' was cancelled", {"job_id": job.id})
         if job.failure is not None:
-            raise by_code(job.failure.code)(job.failure.message, job.failure.details)
+            raise job.failure.to_error()
         return Result(job=job)
 
     async def engines(self) -> tuple[EngineView, ...]:

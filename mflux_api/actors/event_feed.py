@@ -19,6 +19,7 @@ BUFFER: Final = 128
 KEPT: Final = 512
 """Events that are kept for those who come back; they hold no pixels, and an end has its prompt."""
 MAX_DIGITS: Final = 15
+"""Digits in the number of an id that is looked at: a client may send anything, and Python refuses thousands."""
 
 
 @attrs.frozen(eq=False)
@@ -57,13 +58,12 @@ class EventFeed:
         newest = f"{self._name}-{self._count}"
         if last_event_id is None:
             return Feed(newest=newest, backlog=(), complete=True, channel=receive)
-        boot, _, digits = last_event_id.rpartition("-")
-        known = boot == self._name and digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS
-        number = int(digits) if known else -1
-        complete = known and self._has_all_after(number)
-        start = bisect_right(self._kept, number, key=_number) if complete else 0
-        backlog = tuple(entry for entry in list(self._kept)[start:] if complete and visible.shows(entry.owner))
-        return Feed(newest=newest, backlog=backlog, complete=complete, channel=receive)
+        number = number_in(last_event_id, self._name)
+        if number is None or not self._has_all_after(number):
+            return Feed(newest=newest, backlog=(), complete=False, channel=receive)
+        start = bisect_right(self._kept, number, key=_number)
+        backlog = tuple(entry for entry in list(self._kept)[start:] if visible.shows(entry.owner))
+        return Feed(newest=newest, backlog=backlog, complete=True, channel=receive)
 
     def close(self) -> None:
         """End every stream."""
@@ -75,6 +75,14 @@ class EventFeed:
         if number > self._count:
             return False
         return number == self._count or (bool(self._kept) and self._kept[0].number <= number + 1)
+
+
+def number_in(event_id: str, name: str) -> int | None:
+    """Return the number in an event's id; ``None`` where it is none of that name."""
+    named, _, digits = event_id.rpartition("-")
+    if named != name or not digits.isascii() or not digits.isdigit() or len(digits) > MAX_DIGITS:
+        return None
+    return int(digits)
 
 
 def _number(entry: FeedEntry) -> int:

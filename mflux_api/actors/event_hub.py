@@ -13,7 +13,7 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
-from mflux_api.actors.event_feed import EventFeed
+from mflux_api.actors.event_feed import EventFeed, number_in
 from mflux_api.actors.mailbox import Mailbox
 from mflux_api.errors import ShuttingDown
 from mflux_api.jobs.progress import Finished, JobEvent, Progress
@@ -22,8 +22,6 @@ from mflux_api.supervisor import Started
 SUBSCRIBER_BUFFER = 32
 FINISHED_LOGS = 256
 """Logs of finished jobs that are kept for late followers."""
-MAX_DIGITS = 12
-"""Digits in the number of an id that is looked at: a client may send anything, and Python refuses thousands."""
 
 
 @attrs.define
@@ -190,9 +188,8 @@ class HubState:
 
     def _after(self, log: _Log, last_event_id: str) -> tuple[m.LogEntry, ...]:
         """Return what comes after an event, which may have been replaced since; all if there was none of that id."""
-        boot, _, digits = last_event_id.rpartition("-")
-        number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS else 0
-        if boot != self._name or not 1 <= number <= log.count:
+        number = number_in(last_event_id, self._name)
+        if number is None or not 1 <= number <= log.count:
             return tuple(log.entries)
         return tuple(log.entries[bisect_right(log.numbers, number) :])
 

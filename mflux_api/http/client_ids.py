@@ -33,7 +33,7 @@ def cookie_id() -> str | None:
     value = request.cookies.get(COOKIE, "")
     if not _VALUE.fullmatch(value) or from_foreign_page():
         return None
-    return f"cookie {hashlib.sha256(value.encode()).hexdigest()[:16]}"
+    return _named(value)
 
 
 def hand_out_cookie(response: Response) -> str:
@@ -48,4 +48,9 @@ def hand_out_cookie(response: Response) -> str:
         secure=external_scheme() == "https",
         path="/",
     )
+    return _named(value)
+
+
+def _named(value: str) -> str:
+    """Return what a cookie's client is called here; the cookie cannot be made of it."""
     return f"cookie {hashlib.sha256(value.encode()).hexdigest()[:16]}"

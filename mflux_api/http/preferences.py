@@ -31,9 +31,9 @@ class Preferences:
 
     def apply(self, response: Response) -> Response:
         """Say in an answer which preferences it follows."""
-        told = (["respond-async"] if self.respond_async else []) + (
-            [] if self.wait is None else [f"wait={self.wait:g}"]
-        )
+        told = ["respond-async"] if self.respond_async else []
+        if self.wait is not None:
+            told.append(f"wait={self.wait:g}")
         if told:
             response.headers["Preference-Applied"] = ", ".join(told)
         return response

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 
 import attrs
 
-from mflux_api.errors import by_code
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.half_close import need_client
 from mflux_api.jobs.ignored import NO_NAMES
@@ -121,7 +120,7 @@ async def run_jobs(
             for job_id in accepted:
                 end = await gateway.awaited_end(job_id)
                 if end.job.failure is not None:
-                    raise by_code(end.job.failure.code)(end.job.failure.message, end.job.failure.details)
+                    raise end.job.failure.to_error()
                 ran.append(RanJob(end.job, end.newest))
         except BaseException:
             for job_id in accepted[len(ran) :]:

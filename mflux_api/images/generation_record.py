@@ -67,9 +67,8 @@ def _of_inpainting(request: ResolvedRequest) -> dict[str, Any]:
         return {}
     across, down = inpainting.blur
     fields: dict[str, Any] = {"mask_blur": across} if across == down else {"mask_blur_x": across, "mask_blur_y": down}
-    if any(inpainting.extend):
-        fields["extend"] = dict(zip(("left", "top", "right", "bottom"), inpainting.extend, strict=True))
-    fields |= {"inpainting_fill": inpainting.fill}
+    # What is ``None`` is left out.
+    fields |= {"extend": inpainting.margins, "inpainting_fill": inpainting.fill}
     if inpainting.invert:
         fields["inpainting_mask_invert"] = True
     if inpainting.transparent:

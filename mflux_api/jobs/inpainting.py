@@ -33,6 +33,13 @@ class Inpainting:
     extend: tuple[int, int, int, int] = (0, 0, 0, 0)
     """Pixels that are added left, above, right and below."""
 
+    @property
+    def margins(self) -> dict[str, int] | None:
+        """``extend`` as a request has it; ``None`` where nothing is added."""
+        if not any(self.extend):
+            return None
+        return dict(zip(("left", "top", "right", "bottom"), self.extend, strict=True))
+
 
 def wants_inpainting(request: GenerateRequest) -> bool:
     """Whether a checked request keeps a part of its first init image."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import attrs
 
-from mflux_api.errors import ServiceError
+from mflux_api.errors import ServiceError, by_code
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.jobs.warnings import merge
 
@@ -77,6 +77,10 @@ class Failure:
     def from_error(cls, error: ServiceError) -> "Failure":
         """Keep what a client may see of an error."""
         return cls(message=error.message, code=error.code, details=dict(error.details))
+
+    def to_error(self) -> ServiceError:
+        """Return the error again, for who waits for the job."""
+        return by_code(self.code)(self.message, self.details)
 
 
 @attrs.frozen(kw_only=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import attrs
 
+from mflux_api.jobs.request import MAX_PROMPT
+
 MAX_BYTES = 2**20
 MAX_STYLES = 1000
-MAX_TEXT = 10_000
 _PLACE = "{prompt}"
 _BETWEEN = ", "
 
@@ -94,7 +95,7 @@ def _rows(text: str) -> Iterator[PromptStyle]:
             name = (row.get("name") or "").strip()
             # Older files call the prompt "text".
             prompt, negative = row.get("prompt") or row.get("text") or "", row.get("negative_prompt") or ""
-            if name and len(name) <= 300 and len(prompt) <= MAX_TEXT and len(negative) <= MAX_TEXT:
+            if name and len(name) <= 300 and len(prompt) <= MAX_PROMPT and len(negative) <= MAX_PROMPT:
                 yield PromptStyle(name=name, prompt=prompt, negative_prompt=negative)
     except csv.Error as error:
         raise ValueError(f"it is not CSV: {error}") from None

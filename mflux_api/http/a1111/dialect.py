@@ -94,14 +94,23 @@ def translate(body: Mapping[str, Any], *, max_images: int) -> dict[str, Any]:
     fields = dict(body)
     if fields.get("num_images") is None:
         fields["num_images"] = _image_count(fields, max_images)
-    settings = fields.get("override_settings")
     if not fields.get("sd_model_checkpoint"):
-        fields["sd_model_checkpoint"] = settings.get("sd_model_checkpoint") if isinstance(settings, Mapping) else None
-    wanted = settings.get("samples_format") if isinstance(settings, Mapping) else None
-    if fields.get("output_format") is None and isinstance(wanted, str):
-        fields["output_format"] = _FORMATS.get(wanted.strip().lower())
+        fields["sd_model_checkpoint"] = _override(body, "sd_model_checkpoint")
+    if fields.get("output_format") is None:
+        fields["output_format"] = _samples_format(body)
     _translate_masks(fields)
     return fields
+
+
+def _override(body: Mapping[str, Any], name: str) -> Any:
+    settings = body.get("override_settings")
+    return settings.get(name) if isinstance(settings, Mapping) else None
+
+
+def _samples_format(body: Mapping[str, Any]) -> ImageFormat | None:
+    """Return the format that the options of one call name; ``None`` for none that is made here."""
+    wanted = _override(body, "samples_format")
+    return _FORMATS.get(wanted.strip().lower()) if isinstance(wanted, str) else None
 
 
 def _translate_masks(fields: dict[str, Any]) -> None:
@@ -127,12 +136,9 @@ def explain_conflicts(body: Mapping[str, Any], fields: Mapping[str, Any]) -> tup
     for name in ("batch_size", "n_iter"):
         if body.get("num_images") is not None and body.get(name) not in (None, 1, "1", body["num_images"]):
             told.append(asked_twice(name, "num_images"))
-    settings = body.get("override_settings")
-    model = settings.get("sd_model_checkpoint") if isinstance(settings, Mapping) else None
-    wanted = settings.get("samples_format") if isinstance(settings, Mapping) else None
-    chosen = fields.get("output_format")
-    if isinstance(wanted, str) and _FORMATS.get(wanted.strip().lower(), chosen) != chosen:
+    if _samples_format(body) not in (None, fields.get("output_format")):
         told.append(asked_twice("override_settings.samples_format", "output_format"))
+    model = _override(body, "sd_model_checkpoint")
     if model not in (None, "", fields["sd_model_checkpoint"]):
         told.append(asked_twice("override_settings.sd_model_checkpoint", "sd_model_checkpoint"))
     return tuple(told)

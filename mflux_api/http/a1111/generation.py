@@ -10,7 +10,7 @@ from quart import Blueprint, Response, request
 
 from mflux_api.access.keys import Scope
 from mflux_api.catalog import Model
-from mflux_api.errors import InvalidParameter, JobCancelled, ServerBusy, by_code
+from mflux_api.errors import InvalidParameter, JobCancelled, ServerBusy
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111 import dialect, no_effect
 from mflux_api.http.a1111.checkpoints import alias_of
@@ -208,7 +208,7 @@ def blueprint(
             response.headers["Location"] = f"/api/v1/jobs/{accepted.job.id}"
             return response
         if job.failure is not None:
-            raise by_code(job.failure.code)(job.failure.message, job.failure.details)
+            raise job.failure.to_error()
         return await answer(call, RanJob(job, None), started)
 
     async def answer(call: Call, ran: RanJob, started: float) -> Response:
@@ -259,11 +259,9 @@ def _inpainting_parameters(request: ResolvedRequest) -> dict[str, Any]:
         inpainting.padding is not None,
         inpainting.padding,
     )
-    left, top, right, bottom = inpainting.extend
-    extend = {"left": left, "top": top, "right": right, "bottom": bottom} if any(inpainting.extend) else None
     return {
         **dict(zip(names, values, strict=True)),
-        "extend": extend,
+        "extend": inpainting.margins,
         "result_size": list(inpainting.result),
     }
 

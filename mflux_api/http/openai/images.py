@@ -15,7 +15,6 @@ from mflux_api.errors import (
     JobCancelled,
     JobGone,
     NotYetSupported,
-    by_code,
 )
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.body import json_object
@@ -129,7 +128,7 @@ def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: Sy
         held().body.release()
         job = accepted.job if accepted.job.status.terminal else await gateway.finished(accepted.job.id)
         if job.failure is not None:
-            raise by_code(job.failure.code)(job.failure.message, job.failure.details)
+            raise job.failure.to_error()
         return job
 
     async def submit(call: Call, key: IdempotencyKey) -> Accepted:
