@@ -1,4 +1,4 @@
-"""What sharing a pass saves, and what adapters, references and previews cost.
+"""What sharing a pass saves, and what adapters, references, previews and partial images cost.
 
 The ratios are those of one run on this device, each of the best of some rounds.
 
@@ -88,6 +88,7 @@ def main() -> None:
             "a LoRA": attrs.evolve(plain, loras=(lora,)),
             "one reference": attrs.evolve(plain, references=(reference,)),
             "previews": attrs.evolve(plain, previews=True),
+            "3 partial images": attrs.evolve(plain, partial_images=3),
         }
         seconds: dict[str, list[float]] = {name: [] for name in cases}
         for request in cases.values():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mflux_api.config import Settings, load_settings
     from mflux_api.errors import ConfigError, JobCancelled, ServiceError, ServiceFailed
     from mflux_api.jobs.job import Job, Stage, Status, StoredImage, Timings
-    from mflux_api.jobs.progress import Finished, JobEvent, Progress
+    from mflux_api.jobs.progress import Finished, JobEvent, PartialImage, Progress, StreamEvent
     from mflux_api.jobs.request import Extend, GenerateRequest
     from mflux_api.service import Result, Service, open_service
 
@@ -29,6 +29,7 @@ __all__ = [
     "Job",
     "JobCancelled",
     "JobEvent",
+    "PartialImage",
     "Progress",
     "Result",
     "Service",
@@ -38,6 +39,7 @@ __all__ = [
     "Stage",
     "Status",
     "StoredImage",
+    "StreamEvent",
     "Timings",
     "load_settings",
     "open_service",
@@ -47,7 +49,7 @@ _HOMES = {
     "config": ("Settings", "load_settings"),
     "errors": ("ConfigError", "JobCancelled", "ServiceError", "ServiceFailed"),
     "jobs.job": ("Job", "Stage", "Status", "StoredImage", "Timings"),
-    "jobs.progress": ("Finished", "JobEvent", "Progress"),
+    "jobs.progress": ("Finished", "JobEvent", "PartialImage", "Progress", "StreamEvent"),
     "jobs.request": ("Extend", "GenerateRequest"),
     "service": ("Result", "Service", "open_service"),
 }

@@ -3,7 +3,8 @@
 import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import Any, Literal, overload
 
 import attrs
 import trio
@@ -19,7 +20,7 @@ from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.models import EngineView
 from mflux_api.jobs.job import Job, Status, StoredImage, Timings
 from mflux_api.jobs.parse import validate
-from mflux_api.jobs.progress import JobEvent
+from mflux_api.jobs.progress import JobEvent, StreamEvent
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository
@@ -117,17 +118,34 @@ class Service:
             self._awaited.discard(job_id)
             self._gateway.caller_done(job_id)
 
+    @overload
+    def events(
+        self, job_id: str, *, previews: bool = False, partial_images: Literal[False] = False
+    ) -> AbstractAsyncContextManager[AsyncIterator[JobEvent]]: ...
+
+    @overload
+    def events(
+        self, job_id: str, *, previews: bool = False, partial_images: Literal[True]
+    ) -> AbstractAsyncContextManager[AsyncIterator[StreamEvent]]: ...
+
     @asynccontextmanager
-    async def events(self, job_id: str, *, previews: bool = False) -> AsyncIterator[AsyncIterator[JobEvent]]:
+    async def events(
+        self, job_id: str, *, previews: bool = False, partial_images: bool = False
+    ) -> AsyncIterator[AsyncIterator[Any]]:
         """Follow a job: an async iterator of :class:`Progress`, and last one :class:`Finished`.
 
-        With ``previews`` there are more of them, whose ``preview`` is a small JPEG of what an image is coming to.
+        Args:
+            job_id: the job.
+            previews: have more of them, whose ``preview`` is a small JPEG of what an image is coming to.
+            partial_images: also have a :class:`PartialImage` for each that the request asked for; a follower that is
+                behind goes without.
 
         Raises:
             JobNotFound: there is none with that id.
             ServiceRestarting: while iterating: the stream was cut and the job goes on; follow it again.
         """
-        async with await self._gateway.follow(job_id, previews=previews) as stream:
+        follow = self._gateway.follow(job_id, previews=previews, partial_images=lambda _: partial_images)
+        async with await follow as stream:
             yield _Events(stream)
             if stream.ended:
                 self._end_told(job_id)
@@ -252,7 +270,7 @@ class _Events:
     def __aiter__(self) -> "_Events":
         return self
 
-    async def __anext__(self) -> JobEvent:
+    async def __anext__(self) -> StreamEvent:
         return (await self._stream.__anext__()).event
 
 

@@ -16,7 +16,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.event_feed import EventFeed, number_in
 from mflux_api.actors.mailbox import Mailbox
 from mflux_api.errors import ShuttingDown
-from mflux_api.jobs.progress import Finished, JobEvent, Progress
+from mflux_api.jobs.progress import Finished, JobEvent, PartialImage, Progress
 from mflux_api.supervisor import Started
 
 SUBSCRIBER_BUFFER = 32
@@ -34,6 +34,8 @@ class _Log:
     subscribers: list[trio.MemorySendChannel[m.LogEntry]] = attrs.field(factory=list)
     preview_subscribers: list[trio.MemorySendChannel[m.LogEntry]] = attrs.field(factory=list)
     """Those subscribers who also take previews."""
+    partial_subscribers: list[trio.MemorySendChannel[m.LogEntry]] = attrs.field(factory=list)
+    """Those subscribers who also take partial images."""
     finished: bool = False
     highest: float = 0.0
 
@@ -54,12 +56,13 @@ class EventHub:
                 match message:
                     case m.Publish():
                         state.publish(message.job_id, message.event, message.owner)
+                    case m.Show():
+                        state.show(message.image)
                     case m.Subscribe() if state.over(message.job_id):
                         message.reply.fail(ShuttingDown("The service is shutting down; follow the job when it is back"))
                     case m.Subscribe():
                         subscription = state.subscribe(message.job_id, message.last_event_id)
-                        if message.previews:
-                            state.watch(message.job_id)
+                        state.watch(message.job_id, previews=message.previews, partial_images=message.partial_images)
                         if not message.reply.ok(subscription):
                             # The asker is gone, and would never close it.
                             subscription.channel.close()
@@ -102,7 +105,7 @@ class HubState:
             log.highest = max(log.highest, event.progress)
             event = attrs.evolve(event, progress=log.highest)
             if event.preview is not None:
-                self._show(log, event)
+                self._show_preview(log, event)
                 return
         self.feed.publish(owner, event)
         entry = self._append(log, event)
@@ -144,20 +147,38 @@ class HubState:
             return m.Subscription(logged=True, backlog=backlog, latest=latest, channel=receive)
         return m.Subscription(logged=True, backlog=self._after(log, last_event_id), latest=None, channel=receive)
 
-    def watch(self, job_id: str) -> None:
-        """Send previews to the job's newest subscriber."""
+    def watch(self, job_id: str, *, previews: bool, partial_images: bool) -> None:
+        """Send previews, partial images or both to the job's newest subscriber."""
         log = self._logs.get(job_id)
-        if log is not None and log.subscribers:
+        if log is None or not log.subscribers:
+            return
+        if previews:
             log.preview_subscribers = [channel for channel in log.preview_subscribers if _followed(channel)]
             log.preview_subscribers.append(log.subscribers[-1])
+        if partial_images:
+            log.partial_subscribers = [channel for channel in log.partial_subscribers if _followed(channel)]
+            log.partial_subscribers.append(log.subscribers[-1])
 
-    def _show(self, log: _Log, event: Progress) -> None:
-        """Send a preview and keep nothing of it: it says where the log is, and resuming after it resumes there."""
+    # What shows pixels is not kept: it says where the log is, and resuming after it resumes there.
+
+    def _show_preview(self, log: _Log, event: Progress) -> None:
         if log.entries:
             entry = m.LogEntry(id=log.entries[-1].id, event=event)
             log.preview_subscribers = [
                 channel for channel in log.preview_subscribers if _deliver(channel, entry, terminal=False)
             ]
+
+    def show(self, image: PartialImage) -> None:
+        """Send a partial image to those who asked for them and keep up: megabytes of it must not wait."""
+        log = self._logs.get(image.id)
+        if log is None or log.finished or not log.entries:
+            return
+        entry = m.LogEntry(id=log.entries[-1].id, event=image)
+        log.partial_subscribers = [
+            channel
+            for channel in log.partial_subscribers
+            if _deliver(channel, entry, terminal=False, room=m.PARTIAL_IMAGE_BUFFER)
+        ]
 
     def open_logs(self) -> tuple[str, ...]:
         """Return the jobs whose log has no terminal event."""
@@ -205,6 +226,7 @@ def _end_streams(log: _Log) -> None:
         channel.close()
     log.subscribers.clear()
     log.preview_subscribers.clear()
+    log.partial_subscribers.clear()
 
 
 def _latest(log: _Log) -> tuple[m.LogEntry | None, tuple[m.LogEntry, ...]]:
@@ -219,13 +241,25 @@ def _followed(channel: trio.MemorySendChannel[m.LogEntry]) -> bool:
     return channel.statistics().open_receive_channels > 0
 
 
-def _deliver(channel: trio.MemorySendChannel[m.LogEntry], entry: m.LogEntry, *, terminal: bool) -> bool:
-    """Send without waiting; return ``False`` when the follower is gone."""
+def _deliver(
+    channel: trio.MemorySendChannel[m.LogEntry],
+    entry: m.LogEntry,
+    *,
+    terminal: bool,
+    room: int = SUBSCRIBER_BUFFER - 1,
+) -> bool:
+    """Send without waiting; return ``False`` when the follower is gone.
+
+    Args:
+        channel: the follower's.
+        entry: what is sent.
+        terminal: whether it must arrive.
+        room: where so many events wait, one that need not arrive is left out.
+    """
     statistics = channel.statistics()
     if statistics.open_receive_channels == 0:
         channel.close()
         return False
-    last_place = statistics.current_buffer_used >= statistics.max_buffer_size - 1
-    if terminal or not last_place:
+    if terminal or statistics.current_buffer_used < room:
         channel.send_nowait(entry)
     return True

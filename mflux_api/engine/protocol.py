@@ -8,6 +8,7 @@ from msgspec import Meta
 
 from mflux_api.images.inpainting import Fill, check_box
 from mflux_api.ipc.printable import MAX_ENTRIES, MAX_NAME, MAX_SENTENCE, printable, printable_values, sentence
+from mflux_api.jobs.schedule import MAX_PARTIAL_IMAGES
 from mflux_api.jobs.warnings import MAX_WARNINGS
 
 # What a receiver may rely on is checked here, where a frame is decoded, and nowhere else.
@@ -104,6 +105,8 @@ class Run:
     """One for each file."""
     previews: bool = False
     """Whether a :class:`PreviewMade` of every image follows each step."""
+    partial_images: Annotated[int, Meta(ge=0, le=MAX_PARTIAL_IMAGES)] = 0
+    """How many :class:`PartialImageMade` of every image are wanted on the way."""
     inpainting: Inpainting | None = None
     """Needs a start image."""
 
@@ -286,6 +289,23 @@ class PreviewMade:
 
 
 @attrs.frozen(kw_only=True)
+class PartialImageMade:
+    """An image as it would be without the noise that is left, from the VAE; its one blob is RGB8, row by row.
+
+    It has the size of the finished image.
+    """
+
+    run_id: int
+    index: Natural
+    number: Natural
+    """Which of the image's partial ones, from 0."""
+    step: Positive
+    """After how many steps."""
+    width: Positive
+    height: Positive
+
+
+@attrs.frozen(kw_only=True)
 class ImageDone:
     """An image is generated; its one blob is RGB8, row by row.
 
@@ -341,6 +361,7 @@ Event = (
     | ReadingLora
     | RunWarning
     | PreviewMade
+    | PartialImageMade
     | ImageDone
     | RunDone
     | RunStopped
@@ -349,12 +370,14 @@ Event = (
 
 
 def most_events(images: int, steps: int) -> int:
-    """Return how many stages, steps, previews, images and warnings a run of so many images and steps can report."""
-    return images * (2 * steps + 10) + 8 + MAX_WARNINGS
+    """Return how many frames a run of so many images and steps can send: stages, steps, previews, images, warnings."""
+    return images * (2 * steps + 10 + MAX_PARTIAL_IMAGES) + 8 + MAX_WARNINGS
 
 
 LOSSY_EVENTS = 32
 """Room for news of a run that may be lost, beside what may not."""
+MOST_BEFORE_PARTIAL_IMAGE = 4
+"""News of a run that may lie before a partial image, which is lost where more waits."""
 
 
 Frame = Command | Event
@@ -381,6 +404,7 @@ _TYPES: tuple[type[Any], ...] = (
     ReadingLora,
     RunWarning,
     PreviewMade,
+    PartialImageMade,
     ImageDone,
     RunDone,
     RunStopped,

@@ -8,6 +8,7 @@ from mflux_api.engine.lora.applying import Lora
 from mflux_api.engine.protocol import (
     Event,
     ImageDone,
+    PartialImageMade,
     PreviewMade,
     Run,
     RunWarning,
@@ -18,6 +19,7 @@ from mflux_api.engine.protocol import (
 from mflux_api.engine.run_images import from_blobs
 from mflux_api.engine.sampling.passes import (
     ImageEvent,
+    PartialImageEvent,
     PipelineRequest,
     PreviewEvent,
     StageEvent,
@@ -56,6 +58,7 @@ def passes(command: Run, blobs: Sequence[bytes], pipeline: Pipeline) -> Iterator
         inpainting=images.inpainting,
         loras=loras,
         previews=command.previews,
+        partial_images=command.partial_images,
     )
     count = pipeline.images_per_pass(whole)
     for first in range(0, len(command.seeds), count):
@@ -99,7 +102,9 @@ def upscale_passes(command: Upscale, blobs: Sequence[bytes]) -> Iterator[tuple[i
 
 
 def to_frame(
-    event: StageEvent | StepEvent | WarningEvent | PreviewEvent | ImageEvent, run_id: int, first: int
+    event: StageEvent | StepEvent | WarningEvent | PreviewEvent | PartialImageEvent | ImageEvent,
+    run_id: int,
+    first: int,
 ) -> tuple[Event, tuple[bytes, ...]]:
     """Return the frame, and its blobs, that tells the service of an event.
 
@@ -118,6 +123,12 @@ def to_frame(
         case PreviewEvent(index=index, step=step, width=width, height=height, jpeg=jpeg):
             made = PreviewMade(run_id=run_id, index=first + index, step=step, width=width, height=height)
             return made, (jpeg,)
+        case PartialImageEvent(index=index, number=number, step=step, pixels=pixels):
+            height, width, _ = pixels.shape
+            partial = PartialImageMade(
+                run_id=run_id, index=first + index, number=number, step=step, width=width, height=height
+            )
+            return partial, (pixels.tobytes(),)
         case ImageEvent(index=index, seed=seed, pixels=pixels):
             height, width, _ = pixels.shape
             done = ImageDone(run_id=run_id, index=first + index, seed=seed, width=width, height=height)

@@ -1,6 +1,6 @@
 """Questions about jobs that were accepted: how they are, how they end, and that they are to end."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from datetime import timedelta
 
@@ -128,7 +128,13 @@ class Jobs(Questions):
         return await self._ask(self._to.store, m.PruneJobs(older_than=older_than, dry_run=dry_run))
 
     async def follow(
-        self, job_id: str, last_event_id: str | None = None, *, previews: bool = False, visible: Visibility = ALL_JOBS
+        self,
+        job_id: str,
+        last_event_id: str | None = None,
+        *,
+        previews: bool = False,
+        partial_images: Callable[[Job], bool] = lambda _: False,
+        visible: Visibility = ALL_JOBS,
     ) -> EventStream:
         """Follow a job's events; use the result as an async context manager and iterate over it.
 
@@ -136,6 +142,7 @@ class Jobs(Questions):
             job_id: the job.
             last_event_id: the event after which to go on; with the terminal event's own the stream has ended.
             previews: also follow events that carry a small image of what an image is coming to.
+            partial_images: whether also to follow the partial images that the job's request asked for.
             visible: which jobs there are for the caller.
 
         Raises:
@@ -143,9 +150,10 @@ class Jobs(Questions):
             ShuttingDown: it goes on at the next start only.
         """
         job = await self._job(job_id, visible)
-        subscription = await self._ask(
-            self._to.hub, m.Subscribe(job_id=job_id, last_event_id=last_event_id, previews=previews)
+        question = m.Subscribe(
+            job_id=job_id, last_event_id=last_event_id, previews=previews, partial_images=partial_images(job)
         )
+        subscription = await self._ask(self._to.hub, question)
         try:
             # Read after subscribing: an end that this row does not show yet will come through the channel. The record
             # may be gone by then, when few are kept.

@@ -1,5 +1,6 @@
 """Jobs as JSON. A job's images are read once, as base64 that all who are sent them share."""
 
+import logging
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -11,6 +12,7 @@ from urllib.parse import urlencode
 import attrs
 import trio
 
+from mflux_api.actors.messages import PARTIAL_IMAGE_BUFFER
 from mflux_api.errors import ServerBusy, ServiceError
 from mflux_api.gateway.bytes_in_flight import Reservation
 from mflux_api.gateway.gateway import Gateway
@@ -18,9 +20,12 @@ from mflux_api.gateway.jobs import JobView
 from mflux_api.http.responses import Answer, to_json
 from mflux_api.http.schemas import JobResponse, JobResult, StageName
 from mflux_api.images.encode import ImageTarget, base64_length, target_of
+from mflux_api.images.rgb import CHANNELS
 from mflux_api.jobs.job import Job, Stage, Status, StoredImage
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.warnings import merge
+
+logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 64 * 1024 * 1024
 """Images that no request uses any more are kept up to this, beside the bytes in flight."""
@@ -262,6 +267,23 @@ class Renderer:
 
     def _drop(self, key: str) -> None:
         self._idle_bytes -= self._images_of.pop(key).size
+
+
+def reserve_partial_images(job: Job, reservation: Reservation) -> bool:
+    """Reserve room for those partial images of a job that may be in memory for one follower.
+
+    It goes without them where there is none now: they are never what an answer is asked for.
+    """
+    if not job.request.partial_images:
+        return False
+    width, height = job.request.result_size
+    try:
+        # Those that wait, one that is sent, and one that comes meanwhile; a file is hardly larger than its pixels.
+        reservation.grow((PARTIAL_IMAGE_BUFFER + 2) * base64_length(width * height * CHANNELS))
+    except ServerBusy:
+        logger.debug("job %s: no room for partial images", job.id)
+        return False
+    return True
 
 
 def image_path(job: Job, index: int) -> str:

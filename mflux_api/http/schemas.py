@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import attrs
 
+from mflux_api.images.encode import ImageFormat
+
 StatusName = Literal["queued", "generating", "completed", "failed", "cancelled"]
 StageName = Literal["queued", "downloading", "loading", "encoding", "compiling", "denoising", "decoding", "saving"]
 
@@ -29,6 +31,30 @@ class JobResult:
 
     images: tuple[str, ...]
     seeds: tuple[int, ...]
+
+
+@attrs.frozen(kw_only=True)
+class PartialImageResponse:
+    """Data of a job's ``partial_image`` events, for which its request has to ask: what an image is coming to.
+
+    Each has an ``id`` of the job's progress before it, after which a follower goes on. One that is behind, and one for
+    which there is no memory now, goes without them.
+    """
+
+    id: str
+    """The job's."""
+    image: int
+    """The image's number, from 0."""
+    partial_image_index: int
+    """Which of the image's partial ones, from 0."""
+    step: int
+    """After how many of ``steps``."""
+    steps: int
+    width: int
+    height: int
+    output_format: ImageFormat
+    b64_json: str = ""
+    """The file in base64."""
 
 
 @attrs.frozen(kw_only=True)

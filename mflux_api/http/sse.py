@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 
+import attrs
 import trio
 from quart import Response
 from quart.wrappers.response import ResponseBody
@@ -17,9 +18,10 @@ from mflux_api.actors.messages import LogEntry
 from mflux_api.errors import ServiceError
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.http.render import Renderer
-from mflux_api.http.responses import Answer, to_json
+from mflux_api.http.responses import Answer, ending_in_text, to_json
+from mflux_api.http.schemas import PartialImageResponse
 from mflux_api.jobs.job import Status
-from mflux_api.jobs.progress import Finished
+from mflux_api.jobs.progress import Finished, PartialImage, Progress
 
 KEEP_ALIVE_SECONDS = 15.0
 KEEP_ALIVE = b": keep-alive\n"
@@ -71,6 +73,13 @@ def event(name: str, event_id: str, data: Answer) -> Answer:
     """Return one event; without an id it is none to come back with."""
     identity = f"id: {event_id}\n".encode() if event_id else b""
     return Answer((identity + b"event: " + name.encode() + b"\ndata: ", *data.segments, b"\n\n"))
+
+
+def _on_the_way(event_id: str, happened: Progress | PartialImage) -> Answer:
+    if isinstance(happened, PartialImage):
+        values = attrs.asdict(happened, filter=lambda attribute, _: attribute.name != "base64")
+        return event("partial_image", event_id, ending_in_text(PartialImageResponse(**values), happened.base64))
+    return event("progress", event_id, Answer((to_json(happened),)))
 
 
 class _Body(ResponseBody):
@@ -132,7 +141,8 @@ class _Body(ResponseBody):
             if logged is None:
                 return KEEP_ALIVE
             if not isinstance(logged.event, Finished):
-                return b"".join(event("progress", logged.id, Answer((to_json(logged.event),))).pieces())
+                self._pieces = _on_the_way(logged.id, logged.event).pieces()
+                return next(self._pieces)
             self._end = logged.event
             self._tasks.start_soon(self._render, logged.event)
         with trio.move_on_after(KEEP_ALIVE_SECONDS):

@@ -32,6 +32,7 @@ def of_request(
         *_of_negative_prompt(asked, model, runs),
         *_of_prompts(asked, model, runs),
         *_of_strength(asked, names.get("image_strength", "image_strength")),
+        *_of_partial_images(asked, runs),
         *_of_compression(asked),
     )
 
@@ -86,6 +87,18 @@ def _of_strength(asked: GenerateRequest, name: str) -> tuple[str, ...]:
     if asked.image_strength is None or asked.init_images:
         return ()
     return (f"'{name}' has no effect without init images",)
+
+
+def _of_partial_images(asked: GenerateRequest, runs: ResolvedRequest) -> tuple[str, ...]:
+    if asked.partial_images <= runs.partial_images:
+        return ()
+    if asked.low_ram:
+        return ("'partial_images' has no effect with 'low_ram': one part of the model is in memory at a time",)
+    steps = "1 step" if runs.steps_run == 1 else f"{runs.steps_run} steps"
+    return (
+        f"'partial_images' {asked.partial_images} was changed to {runs.partial_images}: "
+        f"each shows another step than the last, and there are {steps} in all",
+    )
 
 
 def _of_compression(asked: GenerateRequest) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from typing import Any
 import attrs
 
 from mflux_api.jobs.job import Job, Stage, Status
+from mflux_api.jobs.request import ImageFormat
 
 
 @attrs.frozen(kw_only=True)
@@ -30,11 +31,30 @@ class Progress:
     preview: str | None = None
     """A small JPEG in base64 of image number ``image``; only in events for subscribers that asked for previews."""
 
-    def supersedes(self, before: "JobEvent") -> bool:
+    def supersedes(self, before: "StreamEvent") -> bool:
         """Whether this says no more than the event before it, but for how many bytes have arrived since."""
         if not isinstance(before, Progress) or before.bytes_done is None or self.bytes_done is None:
             return False
         return attrs.evolve(before, **_transfer(self)) == self
+
+
+@attrs.frozen(kw_only=True, eq=False)
+class PartialImage:
+    """What an image is coming to, decoded as a finished one is; followers that ask for it get it, and no log has it."""
+
+    id: str
+    image: int
+    """The image's number, from 0."""
+    partial_image_index: int
+    """Which of the image's partial ones, from 0."""
+    step: int
+    """After how many steps of :attr:`steps`."""
+    steps: int
+    width: int
+    height: int
+    output_format: ImageFormat
+    base64: bytes = attrs.field(repr=False)
+    """The file."""
 
 
 @attrs.frozen(kw_only=True)
@@ -51,6 +71,8 @@ class Finished:
 
 JobEvent = Progress | Finished
 """What a subscriber of one job receives: any number of :class:`Progress`, then one :class:`Finished`."""
+StreamEvent = JobEvent | PartialImage
+"""What a subscriber receives that asked for partial images, too."""
 
 
 _NO_TRANSFER: Mapping[str, Any] = {"bytes_done": None, "bytes_total": None, "eta_seconds": None}

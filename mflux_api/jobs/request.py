@@ -6,6 +6,7 @@ import attrs
 from msgspec import Meta
 
 from mflux_api.errors import InvalidParameter
+from mflux_api.jobs.schedule import MAX_PARTIAL_IMAGES
 
 MAX_SEED = 2**53 - 5
 """Largest seed: seed + 3 (the fourth image) is still exact in a JSON number."""
@@ -88,10 +89,27 @@ MODIFIERS_OF_MASKS = (
     "inpaint_full_res_padding",
 )
 """Fields that say how something is masked; they mask nothing themselves."""
-NOT_OF_UPSCALERS = ("negative_prompt", "width", "height", "steps", "guidance", "image_strength", *MODIFIERS_OF_MASKS)
+NOT_OF_UPSCALERS = (
+    "negative_prompt",
+    "width",
+    "height",
+    "steps",
+    "guidance",
+    "image_strength",
+    "partial_images",
+    *MODIFIERS_OF_MASKS,
+)
 """Fields without a meaning for upscalers. Each kind of model ignores the fields of the other, whatever they hold."""
 
 
+PartialImages = Annotated[
+    int,
+    Meta(
+        ge=0,
+        le=MAX_PARTIAL_IMAGES,
+        description="How often each image is shown on its way, as `partial_image` events of the job's stream",
+    ),
+]
 MAX_PRIORITY = 10
 Priority = Annotated[
     int, Meta(ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Among the caller's own waiting jobs the highest is first")
@@ -166,6 +184,8 @@ class GenerateRequest:
     output_format: OutputFormat | None = None
     """Of images in answers and events; files on disk are PNG whatever it says."""
     output_compression: Compression | None = None
+    partial_images: PartialImages = 0
+    """Followers of the job get what each image is coming to, decoded; it takes the time of as many more decodings."""
     priority: Priority = 0
     """Orders the jobs of one caller; those of others too, where its key has the scope ``prioritize``."""
 

@@ -7,7 +7,7 @@ import attrs
 from mflux_api.catalog import Model
 from mflux_api.jobs.inpainting import Inpainting
 from mflux_api.jobs.request import DEFAULT_SIDE, DEFAULT_STRENGTH, GenerateRequest, ImageFormat
-from mflux_api.jobs.schedule import steps_to_run
+from mflux_api.jobs.schedule import partial_steps, steps_to_run
 
 
 @attrs.frozen(kw_only=True)
@@ -59,6 +59,8 @@ class ResolvedRequest:
     """Of images in answers and events; ``None``: as they are on disk."""
     output_compression: int | None = None
     """The quality of a lossy one, 0 to 100."""
+    partial_images: int = 0
+    """How often each image is decoded on its way, for followers."""
     priority: int = 0
     """Among the waiting jobs of its caller the highest is first."""
     lane: int = 0
@@ -143,7 +145,7 @@ def resolve(
     if model.family == "flux2-klein":
         # At 1 and below there is no second branch: it is all the same image.
         guidance = max(guidance, 1.0)
-    return ResolvedRequest(
+    resolved = ResolvedRequest(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
         model=model.alias,
@@ -163,6 +165,9 @@ def resolve(
         output_format=request.output_format,
         output_compression=request.output_compression,
     )
+    # With little memory the VAE has no place beside the transformer.
+    partial_images = 0 if request.low_ram else len(partial_steps(resolved.steps_run, request.partial_images))
+    return attrs.evolve(resolved, partial_images=partial_images)
 
 
 def choose_seed(request: GenerateRequest) -> int:

@@ -21,7 +21,7 @@ from mflux_api.jobs.job import StoredImage
 from mflux_api.storage.in_memory import InMemoryRepository
 from tests.support.harness import eventually, request, settings
 from tests.support.http_server import connect
-from tests.support.scripted_api import Event, scripted_api
+from tests.support.scripted_api import Event, parsed, scripted_api
 from tests.support.scripted_engine import Hold, Script
 
 
@@ -214,3 +214,38 @@ async def test_stream_is_kept_alive_while_the_disk_with_its_images_does_not_answ
         while not data.endswith(b"0\r\n\r\n"):
             data += await client.stream.receive_some()
         assert data.count(b"event: complete") == 1
+
+
+async def test_partial_images_of_a_job_that_asked_for_them_are_events_of_their_own(tmp_path: Path) -> None:
+    begin, end = Hold(), Hold()
+    async with scripted_api(tmp_path, Script(at={"run": begin, "image 0": end})) as api:
+        job = await api.service.submit(attrs.evolve(request(), steps=2, partial_images=1))
+        async with api.http.stream("GET", f"/api/v1/jobs/{job.id}/stream?images=url") as answer:
+            begin.release.set()
+            text = ""
+            async for line in answer.aiter_lines():
+                text += f"{line}\n"
+                if line == "event: partial_image":
+                    end.release.set()
+    (found,) = [event for event in parsed(text.encode()) if event.name == "partial_image"]
+    data = json.loads(found.data)
+    png = base64.b64decode(data.pop("b64_json"))
+    assert png.startswith(b"\x89PNG")
+    width, height = job.request.size
+    assert data == {
+        "id": job.id,
+        "image": 0,
+        "partial_image_index": 0,
+        "step": 1,
+        "steps": 2,
+        "width": width,
+        "height": height,
+        "output_format": "png",
+    }
+    assert found.id is not None
+
+
+async def test_all_else_of_a_stream_is_the_same_without_partial_images(tmp_path: Path) -> None:
+    async with scripted_api(tmp_path) as api:
+        names = {event.name for event in await api.stream((await api.finished(partial_images=0)).id, "unknown")}
+        assert names == {"progress", "complete"}

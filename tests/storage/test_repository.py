@@ -105,6 +105,7 @@ def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
         upscaling=Upscaling(resolution=64, softness=0.5),
         output_format="webp",
         output_compression=80,
+        partial_images=2,
         priority=3,
         lane=3,
         warnings=("A field that is not known was ignored",),

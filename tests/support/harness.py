@@ -1,6 +1,6 @@
 """A generator alone, and a whole service, over scripted engines."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -18,7 +18,7 @@ from mflux_api.engine.interface import Received
 from mflux_api.engine.protocol import LoadModel, Ready, Run
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.jobs.job import Job, StoredImage, Timings
-from mflux_api.jobs.progress import Finished, JobEvent, Progress
+from mflux_api.jobs.progress import Finished, Progress, StreamEvent
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.service import Service, open_service
@@ -201,7 +201,7 @@ async def ended(service: Service, job_id: str) -> Job:
         return checked([event async for event in stream])
 
 
-def checked(events: list[JobEvent]) -> Job:
+def checked(events: Sequence[StreamEvent]) -> Job:
     """The job in the last event, after a look at all of them."""
     *progress, last = events
     assert isinstance(last, Finished)

@@ -31,6 +31,7 @@ from mflux_api.engine.protocol import (
     LoadModel,
     LoadProgress,
     LoadStopped,
+    PartialImageMade,
     PreviewMade,
     ReadingLora,
     Ready,
@@ -49,9 +50,11 @@ from mflux_api.engine.protocol import (
 from mflux_api.engine.run_images import WrongImages, from_blobs
 from mflux_api.images.run_inputs import RunInputs
 from mflux_api.ipc import frames
-from mflux_api.jobs.schedule import steps_to_run
+from mflux_api.jobs.schedule import partial_steps, steps_to_run
 
 PREVIEW = b"\xff\xd8 what every scripted engine's preview is"
+PARTIAL = 1_000_000
+"""Times the step, added to the seed of a partial image's pixels."""
 FOREIGN = 1_000_000
 """Added to the id of stale frames."""
 
@@ -319,6 +322,7 @@ class ScriptedEngine:
                     for index in range(first, first + len(seeds) if command.previews else first):
                         preview = PreviewMade(run_id=command.run_id, index=index, step=step, width=8, height=8)
                         self.say(preview, (PREVIEW,))
+                    self._say_partial_images(command, inputs, first, step, seeds)
             for index, seed in enumerate(seeds, first):
                 await self._reach(f"image {index}", command)
                 size, rgb = _image(command, inputs, seed)
@@ -326,6 +330,15 @@ class ScriptedEngine:
                 self.say(image, (rgb,))
         await self._reach("done", command)
         self.say(RunDone(run_id=command.run_id, encode_seconds=0.1, denoise_seconds=0.2, decode_seconds=0.3))
+
+    def _say_partial_images(self, command: Run, inputs: RunInputs, first: int, step: int, seeds: Sequence[int]) -> None:
+        at = partial_steps(steps_to_run(command.steps, command.image_strength), command.partial_images)
+        for index, seed in enumerate(seeds if step in at else (), first):
+            (width, height), rgb = _image(command, inputs, seed + PARTIAL * step)
+            made = PartialImageMade(
+                run_id=command.run_id, index=index, number=at.index(step), step=step, width=width, height=height
+            )
+            self.say(made, (rgb,))
 
     async def _read_loras(self, command: Run) -> None:
         for index, path in enumerate(command.lora_paths):

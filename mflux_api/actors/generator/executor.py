@@ -208,6 +208,10 @@ class Executor:
                 _pass_on(work, received)
             case p.StageChanged() | p.RunWarning() | p.PreviewMade() | p.ImageDone():
                 _pass_on(work, received)
+            case p.PartialImageMade():
+                # It may be lost, and megabytes of it must not wait.
+                if work.events.statistics().current_buffer_used < p.MOST_BEFORE_PARTIAL_IMAGE:
+                    _pass_on(work, received)
             case p.LoadProgress():
                 # It may be lost, and must not take the room of what may not.
                 if work.events.statistics().current_buffer_used < p.LOSSY_EVENTS:

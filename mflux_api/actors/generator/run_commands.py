@@ -49,6 +49,7 @@ def run_command(
         lora_paths=tuple(path_text(path) for path in lora_paths),
         lora_scales=request.lora_scales,
         previews=previews,
+        partial_images=request.partial_images,
         alternating_offload=lease.alternating_offload,
         inpainting=describe_inpainting(inputs),
     )

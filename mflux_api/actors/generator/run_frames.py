@@ -10,6 +10,7 @@ class RunFrames:
 
     def __init__(self, request: ResolvedRequest) -> None:
         self._images = request.num_images
+        self._partial_images = request.partial_images
         self._loras = len(request.lora_files)
         self._most = p.most_events(request.num_images, request.steps)
         self._seen = 0
@@ -23,7 +24,14 @@ class RunFrames:
         """
         sizes = [len(blob) for blob in received.blobs]
         match received.event:
-            case p.StageChanged() | p.StepDone() | p.RunWarning() | p.PreviewMade() | p.ImageDone():
+            case (
+                p.StageChanged()
+                | p.StepDone()
+                | p.RunWarning()
+                | p.PreviewMade()
+                | p.PartialImageMade()
+                | p.ImageDone()
+            ):
                 self._seen += 1
                 if self._seen > self._most:
                     raise EngineDied("it sent more frames than a run has")
@@ -36,6 +44,11 @@ class RunFrames:
                 raise EngineDied("it sent a preview of an image that the run does not have")
             case p.PreviewMade() if len(sizes) != 1:
                 raise EngineDied("it sent a preview without its image")
+            case p.PartialImageMade() as partial:
+                if partial.index >= self._images or partial.number >= self._partial_images:
+                    raise EngineDied("it sent a partial image that the run does not have")
+                if sizes != [partial.width * partial.height * 3]:
+                    raise EngineDied("it sent a partial image without its pixels")
             case p.ImageDone() as image:
                 if image.index in self._sent or image.index >= self._images:
                     raise EngineDied("it sent an image twice, or one that the run does not have")

@@ -31,6 +31,7 @@ from mflux_api.actors.messages.downloader import (
 )
 from mflux_api.actors.messages.engine import EngineChanged, EngineCondition, EngineState, EngineStatus, Lease
 from mflux_api.actors.messages.event_hub import (
+    PARTIAL_IMAGE_BUFFER,
     CloseLog,
     EndStreams,
     Feed,
@@ -40,6 +41,7 @@ from mflux_api.actors.messages.event_hub import (
     LogEntry,
     OpenLogs,
     Publish,
+    Show,
     Subscribe,
     Subscription,
 )
@@ -136,6 +138,7 @@ __all__ = [
     "JOB_STORE",
     "LISTED",
     "MODEL_LOADER",
+    "PARTIAL_IMAGE_BUFFER",
     "SCHEDULER",
     "STATS",
     "Abandon",
@@ -217,6 +220,7 @@ __all__ = [
     "SchedulerMessage",
     "SchedulerStatus",
     "SearchJobs",
+    "Show",
     "StaleLease",
     "StartDownload",
     "StartJob",

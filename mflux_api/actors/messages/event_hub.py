@@ -1,11 +1,16 @@
 """What the event hub is told and asked, and what its followers get."""
 
+from typing import Final
+
 import attrs
 import trio
 
 from mflux_api.access.visibility import Visibility
 from mflux_api.actors.mailbox import Ask
-from mflux_api.jobs.progress import JobEvent
+from mflux_api.jobs.progress import JobEvent, PartialImage, StreamEvent
+
+PARTIAL_IMAGE_BUFFER: Final = 3
+"""Events that may wait before a partial image; a follower that is behind by more goes without it."""
 
 
 @attrs.frozen(kw_only=True)
@@ -14,7 +19,7 @@ class LogEntry:
 
     id: str
     """What a client sends back as ``Last-Event-ID``: ``{boot}-{n}``, and for the terminal event one made of the job."""
-    event: JobEvent
+    event: StreamEvent
 
 
 @attrs.frozen(kw_only=True)
@@ -38,6 +43,13 @@ class Publish:
     event: JobEvent
     owner: str = ""
     """Whose job it is."""
+
+
+@attrs.frozen(kw_only=True)
+class Show:
+    """Show a partial image to those followers of its job that asked for them."""
+
+    image: PartialImage
 
 
 @attrs.frozen(kw_only=True)
@@ -79,6 +91,8 @@ class Subscribe(Ask[Subscription]):
     last_event_id: str | None = None
     previews: bool = False
     """Also send events that carry a preview; no log has them."""
+    partial_images: bool = False
+    """Also send partial images; no log has them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -98,4 +112,4 @@ class CloseLog:
     job_id: str
 
 
-HubMessage = Publish | Subscribe | FollowAll | OpenLogs | CloseLog | EndStreams
+HubMessage = Publish | Show | Subscribe | FollowAll | OpenLogs | CloseLog | EndStreams

@@ -16,6 +16,7 @@ from mflux_api.actors.decoding import Decoding
 from mflux_api.actors.engine_addresses import EngineAddresses
 from mflux_api.actors.leasing import leased
 from mflux_api.actors.mailbox import ActorGone, ActorSuspended
+from mflux_api.actors.scheduler.partial_images import PartialImages
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineId, Received
 from mflux_api.errors import DiskFull, InternalError, OutOfMemory, ServiceError
@@ -23,7 +24,7 @@ from mflux_api.images.run_inputs import RunInputs
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job, Stage, StoredImage, Timings
 from mflux_api.jobs.memory_advice import MemoryAdvice
-from mflux_api.jobs.progress import Progress, ProgressTracker
+from mflux_api.jobs.progress import PartialImage, Progress, ProgressTracker
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.system.nurseries import unwrapped_nursery
@@ -32,6 +33,7 @@ from mflux_api.system.threads import run_in_thread
 logger = logging.getLogger(__name__)
 
 Publish = Callable[[Progress], None]
+Show = Callable[[PartialImage], None]
 Warn = Callable[[str], None]
 
 REMOVERS = 2
@@ -91,6 +93,7 @@ class JobRunner:
         images: list[StoredImage],
         late: list[StoredImage],
         publish: Publish,
+        show: Show,
         warn: Warn,
         engine_freed: Callable[[], None],
     ) -> Ran:
@@ -103,6 +106,7 @@ class JobRunner:
             images: gets what is saved.
             late: gets what was on disk only when the attempt was over; nothing will ever point to it.
             publish: told of every progress.
+            show: given every partial image.
             warn: told of every warning of the engine.
             engine_freed: called when the engine has no more to do for it; images may still be being saved then.
 
@@ -121,7 +125,8 @@ class JobRunner:
                 # What follows the run goes on saving when the lease is back and the engine is free.
                 async with unwrapped_nursery() as nursery:
                     async with self._leased(job, to, tracker, publish, nursery) as lease:
-                        attempt = _Attempt(job, lease, to, tracker, images, late, publish, warn)
+                        partials = PartialImages(job, self._decoding, self._encoders, show)
+                        attempt = _Attempt(job, lease, to, tracker, images, late, publish, partials, warn)
                         timings = await self._run(attempt, inputs, nursery)
                     engine_freed()
                 return Ran(timings=attrs.evolve(timings, total=trio.current_time() - started), device=lease.device)
@@ -196,6 +201,13 @@ class JobRunner:
         return timings
 
     async def _follow(self, attempt: "_Attempt", reports: trio.MemoryReceiveChannel[Received]) -> None:
+        async with unwrapped_nursery() as nursery:
+            nursery.start_soon(attempt.partials.run)
+            await self._follow_reports(attempt, reports)
+            # Of a finished image no one needs what it was coming to.
+            nursery.cancel_scope.cancel("the run is over")
+
+    async def _follow_reports(self, attempt: "_Attempt", reports: trio.MemoryReceiveChannel[Received]) -> None:
         stopwatch = Stopwatch(self.estimates, attempt.job.request, attempt.lease.device)
         tracker, publish = attempt.tracker, attempt.publish
         with reports:
@@ -216,6 +228,9 @@ class JobRunner:
                         if index == tracker.latest.image:
                             (jpeg,) = report.blobs
                             publish(tracker.preview(base64.b64encode(jpeg).decode()))
+                    case p.PartialImageMade() as made:
+                        stopwatch.partial_image_made()
+                        attempt.partials.offer(made, report.blobs[0])
                     case p.ImageDone() as image:
                         publish(tracker.stage(Stage.SAVING))
                         attempt.images.append(await self._save(attempt, image, report.blobs[0]))
@@ -262,6 +277,7 @@ class _Attempt:
     images: list[StoredImage]
     late: list[StoredImage]
     publish: Publish
+    partials: PartialImages
     warn: Warn
 
 
@@ -288,6 +304,12 @@ class Stopwatch:
             # The first step of its kind says nothing of the next one.
             self._estimates.add_step(self._request, self._device, (now - self._last) / images)
         self._compiling = False
+        self._stepping += now - self._last
+        self._last = now
+
+    def partial_image_made(self) -> None:
+        """A partial image was decoded: the next run may make none, so that its time counts nowhere."""
+        now = trio.current_time()
         self._stepping += now - self._last
         self._last = now
 

@@ -28,7 +28,7 @@ from mflux_api.config import SchedulerSettings
 from mflux_api.engine.interface import EngineDied, EngineId
 from mflux_api.errors import EngineUnavailable, InternalError, ModelNotDownloaded, ServiceError
 from mflux_api.jobs.job import Job, Status, StoredImage
-from mflux_api.jobs.progress import Progress
+from mflux_api.jobs.progress import PartialImage, Progress
 from mflux_api.supervisor import Started
 from mflux_api.system.nurseries import unwrapped_nursery
 
@@ -308,6 +308,7 @@ class Scheduler:
                 entry.images,
                 entry.late,
                 self._publish,
+                self._show,
                 entry.warn,
                 engine_freed,
             )
@@ -400,3 +401,6 @@ class Scheduler:
             return
         timed = attrs.evolve(progress, eta_seconds=self._queue.eta(entry, self._engines.usable()))
         self._hub.tell_lossy(m.Publish(job_id=progress.id, event=timed, owner=entry.job.owner))
+
+    def _show(self, image: PartialImage) -> None:
+        self._hub.tell_lossy(m.Show(image=image))

@@ -66,6 +66,8 @@ class PipelineRequest:
     """Adapters for this pass alone, working together."""
     previews: bool = False
     """Report a small image of every image after every step."""
+    partial_images: int = 0
+    """Decode every image so often before it is finished; never under ``low_ram``, which has no place for the VAE."""
 
     @property
     def steps_run(self) -> int:
@@ -142,6 +144,19 @@ class PreviewEvent:
 
 
 @attrs.frozen(eq=False)
+class PartialImageEvent:
+    """What an image would be if all the noise that is left were removed at once, decoded as a finished one is."""
+
+    index: int
+    """The position of its seed in the request."""
+    number: int
+    """Which of the image's partial ones, from 0."""
+    step: int
+    pixels: npt.NDArray[np.uint8] = attrs.field(repr=False)
+    """As of :class:`ImageEvent`."""
+
+
+@attrs.frozen(eq=False)
 class ImageEvent:
     """An image is finished."""
 
@@ -161,4 +176,4 @@ class DoneEvent:
     decode_s: float
 
 
-Event: TypeAlias = StageEvent | StepEvent | WarningEvent | PreviewEvent | ImageEvent | DoneEvent
+Event: TypeAlias = StageEvent | StepEvent | WarningEvent | PreviewEvent | PartialImageEvent | ImageEvent | DoneEvent

@@ -4,6 +4,7 @@ For one seed at guidance 1 the image is the one of mflux's own ``Flux2Klein`` or
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import suppress
 
 import attrs
 import mlx.core as mx
@@ -14,7 +15,7 @@ from mflux_api.engine.device import Device
 from mflux_api.engine.lora.applying import LoraError, ReadingLora, no_reading
 from mflux_api.engine.sampling.batching import PassCost, images_per_pass
 from mflux_api.engine.sampling.compositing import composite
-from mflux_api.engine.sampling.decoding import NotFiniteError, decode_mode, decode_packed, to_pixels
+from mflux_api.engine.sampling.decoding import NotFiniteError, Pixels, decode_mode, decode_packed, to_pixels
 from mflux_api.engine.sampling.denoising import Conditioning, Denoiser, cfg_branches, new_cache
 from mflux_api.engine.sampling.inpainting import encode_start
 from mflux_api.engine.sampling.latents import Noise, StartLatents, draw_noise, to_grid
@@ -22,6 +23,7 @@ from mflux_api.engine.sampling.passes import (
     DoneEvent,
     Event,
     ImageEvent,
+    PartialImageEvent,
     PipelineRequest,
     PreviewEvent,
     ShouldStop,
@@ -37,6 +39,7 @@ from mflux_api.engine.sampling.references import encode_references
 from mflux_api.engine.sampling.transformer_function import Predict, TransformerFunction
 from mflux_api.engine.sampling.work_clock import WorkClock
 from mflux_api.engine.weights.components import Components
+from mflux_api.jobs.schedule import partial_steps
 
 __all__ = [
     "DoneEvent",
@@ -44,6 +47,7 @@ __all__ = [
     "ImageEvent",
     "LoraError",
     "NotFiniteError",
+    "PartialImageEvent",
     "Pipeline",
     "PipelineRequest",
     "PreviewEvent",
@@ -132,13 +136,13 @@ class Pipeline:
     def run(self, request: PipelineRequest, should_stop: ShouldStop) -> Generator[Event, None, None]:
         """Run one pass and yield its events: a StageEvent per stage, a StepEvent per step, an ImageEvent per seed.
 
-        A DoneEvent comes last. ``should_stop`` is asked before and after every step, between the components, and
-        between decode blocks.
+        Previews and partial images, where they are asked for, follow their step, and a DoneEvent comes last.
+        ``should_stop`` is asked before and after every step, between the components, and between decode blocks.
 
         Raises:
             Stopped: ``should_stop`` returned true.
             LoraError: an adapter cannot be used.
-        NotFiniteError: an image's numbers overflow, also without adapters.
+            NotFiniteError: an image's numbers overflow, also without adapters.
             CheckpointError: a component that is not in memory cannot be read again.
             RuntimeError: from MLX, for instance when the device has too little memory.
         """
@@ -215,6 +219,8 @@ class Pipeline:
             return latents
         cache = new_cache(self._components.transformer) if self._components.info.caches_references else None
         denoiser = Denoiser(predict, encoded.conditioning, noise.ids, cache)
+        # With little memory the VAE's place is the transformer's now.
+        partials = () if request.low_ram else partial_steps(request.steps_run, request.partial_images)
         for step in range(skipped, request.steps):
             check()
             before = latents
@@ -223,17 +229,32 @@ class Pipeline:
                 latents = start.protect(latents, noise.latents, sigmas[step + 1])
                 clean = start.protect(clean, noise.latents, sigmas[-1])
             finite = mx.isfinite(latents).all()
+            number = step + 1 - skipped
+            shown = encoded.previews is not None or number in partials
             # Without this the graph is only queued, and the step would be reported before it ran.
-            mx.eval(latents, finite, *([] if encoded.previews is None else [clean]))
+            mx.eval(latents, finite, *([clean] if shown else []))
             if not finite.item():
                 raise self._overflow(request, encoded.conditioning, noise.ids, before, timesteps[step])
-            number = step + 1 - skipped
             yield from clock.pausing(StepEvent(number, request.steps_run, first, images))
             if encoded.previews is not None:
                 for preview in _previews(encoded.previews, to_grid(clean, noise.rows, noise.columns), first, number):
                     yield from clock.pausing(preview)
+            if number in partials:
+                grids = to_grid(clean, noise.rows, noise.columns)
+                yield from self._partial_images(current, grids, first, partials.index(number), number)
             check()
         return latents
+
+    def _partial_images(
+        self, current: _Pass, grids: mx.array, first: int, number: int, step: int
+    ) -> Generator[Event, None, None]:
+        """Decode what the images of a batch, from number ``first`` on, are coming to."""
+        for index, grid in enumerate(mx.split(grids, grids.shape[0]), first):
+            current.check()
+            # One that cannot be seen yet may still become an image.
+            with suppress(NotFiniteError):
+                pixels = self._pixels(current, grid)
+                yield from current.clock.pausing(PartialImageEvent(index, number, step, pixels))
 
     def _overflow(
         self, request: PipelineRequest, conditioning: Conditioning, ids: mx.array, latents: mx.array, timestep: mx.array
@@ -249,16 +270,21 @@ class Pipeline:
         """Turn each image's latents into pixels."""
         request = current.request
         yield from current.clock.pausing(StageEvent("decoding"))
-        mode = decode_mode(self._device, request.width, request.height, request.low_ram)
         for index, (seed, grid) in enumerate(zip(request.seeds, grids, strict=True)):
             current.check()
             # One at a time: exact, and memory does not grow with the batch.
-            pixels = to_pixels(decode_packed(self._components.vae, grid, mode, current.check))
-            if request.inpainting is not None:
-                pixels = composite(pixels, request.inpainting, current.check)
-            yield from current.clock.pausing(ImageEvent(index, seed, pixels))
+            yield from current.clock.pausing(ImageEvent(index, seed, self._pixels(current, grid)))
         self._release("vae", request)
         current.clock.lap()
+
+    def _pixels(self, current: _Pass, grid: mx.array) -> Pixels:
+        """Return one image's latents [1, 128, rows, columns] as it is shown: decoded, and put into what is kept."""
+        request = current.request
+        mode = decode_mode(self._device, request.width, request.height, request.low_ram)
+        pixels = to_pixels(decode_packed(self._components.vae, grid, mode, current.check))
+        if request.inpainting is None:
+            return pixels
+        return composite(pixels, request.inpainting, current.check)
 
     def _release(self, component: ComponentName, request: PipelineRequest) -> None:
         """Free a component that the image needs no longer, if the request asks for it; its next use reads it again."""

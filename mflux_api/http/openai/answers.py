@@ -1,6 +1,7 @@
 """A finished job as OpenAI's clients read it."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Final
 
 from mflux_api.http.forwarded import external_base
@@ -29,7 +30,7 @@ class Answers:
             urls = [await self._url(job, index) for index in range(len(job.images))]
             items = [ImageItem(url=url, seed=image.seed) for url, image in zip(urls, job.images, strict=True)]
             return Answer((to_json(_answer(call, job, items)),))
-        images = await self.images(job)
+        images = await self.images(job, held().stack)
 
         def build(marks: Sequence[str]) -> ImagesAnswer:
             named = zip(marks, job.images, strict=True)
@@ -37,9 +38,14 @@ class Answers:
 
         return with_images(build, images)
 
-    async def images(self, job: Job) -> list[bytearray]:
-        """Return a job's images as base64 in the format that it was asked for."""
-        return await self._renderer.images(job, held().stack, wait_seconds=ROOM_SECONDS)
+    async def images(self, job: Job, kept: ExitStack) -> list[bytearray]:
+        """Return a job's images as base64 in the format that it was asked for.
+
+        Args:
+            job: a finished job.
+            kept: keeps them in memory until it is closed.
+        """
+        return await self._renderer.images(job, kept, wait_seconds=ROOM_SECONDS)
 
     async def _url(self, job: Job, index: int) -> str:
         path, parameters = image_path(job, index), image_parameters(job)
@@ -48,7 +54,7 @@ class Answers:
 
 def size_of(job: Job) -> str:
     """Return the size of a job's images."""
-    width, height = job.request.size
+    width, height = job.request.result_size
     return f"{width}x{height}"
 
 

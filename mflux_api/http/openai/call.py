@@ -77,8 +77,8 @@ def read_call(asked: ImagesRequest, model: Model, *, default_steps: int) -> Call
         told.append("'output_compression' has no effect: PNG files lose nothing")
     if (asked.style or "").casefold() not in _NEUTRAL_STYLES:
         told.append("'style' has no effect: say it in the prompt")
-    if asked.partial_images:
-        told.append("'partial_images' has no effect: streams have finished images only")
+    if asked.partial_images and not asked.stream:
+        told.append("'partial_images' has no effect without 'stream'")
     loras, scales = _loras(asked.lora)
     quality = asked.quality or "auto"
     request = GenerateRequest(
@@ -98,6 +98,7 @@ def read_call(asked: ImagesRequest, model: Model, *, default_steps: int) -> Call
         image_strength=1.0 if images else None,
         mask=asked.mask if isinstance(asked, EditsRequest) else None,
         mask_alpha="transparent",
+        partial_images=(asked.partial_images or 0) if asked.stream else 0,
         output_format=output,
         output_compression=None if output == "png" else asked.output_compression,
     )

@@ -1,7 +1,7 @@
 """``/v1/images/generations``, ``edits`` and ``variations``: generate and wait, as OpenAI's clients ask."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 
 import attrs
@@ -19,6 +19,7 @@ from mflux_api.errors import (
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.body import json_object
 from mflux_api.http.client_ids import client_id
+from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
 from mflux_api.http.idempotency_keys import PARAMETER as IDEMPOTENCY_KEY
 from mflux_api.http.idempotency_keys import read_idempotency_key
@@ -26,11 +27,11 @@ from mflux_api.http.openai.answers import Answers
 from mflux_api.http.openai.call import NAMES, Call, normalize, read_call
 from mflux_api.http.openai.names import ModelNames
 from mflux_api.http.openai.schemas import EditsRequest, ImagesAnswer, ImagesRequest
-from mflux_api.http.openai.streaming import completed, stream_headers
+from mflux_api.http.openai.streaming import StreamedCall, stream
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
-from mflux_api.http.render import Renderer
+from mflux_api.http.render import Renderer, reserve_partial_images
 from mflux_api.http.responses import json_answer
-from mflux_api.http.security.guard import caller
+from mflux_api.http.security.guard import caller, still_allowed
 from mflux_api.http.synchronous import run_job
 from mflux_api.http.synchronous_calls import SynchronousCalls
 from mflux_api.jobs.idempotency import IdempotencyKey
@@ -103,6 +104,8 @@ def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: Sy
         return attrs.evolve(call, warnings=(*call.warnings, *body.warnings)), key
 
     async def answer(call: Call, key: IdempotencyKey | None) -> Response:
+        if call.stream:
+            return await streamed(call, key)
         if key is not None:
             return await rendered(call, await kept(call, key))
         who, this = caller(), held()
@@ -126,15 +129,19 @@ def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: Sy
         """Return the job of a key, which goes on without its client: a call that comes again gets its images."""
         accepted = await gateway.accepted_before(key) or await submit(call, key)
         held().body.release()
-        job = accepted.job if accepted.job.status.terminal else await gateway.finished(accepted.job.id)
-        if job.failure is not None:
-            raise job.failure.to_error()
-        return job
+        return await end_of_kept(accepted.job)
 
-    async def submit(call: Call, key: IdempotencyKey) -> Accepted:
+    async def end_of_kept(job: Job) -> Job:
+        end = job if job.status.terminal else await gateway.finished(job.id)
+        if end.failure is not None:
+            raise end.failure.to_error()
+        return end
+
+    async def submit(call: Call, key: IdempotencyKey | None) -> Accepted:
         who = caller()
         return await gateway.submit(
             call.request,
+            synchronous=key is None,
             owner=who.owner,
             key=key,
             most_queued=who.most_queued,
@@ -143,11 +150,55 @@ def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: Sy
             names=NAMES,
         )
 
+    async def streamed(call: Call, key: IdempotencyKey | None) -> Response:
+        """Answer as soon as the job is accepted; what is wrong later is an event."""
+        this, client = held(), client_id()
+        if call.request.init_images:
+            # Decoding them may take long.
+            need_client()
+        accepted = None if key is None else await gateway.accepted_before(key)
+        accepted = accepted or await submit(call, key)
+        job = accepted.job
+        if key is None:
+            this.stack.callback(gateway.caller_done, job.id)
+            # Of a job that has ended it does nothing.
+            this.stack.callback(gateway.abandon, job.id)
+        this.body.release()
+        need_client()
+
+        @asynccontextmanager
+        async def under_way() -> AsyncIterator[None]:
+            if key is not None:
+                yield
+                return
+            async with calls.call(client, call.prefix) as listed:
+                calls.add_job(listed, job.id)
+                yield
+
+        async def end() -> Job:
+            if key is not None:
+                return await end_of_kept(job)
+            ended = (await gateway.awaited_end(job.id)).job
+            if ended.failure is not None:
+                raise ended.failure.to_error()
+            return ended
+
+        reserve = partial(reserve_partial_images, reservation=this.answer)
+        return stream(
+            StreamedCall(
+                call=call,
+                under_way=under_way,
+                follow=partial(gateway.follow, job.id, partial_images=reserve),
+                end=end,
+                allowed=still_allowed(),
+            ),
+            answers,
+            this.stack,
+        )
+
     async def rendered(call: Call, job: Job) -> Response:
         if job.status is Status.CANCELLED:
             raise JobCancelled("The job was cancelled", {"job_id": job.id})
-        if call.stream:
-            return stream_headers(json_answer(await completed(answers, call, job)))
         return json_answer(await answers.whole(call, job))
 
     return routes

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 import attrs
 from msgspec import Meta
 
+from mflux_api.http.openai_errors import OpenAIError
 from mflux_api.images.encode import ImageFormat
 from mflux_api.jobs.request import EncodedImage, Guidance, ImageCount, NegativePrompt, Prompt, Seed, Steps
 
@@ -114,6 +115,52 @@ class ImagesAnswer:
     usage: Usage
     warnings: tuple[str, ...]
     """Sentences about what was asked for and is not done; empty as a rule. An addition."""
+
+
+@attrs.frozen(kw_only=True)
+class PartialImageEvent:
+    """What an image is coming to, where ``partial_images`` asks for it: ``image_generation`` or ``image_edit``."""
+
+    type: str
+    """``….partial_image``, as the event is called."""
+    partial_image_index: int
+    """Which of the image's partial ones, from 0."""
+    image_index: int
+    """Which of the ``n`` images, from 0. An addition."""
+    created_at: int
+    size: str
+    quality: str
+    background: str = "opaque"
+    output_format: ImageFormat
+    b64_json: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class CompletedEvent:
+    """A finished image; there is one event for each of the ``n``."""
+
+    type: str
+    """``….completed``, as the event is called."""
+    image_index: int
+    created_at: int
+    size: str
+    quality: str
+    background: str = "opaque"
+    output_format: ImageFormat
+    seed: int
+    """With it the image can be made again. An addition, as are the warnings."""
+    warnings: tuple[str, ...]
+    usage: Usage
+    """Of the whole call."""
+    b64_json: str = ""
+
+
+@attrs.frozen(kw_only=True)
+class ErrorEvent:
+    """The last event of a stream whose job has no images."""
+
+    type: Literal["error"] = "error"
+    error: OpenAIError
 
 
 @attrs.frozen(kw_only=True)

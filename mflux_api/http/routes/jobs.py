@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -31,10 +32,10 @@ from mflux_api.http.idempotency_keys import read_idempotency_key
 from mflux_api.http.open_connections import connection_limits
 from mflux_api.http.operations import BODY_ERRORS, SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
 from mflux_api.http.query import invalid_parameter, unknown_parameters
-from mflux_api.http.render import Renderer
+from mflux_api.http.render import Renderer, reserve_partial_images
 from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.routes.job_schemas import CancelResponse, GenerateResponse, PruneRequest, PruneResponse
-from mflux_api.http.schemas import JobResponse
+from mflux_api.http.schemas import JobResponse, PartialImageResponse
 from mflux_api.http.security.guard import caller, still_allowed
 from mflux_api.http.slots import Slots
 from mflux_api.http.sse import stream_response
@@ -83,9 +84,13 @@ OPERATIONS = (
             ),
         ),
         # No type: readers of the document differ on whether it is the whole stream's or one event's.
-        content={"text/event-stream": {"schema": {"description": "Events whose data is JSON: Progress, JobResponse"}}},
+        content={
+            "text/event-stream": {
+                "schema": {"description": "Events whose data is JSON: Progress, PartialImageResponse, JobResponse"}
+            }
+        },
         bodiless={"204": "Last-Event-ID is the terminal event's: there is nothing more to follow"},
-        also_describes=(Progress,),
+        also_describes=(Progress, PartialImageResponse),
         errors=(*_JOB_ERRORS, InvalidParameter, TooManyConnections, ShuttingDown),
     ),
     Operation(
@@ -151,7 +156,13 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
         last_event_id = request.headers.get("Last-Event-ID") or None
         urls, previews = _urls(), _previews()
         held().stack.enter_context(streams.slot(caller().owner))
-        events = await gateway.follow(job_id, last_event_id, previews=previews, visible=caller().sees)
+        events = await gateway.follow(
+            job_id,
+            last_event_id,
+            previews=previews,
+            partial_images=partial(reserve_partial_images, reservation=held().answer),
+            visible=caller().sees,
+        )
         if not events.finished and request.method != "HEAD":
             need_client()
         return stream_response(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import logging
 from collections.abc import AsyncIterator
 from io import BytesIO
@@ -256,26 +255,6 @@ async def test_names_that_clients_have_built_in_are_the_default_model(
     async with scripted_api(tmp_path / "strict", changed=strict) as api:
         assert (await refused(api, model="dall-e-3"))[0] == 404
         assert (await api.http.get("/v1/models/dall-e-2")).status_code == 404
-
-
-async def test_stream_without_partial_images_is_one_completed_event_for_each_image(api: Api) -> None:
-    answer = await api.http.post(GENERATIONS, json=CALL | {"stream": True, "n": 2, "partial_images": 0})
-    assert answer.headers["content-type"].startswith("text/event-stream")
-    blocks = [block.split("\n", 1) for block in answer.text.strip().split("\n\n")]
-    assert [name for name, _ in blocks] == ["event: image_generation.completed"] * 2
-    for _, data in blocks:
-        event = json.loads(data.removeprefix("data: "))
-        assert event["type"] == "image_generation.completed"
-        assert opened(event).size == (64, 64)
-        assert event["usage"]["total_tokens"] > 0
-
-
-async def test_partial_images_are_told_to_have_no_effect(api: Api) -> None:
-    answer = await api.http.post(GENERATIONS, json=CALL | {"stream": True, "partial_images": 2})
-    (block,) = answer.text.strip().split("\n\n")
-    event = json.loads(block.partition("data: ")[2])
-    assert (event["type"], len(event["warnings"])) == ("image_generation.completed", 1)
-    assert "partial_images" in event["warnings"][0]
 
 
 async def test_job_of_a_client_that_leaves_is_cancelled(tmp_path: Path) -> None:
