@@ -14,9 +14,11 @@ from mflux_api.http import early_refusal, error_handlers, forwarded, openapi
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.body_limits import LIMITS, BodyLimit, BodyLimits
+from mflux_api.http.client_calls import ClientCalls
 from mflux_api.http.connection import HTTPConnection
 from mflux_api.http.half_close import SAYS
 from mflux_api.http.held import IN_FLIGHT, ServiceRequest
+from mflux_api.http.open_connections import connection_limits
 from mflux_api.http.openai import routes as openai
 from mflux_api.http.probes import PROBES
 from mflux_api.http.render import Renderer
@@ -26,7 +28,8 @@ from mflux_api.http.security.guard import Guard, install, route_scopes
 from mflux_api.http.security.hosts import HostRules, own_names
 from mflux_api.http.security.origins import OriginRules
 from mflux_api.http.security.tokens import Tokens
-from mflux_api.http.synchronous_calls import SynchronousCalls
+from mflux_api.http.slots import Slots
+from mflux_api.http.waits import Waits
 from mflux_api.jobs.json_fields import Fields
 
 ALLOWED_HEADERS = "Authorization, Content-Type, Content-Encoding, X-API-Key, Last-Event-ID, Idempotency-Key, Prefer"
@@ -58,11 +61,16 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     # Doubled ones are one already; Werkzeug redirects encoded ones, to a URL that it makes from the Host header.
     app.url_map.merge_slashes = False
     renderer = Renderer(gateway)
-    calls = SynchronousCalls(gateway)
+    calls = ClientCalls(gateway)
+    limits = connection_limits(settings.server)
+    # The rest is for other requests of the same client.
+    most = max(1, limits.per_address * 3 // 4)
+    streams = Slots("event streams and waits", total=limits.total, per_caller=most)
+    waits = Waits(gateway, streams)
     for blueprint in (
-        *sdapi.blueprints(gateway, renderer, calls),
+        *sdapi.blueprints(gateway, renderer, calls, waits),
         *openai.blueprints(gateway, renderer, calls),
-        *api_v1.blueprints(gateway, renderer),
+        *api_v1.blueprints(gateway, renderer, streams, waits),
     ):
         app.register_blueprint(blueprint)
     app.register_blueprint(openapi.blueprint(max_images=settings.generation.max_batch_size))

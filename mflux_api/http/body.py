@@ -1,6 +1,7 @@
 """Request bodies: JSON objects, read within limits by the fields that a route knows."""
 
 import itertools
+from collections.abc import Sequence
 from functools import partial
 
 import attrs
@@ -27,13 +28,16 @@ THREAD_ABOVE_BYTES = 256 * 1024
 """Larger bodies are read in a thread: images in JSON would hold up all other requests."""
 
 
-async def json_object(fields: Fields, *, may_be_empty: bool = False, forms: bool = False) -> JSONObject:
+async def json_object(
+    fields: Fields, *, may_be_empty: bool = False, forms: bool = False, parameters: Sequence[str] = ()
+) -> JSONObject:
     """Read the body as a JSON object, whatever its content type says, unless it may be a form.
 
     Args:
         fields: what the route knows; all else is skipped, with a warning.
         may_be_empty: whether no body is an object without fields.
         forms: whether a ``multipart/form-data`` body is read as a form.
+        parameters: those of the address that the route knows; all else belongs into the body, with a warning.
 
     Raises:
         InvalidJSON: it is not JSON, or not an object.
@@ -51,7 +55,7 @@ async def json_object(fields: Fields, *, may_be_empty: bool = False, forms: bool
             raise unpacked
         data = unpacked
     if may_be_empty and not data:
-        return JSONObject({}, _of_address())
+        return JSONObject({}, _of_address(parameters))
     boundary = _boundary() if forms else None
     if len(data) > THREAD_ABOVE_BYTES:
         read = await read_in_thread(partial(_read, data, fields, boundary), limiter=held().in_flight.parsers)
@@ -61,12 +65,13 @@ async def json_object(fields: Fields, *, may_be_empty: bool = False, forms: bool
     del data
     if isinstance(read, ServiceError):
         raise read
-    return attrs.evolve(read, warnings=(*read.warnings, *_of_address()))
+    return attrs.evolve(read, warnings=(*read.warnings, *_of_address(parameters)))
 
 
-def _of_address() -> tuple[str, ...]:
-    """Return what is said of a query: no route that reads a body has parameters there."""
-    names = [f"'{printable(name, MAX_NAME_LENGTH)}'" for name in itertools.islice(request.args, MAX_NAMES)]
+def _of_address(known: Sequence[str]) -> tuple[str, ...]:
+    """Return what is said of a query that a route does not know: what it reads is in the body."""
+    asked = (name for name in request.args if name not in known)
+    names = [f"'{printable(name, MAX_NAME_LENGTH)}'" for name in itertools.islice(asked, MAX_NAMES)]
     if not names:
         return ()
     return (f"{', '.join(names)} in the address {'has' if len(names) == 1 else 'have'} no effect: use the body",)

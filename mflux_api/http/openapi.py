@@ -71,7 +71,7 @@ def describe(*, max_images: int) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of a service that generates up to ``max_images`` at once."""
     classes: dict[type[Any], None] = {ErrorBody: None, OpenAIErrorBody: None}
     for operation in OPERATIONS:
-        used = (operation.body, operation.response, operation.accepted, *operation.also_describes)
+        used = (operation.body, operation.response, operation.awaited, operation.accepted, *operation.also_describes)
         classes.update({kind: None for kind in used if kind is not None})
     _, components = msgspec.json.schema_components(list(classes), ref_template="#/components/schemas/{name}")
     for component in components.values():
@@ -183,6 +183,8 @@ def _content(operation: Operation) -> dict[str, Any]:
     if operation.response is None:
         return dict(operation.content)
     schema = _reference(operation.response)
+    if operation.awaited is not None:
+        return _json({"anyOf": [schema, _reference(operation.awaited)]})
     return _json({"type": "array", "items": schema} if operation.is_list else schema)
 
 

@@ -74,6 +74,8 @@ class Operation:
     """Class of the JSON object that is answered; ``None`` where ``content`` says what comes."""
     accepted: type[Any] | None = None
     """Class of the JSON object that is answered with 202, where a client need not wait for the end."""
+    awaited: type[Any] | None = None
+    """Class of the JSON object that is answered in place of ``response``, where the client waits for the end."""
     is_list: bool = False
     """Whether the answer is an array of ``response``."""
     body: type[Any] | None = None

@@ -9,6 +9,7 @@ from quart import Response, request
 MAX_WAIT_SECONDS: Final = 3600.0
 MOST_LOOKED_AT: Final = 16
 _MAX_DIGITS: Final = 9
+_MOST_TEXT: Final = 1024
 
 
 @attrs.frozen(kw_only=True)
@@ -18,16 +19,6 @@ class Preferences:
     respond_async: bool = False
     wait: float | None = None
     """Seconds that it waits for the work to be done."""
-
-    @property
-    def asynchronous(self) -> bool:
-        """Whether the work goes on without the client."""
-        return self.respond_async or self.wait is not None
-
-    @property
-    def seconds(self) -> float:
-        """How long to wait for the work."""
-        return 0.0 if self.wait is None else self.wait
 
     def apply(self, response: Response) -> Response:
         """Say in an answer which preferences it follows."""
@@ -47,7 +38,7 @@ def read_preferences() -> Preferences:
 def parse_preferences(values: Sequence[str]) -> Preferences:
     """Read the header's values; what has no reading is no preference, and of several the first counts."""
     respond_async, wait = False, None
-    for preference in ",".join(values).split(",")[:MOST_LOOKED_AT]:
+    for preference in _split(",".join(values)[:_MOST_TEXT])[:MOST_LOOKED_AT]:
         # Parameters of a preference stand behind semicolons.
         name, _, value = preference.partition(";")[0].partition("=")
         name, value = name.strip().lower(), value.strip().strip('"')
@@ -56,3 +47,18 @@ def parse_preferences(values: Sequence[str]) -> Preferences:
         elif name == "wait" and wait is None and value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS:
             wait = min(float(value), MAX_WAIT_SECONDS)
     return Preferences(respond_async=respond_async, wait=wait)
+
+
+def _split(text: str) -> list[str]:
+    """Return what is between commas; those in quotation marks separate nothing, unless nothing closes the marks."""
+    pieces, quoted, escaped = [""], False, False
+    for place, letter in enumerate(text):
+        if letter == "," and not quoted:
+            pieces.append("")
+            continue
+        if escaped or letter == "\\":
+            escaped = not escaped
+        elif letter == '"':
+            quoted = not quoted and '"' in text[place + 1 :]
+        pieces[-1] += letter
+    return pieces

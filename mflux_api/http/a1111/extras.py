@@ -24,6 +24,7 @@ from mflux_api.http.a1111.sdapi_schemas import (
     UpscalerItem,
 )
 from mflux_api.http.body import json_object
+from mflux_api.http.client_calls import ClientCalls
 from mflux_api.http.client_ids import client_id
 from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
@@ -33,7 +34,6 @@ from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.security.guard import caller
 from mflux_api.http.slots import Slots
 from mflux_api.http.synchronous import run_jobs
-from mflux_api.http.synchronous_calls import SynchronousCalls
 from mflux_api.images.child.protocol import ComposeExtras
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.json_fields import Fields, JSONObject
@@ -104,7 +104,7 @@ _KIND = "extras"
 _SINGLE, _BATCH = (Fields.of(body).with_fields(EXTRAS_READ) for body in (ExtraSingleImage, ExtraBatchImages))
 
 
-def blueprint(gateway: Gateway, calls: SynchronousCalls) -> Blueprint:
+def blueprint(gateway: Gateway, calls: ClientCalls) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("extras", __name__, url_prefix="/sdapi/v1")
 

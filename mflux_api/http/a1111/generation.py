@@ -9,40 +9,34 @@ import trio
 from quart import Blueprint, Response, request
 
 from mflux_api.access.keys import Scope
-from mflux_api.catalog import Model
-from mflux_api.errors import InvalidParameter, JobCancelled, ServerBusy
+from mflux_api.errors import InvalidParameter, JobCancelled, ServerBusy, TooManyConnections
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111 import dialect, no_effect
 from mflux_api.http.a1111.checkpoints import alias_of
 from mflux_api.http.a1111.client_options import ClientOptions
 from mflux_api.http.a1111.options import chosen_model
+from mflux_api.http.a1111.run_parameters import parameters_of
 from mflux_api.http.a1111.sdapi_schemas import ImagesResponse
 from mflux_api.http.a1111.styles import StyledPrompts
 from mflux_api.http.body import json_object
+from mflux_api.http.client_calls import ClientCalls
 from mflux_api.http.client_ids import client_id
 from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
-from mflux_api.http.preferences import read_preferences
 from mflux_api.http.render import ROOM_SECONDS, Renderer, job_response, with_images
 from mflux_api.http.responses import json_answer, json_response
 from mflux_api.http.schemas import JobResponse
 from mflux_api.http.security.guard import caller
 from mflux_api.http.synchronous import RanJob, run_job
-from mflux_api.http.synchronous_calls import SynchronousCalls
+from mflux_api.http.waits import HEADER as PREFER
+from mflux_api.http.waits import NAME as WAIT
+from mflux_api.http.waits import PARAMETER as WAIT_PARAMETER
+from mflux_api.http.waits import Wait, Waits, read_wait
 from mflux_api.jobs.idempotency import HEADER
-from mflux_api.jobs.ignored import has_negative_branch
 from mflux_api.jobs.job import Job, Status
-from mflux_api.jobs.json_fields import JSONObject, Object
+from mflux_api.jobs.json_fields import Fields, JSONObject, Object
 from mflux_api.jobs.parse import Asked, from_body
 from mflux_api.jobs.request import GenerateRequest
-from mflux_api.jobs.resolve import ResolvedRequest
-
-_PREFER = {
-    "name": "Prefer",
-    "in": "header",
-    "description": "RFC 7240: respond-async, wait=SECONDS",
-    "schema": {"type": "string"},
-}
 
 OPERATIONS = (
     Operation(
@@ -55,8 +49,8 @@ OPERATIONS = (
         body_required=("prompt",),
         response=ImagesResponse,
         accepted=JobResponse,
-        parameters=(_PREFER,),
-        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+        parameters=(PREFER, WAIT_PARAMETER),
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS, TooManyConnections),
     ),
     Operation(
         method="post",
@@ -68,8 +62,8 @@ OPERATIONS = (
         body_required=("init_images",),
         response=ImagesResponse,
         accepted=JobResponse,
-        parameters=(_PREFER,),
-        errors=(*SUBMIT_ERRORS, *RUN_ERRORS),
+        parameters=(PREFER, WAIT_PARAMETER),
+        errors=(*SUBMIT_ERRORS, *RUN_ERRORS, TooManyConnections),
     ),
 )
 
@@ -95,7 +89,8 @@ def blueprint(
     gateway: Gateway,
     renderer: Renderer,
     options: ClientOptions,
-    calls: SynchronousCalls,
+    calls: ClientCalls,
+    waits: Waits,
     styled: StyledPrompts,
 ) -> Blueprint:
     """Build the routes."""
@@ -106,11 +101,14 @@ def blueprint(
 
     @routes.post("/txt2img")
     async def txt2img() -> Response:
-        return await generate(await read_call(await json_object(dialect.TXT2IMG_FIELDS, forms=True), edits=False))
+        return await generate(await read_call(await body_of(dialect.TXT2IMG_FIELDS), edits=False))
 
     @routes.post("/img2img")
     async def img2img() -> Response:
-        return await generate(await read_call(await json_object(dialect.IMG2IMG_FIELDS, forms=True), edits=True))
+        return await generate(await read_call(await body_of(dialect.IMG2IMG_FIELDS), edits=True))
+
+    async def body_of(fields: Fields) -> JSONObject:
+        return await json_object(fields, forms=True, parameters=(WAIT,))
 
     async def read_call(read: JSONObject, *, edits: bool) -> Call:
         body = read.values
@@ -169,9 +167,11 @@ def blueprint(
             fields["sd_model_checkpoint"] = chosen_model(options)
 
     async def generate(call: Call) -> Response:
-        preferences = read_preferences()
-        if preferences.asynchronous:
-            return preferences.apply(await generate_without_client(call, preferences.seconds))
+        asked = read_wait()
+        if asked.asynchronous:
+            with waits.place(asked) as followed:
+                return followed.apply(await generate_without_client(call, followed))
+        call = _without_partial_images(call)
         started, who = trio.current_time(), caller()
         async with (
             calls.call(client_id(), call.kind, call.task) as listed,
@@ -189,9 +189,9 @@ def blueprint(
         ):
             return await answer(call, ran, started)
 
-    async def generate_without_client(call: Call, seconds: float) -> Response:
+    async def generate_without_client(call: Call, wait: Wait) -> Response:
         """Submit a job that goes on when its client leaves, and wait for its end only so long."""
-        started, who, job = trio.current_time(), caller(), None
+        started, who = trio.current_time(), caller()
         accepted = await gateway.submit(
             call.asked.request,
             owner=who.owner,
@@ -201,8 +201,8 @@ def blueprint(
             names=call.asked.names,
         )
         held().body.release()
-        with trio.move_on_after(seconds):
-            job = await gateway.finished(accepted.job.id)
+        await calls.keep(client_id(), call.kind, call.task, accepted.job.id)
+        job = await waits.end(accepted.job, wait)
         if job is None:
             response = json_response(job_response(await gateway.job(accepted.job.id)), 202)
             response.headers["Location"] = f"/api/v1/jobs/{accepted.job.id}"
@@ -217,7 +217,7 @@ def blueprint(
             raise JobCancelled("The job was cancelled", {"job_id": job.id})
         sentence = f"Generated {len(job.images)} image(s) in {trio.current_time() - started:.1f}s"
         info = dialect.info(job, await gateway.model_hash(job.model), call.styles) if call.a1111 else sentence
-        parameters = _parameters(ran, gateway.catalog.get(job.model))
+        parameters = parameters_of(ran, gateway.catalog.get(job.model))
         if call.a1111:
             parameters |= dialect.echo(job, call.styles)
         images = await _images(renderer, job, held().stack) if call.sends_images else []
@@ -225,6 +225,15 @@ def blueprint(
         return json_answer(with_images(lambda marks: build(images=tuple(marks)), images))
 
     return routes
+
+
+def _without_partial_images(call: Call) -> Call:
+    """Return a call that waits without what it could not be sent."""
+    if not call.asked.request.partial_images:
+        return call
+    told = "'partial_images' has no effect here: they are in a job's stream; use POST /api/v1/generate"
+    asked = attrs.evolve(call.asked, request=attrs.evolve(call.asked.request, partial_images=0))
+    return attrs.evolve(call, asked=asked, warnings=(*call.warnings, told))
 
 
 def _of_headers() -> tuple[str, ...]:
@@ -243,54 +252,3 @@ async def _images(renderer: Renderer, job: Job, held: ExitStack) -> list[bytearr
             f"Job '{job.id}' is done and its answer finds no room; get it with GET /api/v1/jobs/{job.id}",
             {"job_id": job.id},
         ) from None
-
-
-def _inpainting_parameters(request: ResolvedRequest) -> dict[str, Any]:
-    """Return what was inpainted and how, under the names of the request; null where nothing was."""
-    names = ("mask_blur", "inpainting_mask_invert", "inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding")
-    inpainting = request.inpainting
-    if inpainting is None:
-        return dict.fromkeys((*names, "extend", "result_size"))
-    across, down = inpainting.blur
-    values = (
-        across if across == down else [across, down],
-        inpainting.invert,
-        inpainting.fill,
-        inpainting.padding is not None,
-        inpainting.padding,
-    )
-    return {
-        **dict(zip(names, values, strict=True)),
-        "extend": inpainting.margins,
-        "result_size": list(inpainting.result),
-    }
-
-
-def _parameters(ran: RanJob, model: Model | None) -> dict[str, Any]:
-    """Return what ran, which may differ from what was asked: a distilled model always runs at guidance 1.0.
-
-    Of a job that was cancelled it is what had run until then.
-    """
-    job = ran.job
-    request = job.request
-    width, height = request.size
-    guided = model is not None and has_negative_branch(model, request)
-    return {
-        "prompt": request.prompt,
-        "negative_prompt": request.negative_prompt if guided else None,
-        "model": job.model,
-        "seed": request.seed,
-        "width": width,
-        "height": height,
-        "steps": request.steps,
-        "steps_run": ran.steps_run,
-        "guidance": request.guidance,
-        "num_images": len(job.images),
-        "lora_files": list(request.lora_files),
-        "lora_scales": list(request.lora_scales),
-        "low_ram": request.low_ram,
-        "image_strength": request.image_strength,
-        **_inpainting_parameters(request),
-        "resolution": None if request.upscaling is None else request.upscaling.resolution,
-        "softness": None if request.upscaling is None else request.upscaling.softness,
-    }

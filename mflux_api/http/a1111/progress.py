@@ -14,10 +14,10 @@ from mflux_api.http.a1111.progress_schemas import (
     TaskRequest,
 )
 from mflux_api.http.body import json_object
+from mflux_api.http.client_calls import CallState, ClientCalls
 from mflux_api.http.client_ids import client_id
 from mflux_api.http.operations import BODY_ERRORS, Operation, query_parameter
 from mflux_api.http.responses import json_response
-from mflux_api.http.synchronous_calls import CallState, SynchronousCalls
 from mflux_api.jobs.job import Stage, Status
 from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.parse import convert
@@ -68,7 +68,7 @@ OPERATIONS = (
 )
 
 
-def blueprint(calls: SynchronousCalls) -> Blueprint:
+def blueprint(calls: ClientCalls) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("progress", __name__)
 

@@ -5,8 +5,9 @@ from quart import Blueprint
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111 import discovery, extras, generation, login, options, png_info, progress, residency, styles
 from mflux_api.http.a1111.client_options import ClientOptions
+from mflux_api.http.client_calls import ClientCalls
 from mflux_api.http.render import Renderer
-from mflux_api.http.synchronous_calls import SynchronousCalls
+from mflux_api.http.waits import Waits
 
 OPERATIONS = (
     *generation.OPERATIONS,
@@ -21,11 +22,11 @@ OPERATIONS = (
 )
 
 
-def blueprints(gateway: Gateway, renderer: Renderer, calls: SynchronousCalls) -> tuple[Blueprint, ...]:
+def blueprints(gateway: Gateway, renderer: Renderer, calls: ClientCalls, waits: Waits) -> tuple[Blueprint, ...]:
     """Build the routes of every module."""
     chosen, styled = ClientOptions(), styles.StyledPrompts(gateway)
     return (
-        generation.blueprint(gateway, renderer, chosen, calls, styled),
+        generation.blueprint(gateway, renderer, chosen, calls, waits, styled),
         extras.blueprint(gateway, calls),
         options.blueprint(gateway, chosen),
         discovery.blueprint(gateway, chosen),

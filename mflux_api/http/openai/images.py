@@ -18,6 +18,7 @@ from mflux_api.errors import (
 )
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.body import json_object
+from mflux_api.http.client_calls import ClientCalls
 from mflux_api.http.client_ids import client_id
 from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
@@ -33,7 +34,6 @@ from mflux_api.http.render import Renderer, reserve_partial_images
 from mflux_api.http.responses import json_answer
 from mflux_api.http.security.guard import caller, still_allowed
 from mflux_api.http.synchronous import run_job
-from mflux_api.http.synchronous_calls import SynchronousCalls
 from mflux_api.jobs.idempotency import IdempotencyKey
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.json_fields import Fields
@@ -73,7 +73,7 @@ OPERATIONS = (
 _GENERATIONS, _EDITS = Fields.of(ImagesRequest), Fields.of(EditsRequest)
 
 
-def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: SynchronousCalls) -> Blueprint:
+def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: ClientCalls) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("openai_images", __name__, url_prefix="/v1/images")
     answers = Answers(renderer)

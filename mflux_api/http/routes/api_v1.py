@@ -16,6 +16,8 @@ from mflux_api.http.routes import (
     sessions,
     system,
 )
+from mflux_api.http.slots import Slots
+from mflux_api.http.waits import Waits
 
 OPERATIONS = (
     *jobs.OPERATIONS,
@@ -31,10 +33,10 @@ OPERATIONS = (
 )
 
 
-def blueprints(gateway: Gateway, renderer: Renderer) -> tuple[Blueprint, ...]:
+def blueprints(gateway: Gateway, renderer: Renderer, streams: Slots, waits: Waits) -> tuple[Blueprint, ...]:
     """Build the routes of every module."""
     return (
-        jobs.blueprint(gateway, renderer),
+        jobs.blueprint(gateway, renderer, streams, waits),
         images.blueprint(gateway),
         image_info.blueprint(gateway),
         events.blueprint(gateway),

@@ -1,6 +1,6 @@
 """``/api/v1/generate`` and ``/api/v1/jobs``: submit, look, follow, cancel, prune."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -9,6 +9,7 @@ import msgspec
 from quart import Blueprint, Response, request
 
 from mflux_api.access.keys import Scope
+from mflux_api.actors.messages import Accepted
 from mflux_api.errors import (
     DiskFull,
     IdempotencyConflict,
@@ -23,13 +24,13 @@ from mflux_api.errors import (
     shorten_value,
 )
 from mflux_api.gateway.gateway import Gateway
+from mflux_api.gateway.jobs import JobView
 from mflux_api.http.a1111.dialect import ALIASES, PLAIN_FIELDS
 from mflux_api.http.body import json_object
 from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
 from mflux_api.http.idempotency_keys import PARAMETER as IDEMPOTENCY_KEY
 from mflux_api.http.idempotency_keys import read_idempotency_key
-from mflux_api.http.open_connections import connection_limits
 from mflux_api.http.operations import BODY_ERRORS, SUBMIT_ERRORS, Errors, Operation, path_parameter, query_parameter
 from mflux_api.http.query import invalid_parameter, unknown_parameters
 from mflux_api.http.render import Renderer, reserve_partial_images
@@ -39,6 +40,10 @@ from mflux_api.http.schemas import JobResponse, PartialImageResponse
 from mflux_api.http.security.guard import caller, still_allowed
 from mflux_api.http.slots import Slots
 from mflux_api.http.sse import stream_response
+from mflux_api.http.waits import HEADER as PREFER
+from mflux_api.http.waits import NAME as WAIT
+from mflux_api.http.waits import PARAMETER as WAIT_PARAMETER
+from mflux_api.http.waits import Waits, read_wait
 from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.parse import from_body
 from mflux_api.jobs.progress import Progress
@@ -58,8 +63,10 @@ OPERATIONS = (
         body=GenerateRequest,
         forms=True,
         response=GenerateResponse,
-        parameters=(IDEMPOTENCY_KEY,),
-        errors=(*SUBMIT_ERRORS, IdempotencyConflict, JobGone),
+        awaited=JobResponse,
+        accepted=JobResponse,
+        parameters=(IDEMPOTENCY_KEY, PREFER, WAIT_PARAMETER, _IMAGES),
+        errors=(*SUBMIT_ERRORS, IdempotencyConflict, JobGone, ImageGone, TooManyConnections),
     ),
     Operation(
         method="get",
@@ -67,8 +74,8 @@ OPERATIONS = (
         summary="One job, with its result once it is finished",
         scope=Scope.READ,
         response=JobResponse,
-        parameters=(_JOB_ID, _IMAGES),
-        errors=(*_JOB_ERRORS, ImageGone, InvalidParameter, ServerBusy),
+        parameters=(_JOB_ID, _IMAGES, PREFER, WAIT_PARAMETER),
+        errors=(*_JOB_ERRORS, ImageGone, InvalidParameter, ServerBusy, TooManyConnections),
     ),
     Operation(
         method="get",
@@ -115,16 +122,32 @@ OPERATIONS = (
 )
 
 
-def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
+def blueprint(gateway: Gateway, renderer: Renderer, streams: Slots, waits: Waits) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("jobs", __name__, url_prefix="/api/v1")
-    limits = connection_limits(gateway.settings.server)
-    # The rest is for other requests of the same client.
-    streams = Slots("event streams", total=limits.total, per_caller=max(1, limits.per_address * 3 // 4))
 
     @routes.post("/generate")
     async def generate() -> Response:
-        read = await json_object(PLAIN_FIELDS, forms=True)
+        asked, urls = read_wait(), _urls()
+        with waits.place(asked) as wait:
+            # Without a wait the answer holds no images.
+            accepted = await submit((WAIT,) if wait.seconds is None else (WAIT, "images"))
+            if wait.seconds is None:
+                job = accepted.job
+                receipt = GenerateResponse(
+                    job_id=job.id, status=job.status.value, position=accepted.position, warnings=job.warnings
+                )
+                return wait.apply(json_response(receipt))
+            held().body.release()
+            end = await waits.end(accepted.job, wait)
+        view = await gateway.job(accepted.job.id) if end is None else JobView(job=end, live=None)
+        response = json_answer(await renderer.job(view, held().stack, urls=urls))
+        response.headers["Location"] = f"/api/v1/jobs/{accepted.job.id}"
+        response.status_code = 200 if view.job.status.terminal else 202
+        return wait.apply(response)
+
+    async def submit(parameters: Sequence[str]) -> Accepted:
+        read = await json_object(PLAIN_FIELDS, forms=True, parameters=parameters)
         body = read.values
         key = await read_idempotency_key(body)
         accepted = None if key is None else await gateway.accepted_before(key)
@@ -140,16 +163,18 @@ def blueprint(gateway: Gateway, renderer: Renderer) -> Blueprint:
                 warnings=(*asked.warnings, *read.warnings),
                 names=asked.names,
             )
-        job = accepted.job
-        return json_response(
-            GenerateResponse(job_id=job.id, status=job.status.value, position=accepted.position, warnings=job.warnings)
-        )
+        return accepted
 
     @routes.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
+        asked, urls, warnings = read_wait(), _urls(), unknown_parameters("images", WAIT)
         view = await gateway.job(job_id, visible=caller().sees)
-        warnings = unknown_parameters("images")
-        return json_answer(await renderer.job(view, held().stack, urls=_urls(), warnings=warnings))
+        with waits.place(asked) as wait:
+            if wait.seconds and not view.job.status.terminal and request.method != "HEAD":
+                need_client()
+                await waits.end(view.job, wait)
+                view = await gateway.job(job_id)
+        return wait.apply(json_answer(await renderer.job(view, held().stack, urls=urls, warnings=warnings)))
 
     @routes.get("/jobs/<job_id>/stream")
     async def stream(job_id: str) -> Response:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import trio
 
-from tests.support.harness import eventually
+from tests.support.harness import ended, eventually, runs
 from tests.support.scripted_api import Api, scripted_api
 from tests.support.scripted_engine import Hold, Script
 
@@ -66,3 +66,15 @@ async def test_cancelled_call_tells_of_the_images_that_are_there(tmp_path: Path)
     info = answer["info"]
     assert (len(answer["images"]), answer["parameters"]["num_images"], answer["parameters"]["steps_run"]) == (1, 1, 8)
     assert (len(info["infotexts"]), info["all_seeds"], info["batch_size"]) == (1, [5], 1)
+
+
+async def test_partial_images_are_not_made_for_a_call_that_waits_and_are_for_one_that_does_not(tmp_path: Path) -> None:
+    script = Script()
+    async with scripted_api(tmp_path, script) as api:
+        asked = BODY | {"partial_images": 2}
+        answer = (await api.http.post("/sdapi/v1/txt2img", json=asked)).json()
+        assert [warning.partition(" has no effect here")[0] for warning in answer["warnings"]] == ["'partial_images'"]
+        later = await api.http.post("/sdapi/v1/txt2img", json=asked, headers={"Prefer": "respond-async"})
+        assert later.json()["warnings"] == []
+        await ended(api.service, later.json()["id"])
+    assert [command.partial_images for command, _ in runs(script)] == [0, 2]

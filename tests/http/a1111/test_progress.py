@@ -18,7 +18,7 @@ import trio.testing
 from mflux_api.errors import JobGone
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.jobs import JobView
-from mflux_api.http.synchronous_calls import LEFT_SECONDS, SynchronousCalls
+from mflux_api.http.client_calls import LEFT_SECONDS, ClientCalls
 from mflux_api.jobs.job import Job, Status
 from tests.support.harness import RESOLVED, eventually, gateway, images
 from tests.support.http_server import connect
@@ -215,7 +215,7 @@ class OneJob:
 async def test_interrupt_means_the_call_that_was_hung_up_only_for_a_while(
     autojump_clock: trio.testing.MockClock, late: float, ends: bool
 ) -> None:
-    calls = SynchronousCalls(cast("Gateway", OneJob()))
+    calls = ClientCalls(cast("Gateway", OneJob()))
     with trio.CancelScope() as scope:
         async with calls.call("a", "txt2img"):
             scope.cancel()
@@ -232,7 +232,7 @@ async def test_interrupt_means_the_call_that_was_hung_up_only_for_a_while(
 
 async def test_interrupt_of_a_call_without_a_job_yet_ends_the_job_that_comes() -> None:
     one = OneJob()
-    calls = SynchronousCalls(cast("Gateway", one))
+    calls = ClientCalls(cast("Gateway", one))
     async with calls.call("a", "img2img") as call, calls.call("b", "img2img") as other:
         assert await calls.interrupt("a") is call
         calls.add_job(other, "1")
@@ -242,7 +242,7 @@ async def test_interrupt_of_a_call_without_a_job_yet_ends_the_job_that_comes() -
 
 async def test_calls_that_end_meanwhile_hide_no_other_call() -> None:
     one = OneJob()
-    calls = SynchronousCalls(cast("Gateway", one))
+    calls = ClientCalls(cast("Gateway", one))
     found = list[Any]()
 
     async def ask() -> None:
