@@ -11,7 +11,7 @@ from msgspec import Meta
 from mflux_api.errors import InvalidParameter, shorten_value
 from mflux_api.http.a1111 import no_effect
 from mflux_api.images.encode import ImageFormat
-from mflux_api.images.infotext import SAMPLER, SCHEDULE, infotext, inpainting_pairs, parse_infotext
+from mflux_api.images.infotext import SAMPLER, infotext, inpainting_pairs, parse_infotext
 from mflux_api.images.sizes import MULTIPLE
 from mflux_api.jobs.ignored import asked_twice
 from mflux_api.jobs.job import Job
@@ -236,27 +236,6 @@ def _count(fields: Mapping[str, Any], name: str) -> int:
         raise InvalidParameter.for_field(
             name, f"is invalid: expected int from {limit}", value=shown, limit=limit
         ) from None
-
-
-def echo(job: Job, styles: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what A1111's ``parameters`` have beside ours, as it ran."""
-    request = job.request
-    return {
-        "styles": list(styles),
-        "sampler_name": SAMPLER,
-        "sampler_index": SAMPLER,
-        "scheduler": SCHEDULE,
-        "cfg_scale": request.guidance,
-        "batch_size": max(1, request.num_images),
-        "n_iter": 1,
-        "denoising_strength": request.image_strength,
-        "subseed": -1,
-        "subseed_strength": 0,
-        "enable_hr": False,
-        "restore_faces": False,
-        "tiling": False,
-        "override_settings": {},
-    }
 
 
 def info(job: Job, model_hash: str | None, styles: Sequence[str] = ()) -> str:

@@ -15,7 +15,7 @@ from mflux_api.http.a1111 import dialect, no_effect
 from mflux_api.http.a1111.checkpoints import alias_of
 from mflux_api.http.a1111.client_options import ClientOptions
 from mflux_api.http.a1111.options import chosen_model
-from mflux_api.http.a1111.run_parameters import parameters_of
+from mflux_api.http.a1111.run_parameters import a1111_parameters, parameters_of
 from mflux_api.http.a1111.sdapi_schemas import ImagesResponse
 from mflux_api.http.a1111.styles import StyledPrompts
 from mflux_api.http.body import json_object
@@ -219,7 +219,11 @@ def blueprint(
         info = dialect.info(job, await gateway.model_hash(job.model), call.styles) if call.a1111 else sentence
         parameters = parameters_of(ran, gateway.catalog.get(job.model))
         if call.a1111:
-            parameters |= dialect.echo(job, call.styles)
+            parameters |= a1111_parameters(
+                job, call.styles, edits=call.kind == "img2img", sends_images=call.sends_images
+            )
+            # A text there, always.
+            parameters["negative_prompt"] = parameters["negative_prompt"] or ""
         images = await _images(renderer, job, held().stack) if call.sends_images else []
         build = partial(ImagesResponse, parameters=parameters, info=info, warnings=job.warnings)
         return json_answer(with_images(lambda marks: build(images=tuple(marks)), images))

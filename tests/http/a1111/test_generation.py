@@ -11,6 +11,7 @@ import pytest
 import trio
 
 from tests.support.harness import ended, eventually, runs
+from tests.support.sample_images import scene, to_base64
 from tests.support.scripted_api import Api, scripted_api
 from tests.support.scripted_engine import Hold, Script
 
@@ -78,3 +79,30 @@ async def test_partial_images_are_not_made_for_a_call_that_waits_and_are_for_one
         assert later.json()["warnings"] == []
         await ended(api.service, later.json()["id"])
     assert [command.partial_images for command, _ in runs(script)] == [0, 2]
+
+
+_OF_ALL = """
+    alwayson_scripts batch_size cfg_scale comments denoising_strength disable_extra_networks do_not_save_grid
+    do_not_save_samples eta force_task_id height infotext n_iter negative_prompt override_settings
+    override_settings_restore_afterwards prompt refiner_checkpoint refiner_switch_at restore_faces s_churn
+    s_min_uncond s_noise s_tmax s_tmin sampler_index sampler_name save_images scheduler script_args script_name seed
+    seed_resize_from_h seed_resize_from_w send_images steps styles subseed subseed_strength tiling width
+"""
+_OF_TXT2IMG = """
+    enable_hr firstpass_image firstphase_height firstphase_width hr_checkpoint_name hr_negative_prompt hr_prompt
+    hr_resize_x hr_resize_y hr_sampler_name hr_scale hr_scheduler hr_second_pass_steps hr_upscaler
+"""
+_OF_IMG2IMG = """
+    image_cfg_scale include_init_images init_images initial_noise_multiplier inpaint_full_res inpaint_full_res_padding
+    inpainting_fill inpainting_mask_invert latent_mask mask mask_blur mask_blur_x mask_blur_y mask_round resize_mode
+"""
+
+
+@pytest.mark.parametrize(("route", "names"), [("txt2img", _OF_TXT2IMG), ("img2img", _OF_IMG2IMG)])
+async def test_parameters_have_every_name_that_a1111_echoes(tmp_path: Path, route: str, names: str) -> None:
+    async with scripted_api(tmp_path) as api:
+        images = {"init_images": [to_base64(scene((64, 64)))]} if route == "img2img" else {}
+        answer = await api.http.post(f"/sdapi/v1/{route}", json=BODY | {"cfg_scale": 1.0, **images})
+        parameters = answer.json()["parameters"]
+    assert set((_OF_ALL + names).split()) - parameters.keys() == set()
+    assert (parameters["negative_prompt"], parameters["sampler_name"]) == ("", "Euler")
