@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+import attrs
 import msgspec
 from msgspec import Meta
 
@@ -70,6 +71,7 @@ _OF_INFOTEXT: Mapping[str, str] = {
     "seed": "Seed",
     "width": "Size-1",
     "height": "Size-2",
+    "denoising_strength": "Denoising strength",
 }
 _TEXTS = ("prompt", "negative_prompt")
 _FORMATS: Mapping[str, ImageFormat] = {"png": "png", "jpg": "jpeg", "jpeg": "jpeg", "webp": "webp"}
@@ -159,16 +161,29 @@ def sends_images(body: Mapping[str, Any]) -> bool:
         ) from None
 
 
-def fill_in(fields: dict[str, Any]) -> None:
+@attrs.frozen
+class Infotext:
+    """What a call's ``infotext`` says beside the fields that it fills in."""
+
+    models: tuple[str, ...] = ()
+    """What it calls the model, where the call names none."""
+    warnings: tuple[str, ...] = ()
+
+
+def fill_in(fields: dict[str, Any]) -> Infotext:
     """Take from ``infotext`` what the other fields leave out."""
     text = fields.get("infotext")
     if not isinstance(text, str) or not text.strip() or text == OMITTED:
-        return
+        return Infotext()
     pairs = parse_infotext(text)
     for name, key in _OF_INFOTEXT.items():
         known = fields.get(name) is not None or (name == "cfg_scale" and fields.get("guidance") is not None)
         if not known and pairs.get(key) and (name in _TEXTS or _is_number(pairs[key])):
             fields[name] = pairs[key]
+    named = fields.get("model") or fields.get("sd_model_checkpoint")
+    models = tuple(pairs[key] for key in ("Model", "Model hash") if pairs.get(key) and not named)
+    sampled = fields.get("sampler_name") or fields.get("sampler_index")
+    return Infotext(models, () if sampled else no_effect.explain({"sampler_name": pairs.get("Sampler")}))
 
 
 def _is_number(text: str) -> bool:

@@ -1,5 +1,6 @@
 """``/sdapi/v1/txt2img`` and ``img2img``: generate and wait, in the plain form or in A1111's dialect."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Any
@@ -150,12 +151,15 @@ def blueprint(
 
     async def read_dialect(body: Object) -> tuple[dict[str, Any], tuple[str, ...], tuple[str, ...]]:
         fields = dialect.translate(body, max_images=max_images)
-        dialect.fill_in(fields)
+        filled_in = dialect.fill_in(fields)
+        unnamed = await name_by_infotext(fields, filled_in.models)
         styles, unknown = await styled.apply(fields)
         await name_model(fields, "model", "sd_model_checkpoint")
         upscales = gateway.upscales(fields.get("model") or fields.get("sd_model_checkpoint"))
         snapped = () if upscales else dialect.snap_size(fields)
-        told = (*snapped, *unknown, *dialect.explain_conflicts(body, fields), *no_effect.explain(body))
+        of_infotext = (*filled_in.warnings, *unnamed)
+        of_fields = (*dialect.explain_conflicts(body, fields), *no_effect.explain(body))
+        told = (*snapped, *unknown, *of_infotext, *of_fields)
         return fields, styles, told
 
     async def name_model(fields: dict[str, Any], *titled: str) -> None:
@@ -165,6 +169,15 @@ def blueprint(
                 fields[name] = await alias_of(gateway, fields[name])
         if not fields.get("model") and not fields.get("sd_model_checkpoint"):
             fields["sd_model_checkpoint"] = chosen_model(options)
+
+    async def name_by_infotext(fields: dict[str, Any], names: Sequence[str]) -> tuple[str, ...]:
+        """Put the alias of the model that an infotext names into the fields; say where it is none of those here."""
+        for name in names:
+            alias = await alias_of(gateway, name)
+            if gateway.catalog.get(alias) is not None:
+                fields["sd_model_checkpoint"] = alias
+                return ()
+        return ("The model that 'infotext' names is not one of this server",) if names else ()
 
     async def generate(call: Call) -> Response:
         asked = read_wait()

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tests.support.harness import runs, settings
+from tests.support.sample_images import scene, to_base64
 from tests.support.scripted_api import scripted_api
 from tests.support.scripted_engine import Script
 
@@ -77,6 +78,21 @@ async def test_infotext_fills_in_what_the_fields_leave_out(tmp_path: Path) -> No
         assert (answer.status_code, answer.json()["warnings"]) == (200, [])
         run = runs(script)[-1][0]
         assert (run.negative_prompt, run.guidance) == ("", 1.5)
+
+
+async def test_infotext_names_the_model_and_the_strength_and_what_is_not_here_is_told(tmp_path: Path) -> None:
+    script = Script()
+    said = "a dog\nSteps: 2, Sampler: DPM++ 2M, CFG scale: 1, Seed: 7, Size: 64x64, Denoising strength: 0.5, Model: "
+    images = {"init_images": [to_base64(scene((64, 64)))]}
+    async with scripted_api(tmp_path, script) as api:
+        answer = (await api.http.post("/sdapi/v1/img2img", json={"infotext": said + "demo-base", **images})).json()
+        assert (answer["parameters"]["model"], answer["parameters"]["denoising_strength"]) == ("demo-base", 0.5)
+        assert answer["warnings"] == ["'sampler_name' has no effect: the sampler is Euler"]
+        await api.http.post("/sdapi/v1/options", json={"sd_model_checkpoint": "demo"})
+        other = {"infotext": said + "v1-5-pruned", "sampler_name": "Euler", "sd_model_checkpoint": None}
+        told = (await api.http.post("/sdapi/v1/txt2img", json=other)).json()
+        assert told["warnings"] == ["The model that 'infotext' names is not one of this server"]
+        assert (told["parameters"]["model"], told["parameters"]["denoising_strength"]) == ("demo", None)
 
 
 @pytest.mark.parametrize(("wanted", "kind"), [("jpg", "JPEG"), ("webp", "WEBP"), ("png", "PNG"), (None, "PNG")])
