@@ -274,7 +274,7 @@ def reserve_partial_images(job: Job, reservation: Reservation) -> bool:
 
     It goes without them where there is none now: they are never what an answer is asked for.
     """
-    if not job.request.partial_images:
+    if not job.request.partial_images or job.status.terminal:
         return False
     width, height = job.request.result_size
     try:

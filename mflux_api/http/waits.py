@@ -48,13 +48,18 @@ class Wait:
         return self.preferred.apply(response)
 
 
-def read_wait() -> Wait:
+def read_wait(*, of_a_look: bool = False) -> Wait:
     """Return what the current request asks for; the parameter of its address counts before the header.
+
+    Args:
+        of_a_look: whether the request submits nothing, so that nothing goes on without it.
 
     Raises:
         InvalidParameter: the parameter is no number of seconds.
     """
     preferred, seconds = read_preferences(), number_parameter(NAME, 0, int(MAX_WAIT_SECONDS))
+    if of_a_look:
+        preferred = attrs.evolve(preferred, respond_async=False)
     if seconds is None:
         return Wait(seconds=preferred.wait, preferred=preferred)
     return Wait(seconds=float(seconds), preferred=attrs.evolve(preferred, wait=None))

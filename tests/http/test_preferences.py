@@ -154,7 +154,8 @@ async def test_look_at_a_job_waits_for_its_end(tmp_path: Path) -> None:
         accepted = await api.http.post("/api/v1/generate?wait=1", json=CALL)
         assert (accepted.status_code, accepted.json()["status"]) == (202, "generating")
         path = accepted.headers["location"]
-        assert (await api.http.get(f"{path}?wait=1")).json()["status"] == "generating"
+        looked = await api.http.get(path, headers={"Prefer": "respond-async, wait=1"})
+        assert (looked.json()["status"], looked.headers["preference-applied"]) == ("generating", "wait=1")
         async with trio.open_nursery() as nursery:
             seen = list[str]()
 

@@ -77,6 +77,8 @@ def read_call(asked: ImagesRequest, model: Model, *, default_steps: int) -> Call
         told.append("'output_compression' has no effect: PNG files lose nothing")
     if (asked.style or "").casefold() not in _NEUTRAL_STYLES:
         told.append("'style' has no effect: say it in the prompt")
+    if asked.stream and asked.response_format == "url":
+        told.append("'response_format' url has no effect with 'stream': its events hold the images")
     if asked.partial_images and not asked.stream:
         told.append("'partial_images' has no effect without 'stream'")
     loras, scales = _loras(asked.lora)

@@ -167,7 +167,7 @@ def blueprint(gateway: Gateway, renderer: Renderer, streams: Slots, waits: Waits
 
     @routes.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
-        asked, urls, warnings = read_wait(), _urls(), unknown_parameters("images", WAIT)
+        asked, urls, warnings = read_wait(of_a_look=True), _urls(), unknown_parameters("images", WAIT)
         view = await gateway.job(job_id, visible=caller().sees)
         with waits.place(asked) as wait:
             if wait.seconds and not view.job.status.terminal and request.method != "HEAD":

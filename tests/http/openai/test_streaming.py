@@ -108,6 +108,8 @@ async def test_more_partial_images_than_steps_before_the_last_are_told(tmp_path:
         *_, end = await every(api, steps=2, partial_images=3)
         assert len(end["warnings"]) == 1
         assert "'partial_images' 3 was changed to 1" in end["warnings"][0]
+        *_, end = await every(api, response_format="url")
+        assert end["warnings"] == ["'response_format' url has no effect with 'stream': its events hold the images"]
         answer = await api.http.post(GENERATIONS, json=CALL | {"stream": False, "partial_images": 2})
         assert answer.json()["warnings"] == ["'partial_images' has no effect without 'stream'"]
 
