@@ -19,7 +19,7 @@ from mflux_api.actors.decoding import Decoding
 from mflux_api.catalog import BUILT_IN, Catalog
 from mflux_api.errors import QueueFull, ServerBusy, ShuttingDown, TooManyConnections
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http.a1111.extras import MAX_OF_CALLER, MAX_PLAIN_CALLS, Extras, Pieces
+from mflux_api.http.a1111.extras_upscaling import MAX_OF_CALLER, MAX_PLAIN_CALLS, Extras, Pieces
 from mflux_api.http.a1111.sdapi_schemas import ExtrasOptions
 from mflux_api.images.child.client import Decoded
 from mflux_api.images.png import encode_png
