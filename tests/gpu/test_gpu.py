@@ -18,6 +18,7 @@ from mflux_api.cli.selftest_files import psnr, rgb_of
 from mflux_api.config import CustomModel, EngineSettings, MemorySettings
 from mflux_api.errors import OutOfMemory
 from mflux_api.jobs.job import StoredImage
+from mflux_api.jobs.progress import PartialImage
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service, open_service
 
@@ -87,6 +88,22 @@ async def test_base_form_with_guidance_and_references(tmp_path: Path) -> None:
         (plain,) = await generate(service, model="demo-base", steps=6, guidance=1.0)
     assert one.sha256 == two.sha256
     assert await distance(guided, plain) < NEAR
+
+
+async def test_partial_images_change_no_pixel_and_come_nearer_to_the_image(tmp_path: Path) -> None:
+    async with gpu_service(tmp_path) as service:
+        (plain,) = await generate(service)
+        job = await service.submit(attrs.evolve(REQUEST, partial_images=3))
+        async with service.events(job.id, partial_images=True) as events:
+            shown = [event async for event in events if isinstance(event, PartialImage)]
+        (image,) = (await service.result(job.id)).images
+        pixels = await rgb_of(Path(image.path))
+    # Those that are encoded when the run ends are left out: a GPU may be faster.
+    assert {partial.partial_image_index for partial in shown} <= {0, 1, 2}
+    assert image.sha256 == plain.sha256
+    near = [psnr(Image.open(io.BytesIO(base64.b64decode(partial.base64))).tobytes(), pixels) for partial in shown]
+    assert near == sorted(near)
+    assert all(15 < decibels < float("inf") for decibels in near), near
 
 
 async def test_stopped_run_leaves_a_model_that_generates_the_same_bits(tmp_path: Path) -> None:
