@@ -107,7 +107,7 @@ async def _engine(settings: Settings) -> list[_Finding]:
 
 
 def _device(info: Ready) -> Iterator[_Finding]:
-    yield _Finding("backend", info.device)
+    yield _Finding("backend", info.device, "warning" if info.advice else "ok", info.advice)
     yield _Finding("device", info.device_name)
     yield _Finding("precision", info.precision)
     if not info.blas:

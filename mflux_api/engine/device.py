@@ -43,18 +43,25 @@ class NoSuchDevice(Exception):
     """What was asked for is not here; the text says what to do, and holds no path."""
 
 
+def devices_to_use(asked: Devices) -> Devices:
+    """Return what is asked for; where that is nothing in particular, what the environment names.
+
+    Raises:
+        NoSuchDevice: it names a kind that does not exist.
+    """
+    named = asked if asked != "auto" else os.environ.get(DEVICES_VARIABLE) or "auto"
+    found: Devices | None = next((kind for kind in get_args(Devices) if kind == named), None)
+    if found is None:
+        raise NoSuchDevice(f"{DEVICES_VARIABLE} is '{named[:20]}': set it to auto, cpu or gpu")
+    return found
+
+
 def select(devices: Devices) -> Device:
     """Make MLX compute on the device of that kind from now on, and set this process up for it.
 
     Raises:
-        NoSuchDevice: MLX has no GPU here, or the environment names a kind that does not exist.
+        NoSuchDevice: MLX has no GPU here.
     """
-    if devices == "auto":
-        named = os.environ.get(DEVICES_VARIABLE) or "auto"
-        found = next((kind for kind in get_args(Devices) if kind == named), None)
-        if found is None:
-            raise NoSuchDevice(f"{DEVICES_VARIABLE} is '{named[:20]}': set it to auto, cpu or gpu")
-        devices = found
     if devices == "gpu" and not mx.is_available(mx.gpu):
         raise NoSuchDevice('MLX has no GPU here: set engine.devices = "auto", or install MLX with its GPU backend')
     if devices != "auto":

@@ -69,6 +69,8 @@ class LocalEngine(ChildProcess):
             raise
         engine._info = info
         logger.info("engine %d is ready on %s", engine.pid, info.device_name)
+        if info.advice:
+            logger.warning("engine %d: %s", engine.pid, info.advice)
         return engine
 
     @property

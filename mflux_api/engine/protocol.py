@@ -166,6 +166,8 @@ class Ready:
     """What the device has for models and images; 0 when it does not say."""
     free_bytes: int | None = None
     """What it has left of that before the first beat; ``None`` when it does not say."""
+    advice: Sentence = attrs.field(default="", converter=sentence)
+    """What is wrong with what is installed where it runs, and what to do; empty as a rule."""
 
 
 @attrs.frozen(kw_only=True)

@@ -4,6 +4,11 @@ from collections.abc import Sequence
 
 _ADVICE: Sequence[tuple[tuple[str, ...], str]] = (
     (
+        ("libmlx.so",),
+        "MLX has no backend here: install mlx-cpu, or mlx-cuda-13 for an NVIDIA GPU, in the version of mlx (README, "
+        "Installing)",
+    ),
+    (
         ("libcuda.so", "libnvidia", "no CUDA-capable device", "CUDA driver version"),
         "this is MLX's CUDA build on a machine without a working NVIDIA driver: install the driver, "
         "or MLX's CPU build (README, Installing)",

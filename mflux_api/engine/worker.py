@@ -265,9 +265,10 @@ def _classify(error: BaseException, what: str) -> tuple[str, str]:
     return "GENERATION_FAILED", f"{what} ({type(error).__name__}); the debug log has the details"
 
 
-def _ready(device: "Device", blas_name: str, *, blas_fast: bool, free_bytes: int | None) -> Ready:
+def _ready(device: "Device", blas_name: str, *, blas_fast: bool, free_bytes: int | None, may_use_gpu: bool) -> Ready:
     from importlib.metadata import version
 
+    from mflux_api.engine import builds
     from mflux_api.engine.device import memory_bytes
 
     return Ready(
@@ -280,6 +281,7 @@ def _ready(device: "Device", blas_name: str, *, blas_fast: bool, free_bytes: int
         versions={name: version(name) for name in ("mlx", "mflux")},
         memory_bytes=memory_bytes(device),
         free_bytes=free_bytes,
+        advice=builds.advise(builds.installed(), on_gpu=device.is_gpu, may_use_gpu=may_use_gpu),
     )
 
 
@@ -302,7 +304,8 @@ def main() -> None:
     from mflux_api.engine import device as memory
 
     try:
-        device = memory.select(_devices(sys.argv))
+        devices = memory.devices_to_use(_devices(sys.argv))
+        device = memory.select(devices)
     except memory.NoSuchDevice as error:
         pipe.write(NotReady(message=str(error)))
         sys.exit(1)
@@ -310,7 +313,14 @@ def main() -> None:
         control.device_bytes = memory.memory_bytes(device)
     import mflux_api.engine.sampling.pipeline  # noqa: F401 - the slow imports belong before the handshake
 
-    pipe.write(_ready(device, library.name, blas_fast=library.fast, free_bytes=control.free_bytes()))
+    ready = _ready(
+        device,
+        library.name,
+        blas_fast=library.fast,
+        free_bytes=control.free_bytes(),
+        may_use_gpu=devices != "cpu",
+    )
+    pipe.write(ready)
     Worker(pipe, control, device).serve()
 
 

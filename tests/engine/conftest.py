@@ -37,7 +37,7 @@ def device() -> "Device":
     """The device, with mflux's precision set for it."""
     from mflux_api.engine import device as memory
 
-    return memory.select("auto")
+    return memory.select(memory.devices_to_use("auto"))
 
 
 @pytest.fixture(scope="session")

@@ -11,6 +11,7 @@ from mflux_api.engine.start_advice import with_advice
         ("ImportError: libgomp.so.1: cannot open shared object file: No such file", "install the package that has it"),
         ("ImportError: libcuda.so.1: cannot open shared object file", "install the driver, or MLX's CPU build"),
         ("ImportError: libopenblas.so.0: cannot open shared object file", "install libopenblas0"),
+        ("ImportError: libmlx.so: cannot open shared object file: No such file or directory", "install mlx-cpu, or"),
         ("killed by SIGKILL", "when memory is out (its log says so)"),
         ("RuntimeError: can't start new thread", "raise the limit of processes"),
         ("it cannot be started (Resource temporarily unavailable)", "raise the limit of processes"),
