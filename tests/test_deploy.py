@@ -1,0 +1,134 @@
+"""What `deploy/` says is true: paths that are there, options and variables that exist, ports and versions."""
+
+import plistlib
+import re
+from configparser import RawConfigParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mflux_api.cli.exit_status import EXIT_USAGE
+from mflux_api.cli.main import _parser
+from mflux_api.config import _ENVIRONMENT, Settings
+from mflux_api.http.openapi import OPERATIONS
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+PORT = Settings().server.port
+DRAIN = Settings().server.drain_timeout_seconds
+
+
+def text(name: str) -> str:
+    return (DEPLOY / name).read_text("utf-8")
+
+
+def container() -> dict[str, list[str]]:
+    """The instructions of the image, each with what follows it, continued lines joined."""
+    found = dict[str, list[str]]()
+    for line in re.sub(r"\\\n\s*", " ", text("Containerfile")).splitlines():
+        if line and not line.startswith("#"):
+            name, _, rest = line.partition(" ")
+            found.setdefault(name, []).append(rest.strip())
+    return found
+
+
+def unit() -> RawConfigParser:
+    parser = RawConfigParser(strict=False)
+    parser.optionxform = str  # type: ignore[assignment, method-assign]
+    parser.read_string(text("mflux-api.service"))
+    return parser
+
+
+def compose() -> Any:
+    return yaml.safe_load(text("compose.yaml"))
+
+
+def check_command(words: list[str]) -> None:
+    """The words behind the command's name are ones that it takes."""
+    options = _parser().parse_args(words)
+    assert options.command == "serve"
+    assert getattr(options, "port", None) in (None, PORT)
+
+
+def test_every_file_is_in_the_table_and_named_by_the_page_about_installing() -> None:
+    names = {path.name for path in DEPLOY.iterdir()} - {"README.md"}
+    assert names == set(re.findall(r"^\| \[([^\]]+)\]", text("README.md"), re.MULTILINE))
+    page = (ROOT / "docs" / "install.md").read_text("utf-8")
+    operations = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    assert [name for name in names if f"deploy/{name}" not in page + operations] == []
+
+
+def test_image_is_built_of_what_is_there_and_runs_as_a_user_without_rights() -> None:
+    image = container()
+    sources = [word for copy in image["COPY"] if not copy.startswith("--from") for word in copy.split()[:-1]]
+    kept = (ROOT / ".dockerignore").read_text("utf-8")
+    assert all((ROOT / source).exists() and f"!{source}\n" in kept for source in sources)
+    assert image["USER"] == ["10001:10001"]
+    assert image["EXPOSE"] == [str(PORT)]
+    assert image["ENTRYPOINT"] == ['["mflux-api"]']
+    check_command(yaml.safe_load(image["CMD"][0]))
+
+
+def test_image_keeps_all_that_it_writes_in_its_volume() -> None:
+    image = container()
+    assert image["VOLUME"] == image["WORKDIR"][1:] == ["/data"]
+    variables = dict(word.split("=", 1) for word in image["ENV"][1].split())
+    assert {name for name in variables if name.startswith("MFLUX_")} <= set(_ENVIRONMENT)
+    assert [value for name, value in variables.items() if name != "PATH" and not value.startswith("/data")] == []
+
+
+def test_health_is_asked_at_a_route_that_needs_no_key() -> None:
+    (check,) = container()["HEALTHCHECK"]
+    path = re.findall(rf"http://127\.0\.0\.1:{PORT}(/\w+)", check)
+    assert [operation.scope for operation in OPERATIONS if operation.path in path] == [None]
+
+
+@pytest.mark.parametrize("group", ["cpu", "cuda13"])
+def test_image_has_a_group_for_each_of_mlxs_builds(group: str) -> None:
+    assert re.search(rf"^{group} = ", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
+    assert group in text("Containerfile")
+
+
+def test_services_find_each_other_and_the_data_of_both_stay() -> None:
+    described = compose()
+    own, chat = described["services"]["mflux-api"], described["services"]["open-webui"]
+    assert own["build"] == {"context": "..", "dockerfile": "deploy/Containerfile", "args": {"MLX": "cpu"}}
+    assert own["ports"] == [f"127.0.0.1:{PORT}:{PORT}"]
+    assert chat["environment"]["AUTOMATIC1111_BASE_URL"] == f"http://mflux-api:{PORT}"
+    assert own["read_only"] is True
+    assert own["volumes"] == ["mflux-data:/data"]
+    assert {volume.partition(":")[0] for each in (own, chat) for volume in each["volumes"]} == set(described["volumes"])
+    assert set(own["environment"]) <= set(_ENVIRONMENT)
+    assert int(own["stop_grace_period"].removesuffix("s")) > DRAIN
+
+
+def test_unit_runs_a_command_that_exists_and_leaves_it_time_to_drain() -> None:
+    service = unit()["Service"]
+    path, *words = service["ExecStart"].split()
+    assert Path(path).name == "mflux-api"
+    check_command(words)
+    assert service["WorkingDirectory"] == f"/var/lib/{service['StateDirectory']}"
+    assert int(service["TimeoutStopSec"]) > DRAIN
+    assert service["RestartPreventExitStatus"] == str(EXIT_USAGE)
+    assert service["ExecReload"].split()[1] == "-USR1"
+
+
+def test_agent_and_formula_run_a_command_that_exists() -> None:
+    agent = plistlib.loads(text("mflux-api.plist").encode())
+    path, *words = agent["ProgramArguments"]
+    assert Path(path).name == agent["Label"] == "mflux-api"
+    check_command(words)
+    assert agent["ExitTimeOut"] > DRAIN
+    (run,) = re.findall(r"run \[opt_bin/\"mflux-api\", (.*)\]", text("mflux-api.rb"))
+    check_command([word.strip(' "') for word in run.split(",")])
+
+
+def test_versions_are_those_of_the_project() -> None:
+    project = (ROOT / "pyproject.toml").read_text("utf-8")
+    (mlx,) = re.findall(r'^    "mlx==([\d.]+)",$', project, re.MULTILINE)
+    (own,) = re.findall(r'^version = "([\d.]+)"$', project, re.MULTILINE)
+    formula, page = text("mflux-api.rb"), (ROOT / "docs" / "install.md").read_text("utf-8")
+    assert set(re.findall(r"mlx(?:-cpu)?==([\d.]+)", formula + page)) == {mlx}
+    assert f"mflux_api-{own}-" in formula
