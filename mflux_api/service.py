@@ -17,7 +17,9 @@ from mflux_api.engine.interface import EngineId, EngineStarter
 from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, ShuttingDown
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.gateway.gateway import Gateway
+from mflux_api.gateway.jobs import JobView
 from mflux_api.gateway.models import EngineView
+from mflux_api.images.encode import ImageTarget
 from mflux_api.jobs.job import Job, Status, StoredImage, Timings
 from mflux_api.jobs.parse import validate
 from mflux_api.jobs.progress import JobEvent, StreamEvent
@@ -27,6 +29,8 @@ from mflux_api.storage.repository import Repository
 from mflux_api.supervisor import ChildSpec, DidNotStop, Ended, Started, Supervisor
 from mflux_api.system.threads import read_in_thread
 from mflux_api.tree import SupervisionTree, TreeOptions, local_engines
+
+_AS_STORED = ImageTarget()
 
 LEAVE_SECONDS = 1.0
 """At the end of the block: what giving the running jobs back may take; it is a write to the disk for each."""
@@ -102,6 +106,27 @@ class Service:
             JobNotFound: there is none with that id.
         """
         return (await self._gateway.job(job_id)).job
+
+    async def view(self, job_id: str) -> JobView:
+        """Return a job as it is now, with its progress and its place in the queue while it is unfinished.
+
+        Raises:
+            JobNotFound: there is none with that id.
+        """
+        return await self._gateway.job(job_id)
+
+    async def image(self, image: StoredImage, target: ImageTarget = _AS_STORED) -> bytes:
+        """Read one of a job's images as a file.
+
+        Args:
+            image: one of :attr:`Job.images`.
+            target: the format and size; by default the PNG file as it is on disk.
+
+        Raises:
+            ImageGone: the file was removed.
+            InternalError: it is there and cannot be read.
+        """
+        return await self._gateway.image_as(image, target)
 
     async def cancel(self, job_id: str) -> Job:
         """Cancel a job; a finished one is returned as it is.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mflux_api.cli import doctor, generate, info, jobs, keys, loras, models, selftest, serve
+from mflux_api.cli import doctor, generate, info, jobs, keys, loras, mcp, models, selftest, serve
 from mflux_api.cli.encoding import show_everything
 from mflux_api.cli.error_text import describe
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
@@ -20,6 +20,7 @@ _COMMANDS = {
     "serve": serve.run,
     "generate": generate.run,
     "info": info.run,
+    "mcp": mcp.run,
     "models": models.run,
     "loras": loras.run,
     "jobs": jobs.run,
@@ -27,7 +28,7 @@ _COMMANDS = {
     "doctor": doctor.run,
     "selftest": selftest.run,
 }
-_LOG_LEVELS = {"serve": "info"} | dict.fromkeys(
+_LOG_LEVELS = {"serve": "info", "mcp": "warning"} | dict.fromkeys(
     ("generate", "info", "models", "loras", "jobs", "keys", "doctor", "selftest"), "error"
 )
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     show_everything()
     options = _parser().parse_args(arguments)
     # A terminal's progress bar and its log are one stream; what a server says must not hold up the server.
-    with in_background() if options.command == "serve" else nullcontext():
+    with in_background() if options.command in ("serve", "mcp") else nullcontext():
         _set_up_logging(options.log_level or _LOG_LEVELS[options.command])
         return _run(options)
 
@@ -82,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("generate", parents=[shared], help="generate an image and print its path")
     )
     info.add_arguments(commands.add_parser("info", parents=[shared], help="say how an image file was made"))
+    mcp.add_arguments(
+        commands.add_parser("mcp", parents=[shared], help="tools for an assistant (MCP) on standard input and output")
+    )
     # Its options belong to the commands below it.
     models.add_arguments(commands.add_parser("models", help="list, download, delete, load and unload models"), shared)
     loras.add_arguments(commands.add_parser("loras", help="list LoRA files, and what is left out"), shared)

@@ -15,7 +15,7 @@ LARGE = Meta(extra={"large": True})
 """Marks a text that may be as large as a request's body; any other field is small."""
 EncodedImage = Annotated[str, LARGE]
 
-_MAX_INIT_IMAGES = 4
+MAX_INIT_IMAGES = 4
 _MAX_LORAS = 16
 
 MAX_PROMPT = 10_000
@@ -153,7 +153,7 @@ class GenerateRequest:
     lora_files: Annotated[tuple[str, ...], Meta(max_length=_MAX_LORAS)] = ()
     lora_scales: Annotated[tuple[LoraScale, ...], Meta(max_length=_MAX_LORAS)] = ()
     low_ram: bool = False
-    init_images: Annotated[tuple[EncodedImage, ...], Meta(max_length=_MAX_INIT_IMAGES)] = ()
+    init_images: Annotated[tuple[EncodedImage, ...], Meta(max_length=MAX_INIT_IMAGES)] = ()
     """Base64 or data URLs: the first is what an image strength below 1 starts from, and the prompt may refer to all."""
     image_strength: Strength | None = None
     """Only with init images; ``None`` is 0.75 then, and 1 with ``extend``."""
@@ -223,7 +223,7 @@ def check_fields(request: GenerateRequest, *, max_images: int, needs_prompt: boo
             raise InvalidParameter.for_field(
                 field, "needs 'init_images': expected the image to inpaint as the first of them", limit="init_images"
             )
-    _at_most("init_images", len(request.init_images), _MAX_INIT_IMAGES)
+    _at_most("init_images", len(request.init_images), MAX_INIT_IMAGES)
     _at_most("lora_files", len(request.lora_files), _MAX_LORAS)
 
 
