@@ -1,9 +1,9 @@
-"""``mflux-api mcp``: tools for an assistant on standard input and output, over a service of its own."""
+"""``mflux-api mcp``: tools for an assistant on standard input and output."""
 
 import argparse
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ import trio
 
 from mflux_api.cli.exit_status import EXIT_INTERNAL
 from mflux_api.cli.folders import why_not_writable
+from mflux_api.cli.running_server import base_url
 from mflux_api.cli.signals import StopSignals
 from mflux_api.cli.watchdog import Watchdog
 from mflux_api.config import Settings, load_settings
@@ -35,6 +36,7 @@ logger = logging.getLogger("mflux_api")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Describe the command's options."""
+    parser.add_argument("--url", help="a running server to use (default: a service of its own)")
     parser.add_argument("--output-dir", type=Path, help="where images go (default: ./output)")
     parser.add_argument(
         "--root",
@@ -72,12 +74,13 @@ def run(options: argparse.Namespace) -> int:
     files = _input_files(settings, options.root)
     with Watchdog(EXIT_INTERNAL) as watchdog:
         arm = partial(watchdog.arm, _STUCK_SECONDS)
+        opened = partial(_embedded, settings, arm) if options.url is None else _remote(settings, options.url)
         stop = StopSignals(on_first=arm, on_second=arm)
         with stop.installed(), standard_streams() as streams:
 
             async def main() -> None:
                 stop.listen()
-                await serve(partial(_embedded, settings, arm), files, streams, stop.first)
+                await serve(opened, files, streams, stop.first)
 
             trio.run(main)
     return 0
@@ -89,6 +92,18 @@ async def _embedded(settings: Settings, on_hung: Any) -> "AsyncIterator[Backend]
 
     async with open_service(settings, previews=False, on_hung=on_hung) as service:
         yield EmbeddedBackend(service)
+
+
+def _remote(settings: Settings, url: str) -> "Callable[[], AbstractAsyncContextManager[Backend]]":
+    """Return what opens a running server.
+
+    Raises:
+        ConfigError: ``url`` is not the address of a server.
+    """
+    from mflux_api.mcp.remote import open_remote
+
+    key = settings.security.api_keys[0] if settings.security.api_keys else None
+    return partial(open_remote, base_url(url), key, settings.generation.output_dir)
 
 
 def _input_files(settings: Settings, roots: list[Path]) -> "InputFiles":

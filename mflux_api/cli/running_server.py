@@ -47,7 +47,7 @@ def call(
         ServiceError: the server refused, in its own words.
         ConnectionError: no server answers there, or a variable of the environment keeps it from being asked.
     """
-    base = _base(url) if url else address(settings)
+    base = base_url(url) if url else address(settings)
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"{base}/api/v1/{path}", method=method, data=data)
     if data is not None:
@@ -68,7 +68,7 @@ def call(
     return answer
 
 
-def _base(url: str) -> str:
+def base_url(url: str) -> str:
     """Return the address of a server as it was typed, with what may be left out.
 
     Raises:

@@ -8,7 +8,7 @@ import mcp_types as types
 import msgspec
 
 from mflux_api.errors import ServiceError
-from mflux_api.mcp.backend import Backend, JobState, ModelState
+from mflux_api.mcp.backend import Backend, JobState, ModelState, Unreachable
 from mflux_api.mcp.files import Link, Links
 from mflux_api.mcp.shown_images import MAX_IMAGES, Shown, show_image
 
@@ -53,9 +53,10 @@ class JobAnswer:
 
 @attrs.frozen(kw_only=True)
 class ModelsAnswer:
-    """The models; the default one is the first."""
+    """The models."""
 
-    default: str
+    default: str | None
+    """What a request without a model runs on; null where the server does not say."""
     models: tuple[ModelState, ...]
 
 
@@ -102,8 +103,8 @@ async def job_result(
             blocks.append(_resource_link(link, seed))
             if index < MAX_IMAGES:
                 blocks += await _content(backend, job, index, shown, warnings)
-        except ServiceError as error:
-            warnings.append(f"Image {index + 1} (seed {seed}): {error.message}")
+        except (ServiceError, Unreachable) as error:
+            warnings.append(f"Image {index + 1} (seed {seed}): {error}")
         except OSError as error:
             why = (error.strerror or "it is gone").lower()
             warnings.append(f"Image {index + 1} (seed {seed}): its file cannot be used ({why})")
@@ -162,9 +163,10 @@ def _words(answer: JobAnswer) -> str:
 def models_result(models: Sequence[ModelState]) -> types.CallToolResult:
     """Return the table of models."""
     lines = [
-        f"{model.name}{' (default)' if index == 0 else ''}: {model.kind}, "
+        f"{model.name}{' (default)' if model.default else ''}: {model.kind}, "
         f"{'on disk' if model.downloaded else 'not on disk'}"
         f"{'' if model.size_gb is None else f', {model.size_gb:g} GB'}, {model.licence}; {model.description}"
-        for index, model in enumerate(models)
+        for model in models
     ]
-    return result(ModelsAnswer(default=models[0].name, models=tuple(models)), "\n".join(lines))
+    default = next((model.name for model in models if model.default), None)
+    return result(ModelsAnswer(default=default, models=tuple(models)), "\n".join(lines))

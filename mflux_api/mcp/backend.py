@@ -13,6 +13,10 @@ from mflux_api.images.encode import ImageTarget
 from mflux_api.jobs.progress import Progress
 
 
+class Unreachable(Exception):
+    """The service cannot be asked; the message says why, and what to do."""
+
+
 @attrs.frozen(kw_only=True)
 class JobState:
     """A job as the tools tell it."""
@@ -53,10 +57,13 @@ class ModelState:
     default_steps: int
     supports_guidance: bool
     native_size: tuple[int, int]
+    """Width and height that it was made for."""
+    default: bool = False
+    """Whether it is what a request without a model runs on, where that is known."""
 
 
 class Backend(Protocol):
-    """One service. Every method raises ``ServiceError`` with a sentence where it cannot do what is asked."""
+    """One service. Methods raise ``ServiceError`` where it cannot do what is asked, and ``Unreachable``."""
 
     @property
     def max_images(self) -> int | None:
@@ -93,5 +100,5 @@ class Backend(Protocol):
         ...
 
     async def models(self) -> tuple[ModelState, ...]:
-        """Return every model of the table; the default one is the first."""
+        """Return every model of the table."""
         ...

@@ -92,12 +92,17 @@ class EmbeddedBackend:
         checkpoints, catalog = Checkpoints(settings.models.cache_dir), settings.catalog()
         models = sorted(catalog, key=lambda model: model.alias != settings.models.default)
         return tuple(
-            model_state(model, checkpoints.state(model).downloaded, settings.generation.default_steps)
+            model_state(
+                model,
+                downloaded=checkpoints.state(model).downloaded,
+                default_steps=settings.generation.default_steps,
+                default=model.alias == settings.models.default,
+            )
             for model in models
         )
 
 
-def model_state(model: Model, downloaded: bool, default_steps: int) -> ModelState:
+def model_state(model: Model, *, downloaded: bool, default_steps: int, default: bool = False) -> ModelState:
     """Return a row of the table as the tools tell it."""
     return ModelState(
         name=model.alias,
@@ -109,6 +114,7 @@ def model_state(model: Model, downloaded: bool, default_steps: int) -> ModelStat
         default_steps=model.default_steps or default_steps,
         supports_guidance=model.supports_guidance,
         native_size=model.native_size,
+        default=default,
     )
 
 

@@ -12,7 +12,7 @@ from mflux_api.errors import InvalidParameter, JobCancelled, ServerBusy, Service
 from mflux_api.jobs.parse import convert
 from mflux_api.mcp import arguments as a
 from mflux_api.mcp.answers import JobAnswer, ModelsAnswer, error_result, job_result, models_result, schema_of_answer
-from mflux_api.mcp.backend import Backend, JobState
+from mflux_api.mcp.backend import Backend, JobState, Unreachable
 from mflux_api.mcp.error_text import describe
 from mflux_api.mcp.files import InputFiles, Links
 from mflux_api.mcp.meter import Meter
@@ -90,8 +90,7 @@ class Tools:
             ),
             "list_models": _Tool(
                 title="List the models",
-                description="List the models, the default one first: what each is for, its size, its licence, and "
-                "whether it is on disk.",
+                description="List the models: what each is for, its size, its licence, and whether it is on disk.",
                 schema={"type": "object", "properties": {}, "additionalProperties": False},
                 answer=ModelsAnswer,
                 run=self._list_models,
@@ -154,6 +153,8 @@ class Tools:
                 self._calls.release_on_behalf_of(place)
         except ServiceError as error:
             return error_result(describe(error))
+        except Unreachable as error:
+            return error_result(str(error))
 
     async def _generate(self, given: dict[str, Any], caller: Caller) -> types.CallToolResult:
         return await self._make(given, caller, required=("prompt",))

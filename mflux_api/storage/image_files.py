@@ -42,7 +42,7 @@ class ImageFiles:
         parameters = infotext(job.request, seed, model_hash) if self.metadata else ""
         record = generation_record(job.request, seed) if self.metadata else ""
         data = encode_png(rgb, width, height, parameters=parameters, record=record)
-        path = self._path(job.id, job.created_at, index)
+        path = self.path(job.id, job.created_at, index)
         make_folder(path.parent)
         write_whole(path, data)
         return StoredImage(
@@ -60,9 +60,10 @@ class ImageFiles:
             OSError: the folder cannot be written.
         """
         for index in range(count):
-            _remove(self._path(job_id, created_at, index))
+            _remove(self.path(job_id, created_at, index))
 
-    def _path(self, job_id: str, created_at: datetime, index: int) -> Path:
+    def path(self, job_id: str, created_at: datetime, index: int) -> Path:
+        """Return where an image of a job lies, or will lie."""
         return self.folder / f"{created_at:%Y-%m-%d}" / f"{job_id}-{index}.png"
 
     def remove_oldest(self, limit: int, *, spare: Container[str] = ()) -> int:

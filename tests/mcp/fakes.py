@@ -86,7 +86,11 @@ class FakeBackend:
 
     async def models(self) -> tuple[ModelState, ...]:
         known = ("demo", "seedvr2-3b", "seedvr2-7b")
-        return tuple(model_state(model, model.alias != known[1], 4) for model in BUILT_IN if model.alias in known)
+        return tuple(
+            model_state(model, downloaded=model.alias != known[1], default_steps=4, default=model.alias == known[0])
+            for model in BUILT_IN
+            if model.alias in known
+        )
 
 
 @asynccontextmanager

@@ -19,6 +19,7 @@ from mcp.client.client import Client
 from mcp.client.stdio import StdioServerParameters, stdio_client
 
 from tests.mcp.fakes import text_of
+from tests.support.scripted_api import scripted_api
 from tests.support.server import DEMO_CONFIG, clean_environment
 
 pytestmark = pytest.mark.slow
@@ -108,6 +109,22 @@ async def test_assistant_generates_edits_and_cancels_on_a_service_of_its_own(tmp
         # The engine is free again at its next step: 199 more would take minutes.
         again = await client.call_tool("generate", SMALL | {"image_content": "none"})
         assert [type(block) for block in again.content] == [types.TextContent, types.ResourceLink]
+    assert (tmp_path / "work" / "log").read_text() == ""
+
+
+async def test_assistant_uses_a_running_server(tmp_path: Path) -> None:
+    async with scripted_api(tmp_path / "server") as api:
+        url = f"127.0.0.1:{api.port}"
+        async with assistant(tmp_path / "work", "--url", url, "--root", str(tmp_path)) as started:
+            made = await started.client.call_tool("generate", SMALL | {"model": "demo"})
+            assert not made.is_error, text_of(made)
+            assert not started.process.children()
+            change = {"prompt": "a lake", "model": "demo", "init_images": ["../picked.png"]}
+            missing = await started.client.call_tool("edit", change)
+        (job,) = (await api.http.get("/api/v1/jobs")).json()["jobs"]
+    (image,) = made.structured_content["images"]
+    assert Path(image["path"]).name == f"{job['id']}-0.png"
+    assert "the file 'picked.png' cannot be read (no such file or directory)" in text_of(missing)
     assert (tmp_path / "work" / "log").read_text() == ""
 
 
