@@ -12,12 +12,13 @@ import trio
 
 from mflux_api.cli.exit_status import EXIT_INTERNAL
 from mflux_api.cli.folders import why_not_writable
-from mflux_api.cli.running_server import base_url
+from mflux_api.cli.running_server import address, base_url
 from mflux_api.cli.signals import StopSignals
 from mflux_api.cli.watchdog import Watchdog
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError
 from mflux_api.service import open_service
+from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
 
 if TYPE_CHECKING:
     from mflux_api.mcp.backend import Backend
@@ -72,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
             "or change its permissions"
         )
     files = _input_files(settings, options.root)
+    if options.url is None:
+        warn_of_server(settings)
     with Watchdog(EXIT_INTERNAL) as watchdog:
         arm = partial(watchdog.arm, _STUCK_SECONDS)
         opened = partial(_embedded, settings, arm) if options.url is None else _remote(settings, options.url)
@@ -92,6 +95,15 @@ async def _embedded(settings: Settings, on_hung: Any) -> "AsyncIterator[Backend]
 
     async with open_service(settings, previews=False, on_hung=on_hung) as service:
         yield EmbeddedBackend(service)
+
+
+def warn_of_server(settings: Settings) -> None:
+    """Say where a server runs beside whose model a second one would be in memory."""
+    if (settings.state_dir / LOCK_NAME).exists():
+        try:
+            StateLock.from_settings(settings).close()
+        except StateInUse:
+            logger.warning("a server runs here: with --url %s its engine is used, and no second one", address(settings))
 
 
 def _remote(settings: Settings, url: str) -> "Callable[[], AbstractAsyncContextManager[Backend]]":

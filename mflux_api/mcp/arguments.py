@@ -167,6 +167,7 @@ def check_names(tool: str, arguments: Mapping[str, Any], known: Collection[str])
     for name in arguments:
         if name not in known:
             shown = printable(name, 64)
-            problem = f"is not an argument of {tool}; expected {', '.join(known)}"
+            expected = f"expected {', '.join(known)}" if known else "it takes none"
+            problem = f"is not an argument of {tool}; {expected}"
             raise InvalidParameter.for_field(shown, problem, limit=", ".join(known))
     return {name: value for name, value in arguments.items() if value is not None}

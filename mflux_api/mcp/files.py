@@ -55,7 +55,10 @@ class InputFiles:
         path = self._path(text, field)
         if path is None:
             return text
-        resolved = await read_in_thread(path.resolve)
+        try:
+            resolved = await read_in_thread(path.resolve)
+        except RuntimeError:
+            raise _refuse(field, path, "is behind links that lead in a circle; name the file itself") from None
         if not any(resolved.is_relative_to(folder) for folder in self.folders):
             opened = await read_in_thread(_resolve, await more())
             if not any(resolved.is_relative_to(folder) for folder in opened):

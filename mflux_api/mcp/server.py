@@ -54,7 +54,8 @@ class _Client:
         if capabilities is None or capabilities.roots is None or not session.can_send_request:
             return ()
         found: list[Path] = []
-        with suppress(MCPError), trio.move_on_after(_ROOTS_SECONDS):
+        # A ValueError is an answer of another shape, such as one with addresses of other kinds.
+        with suppress(MCPError, ValueError), trio.move_on_after(_ROOTS_SECONDS):
             answer = await session.send_request(types.ListRootsRequest(), types.ListRootsResult)
             found = [folder for root in answer.roots[:_MAX_ROOTS] if (folder := folder_of_uri(str(root.uri)))]
         return found

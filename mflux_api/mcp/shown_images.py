@@ -11,8 +11,9 @@ from mflux_api.system.threads import read_in_thread
 
 Shown = Literal["thumbnail", "full", "none"]
 
-THUMBNAIL_BYTES: Final = 256 * 1024
-"""Largest thumbnail; 768 pixels of JPEG have 40 to 150 kB. Clients refuse results of more than about 1 MB."""
+THUMBNAIL_BYTES: Final = 160 * 1024
+"""Largest thumbnail: four of them, as base64, stay below the 1 MB that clients take. 768 pixels of JPEG have 40 to 150
+kB."""
 FULL_BYTES: Final = 4 * 2**20
 MAX_IMAGES: Final = 4
 """Images in one answer; further ones are files alone."""

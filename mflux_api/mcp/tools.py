@@ -1,6 +1,7 @@
 """The tools: what each does with the service."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -215,8 +216,11 @@ class Tools:
                 async for progress in events:
                     await meter.show(progress)
             return await self._backend.job(job_id)
+        except Unreachable as error:
+            raise Unreachable(f"{error}. Job '{job_id}' may go on: job_status tells") from None
         except BaseException:
-            with trio.CancelScope(shield=True), trio.move_on_after(_CANCEL_SECONDS):
+            # What it raises must not take the place of what ended the call.
+            with trio.move_on_after(_CANCEL_SECONDS, shield=True), suppress(ServiceError, Unreachable):
                 await self._backend.cancel(job_id)
             raise
 

@@ -47,7 +47,9 @@ class FakeBackend:
     cancelled: trio.Event = attrs.field(factory=trio.Event)
     bodies: list[Mapping[str, Any]] = attrs.field(factory=list)
     image_bytes: int = 1000
-    """Bytes of an image of 768 pixels; one of any other size has as many more or less as it has pixels."""
+    """Bytes of a JPEG of 768 pixels; a smaller one has as much less as its side."""
+    whole_bytes: int = 1000
+    """Bytes of an image in its own size; half of it as JPEG."""
     max_images: int | None = 4
 
     async def submit(self, body: Mapping[str, Any], *, waits: bool) -> str:
@@ -82,14 +84,18 @@ class FakeBackend:
         return path
 
     async def image(self, job: JobState, index: int, target: ImageTarget) -> bytes:
-        return bytes(self.image_bytes * (target.side or 1536) // 768)
+        if target.side is None:
+            return bytes(self.whole_bytes if target.as_stored else self.whole_bytes // 2 + 1)
+        return bytes(self.image_bytes * target.side // 768)
 
     async def models(self) -> tuple[ModelState, ...]:
-        known = ("demo", "seedvr2-3b", "seedvr2-7b")
-        return tuple(
-            model_state(model, downloaded=model.alias != known[1], default_steps=4, default=model.alias == known[0])
-            for model in BUILT_IN
-            if model.alias in known
+        known = {model.alias: model for model in BUILT_IN}
+        demo, seedvr2 = known["demo"], known["seedvr2"]
+        own = attrs.evolve(seedvr2, alias="my-seedvr2")
+        return (
+            model_state(seedvr2, downloaded=False, default_steps=4),
+            model_state(demo, downloaded=True, default_steps=4, default=True),
+            model_state(own, downloaded=True, default_steps=4),
         )
 
 
