@@ -56,8 +56,9 @@ class ModelState:
     licence: str
     default_steps: int
     supports_guidance: bool
-    native_size: tuple[int, int]
-    """Width and height that it was made for."""
+    native_width: int
+    """Of the images that it was made for; not a pair, whose schema clients read in two ways."""
+    native_height: int
     default: bool = False
     """Whether it is what a request without a model runs on, where that is known."""
 

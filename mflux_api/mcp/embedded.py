@@ -113,7 +113,8 @@ def model_state(model: Model, *, downloaded: bool, default_steps: int, default: 
         licence=model.licence + (" (gated)" if model.gated else ""),
         default_steps=model.default_steps or default_steps,
         supports_guidance=model.supports_guidance,
-        native_size=model.native_size,
+        native_width=model.native_size[0],
+        native_height=model.native_size[1],
         default=default,
     )
 

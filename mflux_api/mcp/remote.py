@@ -220,7 +220,8 @@ class RemoteBackend:
                 licence=model.licence + (" (gated)" if model.gated else ""),
                 default_steps=model.default_steps,
                 supports_guidance=model.config.supports_guidance,
-                native_size=model.native_size,
+                native_width=model.native_size[0],
+                native_height=model.native_size[1],
             )
             for model in answer.models
         )
