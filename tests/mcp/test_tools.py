@@ -1,6 +1,7 @@
 """What the tools do, asked by the SDK's client in this process over a service that does what the test says."""
 
 import os
+import re
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ from mcp.shared.exceptions import MCPError
 from pydantic import FileUrl
 
 from mflux_api.errors import OutOfMemory
+from mflux_api.jobs.request import GenerateRequest
+from mflux_api.mcp.arguments import EDIT, GENERATE, UPSCALE
 from mflux_api.mcp.backend import Unreachable
 from mflux_api.mcp.shown_images import FULL_BYTES, MAX_IMAGES, THUMBNAIL_BYTES
 from mflux_api.mcp.tools import MAX_CALLS
 from tests.mcp.fakes import COMPLETED, JOB_ID, FakeBackend, connected, text_of
+from tests.support.server import ROOT
 
 LAKE = {"prompt": "a lake"}
+MAKING = ("generate", "edit", "upscale")
 # The protocol's is 2020-12; the SDK for TypeScript reads the older one.
 DIALECTS = (jsonschema.Draft202012Validator, jsonschema.Draft7Validator)
 
@@ -287,6 +292,36 @@ async def test_folders_that_the_client_opened_may_be_read(tmp_path: Path) -> Non
     assert "is outside of the folders that may be read" in text_of(refused)
     assert not made.is_error, text_of(made)
     assert "is outside of the folders that may be read" in text_of(above)
+
+
+async def test_document_names_every_tool_with_its_arguments(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "mcp.md").read_text("utf-8")
+    rows = {
+        name: set(re.findall(r"`(\w+)`", given)) for name, given in re.findall(r"^\| `(\w+)` \| (.*?) \|", text, re.M)
+    }
+    rows["edit"] |= rows["generate"]
+    documented = {
+        name: (given - {"generate"}) | ({"image_content", "background"} if name in MAKING else set())
+        for name, given in rows.items()
+    }
+    async with connected(at_once(tmp_path)) as client:
+        tools = (await client.list_tools()).tools
+    assert documented == {tool.name: set(tool.input_schema["properties"]) for tool in tools}
+
+
+def test_every_field_of_a_request_is_an_argument_or_left_out_on_purpose() -> None:
+    fields = {field.name for field in attrs.fields(GenerateRequest)}
+    # Of how answers and queues look, and A1111's and OpenAI's other ways to say the same.
+    left_out = {
+        "partial_images",
+        "priority",
+        "output_format",
+        "output_compression",
+        "mask_alpha",
+        "mask_blur_x",
+        "mask_blur_y",
+    }
+    assert fields - left_out == {*GENERATE, *EDIT, *UPSCALE}
 
 
 async def test_unknown_tool_is_an_error_of_the_protocol(tmp_path: Path) -> None:
