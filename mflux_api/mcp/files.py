@@ -16,7 +16,7 @@ from mflux_api.system.regular_files import FileTooLarge, NotRegularFile, read_re
 from mflux_api.system.threads import read_in_thread
 
 MAX_FILE_BYTES: Final = 48 * 2**20
-"""Largest file that is read: as base64 it is the largest body of the REST API."""
+"""Largest file that is read, or brought back: as base64 it is the largest body of the REST API."""
 MAX_LINKS: Final = 256
 """Images that the client can read by their links, the newest ones."""
 _LONGEST_PATH: Final = 4096

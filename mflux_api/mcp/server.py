@@ -28,6 +28,9 @@ _ROOTS_SECONDS: Final = 5.0
 """How long the client may take to name its folders."""
 _MAX_ROOTS: Final = 64
 
+_FIRST_WITH_LINKS: Final = "2025-06-18"
+"""The version of the protocol that brought resource links; versions are dates."""
+
 _INSTRUCTIONS: Final = (
     "Generates, edits and upscales images with FLUX.2. Every image is also written to a PNG file, whose path is in the "
     "answer and can be given to edit or upscale. Where a call may take longer than you can wait, pass background=true "
@@ -71,12 +74,16 @@ def build_server(tools: Tools, links: Links) -> Server[Any]:
         if params.name not in tools:
             raise MCPError(code=types.INVALID_PARAMS, message="No tool has this name; tools/list names them all")
         try:
-            return await tools.call(params.name, params.arguments or {}, _Client(context))
+            result = await tools.call(params.name, params.arguments or {}, _Client(context))
         except Exception as error:
             # The SDK would send its text to the client.
             logger.error("tool %s: %s; the trace is in the debug log", params.name, type(error).__name__)
             logger.debug("tool %s", params.name, exc_info=error)
             return error_result("The tool failed because of a defect; the log says more (INTERNAL_ERROR)")
+        if context.protocol_version < _FIRST_WITH_LINKS:
+            # Older clients refuse a whole answer for one block of a kind that they do not know.
+            result.content = [block for block in result.content if not isinstance(block, types.ResourceLink)]
+        return result
 
     async def list_resources(
         context: Context, params: types.PaginatedRequestParams | None

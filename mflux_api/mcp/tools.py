@@ -20,6 +20,8 @@ from mflux_api.mcp.meter import Meter
 
 MAX_CALLS: Final = 32
 """Calls at one time."""
+MAX_IMAGES_TEXT: Final = 63 * 2**20
+"""Images of one call, as base64: what a body of the REST API has room for."""
 _CANCEL_SECONDS: Final = 5.0
 """What telling the service of a cancel may take."""
 
@@ -187,7 +189,11 @@ class Tools:
             # A job whose id is not known could not be cancelled.
             job_id = await self._backend.submit(body, waits=not answering.background)
         if answering.background:
-            return await job_result(self._backend, self._links, await self._backend.job(job_id), "none")
+            job = await self._backend.job(job_id)
+            if "image_content" in options:
+                told = "'image_content' has no effect beside 'background'; give it to job_status"
+                job = attrs.evolve(job, warnings=(*job.warnings, told))
+            return await job_result(self._backend, self._links, job, "none")
         job = await self._end_of(job_id, caller)
         if job.error is not None:
             raise job.error
@@ -206,6 +212,10 @@ class Tools:
             ]
         if inputs.mask is not None:
             body["mask"] = await self._files.as_text(inputs.mask, "mask", caller.folders)
+        if sum(map(len, (*body.get("init_images", ()), body.get("mask", "")))) > MAX_IMAGES_TEXT:
+            most = MAX_IMAGES_TEXT * 3 // 4 // 2**20
+            problem = f"is invalid: all images of a call have more than {most} MB together; send smaller ones"
+            raise InvalidParameter.for_field("init_images", problem, limit=f"{most} MB together")
         return body
 
     async def _end_of(self, job_id: str, caller: Caller) -> JobState:

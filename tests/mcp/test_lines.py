@@ -1,6 +1,7 @@
 """The protocol's lines, read from a pipe, and progress in the protocol's form."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 
 import attrs
@@ -10,7 +11,7 @@ import trio
 from mflux_api.jobs.job import Stage, Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.mcp.meter import Meter, describe
-from mflux_api.mcp.stdio import InputLines, Output
+from mflux_api.mcp.stdio import InputLines, Output, standard_streams
 
 AT = Progress(id="0123456789ab", status=Status.GENERATING, stage=Stage.QUEUED, progress=0.0, steps=4, images=2)
 
@@ -37,6 +38,15 @@ async def test_lines_are_whole_whatever_their_pieces(pipe: tuple[int, int]) -> N
             await output.write(piece)
         os.close(writing)
     assert found == ["one", "two", "x" * 200_000]
+
+
+def test_whatever_prints_does_not_reach_the_client(capfd: pytest.CaptureFixture[str]) -> None:
+    with standard_streams() as streams:
+        os.write(1, b"a library\n")
+        subprocess.run(["sh", "-c", "echo a child; cat"], check=True)
+        os.write(streams.writing, b"the protocol\n")
+    os.write(1, b"afterwards\n")
+    assert capfd.readouterr() == ("the protocol\nafterwards\n", "a library\na child\n")
 
 
 async def test_line_that_is_too_long_ends_the_session(pipe: tuple[int, int]) -> None:

@@ -103,6 +103,19 @@ async def test_server_with_keys_is_asked_with_one(tmp_path: Path) -> None:
     assert "demo" in names
 
 
+async def test_server_on_this_machine_is_asked_through_no_proxy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with scripted_api(tmp_path) as api:
+        for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+            monkeypatch.setenv(name, "nonsense://127.0.0.1:9")
+        async with asking(url_of(api), tmp_path) as client:
+            assert not (await client.call_tool("list_models")).is_error
+    with pytest.raises(ConnectionError, match="names a proxy that cannot be used"):
+        async with remote.open_remote("http://server.invalid", None, tmp_path):
+            pytest.fail("it was opened")
+
+
 async def test_other_answers_than_a_servers_are_told_as_such(tmp_path: Path) -> None:
     async def answer(stream: trio.SocketStream) -> None:
         async with stream:

@@ -17,6 +17,7 @@ from pydantic import FileUrl
 
 from mflux_api.errors import OutOfMemory
 from mflux_api.jobs.request import GenerateRequest
+from mflux_api.mcp import tools
 from mflux_api.mcp.arguments import EDIT, GENERATE, UPSCALE
 from mflux_api.mcp.backend import Unreachable
 from mflux_api.mcp.shown_images import FULL_BYTES, MAX_IMAGES, THUMBNAIL_BYTES
@@ -53,9 +54,9 @@ async def test_every_answer_has_the_shape_that_its_tool_declares(tmp_path: Path)
         "cancel_job": {"job_id": JOB_ID},
     }
     async with connected(at_once(tmp_path)) as client:
-        tools = {tool.name: tool for tool in (await client.list_tools()).tools}
-        assert tools.keys() == calls.keys()
-        for name, tool in tools.items():
+        listed = {tool.name: tool for tool in (await client.list_tools()).tools}
+        assert listed.keys() == calls.keys()
+        for name, tool in listed.items():
             assert all("description" in each for each in tool.input_schema["properties"].values()), name
             assert tool.output_schema is not None
             answer = await client.call_tool(name, calls[name])
@@ -94,6 +95,9 @@ async def test_job_in_the_background_outlives_its_call_and_is_looked_at(tmp_path
         assert (begun.structured_content["status"], begun.structured_content["images"]) == ("generating", [])
         assert "background" not in backend.bodies[0]
         assert text_of(begun) == f"Job {JOB_ID} on demo is generating: denoising, 40% done"
+        shown = await client.call_tool("generate", LAKE | {"background": True, "image_content": "full"})
+        (warning,) = shown.structured_content["warnings"]
+        assert warning == "'image_content' has no effect beside 'background'; give it to job_status"
         waited = await client.call_tool("job_status", {"job_id": JOB_ID, "wait_seconds": 0.01})
         assert waited.structured_content["status"] == "generating"
         backend.go_on.set()
@@ -133,6 +137,38 @@ async def test_wrong_arguments_are_errors_that_an_assistant_can_act_on(
     assert answer.is_error
     assert text_of(answer).startswith(says)
     assert backend.bodies == []
+
+
+async def test_images_of_a_call_are_bounded_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tools, "MAX_IMAGES_TEXT", 2 * 2**20)
+    backend = at_once(tmp_path)
+    half = "A" * 2**20
+    async with connected(backend) as client:
+        fits = await client.call_tool("edit", LAKE | {"init_images": [half, half]})
+        over = await client.call_tool("edit", LAKE | {"init_images": [half, half], "mask": "AAAA"})
+    assert not fits.is_error, text_of(fits)
+    assert "all images of a call have more than 1 MB together" in text_of(over)
+    assert len(backend.bodies) == 1
+
+
+@pytest.mark.parametrize(("version", "linked"), [("2024-11-05", False), ("2025-03-26", False), ("2025-06-18", True)])
+async def test_clients_of_older_versions_get_no_block_that_they_do_not_know(
+    version: str, linked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the SDK's client asks for, which is otherwise the newest one.
+    monkeypatch.setattr("mcp.client.session.LATEST_HANDSHAKE_VERSION", version)
+    async with connected(at_once(tmp_path), mode="legacy") as client:
+        answer = await client.call_tool("generate", LAKE)
+    assert [block.type for block in answer.content] == ["text", *["resource_link"] * linked, "image"]
+
+
+async def test_prompts_are_not_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    async with connected(at_once(tmp_path)) as client:
+        await client.call_tool("generate", {"prompt": "unspeakable"})
+        wrong = await client.call_tool("generate", {"prompt": "unspeakable" * 1000})
+        await client.call_tool("generate", {"prompt": ["unspeakable"]})
+    assert "unspeakable" not in f"{caplog.text} {text_of(wrong)}"
 
 
 async def test_upscaler_that_is_on_disk_is_preferred(tmp_path: Path) -> None:
@@ -305,8 +341,8 @@ async def test_document_names_every_tool_with_its_arguments(tmp_path: Path) -> N
         for name, given in rows.items()
     }
     async with connected(at_once(tmp_path)) as client:
-        tools = (await client.list_tools()).tools
-    assert documented == {tool.name: set(tool.input_schema["properties"]) for tool in tools}
+        listed = (await client.list_tools()).tools
+    assert documented == {tool.name: set(tool.input_schema["properties"]) for tool in listed}
 
 
 def test_every_field_of_a_request_is_an_argument_or_left_out_on_purpose() -> None:
