@@ -2,6 +2,7 @@
 
 import json
 import signal
+import struct
 import subprocess
 import sys
 from base64 import b64decode
@@ -36,15 +37,15 @@ class Assistant:
     process: psutil.Process
 
 
-def _configure(folder: Path) -> None:
+def _configure(folder: Path, config: str) -> None:
     folder.mkdir()
-    (folder / "config.toml").write_text(DEMO_CONFIG, "utf-8")
+    (folder / "config.toml").write_text(config, "utf-8")
 
 
 @asynccontextmanager
-async def assistant(folder: Path, *options: str) -> AsyncIterator[Assistant]:
+async def assistant(folder: Path, *options: str, config: str = DEMO_CONFIG) -> AsyncIterator[Assistant]:
     """Start the command in a folder, and connect to it; all its processes have ended when the block has."""
-    _configure(folder)
+    _configure(folder, config)
     parameters = StdioServerParameters(
         command=sys.executable, args=["-P", "-m", "mflux_api", "mcp", *options], cwd=folder, env=clean_environment()
     )
@@ -59,14 +60,19 @@ async def assistant(folder: Path, *options: str) -> AsyncIterator[Assistant]:
     assert left == []
 
 
-async def test_assistant_generates_edits_and_cancels_on_a_service_of_its_own(tmp_path: Path) -> None:
+async def test_assistant_generates_edits_upscales_and_cancels_on_a_service_of_its_own(tmp_path: Path) -> None:
     reports = list[tuple[float, float | None, str | None]]()
 
     async def report(progress: float, total: float | None, message: str | None) -> None:
         reports.append((progress, total, message))
 
     (tmp_path / "secret.png").write_bytes(b"secret")
-    async with assistant(tmp_path / "work") as started:
+    # Not above: it imports MLX, which must not come before the BLAS of other tests.
+    from tests.support.upscaler_checkpoint import write_upscaler
+
+    write_upscaler(tmp_path / "weights")
+    config = f'{DEMO_CONFIG}[[models.custom]]\nname = "small"\nbase = "seedvr2"\npath = "../weights"\n'
+    async with assistant(tmp_path / "work", config=config) as started:
         client = started.client
         names = [tool.name for tool in (await client.list_tools()).tools]
         assert names == ["generate", "edit", "upscale", "list_models", "job_status", "cancel_job"]
@@ -90,6 +96,13 @@ async def test_assistant_generates_edits_and_cancels_on_a_service_of_its_own(tmp
         edited = await client.call_tool("edit", change)
         assert not edited.is_error, text_of(edited)
         assert len(edited.structured_content["images"]) == 1
+
+        larger = await client.call_tool("upscale", {"init_images": [image["path"]], "upscale": 1.5, "seed": 1})
+        assert not larger.is_error, text_of(larger)
+        assert (larger.structured_content["model"], larger.structured_content["warnings"]) == ("small", [])
+        png = await trio.Path(larger.structured_content["images"][0]["path"]).read_bytes()
+        # Width and height stand behind the first chunk's name.
+        assert struct.unpack(">II", png[16:24]) == (96, 96)
 
         outside = await client.call_tool("edit", change | {"init_images": [str(tmp_path / "secret.png")]})
         assert outside.is_error
