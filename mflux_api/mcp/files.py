@@ -20,7 +20,7 @@ MAX_FILE_BYTES: Final = 48 * 2**20
 MAX_LINKS: Final = 256
 """Images that the client can read by their links, the newest ones."""
 _LONGEST_PATH: Final = 4096
-_SCHEME: Final = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]{0,20})://")
 
 MoreFolders = Callable[[], Awaitable[Sequence[Path]]]
 """Asks for the folders that the client has opened."""
