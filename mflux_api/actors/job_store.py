@@ -52,8 +52,21 @@ class JobStore:
     """Serializes every change of every job; the repository's calls run in one thread at a time."""
 
     def __init__(
-        self, mailbox: Mailbox[m.StoreMessage], repository: Repository, retention: Retention | None = None
+        self,
+        mailbox: Mailbox[m.StoreMessage],
+        repository: Repository,
+        retention: Retention | None = None,
+        *,
+        delivers: bool = False,
     ) -> None:
+        """Take the storage.
+
+        Args:
+            mailbox: what it is told and asked.
+            repository: where jobs are kept.
+            retention: which of them expire; by default none.
+            delivers: whether webhooks are delivered: their jobs stay until that is done.
+        """
         self._mailbox = mailbox
         self._repository = repository
         self._retention = retention
@@ -62,6 +75,10 @@ class JobStore:
         self._clock = RetentionClock(_now)
         # Synchronous jobs whose callers have not read their results, and until when retention does not take those.
         self._unread: dict[str, float] = {}
+        self._delivers = delivers
+        # Jobs whose webhook is still to be delivered, and their owners.
+        self._undelivered: dict[str, str] = {}
+
         self._running: set[str] = set()
         self._images_changed = trio.Event()
         self._images_changed.set()
@@ -72,6 +89,9 @@ class JobStore:
         """Serve the mailbox until cancelled, and apply retention."""
         await self._warn_if_new()
         await self._remove_abandoned_images()
+        if self._delivers:
+            undelivered = await self._call(self._repository.undelivered)
+            self._undelivered = {job.id: job.owner for job in undelivered}
         await self._expire()
         status.started()
         async with trio.open_nursery() as nursery:
@@ -115,7 +135,7 @@ class JobStore:
                 self._running.discard(message.job_id)
                 self._checkpoint_soon()
             case m.Finish():
-                message.reply.ok(await self._change(message.job_id, _finish(message)))
+                message.reply.ok(self._note_delivery(await self._change(message.job_id, _finish(message))))
                 self._running.discard(message.job_id)
                 self._images_changed.set()
                 self._since_checkpoint += 1
@@ -143,6 +163,14 @@ class JobStore:
                     await self._expire()
             case m.PruneJobs():
                 message.reply.ok(await self._prune(message))
+            case m.GetUndelivered():
+                message.reply.ok(await self._call(self._repository.undelivered))
+            case m.GetBacklog():
+                of_owner = sum(owner == message.owner for owner in self._undelivered.values())
+                message.reply.ok(m.Backlog(of_owner=of_owner, in_all=len(self._undelivered)))
+            case m.RecordDelivery():
+                await self._record(message)
+                message.reply.ok(None)
             case _:
                 assert_never(message)
 
@@ -187,6 +215,22 @@ class JobStore:
             return changed
 
         return await self._call(read_change_write)
+
+    def _note_delivery(self, job: Job) -> Job:
+        if self._delivers and job.delivery is not None and job.delivery.due is not None:
+            self._undelivered[job.id] = job.owner
+        else:
+            self._undelivered.pop(job.id, None)
+        return job
+
+    async def _record(self, message: m.RecordDelivery) -> None:
+        try:
+            self._note_delivery(
+                await self._change(message.job_id, lambda job: jobs.with_delivery(job, message.delivery))
+            )
+        except InvalidTransition:
+            self._undelivered.pop(message.job_id, None)
+        self._checkpoint_soon()
 
     async def _page(self, message: m.ListJobs) -> Page:
         try:
@@ -260,7 +304,7 @@ class JobStore:
     def _spared(self) -> frozenset[str]:
         now = trio.current_time()
         self._unread = {job_id: until for job_id, until in self._unread.items() if until > now}
-        return frozenset(self._unread)
+        return frozenset((*self._unread, *self._undelivered))
 
     async def _prune(self, message: m.PruneJobs) -> Removed:
         if self._retention is None:

@@ -21,6 +21,7 @@ import attrs
 from mflux_api.errors import ServiceError, by_code
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.jobs.warnings import merge
+from mflux_api.jobs.webhook import Delivery, first_delivery
 
 
 class Status(StrEnum):
@@ -119,6 +120,8 @@ class Job:
     """Who asked for it: the name of an API key, else the caller; empty for the program that embeds the service."""
     device: str | None = None
     """The kind of device that a completed job ran on: on the same kind the same request gives the same bits."""
+    delivery: Delivery | None = None
+    """Of a finished job's webhook. It begins in the job's last transition, so no end is committed without it."""
 
     @property
     def model(self) -> str:
@@ -168,9 +171,7 @@ def complete(
 ) -> Job:
     """Generating → completed."""
     _require(job, Status.GENERATING)
-    return _end(
-        job, status=Status.COMPLETED, images=images, progress=1.0, timings=timings, device=device, completed_at=now
-    )
+    return _end(job, Status.COMPLETED, now, images=images, progress=1.0, timings=timings, device=device)
 
 
 def fail(
@@ -178,13 +179,13 @@ def fail(
 ) -> Job:
     """Queued | generating → failed; what was saved stays."""
     _require(job, Status.QUEUED, Status.GENERATING)
-    return _end(job, status=Status.FAILED, failure=failure, images=images, progress=progress, completed_at=now)
+    return _end(job, Status.FAILED, now, failure=failure, images=images, progress=progress)
 
 
 def cancel(job: Job, now: datetime, *, images: tuple[StoredImage, ...] = (), progress: float = 0.0) -> Job:
     """Queued | generating → cancelled; what was saved stays."""
     _require(job, Status.QUEUED, Status.GENERATING)
-    return _end(job, status=Status.CANCELLED, images=images, progress=progress, completed_at=now)
+    return _end(job, Status.CANCELLED, now, images=images, progress=progress)
 
 
 def add_warnings(job: Job, warnings: Iterable[str]) -> Job:
@@ -193,9 +194,16 @@ def add_warnings(job: Job, warnings: Iterable[str]) -> Job:
     return job if merged == job.request.warnings else attrs.evolve(job, request=job.request.with_warnings(merged))
 
 
-def _end(job: Job, **changes: Any) -> Job:
+def with_delivery(job: Job, delivery: Delivery) -> Job:
+    """Return a finished job with what became of its webhook since; one that awaits no delivery stays as it is."""
+    return job if job.delivery is None else attrs.evolve(job, delivery=delivery)
+
+
+def _end(job: Job, status: Status, now: datetime, **changes: Any) -> Job:
     """Return the finished job without its init images: it needs them no more, and they are large."""
-    return attrs.evolve(job, request=job.request.with_inputs(()), **changes)
+    delivery = first_delivery(job.request.webhook, status.value, now)
+    request = job.request.with_inputs(())
+    return attrs.evolve(job, status=status, completed_at=now, request=request, delivery=delivery, **changes)
 
 
 def _require(job: Job, *allowed: Status) -> None:

@@ -8,6 +8,7 @@ from mflux_api.catalog import Model
 from mflux_api.jobs.inpainting import Inpainting
 from mflux_api.jobs.request import DEFAULT_SIDE, DEFAULT_STRENGTH, GenerateRequest, ImageFormat
 from mflux_api.jobs.schedule import partial_steps, steps_to_run
+from mflux_api.jobs.webhook import Webhook
 
 
 @attrs.frozen(kw_only=True)
@@ -65,6 +66,8 @@ class ResolvedRequest:
     """Among the waiting jobs of its caller the highest is first."""
     lane: int = 0
     """Where it is not 0, its priority among the jobs of all callers, too."""
+    webhook: Webhook | None = None
+    """Where the job's end is sent."""
     warnings: tuple[str, ...] = ()
     """Sentences about what was asked for and is not done; of a finished job also those of its runs."""
 

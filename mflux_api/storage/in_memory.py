@@ -126,6 +126,11 @@ class InMemoryRepository:
         """Return every job that is queued or generating, oldest first."""
         return tuple(job for job in self._jobs.values() if not job.status.terminal)
 
+    def undelivered(self) -> tuple[Job, ...]:
+        """Return the finished jobs whose webhook is still to be delivered, those that are due first at the front."""
+        due = [(job.delivery.due, job) for job in self._finished.values() if job.delivery and job.delivery.due]
+        return tuple(job for _, job in sorted(due, key=lambda each: each[0]))
+
     def totals(self) -> Totals:
         """Return the running counters."""
         return self._totals

@@ -98,6 +98,15 @@ MIGRATIONS: Sequence[Migration] = (
         "CREATE INDEX jobs_by_owner ON jobs (owner, number)",
         "ALTER TABLE tombstones ADD COLUMN owner TEXT NOT NULL DEFAULT ''",
     ),
+    (
+        # The outbox of webhooks is a part of the job's own row: no end can be committed without its message, and no
+        # message outlives its job. `delivery_due` is null once nothing is to be sent.
+        "ALTER TABLE jobs ADD COLUMN delivery TEXT",
+        "ALTER TABLE jobs ADD COLUMN delivery_due TEXT",
+        "CREATE INDEX jobs_by_delivery ON jobs (delivery_due) WHERE delivery_due IS NOT NULL",
+        "ALTER TABLE unreadable_jobs ADD COLUMN delivery",
+        "ALTER TABLE unreadable_jobs ADD COLUMN delivery_due",
+    ),
 )
 """Entry n leads from schema n to schema n + 1. Released entries never change; new ones are added at the end."""
 

@@ -126,6 +126,9 @@ class Repository(Protocol):
     def unfinished(self) -> tuple[Job, ...]:
         """Return every job that is queued or generating, oldest first; init images may be empty texts."""
 
+    def undelivered(self) -> tuple[Job, ...]:
+        """Return the finished jobs whose webhook is still to be delivered, those that are due first at the front."""
+
     def totals(self) -> Totals:
         """Return the running counters."""
 

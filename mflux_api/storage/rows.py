@@ -18,6 +18,7 @@ from mflux_api.jobs.inpainting import Inpainting
 from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
 from mflux_api.jobs.request import DEFAULT_SIDE
 from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
+from mflux_api.jobs.webhook import Delivery, DeliveryState, Webhook
 
 T = TypeVar("T")
 
@@ -34,7 +35,8 @@ class UnreadableRow(InternalError):
 
 COLUMNS = (
     "number, id, status, created_at, started_at, completed_at, finished, engine_deaths, service_deaths, progress, "
-    "synchronous, owner, device, request, images, failure, timings"
+    "synchronous, owner, device, request, images, failure, timings, "
+    "delivery, delivery_due"
 )
 
 
@@ -77,6 +79,8 @@ def to_row(number: int, job: Job, finished: int | None, *, folder: Path) -> dict
         "images": _json([attrs.asdict(image) for image in images]),
         "failure": None if job.failure is None else _json(attrs.asdict(job.failure)),
         "timings": None if job.timings is None else _json(attrs.asdict(job.timings)),
+        "delivery": None if job.delivery is None else _json(attrs.asdict(attrs.evolve(job.delivery, due=None))),
+        "delivery_due": None if job.delivery is None or job.delivery.due is None else moment_text(job.delivery.due),
     }
 
 
@@ -90,7 +94,8 @@ def from_row(row: tuple[Any, ...], *, folder: Path) -> tuple[int, Job]:
     Raises:
         UnreadableRow: the row cannot be read.
     """
-    number, job_id, status, created, started, completed, _, *counts, request, images, failure, timings = row
+    number, job_id, status, created, started, completed, _, *others = row
+    *counts, request, images, failure, timings, delivery, due = others
     engine_deaths, service_deaths, progress, synchronous, owner, device = counts
     try:
         _require(isinstance(job_id, str) and job_id.isascii(), "an id is ASCII")
@@ -111,6 +116,7 @@ def from_row(row: tuple[Any, ...], *, folder: Path) -> tuple[int, Job]:
             synchronous=bool(synchronous),
             owner=owner,
             device=device,
+            delivery=None if delivery is None else _delivery(json.loads(delivery), due),
         )
         _require((job.completed_at is not None) == job.status.terminal, "a job has an end when it is over")
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -147,7 +153,14 @@ def _request_fields(request: ResolvedRequest) -> dict[str, Any]:
 def _request(fields: Mapping[str, Any]) -> ResolvedRequest:
     upscaling = _build(Upscaling, fields) if fields.get("resolution") is not None else None
     inpainting = None if fields.get("inpainting") is None else _build(Inpainting, fields["inpainting"])
-    return _build(ResolvedRequest, {**_DEFAULTS, **fields, "upscaling": upscaling, "inpainting": inpainting})
+    webhook = None if fields.get("webhook") is None else _build(Webhook, fields["webhook"])
+    parts = {"upscaling": upscaling, "inpainting": inpainting, "webhook": webhook}
+    return _build(ResolvedRequest, {**_DEFAULTS, **fields, **parts})
+
+
+def _delivery(fields: Mapping[str, Any], due: str | None) -> Delivery:
+    found = _build(Delivery, fields)
+    return attrs.evolve(found, state=DeliveryState(found.state), due=None if due is None else moment(due))
 
 
 def _stored_path(path: str, folder: Path) -> str:

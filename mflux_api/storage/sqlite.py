@@ -47,7 +47,8 @@ _PUT = f"""
         status = excluded.status, started_at = excluded.started_at, completed_at = excluded.completed_at,
         finished = excluded.finished, engine_deaths = excluded.engine_deaths, service_deaths = excluded.service_deaths,
         progress = excluded.progress, device = excluded.device, request = excluded.request,
-        images = excluded.images, failure = excluded.failure, timings = excluded.timings
+        images = excluded.images, failure = excluded.failure, timings = excluded.timings,
+        delivery = excluded.delivery, delivery_due = excluded.delivery_due
 """
 _EXPIRED = f"""
     SELECT {COLUMNS} FROM jobs WHERE finished IS NOT NULL AND (
@@ -255,6 +256,11 @@ class SqliteRepository:
         numbered = [(number, _with_empty_inputs(job, counts.get(number, 0))) for number, job in rows]
         numbered += [(held.number, held.job) for held in self._held.values()]
         return tuple(job for _, job in sorted(numbered, key=_number))
+
+    def undelivered(self) -> tuple[Job, ...]:
+        """Return the finished jobs whose webhook is still to be delivered, those that are due first at the front."""
+        query = f"SELECT {COLUMNS} FROM jobs WHERE delivery_due IS NOT NULL ORDER BY delivery_due"
+        return tuple(job for _, job in self._table.jobs(query))
 
     def totals(self) -> Totals:
         """Return the running counters."""

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 from trio.testing import MockClock
@@ -14,8 +15,9 @@ from trio.testing import MockClock
 from mflux_api.actors import messages as m
 from mflux_api.actors.job_store import CHECKPOINT_JOBS, CHECKPOINT_SECONDS, JobStore
 from mflux_api.actors.mailbox import Address, Ask, Mailbox, T
-from mflux_api.errors import InvalidParameter
+from mflux_api.errors import InvalidParameter, JobGone
 from mflux_api.jobs.job import Failure, InvalidTransition, Job, Status, StoredImage, Timings
+from mflux_api.jobs.webhook import Delivery, DeliveryState, Webhook
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository
@@ -31,23 +33,26 @@ CANCELLED = m.JobWasCancelled(images=(IMAGE,), progress=0.25)
 
 
 class _Store:
-    def __init__(self, repository: Repository, retention: Retention | None) -> None:
+    def __init__(self, repository: Repository, retention: Retention | None, delivers: bool) -> None:
         self._mailbox: Mailbox[m.StoreMessage] = Mailbox(m.JOB_STORE)
         self._address = Address(self._mailbox, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
-        self.run = JobStore(self._mailbox, repository, retention).run
+        self.run = JobStore(self._mailbox, repository, retention, delivers=delivers).run
 
     async def __call__(self, message: Ask[T]) -> T:
         return await self._address.ask(message)
 
-    async def insert(self, *, begun: bool = False) -> Job:
-        job = a_job()
+    async def insert(self, *, begun: bool = False, webhook: Webhook | None = None) -> Job:
+        job = a_job(owner="ana")
+        job = attrs.evolve(job, request=attrs.evolve(job.request, webhook=webhook))
         await self(m.Insert(job=job))
         return await self(m.StartJob(job_id=job.id)) if begun else job
 
 
 @asynccontextmanager
-async def a_store(repository: Repository | None = None, retention: Retention | None = None) -> AsyncIterator[_Store]:
-    store = _Store(repository or InMemoryRepository(), retention)
+async def a_store(
+    repository: Repository | None = None, retention: Retention | None = None, *, delivers: bool = False
+) -> AsyncIterator[_Store]:
+    store = _Store(repository or InMemoryRepository(), retention, delivers)
     async with running(store.run):
         yield store
 
@@ -194,3 +199,40 @@ async def test_new_store_beside_old_images_says_so(tmp_path: Path, caplog: pytes
             caplog.clear()
             async with a_store(repository, retention):
                 assert "the job store is new" not in caplog.text
+
+
+WEBHOOK = Webhook(url="https://a.example/")
+DELIVERED = Delivery(state=DeliveryState.DELIVERED, attempts=1)
+
+
+async def test_backlog_is_that_of_the_owner_and_of_all_also_after_a_restart() -> None:
+    repository = InMemoryRepository()
+    async with a_store(repository, delivers=True) as store:
+        for _ in range(2):
+            await store(m.Finish(job_id=(await store.insert(begun=True, webhook=WEBHOOK)).id, outcome=DONE))
+        await store(m.Finish(job_id=(await store.insert(begun=True)).id, outcome=DONE))
+    async with a_store(repository, delivers=True) as store:
+        assert await store(m.GetBacklog(owner="ana")) == m.Backlog(of_owner=2, in_all=2)
+        assert await store(m.GetBacklog(owner="bob")) == m.Backlog(of_owner=0, in_all=2)
+        first, _ = await store(m.GetUndelivered())
+        await store(m.RecordDelivery(job_id=first.id, delivery=DELIVERED))
+        await store(m.RecordDelivery(job_id="unknown", delivery=DELIVERED))
+        assert await store(m.GetBacklog(owner="ana")) == m.Backlog(of_owner=1, in_all=1)
+        assert (await store(m.GetJob(job_id=first.id))) == attrs.evolve(first, delivery=DELIVERED)
+
+
+@pytest.mark.parametrize("delivers", [True, False])
+async def test_retention_waits_for_the_delivery_where_there_is_one(tmp_path: Path, delivers: bool) -> None:
+    keeps_none = Retention(keep=0, ttl=timedelta.max, files=ImageFiles(tmp_path))
+    async with a_store(retention=keeps_none, delivers=delivers) as store:
+        job = await store.insert(begun=True, webhook=WEBHOOK)
+        await store(m.Finish(job_id=job.id, outcome=DONE))
+        if not delivers:
+            with pytest.raises(JobGone):
+                await store(m.GetJob(job_id=job.id))
+            return
+        assert await store(m.GetJob(job_id=job.id)) is not None
+        await store(m.RecordDelivery(job_id=job.id, delivery=DELIVERED))
+        await store(m.Finish(job_id=(await store.insert(begun=True)).id, outcome=DONE))
+        with pytest.raises(JobGone):
+            await store(m.GetJob(job_id=job.id))

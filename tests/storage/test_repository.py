@@ -14,6 +14,7 @@ from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.inpainting import Inpainting
 from mflux_api.jobs.job import Job, Status
 from mflux_api.jobs.resolve import ResolvedRequest, Upscaling
+from mflux_api.jobs.webhook import Delivery, DeliveryState, Webhook
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository, Tombstone, Totals
 from mflux_api.storage.sqlite import SqliteRepository
@@ -108,6 +109,7 @@ def test_every_field_of_the_request_comes_back(repository: Repository) -> None:
         partial_images=2,
         priority=3,
         lane=3,
+        webhook=Webhook(url="https://a.example/", events=("failed",)),
         warnings=("A field that is not known was ignored",),
     )
     untouched = {field.name for field in attrs.fields(ResolvedRequest) if getattr(request, field.name) == field.default}
@@ -358,3 +360,43 @@ def test_key_is_kept_with_its_job_and_goes_with_its_tombstone(repository: Reposi
     repository.expire(now=NOW + timedelta(hours=2), keep=0, ttl=timedelta(hours=1))
     assert repository.get_idempotency_record("k") is None
     assert repository.get_idempotency_record("other") is not None
+
+
+# --- webhooks ---
+
+
+def with_webhook(job: Job) -> Job:
+    return attrs.evolve(job, request=attrs.evolve(job.request, webhook=Webhook(url="https://a.example/")))
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_end_and_its_delivery_are_one_change(repository: Repository, synchronous: bool) -> None:
+    job = with_webhook(queued("a", synchronous=synchronous))
+    repository.insert(job)
+    assert repository.undelivered() == ()
+    repository.replace(completed(job))
+    assert repository.undelivered() == (completed(job),)
+    assert repository.get("a") == completed(job)
+
+
+def test_undelivered_jobs_come_in_the_order_they_are_due(repository: Repository) -> None:
+    for name, hours in (("a", 3), ("b", 1), ("c", 2)):
+        repository.insert(with_webhook(queued(name)))
+        repository.replace(completed(with_webhook(queued(name)), at=NOW + hours * HOUR))
+    fill(repository, "d")
+    assert ids(repository.undelivered()) == ["b", "c", "a"]
+
+
+@pytest.mark.parametrize("state", [DeliveryState.DELIVERED, DeliveryState.FAILED])
+def test_delivery_that_is_over_is_kept_with_its_job_and_is_not_counted_again(
+    repository: Repository, state: DeliveryState
+) -> None:
+    repository.insert(with_webhook(queued("a")))
+    ended = completed(with_webhook(queued("a")))
+    repository.replace(ended)
+    before = repository.totals()
+    over = jobs.with_delivery(ended, Delivery(state=state, attempts=3, last_error="the receiver answered 503"))
+    repository.replace(over)
+    assert repository.undelivered() == ()
+    assert repository.get("a") == over
+    assert repository.totals() == before

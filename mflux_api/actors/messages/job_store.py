@@ -9,6 +9,7 @@ from mflux_api.actors.mailbox import Ask
 from mflux_api.jobs.idempotency import IdempotencyKey, IdempotencyRecord
 from mflux_api.jobs.job import Failure, Job, Status, StoredImage, Timings
 from mflux_api.jobs.search import JobFilter
+from mflux_api.jobs.webhook import Delivery
 from mflux_api.storage.repository import Page, Totals
 from mflux_api.storage.retention import Removed
 
@@ -154,6 +155,34 @@ class PruneJobs(Ask[Removed]):
     dry_run: bool
 
 
+@attrs.frozen(kw_only=True)
+class GetUndelivered(Ask[tuple[Job, ...]]):
+    """Read the finished jobs whose webhook is still to be delivered, those that are due first at the front."""
+
+
+@attrs.frozen(kw_only=True)
+class Backlog:
+    """Webhooks that are still to be delivered."""
+
+    of_owner: int
+    in_all: int
+
+
+@attrs.frozen(kw_only=True)
+class GetBacklog(Ask[Backlog]):
+    """Read how many webhooks are still to be delivered."""
+
+    owner: str
+
+
+@attrs.frozen(kw_only=True)
+class RecordDelivery(Ask[None]):
+    """Keep what became of a finished job's webhook; nothing to do where the job is gone."""
+
+    job_id: str
+    delivery: Delivery
+
+
 StoreMessage = (
     Insert
     | GetIdempotencyRecord
@@ -169,4 +198,7 @@ StoreMessage = (
     | ExpireJobs
     | CallerDone
     | PruneJobs
+    | GetUndelivered
+    | GetBacklog
+    | RecordDelivery
 )
