@@ -160,6 +160,28 @@ class OpenAISettings:
 
 
 @attrs.frozen(kw_only=True)
+class WebhookSettings:
+    """``[webhooks]``: telling the receivers that requests name of the end of their jobs."""
+
+    enabled: bool = False
+    secret: str | None = attrs.field(default=None, repr=False)
+    """What messages are signed with, after Standard Webhooks: ``whsec_`` and base64."""
+    secret_file: Path | None = None
+    """A file that holds the secret, in place of ``secret``."""
+    public_url: Annotated[str, Meta(pattern=r"^https?://[^\s?#@]+$")] | None = None
+    """What receivers call this server, for the URLs of images; by default they get paths."""
+    allow_private_addresses: bool = False
+    """Whether receivers may be on this machine and in its networks."""
+    timeout_seconds: Annotated[float, Meta(gt=0.0, le=300.0)] = 10.0
+    """For one attempt as a whole."""
+    max_attempts: Positive = 8
+    max_age_hours: Annotated[float, Meta(gt=0.0, le=720.0)] = 24.0
+    """After the job's end; then it is given up."""
+    max_pending_per_caller: Positive = 100
+    """Deliveries of one key or address that wait; further requests with a webhook are refused."""
+
+
+@attrs.frozen(kw_only=True)
 class Settings:
     """Everything one service can be told. ``Settings()`` is what an empty config file gives."""
 
@@ -173,6 +195,7 @@ class Settings:
     memory: MemorySettings = MemorySettings()
     security: SecuritySettings = SecuritySettings()
     openai: OpenAISettings = OpenAISettings()
+    webhooks: WebhookSettings = WebhookSettings()
 
     @property
     def state_dir(self) -> Path:
@@ -223,6 +246,7 @@ _ENVIRONMENT: dict[str, tuple[str, str]] = {
     "MFLUX_OUTPUT_DIR": ("generation", "output_dir"),
     "MFLUX_MODELS_DIR": ("models", "cache_dir"),
     "MFLUX_API_KEYS": ("security", "api_keys"),
+    "MFLUX_WEBHOOK_SECRET": ("webhooks", "secret"),
     DEVICES_VARIABLE: ("engine", "devices"),
 }
 
@@ -350,6 +374,7 @@ _PATHS = (
     ("generation", "styles_file"),
     ("jobs", "state_dir"),
     ("security", "keys_file"),
+    ("webhooks", "secret_file"),
 )
 
 

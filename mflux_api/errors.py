@@ -217,6 +217,12 @@ class TooManyJobs(ServiceError):
     code, status, retry_after = "TOO_MANY_JOBS", 429, 5
 
 
+class TooManyDeliveries(ServiceError):
+    """Too many webhooks of the caller, or of all, are still to be delivered (details: pending, limit)."""
+
+    code, status, retry_after = "TOO_MANY_DELIVERIES", 429, 60
+
+
 class TooManyConnections(ServiceError):
     """One address, or key, has all the connections, streams, uploads or resizing calls open that one may have."""
 

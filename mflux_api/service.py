@@ -9,8 +9,9 @@ from typing import Any, Literal, overload
 import attrs
 import trio
 
-from mflux_api.access.access import Access
+from mflux_api.access.access import SharedAccess
 from mflux_api.actors import messages as m
+from mflux_api.actors.webhooks.signing import read_signer
 from mflux_api.catalog.lookup import find_model
 from mflux_api.config import SecuritySettings, Settings
 from mflux_api.engine.interface import EngineId, EngineStarter
@@ -66,14 +67,13 @@ class Result:
 class Service:
     """One running service. Get it from :func:`open_service`; its methods may be called from any task inside."""
 
-    def __init__(self, gateway: Gateway, root: Supervisor) -> None:
+    def __init__(self, gateway: Gateway, root: Supervisor, access: SharedAccess) -> None:
         self._gateway = gateway
         self._root = root
         self._fronts = itertools.count(1)
         self._end_by = math.inf
         self._halted = False
-        self._access: Access | None = None
-        self._reading_access = trio.Lock()
+        self._access = access
         # Synchronous jobs of this program that it has not heard the end of: retention does not take them.
         self._awaited: set[str] = set()
 
@@ -237,9 +237,8 @@ class Service:
         Raises:
             ConfigError: they cannot be used; the keys stay as they were.
         """
-        if self._access is None:
-            return 0
-        return await read_in_thread(self._access.reload, security)
+        access = self._access.current
+        return 0 if access is None else await read_in_thread(access.reload, security)
 
     async def serve_http(
         self,
@@ -261,13 +260,10 @@ class Service:
         from mflux_api.http.front import HttpFront
         from mflux_api.http.server import open_sockets
 
-        async with self._reading_access:
-            # One for all fronts, also for those that start at one time: a reload has to reach each of them.
-            if self._access is None:
-                self._access = await read_in_thread(Access, self.settings.security, self.settings.state_dir)
+        access = await self._access.get()
         server = self.settings.server
         sockets = open_sockets(binds if binds is not None else [_bind(server.host, server.port)])
-        front = HttpFront(self._gateway, self._access, sockets, lambda: self._end_by)
+        front = HttpFront(self._gateway, access, sockets, lambda: self._end_by)
         # Each call has a front of its own: the end of one must not take another's along.
         name = f"{m.HTTP_FRONT} {next(self._fronts)}"
         try:
@@ -324,16 +320,20 @@ async def open_service(
     Raises:
         ServiceFailed: the supervision tree gave up, or a part of it did not stop. The caller's own exceptions pass
             through as they are.
+        ConfigError: webhooks are on and have no secret, or none that can be used.
     """
     if repository is None:
         # Retention bounds it, and says in the log what it drops.
         repository = InMemoryRepository(keep_finished=None)
     settings = settings or Settings()
     engines = _engines(settings, start_engine)
-    tree = SupervisionTree(
-        settings, TreeOptions(repository=repository, engines=engines, previews=previews, on_hung=on_hung)
+    access = SharedAccess(settings.security, settings.state_dir)
+    signer = await read_in_thread(read_signer, settings.webhooks) if settings.webhooks.enabled else None
+    options = TreeOptions(
+        repository=repository, engines=engines, access=access, signer=signer, previews=previews, on_hung=on_hung
     )
-    service = Service(tree.gateway, tree.root)
+    tree = SupervisionTree(settings, options)
+    service = Service(tree.gateway, tree.root, access)
     callers: BaseException | None = None
     failure: ServiceFailed | None = None
     ended = trio.Event()

@@ -9,6 +9,7 @@
     ├── downloader
     ├── decoder
     ├── stats
+    ├── webhooks    where webhooks.enabled
     └── http_front  added by Service.serve_http
 """
 
@@ -20,6 +21,7 @@ from typing import Any, TypeVar
 import attrs
 import trio
 
+from mflux_api.access.access import SharedAccess
 from mflux_api.actors import messages as m
 from mflux_api.actors.decoder import Decoder
 from mflux_api.actors.decoding import Decoding
@@ -38,6 +40,8 @@ from mflux_api.actors.scheduler.job_runner import JobRunner
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
 from mflux_api.actors.scheduler.scheduler import Scheduler
 from mflux_api.actors.stats import Stats
+from mflux_api.actors.webhooks.signing import Signer
+from mflux_api.actors.webhooks.webhooks import Webhooks
 from mflux_api.config import Settings
 from mflux_api.engine.interface import EngineId, EngineStarter
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
@@ -66,6 +70,10 @@ class TreeOptions:
     repository: Repository
     engines: Mapping[EngineId, EngineStarter]
     """How to start the child of each engine."""
+    access: SharedAccess
+    """The keys: whose images a webhook's URLs open."""
+    signer: Signer | None = None
+    """What webhooks are signed with; ``None`` where they are off."""
     previews: bool = True
     on_hung: Callable[[], None] = lambda: None
     """Called when a part of the service does not stop; ending the process may be all that is left."""
@@ -75,7 +83,7 @@ class SupervisionTree:
     """One service: build it, run ``root``, and close it."""
 
     def __init__(self, settings: Settings, options: TreeOptions) -> None:
-        self._boxes = _Mailboxes(options.engines)
+        self._boxes = _Mailboxes(options.engines, webhooks=options.signer is not None)
         actors = _Actors(settings, options, self._boxes)
         self.root = _supervisors(self._boxes, actors, options.on_hung)
         self.gateway = Gateway(self._boxes.gateway_addresses(), settings, actors.catalog, actors.checkpoints)
@@ -110,13 +118,14 @@ class _EngineMailboxes:
 
 
 class _Mailboxes:
-    def __init__(self, engines: Sequence[EngineId] | Mapping[EngineId, object]) -> None:
+    def __init__(self, engines: Sequence[EngineId] | Mapping[EngineId, object], *, webhooks: bool = False) -> None:
         self.store: Mailbox[m.StoreMessage] = Mailbox(m.JOB_STORE)
         self.hub: Mailbox[m.HubMessage] = Mailbox(m.EVENT_HUB, work_capacity=1024)
         self.scheduler: Mailbox[m.SchedulerMessage] = Mailbox(m.SCHEDULER)
         self.downloader: Mailbox[m.DownloaderMessage] = Mailbox(m.DOWNLOADER)
         self.decoder: Mailbox[m.DecoderMessage] = Mailbox(m.DECODER)
         self.stats: Mailbox[m.StatsMessage] = Mailbox(m.STATS)
+        self.webhooks: Mailbox[m.WebhooksMessage] | None = Mailbox(m.WEBHOOKS) if webhooks else None
         self.engines = {engine: _EngineMailboxes(engine) for engine in engines}
 
     def all(self) -> list[Mailbox[Any]]:
@@ -127,6 +136,7 @@ class _Mailboxes:
             self.downloader,
             self.decoder,
             self.stats,
+            *(() if self.webhooks is None else (self.webhooks,)),
         ]
         return own + [box for engine in self.engines.values() for box in (engine.generator, engine.loader)]
 
@@ -136,6 +146,9 @@ class _Mailboxes:
     def loaders(self, sender: str) -> dict[EngineId, Address[m.LoaderMessage]]:
         return {engine: _address(boxes.loader, sender) for engine, boxes in self.engines.items()}
 
+    def webhooks_address(self, sender: str) -> Address[m.WebhooksMessage] | None:
+        return None if self.webhooks is None else _address(self.webhooks, sender)
+
     def gateway_addresses(self) -> Addresses:
         return Addresses(
             scheduler=_address(self.scheduler, m.GATEWAY),
@@ -144,6 +157,7 @@ class _Mailboxes:
             downloader=_address(self.downloader, m.GATEWAY),
             decoder=_address(self.decoder, m.GATEWAY),
             stats=_address(self.stats, m.GATEWAY),
+            webhooks=self.webhooks_address(m.GATEWAY),
             engines=self.engine_addresses(m.GATEWAY),
         )
 
@@ -166,7 +180,9 @@ class _Actors:
         self.catalog = settings.catalog()
         self.checkpoints = Checkpoints(settings.models.cache_dir)
         files = ImageFiles(settings.generation.output_dir, metadata=settings.generation.metadata)
-        self.store = JobStore(boxes.store, options.repository, Retention.from_settings(settings))
+        self.store = JobStore(
+            boxes.store, options.repository, Retention.from_settings(settings), delivers=options.signer is not None
+        )
         self.hub = EventHub(boxes.hub)
         self.stats = Stats(boxes.stats)
         self.downloader = Downloader(
@@ -177,6 +193,7 @@ class _Actors:
             automatic=settings.models.auto_download,
             options=DownloadOptions(home=settings.child_home),
         )
+        self.webhooks = _webhooks(settings, options, boxes)
         self.decoder = Decoder(boxes.decoder, options=DecoderOptions(home=settings.child_home))
         evidence, quarantine = OOMEvidence(), Quarantine(settings.scheduler.max_attempts)
         self.engines = {
@@ -188,6 +205,7 @@ class _Actors:
             store=_address(boxes.store, m.SCHEDULER),
             hub=_address(boxes.hub, m.SCHEDULER),
             stats=_address(boxes.stats, m.SCHEDULER),
+            webhooks=boxes.webhooks_address(m.SCHEDULER),
             loaders=boxes.loaders(m.SCHEDULER),
             model_on_disk=ModelOnDisk(_address(boxes.downloader, m.SCHEDULER), self.catalog),
             job_runner=JobRunner(
@@ -242,6 +260,24 @@ class _Actors:
         return _EngineActors(generator, loader)
 
 
+def _webhooks(settings: Settings, options: TreeOptions, boxes: _Mailboxes) -> Webhooks | None:
+    if options.signer is None or boxes.webhooks is None:
+        return None
+    # Imported here: only a service that sends them pays for the modules that render jobs, h11 and TLS.
+    from mflux_api.actors.webhooks.sender import HttpSender
+    from mflux_api.http.webhook_body import WebhookBodies
+
+    told = settings.webhooks
+    return Webhooks(
+        boxes.webhooks,
+        _address(boxes.store, m.WEBHOOKS),
+        told,
+        signer=options.signer,
+        sender=HttpSender(allow_private=told.allow_private_addresses, timeout=told.timeout_seconds),
+        make_body=WebhookBodies(options.access, told.public_url),
+    )
+
+
 # --- third: supervisors, which start them in order and restart what fails ---
 
 
@@ -267,6 +303,9 @@ def _supervisors(boxes: _Mailboxes, actors: _Actors, on_hung: Callable[[], None]
         strategy=Strategy.REST_FOR_ONE,
         on_hung=on_hung,
     )
+    webhooks: list[ChildSpec] = []
+    if boxes.webhooks is not None and actors.webhooks is not None:
+        webhooks = [_child(boxes.webhooks, actors.webhooks.run)]
     # Side by side: what fails in one of them costs the others nothing.
     return Supervisor(
         "root",
@@ -276,6 +315,7 @@ def _supervisors(boxes: _Mailboxes, actors: _Actors, on_hung: Callable[[], None]
             _child(boxes.downloader, actors.downloader.run),
             _child(boxes.decoder, actors.decoder.run),
             _child(boxes.stats, actors.stats.run),
+            *webhooks,
         ],
         on_hung=on_hung,
     )

@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import trio
+
 from mflux_api.access.addresses import client_of
 from mflux_api.access.keys import Caller, Key, KeyRing, Scope
 from mflux_api.access.keys_file import read_keys
 from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.config import SecuritySettings
 from mflux_api.errors import ConfigError
+from mflux_api.system.threads import read_in_thread
 
 
 class Access:
@@ -65,3 +68,26 @@ class Access:
     def holds(self, caller: Caller) -> bool:
         """Whether a caller of a while ago would still be let in."""
         return not self.keys if caller.key is None else self.keys.has(caller.key)
+
+
+class SharedAccess:
+    """The keys of one service for every part of it that needs them, so that a reload reaches all."""
+
+    def __init__(self, security: SecuritySettings, state_dir: Path | None) -> None:
+        """Take what :class:`Access` takes; it is read at the first use."""
+        self._security = security
+        self._state_dir = state_dir
+        self._reading = trio.Lock()
+        self.current: Access | None = None
+        """What was read; ``None`` while nothing has needed it."""
+
+    async def get(self) -> Access:
+        """Return the keys.
+
+        Raises:
+            ConfigError: the file of keys cannot be used.
+        """
+        async with self._reading:
+            if self.current is None:
+                self.current = await read_in_thread(Access, self._security, self._state_dir)
+            return self.current

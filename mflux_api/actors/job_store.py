@@ -165,9 +165,9 @@ class JobStore:
                 message.reply.ok(await self._prune(message))
             case m.GetUndelivered():
                 message.reply.ok(await self._call(self._repository.undelivered))
-            case m.GetBacklog():
+            case m.CountDeliveries():
                 of_owner = sum(owner == message.owner for owner in self._undelivered.values())
-                message.reply.ok(m.Backlog(of_owner=of_owner, in_all=len(self._undelivered)))
+                message.reply.ok(m.DeliveryCounts(of_owner=of_owner, in_all=len(self._undelivered)))
             case m.RecordDelivery():
                 await self._record(message)
                 message.reply.ok(None)

@@ -54,6 +54,18 @@ class Gateway(Submission, BulkCancel, Images, Loras, Models):
                 await trio.sleep(RETRY_SECONDS)
             else:
                 break
+        await self._drain_webhooks(halt)
         with suppress(ActorGone):
             # Behind the terminal events of what has just ended, so not in the control lane.
             await self._to.hub.tell(m.EndStreams())
+
+    async def _drain_webhooks(self, halt: bool) -> None:
+        """Begin no more deliveries, and let those under way end; what is left is due at the next start."""
+        if self._to.webhooks is None:
+            return
+        message = m.DrainDeliveries()
+        if halt:
+            self._to.webhooks.tell_lossy(message, control=True)
+            return
+        with suppress(ActorGone):
+            await self._to.webhooks.ask(message)

@@ -28,6 +28,8 @@ class JobView:
 
     job: Job
     live: m.JobSnapshot | None
+    viewer: str | None = None
+    """Who looks at it, where that is known: some of it is for its owner alone."""
 
 
 class Jobs(Questions):

@@ -45,6 +45,8 @@ class Addresses:
     downloader: Address[m.DownloaderMessage]
     decoder: Address[m.DecoderMessage]
     stats: Address[m.StatsMessage]
+    webhooks: Address[m.WebhooksMessage] | None
+    """``None`` where they are off."""
     engines: Mapping[EngineId, EngineAddresses]
 
 

@@ -8,9 +8,11 @@ import attrs
 import trio
 
 from mflux_api.actors import messages as m
+from mflux_api.actors.webhooks.target import FIELD as WEBHOOK
+from mflux_api.actors.webhooks.target import read_target
 from mflux_api.catalog import Model
 from mflux_api.catalog.lookup import find_model, not_downloaded
-from mflux_api.errors import InvalidParameter, ServerBusy, ServiceRestarting
+from mflux_api.errors import InvalidParameter, ServerBusy, ServiceRestarting, TooManyDeliveries
 from mflux_api.gateway.questions import DISK_SECONDS, Questions
 from mflux_api.images.run_inputs import differs_in_shape, inpainting_canvas, inpainting_size, output_size
 from mflux_api.jobs.idempotency import IdempotencyKey
@@ -21,6 +23,10 @@ from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.resolve import ResolvedRequest, resolve
 from mflux_api.jobs.upscaling import check_upscaling, resolve_upscaling
 from mflux_api.jobs.warnings import MAX_OF_REQUEST, merge
+from mflux_api.jobs.webhook import Webhook
+
+MAX_PENDING = 1000
+"""Webhooks of all callers that are still to be delivered."""
 
 
 class Submission(Questions):
@@ -64,6 +70,7 @@ class Submission(Questions):
             EngineUnavailable: the engine does not start.
             IdempotencyConflict: the key was used before with another body.
             JobGone: the key's job was removed by retention.
+            TooManyDeliveries: too many webhooks are still to be delivered.
         """
         most = self.settings.generation.max_batch_size
         check = partial(check_fields, max_images=most, needs_prompt=not self.upscales(request.model))
@@ -71,6 +78,8 @@ class Submission(Questions):
         untagged = without_tags(request)
         checked, warnings = untagged.request, (*warnings, *untagged.warnings)
         check(checked)
+        if checked.webhook is not None:
+            await self._check_webhook(checked.webhook, owner)
         model = find_model(checked.model or self.settings.models.default, self.catalog)
         if model.upscales:
             check_upscaling(checked, model)
@@ -90,7 +99,8 @@ class Submission(Questions):
             merge(of_request(checked, model, resolved, names), warnings, resolved.warnings, most=MAX_OF_REQUEST)
         )
         priority = checked.priority
-        resolved = attrs.evolve(resolved, priority=priority, lane=priority if prioritizes else 0)
+        lane = priority if prioritizes else 0
+        resolved = attrs.evolve(resolved, priority=priority, lane=lane, webhook=checked.webhook)
         submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key, most_queued=most_queued)
         try:
             accepted = await self._submit(submit)
@@ -102,6 +112,33 @@ class Submission(Questions):
                 # No caller will wait for it.
                 self.abandon(submit.job_id)
             raise
+
+    async def _check_webhook(self, webhook: Webhook, owner: str) -> None:
+        """Refuse a webhook that would certainly not be delivered, or that would be one too many."""
+        settings = self.settings.webhooks
+        if not settings.enabled:
+            raise InvalidParameter.for_field(
+                WEBHOOK,
+                "cannot be used: this server sends none (webhooks.enabled); leave it out, and follow the job with "
+                "GET /api/v1/jobs/{id}/stream",
+                limit="absent",
+            )
+        read_target(webhook.url, allow_private=settings.allow_private_addresses)
+        counts = await self._ask(self._to.store, m.CountDeliveries(owner=owner))
+        limit = settings.max_pending_per_caller
+        # The program that embeds the service decides about its own callers.
+        if owner and counts.of_owner >= limit:
+            raise TooManyDeliveries(
+                f"{counts.of_owner} of your webhooks are still to be delivered and {limit} may be "
+                "(webhooks.max_pending_per_caller); check the receivers, or submit without a webhook",
+                {"pending": counts.of_owner, "limit": limit},
+            )
+        if counts.in_all >= MAX_PENDING:
+            raise TooManyDeliveries(
+                f"{counts.in_all} webhooks of all callers are still to be delivered; try again later, or submit "
+                "without a webhook",
+                {"pending": counts.in_all, "limit": MAX_PENDING},
+            )
 
     async def check_admission(
         self, *, owner: str, synchronous: bool, init_images: bool, most_queued: int | None = None

@@ -27,6 +27,7 @@ from mflux_api.errors import (
     ServerBusy,
     ServiceError,
     ShuttingDown,
+    TooManyDeliveries,
     TooManyJobs,
     UnsupportedEncoding,
 )
@@ -41,6 +42,7 @@ SUBMIT_ERRORS: Errors = (
     InvalidModel,
     ModelNotDownloaded,
     ModelNotFound,
+    TooManyDeliveries,
     TooManyJobs,
     QueueFull,
     ShuttingDown,

@@ -18,7 +18,7 @@ from mflux_api.gateway.bytes_in_flight import Reservation
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.jobs import JobView
 from mflux_api.http.responses import Answer, to_json
-from mflux_api.http.schemas import JobResponse, JobResult, StageName
+from mflux_api.http.schemas import JobResponse, JobResult, StageName, WebhookResponse, WebhookState
 from mflux_api.images.encode import ImageTarget, base64_length, target_of
 from mflux_api.images.rgb import CHANNELS
 from mflux_api.jobs.job import Job, Stage, Status, StoredImage
@@ -58,7 +58,26 @@ def job_response(view: JobView, result: JobResult | None = None, warnings: Seque
         error=job.failure.message if job.failure is not None else None,
         code=job.failure.code if job.failure is not None else None,
         details=dict(job.failure.details) if job.failure is not None else None,
+        webhook=_webhook(job, view.viewer),
         warnings=merge(job.warnings, () if live is None else live.warnings, warnings),
+    )
+
+
+def _webhook(job: Job, viewer: str | None) -> WebhookResponse | None:
+    webhook, delivery = job.request.webhook, job.delivery
+    if webhook is None:
+        return None
+    state: WebhookState = "skipped" if job.status.terminal else "waiting"
+    if delivery is not None:
+        state = delivery.state.value
+    return WebhookResponse(
+        # It may hold a secret of the receiver's.
+        url=webhook.url if viewer is not None and viewer == job.owner else None,
+        events=webhook.events,
+        state=state,
+        attempts=0 if delivery is None else delivery.attempts,
+        last_error=None if delivery is None else delivery.last_error,
+        next_attempt_at=None if delivery is None or delivery.due is None else timestamp(delivery.due),
     )
 
 
@@ -309,6 +328,11 @@ def job_with_paths(view: JobView, warnings: Sequence[str] = ()) -> JobResponse:
     if job.status.terminal:
         return _with_result(view, paths, job.images, warnings)
     return job_response(view, warnings=warnings)
+
+
+def job_with_images(view: JobView, images: Sequence[str]) -> JobResponse:
+    """Return a finished job with a text in the place of each of its images."""
+    return _with_result(view, images, view.job.images)
 
 
 def _without_images(view: JobView, warnings: Sequence[str] = ()) -> Answer:

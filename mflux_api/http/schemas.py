@@ -33,6 +33,26 @@ class JobResult:
     seeds: tuple[int, ...]
 
 
+WebhookState = Literal["waiting", "pending", "delivered", "failed", "skipped"]
+
+
+@attrs.frozen(kw_only=True)
+class WebhookResponse:
+    """The webhook of a job, and what became of it."""
+
+    url: str | None
+    """Only in ``GET /api/v1/jobs/{id}``, and for the job's owner."""
+    events: tuple[StatusName, ...]
+    """The ends that are sent."""
+    state: WebhookState
+    """``waiting`` for the job's end, ``pending`` until the receiver has it, ``failed`` when that was given up, and
+    ``skipped`` where the job ended otherwise than in ``events``."""
+    attempts: int
+    last_error: str | None
+    """A sentence about the last attempt that failed."""
+    next_attempt_at: str | None
+
+
 @attrs.frozen(kw_only=True)
 class PartialImageResponse:
     """Data of a job's ``partial_image`` events, for which its request has to ask: what an image is coming to.
@@ -76,5 +96,6 @@ class JobResponse:
     error: str | None
     code: str | None
     details: Mapping[str, Any] | None
+    webhook: WebhookResponse | None
     warnings: tuple[str, ...]
     """What is not as it was asked for, in sentences: unknown fields, an image that cannot be read; empty as a rule."""

@@ -7,6 +7,7 @@ from msgspec import Meta
 
 from mflux_api.errors import InvalidParameter
 from mflux_api.jobs.schedule import MAX_PARTIAL_IMAGES
+from mflux_api.jobs.webhook import Webhook
 
 MAX_SEED = 2**53 - 5
 """Largest seed: seed + 3 (the fourth image) is still exact in a JSON number."""
@@ -188,6 +189,8 @@ class GenerateRequest:
     """Followers of the job get what each image is coming to, decoded; it takes the time of as many more decodings."""
     priority: Priority = 0
     """Orders the jobs of one caller; those of others too, where its key has the scope ``prioritize``."""
+    webhook: Webhook | None = None
+    """Where the job's end is sent; only with ``webhooks.enabled``."""
 
 
 def check_fields(request: GenerateRequest, *, max_images: int, needs_prompt: bool = True) -> None:

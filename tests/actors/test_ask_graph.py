@@ -21,6 +21,7 @@ UNIONS: dict[str, tuple[type[Any], ...]] = {
     m.GENERATOR: get_args(m.GeneratorMessage),
     m.SCHEDULER: get_args(m.SchedulerMessage),
     m.STATS: get_args(m.StatsMessage),
+    m.WEBHOOKS: get_args(m.WebhooksMessage),
 }
 ACTORS = {*UNIONS, m.GATEWAY, m.HTTP_FRONT}
 ASKS = [

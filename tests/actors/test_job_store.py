@@ -205,19 +205,19 @@ WEBHOOK = Webhook(url="https://a.example/")
 DELIVERED = Delivery(state=DeliveryState.DELIVERED, attempts=1)
 
 
-async def test_backlog_is_that_of_the_owner_and_of_all_also_after_a_restart() -> None:
+async def test_count_is_that_of_the_owner_and_of_all_also_after_a_restart() -> None:
     repository = InMemoryRepository()
     async with a_store(repository, delivers=True) as store:
         for _ in range(2):
             await store(m.Finish(job_id=(await store.insert(begun=True, webhook=WEBHOOK)).id, outcome=DONE))
         await store(m.Finish(job_id=(await store.insert(begun=True)).id, outcome=DONE))
     async with a_store(repository, delivers=True) as store:
-        assert await store(m.GetBacklog(owner="ana")) == m.Backlog(of_owner=2, in_all=2)
-        assert await store(m.GetBacklog(owner="bob")) == m.Backlog(of_owner=0, in_all=2)
+        assert await store(m.CountDeliveries(owner="ana")) == m.DeliveryCounts(of_owner=2, in_all=2)
+        assert await store(m.CountDeliveries(owner="bob")) == m.DeliveryCounts(of_owner=0, in_all=2)
         first, _ = await store(m.GetUndelivered())
         await store(m.RecordDelivery(job_id=first.id, delivery=DELIVERED))
         await store(m.RecordDelivery(job_id="unknown", delivery=DELIVERED))
-        assert await store(m.GetBacklog(owner="ana")) == m.Backlog(of_owner=1, in_all=1)
+        assert await store(m.CountDeliveries(owner="ana")) == m.DeliveryCounts(of_owner=1, in_all=1)
         assert (await store(m.GetJob(job_id=first.id))) == attrs.evolve(first, delivery=DELIVERED)
 
 

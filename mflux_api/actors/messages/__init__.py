@@ -17,6 +17,7 @@ from mflux_api.actors.messages.ask_graph import (
     MODEL_LOADER,
     SCHEDULER,
     STATS,
+    WEBHOOKS,
 )
 from mflux_api.actors.messages.decoder import Decode, DecoderMessage
 from mflux_api.actors.messages.downloader import (
@@ -61,14 +62,14 @@ from mflux_api.actors.messages.generator import (
     UnloadModel,
 )
 from mflux_api.actors.messages.job_store import (
-    Backlog,
     CallerDone,
     ChangeJob,
     Completed,
+    CountDeliveries,
+    DeliveryCounts,
     ExpireJobs,
     Failed,
     Finish,
-    GetBacklog,
     GetIdempotencyRecord,
     GetInputs,
     GetJob,
@@ -118,6 +119,7 @@ from mflux_api.actors.messages.scheduler import (
     Submit,
 )
 from mflux_api.actors.messages.stats import Count, Counters, GetCounters, StatsMessage
+from mflux_api.actors.messages.webhooks import DeliveryDue, DrainDeliveries, WebhooksMessage
 
 AnyMessage = (
     StoreMessage
@@ -128,6 +130,7 @@ AnyMessage = (
     | GeneratorMessage
     | SchedulerMessage
     | StatsMessage
+    | WebhooksMessage
 )
 
 __all__ = [
@@ -145,13 +148,13 @@ __all__ = [
     "PARTIAL_IMAGE_BUFFER",
     "SCHEDULER",
     "STATS",
+    "WEBHOOKS",
     "Abandon",
     "Accepted",
     "Acquire",
     "AnyMessage",
     "AwaitEnd",
     "AwaitEngine",
-    "Backlog",
     "CallerDone",
     "CancelJob",
     "CancelRun",
@@ -160,15 +163,19 @@ __all__ = [
     "CloseLog",
     "Completed",
     "Count",
+    "CountDeliveries",
     "CountLoraJobs",
     "Counters",
     "Decode",
     "DecoderMessage",
     "DeleteModel",
+    "DeliveryCounts",
+    "DeliveryDue",
     "DownloadAbandoned",
     "DownloadState",
     "DownloaderMessage",
     "Drain",
+    "DrainDeliveries",
     "EndStreams",
     "EngineChanged",
     "EngineCondition",
@@ -185,7 +192,6 @@ __all__ = [
     "FollowAll",
     "GeneratorChanged",
     "GeneratorMessage",
-    "GetBacklog",
     "GetCounters",
     "GetDownload",
     "GetEngine",
@@ -240,4 +246,5 @@ __all__ = [
     "Transfer",
     "Unfinished",
     "UnloadModel",
+    "WebhooksMessage",
 ]

@@ -11,15 +11,19 @@ MODEL_LOADER = "model_loader"
 GENERATOR = "generator"
 SCHEDULER = "scheduler"
 STATS = "stats"
+WEBHOOKS = "webhooks"
 HTTP_FRONT = "http_front"
 ENGINES = "engines"
 """The supervisor of the engines: it tells the scheduler of an engine that failed, and asks no actor."""
 
 ASK_GRAPH: Mapping[str, frozenset[str]] = {
-    GATEWAY: frozenset({SCHEDULER, JOB_STORE, EVENT_HUB, DOWNLOADER, DECODER, MODEL_LOADER, GENERATOR, STATS}),
+    GATEWAY: frozenset(
+        {SCHEDULER, JOB_STORE, EVENT_HUB, DOWNLOADER, DECODER, MODEL_LOADER, GENERATOR, STATS, WEBHOOKS}
+    ),
     SCHEDULER: frozenset({JOB_STORE, EVENT_HUB, DOWNLOADER, DECODER, MODEL_LOADER, GENERATOR}),
     DOWNLOADER: frozenset({MODEL_LOADER}),
     MODEL_LOADER: frozenset({GENERATOR}),
+    WEBHOOKS: frozenset({JOB_STORE}),
 }
 """Who may ask whom, by role: always downhill, so that no two actors can wait for each other. Anyone may ``tell``.
 

@@ -161,7 +161,7 @@ class GetUndelivered(Ask[tuple[Job, ...]]):
 
 
 @attrs.frozen(kw_only=True)
-class Backlog:
+class DeliveryCounts:
     """Webhooks that are still to be delivered."""
 
     of_owner: int
@@ -169,7 +169,7 @@ class Backlog:
 
 
 @attrs.frozen(kw_only=True)
-class GetBacklog(Ask[Backlog]):
+class CountDeliveries(Ask[DeliveryCounts]):
     """Read how many webhooks are still to be delivered."""
 
     owner: str
@@ -199,6 +199,6 @@ StoreMessage = (
     | CallerDone
     | PruneJobs
     | GetUndelivered
-    | GetBacklog
+    | CountDeliveries
     | RecordDelivery
 )

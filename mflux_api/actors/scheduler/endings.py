@@ -35,6 +35,7 @@ class Endings:
         store: Address[m.StoreMessage],
         hub: Address[m.HubMessage],
         stats: Address[m.StatsMessage],
+        webhooks: Address[m.WebhooksMessage] | None = None,
         settled: Callable[[], None],
     ) -> None:
         self._queue = queue
@@ -42,6 +43,7 @@ class Endings:
         self._store = store
         self._hub = hub
         self._stats = stats
+        self._webhooks = webhooks
         self._settled = settled
         self.store_trouble: ServiceError | None = None
         """Why the store could not write when it was last asked."""
@@ -82,6 +84,7 @@ class Endings:
             return
         entry.unwritten = None
         await self._hub.tell(m.Publish(job_id=entry.job.id, event=Finished(job=entry.job), owner=entry.job.owner))
+        self._tell_webhooks(entry.job)
         self._queue.forget(entry)
         entry.on(JobEvent.COMMITTED)
         entry.answerable.set()
@@ -212,6 +215,12 @@ class Endings:
             await self._hub.tell(m.CloseLog(job_id=job_id))
         elif job.status.terminal:
             await self._hub.tell(m.Publish(job_id=job_id, event=Finished(job=job), owner=job.owner))
+            self._tell_webhooks(job)
+
+    def _tell_webhooks(self, job: Job) -> None:
+        """Tell of a delivery that the store has; what this misses the actor finds there later."""
+        if self._webhooks is not None and job.delivery is not None:
+            self._webhooks.tell_latest(m.DeliveryDue(job=job), key=(m.DeliveryDue, job.id))
 
     # --- a store that cannot write, or be read, for a while ---
 

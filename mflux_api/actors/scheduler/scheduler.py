@@ -54,6 +54,7 @@ class Scheduler:
         store: Address[m.StoreMessage],
         hub: Address[m.HubMessage],
         stats: Address[m.StatsMessage],
+        webhooks: Address[m.WebhooksMessage] | None = None,
         loaders: Mapping[EngineId, Address[m.LoaderMessage]],
         model_on_disk: ModelOnDisk,
         job_runner: JobRunner,
@@ -63,6 +64,7 @@ class Scheduler:
         self._store = store
         self._hub = hub
         self._stats = stats
+        self._webhooks = webhooks
         self._loaders = loaders
         self._model_on_disk = model_on_disk
         self._job_runner = job_runner
@@ -81,7 +83,13 @@ class Scheduler:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             self._endings = Endings(
-                self._queue, nursery, store=self._store, hub=self._hub, stats=self._stats, settled=self._settled
+                self._queue,
+                nursery,
+                store=self._store,
+                hub=self._hub,
+                stats=self._stats,
+                webhooks=self._webhooks,
+                settled=self._settled,
             )
             self._draining = Draining(self._queue, self._endings, begun=self._draining_begun)
             self._admission = Admission(

@@ -5,6 +5,7 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
+import attrs
 import msgspec
 from quart import Blueprint, Response, request
 
@@ -168,12 +169,14 @@ def blueprint(gateway: Gateway, renderer: Renderer, streams: Slots, waits: Waits
     @routes.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
         asked, urls, warnings = read_wait(of_a_look=True), _urls(), unknown_parameters("images", WAIT)
-        view = await gateway.job(job_id, visible=caller().sees)
+        who = caller()
+        view = await gateway.job(job_id, visible=who.sees)
         with waits.place(asked) as wait:
             if wait.seconds and not view.job.status.terminal and request.method != "HEAD":
                 need_client()
                 await waits.end(view.job, wait)
                 view = await gateway.job(job_id)
+        view = attrs.evolve(view, viewer=who.owner)
         return wait.apply(json_answer(await renderer.job(view, held().stack, urls=urls, warnings=warnings)))
 
     @routes.get("/jobs/<job_id>/stream")
