@@ -99,7 +99,11 @@ def _invalid(message: str, body: Mapping[str, Any], target: type[Any], names: Ma
     # Such as "Expected `int` <= 200 - at `$.steps`", or "Object missing required field `image`".
     _, is_missing, missing = message.partition("missing required field `")
     if is_missing:
-        return InvalidParameter.for_field(missing.partition("`")[0], "is required", limit="required")
+        name, _, place = missing.partition("`")
+        within = place.partition("`$.")[2].partition("`")[0]
+        if within and "[" not in within:
+            return InvalidParameter.for_field(within, f"is invalid: expected '{name}' in it", limit=f"'{name}'")
+        return InvalidParameter.for_field(name, "is required", limit="required")
     reason, _, path = message.partition(" - at `$.")
     field = path.partition("`")[0].partition("[")[0].partition(".")[0] or "body"
     reason = reason.replace("`", "").replace(" | null", "").removeprefix("Expected ")
@@ -107,7 +111,8 @@ def _invalid(message: str, body: Mapping[str, Any], target: type[Any], names: Ma
     held = body.get(field)
     if isinstance(held, Mapping) and inner in held:
         held = held[inner]
-    value = "…" if "prompt" in field else shorten_value(held)
+    # A webhook's address may hold a secret of its receiver's.
+    value = "…" if "prompt" in field or field == "webhook" else shorten_value(held)
     if isinstance(value, float) and reason == "int, got float":
         reason = f"a whole number, got {value!r}"
     shown = names.get(field, field)
