@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from mflux_api.jobs.job import Job, Stage, Status, StoredImage, Timings
     from mflux_api.jobs.progress import Finished, JobEvent, PartialImage, Progress, StreamEvent
     from mflux_api.jobs.request import Extend, GenerateRequest
+    from mflux_api.jobs.webhook import Webhook
     from mflux_api.service import Result, Service, open_service
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "StoredImage",
     "StreamEvent",
     "Timings",
+    "Webhook",
     "load_settings",
     "open_service",
 ]
@@ -51,6 +53,7 @@ _HOMES = {
     "jobs.job": ("Job", "Stage", "Status", "StoredImage", "Timings"),
     "jobs.progress": ("Finished", "JobEvent", "PartialImage", "Progress", "StreamEvent"),
     "jobs.request": ("Extend", "GenerateRequest"),
+    "jobs.webhook": ("Webhook",),
     "service": ("Result", "Service", "open_service"),
 }
 

@@ -359,13 +359,20 @@ def _check(tree: Mapping[str, Any], target: type[Any], where: str, prefix: str =
 def _warn_of_readers(tree: Mapping[str, Any], path: Path) -> None:
     """Say when keys are kept in a file that other users can read; older configurations do, so it is not an error."""
     mode = stat.S_IMODE(path.stat().st_mode)
-    if tree.get("security", {}).get("api_keys") and mode & (stat.S_IRGRP | stat.S_IROTH):
-        logger.warning(
-            "%s: it holds API keys, and its mode is %o, so other users can read them; run `chmod 600` on it, or use "
-            "security.keys_file",
-            path.name,
-            mode,
-        )
+    if not mode & (stat.S_IRGRP | stat.S_IROTH):
+        return
+    for held, what, instead in (
+        (tree.get("security", {}).get("api_keys"), "API keys", "security.keys_file"),
+        (tree.get("webhooks", {}).get("secret"), "the secret of webhooks", "webhooks.secret_file"),
+    ):
+        if held:
+            logger.warning(
+                "%s: it holds %s, and its mode is %o, so other users can read it; run `chmod 600` on it, or use %s",
+                path.name,
+                what,
+                mode,
+                instead,
+            )
 
 
 _PATHS = (

@@ -235,6 +235,20 @@ def test_yaml_in_capitals_is_an_error_and_a_byte_order_mark_is_not(tmp_path: Pat
     assert load_settings(tmp_path / "config.toml", environ={}).server.port == 7
 
 
+def test_secret_of_webhooks_in_a_file_that_others_can_read_is_a_warning_without_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = written(tmp_path, '[webhooks]\nsecret = "whsec_hunter2"\n')
+    path.chmod(0o644)
+    load_settings(path, environ={})
+    assert "config.toml: it holds the secret of webhooks, and its mode is 644" in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+def test_secret_of_webhooks_comes_from_the_environment_too() -> None:
+    assert load_settings(environ={"MFLUX_WEBHOOK_SECRET": "whsec_x"}).webhooks.secret == "whsec_x"
+
+
 def test_keys_in_a_file_that_others_can_read_are_a_warning_without_the_key(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -14,6 +14,7 @@ import attrs
 import trio
 
 from mflux_api.access.keys_file import read_keys
+from mflux_api.actors.webhooks.signing import read_signer
 from mflux_api.cli.audience import describe_audience
 from mflux_api.cli.exit_status import EXIT_INTERNAL
 from mflux_api.cli.folders import why_not_writable
@@ -123,8 +124,9 @@ def _serve_jobs(start: Start) -> None:
     with ExitStack() as held:
         # Opening the store may wait for a disk that does not answer: there is nothing to drain then.
         with start.stop.heard_while_blocked(start.on_hung):
-            # A mistake in the file of keys is told before anything is opened.
+            # A mistake in the file of keys, or in a secret, is told before anything is opened.
             keys = len(read_keys(settings.security).keys)
+            read_signer(settings.webhooks)
             held.enter_context(StateLock.from_settings(settings))
             _remove_leftovers(settings)
             _warn_of_folders(settings)

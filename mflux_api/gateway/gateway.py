@@ -68,4 +68,4 @@ class Gateway(Submission, BulkCancel, Images, Loras, Models):
             self._to.webhooks.tell_lossy(message, control=True)
             return
         with suppress(ActorGone):
-            await self._to.webhooks.ask(message)
+            await self._to.webhooks.ask(message, control=True)

@@ -16,7 +16,7 @@ from mflux_api.actors.webhooks.outbox import Entry, Outbox
 from mflux_api.actors.webhooks.signing import Signer
 from mflux_api.actors.webhooks.target import Target, read_target
 from mflux_api.config import WebhookSettings
-from mflux_api.errors import InvalidParameter, JobGone, ServiceError
+from mflux_api.errors import ConfigError, InvalidParameter, JobGone, ServiceError
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.webhook import Attempt, Delivery, DeliveryState, RetryPolicy, after_attempt
 from mflux_api.supervisor import Started
@@ -199,8 +199,9 @@ class Webhooks:
         except InvalidParameter as error:
             # The settings are others than when it was accepted.
             return Attempt(error=error.message, final=True)
-        except ServiceError as error:
-            return Attempt(error=f"the message could not be made: {error.code}")
+        except (ServiceError, ConfigError) as error:
+            logger.warning("job %s: the message of its webhook cannot be made: %s", job.id, error)
+            return Attempt(error="this server could not make the message; its log says why")
         headers = {
             "Content-Type": "application/json",
             "User-Agent": f"mflux-api/{package_version()}",
