@@ -123,6 +123,14 @@ def test_mistake_is_one_line_on_standard_error(tmp_path: Path, arguments: tuple[
     assert done.stdout == ""
 
 
+def test_server_whose_webhooks_have_no_secret_ends_before_it_makes_anything(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text("[webhooks]\nenabled = true\n")
+    done = run(tmp_path, "serve", "--port", "0")
+    assert done.returncode == 2
+    assert done.stderr.startswith("mflux-api: webhooks.enabled needs webhooks.secret or webhooks.secret_file")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.toml"]
+
+
 def test_engine_that_cannot_start_ends_a_command_with_its_last_line_and_what_to_do(tmp_path: Path) -> None:
     """MLX's CUDA build on a machine without a driver: it cannot even be imported."""
     (tmp_path / "mlx").mkdir()
