@@ -102,6 +102,11 @@ def after_attempt(
     return Delivery(attempts=attempts, last_error=error, due=now + wait)
 
 
+def is_due(due: datetime, now: datetime) -> bool:
+    """Return whether a delivery may be tried now; one that is due later than any wait is, by a clock set back, may."""
+    return due <= now or due > now + LONGEST_DELAY
+
+
 def _delay(attempts: int, jitter: float) -> timedelta:
     # The power is bounded before it is taken: the number of attempts is a setting.
     whole: timedelta = min(FIRST_DELAY * DELAY_FACTOR ** min(attempts - 1, 10), LONGEST_DELAY)

@@ -9,6 +9,7 @@ from typing import Final
 import attrs
 
 from mflux_api.jobs.job import Job
+from mflux_api.jobs.webhook import is_due
 
 AT_A_TIME: Final = 16
 """Deliveries under way."""
@@ -58,7 +59,7 @@ class Outbox:
         if len(self._under_way) >= AT_A_TIME:
             return None
         entry = self._first()
-        if entry is None or entry.due > now:
+        if entry is None or not is_due(entry.due, now):
             return None
         line = entry.owner, entry.host
         heapq.heappop(self._lines[line])
@@ -82,7 +83,9 @@ class Outbox:
         if len(self._under_way) >= AT_A_TIME:
             return math.inf
         entry = self._first()
-        return math.inf if entry is None else max(0.0, (entry.due - now).total_seconds())
+        if entry is None:
+            return math.inf
+        return 0.0 if is_due(entry.due, now) else (entry.due - now).total_seconds()
 
     @property
     def idle(self) -> bool:

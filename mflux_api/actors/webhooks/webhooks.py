@@ -18,7 +18,7 @@ from mflux_api.actors.webhooks.target import Target, read_target
 from mflux_api.config import WebhookSettings
 from mflux_api.errors import ConfigError, InvalidParameter, JobGone, ServiceError
 from mflux_api.jobs.job import Job
-from mflux_api.jobs.webhook import Attempt, Delivery, DeliveryState, RetryPolicy, after_attempt
+from mflux_api.jobs.webhook import Attempt, Delivery, DeliveryState, RetryPolicy, after_attempt, is_due
 from mflux_api.supervisor import Started
 from mflux_api.version import package_version
 
@@ -163,7 +163,7 @@ class Webhooks:
         except (ServiceError, ActorGone) as error:
             logger.debug("job %s: it cannot be read for its webhook (%s)", entry.job_id, type(error).__name__)
             return attrs.evolve(entry, due=self._now() + timedelta(seconds=STORE_RETRY_SECONDS))
-        if job is None or (current := Entry.of(job, entry.host)) is None or current.due > self._now():
+        if job is None or (current := Entry.of(job, entry.host)) is None or not is_due(current.due, self._now()):
             # Known from a look at the store that is older than the last attempt.
             return None if job is None else Entry.of(job, entry.host)
         delivery = await self._send(job)

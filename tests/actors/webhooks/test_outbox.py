@@ -6,6 +6,7 @@ import math
 from datetime import timedelta
 
 from mflux_api.actors.webhooks.outbox import AT_A_TIME, AT_A_TIME_PER_HOST, AT_A_TIME_PER_OWNER, Entry, Outbox
+from mflux_api.jobs.webhook import LONGEST_DELAY
 from tests.support.stored_jobs import NOW
 
 
@@ -33,6 +34,14 @@ def test_what_is_due_begins_in_its_order() -> None:
     assert box.seconds_to_next(NOW) == 1
     assert begun(box, 2) == ["a", "b"]
     assert box.seconds_to_next(NOW + timedelta(hours=1)) == 0
+
+
+def test_clock_that_is_set_back_makes_nothing_wait_longer_than_the_longest_wait() -> None:
+    box = outbox(entry("a", due=LONGEST_DELAY.total_seconds()))
+    assert begun(box) == []
+    assert box.seconds_to_next(NOW) == LONGEST_DELAY.total_seconds()
+    assert box.seconds_to_next(NOW - timedelta(days=300)) == 0
+    assert begun(box, -300 * 86400) == ["a"]
 
 
 def test_each_job_is_in_it_once() -> None:
