@@ -232,7 +232,9 @@ def real(tmp_path: Path, *, trusts: bool = True) -> tuple[HttpSender, ssl.SSLCon
     server.load_cert_chain(path)
 
     def context() -> ssl.SSLContext:
-        return ssl.create_default_context(cadata=PEM.partition("-----END PRIVATE KEY-----")[2] if trusts else None)
+        made = ssl.create_default_context(cadata=PEM.partition("-----END PRIVATE KEY-----")[2] if trusts else None)
+        made.verify_flags |= ssl.VERIFY_X509_STRICT
+        return made
 
     return HttpSender(allow_private=True, timeout=10.0, resolve=to_loopback, tls=context), server
 
