@@ -18,15 +18,16 @@ from mflux_api.system.regular_files import FileTooLarge, NotRegularFile, open_re
 PREFIX: Final = "whsec_"
 MIN_BYTES, MAX_BYTES = 24, 64
 """The specification's limits of a secret."""
+MOST_SECRETS: Final = 4
 _MAX_FILE_BYTES: Final = 4096
 _HOW: Final = f"expected '{PREFIX}' and base64 of {MIN_BYTES} to {MAX_BYTES} random bytes (`openssl rand -base64 32`)"
 
 
 @attrs.frozen
 class Signer:
-    """Signs with one secret."""
+    """Signs with one secret, or with several while receivers go over to a new one."""
 
-    _secret: bytes = attrs.field(repr=False)
+    _secrets: tuple[bytes, ...] = attrs.field(repr=False)
 
     def headers(self, message_id: str, timestamp: int, body: bytes) -> Mapping[str, str]:
         """Return the headers that identify and sign a message.
@@ -37,11 +38,11 @@ class Signer:
             body: the bytes that are sent.
         """
         signed = f"{message_id}.{timestamp}.".encode() + body
-        signature = base64.b64encode(hmac.digest(self._secret, signed, "sha256")).decode()
+        digests = (hmac.digest(secret, signed, "sha256") for secret in self._secrets)
         return {
             "webhook-id": message_id,
             "webhook-timestamp": str(timestamp),
-            "webhook-signature": f"v1,{signature}",
+            "webhook-signature": " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests),
         }
 
 
@@ -54,11 +55,18 @@ def read_signer(settings: WebhookSettings) -> Signer | None:
     if not settings.enabled:
         return None
     if settings.secret is not None:
-        return Signer(_decode(settings.secret, "webhooks.secret"))
+        return _signer(settings.secret, "webhooks.secret")
     if settings.secret_file is None:
         raise ConfigError(f"webhooks.enabled needs webhooks.secret or webhooks.secret_file: {_HOW}")
     where = f"webhooks.secret_file ({settings.secret_file.name})"
-    return Signer(_decode(_read(settings.secret_file, where), where))
+    return _signer(_read(settings.secret_file, where), where)
+
+
+def _signer(text: str, where: str) -> Signer:
+    secrets = tuple(_decode(each, where) for each in text.split())
+    if not 0 < len(secrets) <= MOST_SECRETS:
+        raise ConfigError(f"{where}: has {len(secrets)} secrets, expected 1 to {MOST_SECRETS}; {_HOW}")
+    return Signer(secrets)
 
 
 def _decode(text: str, where: str) -> bytes:

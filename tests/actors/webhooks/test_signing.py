@@ -28,6 +28,19 @@ def test_signature_is_that_of_standard_webhooks() -> None:
     }
 
 
+def test_message_is_signed_with_each_secret_while_receivers_go_over_to_a_new_one() -> None:
+    other = "whsec_" + base64.b64encode(bytes(32)).decode()
+    signed = []
+    for secret in (SECRET, other, f"{SECRET}\n{other}"):
+        made = signer(secret=secret)
+        assert made is not None
+        signed.append(made.headers("msg_1", 1, b"x")["webhook-signature"])
+    assert signed[2] == f"{signed[0]} {signed[1]}"
+    assert signed[0] != signed[1]
+    with pytest.raises(ConfigError, match=r"has 5 secrets, expected 1 to 4"):
+        signer(secret=" ".join([SECRET] * 5))
+
+
 def test_secret_is_read_from_its_file(tmp_path: Path) -> None:
     path = tmp_path / "secret"
     path.write_text(f"{SECRET}\n")

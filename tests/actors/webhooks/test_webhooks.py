@@ -79,7 +79,7 @@ class Crew:
             self.mailbox,
             Address(store, sender=m.WEBHOOKS, asks=m.ASK_GRAPH),
             settings,
-            signer=Signer(bytes(32)),
+            signer=Signer((bytes(32),)),
             sender=receiver,
             make_body=body,
             now=now,
