@@ -76,9 +76,6 @@ class JobStore:
         # Synchronous jobs whose callers have not read their results, and until when retention does not take those.
         self._unread: dict[str, float] = {}
         self._delivers = delivers
-        # Jobs whose webhook is still to be delivered, and their owners.
-        self._undelivered: dict[str, str] = {}
-
         self._running: set[str] = set()
         self._images_changed = trio.Event()
         self._images_changed.set()
@@ -89,9 +86,6 @@ class JobStore:
         """Serve the mailbox until cancelled, and apply retention."""
         await self._warn_if_new()
         await self._remove_abandoned_images()
-        if self._delivers:
-            undelivered = await self._call(self._repository.undelivered)
-            self._undelivered = {job.id: job.owner for job in undelivered}
         await self._expire()
         status.started()
         async with trio.open_nursery() as nursery:
@@ -135,7 +129,7 @@ class JobStore:
                 self._running.discard(message.job_id)
                 self._checkpoint_soon()
             case m.Finish():
-                message.reply.ok(self._note_delivery(await self._change(message.job_id, _finish(message))))
+                message.reply.ok(await self._change(message.job_id, _finish(message)))
                 self._running.discard(message.job_id)
                 self._images_changed.set()
                 self._since_checkpoint += 1
@@ -166,8 +160,9 @@ class JobStore:
             case m.GetUndelivered():
                 message.reply.ok(await self._call(self._repository.undelivered))
             case m.CountDeliveries():
-                of_owner = sum(owner == message.owner for owner in self._undelivered.values())
-                message.reply.ok(m.DeliveryCounts(of_owner=of_owner, in_all=len(self._undelivered)))
+                owners = (await self._call(self._repository.owners_of_undelivered)).values()
+                of_owner = sum(owner == message.owner for owner in owners)
+                message.reply.ok(m.DeliveryCounts(of_owner=of_owner, in_all=len(owners)))
             case m.RecordDelivery():
                 await self._record(message)
                 message.reply.ok(None)
@@ -216,20 +211,10 @@ class JobStore:
 
         return await self._call(read_change_write)
 
-    def _note_delivery(self, job: Job) -> Job:
-        if self._delivers and job.delivery is not None and job.delivery.due is not None:
-            self._undelivered[job.id] = job.owner
-        else:
-            self._undelivered.pop(job.id, None)
-        return job
-
     async def _record(self, message: m.RecordDelivery) -> None:
-        try:
-            self._note_delivery(
-                await self._change(message.job_id, lambda job: jobs.with_delivery(job, message.delivery))
-            )
-        except InvalidTransition:
-            self._undelivered.pop(message.job_id, None)
+        # Its job may be gone.
+        with suppress(InvalidTransition):
+            await self._change(message.job_id, lambda job: jobs.with_delivery(job, message.delivery))
         self._checkpoint_soon()
 
     async def _page(self, message: m.ListJobs) -> Page:
@@ -290,8 +275,9 @@ class JobStore:
     async def _expire(self) -> None:
         if self._retention is None:
             return
-        now, spare = self._clock.now(), self._spared()
+        now = self._clock.now()
         try:
+            spare = await self._kept_jobs()
             removed = await self._call(partial(expire, self._repository, self._retention, now=now, spare=spare))
         except ServiceError as error:
             stuck: str | None = type(error).__name__
@@ -304,11 +290,21 @@ class JobStore:
     def _spared(self) -> frozenset[str]:
         now = trio.current_time()
         self._unread = {job_id: until for job_id, until in self._unread.items() if until > now}
-        return frozenset((*self._unread, *self._undelivered))
+        return frozenset(self._unread)
+
+    async def _kept_jobs(self) -> frozenset[str]:
+        """Return the jobs that do not expire now: where that cannot be read, none may.
+
+        Raises:
+            ServiceError: the storage cannot be read.
+        """
+        undelivered = await self._call(self._repository.owners_of_undelivered) if self._delivers else {}
+        return self._spared() | undelivered.keys()
 
     async def _prune(self, message: m.PruneJobs) -> Removed:
         if self._retention is None:
             return Removed(jobs=(), stuck=None)
+        spare = await self._kept_jobs()
         return await self._call(
             partial(
                 prune,
@@ -317,7 +313,7 @@ class JobStore:
                 now=self._clock.now(),
                 older_than=message.older_than,
                 dry_run=message.dry_run,
-                spare=self._spared(),
+                spare=spare,
             )
         )
 

@@ -1,7 +1,7 @@
 """Jobs kept in this process only, in dictionaries: what ``generate`` and short-lived embeddings use."""
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from datetime import datetime, timedelta
 from itertools import islice
 
@@ -130,6 +130,10 @@ class InMemoryRepository:
         """Return the finished jobs whose webhook is still to be delivered, those that are due first at the front."""
         due = [(job.delivery.due, job) for job in self._finished.values() if job.delivery and job.delivery.due]
         return tuple(job for _, job in sorted(due, key=lambda each: each[0]))
+
+    def owners_of_undelivered(self) -> Mapping[str, str]:
+        """Return the ids of the jobs whose webhook is still to be delivered, with their owners."""
+        return {job.id: job.owner for job in self.undelivered()}
 
     def totals(self) -> Totals:
         """Return the running counters."""

@@ -1,7 +1,7 @@
 """The storage behind the job store: one interface with several implementations."""
 
 import re
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
@@ -128,6 +128,9 @@ class Repository(Protocol):
 
     def undelivered(self) -> tuple[Job, ...]:
         """Return the finished jobs whose webhook is still to be delivered, those that are due first at the front."""
+
+    def owners_of_undelivered(self) -> Mapping[str, str]:
+        """Return the ids of the jobs whose webhook is still to be delivered, with their owners."""
 
     def totals(self) -> Totals:
         """Return the running counters."""

@@ -3,7 +3,7 @@
 import json
 import logging
 import os
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -261,6 +261,12 @@ class SqliteRepository:
         """Return the finished jobs whose webhook is still to be delivered, those that are due first at the front."""
         query = f"SELECT {COLUMNS} FROM jobs WHERE delivery_due IS NOT NULL ORDER BY delivery_due"
         return tuple(job for _, job in self._table.jobs(query))
+
+    def owners_of_undelivered(self) -> Mapping[str, str]:
+        """Return the ids of the jobs whose webhook is still to be delivered, with their owners."""
+        with translate_errors():
+            query = "SELECT id, owner FROM jobs WHERE delivery_due IS NOT NULL"
+            return dict(self._file.connection.execute(query).fetchall())
 
     def totals(self) -> Totals:
         """Return the running counters."""

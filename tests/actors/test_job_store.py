@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from mflux_api.actors import messages as m
 from mflux_api.actors.job_store import CHECKPOINT_JOBS, CHECKPOINT_SECONDS, JobStore
 from mflux_api.actors.mailbox import Address, Ask, Mailbox, T
-from mflux_api.errors import InvalidParameter, JobGone
+from mflux_api.errors import InternalError, InvalidParameter, JobGone
 from mflux_api.jobs.job import Failure, InvalidTransition, Job, Status, StoredImage, Timings
 from mflux_api.jobs.webhook import Delivery, DeliveryState, Webhook
 from mflux_api.storage.image_files import ImageFiles
@@ -236,3 +236,18 @@ async def test_retention_waits_for_the_delivery_where_there_is_one(tmp_path: Pat
         await store(m.Finish(job_id=(await store.insert(begun=True)).id, outcome=DONE))
         with pytest.raises(JobGone):
             await store(m.GetJob(job_id=job.id))
+
+
+class Unreadable(InMemoryRepository):
+    def owners_of_undelivered(self) -> Mapping[str, str]:
+        raise InternalError("The job database cannot be read")
+
+
+async def test_nothing_expires_while_it_cannot_be_read_what_is_to_be_delivered(tmp_path: Path) -> None:
+    keeps_none = Retention(keep=0, ttl=timedelta.max, files=ImageFiles(tmp_path))
+    async with a_store(Unreadable(), keeps_none, delivers=True) as store:
+        job = await store.insert(begun=True)
+        await store(m.Finish(job_id=job.id, outcome=DONE))
+        assert await store(m.GetJob(job_id=job.id)) is not None
+        with pytest.raises(InternalError):
+            await store(m.CountDeliveries(owner="ana"))

@@ -376,6 +376,7 @@ def test_end_and_its_delivery_are_one_change(repository: Repository, synchronous
     assert repository.undelivered() == ()
     repository.replace(completed(job))
     assert repository.undelivered() == (completed(job),)
+    assert repository.owners_of_undelivered() == {"a": job.owner}
     assert repository.get("a") == completed(job)
 
 
@@ -398,5 +399,6 @@ def test_delivery_that_is_over_is_kept_with_its_job_and_is_not_counted_again(
     over = jobs.with_delivery(ended, Delivery(state=state, attempts=3, last_error="the receiver answered 503"))
     repository.replace(over)
     assert repository.undelivered() == ()
+    assert repository.owners_of_undelivered() == {}
     assert repository.get("a") == over
     assert repository.totals() == before

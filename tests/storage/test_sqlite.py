@@ -555,3 +555,16 @@ def test_removed_database_acknowledges_nothing(tmp_path: Path, synchronous: bool
             repository.insert(queued("b", synchronous=synchronous))
         with pytest.raises(InternalError, match="was removed"):
             repository.replace(started(kept))
+
+
+def test_undelivered_jobs_are_found_through_their_index(path: Path) -> None:
+    with SqliteRepository(path) as repository:
+        seen = list[str]()
+        repository._file.connection.set_trace_callback(seen.append)
+        repository.undelivered()
+        repository.owners_of_undelivered()
+    assert len(seen) == 2
+    for query in seen:
+        plan = " ".join(str(row) for row in sql(path, f"EXPLAIN QUERY PLAN {query}"))
+        assert "jobs_by_delivery" in plan
+        assert "TEMP B-TREE" not in plan
