@@ -7,7 +7,7 @@ from enum import StrEnum
 
 import attrs
 
-from mflux_api.access.visibility import Visibility
+from mflux_api.access.visibility import ALL_JOBS, Visibility
 
 
 class Scope(StrEnum):
@@ -108,3 +108,7 @@ class Caller:
     def identity(self) -> str:
         """What its idempotency keys belong to; callers without a key share theirs."""
         return "" if self.key is None else self.key.unnamed_secret or self.key.owner
+
+
+PROGRAM = Caller(owner="", sees=ALL_JOBS)
+"""The program that embeds the service: it has no share of the queue, and no limit but the queue's."""

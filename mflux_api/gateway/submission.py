@@ -7,6 +7,7 @@ from functools import partial
 import attrs
 import trio
 
+from mflux_api.access.keys import PROGRAM, Caller
 from mflux_api.actors import messages as m
 from mflux_api.actors.webhooks.target import FIELD as WEBHOOK
 from mflux_api.actors.webhooks.target import read_target
@@ -37,10 +38,8 @@ class Submission(Questions):
         request: GenerateRequest,
         *,
         synchronous: bool = False,
-        owner: str = "",
+        caller: Caller = PROGRAM,
         key: IdempotencyKey | None = None,
-        most_queued: int | None = None,
-        prioritizes: bool = False,
         warnings: tuple[str, ...] = (),
         names: Mapping[str, str] = NO_NAMES,
     ) -> m.Accepted:
@@ -52,10 +51,8 @@ class Submission(Questions):
         Args:
             request: what is to be generated.
             synchronous: whether its caller waits for the images.
-            owner: who asks; without a name it is the program that embeds the service, which has no share.
+            caller: who asks: its owner's job it is, and its key says what it may have in the queue, and where.
             key: an idempotency key.
-            most_queued: how many jobs the owner may have waiting; by default its share of the queue.
-            prioritizes: whether the request's priority counts among the jobs of all callers, not of this owner alone.
             warnings: about what was asked for and is not done; the job keeps them, and those of the request itself.
             names: what the client calls a field, where it has a name of its own; warnings use it.
 
@@ -64,7 +61,7 @@ class Submission(Questions):
             InvalidModel: no model has that name.
             ModelNotFound: it is a Flux1 model's name.
             ModelNotDownloaded: it is not on disk, and ``models.auto_download`` is off.
-            TooManyJobs: too many jobs of this owner wait.
+            TooManyJobs: too many jobs of this caller wait.
             QueueFull: too many jobs wait.
             ShuttingDown: the service is draining.
             EngineUnavailable: the engine does not start.
@@ -79,7 +76,7 @@ class Submission(Questions):
         checked, warnings = untagged.request, (*warnings, *untagged.warnings)
         check(checked)
         if checked.webhook is not None:
-            await self._check_webhook(checked.webhook, owner)
+            await self._check_webhook(checked.webhook, caller.owner)
         model = find_model(checked.model or self.settings.models.default, self.catalog)
         if model.upscales:
             check_upscaling(checked, model)
@@ -87,21 +84,18 @@ class Submission(Questions):
             raise not_downloaded(model)
         if checked.init_images or checked.lora_files:
             # Before they are read: a refused job must cost little.
-            await self.check_admission(
-                owner=owner,
-                synchronous=synchronous,
-                most_queued=most_queued,
-                init_images=bool(checked.init_images),
-            )
+            await self.check_admission(caller=caller, synchronous=synchronous, init_images=bool(checked.init_images))
         deletions = self.lora_deletions.begun
-        resolved = await (self._upscaling if model.upscales else self._generating)(checked, model, owner)
+        resolved = await (self._upscaling if model.upscales else self._generating)(checked, model, caller.owner)
         resolved = resolved.with_warnings(
             merge(of_request(checked, model, resolved, names), warnings, resolved.warnings, most=MAX_OF_REQUEST)
         )
         priority = checked.priority
-        lane = priority if prioritizes else 0
+        lane = priority if caller.prioritizes else 0
         resolved = attrs.evolve(resolved, priority=priority, lane=lane, webhook=checked.webhook)
-        submit = m.Submit(request=resolved, synchronous=synchronous, owner=owner, key=key, most_queued=most_queued)
+        submit = m.Submit(
+            request=resolved, synchronous=synchronous, owner=caller.owner, key=key, most_queued=caller.most_queued
+        )
         try:
             accepted = await self._submit(submit)
             if resolved.lora_files and self.lora_deletions.begun != deletions:
@@ -140,16 +134,17 @@ class Submission(Questions):
                 {"pending": counts.in_all, "limit": MAX_PENDING},
             )
 
-    async def check_admission(
-        self, *, owner: str, synchronous: bool, init_images: bool, most_queued: int | None = None
-    ) -> None:
+    async def check_admission(self, *, caller: Caller, synchronous: bool, init_images: bool) -> None:
         """Return if a job would be accepted now; only :meth:`submit` takes a place for it.
 
         Raises:
             ServiceError: what :meth:`submit` would raise.
         """
         question = m.CheckAdmission(
-            owner=owner, most_queued=most_queued, synchronous=synchronous, init_images=init_images
+            owner=caller.owner,
+            most_queued=caller.most_queued,
+            synchronous=synchronous,
+            init_images=init_images,
         )
         await self._ask(self._to.scheduler, question)
 

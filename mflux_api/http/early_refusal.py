@@ -27,7 +27,4 @@ def install(app: QuartTrio, gateway: Gateway) -> None:
         if HEADER in request.headers:
             # It may be a job that was accepted before, which only the body tells.
             return
-        who = caller()
-        await gateway.check_admission(
-            owner=who.owner, most_queued=who.most_queued, synchronous=synchronous, init_images=False
-        )
+        await gateway.check_admission(caller=caller(), synchronous=synchronous, init_images=False)

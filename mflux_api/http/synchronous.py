@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 
 import attrs
 
+from mflux_api.access.keys import Caller
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.half_close import need_client
 from mflux_api.jobs.ignored import NO_NAMES
@@ -36,9 +37,7 @@ async def run_job(
     gateway: Gateway,
     request: GenerateRequest,
     *,
-    owner: str,
-    most_queued: int | None = None,
-    prioritizes: bool = False,
+    caller: Caller,
     warnings: tuple[str, ...] = (),
     names: Mapping[str, str] = NO_NAMES,
     on_accepted: Callable[[], None] = lambda: None,
@@ -54,9 +53,7 @@ async def run_job(
     jobs = run_jobs(
         gateway,
         [request],
-        owner=owner,
-        most_queued=most_queued,
-        prioritizes=prioritizes,
+        caller=caller,
         warnings=warnings,
         names=names,
         on_accepted=on_accepted,
@@ -71,9 +68,7 @@ async def run_jobs(
     gateway: Gateway,
     requests: Sequence[GenerateRequest],
     *,
-    owner: str,
-    most_queued: int | None = None,
-    prioritizes: bool = False,
+    caller: Caller,
     warnings: tuple[str, ...] = (),
     names: Mapping[str, str] = NO_NAMES,
     on_accepted: Callable[[], None] = lambda: None,
@@ -86,9 +81,7 @@ async def run_jobs(
     Args:
         gateway: the way to the actors.
         requests: what to run, in this order.
-        owner: who asks.
-        most_queued: how many jobs the owner may have waiting; by default its share of the queue.
-        prioritizes: whether priorities count among the jobs of all callers.
+        caller: who asks.
         warnings: about what was asked for and is not done; every job keeps them.
         names: what the client calls a field, where it has a name of its own; warnings use it.
         on_accepted: called when all are accepted: from then on what they carry is the jobs'.
@@ -107,9 +100,7 @@ async def run_jobs(
                 kept = await gateway.submit(
                     request,
                     synchronous=True,
-                    owner=owner,
-                    most_queued=most_queued,
-                    prioritizes=prioritizes,
+                    caller=caller,
                     warnings=warnings,
                     names=names,
                 )

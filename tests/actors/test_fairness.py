@@ -8,8 +8,9 @@ import attrs
 import pytest
 import trio
 
-from mflux_api.access.keys import Scope
+from mflux_api.access.keys import Caller, Key, Scope
 from mflux_api.access.keys_file import append, new_entry
+from mflux_api.access.visibility import ALL_JOBS
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.shares import share_of
 from mflux_api.config import SecuritySettings
@@ -38,8 +39,13 @@ async def _busy(service: Service, hold: Hold) -> None:
     await hold.reached.wait()
 
 
+def a_caller(owner: str, most: int | None = None) -> Caller:
+    key = None if most is None else Key(name=owner, digest=b"", max_jobs=most)
+    return Caller(owner=owner, sees=ALL_JOBS, key=key)
+
+
 async def _submit(service: Service, owner: str, count: int = 1, *, most: int | None = None) -> list[str]:
-    return [(await gateway(service).submit(request(), owner=owner, most_queued=most)).job.id for _ in range(count)]
+    return [(await gateway(service).submit(request(), caller=a_caller(owner, most))).job.id for _ in range(count)]
 
 
 async def test_one_caller_cannot_fill_the_queue(tmp_path: Path) -> None:
@@ -160,7 +166,7 @@ async def test_jobs_that_are_cancelled_or_left_or_run_are_out_of_the_share_at_on
         with pytest.raises(TooManyJobs):
             await _submit(service, "one")
         await service.cancel(first)
-        synchronous = await gateway(service).submit(request(), synchronous=True, owner="one")
+        synchronous = await gateway(service).submit(request(), synchronous=True, caller=a_caller("one"))
         with pytest.raises(TooManyJobs):
             await _submit(service, "one")
         gateway(service).abandon(synchronous.job.id)
@@ -183,7 +189,7 @@ async def test_share_and_turns_outlast_a_restart(tmp_path: Path) -> None:
         async with open_service(options, repository=repository, start_engine=script.start) as service:
             await _busy(service, hold)
             for seed, owner in ((1, "one"), (2, "one"), (3, "two")):
-                await gateway(service).submit(request(seed), owner=owner)
+                await gateway(service).submit(request(seed), caller=a_caller(owner))
         script.at = {"run": (again := Hold())}
         async with open_service(options, repository=repository, start_engine=script.start) as service:
             await again.reached.wait()
@@ -219,10 +225,10 @@ async def test_refused_job_is_refused_before_its_images_are_decoded(
         await _busy(service, hold)
         await _submit(service, "one", 3)
         with pytest.raises(TooManyJobs):
-            await gateway(service).submit(edit, owner="one")
+            await gateway(service).submit(edit, caller=a_caller("one"))
         await _submit(service, "two")
         with pytest.raises(QueueFull):
-            await gateway(service).submit(edit, owner="three")
+            await gateway(service).submit(edit, caller=a_caller("three"))
         assert decoded == 0
 
 
@@ -233,10 +239,10 @@ async def test_init_images_of_one_caller_leave_room_for_those_of_another(tmp_pat
     async with scripted_service(tmp_path, Script(at={"run": hold}), max_inputs_gb=10.5 * size) as service:
         await _busy(service, hold)
         for _ in range(10):
-            await gateway(service).submit(edit, owner="one")
+            await gateway(service).submit(edit, caller=a_caller("one"))
         with pytest.raises(TooManyJobs, match=r"a share of scheduler\.max_inputs_gb"):
-            await gateway(service).submit(edit, owner="one")
-        await gateway(service).submit(edit, owner="two")
+            await gateway(service).submit(edit, caller=a_caller("one"))
+        await gateway(service).submit(edit, caller=a_caller("two"))
         await _submit(service, "one")
 
 

@@ -10,6 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from mflux_api.access.keys import PROGRAM
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Address
 from mflux_api.actors.scheduler.endings import STORE_RETRY_SECONDS
@@ -71,7 +72,7 @@ async def on_disk(folder: Path, disk: Disk, script: Script) -> AsyncIterator[Ser
 async def answer_of_synchronous_call(of: Gateway, seed: int) -> str:
     """The code of the error that a synchronous call gets."""
     with pytest.raises(ServiceError) as raised:
-        async with run_job(of, request(seed), owner=""):
+        async with run_job(of, request(seed), caller=PROGRAM):
             pass
     return raised.value.code
 
@@ -162,7 +163,7 @@ async def test_synchronous_call_does_not_wait_behind_a_long_job_for_a_disk_that_
         disk.refuses = None
         await ended(service, waiting.id)
         hold.release.set()
-        async with run_job(gateway(service), request(4), owner="") as ran:
+        async with run_job(gateway(service), request(4), caller=PROGRAM) as ran:
             assert ran.job.status is Status.COMPLETED
 
 

@@ -9,6 +9,7 @@ import pytest
 import trio
 import trio.testing
 
+from mflux_api.access.keys import PROGRAM
 from mflux_api.actors.job_store import EXPIRE_SECONDS, UNREAD_SECONDS
 from mflux_api.config import JobSettings
 from mflux_api.errors import JobGone, JobNotFound
@@ -40,7 +41,7 @@ async def test_synchronous_caller_reads_its_results_however_few_records_are_kept
     with trio.fail_after(DEADLINE_SECONDS):
         async with open_service(attrs.evolve(base, jobs=kept), start_engine=Script().start) as service:
             of = gateway(service)
-            async with run_jobs(of, [request(seed) for seed in range(5)], owner="") as ran:
+            async with run_jobs(of, [request(seed) for seed in range(5)], caller=PROGRAM) as ran:
                 jobs = [each.job for each in ran]
                 assert [job.status for job in jobs] == [Status.COMPLETED] * 5
                 for job in jobs:
@@ -79,7 +80,7 @@ async def test_record_of_a_synchronous_caller_that_left_goes(tmp_path: Path) -> 
             async with trio.open_nursery() as nursery:
 
                 async def call() -> None:
-                    async with run_job(gateway(service), request(), owner=""):
+                    async with run_job(gateway(service), request(), caller=PROGRAM):
                         raise AssertionError("it was cancelled before its end")
 
                 nursery.start_soon(call)

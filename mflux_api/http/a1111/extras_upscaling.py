@@ -207,13 +207,10 @@ class Extras:
             for place, upscaler in enumerate(upscalers)
             if isinstance(upscaler, Model)
         }
-        who = self._caller()
         async with run_jobs(
             self._gateway,
             list(requests.values()),
-            owner=who.owner,
-            most_queued=who.most_queued,
-            prioritizes=who.prioritizes,
+            caller=self._caller(),
             warnings=warnings,
             on_submitted=on_submitted,
         ) as ran:

@@ -185,15 +185,13 @@ def blueprint(
             with waits.place(asked) as followed:
                 return followed.apply(await generate_without_client(call, followed))
         call = _without_partial_images(call)
-        started, who = trio.current_time(), caller()
+        started = trio.current_time()
         async with (
             calls.call(client_id(), call.kind, call.task) as listed,
             run_job(
                 gateway,
                 call.asked.request,
-                owner=who.owner,
-                most_queued=who.most_queued,
-                prioritizes=who.prioritizes,
+                caller=caller(),
                 warnings=call.warnings,
                 names=call.asked.names,
                 on_accepted=held().body.release,
@@ -204,12 +202,10 @@ def blueprint(
 
     async def generate_without_client(call: Call, wait: Wait) -> Response:
         """Submit a job that goes on when its client leaves, and wait for its end only so long."""
-        started, who = trio.current_time(), caller()
+        started = trio.current_time()
         accepted = await gateway.submit(
             call.asked.request,
-            owner=who.owner,
-            most_queued=who.most_queued,
-            prioritizes=who.prioritizes,
+            caller=caller(),
             warnings=call.warnings,
             names=call.asked.names,
         )

@@ -108,15 +108,13 @@ def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: Cl
             return await streamed(call, key)
         if key is not None:
             return await rendered(call, await kept(call, key))
-        who, this = caller(), held()
+        this = held()
         async with (
             calls.call(client_id(), call.prefix) as listed,
             run_job(
                 gateway,
                 call.request,
-                owner=who.owner,
-                most_queued=who.most_queued,
-                prioritizes=who.prioritizes,
+                caller=caller(),
                 warnings=call.warnings,
                 names=NAMES,
                 on_accepted=this.body.release,
@@ -138,14 +136,11 @@ def blueprint(gateway: Gateway, renderer: Renderer, names: ModelNames, calls: Cl
         return end
 
     async def submit(call: Call, key: IdempotencyKey | None) -> Accepted:
-        who = caller()
         return await gateway.submit(
             call.request,
             synchronous=key is None,
-            owner=who.owner,
+            caller=caller(),
             key=key,
-            most_queued=who.most_queued,
-            prioritizes=who.prioritizes,
             warnings=call.warnings,
             names=NAMES,
         )

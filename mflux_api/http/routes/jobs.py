@@ -154,13 +154,10 @@ def blueprint(gateway: Gateway, renderer: Renderer, streams: Slots, waits: Waits
         accepted = None if key is None else await gateway.accepted_before(key)
         if accepted is None:
             asked = from_body(body, upscales=gateway.upscales, strict=not read.texts, aliases=ALIASES)
-            who = caller()
             accepted = await gateway.submit(
                 asked.request,
-                owner=who.owner,
+                caller=caller(),
                 key=key,
-                most_queued=who.most_queued,
-                prioritizes=who.prioritizes,
                 warnings=(*asked.warnings, *read.warnings),
                 names=asked.names,
             )

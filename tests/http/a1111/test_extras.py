@@ -180,16 +180,15 @@ async def test_each_result_is_made_of_its_own_jobs(
 async def test_jobs_of_a_call_are_its_callers_and_keep_its_warnings() -> None:
     key = Key(name="ana", digest=b"", max_jobs=3)
     gateway = Numbering()
-    service = Extras(cast("Gateway", gateway), lambda: Caller(owner=key.owner, sees=ALL_JOBS, key=key), take_room)
+    caller = Caller(owner=key.owner, sees=ALL_JOBS, key=key)
+    service = Extras(cast("Gateway", gateway), lambda: caller, take_room)
     warnings = ("a field is not known",)
     done = await service.upscale(ExtrasOptions(upscaler_1="seedvr2"), [SOURCE], "image", warnings)
     assert done.warnings == warnings
     assert (await service.upscale(PLAIN, [SOURCE], "image", warnings)).warnings == warnings
     soft = attrs.evolve(PLAIN, softness=0.5)
     assert "'softness' has no effect" in (await service.upscale(soft, [SOURCE], "image", warnings)).warnings[0]
-    assert gateway.others == [
-        {"owner": "key ana", "most_queued": 3, "prioritizes": True, "warnings": warnings, "names": {}}
-    ]
+    assert gateway.others == [{"caller": caller, "warnings": warnings, "names": {}}]
 
 
 @pytest.mark.slow

@@ -12,8 +12,9 @@ import httpx
 import pytest
 import trio
 
-from mflux_api.access.keys import Scope
+from mflux_api.access.keys import Caller, Scope
 from mflux_api.access.keys_file import append, new_entry
+from mflux_api.access.visibility import ALL_JOBS
 from mflux_api.config import SecuritySettings
 from mflux_api.http import sse
 from mflux_api.service import Service, open_service
@@ -147,7 +148,7 @@ async def test_idempotency_keys_belong_to_their_owner(tmp_path: Path) -> None:
 async def test_jobs_of_a_time_without_keys_belong_to_those_who_manage(tmp_path: Path) -> None:
     async with keyed_api(tmp_path) as api:
         embedded = await api.service.submit(request())
-        addressed = await gateway(api.service).submit(request(), owner="127.0.0.1")
+        addressed = await gateway(api.service).submit(request(), caller=Caller(owner="127.0.0.1", sees=ALL_JOBS))
         for job_id in (embedded.id, addressed.job.id):
             statuses = [(await api.http.get(f"/api/v1/jobs/{job_id}", headers=key)).status_code for key in (ANA, BOSS)]
             assert statuses == [404, 200]
