@@ -26,17 +26,15 @@ class Answers:
 
     async def whole(self, call: Call, job: Job) -> Answer:
         """Return a job's images in one object, base64 or URLs."""
-        if call.wants_urls:
-            urls = [await self._url(job, index) for index in range(len(job.images))]
-            items = [ImageItem(url=url, seed=image.seed) for url, image in zip(urls, job.images, strict=True)]
-            return Answer((to_json(_answer(call, job, items)),))
-        images = await self.images(job, held().stack)
+        urls = [await self._url(job, index) if call.wants_urls else None for index in range(len(job.images))]
 
-        def build(marks: Sequence[str]) -> ImagesAnswer:
-            named = zip(marks, job.images, strict=True)
-            return _answer(call, job, [ImageItem(b64_json=mark, seed=image.seed) for mark, image in named])
+        def build(marks: Sequence[str | None]) -> ImagesAnswer:
+            items = zip(marks, urls, job.images, strict=True)
+            return _answer(call, job, [ImageItem(b64_json=b64, url=url, seed=each.seed) for b64, url, each in items])
 
-        return with_images(build, images)
+        if not call.wants_base64:
+            return Answer((to_json(build([None] * len(urls))),))
+        return with_images(build, await self.images(job, held().stack))
 
     async def images(self, job: Job, kept: ExitStack) -> list[bytearray]:
         """Return a job's images as base64 in the format that it was asked for.

@@ -9,6 +9,7 @@ import attrs
 
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter
+from mflux_api.http.openai.names import is_dall_e
 from mflux_api.http.openai.schemas import EditsRequest, ImagesRequest
 from mflux_api.images.encode import ImageFormat
 from mflux_api.images.sizes import MULTIPLE
@@ -42,7 +43,9 @@ class Call:
 
     request: GenerateRequest
     output_format: ImageFormat
+    wants_base64: bool
     wants_urls: bool
+    """Both where no form is asked for and OpenAI's own model of that name would answer with URLs."""
     stream: bool
     quality: str
     """As answers tell it: ``low``, ``medium``, ``high`` …"""
@@ -107,7 +110,8 @@ def read_call(asked: ImagesRequest, model: Model, *, default_steps: int) -> Call
     return Call(
         request=request,
         output_format=output,
-        wants_urls=asked.response_format == "url",
+        wants_base64=asked.response_format != "url",
+        wants_urls=asked.response_format == "url" or (asked.response_format is None and is_dall_e(asked.model)),
         stream=asked.stream,
         quality=_TOLD_QUALITY.get(quality, quality),
         prefix="image_edit" if isinstance(asked, EditsRequest) else "image_generation",

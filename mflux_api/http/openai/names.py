@@ -9,7 +9,13 @@ from mflux_api.errors import ModelNotFound
 
 logger = logging.getLogger("mflux_api")
 
+_DALL_E = re.compile(r"dall-e-[a-z0-9.-]{1,60}")
 _BUILT_IN = re.compile(r"(dall-e|gpt-image|chatgpt-image)-[a-z0-9.-]{1,60}")
+
+
+def is_dall_e(name: str | None) -> bool:
+    """Return whether OpenAI itself would answer a call of this model with URLs; no name is DALL-E 2 there."""
+    return not name or _DALL_E.fullmatch(name) is not None
 
 
 class ModelNames:

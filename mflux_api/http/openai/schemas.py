@@ -72,7 +72,7 @@ class EditsRequest(ImagesRequest):
 
 @attrs.frozen(kw_only=True)
 class ImageItem:
-    """One image; the other of the two is not there."""
+    """One image; what was not asked for is null, and DALL-E's names have both where no form is asked for."""
 
     b64_json: str | None = None
     url: str | None = None

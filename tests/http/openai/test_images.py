@@ -206,6 +206,24 @@ async def test_url_is_readable_without_a_key_for_a_while_and_no_other_path_is(tm
         assert (await api.http.delete(url)).status_code == 401
 
 
+@pytest.mark.parametrize(
+    ("asked", "base64_too", "url_too"),
+    [({"model": "dall-e-3"}, True, True), ({"model": None}, True, True), ({"model": "gpt-image-1"}, True, False),
+     ({"model": "dall-e-2", "response_format": "b64_json"}, True, False),
+     ({"model": "dall-e-2", "response_format": "url"}, False, True)],
+)  # fmt: skip
+async def test_clients_of_dall_e_find_the_url_that_they_do_not_ask_for(
+    api: Api, asked: Any, base64_too: bool, url_too: bool
+) -> None:
+    answer = await made(api, **asked, n=2)
+    forms = [(item["b64_json"] is not None, item["url"] is not None) for item in answer["data"]]
+    assert forms == [(base64_too, url_too)] * 2
+    for index, item in enumerate(answer["data"]):
+        if url_too:
+            assert item["url"].endswith(f"/images/{index}")
+            assert Image.open(BytesIO((await api.http.get(item["url"])).content)).size == (64, 64)
+
+
 async def test_edits_take_files_as_the_sdks_send_them(tmp_path: Path) -> None:
     script = Script()
     fields = {"prompt": "in ink", "model": "demo", "size": "64x64", "steps": "1", "n": "1", "partial_images": "0"}
