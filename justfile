@@ -19,6 +19,10 @@ coverage:
 guarantees *args:
     uv run pytest tests/guarantees --full -s -n 0 {{args}}
 
+# The real clients of docs/clients.md, in an environment of their own, against a running server: about four minutes.
+clients *args:
+    uv run --project tests/clients pytest tests/clients {{args}}
+
 # Style and import directions.
 lint:
     uv run ruff format --check .

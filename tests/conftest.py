@@ -19,6 +19,9 @@ os.environ[DEVICES_VARIABLE] = "cpu"
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+collect_ignore = ["clients"]
+"""Real clients, in an environment of their own: ``uv run --project tests/clients pytest tests/clients``."""
+
 WHY_SKIPPED = "only with --thorough: it takes long and has a shorter sibling"
 
 

@@ -1,0 +1,1 @@
+"""The real clients of this server, unmodified, against a running one: docs/clients.md says which and how far."""
