@@ -95,7 +95,11 @@ def file_answer(data: bytes, content_type: str) -> Response:
 
 
 def to_json(value: Any) -> bytes:
-    """Encode an attrs object, or a tuple of them; the keys come in the order of the class, as in the docs."""
+    """Encode an attrs object, or a tuple of them, without what is unset; the keys come in the class's order."""
     if isinstance(value, tuple):
-        return msgspec.json.encode([attrs.asdict(each) for each in value])
-    return msgspec.json.encode(attrs.asdict(value))
+        return msgspec.json.encode([attrs.asdict(each, filter=_is_set) for each in value])
+    return msgspec.json.encode(attrs.asdict(value, filter=_is_set))
+
+
+def _is_set(_: Any, value: Any) -> bool:
+    return value is not msgspec.UNSET

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final
 
+from msgspec import UNSET, UnsetType
+
 from mflux_api.http.forwarded import external_base
 from mflux_api.http.held import held
 from mflux_api.http.openai.call import Call
@@ -26,14 +28,14 @@ class Answers:
 
     async def whole(self, call: Call, job: Job) -> Answer:
         """Return a job's images in one object, base64 or URLs."""
-        urls = [await self._url(job, index) if call.wants_urls else None for index in range(len(job.images))]
+        urls = [await self._url(job, index) if call.wants_urls else UNSET for index in range(len(job.images))]
 
-        def build(marks: Sequence[str | None]) -> ImagesAnswer:
+        def build(marks: Sequence[str | UnsetType]) -> ImagesAnswer:
             items = zip(marks, urls, job.images, strict=True)
             return _answer(call, job, [ImageItem(b64_json=b64, url=url, seed=each.seed) for b64, url, each in items])
 
         if not call.wants_base64:
-            return Answer((to_json(build([None] * len(urls))),))
+            return Answer((to_json(build([UNSET] * len(urls))),))
         return with_images(build, await self.images(job, held().stack))
 
     async def images(self, job: Job, kept: ExitStack) -> list[bytearray]:

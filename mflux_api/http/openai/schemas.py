@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import attrs
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from mflux_api.http.openai_errors import OpenAIError
 from mflux_api.images.encode import ImageFormat
@@ -72,10 +72,11 @@ class EditsRequest(ImagesRequest):
 
 @attrs.frozen(kw_only=True)
 class ImageItem:
-    """One image; what was not asked for is null, and DALL-E's names have both where no form is asked for."""
+    """One image; what was not asked for is not there, and DALL-E's names have both where no form is asked for."""
 
-    b64_json: str | None = None
-    url: str | None = None
+    # Not null: clients that check answers by a schema take an absent text only.
+    b64_json: str | UnsetType = UNSET
+    url: str | UnsetType = UNSET
     """Readable without a key for an hour."""
     seed: int
     """With it the image can be made again; an addition."""

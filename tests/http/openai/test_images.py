@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import logging
 from collections.abc import AsyncIterator
 from io import BytesIO
@@ -62,7 +63,7 @@ async def test_answer_has_what_the_sdks_read(api: Api) -> None:
     answer = await made(api, n=2, size="70x64")
     assert [opened(item).size for item in answer["data"]] == [(64, 64), (64, 64)]
     assert [item["seed"] for item in answer["data"]] == [7, 8]
-    assert {item["url"] for item in answer["data"]} == {None}
+    assert [item.keys() for item in answer["data"]] == [{"b64_json", "seed"}] * 2
     assert (answer["size"], answer["output_format"], answer["background"]) == ("64x64", "png", "opaque")
     assert answer["usage"] == {
         "input_tokens": 2,
@@ -71,6 +72,16 @@ async def test_answer_has_what_the_sdks_read(api: Api) -> None:
         "input_tokens_details": {"text_tokens": 2, "image_tokens": 0},
     }
     assert answer["warnings"] == ["'size' 70x64 was changed to 64x64: sides are multiples of 16"]
+
+
+async def test_no_answer_has_a_null_which_clients_with_a_schema_refuse(api: Api) -> None:
+    answers = [await made(api, response_format=form) for form in ("b64_json", "url", None)]
+    answers.append(await made(api, EDITS, image=base64.b64encode(PNG).decode(), size="auto"))
+    answers.append((await api.http.get("/v1/models")).json())
+    streamed = await api.http.post(GENERATIONS, json=CALL | {"stream": True, "partial_images": 0})
+    answers += [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: ")]
+    assert len(answers) == 6
+    assert [answer for answer in answers if "null" in json.dumps(answer)] == []
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp"])
@@ -196,7 +207,7 @@ async def test_url_is_readable_without_a_key_for_a_while_and_no_other_path_is(tm
         body = CALL | {"response_format": "url", "output_format": "webp"}
         answer = await api.http.post(GENERATIONS, json=body, headers=header)
         (item,) = answer.json()["data"]
-        assert item["b64_json"] is None
+        assert item.keys() == {"url", "seed"}
         url = item["url"]
         assert url.startswith(f"http://127.0.0.1:{api.port}/api/v1/jobs/")
         image = await api.http.get(url)
@@ -216,7 +227,7 @@ async def test_clients_of_dall_e_find_the_url_that_they_do_not_ask_for(
     api: Api, asked: Any, base64_too: bool, url_too: bool
 ) -> None:
     answer = await made(api, **asked, n=2)
-    forms = [(item["b64_json"] is not None, item["url"] is not None) for item in answer["data"]]
+    forms = [("b64_json" in item, "url" in item) for item in answer["data"]]
     assert forms == [(base64_too, url_too)] * 2
     for index, item in enumerate(answer["data"]):
         if url_too:
