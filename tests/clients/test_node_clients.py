@@ -113,6 +113,16 @@ def test_node_sd_webui_generates_and_edits(folder: Path, server: Running) -> Non
     assert told["told"]["prompt"] == "a lake"
 
 
+def test_modelfusion_generates_by_both_dialects(folder: Path, server: Running) -> None:
+    check_images(run(folder, "modelfusion", server), 2)
+
+
+def test_stable_diffusion_api_sets_the_model_generates_edits_and_upscales(folder: Path, server: Running) -> None:
+    told = run(folder, "stable_diffusion_api", server)
+    check_images(told, 3)
+    assert (told["larger"], told["model"]) == (2 * SIDE, "demo")
+
+
 def test_event_source_sees_a_job_to_its_end_and_is_then_told_to_stay_away(folder: Path, server: Running) -> None:
     told = run(folder, "eventsource", server)
     assert told["seen"][-1] == "complete"

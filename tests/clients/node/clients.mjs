@@ -5,7 +5,9 @@ import { createOpenAI } from '@ai-sdk/openai';
 import { createOpenAICompatible } from '@ai-sdk/openai-compatible';
 import { DallEAPIWrapper } from '@langchain/openai';
 import { EventSource } from 'eventsource';
+import * as modelfusion from 'modelfusion';
 import sdwebui from 'node-sd-webui';
+import stableDiffusionApi from 'stable-diffusion-api';
 
 globalThis.AI_SDK_LOG_WARNINGS = false;
 const [name, url, key] = process.argv.slice(2);
@@ -93,6 +95,38 @@ const cases = {
     const plain = await new DallEAPIWrapper({ ...asked, dallEResponseFormat: 'b64_json' }).invoke('a lake');
     const link = await new DallEAPIWrapper(asked).invoke('a lake');
     return { images: [plain], status: (await fetch(link)).status };
+  },
+  async modelfusion() {
+    const at = (path) => ({ baseUrl: { protocol: 'http', host: '127.0.0.1', port: new URL(url).port, path }, headers });
+    const made = [];
+    const a1111 = new modelfusion.Automatic1111ApiConfiguration(at('/sdapi/v1'));
+    const asked = { api: a1111, model: 'demo', steps: 2, sampler: 'Euler a', width: 64, height: 64 };
+    const prompt = 'a lake';
+    const model = modelfusion.automatic1111.ImageGenerator(asked).withTextPrompt();
+    made.push(await modelfusion.generateImage({ model, prompt }));
+    const api = new modelfusion.OpenAIApiConfiguration({ ...at('/v1'), apiKey });
+    const dallE = modelfusion.openai.ImageGenerator({ api, model: 'dall-e-2', size: '64x64' });
+    made.push(await modelfusion.generateImage({ model: dallE, prompt }));
+    return { images: made.map((each) => Buffer.from(each).toString('base64')) };
+  },
+  async stable_diffusion_api() {
+    const Api = stableDiffusionApi.default ?? stableDiffusionApi;
+    const api = new Api({ host: '127.0.0.1', port: new URL(url).port, protocol: 'http', defaultStepCount: 2 });
+    if (key) api.setAuth('user', key);
+    // Its setModel reads a name that A1111's models do not have.
+    await api.setOptions({ sd_model_checkpoint: 'demo' });
+    await api.waitForReady(0.1);
+    const made = await api.txt2img({ prompt: 'a lake', width: 64, height: 64, batch_size: 2 });
+    const given = { init_images: [made.image], mask_image: made.images[1], prompt: 'in ink', width: 64, height: 64 };
+    const edited = await api.img2img(given);
+    const larger = await api.extraSingle({ image: made.image, upscaling_resize: 2, upscaler_1: 'Lanczos' });
+    const base64 = async (each) => (await each.png().toBuffer()).toString('base64');
+    return {
+      images: await Promise.all([...made.images, edited.image].map(base64)),
+      larger: (await larger.image.metadata()).width,
+      model: await api.getCurrentModel(),
+      told: (await api.pngInfo(made.image)).info,
+    };
   },
   async node_sd_webui() {
     // It has no option for a key.
