@@ -32,9 +32,16 @@ from mflux_api.http.slots import Slots
 from mflux_api.http.waits import Waits
 from mflux_api.jobs.json_fields import Fields
 
-ALLOWED_HEADERS = "Authorization, Content-Type, Content-Encoding, X-API-Key, Last-Event-ID, Idempotency-Key, Prefer"
-EXPOSED_HEADERS = "Retry-After, X-Request-ID, Location, Preference-Applied"
+ALLOWED_HEADERS = (
+    "Authorization, Content-Type, Content-Encoding, X-API-Key, Last-Event-ID, Idempotency-Key, Prefer, "
+    "User-Agent, OpenAI-Organization, OpenAI-Project"
+)
+"""What pages may send. With the last ones OpenAI's SDK says what it is."""
+EXPOSED_HEADERS = "Retry-After, X-Request-ID, X-Should-Retry, Location, Preference-Applied"
 
+_SDK_HEADER = re.compile(r"x-stainless-[a-z-]{1,40}")
+"""What OpenAI's SDK says of its machine and its attempts; the names change with its versions."""
+_MOST_SDK_HEADERS = 32
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
@@ -147,10 +154,16 @@ def _allow_origins(app: QuartTrio, origins: OriginRules) -> None:
         if "Access-Control-Allow-Origin" not in added:
             return response
         if request.method == "OPTIONS":
-            response.headers["Access-Control-Allow-Headers"] = ALLOWED_HEADERS
+            response.headers["Access-Control-Allow-Headers"] = ", ".join([ALLOWED_HEADERS, *_sdk_headers()])
             response.headers["Access-Control-Allow-Methods"] = "GET, POST, DELETE, OPTIONS"
             response.headers["Access-Control-Max-Age"] = "600"
         return response
+
+
+def _sdk_headers() -> list[str]:
+    asked = request.headers.get("Access-Control-Request-Headers", "").lower().split(",", _MOST_SDK_HEADERS)
+    names = (name.strip() for name in asked[:_MOST_SDK_HEADERS])
+    return [name for name in names if _SDK_HEADER.fullmatch(name)]
 
 
 def _origin_headers(origin: str | None, origins: OriginRules) -> dict[str, str]:

@@ -167,8 +167,12 @@ def test_preflight_allows_what_clients_send(client: httpx.Client) -> None:
         "Last-Event-ID",
         "Idempotency-Key",
         "Prefer",
+        "User-Agent",
+        "OpenAI-Organization",
+        "OpenAI-Project",
     ]
-    assert answer.headers["access-control-expose-headers"] == "Retry-After, X-Request-ID, Location, Preference-Applied"
+    exposed = "Retry-After, X-Request-ID, X-Should-Retry, Location, Preference-Applied"
+    assert answer.headers["access-control-expose-headers"] == exposed
     assert "DELETE" in answer.headers["access-control-allow-methods"]
 
 

@@ -235,6 +235,20 @@ async def test_clients_of_dall_e_find_the_url_that_they_do_not_ask_for(
             assert Image.open(BytesIO((await api.http.get(item["url"])).content)).size == (64, 64)
 
 
+async def test_pages_may_send_what_the_sdk_says_of_itself_and_nothing_else(api: Api) -> None:
+    sdk = ["x-stainless-lang", "x-stainless-retry-count"]
+    asked = ", ".join([*sdk, "authorization", "x-forwarded-for", "x-stainless-\t", "x-stainless-" + "a" * 41])
+    headers = {"Origin": "http://page.example", "Access-Control-Request-Headers": asked}
+    answer = await api.http.options(GENERATIONS, headers=headers)
+    allowed = answer.headers["access-control-allow-headers"].lower().split(", ")
+    assert allowed[-2:] == sdk
+    assert "authorization" in allowed
+    assert not {"x-forwarded-for", "x-stainless-", "x-stainless-" + "a" * 41} & {*allowed}
+    many = {"Origin": "http://page.example", "Access-Control-Request-Headers": "x-stainless-os," * 500}
+    answer = await api.http.options(GENERATIONS, headers=many)
+    assert answer.headers["access-control-allow-headers"].count("x-stainless-os") == 32
+
+
 async def test_edits_take_files_as_the_sdks_send_them(tmp_path: Path) -> None:
     script = Script()
     fields = {"prompt": "in ink", "model": "demo", "size": "64x64", "steps": "1", "n": "1", "partial_images": "0"}
