@@ -115,7 +115,7 @@ def _add_without_effect(values: dict[str, Value], name: str, part: Part, field: 
 def _of_file(name: str, part: Part, field: json_fields.Field) -> Value:
     if part.left_empty:
         return None
-    if not field.large or field.fields is not None:
+    if not field.large or field.is_json:
         raise _invalid(name, "a text and not a file")
     return join_between_threads([partial(_encode, piece) for piece in _slices(part.content)])
 
@@ -133,7 +133,7 @@ def _of_text(name: str, content: memoryview, field: json_fields.Field) -> Value:
         text = str(content, "utf-8")
     except UnicodeDecodeError:
         raise _invalid(name, "a text in UTF-8") from None
-    if field.fields is not None or (field.most_items is not None and text.lstrip().startswith("[")):
+    if field.is_json or (field.most_items is not None and text.lstrip().startswith("[")):
         return _json(name, text.strip().encode(), field) if text.strip() else None
     # An empty text stands for a field that was left empty.
     return text if text or name in ("prompt", "negative_prompt") else None
@@ -141,7 +141,7 @@ def _of_text(name: str, content: memoryview, field: json_fields.Field) -> Value:
 
 def _of_long_text(name: str, content: memoryview, field: json_fields.Field) -> Value:
     """Return an image that comes as a text, or a list of them in JSON."""
-    if field.fields is not None or (field.most_items is not None and content[0] == ord("[")):
+    if field.is_json or (field.most_items is not None and content[0] == ord("[")):
         check_density(content)
         return _json(name, content, field)
     try:

@@ -134,11 +134,18 @@ class Field:
     """For a list: how many it may have; ``None``: it is not a list."""
     fields: Fields | None = None
     """For an object, or a list of objects: what is wanted of it."""
+    or_text: bool = False
+    """Whether a text may stand in place of the object, as it does in a form."""
     only_presence: bool = False
     """Whether it is enough to know that it is there."""
     brief: int | None = None
     """Bytes up to which any value is read as it stands. A larger one is read by ``fields``; without, it is
     :data:`OMITTED`."""
+
+    @property
+    def is_json(self) -> bool:
+        """Whether a form has it as JSON, too."""
+        return self.fields is not None and not self.or_text
 
     def read(self, part: Raw, name: str, unknown: Unknown) -> Value:
         """Return the value.
@@ -254,7 +261,9 @@ def _field(hint: Any) -> Field:
         return attrs.evolve(field, large=field.large or LARGE in found)
     if get_origin(hint) in (Union, UnionType):
         kinds = [_field(part) for part in get_args(hint)]
-        return next((kind for kind in kinds if kind != SCALAR), SCALAR)
+        first = next((kind for kind in kinds if kind != SCALAR), SCALAR)
+        plain = [get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(hint)]
+        return attrs.evolve(first, or_text=first.fields is not None and str in plain)
     if get_origin(hint) is tuple:
         return attrs.evolve(_field(get_args(hint)[0]), most_items=MAX_ITEMS)
     if attrs.has(hint):

@@ -1,7 +1,7 @@
 """A JSON object becomes a request: one conversion, text checked, and errors that name the client's own field."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import attrs
 import msgspec
@@ -107,6 +107,8 @@ def _invalid(message: str, body: Mapping[str, Any], target: type[Any], names: Ma
     reason, _, path = message.partition(" - at `$.")
     field = path.partition("`")[0].partition("[")[0].partition(".")[0] or "body"
     reason = reason.replace("`", "").replace(" | null", "").removeprefix("Expected ")
+    if reason.startswith("Invalid enum value"):
+        reason = "one of " + ", ".join(_choices(target, field))
     inner = path.partition("`")[0].removeprefix(field).removeprefix(".")
     held = body.get(field)
     if isinstance(held, Mapping) and inner in held:
@@ -133,10 +135,18 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _bounds(target: type[Any], field: str) -> dict[str, Any]:
+def _parts(target: type[Any], field: str) -> tuple[Any, ...]:
+    """Return a field's type, and what it is a union of."""
     hint = get_type_hints(target, include_extras=True).get(field)
-    candidates = (hint, *getattr(hint, "__args__", ()))
-    metas = (meta for candidate in candidates for meta in getattr(candidate, "__metadata__", ()))
+    return (hint, *getattr(hint, "__args__", ()))
+
+
+def _choices(target: type[Any], field: str) -> list[str]:
+    return [str(name) for part in _parts(target, field) if get_origin(part) is Literal for name in get_args(part)]
+
+
+def _bounds(target: type[Any], field: str) -> dict[str, Any]:
+    metas = (meta for candidate in _parts(target, field) for meta in getattr(candidate, "__metadata__", ()))
     names = {"ge": "minimum", "le": "maximum", "multiple_of": "multiple_of", "max_length": "max_length"}
     return {
         label: getattr(meta, name)

@@ -10,7 +10,7 @@ import attrs
 from mflux_api.catalog import Model
 from mflux_api.errors import InvalidParameter
 from mflux_api.http.openai.names import is_dall_e
-from mflux_api.http.openai.schemas import EditsRequest, ImagesRequest
+from mflux_api.http.openai.schemas import EditsRequest, ImageReference, ImagesRequest
 from mflux_api.images.encode import ImageFormat
 from mflux_api.images.sizes import MULTIPLE
 from mflux_api.jobs.request import MAX_SIDE, MIN_SIDE, GenerateRequest
@@ -27,7 +27,7 @@ NAMES: Final[Mapping[str, str]] = {
 }
 """Our fields as OpenAI's clients call them."""
 
-_ABSENT: Final = "None"
+_ABSENT: Final = ("None", "")
 _PROMPTS: Final = ("prompt", "negative_prompt")
 _SIZE: Final = re.compile(r"([0-9]{1,5})[xX\u00d7]([0-9]{1,5})")
 _FACTORS: Final[Mapping[str, float]] = {"low": 0.5, "high": 2, "hd": 2, "xhigh": 2.5, "max": 3}
@@ -101,7 +101,7 @@ def read_call(asked: ImagesRequest, model: Model, *, default_steps: int) -> Call
         init_images=images,
         # An edit follows the prompt; what the first image had is in the references.
         image_strength=1.0 if images else None,
-        mask=asked.mask if isinstance(asked, EditsRequest) else None,
+        mask=_mask_of(asked) if isinstance(asked, EditsRequest) else None,
         mask_alpha="transparent",
         partial_images=(asked.partial_images or 0) if asked.stream else 0,
         output_format=output,
@@ -121,8 +121,8 @@ def read_call(asked: ImagesRequest, model: Model, *, default_steps: int) -> Call
 
 def normalize(body: Mapping[str, Any]) -> dict[str, Any]:
     """Return a body without what only says that it is absent, and with its single images as lists of one."""
-    # Python's clients write an absent value into a form as its name.
-    fields = {name: value for name, value in body.items() if value != _ABSENT or name in _PROMPTS}
+    # Python's clients write an absent value into a form as its name; pages send what was left empty.
+    fields = {name: value for name, value in body.items() if value not in _ABSENT or name in _PROMPTS}
     if isinstance(fields.get("image"), str):
         fields["image"] = [fields["image"]]
     if isinstance(fields.get("images"), Mapping):
@@ -134,14 +134,21 @@ def _images_of(asked: ImagesRequest) -> tuple[str, ...]:
     if not isinstance(asked, EditsRequest):
         return ()
     images = list(asked.image)
-    for index, each in enumerate(asked.images):
-        text = each.image_url or each.b64_json
-        if not text:
-            raise InvalidParameter.for_field(f"images[{index}]", "needs 'image_url' or 'b64_json'", limit="a data URL")
-        images.append(text)
+    images += [_text_of(each, f"images[{index}]") for index, each in enumerate(asked.images)]
     if not images:
         raise InvalidParameter.for_field("image", "is required", limit="required")
     return tuple(images)
+
+
+def _mask_of(asked: EditsRequest) -> str | None:
+    return _text_of(asked.mask, "mask") if isinstance(asked.mask, ImageReference) else asked.mask
+
+
+def _text_of(reference: ImageReference, name: str) -> str:
+    text = reference.image_url or reference.b64_json
+    if not text:
+        raise InvalidParameter.for_field(name, "needs 'image_url' or 'b64_json'", limit="a data URL")
+    return text
 
 
 def _size(asked: ImagesRequest, model: Model, told: list[str], *, edits: bool) -> tuple[int | None, int | None]:

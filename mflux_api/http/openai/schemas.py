@@ -65,8 +65,11 @@ class EditsRequest(ImagesRequest):
     """One to four; the prompt may refer to all, and the mask is of the first."""
     images: Annotated[tuple[ImageReference, ...], Meta(max_length=4)] = attrs.field(default=(), repr=False)
     """The same in JSON."""
-    mask: EncodedImage | None = attrs.field(default=None, repr=False)
-    """What is transparent in it is inpainted; what is white, where nothing is transparent."""
+    mask: ImageReference | EncodedImage | None = attrs.field(default=None, repr=False)
+    """What is transparent in it is inpainted; what is white, where nothing is transparent.
+
+    In JSON it may be an object, as each of ``images``.
+    """
     input_fidelity: Annotated[str, Meta(max_length=100)] | None = None
 
 

@@ -235,6 +235,19 @@ async def test_clients_of_dall_e_find_the_url_that_they_do_not_ask_for(
             assert Image.open(BytesIO((await api.http.get(item["url"])).content)).size == (64, 64)
 
 
+async def test_what_is_left_empty_is_not_there(api: Api) -> None:
+    empty = dict.fromkeys(("quality", "response_format", "style", "background", "output_format", "lora", "size"), "")
+    assert (await made(api, **empty))["warnings"] == []
+
+
+async def test_choice_that_is_none_is_told_those_that_there_are(api: Api) -> None:
+    status, error = await refused(api, quality="superb")
+    assert (status, error["param"]) == (400, "quality")
+    choices = "auto, standard, low, medium, high, hd, xhigh, max"
+    assert error["message"] == f"'quality' is invalid: expected one of {choices}"
+    assert error["details"]["limit"] == f"one of {choices}"
+
+
 async def test_pages_may_send_what_the_sdk_says_of_itself_and_nothing_else(api: Api) -> None:
     sdk = ["x-stainless-lang", "x-stainless-retry-count"]
     asked = ", ".join([*sdk, "authorization", "x-forwarded-for", "x-stainless-\t", "x-stainless-" + "a" * 41])
@@ -280,6 +293,16 @@ async def test_of_a_mask_what_is_transparent_is_inpainted(api: Api) -> None:
     result, source = opened(answer.json()["data"][0]).convert("RGB"), Image.open(BytesIO(PNG)).convert("RGB")
     assert result.crop((48, 0, 64, 64)).tobytes() == source.crop((48, 0, 64, 64)).tobytes()
     assert result.crop((0, 0, 16, 64)).tobytes() != source.crop((0, 0, 16, 64)).tobytes()
+    # The same as JSON: as a text, and as OpenAI's own form has it.
+    text, image = base64.b64encode(buffer.getvalue()).decode(), base64.b64encode(PNG).decode()
+    for given in (text, {"image_url": f"data:image/png;base64,{text}"}, {"b64_json": text}):
+        answer = await api.http.post(EDITS, json=CALL | {"image": image, "mask": given, "size": "auto"})
+        again = opened(answer.json()["data"][0]).convert("RGB")
+        assert again.crop((48, 0, 64, 64)).tobytes() == source.crop((48, 0, 64, 64)).tobytes()
+    assert (await refused(api, EDITS, image=image, mask={"file_id": "file-1"}))[1]["param"] == "mask"
+    text_in_a_form = {"prompt": "x", "model": "demo", "steps": "1", "mask": text}
+    answer = await api.http.post(EDITS, data=text_in_a_form, files=files[:1])
+    assert (answer.status_code, answer.json()["warnings"]) == (200, [])
 
 
 async def test_names_that_clients_have_built_in_are_the_default_model(
