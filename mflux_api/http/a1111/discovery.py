@@ -45,6 +45,7 @@ _NONE_OF = {
     "face-restorers": "restorers of faces",
     "realesrgan-models": "RealESRGAN models; GET /sdapi/v1/upscalers has what there is",
     "script-info": "scripts, with their arguments",
+    "extensions": "extensions",
 }
 """Paths of lists that are always empty."""
 

@@ -50,7 +50,7 @@ async def test_every_list_has_the_shape_that_clients_read(api: Api) -> None:
     memory = await got(api, f"{sdapi}/memory")
     assert memory["ram"]["total"] > memory["ram"]["free"] > 0
     empty = ("latent-upscale-modes", "sd-vae", "sd-modules", "hypernetworks", "face-restorers", "realesrgan-models")
-    for name in (*empty, "script-info"):
+    for name in (*empty, "script-info", "extensions"):
         assert await got(api, f"{sdapi}/{name}") == []
 
 
