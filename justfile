@@ -19,7 +19,7 @@ coverage:
 guarantees *args:
     uv run pytest tests/guarantees --full -s -n 0 {{args}}
 
-# The real clients of docs/clients.md, in an environment of their own, against a running server: about four minutes.
+# The real clients of docs/clients.md, in an environment of their own, against a running server: six minutes.
 clients *args:
     uv run --project tests/clients pytest tests/clients {{args}}
 

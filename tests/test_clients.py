@@ -13,10 +13,11 @@ HELPERS = {"attrs", "httpx", "pillow", "pytest", "pytest-timeout", "requests", "
 """What the tests use themselves, and what a client needs."""
 
 NODE: dict[str, str] = json.loads((HERE / "node" / "package.json").read_text("utf-8"))["dependencies"]
+TAVERN: dict[str, str] = json.loads((HERE / "sillytavern" / "package.json").read_text("utf-8"))["dependencies"]
 PYTHON: list[str] = tomllib.loads((HERE / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
 CLIENTS = {
     name: version
-    for name, version in (*(each.partition("==")[::2] for each in PYTHON), *NODE.items())
+    for name, version in (*(each.partition("==")[::2] for each in PYTHON), *NODE.items(), *TAVERN.items())
     if name not in HELPERS
 }
 

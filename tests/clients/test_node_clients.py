@@ -1,32 +1,23 @@
 """Clients for Node: each case of node/clients.mjs in a process of its own."""
 
 import json
-import os
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.clients.packages import installed
 from tests.clients.running import SIDE, Running, opened
 
 HERE = Path(__file__).parent / "node"
 SECONDS = 120
-INSTALLED = "MFLUX_NODE_CLIENTS"
-"""Names a folder in which `npm install` has been done with node/package.json, where it is not to be done again."""
 
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Install the packages once, in a folder of their own."""
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        pytest.skip("THE CLIENTS FOR NODE DID NOT RUN: install Node 20 or newer, with npm")
-    place = Path(os.environ.get(INSTALLED) or tmp_path_factory.mktemp("node"))
-    for name in ("package.json", "clients.mjs"):
-        shutil.copy(HERE / name, place / name)
-    subprocess.run(["npm", "install", "--silent", "--no-audit", "--no-fund"], cwd=place, check=True, timeout=600)
-    return place
+    """Where the packages are installed."""
+    return installed(HERE, tmp_path_factory)
 
 
 def run(folder: Path, name: str, server: Running) -> Any:

@@ -90,22 +90,6 @@ SILLY_TAVERN: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_sillytavern_connects_sets_the_model_and_generates(a1111: Client, server: Running) -> None:
-    assert "forge_preset" not in a1111.get("/sdapi/v1/options")
-    upscalers = [item["name"] for item in a1111.get("/sdapi/v1/upscalers")]
-    assert upscalers[0] == "None"
-    for path in ("latent-upscale-modes", "samplers", "schedulers", "sd-modules", "sd-vae", "sd-models"):
-        found = a1111.get(f"/sdapi/v1/{path}")
-        assert isinstance(found, list), path
-        assert all(item.get("name") or item.get("model_name") or item.get("title") for item in found), path
-    a1111.post("/sdapi/v1/options", {"sd_model_checkpoint": "demo"})
-    told = a1111.get("/sdapi/v1/progress")
-    assert (told["progress"], told["state"]["job_count"]) == (0, 0)
-    body = SILLY_TAVERN | {"url": server.url, "auth": "user:password"}
-    made = a1111.post("/sdapi/v1/txt2img", body)
-    assert opened(made["images"][0]).size == (SIDE, SIDE)
-
-
 def test_sillytavern_stop_ends_its_image_and_not_the_next(a1111: Client, server: Running) -> None:
     """Its server drops the call and sends an interrupt, in either order."""
     dropped = Client(server.url, **{str(name): str(value) for name, value in a1111.http.headers.items()})
@@ -116,12 +100,6 @@ def test_sillytavern_stop_ends_its_image_and_not_the_next(a1111: Client, server:
         a1111.post("/sdapi/v1/interrupt")
         assert server.eventually_newest("cancelled")
         assert len(a1111.post("/sdapi/v1/txt2img", SILLY_TAVERN)["images"]) == 1
-
-
-def test_sillytavern_asks_before_it_calls_openais_routes(openai: Client, server: Running) -> None:
-    assert requests.options(f"{server.openai}/images/generations", timeout=SECONDS).ok
-    assert requests.head(server.url, timeout=SECONDS).ok
-    assert isinstance(openai.get("/models")["data"], list)
 
 
 def test_librechat_makes_an_image_and_reads_its_metadata(a1111: Client) -> None:
