@@ -9,7 +9,7 @@ import pytest
 from tests.support.server import ROOT
 
 HERE = ROOT / "tests" / "clients"
-HELPERS = {"attrs", "httpx", "pillow", "pytest", "pytest-timeout", "requests", "@langchain/core"}
+HELPERS = {"aiohttp", "attrs", "httpx", "pillow", "pytest", "pytest-timeout", "requests", "@langchain/core"}
 """What the tests use themselves, and what a client needs."""
 
 NODE: dict[str, str] = json.loads((HERE / "node" / "package.json").read_text("utf-8"))["dependencies"]
