@@ -19,6 +19,7 @@ PYTHON = Path(os.environ.get("MFLUX_PYTHON", ROOT / ".venv" / "bin" / "python"))
 """That of the environment in which the server is installed."""
 
 KEY = "a key of the clients that are tried"
+OTHER_KEY = "a key of another person's client"
 START_SECONDS = 60.0
 SIDE = 64
 MOST_LOOKS = 2000
@@ -69,7 +70,7 @@ class Running:
 @contextmanager
 def running(folder: Path, *, keys: bool) -> Iterator[Running]:
     """Run ``mflux-api serve`` on a free port."""
-    security = f'[security]\napi_keys = ["{KEY}"]\n' if keys else ""
+    security = f'[security]\napi_keys = ["{KEY}", "{OTHER_KEY}"]\n' if keys else ""
     (folder / "config.toml").write_text(f'[models]\ndefault = "demo"\n{security}', "utf-8")
     (folder / "config.toml").chmod(0o600)
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MFLUX_", "VIRTUAL_ENV"))}
