@@ -124,7 +124,7 @@ class _Mailboxes:
         self.scheduler: Mailbox[m.SchedulerMessage] = Mailbox(m.SCHEDULER)
         self.downloader: Mailbox[m.DownloaderMessage] = Mailbox(m.DOWNLOADER)
         self.decoder: Mailbox[m.DecoderMessage] = Mailbox(m.DECODER)
-        self.stats: Mailbox[m.StatsMessage] = Mailbox(m.STATS)
+        self.stats: Mailbox[m.StatsMessage] = Mailbox(m.STATS, work_capacity=1024)
         self.webhooks: Mailbox[m.WebhooksMessage] | None = Mailbox(m.WEBHOOKS) if webhooks else None
         self.engines = {engine: _EngineMailboxes(engine) for engine in engines}
 
@@ -215,6 +215,7 @@ class _Actors:
                 trio.CapacityLimiter(ENCODER_THREADS),
                 lambda alias: self.checkpoints.short_hash(self.catalog.get(alias)),
                 MemoryAdvice(self.catalog),
+                _address(boxes.stats, m.SCHEDULER),
             ),
             settings=settings.scheduler,
         )
@@ -244,6 +245,7 @@ class _Actors:
                 previews=options.previews,
             ),
             _address(own.loader, m.GENERATOR),
+            _address(boxes.stats, m.GENERATOR),
             disk,
         )
         loader = ModelLoader(
@@ -251,6 +253,7 @@ class _Actors:
             own.loader,
             _address(own.generator, m.MODEL_LOADER),
             _address(boxes.scheduler, m.MODEL_LOADER),
+            _address(boxes.stats, m.MODEL_LOADER),
             self.catalog,
             settings.memory,
             disk,

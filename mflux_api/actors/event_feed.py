@@ -65,6 +65,10 @@ class EventFeed:
         backlog = tuple(entry for entry in list(self._kept)[start:] if visible.shows(entry.owner))
         return Feed(newest=newest, backlog=backlog, complete=True, channel=receive)
 
+    def followers(self) -> int:
+        """Return how many follow now."""
+        return sum(not each.gone for each in self._followers)
+
     def close(self) -> None:
         """End every stream."""
         for each in self._followers:

@@ -74,6 +74,8 @@ class EventHub:
                             feed.channel.close()
                     case m.OpenLogs():
                         message.reply.ok(state.open_logs())
+                    case m.CountFollowers():
+                        message.reply.ok(state.followers())
                     case m.CloseLog():
                         state.close_log(message.job_id)
                     case m.EndStreams():
@@ -183,6 +185,11 @@ class HubState:
     def open_logs(self) -> tuple[str, ...]:
         """Return the jobs whose log has no terminal event."""
         return tuple(job_id for job_id, log in self._logs.items() if not log.finished)
+
+    def followers(self) -> int:
+        """Return how many streams are followed now."""
+        channels = (channel for log in self._logs.values() for channel in log.subscribers)
+        return self.feed.followers() + sum(map(_followed, channels))
 
     def close_log(self, job_id: str) -> None:
         """End the job's streams and forget its log."""

@@ -13,14 +13,14 @@ from mflux_api.gateway.bulk_cancel import BulkCancel
 from mflux_api.gateway.bytes_in_flight import BytesInFlight, default_limit
 from mflux_api.gateway.images import Images
 from mflux_api.gateway.loras import Loras
-from mflux_api.gateway.models import Models
+from mflux_api.gateway.measurements import Monitoring
 from mflux_api.gateway.questions import RETRY_SECONDS, Addresses
 from mflux_api.gateway.submission import Submission
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.repository import Totals
 
 
-class Gateway(Submission, BulkCancel, Images, Loras, Models):
+class Gateway(Submission, BulkCancel, Images, Loras, Monitoring):
     """The questions of all parts, and those about the service as a whole."""
 
     def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog, checkpoints: Checkpoints) -> None:
@@ -28,18 +28,9 @@ class Gateway(Submission, BulkCancel, Images, Loras, Models):
         limit = settings.server.max_in_flight_mb
         self.in_flight = BytesInFlight(default_limit() if limit is None else limit * 2**20)
 
-    async def status(self) -> m.SchedulerStatus:
-        """Return how busy the scheduler is."""
-        # The scheduler answers one question in each turn of the loop: health would wait for all those of a crowd.
-        return await self._ask(self._to.scheduler, m.GetStatus(), control=True)
-
     async def totals(self) -> Totals:
         """Return the running counters of the store."""
         return await self._ask(self._to.store, m.GetTotals())
-
-    async def counters(self) -> m.Counters:
-        """Return the counters of this process."""
-        return await self._ask(self._to.stats, m.GetCounters())
 
     async def drain(self, *, halt: bool = False) -> None:
         """Take no new work, and wait until nothing runs any more; with ``halt`` stop what runs.

@@ -10,7 +10,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from mflux_api.access.access import Access
 from mflux_api.access.proxies import TrustedProxies
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http import early_refusal, error_handlers, forwarded, openapi
+from mflux_api.http import early_refusal, error_handlers, forwarded, metrics, openapi
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.body_limits import LIMITS, BodyLimit, BodyLimits
@@ -81,9 +81,10 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     ):
         app.register_blueprint(blueprint)
     app.register_blueprint(openapi.blueprint(max_images=settings.generation.max_batch_size))
+    metrics.install(app, gateway)
     error_handlers.install(app)
     forwarded.install(app, TrustedProxies(settings.server.trusted_proxies))
-    scopes = route_scopes(openapi.OPERATIONS)
+    scopes = route_scopes(openapi.OPERATIONS, open_paths=settings.security.open)
     scopes.check(app.url_map)
     hosts = HostRules(settings.security.allowed_hosts, own=(settings.server.host, *own_names()))
     origins = OriginRules(settings.server.cors_origins)

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import h11
+import trio
 
 from mflux_api.errors import ServiceError
 from mflux_api.http.responses import to_json
@@ -32,7 +33,11 @@ class Probes:
     """The answers of one app."""
 
     def __init__(
-        self, questions: Mapping[str, Question], allows: Callable[[str], bool], headers: Mapping[str, str]
+        self,
+        questions: Mapping[str, Question],
+        allows: Callable[[str], bool],
+        headers: Mapping[str, str],
+        answered: Callable[[str, float], None],
     ) -> None:
         """Take what is asked.
 
@@ -40,9 +45,11 @@ class Probes:
             questions: by path, what returns the body as an attrs object; an error is the app's to answer.
             allows: whether a Host header is answered.
             headers: what every answer of the app has.
+            answered: called with the path of each question that was answered here, and the seconds that it took.
         """
         self._questions = {path.encode(): question for path, question in questions.items()}
         self._allows = allows
+        self._answered = answered
         self._headers = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
     def know(self, request: h11.Request) -> bool:
@@ -56,6 +63,7 @@ class Probes:
 
     async def answer(self, request: h11.Request) -> tuple[list[tuple[bytes, bytes]], bytes] | None:
         """Return headers and body of a 200 to what they know, or ``None`` where the app has to answer."""
+        began = trio.current_time()
         try:
             body = to_json(await self._questions[request.target]())
         except ServiceError:
@@ -66,4 +74,5 @@ class Probes:
             (b"x-request-id", secrets.token_hex(8).encode()),
             *self._headers,
         ]
+        self._answered(request.target.decode(), trio.current_time() - began)
         return headers, body

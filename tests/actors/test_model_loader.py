@@ -75,12 +75,14 @@ class LoaderUnderTest:
         self.loader_box: Mailbox[m.LoaderMessage] = Mailbox(m.MODEL_LOADER)
         self.generator_box: Mailbox[m.GeneratorMessage] = Mailbox(m.GENERATOR)
         self.scheduler_box: Mailbox[m.SchedulerMessage] = Mailbox(m.SCHEDULER)
+        self.stats_box: Mailbox[m.StatsMessage] = Mailbox(m.STATS)
         self.address = Address(self.loader_box, sender=m.SCHEDULER, asks=m.ASK_GRAPH)
         self.actor = ModelLoader(
             "0",
             self.loader_box,
             Address(self.generator_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
             Address(self.scheduler_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
+            Address(self.stats_box, sender=m.MODEL_LOADER, asks=m.ASK_GRAPH),
             Catalog(attrs.evolve(CUSTOM, alias=alias, path=f"/models/{alias}") for alias in SIZES if alias != "demo"),
             memory,
             attrs.evolve(local_disk(Checkpoints(Path("/cache")), LoraFiles(())), locate=_locate, measure=_measure),

@@ -56,6 +56,7 @@ class Generator:
         start_engine: EngineStarter,
         options: GeneratorOptions,
         loader: Address[m.LoaderMessage],
+        stats: Address[m.StatsMessage],
         disk: EngineDisk,
     ) -> None:
         self._engine = engine
@@ -63,6 +64,7 @@ class Generator:
         self._start_engine = start_engine
         self._options = options
         self._loader = loader
+        self._stats = stats
         self._disk = disk
         # Counted across restarts of this actor: a lease must never fit another child by accident.
         self._incarnation = 0
@@ -141,6 +143,7 @@ class Generator:
             while self._measuring:
                 self._measuring.pop().reply.fail(EngineDied(died.reason))
             logger.warning("engine died: %s; starting another (engine %s)", died.reason, self._engine)
+            self._stats.tell_lossy(m.EngineRestarted(engine=self._engine))
             self._refuse_if_degraded()
             self._tell_loader()
 

@@ -34,6 +34,7 @@ from mflux_api.actors.messages.engine import EngineChanged, EngineCondition, Eng
 from mflux_api.actors.messages.event_hub import (
     PARTIAL_IMAGE_BUFFER,
     CloseLog,
+    CountFollowers,
     EndStreams,
     Feed,
     FeedEntry,
@@ -118,7 +119,18 @@ from mflux_api.actors.messages.scheduler import (
     SchedulerStatus,
     Submit,
 )
-from mflux_api.actors.messages.stats import Count, Counters, GetCounters, StatsMessage
+from mflux_api.actors.messages.stats import (
+    Counters,
+    EngineRestarted,
+    EvictionReason,
+    GetCounters,
+    JobEnded,
+    ModelEvicted,
+    ModelLoaded,
+    RequestAnswered,
+    StatsMessage,
+    StepMeasured,
+)
 from mflux_api.actors.messages.webhooks import DeliveryDue, DrainDeliveries, WebhooksMessage
 
 AnyMessage = (
@@ -162,8 +174,8 @@ __all__ = [
     "CheckAdmission",
     "CloseLog",
     "Completed",
-    "Count",
     "CountDeliveries",
+    "CountFollowers",
     "CountLoraJobs",
     "Counters",
     "Decode",
@@ -179,10 +191,12 @@ __all__ = [
     "EndStreams",
     "EngineChanged",
     "EngineCondition",
+    "EngineRestarted",
     "EngineState",
     "EngineStatus",
     "EnsureOnDisk",
     "Evict",
+    "EvictionReason",
     "ExpireJobs",
     "Failed",
     "Feed",
@@ -208,6 +222,7 @@ __all__ = [
     "HubMessage",
     "Insert",
     "JobEnd",
+    "JobEnded",
     "JobSnapshot",
     "JobWasCancelled",
     "Lease",
@@ -218,6 +233,8 @@ __all__ = [
     "LoaderMessage",
     "LogEntry",
     "MeasureMemory",
+    "ModelEvicted",
+    "ModelLoaded",
     "ModelRefused",
     "OpenLogs",
     "Outcome",
@@ -227,6 +244,7 @@ __all__ = [
     "RecordDelivery",
     "Release",
     "ReportEngine",
+    "RequestAnswered",
     "Requeue",
     "Residency",
     "Resident",
@@ -239,6 +257,7 @@ __all__ = [
     "StartDownload",
     "StartJob",
     "StatsMessage",
+    "StepMeasured",
     "StoreMessage",
     "Submit",
     "Subscribe",

@@ -101,6 +101,11 @@ class OpenLogs(Ask[tuple[str, ...]]):
 
 
 @attrs.frozen(kw_only=True)
+class CountFollowers(Ask[int]):
+    """Count the streams of jobs, and those of all jobs, that are followed now."""
+
+
+@attrs.frozen(kw_only=True)
 class EndStreams:
     """Nothing more will happen to any job here: end the streams of unfinished jobs, and open no new ones."""
 
@@ -112,4 +117,4 @@ class CloseLog:
     job_id: str
 
 
-HubMessage = Publish | Show | Subscribe | FollowAll | OpenLogs | CloseLog | EndStreams
+HubMessage = Publish | Show | Subscribe | FollowAll | OpenLogs | CountFollowers | CloseLog | EndStreams

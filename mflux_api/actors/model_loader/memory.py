@@ -15,7 +15,7 @@ from mflux_api.actors.model_loader.loading import load_command, load_while_wante
 from mflux_api.actors.model_loader.residency import GIGABYTE, MemoryBudget, ResidentModel, Residents
 from mflux_api.catalog import Model
 from mflux_api.config import MemorySettings
-from mflux_api.engine.interface import EngineDied
+from mflux_api.engine.interface import EngineDied, EngineId
 from mflux_api.engine.protocol import UnloadModel
 from mflux_api.errors import OutOfMemory, ServiceError
 from mflux_api.jobs.memory_advice import MemoryAdvice
@@ -28,6 +28,7 @@ class EngineMemory:
 
     def __init__(
         self,
+        engine: EngineId,
         generator: Address[m.GeneratorMessage],
         disk: EngineDisk,
         settings: MemorySettings,
@@ -37,10 +38,12 @@ class EngineMemory:
         change: Callable[[], Awaitable[None]],
         asking: Callable[[m.Acquire], Sequence[m.Acquire]],
         child: Callable[[], m.EngineState | None],
+        stats: Address[m.StatsMessage],
     ) -> None:
         """Take what the memory is changed by.
 
         Args:
+            engine: whose memory it is.
             generator: loads and unloads.
             disk: where the models lie.
             settings: the budget, and when idle models go.
@@ -49,7 +52,9 @@ class EngineMemory:
             change: waits until leases or questions may have changed.
             asking: tells the questions that the load for one of them is for.
             child: tells the child as it was last heard of.
+            stats: counts loads, and what leaves.
         """
+        self._engine = engine
         self._generator = generator
         self._disk = disk
         self._settings = settings
@@ -58,6 +63,7 @@ class EngineMemory:
         self._change = change
         self._asking = asking
         self._child = child
+        self._stats = stats
         self.budget = MemoryBudget(settings.budget_gb, advice)
         self.residents = Residents()
         self.leases = Leases()
@@ -82,7 +88,7 @@ class EngineMemory:
             leased = self.leases.models
             victim = self.residents.least_recently_used(leased | {request.model})
             if victim is not None:
-                await self.unload(victim)
+                await self.unload(victim, m.EvictionReason.ROOM)
                 continue
             if not leased:
                 break
@@ -110,13 +116,13 @@ class EngineMemory:
             if victim is None:
                 return
             try:
-                await self.unload(victim)
+                await self.unload(victim, m.EvictionReason.IDLE)
             except (ServiceError, EngineDied, ActorGone) as error:
                 logger.debug("an idle model left with its engine (%s)", type(error).__name__)
 
     # --- loading ---
 
-    async def unload(self, resident: ResidentModel) -> None:
+    async def unload(self, resident: ResidentModel, reason: m.EvictionReason) -> None:
         """Have a model out of memory.
 
         Raises:
@@ -127,6 +133,7 @@ class EngineMemory:
         self._tell()
         await self._generator.ask(m.UnloadModel(command=UnloadModel(model=resident.alias)))
         logger.info("model %s unloaded, %.2f GB", resident.alias, resident.size / GIGABYTE)
+        self._stats.tell_lossy(m.ModelEvicted(engine=self._engine, model=resident.alias, reason=reason))
 
     async def load(
         self, request: m.Acquire, model: Model, folder: Path, size: int, *, alternating_offload: bool
@@ -148,7 +155,7 @@ class EngineMemory:
                 victim = self.residents.least_recently_used(leased)
                 if victim is None:
                     raise self._advice.error(model.alias, low_ram=request.low_ram) from error
-                await self.unload(victim)
+                await self.unload(victim, m.EvictionReason.ROOM)
 
     async def _load_once(
         self, request: m.Acquire, model: Model, folder: Path, size: int, *, alternating_offload: bool
@@ -181,4 +188,5 @@ class EngineMemory:
         if loaded.warning:
             logger.warning("model %s: %s", model.alias, loaded.warning)
         logger.info("model %s loaded in %.1f s, %.2f GB", model.alias, loaded.seconds, size / GIGABYTE)
+        self._stats.tell_lossy(m.ModelLoaded(engine=self._engine, model=model.alias, seconds=loaded.seconds))
         return loaded.seconds

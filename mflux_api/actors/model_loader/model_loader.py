@@ -43,6 +43,7 @@ class ModelLoader:
         mailbox: Mailbox[m.LoaderMessage],
         generator: Address[m.GeneratorMessage],
         scheduler: Address[m.SchedulerMessage],
+        stats: Address[m.StatsMessage],
         catalog: Catalog,
         memory: MemorySettings,
         disk: EngineDisk,
@@ -54,6 +55,7 @@ class ModelLoader:
         self._mailbox = mailbox
         self._generator = generator
         self._scheduler = scheduler
+        self._stats = stats
         self._catalog = catalog
         self._settings = memory
         self._disk = disk
@@ -69,6 +71,7 @@ class ModelLoader:
         self._waiting: deque[m.Acquire | m.Evict] = deque()
         self._changed = trio.Event()
         self._memory = EngineMemory(
+            self._engine,
             self._generator,
             self._disk,
             self._settings,
@@ -77,6 +80,7 @@ class ModelLoader:
             change=self._change,
             asking=self._asking,
             child=lambda: self._child,
+            stats=self._stats,
         )
         self._child: m.EngineState | None = None
         self._down_since: float | None = None
@@ -241,7 +245,7 @@ class ModelLoader:
             raise _in_use(request.model)
         resident = self._memory.residents.get(request.model)
         if resident is not None:
-            await self._memory.unload(resident)
+            await self._memory.unload(resident, m.EvictionReason.ASKED)
         request.reply.ok(None)
 
     async def _engine_that_is_up(self, request: m.Acquire) -> m.EngineState:

@@ -90,7 +90,7 @@ class Endings:
         entry.answerable.set()
         if entry.job.failure is not None:
             logger.warning("job %s failed: %s", entry.job.id, entry.job.failure.code)
-        self._stats.tell_lossy(m.Count(name=entry.job.status.value))
+        self._stats.tell_lossy(m.JobEnded(job=entry.job))
         self._settled()
 
     async def lose(self, entry: Entry, error: UnreadableRow) -> None:

@@ -15,7 +15,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.decoding import Decoding
 from mflux_api.actors.engine_addresses import EngineAddresses
 from mflux_api.actors.leasing import leased
-from mflux_api.actors.mailbox import ActorGone, ActorSuspended
+from mflux_api.actors.mailbox import ActorGone, ActorSuspended, Address
 from mflux_api.actors.scheduler.partial_images import PartialImages
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import EngineId, Received
@@ -72,6 +72,7 @@ class JobRunner:
         encoders: trio.CapacityLimiter,
         model_hash: Callable[[str], str | None],
         advice: MemoryAdvice,
+        stats: Address[m.StatsMessage],
     ) -> None:
         self._engines = engines
         self._files = files
@@ -79,6 +80,7 @@ class JobRunner:
         self._encoders = encoders
         self._removers = trio.CapacityLimiter(REMOVERS)
         self._model_hash = model_hash
+        self._stats = stats
         self.advice = advice
         """What jobs are told that do not fit in memory."""
         self.estimates = Estimates()
@@ -208,7 +210,7 @@ class JobRunner:
             nursery.cancel_scope.cancel("the run is over")
 
     async def _follow_reports(self, attempt: "_Attempt", reports: trio.MemoryReceiveChannel[Received]) -> None:
-        stopwatch = Stopwatch(self.estimates, attempt.job.request, attempt.lease.device)
+        stopwatch = Stopwatch(self.estimates, attempt.job.request, attempt.lease.device, self._stats)
         tracker, publish = attempt.tracker, attempt.publish
         with reports:
             async for report in reports:
@@ -284,10 +286,17 @@ class _Attempt:
 class Stopwatch:
     """Measures one run for the estimates: each step, and what an image takes besides."""
 
-    def __init__(self, estimates: Estimates, request: ResolvedRequest, device: str | None) -> None:
+    def __init__(
+        self,
+        estimates: Estimates,
+        request: ResolvedRequest,
+        device: str | None,
+        stats: Address[m.StatsMessage],
+    ) -> None:
         self._estimates = estimates
         self._request = request
         self._device = device
+        self._stats = stats
         self._image_began = self._last = trio.current_time()
         self._stepping = 0.0
         self._compiling = False
@@ -302,7 +311,12 @@ class Stopwatch:
         now = trio.current_time()
         if not self._compiling:
             # The first step of its kind says nothing of the next one.
-            self._estimates.add_step(self._request, self._device, (now - self._last) / images)
+            seconds = now - self._last
+            self._estimates.add_step(self._request, self._device, seconds / images)
+            width, height = self._request.size
+            self._stats.tell_lossy(
+                m.StepMeasured(model=self._request.model, width=width, height=height, seconds=seconds)
+            )
         self._compiling = False
         self._stepping += now - self._last
         self._last = now

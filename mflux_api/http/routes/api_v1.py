@@ -1,4 +1,4 @@
-"""Everything under ``/api/v1``, as the app and ``/openapi.json`` take it: a new module of routes is named here."""
+"""``/api/v1``, probes and metrics, as the app and ``/openapi.json`` take them: a new module of routes is named here."""
 
 from quart import Blueprint
 
@@ -12,6 +12,7 @@ from mflux_api.http.routes import (
     job_search,
     jobs,
     loras,
+    metrics,
     models,
     sessions,
     system,
@@ -30,6 +31,7 @@ OPERATIONS = (
     *loras.OPERATIONS,
     *sessions.OPERATIONS,
     *system.OPERATIONS,
+    *metrics.OPERATIONS,
 )
 
 
@@ -46,4 +48,5 @@ def blueprints(gateway: Gateway, renderer: Renderer, streams: Slots, waits: Wait
         loras.blueprint(gateway),
         sessions.blueprint(gateway),
         system.blueprint(gateway),
+        metrics.blueprint(gateway),
     )

@@ -123,7 +123,11 @@ def probes(gateway: Gateway, hosts: HostRules, headers: Mapping[str, str]) -> Pr
         "/livez": alive,
         "/readyz": partial(ready, gateway),
     }
-    return Probes(questions, hosts.allow, headers)
+
+    def answered(path: str, seconds: float) -> None:
+        gateway.count_request(method="GET", route=path, status=200, seconds=seconds)
+
+    return Probes(questions, hosts.allow, headers, answered)
 
 
 def blueprint(gateway: Gateway) -> Blueprint:

@@ -273,6 +273,13 @@ def _refused(page: PageHeaders, why: str) -> OriginNotAllowed:
     return OriginNotAllowed(why, {"origin": (page.origin or "")[:128]})
 
 
-def route_scopes(operations: Sequence[Operation]) -> RouteScopes:
-    """Return what each route needs, as its operation declares it."""
-    return RouteScopes({(each.method.upper(), each.path): each.scope for each in operations})
+def route_scopes(operations: Sequence[Operation], *, open_paths: Sequence[str] = ()) -> RouteScopes:
+    """Return what each route needs, as its operation declares it.
+
+    Args:
+        operations: all routes.
+        open_paths: those that the settings open to callers without a key.
+    """
+    return RouteScopes(
+        {(each.method.upper(), each.path): None if each.path in open_paths else each.scope for each in operations}
+    )
