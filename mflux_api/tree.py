@@ -218,6 +218,7 @@ class _Actors:
                 _address(boxes.stats, m.SCHEDULER),
             ),
             settings=settings.scheduler,
+            preload=_preload(settings),
         )
 
     def _engine(
@@ -258,7 +259,7 @@ class _Actors:
             settings.memory,
             disk,
             start_timeout=settings.engine.start_timeout_seconds,
-            preload=settings.models.default if settings.engine.preload else None,
+            preload=_preload(settings),
         )
         return _EngineActors(generator, loader)
 
@@ -279,6 +280,10 @@ def _webhooks(settings: Settings, options: TreeOptions, boxes: _Mailboxes) -> We
         sender=HttpSender(allow_private=told.allow_private_addresses, timeout=told.timeout_seconds),
         make_body=WebhookBodies(options.access, told.public_url),
     )
+
+
+def _preload(settings: Settings) -> str | None:
+    return settings.models.default if settings.engine.preload else None
 
 
 # --- third: supervisors, which start them in order and restart what fails ---

@@ -105,6 +105,8 @@ def _of_scheduler(status: m.SchedulerStatus, max_queue: int) -> Iterator[Family]
     states = [(("queued",), status.queued), (("generating",), status.active)]
     yield _gauges("jobs_unfinished", "Jobs that are not finished", ("state",), states)
     yield _gauge("queue_limit", "How many jobs may wait (scheduler.max_queue)", max_queue)
+    ready = not status.draining and not status.degraded and status.preloading is None
+    yield _gauge("ready", "1 while /readyz answers 200", ready)
     yield _gauge("draining", "1 while the service takes no new work and ends", status.draining)
     yield _gauge("degraded", "1 while no engine is left that could run a job", status.degraded)
     yield _gauge("store_trouble", "1 while the job store cannot write", status.store_trouble is not None)

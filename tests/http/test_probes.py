@@ -10,10 +10,10 @@ import h11
 import pytest
 import trio
 
-from mflux_api.config import ServerSettings
+from mflux_api.config import ServerSettings, Settings
 from tests.support.harness import eventually, settings
 from tests.support.scripted_api import Api, scripted_api
-from tests.support.scripted_engine import Crash, Script
+from tests.support.scripted_engine import Crash, Fail, Hold, Script
 
 pytestmark = pytest.mark.slow
 
@@ -44,6 +44,50 @@ async def test_server_whose_only_engine_does_not_start_is_alive_and_not_ready(tm
 
         await eventually(degraded)
         assert [await probe(api, path) for path in ("/livez", "/readyz")] == [(200, "ok"), (503, "ENGINE_UNAVAILABLE")]
+
+
+def preloading(folder: Path, default: str) -> Settings:
+    plain = settings(folder)
+    return attrs.evolve(
+        plain, models=attrs.evolve(plain.models, default=default), engine=attrs.evolve(plain.engine, preload=True)
+    )
+
+
+async def test_server_that_loads_its_default_model_ahead_is_ready_when_it_has_it(tmp_path: Path) -> None:
+    hold = Hold()
+    async with scripted_api(tmp_path, Script(at={"load": hold}), changed=preloading(tmp_path, "demo")) as api:
+        await hold.reached.wait()
+        assert [await probe(api, path) for path in ("/livez", "/readyz")] == [(200, "ok"), (503, "ENGINE_UNAVAILABLE")]
+        assert (await api.http.get("/readyz")).json()["details"] == {"reason": "it is being loaded"}
+        hold.release.set()
+        await eventually(partial(is_ready, api))
+        # It was there: that it leaves for another is the daily round.
+        assert (await api.http.post("/api/v1/models/demo/unload")).status_code == 200
+        assert await is_ready(api)
+
+
+async def test_default_model_that_cannot_be_loaded_ahead_is_named_with_the_reason(tmp_path: Path) -> None:
+    async with scripted_api(tmp_path, changed=preloading(tmp_path, "flux2-klein-4b")) as api:
+
+        async def told() -> bool:
+            answer = await api.http.get("/readyz")
+            assert answer.status_code == 503
+            return "is not on disk" in answer.json()["details"]["reason"]
+
+        await eventually(told)
+        assert "flux2-klein-4b" in (await api.http.get("/readyz")).json()["error"]
+
+
+async def test_default_model_that_a_job_brought_into_memory_makes_the_server_ready(tmp_path: Path) -> None:
+    script = Script(at={"load": Fail()})
+    async with scripted_api(tmp_path, script, changed=preloading(tmp_path, "demo")) as api:
+
+        async def failed() -> bool:
+            return "it is being loaded" not in (await api.http.get("/readyz")).json()["details"]["reason"]
+
+        await eventually(failed)
+        await api.finished()
+        assert await is_ready(api)
 
 
 async def test_why_no_engine_starts_is_in_health_in_the_list_of_engines_and_in_every_503(tmp_path: Path) -> None:

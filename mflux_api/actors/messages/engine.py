@@ -35,6 +35,10 @@ class EngineStatus:
     loading: str | None = None
     reason: str = ""
     """Why its last child died, or what keeps the engine from working; empty while it is sound."""
+    preloaded: bool = False
+    """Whether the model that is loaded ahead was in its memory, whatever became of it since."""
+    preload_problem: str = ""
+    """Why that model could not be loaded ahead; empty otherwise."""
 
 
 @attrs.frozen(kw_only=True)

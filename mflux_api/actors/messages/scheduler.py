@@ -145,6 +145,10 @@ class SchedulerStatus:
     """What the store said when it could not write the last time that it was asked."""
     engine_trouble: str | None = None
     """Why no engine is left; ``None`` while there is one that could run a job."""
+    preloading: str | None = None
+    """The model that is loaded ahead, until it was in the memory of an engine."""
+    preload_problem: str = ""
+    """Why it could not be; empty otherwise."""
 
 
 @attrs.frozen(kw_only=True)

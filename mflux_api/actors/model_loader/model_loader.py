@@ -62,6 +62,9 @@ class ModelLoader:
         self._advice = MemoryAdvice(catalog)
         self._start_timeout = start_timeout
         self._preload = preload
+        # Kept across restarts of this actor: what was loaded once made the service ready.
+        self._preloaded = False
+        self._preload_problem = ""
         self._ids = itertools.count(1)
         # What the scheduler was told of the child's device stays true while the next one starts.
         self._device: str | None = None
@@ -133,6 +136,8 @@ class ModelLoader:
                     await self._change()
             except (ServiceError, EngineDied, ActorGone) as error:
                 logger.warning("model %s cannot be loaded ahead (%s)", alias, type(error).__name__)
+                self._preload_problem = error.message if isinstance(error, ServiceError) else "the engine ended over it"
+                self._tell()
                 return
             else:
                 self._release(request)
@@ -199,7 +204,7 @@ class ModelLoader:
                 raise ModelNotFound(f"Model '{request.model}' not found", {"model": request.model})
             folder = await self._disk.locate(model)
             if folder is None:
-                raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk any more", {"model": model.alias})
+                raise ModelNotDownloaded(f"Model '{model.alias}' is not on disk", {"model": model.alias})
             demand = Demand(model, await self._disk.measure(model, float_bytes(engine)), low_ram=request.low_ram)
             if self._memory.budget.is_short(demand, engine, self._memory.residents.size):
                 measured = await self._measured_at_rest(request)
@@ -228,6 +233,9 @@ class ModelLoader:
             alternating_offload=resident.alternating_offload,
         )
         self._used(request.model)
+        if request.model == self._preload and not self._preloaded:
+            self._preloaded, self._preload_problem = True, ""
+            self._tell()
         self._memory.leases.grant(request, lease)
 
     def _consider(self, request: m.Evict) -> None:
@@ -316,6 +324,8 @@ class ModelLoader:
             models=tuple(resident.alias for resident in self._memory.residents),
             loading=self._memory.loading,
             reason=child.reason if child is not None else "",
+            preloaded=self._preloaded,
+            preload_problem=self._preload_problem,
         )
         self._scheduler.tell_latest(m.EngineChanged(status=status), key=self._engine)
 

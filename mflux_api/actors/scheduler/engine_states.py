@@ -35,6 +35,10 @@ class EngineStates:
         """Return every engine, in their order."""
         return tuple(self._heard.get(engine, _unheard(engine)) for engine in self._engines)
 
+    def preload_problem(self) -> str:
+        """Return why the model that is loaded ahead could not be; empty where no engine says so."""
+        return next((engine.preload_problem for engine in self.all() if engine.preload_problem), "")
+
     def usable(self) -> Sequence[m.EngineStatus]:
         """Return the engines that can be given a job, the best first."""
         sound = [engine for engine in self._heard.values() if engine.condition not in _GONE]

@@ -59,6 +59,7 @@ class Scheduler:
         model_on_disk: ModelOnDisk,
         job_runner: JobRunner,
         settings: SchedulerSettings,
+        preload: str | None = None,
     ) -> None:
         self._mailbox = mailbox
         self._store = store
@@ -70,6 +71,8 @@ class Scheduler:
         self._job_runner = job_runner
         self._settings = settings
         self._draining_begun = False
+        self._preload = preload
+        self._preloaded = False
 
     async def run(self, status: Started) -> None:
         """Recover what the store has unfinished, then serve the mailbox until cancelled."""
@@ -186,12 +189,15 @@ class Scheduler:
             degraded=unavailable is not None or self._recovery.unread or bool(self._retries.stuck),
             store_trouble=None if trouble is None else trouble.message,
             engine_trouble=None if unavailable is None else unavailable.details["reason"],
+            preloading=None if self._preloaded else self._preload,
+            preload_problem=self._engines.preload_problem(),
         )
 
     # --- engines ---
 
     def _note(self, status: m.EngineStatus) -> None:
         self._engines.note(status)
+        self._preloaded = self._preloaded or status.preloaded
         for entry in self._queue.at_work():
             if entry.state is not JobState.RUNNING or entry.engine is None:
                 continue

@@ -45,7 +45,7 @@ OPERATIONS = (
     Operation(
         method="get",
         path="/readyz",
-        summary="Whether new work is taken and an engine can run it; 503 while not",
+        summary="Whether new work is taken and an engine can run it, with engine.preload at once; 503 while not",
         scope=None,
         response=ProbeResponse,
         errors=(ShuttingDown, EngineUnavailable),
@@ -100,13 +100,20 @@ async def ready(gateway: Gateway) -> ProbeResponse:
 
     Raises:
         ShuttingDown: it is draining.
-        EngineUnavailable: no engine is left.
+        EngineUnavailable: no engine is left, or the default model is to be loaded ahead and never was.
     """
     load = await gateway.status()
     if load.draining:
         raise ShuttingDown("The service is shutting down and takes no new work")
     if load.degraded:
         raise EngineUnavailable.because(load.engine_trouble or "")
+    if load.preloading is not None:
+        reason = load.preload_problem or "it is being loaded"
+        raise EngineUnavailable(
+            f"The default model '{load.preloading}' is not in memory yet ({reason}); POST "
+            f"/api/v1/models/{load.preloading}/load, or a job, also brings it there",
+            {"reason": reason},
+        )
     return ProbeResponse(status="ok")
 
 
