@@ -162,6 +162,13 @@ class OpenAISettings:
 
 
 @attrs.frozen(kw_only=True)
+class LoggingSettings:
+    """``[logging]``: the lines that ``serve`` writes to standard error."""
+
+    format: Literal["text", "json"] = "text"
+
+
+@attrs.frozen(kw_only=True)
 class WebhookSettings:
     """``[webhooks]``: telling the receivers that requests name of the end of their jobs."""
 
@@ -198,6 +205,7 @@ class Settings:
     security: SecuritySettings = SecuritySettings()
     openai: OpenAISettings = OpenAISettings()
     webhooks: WebhookSettings = WebhookSettings()
+    logging: LoggingSettings = LoggingSettings()
 
     @property
     def state_dir(self) -> Path:

@@ -1,7 +1,6 @@
 """The command line: its commands and options, logging, and what each error exits with."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,6 +10,7 @@ from mflux_api.cli import doctor, generate, info, jobs, keys, loras, mcp, models
 from mflux_api.cli.encoding import show_everything
 from mflux_api.cli.error_text import describe
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
+from mflux_api.cli.log_format import set_up_logging
 from mflux_api.cli.standard_error import in_background, print_line
 from mflux_api.cli.standard_streams import OutputFailed, discard_output, open_standard_streams
 from mflux_api.errors import ConfigError, ServiceError, ServiceFailed
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # A terminal's progress bar and its log are one stream; what a server says must not hold up the server.
     with in_background() if options.command in ("serve", "mcp") else nullcontext():
-        _set_up_logging(options.log_level or _LOG_LEVELS[options.command])
+        set_up_logging(options.log_level or _LOG_LEVELS[options.command])
         return _run(options)
 
 
@@ -96,9 +96,3 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser("selftest", parents=[shared], help="check that generating is right on this machine")
     )
     return parser
-
-
-def _set_up_logging(level: str) -> None:
-    logging.basicConfig(
-        level=level.upper(), format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
-    )

@@ -18,6 +18,7 @@ from mflux_api.actors.webhooks.signing import read_signer
 from mflux_api.cli.audience import describe_audience
 from mflux_api.cli.exit_status import EXIT_INTERNAL
 from mflux_api.cli.folders import why_not_writable
+from mflux_api.cli.log_format import set_log_format
 from mflux_api.cli.signals import ReloadSignal, StopSignals
 from mflux_api.cli.tidying import give_back_memory
 from mflux_api.cli.watchdog import Watchdog
@@ -67,6 +68,7 @@ def run(options: argparse.Namespace) -> int:
     overrides: dict[str, dict[str, Any]] = {"server": server}
     settings = load_settings(options.config, overrides=overrides)
     _set_log_level(settings)
+    set_log_format(settings.logging.format)
     raise_descriptor_limit()
     sys.setswitchinterval(SWITCH_SECONDS)
     with Watchdog(EXIT_INTERNAL) as watchdog:

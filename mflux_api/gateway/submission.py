@@ -25,6 +25,7 @@ from mflux_api.jobs.resolve import ResolvedRequest, resolve
 from mflux_api.jobs.upscaling import check_upscaling, resolve_upscaling
 from mflux_api.jobs.warnings import MAX_OF_REQUEST, merge
 from mflux_api.jobs.webhook import Webhook
+from mflux_api.system.log_fields import current_request
 
 MAX_PENDING = 1000
 """Webhooks of all callers that are still to be delivered."""
@@ -94,7 +95,12 @@ class Submission(Questions):
         lane = priority if caller.prioritizes else 0
         resolved = attrs.evolve(resolved, priority=priority, lane=lane, webhook=checked.webhook)
         submit = m.Submit(
-            request=resolved, synchronous=synchronous, owner=caller.owner, key=key, most_queued=caller.most_queued
+            request=resolved,
+            synchronous=synchronous,
+            owner=caller.owner,
+            key=key,
+            most_queued=caller.most_queued,
+            request_id=current_request(),
         )
         try:
             accepted = await self._submit(submit)

@@ -1,7 +1,6 @@
 """The Quart app: all routes, the shape of errors and CORS put together."""
 
 import re
-import secrets
 
 from quart import Response, request
 from quart_trio import QuartTrio
@@ -10,7 +9,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from mflux_api.access.access import Access
 from mflux_api.access.proxies import TrustedProxies
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http import early_refusal, error_handlers, forwarded, metrics, openapi
+from mflux_api.http import early_refusal, error_handlers, forwarded, metrics, openapi, request_log
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.body_limits import LIMITS, BodyLimit, BodyLimits
@@ -42,7 +41,6 @@ EXPOSED_HEADERS = "Retry-After, X-Request-ID, X-Should-Retry, Location, Preferen
 _SDK_HEADER = re.compile(r"x-stainless-[a-z-]{1,40}")
 """What OpenAI's SDK says of its machine and its attempts; the names change with its versions."""
 _MOST_SDK_HEADERS = 32
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
@@ -81,6 +79,7 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     ):
         app.register_blueprint(blueprint)
     app.register_blueprint(openapi.blueprint(max_images=settings.generation.max_batch_size))
+    request_log.install(app)
     metrics.install(app, gateway)
     error_handlers.install(app)
     forwarded.install(app, TrustedProxies(settings.server.trusted_proxies))
@@ -96,7 +95,6 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     _refuse_large_bodies(app)
     early_refusal.install(app, gateway)
     _allow_origins(app, origins)
-    _identify(app)
     _leave_types_out(app)
     return app
 
@@ -120,16 +118,6 @@ def _refuse_large_bodies(app: QuartTrio) -> None:
         most = request.max_content_length
         if most and (request.content_length or 0) > most and request.routing_exception is None:
             raise RequestEntityTooLarge
-
-
-def _identify(app: QuartTrio) -> None:
-    """Give every response an id that the client's log and its proxy's can name: the client's own, or a fresh one."""
-
-    @app.after_request
-    async def add_id(response: Response) -> Response:
-        theirs = request.headers.get("X-Request-ID", "")
-        response.headers["X-Request-ID"] = theirs if _REQUEST_ID.fullmatch(theirs) else secrets.token_hex(8)
-        return response
 
 
 def _leave_types_out(app: QuartTrio) -> None:

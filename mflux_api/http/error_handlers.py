@@ -19,6 +19,7 @@ from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.body_limits import too_large
 from mflux_api.http.content_encoding import ACCEPTED
 from mflux_api.http.openai_errors import body_of, headers_of, speaks_openai, status_of
+from mflux_api.http.request_log import note_error
 from mflux_api.http.responses import INTERNAL_ERROR, json_response
 from mflux_api.http.schemas import ErrorBody
 
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 def error_response(error: ServiceError) -> Response:
     """Return an error in the contract's shape."""
+    note_error(error)
     if speaks_openai(request.path):
         response = json_response(body_of(error), status_of(error))
         response.headers.update(headers_of(error))

@@ -44,12 +44,22 @@ def install(app: QuartTrio, gateway: Gateway) -> None:
         # An exception in a hook before may leave it out.
         began = g.get("request_began", trio.current_time())
         gateway.count_request(
-            method=request.method if request.method in _METHODS else OTHER_METHOD,
-            route=NO_ROUTE if request.url_rule is None else request.url_rule.rule,
+            method=method_label(),
+            route=route_label(),
             status=response.status_code,
             seconds=trio.current_time() - began,
         )
         return response
+
+
+def method_label() -> str:
+    """Return the current request's method, or that it is another one: a client may send any word."""
+    return request.method if request.method in _METHODS else OTHER_METHOD
+
+
+def route_label() -> str:
+    """Return the rule of the current request's route, never the path that was asked for."""
+    return NO_ROUTE if request.url_rule is None else request.url_rule.rule
 
 
 @attrs.frozen(kw_only=True)

@@ -102,7 +102,10 @@ async def test_failed_job_is_one_line_in_the_log_without_its_prompt(
         async with scripted_service(tmp_path, Script(at={"run": Fail("OOM_ERROR")})) as service:
             job = await ended(service, (await service.submit(request(prompt="a secret"))).id)
     lines = [record.getMessage() for record in caplog.records if job.id in record.getMessage()]
-    assert lines == [f"job {job.id} failed: OOM_ERROR"]
+    (line,) = lines
+    said = f"job {job.id}: failed (OOM_ERROR); demo, 64x64, 2 steps, 0 of 1 image(s), queued "
+    assert line.startswith(said)
+    assert line.endswith(" s")
     assert "secret" not in caplog.text
 
 

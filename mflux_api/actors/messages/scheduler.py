@@ -34,6 +34,8 @@ class Submit(Ask[Accepted]):
     """How many jobs the owner may have waiting; by default its share of the queue."""
     key: IdempotencyKey | None = None
     """A job that was accepted under it is the answer, whatever became of it since."""
+    request_id: str = ""
+    """Of the HTTP request that it comes from; for the log."""
 
 
 @attrs.frozen(kw_only=True)

@@ -136,7 +136,9 @@ class Admission:
             synchronous=message.synchronous,
             owner=message.owner,
         )
-        return self._queue.add(job)
+        entry = self._queue.add(job)
+        entry.request_id = message.request_id
+        return entry
 
     def check(self, message: m.CheckAdmission) -> None:
         """Answer whether a job would be accepted now."""

@@ -11,6 +11,7 @@ import trio
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import ActorGone, Address
 from mflux_api.actors.scheduler.entries import OVER, Entry, JobEvent, JobState
+from mflux_api.actors.scheduler.job_log import log_end
 from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.errors import ServiceError
 from mflux_api.jobs.job import Failure, Job, Status
@@ -88,8 +89,7 @@ class Endings:
         self._queue.forget(entry)
         entry.on(JobEvent.COMMITTED)
         entry.answerable.set()
-        if entry.job.failure is not None:
-            logger.warning("job %s failed: %s", entry.job.id, entry.job.failure.code)
+        log_end(entry.job, entry.request_id)
         self._stats.tell_lossy(m.JobEnded(job=entry.job))
         self._settled()
 
