@@ -44,6 +44,8 @@ class ServerSettings:
     """Connections at one time; by default what the limit of open files allows, up to 4,096."""
     max_connections_per_address: Positive | None = None
     """Connections of one address; by default half of all. A trusted proxy has as many as all."""
+    root_path: Annotated[str, Meta(pattern=r"^(/[A-Za-z0-9._~-]{1,64}){0,8}\Z")] = ""
+    """What paths begin with behind a proxy that does not say it in X-Forwarded-Prefix; no slash at its end."""
     trusted_proxies: tuple[str, ...] = ()
     """Addresses and networks of proxies, whose X-Forwarded headers tell who the client is."""
 

@@ -21,6 +21,7 @@ from mflux_api.http.open_connections import connection_limits
 from mflux_api.http.openai import routes as openai
 from mflux_api.http.probes import PROBES
 from mflux_api.http.render import Renderer
+from mflux_api.http.root_path import ROOT_PATH, RootPath
 from mflux_api.http.routes import api_v1
 from mflux_api.http.routes.system import probes
 from mflux_api.http.security.guard import Guard, install, route_scopes
@@ -83,6 +84,7 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     metrics.install(app, gateway)
     error_handlers.install(app)
     forwarded.install(app, TrustedProxies(settings.server.trusted_proxies))
+    app.config[ROOT_PATH] = RootPath(settings.server.root_path, app.url_map)
     scopes = route_scopes(openapi.OPERATIONS, open_paths=settings.security.open)
     scopes.check(app.url_map)
     hosts = HostRules(settings.security.allowed_hosts, own=(settings.server.host, *own_names()))

@@ -7,7 +7,7 @@ import secrets
 from quart import Response, request
 
 from mflux_api.access.addresses import client_of
-from mflux_api.http.forwarded import client_address, external_scheme
+from mflux_api.http.forwarded import client_address, cookie_path, external_scheme
 from mflux_api.http.security.guard import caller, from_foreign_page
 
 COOKIE = "mflux_client"
@@ -46,7 +46,7 @@ def hand_out_cookie(response: Response) -> str:
         httponly=True,
         samesite="Lax",
         secure=external_scheme() == "https",
-        path="/",
+        path=cookie_path(),
     )
     return _named(value)
 

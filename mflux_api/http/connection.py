@@ -39,6 +39,7 @@ from mflux_api.http.idle_timer import IdleTimer
 from mflux_api.http.open_connections import Place
 from mflux_api.http.pace import Pace, PacedBody
 from mflux_api.http.probes import Probes
+from mflux_api.http.root_path import ROOT_PATH
 from mflux_api.http.turns import Turn
 from mflux_api.http.uploads import UploadBody
 
@@ -84,6 +85,9 @@ class HTTPConnection(TrioASGIHTTPConnection):
             logger.debug("a request failed", exc_info=error)
 
     def _create_request_from_scope(self, send: ASGISendCallable) -> Request:
+        root_path = self.app.config.get(ROOT_PATH)
+        if root_path is not None:
+            self.scope["path"] = root_path.strip(self.scope["path"])
         request = super()._create_request_from_scope(send)
         limits = self.app.config.get(LIMITS)
         limit = limits.of(request.method, request.path) if limits else BodyLimit(self.app.config["MAX_CONTENT_LENGTH"])

@@ -30,23 +30,25 @@ class FeedBegins:
     following: bool = True
 
 
-def feed_response(feed: Feed, *, resumed: bool, allowed: Callable[[], bool]) -> Response:
+def feed_response(feed: Feed, *, resumed: bool, allowed: Callable[[], bool], paths_below: str) -> Response:
     """Return the response that streams a feed until its client leaves.
 
     Args:
         feed: what was missed, and what comes.
         resumed: whether the client said which event it had last.
         allowed: whether the client may still follow; asked at every event and every keep-alive.
+        paths_below: what the images' paths begin with for the client.
     """
-    return event_stream(_Body(feed, resumed=resumed, allowed=allowed))
+    return event_stream(_Body(feed, resumed=resumed, allowed=allowed, paths_below=paths_below))
 
 
 class _Body(ResponseBody):
-    def __init__(self, feed: Feed, *, resumed: bool, allowed: Callable[[], bool]) -> None:
+    def __init__(self, feed: Feed, *, resumed: bool, allowed: Callable[[], bool], paths_below: str) -> None:
         self._channel = feed.channel
         self._allowed = allowed
+        self._paths_below = paths_below
         begins = [] if resumed and feed.complete else [_begin(feed, resumed=resumed)]
-        self._past = deque([*begins, *map(_event_of, feed.backlog)])
+        self._past = deque([*begins, *(_event_of(entry, paths_below) for entry in feed.backlog)])
 
     async def __aenter__(self) -> "_Body":
         return self
@@ -72,18 +74,18 @@ class _Body(ResponseBody):
                 raise StopAsyncIteration from None
         if not self._allowed():
             raise StopAsyncIteration
-        return KEEP_ALIVE if entry is None else _event_of(entry)
+        return KEEP_ALIVE if entry is None else _event_of(entry, self._paths_below)
 
 
 def _begin(feed: Feed, *, resumed: bool) -> bytes:
     return _event("resync" if resumed else "begin", feed.newest, FeedBegins())
 
 
-def _event_of(entry: FeedEntry) -> bytes:
+def _event_of(entry: FeedEntry, paths_below: str) -> bytes:
     happened = entry.event
     if isinstance(happened, Finished):
         view = JobView(job=happened.job, live=None)
-        return _event(NAMES[happened.job.status], entry.id, job_with_paths(view))
+        return _event(NAMES[happened.job.status], entry.id, job_with_paths(view, paths_below))
     return _event("progress", entry.id, happened)
 
 

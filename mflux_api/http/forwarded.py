@@ -8,6 +8,7 @@ from quart import current_app, request
 from quart_trio import QuartTrio
 
 from mflux_api.access.proxies import TrustedProxies
+from mflux_api.http.root_path import ROOT_PATH, RootPath
 
 _PROXIES = "TRUSTED_PROXIES"
 """Key of the app's config."""
@@ -39,10 +40,21 @@ def external_base() -> str:
 
     Where the request names no host it is the path alone.
     """
-    host, prefix = external_host(), _told("X-Forwarded-Prefix", "", _PREFIX)
+    host, prefix = external_host(), external_prefix()
     if not _HOST.fullmatch(host):
         return prefix
     return f"{external_scheme()}://{host}{prefix}"
+
+
+def external_prefix() -> str:
+    """Return what this server's paths begin with for the client: a proxy's prefix, else ``server.root_path``."""
+    root_path = cast("RootPath", current_app.config[ROOT_PATH])
+    return _told("X-Forwarded-Prefix", "", _PREFIX) or root_path.prefix
+
+
+def cookie_path() -> str:
+    """Return the path of the client's cookies: what else its host serves under other prefixes gets none."""
+    return external_prefix() or "/"
 
 
 def external_scheme() -> str:

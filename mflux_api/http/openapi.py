@@ -20,6 +20,7 @@ from mflux_api.errors import (
     Unauthorized,
 )
 from mflux_api.http.a1111 import sdapi
+from mflux_api.http.forwarded import external_prefix
 from mflux_api.http.openai import routes as openai
 from mflux_api.http.openai_errors import OpenAIErrorBody, speaks_openai, status_of_class
 from mflux_api.http.operations import Errors, Operation
@@ -62,7 +63,11 @@ def blueprint(*, max_images: int) -> Blueprint:
 
     @routes.get("/openapi.json")
     async def openapi() -> Response:
-        return json_bytes(document)
+        prefix = external_prefix()
+        if not prefix:
+            return json_bytes(document)
+        # A client takes the paths for those of the host otherwise.
+        return json_bytes(b'{"servers":' + msgspec.json.encode([{"url": prefix}]) + b"," + document[1:])
 
     return routes
 

@@ -132,13 +132,15 @@ class Renderer:
         self._idle_bytes = 0
         self._reading: dict[str, trio.Event] = {}
 
-    async def job(self, view: JobView, held: ExitStack, *, urls: bool = False, warnings: Sequence[str] = ()) -> Answer:
+    async def job(
+        self, view: JobView, held: ExitStack, *, paths_below: str | None = None, warnings: Sequence[str] = ()
+    ) -> Answer:
         """Return a job as JSON; a finished one with its result.
 
         Args:
             view: the job.
             held: keeps the images in memory until it is closed.
-            urls: put the images' paths on this server into the result, in place of base64.
+            paths_below: put the images' paths into the result, in place of base64; they begin with this.
             warnings: about the question, behind those of the job.
 
         Raises:
@@ -146,8 +148,8 @@ class Renderer:
             InternalError: it cannot be read.
             ServerBusy: there is no room for the images now.
         """
-        if urls or not view.job.images or not view.job.status.terminal:
-            return _without_images(view, warnings)
+        if paths_below is not None or not view.job.images or not view.job.status.terminal:
+            return _without_images(view, paths_below or "", warnings)
         images = await self.images(view.job, held)
         return with_images(lambda marks: _with_result(view, marks, view.job.images, warnings), images)
 
@@ -156,7 +158,7 @@ class Renderer:
         job: Job,
         held: ExitStack,
         *,
-        urls: bool = False,
+        paths_below: str | None = None,
         wait_seconds: float = 0.0,
         warnings: Sequence[str] = (),
     ) -> Answer:
@@ -165,7 +167,7 @@ class Renderer:
         Args:
             job: the job.
             held: keeps the images in memory until it is closed.
-            urls: put the images' paths on this server into the result, in place of base64.
+            paths_below: put the images' paths into the result, in place of base64; they begin with this.
             wait_seconds: how long to wait for room.
             warnings: about the question, behind those of the job.
 
@@ -173,8 +175,8 @@ class Renderer:
             ServerBusy: there was no room for the images.
         """
         view = JobView(job=job, live=None)
-        if urls or not job.images:
-            return _without_images(view, warnings)
+        if paths_below is not None or not job.images:
+            return _without_images(view, paths_below or "", warnings)
         parts = (await self._hold(job, held, wait_seconds)).parts
         pairs = list(zip(job.images, parts, strict=True))
         readable = [(image, part) for image, part in pairs if isinstance(part, bytearray)]
@@ -306,7 +308,7 @@ def reserve_partial_images(job: Job, reservation: Reservation) -> bool:
 
 
 def image_path(job: Job, index: int) -> str:
-    """Return where on this server one image of a job is."""
+    """Return the path of the route of one image of a job; clients see it below a proxy's prefix."""
     return f"/api/v1/jobs/{job.id}/images/{index}"
 
 
@@ -319,12 +321,18 @@ def image_parameters(job: Job) -> dict[str, str]:
     return parameters
 
 
-def job_with_paths(view: JobView, warnings: Sequence[str] = ()) -> JobResponse:
-    """Return a job with its images' paths in place of the images."""
+def job_with_paths(view: JobView, below: str, warnings: Sequence[str] = ()) -> JobResponse:
+    """Return a job with its images' paths in place of the images.
+
+    Args:
+        view: the job.
+        below: what paths begin with for the client.
+        warnings: about the question, behind those of the job.
+    """
     job = view.job
     parameters = image_parameters(job)
     query = f"?{urlencode(parameters)}" if parameters else ""
-    paths = [image_path(job, index) + query for index in range(len(job.images))]
+    paths = [below + image_path(job, index) + query for index in range(len(job.images))]
     if job.status.terminal:
         return _with_result(view, paths, job.images, warnings)
     return job_response(view, warnings=warnings)
@@ -335,8 +343,8 @@ def job_with_images(view: JobView, images: Sequence[str]) -> JobResponse:
     return _with_result(view, images, view.job.images)
 
 
-def _without_images(view: JobView, warnings: Sequence[str] = ()) -> Answer:
-    return Answer(segments=(to_json(job_with_paths(view, warnings)),))
+def _without_images(view: JobView, below: str, warnings: Sequence[str] = ()) -> Answer:
+    return Answer(segments=(to_json(job_with_paths(view, below, warnings)),))
 
 
 def _with_result(

@@ -37,7 +37,7 @@ def stream_response(
     renderer: Renderer,
     held: ExitStack,
     *,
-    urls: bool,
+    paths_below: str | None,
     allowed: Callable[[], bool],
     warnings: Sequence[str] = (),
     head_only: bool = False,
@@ -48,7 +48,7 @@ def stream_response(
         stream: the job's events.
         renderer: renders the job's end.
         held: is closed at the end of the request.
-        urls: whether the result has the images' paths in place of base64.
+        paths_below: what the images' paths begin with, which the result has in place of base64; ``None``: base64.
         allowed: whether the follower may still follow; asked at every event and every keep-alive.
         warnings: about the question; the job's end has them.
         head_only: whether only the head is asked for: a connection must not wait for the end of the job then.
@@ -59,7 +59,7 @@ def stream_response(
         response = Response(b"", status=204 if stream.ended else 200, content_type=CONTENT_TYPE)
         response.headers.pop("Content-Length", None)
         return response
-    return event_stream(_Body(stream, renderer, held, urls=urls, allowed=allowed, warnings=warnings))
+    return event_stream(_Body(stream, renderer, held, paths_below=paths_below, allowed=allowed, warnings=warnings))
 
 
 def event_stream(body: ResponseBody) -> Response:
@@ -89,14 +89,14 @@ class _Body(ResponseBody):
         renderer: Renderer,
         held: ExitStack,
         *,
-        urls: bool,
+        paths_below: str | None,
         allowed: Callable[[], bool],
         warnings: Sequence[str],
     ) -> None:
         self._stream = stream
         self._renderer = renderer
         self._held = held
-        self._urls = urls
+        self._paths_below = paths_below
         self._allowed = allowed
         self._warnings = warnings
         self._pieces: Iterator[bytes] = iter(())
@@ -152,7 +152,7 @@ class _Body(ResponseBody):
     async def _render(self, end: Finished) -> None:
         """Have the end's images in memory, however long there is no room for them, or their disk takes."""
         answer = await self._renderer.end(
-            end.job, self._held, urls=self._urls, wait_seconds=math.inf, warnings=self._warnings
+            end.job, self._held, paths_below=self._paths_below, wait_seconds=math.inf, warnings=self._warnings
         )
         self._pieces = event(NAMES[end.job.status], end.event_id, answer).pieces()
         self._rendered.set()

@@ -22,6 +22,7 @@ from mflux_api.http.a1111.styles import StyledPrompts
 from mflux_api.http.body import json_object
 from mflux_api.http.client_calls import ClientCalls
 from mflux_api.http.client_ids import client_id
+from mflux_api.http.forwarded import external_prefix
 from mflux_api.http.held import held
 from mflux_api.http.operations import RUN_ERRORS, SUBMIT_ERRORS, Operation
 from mflux_api.http.render import ROOM_SECONDS, Renderer, job_response, with_images
@@ -214,7 +215,7 @@ def blueprint(
         job = await waits.end(accepted.job, wait)
         if job is None:
             response = json_response(job_response(await gateway.job(accepted.job.id)), 202)
-            response.headers["Location"] = f"/api/v1/jobs/{accepted.job.id}"
+            response.headers["Location"] = f"{external_prefix()}/api/v1/jobs/{accepted.job.id}"
             return response
         if job.failure is not None:
             raise job.failure.to_error()

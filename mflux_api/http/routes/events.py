@@ -6,6 +6,7 @@ from mflux_api.access.keys import Scope
 from mflux_api.errors import ShuttingDown, TooManyConnections
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.event_feed import FeedBegins, feed_response
+from mflux_api.http.forwarded import external_prefix
 from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
 from mflux_api.http.open_connections import connection_limits
@@ -52,6 +53,8 @@ def blueprint(gateway: Gateway) -> Blueprint:
         feed = await gateway.follow_all(last_event_id, visible=caller().sees)
         held().stack.callback(feed.channel.close)
         need_client()
-        return feed_response(feed, resumed=last_event_id is not None, allowed=still_allowed())
+        return feed_response(
+            feed, resumed=last_event_id is not None, allowed=still_allowed(), paths_below=external_prefix()
+        )
 
     return routes

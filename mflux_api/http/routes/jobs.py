@@ -28,6 +28,7 @@ from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.jobs import JobView
 from mflux_api.http.a1111.dialect import ALIASES, PLAIN_FIELDS
 from mflux_api.http.body import json_object
+from mflux_api.http.forwarded import external_prefix
 from mflux_api.http.half_close import need_client
 from mflux_api.http.held import held
 from mflux_api.http.idempotency_keys import PARAMETER as IDEMPOTENCY_KEY
@@ -129,7 +130,7 @@ def blueprint(gateway: Gateway, renderer: Renderer, streams: Slots, waits: Waits
 
     @routes.post("/generate")
     async def generate() -> Response:
-        asked, urls = read_wait(), _urls()
+        asked, paths_below = read_wait(), _paths_below()
         with waits.place(asked) as wait:
             # Without a wait the answer holds no images.
             accepted = await submit((WAIT,) if wait.seconds is None else (WAIT, "images"))
@@ -142,8 +143,8 @@ def blueprint(gateway: Gateway, renderer: Renderer, streams: Slots, waits: Waits
             held().body.release()
             end = await waits.end(accepted.job, wait)
         view = await gateway.job(accepted.job.id) if end is None else JobView(job=end, live=None)
-        response = json_answer(await renderer.job(view, held().stack, urls=urls))
-        response.headers["Location"] = f"/api/v1/jobs/{accepted.job.id}"
+        response = json_answer(await renderer.job(view, held().stack, paths_below=paths_below))
+        response.headers["Location"] = f"{external_prefix()}/api/v1/jobs/{accepted.job.id}"
         response.status_code = 200 if view.job.status.terminal else 202
         return wait.apply(response)
 
@@ -165,8 +166,8 @@ def blueprint(gateway: Gateway, renderer: Renderer, streams: Slots, waits: Waits
 
     @routes.get("/jobs/<job_id>")
     async def get_job(job_id: str) -> Response:
-        asked, urls, warnings = read_wait(of_a_look=True), _urls(), unknown_parameters("images", WAIT)
-        who = caller()
+        warnings = unknown_parameters("images", WAIT)
+        asked, paths_below, who = read_wait(of_a_look=True), _paths_below(), caller()
         view = await gateway.job(job_id, visible=who.sees)
         with waits.place(asked) as wait:
             if wait.seconds and not view.job.status.terminal and request.method != "HEAD":
@@ -174,12 +175,13 @@ def blueprint(gateway: Gateway, renderer: Renderer, streams: Slots, waits: Waits
                 await waits.end(view.job, wait)
                 view = await gateway.job(job_id)
         view = attrs.evolve(view, viewer=who.owner)
-        return wait.apply(json_answer(await renderer.job(view, held().stack, urls=urls, warnings=warnings)))
+        answer = await renderer.job(view, held().stack, paths_below=paths_below, warnings=warnings)
+        return wait.apply(json_answer(answer))
 
     @routes.get("/jobs/<job_id>/stream")
     async def stream(job_id: str) -> Response:
         last_event_id = request.headers.get("Last-Event-ID") or None
-        urls, previews = _urls(), _previews()
+        paths_below, previews = _paths_below(), _previews()
         held().stack.enter_context(streams.slot(caller().owner))
         events = await gateway.follow(
             job_id,
@@ -194,7 +196,7 @@ def blueprint(gateway: Gateway, renderer: Renderer, streams: Slots, waits: Waits
             events,
             renderer,
             held().stack,
-            urls=urls,
+            paths_below=paths_below,
             allowed=still_allowed(),
             warnings=unknown_parameters("images", "previews"),
             head_only=request.method == "HEAD",
@@ -231,11 +233,12 @@ def _prune_request(body: Mapping[str, Any]) -> PruneRequest:
         raise InvalidParameter.for_field(field, f"is invalid: expected {limit}", value=shown, limit=limit) from None
 
 
-def _urls() -> bool:
+def _paths_below() -> str | None:
+    """Return what the images' paths begin with; ``None`` where the client wants them as base64."""
     value = request.args.get("images", "base64")
     if value not in ("base64", "url"):
         raise invalid_parameter("images", value, "base64 or url")
-    return value == "url"
+    return external_prefix() if value == "url" else None
 
 
 def _previews() -> bool:

@@ -8,7 +8,7 @@ from mflux_api.access.keys import ALL_SCOPES, Key, Scope
 from mflux_api.errors import JobGone, JobNotFound, OriginNotAllowed, Unauthorized
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.body import json_object
-from mflux_api.http.forwarded import external_scheme
+from mflux_api.http.forwarded import external_prefix, external_scheme
 from mflux_api.http.operations import BODY_ERRORS, Operation, path_parameter
 from mflux_api.http.render import image_path, timestamp
 from mflux_api.http.responses import json_response
@@ -104,14 +104,15 @@ def blueprint(gateway: Gateway) -> Blueprint:
         job = (await gateway.job(job_id, visible=caller().sees)).job
         key = caller().key
         token, expires = (None, None) if key is None else await tokens().ticket(job.id, key)
+        below = external_prefix()
         query = "" if token is None else f"?{TICKET}={token}"
         return json_response(
             TicketResponse(
                 job_id=job.id,
                 ticket=token,
                 expires_at=_time(expires),
-                stream=f"/api/v1/jobs/{job.id}/stream{query}",
-                images=tuple(image_path(job, index) + query for index in range(len(job.images))),
+                stream=f"{below}/api/v1/jobs/{job.id}/stream{query}",
+                images=tuple(below + image_path(job, index) + query for index in range(len(job.images))),
             )
         )
 

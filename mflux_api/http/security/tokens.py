@@ -11,6 +11,7 @@ from quart import Response, request
 from mflux_api.access.access import Access
 from mflux_api.access.grants import Grants, new_secret
 from mflux_api.access.keys import Key, KeyRing, Scope
+from mflux_api.http.forwarded import cookie_path
 from mflux_api.storage.ended_sessions import EndedSessions, Session, read_ended, write_ended
 from mflux_api.storage.secret_file import read_or_make
 from mflux_api.system.threads import read_in_thread, run_in_thread
@@ -107,7 +108,7 @@ class Tokens:
             httponly=True,
             samesite="Strict",
             secure=secure,
-            path="/",
+            path=cookie_path(),
         )
 
     async def expires(self, keys: KeyRing) -> int | None:
@@ -125,7 +126,7 @@ class Tokens:
                 async with self._ending:
                     await run_in_thread(write_ended, self._access.state_dir, self._ended.lines())
         name = await self.cookie_name()
-        response.delete_cookie(name, path="/", httponly=True, samesite="Strict", secure=secure)
+        response.delete_cookie(name, path=cookie_path(), httponly=True, samesite="Strict", secure=secure)
 
     async def ticket(self, job_id: str, key: Key) -> tuple[str, int]:
         """Return a token for one job, its stream and its images, and when it ends."""
