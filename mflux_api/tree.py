@@ -278,7 +278,7 @@ def _webhooks(settings: Settings, options: TreeOptions, boxes: _Mailboxes) -> We
         told,
         signer=options.signer,
         sender=HttpSender(allow_private=told.allow_private_addresses, timeout=told.timeout_seconds),
-        make_body=WebhookBodies(options.access, told.public_url),
+        make_body=WebhookBodies(options.access, told.public_url or settings.server.root_path),
     )
 
 

@@ -11,7 +11,8 @@ import yaml
 
 from mflux_api.cli.exit_status import EXIT_USAGE
 from mflux_api.cli.main import _parser
-from mflux_api.config import _ENVIRONMENT, Settings
+from mflux_api.config import _ENVIRONMENT, Settings, load_settings
+from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.openapi import OPERATIONS
 
 ROOT = Path(__file__).parents[1]
@@ -54,7 +55,8 @@ def check_command(words: list[str]) -> None:
 
 def test_every_file_is_in_the_table_and_named_by_the_page_about_installing() -> None:
     names = {path.name for path in DEPLOY.iterdir()} - {"README.md"}
-    assert names == set(re.findall(r"^\| \[([^\]]+)\]", text("README.md"), re.MULTILINE))
+    rows = "".join(line for line in text("README.md").splitlines() if line.startswith("| ["))
+    assert names == set(re.findall(r"\[([^\]]+)\]\(", rows))
     page = (ROOT / "docs" / "install.md").read_text("utf-8")
     operations = (ROOT / "docs" / "operations.md").read_text("utf-8")
     assert [name for name in names if f"deploy/{name}" not in page + operations] == []
@@ -123,6 +125,23 @@ def test_agent_and_formula_run_a_command_that_exists() -> None:
     assert agent["ExitTimeOut"] > DRAIN
     (run,) = re.findall(r"run \[opt_bin/\"mflux-api\", (.*)\]", text("mflux-api.rb"))
     check_command([word.strip(' "') for word in run.split(",")])
+
+
+@pytest.mark.parametrize("name", ["nginx.conf", "nginx-below-a-path.conf", "Caddyfile"])
+def test_proxies_ask_this_server_and_pass_events_on_as_they_come(name: str) -> None:
+    said = text(name)
+    assert set(re.findall(r"127\.0\.0\.1:(\d+)", said)) == {str(PORT)}
+    assert "proxy_buffering off;" in said or "flush_interval -1" in said
+    # As large as a body of this server may be.
+    assert set(re.findall(r"(?:client_max_body_size|max_size) (\d+)", said)) == {str(MAX_BODY_BYTES // 2**20)}
+
+
+def test_settings_that_a_proxy_needs_are_ones_that_there_are(tmp_path: Path) -> None:
+    lines = [line.removeprefix("#").strip() for line in text("nginx.conf").partition("\nserver {")[0].splitlines()]
+    config = tmp_path / "config.toml"
+    config.write_text("\n".join(lines[lines.index("[server]") :]), "utf-8")
+    read = load_settings(config, environ={})
+    assert (read.server.trusted_proxies, read.security.allowed_hosts) == (("127.0.0.1",), ("images.example.com",))
 
 
 def test_versions_are_those_of_the_project() -> None:

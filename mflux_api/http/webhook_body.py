@@ -16,10 +16,10 @@ URL_SECONDS: Final = 24 * 3600.0
 class WebhookBodies:
     """Makes bodies. The images of a key's job have signed paths, which can be read without the key for a while."""
 
-    def __init__(self, access: SharedAccess, public_url: str | None) -> None:
-        """Take the keys, and what receivers call this server; without that they get paths."""
+    def __init__(self, access: SharedAccess, base: str) -> None:
+        """Take the keys, and what receivers call this server; a path alone, or nothing, gives them paths."""
         self._access = access
-        self._base = (public_url or "").rstrip("/")
+        self._base = base.rstrip("/")
         self._tokens: Tokens | None = None
 
     async def __call__(self, job: Job) -> bytes:
