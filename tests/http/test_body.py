@@ -20,8 +20,8 @@ from tests.support.scripted_api import Api, scripted_api
 from tests.support.server import ROOT
 
 BODY = {"prompt": "a red house", "model": "demo", "width": 64, "height": 64, "steps": 1}
-UNKNOWN = {"webhook": "http://localhost", "userdata": {"user": ["a"]}}
-WARNING = "'webhook', 'userdata' are not known here, and were ignored"
+UNKNOWN = {"callback": "http://localhost", "userdata": {"user": ["a"]}}
+WARNING = "'callback', 'userdata' are not known here, and were ignored"
 
 
 @pytest.fixture

@@ -351,6 +351,7 @@ def test_every_field_of_a_request_is_an_argument_or_left_out_on_purpose() -> Non
     left_out = {
         "partial_images",
         "priority",
+        "webhook",
         "output_format",
         "output_compression",
         "mask_alpha",
