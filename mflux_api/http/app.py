@@ -19,10 +19,11 @@ from mflux_api.http.half_close import SAYS
 from mflux_api.http.held import IN_FLIGHT, ServiceRequest
 from mflux_api.http.open_connections import connection_limits
 from mflux_api.http.openai import routes as openai
+from mflux_api.http.page_files import read_files
 from mflux_api.http.probes import PROBES
 from mflux_api.http.render import Renderer
 from mflux_api.http.root_path import ROOT_PATH, RootPath
-from mflux_api.http.routes import api_v1
+from mflux_api.http.routes import api_v1, page
 from mflux_api.http.routes.system import probes
 from mflux_api.http.security.guard import Guard, install, route_scopes
 from mflux_api.http.security.hosts import HostRules, own_names
@@ -73,12 +74,14 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     most = max(1, limits.per_address * 3 // 4)
     streams = Slots("event streams and waits", total=limits.total, per_caller=most)
     waits = Waits(gateway, streams)
+    pages = read_files()
     for blueprint in (
-        *sdapi.blueprints(gateway, renderer, calls, waits),
+        *sdapi.blueprints(gateway, renderer, calls, waits, pages),
         *openai.blueprints(gateway, renderer, calls),
         *api_v1.blueprints(gateway, renderer, streams, waits),
     ):
         app.register_blueprint(blueprint)
+    app.register_blueprint(page.blueprint(pages))
     app.register_blueprint(openapi.blueprint(max_images=settings.generation.max_batch_size))
     request_log.install(app)
     metrics.install(app, gateway)

@@ -25,7 +25,7 @@ from mflux_api.http.openai import routes as openai
 from mflux_api.http.openai_errors import OpenAIErrorBody, speaks_openai, status_of_class
 from mflux_api.http.operations import Errors, Operation
 from mflux_api.http.responses import json_bytes
-from mflux_api.http.routes import api_v1
+from mflux_api.http.routes import api_v1, page
 from mflux_api.http.schemas import ErrorBody
 from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.request import GenerateRequest
@@ -35,6 +35,7 @@ OPERATIONS = (
     *sdapi.OPERATIONS,
     *openai.OPERATIONS,
     *api_v1.OPERATIONS,
+    *page.OPERATIONS,
     Operation(
         method="get",
         path="/openapi.json",

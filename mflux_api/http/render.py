@@ -20,6 +20,7 @@ from mflux_api.gateway.jobs import JobView
 from mflux_api.http.responses import Answer, to_json
 from mflux_api.http.schemas import JobResponse, JobResult, StageName, WebhookResponse, WebhookState
 from mflux_api.images.encode import ImageTarget, base64_length, target_of
+from mflux_api.images.generation_record import request_fields
 from mflux_api.images.rgb import CHANNELS
 from mflux_api.jobs.job import Job, Stage, Status, StoredImage
 from mflux_api.jobs.progress import Progress
@@ -58,9 +59,16 @@ def job_response(view: JobView, result: JobResult | None = None, warnings: Seque
         error=job.failure.message if job.failure is not None else None,
         code=job.failure.code if job.failure is not None else None,
         details=dict(job.failure.details) if job.failure is not None else None,
+        request=_request(job),
+        edit=job.request.image_strength is not None or job.request.upscaling is not None,
         webhook=_webhook(job, view.viewer),
         warnings=merge(job.warnings, () if live is None else live.warnings, warnings),
     )
+
+
+def _request(job: Job) -> dict[str, Any]:
+    count = {"num_images": job.request.num_images} if job.request.num_images > 1 else {}
+    return request_fields(job.request, job.request.seed) | count
 
 
 def _webhook(job: Job, viewer: str | None) -> WebhookResponse | None:

@@ -96,6 +96,10 @@ class JobResponse:
     error: str | None
     code: str | None
     details: Mapping[str, Any] | None
+    request: Mapping[str, Any]
+    """What is run, with every default filled in: ``POST /api/v1/generate`` takes it again, but for images and mask."""
+    edit: bool
+    """Whether it is made from images, which are not in ``request``."""
     webhook: WebhookResponse | None
     warnings: tuple[str, ...]
     """What is not as it was asked for, in sentences: unknown fields, an image that cannot be read; empty as a rule."""

@@ -42,6 +42,15 @@ def generation_record(request: ResolvedRequest, seed: int) -> str:
 
     Init images and the mask are not in it, only how many there were.
     """
+    masked = request.inpainting is not None and request.inpainting.masked
+    given = request_fields(request, seed)
+    whole = {"version": package_version(), "request": given, "init_images": len(request.init_images), "mask": masked}
+    text = json.dumps(whole, ensure_ascii=True)
+    return text if len(text) <= MAX_RECORD else ""
+
+
+def request_fields(request: ResolvedRequest, seed: int) -> dict[str, Any]:
+    """Return what ``POST /api/v1/generate`` takes to make one image again, without init images and mask."""
     fields: dict[str, Any] = {"prompt": request.prompt, "model": request.model, "seed": seed}
     if request.upscaling is not None:
         fields |= {"resolution": request.upscaling.resolution, "softness": request.upscaling.softness}
@@ -54,11 +63,7 @@ def generation_record(request: ResolvedRequest, seed: int) -> str:
     if request.low_ram:
         fields["low_ram"] = True
     fields |= _of_inpainting(request)
-    given = {name: value for name, value in fields.items() if value is not None}
-    masked = request.inpainting is not None and request.inpainting.masked
-    whole = {"version": package_version(), "request": given, "init_images": len(request.init_images), "mask": masked}
-    text = json.dumps(whole, ensure_ascii=True)
-    return text if len(text) <= MAX_RECORD else ""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _of_inpainting(request: ResolvedRequest) -> dict[str, Any]:

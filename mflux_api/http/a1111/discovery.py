@@ -3,10 +3,12 @@
 Of what this service has none the list is empty; a client that finds no route takes the server for another one.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
+import attrs
 import psutil
-from quart import Blueprint, Response
+from quart import Blueprint, Response, request
 
 from mflux_api.access.keys import Scope
 from mflux_api.gateway.gateway import Gateway
@@ -29,7 +31,9 @@ from mflux_api.http.a1111.discovery_schemas import (
     ScriptsResponse,
 )
 from mflux_api.http.a1111.options import chosen_model
+from mflux_api.http.forwarded import external_prefix
 from mflux_api.http.operations import Operation
+from mflux_api.http.page_files import INDEX, PageFile, file_response, wants_page
 from mflux_api.http.responses import json_response
 from mflux_api.images.infotext import SAMPLER, SCHEDULE, SUFFIX
 from mflux_api.version import package_version
@@ -55,7 +59,7 @@ def _get(path: str, summary: str, response: type[Any], *, is_list: bool = False)
 
 
 OPERATIONS = (
-    _get("/", "What this server is, for machines", RootResponse),
+    attrs.evolve(_get("/", "What this server is; for browsers the page", RootResponse), scope=None),
     _get("/config", "What Gradio's clients read", ConfigResponse),
     _get("/sdapi/v1/sd-models", "The models that calls may name", CheckpointItem, is_list=True),
     _get("/sdapi/v1/samplers", "The samplers", SamplerItem, is_list=True),
@@ -69,7 +73,7 @@ OPERATIONS = (
 )
 
 
-def blueprint(gateway: Gateway, options: ClientOptions) -> Blueprint:
+def blueprint(gateway: Gateway, options: ClientOptions, pages: Mapping[str, PageFile]) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("discovery", __name__)
     settings = gateway.settings
@@ -85,6 +89,9 @@ def blueprint(gateway: Gateway, options: ClientOptions) -> Blueprint:
 
     @routes.get("/")
     async def root() -> Response:
+        """Return the page to a browser, and to machines what this is."""
+        if wants_page():
+            return await file_response(pages[INDEX], external_prefix()).make_conditional(request)
         model = chosen_model(options) or settings.models.default
         return json_response(
             RootResponse(service="mflux-api", version=package_version(), model=model, api="/openapi.json")

@@ -25,8 +25,9 @@ JOB = {"prompt": "a lake", "model": "demo", "width": 64, "height": 64, "steps": 
 OF_THE_JOB = {"/api/v1/jobs/{job_id}", "/api/v1/jobs/{job_id}/stream", "/api/v1/jobs/{job_id}/images/{index}"}
 LET_IN, NO_KEY, FOREIGN = None, 401, 403
 PROBES = {("get", "/api/v1/health"), ("get", "/livez"), ("get", "/readyz"), ("head", "/")}
-OPEN = PROBES | {("post", SESSION), ("delete", SESSION), ("post", "/login")}
-"""The routes that need no key: whether the service is there, and how to come in and out."""
+PAGE = {("get", "/"), ("get", "/page/{name}"), ("get", "/favicon.ico")}
+OPEN = PROBES | PAGE | {("post", SESSION), ("delete", SESSION), ("post", "/login")}
+"""The routes that need no key: whether the service is there, the page's own files, and how to come in and out."""
 
 
 def safe(operation: Operation) -> bool:

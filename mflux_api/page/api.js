@@ -1,0 +1,55 @@
+// The server's public API. Addresses are relative: the page may lie below a path of its host.
+
+export class ApiError extends Error {
+  constructor(status, body) {
+    super(body?.error ?? `The server answered ${status}`);
+    this.status = status;
+    this.code = body?.code ?? "";
+    this.field = body?.details?.field ?? "";
+    this.details = body?.details ?? {};
+  }
+}
+
+export async function ask(method, path, body, headers = {}) {
+  const options = { method, headers: { Accept: "application/json", ...headers } };
+  if (body !== undefined) {
+    options.body = JSON.stringify(body);
+    options.headers["Content-Type"] = "application/json";
+  }
+  let answer;
+  try {
+    answer = await fetch(`api/v1/${path}`, options);
+  } catch {
+    throw new ApiError(0, { error: "The server does not answer; this page tries again by itself", code: "OFFLINE" });
+  }
+  const text = await answer.text();
+  let found = null;
+  try {
+    found = text ? JSON.parse(text) : null;
+  } catch {
+    found = null;
+  }
+  if (!answer.ok) throw new ApiError(answer.status, found);
+  return found;
+}
+
+export const get = (path) => ask("GET", path);
+export const post = (path, body) => ask("POST", path, body);
+
+export const imagePath = (id, index, parameters = "") => `api/v1/jobs/${id}/images/${index}${parameters && `?${parameters}`}`;
+
+export async function toBase64(blob) {
+  const url = await new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+  return url.slice(url.indexOf(",") + 1);
+}
+
+export async function fetchImage(id, index) {
+  const answer = await fetch(imagePath(id, index));
+  if (!answer.ok) throw new ApiError(answer.status, await answer.json().catch(() => null));
+  return answer.blob();
+}

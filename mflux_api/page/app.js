@@ -1,0 +1,145 @@
+// Starts the views and keeps the state: one stream tells of all jobs, another one shows the image in the making.
+
+import { ApiError, get, post } from "./api.js";
+import { startCompose } from "./compose.js";
+import { say } from "./dom.js";
+import { stage as stageText } from "./format.js";
+import { startHistory } from "./history.js";
+import { startStage } from "./stage.js";
+import { listen, model, putJob, running, state, update } from "./store.js";
+import { startTop } from "./top.js";
+
+const PAGE = 40;
+
+export async function loadAll() {
+  try {
+    const [models, loras, system, root] = await Promise.all([
+      get("models"), get("loras"), get("system"), fetch("./", { headers: { Accept: "application/json" } }).then((answer) => answer.json()),
+    ]);
+    update({ models: models.models, loras: loras.loras, system, defaultModel: root.model, needsKey: false });
+    if (!state.form.sized && model()) [state.form.width, state.form.height] = model().native_size;
+    await search();
+    follow();
+  } catch (error) {
+    if (error instanceof ApiError && error.status === 401) update({ needsKey: true, live: "key" });
+    else setTimeout(loadAll, 3000);
+  }
+}
+
+export async function search(more = false) {
+  if (state.loading) return;
+  update({ loading: true });
+  const wanted = new URLSearchParams({ limit: PAGE });
+  for (const [name, value] of Object.entries(state.search)) if (value) wanted.set(name, value);
+  if (more && state.cursor) wanted.set("cursor", state.cursor);
+  try {
+    const page = await get(`jobs?${wanted}`);
+    for (const job of page.jobs) state.jobs.set(job.id, { ...state.jobs.get(job.id), ...job });
+    const ids = page.jobs.map((job) => job.id);
+    update({ found: more ? [...state.found, ...ids.filter((id) => !state.found.includes(id))] : ids, cursor: page.next_cursor });
+  } catch (error) {
+    update({ notice: error.message });
+  } finally {
+    update({ loading: false });
+  }
+}
+
+let events = null;
+let told = -1;
+
+function follow() {
+  events?.close();
+  events = new EventSource("api/v1/events");
+  const on = (name, act) => events.addEventListener(name, (event) => act(JSON.parse(event.data)));
+  events.onopen = () => update({ live: "live" });
+  events.onerror = () => {
+    update({ live: "reconnecting" });
+    // A browser gives up where the answer is no stream, such as that of a proxy whose server is away.
+    if (events.readyState === EventSource.CLOSED) setTimeout(loadAll, 3000);
+  };
+  on("resync", () => search());
+  on("progress", (job) => {
+    const { preview, ...plain } = job;
+    putJob(plain);
+    if (!state.jobs.get(job.id).prompt) get(`jobs/${job.id}?images=url`).then(putJob, () => {});
+    if (job.id === state.shown) announce(job);
+  });
+  for (const name of ["complete", "failed", "cancelled"]) {
+    on(name, (job) => {
+      putJob(job);
+      if (job.id === state.shown) {
+        update({ preview: null });
+        say(name === "complete" ? "The image is ready" : job.error ?? "Cancelled");
+      }
+      refreshSystem();
+    });
+  }
+}
+
+function announce(job) {
+  const quarter = Math.floor(job.progress * 4);
+  if (quarter !== told) say(`${stageText(job)}, ${Math.round(job.progress * 100)} %`);
+  told = quarter;
+}
+
+let stream = null;
+
+export function show(id, chosen = 0) {
+  stream?.close();
+  stream = null;
+  update({ shown: id, chosen, preview: null });
+  if (!id) return;
+  get(`jobs/${id}?images=url`).then(putJob, (error) => update({ notice: error.message }));
+  const job = state.jobs.get(id);
+  if (job && !running(job)) return;
+  stream = new EventSource(`api/v1/jobs/${id}/stream?previews=jpeg&images=url`);
+  stream.addEventListener("progress", (event) => {
+    const { preview } = JSON.parse(event.data);
+    if (preview && state.shown === id) update({ preview: `data:image/jpeg;base64,${preview}` });
+  });
+  for (const name of ["complete", "failed", "cancelled"]) stream.addEventListener(name, () => stream?.close());
+}
+
+export async function refreshSystem() {
+  try {
+    update({ system: await get("system") });
+  } catch {
+    // The stream of events says that the server is away.
+  }
+}
+
+export async function cancel(id) {
+  try {
+    await fetch(`api/v1/jobs/${id}`, { method: "DELETE" });
+  } catch {
+    update({ notice: "The server does not answer; the job goes on" });
+  }
+}
+
+export async function submit(body) {
+  update({ sending: state.sending + 1, errors: {}, notice: "" });
+  try {
+    const accepted = await post("generate", body);
+    putJob({ id: accepted.job_id, status: accepted.status, position: accepted.position, prompt: body.prompt ?? "", model: body.model, progress: 0, warnings: accepted.warnings, stage: "queued", created_at: new Date().toISOString(), request: body });
+    show(accepted.job_id);
+    return true;
+  } catch (error) {
+    if (error.status === 401) update({ needsKey: true });
+    update(error.field ? { errors: { [error.field]: error.message } } : { notice: error.message });
+    say(error.message);
+    return false;
+  } finally {
+    update({ sending: state.sending - 1 });
+  }
+}
+
+startTop();
+startCompose();
+startStage();
+startHistory();
+listen((now) => {
+  const job = now.shown ? now.jobs.get(now.shown) : null;
+  document.title = job && running(job) ? `${Math.round((job.progress ?? 0) * 100)} % · mflux-api` : "mflux-api";
+});
+loadAll();
+setInterval(refreshSystem, 15000);

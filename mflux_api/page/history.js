@@ -1,0 +1,73 @@
+// All jobs, newest first: those under way on top with their progress, the others as thumbnails.
+
+import { imagePath } from "./api.js";
+import { cancel, search, show } from "./app.js";
+import { h, icon, render } from "./dom.js";
+import { stage } from "./format.js";
+import { listen, running, state, update } from "./store.js";
+
+const FILTERS = [["edit", "true", "Edits"], ["status", "failed", "Failed"]];
+
+function busyRow(job) {
+  const bar = h("progress", { max: 1, "aria-label": `Progress of ${job.prompt}` });
+  bar.value = job.progress ?? 0;
+  return h("li", { class: "busy" },
+    h("button", { class: "plainbutton grow", onclick: () => show(job.id) }, h("span", { class: "said" }, job.prompt || "…"), bar, h("span", { class: "quiet" }, stage(job))),
+    h("button", { class: "plainbutton", "aria-label": `Cancel: ${job.prompt}`, onclick: () => cancel(job.id) }, icon("close")));
+}
+
+function tile(job) {
+  const [width, height] = [job.request?.width ?? 1, job.request?.height ?? 1];
+  const button = h("button", { class: "tile", title: job.prompt, "aria-label": job.prompt || job.id, onclick: () => show(job.id) },
+    job.status === "completed"
+      ? h("img", { src: imagePath(job.id, 0, "size=256&format=webp"), alt: "", loading: "lazy", width, height, onerror: (event) => event.target.replaceWith("gone") })
+      : h("span", { class: `none ${job.status}` }, job.status));
+  button.style.setProperty("--ratio", Math.min(2.4, Math.max(0.42, width / height)));
+  return h("li", {}, button);
+}
+
+export function startHistory() {
+  const place = document.getElementById("history");
+  let typing = 0;
+  const box = h("input", { type: "search", placeholder: "Search prompts  /", "aria-label": "Search prompts", oninput: (event) => {
+    clearTimeout(typing);
+    typing = setTimeout(() => { state.search.q = event.target.value.trim(); search(); }, 250);
+  } });
+  const filters = h("div", { class: "chips", role: "group", "aria-label": "Only" });
+  const busy = h("ul", { class: "busylist", "aria-label": "Under way" });
+  const tiles = h("ul", { class: "tiles", "aria-label": "Images" });
+  const end = h("p", { class: "quiet end" });
+  place.append(h("div", { class: "row searchrow" }, box), filters, busy, tiles, end);
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "/" && !/INPUT|TEXTAREA|SELECT/.test(document.activeElement?.tagName ?? "")) {
+      event.preventDefault();
+      box.focus();
+    }
+  });
+  new IntersectionObserver(([entry]) => {
+    if (entry.isIntersecting && state.cursor) search(true);
+  }, { rootMargin: "600px" }).observe(end);
+
+  const made = new Map();
+  listen((now) => {
+    const active = [...now.jobs.values()].filter(running).sort((one, other) => (one.created_at < other.created_at ? -1 : 1));
+    render(busy, active.map((job) => [job.id, job.prompt, job.progress, stage(job)]), () => active.map(busyRow));
+    render(filters, now.search, () => [
+      ...FILTERS.map(([name, value, label]) => {
+        const on = now.search[name] === value;
+        return h("button", { class: `chip ${on ? "on" : ""}`, "aria-pressed": String(on), onclick: () => { now.search[name] = on ? "" : value; update(); search(); } }, label);
+      })]);
+    const finished = now.found.map((id) => now.jobs.get(id)).filter((job) => job && !running(job));
+    const wanted = finished.map((job) => {
+      const key = `${job.id} ${job.status}`;
+      if (!made.has(key)) made.set(key, tile(job));
+      return made.get(key);
+    });
+    if (wanted.length !== tiles.children.length || wanted.some((each, index) => tiles.children[index] !== each)) tiles.replaceChildren(...wanted);
+    const searched = Object.values(now.search).some(Boolean);
+    end.textContent = now.loading ? "Loading…" : wanted.length ? (now.cursor ? "" : "That is all.") : searched ? "Nothing is found." : "Finished images come here.";
+    for (const button of tiles.querySelectorAll(".tile.on")) button.classList.remove("on");
+    const shown = finished.find((job) => job.id === now.shown);
+    if (shown) made.get(`${shown.id} ${shown.status}`).firstChild.classList.add("on");
+  });
+}

@@ -1,0 +1,65 @@
+// One state, and who is told when it changes. Views are functions of it.
+
+const kept = JSON.parse(localStorage.getItem("mflux-form") ?? "{}");
+
+export const state = {
+  live: "connecting",
+  needsKey: false,
+  keyed: false,
+  models: [],
+  defaultModel: "",
+  loras: [],
+  system: null,
+  jobs: new Map(),
+  found: [],
+  cursor: null,
+  loading: false,
+  search: { q: "", model: "", edit: "", status: "" },
+  shown: null,
+  preview: null,
+  chosen: 0,
+  errors: {},
+  notice: "",
+  sending: 0,
+  form: {
+    prompt: "", negative_prompt: "", model: "", width: 512, height: 512, steps: null, guidance: null, seed: null,
+    num_images: 1, loras: [], strength: 0.75, ...kept, images: [], mask: null,
+  },
+};
+
+const listeners = new Set();
+let due = false;
+
+export function listen(listener) {
+  listeners.add(listener);
+  listener(state);
+}
+
+export function update(changes = {}) {
+  Object.assign(state, changes);
+  if (due) return;
+  due = true;
+  queueMicrotask(() => {
+    due = false;
+    for (const listener of listeners) listener(state);
+  });
+}
+
+export function setForm(changes) {
+  Object.assign(state.form, changes);
+  const { images, mask, ...plain } = state.form;
+  localStorage.setItem("mflux-form", JSON.stringify(plain));
+  for (const name of Object.keys(changes)) delete state.errors[name];
+  update();
+}
+
+export function putJob(job) {
+  const before = state.jobs.get(job.id);
+  state.jobs.set(job.id, { ...before, ...job });
+  if (!before && !state.found.includes(job.id)) state.found.unshift(job.id);
+  update();
+}
+
+export const model = () => state.models.find((each) => each.title === (state.form.model || state.defaultModel));
+export const isUpscaler = (each) => each.config.base_arch === "seedvr2";
+export const running = (job) => job.status === "queued" || job.status === "generating";
