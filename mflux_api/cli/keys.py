@@ -48,7 +48,10 @@ def _new(settings: Settings, options: argparse.Namespace) -> None:
         note = f"set security.keys_file, and put this into the file (chmod 600):\n\n{entry}"
     else:
         append(path, entry)
-        note = f"added to {path.name}; send a running server SIGUSR1. This is the only time that the key is shown:\n"
+        note = (
+            f"added to {path.name}; run `mflux-api reload` where a server runs. This is the only time that the key is "
+            "shown:\n"
+        )
     print(note, file=sys.stderr, flush=True)
     print(secret)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
-from mflux_api.cli import doctor, generate, info, jobs, keys, loras, mcp, models, selftest, serve
+from mflux_api.cli import doctor, generate, info, jobs, keys, loras, mcp, models, reload, selftest, serve
 from mflux_api.cli.encoding import show_everything
 from mflux_api.cli.error_text import describe
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USAGE
@@ -25,11 +25,12 @@ _COMMANDS = {
     "loras": loras.run,
     "jobs": jobs.run,
     "keys": keys.run,
+    "reload": reload.run,
     "doctor": doctor.run,
     "selftest": selftest.run,
 }
 _LOG_LEVELS = {"serve": "info", "mcp": "warning"} | dict.fromkeys(
-    ("generate", "info", "models", "loras", "jobs", "keys", "doctor", "selftest"), "error"
+    ("generate", "info", "models", "loras", "jobs", "keys", "reload", "doctor", "selftest"), "error"
 )
 
 
@@ -91,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
     loras.add_arguments(commands.add_parser("loras", help="list LoRA files, and what is left out"), shared)
     jobs.add_arguments(commands.add_parser("jobs", help="back up the job database, remove old records"), shared)
     keys.add_arguments(commands.add_parser("keys", help="make an API key, list the keys"), shared)
+    commands.add_parser(
+        "reload", parents=[shared], help="have the running server read its API keys and its log level again"
+    )
     commands.add_parser("doctor", parents=[shared], help="say what will be used here, and what is wrong")
     selftest.add_arguments(
         commands.add_parser("selftest", parents=[shared], help="check that generating is right on this machine")

@@ -129,7 +129,7 @@ def _serve_jobs(start: Start) -> None:
             # A mistake in the file of keys, or in a secret, is told before anything is opened.
             keys = len(read_keys(settings.security).keys)
             read_signer(settings.webhooks)
-            held.enter_context(StateLock.from_settings(settings))
+            held.enter_context(StateLock.from_settings(settings)).say_reloads()
             _remove_leftovers(settings)
             _warn_of_folders(settings)
             max_input_bytes = round(settings.scheduler.max_inputs_gb * 1e9)

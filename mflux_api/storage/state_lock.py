@@ -3,9 +3,12 @@
 import contextlib
 import fcntl
 import os
+import re
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar
+
+import attrs
 
 from mflux_api.config import Settings
 from mflux_api.errors import ConfigError
@@ -13,6 +16,7 @@ from mflux_api.system.durable import NOT_SUPPORTED, make_folder
 from mflux_api.system.private_files import make_private_folder, open_private
 
 LOCK_NAME = "mflux-api.lock"
+_RELOADS = "reloads"
 
 
 class StateInUse(ConfigError):
@@ -76,6 +80,11 @@ class StateLock:
     ) -> None:
         self.close()
 
+    def say_reloads(self) -> None:
+        """Write down that this process takes SIGUSR1 for a reload; it would end any other."""
+        if self._file is not None:
+            _write_holder(self._file, _RELOADS)
+
     def close(self) -> None:
         """Release the directory; calling it again does nothing."""
         if self._file is not None:
@@ -89,19 +98,51 @@ def _holds_only_state(folder: Path) -> bool:
     return all(name == "inputs" or name.lstrip(".").startswith("mflux-api.") for name in names)
 
 
-def _write_holder(file: int) -> None:
-    # For people only: a full disk must not keep the service from starting.
+@attrs.frozen(kw_only=True)
+class Holder:
+    """Who holds a state directory, as it wrote itself."""
+
+    process: int
+    reloads: bool
+    """Whether it takes SIGUSR1 for a reload."""
+
+
+def find_holder(state_dir: Path) -> Holder | None:
+    """Return who holds a state directory; ``None`` where no process does, or it did not say who it is."""
+    try:
+        file = os.open(state_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        # Shared: two that look do not take each other for a server.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _parse_holder(file)
+    except OSError:
+        return None
+    finally:
+        os.close(file)
+    return None
+
+
+def _write_holder(file: int, *more: str) -> None:
+    # A full disk must not keep the service from starting.
     with contextlib.suppress(OSError):
         os.ftruncate(file, 0)
-        os.pwrite(file, f"{os.getpid()}\n".encode(), 0)
+        os.pwrite(file, "\n".join([str(os.getpid()), *more, ""]).encode(), 0)
+
+
+def _parse_holder(file: int) -> Holder | None:
+    with contextlib.suppress(OSError):
+        process, *more = os.pread(file, 64, 0).decode("ascii", "replace").split("\n")
+        if re.fullmatch("[1-9][0-9]{0,9}", process):
+            return Holder(process=int(process), reloads=_RELOADS in more)
+    return None
 
 
 def _read_holder(file: int) -> str:
-    with contextlib.suppress(OSError):
-        written = os.pread(file, 32, 0).strip()
-        if written.isdigit():
-            return f", process {written.decode()}"
-    return ""
+    holder = _parse_holder(file)
+    return "" if holder is None else f", process {holder.process}"
 
 
 def _in_use(holder: str) -> StateInUse:

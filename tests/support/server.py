@@ -92,7 +92,7 @@ def serving(
     reader.start()
     try:
         listening.wait(START_SECONDS)
-        found = [match for line in lines if (match := re.search(r"listening on (http://\S+)", line))]
+        found = [match for line in lines if (match := re.search(r"listening on (http://[^\s\"]+)", line))]
         assert found, f"the server did not start: {lines}"
         yield Server(process, found[0].group(1), folder, lines)
     finally:
