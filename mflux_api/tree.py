@@ -184,7 +184,7 @@ class _Actors:
             boxes.store, options.repository, Retention.from_settings(settings), delivers=options.signer is not None
         )
         self.hub = EventHub(boxes.hub)
-        self.stats = Stats(boxes.stats)
+        self.stats = Stats(boxes.stats, options.engines)
         self.downloader = Downloader(
             boxes.downloader,
             tuple(boxes.loaders(m.DOWNLOADER).values()),

@@ -1,5 +1,6 @@
 """What `deploy/` says is true: paths that are there, options and variables that exist, ports and versions."""
 
+import json
 import plistlib
 import re
 from configparser import RawConfigParser
@@ -8,11 +9,17 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
+from mflux_api.actors.messages import Counters, EngineCondition, EngineState, EngineStatus, SchedulerStatus
+from mflux_api.actors.messages.metrics import METRICS, Distribution, MetricValues
 from mflux_api.cli.exit_status import EXIT_USAGE
 from mflux_api.cli.main import _parser
 from mflux_api.config import _ENVIRONMENT, Settings, load_settings
+from mflux_api.gateway.measurements import Measurements
+from mflux_api.gateway.models import EngineView
 from mflux_api.http.body import MAX_BODY_BYTES
+from mflux_api.http.metrics import Reading, write
 from mflux_api.http.openapi import OPERATIONS
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +149,73 @@ def test_settings_that_a_proxy_needs_are_ones_that_there_are(tmp_path: Path) -> 
     config.write_text("\n".join(lines[lines.index("[server]") :]), "utf-8")
     read = load_settings(config, environ={})
     assert (read.server.trusted_proxies, read.security.allowed_hosts) == (("127.0.0.1",), ("images.example.com",))
+
+
+def series() -> dict[str, set[str]]:
+    """The labels of every metric that `/metrics` can have, by the names of its samples."""
+    engine = EngineView(
+        status=EngineStatus(id="0", condition=EngineCondition.READY, models=("demo",)),
+        state=EngineState(engine="0", incarnation=1, info=None, degraded=False, active_bytes=1, peak_bytes=1),
+        residency=None,
+    )
+    counted = tuple(
+        MetricValues(
+            metric=metric,
+            counters={tuple(metric.labels): 1.0},
+            distributions={tuple(metric.labels): Distribution((1,) * (len(metric.buckets) + 1), 1.0)},
+        )
+        for metric in METRICS
+    )
+    measured = Measurements(
+        counters=Counters(uptime_seconds=1.0, metrics=counted),
+        status=SchedulerStatus(active=1, queued=1, draining=False, degraded=False),
+        engines=(engine,),
+        followers=1,
+    )
+    text, _ = write(Reading(measured=measured, bytes_in_flight=1, max_queue=1), "")
+    found: dict[str, set[str]] = {}
+    for family in text_string_to_metric_families(text.decode()):
+        for sample in family.samples:
+            found.setdefault(sample.name, set()).update(sample.labels)
+    return found
+
+
+def expressions() -> dict[str, str]:
+    """Every expression of the dashboard and of the alert rules, by its title."""
+    (group,) = yaml.safe_load(text("prometheus-alerts.yml"))["groups"]
+    panels = json.loads(text("grafana-dashboard.json"))["panels"]
+    drawn = {
+        f"{panel['title']} {target['refId']}": target["expr"] for panel in panels for target in panel.get("targets", ())
+    }
+    return drawn | {rule["alert"]: rule["expr"] for rule in group["rules"]}
+
+
+def test_dashboard_and_alerts_ask_for_metrics_and_labels_that_there_are() -> None:
+    known, from_outside = series(), {"up", "process_resident_memory_bytes"}
+    for title, expression in expressions().items():
+        names = set(re.findall(r"\b(mflux_api_\w+|process_\w+|up)\b", expression))
+        assert names, title
+        assert names - from_outside <= set(known), title
+        labels = set[str]().union(*(known.get(name, set()) for name in names), {"instance", "job"})
+        # In selectors, and in what is grouped by.
+        used = set(re.findall(r"[{,] ?(\w+) ?(?:=~|!~|!=|=)", expression))
+        for grouped in re.findall(r"(?:by|ignoring|on) \(([^)]*)\)", expression):
+            used |= set(re.split(r",\s*", grouped))
+        assert used <= labels, title
+
+
+def test_panels_have_places_of_their_own_and_alerts_a_summary() -> None:
+    panels = json.loads(text("grafana-dashboard.json"))["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    places = [
+        (panel["gridPos"]["x"] + x, panel["gridPos"]["y"] + y)
+        for panel in panels
+        for x in range(panel["gridPos"]["w"])
+        for y in range(panel["gridPos"]["h"])
+    ]
+    assert len(set(places)) == len(places)
+    (group,) = yaml.safe_load(text("prometheus-alerts.yml"))["groups"]
+    assert [rule["alert"] for rule in group["rules"] if not rule["annotations"]["summary"]] == []
 
 
 def test_versions_are_those_of_the_project() -> None:

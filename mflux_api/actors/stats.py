@@ -3,15 +3,39 @@
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NoReturn, assert_never
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Mailbox
 from mflux_api.actors.messages import metrics
 from mflux_api.actors.messages.metrics import Distribution, Metric, MetricValues, size_class
+from mflux_api.engine.interface import EngineId
+from mflux_api.errors import (
+    DiskFull,
+    EngineCrashed,
+    GenerationFailed,
+    InternalError,
+    InvalidParameter,
+    OutOfMemory,
+    ServerCrashed,
+)
 from mflux_api.jobs.job import Job, Status
 from mflux_api.supervisor import Started
+
+CODES = tuple(
+    error.code
+    for error in (
+        DiskFull,
+        EngineCrashed,
+        GenerationFailed,
+        InternalError,
+        InvalidParameter,
+        OutOfMemory,
+        ServerCrashed,
+    )
+)
+"""Of failures that are counted from the start: Prometheus sees no increase in a series that begins with its first."""
 
 MAX_SERIES = 1000
 """Series of one metric; what would be a further one counts as :data:`OTHER`. Labels are few by themselves."""
@@ -21,13 +45,14 @@ OTHER = "other"
 class Stats:
     """Adds up what it is told."""
 
-    def __init__(self, mailbox: Mailbox[m.StatsMessage]) -> None:
+    def __init__(self, mailbox: Mailbox[m.StatsMessage], engines: Iterable[EngineId] = ()) -> None:
         self._mailbox = mailbox
+        self._engines = tuple(engines)
         self._started = time.monotonic()
 
     async def run(self, status: Started) -> NoReturn:
         """Serve the mailbox until cancelled."""
-        values = Values()
+        values = Values(self._engines)
         status.started()
         while True:
             message = await self._mailbox.receive()
@@ -57,10 +82,15 @@ class Stats:
 class Values:
     """The series of every metric."""
 
-    def __init__(self) -> None:
+    def __init__(self, engines: Iterable[EngineId] = ()) -> None:
         self._counters: dict[Metric, Counter[tuple[str, ...]]] = defaultdict(Counter)
         self._buckets: dict[Metric, dict[tuple[str, ...], list[int]]] = defaultdict(dict)
         self._sums: dict[Metric, dict[tuple[str, ...], float]] = defaultdict(lambda: defaultdict(float))
+
+        for code in CODES:
+            self.count(metrics.FAILURES, code, amount=0)
+        for engine in engines:
+            self.count(metrics.RESTARTS, engine, amount=0)
 
     def count(self, metric: Metric, *labels: str, amount: int = 1) -> None:
         """Add to a counter."""
