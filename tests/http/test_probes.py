@@ -10,7 +10,8 @@ import h11
 import pytest
 import trio
 
-from mflux_api.config import ServerSettings, Settings
+from mflux_api.cli.running_server import call
+from mflux_api.config import SecuritySettings, ServerSettings, Settings
 from tests.support.harness import eventually, settings
 from tests.support.scripted_api import Api, scripted_api
 from tests.support.scripted_engine import Crash, Fail, Hold, Script
@@ -44,6 +45,22 @@ async def test_server_whose_only_engine_does_not_start_is_alive_and_not_ready(tm
 
         await eventually(degraded)
         assert [await probe(api, path) for path in ("/livez", "/readyz")] == [(200, "ok"), (503, "ENGINE_UNAVAILABLE")]
+
+
+@pytest.mark.parametrize("keys", [(), ("a-key-that-is-long-enough",)])
+async def test_allowed_hosts_keep_neither_probes_nor_commands_out(keys: tuple[str, ...], tmp_path: Path) -> None:
+    security = SecuritySettings(allowed_hosts=("images.example.com",), api_keys=keys)
+    changed = attrs.evolve(settings(tmp_path), security=security)
+    async with scripted_api(tmp_path, changed=changed) as api:
+        for host in ("127.0.0.1", "[::1]:7861", "localhost", "images.example.com", "mflux-api"):
+            for path in ("/api/v1/health", "/livez", "/readyz"):
+                assert (await api.http.get(path, headers={"Host": host})).status_code == 200, (host, path)
+        assert (await api.http.get("/livez", headers={"Host": "page.example"})).status_code == 403
+        asked = attrs.evolve(changed, server=ServerSettings(host="0.0.0.0", port=api.port))
+        said = await trio.to_thread.run_sync(partial(call, asked, None, "GET", "queue", holds="total"))
+        assert said["total"] == 0
+        by_name = partial(call, asked, f"http://localhost:{api.port}", "GET", "queue", holds="total")
+        assert (await trio.to_thread.run_sync(by_name))["total"] == 0
 
 
 def preloading(folder: Path, default: str) -> Settings:
