@@ -29,6 +29,9 @@ from mflux_api.version import package_version
 NO_ROUTE: Final = "none"
 """The route of a request that no route takes; its path is the client's invention."""
 OTHER_METHOD: Final = "other"
+_OPEN_METRICS: Final = "application/openmetrics-text; version=1.0.0"
+_OPEN_METRICS_VERSIONS: Final = frozenset({"0.0.1", "1.0.0"})
+"""Those that a client may ask for and is given 1.0.0: Prometheus lists both."""
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -81,8 +84,19 @@ def write(reading: Reading, accept: str) -> tuple[bytes, str]:
     registry = CollectorRegistry()
     registry.register(_Read(reading))
     ProcessCollector(registry=registry)
-    encode, content_type = choose_encoder(accept)
+    # Of the client's own header the library fails on versions that are not numbers.
+    encode, content_type = choose_encoder(_OPEN_METRICS if _takes_open_metrics(accept) else "")
     return encode(registry), content_type
+
+
+def _takes_open_metrics(accept: str) -> bool:
+    """Whether a client takes OpenMetrics of the version that is written here; it gets the plain format otherwise."""
+    for media_type, *parameters in (each.split(";") for each in accept.lower().split(",")):
+        values = dict(each.replace(" ", "").partition("=")[::2] for each in parameters)
+        known = values.get("version", "1.0.0") in _OPEN_METRICS_VERSIONS
+        if media_type.strip() == "application/openmetrics-text" and known and values.get("q", "1").strip("0.") != "":
+            return True
+    return False
 
 
 class _Read(Collector):

@@ -13,6 +13,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from mflux_api.config import SecuritySettings
+from mflux_api.gateway.measurements import Measurements
+from mflux_api.http.metrics import Reading, write
 from mflux_api.jobs.job import Status
 from tests.support.harness import eventually, request, settings
 from tests.support.scripted_api import Api, scripted_api
@@ -131,6 +133,30 @@ async def test_open_metrics_are_spoken_to_who_asks_for_them(tmp_path: Path) -> N
         names = {family.name for family in parse_openmetrics(answer.text)}  # type: ignore[no-untyped-call]
         assert {"mflux_api_jobs", "mflux_api_step_seconds", "mflux_api_degraded"} <= names
         assert answer.text.endswith("# EOF\n")
+
+
+@pytest.mark.parametrize(
+    ("accept", "open_metrics"),
+    [
+        ("application/openmetrics-text", True),
+        ("text/plain;q=0.2, application/OpenMetrics-Text; version=0.0.1", True),
+        ("application/openmetrics-text; version=1.0.0; charset=utf-8; escaping=nonsense", True),
+        ("", False),
+        ("*/*", False),
+        ("application/openmetrics-text;q=0", False),
+        ("application/openmetrics-text;version=9.0.0", False),
+        ("application/openmetrics-text;version=1.0.0\x01", False),
+        ("application/openmetrics-text;version=abc", False),
+        ("text/plain;version=" + "9" * 5000, False),
+        (";;;,,,=;=,é", False),
+    ],
+)
+def test_format_follows_accept_whatever_stands_there(accept: str, open_metrics: bool) -> None:
+    nothing = Measurements(counters=None, status=None, engines=None, followers=None)
+    text, content_type = write(Reading(measured=nothing, bytes_in_flight=0, max_queue=1), accept)
+    assert content_type.startswith("application/openmetrics-text") is open_metrics
+    assert text.endswith(b"# EOF\n") is open_metrics
+    assert b"mflux_api_unanswered 4.0" in text
 
 
 async def test_metrics_are_answered_while_an_actor_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
