@@ -171,6 +171,7 @@ def series() -> dict[str, set[str]]:
         status=SchedulerStatus(active=1, queued=1, draining=False, degraded=False),
         engines=(engine,),
         followers=1,
+        webhooks=1,
     )
     text, _ = write(Reading(measured=measured, bytes_in_flight=1, max_queue=1), "")
     found: dict[str, set[str]] = {}

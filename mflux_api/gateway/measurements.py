@@ -25,11 +25,13 @@ class Measurements:
     status: m.SchedulerStatus | None
     engines: tuple[EngineView, ...] | None
     followers: int | None
+    webhooks: int | None
+    """Webhooks that are still to be delivered."""
 
     @property
     def unanswered(self) -> int:
         """How many parts there are no answers for."""
-        return [self.counters, self.status, self.engines, self.followers].count(None)
+        return [self.counters, self.status, self.engines, self.followers, self.webhooks].count(None)
 
 
 class Monitoring(Models):
@@ -48,16 +50,24 @@ class Monitoring(Models):
         """Return the service as it is now, whichever of its actors do not answer."""
         counters, status = _Answer(self.counters), _Answer(self.status)
         engines, followers = _Answer(self.engines), _Answer(self._followers)
+        webhooks = _Answer(self._webhooks)
         with trio.move_on_after(ANSWER_SECONDS):
             async with trio.open_nursery() as nursery:
-                for answer in (counters, status, engines, followers):
+                for answer in (counters, status, engines, followers, webhooks):
                     nursery.start_soon(answer.wait)
         return Measurements(
-            counters=counters.value, status=status.value, engines=engines.value, followers=followers.value
+            counters=counters.value,
+            status=status.value,
+            engines=engines.value,
+            followers=followers.value,
+            webhooks=webhooks.value,
         )
 
     async def _followers(self) -> int:
         return await self._ask(self._to.hub, m.CountFollowers())
+
+    async def _webhooks(self) -> int:
+        return (await self._ask(self._to.store, m.CountDeliveries(owner=""))).in_all
 
     def count_request(self, *, method: str, route: str, status: int, seconds: float) -> None:
         """Count an HTTP request that was answered."""

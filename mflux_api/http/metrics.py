@@ -112,6 +112,8 @@ class _Read(Collector):
         yield _gauge("bytes_in_flight", "Bytes of bodies and answers in memory", self._reading.bytes_in_flight)
         if measured.followers is not None:
             yield _gauge("followers", "Streams of events that are followed", measured.followers)
+        if measured.webhooks is not None:
+            yield _gauge("webhooks_waiting", "Webhooks that are still to be delivered", measured.webhooks)
         if measured.status is not None:
             yield from _of_scheduler(measured.status, self._reading.max_queue)
         if measured.engines is not None:

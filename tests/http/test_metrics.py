@@ -152,11 +152,11 @@ async def test_open_metrics_are_spoken_to_who_asks_for_them(tmp_path: Path) -> N
     ],
 )
 def test_format_follows_accept_whatever_stands_there(accept: str, open_metrics: bool) -> None:
-    nothing = Measurements(counters=None, status=None, engines=None, followers=None)
+    nothing = Measurements(counters=None, status=None, engines=None, followers=None, webhooks=None)
     text, content_type = write(Reading(measured=nothing, bytes_in_flight=0, max_queue=1), accept)
     assert content_type.startswith("application/openmetrics-text") is open_metrics
     assert text.endswith(b"# EOF\n") is open_metrics
-    assert b"mflux_api_unanswered 4.0" in text
+    assert b"mflux_api_unanswered 5.0" in text
 
 
 async def test_metrics_are_answered_while_an_actor_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
