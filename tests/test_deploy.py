@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mflux_api.cli.exit_status import EXIT_USAGE
-from mflux_api.cli.main import _parser
+from mflux_api.cli.main import _parse
 from mflux_api.config import _ENVIRONMENT, Settings, load_settings
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.openapi import OPERATIONS
@@ -48,7 +48,7 @@ def compose() -> Any:
 
 def check_command(words: list[str]) -> None:
     """The words behind the command's name are ones that it takes."""
-    options = _parser().parse_args(words)
+    options = _parse(words)
     assert options.command == "serve"
     assert getattr(options, "port", None) in (None, PORT)
 

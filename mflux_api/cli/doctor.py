@@ -46,6 +46,10 @@ class _Finding:
     """What to do when it is not ok."""
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's options: there are none of its own."""
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the report.
 
