@@ -22,9 +22,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, with the name that is meant where one of the choices is close."""
-        choice = re.search(r"invalid choice: '(.*)' \((?:maybe you meant.*)?choose from (.*)\)", message)
-        if choice:
-            message += did_you_mean(choice[1], re.findall(r"[\w.-]+", choice[2]))
+        _, _, asked = message.partition("invalid choice: ")
+        word, found, choices = asked.partition("choose from ")
+        if found:
+            message += did_you_mean(word.split("'")[1], re.findall(r"[\w.-]+", choices))
         super().error(message)
 
     def _guess(self, unknown: Sequence[str]) -> str:
