@@ -38,6 +38,7 @@ class _Command:
 _COMMANDS: Mapping[str, _Command] = {
     "serve": _Command("serve the REST API", log_level="info", background=True),
     "generate": _Command("generate images and print their paths"),
+    "upscale": _Command("make an image larger"),
     "info": _Command("say how an image file was made"),
     "mcp": _Command("tools for an assistant (MCP) on standard input and output", log_level="warning", background=True),
     "models": _Command("list, download, delete, load and unload models", group=True),

@@ -1,7 +1,8 @@
-"""A job's progress on a terminal, or line by line in a file or a pipe."""
+"""A job's progress: one line that is drawn over on a terminal; in a file or a pipe a line now and then."""
 
 import shutil
 import time
+from collections.abc import Callable
 from types import TracebackType
 from typing import TextIO
 
@@ -9,12 +10,15 @@ from mflux_api.jobs.job import Stage
 from mflux_api.jobs.progress import Progress
 
 _BAR_WIDTH = 30
+_LINE_SECONDS = 30.0
+"""Between two lines where no person looks on: an hour's download is a hundred lines, and a short job none."""
 
 _NOTES = {
     Stage.QUEUED: "waiting",
     Stage.DOWNLOADING: "downloading the model",
     Stage.LOADING: "loading the model",
     Stage.ENCODING: "reading the prompt",
+    Stage.COMPILING: "compiling for this GPU",
     Stage.DENOISING: "generating",
     Stage.DECODING: "decoding",
     Stage.SAVING: "saving",
@@ -22,13 +26,14 @@ _NOTES = {
 
 
 class ProgressBar:
-    """Draws over one line on a terminal; elsewhere writes a line for each change."""
+    """Draws over one line on a terminal; elsewhere writes a line every 30 s, while something changes."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._terminal = stream.isatty()
+        self._clock = clock
         self._last = ""
-        self._started = time.monotonic()
+        self._started = self._written = clock()
 
     def __enter__(self) -> "ProgressBar":
         return self
@@ -54,6 +59,8 @@ class ProgressBar:
             text += f", step {progress.step}/{progress.steps}"
         if progress.images > 1:
             text += f" (image {min(progress.image + 1, progress.images)}/{progress.images})"
+        if (progress.eta_seconds or 0) >= 1 and progress.stage is not Stage.QUEUED:
+            text += f", {_clock(progress.eta_seconds or 0)} left"
         self._show(progress.progress, text)
 
     def transfer(self, text: str, done: int, total: int, bytes_per_second: float | None = None) -> None:
@@ -69,11 +76,13 @@ class ProgressBar:
         if line == self._last:
             return
         self._last = line
-        timed = f"{line} ({time.monotonic() - self._started:.1f} s)"
+        now = self._clock()
+        timed = f"{line} ({now - self._started:.1f} s)"
         if self._terminal:
             width = shutil.get_terminal_size().columns
             self._stream.write(f"\r{timed[: width - 1]:<{width - 1}}")
-        else:
+        elif now - self._written >= _LINE_SECONDS:
+            self._written = now
             self._stream.write(timed + "\n")
         self._stream.flush()
 
