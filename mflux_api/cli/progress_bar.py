@@ -9,7 +9,7 @@ from typing import TextIO
 from mflux_api.jobs.job import Stage
 from mflux_api.jobs.progress import Progress
 
-_BAR_WIDTH = 30
+_BAR_WIDTH = 20
 _LINE_SECONDS = 30.0
 """Between two lines where no person looks on: an hour's download is a hundred lines, and a short job none."""
 
@@ -60,14 +60,14 @@ class ProgressBar:
         if progress.images > 1:
             text += f" (image {min(progress.image + 1, progress.images)}/{progress.images})"
         if (progress.eta_seconds or 0) >= 1 and progress.stage is not Stage.QUEUED:
-            text += f", {_clock(progress.eta_seconds or 0)} left"
+            text += f", {clock_text(progress.eta_seconds or 0)} left"
         self._show(progress.progress, text)
 
     def transfer(self, text: str, done: int, total: int, bytes_per_second: float | None = None) -> None:
         """Show how far a download is."""
         text = f"{text}, {_bytes(done)} of {_bytes(total)}"
         if bytes_per_second:
-            text += f", {_bytes(bytes_per_second)}/s, {_clock((total - done) / bytes_per_second)} left"
+            text += f", {_bytes(bytes_per_second)}/s, {clock_text((total - done) / bytes_per_second)} left"
         self._show(done / total if total else 1.0, text)
 
     def _show(self, ratio: float, text: str) -> None:
@@ -93,7 +93,8 @@ def _bytes(count: float) -> str:
     return f"{count / 1e6:.1f} MB" if count < 1e9 else f"{count / 1e9:.2f} GB"
 
 
-def _clock(seconds: float) -> str:
+def clock_text(seconds: float) -> str:
+    """Return a length of time as ``1:15`` or ``1:00:00``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

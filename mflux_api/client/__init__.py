@@ -13,6 +13,8 @@ call of ``calls``, which knows the routes and sends nothing.
 
 from mflux_api.client.answers import (
     ActiveJob,
+    BulkCancel,
+    CancelOutcome,
     Event,
     Finished,
     Health,
@@ -39,6 +41,8 @@ from mflux_api.jobs.request import Extend, GenerateRequest
 __all__ = [
     "ActiveJob",
     "AsyncClient",
+    "BulkCancel",
+    "CancelOutcome",
     "Client",
     "Event",
     "Extend",

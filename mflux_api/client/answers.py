@@ -108,6 +108,28 @@ class JobPage:
 
 
 @attrs.frozen(kw_only=True)
+class CancelOutcome:
+    """What became of one job of a bulk cancel."""
+
+    id: str
+    status: Status | None = None
+    """Its state now; ``None`` where it could not be cancelled."""
+    code: str | None = None
+    error: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class BulkCancel:
+    """What became of every job that was named or found."""
+
+    jobs: tuple[CancelOutcome, ...]
+    cancelled: int = 0
+    more: bool = False
+    """Whether there are further ones: ask again."""
+    warnings: tuple[str, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
 class PartialImage:
     """What an image is coming to, decoded."""
 

@@ -33,7 +33,8 @@ class AsyncClient:
         Args:
             url: the server's address, as ``http://host:port``, with its path prefix where it has one.
             api_key: a key, where the server has keys.
-            retries: how often, at most 3, a call is sent again that may be sent twice, where no whole answer came.
+            retries: how often, at most 3, a call is sent again that may be sent twice, where no whole answer came
+                from a server that was there.
 
         Raises:
             ValueError: the address or the key cannot be one.
@@ -129,6 +130,10 @@ class AsyncClient:
         """Cancel a job and return its status; a finished one keeps its own."""
         return str((await self.send(calls.cancel(job_id)))["status"])
 
+    async def cancel_all(self) -> a.BulkCancel:
+        """Cancel the jobs that are not finished, as many as one call does; ask again where there are more."""
+        return await self.send(calls.cancel_all())
+
     async def image(
         self,
         job_id: str,
@@ -175,7 +180,7 @@ class AsyncClient:
                 error = failed
             if following.ended:
                 return
-            if (pause := following.pause()) is None:
+            if not self._connection.may_come_back(error) or (pause := following.pause()) is None:
                 raise error
             await anyio.sleep(pause)
 
@@ -183,6 +188,7 @@ class AsyncClient:
         request = stream_request(following.job_id, following.params(), following.headers())
         with self._connection.explained():
             async with self._http.stream(**request) as response:
+                self._connection.reached = True
                 if response.status_code == 204:
                     following.ended = True
                 elif response.status_code != 200:
@@ -261,8 +267,8 @@ class AsyncClient:
         while True:
             try:
                 return await self._send(call, content)
-            except RETRYABLE:
-                if (pause := next(pauses, None)) is None:
+            except RETRYABLE as error:
+                if not self._connection.may_come_back(error) or (pause := next(pauses, None)) is None:
                     raise
                 await anyio.sleep(pause)
 
@@ -270,6 +276,7 @@ class AsyncClient:
         request: Mapping[str, Any] = self._connection.request(call)
         with self._connection.explained():
             response = await self._http.request(**request, content=content)
+        self._connection.reached = True
         if response.is_redirect:
             raise UnexpectedAnswer(self._connection.base, response.status_code)
         return call.read(self._connection.base, response.status_code, response.content)

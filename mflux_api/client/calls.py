@@ -117,6 +117,11 @@ def cancel(job_id: str) -> Call[dict[str, Any]]:
     return Call(method="DELETE", path=f"jobs/{segment(job_id)}", answer=dict, repeatable=True)
 
 
+def cancel_all() -> Call[a.BulkCancel]:
+    """Cancel every job that is not finished."""
+    return Call(method="POST", path="jobs/cancel", answer=a.BulkCancel, json={"all": True}, repeatable=True)
+
+
 def image(job_id: str, index: int, **options: Any) -> Call[bytes]:
     """Return one image of a job as a file."""
     params = {name: _text(value) for name, value in options.items() if value is not None}

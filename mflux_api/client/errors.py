@@ -4,16 +4,18 @@
 class ServerUnreachable(ConnectionError):
     """No server answers at the address, or it left before its answer was whole."""
 
-    def __init__(self, url: str, reason: str | None) -> None:
+    def __init__(self, url: str, reason: str | None, *, connected: bool = True) -> None:
         super().__init__(
             f"no server answers at {url} ({reason})" if reason else f"{url} left before its answer was whole"
         )
         self.url = url
         self.reason = reason
         """Why none answers; ``None`` where one began to."""
+        self.connected = connected
+        """Whether there was a connection, and so a server or something like it."""
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.url, self.reason)
+        return type(self), (self.url, self.reason), {"connected": self.connected}
 
 
 class UnexpectedAnswer(ConnectionError):

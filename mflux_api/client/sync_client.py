@@ -34,7 +34,8 @@ class Client:
         Args:
             url: the server's address, as ``http://host:port``, with its path prefix where it has one.
             api_key: a key, where the server has keys.
-            retries: how often, at most 3, a call is sent again that may be sent twice, where no whole answer came.
+            retries: how often, at most 3, a call is sent again that may be sent twice, where no whole answer came
+                from a server that was there.
 
         Raises:
             ValueError: the address or the key cannot be one.
@@ -130,6 +131,10 @@ class Client:
         """Cancel a job and return its status; a finished one keeps its own."""
         return str(self.send(calls.cancel(job_id))["status"])
 
+    def cancel_all(self) -> a.BulkCancel:
+        """Cancel the jobs that are not finished, as many as one call does; ask again where there are more."""
+        return self.send(calls.cancel_all())
+
     def image(
         self,
         job_id: str,
@@ -175,13 +180,14 @@ class Client:
                 error = failed
             if following.ended:
                 return
-            if (pause := following.pause()) is None:
+            if not self._connection.may_come_back(error) or (pause := following.pause()) is None:
                 raise error
             time.sleep(pause)
 
     def _connection_of(self, following: Following) -> Iterator[a.Event]:
         request = stream_request(following.job_id, following.params(), following.headers())
         with self._connection.explained(), self._http.stream(**request) as response:
+            self._connection.reached = True
             if response.status_code == 204:
                 following.ended = True
             elif response.status_code != 200:
@@ -254,8 +260,8 @@ class Client:
         while True:
             try:
                 return self._send(call, content)
-            except RETRYABLE:
-                if (pause := next(pauses, None)) is None:
+            except RETRYABLE as error:
+                if not self._connection.may_come_back(error) or (pause := next(pauses, None)) is None:
                     raise
                 time.sleep(pause)
 
@@ -263,6 +269,7 @@ class Client:
         request: Mapping[str, Any] = self._connection.request(call)
         with self._connection.explained():
             response = self._http.request(**request, content=content)
+        self._connection.reached = True
         if response.is_redirect:
             raise UnexpectedAnswer(self._connection.base, response.status_code)
         return call.read(self._connection.base, response.status_code, response.content)

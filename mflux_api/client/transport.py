@@ -31,6 +31,8 @@ class Connection:
     def __init__(self, url: str, api_key: str | None, *, retries: int) -> None:
         self.base = base_url(url)
         self.retries = retries
+        self.reached = False
+        """Whether it has answered before."""
         if api_key is not None and not api_key.isprintable():
             raise ValueError("the API key has characters that no header can hold")
         self._headers: dict[str, Any] = {"X-API-Key": api_key.encode()} if api_key else {}
@@ -63,6 +65,10 @@ class Connection:
         """Return how long to wait before each further try."""
         return iter(RETRY_PAUSES[: self.retries] if call.repeatable else ())
 
+    def may_come_back(self, error: Exception) -> bool:
+        """Whether a further try may do better: a server that was never there is told at once."""
+        return self.reached or not isinstance(error, ServerUnreachable) or error.connected
+
     @contextmanager
     def explained(self) -> Iterator[None]:
         """Turn httpx's errors into ours.
@@ -73,6 +79,9 @@ class Connection:
         """
         try:
             yield
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.ProxyError) as error:
+            reason = "it took too long" if isinstance(error, httpx.TimeoutException) else _reason(error)
+            raise ServerUnreachable(self.base, reason, connected=False) from None
         except httpx.TimeoutException:
             raise ServerUnreachable(self.base, "it took too long") from None
         except httpx.RemoteProtocolError as error:

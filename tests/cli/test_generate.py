@@ -8,7 +8,6 @@ from pathlib import Path
 
 import attrs
 import pytest
-import trio
 from PIL import Image
 
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_USAGE
@@ -22,6 +21,7 @@ from mflux_api.errors import ConfigError
 from mflux_api.jobs.job import Stage, Status
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
+from tests.support.command_line import typed
 from tests.support.harness import eventually
 from tests.support.scripted_api import scripted_api
 from tests.support.scripted_engine import Fail, Hold, Script
@@ -164,6 +164,13 @@ def test_every_stage_is_shown_on_a_terminal() -> None:
     assert screen.getvalue().count("\r") == len(Stage) + 1
 
 
+def test_download_is_shown_with_its_speed_and_the_time_left() -> None:
+    screen = _Terminal()
+    with ProgressBar(screen) as bar:
+        bar.transfer("tiny", 1_500_000_000, 4_000_000_000, 4e6)
+    assert "38% tiny, 1.50 GB of 4.00 GB, 4.0 MB/s, 10:25 left" in screen.getvalue()
+
+
 def test_pipe_gets_a_line_every_half_minute_and_no_more() -> None:
     pipe, now = io.StringIO(), 0.0
     with ProgressBar(pipe, clock=lambda: now) as bar:
@@ -202,14 +209,6 @@ def test_lora_of_this_machine_is_not_a_servers(tmp_path: Path) -> None:
 
 
 # --- on a server ---------------------------------------------------------------------------------------------------
-
-
-async def typed(api_port: int, folder: Path, *arguments: str) -> int:
-    """Run a command line in a thread, as a process of its own would."""
-    config = folder / "client.toml"
-    config.write_text('[generation]\noutput_dir = "made"\n', "utf-8")
-    rest = ["--url", f"http://127.0.0.1:{api_port}", "--config", str(config)]
-    return await trio.to_thread.run_sync(main, [*arguments, *rest])
 
 
 async def test_server_generates_and_the_images_come_here(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

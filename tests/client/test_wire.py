@@ -98,6 +98,8 @@ def test_endless_event_is_refused() -> None:
         (answers.PartialImage, schemas.PartialImageResponse),
         (answers.Submitted, job_schemas.GenerateResponse),
         (answers.JobPage, job_schemas.JobList),
+        (answers.BulkCancel, job_schemas.BulkCancelResponse),
+        (answers.CancelOutcome, job_schemas.CancelOutcome),
         (answers.ModelInfo, model_schemas.ModelResponse),
         (answers.ModelStatus, model_schemas.ModelStatus),
         (answers.Lora, lora_schemas.LoraResponse),
@@ -198,6 +200,16 @@ def test_what_may_not_be_sent_twice_is_sent_once(monkeypatch: pytest.MonkeyPatch
     assert len(asked) == 2
 
 
+def test_server_that_was_never_there_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = answering(monkeypatch, *[httpx.ConnectError("refused")] * 2)
+    with Client(BASE) as client:
+        with pytest.raises(ServerUnreachable):
+            client.health()
+        with pytest.raises(ServerUnreachable):
+            client.wait("j")
+    assert len(asked) == 2
+
+
 def test_server_that_restarts_for_ever_is_told_as_that(monkeypatch: pytest.MonkeyPatch) -> None:
     answering(monkeypatch, *[httpx.Response(503, json=RESTARTING)] * 4)
     with Client(BASE) as client, pytest.raises(ServiceRestarting):
@@ -230,7 +242,7 @@ def test_stream_that_is_cut_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch
     asked = answering(
         monkeypatch,
         httpx.Response(200, content=STREAM[:cut], headers=kind),
-        httpx.ReadError("cut"),
+        httpx.ConnectError("it restarts"),
         httpx.Response(200, content=STREAM[cut:], headers=kind),
     )
     with Client(BASE) as client:
