@@ -9,6 +9,7 @@ import trio
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_USAGE
 from mflux_api.cli.main import main
 from mflux_api.cli.table import table
+from mflux_api.version import package_version
 from tests.support.command_line import typed
 from tests.support.harness import request
 from tests.support.lora_files import lora_bytes, write_lora
@@ -135,6 +136,20 @@ async def test_loras_come_and_go_here_and_on_a_server(
         [gone] = await lines("info", "ink", status=EXIT_FAILED)
         assert "ink" in gone
         assert await lines("list") == ["no LoRAs: put .safetensors files into a folder of lora.dirs"]
+
+
+async def test_doctor_says_what_a_server_has_as_a_block_to_paste(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with scripted_api(tmp_path) as api:
+        await api.finished()
+        first, *lines, nothing, last = await said(api, tmp_path, capfd, "doctor", "--report")
+        assert (first, nothing, last) == ("```text", "Nothing is wrong.", "```")
+        assert f"✓ mflux-api  {package_version()}" in lines
+        assert "✓ server     healthy" in lines
+        [engine] = [line for line in lines if line.startswith("✓ engine 0")]
+        assert "ready" in engine
+        assert engine.endswith(", demo")
 
 
 async def test_server_that_is_not_there_is_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
