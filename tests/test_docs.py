@@ -15,6 +15,7 @@ from mflux_api.config import Settings, load_settings
 from mflux_api.errors import all_errors
 from mflux_api.service import open_service
 from tests.support.harness import DEADLINE_SECONDS
+from tests.support.scripted_api import scripted_api
 from tests.support.scripted_engine import Script
 from tests.support.server import ROOT, clean_environment
 from tools.error_table import DOCUMENT, update_tables
@@ -92,6 +93,19 @@ async def test_example_with_a_bar_and_a_cancel_runs_as_printed(
     assert completed.endswith(".png']")
     assert (cancelled, found) == ("cancelled", "2 jobs about a lake")
     assert "[####################] saving" in shown.err
+
+
+async def test_example_of_the_client_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "embedding.md").read_text("utf-8")
+    [example] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "mflux_api.client" in block]
+    monkeypatch.chdir(tmp_path)
+    async with scripted_api(tmp_path) as api:
+        here = example.replace("http://localhost:7861", f"http://127.0.0.1:{api.port}")
+        await trio.to_thread.run_sync(exec, compile(here, "example", "exec"), {})
+    assert "completed ()" in capsys.readouterr().out
+    assert (tmp_path / "house.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_hardened_configuration_loads_as_printed(tmp_path: Path) -> None:
