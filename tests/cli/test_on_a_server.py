@@ -3,15 +3,17 @@
 import json
 from pathlib import Path
 
+import attrs
 import pytest
 import trio
 
 from mflux_api.cli.exit_status import EXIT_FAILED, EXIT_USAGE
 from mflux_api.cli.main import main
 from mflux_api.cli.table import table
+from mflux_api.config import SecuritySettings
 from mflux_api.version import package_version
 from tests.support.command_line import typed
-from tests.support.harness import request
+from tests.support.harness import request, settings
 from tests.support.lora_files import lora_bytes, write_lora
 from tests.support.scripted_api import Api, scripted_api
 from tests.support.scripted_engine import Fail, Hold, Script
@@ -150,6 +152,17 @@ async def test_doctor_says_what_a_server_has_as_a_block_to_paste(
         [engine] = [line for line in lines if line.startswith("✓ engine 0")]
         assert "ready" in engine
         assert engine.endswith(", demo")
+
+
+async def test_server_with_keys_is_sent_one_and_its_refusal_says_where_it_goes(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secured = attrs.evolve(settings(tmp_path), security=SecuritySettings(api_keys=("0123456789abcdef",)))
+    async with scripted_api(tmp_path, changed=secured) as api:
+        [refused] = await said(api, tmp_path, capfd, "queue", status=EXIT_FAILED)
+        assert refused.endswith("; set MFLUX_API_KEYS to a key")
+        monkeypatch.setenv("MFLUX_API_KEYS", "0123456789abcdef")
+        assert await said(api, tmp_path, capfd, "queue") == ["0 waiting"]
 
 
 async def test_server_that_is_not_there_is_a_line(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
