@@ -16,20 +16,27 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mflux_api.config import Settings, load_settings
     from mflux_api.errors import ConfigError, JobCancelled, ServiceError, ServiceFailed
+    from mflux_api.gateway.listings import DownloadView, JobList, LoraView, ModelView
     from mflux_api.jobs.job import Job, Stage, Status, StoredImage, Timings
     from mflux_api.jobs.progress import Finished, JobEvent, PartialImage, Progress, StreamEvent
     from mflux_api.jobs.request import Extend, GenerateRequest
+    from mflux_api.jobs.search import JobFilter
     from mflux_api.jobs.webhook import Webhook
     from mflux_api.service import Result, Service, open_service
 
 __all__ = [
     "ConfigError",
+    "DownloadView",
     "Extend",
     "Finished",
     "GenerateRequest",
     "Job",
     "JobCancelled",
     "JobEvent",
+    "JobFilter",
+    "JobList",
+    "LoraView",
+    "ModelView",
     "PartialImage",
     "Progress",
     "Result",
@@ -50,10 +57,12 @@ __all__ = [
 _HOMES = {
     "config": ("Settings", "load_settings"),
     "errors": ("ConfigError", "JobCancelled", "ServiceError", "ServiceFailed"),
+    "gateway.listings": ("DownloadView", "JobList", "LoraView", "ModelView"),
     "jobs.job": ("Job", "Stage", "Status", "StoredImage", "Timings"),
     "jobs.progress": ("Finished", "JobEvent", "PartialImage", "Progress", "StreamEvent"),
     "jobs.request": ("Extend", "GenerateRequest"),
     "jobs.webhook": ("Webhook",),
+    "jobs.search": ("JobFilter",),
     "service": ("Result", "Service", "open_service"),
 }
 

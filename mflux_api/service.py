@@ -19,12 +19,14 @@ from mflux_api.errors import JobCancelled, ServiceFailed, ServiceRestarting, Shu
 from mflux_api.gateway.event_stream import EventStream
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.gateway.jobs import JobView
+from mflux_api.gateway.listings import DownloadView, JobList, LoraView, ModelView
 from mflux_api.gateway.models import EngineView
 from mflux_api.images.encode import ImageTarget
 from mflux_api.jobs.job import Job, Status, StoredImage, Timings
 from mflux_api.jobs.parse import validate
 from mflux_api.jobs.progress import JobEvent, StreamEvent
 from mflux_api.jobs.request import GenerateRequest
+from mflux_api.jobs.search import JobFilter, fold
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.repository import Repository
 from mflux_api.supervisor import ChildSpec, DidNotStop, Ended, Started, Supervisor
@@ -143,6 +145,19 @@ class Service:
             self._awaited.discard(job_id)
             self._gateway.caller_done(job_id)
 
+    async def jobs(self, *, where: JobFilter | None = None, limit: int = 50, cursor: str | None = None) -> JobList:
+        """Return a page of jobs, newest first.
+
+        Args:
+            where: conditions that all have to be met; by default there are none.
+            limit: how many at most; a search in a long list may find fewer and still have a next page.
+            cursor: the ``next_cursor`` of the page before.
+        """
+        where = where or JobFilter()
+        where = attrs.evolve(where, words=tuple(map(fold, where.words)))
+        views, following = await self._gateway.search(where, limit=limit, cursor=cursor)
+        return JobList(jobs=tuple(view.job for view in views), next_cursor=following)
+
     @overload
     def events(
         self, job_id: str, *, previews: bool = False, partial_images: Literal[False] = False
@@ -194,6 +209,26 @@ class Service:
     async def engines(self) -> tuple[EngineView, ...]:
         """Return every engine: its device, its models and its memory."""
         return await self._gateway.engines()
+
+    async def models(self) -> tuple[ModelView, ...]:
+        """Return every model that a request can name, and where it lies."""
+        return await self._gateway.model_views()
+
+    async def download(self, model: str) -> None:
+        """Begin to download a model; nothing to do where it is on disk. :meth:`downloads` says how far it is.
+
+        Raises:
+            InvalidModel: no model is called so.
+        """
+        await self._gateway.download(find_model(model, self._gateway.catalog))
+
+    async def downloads(self) -> tuple[DownloadView, ...]:
+        """Return the downloads that go on, and those whose last try failed."""
+        return await self._gateway.downloads()
+
+    async def loras(self) -> tuple[LoraView, ...]:
+        """Return every LoRA that a request can name, and what it holds."""
+        return await self._gateway.lora_views()
 
     async def unload(self, model: str) -> None:
         """Have a model out of the memory of every engine; nothing to do where it is not.

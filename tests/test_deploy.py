@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from mflux_api.actors.messages import Counters, EngineCondition, EngineState, EngineStatus, SchedulerStatus
 from mflux_api.actors.messages.metrics import METRICS, Distribution, MetricValues
 from mflux_api.cli.exit_status import EXIT_USAGE
-from mflux_api.cli.main import _parser
+from mflux_api.cli.main import _parse
 from mflux_api.config import _ENVIRONMENT, Settings, load_settings
 from mflux_api.gateway.measurements import Measurements
 from mflux_api.gateway.models import EngineView
@@ -55,7 +55,7 @@ def compose() -> Any:
 
 def check_command(words: list[str]) -> None:
     """The words behind the command's name are ones that it takes."""
-    options = _parser().parse_args(words)
+    options = _parse(words)
     assert options.command == "serve"
     assert getattr(options, "port", None) in (None, PORT)
 

@@ -3,13 +3,20 @@
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 
 import mflux_api
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import all_errors
+from mflux_api.service import open_service
+from tests.support.harness import DEADLINE_SECONDS
+from tests.support.scripted_api import scripted_api
+from tests.support.scripted_engine import Script
 from tests.support.server import ROOT, clean_environment
 from tools.error_table import DOCUMENT, update_tables
 
@@ -54,7 +61,7 @@ def test_every_route_is_documented_in_openapi_and_in_the_docs() -> None:
 @pytest.mark.parametrize("name", ["README.md", "docs/embedding.md"])
 def test_embedding_example_runs_as_printed(name: str, tmp_path: Path) -> None:
     text = (ROOT / name).read_text("utf-8")
-    (example,) = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "trio.run(main)" in block]
+    example = _examples(text)[0]
     script = tmp_path / "example.py"
     script.write_text(example, "utf-8")
     done = subprocess.run(
@@ -63,6 +70,42 @@ def test_embedding_example_runs_as_printed(name: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert ".png" in done.stdout
     assert "denoising" in done.stdout
+
+
+def _examples(text: str) -> list[str]:
+    return [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "trio.run(main)" in block]
+
+
+async def test_example_with_a_bar_and_a_cancel_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Over a scripted engine: what is shown is the service's side."""
+    [_, example] = _examples((ROOT / "docs" / "embedding.md").read_text("utf-8"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("mflux_api.service.open_service", partial(open_service, start_engine=Script().start))
+    names: dict[str, Any] = {}
+    exec(compile(example.replace("trio.run(main)", ""), "example", "exec"), names)
+    with trio.fail_after(DEADLINE_SECONDS):
+        await names["main"]()
+    shown = capsys.readouterr()
+    completed, cancelled, found = shown.out.splitlines()
+    assert completed.startswith("completed ['")
+    assert completed.endswith(".png']")
+    assert (cancelled, found) == ("cancelled", "2 jobs about a lake")
+    assert "[####################] saving" in shown.err
+
+
+async def test_example_of_the_client_runs_as_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "embedding.md").read_text("utf-8")
+    [example] = [block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "mflux_api.client" in block]
+    monkeypatch.chdir(tmp_path)
+    async with scripted_api(tmp_path) as api:
+        here = example.replace("http://localhost:7861", f"http://127.0.0.1:{api.port}")
+        await trio.to_thread.run_sync(exec, compile(here, "example", "exec"), {})
+    assert "completed ()" in capsys.readouterr().out
+    assert (tmp_path / "house.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_hardened_configuration_loads_as_printed(tmp_path: Path) -> None:

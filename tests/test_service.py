@@ -18,6 +18,7 @@ from mflux_api import (
     Finished,
     GenerateRequest,
     JobCancelled,
+    JobFilter,
     Progress,
     Service,
     ServiceFailed,
@@ -39,6 +40,7 @@ from mflux_api.jobs.job import Job
 from mflux_api.storage.image_files import ImageFiles
 from mflux_api.storage.in_memory import InMemoryRepository
 from tests.support.harness import ended, engine_info, gateway, images, request, rgb, scripted_service, settings
+from tests.support.lora_files import write_lora
 from tests.support.scripted_engine import Fail, Hold, Script, pixels
 
 # --- what open_service raises --------------------------------------------------------------------------------------
@@ -378,3 +380,29 @@ async def test_job_whose_engine_is_killed_completes_with_the_pixels_of_an_undist
         killed = await service.result(job.id)
     assert (killed.job.engine_deaths, undisturbed.job.engine_deaths) == (1, 0)
     assert [rgb(image) for image in killed.images] == [rgb(image) for image in undisturbed.images]
+
+
+# --- lists ---------------------------------------------------------------------------------------------------------
+
+
+async def test_service_lists_what_there_is(tmp_path: Path) -> None:
+    write_lora(tmp_path / "loras" / "ink.safetensors", seed=1)
+    async with scripted_service(tmp_path, Script()) as service:
+        made = [await ended(service, (await service.submit(request(seed))).id) for seed in range(3)]
+        page = await service.jobs(limit=2)
+        assert [job.id for job in page.jobs] == [made[2].id, made[1].id]
+        rest = await service.jobs(cursor=page.next_cursor)
+        assert ([job.id for job in rest.jobs], rest.next_cursor) == ([made[0].id], None)
+        found = await service.jobs(where=JobFilter(words=("RED",), statuses=(Status.COMPLETED,)))
+        assert len(found.jobs) == 3
+        assert (await service.jobs(where=JobFilter(edit=True))).jobs == ()
+        models = {view.model.alias: view for view in await service.models()}
+        assert models["demo"].downloaded
+        assert not models["flux2-klein-4b"].downloaded
+        assert await service.downloads() == ()
+        [lora] = await service.loras()
+        assert (lora.name, lora.problem, lora.contents is not None) == ("ink.safetensors", None, True)
+        with pytest.raises(InvalidModel):
+            await service.download("nonsense")
+        image = made[0].images[0]
+        assert await service.image(image) == await trio.Path(image.path).read_bytes()

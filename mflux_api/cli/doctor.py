@@ -16,12 +16,14 @@ import trio
 from mflux_api.access.keys_file import MIN_LENGTH, read_keys, weak_keys
 from mflux_api.cli.exit_status import EXIT_FAILED
 from mflux_api.cli.folders import has_locks, temporary_problem, why_not_writable
+from mflux_api.cli.running_server import call
 from mflux_api.config import Settings, load_settings
 from mflux_api.engine.interface import EngineDied
 from mflux_api.engine.local import LocalEngine, LocalEngineOptions
 from mflux_api.engine.protocol import Ready
 from mflux_api.errors import ConfigError, ServiceError
 from mflux_api.ipc.child_home import has_home
+from mflux_api.ipc.printable import printable
 from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.database_file import count_jobs
 from mflux_api.storage.sqlite import DATABASE_NAME
@@ -46,14 +48,24 @@ class _Finding:
     """What to do when it is not ok."""
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Describe the command's options."""
+    parser.add_argument("--report", action="store_true", help="as a block of Markdown, to paste into an issue")
+    parser.add_argument("--url", help="ask a running server about its machine, in place of this one")
+
+
 def run(options: argparse.Namespace) -> int:
     """Print the report.
 
     Raises:
         ConfigError: the configuration cannot be used.
+        ServiceError: the server refuses.
+        ConnectionError: no server answers where one is asked.
     """
-    findings = trio.run(_examine, load_settings(options.config))
-    print(_report(findings))
+    settings = load_settings(options.config)
+    findings = trio.run(_examine, settings) if options.url is None else _ask_server(settings, options.url)
+    report = _report(findings)
+    print(f"```text\n{report}\n```" if options.report else report)
     return EXIT_FAILED if any(finding.state == "problem" for finding in findings) else 0
 
 
@@ -63,6 +75,31 @@ async def _examine(settings: Settings) -> list[_Finding]:
     findings += await read_in_thread(
         lambda: [*_keys(settings), *_models(settings), *_folders(settings), *_database(settings)]
     )
+    return findings
+
+
+def _ask_server(settings: Settings, url: str) -> list[_Finding]:
+    """Ask a server how it is, and what it has."""
+    health = call(settings, url, "GET", "health")
+    system = call(settings, url, "GET", "system", holds="engines")
+    well = health["status"] == "healthy"
+    advice = str(health.get("problem") or "see its log")
+    memory = system["system_memory_gb"]
+    findings = [
+        _Finding("mflux-api", str(health["version"])),
+        _Finding("server", printable(health["status"]), "ok" if well else "problem", printable(advice)),
+        _Finding("memory", f"{memory['free']:.1f} GB free of {memory['total']:.1f} GB"),
+    ]
+    for engine in system["engines"]:
+        in_memory = ", ".join(map(str, engine["models"])) or "no model in memory"
+        says = f"{engine['status']}, {engine['device']} ({engine['backend']}), {in_memory}"
+        ready = engine["status"] in ("ready", "starting")
+        wrong = str(engine["problem"] or "see the server's log")
+        findings.append(
+            _Finding(f"engine {engine['id']}", printable(says), "ok" if ready else "problem", printable(wrong))
+        )
+    if system["problem"]:
+        findings.append(_Finding("job store", "cannot be written", "problem", printable(system["problem"])))
     return findings
 
 
@@ -205,8 +242,11 @@ def _database(settings: Settings) -> Iterator[_Finding]:
 
 
 def _display_path(path: Path) -> str:
-    """Return a path below the working directory where it is there."""
-    return f"./{path.relative_to(Path.cwd())}" if path.is_relative_to(Path.cwd()) else str(path)
+    """Return a path below the working directory, or the home folder, where it is there: reports are pasted."""
+    home = os.path.expanduser("~")
+    if path.is_relative_to(Path.cwd()):
+        return f"./{path.relative_to(Path.cwd())}"
+    return f"~/{path.relative_to(home)}" if home != "~" and path.is_relative_to(home) else str(path)
 
 
 def _report(findings: list[_Finding]) -> str:

@@ -1,4 +1,4 @@
-"""``mflux-api jobs``: a backup of the job database, and removing the records of old jobs."""
+"""``mflux-api jobs``: those of a running server; a backup of the job database, and removing the records of old jobs."""
 
 import argparse
 import re
@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mflux_api.cli.running_server import address, call
+from mflux_api.cli.server_jobs import add_list_options, cancel_jobs, list_jobs, watch_job
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError, InternalError
 from mflux_api.storage.backup import back_up
@@ -23,6 +24,17 @@ _UNITS = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(day
 def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
     """Describe the subcommands and their options."""
     commands = parser.add_subparsers(dest="action", required=True)
+    server_help = "the server (default: the address in the configuration)"
+    listing = commands.add_parser("list", parents=[shared], help="list a server's jobs, newest first")
+    add_list_options(listing)
+    listing.add_argument("--url", help=server_help)
+    watching = commands.add_parser("watch", parents=[shared], help="show a job's progress until its end")
+    watching.add_argument("job", metavar="ID", help="of the list")
+    watching.add_argument("--url", help=server_help)
+    cancelling = commands.add_parser("cancel", parents=[shared], help="cancel jobs that wait or run")
+    cancelling.add_argument("jobs", nargs="*", metavar="ID", help="of the list")
+    cancelling.add_argument("--all", action="store_true", help="every job that is not finished")
+    cancelling.add_argument("--url", help=server_help)
     backup = commands.add_parser(
         "backup", parents=[shared], help="copy the job database to a file, with or without a running server"
     )
@@ -46,14 +58,21 @@ def run(options: argparse.Namespace) -> int:
         OSError: no server answers where one is needed.
     """
     settings = load_settings(options.config)
-    if options.action == "backup":
-        count = back_up(settings.state_dir / DATABASE_NAME, options.file)
-        print(f"{options.file}: {count} job(s)")
-    else:
-        removed = _prune(settings, options.older_than, dry_run=options.dry_run, url=options.url)
-        for job_id in removed:
-            print(job_id)
-        print(f"{len(removed)} record(s) {'would be ' if options.dry_run else ''}removed")
+    match options.action:
+        case "list":
+            return list_jobs(settings, options)
+        case "watch":
+            return watch_job(settings, options.url, options.job)
+        case "cancel":
+            return cancel_jobs(settings, options.url, options.jobs, everything=options.all)
+        case "backup":
+            count = back_up(settings.state_dir / DATABASE_NAME, options.file)
+            print(f"{options.file}: {count} job(s)")
+        case "prune":
+            removed = _prune(settings, options.older_than, dry_run=options.dry_run, url=options.url)
+            for job_id in removed:
+                print(job_id)
+            print(f"{len(removed)} record(s) {'would be ' if options.dry_run else ''}removed")
     return 0
 
 

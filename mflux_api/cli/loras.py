@@ -1,38 +1,71 @@
-"""``mflux-api loras``: list the LoRA files of ``lora.dirs``, what they hold, and what is left out.
+"""``mflux-api loras``: list the LoRA files of ``lora.dirs``, say what they hold, add and remove them.
 
-It looks at the disk alone, with or without a running server. Headers are read by a decoder's child, as in a server: the
-files may be strangers'.
+It works on the disk, with or without a running server, unless ``--url`` names one; removing goes through the server
+that runs on this state directory, which knows whether a job needs the file.
 """
 
 import argparse
-from collections.abc import Sequence
-from functools import partial
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import trio
+import attrs
 
-from mflux_api.actors import messages as m
-from mflux_api.actors.decoder import Decoder
-from mflux_api.actors.decoding import Decoding
-from mflux_api.actors.mailbox import Address, Mailbox
+from mflux_api.cli.running_server import address, connected
 from mflux_api.cli.table import table
-from mflux_api.config import load_settings
-from mflux_api.gateway.lora_contents import LoraContentsCache
-from mflux_api.images.child.protocol import DescribedLora
+from mflux_api.config import Settings, load_settings
 from mflux_api.ipc.printable import printable
-from mflux_api.storage.lora_folders import Listing, LoraFile
+from mflux_api.storage.lora_lookup import find_listed
 from mflux_api.storage.loras import LoraFiles
-from mflux_api.supervisor import Started
+from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
+
+if TYPE_CHECKING:
+    from mflux_api.client import Lora
 
 _HEADER = ("LORA", "FORMAT", "RANK", "LAYERS", "TEXT ENCODER", "SIZE", "BASE", "PROBLEM")
-_UNREAD = DescribedLora()
-_TRIES = 3
-"""Looks in which no further header was read, after which it is left at that."""
+
+
+@attrs.frozen(kw_only=True)
+class _Line:
+    """One LoRA of a list, wherever it lies."""
+
+    name: str
+    size_bytes: int
+    format: str | None = None
+    rank: int | None = None
+    base: str | None = None
+    layers: int | None = None
+    layers_understood: int | None = None
+    text_encoder_layers: int | None = None
+    unknown: tuple[str, ...] = ()
+    problem: str | None = None
+
+
+@attrs.frozen
+class _Listing:
+    lines: tuple[_Line, ...]
+    skipped: tuple[tuple[str, str], ...]
+    """Names of what is left out, and why."""
+    skipped_total: int
 
 
 def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
     """Describe the subcommands and their options."""
     commands = parser.add_subparsers(dest="action", required=True)
-    commands.add_parser("list", parents=[shared], help="list the LoRAs, what they hold, and what is left out")
+    listing = commands.add_parser("list", parents=[shared], help="list the LoRAs, what they hold, and what is left out")
+    info = commands.add_parser("info", parents=[shared], help="say all that is known of one")
+    add = commands.add_parser("add", parents=[shared], help="copy a file into the first folder of lora.dirs")
+    remove = commands.add_parser("remove", parents=[shared], help="delete one's file")
+    for command in (listing, info):
+        command.add_argument("--json", action="store_true", help="print JSON")
+    for command in (info, remove):
+        command.add_argument("name", metavar="NAME", help="of the list")
+    add.add_argument("file", type=Path, metavar="FILE", help="a .safetensors file")
+    add.add_argument("--name", help="what it is called there (default: as the file)")
+    add.add_argument("--overwrite", action="store_true", help="replace one of that name")
+    for command in (listing, info, add, remove):
+        command.add_argument("--url", help="a running server's LoRAs")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -40,55 +73,152 @@ def run(options: argparse.Namespace) -> int:
 
     Raises:
         ConfigError: the configuration cannot be used.
+        ServiceError: it cannot be done; the message says why.
+        OSError: no server answers, or a file cannot be written.
     """
     settings = load_settings(options.config)
-    listing = LoraFiles.from_settings(settings).look()
-    described = trio.run(partial(_describe, listing.files)) if listing.files else ()
-    print(_listing(listing, described))
+    match options.action:
+        case "list":
+            _print_list(_look(settings, options.url), as_json=options.json)
+        case "info":
+            _print_one(_find(settings, options.url, options.name), as_json=options.json)
+        case "add":
+            print(_add(settings, options))
+        case "remove":
+            print(f"{printable(_remove(settings, options.url, options.name))}: removed")
     return 0
 
 
-async def _describe(files: Sequence[LoraFile]) -> tuple[DescribedLora, ...]:
-    """Have the headers read by a decoder of our own."""
-    mailbox: Mailbox[m.DecoderMessage] = Mailbox(m.DECODER)
-    decoding = Decoding(Address(mailbox, sender=m.GATEWAY, asks=m.ASK_GRAPH).ask)
-    cache = LoraContentsCache(decoding.describe_loras)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(Decoder(mailbox).run, Started())
-        described = await cache.describe(files)
-        tries = _TRIES
-        while _UNREAD in described and tries:
-            before, described = described, await cache.describe(files)
-            tries = _TRIES if described != before else tries - 1
-        nursery.cancel_scope.cancel()
-    return described
+# --- list, info ----------------------------------------------------------------------------------------------------
 
 
-def _listing(listing: Listing, described: Sequence[DescribedLora]) -> str:
+def _look(settings: Settings, url: str | None) -> _Listing:
+    if url is not None:
+        with connected(settings, url, retries=3) as client:
+            theirs = client.loras()
+        skipped = tuple((each.name, each.reason) for each in theirs.skipped)
+        return _Listing(tuple(map(_line, theirs.loras)), skipped, theirs.skipped_total)
+    # The decoder's side is a tenth of a second, which the other commands here do without.
+    from mflux_api.cli.lora_files import describe_files
+
+    ours = LoraFiles.from_settings(settings).look()
     lines = []
-    if listing.files:
-        lines.append(table([_HEADER, *map(_row, listing.files, described)]))
+    for file, described in zip(ours.files, describe_files(ours.files), strict=True):
+        contents = described.contents
+        held: dict[str, Any] = {"problem": described.problem or "its header was not read"}
+        if contents is not None:
+            held = {
+                "format": contents.format,
+                "rank": contents.rank,
+                "base": contents.base,
+                "layers": contents.layers,
+                "layers_understood": contents.understood,
+                "text_encoder_layers": contents.text_encoder_layers,
+                "unknown": tuple(contents.unknown),
+            }
+        lines.append(_Line(name=file.name, size_bytes=file.size, **held))
+    skipped = tuple((each.name, each.reason) for each in ours.skipped)
+    return _Listing(tuple(lines), skipped, ours.skipped_total)
+
+
+def _line(lora: "Lora") -> _Line:
+    return _Line(**{field.name: getattr(lora, field.name) for field in attrs.fields(_Line)})
+
+
+def _find(settings: Settings, url: str | None, name: str) -> _Line:
+    if url is None:
+        # The error names what is close, or why it is left out.
+        name = find_listed(LoraFiles.from_settings(settings).look(), name).name
+    listing = _look(settings, url)
+    wanted = name.removesuffix(".safetensors")
+    found = next((line for line in listing.lines if line.name.removesuffix(".safetensors") == wanted), None)
+    if found is None:
+        from mflux_api.storage.lora_lookup import not_found
+
+        raise not_found(name)
+    return found
+
+
+def _print_list(listing: _Listing, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([attrs.asdict(line) for line in listing.lines], indent=2))
+        return
+    lines = []
+    if listing.lines:
+        lines.append(table([_HEADER, *map(_row, listing.lines)]))
     else:
         lines.append("no LoRAs: put .safetensors files into a folder of lora.dirs")
     if listing.skipped:
         lines.append(f"\nleft out ({listing.skipped_total}):")
-        lines.append(table((f"  {each.name}", each.reason) for each in listing.skipped))
+        lines.append(table((f"  {printable(name)}", printable(reason)) for name, reason in listing.skipped))
     if more := listing.skipped_total - len(listing.skipped):
         lines.append(f"  and {more} more")
-    return "\n".join(lines)
+    print("\n".join(lines))
 
 
-def _row(file: LoraFile, described: DescribedLora) -> tuple[str, ...]:
-    contents, size = described.contents, f"{file.size / 1e6:.1f} MB"
-    if contents is None:
-        return (printable(file.name), "", "", "", "", size, "", described.problem or "its header was not read")
+def _row(line: _Line) -> tuple[str, ...]:
+    size, name = f"{line.size_bytes / 1e6:.1f} MB", printable(line.name)
+    if line.layers is None:
+        return (name, "", "", "", "", size, "", printable(line.problem or "its header was not read"))
     return (
-        printable(file.name),
-        contents.format,
-        "" if contents.rank is None else str(contents.rank),
-        f"{contents.understood} of {contents.layers}",
-        str(contents.text_encoder_layers or ""),
+        name,
+        line.format or "",
+        "" if line.rank is None else str(line.rank),
+        f"{line.layers_understood} of {line.layers}",
+        str(line.text_encoder_layers or ""),
         size,
-        contents.base or "",
+        printable(line.base or ""),
         "",
     )
+
+
+def _print_one(line: _Line, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(attrs.asdict(line), indent=2))
+        return
+    layers = "" if line.layers is None else f"{line.layers_understood} of {line.layers} understood"
+    rows = [
+        ("name", line.name),
+        ("size", f"{line.size_bytes / 1e6:.1f} MB"),
+        ("format", line.format or ""),
+        ("rank", "" if line.rank is None else str(line.rank)),
+        ("trained on", line.base or ""),
+        ("layers", layers),
+        ("of a text encoder", f"{line.text_encoder_layers}, without effect here" if line.text_encoder_layers else ""),
+        ("not known", ", ".join(line.unknown)),
+        ("problem", line.problem or ""),
+        ("use", f"mflux-api generate … --lora '{line.name.removesuffix('.safetensors')}:0.8'"),
+    ]
+    print(table((name, printable(value)) for name, value in rows if value))
+
+
+# --- add, remove ---------------------------------------------------------------------------------------------------
+
+
+def _add(settings: Settings, options: argparse.Namespace) -> str:
+    file: Path = options.file.expanduser()
+    name: str = options.name or file.name
+    if options.url is not None:
+        with connected(settings, options.url) as client:
+            return client.add_lora(file, name, overwrite=options.overwrite).name
+    from mflux_api.cli.lora_files import add_file
+
+    loras, most = LoraFiles.from_settings(settings), settings.lora.max_upload_mb * 2**20
+    return add_file(loras, file, name, overwrite=options.overwrite, max_bytes=most).name
+
+
+def _remove(settings: Settings, url: str | None, name: str) -> str:
+    with contextlib.ExitStack() as stack:
+        if url is None and (settings.state_dir / LOCK_NAME).exists():
+            try:
+                stack.enter_context(StateLock.from_settings(settings))
+            except StateInUse:
+                # A server runs, and may have a job that needs it.
+                url = address(settings)
+        if url is not None:
+            stack.enter_context(connected(settings, url)).delete_lora(name)
+            return name
+        loras = LoraFiles.from_settings(settings)
+        removal = loras.plan_removal(name)
+        loras.remove(removal.file)
+        return removal.file.name

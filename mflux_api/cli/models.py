@@ -1,7 +1,7 @@
 """``mflux-api models``: list, status, download, delete; load and unload through a running server.
 
-Listing and downloading work on the models folder alone. Loading and unloading are a running server's, and so is
-deleting while one runs.
+Listing and downloading work on the models folder alone, unless ``--url`` names a server. Loading and unloading are a
+running server's, and so is deleting while one runs.
 """
 
 import argparse
@@ -12,8 +12,10 @@ import trio
 
 from mflux_api.catalog import Model
 from mflux_api.catalog.lookup import find_model
+from mflux_api.cli.model_lines import READY, ModelLine, print_models, weights_text
 from mflux_api.cli.progress_bar import ProgressBar
 from mflux_api.cli.running_server import address, call
+from mflux_api.cli.server_models import on_server
 from mflux_api.cli.table import table
 from mflux_api.config import Settings, load_settings
 from mflux_api.hub.client import DownloadOptions, download_repository
@@ -25,7 +27,10 @@ from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
 def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
     """Describe the subcommands and their options."""
     commands = parser.add_subparsers(dest="action", required=True)
-    commands.add_parser("list", parents=[shared], help="list the models and what is on disk")
+    listing = commands.add_parser("list", parents=[shared], help="list the models, those on disk first")
+    listing.add_argument("-l", "--long", action="store_true", help="also licences, and where models come from")
+    listing.add_argument("--json", action="store_true", help="print JSON")
+    listing.add_argument("--url", help="the models of a running server")
     for action, help_text, several in (
         ("status", "say where a model is and what it is", False),
         ("download", "download models, going on where an earlier try ended", True),
@@ -35,8 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentPars
     ):
         command = commands.add_parser(action, parents=[shared], help=help_text)
         command.add_argument("models", nargs="+" if several else 1, metavar="MODEL", help="an alias of the list")
-        if action in ("delete", "load", "unload"):
-            command.add_argument("--url", help="the server (default: the address in the configuration)")
+        with_default = action in ("delete", "load", "unload")
+        command.add_argument(
+            "--url",
+            help="the server (default: the address in the configuration)" if with_default else "a running server's",
+        )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -48,8 +56,10 @@ def run(options: argparse.Namespace) -> int:
         ConnectionError: no server answers where one is needed.
     """
     settings = load_settings(options.config)
+    if options.url is not None and options.action in ("list", "status", "download"):
+        return on_server(settings, options)
     if options.action == "list":
-        print(_listing(settings))
+        print_models(_lines(settings), long=options.long, as_json=options.json)
         return 0
     models = [find_model(name, settings.catalog()) for name in options.models]
     for model in models:
@@ -69,33 +79,29 @@ def run(options: argparse.Namespace) -> int:
 # --- on this machine -----------------------------------------------------------------------------------------------
 
 
-def _listing(settings: Settings) -> str:
+def _lines(settings: Settings) -> list[ModelLine]:
     checkpoints = Checkpoints(settings.models.cache_dir)
-    header = ("MODEL", "STATE", "SIZE", "WEIGHTS", "LICENCE", "FROM")
-    return table([header, *(_row(model, checkpoints) for model in settings.catalog())])
-
-
-def _row(model: Model, checkpoints: Checkpoints) -> tuple[str, ...]:
-    return (
-        model.alias,
-        _state(model, checkpoints),
-        "" if model.size_gb is None else f"{model.size_gb:.2f} GB",
-        _weights(model),
-        model.licence + (" (gated)" if model.gated else ""),
-        _origin(model),
-    )
+    return [
+        ModelLine(
+            model=model.alias,
+            state=_state(model, checkpoints),
+            size_gb=model.size_gb,
+            weights=_weights(model),
+            licence=model.licence + (" (gated)" if model.gated else ""),
+            origin=_origin(model),
+        )
+        for model in settings.catalog()
+    ]
 
 
 def _state(model: Model, checkpoints: Checkpoints) -> str:
     if checkpoints.state(model).downloaded:
-        return "ready"
+        return READY
     return "partial" if model.remote and checkpoints.hub.repository(model.repo).is_dir() else "not downloaded"
 
 
 def _weights(model: Model) -> str:
-    return {"none": "full", "stored": f"{model.bits}-bit", "runtime": f"{model.bits}-bit, made here"}[
-        model.quantization
-    ]
+    return weights_text(model.quantization, model.bits)
 
 
 def _origin(model: Model) -> str:

@@ -11,6 +11,10 @@ from mflux_api.config import load_settings
 from mflux_api.storage.state_lock import LOCK_NAME, find_holder
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own options: it has none."""
+
+
 def run(options: argparse.Namespace) -> int:
     """Check the configuration, and send the signal.
 

@@ -1,26 +1,74 @@
-"""Asking a running server over HTTP, for commands that its state directory's lock keeps from doing it themselves."""
+"""Asking a running server over HTTP: where ``--url`` says so, or where its lock keeps a command from the disk."""
 
-import json
 import os
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
-from http.client import HTTPException
-from typing import Any
-from urllib.parse import urlsplit
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from mflux_api.config import Settings
-from mflux_api.errors import ConfigError, by_code
-from mflux_api.system.network_variables import find_problem, is_loopback, proxy_for
+from mflux_api.errors import ConfigError, Forbidden, Unauthorized
+from mflux_api.system.network_variables import proxy_for
 
-_ANSWER_SECONDS = 600.0
-"""What loading a large model may take."""
+if TYPE_CHECKING:
+    from mflux_api.client import Client, UnexpectedAnswer
 
 
 def address(settings: Settings) -> str:
     """Return the URL of the server that these settings describe."""
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.server.host, settings.server.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
+
+
+def base_url(url: str) -> str:
+    """Return the address of a server as it was typed, with what may be left out.
+
+    Raises:
+        ConfigError: it is not one.
+    """
+    from mflux_api.client.address import base_url as read
+
+    try:
+        return read(url)
+    except ValueError:
+        raise ConfigError("--url is not the address of a server: write http://host:port") from None
+
+
+@contextmanager
+def connected(settings: Settings, url: str | None, *, retries: int = 0) -> Iterator["Client"]:
+    """Open a client of a server for the length of a block; what goes wrong in it is told with what to do.
+
+    Args:
+        settings: where the server is, and a key for it.
+        url: the server, where it is another than the configured one.
+        retries: how often a call is tried again that may be.
+
+    Raises:
+        ConfigError: ``url`` is not the address of a server, or the key cannot be sent.
+        ServiceError: the server refused, in its own words.
+        ConnectionError: no server answers there, or a variable of the environment keeps it from being asked.
+    """
+    # A third of a second, which commands without a server do without.
+    from mflux_api.client import Client, ServerUnreachable, UnexpectedAnswer
+
+    base = base_url(url) if url else address(settings)
+    keys = settings.security.api_keys
+    try:
+        client = Client(base, api_key=keys[0] if keys else None, retries=retries)
+    except ValueError as error:
+        raise ConfigError(f"security.api_keys: {error}") from None
+    except ServerUnreachable as error:
+        raise ConnectionError(f"the server at {base} cannot be asked: {error.reason}") from None
+    try:
+        with client:
+            yield client
+    except ServerUnreachable as error:
+        raise ConnectionError(f"{error}; {_what_to_do(base)}") from None
+    except UnexpectedAnswer as error:
+        raise ConnectionError(_is_another(error)) from None
+    except (Unauthorized, Forbidden) as error:
+        scope = error.details.get("scope")
+        needed = f" with the scope '{scope}'" if scope else ""
+        raise type(error)(f"{error.message}; set MFLUX_API_KEYS to a key{needed}", error.details) from None
 
 
 def call(
@@ -47,109 +95,28 @@ def call(
         ServiceError: the server refused, in its own words.
         ConnectionError: no server answers there, or a variable of the environment keeps it from being asked.
     """
-    base = base_url(url) if url else address(settings)
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"{base}/api/v1/{path}", method=method, data=data)
-    if data is not None:
-        request.add_header("Content-Type", "application/json")
-    if settings.security.api_keys:
-        request.add_header("X-API-Key", settings.security.api_keys[0])
-    try:
-        with _opener(base).open(request, timeout=_ANSWER_SECONDS) as response:
-            answer = json.load(response)
-    except urllib.error.HTTPError as refused:
-        raise _refusal(refused, base) from None
-    except OSError as error:
-        raise ConnectionError(f"no server answers at {base} ({_reason(error)}); {_what_to_do(base)}") from None
-    except (HTTPException, ValueError):
-        answer = None
-    if not isinstance(answer, dict) or holds not in answer:
-        raise ConnectionError(_is_another(base))
-    return answer
+    from mflux_api.client import UnexpectedAnswer
+    from mflux_api.client.calls import WORK_SECONDS, Call
+
+    with connected(settings, url) as client:
+        answer: dict[str, Any] = client.send(
+            Call(method=method, path=path, answer=dict, json=body, seconds=WORK_SECONDS)
+        )
+        if holds not in answer:
+            raise UnexpectedAnswer(client.url)
+        return answer
 
 
-def base_url(url: str) -> str:
-    """Return the address of a server as it was typed, with what may be left out.
-
-    Raises:
-        ConfigError: it is not one.
-    """
-    try:
-        parts = urlsplit(url if "://" in url else f"http://{url}")
-        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and url.isprintable() and " " not in url
-        # Reading the port looks at it.
-        sound = sound and parts.port != 0 and not (parts.username or parts.query or parts.fragment)
-        host = (parts.hostname or "").encode("idna").decode()
-    except ValueError:
-        sound = False
-    if not sound:
-        raise ConfigError("--url is not the address of a server: write http://host:port")
-    host = f"[{host}]" if ":" in host else host
-    port = "" if parts.port is None else f":{parts.port}"
-    # The address of its interface is one that people copy.
-    return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/').removesuffix('/api/v1').rstrip('/')}"
-
-
-def _reason(error: OSError) -> str:
-    cause = getattr(error, "reason", error)
-    if isinstance(cause, TimeoutError):
-        return "it took too long"
-    reason = getattr(cause, "reason", None) or getattr(cause, "strerror", None) or str(cause) or type(cause).__name__
-    return reason.replace("_", " ").lower() if reason.isupper() else f"{reason[:1].lower()}{reason[1:]}"
-
-
-def _is_another(base: str, status: int | None = None) -> str:
-    if status in (502, 503, 504):
-        return f"a proxy answers at {base}, and reaches no server ({status}); start one, or name it with --url"
-    said = "" if status is None else f" (it says {status})"
-    return f"what answers at {base} is not an mflux-api server{said}; name it with --url"
-
-
-def _opener(base: str) -> urllib.request.OpenerDirector:
-    """Return what asks the server; this very machine is asked through no proxy.
-
-    Raises:
-        ConnectionError: a variable of the environment names a proxy that cannot be used.
-    """
-    if is_loopback(base):
-        return urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    variable = _proxy_variable(base)
-    problem = None if variable is None else find_problem({variable: os.environ[variable]})
-    if problem is not None:
-        raise ConnectionError(f"the server at {base} cannot be asked: {problem}")
-    return urllib.request.build_opener()
-
-
-def _proxy_variable(base: str) -> str | None:
-    """Return the variable whose proxy the server is asked through; Python's own client knows no ``ALL_PROXY``."""
-    parts = urlsplit(base)
-    if urllib.request.proxy_bypass(parts.hostname or ""):
-        return None
-    return proxy_for(base, {name: value for name, value in os.environ.items() if name.upper() != "ALL_PROXY"})
+def _is_another(error: "UnexpectedAnswer") -> str:
+    if error.status in (502, 503, 504):
+        return (
+            f"a proxy answers at {error.url}, and reaches no server ({error.status}); start one, or name it with --url"
+        )
+    return f"{error}; name it with --url"
 
 
 def _what_to_do(base: str) -> str:
-    used, named = _proxy_variable(base), proxy_for(base, os.environ)
+    used = proxy_for(base, os.environ)
     if used is not None:
         return f"check the proxy of {used}, or name the server in NO_PROXY"
-    if named is not None:
-        scheme = urlsplit(base).scheme
-        return (
-            f"this command does not use the proxy of {named}: name an HTTP proxy in {scheme}_proxy (http://host:port)"
-        )
     return "start one, or name it with --url"
-
-
-def _refusal(refused: urllib.error.HTTPError, base: str) -> Exception:
-    try:
-        body = json.load(refused)
-        hint = (
-            "; set MFLUX_API_KEYS to a key with the scope 'manage'"
-            if body["code"] in ("UNAUTHORIZED", "FORBIDDEN")
-            else ""
-        )
-        return by_code(body["code"])(body["error"] + hint, body["details"])
-    except (ValueError, KeyError, TypeError):
-        return ConnectionError(_is_another(base, refused.code))
-    finally:
-        refused.close()

@@ -12,6 +12,7 @@ from mflux_api.errors import ServiceRestarting
 from mflux_api.gateway.bulk_cancel import BulkCancel
 from mflux_api.gateway.bytes_in_flight import BytesInFlight, default_limit
 from mflux_api.gateway.images import Images
+from mflux_api.gateway.listings import Listings
 from mflux_api.gateway.loras import Loras
 from mflux_api.gateway.measurements import Monitoring
 from mflux_api.gateway.questions import RETRY_SECONDS, Addresses
@@ -20,7 +21,7 @@ from mflux_api.storage.checkpoints import Checkpoints
 from mflux_api.storage.repository import Totals
 
 
-class Gateway(Submission, BulkCancel, Images, Loras, Monitoring):
+class Gateway(Submission, BulkCancel, Images, Listings, Loras, Monitoring):
     """The questions of all parts, and those about the service as a whole."""
 
     def __init__(self, addresses: Addresses, settings: Settings, catalog: Catalog, checkpoints: Checkpoints) -> None:

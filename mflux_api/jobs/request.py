@@ -6,6 +6,7 @@ import attrs
 from msgspec import Meta
 
 from mflux_api.errors import InvalidParameter
+from mflux_api.jobs.given_images import encode_images, encode_mask
 from mflux_api.jobs.schedule import MAX_PARTIAL_IMAGES
 from mflux_api.jobs.webhook import Webhook
 
@@ -154,13 +155,16 @@ class GenerateRequest:
     lora_files: Annotated[tuple[str, ...], Meta(max_length=_MAX_LORAS)] = ()
     lora_scales: Annotated[tuple[LoraScale, ...], Meta(max_length=_MAX_LORAS)] = ()
     low_ram: bool = False
-    init_images: Annotated[tuple[EncodedImage, ...], Meta(max_length=MAX_INIT_IMAGES)] = ()
-    """Base64 or data URLs: the first is what an image strength below 1 starts from, and the prompt may refer to all."""
+    init_images: Annotated[tuple[EncodedImage, ...], Meta(max_length=MAX_INIT_IMAGES)] = attrs.field(
+        default=(), converter=encode_images
+    )
+    """Base64 or data URLs; paths, bytes and images of Pillow's become base64. The first is what an image
+    strength below 1 starts from, and the prompt may refer to all."""
     image_strength: Strength | None = None
     """Only with init images; ``None`` is 0.75 then, and 1 with ``extend``."""
-    mask: Mask | None = None
-    """Only with init images: white is inpainted, black of the first one is kept. Any size; it is read by its alpha
-    where that is not opaque everywhere."""
+    mask: Mask | None = attrs.field(default=None, converter=encode_mask)
+    """Given as ``init_images`` are, and only with them: white is inpainted, black of the first one is kept. Any size;
+    it is read by its alpha where that is not opaque everywhere."""
     mask_alpha: MaskAlpha = "opaque"
     """Of a mask with transparency: whether what is opaque is inpainted, as in A1111, or what is transparent, as OpenAI
     has it."""

@@ -77,7 +77,7 @@ function loraRow(each, index) {
 function reference(each, index, form) {
   return h("li", { class: "reference" },
     h("img", { src: each.url, alt: each.name }),
-    index === 0 && h("button", { class: "corner left", "aria-label": form.mask ? "Change the mask" : "Paint a mask", title: "Mask", onclick: () => openMask(each) }, icon("brush")),
+    index === 0 && h("button", { class: "corner left", "aria-label": form.mask ? "Change the mask" : "Draw a mask", title: "Mask", onclick: () => openMask(each) }, icon("brush")),
     h("button", { class: "corner", "aria-label": `Remove ${each.name}`, onclick: () => setForm({ images: form.images.filter((_, place) => place !== index), mask: index === 0 ? null : form.mask }) }, icon("close")),
     index === 0 && form.mask && h("span", { class: "tag" }, "masked"));
 }

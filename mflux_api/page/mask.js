@@ -1,4 +1,4 @@
-// Painting a mask over an image: what is covered is generated anew.
+// Drawing a mask over an image: what is covered is generated anew.
 
 import { h } from "./dom.js";
 import { setForm, state } from "./store.js";
@@ -13,13 +13,13 @@ function layer(width, height) {
 }
 
 export async function openMask(image) {
-  const picture = new Image();
-  picture.src = image.url;
-  await picture.decode();
-  const { naturalWidth: width, naturalHeight: height } = picture;
+  const photo = new Image();
+  photo.src = image.url;
+  await photo.decode();
+  const { naturalWidth: width, naturalHeight: height } = photo;
   const canvas = layer(width, height);
-  canvas.className = "paint";
-  canvas.setAttribute("aria-label", "Paint over what is to be generated anew");
+  canvas.className = "brushed";
+  canvas.setAttribute("aria-label", "Draw over what is to be generated anew");
   const pen = canvas.getContext("2d", { willReadFrequently: true });
   const undo = [];
   let size = Math.round(Math.min(width, height) / 8);
@@ -94,26 +94,26 @@ export async function openMask(image) {
   dialog.showModal();
 }
 
-// White is generated anew, black is kept; nothing painted is no mask.
+// White is generated anew, black is kept; nothing drawn is no mask.
 function maskOf(pen, width, height) {
-  const painted = pen.getImageData(0, 0, width, height);
+  const drawn = pen.getImageData(0, 0, width, height);
   let any = false;
-  for (let place = 0; place < painted.data.length; place += 4) {
-    const level = painted.data[place + 3] > 127 ? 255 : 0;
+  for (let place = 0; place < drawn.data.length; place += 4) {
+    const level = drawn.data[place + 3] > 127 ? 255 : 0;
     any ||= level === 255;
-    painted.data.set([level, level, level, 255], place);
+    drawn.data.set([level, level, level, 255], place);
   }
   if (!any) return null;
   const canvas = layer(width, height);
-  canvas.getContext("2d").putImageData(painted, 0, 0);
+  canvas.getContext("2d").putImageData(drawn, 0, 0);
   return canvas.toDataURL("image/png").split(",")[1];
 }
 
 async function restore(pen, mask, width, height) {
-  const picture = new Image();
-  picture.src = `data:image/png;base64,${mask}`;
-  await picture.decode();
-  pen.drawImage(picture, 0, 0, width, height);
+  const photo = new Image();
+  photo.src = `data:image/png;base64,${mask}`;
+  await photo.decode();
+  pen.drawImage(photo, 0, 0, width, height);
   const pixels = pen.getImageData(0, 0, width, height);
   for (let place = 0; place < pixels.data.length; place += 4) {
     pixels.data.set([47, 91, 234, pixels.data[place] > 127 ? 255 : 0], place);

@@ -21,3 +21,12 @@ def test_models_that_can_only_be_read_are_a_problem_where_some_are_missing(
     (found,) = [each for each in doctor._folders(settings) if each.subject == "models directory"]
     assert found.state == state
     assert "permission denied" in found.says
+
+
+def test_report_does_not_tell_whose_home_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    assert doctor._display_path(tmp_path / "models") == "~/models"
+    assert doctor._display_path(tmp_path / "work" / "models") == "./models"
+    assert doctor._display_path(Path("/models")) == "/models"

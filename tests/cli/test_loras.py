@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from mflux_api.cli.generate import _loras
 from mflux_api.cli.main import main
+from mflux_api.cli.request_options import local_loras
 from mflux_api.config import Settings
 from mflux_api.storage.loras import LoraFiles
 from tests.support.lora_files import lora_bytes, write_lora
@@ -52,6 +52,6 @@ def test_file_that_is_given_to_generate_is_found_wherever_it_lies(tmp_path: Path
     except OSError:
         pytest.skip("this file system takes UTF-8 only")
     path.symlink_to(blob)
-    named = _loras([f"{path}:-1.5"], Settings())
+    named = local_loras([f"{path}:-1.5"], Settings())
     (found,) = LoraFiles.from_settings(named.settings).resolve(named.files)
     assert (found.path, named.scales) == (path, (-1.5,))

@@ -64,7 +64,8 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         ("http_proxy", "socks5://127.0.0.1:9", "http_proxy names a SOCKS proxy, which is not supported: unset it, or"),
         ("HTTP_PROXY", "http://[::1", "HTTP_PROXY is not the address of a proxy: unset it, or write http://host:port"),
         ("http_proxy", "http://127.0.0.1:9", "check the proxy of http_proxy, or name the server in NO_PROXY"),
-        ("ALL_PROXY", "socks5://127.0.0.1:9", "does not use the proxy of ALL_PROXY: name an HTTP proxy in http_proxy"),
+        ("ALL_PROXY", "socks5://127.0.0.1:9", "ALL_PROXY names a SOCKS proxy, which is not supported: unset it, or"),
+        ("ALL_PROXY", "127.0.0.1:9", "check the proxy of ALL_PROXY, or name the server in NO_PROXY"),
         ("https_proxy", "socks5://127.0.0.1:9", "start one, or name it with --url"),
     ],
 )
@@ -103,7 +104,7 @@ def test_password_in_an_address_is_not_repeated() -> None:
     ("port", "says"),
     [
         (b"SSH-2.0 ", "is not an mflux-api server; name it with --url"),
-        (b"200 half", "is not an mflux-api server; name it with --url"),
+        (b"200 half", "left before its answer was whole; start one, or name it with --url"),
         (b"200 <html>", "is not an mflux-api server; name it with --url"),
         (b"200 [1]", "is not an mflux-api server; name it with --url"),
         (b"200 {}", "is not an mflux-api server; name it with --url"),

@@ -43,9 +43,8 @@ def test_list_download_status_and_delete_without_a_server(hub: Hub, tmp_path: Pa
     hub.faults.bytes_per_second = 4e6
     done = run(tmp_path, "download", "tiny", "demo")
     assert done.returncode == 0, done.stderr
-    assert "100%" in done.stderr
-    assert "4.0 MB" in done.stderr
-    assert "MB/s" in done.stderr
+    # No terminal, and done in less than half a minute.
+    assert done.stderr == ""
     path = Path(done.stdout.splitlines()[0].removeprefix("tiny: "))
     assert (path / TRANSFORMER).is_file()
     assert "nothing to download" in done.stdout
