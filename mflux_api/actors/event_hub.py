@@ -24,6 +24,45 @@ FINISHED_LOGS = 256
 """Logs of finished jobs that are kept for late followers."""
 
 
+@attrs.define(eq=False)
+class _Follower:
+    """A subscriber's end of its channel, and which of what it was sent holds pixels in full size."""
+
+    channel: trio.MemorySendChannel[m.LogEntry]
+    sent: int = 0
+    partial_images: list[int] = attrs.field(factory=list)
+    """The numbers of those that may still wait in the channel."""
+
+    @property
+    def gone(self) -> bool:
+        """Whether it follows no more."""
+        return self.channel.statistics().open_receive_channels == 0
+
+    def deliver(self, entry: m.LogEntry) -> bool:
+        """Send without waiting; return ``False`` when the follower is gone.
+
+        The last place is the terminal event's. Partial images are few in the channel: they have megabytes.
+        """
+        statistics = self.channel.statistics()
+        if statistics.open_receive_channels == 0:
+            self.channel.close()
+            return False
+        if isinstance(entry.event, Finished):
+            self.channel.send_nowait(entry)
+            return True
+        if statistics.current_buffer_used >= statistics.max_buffer_size - 1:
+            return True
+        if isinstance(entry.event, PartialImage):
+            received = self.sent - statistics.current_buffer_used
+            self.partial_images = [number for number in self.partial_images if number > received]
+            if len(self.partial_images) >= m.PARTIAL_IMAGES_WAITING:
+                return True
+            self.partial_images.append(self.sent + 1)
+        self.channel.send_nowait(entry)
+        self.sent += 1
+        return True
+
+
 @attrs.define
 class _Log:
     entries: list[m.LogEntry] = attrs.field(factory=list)
@@ -31,10 +70,10 @@ class _Log:
     """The number in the id of each progress event in ``entries``; those between were replaced by the next one."""
     count: int = 0
     """Progress events that there were so far."""
-    subscribers: list[trio.MemorySendChannel[m.LogEntry]] = attrs.field(factory=list)
-    preview_subscribers: list[trio.MemorySendChannel[m.LogEntry]] = attrs.field(factory=list)
+    subscribers: list[_Follower] = attrs.field(factory=list)
+    preview_subscribers: list[_Follower] = attrs.field(factory=list)
     """Those subscribers who also take previews."""
-    partial_subscribers: list[trio.MemorySendChannel[m.LogEntry]] = attrs.field(factory=list)
+    partial_subscribers: list[_Follower] = attrs.field(factory=list)
     """Those subscribers who also take partial images."""
     finished: bool = False
     highest: float = 0.0
@@ -112,7 +151,7 @@ class HubState:
         self.feed.publish(owner, event)
         entry = self._append(log, event)
         terminal = isinstance(event, Finished)
-        log.subscribers = [channel for channel in log.subscribers if _deliver(channel, entry, terminal=terminal)]
+        log.subscribers = [each for each in log.subscribers if each.deliver(entry)]
         if terminal:
             log.finished = True
             _end_streams(log)
@@ -142,8 +181,8 @@ class HubState:
         if log.finished:
             send.close()
         else:
-            log.subscribers = [channel for channel in log.subscribers if _followed(channel)]
-            log.subscribers.append(send)
+            log.subscribers = [each for each in log.subscribers if not each.gone]
+            log.subscribers.append(_Follower(send))
         if last_event_id is None:
             latest, backlog = _latest(log)
             return m.Subscription(logged=True, backlog=backlog, latest=latest, channel=receive)
@@ -155,10 +194,10 @@ class HubState:
         if log is None or not log.subscribers:
             return
         if previews:
-            log.preview_subscribers = [channel for channel in log.preview_subscribers if _followed(channel)]
+            log.preview_subscribers = [each for each in log.preview_subscribers if not each.gone]
             log.preview_subscribers.append(log.subscribers[-1])
         if partial_images:
-            log.partial_subscribers = [channel for channel in log.partial_subscribers if _followed(channel)]
+            log.partial_subscribers = [each for each in log.partial_subscribers if not each.gone]
             log.partial_subscribers.append(log.subscribers[-1])
 
     # What shows pixels is not kept: it says where the log is, and resuming after it resumes there.
@@ -166,9 +205,7 @@ class HubState:
     def _show_preview(self, log: _Log, event: Progress) -> None:
         if log.entries:
             entry = m.LogEntry(id=log.entries[-1].id, event=event)
-            log.preview_subscribers = [
-                channel for channel in log.preview_subscribers if _deliver(channel, entry, terminal=False)
-            ]
+            log.preview_subscribers = [each for each in log.preview_subscribers if each.deliver(entry)]
 
     def show(self, image: PartialImage) -> None:
         """Send a partial image to those who asked for them and keep up: megabytes of it must not wait."""
@@ -176,11 +213,7 @@ class HubState:
         if log is None or log.finished or not log.entries:
             return
         entry = m.LogEntry(id=log.entries[-1].id, event=image)
-        log.partial_subscribers = [
-            channel
-            for channel in log.partial_subscribers
-            if _deliver(channel, entry, terminal=False, room=m.PARTIAL_IMAGE_BUFFER)
-        ]
+        log.partial_subscribers = [each for each in log.partial_subscribers if each.deliver(entry)]
 
     def open_logs(self) -> tuple[str, ...]:
         """Return the jobs whose log has no terminal event."""
@@ -188,8 +221,8 @@ class HubState:
 
     def followers(self) -> int:
         """Return how many streams are followed now."""
-        channels = (channel for log in self._logs.values() for channel in log.subscribers)
-        return self.feed.followers() + sum(map(_followed, channels))
+        following = [each for log in self._logs.values() for each in log.subscribers if not each.gone]
+        return self.feed.followers() + len(following)
 
     def close_log(self, job_id: str) -> None:
         """End the job's streams and forget its log."""
@@ -229,8 +262,8 @@ class HubState:
 
 
 def _end_streams(log: _Log) -> None:
-    for channel in log.subscribers:
-        channel.close()
+    for each in log.subscribers:
+        each.channel.close()
     log.subscribers.clear()
     log.preview_subscribers.clear()
     log.partial_subscribers.clear()
@@ -242,31 +275,3 @@ def _latest(log: _Log) -> tuple[m.LogEntry | None, tuple[m.LogEntry, ...]]:
         return (log.entries[-1] if log.entries else None), ()
     # The state before the terminal event: a client that is cut off between the two still gets the terminal one.
     return (log.entries[-2] if len(log.entries) > 1 else None), (log.entries[-1],)
-
-
-def _followed(channel: trio.MemorySendChannel[m.LogEntry]) -> bool:
-    return channel.statistics().open_receive_channels > 0
-
-
-def _deliver(
-    channel: trio.MemorySendChannel[m.LogEntry],
-    entry: m.LogEntry,
-    *,
-    terminal: bool,
-    room: int = SUBSCRIBER_BUFFER - 1,
-) -> bool:
-    """Send without waiting; return ``False`` when the follower is gone.
-
-    Args:
-        channel: the follower's.
-        entry: what is sent.
-        terminal: whether it must arrive.
-        room: where so many events wait, one that need not arrive is left out.
-    """
-    statistics = channel.statistics()
-    if statistics.open_receive_channels == 0:
-        channel.close()
-        return False
-    if terminal or statistics.current_buffer_used < room:
-        channel.send_nowait(entry)
-    return True

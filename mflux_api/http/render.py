@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import attrs
 import trio
 
-from mflux_api.actors.messages import PARTIAL_IMAGE_BUFFER
+from mflux_api.actors.messages import PARTIAL_IMAGES_WAITING
 from mflux_api.errors import ServerBusy, ServiceError
 from mflux_api.gateway.bytes_in_flight import Reservation
 from mflux_api.gateway.gateway import Gateway
@@ -308,7 +308,7 @@ def reserve_partial_images(job: Job, reservation: Reservation) -> bool:
     width, height = job.request.result_size
     try:
         # Those that wait, one that is sent, and one that comes meanwhile; a file is hardly larger than its pixels.
-        reservation.grow((PARTIAL_IMAGE_BUFFER + 2) * base64_length(width * height * CHANNELS))
+        reservation.grow((PARTIAL_IMAGES_WAITING + 2) * base64_length(width * height * CHANNELS))
     except ServerBusy:
         logger.debug("job %s: no room for partial images", job.id)
         return False

@@ -13,10 +13,10 @@ function layer(width, height) {
 }
 
 export async function openMask(image) {
-  const photo = new Image();
-  photo.src = image.url;
-  await photo.decode();
-  const { naturalWidth: width, naturalHeight: height } = photo;
+  const source = new Image();
+  source.src = image.url;
+  await source.decode();
+  const { naturalWidth: width, naturalHeight: height } = source;
   const canvas = layer(width, height);
   canvas.className = "brushed";
   canvas.setAttribute("aria-label", "Draw over what is to be generated anew");
@@ -110,10 +110,10 @@ function maskOf(pen, width, height) {
 }
 
 async function restore(pen, mask, width, height) {
-  const photo = new Image();
-  photo.src = `data:image/png;base64,${mask}`;
-  await photo.decode();
-  pen.drawImage(photo, 0, 0, width, height);
+  const source = new Image();
+  source.src = `data:image/png;base64,${mask}`;
+  await source.decode();
+  pen.drawImage(source, 0, 0, width, height);
   const pixels = pen.getImageData(0, 0, width, height);
   for (let place = 0; place < pixels.data.length; place += 4) {
     pixels.data.set([47, 91, 234, pixels.data[place] > 127 ? 255 : 0], place);

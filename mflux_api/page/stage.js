@@ -63,7 +63,7 @@ function actions(job, index) {
     h("a", { class: "action", href: imagePath(job.id, index), download: `${job.id}-${index}.png` }, icon("save"), "Download"));
 }
 
-function photo(job, now) {
+function frameOf(job, now) {
   const [width, height] = shape(job);
   const frame = h("div", { class: "frame" });
   frame.style.aspectRatio = `${width} / ${height}`;
@@ -106,7 +106,7 @@ export function startStage() {
 
   listen((now) => {
     const job = now.shown ? now.jobs.get(now.shown) : null;
-    render(view, job ? [job.id, now.chosen, now.preview, job.result?.images, shape(job)] : "empty", () => (job ? photo(job, now) : empty()));
+    render(view, job ? [job.id, now.chosen, now.preview, job.result?.images, shape(job)] : "empty", () => (job ? frameOf(job, now) : empty()));
     const busy = Boolean(job && running(job));
     line.classList.toggle("idle", !busy);
     stop.disabled = !busy;

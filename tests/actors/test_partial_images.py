@@ -110,8 +110,22 @@ async def test_slow_follower_goes_without_and_still_gets_the_end() -> None:
     state.publish(job.id, Finished(job=jobs.cancel(job, NOW)))
     with subscription.channel:
         seen = [logged.event async for logged in subscription.channel]
-    assert len(seen) == m.PARTIAL_IMAGE_BUFFER + 1
+    assert len(seen) == m.PARTIAL_IMAGES_WAITING + 1
     assert isinstance(seen[-1], Finished)
+
+
+async def test_other_events_that_wait_keep_none_from_a_follower() -> None:
+    job, state = a_job(), HubState("boot")
+    state.publish(job.id, _step(job.id))
+    subscription = state.subscribe(job.id, None)
+    state.watch(job.id, previews=False, partial_images=True)
+    for _ in range(3):
+        for number in range(m.PARTIAL_IMAGES_WAITING):
+            state.publish(job.id, attrs.evolve(_step(job.id), step=number))
+            state.show(partial(job.id, number))
+        seen = [(await subscription.channel.receive()).event for _ in range(2 * m.PARTIAL_IMAGES_WAITING)]
+        assert len(shown(seen)) == m.PARTIAL_IMAGES_WAITING
+    subscription.channel.close()
 
 
 async def test_they_are_in_no_log_and_say_where_it_is() -> None:

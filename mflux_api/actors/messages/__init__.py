@@ -32,7 +32,7 @@ from mflux_api.actors.messages.downloader import (
 )
 from mflux_api.actors.messages.engine import EngineChanged, EngineCondition, EngineState, EngineStatus, Lease
 from mflux_api.actors.messages.event_hub import (
-    PARTIAL_IMAGE_BUFFER,
+    PARTIAL_IMAGES_WAITING,
     CloseLog,
     CountFollowers,
     EndStreams,
@@ -157,7 +157,7 @@ __all__ = [
     "JOB_STORE",
     "LISTED",
     "MODEL_LOADER",
-    "PARTIAL_IMAGE_BUFFER",
+    "PARTIAL_IMAGES_WAITING",
     "SCHEDULER",
     "STATS",
     "WEBHOOKS",

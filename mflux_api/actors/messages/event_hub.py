@@ -9,8 +9,8 @@ from mflux_api.access.visibility import Visibility
 from mflux_api.actors.mailbox import Ask
 from mflux_api.jobs.progress import JobEvent, PartialImage, StreamEvent
 
-PARTIAL_IMAGE_BUFFER: Final = 3
-"""Events that may wait before a partial image; a follower that is behind by more goes without it."""
+PARTIAL_IMAGES_WAITING: Final = 3
+"""Partial images that may wait for one follower; one that is behind by more goes without the next."""
 
 
 @attrs.frozen(kw_only=True)
