@@ -1,6 +1,7 @@
 """Exceptions as answers: every failure of every route becomes ``{"error", "code", "details"}``."""
 
 import logging
+from typing import Final
 
 from quart import Response, request
 from quart_trio import QuartTrio
@@ -26,6 +27,10 @@ from mflux_api.http.schemas import ErrorBody
 logger = logging.getLogger(__name__)
 
 
+_BY_SCRIPT: Final = "XMLHttpRequest"
+"""What a page's own script says in ``X-Requested-With``."""
+
+
 def error_response(error: ServiceError) -> Response:
     """Return an error in the contract's shape."""
     note_error(error)
@@ -35,8 +40,9 @@ def error_response(error: ServiceError) -> Response:
     else:
         body = ErrorBody(error=error.message, code=error.code, details=dict(error.details))
         response = json_response(body, error.status)
-    if isinstance(error, Unauthorized):
-        # Lets a browser ask for the key where it cannot set headers: EventSource and <img>.
+    if isinstance(error, Unauthorized) and request.headers.get("X-Requested-With") != _BY_SCRIPT:
+        # Lets a browser ask for the key where it cannot set headers: EventSource and <img>. A page that asks for it by
+        # itself says so, or the browser would ask before it.
         response.headers["WWW-Authenticate"] = 'Basic realm="mflux-api"'
     if isinstance(error, UnsupportedEncoding):
         response.headers["Accept-Encoding"] = ACCEPTED

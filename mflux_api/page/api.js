@@ -11,7 +11,8 @@ export class ApiError extends Error {
 }
 
 export async function ask(method, path, body, headers = {}) {
-  const options = { method, headers: { Accept: "application/json", ...headers } };
+  // Or the browser would ask for a name and a password of its own.
+  const options = { method, headers: { Accept: "application/json", "X-Requested-With": "XMLHttpRequest", ...headers } };
   if (body !== undefined) {
     options.body = JSON.stringify(body);
     options.headers["Content-Type"] = "application/json";

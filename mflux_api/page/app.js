@@ -1,6 +1,6 @@
 // Starts the views and keeps the state: one stream tells of all jobs, another one shows the image in the making.
 
-import { ApiError, get, post } from "./api.js";
+import { ApiError, ask, get, post } from "./api.js";
 import { startCompose } from "./compose.js";
 import { say } from "./dom.js";
 import { stage as stageText } from "./format.js";
@@ -13,10 +13,11 @@ const PAGE = 40;
 
 export async function loadAll() {
   try {
-    const [models, loras, system, root] = await Promise.all([
-      get("models"), get("loras"), get("system"), fetch("./", { headers: { Accept: "application/json" } }).then((answer) => answer.json()),
+    const [session, models, loras, system, root] = await Promise.all([
+      get("session"), get("models"), get("loras"), get("system"),
+      fetch("./", { headers: { Accept: "application/json", "X-Requested-With": "XMLHttpRequest" } }).then((answer) => answer.json()),
     ]);
-    update({ models: models.models, loras: loras.loras, system, defaultModel: root.model, needsKey: false });
+    update({ keyed: session.name !== null, models: models.models, loras: loras.loras, system, defaultModel: root.model, needsKey: false });
     if (!state.form.sized && model()) [state.form.width, state.form.height] = model().native_size;
     await search();
     follow();
@@ -110,9 +111,9 @@ export async function refreshSystem() {
 
 export async function cancel(id) {
   try {
-    await fetch(`api/v1/jobs/${id}`, { method: "DELETE" });
-  } catch {
-    update({ notice: "The server does not answer; the job goes on" });
+    await ask("DELETE", `jobs/${id}`);
+  } catch (error) {
+    update({ notice: error.message });
   }
 }
 

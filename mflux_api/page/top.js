@@ -28,7 +28,7 @@ function keyDialog() {
     event.preventDefault();
     try {
       await ask("POST", "session", undefined, { Authorization: `Bearer ${field.value}` });
-      update({ needsKey: false, keyed: true });
+      update({ needsKey: false });
       loadAll();
     } catch (error) {
       wrong.textContent = error.message;

@@ -47,6 +47,16 @@ async def test_page_and_its_files_need_no_key_and_what_it_asks_for_does(tmp_path
         assert (await api.http.get("/api/v1/jobs")).status_code == 401
 
 
+async def test_browser_does_not_ask_for_a_password_before_the_page_does(tmp_path: Path) -> None:
+    keyed = attrs.evolve(settings(tmp_path), security=SecuritySettings(api_keys=(KEY,)))
+    async with scripted_api(tmp_path, changed=keyed) as api:
+        by_itself = await api.http.get("/api/v1/jobs")
+        by_the_page = await api.http.get("/api/v1/jobs", headers={"X-Requested-With": "XMLHttpRequest"})
+        assert by_itself.headers["www-authenticate"].startswith("Basic")
+        assert (by_the_page.status_code, by_the_page.headers.get("www-authenticate")) == (401, None)
+    assert '"X-Requested-With": "XMLHttpRequest"' in SCRIPTS["api.js"]
+
+
 async def test_file_that_has_not_changed_is_not_sent_again(tmp_path: Path) -> None:
     async with scripted_api(tmp_path) as api:
         for path, headers in (("/", BROWSER), ("/page/app.js", {})):
@@ -88,7 +98,7 @@ def test_every_route_that_the_scripts_ask_is_one_of_the_public_api() -> None:
     for text in SCRIPTS.values():
         for path in re.findall(r'(?<![.\w])(?:get|post)\(["`]([^"`?]+)', text):
             asked.add(f"/api/v1/{path}")
-        for path in re.findall(r'ask\("[A-Z]+", "([^"]+)"', text):
+        for path in re.findall(r'ask\("[A-Z]+", ["`]([^"`]+)["`]', text):
             asked.add(f"/api/v1/{path}")
         for path in re.findall(r'(?:fetch|EventSource)\(["`](api/[^"`?]+)', text):
             asked.add(f"/{path}")
