@@ -149,7 +149,7 @@ class SecuritySettings:
     """Further host names to answer to; ``.example.com`` with its subdomains, ``*`` is every name."""
     keys_file: Path | None = None
     """Keys with names, scopes and limits, as digests."""
-    open: tuple[Literal["/metrics", "/openapi.json"], ...] = ()
+    open: tuple[Literal["/docs", "/metrics", "/openapi.json"], ...] = ()
     """Paths that need no key, although they do otherwise."""
     shared_jobs: bool = False
     """Whether every key sees and cancels the jobs of all."""

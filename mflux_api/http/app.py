@@ -1,6 +1,7 @@
 """The Quart app: all routes, the shape of errors and CORS put together."""
 
 import re
+from collections.abc import Sequence
 
 from quart import Response, request
 from quart_trio import QuartTrio
@@ -9,7 +10,7 @@ from werkzeug.exceptions import RequestEntityTooLarge
 from mflux_api.access.access import Access
 from mflux_api.access.proxies import TrustedProxies
 from mflux_api.gateway.gateway import Gateway
-from mflux_api.http import early_refusal, error_handlers, forwarded, metrics, openapi, request_log
+from mflux_api.http import api_reference, early_refusal, error_handlers, forwarded, metrics, openapi, request_log
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.body import MAX_BODY_BYTES
 from mflux_api.http.body_limits import LIMITS, BodyLimit, BodyLimits
@@ -82,13 +83,14 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     ):
         app.register_blueprint(blueprint)
     app.register_blueprint(page.blueprint(pages))
+    app.register_blueprint(api_reference.blueprint())
     app.register_blueprint(openapi.blueprint(max_images=settings.generation.max_batch_size))
     request_log.install(app)
     metrics.install(app, gateway)
     error_handlers.install(app)
     forwarded.install(app, TrustedProxies(settings.server.trusted_proxies))
     app.config[ROOT_PATH] = RootPath(settings.server.root_path, app.url_map)
-    scopes = route_scopes(openapi.OPERATIONS, open_paths=settings.security.open)
+    scopes = route_scopes(openapi.OPERATIONS, open_paths=_opened(settings.security.open))
     scopes.check(app.url_map)
     hosts = HostRules(settings.security.allowed_hosts, own=(settings.server.host, *own_names()))
     origins = OriginRules(settings.server.cors_origins)
@@ -102,6 +104,11 @@ def create_app(gateway: Gateway, access: Access | None = None) -> QuartTrio:
     _allow_origins(app, origins)
     _leave_types_out(app)
     return app
+
+
+def _opened(paths: Sequence[str]) -> set[str]:
+    """Return the paths that the settings open: with the reference its files, and what it shows."""
+    return {*paths, "/docs/{name}", "/openapi.json"} if "/docs" in paths else {*paths}
 
 
 def _body_limits(app: QuartTrio, upload_bytes: int) -> BodyLimits:

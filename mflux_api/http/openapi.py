@@ -19,6 +19,7 @@ from mflux_api.errors import (
     ServiceRestarting,
     Unauthorized,
 )
+from mflux_api.http import api_reference
 from mflux_api.http.a1111 import sdapi
 from mflux_api.http.forwarded import external_prefix
 from mflux_api.http.openai import routes as openai
@@ -36,6 +37,7 @@ OPERATIONS = (
     *openai.OPERATIONS,
     *api_v1.OPERATIONS,
     *page.OPERATIONS,
+    *api_reference.OPERATIONS,
     Operation(
         method="get",
         path="/openapi.json",

@@ -1,6 +1,6 @@
 """The check of every request before its route: Host, key, origin, scope; and who the caller is, for the route."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import NoReturn, cast
 
@@ -273,7 +273,7 @@ def _refused(page: PageHeaders, why: str) -> OriginNotAllowed:
     return OriginNotAllowed(why, {"origin": (page.origin or "")[:128]})
 
 
-def route_scopes(operations: Sequence[Operation], *, open_paths: Sequence[str] = ()) -> RouteScopes:
+def route_scopes(operations: Sequence[Operation], *, open_paths: Collection[str] = ()) -> RouteScopes:
     """Return what each route needs, as its operation declares it.
 
     Args:
