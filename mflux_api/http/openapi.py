@@ -21,6 +21,7 @@ from mflux_api.errors import (
 )
 from mflux_api.http import api_reference
 from mflux_api.http.a1111 import sdapi
+from mflux_api.http.examples import EXAMPLES
 from mflux_api.http.forwarded import external_prefix
 from mflux_api.http.openai import routes as openai
 from mflux_api.http.openai_errors import OpenAIErrorBody, speaks_openai, status_of_class
@@ -28,6 +29,7 @@ from mflux_api.http.operations import Errors, Operation
 from mflux_api.http.responses import json_bytes
 from mflux_api.http.routes import api_v1, page
 from mflux_api.http.schemas import ErrorBody
+from mflux_api.http.tags import TAGS, tag_of
 from mflux_api.jobs.json_fields import Fields
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.version import package_version
@@ -66,11 +68,9 @@ def blueprint(*, max_images: int) -> Blueprint:
 
     @routes.get("/openapi.json")
     async def openapi() -> Response:
-        prefix = external_prefix()
-        if not prefix:
-            return json_bytes(document)
-        # A client takes the paths for those of the host otherwise.
-        return json_bytes(b'{"servers":' + msgspec.json.encode([{"url": prefix}]) + b"," + document[1:])
+        # Below a prefix a client takes the paths for those of the host otherwise.
+        servers = msgspec.json.encode([{"url": external_prefix() or "/"}])
+        return json_bytes(b'{"servers":' + servers + b"," + document[1:])
 
     return routes
 
@@ -103,6 +103,7 @@ def describe(*, max_images: int) -> dict[str, Any]:
             "description": "FLUX.2 Klein image generation. Every failure has the shape of ErrorBody.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
+        "tags": list(TAGS),
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": _SCHEMES},
     }
@@ -148,6 +149,7 @@ def _form_reference(operation: Operation) -> dict[str, Any]:
 
 def _describe_operation(operation: Operation) -> dict[str, Any]:
     described: dict[str, Any] = {
+        "tags": [tag_of(operation.path)],
         "summary": operation.summary,
         "operationId": _operation_id(operation),
         "parameters": [dict(parameter) for parameter in operation.parameters],
@@ -166,7 +168,9 @@ def _describe_operation(operation: Operation) -> dict[str, Any]:
         schema: dict[str, Any] = _reference(operation.body)
         if operation.body_required:
             schema = {"allOf": [schema, {"required": list(operation.body_required)}]}
-        content = _json(schema) | (
+        example = EXAMPLES.get(operation.path)
+        shown = {} if example is None else {"example": dict(example)}
+        content = {"application/json": {"schema": schema} | shown} | (
             {"multipart/form-data": {"schema": _form_reference(operation)}} if operation.forms else {}
         )
         described["requestBody"] = {"required": not operation.body_optional, "content": content}
