@@ -278,7 +278,7 @@ def _request(options: ExtrasOptions, model: Model, source: Source, plan: Plan) -
         resolution=plan.resolution,
         softness=options.softness,
         seed=options.seed,
-        low_ram=options.low_ram,
+        low_ram=bool(options.low_ram),
     )
     return validate(request)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import attrs
 from msgspec import Meta
 
-from mflux_api.jobs.request import MAX_FACTOR, MAX_RESOLUTION, MIN_FACTOR, EncodedImage, Seed, Softness
+from mflux_api.jobs.request import MAX_FACTOR, MAX_RESOLUTION, MIN_FACTOR, EncodedImage, Flag, Seed, Softness
 from mflux_api.jobs.upscaling import DEFAULT_FACTOR
 
 MAX_BATCH = 64
@@ -34,7 +34,7 @@ class ExtrasOptions:
     upscaling_resize: Annotated[float, Meta(ge=MIN_FACTOR, le=MAX_FACTOR)] = DEFAULT_FACTOR
     upscaling_resize_w: _Side = 512
     upscaling_resize_h: _Side = 512
-    upscaling_crop: bool = True
+    upscaling_crop: Flag = True
     """With a size: cut what hangs over; else the image covers the size."""
     upscaler_1: str = "None"
     """A name of ``GET /sdapi/v1/upscalers``, in upper or lower case."""
@@ -45,7 +45,7 @@ class ExtrasOptions:
     """An addition to A1111's fields, for upscalers that are models."""
     seed: Seed = 0
     """An addition to A1111's fields, for upscalers that are models."""
-    low_ram: bool = False
+    low_ram: Flag = False
     """An addition to A1111's fields, for upscalers that are models."""
 
     @property
