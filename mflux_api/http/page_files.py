@@ -27,9 +27,12 @@ POLICY: Final = "; ".join(
         "base-uri 'self'",
         "form-action 'none'",
         "frame-ancestors 'none'",
+        # Text of a prompt can never become markup: the browser refuses every call that would parse it.
+        "require-trusted-types-for 'script'",
+        "trusted-types 'none'",
     )
 )
-"""What the page may load, and from where: nothing but this server, and no script that is written into it."""
+"""What the page may load, and from where: nothing but this server, and no script that is written into it or made of a text."""
 
 
 @attrs.frozen

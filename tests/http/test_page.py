@@ -122,6 +122,15 @@ def test_markup_has_no_script_and_no_style_of_its_own() -> None:
     assert not any('setAttribute("style"' in text or "innerHTML" in text for text in SCRIPTS.values())
 
 
+def test_no_text_becomes_code_or_markup() -> None:
+    rules = {name: value for name, _, value in (rule.partition(" ") for rule in POLICY.split("; "))}
+    assert (rules["default-src"], rules["script-src"], rules["style-src"]) == ("'none'", "'self'", "'self'")
+    # The browser refuses what the second line looks for, in code that is not here yet too.
+    assert (rules["require-trusted-types-for"], rules["trusted-types"]) == ("'script'", "'none'")
+    for name, text in SCRIPTS.items():
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(", text), name
+
+
 def test_package_holds_nothing_but_the_page() -> None:
     names = {entry.name for entry in files("mflux_api.page").iterdir()} - {"__init__.py", "__pycache__"}
     assert names == FILES.keys()
