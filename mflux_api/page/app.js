@@ -27,21 +27,27 @@ export async function loadAll() {
   }
 }
 
+let asked = 0;
+
 export async function search(more = false) {
-  if (state.loading) return;
+  if (more && state.loading) return;
+  // What is typed meanwhile is asked for at once, and an answer to what was typed before is dropped.
+  asked += 1;
+  const mine = asked;
   update({ loading: true });
   const wanted = new URLSearchParams({ limit: PAGE });
   for (const [name, value] of Object.entries(state.search)) if (value) wanted.set(name, value);
   if (more && state.cursor) wanted.set("cursor", state.cursor);
   try {
     const page = await get(`jobs?${wanted}`);
+    if (mine !== asked) return;
     for (const job of page.jobs) state.jobs.set(job.id, { ...state.jobs.get(job.id), ...job });
     const ids = page.jobs.map((job) => job.id);
     update({ found: more ? [...state.found, ...ids.filter((id) => !state.found.includes(id))] : ids, cursor: page.next_cursor });
   } catch (error) {
-    update({ notice: error.message });
+    if (mine === asked) update({ notice: error.message });
   } finally {
-    update({ loading: false });
+    if (mine === asked) update({ loading: false });
   }
 }
 
@@ -114,6 +120,7 @@ export async function cancel(id) {
     await ask("DELETE", `jobs/${id}`);
   } catch (error) {
     update({ notice: error.message });
+    say(error.message);
   }
 }
 
@@ -144,3 +151,5 @@ listen((now) => {
 });
 loadAll();
 setInterval(refreshSystem, 15000);
+// An engine that starts is there in seconds, and no event tells of it.
+setInterval(() => { if (state.system?.engines.some((engine) => engine.status === "starting")) refreshSystem(); }, 2000);

@@ -4,6 +4,7 @@ import { toBase64 } from "./api.js";
 import { submit } from "./app.js";
 import { h, icon, render } from "./dom.js";
 import { openMask } from "./mask.js";
+import { costs } from "./models.js";
 import { isUpscaler, listen, model, running, setForm, state, update } from "./store.js";
 
 const SHAPES = [["1:1", 1, 1], ["4:3", 4, 3], ["3:4", 3, 4], ["16:9", 16, 9], ["9:16", 9, 16]];
@@ -58,9 +59,7 @@ function number(id, label, value, limits, act, more = {}) {
 const wrong = (field) => h("p", { class: "wrong", id: `${field}-wrong`, role: "alert", data: { field } });
 
 function modelOption(each, now) {
-  const inMemory = (now.system?.engines ?? []).some((engine) => engine.models.includes(each.title));
-  const where = inMemory ? "in memory" : each.downloaded ? "on disk" : each.size_gb ? `${each.size_gb.toFixed(1)} GB to download` : "to download";
-  const option = h("option", { value: each.title }, `${each.title} (${where})`);
+  const option = h("option", { value: each.title }, `${each.title} (${costs(each, now)})`);
   option.selected = each.title === (now.form.model || now.defaultModel);
   return option;
 }
@@ -130,7 +129,7 @@ export function startCompose() {
     const chosen = model();
     const guided = Boolean(chosen?.config.supports_guidance);
     if (prompt.value !== form.prompt) { prompt.value = form.prompt; grow(); }
-    render(models, [now.models, now.system?.engines?.map((engine) => engine.models), form.model, now.defaultModel], () => now.models.map((each) => modelOption(each, now)));
+    render(models, [now.models, now.system?.engines?.map((engine) => engine.models), now.statuses, form.model, now.defaultModel], () => now.models.map((each) => modelOption(each, now)));
     render(sizes, [form.width, form.height, chosen?.native_size], () => [
       ...SHAPES.map(([name, across, down]) => {
         const [width, height] = sizeFor(across, down);

@@ -18,7 +18,7 @@ function busyRow(job) {
 
 function tile(job) {
   const [width, height] = [job.request?.width ?? 1, job.request?.height ?? 1];
-  const button = h("button", { class: "tile", title: job.prompt, "aria-label": job.prompt || job.id, onclick: () => show(job.id) },
+  const button = h("button", { class: "tile", title: job.prompt, "aria-label": job.status === "completed" ? job.prompt || job.id : `${job.status}: ${job.prompt || job.id}`, onclick: () => show(job.id) },
     job.status === "completed"
       ? h("img", { src: imagePath(job.id, 0, "size=256&format=webp"), alt: "", loading: "lazy", width, height, onerror: (event) => event.target.replaceWith("gone") })
       : h("span", { class: `none ${job.status}` }, job.status));
@@ -34,10 +34,15 @@ export function startHistory() {
     typing = setTimeout(() => { state.search.q = event.target.value.trim(); search(); }, 250);
   } });
   const filters = h("div", { class: "chips", role: "group", "aria-label": "Only" });
+  const kinds = h("select", { "aria-label": "Only of a model or a LoRA", onchange: () => {
+    const [kind, name] = kinds.value.split(/:(.*)/);
+    Object.assign(state.search, { model: "", lora: "" }, kind && { [kind]: name });
+    search();
+  } });
   const busy = h("ul", { class: "busylist", "aria-label": "Under way" });
   const tiles = h("ul", { class: "tiles", "aria-label": "Images" });
   const end = h("p", { class: "quiet end" });
-  place.append(h("div", { class: "row searchrow" }, box), filters, busy, tiles, end);
+  place.append(h("div", { class: "row searchrow" }, box), h("div", { class: "row narrow" }, filters, kinds), busy, tiles, end);
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && !/INPUT|TEXTAREA|SELECT/.test(document.activeElement?.tagName ?? "")) {
       event.preventDefault();
@@ -57,6 +62,14 @@ export function startHistory() {
         const on = now.search[name] === value;
         return h("button", { class: `chip ${on ? "on" : ""}`, "aria-pressed": String(on), onclick: () => { now.search[name] = on ? "" : value; update(); search(); } }, label);
       })]);
+    const used = [...new Set([...now.jobs.values()].map((job) => job.model))].filter(Boolean).sort();
+    const { model, lora } = now.search;
+    render(kinds, [used, now.loras.map((each) => each.name), model, lora], () => [["", "All models"],
+      ...used.map((name) => [`model:${name}`, name]), ...now.loras.map((each) => [`lora:${each.name}`, `LoRA ${each.name}`])].map(([value, label]) => {
+      const option = h("option", { value }, label);
+      option.selected = value === (model ? `model:${model}` : lora ? `lora:${lora}` : "");
+      return option;
+    }));
     const finished = now.found.map((id) => now.jobs.get(id)).filter((job) => job && !running(job));
     const wanted = finished.map((job) => {
       const key = `${job.id} ${job.status}`;

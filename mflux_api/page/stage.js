@@ -47,9 +47,26 @@ function action(name, label, act) {
   return h("button", { class: "action", onclick: guarded(act) }, icon(name), label);
 }
 
+// Browsers lend the clipboard to HTTPS and loopback alone; on a plain address of the network this is what there is.
+async function copy(text) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const field = h("textarea", { class: "unseen", "aria-hidden": "true", value: text });
+  document.body.append(field);
+  field.select();
+  const copied = document.execCommand("copy");
+  field.remove();
+  if (!copied) throw new Error("The browser does not let this page copy: select the prompt below instead");
+  return undefined;
+}
+
+async function upscale(job, index) {
+  const upscaler = state.models.find(isUpscaler);
+  if (!upscaler.downloaded) throw new Error(`${upscaler.title} is not on disk (${upscaler.size_gb} GB): download it under Models`);
+  await submit({ model: upscaler.title, init_images: [(await take(job, index)).base64], upscale: 2 });
+}
+
 function actions(job, index) {
   const seed = job.result?.seeds?.[index];
-  const upscaler = state.models.find((each) => isUpscaler(each) && each.downloaded);
   const again = { ...job.request, seed, num_images: 1 };
   const needsImages = job.edit && "Its images are not kept with a job: add them first";
   return h("div", { class: "actions", role: "group", "aria-label": "With this image" },
@@ -57,9 +74,9 @@ function actions(job, index) {
     action("brush", "Mask", async () => openMask(await take(job, index))),
     action("vary", "Vary", () => (needsImages ? update({ notice: needsImages }) : submit({ ...again, seed: undefined }))),
     action("again", "Same again", () => { toForm(job, seed); if (needsImages) update({ notice: needsImages }); }),
-    upscaler && action("larger", "Upscale", async () => submit({ model: upscaler.title, init_images: [(await take(job, index)).base64], upscale: 2 })),
+    state.models.some(isUpscaler) && action("larger", "Upscale", () => upscale(job, index)),
     state.form.images.length > 0 && action("compare", "Compare", () => openCompare(state.form.images[0].url, imagePath(job.id, index))),
-    action("copy", "Copy prompt", () => navigator.clipboard.writeText(job.prompt)),
+    action("copy", "Copy prompt", () => copy(job.prompt)),
     h("a", { class: "action", href: imagePath(job.id, index), download: `${job.id}-${index}.png` }, icon("save"), "Download"));
 }
 

@@ -10,11 +10,13 @@ export const state = {
   defaultModel: "",
   loras: [],
   system: null,
+  statuses: {}, // Of models that are downloaded or were, by name.
+  manage: null, // The model that is being managed: {title, problem, busy}.
   jobs: new Map(),
   found: [],
   cursor: null,
   loading: false,
-  search: { q: "", model: "", edit: "", status: "" },
+  search: { q: "", model: "", lora: "", edit: "", status: "" },
   shown: null,
   preview: null,
   chosen: 0,
@@ -33,6 +35,7 @@ let due = false;
 export function listen(listener) {
   listeners.add(listener);
   listener(state);
+  return () => listeners.delete(listener);
 }
 
 export function update(changes = {}) {
@@ -55,8 +58,11 @@ export function setForm(changes) {
 
 export function putJob(job) {
   const before = state.jobs.get(job.id);
+  // The answer to a request may come after the events of its job: an end stays an end.
+  if (before && !running(before) && running(job)) return;
   state.jobs.set(job.id, { ...before, ...job });
-  if (!before && !state.found.includes(job.id)) state.found.unshift(job.id);
+  const searching = Object.values(state.search).some(Boolean);
+  if (!before && !searching && !state.found.includes(job.id)) state.found.unshift(job.id);
   update();
 }
 

@@ -3,6 +3,7 @@
 import { ask } from "./api.js";
 import { loadAll } from "./app.js";
 import { h, icon, render } from "./dom.js";
+import { openModels } from "./models.js";
 import { listen, state, update } from "./store.js";
 
 const LIVE = { connecting: "Connecting", live: "Live", reconnecting: "Reconnecting", key: "Needs a key" };
@@ -58,7 +59,8 @@ export function startTop() {
     onclick: () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length]),
   }, icon("theme"));
   const out = h("button", { class: "plainbutton", "aria-label": "Leave: forget the key", title: "Leave", onclick: leave }, icon("key"));
-  top.append(engines, live, theme, out);
+  const models = h("button", { class: "chip", onclick: openModels }, "Models");
+  top.append(engines, live, models, theme, out);
   document.querySelector(".room").before(key);
   listen((now) => {
     live.textContent = LIVE[now.live];

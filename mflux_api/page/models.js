@@ -1,0 +1,102 @@
+// The models: what is on disk and in memory, what a download costs and how it goes on.
+
+import { ask, get } from "./api.js";
+import { refreshSystem } from "./app.js";
+import { h, icon, render } from "./dom.js";
+import { bytes, seconds } from "./format.js";
+import { listen, state, update } from "./store.js";
+
+const inMemory = (each, now) => (now.system?.engines ?? []).some((engine) => engine.models.includes(each.title));
+
+// What it takes to use a model, in words.
+export function costs(each, now) {
+  const status = now.statuses[each.title];
+  if (status?.status === "downloading") {
+    const left = seconds(status.eta_seconds);
+    return `downloading ${bytes(status.bytes_done ?? 0)} of ${bytes(status.bytes_total ?? 0)}${left && `, ${left} left`}`;
+  }
+  if (inMemory(each, now)) return "in memory";
+  if (each.downloaded) return "on disk";
+  return each.size_gb ? `${each.size_gb.toFixed(1)} GB to download` : "to download";
+}
+
+async function refresh(title) {
+  const [status, { models }] = await Promise.all([get(`models/${encodeURIComponent(title)}/status`), get("models")]);
+  update({ statuses: { ...state.statuses, [title]: status }, models });
+  return status;
+}
+
+const watched = new Set();
+
+// A download tells how far it is when it is asked; it goes on when this page is closed.
+async function watch(title) {
+  if (watched.has(title)) return;
+  watched.add(title);
+  try {
+    while ((await refresh(title)).status === "downloading") await new Promise((done) => setTimeout(done, 1000));
+  } catch {
+    // The stream of events says that the server is away.
+  } finally {
+    watched.delete(title);
+    refreshSystem();
+  }
+}
+
+async function act(title, what) {
+  update({ manage: { title, problem: "", busy: true } });
+  let problem = "";
+  try {
+    const path = encodeURIComponent(title);
+    if (what === "delete") await ask("DELETE", `models/${path}`);
+    if (what === "download") await ask("POST", `models/${path}/download`);
+    if (what === "load") await ask("POST", `models/${path}/load`);
+    if (what === "unload") await ask("POST", `models/${path}/unload`);
+    watch(title);
+  } catch (error) {
+    problem = error.message;
+  }
+  update({ manage: { title, problem, busy: false } });
+}
+
+function row(each, now) {
+  const status = now.statuses[each.title];
+  const mine = now.manage?.title === each.title ? now.manage : null;
+  const downloading = status?.status === "downloading";
+  const control = (label, what, sure) => h("button", {
+    class: "chip", "aria-label": `${label}: ${each.title}`, disabled: Boolean(mine?.busy),
+    onclick: (event) => {
+      // What is removed has to be downloaded again: it takes a second press.
+      if (sure && event.target.textContent !== sure) event.target.textContent = sure;
+      else act(each.title, what);
+    },
+  }, label);
+  const bar = h("progress", { max: 100, "aria-label": `Download of ${each.title}` });
+  bar.value = status?.percent ?? 0;
+  return h("li", {},
+    h("div", { class: "grow" }, h("b", {}, each.title),
+      h("p", { class: "quiet" }, `${each.description} · ${each.licence}`),
+      each.gated && !each.downloaded && h("p", { class: "quiet" }, `Gated: accept the licence of ${each.model_name} at its hub, and start the server with HF_TOKEN.`),
+      h("p", { class: "quiet" }, costs(each, now)), downloading && bar,
+      h("p", { class: "wrong", role: "alert" }, mine?.problem || status?.error || "")),
+    downloading || each.downloaded ? null : control("Download", "download"),
+    each.downloaded && (inMemory(each, now) ? control("Unload", "unload") : control("Load", "load")),
+    each.downloaded && each.base !== "demo" && !each.title.startsWith("demo") && control("Remove", "delete", "Really remove"));
+}
+
+export function openModels() {
+  const find = h("input", { type: "search", placeholder: "Find a model", "aria-label": "Find a model", oninput: () => update() });
+  const rows = h("ul", { class: "modelrows" });
+  const dialog = h("dialog", { class: "over models", "aria-label": "Models" },
+    h("div", { class: "row" }, h("h2", { class: "grow" }, "Models"), h("button", { class: "plainbutton", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))),
+    find, rows);
+  const stop = listen((now) => {
+    const word = find.value.trim().toLowerCase();
+    const found = now.models.filter((each) => each.title.includes(word)).sort((one, other) => other.downloaded - one.downloaded);
+    render(rows, [found, now.statuses, now.manage, now.system?.engines.map((engine) => engine.models)], () => found.map((each) => row(each, now)));
+  });
+  dialog.addEventListener("close", () => { stop(); dialog.remove(); });
+  document.body.append(dialog);
+  dialog.showModal();
+  // Also what another client began.
+  for (const each of state.models) if (!each.downloaded && state.statuses[each.title]) watch(each.title);
+}
