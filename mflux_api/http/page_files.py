@@ -32,7 +32,7 @@ POLICY: Final = "; ".join(
         "trusted-types 'none'",
     )
 )
-"""What the page may load, and from where: nothing but this server, and no script that is written into it or made of a text."""
+"""What the page may load: what is from this server alone, and no script that is written into it or made of a text."""
 
 
 @attrs.frozen

@@ -112,7 +112,11 @@ export function startCompose() {
     strength, notice, go);
 
   document.addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) send();
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || document.querySelector("dialog[open]")) return;
+    // A number that is being typed counts: its field tells of it when it is left.
+    const field = document.activeElement;
+    if (field?.tagName === "INPUT") field.blur();
+    send();
   });
   document.addEventListener("paste", (event) => {
     if (event.clipboardData?.files.length) addFiles(event.clipboardData.files);
