@@ -15,7 +15,7 @@ from tests.support.api_jobs import SMALL, submit, wait_for, wait_for_end
 pytestmark = pytest.mark.slow
 
 JOB_KEYS = """id status stage progress prompt model position eta_seconds created_at started_at completed_at result error
-    code details webhook warnings"""
+    code details request edit webhook warnings"""
 UTC = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 
 
