@@ -162,7 +162,9 @@ export function startCompose() {
       h("label", { for: "strength" }, `How much to change: ${Math.round(form.strength * 100)} %`),
       h("input", { id: "strength", type: "range", min: 0, max: 1, step: 0.05, value: form.strength, onchange: (event) => setForm({ strength: Number(event.target.value) }) })]);
     const waiting = [...now.jobs.values()].filter(running).length;
-    go.textContent = waiting ? `Generate (${waiting} waiting)` : "Generate";
+    // Gigabytes are never fetched by a press that did not say so.
+    const fetched = !chosen || chosen.downloaded ? "Generate" : `Download${chosen.size_gb ? ` ${chosen.size_gb.toFixed(1)} GB` : ""}, then generate`;
+    go.textContent = waiting ? `${fetched} (${waiting} waiting)` : fetched;
     go.disabled = now.sending > 0;
     notice.textContent = now.notice;
     for (const element of place.querySelectorAll("[data-field]")) {
