@@ -49,10 +49,11 @@ export function startHistory() {
       box.focus();
     }
   });
-  new IntersectionObserver(([entry]) => {
-    if (entry.isIntersecting && state.cursor) search(true);
-  }, { rootMargin: "600px" }).observe(end);
+  const watcher = new IntersectionObserver((entries) => {
+    if (entries.at(-1).isIntersecting && state.cursor) search(true);
+  }, { rootMargin: "600px", scrollMargin: "600px" });
 
+  let cursor = null;
   const made = new Map();
   listen((now) => {
     const active = [...now.jobs.values()].filter(running).sort((one, other) => (one.created_at < other.created_at ? -1 : 1));
@@ -76,7 +77,16 @@ export function startHistory() {
       if (!made.has(key)) made.set(key, tile(job));
       return made.get(key);
     });
-    if (wanted.length !== tiles.children.length || wanted.some((each, index) => tiles.children[index] !== each)) tiles.replaceChildren(...wanted);
+    // What stays in its place is not touched: one image more must not lay out a thousand anew.
+    const kept = new Set(wanted);
+    for (const each of [...tiles.children]) if (!kept.has(each)) each.remove();
+    wanted.forEach((each, index) => { if (tiles.children[index] !== each) tiles.insertBefore(each, tiles.children[index] ?? null); });
+    if (cursor !== now.cursor) {
+      // An observer tells of changes alone: after a short page the end is in sight as it was before.
+      cursor = now.cursor;
+      watcher.unobserve(end);
+      watcher.observe(end);
+    }
     const searched = Object.values(now.search).some(Boolean);
     end.textContent = now.loading ? "Loading…" : wanted.length ? (now.cursor ? "" : "That is all.") : searched ? "Nothing is found." : "Finished images come here.";
     for (const button of tiles.querySelectorAll(".tile.on")) button.classList.remove("on");

@@ -75,6 +75,37 @@ const stories = {
     await action("Compare");
     await page.waitForSelector("dialog[open]");
   },
+  async thousand() {
+    const picture = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==", "base64");
+    const [real] = (await (await fetch(`${url}/api/v1/jobs?limit=1&status=completed`)).json()).jobs;
+    const old = Array.from({ length: 1000 }, (_, index) => ({ ...real, id: `0${index}`, prompt: `old image ${index}` }));
+    await page.route(/api\/v1\/jobs\?/, (route) => {
+      const query = new URL(route.request().url()).searchParams;
+      const from = Number(query.get("cursor") ?? 0);
+      const to = from + Number(query.get("limit"));
+      return route.fulfill({ json: { jobs: old.slice(from, to), next_cursor: to < old.length ? String(to) : null } });
+    });
+    await page.route(/images\/0|jobs\/0/, (route) => route.fulfill({ body: picture, contentType: "image/png" }));
+    await page.reload();
+    await live();
+    await page.evaluate(() => {
+      window.longest = 0;
+      new PerformanceObserver((list) => { for (const task of list.getEntries()) window.longest = Math.max(window.longest, task.duration); }).observe({ type: "longtask" });
+    });
+    while ((await page.textContent(".end")) !== "That is all.") {
+      const count = await page.locator(".tile").count();
+      await page.locator(".end").scrollIntoViewIfNeeded();
+      await page.waitForFunction((before) => document.querySelectorAll(".tile").length > before || document.querySelector(".end").textContent === "That is all.", count);
+    }
+    assert.equal(await page.locator(".tile").count(), 1000);
+    await generate("one more, above a thousand");
+    await page.waitForSelector("img.preview");
+    await final();
+    await page.waitForSelector(".tile.on");
+    assert.equal(await page.locator(".tile").count(), 1001);
+    assert.equal(await page.locator(".tile").first().getAttribute("aria-label"), "one more, above a thousand");
+    console.log(`longest task with 1,000 images: ${await page.evaluate(() => Math.round(window.longest))} ms`);
+  },
   async models() {
     await page.click('button:has-text("Models")');
     await page.fill('[aria-label="Find a model"]', "demo-base");

@@ -90,10 +90,11 @@ def tell(story: str, site: Site, stories: Path, folder: Path) -> None:
                 told.stdin.flush()
             if line == "start\n":
                 site.start()
+    print("".join(lines))  # noqa: T201 - figures, with -s
     assert told.returncode == 0, "".join(lines)
 
 
-@pytest.mark.parametrize("story", ["generate", "cancel", "mask", "models", "accessible"])
+@pytest.mark.parametrize("story", ["generate", "thousand", "cancel", "mask", "models", "accessible"])
 def test_story_of_the_page(story: str, demo: Site, stories: Path, tmp_path: Path) -> None:
     tell(story, demo, stories, tmp_path)
 
