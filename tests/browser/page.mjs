@@ -76,7 +76,7 @@ const stories = {
     await page.waitForSelector("dialog[open]");
   },
   async thousand() {
-    const picture = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==", "base64");
+    const pixel = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==", "base64");
     const [real] = (await (await fetch(`${url}/api/v1/jobs?limit=1&status=completed`)).json()).jobs;
     const old = Array.from({ length: 1000 }, (_, index) => ({ ...real, id: `0${index}`, prompt: `old image ${index}` }));
     await page.route(/api\/v1\/jobs\?/, (route) => {
@@ -85,7 +85,7 @@ const stories = {
       const to = from + Number(query.get("limit"));
       return route.fulfill({ json: { jobs: old.slice(from, to), next_cursor: to < old.length ? String(to) : null } });
     });
-    await page.route(/images\/0|jobs\/0/, (route) => route.fulfill({ body: picture, contentType: "image/png" }));
+    await page.route(/images\/0|jobs\/0/, (route) => route.fulfill({ body: pixel, contentType: "image/png" }));
     await page.reload();
     await live();
     await page.evaluate(() => {
