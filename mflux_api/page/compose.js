@@ -4,7 +4,7 @@ import { toBase64 } from "./api.js";
 import { submit } from "./app.js";
 import { h, icon, render } from "./dom.js";
 import { openMask } from "./mask.js";
-import { costs } from "./models.js";
+import { costs, fetched } from "./models.js";
 import { isUpscaler, listen, model, running, setForm, state, update } from "./store.js";
 
 const SHAPES = [["1:1", 1, 1], ["4:3", 4, 3], ["3:4", 3, 4], ["16:9", 16, 9], ["9:16", 9, 16]];
@@ -163,8 +163,8 @@ export function startCompose() {
       h("input", { id: "strength", type: "range", min: 0, max: 1, step: 0.05, value: form.strength, onchange: (event) => setForm({ strength: Number(event.target.value) }) })]);
     const waiting = [...now.jobs.values()].filter(running).length;
     // Gigabytes are never fetched by a press that did not say so.
-    const fetched = !chosen || chosen.downloaded ? "Generate" : `Download${chosen.size_gb ? ` ${chosen.size_gb.toFixed(1)} GB` : ""}, then generate`;
-    go.textContent = waiting ? `${fetched} (${waiting} waiting)` : fetched;
+    const press = !chosen || chosen.downloaded ? "Generate" : ["Download", fetched(chosen, now)].join(" ").trim() + ", then generate";
+    go.textContent = waiting ? `${press} (${waiting} waiting)` : press;
     go.disabled = now.sending > 0;
     notice.textContent = now.notice;
     for (const element of place.querySelectorAll("[data-field]")) {

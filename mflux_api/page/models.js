@@ -8,6 +8,12 @@ import { listen, state, update } from "./store.js";
 
 const inMemory = (each, now) => (now.system?.engines ?? []).some((engine) => engine.models.includes(each.title));
 
+// What is fetched for a model, in words: weights that are quantized here are made of the whole repository.
+export function fetched(each, now) {
+  const source = now.models.find((other) => other.model_name === each.model_name && other.quantization !== "runtime");
+  return source?.size_gb ? `${source.size_gb.toFixed(1)} GB` : "";
+}
+
 // What it takes to use a model, in words.
 export function costs(each, now) {
   const status = now.statuses[each.title];
@@ -17,7 +23,7 @@ export function costs(each, now) {
   }
   if (inMemory(each, now)) return "in memory";
   if (each.downloaded) return "on disk";
-  return each.size_gb ? `${each.size_gb.toFixed(1)} GB to download` : "to download";
+  return `${fetched(each, now)} to download`.trim();
 }
 
 async function refresh(title) {

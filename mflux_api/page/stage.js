@@ -7,6 +7,7 @@ import { addFiles } from "./compose.js";
 import { h, icon, render } from "./dom.js";
 import { facts, stage } from "./format.js";
 import { openMask } from "./mask.js";
+import { fetched } from "./models.js";
 import { isUpscaler, listen, running, setForm, state, update } from "./store.js";
 
 const EXAMPLES = ["a beautiful sunset over mountains", "a red house on the left, green hills", "a futuristic city at night"];
@@ -61,7 +62,7 @@ async function copy(text) {
 
 async function upscale(job, index) {
   const upscaler = state.models.find(isUpscaler);
-  if (!upscaler.downloaded) throw new Error(`${upscaler.title} is not on disk (${upscaler.size_gb} GB): download it under Models`);
+  if (!upscaler.downloaded) throw new Error(`${upscaler.title} is not on disk (${fetched(upscaler, state)}): download it under Models`);
   await submit({ model: upscaler.title, init_images: [(await take(job, index)).base64], upscale: 2 });
 }
 

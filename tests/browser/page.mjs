@@ -107,6 +107,12 @@ const stories = {
     console.log(`longest task with 1,000 images: ${await page.evaluate(() => Math.round(window.longest))} ms`);
   },
   async models() {
+    const { models } = await (await fetch(`${url}/api/v1/models`)).json();
+    const whole = models.find((each) => each.title === "flux2-klein-4b").size_gb.toFixed(1);
+    await page.selectOption("#model", "flux2-klein-4b-4-bit");
+    await page.waitForSelector(`button.main:has-text("Download ${whole} GB, then generate")`);
+    await page.selectOption("#model", "demo");
+    await page.waitForSelector('button.main:text-is("Generate")');
     await page.click('button:has-text("Models")');
     await page.fill('[aria-label="Find a model"]', "demo-base");
     await page.click('[aria-label="Load: demo-base"]');
