@@ -41,7 +41,7 @@ def test_killed_server_leaves_no_child(tmp_path: Path, moment: str, full: bool) 
             assert engine in children
             if moment == "it is stopped":
                 engine.send_signal(signal.SIGSTOP)
-                while engine.status() != psutil.STATUS_STOPPED:
+                while not all_threads_stopped(engine):
                     time.sleep(0.005)
             server.process.send_signal(signal.SIGKILL)
             killed = time.monotonic()
@@ -59,6 +59,14 @@ def until_it_works(engine: psutil.Process) -> None:
     deadline = time.monotonic() + 10
     while engine.cpu_times().user < before + 0.1 and time.monotonic() < deadline:
         time.sleep(0.01)
+
+
+def all_threads_stopped(process: psutil.Process) -> bool:
+    """Whether the last thread has stopped, too: until then the system takes the process for one that runs."""
+    threads = list(Path(f"/proc/{process.pid}/task").glob("*/stat"))
+    if not threads:
+        return process.status() == psutil.STATUS_STOPPED
+    return all(thread.read_text().rpartition(")")[2].split()[0] == "T" for thread in threads)
 
 
 def alive(process: psutil.Process) -> bool:
