@@ -1,16 +1,15 @@
 """``/docs``: Swagger UI over ``/openapi.json``, from files that a package ships, so that it works offline."""
 
-import hashlib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
-import attrs
 from quart import Blueprint, Response, request
 
 from mflux_api.access.keys import Scope
 from mflux_api.errors import NotFound
+from mflux_api.http.browser_files import BrowserFile, file_response
 from mflux_api.http.forwarded import external_prefix
 from mflux_api.http.operations import Operation, path_parameter
 
@@ -33,12 +32,12 @@ _START: Final = b"""SwaggerUIBundle({
 """
 """Without ``validatorUrl: null`` the address of the description would be sent to a service on the internet."""
 
-_HTML: Final = """<!doctype html>
+_HTML: Final = b"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<base href="{prefix}/">
+<base href="/">
 <title>API reference - mflux-api</title>
 <link rel="icon" href="favicon.ico">
 <link rel="stylesheet" href="docs/swagger-ui.css">
@@ -50,20 +49,6 @@ _HTML: Final = """<!doctype html>
 </body>
 </html>
 """
-
-POLICY: Final = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self'",
-        "img-src 'self' blob: data:",
-        "connect-src 'self'",
-        "base-uri 'self'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-"""What the reference may load: nothing but this server's files, and no script that is written into it."""
 
 _UNCHANGED: Final = {"304": "If-None-Match is the file's ETag"}
 OPERATIONS = (
@@ -88,12 +73,6 @@ OPERATIONS = (
 )
 
 
-@attrs.frozen
-class _File:
-    data: bytes = attrs.field(repr=False)
-    type: str
-
-
 def blueprint() -> Blueprint:
     """Build the routes.
 
@@ -101,39 +80,31 @@ def blueprint() -> Blueprint:
         ModuleNotFoundError: the package with Swagger UI's files is not installed.
     """
     routes = Blueprint("api_reference", __name__)
+    html = BrowserFile(_HTML, "text/html; charset=utf-8")
     files = _read_files()
 
     @routes.get("/docs")
     async def reference() -> Response:
-        html = _HTML.format(prefix=external_prefix())
-        return await _answer(_File(html.encode(), "text/html; charset=utf-8")).make_conditional(request)
+        return await file_response(html, external_prefix()).make_conditional(request)
 
     @routes.get("/docs/<name>")
     async def file(name: str) -> Response:
         found = files.get(name)
         if found is None:
             raise NotFound("There is no such file of the API reference; GET /docs is the reference")
-        return await _answer(found).make_conditional(request)
+        return await file_response(found).make_conditional(request)
 
     return routes
 
 
-def _read_files() -> Mapping[str, _File]:
+def _read_files() -> Mapping[str, BrowserFile]:
     # The package is found and not imported: its code is for Flask, and would bring pydantic with it.
     spec = find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{_PACKAGE} has the files of /docs and is not installed: install mflux-api again")
     folder = Path(spec.origin).parent / "templates" / "swagger"
     shipped = {
-        name: _File((folder / kind / name).read_bytes(), media_type) for name, (kind, media_type) in _SHIPPED.items()
+        name: BrowserFile((folder / kind / name).read_bytes(), media_type)
+        for name, (kind, media_type) in _SHIPPED.items()
     }
-    return shipped | {"start.js": _File(_START, "text/javascript; charset=utf-8")}
-
-
-def _answer(file: _File) -> Response:
-    response = Response(file.data, content_type=file.type)
-    response.set_etag(hashlib.sha256(file.data).hexdigest()[:16])
-    response.headers["Cache-Control"] = "no-cache"
-    response.headers["Content-Security-Policy"] = POLICY
-    response.headers["Referrer-Policy"] = "no-referrer"
-    return response
+    return shipped | {"start.js": BrowserFile(_START, "text/javascript; charset=utf-8")}

@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from mflux_api.config import SecuritySettings, ServerSettings
-from mflux_api.http.api_reference import POLICY
+from mflux_api.http.browser_files import POLICY
 from tests.support.harness import settings
 from tests.support.scripted_api import scripted_api
 

@@ -31,9 +31,10 @@ from mflux_api.http.a1111.discovery_schemas import (
     ScriptsResponse,
 )
 from mflux_api.http.a1111.options import chosen_model
+from mflux_api.http.browser_files import BrowserFile
 from mflux_api.http.forwarded import external_prefix
 from mflux_api.http.operations import Operation
-from mflux_api.http.page_files import INDEX, PageFile, file_response, wants_page
+from mflux_api.http.page_files import INDEX, page_response, wants_page
 from mflux_api.http.responses import json_response
 from mflux_api.images.infotext import SAMPLER, SCHEDULE, SUFFIX
 from mflux_api.version import package_version
@@ -73,7 +74,7 @@ OPERATIONS = (
 )
 
 
-def blueprint(gateway: Gateway, options: ClientOptions, pages: Mapping[str, PageFile]) -> Blueprint:
+def blueprint(gateway: Gateway, options: ClientOptions, pages: Mapping[str, BrowserFile]) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("discovery", __name__)
     settings = gateway.settings
@@ -91,7 +92,7 @@ def blueprint(gateway: Gateway, options: ClientOptions, pages: Mapping[str, Page
     async def root() -> Response:
         """Return the page to a browser, and to machines what this is."""
         if wants_page():
-            return await file_response(pages[INDEX], external_prefix()).make_conditional(request)
+            return await page_response(pages[INDEX], external_prefix()).make_conditional(request)
         model = chosen_model(options) or settings.models.default
         return json_response(
             RootResponse(service="mflux-api", version=package_version(), model=model, api="/openapi.json")

@@ -7,8 +7,8 @@ from quart import Blueprint
 from mflux_api.gateway.gateway import Gateway
 from mflux_api.http.a1111 import discovery, extras, generation, login, options, png_info, progress, residency, styles
 from mflux_api.http.a1111.client_options import ClientOptions
+from mflux_api.http.browser_files import BrowserFile
 from mflux_api.http.client_calls import ClientCalls
-from mflux_api.http.page_files import PageFile
 from mflux_api.http.render import Renderer
 from mflux_api.http.waits import Waits
 
@@ -26,7 +26,7 @@ OPERATIONS = (
 
 
 def blueprints(
-    gateway: Gateway, renderer: Renderer, calls: ClientCalls, waits: Waits, pages: Mapping[str, PageFile]
+    gateway: Gateway, renderer: Renderer, calls: ClientCalls, waits: Waits, pages: Mapping[str, BrowserFile]
 ) -> tuple[Blueprint, ...]:
     """Build the routes of every module."""
     chosen, styled = ClientOptions(), styles.StyledPrompts(gateway)

@@ -3,8 +3,9 @@
 from quart import Blueprint, Response, request
 
 from mflux_api.errors import NotFound
+from mflux_api.http.browser_files import BrowserFile
 from mflux_api.http.operations import Operation, path_parameter
-from mflux_api.http.page_files import INDEX, PageFile, file_response
+from mflux_api.http.page_files import INDEX, page_response
 
 OPERATIONS = (
     Operation(
@@ -28,7 +29,7 @@ OPERATIONS = (
 )
 
 
-def blueprint(pages: dict[str, PageFile]) -> Blueprint:
+def blueprint(pages: dict[str, BrowserFile]) -> Blueprint:
     """Build the routes."""
     routes = Blueprint("page", __name__)
 
@@ -37,10 +38,10 @@ def blueprint(pages: dict[str, PageFile]) -> Blueprint:
         found = pages.get(name)
         if found is None or name == INDEX:
             raise NotFound("There is no such file of the page; GET / is the page")
-        return await file_response(found).make_conditional(request)
+        return await page_response(found).make_conditional(request)
 
     @routes.get("/favicon.ico")
     async def icon() -> Response:
-        return await file_response(pages["icon.svg"]).make_conditional(request)
+        return await page_response(pages["icon.svg"]).make_conditional(request)
 
     return routes
