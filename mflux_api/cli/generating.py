@@ -19,10 +19,11 @@ from mflux_api.cli.running_server import connected
 from mflux_api.config import Settings
 from mflux_api.errors import ServiceError
 from mflux_api.images.encode import ImageTarget
+from mflux_api.jobs.job import is_job_id
 from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.service import Service, open_service
-from mflux_api.system.durable import make_folder, write_whole
+from mflux_api.storage.image_files import ImageFiles
 
 if TYPE_CHECKING:
     from mflux_api.client import Client, Job
@@ -107,8 +108,13 @@ def generate_there(settings: Settings, url: str, requests: Sequence[GenerateRequ
 
 
 def _ask(client: "Client", request: GenerateRequest, settings: Settings, output: Output) -> Made:
+    from mflux_api.client import UnexpectedAnswer
+
     began = time.monotonic()
     job_id = client.submit(request).job_id
+    if not is_job_id(job_id):
+        # It becomes a part of a path.
+        raise UnexpectedAnswer(client.url)
     try:
         with _bar(output) as bar:
             job = follow(client, job_id, bar)
@@ -124,7 +130,7 @@ def _ask(client: "Client", request: GenerateRequest, settings: Settings, output:
         job_id=job_id,
         prompt=job.prompt,
         model=job.model,
-        images=tuple(_fetched(client, job_id, index, seed, settings, output) for index, seed in enumerate(seeds)),
+        images=tuple(_fetched(client, job, index, seed, settings, output) for index, seed in enumerate(seeds)),
         warnings=job.warnings,
         seconds=time.monotonic() - began,
     )
@@ -143,15 +149,11 @@ def follow(client: "Client", job_id: str, bar: ProgressBar | None) -> "Job":
     return client.job(job_id)
 
 
-def _fetched(client: "Client", job_id: str, index: int, seed: int, settings: Settings, output: Output) -> MadeImage:
-    data = client.image(job_id, index, format=output.format)
+def _fetched(client: "Client", job: "Job", index: int, seed: int, settings: Settings, output: Output) -> MadeImage:
+    data = client.image(job.id, index, format=output.format)
     if output.takes_bytes:
         return MadeImage(seed=seed, data=data)
-    # As the service puts them.
-    folder = settings.generation.output_dir / f"{datetime.now(UTC):%Y-%m-%d}"
-    make_folder(folder)
-    path = folder / f"{job_id}-{index}.png"
-    write_whole(path, data)
+    path = ImageFiles(settings.generation.output_dir).put(job.id, job.created_at or datetime.now(UTC), index, data)
     return MadeImage(seed=seed, path=str(path))
 
 

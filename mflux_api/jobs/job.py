@@ -10,6 +10,7 @@
 A job goes back to ``queued`` when the engine, the scheduler or the server died with it inside and attempts remain.
 """
 
+import re
 import secrets
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -22,6 +23,8 @@ from mflux_api.errors import ServiceError, by_code
 from mflux_api.jobs.resolve import ResolvedRequest
 from mflux_api.jobs.warnings import merge
 from mflux_api.jobs.webhook import Delivery, first_delivery
+
+_JOB_ID = re.compile(r"[0-9a-f]{12}")
 
 
 class Status(StrEnum):
@@ -141,6 +144,11 @@ class InvalidTransition(Exception):
 def new_job_id() -> str:
     """Return 12 random hexadecimal digits."""
     return secrets.token_hex(6)
+
+
+def is_job_id(text: str) -> bool:
+    """Whether a text can be the id of a job, and so a part of a path."""
+    return _JOB_ID.fullmatch(text) is not None
 
 
 def start(job: Job, now: datetime) -> Job:

@@ -1,7 +1,6 @@
 """The tools' service behind a URL: a running server, asked over its REST API."""
 
 import json
-import re
 import secrets
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -16,11 +15,11 @@ import trio
 
 from mflux_api.errors import JobNotFound, ServiceError, ServiceRestarting, ShuttingDown, by_code
 from mflux_api.images.encode import ImageTarget
+from mflux_api.jobs.job import is_job_id
 from mflux_api.jobs.progress import Progress
 from mflux_api.mcp.backend import JobState, ModelState, Unreachable
 from mflux_api.mcp.event_lines import EventTooLong, read_events
 from mflux_api.storage.image_files import ImageFiles
-from mflux_api.system.durable import make_folder, write_whole
 from mflux_api.system.network_variables import is_loopback
 from mflux_api.system.threads import read_in_thread, run_in_thread
 
@@ -34,7 +33,6 @@ PAUSES: Sequence[float] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 16.0, 16.0)
 """Seconds before each try to follow a job again whose server does not answer."""
 # A stream says something every 15 s.
 _TIMEOUT: Final = httpx.Timeout(60.0, connect=10.0)
-_JOB_ID: Final = re.compile(r"[0-9a-f]{12}")
 _ENDS: Final = frozenset({"complete", "failed", "cancelled"})
 _KEY_ERRORS: Final = frozenset({"UNAUTHORIZED", "FORBIDDEN"})
 
@@ -191,10 +189,11 @@ class RemoteBackend:
 
         It has the name that a server gives it: one that shares the folder has written it already.
         """
-        path = ImageFiles(self._folder).path(job.id, job.created_at, index)
+        files = ImageFiles(self._folder)
+        path = files.path(job.id, job.created_at, index)
         if not await read_in_thread(path.is_file):
             data = await self.image(job, index, ImageTarget())
-            await run_in_thread(_write, path, data)
+            await run_in_thread(files.put, job.id, job.created_at, index, data)
         return path
 
     async def image(self, job: JobState, index: int, target: ImageTarget) -> bytes:
@@ -291,7 +290,7 @@ class RemoteBackend:
 
     def _checked(self, job_id: str) -> str:
         """Return a job's id, which becomes a part of paths."""
-        if _JOB_ID.fullmatch(job_id) is None:
+        if not is_job_id(job_id):
             raise self._unreachable("what answers there is not an mflux-api server that this version knows")
         return job_id
 
@@ -334,12 +333,7 @@ def _known(job_id: str) -> str:
     Raises:
         JobNotFound: no job has such a one.
     """
-    if _JOB_ID.fullmatch(job_id) is None:
+    if not is_job_id(job_id):
         shown = job_id[:32]
         raise JobNotFound(f"Job '{shown}' not found", {"job_id": shown})
     return job_id
-
-
-def _write(path: Path, data: bytes) -> None:
-    make_folder(path.parent)
-    write_whole(path, data)

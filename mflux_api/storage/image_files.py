@@ -42,12 +42,21 @@ class ImageFiles:
         parameters = infotext(job.request, seed, model_hash) if self.metadata else ""
         record = generation_record(job.request, seed) if self.metadata else ""
         data = encode_png(rgb, width, height, parameters=parameters, record=record)
-        path = self.path(job.id, job.created_at, index)
-        make_folder(path.parent)
-        write_whole(path, data)
+        path = self.put(job.id, job.created_at, index, data)
         return StoredImage(
             path=str(path), seed=seed, width=width, height=height, sha256=hashlib.sha256(data).hexdigest()
         )
+
+    def put(self, job_id: str, created_at: datetime, index: int, data: bytes) -> Path:
+        """Keep the file of one image, and return where it lies; it is durable when this returns.
+
+        Raises:
+            OSError: the disk is full, or the folder cannot be written.
+        """
+        path = self.path(job_id, created_at, index)
+        make_folder(path.parent)
+        write_whole(path, data)
+        return path
 
     def discard(self, image: StoredImage) -> None:
         """Remove an image that no job keeps."""

@@ -16,6 +16,7 @@ from mflux_api.cli.output import Made, MadeImage, Output, add_output_options
 from mflux_api.cli.progress_bar import ProgressBar
 from mflux_api.cli.prompts import MAX_PROMPTS, read_prompts
 from mflux_api.cli.request_options import local_loras, remote_loras
+from mflux_api.client import Client, Submitted
 from mflux_api.config import LoraSettings, Settings
 from mflux_api.errors import ConfigError
 from mflux_api.jobs.job import Stage, Status
@@ -276,3 +277,14 @@ async def test_interrupt_cancels_the_job_on_the_server(tmp_path: Path, monkeypat
 
         await eventually(is_cancelled)
         assert await is_cancelled()
+
+
+def test_id_that_leads_out_of_the_folder_is_no_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    submitted = Submitted(job_id="../../elsewhere", status=Status.QUEUED, position=1)
+    monkeypatch.setattr(Client, "submit", lambda *_: submitted)
+    monkeypatch.chdir(tmp_path)
+    assert main(["generate", "a", "--url", "http://h"]) == EXIT_FAILED
+    assert "what answers at http://h is not an mflux-api server" in capfd.readouterr().err
+    assert [file.name for file in tmp_path.rglob("*.png")] == []
