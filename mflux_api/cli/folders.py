@@ -6,6 +6,8 @@ import os
 import tempfile
 from pathlib import Path
 
+from mflux_api.config import Settings
+from mflux_api.errors import ConfigError
 from mflux_api.system.durable import NOT_SUPPORTED, make_folder
 
 _TELLING = (
@@ -47,6 +49,20 @@ def why_not_writable(folder: Path, *, make: bool = False) -> str:
         # Others may be about files without names, which some network disks do not have.
         return (error.strerror or type(error).__name__).lower() if error.errno in _TELLING else ""
     return "its file system is read-only" if read_only else "permission denied"
+
+
+def require_output_dir(settings: Settings) -> None:
+    """Make the folder for images, which every image would fail at in the end.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    why = why_not_writable(settings.generation.output_dir, make=True)
+    if why:
+        raise ConfigError(
+            f"generation.output_dir cannot be written ({why}): choose another folder with --output-dir, "
+            "or change its permissions"
+        )
 
 
 def _obstacle(nearest: Path, folder: Path) -> str:

@@ -10,7 +10,7 @@ from mflux_api.catalog import Model
 from mflux_api.catalog.lookup import find_model
 from mflux_api.cli.download_question import may_download
 from mflux_api.cli.exit_status import EXIT_FAILED
-from mflux_api.cli.folders import why_not_writable
+from mflux_api.cli.folders import require_output_dir
 from mflux_api.cli.generating import generate_here, generate_there
 from mflux_api.cli.image_files import read_request
 from mflux_api.cli.output import Output, add_output_options
@@ -18,7 +18,6 @@ from mflux_api.cli.prompts import read_prompts
 from mflux_api.cli.request_options import add_request_options, laid_over, local_loras, remote_loras, request_of
 from mflux_api.cli.running_server import connected
 from mflux_api.config import Settings, load_settings
-from mflux_api.errors import ConfigError
 from mflux_api.jobs.parse import validate
 from mflux_api.jobs.request import GenerateRequest, check_fields
 from mflux_api.jobs.upscaling import check_upscaling
@@ -124,9 +123,5 @@ def _check_folder(settings: Settings, output: Output) -> None:
     Raises:
         ConfigError: the folder for images cannot be written.
     """
-    why = "" if output.takes_bytes else why_not_writable(settings.generation.output_dir, make=True)
-    if why:
-        raise ConfigError(
-            f"generation.output_dir cannot be written ({why}): choose another folder with --output-dir, "
-            "or change its permissions"
-        )
+    if not output.takes_bytes:
+        require_output_dir(settings)

@@ -12,16 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from mflux_api.cli.running_server import address, connected
+from mflux_api.cli.running_server import connected, lock_or_address
 from mflux_api.cli.table import table
 from mflux_api.config import Settings, load_settings
 from mflux_api.ipc.printable import printable
+from mflux_api.storage.lora_folders import LoraFile
 from mflux_api.storage.lora_lookup import find_listed
 from mflux_api.storage.loras import LoraFiles
-from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
 
 if TYPE_CHECKING:
     from mflux_api.client import Lora
+    from mflux_api.images.child.protocol import DescribedLora
 
 _HEADER = ("LORA", "FORMAT", "RANK", "LAYERS", "TEXT ENCODER", "SIZE", "BASE", "PROBLEM")
 
@@ -102,23 +103,25 @@ def _look(settings: Settings, url: str | None) -> _Listing:
     from mflux_api.cli.lora_files import describe_files
 
     ours = LoraFiles.from_settings(settings).look()
-    lines = []
-    for file, described in zip(ours.files, describe_files(ours.files), strict=True):
-        contents = described.contents
-        held: dict[str, Any] = {"problem": described.problem or "its header was not read"}
-        if contents is not None:
-            held = {
-                "format": contents.format,
-                "rank": contents.rank,
-                "base": contents.base,
-                "layers": contents.layers,
-                "layers_understood": contents.understood,
-                "text_encoder_layers": contents.text_encoder_layers,
-                "unknown": tuple(contents.unknown),
-            }
-        lines.append(_Line(name=file.name, size_bytes=file.size, **held))
+    lines = tuple(map(_described, ours.files, describe_files(ours.files)))
     skipped = tuple((each.name, each.reason) for each in ours.skipped)
-    return _Listing(tuple(lines), skipped, ours.skipped_total)
+    return _Listing(lines, skipped, ours.skipped_total)
+
+
+def _described(file: LoraFile, described: "DescribedLora") -> _Line:
+    contents = described.contents
+    held: dict[str, Any] = {"problem": described.problem or "its header was not read"}
+    if contents is not None:
+        held = {
+            "format": contents.format,
+            "rank": contents.rank,
+            "base": contents.base,
+            "layers": contents.layers,
+            "layers_understood": contents.understood,
+            "text_encoder_layers": contents.text_encoder_layers,
+            "unknown": tuple(contents.unknown),
+        }
+    return _Line(name=file.name, size_bytes=file.size, **held)
 
 
 def _line(lora: "Lora") -> _Line:
@@ -127,8 +130,12 @@ def _line(lora: "Lora") -> _Line:
 
 def _find(settings: Settings, url: str | None, name: str) -> _Line:
     if url is None:
+        from mflux_api.cli.lora_files import describe_files
+
         # The error names what is close, or why it is left out.
-        name = find_listed(LoraFiles.from_settings(settings).look(), name).name
+        file = find_listed(LoraFiles.from_settings(settings).look(), name)
+        (described,) = describe_files([file])
+        return _described(file, described)
     listing = _look(settings, url)
     wanted = name.removesuffix(".safetensors")
     found = next((line for line in listing.lines if line.name.removesuffix(".safetensors") == wanted), None)
@@ -209,12 +216,7 @@ def _add(settings: Settings, options: argparse.Namespace) -> str:
 
 def _remove(settings: Settings, url: str | None, name: str) -> str:
     with contextlib.ExitStack() as stack:
-        if url is None and (settings.state_dir / LOCK_NAME).exists():
-            try:
-                stack.enter_context(StateLock.from_settings(settings))
-            except StateInUse:
-                # A server runs, and may have a job that needs it.
-                url = address(settings)
+        url = lock_or_address(settings, url, stack)
         if url is not None:
             stack.enter_context(connected(settings, url)).delete_lora(name)
             return name

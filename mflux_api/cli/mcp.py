@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from mflux_api.cli.exit_status import EXIT_INTERNAL
-from mflux_api.cli.folders import why_not_writable
+from mflux_api.cli.folders import require_output_dir
 from mflux_api.cli.running_server import address, base_url
 from mflux_api.cli.signals import StopSignals
 from mflux_api.cli.watchdog import Watchdog
 from mflux_api.config import Settings, load_settings
 from mflux_api.errors import ConfigError
 from mflux_api.service import open_service
-from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
+from mflux_api.storage.state_lock import find_holder
 
 if TYPE_CHECKING:
     from mflux_api.mcp.backend import Backend
@@ -66,12 +66,7 @@ def run(options: argparse.Namespace) -> int:
         raise ConfigError(_MISSING) from None
     overrides: dict[str, dict[str, Any]] = {"generation": {"output_dir": options.output_dir}}
     settings = load_settings(options.config, overrides=overrides)
-    why = why_not_writable(settings.generation.output_dir, make=True)
-    if why:
-        raise ConfigError(
-            f"generation.output_dir cannot be written ({why}): choose another folder with --output-dir, "
-            "or change its permissions"
-        )
+    require_output_dir(settings)
     files = _input_files(settings, options.root)
     if options.url is None:
         warn_of_server(settings)
@@ -99,11 +94,8 @@ async def _embedded(settings: Settings, on_hung: Any) -> "AsyncIterator[Backend]
 
 def warn_of_server(settings: Settings) -> None:
     """Say where a server runs beside whose model a second one would be in memory."""
-    if (settings.state_dir / LOCK_NAME).exists():
-        try:
-            StateLock.from_settings(settings).close()
-        except StateInUse:
-            logger.warning("a server runs here: with --url %s its engine is used, and no second one", address(settings))
+    if find_holder(settings.state_dir) is not None:
+        logger.warning("a server runs here: with --url %s its engine is used, and no second one", address(settings))
 
 
 def _remote(settings: Settings, url: str) -> "Callable[[], AbstractAsyncContextManager[Backend]]":

@@ -14,14 +14,13 @@ from mflux_api.catalog import Model
 from mflux_api.catalog.lookup import find_model
 from mflux_api.cli.model_lines import READY, ModelLine, print_models, weights_text
 from mflux_api.cli.progress_bar import ProgressBar
-from mflux_api.cli.running_server import address, call
+from mflux_api.cli.running_server import call, lock_or_address
 from mflux_api.cli.server_models import on_server
 from mflux_api.cli.table import table
 from mflux_api.config import Settings, load_settings
 from mflux_api.hub.client import DownloadOptions, download_repository
 from mflux_api.hub.protocol import DownloadProgress, DownloadRequest
 from mflux_api.storage.checkpoints import Checkpoints
-from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
 
 
 def add_arguments(parser: argparse.ArgumentParser, shared: argparse.ArgumentParser) -> None:
@@ -175,12 +174,7 @@ class _Meter:
 
 def _delete(model: Model, settings: Settings, url: str | None) -> None:
     with contextlib.ExitStack() as stack:
-        if url is None and (settings.state_dir / LOCK_NAME).exists():
-            try:
-                stack.enter_context(StateLock.from_settings(settings))
-            except StateInUse:
-                # A server runs, and may have the model in memory.
-                url = address(settings)
+        url = lock_or_address(settings, url, stack)
         if url is not None:
             call(settings, url, "DELETE", f"models/{model.alias}")
         else:

@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from mflux_api.config import Settings
 from mflux_api.errors import ConfigError, Forbidden, Unauthorized
+from mflux_api.storage.state_lock import LOCK_NAME, StateInUse, StateLock
 from mflux_api.system.network_variables import proxy_for
 
 if TYPE_CHECKING:
@@ -17,6 +18,22 @@ def address(settings: Settings) -> str:
     """Return the URL of the server that these settings describe."""
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.server.host, settings.server.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.server.port}"
+
+
+def lock_or_address(settings: Settings, url: str | None, stack: ExitStack) -> str | None:
+    """Return the server that a change of the disk goes through, if one runs: it knows what its jobs need.
+
+    Args:
+        settings: where the state is.
+        url: a server that was named; nothing is locked then.
+        stack: holds the lock of the state where no server runs, so that none starts meanwhile.
+    """
+    if url is None and (settings.state_dir / LOCK_NAME).exists():
+        try:
+            stack.enter_context(StateLock.from_settings(settings))
+        except StateInUse:
+            return address(settings)
+    return url
 
 
 def base_url(url: str) -> str:
