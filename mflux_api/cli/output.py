@@ -41,7 +41,7 @@ class Made:
     model: str
     images: tuple[MadeImage, ...]
     warnings: tuple[str, ...]
-    seconds: float | None
+    seconds: float
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -166,8 +166,7 @@ def _check_file(file: Path, typed: str) -> ImageFormat:
 
 def _summary(made: Made) -> str:
     seeds = [str(image.seed) for image in made.images]
-    took = "" if made.seconds is None else f", {made.seconds:.1f} s"
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}{took}"
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)}, {made.seconds:.1f} s"
 
 
 def _as_json(made: Made, paths: Sequence[str]) -> dict[str, object]:
@@ -175,7 +174,7 @@ def _as_json(made: Made, paths: Sequence[str]) -> dict[str, object]:
         "id": made.job_id,
         "prompt": made.prompt,
         "model": made.model,
-        "seconds": None if made.seconds is None else round(made.seconds, 3),
+        "seconds": round(made.seconds, 3),
         "images": [{"path": path, "seed": image.seed} for path, image in zip(paths, made.images, strict=True)],
         "warnings": [name_options(warning) for warning in made.warnings],
     }

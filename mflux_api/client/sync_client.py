@@ -81,7 +81,7 @@ class Client:
         job_id = self.submit(request).job_id
         try:
             return self.wait(job_id)
-        except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        except (KeyboardInterrupt, SystemExit):
             with suppress(Exception):
                 self.cancel(job_id)
             raise

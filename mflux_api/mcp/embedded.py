@@ -17,8 +17,6 @@ from mflux_api.jobs.progress import Progress
 from mflux_api.jobs.request import GenerateRequest
 from mflux_api.mcp.backend import JobState, ModelState
 from mflux_api.service import Service
-from mflux_api.storage.checkpoints import Checkpoints
-from mflux_api.system.threads import read_in_thread
 
 _RETRY_SECONDS = 0.2
 """Between two tries to follow a job while a part of the service is restarted."""
@@ -85,20 +83,16 @@ class EmbeddedBackend:
 
     async def models(self) -> tuple[ModelState, ...]:
         """Return every model of the table; the default one is the first."""
-        return await read_in_thread(self._models)
-
-    def _models(self) -> tuple[ModelState, ...]:
         settings = self._service.settings
-        checkpoints, catalog = Checkpoints(settings.models.cache_dir), settings.catalog()
-        models = sorted(catalog, key=lambda model: model.alias != settings.models.default)
+        views = sorted(await self._service.models(), key=lambda view: view.model.alias != settings.models.default)
         return tuple(
             model_state(
-                model,
-                downloaded=checkpoints.state(model).downloaded,
+                view.model,
+                downloaded=view.downloaded,
                 default_steps=settings.generation.default_steps,
-                default=model.alias == settings.models.default,
+                default=view.model.alias == settings.models.default,
             )
-            for model in models
+            for view in views
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -74,7 +75,7 @@ class Tools:
                 "that is not on disk is downloaded first, which can take long; list_models tells which are.",
                 schema=a.request_schema(a.GENERATE, ("prompt",), most),
                 answer=JobAnswer,
-                run=self._generate,
+                run=partial(self._make, required=("prompt",)),
             ),
             "edit": _Tool(
                 title="Edit an image",
@@ -82,7 +83,7 @@ class Tools:
                 "its sides (extend). Up to three more images can be referred to.",
                 schema=a.request_schema(a.EDIT, ("prompt", "init_images"), most),
                 answer=JobAnswer,
-                run=self._edit,
+                run=partial(self._make, required=("prompt", "init_images")),
             ),
             "upscale": _Tool(
                 title="Upscale an image",
@@ -159,12 +160,6 @@ class Tools:
         except Unreachable as error:
             return error_result(str(error))
 
-    async def _generate(self, given: dict[str, Any], caller: Caller) -> types.CallToolResult:
-        return await self._make(given, caller, required=("prompt",))
-
-    async def _edit(self, given: dict[str, Any], caller: Caller) -> types.CallToolResult:
-        return await self._make(given, caller, required=("prompt", "init_images"))
-
     async def _upscale(self, given: dict[str, Any], caller: Caller) -> types.CallToolResult:
         _require(given, ("init_images",))
         models = await self._backend.models()
@@ -177,9 +172,11 @@ class Tools:
             raise InvalidParameter.for_field(
                 "model", f"is not an upscaler; expected one of {', '.join(names)}", limit=names
             )
-        return await self._make(given, caller, required=("init_images",))
+        return await self._make(given, caller)
 
-    async def _make(self, given: dict[str, Any], caller: Caller, *, required: Sequence[str]) -> types.CallToolResult:
+    async def _make(
+        self, given: dict[str, Any], caller: Caller, *, required: Sequence[str] = ()
+    ) -> types.CallToolResult:
         _require(given, required)
         options = {name: given.pop(name) for name in _ANSWER_OPTIONS if name in given}
         answering = convert(options, a.Answering)
