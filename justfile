@@ -1,15 +1,17 @@
 # The commands people use. `just` lists them.
 
+run := "uv run --group dev"
+
 default:
     @just --list
 
 # All tests.
 test *args:
-    uv run pytest {{args}}
+    {{run}} pytest {{args}}
 
 # The tests that need no processes, sockets or real engine: under a minute.
 quick *args:
-    uv run pytest -m "not slow" {{args}}
+    {{run}} pytest -m "not slow" {{args}}
 
 # All tests with the coverage of every process, and its floor.
 coverage:
@@ -17,7 +19,7 @@ coverage:
 
 # The guarantees of docs/guarantees.md in their long forms, with their figures: about an hour.
 guarantees *args:
-    uv run pytest tests/guarantees --full -s -n 0 {{args}}
+    {{run}} pytest tests/guarantees --full -s -n 0 {{args}}
 
 # The real clients of docs/clients.md, in an environment of their own, against a running server: six minutes.
 clients *args:
@@ -25,31 +27,31 @@ clients *args:
 
 # Style and import directions.
 lint:
-    uv run ruff format --check .
-    uv run ruff check .
-    uv run lint-imports
+    {{run}} ruff format --check .
+    {{run}} ruff check .
+    {{run}} lint-imports
 
 # Static types.
 type:
-    uv run mypy
+    {{run}} mypy
 
 # Rewrite the files in the project's style.
 format:
-    uv run ruff format .
-    uv run ruff check --fix .
+    {{run}} ruff format .
+    {{run}} ruff check --fix .
 
 # Write the dependency pins anew.
 pin:
     uv lock --upgrade
-    uv run python -m tools.pin
+    {{run}} python -m tools.pin
 
 # Mutated images, LoRA files, JSON and HTTP against a server of its own; inputs of findings go to fuzz-findings/.
 fuzz kind="all" minutes="10" *args:
-    uv run python -m tools.fuzz {{kind}} --minutes {{minutes}} {{args}}
+    {{run}} python -m tools.fuzz {{kind}} --minutes {{minutes}} {{args}}
 
 # The software bill of materials, as CycloneDX.
 sbom file="sbom.json":
-    uv run python -m tools.sbom {{file}}
+    {{run}} python -m tools.sbom {{file}}
 
 # Known vulnerabilities of what is pinned; --strict, because a package that could not be looked up is not a clean one.
 audit:
@@ -57,18 +59,18 @@ audit:
 
 # The tables of docs/performance.md.
 bench:
-    uv run python -m benchmarks.startup
-    uv run python -m benchmarks.health_under_load
-    uv run python -m benchmarks.hostile_images
-    uv run python -m benchmarks.large_bodies
-    uv run python -m benchmarks.floods
-    uv run python -m benchmarks.long_queue
-    uv run python -m benchmarks.quantized_load
-    uv run python -m benchmarks.low_ram
-    uv run python -m benchmarks.model_switches
+    {{run}} python -m benchmarks.startup
+    {{run}} python -m benchmarks.health_under_load
+    {{run}} python -m benchmarks.hostile_images
+    {{run}} python -m benchmarks.large_bodies
+    {{run}} python -m benchmarks.floods
+    {{run}} python -m benchmarks.long_queue
+    {{run}} python -m benchmarks.quantized_load
+    {{run}} python -m benchmarks.low_ram
+    {{run}} python -m benchmarks.model_switches
 
 # What the documents have from the code: errors, models, files.
 docs:
-    uv run python -m tools.error_table
-    uv run python -m tools.model_table
-    uv run python -m tools.file_index
+    {{run}} python -m tools.error_table
+    {{run}} python -m tools.model_table
+    {{run}} python -m tools.file_index

@@ -15,7 +15,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startsw
 
 
 def test_index_of_files_is_made_from_their_first_lines() -> None:
-    assert update_index(TEXT) == TEXT, "run: uv run python -m tools.file_index"
+    assert update_index(TEXT) == TEXT, "run: uv run --group dev python -m tools.file_index"
 
 
 def test_table_of_places_fits_in_a_glance() -> None:

@@ -23,7 +23,7 @@ from tools.error_table import DOCUMENT, update_tables
 
 def test_error_table_is_made_from_the_errors() -> None:
     text = DOCUMENT.read_text("utf-8")
-    assert update_tables(text) == text, "run: uv run python -m tools.error_table"
+    assert update_tables(text) == text, "run: uv run --group dev python -m tools.error_table"
     assert all(f"`{error.code}`" in text for error in all_errors())
 
 
@@ -160,8 +160,8 @@ def test_every_decision_is_in_the_index_and_has_its_headings() -> None:
 def test_readme_commands_are_the_two_of_the_project() -> None:
     text = (ROOT / "README.md").read_text("utf-8")
     assert 'pip install uv && uv run mflux-api generate "a beautiful sunset over mountains" --model demo' in text
-    assert "pip install uv && uv run pytest" in text
-    assert "uv run pytest" in (ROOT / ".ci" / "run").read_text("utf-8")
+    assert "pip install uv && uv run --group dev pytest" in text
+    assert "uv run --group dev pytest" in (ROOT / ".ci" / "run").read_text("utf-8")
 
 
 def test_guarantees_name_tests_that_exist() -> None:

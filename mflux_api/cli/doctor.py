@@ -136,7 +136,7 @@ async def _engine(settings: Settings) -> list[_Finding]:
             engine = await LocalEngine.start(nursery, options)
         except EngineDied as died:
             wrong, _, known = died.reason.partition("; ")
-            advice = known or "run again with --log-level debug; README, Installing, has what it needs"
+            advice = known or "run again with --log-level debug; docs/install.md has what it needs"
             return [_Finding("engine", f"does not start: {wrong}", "problem", advice)]
         info = engine.info
         await engine.aclose()

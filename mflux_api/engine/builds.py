@@ -31,12 +31,12 @@ def advise(builds: Sequence[str], *, on_gpu: bool, may_use_gpu: bool, driver: Se
     if len(builds) > 1:
         return (
             f"{' and '.join(builds)} are both installed, and the last one wrote over the other: remove both and "
-            "install one of them (README, Installing)"
+            "install one of them (docs/install.md)"
         )
     if may_use_gpu and not on_gpu and CPU in builds and any(path.exists() for path in driver):
         return (
             "there is an NVIDIA GPU, and MLX's CPU build is installed: install the group cuda13 in its place, and set "
-            "UV_NO_GROUP=cpu (README, Installing)"
+            "UV_NO_GROUP=cpu (docs/install.md)"
         )
     return ""
 

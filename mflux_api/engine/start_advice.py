@@ -11,19 +11,19 @@ _ADVICE: Sequence[tuple[tuple[str, ...], str]] = (
     (
         ("libcuda.so", "libnvidia", "no CUDA-capable device", "CUDA driver version"),
         "this is MLX's CUDA build on a machine without a working NVIDIA driver: install the driver, "
-        "or MLX's CPU build (README, Installing)",
+        "or MLX's CPU build (docs/install.md)",
     ),
     (
         ("libcudart", "libcublas", "libcudnn", "libnvrtc", "libcufft", "libnccl"),
-        "CUDA's libraries are not all here: install the group cuda13 again, or MLX's CPU build (README, Installing)",
+        "CUDA's libraries are not all here: install the group cuda13 again, or MLX's CPU build (docs/install.md)",
     ),
     (
         ("No module named", "cannot import name", "failed to import"),
-        "a dependency is missing or of another version: install the dependencies again (README, Installing)",
+        "a dependency is missing or of another version: install the dependencies again (docs/install.md)",
     ),
     (
         ("GLIBC", "CXXABI", "SIGILL", "symbol not found in flat namespace", "incompatible architecture"),
-        "MLX's build does not fit this system or its processor: see README, Installing, for those that do",
+        "MLX's build does not fit this system or its processor: docs/install.md has those that do",
     ),
     (
         ("libopenblas", "liblapack", "libgfortran", "libblas"),

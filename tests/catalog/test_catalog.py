@@ -94,7 +94,7 @@ def test_custom_repository_keeps_its_revision_and_nothing_of_the_built_in_source
 
 def test_table_in_the_document_is_made_from_the_catalog() -> None:
     text = DOCUMENT.read_text("utf-8")
-    assert update_tables(text) == text, "run: uv run python -m tools.model_table"
+    assert update_tables(text) == text, "run: uv run --group dev python -m tools.model_table"
 
 
 @pytest.mark.parametrize("model", BUILT_IN, ids=lambda model: model.alias)

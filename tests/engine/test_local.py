@@ -86,7 +86,7 @@ async def test_last_line_of_a_child_that_does_not_come_up_is_its_reason_with_adv
     code = "raise ImportError('/opt/mlx/libcuda.so.1: cannot open shared object file')"
     assert await start_error(stand_in(code)) == (
         "exited with status 1: ImportError: libcuda.so.1: cannot open shared object file; this is MLX's CUDA build on "
-        "a machine without a working NVIDIA driver: install the driver, or MLX's CPU build (README, Installing)"
+        "a machine without a working NVIDIA driver: install the driver, or MLX's CPU build (docs/install.md)"
     )
 
 
