@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from mflux_api.catalog import Model
-from mflux_api.jobs import prompt_syntax
+from mflux_api.jobs import demo_world, prompt_syntax
 from mflux_api.jobs.request import NOT_OF_UPSCALERS, ONLY_OF_UPSCALERS, GenerateRequest
 from mflux_api.jobs.resolve import ResolvedRequest
 
@@ -31,6 +31,7 @@ def of_request(
         *_of_guidance(asked, model, runs, names.get("guidance", "guidance")),
         *_of_negative_prompt(asked, model, runs),
         *_of_prompts(asked, model, runs),
+        *_of_words(asked, model),
         *_of_strength(asked, names.get("image_strength", "image_strength")),
         *_of_partial_images(asked, runs),
         *_of_compression(asked),
@@ -81,6 +82,11 @@ def _of_negative_prompt(asked: GenerateRequest, model: Model, runs: ResolvedRequ
 def _of_prompts(asked: GenerateRequest, model: Model, runs: ResolvedRequest) -> tuple[str, ...]:
     negative = asked.negative_prompt if has_negative_branch(model, runs) else None
     return (*prompt_syntax.explain("prompt", asked.prompt), *prompt_syntax.explain("negative_prompt", negative or ""))
+
+
+def _of_words(asked: GenerateRequest, model: Model) -> tuple[str, ...]:
+    # A LoRA may have taught the model a word.
+    return () if asked.lora_files else demo_world.explain(model, asked.prompt)
 
 
 def _of_strength(asked: GenerateRequest, name: str) -> tuple[str, ...]:
