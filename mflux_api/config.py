@@ -109,6 +109,8 @@ class EngineSettings:
     preload: bool = False
     devices: Devices = "auto"
     """``auto``: the GPU where MLX has one, else the CPU."""
+    fast_path: bool = True
+    """Compute in the project's own ways where they are faster; else as mflux does, to the bit."""
 
 
 @attrs.frozen(kw_only=True)

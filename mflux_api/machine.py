@@ -12,6 +12,9 @@ Devices = Literal["auto", "cpu", "gpu"]
 DEVICES_VARIABLE = "MFLUX_API_DEVICES"
 """The environment variable that says what ``auto`` means."""
 
+FAST_PATH = "fast-path"
+"""What an engine child is started with that may compute in the project's own ways."""
+
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 # A cgroup without a limit says "max", or in version 1 a number near 2**63.

@@ -100,6 +100,7 @@ def local_engines(settings: Settings) -> Mapping[EngineId, EngineStarter]:
         start_timeout=settings.engine.start_timeout_seconds,
         heartbeat_timeout=settings.engine.heartbeat_seconds,
         devices=settings.engine.devices,
+        fast_path=settings.engine.fast_path,
         home=settings.child_home,
     )
     return {"0": partial(LocalEngine.start, options=options)}

@@ -129,6 +129,7 @@ async def _engine(settings: Settings) -> list[_Finding]:
     options = LocalEngineOptions(
         start_timeout=settings.engine.start_timeout_seconds,
         devices=settings.engine.devices,
+        fast_path=settings.engine.fast_path,
         home=settings.child_home,
     )
     async with trio.open_nursery() as nursery:

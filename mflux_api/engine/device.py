@@ -27,6 +27,8 @@ class Device:
     kind: Literal["cpu", "metal", "cuda"]
     name: str
     """The chip's name as its maker writes it, for people."""
+    fast_path: bool = False
+    """Whether the project's own ways of computing are used where they are faster; else it is mflux's, to the bit."""
 
     @property
     def is_gpu(self) -> bool:
@@ -56,8 +58,12 @@ def devices_to_use(asked: Devices) -> Devices:
     return found
 
 
-def select(devices: Devices) -> Device:
+def select(devices: Devices, *, fast_path: bool = False) -> Device:
     """Make MLX compute on the device of that kind from now on, and set this process up for it.
+
+    Args:
+        devices: the kind.
+        fast_path: see :class:`Device`.
 
     Raises:
         NoSuchDevice: MLX has no GPU here.
@@ -66,7 +72,7 @@ def select(devices: Devices) -> Device:
         raise NoSuchDevice('MLX has no GPU here: set engine.devices = "auto", or install MLX with its GPU backend')
     if devices != "auto":
         mx.set_default_device(mx.cpu if devices == "cpu" else mx.gpu)
-    device = detect_device()
+    device = attrs.evolve(detect_device(), fast_path=fast_path)
     configure(device)
     return device
 

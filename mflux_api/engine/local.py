@@ -14,7 +14,7 @@ from mflux_api.engine.interface import EngineDied, Received
 from mflux_api.engine.protocol import Event, Heartbeat, NotReady, Ready, Run, Shutdown, Upscale
 from mflux_api.engine.start_advice import with_advice
 from mflux_api.ipc.child_process import Blob, ChildProcess
-from mflux_api.machine import Devices
+from mflux_api.machine import FAST_PATH, Devices
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ class LocalEngineOptions:
     """Seconds of silence after which it counts as dead."""
     devices: Devices = "auto"
     """What the child is to compute on."""
+    fast_path: bool = True
+    """Whether it uses the project's own ways of computing, where they are faster."""
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.engine.worker")
     home: Path | None = None
     """Its home where the user has none."""
@@ -53,7 +55,7 @@ class LocalEngine(ChildProcess):
         Raises:
             EngineDied: it cannot be started, or ended or stayed silent before the handshake.
         """
-        engine = cls(await cls.launch([*options.command, options.devices], options.home), options)
+        engine = cls(await cls.launch([*options.command, options.devices, *([FAST_PATH] if options.fast_path else [])], options.home), options)
         nursery.start_soon(engine.log_stderr, name=f"engine {engine.pid} stderr")
         try:
             with trio.fail_after(options.start_timeout):

@@ -33,7 +33,7 @@ from mflux_api.engine.run_images import WrongImages
 from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 from mflux_api.ipc.frames import ProtocolError
 from mflux_api.jobs.warnings import MAX_WARNINGS
-from mflux_api.machine import Devices
+from mflux_api.machine import FAST_PATH, Devices
 from mflux_api.system.network_variables import drop_unreadable
 
 if TYPE_CHECKING:
@@ -305,7 +305,7 @@ def main() -> None:
 
     try:
         devices = memory.devices_to_use(_devices(sys.argv))
-        device = memory.select(devices)
+        device = memory.select(devices, fast_path=FAST_PATH in sys.argv[1:])
     except memory.NoSuchDevice as error:
         pipe.write(NotReady(message=str(error)))
         sys.exit(1)
