@@ -3,6 +3,7 @@
 import json
 import plistlib
 import re
+import tomllib
 from configparser import RawConfigParser
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,13 @@ def test_image_is_built_of_what_is_there_and_runs_as_a_user_without_rights() -> 
     assert image["EXPOSE"] == [str(PORT)]
     assert image["ENTRYPOINT"] == ['["mflux-api"]']
     check_command(yaml.safe_load(image["CMD"][0]))
+
+
+def test_image_is_built_with_the_files_that_the_wheel_has_from_outside_the_package() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    included = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    copied = {word for copy in container()["COPY"] for word in copy.split()[:-1]}
+    assert set(included) <= copied
 
 
 def test_image_keeps_all_that_it_writes_in_its_volume() -> None:
