@@ -55,7 +55,8 @@ class LocalEngine(ChildProcess):
         Raises:
             EngineDied: it cannot be started, or ended or stayed silent before the handshake.
         """
-        engine = cls(await cls.launch([*options.command, options.devices, *([FAST_PATH] if options.fast_path else [])], options.home), options)
+        arguments = [options.devices, *([FAST_PATH] if options.fast_path else [])]
+        engine = cls(await cls.launch([*options.command, *arguments], options.home), options)
         nursery.start_soon(engine.log_stderr, name=f"engine {engine.pid} stderr")
         try:
             with trio.fail_after(options.start_timeout):
