@@ -1,6 +1,6 @@
 """How long one client's PNG takes while another client asks for 24 conversions of one 2048 × 2048 image.
 
-Run: ``uv run python -m benchmarks.conversions``
+Run: ``uv run --group dev python -m benchmarks.conversions``
 """
 
 import base64

@@ -1,6 +1,6 @@
 """How fast health answers while clients attack, what comes back after it, and how long the server takes to end in it.
 
-Run: ``uv run python -m benchmarks.floods [seconds of each] [word in the name]``
+Run: ``uv run --group dev python -m benchmarks.floods [seconds of each] [word in the name]``
 
 Besides the time that passes it gives the time that the server computed meanwhile, where the system counts it: on a busy
 machine the first is mostly that of other programs.

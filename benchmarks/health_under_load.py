@@ -1,6 +1,6 @@
 """How fast ``/api/v1/health`` answers while a 512×512 job runs, beside the same server when it is idle.
 
-Run: ``uv run python -m benchmarks.health_under_load [requests]``
+Run: ``uv run --group dev python -m benchmarks.health_under_load [requests]``
 """
 
 import http.client

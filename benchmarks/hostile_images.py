@@ -3,7 +3,7 @@
 Also how much memory the server and its children have before, during and ten seconds after, and how fast SIGTERM is
 obeyed in the middle of it.
 
-Run: ``uv run python -m benchmarks.hostile_images [seconds]``
+Run: ``uv run --group dev python -m benchmarks.hostile_images [seconds]``
 """
 
 import base64

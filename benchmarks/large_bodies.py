@@ -1,6 +1,6 @@
 """How long reading a body of 60 MB holds up the event loop, by what is in it, beside doing nothing.
 
-Run: ``uv run python -m benchmarks.large_bodies``
+Run: ``uv run --group dev python -m benchmarks.large_bodies``
 """
 
 import time

@@ -2,7 +2,7 @@
 
 The queue alone, in one thread, without a store or an engine: a ratio near 1 says that a long queue costs no more.
 
-Run: ``uv run python -m benchmarks.long_queue [CALLERS]``: so many callers have the same number of jobs (by default 1)
+Run: ``uv run --group dev python -m benchmarks.long_queue [CALLERS]``: so many callers (by default 1) have as many jobs
 """
 
 import sys

@@ -2,7 +2,7 @@
 
 The budget has room for one of them, so each switch evicts. PSS (Linux) counts shared pages once; elsewhere RSS is used.
 
-Run: ``uv run python -m benchmarks.model_switches [switches]``
+Run: ``uv run --group dev python -m benchmarks.model_switches [switches]``
 """
 
 import http.client

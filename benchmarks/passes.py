@@ -2,7 +2,7 @@
 
 The ratios are those of one run on this device, each of the best of some rounds.
 
-Run: ``uv run python -m benchmarks.passes``
+Run: ``uv run --group dev python -m benchmarks.passes``
 """
 
 import os

@@ -3,7 +3,7 @@
 Every figure is from a process of its own, with the files in the system's cache. The digests show that all of them end
 with the same bits.
 
-Run: ``uv run python -m benchmarks.quantized_load [bits]``
+Run: ``uv run --group dev python -m benchmarks.quantized_load [bits]``
 """
 
 import hashlib

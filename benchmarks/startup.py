@@ -1,6 +1,6 @@
 """How long a server takes until it answers, beside what importing its web stack alone takes in the same run.
 
-Run: ``uv run python -m benchmarks.startup [rounds]``
+Run: ``uv run --group dev python -m benchmarks.startup [rounds]``
 """
 
 import statistics
