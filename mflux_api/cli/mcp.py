@@ -28,8 +28,8 @@ _STUCK_SECONDS = 8.0
 """After a signal: when the watchdog ends the process. Telling a server of a cancel may take 5 s of it."""
 
 _MISSING = (
-    "the tools for assistants need the extra 'mcp'; type `pip install 'mflux-api[mcp]'`, or in a checkout "
-    "`uv sync --extra mcp`"
+    "the tools for assistants need the extra 'mcp'; type `uv sync --extra mcp` in a checkout, or "
+    "`pip install 'mcp>=2.3,<3'` where pip installed this"
 )
 
 logger = logging.getLogger("mflux_api")

@@ -1,6 +1,8 @@
 """`mflux-api mcp`: what keeps it from starting, in words. tests/mcp has what it does."""
 
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import pytest
 from mflux_api.cli.main import main
 from mflux_api.config import load_settings
 from mflux_api.storage.state_lock import StateLock
+from tests.support.server import ROOT
 
 
 def complaint(capfd: pytest.CaptureFixture[str], *options: str) -> str:
@@ -21,7 +24,11 @@ def complaint(capfd: pytest.CaptureFixture[str], *options: str) -> str:
 def test_missing_extra_says_what_to_type(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.delitem(sys.modules, "mflux_api.mcp.server", raising=False)
     monkeypatch.setitem(sys.modules, "mcp_types", None)
-    assert "type `pip install 'mflux-api[mcp]'`, or in a checkout `uv sync --extra mcp`" in complaint(capfd)
+    said = complaint(capfd)
+    assert "type `uv sync --extra mcp` in a checkout" in said
+    extra = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]["mcp"]
+    (requirement,) = re.findall(r"`pip install '([^']+)'`", said)
+    assert requirement in extra
 
 
 @pytest.mark.parametrize(
