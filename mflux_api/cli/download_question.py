@@ -33,9 +33,11 @@ def may_download(model: Model, settings: Settings, *, named: bool, yes: bool) ->
     which = model.alias if named else f"{model.alias}, the default (models.default),"
     arrived = _arrived(checkpoints.hub.repository(model.repo))
     here = f" ({arrived / 1e9:.2f} GB of it are here)" if arrived else ""
+    # No upscaler comes with the package.
+    other = "" if model.upscales else "; --model demo needs no download"
     _say(
         f"{which} is not on disk: {size}{here} will be downloaded from {model.repo} ({model.licence}) "
-        "into models.cache_dir; --model demo needs no download"
+        f"into models.cache_dir{other}"
     )
     if yes or not (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty()):
         return True

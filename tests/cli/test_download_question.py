@@ -54,6 +54,11 @@ def test_script_is_told_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     )
 
 
+def test_no_other_model_is_named_in_the_place_of_an_upscaler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, said = asked(monkeypatch, tmp_path, None, "seedvr2")
+    assert said.endswith("into models.cache_dir\n")
+
+
 def test_answer_that_was_given_is_not_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     goes_on, said = asked(monkeypatch, tmp_path, "n\n", yes=True, named=False)
     assert goes_on
