@@ -1,13 +1,16 @@
-// Elements from values: h("button", {class: "wide", onclick: send}, "Generate").
+// Elements from values: h("button.wide", { onclick: send }, "Generate").
 
-export function h(tag, properties = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(properties)) {
+export function h(tag, ...children) {
+  const [name, ...classes] = tag.split(".");
+  const element = document.createElement(name);
+  if (classes.length) element.className = classes.join(" ");
+  const properties = Object.getPrototypeOf(children[0] ?? 0) === Object.prototype ? children.shift() : {};
+  for (const [key, value] of Object.entries(properties)) {
     if (value === undefined || value === null || value === false) continue;
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "value" || name === "checked" || name === "disabled") element[name] = value;
-    else if (name === "data") Object.assign(element.dataset, value);
-    else element.setAttribute(name, value === true ? "" : value);
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key === "value" || key === "checked" || key === "disabled") element[key] = value;
+    else if (key === "data") Object.assign(element.dataset, value);
+    else element.setAttribute(key === "label" ? "aria-label" : key, value === true ? "" : value);
   }
   element.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined && child !== false));
   return element;
@@ -46,6 +49,17 @@ export function icon(name) {
 export function say(text) {
   const place = document.getElementById("said");
   if (place.textContent !== text) place.textContent = text;
+}
+
+// A button; one that is on or off says which it is.
+export const chip = (text, onclick, on, more) => h("button.chip", { onclick, "aria-pressed": on === undefined ? null : String(on), ...more }, text);
+
+// A dialog that leaves the document when it is closed.
+export function openDialog(label, kind, ...children) {
+  const dialog = h(`dialog.over.${kind}`, { label, onclose: () => dialog.remove() }, ...children);
+  document.body.append(dialog);
+  dialog.showModal();
+  return dialog;
 }
 
 // Replaces what is in an element, unless it says the same as before: focus and scrolling stay.

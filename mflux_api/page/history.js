@@ -2,47 +2,47 @@
 
 import { imagePath } from "./api.js";
 import { cancel, search, show } from "./app.js";
-import { h, icon, render } from "./dom.js";
+import { chip, h, icon, render } from "./dom.js";
 import { stage } from "./format.js";
 import { listen, running, state, update } from "./store.js";
 
 const FILTERS = [["edit", "true", "Edits"], ["status", "failed", "Failed"]];
 
 function busyRow(job) {
-  const bar = h("progress", { max: 1, "aria-label": `Progress of ${job.prompt}` });
+  const bar = h("progress", { max: 1, label: `Progress of ${job.prompt}` });
   bar.value = job.progress ?? 0;
-  return h("li", { class: "busy" },
-    h("button", { class: "plainbutton grow", onclick: () => show(job.id) }, h("span", { class: "said" }, job.prompt || "…"), bar, h("span", { class: "quiet" }, stage(job))),
-    h("button", { class: "plainbutton", "aria-label": `Cancel: ${job.prompt}`, onclick: () => cancel(job.id) }, icon("close")));
+  return h("li.busy",
+    h("button.plainbutton.grow", { onclick: () => show(job.id) }, h("span.said", job.prompt || "…"), bar, h("span.quiet", stage(job))),
+    h("button.plainbutton", { label: `Cancel: ${job.prompt}`, onclick: () => cancel(job.id) }, icon("close")));
 }
 
 function tile(job) {
   const [width, height] = [job.request?.width ?? 1, job.request?.height ?? 1];
-  const button = h("button", { class: "tile", title: job.prompt, "aria-label": job.status === "completed" ? job.prompt || job.id : `${job.status}: ${job.prompt || job.id}`, onclick: () => show(job.id) },
+  const button = h("button.tile", { title: job.prompt, label: job.status === "completed" ? job.prompt || job.id : `${job.status}: ${job.prompt || job.id}`, onclick: () => show(job.id) },
     job.status === "completed"
       ? h("img", { src: imagePath(job.id, 0, "size=256&format=webp"), alt: "", loading: "lazy", width, height, onerror: (event) => event.target.replaceWith("gone") })
       : h("span", { class: `none ${job.status}` }, job.status));
   button.style.setProperty("--ratio", Math.min(2.4, Math.max(0.42, width / height)));
-  return h("li", {}, button);
+  return h("li", button);
 }
 
 export function startHistory() {
   const place = document.getElementById("history");
   let typing = 0;
-  const box = h("input", { type: "search", placeholder: "Search prompts  /", "aria-label": "Search prompts", oninput: (event) => {
+  const box = h("input", { type: "search", placeholder: "Search prompts  /", label: "Search prompts", oninput: (event) => {
     clearTimeout(typing);
     typing = setTimeout(() => { state.search.q = event.target.value.trim(); search(); }, 250);
   } });
-  const filters = h("div", { class: "chips", role: "group", "aria-label": "Only" });
-  const kinds = h("select", { "aria-label": "Only of a model or a LoRA", onchange: () => {
+  const filters = h("div.chips", { role: "group", label: "Only" });
+  const kinds = h("select", { label: "Only of a model or a LoRA", onchange: () => {
     const [kind, name] = kinds.value.split(/:(.*)/);
     Object.assign(state.search, { model: "", lora: "" }, kind && { [kind]: name });
     search();
   } });
-  const busy = h("ul", { class: "busylist", "aria-label": "Under way" });
-  const tiles = h("ul", { class: "tiles", "aria-label": "Images" });
-  const end = h("p", { class: "quiet end" });
-  place.append(h("div", { class: "row searchrow" }, box), h("div", { class: "row narrow" }, filters, kinds), busy, tiles, end);
+  const busy = h("ul.busylist", { label: "Under way" });
+  const tiles = h("ul.tiles", { label: "Images" });
+  const end = h("p.quiet.end");
+  place.append(h("div.row.searchrow", box), h("div.row.narrow", filters, kinds), busy, tiles, end);
   document.addEventListener("keydown", (event) => {
     if (event.key === "/" && !/INPUT|TEXTAREA|SELECT/.test(document.activeElement?.tagName ?? "")) {
       event.preventDefault();
@@ -61,7 +61,7 @@ export function startHistory() {
     render(filters, now.search, () => [
       ...FILTERS.map(([name, value, label]) => {
         const on = now.search[name] === value;
-        return h("button", { class: `chip ${on ? "on" : ""}`, "aria-pressed": String(on), onclick: () => { now.search[name] = on ? "" : value; update(); search(); } }, label);
+        return chip(label, () => { now.search[name] = on ? "" : value; update(); search(); }, on);
       })]);
     const used = [...new Set([...now.jobs.values()].map((job) => job.model))].filter(Boolean).sort();
     const { model, lora } = now.search;

@@ -2,7 +2,7 @@
 
 import { ask, get } from "./api.js";
 import { refreshSystem } from "./app.js";
-import { h, icon, render } from "./dom.js";
+import { h, icon, openDialog, render } from "./dom.js";
 import { bytes, seconds } from "./format.js";
 import { listen, state, update } from "./store.js";
 
@@ -68,41 +68,38 @@ function row(each, now) {
   const status = now.statuses[each.title];
   const mine = now.manage?.title === each.title ? now.manage : null;
   const downloading = status?.status === "downloading";
-  const control = (label, what, sure) => h("button", {
-    class: "chip", "aria-label": `${label}: ${each.title}`, disabled: Boolean(mine?.busy),
+  const control = (label, what, sure) => h("button.chip", { label: `${label}: ${each.title}`, disabled: Boolean(mine?.busy),
     onclick: (event) => {
       // What is removed has to be downloaded again: it takes a second press.
       if (sure && event.target.textContent !== sure) event.target.textContent = sure;
       else act(each.title, what);
     },
   }, label);
-  const bar = h("progress", { max: 100, "aria-label": `Download of ${each.title}` });
+  const bar = h("progress", { max: 100, label: `Download of ${each.title}` });
   bar.value = status?.percent ?? 0;
-  return h("li", {},
-    h("div", { class: "grow" }, h("b", {}, each.title),
-      h("p", { class: "quiet" }, `${each.description} · ${each.licence}`),
-      each.gated && !each.downloaded && h("p", { class: "quiet" }, `Gated: accept the licence of ${each.model_name} at its hub, and start the server with HF_TOKEN.`),
-      h("p", { class: "quiet" }, costs(each, now)), downloading && bar,
-      h("p", { class: "wrong", role: "alert" }, mine?.problem || status?.error || "")),
+  return h("li",
+    h("div.grow", h("b", each.title),
+      h("p.quiet", `${each.description} · ${each.licence}`),
+      each.gated && !each.downloaded && h("p.quiet", `Gated: accept the licence of ${each.model_name} at its hub, and start the server with HF_TOKEN.`),
+      h("p.quiet", costs(each, now)), downloading && bar,
+      h("p.wrong", { role: "alert" }, mine?.problem || status?.error || "")),
     downloading || each.downloaded ? null : control("Download", "download"),
     each.downloaded && (inMemory(each, now) ? control("Unload", "unload") : control("Load", "load")),
     each.downloaded && each.base !== "demo" && !each.title.startsWith("demo") && control("Remove", "delete", "Really remove"));
 }
 
 export function openModels() {
-  const find = h("input", { type: "search", placeholder: "Find a model", "aria-label": "Find a model", oninput: () => update() });
-  const rows = h("ul", { class: "modelrows" });
-  const dialog = h("dialog", { class: "over models", "aria-label": "Models" },
-    h("div", { class: "row" }, h("h2", { class: "grow" }, "Models"), h("button", { class: "plainbutton", "aria-label": "Close", onclick: () => dialog.close() }, icon("close"))),
+  const find = h("input", { type: "search", placeholder: "Find a model", label: "Find a model", oninput: () => update() });
+  const rows = h("ul.modelrows");
+  const dialog = openDialog("Models", "models",
+    h("div.row", h("h2.grow", "Models"), h("button.plainbutton", { label: "Close", onclick: () => dialog.close() }, icon("close"))),
     find, rows);
   const stop = listen((now) => {
     const word = find.value.trim().toLowerCase();
     const found = now.models.filter((each) => each.title.includes(word)).sort((one, other) => other.downloaded - one.downloaded);
     render(rows, [found, now.statuses, now.manage, now.system?.engines.map((engine) => engine.models)], () => found.map((each) => row(each, now)));
   });
-  dialog.addEventListener("close", () => { stop(); dialog.remove(); });
-  document.body.append(dialog);
-  dialog.showModal();
+  dialog.addEventListener("close", stop);
   // Also what another client began.
   for (const each of state.models) if (!each.downloaded && state.statuses[each.title]) watch(each.title);
 }

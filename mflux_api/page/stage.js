@@ -4,7 +4,7 @@ import { fetchImage, imagePath } from "./api.js";
 import { cancel, submit } from "./app.js";
 import { openCompare } from "./compare.js";
 import { addFiles } from "./compose.js";
-import { h, icon, render } from "./dom.js";
+import { chip, h, icon, render } from "./dom.js";
 import { facts, stage } from "./format.js";
 import { openMask } from "./mask.js";
 import { fetched } from "./models.js";
@@ -14,10 +14,10 @@ const EXAMPLES = ["a beautiful sunset over mountains", "a red house on the left,
 const shape = (job) => [job.request?.width ?? 1, job.request?.height ?? 1];
 
 function empty() {
-  return h("div", { class: "empty" },
-    h("h2", {}, "What should it be?"),
-    h("p", {}, "Write a prompt, or begin with one of these:"),
-    h("ul", { class: "examples" }, EXAMPLES.map((text) => h("li", {}, h("button", { class: "chip", onclick: () => { setForm({ prompt: text }); document.getElementById("prompt").focus(); } }, text)))));
+  return h("div.empty",
+    h("h2", "What should it be?"),
+    h("p", "Write a prompt, or begin with one of these:"),
+    h("ul.examples", EXAMPLES.map((text) => h("li", chip(text, () => { setForm({ prompt: text }); document.getElementById("prompt").focus(); })))));
 }
 
 async function take(job, index) {
@@ -45,13 +45,13 @@ function toForm(job, seed) {
 }
 
 function action(name, label, act) {
-  return h("button", { class: "action", onclick: guarded(act) }, icon(name), label);
+  return h("button.action", { onclick: guarded(act) }, icon(name), label);
 }
 
 // Browsers lend the clipboard to HTTPS and loopback alone; on a plain address of the network this is what there is.
 async function copy(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  const field = h("textarea", { class: "unseen", "aria-hidden": "true", value: text });
+  const field = h("textarea.unseen", { "aria-hidden": "true", value: text });
   document.body.append(field);
   field.select();
   const copied = document.execCommand("copy");
@@ -70,7 +70,7 @@ function actions(job, index) {
   const seed = job.result?.seeds?.[index];
   const again = { ...job.request, seed, num_images: 1 };
   const needsImages = job.edit && "Its images are not kept with a job: add them first";
-  return h("div", { class: "actions", role: "group", "aria-label": "With this image" },
+  return h("div.actions", { role: "group", label: "With this image" },
     action("edit", "Edit", async () => { await take(job, index); setForm({ strength: 1, prompt: "" }); document.getElementById("prompt").focus(); }),
     action("brush", "Mask", async () => openMask(await take(job, index))),
     action("vary", "Vary", () => (needsImages ? update({ notice: needsImages }) : submit({ ...again, seed: undefined }))),
@@ -78,19 +78,19 @@ function actions(job, index) {
     state.models.some(isUpscaler) && action("larger", "Upscale", () => upscale(job, index)),
     state.form.images.length > 0 && action("compare", "Compare", () => openCompare(state.form.images[0].url, imagePath(job.id, index))),
     action("copy", "Copy prompt", () => copy(job.prompt)),
-    h("a", { class: "action", href: imagePath(job.id, index), download: `${job.id}-${index}.png` }, icon("save"), "Download"));
+    h("a.action", { href: imagePath(job.id, index), download: `${job.id}-${index}.png` }, icon("save"), "Download"));
 }
 
 function frameOf(job, now) {
   const [width, height] = shape(job);
-  const frame = h("div", { class: "frame" });
+  const frame = h("div.frame");
   frame.style.aspectRatio = `${width} / ${height}`;
   frame.style.setProperty("--ratio", width / height);
   const count = job.result?.images?.length ?? 0;
   if (count) {
-    frame.append(h("img", { class: "final", src: imagePath(job.id, now.chosen), alt: job.prompt, width, height }));
+    frame.append(h("img.final", { src: imagePath(job.id, now.chosen), alt: job.prompt, width, height }));
   } else if (now.preview) {
-    frame.append(h("img", { class: "preview", src: now.preview, alt: "The image in the making" }));
+    frame.append(h("img.preview", { src: now.preview, alt: "The image in the making" }));
   }
   return frame;
 }
@@ -98,20 +98,20 @@ function frameOf(job, now) {
 function strip(job, now) {
   const count = job.result?.images?.length ?? 0;
   if (count < 2) return null;
-  return h("div", { class: "strip", role: "group", "aria-label": "Images of this job" }, Array.from({ length: count }, (_, index) =>
-    h("button", { class: index === now.chosen ? "on" : "", "aria-label": `Image ${index + 1}`, "aria-pressed": String(index === now.chosen), onclick: () => update({ chosen: index }) },
+  return h("div.strip", { role: "group", label: "Images of this job" }, Array.from({ length: count }, (_, index) =>
+    h("button", { label: `Image ${index + 1}`, "aria-pressed": String(index === now.chosen), onclick: () => update({ chosen: index }) },
       h("img", { src: imagePath(job.id, index, "size=160&format=webp"), alt: "", loading: "lazy" }))));
 }
 
 export function startStage() {
   const place = document.getElementById("stage");
-  const view = h("div", { class: "view" });
-  const line = h("div", { class: "line" });
-  const bar = h("progress", { max: 1, "aria-label": "Progress" });
-  const words = h("span", {});
-  const stop = h("button", { class: "chip", onclick: () => cancel(state.shown) }, "Cancel");
+  const view = h("div.view");
+  const line = h("div.line");
+  const bar = h("progress", { max: 1, label: "Progress" });
+  const words = h("span");
+  const stop = chip("Cancel", () => cancel(state.shown));
   line.append(bar, words, stop);
-  const below = h("div", { class: "below" });
+  const below = h("div.below");
   place.append(view, line, below);
 
   document.addEventListener("keydown", (event) => {
@@ -133,12 +133,12 @@ export function startStage() {
       words.textContent = stage(job);
     }
     render(below, job ? [job.id, job.status, now.chosen, job.error, job.warnings, job.result?.seeds, job.request, now.models.length, now.form.images.length] : null, () => job && [
-      job.status === "failed" && h("p", { class: "wrong", role: "alert" }, job.error),
-      job.status === "cancelled" && h("p", { class: "quiet" }, "Cancelled."),
-      (job.warnings ?? []).map((text) => h("p", { class: "warned" }, text)),
+      job.status === "failed" && h("p.wrong", { role: "alert" }, job.error),
+      job.status === "cancelled" && h("p.quiet", "Cancelled."),
+      (job.warnings ?? []).map((text) => h("p.warned", text)),
       strip(job, now),
       job.result?.images?.length > 0 && actions(job, now.chosen),
-      h("p", { class: "facts" }, facts(job, job.result?.seeds?.[now.chosen])),
-      job.prompt && h("p", { class: "said" }, job.prompt)]);
+      h("p.facts", facts(job, job.result?.seeds?.[now.chosen])),
+      job.prompt && h("p.said", job.prompt)]);
   });
 }

@@ -25,7 +25,7 @@ export const state = {
   sending: 0,
   form: {
     prompt: "", negative_prompt: "", model: "", width: 512, height: 512, steps: null, guidance: null, seed: null,
-    num_images: 1, loras: [], strength: 0.75, ...kept, images: [], mask: null,
+    num_images: 1, loras: [], strength: 0.75, blur: 4, forget: false, ...kept, images: [], mask: null, extend: null,
   },
 };
 
@@ -50,7 +50,7 @@ export function update(changes = {}) {
 
 export function setForm(changes) {
   Object.assign(state.form, changes);
-  const { images, mask, ...plain } = state.form;
+  const { images, mask, extend, ...plain } = state.form;
   localStorage.setItem("mflux-form", JSON.stringify(plain));
   for (const name of Object.keys(changes)) delete state.errors[name];
   update();
@@ -67,5 +67,6 @@ export function putJob(job) {
 }
 
 export const model = () => state.models.find((each) => each.title === (state.form.model || state.defaultModel));
+export const masked = (form) => Boolean(form.images.length && (form.mask || form.extend));
 export const isUpscaler = (each) => each.config.base_arch === "seedvr2";
 export const running = (job) => job.status === "queued" || job.status === "generating";

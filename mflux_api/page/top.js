@@ -2,7 +2,7 @@
 
 import { ask } from "./api.js";
 import { loadAll } from "./app.js";
-import { h, icon, render } from "./dom.js";
+import { chip, h, icon, render } from "./dom.js";
 import { openModels } from "./models.js";
 import { listen, state, update } from "./store.js";
 
@@ -19,12 +19,12 @@ function engineChip(engine) {
   const text = engine.status === "ready" ? busy : engine.problem ?? engine.status;
   const memory = engine.memory_gb ? `, ${engine.memory_gb.toFixed(1)} GB` : "";
   return h("li", { class: `chip engine ${engine.status}`, title: `${engine.device ?? "engine"} · ${text}${memory}` },
-    h("b", {}, engine.backend?.toUpperCase() ?? "Engine"), ` ${text}${memory}`);
+    h("b", engine.backend?.toUpperCase() ?? "Engine"), ` ${text}${memory}`);
 }
 
 function keyDialog() {
   const field = h("input", { type: "password", id: "key", autocomplete: "current-password", required: true });
-  const wrong = h("p", { class: "wrong", role: "alert" });
+  const wrong = h("p.wrong", { role: "alert" });
   const enter = async (event) => {
     event.preventDefault();
     try {
@@ -36,11 +36,11 @@ function keyDialog() {
       field.select();
     }
   };
-  return h("form", { class: "key", onsubmit: enter },
+  return h("form.key", { onsubmit: enter },
     h("label", { for: "key" }, "This server asks for an API key"),
-    h("div", { class: "row" }, field, h("button", { class: "main" }, "Enter")),
+    h("div.row", field, h("button.main", "Enter")),
     wrong,
-    h("p", { class: "quiet" }, "It is kept as a cookie that scripts cannot read, for 30 days."));
+    h("p.quiet", "It is kept as a cookie that scripts cannot read, for 30 days."));
 }
 
 async function leave() {
@@ -51,15 +51,14 @@ async function leave() {
 export function startTop() {
   const top = document.getElementById("top");
   setTheme(localStorage.getItem("mflux-theme") ?? "auto");
-  const live = h("span", { class: "live", role: "status" });
-  const engines = h("ul", { class: "chips", "aria-label": "Engines" });
-  const key = h("div", { class: "keyplace" });
-  const theme = h("button", {
-    class: "plainbutton", "aria-label": "Change the theme", title: "Theme",
+  const live = h("span.live", { role: "status" });
+  const engines = h("ul.chips", { label: "Engines" });
+  const key = h("div.keyplace");
+  const theme = h("button.plainbutton", { label: "Change the theme", title: "Theme",
     onclick: () => setTheme(THEMES[(THEMES.indexOf(document.documentElement.dataset.theme) + 1) % THEMES.length]),
   }, icon("theme"));
-  const out = h("button", { class: "plainbutton", "aria-label": "Leave: forget the key", title: "Leave", onclick: leave }, icon("key"));
-  const models = h("button", { class: "chip", onclick: openModels }, "Models");
+  const out = h("button.plainbutton", { label: "Leave: forget the key", title: "Leave", onclick: leave }, icon("key"));
+  const models = chip("Models", openModels);
   top.append(engines, live, models, theme, out);
   document.querySelector(".room").before(key);
   listen((now) => {

@@ -29,6 +29,8 @@ async function generate(prompt, steps = 4) {
   await page.keyboard.press("Control+Enter");
 }
 
+const PIXEL = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==", "base64");
+
 const stories = {
   async generate() {
     await generate("a red house by a lake");
@@ -64,19 +66,43 @@ const stories = {
     await page.mouse.down();
     await page.mouse.move(box.x + box.width * 0.6, box.y + box.height * 0.5, { steps: 6 });
     await page.mouse.up();
+    const knob = await page.locator(".knob.right").boundingBox();
+    await page.mouse.move(knob.x + 22, knob.y + 22);
+    await page.mouse.down();
+    await page.mouse.move(knob.x + 22 + box.width / 4, knob.y + 22, { steps: 4 });
+    await page.mouse.up();
+    await page.focus(".knob.top");
+    await page.keyboard.press("ArrowUp");
+    await page.fill('.tool:has-text("Feather") input', "2");
     await page.click('button:has-text("Use mask")');
+    await page.setInputFiles("#files", { name: "reference.png", mimeType: "image/png", buffer: await page.screenshot({ clip: { x: 0, y: 0, width: 64, height: 64 } }) });
+    await page.waitForSelector(".reference:nth-child(2)");
     await page.fill("#prompt", "a moon");
     const sent = page.waitForRequest((request) => request.url().endsWith("/api/v1/generate"));
     await page.keyboard.press("Control+Enter");
     const body = (await sent).postDataJSON();
-    assert.ok(body.mask.length > 100 && body.init_images.length === 1);
+    assert.ok(body.mask.length > 100 && body.init_images.length === 2, "a mask is of the first image, others are references");
+    assert.deepEqual([body.extend, body.mask_blur, body.width], [{ left: 0, top: 16, right: 64, bottom: 0 }, 2, undefined]);
     await page.waitForSelector("img.preview");
     await final();
+    const { across, down, kept, anew } = await page.evaluate(async ([before, after]) => {
+      const pixels = async (image, where) => {
+        const pen = new OffscreenCanvas(1000, 1000).getContext("2d");
+        pen.drawImage(image, 0, 0);
+        return pen.getImageData(...where).data.join();
+      };
+      await after.decode();
+      return {
+        across: after.naturalWidth, down: after.naturalHeight,
+        kept: await pixels(before, [150, 200, 60, 50]) === await pixels(after, [150, 216, 60, 50]),
+        anew: await pixels(before, [80, 70, 40, 40]) !== await pixels(after, [80, 86, 40, 40]),
+      };
+    }, await Promise.all([page.$(".reference img"), page.$("img.final")]));
+    assert.deepEqual([across, down, kept, anew], [320, 272, true, true], "what is not covered is kept to the pixel");
     await action("Compare");
     await page.waitForSelector("dialog[open]");
   },
   async thousand() {
-    const pixel = Buffer.from("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==", "base64");
     const [real] = (await (await fetch(`${url}/api/v1/jobs?limit=1&status=completed`)).json()).jobs;
     const old = Array.from({ length: 1000 }, (_, index) => ({ ...real, id: `0${index}`, prompt: `old image ${index}` }));
     await page.route(/api\/v1\/jobs\?/, (route) => {
@@ -85,7 +111,7 @@ const stories = {
       const to = from + Number(query.get("limit"));
       return route.fulfill({ json: { jobs: old.slice(from, to), next_cursor: to < old.length ? String(to) : null } });
     });
-    await page.route(/images\/0|jobs\/0/, (route) => route.fulfill({ body: pixel, contentType: "image/png" }));
+    await page.route(/images\/0|jobs\/0/, (route) => route.fulfill({ body: PIXEL, contentType: "image/png" }));
     await page.reload();
     await live();
     await page.evaluate(() => {
