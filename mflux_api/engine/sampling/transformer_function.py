@@ -7,6 +7,7 @@ from mflux.models.flux2.model.flux2_transformer.flux2_kv_cache import Flux2KVCac
 from mflux.utils.apple_silicon import AppleSiliconUtil
 
 from mflux_api.engine.device import Device
+from mflux_api.engine.kernels.fused_transformer import FusedTransformer, JointProjections
 from mflux_api.engine.lora.applying import Adapted, Lora, ReadingLora, no_reading
 from mflux_api.engine.weights.components import Components
 
@@ -23,6 +24,7 @@ class TransformerFunction:
         self._device = device
         self._reading_lora = reading_lora
         self._adapted: Adapted | None = None
+        self._projections: JointProjections | None = None
         self.plain: Predict = self._compile()
         """The transformer without adapters."""
 
@@ -51,15 +53,24 @@ class TransformerFunction:
         """Drop what keeps the transformer's weights alive, so that the component can be freed."""
         # Adapters wrap its layers, and a compiled function holds the weights that it was traced with.
         self._adapted = None
+        self._projections = None
         self.plain = self._compile()
 
     def _compile(self) -> Predict:
-        """Compile the transformer where stock mflux does, except on a CPU (20 s of C++ there)."""
+        """Return the transformer as the device computes it best, compiled where stock mflux does and on no CPU."""
+        # There it would be 20 s of C++.
+        compiled = self._device.is_gpu and not AppleSiliconUtil.is_m1_or_m2()
+        if self._device.is_gpu and self._device.fast_path:
+            cuda = self._device.kind == "cuda"
+            return FusedTransformer(lambda: self._components.transformer, self._joint, cuda=cuda, compiled=compiled)
         predict = _as_function(self._components)
-        caching = self._components.info.caches_references
-        if not self._device.is_gpu or AppleSiliconUtil.is_m1_or_m2() or caching:
-            return predict
-        return mx.compile(predict)
+        return mx.compile(predict) if compiled and not self._components.info.caches_references else predict
+
+    def _joint(self) -> JointProjections:
+        """Return the joint projections, made when they are first needed: the transformer may not be in memory yet."""
+        if self._projections is None:
+            self._projections = JointProjections(self._components.transformer)
+        return self._projections
 
 
 def _as_function(components: Components) -> Predict:

@@ -1,0 +1,1 @@
+"""The fast path: FLUX.2 in fewer and larger operations than mflux has, on CUDA, Metal and a CPU."""
