@@ -23,13 +23,7 @@ export async function ask(method, path, body, headers = {}) {
   } catch {
     throw new ApiError(0, { error: "The server does not answer; this page tries again by itself", code: "OFFLINE" });
   }
-  const text = await answer.text();
-  let found = null;
-  try {
-    found = text ? JSON.parse(text) : null;
-  } catch {
-    found = null;
-  }
+  const found = await answer.json().catch(() => null);
   if (!answer.ok) throw new ApiError(answer.status, found);
   return found;
 }

@@ -2,7 +2,7 @@
 
 import { ApiError, ask, get, post } from "./api.js";
 import { startCompose } from "./compose.js";
-import { say } from "./dom.js";
+import { find, say } from "./dom.js";
 import { stage as stageText } from "./format.js";
 import { startHistory } from "./history.js";
 import { startStage } from "./stage.js";
@@ -10,6 +10,7 @@ import { listen, model, putJob, running, state, update } from "./store.js";
 import { startTop } from "./top.js";
 
 const PAGE = 40;
+const RETRY_SECONDS = 3; // What browsers wait before they open a stream again.
 
 export async function loadAll() {
   try {
@@ -23,7 +24,10 @@ export async function loadAll() {
     follow();
   } catch (error) {
     if (error instanceof ApiError && error.status === 401) update({ needsKey: true, live: "key" });
-    else setTimeout(loadAll, 3000);
+    else {
+      count(RETRY_SECONDS);
+      setTimeout(loadAll, RETRY_SECONDS * 1000);
+    }
   }
 }
 
@@ -53,16 +57,27 @@ export async function search(more = false) {
 
 let events = null;
 let told = -1;
+let counting = 0;
+
+function count(left) {
+  clearTimeout(counting);
+  update({ live: "reconnecting", retry: left });
+  if (left) counting = setTimeout(count, 1000, left - 1);
+}
 
 function follow() {
   events?.close();
   events = new EventSource("api/v1/events");
   const on = (name, act) => events.addEventListener(name, (event) => act(JSON.parse(event.data)));
-  events.onopen = () => update({ live: "live" });
+  events.onopen = () => {
+    clearTimeout(counting);
+    update({ live: "live" });
+    refreshSystem();
+  };
   events.onerror = () => {
-    update({ live: "reconnecting" });
+    count(RETRY_SECONDS);
     // A browser gives up where the answer is no stream, such as that of a proxy whose server is away.
-    if (events.readyState === EventSource.CLOSED) setTimeout(loadAll, 3000);
+    if (events.readyState === EventSource.CLOSED) setTimeout(loadAll, RETRY_SECONDS * 1000);
   };
   on("resync", () => search());
   on("progress", (job) => {
@@ -120,7 +135,6 @@ export async function cancel(id) {
     await ask("DELETE", `jobs/${id}`);
   } catch (error) {
     update({ notice: error.message });
-    say(error.message);
   }
 }
 
@@ -128,13 +142,13 @@ export async function submit(body) {
   update({ sending: state.sending + 1, errors: {}, notice: "" });
   try {
     const accepted = await post("generate", body);
-    putJob({ id: accepted.job_id, status: accepted.status, position: accepted.position, prompt: body.prompt ?? "", model: body.model, progress: 0, warnings: accepted.warnings, stage: "queued", created_at: new Date().toISOString(), request: body });
+    // With what the service chose: the size of an edit is its image's.
+    putJob(await get(`jobs/${accepted.job_id}?images=url`));
     show(accepted.job_id);
     return true;
   } catch (error) {
     if (error.status === 401) update({ needsKey: true });
-    update(error.field ? { errors: { [error.field]: error.message } } : { notice: error.message });
-    say(error.message);
+    update(find(`${error.field}-wrong`)?.parentElement.checkVisibility() ? { errors: { [error.field]: error.message } } : { notice: error.message });
     return false;
   } finally {
     update({ sending: state.sending - 1 });

@@ -1,14 +1,17 @@
-// What to generate: the form, kept between visits.
+// What to generate: the form, kept between visits. On a narrow screen it is a sheet from below.
 
 import { toBase64 } from "./api.js";
 import { submit } from "./app.js";
-import { chip, h, icon, render } from "./dom.js";
+import { chip, find, h, icon, render } from "./dom.js";
 import { openMask } from "./mask.js";
-import { costs, fetched } from "./models.js";
+import { about, costs, fetched } from "./models.js";
 import { isUpscaler, listen, masked, model, running, setForm, state, update } from "./store.js";
 
 const SHAPES = [["1:1", 1, 1], ["4:3", 4, 3], ["3:4", 3, 4], ["16:9", 16, 9], ["9:16", 9, 16]];
+const NUMBERS = ["steps", "guidance", "num_images", "width", "height"];
 const MOST_IMAGES = 4;
+const BYTES_OF_A_TOKEN = 4; // An estimate, as that of the API's own `usage`.
+const narrow = matchMedia("(max-width: 720px)");
 
 function sizeFor(across, down) {
   const [width, height] = model()?.native_size ?? [512, 512];
@@ -42,22 +45,27 @@ export async function addFiles(files) {
   setForm({ images, ...(state.form.images.length ? {} : { mask: null, extend: null }) });
 }
 
+export function openCompose() {
+  const sheet = find("sheet");
+  if (narrow.matches && !sheet.open) {
+    sheet.append(find("compose"));
+    sheet.showModal();
+  }
+  find("prompt").focus();
+}
+
+const closeSheet = () => find("sheet").close();
+
 async function send() {
   const chosen = model();
   if (!state.form.prompt.trim() && !(chosen && isUpscaler(chosen))) {
     update({ errors: { prompt: "Say what the image should show" } });
-    document.getElementById("prompt").focus();
-    return;
+    openCompose();
+  } else if (await submit(bodyOf(state.form, chosen))) {
+    closeSheet();
+    if (narrow.matches) scrollTo(0, 0);
   }
-  await submit(bodyOf(state.form, chosen));
 }
-
-function number(id, label, value, limits, act, more = {}) {
-  const input = h("input", { id, type: "number", inputmode: "decimal", value: value ?? "", ...limits, ...more, onchange: (event) => act(event.target.value === "" ? null : Number(event.target.value)) });
-  return h("div.field", h("label", { for: id }, label), input, wrong(id));
-}
-
-const wrong = (field) => h("p.wrong", { id: `${field}-wrong`, role: "alert", data: { field } });
 
 function modelOption(each, now) {
   const option = h("option", { value: each.title }, `${each.title} (${costs(each, now)})`);
@@ -66,57 +74,58 @@ function modelOption(each, now) {
 }
 
 function loraRow(each, index) {
-  const change = (scale) => setForm({ loras: state.form.loras.map((other, place) => (place === index ? { ...other, scale } : other)) });
+  const others = state.form.loras.filter((_, place) => place !== index);
   return h("li.lora",
-    h("span.loraname", each.name),
-    h("input", { type: "range", min: -2, max: 2, step: 0.05, value: each.scale, label: `Scale of ${each.name}`, onchange: (event) => change(Number(event.target.value)) }),
+    h("span.loraname", { title: each.name }, each.name),
+    h("input", { type: "range", min: -2, max: 2, step: 0.05, value: each.scale, label: `Scale of ${each.name}`, onchange: (event) => setForm({ loras: others.toSpliced(index, 0, { ...each, scale: Number(event.target.value) }) }) }),
     h("output", each.scale.toFixed(2)),
-    h("button.plainbutton", { label: `Remove ${each.name}`, onclick: () => setForm({ loras: state.form.loras.filter((_, place) => place !== index) }) }, icon("close")));
+    h("button.plainbutton", { label: `Remove ${each.name}`, onclick: () => setForm({ loras: others }) }, icon("close")));
 }
 
 function reference(each, index, form) {
+  const remove = () => setForm({ images: form.images.filter((other) => other !== each), ...(index === 0 && { mask: null, extend: null }) });
   return h("li.reference",
     h("img", { src: each.url, alt: each.name }),
     index === 0 && h("button.corner.left", { label: masked(form) ? "Change the mask" : "Draw a mask", title: "Mask", onclick: () => openMask(each) }, icon("brush")),
-    h("button.corner", { label: `Remove ${each.name}`, onclick: () => setForm({ images: form.images.filter((_, place) => place !== index), ...(index === 0 && { mask: null, extend: null }) }) }, icon("close")),
+    h("button.corner", { label: `Remove ${each.name}`, onclick: remove }, icon("close")),
     index === 0 && masked(form) && h("span.tag", form.mask ? "masked" : "extended"));
 }
 
 export function startCompose() {
-  const place = document.getElementById("compose");
-  const prompt = h("textarea", { id: "prompt", rows: 3, maxlength: 10000, placeholder: "A red house by a lake, mountains behind it", "aria-describedby": "prompt-wrong", oninput: (event) => { setForm({ prompt: event.target.value }); grow(); } });
-  prompt.value = state.form.prompt;
+  const prompt = find("prompt");
   const grow = () => {
     prompt.style.height = "auto";
     prompt.style.height = `${Math.min(prompt.scrollHeight + 2, innerHeight / 3)}px`;
   };
-  const models = h("select", { id: "model", onchange: (event) => setForm({ model: event.target.value, steps: null, guidance: null }) });
-  const sizes = h("div.chips", { role: "group", label: "Shape" });
-  const more = h("div.more");
-  const loras = h("ul.loras", { label: "LoRAs" });
-  const pick = h("select", { id: "lora", label: "Add a LoRA", onchange: (event) => { if (event.target.value) setForm({ loras: [...state.form.loras, { name: event.target.value, scale: 1 }] }); event.target.value = ""; } });
-  const references = h("ul.references", { label: "Reference images" });
-  const files = h("input", { type: "file", accept: "image/*", multiple: true, class: "unseen", id: "files", onchange: (event) => { addFiles(event.target.files); event.target.value = ""; } });
-  const strength = h("div.field");
-  const go = h("button.main.wide", { onclick: send });
-  const notice = h("p.wrong", { role: "alert" });
-
-  place.append(
-    h("div.field", h("label", { for: "prompt" }, "Prompt"), prompt, wrong("prompt")),
-    more,
-    h("div.field", h("label", { for: "model" }, "Model"), models, wrong("model")),
-    h("div.field", h("span.label", "Size"), sizes, wrong("width"), wrong("height")),
-    h("div.row.numbers",
-      h("div", { id: "numbers", class: "row" })),
-    h("div.field", loras, pick, wrong("lora_files")),
-    h("div.field.drop", references, h("label", { for: "files", class: "dropzone" }, icon("add"), "Reference images: drop, paste or choose"), files, wrong("init_images"), wrong("mask")),
-    strength, notice, go);
+  const on = (id, name, act) => find(id).addEventListener(name, (event) => act(event.target));
+  on("prompt", "input", () => { setForm({ prompt: prompt.value }); grow(); });
+  on("negative_prompt", "change", ({ value }) => setForm({ negative_prompt: value }));
+  on("model", "change", ({ value }) => setForm({ model: value, steps: null, guidance: null }));
+  for (const id of NUMBERS) {
+    const least = { num_images: 1, width: 512, height: 512 }[id] ?? null;
+    on(id, "change", ({ value }) => setForm({ [id]: value === "" ? least : Number(value), ...(least > 1 && { sized: true }) }));
+  }
+  on("seed", "change", ({ value }) => setForm({ seed: /^\d{1,16}$/.test(value) ? Number(value) : null }));
+  on("die", "click", () => setForm({ seed: state.form.seed === null ? Math.floor(Math.random() * 2 ** 32) : null }));
+  on("lora", "change", (pick) => { if (pick.value) setForm({ loras: [...state.form.loras, { name: pick.value, scale: 1 }] }); pick.value = ""; });
+  on("files", "change", (files) => { addFiles(files.files); files.value = ""; });
+  on("strength", "input", ({ value }) => setForm({ strength: Number(value) }));
+  on("from-history", "click", () => {
+    closeSheet();
+    update({ picked: new Set() });
+    document.querySelector(".tile")?.focus();
+  });
+  find("sheet").onclose = () => document.querySelector(".room").prepend(find("compose"));
+  on("close-sheet", "click", closeSheet);
+  on("opener", "click", openCompose);
+  on("go", "click", send);
+  narrow.addEventListener("change", closeSheet);
 
   document.addEventListener("keydown", (event) => {
-    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || document.querySelector("dialog[open]")) return;
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey) || document.querySelector("dialog[open]:not(#sheet)")) return;
     // A number that is being typed counts: its field tells of it when it is left.
     const field = document.activeElement;
-    if (field?.tagName === "INPUT") field.blur();
+    if (field?.tagName === "INPUT") { field.blur(); field.focus(); }
     send();
   });
   document.addEventListener("paste", (event) => {
@@ -128,49 +137,54 @@ export function startCompose() {
     if (event.dataTransfer?.files.length) addFiles(event.dataTransfer.files);
   });
 
-  const numbers = place.querySelector("#numbers");
+  // What is being typed is not touched.
+  const fill = (id, value, placeholder) => {
+    const field = find(id);
+    if (field !== document.activeElement) field.value = value ?? "";
+    if (placeholder !== undefined) field.placeholder = placeholder;
+  };
   listen((now) => {
     const { form } = now;
     const chosen = model();
     const guided = Boolean(chosen?.config.supports_guidance);
     if (prompt.value !== form.prompt) { prompt.value = form.prompt; grow(); }
-    render(models, [now.models, now.system?.engines?.map((engine) => engine.models), now.statuses, form.model, now.defaultModel], () => now.models.map((each) => modelOption(each, now)));
-    render(sizes, [form.width, form.height, chosen?.native_size], () => [
-      ...SHAPES.map(([name, across, down]) => {
-        const [width, height] = sizeFor(across, down);
-        const on = width === form.width && height === form.height;
-        return chip(name, () => setForm({ width, height, sized: true }), on);
-      }),
-      h("span.quiet", `${form.width} × ${form.height}`)]);
-    render(numbers, [form.steps, form.seed, form.num_images, form.guidance, guided, chosen?.default_steps, chosen?.default_guidance], () => [
-      number("steps", "Steps", form.steps, { min: 1, max: 200, placeholder: chosen?.default_steps ?? "" }, (steps) => setForm({ steps })),
-      number("num_images", "Images", form.num_images, { min: 1, max: 4 }, (num_images) => setForm({ num_images: num_images ?? 1 })),
-      guided && number("guidance", "Guidance", form.guidance, { min: 0, max: 30, step: 0.1, placeholder: chosen.default_guidance }, (guidance) => setForm({ guidance })),
-      h("div.field.seed", h("label", { for: "seed" }, "Seed"),
-        h("div.row",
-          h("input", { id: "seed", type: "text", inputmode: "numeric", placeholder: "random", value: form.seed ?? "", onchange: (event) => setForm({ seed: /^\d{1,16}$/.test(event.target.value) ? Number(event.target.value) : null }) }),
-          h("button.plainbutton", { label: form.seed === null ? "Keep one seed" : "A new seed each time", title: form.seed === null ? "Keep one seed" : "Random", onclick: () => setForm({ seed: form.seed === null ? Math.floor(Math.random() * 2 ** 32) : null }) }, icon(form.seed === null ? "die" : "lock"))),
-        wrong("seed"))]);
-    render(more, [guided], () => guided && h("div.field", h("label", { for: "negative" }, "What it should not show"),
-      h("input", { id: "negative", type: "text", value: form.negative_prompt, onchange: (event) => setForm({ negative_prompt: event.target.value }) })));
-    render(loras, form.loras, () => form.loras.map(loraRow));
+    const tokens = Math.ceil(new Blob([form.prompt]).size / BYTES_OF_A_TOKEN);
+    const most = chosen?.config.max_sequence_length;
+    find("tokens").textContent = tokens > most * 0.8 ? `About ${tokens} of ${most} tokens` : "";
+    fill("negative_prompt", form.negative_prompt);
+    find("negative").hidden = find("guided").hidden = !guided;
+    render(find("model"), [now.models, now.system?.engines?.map((engine) => engine.models), now.statuses, form.model, now.defaultModel], () => now.models.map((each) => modelOption(each, now)));
+    find("about").textContent = chosen && !chosen.downloaded ? about(chosen, now) : "";
+    render(find("shapes"), [form.width, form.height, chosen?.native_size], () => SHAPES.map(([name, ...shape]) => {
+      const [width, height] = sizeFor(...shape);
+      return chip(name, () => setForm({ width, height, sized: true }), width === form.width && height === form.height, { title: `${width} × ${height}` });
+    }));
+    for (const id of NUMBERS) fill(id, form[id], chosen?.[`default_${id}`] ?? "");
+    fill("seed", form.seed);
+    render(find("die"), form.seed === null, () => icon(form.seed === null ? "die" : "lock"));
+    find("die").title = find("die").ariaLabel = form.seed === null ? "Keep one seed" : "A new seed each time";
+    render(find("loras"), form.loras, () => form.loras.map(loraRow));
     const free = now.loras.filter((each) => !form.loras.some((other) => other.name === each.name));
-    render(pick, free.map((each) => each.name), () => [h("option", { value: "" }, free.length ? "Add a LoRA" : "No LoRA to add"),
+    render(find("lora"), free.map((each) => each.name), () => [h("option", { value: "" }, "Add a LoRA"),
       ...free.map((each) => h("option", { value: each.name }, each.layers ? `${each.name} (${each.layers_understood} of ${each.layers} layers)` : each.name))]);
-    pick.disabled = !free.length;
-    render(references, [form.images.map((each) => each.url), form.mask, form.extend], () => form.images.map((each, index) => reference(each, index, form)));
-    render(strength, [form.images.length > 0, form.strength, masked(form)], () => form.images.length > 0 && !masked(form) && [
-      h("label", { for: "strength" }, `How much to change: ${Math.round(form.strength * 100)} %`),
-      h("input", { id: "strength", type: "range", min: 0, max: 1, step: 0.05, value: form.strength, onchange: (event) => setForm({ strength: Number(event.target.value) }) })]);
+    find("lora").hidden = !free.length;
+    find("styles").hidden = !now.loras.length;
+    render(find("references"), [form.images.map((each) => each.url), form.mask, form.extend], () => form.images.map((each, index) => reference(each, index, form)));
+    find("change").hidden = !form.images.length || masked(form);
+    find("changed").textContent = `${Math.round(form.strength * 100)} %`;
+    fill("strength", form.strength);
+    find("from-history").hidden = !now.found.length || form.images.length === MOST_IMAGES;
     const waiting = [...now.jobs.values()].filter(running).length;
     // Gigabytes are never fetched by a press that did not say so.
     const press = !chosen || chosen.downloaded ? "Generate" : ["Download", fetched(chosen, now)].join(" ").trim() + ", then generate";
-    go.textContent = waiting ? `${press} (${waiting} waiting)` : press;
-    go.disabled = now.sending > 0;
-    notice.textContent = now.notice;
-    for (const element of place.querySelectorAll("[data-field]")) {
+    find("go").textContent = waiting ? `${press} (${waiting} waiting)` : press;
+    find("go").disabled = now.sending > 0;
+    render(find("opener"), form.prompt, () => [icon("edit"), h("span.said", form.prompt || "Describe an image")]);
+    for (const element of document.querySelectorAll("[data-field]")) {
       const text = now.errors[element.dataset.field] ?? "";
-      if (element.textContent !== text) element.textContent = text;
+      if (element.textContent === text) continue;
+      element.textContent = text;
+      find(element.dataset.field)?.setAttribute("aria-invalid", Boolean(text));
     }
   });
   grow();

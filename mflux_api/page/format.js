@@ -1,7 +1,7 @@
 // Numbers and states in words.
 
 export function seconds(value) {
-  if (value === null || value === undefined || !Number.isFinite(value)) return "";
+  if (!Number.isFinite(value)) return "";
   if (value < 1) return "a moment";
   if (value < 90) return `${Math.round(value)} s`;
   if (value < 5400) return `${Math.round(value / 60)} min`;

@@ -1,6 +1,7 @@
 // A mask over an image, and what is added to its sides: both are generated anew.
 
-import { chip, h, openDialog } from "./dom.js";
+import { openCompose } from "./compose.js";
+import { find, h } from "./dom.js";
 import { setForm, state } from "./store.js";
 
 const MOST_UNDO = 20;
@@ -11,37 +12,35 @@ const EDGE = 40; // Room for the handles around the image.
 const INK = [47, 91, 234];
 
 export async function openMask(image) {
-  const source = new Image();
-  source.src = image.url;
-  await source.decode();
-  const { naturalWidth: width, naturalHeight: height } = source;
+  const dialog = find("masking");
+  const [board, ground, ring, brush] = ["board", "ground", "ring", "brush"].map(find);
+  const [shown, canvas] = dialog.querySelectorAll("img, canvas");
+  shown.src = image.url;
+  await shown.decode();
+  const { naturalWidth: width, naturalHeight: height } = shown;
   const share = Math.min(1, Math.sqrt(MOST_PIXELS / (width * height)));
-  const canvas = h("canvas.brushed", { width: Math.round(width * share), height: Math.round(height * share), role: "img", label: "Draw over what is to be generated anew" });
+  Object.assign(canvas, { width: Math.round(width * share), height: Math.round(height * share) });
   const area = [0, 0, canvas.width, canvas.height];
   const pen = canvas.getContext("2d", { willReadFrequently: true });
   const undo = [];
   const added = { left: 0, top: 0, right: 0, bottom: 0, ...state.form.extend };
   let { blur, forget } = state.form;
-  let size = Math.round(Math.min(canvas.width, canvas.height) / 8);
   let erasing = false;
   let stroke = null; // The pointer that draws, and where it was last.
   if (state.form.mask) await restore(pen, state.form.mask, area);
 
-  const layers = h("div.layers", h("img", { src: image.url, alt: "" }), canvas);
-  const ground = h("div.ground", layers);
-  const ring = h("div.ring", { hidden: true });
-  const board = h("div.board", ground, ring);
-  const result = h("output.quiet");
   let scale = 1;
   let corner = [0, 0];
   const whole = () => [width + added.left + added.right, height + added.top + added.bottom];
-  const put = (element, left, top, wide, high) => Object.assign(element.style, { left: `${left}px`, top: `${top}px`, width: `${wide}px`, height: `${high}px` });
+  const put = (element, ...places) => ["left", "top", "width", "height"].forEach((name, index) => { element.style[name] = `${places[index]}px`; });
   const place = () => {
     const [wide, high] = whole();
     put(ground, corner[0] - added.left * scale, corner[1] - added.top * scale, wide * scale, high * scale);
-    put(layers, added.left * scale, added.top * scale, width * scale, height * scale);
+    put(ground.firstChild, added.left * scale, added.top * scale, width * scale, height * scale);
     canvas.style.filter = `blur(${blur * scale}px) drop-shadow(0 0 2px #fff)`;
-    result.textContent = `${wide} × ${high}`;
+    for (const side of Object.keys(added)) ground.querySelector(`.${side}`).ariaValueNow = added[side];
+    find("extended").textContent = `${wide} × ${high}`;
+    find("feathered").textContent = `${blur} px`;
   };
   const fit = () => {
     const [wide, high] = whole();
@@ -50,49 +49,45 @@ export async function openMask(image) {
     place();
   };
 
-  const handle = (side) => {
+  for (const side of Object.keys(added)) {
+    const knob = ground.querySelector(`.${side}`);
     const across = side === "left" || side === "right";
     const outwards = side === "left" || side === "top" ? -1 : 1;
     let from = null;
     const at = (event) => (across ? event.clientX : event.clientY) * outwards;
     const set = (value) => {
       added[side] = Math.min(MOST_ADDED, Math.max(0, Math.round(value / GRID) * GRID));
-      knob.setAttribute("aria-valuenow", added[side]);
       place();
     };
-    const knob = h("button", {
-      class: `knob ${side}`, role: "slider", title: `Extend ${side}: drag, or arrow keys`, label: `Extend ${side}, pixels`,
-      "aria-orientation": across ? "horizontal" : "vertical", "aria-valuemin": 0, "aria-valuemax": MOST_ADDED, "aria-valuenow": added[side],
-      onpointerdown: (event) => { knob.setPointerCapture(event.pointerId); from = [at(event), added[side]]; },
-      // The image stays where it is while a side is drawn out, and fits the board again afterwards.
-      onpointermove: (event) => { if (from) set(from[1] + (at(event) - from[0]) / scale); },
-      onlostpointercapture: () => { from = null; fit(); },
-      onkeydown: (event) => {
-        const step = { ArrowLeft: -GRID, ArrowUp: -GRID, ArrowRight: GRID, ArrowDown: GRID }[event.key];
-        if (!step) return;
-        event.preventDefault();
-        set(added[side] + step * outwards);
-        fit();
-      },
-    });
-    return { knob, set };
-  };
-  const handles = Object.keys(added).map(handle);
-  ground.append(...handles.map((each) => each.knob));
+    knob.onpointerdown = (event) => {
+      knob.setPointerCapture(event.pointerId);
+      from = [at(event), added[side]];
+    };
+    // The image stays where it is while a side is drawn out, and fits the board again afterwards.
+    knob.onpointermove = (event) => { if (from) set(from[1] + (at(event) - from[0]) / scale); };
+    knob.onlostpointercapture = () => {
+      from = null;
+      fit();
+    };
+    knob.onkeydown = (event) => {
+      const step = { ArrowLeft: -GRID, ArrowUp: -GRID, ArrowRight: GRID, ArrowDown: GRID }[event.key];
+      if (!step) return;
+      event.preventDefault();
+      set(added[side] + step * outwards);
+      fit();
+    };
+  }
 
   const keep = () => {
     undo.push(pen.getImageData(...area));
     if (undo.length > MOST_UNDO) undo.shift();
   };
-  const at = (event) => {
-    const box = canvas.getBoundingClientRect();
-    return [((event.clientX - box.left) / box.width) * canvas.width, ((event.clientY - box.top) / box.height) * canvas.height];
-  };
   const draw = (event) => {
-    const to = at(event);
+    const box = canvas.getBoundingClientRect();
+    const to = [((event.clientX - box.left) / box.width) * canvas.width, ((event.clientY - box.top) / box.height) * canvas.height];
     pen.globalCompositeOperation = erasing ? "destination-out" : "source-over";
     pen.strokeStyle = `rgb(${INK})`;
-    pen.lineWidth = event.pointerType === "pen" ? size * (0.4 + event.pressure) : size;
+    pen.lineWidth = event.pointerType === "pen" ? brush.value * (0.4 + event.pressure) : brush.value;
     pen.lineCap = "round";
     pen.beginPath();
     pen.moveTo(...(stroke.last ?? to));
@@ -115,48 +110,56 @@ export async function openMask(image) {
   };
   canvas.onlostpointercapture = () => { stroke = null; };
   board.onpointermove = (event) => {
-    const across = (size / share) * scale;
+    const across = (brush.value / share) * scale;
     const box = board.getBoundingClientRect();
     ring.hidden = event.target !== canvas || event.pointerType === "touch";
     put(ring, event.clientX - box.left - across / 2, event.clientY - box.top - across / 2, across, across);
   };
-  board.onpointerleave = () => { ring.hidden = true; };
 
-  const slider = (label, value, min, max, act) => {
-    const input = h("input", { type: "range", min, max, value, oninput: () => act(Number(input.value)) });
-    return h("label.tool", label, input);
+  const toggle = (id, on, act) => {
+    const set = (value) => {
+      on = value;
+      find(id).ariaPressed = on;
+      act(on);
+    };
+    find(id).onclick = () => set(!on);
+    set(on);
   };
-  const brush = slider("Brush", size, 4, Math.round(Math.min(canvas.width, canvas.height) / 2), (value) => { size = value; });
-  const said = h("output", `${blur} px`);
-  const feather = slider("Feather", blur, 0, 64, (value) => { blur = value; said.textContent = `${value} px`; place(); });
-  feather.append(said);
-  const toggle = (text, title, on, act) => {
-    const button = chip(text, () => { on = !on; button.setAttribute("aria-pressed", on); act(on); }, on, { title });
-    return button;
+  toggle("eraser", false, (on) => { erasing = on; });
+  toggle("forget", forget, (on) => { forget = on; });
+  brush.max = Math.round(Math.min(canvas.width, canvas.height) / 2);
+  brush.value = brush.max / 4;
+  const feather = find("feather");
+  feather.value = blur;
+  feather.oninput = () => {
+    blur = Number(feather.value);
+    place();
   };
-  const eraser = toggle("Eraser", "E", false, (on) => { erasing = on; });
-  const back = () => { if (undo.length) pen.putImageData(undo.pop(), 0, 0); };
-  const done = () => {
-    const extend = Object.values(added).some(Boolean) ? added : null;
-    setForm({ mask: maskOf(pen, area), extend, blur, forget });
-    dialog.close();
-    document.getElementById("prompt").focus();
+  find("undo").onclick = () => { if (undo.length) pen.putImageData(undo.pop(), 0, 0); };
+  find("invert").onclick = () => {
+    keep();
+    paint(pen, area, (alpha) => (alpha > 127 ? 0 : 255), 3);
   };
-  const dialog = openDialog("Mask", "masking", board,
-    h("div.row.tools", brush, eraser, feather,
-      toggle("Forget what is there", "It starts from the colours around it: to take something away", forget, (on) => { forget = on; }),
-      chip("Undo", back), chip("Invert", () => { keep(); paint(pen, area, (alpha) => (alpha > 127 ? 0 : 255), 3); }),
-      chip("Clear", () => { keep(); pen.clearRect(...area); for (const each of handles) each.set(0); fit(); })),
-    h("div.row.tools", h("p.quiet.hint", "What is covered is generated anew; draw the handles out to extend the image."), result,
-      chip("Cancel", () => dialog.close()), h("button.main", { onclick: done }, "Use mask")));
-  dialog.addEventListener("keydown", (event) => {
+  find("clear").onclick = () => {
+    keep();
+    pen.clearRect(...area);
+    for (const side of Object.keys(added)) added[side] = 0;
+    fit();
+  };
+  find("use-mask").onclick = () => {
+    setForm({ mask: maskOf(pen, area), extend: Object.values(added).some(Boolean) ? added : null, blur, forget });
+    dialog.addEventListener("close", openCompose, { once: true });
+  };
+  dialog.onkeydown = (event) => {
     const step = { "[": 0.8, "]": 1.25 }[event.key];
-    const input = brush.querySelector("input");
-    if (step) { input.value = Math.max(Number(input.value) * step, 4); size = Number(input.value); }
-    if (event.key === "z" && (event.ctrlKey || event.metaKey)) back();
-    if (event.key === "e") eraser.click();
-  });
-  new ResizeObserver(fit).observe(board);
+    if (step) brush.value = Math.max(brush.value * step, 4);
+    if (event.key === "z" && (event.ctrlKey || event.metaKey)) find("undo").click();
+    if (event.key === "e") find("eraser").click();
+  };
+  dialog.showModal();
+  const watcher = new ResizeObserver(fit);
+  watcher.observe(board);
+  dialog.onclose = () => watcher.disconnect();
 }
 
 // Every pixel is covered as far as a channel of it says.

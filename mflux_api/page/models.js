@@ -2,11 +2,11 @@
 
 import { ask, get } from "./api.js";
 import { refreshSystem } from "./app.js";
-import { h, icon, openDialog, render } from "./dom.js";
+import { chip, find, h, render } from "./dom.js";
 import { bytes, seconds } from "./format.js";
 import { listen, state, update } from "./store.js";
 
-const inMemory = (each, now) => (now.system?.engines ?? []).some((engine) => engine.models.includes(each.title));
+const inMemory = (each, now) => now.system?.engines.some((engine) => engine.models.includes(each.title));
 
 // What is fetched for a model, in words: weights that are quantized here are made of the whole repository.
 export function fetched(each, now) {
@@ -24,6 +24,12 @@ export function costs(each, now) {
   if (inMemory(each, now)) return "in memory";
   if (each.downloaded) return "on disk";
   return `${fetched(each, now)} to download`.trim();
+}
+
+// A model in a line: what it is, whose licence it has, and what has to be done before it can be fetched.
+export function about(each, now) {
+  const gate = each.gated && !each.downloaded && `gated: accept the licence of ${each.model_name} at its hub, and start the server with HF_TOKEN`;
+  return [each.description, each.licence, costs(each, now), gate].filter(Boolean).join(" · ");
 }
 
 async function refresh(title) {
@@ -68,20 +74,16 @@ function row(each, now) {
   const status = now.statuses[each.title];
   const mine = now.manage?.title === each.title ? now.manage : null;
   const downloading = status?.status === "downloading";
-  const control = (label, what, sure) => h("button.chip", { label: `${label}: ${each.title}`, disabled: Boolean(mine?.busy),
-    onclick: (event) => {
-      // What is removed has to be downloaded again: it takes a second press.
-      if (sure && event.target.textContent !== sure) event.target.textContent = sure;
-      else act(each.title, what);
-    },
-  }, label);
+  // What is removed has to be downloaded again: it takes a second press.
+  const control = (text, what, sure) => chip(text, ({ target }) => {
+    if (sure && target.textContent !== sure) target.textContent = sure;
+    else act(each.title, what);
+  }, undefined, { label: `${text}: ${each.title}`, disabled: Boolean(mine?.busy) });
   const bar = h("progress", { max: 100, label: `Download of ${each.title}` });
   bar.value = status?.percent ?? 0;
   return h("li",
     h("div.grow", h("b", each.title),
-      h("p.quiet", `${each.description} · ${each.licence}`),
-      each.gated && !each.downloaded && h("p.quiet", `Gated: accept the licence of ${each.model_name} at its hub, and start the server with HF_TOKEN.`),
-      h("p.quiet", costs(each, now)), downloading && bar,
+      h("p.quiet", about(each, now)), downloading && bar,
       h("p.wrong", { role: "alert" }, mine?.problem || status?.error || "")),
     downloading || each.downloaded ? null : control("Download", "download"),
     each.downloaded && (inMemory(each, now) ? control("Unload", "unload") : control("Load", "load")),
@@ -89,17 +91,14 @@ function row(each, now) {
 }
 
 export function openModels() {
-  const find = h("input", { type: "search", placeholder: "Find a model", label: "Find a model", oninput: () => update() });
-  const rows = h("ul.modelrows");
-  const dialog = openDialog("Models", "models",
-    h("div.row", h("h2.grow", "Models"), h("button.plainbutton", { label: "Close", onclick: () => dialog.close() }, icon("close"))),
-    find, rows);
+  const [dialog, word, rows] = ["models", "find-model", "rows"].map(find);
+  word.oninput = () => update();
+  dialog.showModal();
   const stop = listen((now) => {
-    const word = find.value.trim().toLowerCase();
-    const found = now.models.filter((each) => each.title.includes(word)).sort((one, other) => other.downloaded - one.downloaded);
+    const found = now.models.filter((each) => each.title.includes(word.value.trim().toLowerCase())).sort((one, other) => other.downloaded - one.downloaded);
     render(rows, [found, now.statuses, now.manage, now.system?.engines.map((engine) => engine.models)], () => found.map((each) => row(each, now)));
   });
-  dialog.addEventListener("close", stop);
+  dialog.onclose = stop;
   // Also what another client began.
   for (const each of state.models) if (!each.downloaded && state.statuses[each.title]) watch(each.title);
 }

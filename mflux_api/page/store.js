@@ -4,6 +4,7 @@ const kept = JSON.parse(localStorage.getItem("mflux-form") ?? "{}");
 
 export const state = {
   live: "connecting",
+  retry: 0, // Seconds until the next attempt to reach the server.
   needsKey: false,
   keyed: false,
   models: [],
@@ -23,6 +24,7 @@ export const state = {
   errors: {},
   notice: "",
   sending: 0,
+  picked: null, // Ids of the jobs that are selected; null where none can be.
   form: {
     prompt: "", negative_prompt: "", model: "", width: 512, height: 512, steps: null, guidance: null, seed: null,
     num_images: 1, loras: [], strength: 0.75, blur: 4, forget: false, ...kept, images: [], mask: null, extend: null,

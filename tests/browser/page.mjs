@@ -144,7 +144,7 @@ const stories = {
     await page.click('[aria-label="Load: demo-base"]');
     await page.waitForSelector('[aria-label="Unload: demo-base"]');
     await page.keyboard.press("Escape");
-    await page.waitForSelector("dialog", { state: "detached" });
+    await page.waitForSelector("dialog", { state: "hidden" });
   },
   async accessible() {
     const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
@@ -188,7 +188,7 @@ const stories = {
     await live();
     await page.reload();
     await live();
-    assert.equal(await page.locator("#key").count(), 0);
+    assert.ok(!(await page.isVisible("#key")));
   },
 };
 
