@@ -22,6 +22,19 @@ PROMPT = "a prompt that the demo model understands"
 THIS = "tests/test_words.py"
 
 ALLOWED = {
+    ("mflux_api/catalog/demo_words.txt", "paint"): VOCABULARY,
+    ("mflux_api/catalog/demo_words.txt", "painted"): VOCABULARY,
+    ("mflux_api/catalog/demo_words.txt", "painting"): VOCABULARY,
+    ("mflux_api/catalog/demo_words.txt", "paintings"): VOCABULARY,
+    ("mflux_api/catalog/demo_words.txt", "picture"): VOCABULARY,
+    ("mflux_api/catalog/demo_words.txt", "pictures"): VOCABULARY,
+    ("mflux_api/catalog/demo_words.txt", "repaint"): VOCABULARY,
+    ("training/demo/vocabulary.py", "paint"): VOCABULARY,
+    ("training/demo/vocabulary.py", "painted"): VOCABULARY,
+    ("training/demo/vocabulary.py", "painting"): VOCABULARY,
+    ("training/demo/vocabulary.py", "paintings"): VOCABULARY,
+    ("training/demo/vocabulary.py", "picture"): VOCABULARY,
+    ("training/demo/vocabulary.py", "pictures"): VOCABULARY,
     ("mflux_api/engine/demo/byte_tokenizer.py", "painting"): VOCABULARY,
     ("mflux_api/engine/demo/weights/tokenizer/tokenizer.json", "paint"): VOCABULARY,
     ("mflux_api/engine/demo/weights/tokenizer/tokenizer.json", "painted"): VOCABULARY,
