@@ -96,7 +96,7 @@ def _lines(settings: Settings) -> list[ModelLine]:
 def _state(model: Model, checkpoints: Checkpoints) -> str:
     if checkpoints.state(model).downloaded:
         return READY
-    return "partial" if model.remote and checkpoints.hub.repository(model.repo).is_dir() else "not downloaded"
+    return "partial" if model.remote and checkpoints.hub.holds_files(model.repo) else "not downloaded"
 
 
 def _weights(model: Model) -> str:

@@ -3,8 +3,11 @@
 import argparse
 from pathlib import Path
 
+from mflux_api.catalog.lookup import find_model
 from mflux_api.cli import generate
 from mflux_api.cli.output import add_output_options
+from mflux_api.config import load_settings
+from mflux_api.errors import ConfigError
 
 MODEL = "seedvr2"
 
@@ -28,10 +31,16 @@ def run(options: argparse.Namespace) -> int:
     """Upscale the image and print its path.
 
     Raises:
-        ConfigError: the configuration or the output cannot be used.
+        ConfigError: the configuration or the output cannot be used, or the model upscales nothing.
         ServiceError: the image cannot be upscaled; the message says why.
         OSError: no server answers, or the image cannot be written.
     """
+    if options.url is None:
+        settings = load_settings(options.config)
+        model = find_model(options.model, settings.catalog())
+        if not model.upscales:
+            others = ", ".join(each.alias for each in settings.catalog() if each.upscales)
+            raise ConfigError(f"--model {model.alias} generates images and upscales none: name one of {others}")
     asked = argparse.ArgumentParser(add_help=False)
     generate.add_arguments(asked)
     # What an upscaler has no use for is as `generate` has it when nothing is asked for.

@@ -46,6 +46,10 @@ class HubCache:
         """Return the folder of a repository, whether it exists or not."""
         return self.root / f"models--{repo.replace('/', '--')}"
 
+    def holds_files(self, repo: str) -> bool:
+        """Whether something of a repository has arrived, whole or not."""
+        return any((self.repository(repo) / "blobs").glob("*"))
+
     def snapshot(self, repo: str, revision: str | None) -> tuple[Path, Marker] | None:
         """Return the folder of a complete download and its marker; ``None`` when a file is missing or has another size.
 

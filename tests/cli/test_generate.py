@@ -288,3 +288,11 @@ def test_id_that_leads_out_of_the_folder_is_no_servers(
     assert main(["generate", "a", "--url", "http://h"]) == EXIT_FAILED
     assert "what answers at http://h is not an mflux-api server" in capfd.readouterr().err
     assert [file.name for file in tmp_path.rglob("*.png")] == []
+
+
+def test_upscale_names_the_upscalers_where_the_model_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["upscale", "--model", "demo", "any.png"]) == EXIT_USAGE
+    assert "--model demo generates images and upscales none: name one of seedvr2" in capfd.readouterr().err

@@ -64,6 +64,8 @@ def test_a_failed_download_names_the_reason_and_sets_the_exit_status(hub: Hub, t
     assert failed.returncode == 1
     assert "HF_TOKEN" in failed.stderr
     assert "Traceback" not in failed.stderr
+    # Nothing has arrived, so nothing is partial.
+    assert any(line.split()[:3] == ["tiny", "not", "downloaded"] for line in run(tmp_path, "list").stdout.splitlines())
     unknown = run(tmp_path, "download", "nonsense")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     assert "models list" in unknown.stderr
