@@ -187,9 +187,9 @@ def test_source_that_is_the_first_reference_is_encoded_once(
 ) -> None:
     encoded: list[RGBImage] = []
 
-    def counted(vae: Any, image: RGBImage, check: Any) -> mx.array:
+    def counted(vae: Any, image: RGBImage, *others: Any) -> mx.array:
         encoded.append(image)
-        return encode_image(vae, image, check)
+        return encode_image(vae, image, *others)
 
     monkeypatch.setattr("mflux_api.engine.sampling.inpainting.encode_image", counted)
     generate(pipeline, REQUEST)

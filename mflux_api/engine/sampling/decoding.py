@@ -11,6 +11,8 @@ from mflux.models.common.vae.block_decoder import VAEBlockDecoder
 from mlx import nn
 
 from mflux_api.engine.device import Device
+from mflux_api.engine.kernels import cpu_vae
+from mflux_api.engine.kernels.cpu_threads import Threads
 
 DecodeMode = Literal["legacy", "low_memory", "full_precision"]
 Pixels = npt.NDArray[np.uint8]
@@ -39,12 +41,21 @@ def decode_mode(device: Device, width: int, height: int, low_ram: bool) -> Decod
     return "full_precision" if small else "low_memory"
 
 
-def decode_packed(vae: nn.Module, packed: mx.array, mode: DecodeMode, check: Callable[[], None]) -> mx.array:
-    """Decode packed latents [B, 128, H/16, W/16] to [B, 3, H, W] in about [-1, 1], as stock mflux does in ``mode``.
+def decode_packed(
+    vae: nn.Module, packed: mx.array, mode: DecodeMode, check: Callable[[], None], threads: Threads | None = None
+) -> mx.array:
+    """Decode packed latents [B, 128, H/16, W/16] to [B, 3, H, W] in about [-1, 1].
 
-    ``check`` is called between blocks, each of which is evaluated before it; what it raises passes through.
+    Args:
+        vae: mflux's.
+        packed: the latents.
+        mode: the one of stock mflux's whose bits the result has.
+        check: called between blocks, each of which is evaluated before it; what it raises passes through.
+        threads: who decodes instead, on a CPU; the mode does not matter then.
     """
     latents = (vae.unpack_packed_latents(packed) / vae.scaling_factor) + vae.shift_factor
+    if threads is not None and cpu_vae.is_known(vae):
+        return cpu_vae.decode(vae, latents, threads, check)
     if mode == "legacy":
         return _decode_modules(vae, latents, check)
     return _decode_strips(vae, latents, mode == "low_memory", check)

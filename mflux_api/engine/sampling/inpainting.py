@@ -12,6 +12,7 @@ import numpy as np
 from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCreator
 from mlx import nn
 
+from mflux_api.engine.kernels.cpu_threads import Threads
 from mflux_api.engine.sampling.latents import StartLatents, add_noise
 from mflux_api.engine.sampling.passes import PipelineRequest
 from mflux_api.engine.sampling.references import PIXELS_PER_TOKEN, References, encode_image
@@ -55,7 +56,11 @@ class MaskedLatents(StartLatents):
 
 
 def encode_start(
-    vae: Callable[[], nn.Module], request: PipelineRequest, references: References | None, check: Callable[[], None]
+    vae: Callable[[], nn.Module],
+    request: PipelineRequest,
+    references: References | None,
+    check: Callable[[], None],
+    threads: Threads | None = None,
 ) -> StartLatents | None:
     """Return the latents that a pass starts from; ``None`` where it starts from noise alone.
 
@@ -64,6 +69,7 @@ def encode_start(
         request: the pass.
         references: its encoded references, if there are any.
         check: called between the encoder's blocks; what it raises passes through.
+        threads: who encodes instead of mflux, on a CPU.
     """
     if request.start is None or (request.steps_run == request.steps and request.inpainting is None):
         return None
@@ -71,7 +77,7 @@ def encode_start(
         # The source of an inpainting is its first reference; encoding it again would give the same.
         image = references.tokens[:, : request.width * request.height // PIXELS_PER_TOKEN**2]
     else:
-        image = Flux2LatentCreator.pack_latents(encode_image(vae(), request.start, check))
+        image = Flux2LatentCreator.pack_latents(encode_image(vae(), request.start, check, threads))
     if request.inpainting is None:
         return StartLatents(image)
     mask = pack_mask(request.inpainting.mask, request.width, request.height)

@@ -12,6 +12,7 @@ from mflux.models.common.schedulers.flow_match_euler_discrete_scheduler import F
 
 from mflux_api.catalog.files import ComponentName
 from mflux_api.engine.device import Device
+from mflux_api.engine.kernels.cpu_threads import Threads
 from mflux_api.engine.lora.applying import LoraError, ReadingLora, no_reading
 from mflux_api.engine.sampling.batching import PassCost, images_per_pass
 from mflux_api.engine.sampling.compositing import composite
@@ -103,7 +104,9 @@ class Pipeline:
         self._components = components
         self._device = device
         self._prompts = PromptEncoder(components, prompt_cache_bytes)
-        self._transformer = TransformerFunction(components, device, reading_lora)
+        self._threads = Threads() if device.kind == "cpu" and device.fast_path else None
+        """Who computes instead of mflux, on a CPU; they end with the pipeline."""
+        self._transformer = TransformerFunction(components, device, reading_lora, self._threads)
         self._preview_decoder: PreviewDecoder | None = None
 
     @property
@@ -174,7 +177,7 @@ class Pipeline:
         self._release("text_encoder", request)
         conditioning = None if embeddings is None else self._condition(embeddings, current)
         references = None if conditioning is None else conditioning.references
-        start = encode_start(lambda: self._components.vae, request, references, check)
+        start = encode_start(lambda: self._components.vae, request, references, check, self._threads)
         previews = self._fit_previews(request, check) if request.previews else None
         self._release("vae", request)
         current.clock.lap()
@@ -281,7 +284,7 @@ class Pipeline:
         """Return one image's latents [1, 128, rows, columns] as it is shown: decoded, and put into what is kept."""
         request = current.request
         mode = decode_mode(self._device, request.width, request.height, request.low_ram)
-        pixels = to_pixels(decode_packed(self._components.vae, grid, mode, current.check))
+        pixels = to_pixels(decode_packed(self._components.vae, grid, mode, current.check, self._threads))
         if request.inpainting is None:
             return pixels
         return composite(pixels, request.inpainting, current.check)
@@ -316,13 +319,15 @@ class Pipeline:
     def _condition(self, embeddings: mx.array, current: _Pass) -> Conditioning:
         request, check = current.request, current.check
         # Without references the VAE is not asked for: it may not be in memory.
-        references = encode_references(self._components.vae, request.references, check) if request.references else None
+        references = None
+        if request.references:
+            references = encode_references(self._components.vae, request.references, check, self._threads)
         return Conditioning(embeddings, request.guidance, references, self._components.info.embeds_guidance)
 
     def _fit_previews(self, request: PipelineRequest, check: Callable[[], None]) -> PreviewDecoder:
         if self._preview_decoder is None:
             mode = decode_mode(self._device, SAMPLE_SIDE, SAMPLE_SIDE, request.low_ram)
-            self._preview_decoder = fit(self._components.vae, mode, check)
+            self._preview_decoder = fit(self._components.vae, mode, check, self._threads)
         return self._preview_decoder
 
 

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mlx import nn
 from PIL import Image
 
+from mflux_api.engine.kernels.cpu_threads import Threads
 from mflux_api.engine.sampling.decoding import DecodeMode, Pixels, decode_packed
 from mflux_api.engine.sampling.references import encode_image
 from mflux_api.images.rgb import RGBImage
@@ -59,14 +60,15 @@ class PreviewDecoder:
         return np.ascontiguousarray(np.clip(np.rint(colours * 127.5 + 127.5), 0, 255).astype(np.uint8))
 
 
-def fit(vae: nn.Module, mode: DecodeMode, check: Callable[[], None]) -> PreviewDecoder:
+def fit(vae: nn.Module, mode: DecodeMode, check: Callable[[], None], threads: Threads | None = None) -> PreviewDecoder:
     """Fit the map on one sample image that goes once through the VAE and back, by least squares; always the same.
 
     The colours to match are those that the decoder gives, 8 x 8 pixels averaged, and not the sample's: a preview
-    foretells the image. ``check`` is called between the VAE's blocks; what it raises passes through.
+    foretells the image. ``check`` is called between the VAE's blocks; what it raises passes through. ``threads``
+    compute instead of mflux, on a CPU.
     """
-    packed = encode_image(vae, _sample(), check)
-    decoded = np.array(decode_packed(vae, packed, mode, check).astype(mx.float32))[0]
+    packed = encode_image(vae, _sample(), check, threads)
+    decoded = np.array(decode_packed(vae, packed, mode, check, threads).astype(mx.float32))[0]
     statistics = _Statistics.from_vae(vae)
     cells, rows, columns = _cells(statistics, packed)
     blocks = decoded.reshape(3, rows, _PIXELS_PER_CELL, columns, _PIXELS_PER_CELL).mean(axis=(2, 4))

@@ -11,6 +11,8 @@ from mflux.models.flux2.latent_creator.flux2_latent_creator import Flux2LatentCr
 from mflux.models.flux2.variants.edit.flux2_klein_edit_helpers import _Flux2KleinEditHelpers
 from mlx import nn
 
+from mflux_api.engine.kernels import cpu_vae
+from mflux_api.engine.kernels.cpu_threads import Threads
 from mflux_api.images.rgb import CHANNELS, RGBImage
 
 PIXELS_PER_TOKEN = 16
@@ -38,17 +40,22 @@ class References:
     """Position ids [1, tokens, 4]: time, row, column, layer."""
 
 
-def encode_references(vae: nn.Module, images: Sequence[RGBImage], check: Callable[[], None]) -> References | None:
+def encode_references(
+    vae: nn.Module, images: Sequence[RGBImage], check: Callable[[], None], threads: Threads | None = None
+) -> References | None:
     """Return the images' tokens as mflux's ``Flux2KleinEdit`` and diffusers' ``Flux2KleinPipeline`` feed them.
 
-    Returns None where there are no images. ``check`` is called between the encoder's blocks; what it raises passes
-    through.
+    Args:
+        vae: mflux's.
+        images: the references; where there are none, the result is None.
+        check: called between the encoder's blocks; what it raises passes through.
+        threads: who encodes instead of mflux, on a CPU.
     """
     if not images:
         return None
     tokens, ids = [], []
     for index, image in enumerate(images):
-        latents = encode_image(vae, image, check)
+        latents = encode_image(vae, image, check, threads)
         tokens.append(Flux2LatentCreator.pack_latents(latents))
         ids.append(Flux2LatentCreator.prepare_grid_ids(latents, t_coord=_TIME_STEP * (index + 1)))
     references = References(mx.concatenate(tokens, axis=1), mx.concatenate(ids, axis=1))
@@ -56,16 +63,30 @@ def encode_references(vae: nn.Module, images: Sequence[RGBImage], check: Callabl
     return references
 
 
-def encode_image(vae: nn.Module, image: RGBImage, check: Callable[[], None]) -> mx.array:
+def encode_image(
+    vae: nn.Module, image: RGBImage, check: Callable[[], None], threads: Threads | None = None
+) -> mx.array:
     """Return an image's patched and normed latents [1, 128, height/16, width/16].
 
-    They are the mean of the encoder's distribution, so the same image always has the same latents.
+    They are the mean of the encoder's distribution, so the same image always has the same latents. The arguments are
+    those of :func:`encode_references`.
     """
     rgb = np.frombuffer(image.rgb, np.uint8).reshape(1, image.height, image.width, CHANNELS)
     pixels = 2.0 * mx.transpose(mx.array(rgb.astype(np.float32) / 255.0), (0, 3, 1, 2)) - 1.0
-    encoded = Flux2LatentCreator.patchify_latents(_encode_modules(vae, pixels, check))
+    encoded = Flux2LatentCreator.patchify_latents(_encode(vae, pixels, check, threads))
     latents: mx.array = _Flux2KleinEditHelpers.bn_normalize_vae_encoded_latents(encoded, vae=vae)
     mx.eval(latents)
+    return latents
+
+
+def _encode(vae: nn.Module, image: mx.array, check: Callable[[], None], threads: Threads | None) -> mx.array:
+    """Return the latents [1, 32, H/8, W/8] of pixels [1, 3, H, W] in [-1, 1]."""
+    if threads is not None and cpu_vae.is_known(vae):
+        moments = cpu_vae.encode(vae, image, threads, check)
+    else:
+        moments = _encode_modules(vae, image, check)
+    mean, _ = mx.split(moments, 2, axis=1)
+    latents: mx.array = (mean - vae.shift_factor) * vae.scaling_factor
     return latents
 
 
@@ -85,6 +106,4 @@ def _encode_modules(vae: nn.Module, image: mx.array, check: Callable[[], None]) 
     check()
     x = nn.silu(encoder.conv_norm_out(x)).astype(ModelConfig.precision)
     x = mx.transpose(encoder.conv_out(x), (0, 2, 3, 1))
-    mean, _ = mx.split(mx.transpose(vae.quant_conv(x), (0, 3, 1, 2)), 2, axis=1)
-    latents: mx.array = (mean - vae.shift_factor) * vae.scaling_factor
-    return latents
+    return mx.transpose(vae.quant_conv(x), (0, 3, 1, 2))

@@ -7,6 +7,8 @@ from mflux.models.flux2.model.flux2_transformer.flux2_kv_cache import Flux2KVCac
 from mflux.utils.apple_silicon import AppleSiliconUtil
 
 from mflux_api.engine.device import Device
+from mflux_api.engine.kernels.cpu_threads import Threads
+from mflux_api.engine.kernels.cpu_transformer import CPUTransformer
 from mflux_api.engine.kernels.fused_transformer import FusedTransformer, JointProjections
 from mflux_api.engine.lora.applying import Adapted, Lora, ReadingLora, no_reading
 from mflux_api.engine.weights.components import Components
@@ -19,8 +21,23 @@ key-value cache, where the model takes them."""
 class TransformerFunction:
     """The transformer of one set of components, with or without adapters."""
 
-    def __init__(self, components: Components, device: Device, reading_lora: ReadingLora = no_reading) -> None:
+    def __init__(
+        self,
+        components: Components,
+        device: Device,
+        reading_lora: ReadingLora = no_reading,
+        threads: Threads | None = None,
+    ) -> None:
+        """Take what is needed.
+
+        Args:
+            components: the transformer's.
+            device: what it runs on.
+            reading_lora: told which adapter is read.
+            threads: who computes instead of mflux, on a CPU.
+        """
         self._components = components
+        self._threads = threads
         self._device = device
         self._reading_lora = reading_lora
         self._adapted: Adapted | None = None
@@ -64,6 +81,8 @@ class TransformerFunction:
             cuda = self._device.kind == "cuda"
             return FusedTransformer(lambda: self._components.transformer, self._joint, cuda=cuda, compiled=compiled)
         predict = _as_function(self._components)
+        if self._threads is not None:
+            return CPUTransformer(lambda: self._components.transformer, predict, self._threads)
         return mx.compile(predict) if compiled and not self._components.info.caches_references else predict
 
     def _joint(self) -> JointProjections:
