@@ -1,6 +1,8 @@
 """The maths of a denoising step: guidance's branches in one batch, reference tokens, Euler's method along the flow."""
 
 import functools
+from collections import deque
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import attrs
@@ -60,7 +62,10 @@ class Denoiser:
         self._conditioning = conditioning
         self._text_ids = Flux2PromptEncoder.prepare_text_ids(conditioning.embeddings[:1])
         self._ids = ids
-        self._cache = cache if conditioning.references is not None else None
+        references = conditioning.references
+        # The generated image's own tokens come first, as in mflux and diffusers.
+        self._all_ids = ids if references is None else mx.concatenate([ids, references.ids], axis=1)
+        self._cache = cache if references is not None else None
 
     def velocity(self, latents: mx.array, timestep: mx.array) -> mx.array:
         """Return the velocity of packed latents [seeds, tokens, 128] at a timestep from 0 to 1000; not yet computed."""
@@ -98,14 +103,59 @@ class Denoiser:
         if cache is not None and cache.mode is not None:
             cache.configure(mode="cached", num_ref_tokens=count)
             return self._predict(rows, self._ids, embeddings, text_ids, timestep, None, cache)
-        # The generated image's own tokens come first, as in mflux and diffusers.
         tokens = mx.broadcast_to(references.tokens, (rows.shape[0], *references.tokens.shape[1:]))
         tokens = mx.concatenate([rows, tokens], axis=1)
-        ids = mx.concatenate([self._ids, references.ids], axis=1)
         if cache is None:
-            return self._predict(tokens, ids, embeddings, text_ids, timestep, *guidance)
+            return self._predict(tokens, self._all_ids, embeddings, text_ids, timestep, *guidance)
         cache.configure(mode="extract", num_ref_tokens=count)
-        return self._predict(tokens, ids, embeddings, text_ids, timestep, None, cache)
+        return self._predict(tokens, self._all_ids, embeddings, text_ids, timestep, None, cache)
+
+
+@attrs.frozen(eq=False)
+class Step:
+    """One step of a pass; nothing of it is computed before it is asked for."""
+
+    number: int
+    """From 1 on."""
+    timestep: mx.array
+    before: mx.array
+    """The latents that it started from, packed [seeds, tokens, 128]."""
+    latents: mx.array
+    """The latents one step on."""
+    clean: mx.array
+    """Where the flow ends if it goes straight on."""
+    _finite: mx.array = attrs.field(init=False)
+
+    @_finite.default
+    def _check_finite(self) -> mx.array:
+        return mx.isfinite(self.latents).all()
+
+    def queue(self) -> None:
+        """Have it computed, and do not wait for it."""
+        mx.async_eval(self.latents, self._finite)
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all its numbers are; known when it is computed, which this waits for."""
+        mx.eval(self.latents, self._finite)
+        return bool(self._finite.item())
+
+
+def computed(steps: Iterable[Step], ahead: int) -> Iterator[Step]:
+    """Yield steps in their order, each when so many that follow it are queued.
+
+    Args:
+        steps: puts a step together when it is asked for the next one.
+        ahead: how many; with 0 nothing is queued.
+    """
+    waiting = deque[Step]()
+    for step in steps:
+        if ahead:
+            step.queue()
+        waiting.append(step)
+        if len(waiting) > ahead:
+            yield waiting.popleft()
+    yield from waiting
 
 
 @functools.partial(mx.compile, shapeless=True)

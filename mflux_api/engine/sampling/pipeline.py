@@ -17,7 +17,7 @@ from mflux_api.engine.lora.applying import LoraError, ReadingLora, no_reading
 from mflux_api.engine.sampling.batching import PassCost, images_per_pass
 from mflux_api.engine.sampling.compositing import composite
 from mflux_api.engine.sampling.decoding import NotFiniteError, Pixels, decode_mode, decode_packed, to_pixels
-from mflux_api.engine.sampling.denoising import Conditioning, Denoiser, cfg_branches, new_cache
+from mflux_api.engine.sampling.denoising import Conditioning, Denoiser, Step, cfg_branches, computed, new_cache
 from mflux_api.engine.sampling.inpainting import encode_start
 from mflux_api.engine.sampling.latents import Noise, StartLatents, draw_noise, to_grid
 from mflux_api.engine.sampling.passes import (
@@ -108,6 +108,8 @@ class Pipeline:
         """Who computes instead of mflux, on a CPU; they end with the pipeline."""
         self._transformer = TransformerFunction(components, device, reading_lora, self._threads)
         self._preview_decoder: PreviewDecoder | None = None
+        # A GPU would wait while the next step is put together here; a CPU does both with the same cores.
+        self._steps_ahead = 1 if device.is_gpu and device.fast_path else 0
 
     @property
     def components(self) -> Components:
@@ -224,26 +226,27 @@ class Pipeline:
         denoiser = Denoiser(predict, encoded.conditioning, noise.ids, cache)
         # With little memory the VAE's place is the transformer's now.
         partials = () if request.low_ram else partial_steps(request.steps_run, request.partial_images)
-        for step in range(skipped, request.steps):
-            check()
-            before = latents
-            latents, clean = denoiser.step(before, timesteps[step], sigmas[step : step + 2])
-            if start is not None:
-                latents = start.protect(latents, noise.latents, sigmas[step + 1])
-                clean = start.protect(clean, noise.latents, sigmas[-1])
-            finite = mx.isfinite(latents).all()
-            number = step + 1 - skipped
-            shown = encoded.previews is not None or number in partials
-            # Without this the graph is only queued, and the step would be reported before it ran.
-            mx.eval(latents, finite, *([clean] if shown else []))
-            if not finite.item():
-                raise self._overflow(request, encoded.conditioning, noise.ids, before, timesteps[step])
+
+        def steps(latents: mx.array) -> Iterator[Step]:
+            for step in range(skipped, request.steps):
+                check()
+                before, timestep = latents, timesteps[step]
+                latents, clean = denoiser.step(before, timestep, sigmas[step : step + 2])
+                if start is not None:
+                    latents = start.protect(latents, noise.latents, sigmas[step + 1])
+                    clean = start.protect(clean, noise.latents, sigmas[-1])
+                yield Step(step + 1 - skipped, timestep, before, latents, clean)
+
+        for step in computed(steps(latents), self._steps_ahead):
+            if not step.is_finite:
+                raise self._overflow(request, encoded.conditioning, noise.ids, step.before, step.timestep)
+            latents, number = step.latents, step.number
             yield from clock.pausing(StepEvent(number, request.steps_run, first, images))
+            grids = to_grid(step.clean, noise.rows, noise.columns)
             if encoded.previews is not None:
-                for preview in _previews(encoded.previews, to_grid(clean, noise.rows, noise.columns), first, number):
+                for preview in _previews(encoded.previews, grids, first, number):
                     yield from clock.pausing(preview)
             if number in partials:
-                grids = to_grid(clean, noise.rows, noise.columns)
                 yield from self._partial_images(current, grids, first, partials.index(number), number)
             check()
         return latents
