@@ -221,6 +221,11 @@ class Settings:
         """The home of child processes where their user has none; a child that needs it makes it."""
         return self.state_dir / CHILD_HOME
 
+    @property
+    def kernels_dir(self) -> Path:
+        """The folder of what CUDA compiled."""
+        return self.models.cache_dir / "kernels"
+
     def catalog(self) -> Catalog:
         """Return the model table with the custom entries laid over it.
 

@@ -15,6 +15,9 @@ DEVICES_VARIABLE = "MFLUX_API_DEVICES"
 FAST_PATH = "fast-path"
 """What an engine child is started with that may compute in the project's own ways."""
 
+KERNELS = "kernels="
+"""What the folder for compiled kernels follows, where an engine child is started with one."""
+
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 # A cgroup without a limit says "max", or in version 1 a number near 2**63.

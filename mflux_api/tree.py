@@ -101,6 +101,7 @@ def local_engines(settings: Settings) -> Mapping[EngineId, EngineStarter]:
         heartbeat_timeout=settings.engine.heartbeat_seconds,
         devices=settings.engine.devices,
         fast_path=settings.engine.fast_path,
+        kernels=settings.kernels_dir,
         home=settings.child_home,
     )
     return {"0": partial(LocalEngine.start, options=options)}

@@ -130,6 +130,7 @@ async def _engine(settings: Settings) -> list[_Finding]:
         start_timeout=settings.engine.start_timeout_seconds,
         devices=settings.engine.devices,
         fast_path=settings.engine.fast_path,
+        kernels=settings.kernels_dir,
         home=settings.child_home,
     )
     async with trio.open_nursery() as nursery:

@@ -14,7 +14,7 @@ from mflux_api.engine.interface import EngineDied, Received
 from mflux_api.engine.protocol import Event, Heartbeat, NotReady, Ready, Run, Shutdown, Upscale
 from mflux_api.engine.start_advice import with_advice
 from mflux_api.ipc.child_process import Blob, ChildProcess
-from mflux_api.machine import FAST_PATH, Devices
+from mflux_api.machine import FAST_PATH, KERNELS, Devices
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,8 @@ class LocalEngineOptions:
     """What the child is to compute on."""
     fast_path: bool = True
     """Whether it uses the project's own ways of computing, where they are faster."""
+    kernels: Path | None = None
+    """The folder where it keeps what CUDA compiles; MLX's own, where there is none."""
     command: tuple[str, ...] = (sys.executable, "-P", "-m", "mflux_api.engine.worker")
     home: Path | None = None
     """Its home where the user has none."""
@@ -56,6 +58,8 @@ class LocalEngine(ChildProcess):
             EngineDied: it cannot be started, or ended or stayed silent before the handshake.
         """
         arguments = [options.devices, *([FAST_PATH] if options.fast_path else [])]
+        if options.kernels is not None:
+            arguments.append(f"{KERNELS}{options.kernels}")
         engine = cls(await cls.launch([*options.command, *arguments], options.home), options)
         nursery.start_soon(engine.log_stderr, name=f"engine {engine.pid} stderr")
         try:

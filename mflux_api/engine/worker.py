@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
 from mflux_api.engine.control_thread import ControlThread
+from mflux_api.engine.kernel_cache import KernelCache
 from mflux_api.engine.protocol import (
     ENGINE_TYPES,
     Event,
@@ -33,7 +34,7 @@ from mflux_api.engine.run_images import WrongImages
 from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 from mflux_api.ipc.frames import ProtocolError
 from mflux_api.jobs.warnings import MAX_WARNINGS
-from mflux_api.machine import FAST_PATH, Devices
+from mflux_api.machine import FAST_PATH, KERNELS, Devices
 from mflux_api.system.network_variables import drop_unreadable
 
 if TYPE_CHECKING:
@@ -50,7 +51,10 @@ _UNSAYABLE = "The engine's answer cannot be passed to the service; the debug log
 class Worker:
     """The main thread's work: the resident models, and one command at a time."""
 
-    def __init__(self, pipe: ChildPipe, control: ControlThread, device: "Device") -> None:
+    def __init__(
+        self, pipe: ChildPipe, control: ControlThread, device: "Device", kernels: KernelCache | None = None
+    ) -> None:
+        self._kernels = kernels
         self._pipe = pipe
         self._control = control
         self._device = device
@@ -248,6 +252,15 @@ class Worker:
                 if isinstance(event, StageEvent) and event.stage == "denoising":
                     yield StageEvent("compiling")
         self._compiled.add(kind)
+        self._keep_kernels()
+
+    def _keep_kernels(self) -> None:
+        try:
+            if self._kernels is not None:
+                self._kernels.publish()
+        except OSError as error:
+            print(f"compiled kernels are not kept: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
+            self._kernels = None
 
     def _memory(self) -> tuple[int, int]:
         from mflux_api.engine import device as memory
@@ -289,6 +302,22 @@ def _devices(arguments: Sequence[str]) -> Devices:
     return next((kind for kind in get_args(Devices) if kind in arguments[1:]), "auto")
 
 
+def _open_kernels(arguments: Sequence[str], device: "Device") -> KernelCache | None:
+    """Return the compiled kernels of earlier children, found by MLX from now on; none where they cannot be kept."""
+    from importlib.metadata import version
+
+    folders = [each.removeprefix(KERNELS) for each in arguments[1:] if each.startswith(KERNELS)]
+    if not folders:
+        return None
+    kernels = KernelCache(Path(folders[0]), version("mlx"), device.name)
+    try:
+        kernels.open()
+    except OSError as error:
+        print(f"compiled kernels are not kept: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
+        return None
+    return kernels
+
+
 def main() -> None:
     """Set up the pipe before anything can print, then import the model code, then serve."""
     pipe = take_standard_streams(ENGINE_TYPES)
@@ -309,8 +338,10 @@ def main() -> None:
     except memory.NoSuchDevice as error:
         pipe.write(NotReady(message=str(error)))
         sys.exit(1)
+    kernels = None
     if device.kind == "cuda":
         control.device_bytes = memory.memory_bytes(device)
+        kernels = _open_kernels(sys.argv, device)
     import mflux_api.engine.sampling.pipeline  # noqa: F401 - the slow imports belong before the handshake
 
     ready = _ready(
@@ -321,7 +352,7 @@ def main() -> None:
         may_use_gpu=devices != "cpu",
     )
     pipe.write(ready)
-    Worker(pipe, control, device).serve()
+    Worker(pipe, control, device, kernels).serve()
 
 
 if __name__ == "__main__":

@@ -10,8 +10,10 @@ from mflux.models.flux2.model.flux2_transformer.flux2_kv_cache import Flux2KVCac
 from mflux.models.flux2.model.flux2_transformer.transformer import Flux2Transformer
 
 from mflux_api.engine.kernels.cuda_operations import fits
-from mflux_api.engine.kernels.fused_transformer import FusedTransformer, JointProjections
+from mflux_api.engine.kernels.fused_transformer import FusedTransformer
+from mflux_api.engine.kernels.joint_projections import JointProjections
 from mflux_api.engine.sampling.denoising import new_cache
+from mflux_api.engine.weights.quantization import quantize_layers, replace_quantized_layers
 
 NEAR = 5e-5
 TEXT, IMAGE, REFERENCE = 7, 12, 6
@@ -163,3 +165,17 @@ def test_kernels_are_used_for_the_dimensions_that_they_take(
     dimensions: tuple[int, int, int, int], expected: bool
 ) -> None:
     assert fits(*dimensions) is expected
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantized_projections_are_joined_too(bits: int) -> None:
+    transformer = build(attention_head_dim=64, axes_dims_rope=(16, 16, 16, 16), joint_attention_dim=64)
+    quantize_layers(transformer, bits)
+    replace_quantized_layers(transformer)
+    arguments = (tokens(IMAGE), ids(IMAGE), tokens(TEXT, 1, 64), ids(TEXT), mx.array(500.0))
+    expected = stock(transformer, arguments)
+    before = [transformer.transformer_blocks[0].attn.to_k.scales, transformer.transformer_blocks[0].attn.to_k.weight]
+    assert difference(fused(transformer)(*arguments), expected) < NEAR
+    after = [transformer.transformer_blocks[0].attn.to_k.scales, transformer.transformer_blocks[0].attn.to_k.weight]
+    assert all(mx.array_equal(one, other).item() for one, other in zip(before, after, strict=True))
+    assert difference(stock(transformer, arguments), expected) == 0.0

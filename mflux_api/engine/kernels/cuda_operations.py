@@ -3,24 +3,21 @@
 Each thread reads and writes 8 or 16 bytes at a time, and what is added up is float32.
 """
 
-from functools import cache
 from typing import Any
 
 import mlx.core as mx
 
+from mflux_api.engine.kernels.cuda_kernels import PER_THREAD, WARP, kernel, launched, numbers
 from mflux_api.engine.kernels.row_operations import HEAD_EPS, NORM_EPS, HeadNorms, Heads, Modulation, Rope
 
 HEAD_DIM = 128
-_PER_THREAD = 8
-_WARP = 32
 _MOST_THREADS = 1024
-_BLOCK = 256
 
 
 def fits(heads: int, head_dim: int, width: int, mlp_width: int) -> bool:
     """Whether the kernels take rows of a transformer of these dimensions."""
-    whole_warps = width % (_WARP * _PER_THREAD) == 0 and width // _PER_THREAD <= _MOST_THREADS
-    return head_dim == HEAD_DIM and heads * head_dim == width and whole_warps and mlp_width % _PER_THREAD == 0
+    whole_warps = width % (WARP * PER_THREAD) == 0 and width // PER_THREAD <= _MOST_THREADS
+    return head_dim == HEAD_DIM and heads * head_dim == width and whole_warps and mlp_width % PER_THREAD == 0
 
 
 class CudaOperations:
@@ -32,20 +29,17 @@ class CudaOperations:
     def heads(self, text: mx.array | None, image: mx.array, norms: tuple[HeadNorms, HeadNorms], rope: Rope) -> Heads:
         """See :class:`RowOperations`."""
         of_text, of_image = norms
-        first = image if text is None else text
+        first = image if text is None else text.astype(image.dtype)
         text_tokens = 0 if text is None else text.shape[1]
         batch, tokens = image.shape[0], image.shape[1] + text_tokens
         shape = (batch, self._heads, tokens, HEAD_DIM)
-        query, key, value = _heads_kernel()(
+        weights = (each.astype(image.dtype) for each in (of_text.query, of_text.key, of_image.query, of_image.key))
+        query, key, value = kernel("heads", _HEADS_INPUTS, ("query", "key", "value"), _HEADS)(
             inputs=[
-                *(first, image, of_text.query, of_text.key, of_image.query, of_image.key, rope.cos, rope.sin),
-                _numbers(batch, tokens, text_tokens, self._heads, first.shape[-1], image.shape[-1]),
+                *(first, image, *weights, rope.cos, rope.sin),
+                numbers(batch, tokens, text_tokens, self._heads, first.shape[-1], image.shape[-1]),
             ],
-            template=[("T", image.dtype)],
-            grid=(batch * tokens * self._heads * _WARP, 1, 1),
-            threadgroup=(_BLOCK, 1, 1),
-            output_shapes=[shape] * 3,
-            output_dtypes=[image.dtype] * 3,
+            **launched(batch * tokens * self._heads * WARP, [shape] * 3, image.dtype),
         )
         return query, key, value
 
@@ -53,74 +47,69 @@ class CudaOperations:
         """See :class:`RowOperations`."""
         batch, heads, tokens, _ = attention.shape
         width = heads * HEAD_DIM
-        text, image = _split_kernel()(
-            inputs=[attention, _numbers(batch, tokens, text_tokens, heads)],
-            template=[("T", attention.dtype)],
-            grid=(batch * tokens * width // _PER_THREAD, 1, 1),
-            threadgroup=(_BLOCK, 1, 1),
-            output_shapes=[(batch, text_tokens, width), (batch, tokens - text_tokens, width)],
-            output_dtypes=[attention.dtype] * 2,
+        text, image = kernel("split", ("attention", "sizes"), ("text", "image"), _SPLIT)(
+            inputs=[attention, numbers(batch, tokens, text_tokens, heads)],
+            **launched(
+                batch * tokens * width // PER_THREAD,
+                [(batch, text_tokens, width), (batch, tokens - text_tokens, width)],
+                attention.dtype,
+            ),
         )
         return text, image
 
     def gated(self, attention: mx.array | None, rows: mx.array, width: int) -> mx.array:
         """See :class:`RowOperations`."""
-        batch, tokens, numbers = rows.shape
+        batch, tokens, row = rows.shape
         heads = 0 if attention is None else self._heads
         # Without attention the kernel reads none.
-        inputs = [rows if attention is None else attention, rows]
+        inputs = [rows if attention is None else attention.astype(rows.dtype), rows]
         size = heads * HEAD_DIM + width
-        product: mx.array
-        (product,) = _gated_kernel()(
-            inputs=[*inputs, _numbers(batch, tokens, heads, width, numbers)],
-            template=[("T", rows.dtype)],
-            grid=(batch * tokens * size // _PER_THREAD, 1, 1),
-            threadgroup=(_BLOCK, 1, 1),
-            output_shapes=[(batch, tokens, size)],
-            output_dtypes=[rows.dtype],
+        (product,) = kernel("gated", ("attention", "rows", "sizes"), ("out",), _GATED)(
+            inputs=[*inputs, numbers(batch, tokens, heads, width, row)],
+            **launched(batch * tokens * size // PER_THREAD, [(batch, tokens, size)], rows.dtype),
         )
         return product
 
     def normed(self, x: mx.array, modulation: Modulation) -> mx.array:
         """See :class:`RowOperations`."""
-        normed: mx.array
-        (normed,) = _norm_kernel(adds=False)(
-            inputs=[x, modulation.scale, modulation.shift, _rows(x, modulation)],
-            **_launch(x, outputs=1),
+        (normed,) = kernel("norm", ("x", "scales", "shifts", "sizes"), ("normed",), _NORM.replace("ADDITION", ""))(
+            inputs=[x, *_typed(x, modulation.scale, modulation.shift), _sizes(x, modulation)],
+            **_by_row(x, outputs=1),
         )
         return normed
 
     def added(self, x: mx.array, y: mx.array, modulation: Modulation) -> tuple[mx.array, mx.array]:
         """See :class:`RowOperations`."""
-        total, normed = _norm_kernel(adds=True)(
-            inputs=[x, y, modulation.gate, modulation.scale, modulation.shift, _rows(x, modulation)],
-            **_launch(x, outputs=2),
+        source = _NORM.replace("ADDITION", _ADDITION)
+        total, normed = kernel("added", ("x", "y", "gates", "scales", "shifts", "sizes"), ("total", "normed"), source)(
+            inputs=[
+                x,
+                *_typed(x, y, modulation.gate, modulation.scale, modulation.shift),
+                _sizes(x, modulation),
+            ],
+            **_by_row(x, outputs=2),
         )
         return total, normed
 
 
-def _numbers(*numbers: int) -> mx.array:
-    return mx.array(numbers, dtype=mx.uint32)
+def _typed(x: mx.array, *others: mx.array) -> list[mx.array]:
+    """Return arrays in the type of ``x``, which a kernel takes all of them for."""
+    return [each.astype(x.dtype) for each in others]
 
 
-def _rows(x: mx.array, modulation: Modulation) -> mx.array:
-    """Return the tokens of an image, and how many of them have the first set of a modulation."""
+def _sizes(x: mx.array, modulation: Modulation) -> mx.array:
+    """Return the tokens of an image, how many of them have the first set of a modulation, and the width."""
     tokens = x.shape[1]
-    return _numbers(tokens, tokens if modulation.scale.shape[0] == 1 else modulation.plain_tokens)
+    return numbers(tokens, tokens if modulation.scale.shape[0] == 1 else modulation.plain_tokens, x.shape[-1])
 
 
-def _launch(x: mx.array, *, outputs: int) -> dict[str, Any]:
+def _by_row(x: mx.array, *, outputs: int) -> dict[str, Any]:
     """Return how a kernel of one block a row is started."""
-    batch, tokens, width = x.shape
-    threads = width // _PER_THREAD
-    return {
-        "template": [("T", x.dtype), ("THREADS", threads)],
-        "grid": (batch * tokens * threads, 1, 1),
-        "threadgroup": (threads, 1, 1),
-        "output_shapes": [x.shape] * outputs,
-        "output_dtypes": [x.dtype] * outputs,
-    }
+    threads = x.shape[-1] // PER_THREAD
+    return launched(x.size // PER_THREAD, [x.shape] * outputs, x.dtype, block=threads)
 
+
+_HEADS_INPUTS = ("text", "image", "text_query", "text_key", "image_query", "image_key", "cosines", "sines", "sizes")
 
 # A warp is one token's head: RMSNorm over its 128 numbers, then the rotation of pairs, 4 numbers a lane.
 _HEADS = f"""
@@ -212,7 +201,7 @@ _ADDITION = """
 _NORM = f"""
     __shared__ float partial[64];
     unsigned int row = blockIdx.x, thread = threadIdx.x;
-    const unsigned int width = THREADS * 8, warps = THREADS / 32;
+    unsigned int width = sizes[2], warps = blockDim.x / 32;
     size_t at = (size_t)row * width + thread * 8;
     unsigned int set = (row % sizes[0] < sizes[1] ? 0 : width) + thread * 8;
     uint4 packed = *(const uint4*)(x + at);
@@ -243,45 +232,3 @@ _NORM = f"""
     for (int i = 0; i < 8; i++) out[i] = (T)((v[i] - mean) * deviation * (1.f + (float)scale[i]) + (float)shift[i]);
     *(uint4*)(normed + at) = result;
 """
-
-
-@cache
-def _heads_kernel() -> Any:
-    return mx.fast.cuda_kernel(
-        name="mflux_api_heads",
-        input_names=[
-            *("text", "image", "text_query", "text_key", "image_query", "image_key", "cosines", "sines", "sizes"),
-        ],
-        output_names=["query", "key", "value"],
-        source=_HEADS,
-    )
-
-
-@cache
-def _split_kernel() -> Any:
-    return mx.fast.cuda_kernel(
-        name="mflux_api_split",
-        input_names=["attention", "sizes"],
-        output_names=["text", "image"],
-        source=_SPLIT,
-    )
-
-
-@cache
-def _gated_kernel() -> Any:
-    return mx.fast.cuda_kernel(
-        name="mflux_api_gated",
-        input_names=["attention", "rows", "sizes"],
-        output_names=["out"],
-        source=_GATED,
-    )
-
-
-@cache
-def _norm_kernel(*, adds: bool) -> Any:
-    return mx.fast.cuda_kernel(
-        name="mflux_api_add_norm" if adds else "mflux_api_norm",
-        input_names=["x", *(["y", "gates"] if adds else []), "scales", "shifts", "sizes"],
-        output_names=[*(["total"] if adds else []), "normed"],
-        source=_NORM.replace("ADDITION", _ADDITION if adds else ""),
-    )

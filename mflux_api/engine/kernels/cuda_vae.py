@@ -4,15 +4,13 @@ Each pass reads and writes bfloat16; what is added up is float32, always in the 
 """
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import mlx.core as mx
 from mlx import nn
 
-_PER_THREAD = 8
-_BLOCK = 256
-_WARP = 32
+from mflux_api.engine.kernels.cuda_kernels import BLOCK, PER_THREAD, WARP, kernel, launched, numbers
+
 _QUAD = 4
 # Enough for every multiprocessor to have some, and few enough that adding them up is nothing.
 _PARTS = 512
@@ -25,8 +23,8 @@ def fits(vae: Any) -> bool:
 
 
 def _takes(norm: nn.GroupNorm) -> bool:
-    threads, left_over = divmod(norm.dims, _PER_THREAD)
-    whole = left_over == 0 and threads <= _BLOCK and _BLOCK % threads == 0
+    threads, left_over = divmod(norm.dims, PER_THREAD)
+    whole = left_over == 0 and threads <= BLOCK and BLOCK % threads == 0
     return whole and norm.dims % norm.num_groups == 0 and norm.dims // norm.num_groups % _QUAD == 0
 
 
@@ -80,47 +78,31 @@ def _twice(x: mx.array) -> mx.array:
 def _norm_silu(norm: nn.GroupNorm, x: mx.array, bias: mx.array | None = None) -> mx.array:
     """Return SiLU of the GroupNorm of ``x + bias``, [batch, rows, columns, channels]."""
     batch, rows, columns, channels = x.shape
-    bias = mx.zeros((channels,), dtype=x.dtype) if bias is None else bias
+    bias = mx.zeros((channels,), dtype=x.dtype) if bias is None else bias.astype(x.dtype)
     parts = min(_PARTS, rows)
-    sizes = mx.array([rows * columns, channels, channels // norm.num_groups, parts, x.size], dtype=mx.uint32)
-    (sums,) = _sums_kernel()(
+    sizes = numbers(rows * columns, channels, channels // norm.num_groups, parts, x.size)
+    (sums,) = kernel("sums", ("x", "bias", "sizes"), ("sums",), _SUMS)(
         inputs=[x, bias, sizes],
-        template=[("T", x.dtype)],
-        grid=(batch * parts * _BLOCK, 1, 1),
-        threadgroup=(_BLOCK, 1, 1),
-        output_shapes=[(batch, parts, channels // _QUAD, 2)],
-        output_dtypes=[mx.float32],
+        **launched(batch * parts * BLOCK, [(batch, parts, channels // _QUAD, 2)], x.dtype)
+        | {"output_dtypes": [mx.float32]},
     )
-    scale, offset = _statistics_kernel()(
-        inputs=[x, bias, sums, norm.weight, norm.bias, sizes, mx.array(norm.eps, dtype=mx.float32)],
-        template=[("T", x.dtype)],
-        grid=(batch * norm.num_groups * _WARP, 1, 1),
-        threadgroup=(_WARP, 1, 1),
-        output_shapes=[(batch, channels)] * 2,
-        output_dtypes=[mx.float32] * 2,
+    weights = (norm.weight.astype(x.dtype), norm.bias.astype(x.dtype))
+    scale, offset = kernel("statistics", _STATISTICS_INPUTS, ("scale", "offset"), _STATISTICS)(
+        inputs=[x, bias, sums, *weights, sizes, mx.array([norm.eps], dtype=mx.float32)],
+        **launched(batch * norm.num_groups * WARP, [(batch, channels)] * 2, x.dtype, block=WARP)
+        | {"output_dtypes": [mx.float32] * 2},
     )
-    normed: mx.array
-    (normed,) = _apply_kernel()(
-        inputs=[x, bias, scale, offset, sizes],
-        template=[("T", x.dtype)],
-        grid=(x.size // _PER_THREAD, 1, 1),
-        threadgroup=(_BLOCK, 1, 1),
-        output_shapes=[x.shape],
-        output_dtypes=[x.dtype],
+    (normed,) = kernel("norm_silu", ("x", "bias", "scale", "offset", "sizes"), ("normed",), _APPLY)(
+        inputs=[x, bias, scale, offset, sizes], **launched(x.size // PER_THREAD, [x.shape], x.dtype)
     )
     return normed
 
 
 def _added(x: mx.array, bias: mx.array, residual: mx.array) -> mx.array:
     """Return ``x + bias + residual``, [batch, rows, columns, channels]."""
-    total: mx.array
-    (total,) = _added_kernel()(
-        inputs=[x, bias, residual, mx.array([x.size, x.shape[-1]], dtype=mx.uint32)],
-        template=[("T", x.dtype)],
-        grid=(x.size // _PER_THREAD, 1, 1),
-        threadgroup=(_BLOCK, 1, 1),
-        output_shapes=[x.shape],
-        output_dtypes=[x.dtype],
+    (total,) = kernel("added", ("x", "bias", "residual", "sizes"), ("total",), _ADDED)(
+        inputs=[x, bias.astype(x.dtype), residual, numbers(x.size, x.shape[-1])],
+        **launched(x.size // PER_THREAD, [x.shape], x.dtype),
     )
     return total
 
@@ -163,6 +145,8 @@ _SUMS = """
     float* to = sums + ((size_t)blockIdx.x * (channels / 4) + column / 4) * 2;
     for (int i = 0; i < 4; i++) to[i] = total[i];
 """
+
+_STATISTICS_INPUTS = ("x", "bias", "sums", "weight", "norm_bias", "sizes", "epsilon")
 
 # A warp is one group of one image: what every channel is multiplied with, and what is added to it.
 _STATISTICS = """
@@ -220,31 +204,3 @@ _ADDED = """
     }
     *(uint4*)(total + first) = result;
 """
-
-
-@cache
-def _sums_kernel() -> Any:
-    names = ["x", "bias", "sizes"]
-    return mx.fast.cuda_kernel(name="mflux_api_sums", input_names=names, output_names=["sums"], source=_SUMS)
-
-
-@cache
-def _statistics_kernel() -> Any:
-    return mx.fast.cuda_kernel(
-        name="mflux_api_statistics",
-        input_names=["x", "bias", "sums", "weight", "norm_bias", "sizes", "epsilon"],
-        output_names=["scale", "offset"],
-        source=_STATISTICS,
-    )
-
-
-@cache
-def _apply_kernel() -> Any:
-    names = ["x", "bias", "scale", "offset", "sizes"]
-    return mx.fast.cuda_kernel(name="mflux_api_norm_silu", input_names=names, output_names=["normed"], source=_APPLY)
-
-
-@cache
-def _added_kernel() -> Any:
-    names = ["x", "bias", "residual", "sizes"]
-    return mx.fast.cuda_kernel(name="mflux_api_added", input_names=names, output_names=["total"], source=_ADDED)

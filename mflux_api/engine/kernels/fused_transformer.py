@@ -12,10 +12,10 @@ from typing import Any
 import attrs
 import mlx.core as mx
 from mflux.models.flux2.model.flux2_transformer.flux2_kv_cache import Flux2KVCache, StreamType
-from mlx import nn
 
 from mflux_api.engine.kernels import cuda_operations
 from mflux_api.engine.kernels.cuda_operations import CudaOperations
+from mflux_api.engine.kernels.joint_projections import JointProjections
 from mflux_api.engine.kernels.modulation import modulations_of
 from mflux_api.engine.kernels.row_operations import (
     HeadNorms,
@@ -27,36 +27,6 @@ from mflux_api.engine.kernels.row_operations import (
 
 KeyValues = list[tuple[mx.array, mx.array]]
 """Keys and values of reference tokens, [batch, heads, tokens, head_dim], for each block: first the double ones."""
-
-
-class JointProjections:
-    """The three projections of each attention of the double blocks as one matrix, of which the layers have parts."""
-
-    def __init__(self, transformer: Any) -> None:
-        """Join them; the layers' weights become views of the joint ones, so that nothing is in memory twice."""
-        self._joint: dict[int, tuple[tuple[nn.Module, ...], mx.array]] = {}
-        for block in transformer.transformer_blocks:
-            attention = block.attn
-            self._join(attention.to_q, attention.to_k, attention.to_v)
-            self._join(attention.add_q_proj, attention.add_k_proj, attention.add_v_proj)
-
-    def _join(self, *layers: nn.Module) -> None:
-        # Quantized layers stay apart, and so do those with a bias.
-        if any(type(layer) is not nn.Linear or "bias" in layer for layer in layers):
-            return
-        joint = mx.concatenate([layer.weight for layer in layers], axis=0)
-        parts = mx.split(joint, len(layers), axis=0)
-        mx.eval(joint, *parts)
-        for layer, part in zip(layers, parts, strict=True):
-            layer.weight = part
-        self._joint[id(layers[0])] = layers, joint
-
-    def __call__(self, rows: mx.array, *layers: Any) -> mx.array:
-        """Return the outputs of all layers side by side; an adapter on one of them takes them apart."""
-        joined, joint = self._joint.get(id(layers[0]), ((), None))
-        if joint is not None and all(one is other for one, other in zip(joined, layers, strict=True)):
-            return rows @ joint.T
-        return mx.concatenate([layer(rows) for layer in layers], axis=-1)
 
 
 @attrs.frozen(eq=False)

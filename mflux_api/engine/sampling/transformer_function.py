@@ -7,9 +7,11 @@ from mflux.models.flux2.model.flux2_transformer.flux2_kv_cache import Flux2KVCac
 from mflux.utils.apple_silicon import AppleSiliconUtil
 
 from mflux_api.engine.device import Device
+from mflux_api.engine.kernels import cuda_dequantize
 from mflux_api.engine.kernels.cpu_threads import Threads
 from mflux_api.engine.kernels.cpu_transformer import CPUTransformer
-from mflux_api.engine.kernels.fused_transformer import FusedTransformer, JointProjections
+from mflux_api.engine.kernels.fused_transformer import FusedTransformer
+from mflux_api.engine.kernels.joint_projections import JointProjections
 from mflux_api.engine.lora.applying import Adapted, Lora, ReadingLora, no_reading
 from mflux_api.engine.weights.components import Components
 
@@ -58,6 +60,9 @@ class TransformerFunction:
             return self.plain
         if self._adapted is None or not self._adapted.fits(loras):
             self._adapted = None
+            if self._is_fused:
+                # Before an adapter is on one of them.
+                self._joint()
             self._adapted = Adapted(self._components.transformer, loras, self._compile(), self._reading_lora)
         return self._adapted
 
@@ -77,7 +82,7 @@ class TransformerFunction:
         """Return the transformer as the device computes it best, compiled where stock mflux does and on no CPU."""
         # There it would be 20 s of C++.
         compiled = self._device.is_gpu and not AppleSiliconUtil.is_m1_or_m2()
-        if self._device.is_gpu and self._device.fast_path:
+        if self._is_fused:
             cuda = self._device.kind == "cuda"
             return FusedTransformer(lambda: self._components.transformer, self._joint, cuda=cuda, compiled=compiled)
         predict = _as_function(self._components)
@@ -85,9 +90,15 @@ class TransformerFunction:
             return CPUTransformer(lambda: self._components.transformer, predict, self._threads)
         return mx.compile(predict) if compiled and not self._components.info.caches_references else predict
 
+    @property
+    def _is_fused(self) -> bool:
+        return self._device.is_gpu and self._device.fast_path
+
     def _joint(self) -> JointProjections:
         """Return the joint projections, made when they are first needed: the transformer may not be in memory yet."""
         if self._projections is None:
+            if self._device.kind == "cuda":
+                cuda_dequantize.speed_up(self._components.transformer)
             self._projections = JointProjections(self._components.transformer)
         return self._projections
 
