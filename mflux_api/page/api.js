@@ -11,12 +11,11 @@ export class ApiError extends Error {
 }
 
 export async function ask(method, path, body, headers = {}) {
-  // Or the browser would ask for a name and a password of its own.
-  const options = { method, headers: { Accept: "application/json", "X-Requested-With": "XMLHttpRequest", ...headers } };
-  if (body !== undefined) {
-    options.body = JSON.stringify(body);
-    options.headers["Content-Type"] = "application/json";
-  }
+  const options = {
+    method, body: body && JSON.stringify(body),
+    // The last one, or the browser would ask for a name and a password of its own.
+    headers: { Accept: "application/json", "Content-Type": "application/json", "X-Requested-With": "XMLHttpRequest", ...headers },
+  };
   let answer;
   try {
     answer = await fetch(`api/v1/${path}`, options);
@@ -33,15 +32,12 @@ export const post = (path, body) => ask("POST", path, body);
 
 export const imagePath = (id, index, parameters = "") => `api/v1/jobs/${id}/images/${index}${parameters && `?${parameters}`}`;
 
-export async function toBase64(blob) {
-  const url = await new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
-    reader.readAsDataURL(blob);
-  });
-  return url.slice(url.indexOf(",") + 1);
-}
+export const toBase64 = (blob) => new Promise((resolve, reject) => {
+  const reader = new FileReader();
+  reader.onload = () => resolve(reader.result.split(",")[1]);
+  reader.onerror = () => reject(reader.error);
+  reader.readAsDataURL(blob);
+});
 
 export async function fetchImage(id, index) {
   const answer = await fetch(imagePath(id, index));

@@ -1,6 +1,6 @@
 // Starts the views and keeps the state: one stream tells of all jobs, another one shows the image in the making.
 
-import { ApiError, ask, get, post } from "./api.js";
+import { ask, get, post } from "./api.js";
 import { startCompose } from "./compose.js";
 import { find, say } from "./dom.js";
 import { stage as stageText } from "./format.js";
@@ -16,17 +16,17 @@ export async function loadAll() {
   try {
     const [session, models, loras, system, root] = await Promise.all([
       get("session"), get("models"), get("loras"), get("system"),
-      fetch("./", { headers: { Accept: "application/json", "X-Requested-With": "XMLHttpRequest" } }).then((answer) => answer.json()),
+      fetch("./", { headers: { Accept: "application/json" } }).then((answer) => answer.json()),
     ]);
     update({ keyed: session.name !== null, models: models.models, loras: loras.loras, system, defaultModel: root.model, needsKey: false });
     if (!state.form.sized && model()) [state.form.width, state.form.height] = model().native_size;
     await search();
     follow();
   } catch (error) {
-    if (error instanceof ApiError && error.status === 401) update({ needsKey: true, live: "key" });
+    if (error.status === 401) update({ needsKey: true, live: "key" });
     else {
       count(RETRY_SECONDS);
-      setTimeout(loadAll, RETRY_SECONDS * 1000);
+      retryLater();
     }
   }
 }
@@ -59,6 +59,8 @@ let events = null;
 let told = -1;
 let counting = 0;
 
+const retryLater = () => setTimeout(loadAll, RETRY_SECONDS * 1000);
+
 function count(left) {
   clearTimeout(counting);
   update({ live: "reconnecting", retry: left });
@@ -77,7 +79,7 @@ function follow() {
   events.onerror = () => {
     count(RETRY_SECONDS);
     // A browser gives up where the answer is no stream, such as that of a proxy whose server is away.
-    if (events.readyState === EventSource.CLOSED) setTimeout(loadAll, RETRY_SECONDS * 1000);
+    if (events.readyState === EventSource.CLOSED) retryLater();
   };
   on("resync", () => search());
   on("progress", (job) => {

@@ -2,18 +2,18 @@
 
 import { toBase64 } from "./api.js";
 import { submit } from "./app.js";
-import { chip, find, h, icon, render } from "./dom.js";
+import { find, h, icon, render } from "./dom.js";
 import { openMask } from "./mask.js";
 import { about, costs, fetched } from "./models.js";
 import { isUpscaler, listen, masked, model, running, setForm, state, update } from "./store.js";
 
-const SHAPES = [["1:1", 1, 1], ["4:3", 4, 3], ["3:4", 3, 4], ["16:9", 16, 9], ["9:16", 9, 16]];
 const NUMBERS = ["steps", "guidance", "num_images", "width", "height"];
 const MOST_IMAGES = 4;
 const BYTES_OF_A_TOKEN = 4; // An estimate, as that of the API's own `usage`.
 const narrow = matchMedia("(max-width: 720px)");
 
-function sizeFor(across, down) {
+function sizeFor(shape) {
+  const [across, down] = shape.split(":");
   const [width, height] = model()?.native_size ?? [512, 512];
   const unit = Math.sqrt((width * height) / (across * down));
   const snap = (value) => Math.min(2048, Math.max(64, Math.round(value / 16) * 16));
@@ -155,10 +155,12 @@ export function startCompose() {
     find("negative").hidden = find("guided").hidden = !guided;
     render(find("model"), [now.models, now.system?.engines?.map((engine) => engine.models), now.statuses, form.model, now.defaultModel], () => now.models.map((each) => modelOption(each, now)));
     find("about").textContent = chosen && !chosen.downloaded ? about(chosen, now) : "";
-    render(find("shapes"), [form.width, form.height, chosen?.native_size], () => SHAPES.map(([name, ...shape]) => {
-      const [width, height] = sizeFor(...shape);
-      return chip(name, () => setForm({ width, height, sized: true }), width === form.width && height === form.height, { title: `${width} × ${height}` });
-    }));
+    for (const shape of find("shapes").children) {
+      const [width, height] = sizeFor(shape.textContent);
+      shape.onclick = () => setForm({ width, height, sized: true });
+      shape.ariaPressed = width === form.width && height === form.height;
+      shape.title = `${width} × ${height}`;
+    }
     for (const id of NUMBERS) fill(id, form[id], chosen?.[`default_${id}`] ?? "");
     fill("seed", form.seed);
     render(find("die"), form.seed === null, () => icon(form.seed === null ? "die" : "lock"));
@@ -173,7 +175,8 @@ export function startCompose() {
     find("change").hidden = !form.images.length || masked(form);
     find("changed").textContent = `${Math.round(form.strength * 100)} %`;
     fill("strength", form.strength);
-    find("from-history").hidden = !now.found.length || form.images.length === MOST_IMAGES;
+    find("adding").hidden = form.images.length === MOST_IMAGES;
+    find("from-history").hidden = !now.found.length;
     const waiting = [...now.jobs.values()].filter(running).length;
     // Gigabytes are never fetched by a press that did not say so.
     const press = !chosen || chosen.downloaded ? "Generate" : ["Download", fetched(chosen, now)].join(" ").trim() + ", then generate";

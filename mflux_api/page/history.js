@@ -1,23 +1,12 @@
-// All jobs, newest first: those under way on top with their progress, the others as thumbnails.
+// All jobs as tiles, newest first; those under way have their progress.
 
 import { fetchImage, imagePath } from "./api.js";
 import { cancel, search, show } from "./app.js";
 import { addFiles } from "./compose.js";
 import { chip, find, h, icon, isFree, render } from "./dom.js";
 import { stage } from "./format.js";
-import { listen, running, state, update } from "./store.js";
+import { isSearching, listen, running, state, update } from "./store.js";
 import { zip } from "./zip.js";
-
-const FILTERS = [["edit", "true", "Edits"], ["status", "failed", "Failed"]];
-
-function busyRow(job) {
-  const bar = h("progress", { max: 1, label: `Progress of ${job.prompt}` });
-  bar.value = job.progress ?? 0;
-  return h("li.busy",
-    h("button.plainbutton.grow", { onclick: () => show(job.id) },
-      h("span.said", job.prompt || "…"), bar, h("span.quiet", stage(job))),
-    h("button.plainbutton", { label: `Cancel: ${job.prompt}`, onclick: () => cancel(job.id) }, icon("close")));
-}
 
 let last = null;
 
@@ -39,7 +28,7 @@ async function files(tell, most = Infinity) {
   const jobs = pickedJobs();
   for (const [place, job] of jobs.entries()) {
     tell(`${place + 1} of ${jobs.length}`);
-    const name = [...job.prompt.replace(/[\\/:*?"<>|\p{C}]+/gu, " ").trim()].slice(0, 60).join("");
+    const name = [...job.prompt.replace(/[\s\\/:*?"<>|\p{C}]+/gu, " ").trim()].slice(0, 60).join("");
     for (let index = 0; index < (job.result?.images?.length ?? job.request.num_images ?? 1) && found.length < most; index += 1) {
       const blob = await fetchImage(job.id, index).catch((error) => update({ notice: error.message }));
       if (blob) found.push({ name: `${name} ${job.id}-${index}.png`, blob, date: new Date(job.completed_at) });
@@ -71,22 +60,30 @@ async function refer() {
 function tile(job) {
   const [width, height] = [job.request?.width ?? 1, job.request?.height ?? 1];
   const button = h("button.tile", { title: job.prompt, label: job.status === "completed" ? job.prompt || job.id : `${job.status}: ${job.prompt || job.id}`, onclick: (event) => (state.picked || event.ctrlKey || event.metaKey || event.shiftKey ? pick(job.id, event.shiftKey) : show(job.id)) },
+    running(job) ? h("progress", { max: 1, label: "Progress" }) : null,
     job.status === "completed"
-      ? h("img", { src: imagePath(job.id, 0, "size=256&format=webp"), alt: "", loading: "lazy", width, height, onerror: (event) => event.target.replaceWith("gone") })
+      ? h("img", { src: imagePath(job.id, 0, "size=256&format=webp"), alt: "", loading: "lazy", onerror: (event) => event.target.replaceWith("gone") })
       : h("span", { class: `none ${job.status}` }, job.status));
-  const place = h("li", button);
+  const place = h("li", button, running(job) && h("button.corner", { label: `Cancel: ${job.prompt}`, title: "Cancel", onclick: () => cancel(job.id) }, icon("close")));
   place.style.setProperty("--ratio", Math.min(2.4, Math.max(0.5, width / height)));
   return place;
 }
 
 export function startHistory() {
-  const [box, filters, kinds, picks, busy, tiles, end] = ["search", "filters", "kinds", "picks", "busy", "tiles", "end"].map(find);
+  const [box, filters, kinds, picks, tiles, end] = ["search", "filters", "kinds", "picks", "tiles", "end"].map(find);
   let typing = 0;
   box.oninput = () => {
     clearTimeout(typing);
     typing = setTimeout(() => { state.search.q = box.value.trim(); search(); }, 250);
   };
   find("select").onclick = () => update({ picked: state.picked ? null : new Set() });
+  for (const filter of filters.children) {
+    const { name, value } = filter.dataset;
+    filter.onclick = () => {
+      state.search[name] = state.search[name] ? "" : value;
+      search();
+    };
+  }
   kinds.onchange = () => {
     const [kind, name] = kinds.value.split(/:(.*)/);
     Object.assign(state.search, { model: "", lora: "" }, kind && { [kind]: name });
@@ -108,13 +105,7 @@ export function startHistory() {
   let marked = false;
   const made = new Map();
   listen((now) => {
-    const active = [...now.jobs.values()].filter(running).sort((one, other) => (one.created_at < other.created_at ? -1 : 1));
-    render(busy, active.map((job) => [job.id, job.prompt, job.progress, stage(job)]), () => active.map(busyRow));
-    render(filters, now.search, () => [
-      ...FILTERS.map(([name, value, label]) => {
-        const on = now.search[name] === value;
-        return chip(label, () => { now.search[name] = on ? "" : value; update(); search(); }, on);
-      })]);
+    for (const filter of filters.children) filter.ariaPressed = Boolean(now.search[filter.dataset.name]);
     find("select").ariaPressed = Boolean(now.picked);
     const count = pickedJobs().length;
     render(picks, now.picked && count, () => now.picked && [
@@ -128,11 +119,18 @@ export function startHistory() {
       option.selected = value === (model ? `model:${model}` : lora ? `lora:${lora}` : "");
       return option;
     }));
-    const finished = now.found.map((id) => now.jobs.get(id)).filter((job) => job && !running(job));
-    const wanted = finished.map((job) => {
-      const key = `${job.id} ${job.status}`;
-      if (!made.has(key)) made.set(key, tile(job));
-      return made.get(key);
+    const jobs = now.found.map((id) => now.jobs.get(id)).filter(Boolean);
+    // A job has its place from the beginning: an image that is ready moves no other.
+    const placeOf = (job) => made.get(`${job.id} ${running(job) ? "" : job.status}`);
+    const wanted = jobs.map((job) => {
+      if (!placeOf(job)) made.set(`${job.id} ${running(job) ? "" : job.status}`, tile(job));
+      const place = placeOf(job);
+      if (running(job)) {
+        place.querySelector("progress").value = job.progress ?? 0;
+        place.querySelector(".none").textContent = job.prompt;
+        place.firstChild.title = place.firstChild.ariaLabel = `${job.prompt}: ${stage(job)}`;
+      }
+      return place;
     });
     // What stays in its place is not touched: one image more must not lay out a thousand anew.
     const kept = new Set(wanted);
@@ -144,16 +142,15 @@ export function startHistory() {
       watcher.unobserve(end);
       watcher.observe(end);
     }
-    const searched = Object.values(now.search).some(Boolean);
-    end.textContent = now.loading ? "Loading…" : wanted.length ? (now.cursor ? "" : "That is all.") : searched ? "Nothing is found." : "Finished images come here.";
-    for (const job of now.picked || marked ? finished : []) {
-      const button = made.get(`${job.id} ${job.status}`).firstChild;
+    end.textContent = now.loading ? "" : wanted.length ? (now.cursor ? "" : "That is all.") : isSearching() ? "Nothing is found." : "Finished images come here.";
+    for (const job of now.picked || marked ? jobs : []) {
+      const button = placeOf(job).firstChild;
       if (now.picked && job.status === "completed") button.setAttribute("aria-pressed", now.picked.has(job.id));
       else button.removeAttribute("aria-pressed");
     }
     marked = Boolean(now.picked);
     for (const button of tiles.querySelectorAll(".tile.on")) button.classList.remove("on");
-    const shown = finished.find((job) => job.id === now.shown);
-    if (shown) made.get(`${shown.id} ${shown.status}`).firstChild.classList.add("on");
+    const shown = jobs.find((job) => job.id === now.shown);
+    if (shown) placeOf(shown).firstChild.classList.add("on");
   });
 }

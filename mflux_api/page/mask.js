@@ -9,7 +9,7 @@ const MOST_PIXELS = 1024 * 1024; // The service scales a mask to its image, and 
 const GRID = 16;
 const MOST_ADDED = 2048;
 const EDGE = 40; // Room for the handles around the image.
-const INK = [47, 91, 234];
+const INK = [127, 157, 255]; // A mask that covers all is read by its brightness.
 
 export async function openMask(image) {
   const dialog = find("masking");
@@ -27,7 +27,11 @@ export async function openMask(image) {
   let { blur, forget } = state.form;
   let erasing = false;
   let stroke = null; // The pointer that draws, and where it was last.
-  if (state.form.mask) await restore(pen, state.form.mask, area);
+  if (state.form.mask) {
+    const before = h("img", { src: `data:image/png;base64,${state.form.mask}` });
+    await before.decode();
+    pen.drawImage(before, 0, 0);
+  }
 
   let scale = 1;
   let corner = [0, 0];
@@ -138,7 +142,9 @@ export async function openMask(image) {
   find("undo").onclick = () => { if (undo.length) pen.putImageData(undo.pop(), 0, 0); };
   find("invert").onclick = () => {
     keep();
-    paint(pen, area, (alpha) => (alpha > 127 ? 0 : 255), 3);
+    const pixels = pen.getImageData(...area);
+    for (let place = 0; place < pixels.data.length; place += 4) pixels.data.set([...INK, pixels.data[place + 3] > 127 ? 0 : 255], place);
+    pen.putImageData(pixels, 0, 0);
   };
   find("clear").onclick = () => {
     keep();
@@ -147,7 +153,7 @@ export async function openMask(image) {
     fit();
   };
   find("use-mask").onclick = () => {
-    setForm({ mask: maskOf(pen, area), extend: Object.values(added).some(Boolean) ? added : null, blur, forget });
+    setForm({ mask: maskOf(canvas, pen.getImageData(...area)), extend: Object.values(added).some(Boolean) ? added : null, blur, forget });
     dialog.addEventListener("close", openCompose, { once: true });
   };
   dialog.onkeydown = (event) => {
@@ -162,32 +168,8 @@ export async function openMask(image) {
   dialog.onclose = () => watcher.disconnect();
 }
 
-// Every pixel is covered as far as a channel of it says.
-function paint(pen, area, level, channel) {
-  const pixels = pen.getImageData(...area);
-  for (let place = 0; place < pixels.data.length; place += 4) pixels.data.set([...INK, level(pixels.data[place + channel])], place);
-  pen.putImageData(pixels, 0, 0);
-}
-
-// White is generated anew, black is kept; nothing drawn is no mask.
-function maskOf(pen, area) {
-  const drawn = pen.getImageData(...area);
-  let any = false;
-  for (let place = 0; place < drawn.data.length; place += 4) {
-    const level = drawn.data[place + 3] > 127 ? 255 : 0;
-    any ||= level === 255;
-    drawn.data.set([level, level, level, 255], place);
-  }
-  if (!any) return null;
-  const canvas = h("canvas", { width: area[2], height: area[3] });
-  canvas.getContext("2d").putImageData(drawn, 0, 0);
-  return canvas.toDataURL("image/png").split(",")[1];
-}
-
-async function restore(pen, mask, area) {
-  const source = new Image();
-  source.src = `data:image/png;base64,${mask}`;
-  await source.decode();
-  pen.drawImage(source, ...area);
-  paint(pen, area, (white) => (white > 127 ? 255 : 0), 0);
+// What is opaque is generated anew; nothing drawn is no mask.
+function maskOf(canvas, { data }) {
+  const any = data.some((value, place) => place % 4 === 3 && value > 127);
+  return any ? canvas.toDataURL("image/png").split(",")[1] : null;
 }

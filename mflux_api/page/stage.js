@@ -84,22 +84,24 @@ function actions(job, index) {
     h("a.action", { href: imagePath(job.id, index), download: `${job.id}-${index}.png` }, icon("save"), "Download"));
 }
 
-// What helps a job that failed: the service's own suggestions, as buttons.
-function remedies(job) {
+const TITLES = { OOM_ERROR: "Not enough memory", MODEL_GATED: "The model's licence has to be accepted", ENGINE_CRASHED: "The engine crashed" };
+
+// What helps a job without an image: the service's own sentence, and its suggestions as buttons.
+function outcome(job) {
   const { suggestion = "", url = "" } = job.details ?? {};
   const smaller = state.models.find((each) => suggestion.split(/[\s,]+/).includes(each.title));
   const use = () => (smaller.downloaded ? retry(job, { model: smaller.title }) : (toForm(job, { model: smaller.title }), openCompose()));
-  return h("div.actions", { role: "group", label: "What can be done" },
+  return h("div.empty", h("h2", job.status === "cancelled" ? "Cancelled" : TITLES[job.code] ?? "It did not work"), job.error && h("p", { role: "alert" }, job.error), h("div.actions",
     smaller && h("button.main", { onclick: use }, `Use ${smaller.title}`),
     suggestion.includes("low_ram") && action("again", "With less memory, slower", () => retry(job, { low_ram: true })),
     url.startsWith("https:") && h("a.action", { href: url, target: "_blank", rel: "noreferrer" }, icon("key"), "Read and accept the licence"),
-    action("again", "Try again", () => retry(job, {})));
+    action("again", "Try again", () => retry(job, {}))));
 }
 
 // The image before stays below until the next one is there: nothing flashes, nothing moves.
 function put(frame, src, kind, alt) {
   if (frame.lastChild?.getAttribute("src") === src) return;
-  const image = h(`img.${kind}`, { src, alt, onload: () => setTimeout(() => { while (image.previousSibling) image.previousSibling.remove(); }, FADE) });
+  const image = h(`img.${kind}`, { src, alt, onerror: () => { image.alt = "This image is no longer on disk"; }, onload: () => setTimeout(() => { while (image.previousSibling) image.previousSibling.remove(); }, FADE) });
   frame.append(image);
 }
 
@@ -137,23 +139,21 @@ export function startStage() {
     const job = now.shown ? now.jobs.get(now.shown) : null;
     find("empty").hidden = Boolean(job);
     view.hidden = !job;
-    render(view, job && [job.id, shape(job)], () => job && frameOf(job));
     const done = imagesOf(job) > 0;
-    if (done) put(view.firstChild, imagePath(job.id, now.chosen), "final", job.prompt);
-    else if (job && now.preview) put(view.firstChild, now.preview, "preview", "The image in the making");
     const busy = Boolean(job && running(job));
+    const failed = job && !busy && !done && job.status !== "completed";
+    render(view, job && [job.id, shape(job), failed && now.models.length], () => job && (failed ? outcome(job) : frameOf(job)));
+    if (done) put(view.firstChild, imagePath(job.id, now.chosen), "final", job.prompt);
+    else if (busy && now.preview) put(view.firstChild, now.preview, "preview", "The image in the making");
     line.hidden = !busy;
     if (busy) {
       bar.value = job.progress ?? 0;
       words.textContent = stage(job);
     }
-    render(find("acts"), job && !busy && [job.id, job.status, now.chosen, job.error, job.result?.seeds, now.models.length, now.form.images.length], () => job && !busy && [
-      job.status === "failed" && [h("p.wrong", { role: "alert" }, job.error), remedies(job)],
-      job.status === "cancelled" && h("p.quiet", "Cancelled."),
-      done && actions(job, now.chosen)]);
+    render(find("acts"), done && [job.id, job.status, now.chosen, job.result?.seeds, now.models.length, now.form.images.length], () => done && actions(job, now.chosen));
     render(find("told"), job && [job.id, job.status, now.chosen, job.warnings, job.result?.seeds, job.request], () => {
       if (!job) return null;
-      const text = facts(job, job.result?.seeds?.[now.chosen]);
+      const text = facts(job, job.result?.seeds?.[now.chosen] ?? job.request?.seed);
       return [strip(job, now), h("button.facts", { title: "Copy", onclick: guarded(() => copy(text)) }, text), h("p.said", job.prompt),
         (job.warnings ?? []).map((warning) => h("p.warned", warning))];
     });

@@ -63,12 +63,12 @@ export function putJob(job) {
   // The answer to a request may come after the events of its job: an end stays an end.
   if (before && !running(before) && running(job)) return;
   state.jobs.set(job.id, { ...before, ...job });
-  const searching = Object.values(state.search).some(Boolean);
-  if (!before && !searching && !state.found.includes(job.id)) state.found.unshift(job.id);
+  if (!before && !isSearching() && !state.found.includes(job.id)) state.found.unshift(job.id);
   update();
 }
 
 export const model = () => state.models.find((each) => each.title === (state.form.model || state.defaultModel));
 export const masked = (form) => Boolean(form.images.length && (form.mask || form.extend));
 export const isUpscaler = (each) => each.config.base_arch === "seedvr2";
+export const isSearching = () => Object.values(state.search).some(Boolean);
 export const running = (job) => job.status === "queued" || job.status === "generating";

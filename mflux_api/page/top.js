@@ -8,7 +8,7 @@ import { listen, state, update } from "./store.js";
 
 const LIVE = { connecting: "Connecting", live: "Live", key: "Needs a key" };
 const THEMES = ["auto", "light", "dark"];
-const TROUBLES = { starting: "The engine ended and starts again", degraded: "The engine keeps ending and starts again", failed: "The engine does not start, and is tried again after a while" };
+const TROUBLES = { starting: "The engine crashed and starts again", degraded: "The engine keeps crashing and starts again", failed: "The engine does not start, and is tried again after a while" };
 
 function setTheme(theme) {
   document.documentElement.dataset.theme = theme;

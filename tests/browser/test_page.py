@@ -1,4 +1,4 @@
-"""The page in a real Chromium, over a real server with the embedded model: one story a test, told in ``page.mjs``."""
+"""The page in a real Chromium, over a real server with the embedded model: one story a test, told from ``page.mjs`` on."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,9 +95,36 @@ def tell(story: str, site: Site, stories: Path, folder: Path) -> None:
     assert told.returncode == 0, "".join(lines)
 
 
-@pytest.mark.parametrize("story", ["generate", "thousand", "cancel", "mask", "models", "accessible"])
+STORIES = (
+    "generate",
+    "thousand",
+    "cancel",
+    "mask",
+    "models",
+    "accessible",
+    "sheet",
+    "shift",
+    "first",
+    "docs",
+    "suggestion",
+    "engine",
+)
+
+
+@pytest.mark.parametrize("story", STORIES)
 def test_story_of_the_page(story: str, demo: Site, stories: Path, tmp_path: Path) -> None:
     tell(story, demo, stories, tmp_path)
+
+
+def test_zip_that_the_page_makes_opens(demo: Site, stories: Path, tmp_path: Path) -> None:
+    tell("zip", demo, stories, tmp_path)
+    with zipfile.ZipFile(tmp_path / "images.zip") as made:
+        assert made.testzip() is None
+        entries = made.infolist()
+        data = [made.read(entry) for entry in entries]
+    assert [entry.filename.rpartition(" ")[0] for entry in entries] == ["a house Häuser 雪", "a lake"]
+    assert all(entry.date_time >= (2026, 1, 1, 0, 0, 0) for entry in entries)
+    assert all(image.startswith(b"\x89PNG") for image in data)
 
 
 def test_page_goes_on_after_the_server_died_and_came_back(demo: Site, stories: Path, tmp_path: Path) -> None:
