@@ -1,5 +1,6 @@
 """The CPU's kernels beside mflux's modules in float32: the same maths to rounding, on any number of cores."""
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,7 +16,7 @@ from mflux.models.flux2.model.flux2_vae.common.downsample_2d import Flux2Downsam
 from mflux.models.flux2.model.flux2_vae.common.upsample_2d import Flux2Upsample2D
 from mlx import nn
 
-from mflux_api.engine.kernels import cpu_vae
+from mflux_api.engine.kernels import cpu_layers, cpu_vae
 from mflux_api.engine.kernels.cpu_convolution import Affine, convolve, downsample, measure, upsample
 from mflux_api.engine.kernels.cpu_layers import attention_tasks, linear_tasks
 from mflux_api.engine.kernels.cpu_ops import layer_norm, norm_and_rotate, silu, swiglu
@@ -125,6 +126,16 @@ def test_whatever_stands_in_a_layers_place_is_obeyed(threads: Threads, wrap: Cal
     out = np.empty((10, 64), np.float32)
     threads.run(linear_tasks(layer, x, out))
     assert far(out, layer(mx.array(x))) < NEAR
+
+
+def test_copies_of_weights_are_freed_with_them() -> None:
+    layer = nn.Linear(40, 50)
+    Threads(1).run(linear_tasks(layer, draw(2, 40), np.empty((2, 50), np.float32)))
+    key = id(layer.weight)
+    assert key in cpu_layers._copies
+    del layer
+    gc.collect()
+    assert key not in cpu_layers._copies
 
 
 def test_attention_is_mfluxs(threads: Threads) -> None:

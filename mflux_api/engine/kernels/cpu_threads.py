@@ -9,6 +9,7 @@ import ctypes
 import functools
 import os
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,6 +28,8 @@ _SET_THREADS = (
     "openblas_set_num_threads64_",
     "openblas_set_num_threads",
 )
+# Longer than what one thread does between two lots of tasks.
+_POLL_SECONDS = 0.002
 
 
 class Threads:
@@ -38,9 +41,10 @@ class Threads:
         Args:
             count: how many cores work, the caller's among them; ``None`` for those that the process may use.
         """
+        # Where numpy's products cannot be told to use one core, they use all of them by themselves.
+        limited = limit_numpy_products()
         if count is None:
-            # Where numpy's products cannot be told to use one core, they use all of them by themselves.
-            count = _cores() if limit_numpy_products() else 1
+            count = _cores() if limited else 1
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
         self._helpers = [
             threading.Thread(target=_help, args=(self._queue,), name=f"numpy-{number}", daemon=True)
@@ -63,6 +67,7 @@ class Threads:
             self._queue.put(work)
         with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
             work.take_part()
+        _poll(work.finished.locked)
         work.finished.acquire()
         if work.error is not None:
             raise work.error
@@ -102,6 +107,18 @@ def _help(queue: "SimpleQueue[_Work | None]") -> None:
         work.take_part()
         # What the tasks hold is freed before the next wait.
         del work
+        _poll(queue.empty)
+
+
+def _poll(waits: Callable[[], bool]) -> None:
+    """Return when there is nothing to wait for, or after a while.
+
+    An idle virtual core needs 0.1 ms and more to wake up, as long as many a task takes.
+    """
+    end = time.perf_counter() + _POLL_SECONDS
+    while waits() and time.perf_counter() < end:
+        # Lets go of Python's lock.
+        time.sleep(0)
 
 
 def _end(queue: "SimpleQueue[_Work | None]", count: int) -> None:
