@@ -44,9 +44,12 @@ export const isFree = () => !/INPUT|TEXTAREA|SELECT/.test(document.activeElement
 
 // Replaces what is in an element, unless it says the same as before: focus and scrolling stay.
 const rendered = new WeakMap();
+const controls = (element) => [...element.querySelectorAll("button, a, input")];
 export function render(element, key, make) {
   const text = JSON.stringify(key);
   if (rendered.get(element) === text) return;
   rendered.set(element, text);
+  const focused = controls(element).indexOf(document.activeElement);
   element.replaceChildren(...some([make()]));
+  controls(element)[focused]?.focus();
 }

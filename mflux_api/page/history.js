@@ -47,7 +47,7 @@ async function download(event) {
   } catch (error) {
     update({ notice: error.message });
   }
-  button.textContent = "Download zip";
+  button.textContent = "Zip";
   button.disabled = false;
 }
 
@@ -57,9 +57,15 @@ async function refer() {
   await addFiles(found.map(({ name, blob }) => new File([blob], name, { type: blob.type })));
 }
 
+// On a narrow screen the image is above.
+function open(id) {
+  show(id);
+  scrollTo(0, 0);
+}
+
 function tile(job) {
   const [width, height] = [job.request?.width ?? 1, job.request?.height ?? 1];
-  const button = h("button.tile", { title: job.prompt, label: job.status === "completed" ? job.prompt || job.id : `${job.status}: ${job.prompt || job.id}`, onclick: (event) => (state.picked || event.ctrlKey || event.metaKey || event.shiftKey ? pick(job.id, event.shiftKey) : show(job.id)) },
+  const button = h("button.tile", { title: job.prompt, label: job.status === "completed" ? job.prompt || job.id : `${job.status}: ${job.prompt || job.id}`, onclick: (event) => (state.picked || event.ctrlKey || event.metaKey || event.shiftKey ? pick(job.id, event.shiftKey) : open(job.id)) },
     running(job) ? h("progress", { max: 1, label: "Progress" }) : null,
     job.status === "completed"
       ? h("img", { src: imagePath(job.id, 0, "size=256&format=webp"), alt: "", loading: "lazy", onerror: (event) => event.target.replaceWith("gone") })
@@ -110,7 +116,7 @@ export function startHistory() {
     const count = pickedJobs().length;
     render(picks, now.picked && count, () => now.picked && [
       h("p.grow", { role: "status" }, count ? `${count} selected` : "Choose images"),
-      count ? [chip("As references", refer), chip("Download zip", download)] : chip("All", () => update({ picked: new Set(state.found) }))]);
+      count ? [chip("As references", refer), chip("Zip", download, undefined, { title: "Download as a zip" })] : chip("All", () => update({ picked: new Set(state.found) }))]);
     const used = [...new Set([...now.jobs.values()].map((job) => job.model))].filter(Boolean).sort();
     const { model, lora } = now.search;
     render(kinds, [used, now.loras.map((each) => each.name), model, lora], () => [["", "All models"],

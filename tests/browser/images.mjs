@@ -31,6 +31,7 @@ export default ({ page, folder, final, action, sent, generate }) => ({
     await generate("a sailing boat");
     await final();
     await action("Mask");
+    await page.waitForSelector("#masking[open] #extended:not(:empty)");
     const box = await page.locator("canvas.brushed").boundingBox();
     await page.mouse.move(box.x + box.width * 0.2, box.y + box.height * 0.2);
     await page.mouse.down();
@@ -86,7 +87,7 @@ export default ({ page, folder, final, action, sent, generate }) => ({
     await page.focus("li:nth-child(2) > .tile");
     await page.keyboard.press("Shift+Enter");
     await page.waitForSelector('.picks:has-text("2 selected")');
-    const [download] = await Promise.all([page.waitForEvent("download"), page.click('button:has-text("Download zip")')]);
+    const [download] = await Promise.all([page.waitForEvent("download"), page.click('.picks button:has-text("Zip")')]);
     await download.saveAs(`${folder}/images.zip`);
     await page.click('button:has-text("As references")');
     await page.waitForSelector(".reference:nth-child(2)");

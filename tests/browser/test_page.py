@@ -1,4 +1,4 @@
-"""The page in a real Chromium, over a real server with the embedded model: one story a test, told from ``page.mjs`` on."""
+"""The page in a real Chromium, over a real server with the embedded model: one story a test, told by ``page.mjs``."""
 
 from __future__ import annotations
 
