@@ -10,7 +10,7 @@ import { isUpscaler, listen, masked, model, running, setForm, state, update } fr
 const NUMBERS = ["steps", "guidance", "num_images", "width", "height"];
 const MOST_IMAGES = 4;
 const BYTES_OF_A_TOKEN = 4; // An estimate, as that of the API's own `usage`.
-const narrow = matchMedia("(max-width: 720px)");
+const narrow = matchMedia("(max-width: 720px), (max-width: 960px) and (max-height: 480px)");
 
 function sizeFor(shape) {
   const [across, down] = shape.split(":");

@@ -97,7 +97,7 @@ export function startHistory() {
   };
   document.addEventListener("keydown", (event) => {
     if (!isFree()) return;
-    if (event.key === "Escape" && state.picked) update({ picked: null });
+    if (event.key === "Escape") update({ picked: null, notice: "" });
     if (event.key === "/") {
       event.preventDefault();
       box.focus();

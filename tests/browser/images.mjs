@@ -73,6 +73,37 @@ export default ({ page, folder, final, action, sent, generate }) => ({
     await action("Compare");
     await page.waitForSelector("dialog[open]");
   },
+  async touch() {
+    await generate("a green hill");
+    await final();
+    await action("Mask");
+    await page.waitForSelector("#masking[open] #extended:not(:empty)");
+    const covered = () => page.evaluate(() => {
+      const canvas = document.querySelector("canvas.brushed");
+      return canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height).data.filter((value, place) => place % 4 === 3 && value > 127).length;
+    });
+    const fingers = await page.context().newCDPSession(page);
+    const touch = (type, ...points) => fingers.send("Input.dispatchTouchEvent", { type, touchPoints: points.map(([x, y], id) => ({ x, y, id })) });
+    const { x, y } = await page.locator("canvas.brushed").boundingBox();
+    await touch("touchStart", [x + 60, y + 60]);
+    await touch("touchMove", [x + 160, y + 60]);
+    const one = await covered();
+    assert.ok(one > 0);
+    await touch("touchStart", [x + 160, y + 60], [x + 60, y + 200]);
+    await touch("touchMove", [x + 160, y + 60], [x + 160, y + 200]);
+    await touch("touchEnd");
+    assert.equal(await covered(), one, "a second finger does not draw");
+    await page.click("#undo");
+    assert.equal(await covered(), 0);
+    await page.click("#invert");
+    await page.click("#use-mask");
+    await page.waitForSelector('.tag:text-is("masked")');
+    await page.fill("#prompt", "a moon");
+    await page.keyboard.press("Control+Enter");
+    // The service takes a mask of all: it is read by its brightness then.
+    await page.waitForSelector("img.preview");
+    await final();
+  },
   async zip() {
     for (const prompt of ["a lake", "a house: Häuser / 雪"]) {
       await generate(prompt);

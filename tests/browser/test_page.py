@@ -100,6 +100,7 @@ STORIES = (
     "thousand",
     "cancel",
     "mask",
+    "touch",
     "models",
     "accessible",
     "sheet",
