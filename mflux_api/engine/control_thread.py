@@ -8,7 +8,17 @@ import traceback
 from typing import NoReturn
 
 from mflux_api import machine
-from mflux_api.engine.protocol import Cancel, CancelLoad, Heartbeat, LoadModel, Run, Shutdown, UnloadModel, Upscale
+from mflux_api.engine.protocol import (
+    Cancel,
+    CancelLoad,
+    Heartbeat,
+    LoadModel,
+    Run,
+    ShowPreviews,
+    Shutdown,
+    UnloadModel,
+    Upscale,
+)
 from mflux_api.ipc.child_pipe import ChildPipe
 
 BEAT_SECONDS = 1.0
@@ -25,6 +35,8 @@ class ControlThread(threading.Thread):
         """Commands for the main thread, each with its blobs."""
         self.cancelled: set[int] = set()
         """The runs that are to stop."""
+        self.previewed: set[int] = set()
+        """The runs whose previews someone follows."""
         self.load_cancelled = False
         """Whether the load under way is to stop."""
         self.memory: tuple[int, int] = (0, 0)
@@ -56,6 +68,8 @@ class ControlThread(threading.Thread):
                     os._exit(0)
                 case Cancel(run_id=run_id), _:
                     self.cancelled.add(run_id)
+                case ShowPreviews(run_id=run_id), _:
+                    self.previewed.add(run_id)
                 case CancelLoad(), _:
                     self.load_cancelled = True
                 case LoadModel() as command, blobs:

@@ -133,6 +133,13 @@ class Upscale:
 
 
 @attrs.frozen(kw_only=True)
+class ShowPreviews:
+    """Make previews in the run with that id, from its next step on."""
+
+    run_id: int
+
+
+@attrs.frozen(kw_only=True)
 class Cancel:
     """Stop the run with that id at the next step."""
 
@@ -144,7 +151,7 @@ class Shutdown:
     """Exit at once."""
 
 
-Command = LoadModel | CancelLoad | UnloadModel | Run | Upscale | Cancel | Shutdown
+Command = LoadModel | CancelLoad | UnloadModel | Run | Upscale | ShowPreviews | Cancel | Shutdown
 
 # --- events: engine → service --------------------------------------------------------------------------------------
 
@@ -390,6 +397,7 @@ _TYPES: tuple[type[Any], ...] = (
     UnloadModel,
     Run,
     Upscale,
+    ShowPreviews,
     Cancel,
     Shutdown,
     Ready,

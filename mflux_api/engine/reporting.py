@@ -70,6 +70,10 @@ class Reporter:
             self._pipe.write(StillRunning(run_id=self._run_id))
         return self._cancelled()
 
+    def wants_previews(self) -> bool:
+        """Whether someone began to follow the run's previews."""
+        return self._run_id in self._control.previewed
+
     @contextmanager
     def compiling(self) -> Iterator[None]:
         """Say for the length of the block that the run goes on, for as long as this process computes."""

@@ -149,6 +149,7 @@ class Worker:
         # Its exception, and what that held, is gone before the memory is released and measured.
         end = self._end_of(command, blobs)
         self._control.cancelled.discard(command.run_id)
+        self._control.previewed.discard(command.run_id)
         memory.release()
         self._measure()
         failed = RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=_UNSAYABLE)
@@ -231,7 +232,8 @@ class Worker:
         match command, self._resident.get(command.model):
             case Run() as run, Pipeline() as pipeline:
                 for first, request in passes(run, blobs, pipeline):
-                    yield first, self._announced(pass_kind(run.model, request), pipeline.run(request, should_stop))
+                    events = pipeline.run(request, should_stop, self._reporter.wants_previews)
+                    yield first, self._announced(pass_kind(run.model, request), events)
             case Upscale() as upscale, Upscaler() as upscaler:
                 for first, image in upscale_passes(upscale, blobs):
                     kind = (upscale.model, image.image.size, image.resolution)

@@ -156,6 +156,8 @@ class Jobs(Questions):
             job_id=job_id, last_event_id=last_event_id, previews=previews, partial_images=partial_images(job)
         )
         subscription = await self._ask(self._to.hub, question)
+        if previews and not job.status.terminal:
+            self._to.scheduler.tell_latest(m.WantPreviews(job_id=job_id), key=(m.WantPreviews, job_id))
         try:
             # Read after subscribing: an end that this row does not show yet will come through the channel. The record
             # may be gone by then, when few are kept.

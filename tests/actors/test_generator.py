@@ -30,7 +30,7 @@ def steps_of(bench: Bench) -> list[int]:
 
 async def test_run_passes_everything_on_in_order(autojump_clock: MockClock) -> None:
     async with generator(Script()) as bench:
-        timings = await bench.generate()
+        timings = await bench.generate(previews=True)
     assert timings == Timings(load=0.5, encode=0.1, denoise=0.2, decode=0.3)
     steps: list[type[p.Event]] = [p.StepDone, p.PreviewMade] * 2
     kinds = [type(received.event) for received in bench.events]
@@ -38,6 +38,46 @@ async def test_run_passes_everything_on_in_order(autojump_clock: MockClock) -> N
     image, blobs = bench.events[-1].event, bench.events[-1].blobs
     assert isinstance(image, p.ImageDone)
     assert (image.index, image.seed, blobs) == (0, 5, (pixels(5, 64, 64),))
+
+
+def previews_of(bench: Bench) -> list[int]:
+    return [received.event.step for received in bench.events if isinstance(received.event, p.PreviewMade)]
+
+
+async def test_previews_are_made_when_someone_follows_them_and_not_before(autojump_clock: MockClock) -> None:
+    second = Hold()
+    script = Script(at={"step 0/2": second})
+    async with generator(script) as bench, trio.open_nursery() as nursery:
+        lease = await bench.lease()
+        nursery.start_soon(bench.generate, lease)
+        await second.reached.wait()
+        bench.to.tell_latest(m.ShowPreviews(run_id=99), key=99)
+        bench.to.tell_latest(m.ShowPreviews(run_id=1), key=1)
+        await wait_all_tasks_blocked()
+        assert script.current.previewed == {1}
+        second.release.set()
+    assert previews_of(bench) == [2]
+
+
+async def test_run_whose_followers_came_before_it_makes_previews(autojump_clock: MockClock) -> None:
+    held = Hold()
+    async with generator(Script(at={"run": held})) as bench, trio.open_nursery() as nursery:
+        lease = await bench.lease()
+        nursery.start_soon(bench.generate, lease)
+        await held.reached.wait()
+        # It waits behind the first.
+        nursery.start_soon(bench.generate, lease)
+        await wait_all_tasks_blocked()
+        bench.to.tell_latest(m.ShowPreviews(run_id=2), key=2)
+        await wait_all_tasks_blocked()
+        held.release.set()
+    assert previews_of(bench) == [1, 2]
+
+
+async def test_no_one_can_have_previews_that_the_program_does_not_want(autojump_clock: MockClock) -> None:
+    async with generator(Script(), GeneratorOptions(previews=False)) as bench:
+        await bench.generate(previews=True)
+    assert previews_of(bench) == []
 
 
 async def test_frames_of_another_run_are_dropped(autojump_clock: MockClock) -> None:

@@ -25,7 +25,7 @@ from mflux_api.jobs.upscaling import resolve_upscaling
 from mflux_api.service import open_service
 from mflux_api.storage.input_files import InputFiles
 from mflux_api.storage.sqlite import DATABASE_NAME, SqliteRepository
-from tests.support.harness import ended, gateway, request, runs, scripted_service, settings
+from tests.support.harness import ended, eventually, gateway, request, runs, scripted_service, settings
 from tests.support.local_decoding import LOCAL
 from tests.support.requests import resolved_request
 from tests.support.safetensors_bytes import safetensors_bytes
@@ -221,3 +221,18 @@ async def test_previews_of_the_image_that_is_being_generated(tmp_path: Path) -> 
     shown = [(event.image, event.step) for event in seen if event.preview is not None]
     assert shown == [(0, 1), (0, 2), (2, 1), (2, 2)]
     assert {event.preview for event in seen} == {None, base64.b64encode(PREVIEW).decode()}
+
+
+async def test_previews_begin_when_someone_follows_them(tmp_path: Path) -> None:
+    second = Hold()
+    script = Script(at={"step 0/2": second})
+    async with scripted_service(tmp_path, script) as service:
+        job = await service.submit(request())
+        async with service.events(job.id):
+            await second.reached.wait()
+        assert script.current.previewed == set()
+        async with service.events(job.id, previews=True) as events:
+            await eventually(lambda: bool(script.current.previewed))
+            second.release.set()
+            steps = [event.step async for event in events if isinstance(event, Progress) and event.preview is not None]
+    assert steps == [2]

@@ -87,6 +87,25 @@ def test_fit_is_always_the_same_and_made_once(
     assert pipeline._preview_decoder is fitted
 
 
+def test_previews_begin_at_the_step_at_which_someone_wants_them(pipeline: Pipeline) -> None:
+    seen: list[Event] = []
+    request = attrs.evolve(REQUEST, previews=False)
+    wanted = lambda: StepEvent(2, 3, images=2) in seen  # noqa: E731
+    consume(pipeline.run(request, never, wanted), seen)
+    previews = [(event.step, event.index) for event in seen if isinstance(event, PreviewEvent)]
+    assert previews == [(2, 0), (2, 1), (3, 0), (3, 1)]
+
+
+def test_with_little_memory_previews_that_were_not_wanted_at_the_start_are_left_out(
+    tiny: Components, device: Device
+) -> None:
+    pipeline, request = Pipeline(tiny, device), attrs.evolve(REQUEST, previews=False, low_ram=True)
+    begun: list[Event] = []
+    consume(pipeline.run(request, never, lambda: any(isinstance(each, StepEvent) for each in begun)), begun)
+    assert not any(isinstance(event, PreviewEvent) for event in begun)
+    assert any(isinstance(event, PreviewEvent) for event in pipeline.run(request, never, lambda: True))
+
+
 def test_last_preview_is_the_map_of_the_final_latents(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the last step the clean estimate and the Euler step are the same thing."""
     seen: list[Pixels] = []

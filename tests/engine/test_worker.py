@@ -255,3 +255,20 @@ def test_killed_service_leaves_no_engine_behind(tmp_path: Path) -> None:
         parent.kill()
     _, alive = psutil.wait_procs([child], timeout=2.0)
     assert not alive
+
+
+async def test_previews_are_made_from_the_moment_on_that_someone_wants_them() -> None:
+    async with running_engine() as engine:
+        await load(engine, p.LoadModel(model="demo", path=str(EMBEDDED)))
+        await engine.send(attrs.evolve(RUN, steps=200, run_id=6))
+        event = (await engine.receive()).event
+        while not isinstance(event, p.StepDone):
+            assert not isinstance(event, p.PreviewMade)
+            event = (await engine.receive()).event
+        await engine.send(p.ShowPreviews(run_id=6))
+        while not isinstance(event, p.PreviewMade):
+            assert not isinstance(event, p.RunDone)
+            event = (await engine.receive()).event
+        assert event.step > 1
+        await engine.send(p.Cancel(run_id=6))
+        await until(engine, p.RunStopped)

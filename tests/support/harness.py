@@ -66,14 +66,18 @@ class Bench:
         resident = await self.load()
         return m.Lease(id=1, engine=resident.engine, incarnation=resident.incarnation, model="demo", load_seconds=0.5)
 
-    async def generate(self, lease: m.Lease | None = None, request: ResolvedRequest = RESOLVED) -> Timings:
+    async def generate(
+        self, lease: m.Lease | None = None, request: ResolvedRequest = RESOLVED, *, previews: bool = False
+    ) -> Timings:
         """Generate, following the events; the message's run id is ``self.runs``."""
         lease = lease or await self.lease()
         send, receive = trio.open_memory_channel[Received](10_000)
         self.runs += 1
         self.events.clear()
         try:
-            return await self.to.ask(m.Run(lease=lease, request=request, run_id=self.runs, events=send))
+            return await self.to.ask(
+                m.Run(lease=lease, request=request, run_id=self.runs, events=send, previews=previews)
+            )
         finally:
             while True:
                 try:

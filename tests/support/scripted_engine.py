@@ -40,6 +40,7 @@ from mflux_api.engine.protocol import (
     RunFailed,
     RunStopped,
     RunWarning,
+    ShowPreviews,
     Shutdown,
     Stage,
     StageChanged,
@@ -171,6 +172,8 @@ class ScriptedEngine:
         self._loading = self._load_cancelled = False
         self._models: set[str] = set()
         self._scope = trio.CancelScope()
+        self.previewed = set[int]()
+        """The runs that were told to make previews."""
         self._death: str | None = None
         self.received: list[Command] = []
         """Every command it was sent."""
@@ -204,6 +207,8 @@ class ScriptedEngine:
                     self._cancelled.add(run_id)
                     if run_id == self._running:
                         self._stop.set()
+            case ShowPreviews(run_id=run_id):
+                self.previewed.add(run_id)
             case CancelLoad():
                 if not self._script.ignore_cancel and self._loading:
                     self._load_cancelled = True
@@ -319,7 +324,8 @@ class ScriptedEngine:
                         await trio.sleep(self._script.step_seconds)
                     done = StepDone(run_id=command.run_id, image=first, step=step, steps=steps, images=len(seeds))
                     self.say(done)
-                    for index in range(first, first + len(seeds) if command.previews else first):
+                    shown = command.previews or command.run_id in self.previewed
+                    for index in range(first, first + len(seeds) if shown else first):
                         preview = PreviewMade(run_id=command.run_id, index=index, step=step, width=8, height=8)
                         self.say(preview, (PREVIEW,))
                     self._say_partial_images(command, inputs, first, step, seeds)

@@ -70,8 +70,13 @@ class Executor:
         self.suspect: Suspect | None = None
         """What the child is reading, and would die over."""
 
-    async def execute(self, work: Work, stop: trio.Event) -> None:
+    async def execute(self, work: Work, stop: trio.Event, show: trio.Event) -> None:
         """Do it, and answer; once ``stop`` is set the child is told to stop, and has its grace.
+
+        Args:
+            work: what to do.
+            stop: set when it is not wanted any more.
+            show: set when someone follows a run's previews.
 
         Raises:
             EngineDied: the child died, hung or broke the protocol; :class:`EngineStopped` when it ignored the stop.
@@ -84,7 +89,7 @@ class Executor:
                 case m.UnloadModel():
                     await self._unload(work)
                 case m.Run():
-                    await self._run(work, stop)
+                    await self._run(work, stop, show)
                 case _:
                     assert_never(work)
         except ProtocolError as error:
@@ -157,7 +162,7 @@ class Executor:
         await self._next_frame(silence, lambda event: isinstance(event, p.Unloaded), f"no unload for {silence:g} s")
         work.reply.ok(None)
 
-    async def _run(self, work: m.Run, stop: trio.Event) -> None:
+    async def _run(self, work: m.Run, stop: trio.Event, show: trio.Event) -> None:
         if (work.lease.engine, work.lease.incarnation) != (self._id, self._incarnation):
             work.reply.fail(m.StaleLease())
             return
@@ -172,11 +177,13 @@ class Executor:
             return
         self._run_id = work.run_id
         lora_paths = [file.path for file in self._loras]
-        command, blobs = run_command(work, lora_paths=lora_paths, previews=self._options.previews)
+        command, blobs = run_command(work, lora_paths=lora_paths, previews=self._options.previews and show.is_set())
         await self._engine.send(command, blobs)
         with work.events:
             async with unwrapped_nursery() as nursery:
                 nursery.start_soon(self._stop_when_told, p.Cancel(run_id=work.run_id), stop, nursery)
+                if self._options.previews and not show.is_set():
+                    nursery.start_soon(self._show_when_told, p.ShowPreviews(run_id=work.run_id), show)
                 await self._follow_run(work, stop)
                 nursery.cancel_scope.cancel()
         if not work.reply.answered:
@@ -249,6 +256,13 @@ class Executor:
         await trio.sleep(self._options.cancel_grace)
         # Killing the child is all that is left; that costs no attempt, because no job waits for it.
         nursery.cancel_scope.cancel()
+
+    async def _show_when_told(self, command: p.ShowPreviews, show: trio.Event) -> None:
+        await show.wait()
+        try:
+            await self._engine.send(command)
+        except EngineDied:
+            logger.debug("the engine died before it could be told to make previews")
 
     async def _next_frame(self, seconds: float, about_it: Callable[[p.Event], bool], otherwise: str) -> Received:
         """Return the next frame that is about the work in hand.

@@ -59,6 +59,7 @@ from mflux_api.actors.messages.generator import (
     ModelRefused,
     Resident,
     Run,
+    ShowPreviews,
     StaleLease,
     UnloadModel,
 )
@@ -118,6 +119,7 @@ from mflux_api.actors.messages.scheduler import (
     SchedulerMessage,
     SchedulerStatus,
     Submit,
+    WantPreviews,
 )
 from mflux_api.actors.messages.stats import (
     Counters,
@@ -253,6 +255,7 @@ __all__ = [
     "SchedulerStatus",
     "SearchJobs",
     "Show",
+    "ShowPreviews",
     "StaleLease",
     "StartDownload",
     "StartJob",
@@ -265,5 +268,6 @@ __all__ = [
     "Transfer",
     "Unfinished",
     "UnloadModel",
+    "WantPreviews",
     "WebhooksMessage",
 ]

@@ -79,6 +79,15 @@ class Run(Ask[Timings]):
     events: trio.MemorySendChannel[Received] = attrs.field(eq=False, repr=False)
     """Gets stages, steps, previews and images as the engine sent them; the answer follows the last."""
     inputs: RunInputs = attrs.field(factory=RunInputs, repr=False)
+    previews: bool = False
+    """Whether someone follows its previews already."""
+
+
+@attrs.frozen(kw_only=True)
+class ShowPreviews:
+    """Someone follows the run's previews: they are made from its next step on."""
+
+    run_id: int
 
 
 @attrs.frozen(kw_only=True)
@@ -103,4 +112,6 @@ class MeasureMemory(Ask[EngineState]):
     """Read the state of the engine with its next heartbeat, which says what memory is free now."""
 
 
-GeneratorMessage = LoadModel | LoadAbandoned | UnloadModel | Run | CancelRun | GetEngine | AwaitEngine | MeasureMemory
+GeneratorMessage = (
+    LoadModel | LoadAbandoned | UnloadModel | Run | ShowPreviews | CancelRun | GetEngine | AwaitEngine | MeasureMemory
+)

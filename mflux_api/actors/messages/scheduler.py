@@ -66,6 +66,13 @@ class CancelJob(Ask[Job | None]):
     job_id: str
 
 
+@attrs.frozen(kw_only=True)
+class WantPreviews:
+    """Someone follows a job's previews: they are made from now on."""
+
+    job_id: str
+
+
 @attrs.frozen
 class JobEnd:
     """How a job ended, and how far it had come."""
@@ -188,6 +195,7 @@ SchedulerMessage = (
     | CancelJob
     | AwaitEnd
     | Abandon
+    | WantPreviews
     | GetSnapshots
     | GetQueue
     | GetStatus

@@ -143,6 +143,8 @@ class Entry:
     """Set once those who wait for its end can be answered: the store has it, or said that it cannot write it now."""
     request_id: str = ""
     """Of the HTTP request that it came by; empty where it came otherwise, or before the last start."""
+    previewed: trio.Event = attrs.field(factory=trio.Event)
+    """Set once someone follows its previews."""
     unwritten: ServiceError | None = None
     """Why the store does not have its end yet; it is asked again."""
 

@@ -97,6 +97,7 @@ class JobRunner:
         publish: Publish,
         show: Show,
         warn: Warn,
+        previewed: trio.Event,
         engine_freed: Callable[[], None],
     ) -> Ran:
         """Generate the job's images on an engine, appending each to ``images`` once it is on disk.
@@ -110,6 +111,7 @@ class JobRunner:
             publish: told of every progress.
             show: given every partial image.
             warn: told of every warning of the engine.
+            previewed: set once someone follows its previews.
             engine_freed: called when the engine has no more to do for it; images may still be being saved then.
 
         Raises:
@@ -128,7 +130,7 @@ class JobRunner:
                 async with unwrapped_nursery() as nursery:
                     async with self._leased(job, to, tracker, publish, nursery) as lease:
                         partials = PartialImages(job, self._decoding, self._encoders, show)
-                        attempt = _Attempt(job, lease, to, tracker, images, late, publish, partials, warn)
+                        attempt = _Attempt(job, lease, to, tracker, images, late, publish, partials, warn, previewed)
                         timings = await self._run(attempt, inputs, nursery)
                     engine_freed()
                 return Ran(timings=attrs.evolve(timings, total=trio.current_time() - started), device=lease.device)
@@ -189,11 +191,21 @@ class JobRunner:
         events, reports = trio.open_memory_channel[Received](
             p.most_events(request.num_images, request.steps) + p.LOSSY_EVENTS
         )
-        run = m.Run(lease=attempt.lease, request=request, run_id=next(self._run_ids), events=events, inputs=inputs)
+        run = m.Run(
+            lease=attempt.lease,
+            request=request,
+            run_id=next(self._run_ids),
+            events=events,
+            inputs=inputs,
+            previews=attempt.previewed.is_set(),
+        )
         answered = False
         nursery.start_soon(self._follow, attempt, reports)
         try:
-            timings = await attempt.to.generator.ask(run)
+            async with unwrapped_nursery() as asking:
+                asking.start_soon(_pass_on_followers, attempt, run)
+                timings = await attempt.to.generator.ask(run)
+                asking.cancel_scope.cancel("the run is over")
             answered = True
         except OutOfMemory as error:
             raise self.advice.error(job.model, low_ram=request.low_ram) from error
@@ -281,6 +293,14 @@ class _Attempt:
     publish: Publish
     partials: PartialImages
     warn: Warn
+    previewed: trio.Event
+
+
+async def _pass_on_followers(attempt: _Attempt, run: m.Run) -> None:
+    """Have the engine make previews when someone begins to follow them."""
+    await attempt.previewed.wait()
+    if not run.previews:
+        attempt.to.generator.tell_latest(m.ShowPreviews(run_id=run.run_id), key=(m.ShowPreviews, run.run_id))
 
 
 class Stopwatch:

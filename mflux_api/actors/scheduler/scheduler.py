@@ -149,6 +149,10 @@ class Scheduler:
                 self._nursery.start_soon(self._endings.answer_end, message)
             case m.Abandon():
                 self._nursery.start_soon(self._endings.abandon, message.job_id)
+            case m.WantPreviews():
+                entry = self._queue.get(message.job_id)
+                if entry is not None:
+                    entry.previewed.set()
             case m.GetSnapshots():
                 if len(message.job_ids) <= _SLICE:
                     message.reply.ok(self._queue.snapshots(self._engines.usable(), message.job_ids))
@@ -324,6 +328,7 @@ class Scheduler:
                 self._publish,
                 self._show,
                 entry.warn,
+                entry.previewed,
                 engine_freed,
             )
         except EngineDied as died:

@@ -18,6 +18,15 @@ ShouldStop: TypeAlias = Callable[[], bool]
 """Asked throughout a pass whether it is to stop."""
 
 
+WantsPreviews: TypeAlias = Callable[[], bool]
+"""Asked at every step whether someone follows the previews."""
+
+
+def no_previews() -> bool:
+    """Return that no one does."""
+    return False
+
+
 class Stopped(Exception):
     """A pass ended because it was told to stop; it left nothing behind but cached prompt embeddings."""
 
@@ -65,7 +74,7 @@ class PipelineRequest:
     loras: tuple[Lora, ...] = ()
     """Adapters for this pass alone, working together."""
     previews: bool = False
-    """Report a small image of every image after every step."""
+    """Report a small image of every image after every step, whether or not someone asks meanwhile."""
     partial_images: int = 0
     """Decode every image so often before it is finished; never under ``low_ram``, which has no place for the VAE."""
 

@@ -31,7 +31,9 @@ from mflux_api.engine.sampling.passes import (
     StageEvent,
     StepEvent,
     Stopped,
+    WantsPreviews,
     WarningEvent,
+    no_previews,
 )
 from mflux_api.engine.sampling.preview import SAMPLE_SIDE, PreviewDecoder, as_jpeg, fit
 from mflux_api.engine.sampling.prompt_cache import PromptCache
@@ -69,7 +71,6 @@ class _Encoded:
     """None where no step is run."""
     start: StartLatents | None
     """None where the run begins with pure noise."""
-    previews: PreviewDecoder | None
 
 
 @attrs.frozen
@@ -79,6 +80,8 @@ class _Pass:
     request: PipelineRequest
     check: Callable[[], None]
     """Raises :class:`Stopped` where the pass is to end."""
+    wants_previews: WantsPreviews
+    """Whether previews are made now."""
     clock: WorkClock
 
     @property
@@ -138,11 +141,14 @@ class Pipeline:
         )
         return images_per_pass(self._device.kind, cost)
 
-    def run(self, request: PipelineRequest, should_stop: ShouldStop) -> Generator[Event, None, None]:
+    def run(
+        self, request: PipelineRequest, should_stop: ShouldStop, wants_previews: WantsPreviews = no_previews
+    ) -> Generator[Event, None, None]:
         """Run one pass and yield its events: a StageEvent per stage, a StepEvent per step, an ImageEvent per seed.
 
         Previews and partial images, where they are asked for, follow their step, and a DoneEvent comes last.
-        ``should_stop`` is asked before and after every step, between the components, and between decode blocks.
+        ``should_stop`` is asked before and after every step, between the components, and between decode blocks;
+        ``wants_previews`` at every step, where the request itself asks for none.
 
         Raises:
             Stopped: ``should_stop`` returned true.
@@ -156,7 +162,7 @@ class Pipeline:
             if should_stop():
                 raise Stopped
 
-        current = _Pass(request, check, WorkClock())
+        current = _Pass(request, check, lambda: request.previews or wants_previews(), WorkClock())
         for component in self._components.resident - {"text_encoder"}:
             self._release(component, request)
         check()
@@ -180,10 +186,12 @@ class Pipeline:
         conditioning = None if embeddings is None else self._condition(embeddings, current)
         references = None if conditioning is None else conditioning.references
         start = encode_start(lambda: self._components.vae, request, references, check, self._threads)
-        previews = self._fit_previews(request, check) if request.previews else None
+        if current.wants_previews() and request.steps_run:
+            # With little memory the VAE is not there later.
+            self._fit_previews(request, check)
         self._release("vae", request)
         current.clock.lap()
-        return _Encoded(predict, conditioning, start, previews)
+        return _Encoded(predict, conditioning, start)
 
     def _adapt(self, current: _Pass) -> Generator[Event, None, Predict]:
         """Return the transformer with the pass's adapters, and tell what of them is not used."""
@@ -243,9 +251,8 @@ class Pipeline:
             latents, number = step.latents, step.number
             yield from clock.pausing(StepEvent(number, request.steps_run, first, images))
             grids = to_grid(step.clean, noise.rows, noise.columns)
-            if encoded.previews is not None:
-                for preview in _previews(encoded.previews, grids, first, number):
-                    yield from clock.pausing(preview)
+            for preview in self._previews(current, grids, first, number):
+                yield from clock.pausing(preview)
             if number in partials:
                 yield from self._partial_images(current, grids, first, partials.index(number), number)
             check()
@@ -327,16 +334,19 @@ class Pipeline:
             references = encode_references(self._components.vae, request.references, check, self._threads)
         return Conditioning(embeddings, request.guidance, references, self._components.info.embeds_guidance)
 
+    def _previews(self, current: _Pass, grids: mx.array, first: int, step: int) -> Iterator[PreviewEvent]:
+        """Yield the preview of every image of a batch, from number ``first`` on, if someone wants them."""
+        # With little memory the VAE's place is the transformer's now, so what was not fitted before cannot be.
+        if not current.wants_previews() or (self._preview_decoder is None and current.request.low_ram):
+            return
+        decoder = self._fit_previews(current.request, current.check)
+        for index, grid in enumerate(mx.split(grids, grids.shape[0]), first):
+            pixels = decoder.pixels(grid)
+            height, width, _ = pixels.shape
+            yield PreviewEvent(index, step, width, height, as_jpeg(pixels))
+
     def _fit_previews(self, request: PipelineRequest, check: Callable[[], None]) -> PreviewDecoder:
         if self._preview_decoder is None:
             mode = decode_mode(self._device, SAMPLE_SIDE, SAMPLE_SIDE, request.low_ram)
             self._preview_decoder = fit(self._components.vae, mode, check, self._threads)
         return self._preview_decoder
-
-
-def _previews(decoder: PreviewDecoder, grids: mx.array, first: int, step: int) -> Iterator[PreviewEvent]:
-    """Yield the preview of every image of a batch, from number ``first`` on."""
-    for index, grid in enumerate(mx.split(grids, grids.shape[0]), first):
-        pixels = decoder.pixels(grid)
-        height, width, _ = pixels.shape
-        yield PreviewEvent(index, step, width, height, as_jpeg(pixels))
