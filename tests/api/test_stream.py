@@ -95,7 +95,7 @@ def test_images_by_url_keep_the_stream_small(client: httpx.Client) -> None:
 
 
 def test_previews_come_on_demand_alone_and_change_no_pixel(client: httpx.Client) -> None:
-    body = {"steps": 6, "width": 128, "height": 128, "num_images": 2, "seed": 3}
+    body = {"steps": 40, "width": 128, "height": 128, "num_images": 2, "seed": 3}
     job_id = submit(client, **body)
     with connect_sse(client, "GET", f"/api/v1/jobs/{job_id}/stream", params={"previews": "jpeg"}) as source:
         events = [data(event) for event in source.iter_sse()]
@@ -103,7 +103,7 @@ def test_previews_come_on_demand_alone_and_change_no_pixel(client: httpx.Client)
     assert shown
     for event in shown:
         assert Image.open(BytesIO(base64.b64decode(event["preview"]))).size == (16, 16)
-        assert (event["stage"], event["steps"]) == ("denoising", 6)
+        assert (event["stage"], event["steps"]) == ("denoising", 40)
     values = [event["progress"] for event in events[:-1]]
     assert values == sorted(values)
     plain = follow(client, job_id, **{"Last-Event-ID": "unknown"})

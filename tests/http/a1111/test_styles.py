@@ -20,7 +20,7 @@ from tests.support.scripted_engine import Script
 pytestmark = pytest.mark.slow
 
 CSV = 'name,prompt,negative_prompt\nInk,"{prompt}, ink",colour\nPlain,on white,\n'
-CALL: dict[str, Any] = {"prompt": "a cat", "model": "demo-base", "width": 64, "height": 64, "steps": 1, "n_iter": 1}
+CALL: dict[str, Any] = {"prompt": "a house", "model": "demo-base", "width": 64, "height": 64, "steps": 1, "n_iter": 1}
 
 
 def styled(folder: Path) -> Any:
@@ -35,12 +35,12 @@ async def test_styles_are_listed_applied_and_told(tmp_path: Path) -> None:
         listed = (await api.http.get("/sdapi/v1/prompt-styles")).json()
         assert listed[0] == {"name": "Ink", "prompt": "{prompt}, ink", "negative_prompt": "colour"}
         for names, prompt, negative, told in (
-            (["Ink", "Plain"], "a cat, ink, on white", "rain, colour", 0),
-            ("Plain", "a cat, on white", "rain", 0),
-            (["Nope", "Plain"], "a cat, on white", "rain", 1),
-            ([], "a cat", "rain", 0),
-            (["None", ""], "a cat", "rain", 0),
-            (None, "a cat", "rain", 0),
+            (["Ink", "Plain"], "a house, ink, on white", "rain, colour", 0),
+            ("Plain", "a house, on white", "rain", 0),
+            (["Nope", "Plain"], "a house, on white", "rain", 1),
+            ([], "a house", "rain", 0),
+            (["None", ""], "a house", "rain", 0),
+            (None, "a house", "rain", 0),
         ):
             body = CALL | {"styles": names, "negative_prompt": "rain"}
             answer = (await api.http.post("/sdapi/v1/txt2img", json=body)).json()
@@ -65,13 +65,13 @@ async def test_styles_that_cannot_be_used_are_an_error_of_their_field(tmp_path: 
 
 async def test_infotext_fills_in_what_the_fields_leave_out(tmp_path: Path) -> None:
     script = Script()
-    said = "a dog\nNegative prompt: rain\nSteps: 3, Sampler: Euler, CFG scale: 2.5, Seed: 77, Size: 80x96, Model: other"
+    said = "a boat\nNegative prompt: rain\nSteps: 3, Sampler: Euler, CFG scale: 2.5, Seed: 77, Size: 80x96, Model: other"
     async with scripted_api(tmp_path, script) as api:
         body = {"infotext": said, "steps": 2, "model": "demo-base"}
         answer = await api.http.post("/sdapi/v1/txt2img", json=body)
         assert answer.status_code == 200, answer.text
         run = runs(script)[-1][0]
-        assert (run.prompt, run.negative_prompt, run.steps, run.guidance) == ("a dog", "rain", 2, 2.5)
+        assert (run.prompt, run.negative_prompt, run.steps, run.guidance) == ("a boat", "rain", 2, 2.5)
         assert (run.seeds, run.width, run.height) == ((77,), 80, 96)
         body = {"infotext": said.replace("77", "abc"), "negative_prompt": "", "guidance": 1.5, "model": "demo-base"}
         answer = await api.http.post("/sdapi/v1/txt2img", json=body | {"steps": 1})
@@ -82,7 +82,7 @@ async def test_infotext_fills_in_what_the_fields_leave_out(tmp_path: Path) -> No
 
 async def test_infotext_names_the_model_and_the_strength_and_what_is_not_here_is_told(tmp_path: Path) -> None:
     script = Script()
-    said = "a dog\nSteps: 2, Sampler: DPM++ 2M, CFG scale: 1, Seed: 7, Size: 64x64, Denoising strength: 0.5, Model: "
+    said = "a boat\nSteps: 2, Sampler: DPM++ 2M, CFG scale: 1, Seed: 7, Size: 64x64, Denoising strength: 0.5, Model: "
     images = {"init_images": [to_base64(scene((64, 64)))]}
     async with scripted_api(tmp_path, script) as api:
         answer = (await api.http.post("/sdapi/v1/img2img", json={"infotext": said + "demo-base", **images})).json()
