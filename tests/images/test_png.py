@@ -1,5 +1,6 @@
 """Our own PNG files, read with Pillow."""
 
+import struct
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
+from mflux_api.images import png
 from mflux_api.images.png import encode_png
 from tests.support.server import ROOT
 
@@ -57,3 +59,23 @@ def test_wrong_number_of_bytes_is_refused() -> None:
     for width, height in ((32, 31), (0, 0)):
         with pytest.raises(ValueError, match="3 bytes per pixel"):
             encode_png(PIXELS, width, height, parameters="")
+
+
+@pytest.mark.parametrize("size", [(1200, 1100), (512, 512), (4000, 30), (7, 30000)])
+def test_file_does_not_depend_on_how_many_cores_compressed_it(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = Image.effect_noise(size, 40).convert("RGB").tobytes()
+    files = set()
+    for cores in (1, 2, 16):
+        monkeypatch.setattr(png, "_cores", lambda cores=cores: cores)
+        files.add(encode_png(pixels, *size, parameters=""))
+    (file,) = files
+    chunks = dict.fromkeys([b"IDAT"], b"")
+    at = len(png.SIGNATURE)
+    while at < len(file):
+        length, kind = struct.unpack(">I4s", file[at : at + 8])
+        chunks[kind] = chunks.get(kind, b"") + file[at + 8 : at + 8 + length]
+        at += 12 + length
+    # Its checksum is compared, which Pillow does not do.
+    assert len(zlib.decompress(chunks[b"IDAT"])) == size[1] * (3 * size[0] + 1)
