@@ -25,18 +25,19 @@ def reference(width: int, height: int, index: int) -> npt.NDArray[np.uint8]:
     return np.clip(levels, 0, 255).astype(np.uint8)
 
 
-def open_engine() -> Any:
+def open_engine(fast_path: bool) -> Any:
     """Prepare this process to compute in float32 as the service does on a CPU, and return its device."""
     os.environ["MLX_DISABLE_COMPILE"] = "1"
     from mflux_api.engine import blas
 
     blas.preload()
+    import attrs
     import mlx.core as mx
     from mflux.models.common.config.model_config import ModelConfig
 
     from mflux_api.engine.device import configure, detect_device
 
-    device = detect_device()
+    device = attrs.evolve(detect_device(), fast_path=fast_path)
     configure(device)
     ModelConfig.precision = mx.float32
     return device
@@ -90,14 +91,23 @@ def comparison(case: Mapping[str, Any], ours: npt.NDArray[np.uint8], theirs: npt
     )
 
 
-def run_side(description: str, generate: Callable[[Path, Path | None], None], compare: Callable[[Path], bool]) -> int:
+def run_side(
+    description: str, generate: Callable[[Path, Path | None, bool], None], compare: Callable[[Path], bool]
+) -> int:
     """Run the side that the command line names; return the exit status."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("side", choices=["generate", "compare"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--checkpoint", type=Path, help="generate: use this checkpoint for every case")
+    add_fast_path(parser)
     arguments = parser.parse_args()
     if arguments.side == "generate":
-        generate(arguments.folder.resolve(), arguments.checkpoint.resolve() if arguments.checkpoint else None)
+        checkpoint = arguments.checkpoint.resolve() if arguments.checkpoint else None
+        generate(arguments.folder.resolve(), checkpoint, arguments.fast_path)
         return 0
     return 0 if compare(arguments.folder) else 1
+
+
+def add_fast_path(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says which of the engine's two ways of computing is compared."""
+    parser.add_argument("--fast-path", action="store_true", help="generate: as the service does by default")

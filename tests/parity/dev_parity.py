@@ -20,7 +20,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from tests.parity.comparison import MIN_DECIBELS, Size, comparison, generate_case, open_engine, psnr, reference
+from tests.parity.comparison import (
+    MIN_DECIBELS,
+    Size,
+    add_fast_path,
+    comparison,
+    generate_case,
+    open_engine,
+    psnr,
+    reference,
+)
 
 # (prompt, width, height, steps, guidance, sizes of the reference images)
 CASES: tuple[tuple[str, int, int, int, float, tuple[Size, ...]], ...] = (
@@ -35,9 +44,9 @@ CASES: tuple[tuple[str, int, int, int, float, tuple[Size, ...]], ...] = (
 )
 
 
-def generate(folder: Path) -> None:
+def generate(folder: Path, fast_path: bool) -> None:
     """Write the engine's side into ``folder``: the checkpoint, noise, embeddings and images."""
-    device = open_engine()
+    device = open_engine(fast_path)
     from mflux_api.engine.sampling.pipeline import Pipeline
     from mflux_api.engine.weights.components import load_components
     from tests.support.dev_checkpoint import write_dev_checkpoint
@@ -130,9 +139,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Compare the engine's FLUX.2-dev with diffusers'.")
     parser.add_argument("side", choices=["generate", "compare"])
     parser.add_argument("folder", type=Path)
+    add_fast_path(parser)
     arguments = parser.parse_args()
     if arguments.side == "generate":
-        generate(arguments.folder.resolve())
+        generate(arguments.folder.resolve(), arguments.fast_path)
         return 0
     return 0 if compare(arguments.folder) else 1
 

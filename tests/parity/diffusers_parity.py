@@ -6,9 +6,10 @@ MLX and torch need not share an environment, so there are two sides and a folder
     python -m venv TORCH && TORCH/bin/pip install torch diffusers transformers accelerate safetensors numpy pillow
     TORCH/bin/python -m tests.parity.diffusers_parity compare FOLDER
 
-``generate`` runs in the project's environment. It writes random checkpoints, distilled and base (or takes one with
-``--checkpoint``, for instance a downloaded Klein), then each case's noise and the engine's image. ``compare`` loads
-the same checkpoints with diffusers in float32 on the CPU, prints a PSNR per case and exits with 1 below 60 dB.
+``generate`` runs in the project's environment, with ``--fast-path`` as the service does by default and else with
+mflux's own modules. It writes random checkpoints, distilled and base (or takes one with ``--checkpoint``, for instance
+a downloaded Klein), then each case's noise and the engine's image. ``compare`` loads the same checkpoints with
+diffusers in float32 on the CPU, prints a PSNR per case and exits with 1 below 60 dB.
 
 diffusers takes no negative prompt as text: it is given as embeddings, made by its own ``encode_prompt``.
 """
@@ -67,9 +68,9 @@ def _kind_of(checkpoint: Path) -> str:
     return "distilled" if index.get("is_distilled") else "base"
 
 
-def generate(folder: Path, checkpoint: Path | None) -> None:
+def generate(folder: Path, checkpoint: Path | None, fast_path: bool) -> None:
     """Write the engine's side into ``folder``: checkpoints, noise and images."""
-    device = open_engine()
+    device = open_engine(fast_path)
     import attrs
 
     from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint

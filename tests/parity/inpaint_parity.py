@@ -94,9 +94,9 @@ def mask_of(case: Case) -> npt.NDArray[np.uint8]:
     return levels.round().astype(np.uint8)
 
 
-def generate(folder: Path, checkpoint: Path | None) -> None:
+def generate(folder: Path, checkpoint: Path | None, fast_path: bool) -> None:
     """Write the engine's side into ``folder``: checkpoints, noise and images."""
-    device = open_engine()
+    device = open_engine(fast_path)
     import attrs
 
     from mflux_api.engine.demo.random_checkpoint import CheckpointShape, write_random_checkpoint

@@ -1,6 +1,7 @@
 """One pass from prompt and images to pixels: encode, denoise, decode, reported step by step and stoppable throughout.
 
-For one seed at guidance 1 the image is the one of mflux's own ``Flux2Klein`` or ``Flux2KleinEdit``, bit for bit.
+Without the fast path, for one seed at guidance 1, the image is the one of mflux's own ``Flux2Klein`` or
+``Flux2KleinEdit``, bit for bit.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
