@@ -3,8 +3,8 @@
 All rows of a file have the same filter, Sub or Up, whichever serves its middle better: that makes between 0.79 and 1.06
 of what Pillow's level 1 makes of the demo's images, in 0.8 of its time at 1 MP and 0.3 at 22 MP of noise. An image is
 cut into bands, which are compressed side by side: zlib lets other threads run meanwhile. Rows are filtered strip by
-strip with Python's long integers, which subtract a strip at a time. How it is cut depends on its size alone, so the same
-pixels make the same file on every machine.
+strip with Python's long integers, which subtract a strip at a time. How it is cut depends on its size alone, so that
+the same pixels make the same file on every machine.
 """
 
 import os
