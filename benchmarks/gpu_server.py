@@ -1,0 +1,210 @@
+"""Images over HTTP on a GPU, with random weights in the shapes of FLUX.2 Klein 4B: latency, throughput, first uses.
+
+Two servers, one after the other, in one run: as mflux computes (``engine.fast_path = false``), and as we do.
+
+Run: ``python -m benchmarks.gpu_server [--json FILE] [--folder FOLDER]`` on a machine with a GPU; the
+weights take 13.4 GB.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.server import free_port, wait_until_healthy
+
+STEPS = 4
+QUEUED = 16
+CALLERS = 8
+SIDES = (512, 1024)
+
+
+class Client:
+    """Calls of one server."""
+
+    def __init__(self, port: int) -> None:
+        self._base = f"http://127.0.0.1:{port}"
+
+    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return the object that is answered."""
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self._base + path, method=method, data=data, headers={"Content-Type": "application/json"}
+        )
+        with urllib.request.urlopen(request, timeout=600) as answer:
+            found: dict[str, Any] = json.loads(answer.read())
+            return found
+
+    def image(self, **fields: Any) -> float:
+        """Generate one, and return the seconds until it was here."""
+        body = {"prompt": "a red house by a lake", "model": "klein", "steps": STEPS, "width": 512, "height": 512}
+        begun = time.perf_counter()
+        self.ask("POST", "/sdapi/v1/txt2img", body | fields)
+        return time.perf_counter() - begun
+
+    def submit(self, **fields: Any) -> str:
+        """Submit a job and return its id."""
+        body = {"prompt": "a red house by a lake", "model": "klein", "steps": STEPS, "width": 512, "height": 512}
+        return str(self.ask("POST", "/api/v1/generate", body | fields)["job_id"])
+
+    def wait(self, job: str) -> dict[str, Any]:
+        """Return a job when it has ended."""
+        while True:
+            found = self.ask("GET", f"/api/v1/jobs/{job}?wait=30")
+            if found["status"] in ("completed", "failed", "cancelled"):
+                return found
+
+    def follow(self, job: str) -> float:
+        """Follow a job's previews, and return the seconds to its end."""
+        begun = time.perf_counter()
+        with urllib.request.urlopen(f"{self._base}/api/v1/jobs/{job}/stream?previews=jpeg", timeout=600) as stream:
+            for line in stream:
+                if line.startswith(b"event: complete"):
+                    break
+        return time.perf_counter() - begun
+
+
+@contextmanager
+def serving(folder: Path, weights: Path, *, fast_path: bool) -> Iterator[Client]:
+    """Run a server for the length of a block."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = f"""
+        [models]
+        default = "klein"
+        cache_dir = "{folder}/models"
+        [[models.custom]]
+        name = "klein"
+        base = "flux2-klein-4b"
+        path = "{weights}"
+        [[models.custom]]
+        name = "flux2-klein-4b"
+        base = "flux2-klein-4b"
+        path = "{weights}"
+        [engine]
+        devices = "gpu"
+        fast_path = {str(fast_path).lower()}
+    """
+    (folder / "config.toml").write_text(config, "utf-8")
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-P", "-m", "mflux_api", "serve", "--host", "127.0.0.1", "--port", str(port)],
+        cwd=folder,
+        env={name: value for name, value in os.environ.items() if name != "MLX_PTX_CACHE_DIR"},
+        stderr=(folder / "server.log").open("wb"),
+    )
+    try:
+        wait_until_healthy(port)
+        yield Client(port)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def measure(client: Client) -> dict[str, Any]:
+    """Return the figures of one server."""
+    found: dict[str, Any] = {"first_s": client.image()}
+    for side in SIDES:
+        size = {"width": side, "height": side}
+        client.image(**size)
+        cached = [client.image(**size, seed=seed) for seed in range(12)]
+        fresh = [client.image(**size, prompt=f"a red house, number {number}") for number in range(6)]
+        followed = [client.follow(client.submit(**size, seed=seed)) for seed in range(6)]
+        found[str(side)] = {
+            "image_ms": statistics.median(cached) * 1000,
+            "new_prompt_ms": statistics.median(fresh) * 1000,
+            "with_previews_ms": statistics.median(followed) * 1000,
+        }
+    begun = time.perf_counter()
+    jobs = [client.submit(seed=seed) for seed in range(QUEUED)]
+    for job_id in jobs:
+        client.wait(job_id)
+    found["queued_each_ms"] = (time.perf_counter() - begun) / QUEUED * 1000
+    found["four_in_one_ms"] = min(client.image(num_images=4) for _ in range(3)) * 1000
+    found["callers_images_a_minute"] = _many_callers(client)
+    for bits in (8, 4):
+        model = f"flux2-klein-4b-{bits}-bit"
+        first = client.image(model=model)
+        found[f"{bits}_bits"] = {"first_s": first, "image_ms": min(client.image(model=model) for _ in range(4)) * 1000}
+    client.image(low_ram=True)
+    found["low_ram_ms"] = min(client.image(low_ram=True) for _ in range(3)) * 1000
+    return found
+
+
+def _many_callers(client: Client) -> float:
+    """Return the images a minute that so many callers get who each ask for the next when they have one."""
+    each = 6
+
+    def ask(caller: int) -> None:
+        for number in range(each):
+            client.image(seed=100 * caller + number)
+
+    threads = [threading.Thread(target=ask, args=(caller,)) for caller in range(CALLERS)]
+    begun = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return CALLERS * each / (time.perf_counter() - begun) * 60
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser.add_argument("--folder", type=Path, help="where the weights are, or are written")
+    parser.add_argument("--fast-only", action="store_true", help="leave mflux's way out")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        weights = arguments.folder or Path(temporary) / "klein"
+        if not (weights / "model_index.json").is_file():
+            subprocess.run([sys.executable, "-P", "-c", _WRITE.format(str(weights))], check=True)
+        found: dict[str, Any] = {}
+        for name, fast_path in (("fast path", True), ("mflux", False)):
+            if fast_path or not arguments.fast_only:
+                with serving(Path(temporary) / name.replace(" ", "-"), weights, fast_path=fast_path) as client:
+                    found[name] = measure(client)
+                    found["system"] = client.ask("GET", "/api/v1/system")
+                print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)
+        # Everything is compiled now, in the folder of the first.
+        with serving(Path(temporary) / "fast-path", weights, fast_path=True) as client:
+            found["second start, first image"] = client.image()
+    print("| | " + " | ".join(name for name in ("fast path", "mflux") if name in found) + " |\n|---|---|---|")
+    for label, value in _ROWS:
+        cells = [value(found[name]) for name in ("fast path", "mflux") if name in found]
+        print(f"| {label} | " + " | ".join(cells) + " |")
+    print(f"\nThe first image of the second server: {found['second start, first image']:.1f} s")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+
+
+_WRITE = "from pathlib import Path; from benchmarks.klein_4b import write; write(Path({!r}))"
+_ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
+    ("first image, with loading", lambda row: f"{row['first_s']:.1f} s"),
+    ("512²", lambda row: f"{row['512']['image_ms']:.0f} ms"),
+    ("512², new prompt", lambda row: f"{row['512']['new_prompt_ms']:.0f} ms"),
+    ("512², previews followed", lambda row: f"{row['512']['with_previews_ms']:.0f} ms"),
+    ("1024²", lambda row: f"{row['1024']['image_ms']:.0f} ms"),
+    ("1024², new prompt", lambda row: f"{row['1024']['new_prompt_ms']:.0f} ms"),
+    (f"{QUEUED} queued, 512², each", lambda row: f"{row['queued_each_ms']:.0f} ms"),
+    ("4 images of one request, 512²", lambda row: f"{row['four_in_one_ms']:.0f} ms"),
+    (f"{CALLERS} callers at once, images a minute", lambda row: f"{row['callers_images_a_minute']:.0f}"),
+    ("8 bits, first use", lambda row: f"{row['8_bits']['first_s']:.1f} s"),
+    ("8 bits, 512²", lambda row: f"{row['8_bits']['image_ms']:.0f} ms"),
+    ("4 bits, first use", lambda row: f"{row['4_bits']['first_s']:.1f} s"),
+    ("4 bits, 512²", lambda row: f"{row['4_bits']['image_ms']:.0f} ms"),
+    ("`low_ram`, 512²", lambda row: f"{row['low_ram_ms']:.0f} ms"),
+)
+
+
+if __name__ == "__main__":
+    main()
