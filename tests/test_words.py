@@ -60,6 +60,7 @@ ALLOWED = {
     ("tests/semantic/edit_cases.py", "paint"): PROMPT,
     ("tests/semantic/edit_cases.py", "painting"): PROMPT,
     ("tests/semantic/edit_cases.py", "picture"): PROMPT,
+    ("tests/browser/screens.mjs", "paint"): "the browsers' own name of a measure",
     ("tests/parity/diffusers_parity.py", "painting"): "a prompt whose PSNR is recorded",
     ("mflux_api/storage/migrations.py", "painting"): "SQL of the schema of a released version",
 }

@@ -50,7 +50,7 @@ def test_next_child_finds_what_one_compiled(tmp_path: Path) -> None:
     assert list(other.own.iterdir()) == []
 
 
-def test_what_a_killed_child_was_writing_is_nobodys(tmp_path: Path) -> None:
+def test_what_a_killed_child_was_writing_is_not_used(tmp_path: Path) -> None:
     first = cache(tmp_path, os.getpid())
     first.open()
     (first.own / "half.ptx").write_bytes(b"half of")

@@ -45,7 +45,7 @@ class Boundary:
 @pytest.fixture
 def boundary(device: "Device") -> Iterator[Boundary]:
     (incoming, parent), (outgoing, child) = os.pipe(), os.pipe()
-    control = SimpleNamespace(cancelled=set(), load_cancelled=False, memory=(0, 0), beat=lambda: None)
+    control = SimpleNamespace(cancelled=set(), previewed=set(), load_cancelled=False, memory=(0, 0), beat=lambda: None)
     yield Boundary(Worker(ChildPipe(incoming, child, p.ENGINE_TYPES), control, device), outgoing)  # type: ignore[arg-type]
     for descriptor in (incoming, parent, child, outgoing):
         os.close(descriptor)

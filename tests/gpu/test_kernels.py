@@ -99,7 +99,8 @@ def test_norms_are_the_portable_ones(sets: int, width: int) -> None:
     x, y = 3 + random(2, 7, width), random(2, 7, width)
     assert distance(ours.normed(x, modulation), portable.normed(x, modulation)) < ROUNDING
     for one, other in zip(ours.added(x, y, modulation), portable.added(x, y, modulation), strict=True):
-        assert distance(one, other) < ROUNDING
+        # MLX rounds the norm before it is scaled.
+        assert distance(one, other) < 2 * ROUNDING
     # An adapter may answer in float32.
     total, _ = ours.added(x, y.astype(mx.float32), modulation)
     assert total.dtype == mx.bfloat16

@@ -6,6 +6,8 @@ from mlx import nn
 from mflux_api.engine.kernels.cuda_kernels import PER_THREAD, kernel, launched, numbers
 from mflux_api.engine.weights.quantization import DequantizedLinear
 
+_PARTS_OF_THREAD = 4
+
 
 def speed_up(module: nn.Module) -> None:
     """Have the quantized layers of a module unpacked here."""
@@ -25,35 +27,53 @@ def dequantize(weight: mx.array, scales: mx.array, biases: mx.array, group_size:
         bits: of a number: 3, 4, 6 or 8.
     """
     outputs, inputs = scales.shape[0], scales.shape[1] * group_size
-    threads = outputs * inputs // PER_THREAD
+    parts = outputs * inputs // PER_THREAD
     source = _SOURCE.replace("BITS", str(bits)).replace("GROUP", str(group_size))
     (unpacked,) = kernel(f"dequantize_{bits}", ("packed", "scales", "biases", "sizes"), ("out",), source)(
-        inputs=[weight, scales, biases.astype(scales.dtype), numbers(threads)],
-        **launched(threads, [(outputs, inputs)], scales.dtype),
+        inputs=[weight, scales, biases.astype(scales.dtype), numbers(parts)],
+        **launched(-(-parts // _PARTS_OF_THREAD), [(outputs, inputs)], scales.dtype),
     )
     return unpacked
 
 
-# 8 numbers a thread, which are as many bytes as a number has bits; they begin at the lowest bit of the first byte.
+# 8 numbers at a time, which are as many bytes as a number has bits and begin at the lowest bit of the first one. A
+# thread has 4 of them, a block apart, so that enough reads are under way to fill the memory's bandwidth.
 _SOURCE = """
-    size_t thread = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
-    if (thread >= sizes[0]) return;
-    unsigned long long bytes = 0;
-    #if BITS == 8
-        bytes = ((const unsigned long long*)packed)[thread];
-    #elif BITS == 4
-        bytes = ((const unsigned int*)packed)[thread];
-    #else
-        const unsigned char* from = (const unsigned char*)packed + thread * BITS;
-        #pragma unroll
-        for (int i = 0; i < BITS; i++) bytes |= (unsigned long long)from[i] << (8 * i);
-    #endif
-    size_t group = thread * 8 / GROUP;
-    float scale = (float)scales[group], bias = (float)biases[group];
-    uint4 result;
-    T* numbers = (T*)&result;
+    size_t first = (size_t)blockIdx.x * (4 * 256) + threadIdx.x, count = sizes[0];
+    unsigned long long bytes[4];
+    float scale[4], bias[4];
     #pragma unroll
-    for (int i = 0; i < 8; i++)
-        numbers[i] = (T)((float)((unsigned int)(bytes >> (BITS * i)) & ((1u << BITS) - 1)) * scale + bias);
-    *(uint4*)(out + thread * 8) = result;
+    for (int part = 0; part < 4; part++) {
+        size_t at = first + part * 256;
+        bytes[part] = 0;
+        if (at >= count) continue;
+        #if BITS == 8
+            bytes[part] = ((const unsigned long long*)packed)[at];
+        #elif BITS == 4
+            bytes[part] = ((const unsigned int*)packed)[at];
+        #elif BITS == 6
+            #pragma unroll
+            for (int i = 0; i < 3; i++)
+                bytes[part] |= (unsigned long long)((const unsigned short*)packed)[at * 3 + i] << (16 * i);
+        #else
+            #pragma unroll
+            for (int i = 0; i < BITS; i++)
+                bytes[part] |= (unsigned long long)((const unsigned char*)packed)[at * BITS + i] << (8 * i);
+        #endif
+        scale[part] = (float)scales[at * 8 / GROUP];
+        bias[part] = (float)biases[at * 8 / GROUP];
+    }
+    #pragma unroll
+    for (int part = 0; part < 4; part++) {
+        size_t at = first + part * 256;
+        if (at >= count) continue;
+        uint4 result;
+        T* numbers = (T*)&result;
+        #pragma unroll
+        for (int i = 0; i < 8; i++) {
+            unsigned int number = (unsigned int)(bytes[part] >> (BITS * i)) & ((1u << BITS) - 1);
+            numbers[i] = (T)((float)number * scale[part] + bias[part]);
+        }
+        *(uint4*)(out + at * 8) = result;
+    }
 """

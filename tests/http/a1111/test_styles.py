@@ -65,7 +65,9 @@ async def test_styles_that_cannot_be_used_are_an_error_of_their_field(tmp_path: 
 
 async def test_infotext_fills_in_what_the_fields_leave_out(tmp_path: Path) -> None:
     script = Script()
-    said = "a boat\nNegative prompt: rain\nSteps: 3, Sampler: Euler, CFG scale: 2.5, Seed: 77, Size: 80x96, Model: other"
+    said = (
+        "a boat\nNegative prompt: rain\nSteps: 3, Sampler: Euler, CFG scale: 2.5, Seed: 77, Size: 80x96, Model: other"
+    )
     async with scripted_api(tmp_path, script) as api:
         body = {"infotext": said, "steps": 2, "model": "demo-base"}
         answer = await api.http.post("/sdapi/v1/txt2img", json=body)
