@@ -110,8 +110,8 @@ def serving(folder: Path, weights: Path, *, fast_path: bool) -> Iterator[Client]
         server.wait()
 
 
-def measure(client: Client) -> dict[str, Any]:
-    """Return the figures of one server."""
+def measure(client: Client, *, whole: bool = True) -> dict[str, Any]:
+    """Return the figures of one server; without ``whole`` those of single images alone."""
     found: dict[str, Any] = {"first_s": client.image()}
     for side in SIDES:
         size = {"width": side, "height": side}
@@ -124,6 +124,8 @@ def measure(client: Client) -> dict[str, Any]:
             "new_prompt_ms": statistics.median(fresh) * 1000,
             "with_previews_ms": statistics.median(followed) * 1000,
         }
+    if not whole:
+        return found
     begun = time.perf_counter()
     jobs = [client.submit(seed=seed) for seed in range(QUEUED)]
     for job_id in jobs:
@@ -162,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--json", type=Path, help="also write the figures there")
     parser.add_argument("--folder", type=Path, help="where the weights are, or are written")
-    parser.add_argument("--fast-only", action="store_true", help="leave mflux's way out")
+    parser.add_argument("--short", action="store_true", help="of mflux's way only single images")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         weights = arguments.folder or Path(temporary) / "klein"
@@ -170,17 +172,16 @@ def main() -> None:
             subprocess.run([sys.executable, "-P", "-c", _WRITE.format(str(weights))], check=True)
         found: dict[str, Any] = {}
         for name, fast_path in (("fast path", True), ("mflux", False)):
-            if fast_path or not arguments.fast_only:
-                with serving(Path(temporary) / name.replace(" ", "-"), weights, fast_path=fast_path) as client:
-                    found[name] = measure(client)
-                    found["system"] = client.ask("GET", "/api/v1/system")
-                print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)
+            with serving(Path(temporary) / name.replace(" ", "-"), weights, fast_path=fast_path) as client:
+                found[name] = measure(client, whole=fast_path or not arguments.short)
+                found["system"] = client.ask("GET", "/api/v1/system")
+            print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)
         # Everything is compiled now, in the folder of the first.
         with serving(Path(temporary) / "fast-path", weights, fast_path=True) as client:
             found["second start, first image"] = client.image()
-    print("| | " + " | ".join(name for name in ("fast path", "mflux") if name in found) + " |\n|---|---|---|")
-    for label, value in _ROWS:
-        cells = [value(found[name]) for name in ("fast path", "mflux") if name in found]
+    print("| | fast path | mflux |\n|---|---|---|")
+    for row, (label, value) in enumerate(_ROWS, 1):
+        cells = [value(found["fast path"]), "" if arguments.short and row > _SINGLE else value(found["mflux"])]
         print(f"| {label} | " + " | ".join(cells) + " |")
     print(f"\nThe first image of the second server: {found['second start, first image']:.1f} s")
     if arguments.json is not None:
@@ -188,6 +189,8 @@ def main() -> None:
 
 
 _WRITE = "from pathlib import Path; from benchmarks.klein_4b import write; write(Path({!r}))"
+_SINGLE = 6
+"""Rows of single images: the first of these."""
 _ROWS: tuple[tuple[str, Callable[[dict[str, Any]], str]], ...] = (
     ("first image, with loading", lambda row: f"{row['first_s']:.1f} s"),
     ("512²", lambda row: f"{row['512']['image_ms']:.0f} ms"),
