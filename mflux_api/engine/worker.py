@@ -353,6 +353,7 @@ def main() -> None:
         free_bytes=control.free_bytes(),
         may_use_gpu=devices != "cpu",
     )
+    memory.settle()
     pipe.write(ready)
     Worker(pipe, control, device, kernels).serve()
 
