@@ -18,7 +18,7 @@ export async function loadAll() {
       get("session"), get("models"), get("loras"), get("system"),
       fetch("./", { headers: { Accept: "application/json" } }).then((answer) => answer.json()),
     ]);
-    update({ keyed: session.name !== null, models: models.models, loras: loras.loras, system, defaultModel: root.model, needsKey: false });
+    update({ keyed: session.name !== null, models: models.models, diskFree: models.disk_free_gb, loras: loras.loras, system, defaultModel: root.model, needsKey: false });
     if (!state.form.sized && model()) [state.form.width, state.form.height] = model().native_size;
     await search();
     follow();

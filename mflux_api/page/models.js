@@ -23,7 +23,8 @@ export function costs(each, now) {
   }
   if (inMemory(each, now)) return "in memory";
   if (each.downloaded) return "on disk";
-  return `${fetched(each, now)} to download`.trim();
+  const free = now.diskFree ? `, ${Math.round(now.diskFree)} GB free` : "";
+  return `${fetched(each, now)} to download${free}`.trim();
 }
 
 // A model in a line: what it is, whose licence it has, and what has to be done before it can be fetched.
@@ -33,8 +34,8 @@ export function about(each, now) {
 }
 
 async function refresh(title) {
-  const [status, { models }] = await Promise.all([get(`models/${encodeURIComponent(title)}/status`), get("models")]);
-  update({ statuses: { ...state.statuses, [title]: status }, models });
+  const [status, { models, disk_free_gb: diskFree }] = await Promise.all([get(`models/${encodeURIComponent(title)}/status`), get("models")]);
+  update({ statuses: { ...state.statuses, [title]: status }, models, diskFree });
   return status;
 }
 

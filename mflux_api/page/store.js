@@ -8,6 +8,7 @@ export const state = {
   needsKey: false,
   keyed: false,
   models: [],
+  diskFree: null, // Gigabytes, where models are downloaded to.
   defaultModel: "",
   loras: [],
   system: null,

@@ -16,12 +16,12 @@ function setTheme(theme) {
   find("theme").title = `Theme: ${theme}`;
 }
 
-function engineChip(engine, total) {
+function engineChip(engine) {
   const busy = engine.loading ? `loading ${engine.loading}` : engine.models[0] ?? "no model in memory";
   const text = engine.status === "ready" ? busy : engine.status;
   const memory = engine.memory_gb ? `${engine.memory_gb.toFixed(1)} GB` : "";
-  // A graphics card has memory of its own, whose size the API does not tell.
-  const bar = memory && engine.backend !== "cuda" && h("progress.memory", { max: total, value: engine.memory_gb, label: `Memory: ${memory} of ${Math.round(total)} GB` });
+  const total = engine.device_memory_gb;
+  const bar = memory && total && h("progress.memory", { max: total, value: engine.memory_gb, label: `Memory: ${memory} of ${Math.round(total)} GB` });
   return h(`li.chip.engine.${engine.status}`, { title: [engine.device, engine.problem, ...engine.models].filter(Boolean).join(" · ") },
     h("b", engine.backend?.toUpperCase() ?? "Engine"), h("span.enginetext", text), memory && h("span.quiet", memory), bar);
 }
@@ -74,7 +74,7 @@ export function startTop() {
       [document.body, ...document.querySelectorAll("dialog[open]")].at(-1).append(toast);
       toast.firstChild.textContent = now.notice;
     }
-    render(find("engines"), [now.system?.engines, now.system?.system_memory_gb.total], () => (now.system?.engines ?? []).map((engine) => engineChip(engine, now.system.system_memory_gb.total)));
+    render(find("engines"), [now.system?.engines], () => (now.system?.engines ?? []).map(engineChip));
     if (form.hidden === now.needsKey) {
       form.hidden = !now.needsKey;
       if (now.needsKey) find("key").focus();

@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import shutil
 from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -53,6 +54,16 @@ class Checkpoints:
     def hub(self) -> HubCache:
         """The repositories that were downloaded."""
         return HubCache(self.cache_dir)
+
+    def free_bytes(self) -> int | None:
+        """Return what is left of the disk that models are downloaded to; ``None`` where that cannot be told."""
+        nearest = next(
+            path for path in (self.cache_dir.absolute(), *self.cache_dir.absolute().parents) if path.exists()
+        )
+        try:
+            return shutil.disk_usage(nearest).free
+        except OSError:
+            return None
 
     def folder(self, model: Model) -> Path | None:
         """Return the folder of the model's checkpoint; ``None`` if it is not on disk.

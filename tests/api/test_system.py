@@ -194,3 +194,9 @@ def test_every_response_has_a_request_id_and_the_clients_own_is_kept(client: htt
         assert re.fullmatch("[0-9a-f]{16}", client.get(path, headers={"X-Request-ID": bad}).headers["x-request-id"])
     fresh = [client.get(path).headers["x-request-id"] for _ in range(2)]
     assert fresh[0] != fresh[1]
+
+
+def test_room_for_downloads_and_for_models_in_memory_is_told(client: httpx.Client) -> None:
+    assert client.get("/api/v1/models").json()["disk_free_gb"] > 0
+    engine = client.get("/api/v1/system").json()["engines"][0]
+    assert engine["device_memory_gb"] >= engine["memory_gb"] >= 0

@@ -48,6 +48,8 @@ class ModelList:
     """``GET /api/v1/models``."""
 
     models: tuple[ModelResponse, ...]
+    disk_free_gb: float | None
+    """Gigabytes (10^9 bytes) that are left where models are downloaded to."""
 
 
 @attrs.frozen(kw_only=True)

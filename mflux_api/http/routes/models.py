@@ -95,10 +95,12 @@ def blueprint(gateway: Gateway) -> Blueprint:
 
     @routes.get("/models")
     async def list_models() -> Response:
-        def read() -> tuple[ModelResponse, ...]:
-            return tuple(_response(model, checkpoints.state(model), default_steps) for model in gateway.catalog)
+        def read() -> ModelList:
+            listed = (_response(model, checkpoints.state(model), default_steps) for model in gateway.catalog)
+            free = checkpoints.free_bytes()
+            return ModelList(models=tuple(listed), disk_free_gb=None if free is None else round(free / 1e9, 2))
 
-        return json_response(ModelList(models=await gateway.read_models(read)))
+        return json_response(await gateway.read_models(read))
 
     @routes.get("/models/<model_id>/status")
     async def status(model_id: str) -> Response:

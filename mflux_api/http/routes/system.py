@@ -250,6 +250,7 @@ def _listed(engine: EngineView) -> EngineItem:
         loading=engine.loading,
         memory_gb=_gigabytes(state.active_bytes if state is not None else 0),
         peak_memory_gb=_gigabytes(state.peak_bytes if state is not None else 0),
+        device_memory_gb=_gigabytes(info.memory_bytes) if info is not None and info.memory_bytes else None,
     )
 
 

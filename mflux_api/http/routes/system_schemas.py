@@ -71,6 +71,8 @@ class EngineItem:
     loading: str | None
     memory_gb: float
     peak_memory_gb: float
+    device_memory_gb: float | None
+    """What its device has in all."""
 
 
 @attrs.frozen(kw_only=True)
