@@ -165,6 +165,25 @@ def test_a_job_whose_model_is_in_memory_overtakes_so_often_and_no_more() -> None
     assert _taken(_queue("a", "b"), set(), 4) == ["a", "b"]
 
 
+def test_alternating_stream_over_two_models_costs_few_loads_and_starves_none() -> None:
+    """There is room for one of them: each change is a load."""
+    queue, most = _queue(*["a", "b"] * 10), 4
+    numbers, loads, resident = list[int](), 0, ""
+    while True:
+        engine = m.EngineStatus(id="0", condition=m.EngineCondition.READY, models=(resident,) if resident else ())
+        chosen = queue.next([engine], {"0"}, most)
+        if chosen is None:
+            break
+        entry, _ = chosen
+        loads += entry.job.model != resident
+        resident = entry.job.model
+        numbers.append(entry.number)
+    assert sorted(numbers) == list(range(20))
+    assert loads <= 4
+    # No job's turn comes later than that of those that may overtake it.
+    assert max(turn - number for turn, number in enumerate(numbers)) <= most
+
+
 async def test_jobs_on_the_resident_model_go_first_and_no_job_waits_for_ever(tmp_path: Path) -> None:
     hold = Hold()
     script = Script(at={"run": hold})
