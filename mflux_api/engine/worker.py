@@ -111,6 +111,7 @@ class Worker:
         self._answer(end, LoadFailed(model=command.model, code="GENERATION_FAILED", message=_UNSAYABLE))
 
     def _open(self, command: LoadModel, warn: Callable[[str], None]) -> "Pipeline | Upscaler":
+        from mflux_api.engine.kernels.cuda_kernels import checked
         from mflux_api.engine.sampling.pipeline import Pipeline
         from mflux_api.engine.upscaling.seedvr2_components import UpscalerComponents, is_upscaler
         from mflux_api.engine.upscaling.upscaler import Upscaler
@@ -128,6 +129,7 @@ class Worker:
             components = load_quantized(
                 folder, command.bits, entry, component_offload=offload, warn=warn, report=report
             )
+        self._device = checked(self._device, warn)
         return Pipeline(components, self._device, reading_lora=self._reporter.reading_lora)
 
     def _unload(self, model: str) -> None:

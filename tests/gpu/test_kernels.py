@@ -15,6 +15,7 @@ from mflux_api.engine.checkpoint import JsonConfig
 from mflux_api.engine.demo import layout
 from mflux_api.engine.demo.layout import CheckpointShape
 from mflux_api.engine.kernels import cuda_dequantize, cuda_operations, cuda_vae
+from mflux_api.engine.kernels.cuda_kernels import kernel, usable
 from mflux_api.engine.kernels.cuda_operations import CudaOperations
 from mflux_api.engine.kernels.fused_transformer import FusedTransformer
 from mflux_api.engine.kernels.joint_projections import JointProjections
@@ -208,8 +209,6 @@ def test_decoder_is_no_further_from_float32_than_mfluxs(widths: tuple[int, int, 
 
 def test_every_kernel_is_named_by_its_source() -> None:
     """MLX keeps what it compiled under the name alone, also from one version of ours to the next."""
-    from mflux_api.engine.kernels.cuda_kernels import kernel
-
     one, other = (kernel("twice", ("x",), ("out",), f"out[threadIdx.x] = x[threadIdx.x] * {by}.f;") for by in (2, 3))
     results = [
         each(
@@ -222,3 +221,7 @@ def test_every_kernel_is_named_by_its_source() -> None:
         for each in (one, other)
     ]
     assert [result[0].item() for result in results] == [2.0, 3.0]
+
+
+def test_kernels_are_usable_here() -> None:
+    assert usable()
