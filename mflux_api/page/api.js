@@ -20,7 +20,7 @@ export async function ask(method, path, body, headers = {}) {
   try {
     answer = await fetch(`api/v1/${path}`, options);
   } catch {
-    throw new ApiError(0, { error: "The server does not answer; this page tries again by itself", code: "OFFLINE" });
+    throw new ApiError(0, { error: "The server does not answer, so this was not sent: try again when it is back", code: "OFFLINE" });
   }
   const found = await answer.json().catch(() => null);
   if (!answer.ok) throw new ApiError(answer.status, found);

@@ -22,6 +22,8 @@ export async function loadAll() {
     if (!state.form.sized && model()) [state.form.width, state.form.height] = model().native_size;
     await search();
     follow();
+    const job = state.found.map((id) => state.jobs.get(id)).find(running);
+    if (job && !state.shown) show(job.id);
   } catch (error) {
     if (error.status === 401) update({ needsKey: true, live: "key" });
     else {
@@ -140,10 +142,11 @@ export async function cancel(id) {
   }
 }
 
-export async function submit(body) {
+export async function submit(body, source) {
   update({ sending: state.sending + 1, errors: {}, notice: "" });
   try {
     const accepted = await post("generate", body);
+    if (source) state.sources.set(accepted.job_id, source);
     // With what the service chose: the size of an edit is its image's.
     putJob(await get(`jobs/${accepted.job_id}?images=url`));
     show(accepted.job_id);

@@ -5,7 +5,7 @@ import { submit } from "./app.js";
 import { find, h, icon, render } from "./dom.js";
 import { openMask } from "./mask.js";
 import { about, costs, fetched } from "./models.js";
-import { isUpscaler, listen, masked, model, running, setForm, state, update } from "./store.js";
+import { isUpscaler, listen, masked, model, setForm, state, update } from "./store.js";
 
 const NUMBERS = ["steps", "guidance", "num_images", "width", "height"];
 const MOST_IMAGES = 4;
@@ -36,6 +36,14 @@ export function bodyOf(form, chosen) {
   return body;
 }
 
+// Another model: the shape stays, in the size that it was made for.
+export function choose(title) {
+  const shape = find("shapes").querySelector("[aria-pressed=true]")?.textContent;
+  setForm({ model: title, steps: null, guidance: null });
+  const [width, height] = shape ? sizeFor(shape) : model().native_size;
+  if (shape || !state.form.sized) setForm({ width, height });
+}
+
 export async function addFiles(files) {
   const images = [...state.form.images];
   for (const file of files) {
@@ -61,7 +69,7 @@ async function send() {
   if (!state.form.prompt.trim() && !(chosen && isUpscaler(chosen))) {
     update({ errors: { prompt: "Say what the image should show" } });
     openCompose();
-  } else if (await submit(bodyOf(state.form, chosen))) {
+  } else if (await submit(bodyOf(state.form, chosen), state.form.images[0]?.url)) {
     closeSheet();
     if (narrow.matches) scrollTo(0, 0);
   }
@@ -100,7 +108,7 @@ export function startCompose() {
   const on = (id, name, act) => find(id).addEventListener(name, (event) => act(event.target));
   on("prompt", "input", () => { setForm({ prompt: prompt.value }); grow(); });
   on("negative_prompt", "change", ({ value }) => setForm({ negative_prompt: value }));
-  on("model", "change", ({ value }) => setForm({ model: value, steps: null, guidance: null }));
+  on("model", "change", ({ value }) => choose(value));
   for (const id of NUMBERS) {
     const least = { num_images: 1, width: 512, height: 512 }[id] ?? null;
     on(id, "change", ({ value }) => setForm({ [id]: value === "" ? least : Number(value), ...(least > 1 && { sized: true }) }));
@@ -177,7 +185,7 @@ export function startCompose() {
     fill("strength", form.strength);
     find("adding").hidden = form.images.length === MOST_IMAGES;
     find("from-history").hidden = !now.found.length;
-    const waiting = [...now.jobs.values()].filter(running).length;
+    const waiting = [...now.jobs.values()].filter((job) => job.status === "queued").length;
     // Gigabytes are never fetched by a press that did not say so.
     const press = !chosen || chosen.downloaded ? "Generate" : ["Download", fetched(chosen, now)].join(" ").trim() + ", then generate";
     find("go").textContent = waiting ? `${press} (${waiting} waiting)` : press;
@@ -185,8 +193,10 @@ export function startCompose() {
     render(find("opener"), form.prompt, () => [icon("edit"), h("span.said", form.prompt || "Describe an image")]);
     for (const element of document.querySelectorAll("[data-field]")) {
       const text = now.errors[element.dataset.field] ?? "";
-      if (element.textContent === text) continue;
-      element.textContent = text;
+      // The room of what is mended stays until the next press: nothing moves under one.
+      const mended = !text && !now.sending;
+      element.classList.toggle("mended", mended);
+      if (!mended) element.textContent = text;
       find(element.dataset.field)?.setAttribute("aria-invalid", Boolean(text));
     }
   });

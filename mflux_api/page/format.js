@@ -26,7 +26,7 @@ const STAGES = {
 };
 
 export function stage(job) {
-  if (job.status === "queued" && job.position) return job.position > 1 ? `Waiting behind ${job.position - 1} more` : "Next in line";
+  if (job.status === "queued" && job.position) return job.position > 1 ? `Waiting behind ${job.position} more` : "Next in line";
   let text = STAGES[job.stage] ?? "Waiting";
   if (job.stage === "denoising" && job.steps) text += `, step ${job.step} of ${job.steps}`;
   if (job.images > 1 && job.stage === "denoising") text += `, image ${job.image + 1} of ${job.images}`;

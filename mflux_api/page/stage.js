@@ -3,7 +3,7 @@
 import { fetchImage, imagePath } from "./api.js";
 import { cancel, submit } from "./app.js";
 import { openCompare } from "./compare.js";
-import { addFiles, openCompose } from "./compose.js";
+import { addFiles, choose, openCompose } from "./compose.js";
 import { find, h, icon, isFree, render, say } from "./dom.js";
 import { facts, stage } from "./format.js";
 import { openMask } from "./mask.js";
@@ -22,11 +22,11 @@ const guarded = (act) => async () => {
   }
 };
 
+// The examples are the demo's own, which is there at once.
 function begin(prompt) {
+  if (!model()?.downloaded) choose("demo");
   setForm({ prompt });
-  // Gigabytes are never fetched by a press that did not say so.
-  if (model()?.downloaded) find("go").click();
-  else openCompose();
+  find("go").click();
 }
 
 async function take(job, index) {
@@ -41,7 +41,7 @@ function toForm(job, changes) {
   setForm({
     prompt: asked.prompt ?? "", model: asked.model, width: asked.width ?? state.form.width, height: asked.height ?? state.form.height, sized: true,
     steps: asked.steps ?? null, guidance: asked.guidance ?? null, negative_prompt: asked.negative_prompt ?? "",
-    loras: (asked.lora_files ?? []).map((name, index) => ({ name, scale: asked.lora_scales?.[index] ?? 1 })), ...changes,
+    loras: (asked.lora_files ?? []).map((name, index) => ({ name, scale: asked.lora_scales?.[index] ?? 1 })), images: [], mask: null, extend: null, ...changes,
   });
   if (job.edit) update({ notice: "Its images are not kept with a job: add them again" });
 }
@@ -65,7 +65,7 @@ async function copy(text) {
 async function upscale(job, index) {
   const upscaler = state.models.find(isUpscaler);
   if (!upscaler.downloaded) throw new Error(`${upscaler.title} is not on disk (${fetched(upscaler, state)}): download it under Models`);
-  await submit({ model: upscaler.title, init_images: [(await take(job, index)).base64], upscale: 2 });
+  await submit({ model: upscaler.title, init_images: [(await take(job, index)).base64], upscale: 2 }, imagePath(job.id, index));
 }
 
 // A job again, in another way; one that needs images is left to the form.
@@ -79,7 +79,7 @@ function actions(job, index) {
     action("vary", "Vary", () => retry(job, { seed: undefined, num_images: 1 })),
     action("again", "Same again", () => { toForm(job, { seed }); openCompose(); }),
     state.models.some(isUpscaler) && action("larger", "Upscale", () => upscale(job, index)),
-    state.form.images.length > 0 && action("compare", "Compare", () => openCompare(state.form.images[0].url, imagePath(job.id, index))),
+    state.sources.has(job.id) && action("compare", "Compare", () => openCompare(state.sources.get(job.id), imagePath(job.id, index))),
     action("copy", "Copy prompt", () => copy(job.prompt)),
     h("a.action", { href: imagePath(job.id, index), download: `${job.id}-${index}.png` }, icon("save"), "Download"));
 }
@@ -150,7 +150,7 @@ export function startStage() {
       bar.value = job.progress ?? 0;
       words.textContent = stage(job);
     }
-    render(find("acts"), done && [job.id, job.status, now.chosen, job.result?.seeds, now.models.length, now.form.images.length], () => done && actions(job, now.chosen));
+    render(find("acts"), done && [job.id, job.status, now.chosen, job.result?.seeds, now.models.length, now.sources.has(job?.id)], () => done && actions(job, now.chosen));
     render(find("told"), job && [job.id, job.status, now.chosen, job.warnings, job.result?.seeds, job.request], () => {
       if (!job) return null;
       const text = facts(job, job.result?.seeds?.[now.chosen] ?? job.request?.seed);

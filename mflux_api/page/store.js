@@ -15,6 +15,7 @@ export const state = {
   statuses: {}, // Of models that are downloaded or were, by name.
   manage: null, // The model that is being managed: {title, problem, busy}.
   jobs: new Map(),
+  sources: new Map(), // The first image that a job was sent with from here, by its id.
   found: [],
   cursor: null,
   loading: false,
