@@ -262,8 +262,8 @@ class JobStore:
             return
         if await self._call(self._retention.files.has_images):
             logger.warning(
-                "the job store is new, but generation.output_dir has images; unless `mflux-api generate` made "
-                "them, stop the service and put a backup of the database into jobs.state_dir"
+                "the job store is new, so the images that are in generation.output_dir are not listed: right for those "
+                "of `mflux-api generate`; if a server made them, put a backup of its database into jobs.state_dir"
             )
 
     async def _expire_regularly(self) -> NoReturn:

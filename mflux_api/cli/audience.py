@@ -70,7 +70,7 @@ def _pages(origins: OriginRules, *, local: bool, keys: int) -> Line:
     where = "on this machine" if local else "on a machine that reaches it"
     with_key = " with an API key" if keys else ""
     if origins.any_page:
-        text = f"any page open {where} may generate and read{with_key}"
+        text = f"any website that is open in a browser {where} may generate and read{with_key}"
         text += f", and pages of {named} origin(s) may also manage" if named and not keys else ""
     elif named:
         text = f"pages of {named} origin(s) may generate, read and manage{with_key}, and no others"

@@ -8,19 +8,35 @@ _IMAGE: Final = (
     "QmCC"
 )
 """A black PNG of 64 × 64 pixels: short enough to be read over."""
-_PROMPT: Final = "a red circle on a blue background"
+_PROMPT: Final = "a red house on the left, green hills"
 
 EXAMPLES: Final[Mapping[str, Mapping[str, Any]]] = {
-    "/api/v1/generate": {"prompt": _PROMPT, "width": 256, "height": 256, "steps": 4, "seed": 1},
+    "/api/v1/generate": {"prompt": _PROMPT, "model": "demo", "width": 256, "height": 256, "steps": 4, "seed": 1},
     "/api/v1/images/info": {"image": _IMAGE},
     # What a reader sends without a change must not end anything that is not meant.
     "/api/v1/jobs/cancel": {"status": "queued", "q": _PROMPT},
     "/api/v1/jobs/prune": {"older_than_hours": 720, "dry_run": True},
     "/api/v1/session": {},
-    "/v1/images/generations": {"prompt": _PROMPT, "n": 1, "size": "256x256", "response_format": "b64_json"},
-    "/v1/images/edits": {"prompt": _PROMPT, "images": [{"image_url": f"data:image/png;base64,{_IMAGE}"}]},
-    "/sdapi/v1/txt2img": {"prompt": _PROMPT, "width": 256, "height": 256, "steps": 4, "seed": 1},
-    "/sdapi/v1/img2img": {"prompt": _PROMPT, "init_images": [_IMAGE], "denoising_strength": 0.6, "steps": 4},
+    "/v1/images/generations": {
+        "prompt": _PROMPT,
+        "model": "demo",
+        "n": 1,
+        "size": "256x256",
+        "response_format": "b64_json",
+    },
+    "/v1/images/edits": {
+        "prompt": _PROMPT,
+        "model": "demo",
+        "images": [{"image_url": f"data:image/png;base64,{_IMAGE}"}],
+    },
+    "/sdapi/v1/txt2img": {"prompt": _PROMPT, "model": "demo", "width": 256, "height": 256, "steps": 4, "seed": 1},
+    "/sdapi/v1/img2img": {
+        "prompt": _PROMPT,
+        "model": "demo",
+        "init_images": [_IMAGE],
+        "denoising_strength": 0.6,
+        "steps": 4,
+    },
     "/sdapi/v1/options": {"sd_model_checkpoint": "demo"},
     "/sdapi/v1/png-info": {"image": _IMAGE},
     "/internal/progress": {"id_task": "task(1)", "live_preview": False},

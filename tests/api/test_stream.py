@@ -95,15 +95,18 @@ def test_images_by_url_keep_the_stream_small(client: httpx.Client) -> None:
 
 
 def test_previews_come_on_demand_alone_and_change_no_pixel(client: httpx.Client) -> None:
-    body = {"steps": 40, "width": 128, "height": 128, "num_images": 2, "seed": 3}
+    body = {"steps": 6, "width": 128, "height": 128, "num_images": 2, "seed": 3}
+    # It waits until it is followed.
+    before = submit(client, steps=200, width=256, height=256)
     job_id = submit(client, **body)
     with connect_sse(client, "GET", f"/api/v1/jobs/{job_id}/stream", params={"previews": "jpeg"}) as source:
+        client.delete(f"/api/v1/jobs/{before}")
         events = [data(event) for event in source.iter_sse()]
     shown = [event for event in events[:-1] if event["preview"] is not None]
     assert shown
     for event in shown:
         assert Image.open(BytesIO(base64.b64decode(event["preview"]))).size == (16, 16)
-        assert (event["stage"], event["steps"]) == ("denoising", 40)
+        assert (event["stage"], event["steps"]) == ("denoising", 6)
     values = [event["progress"] for event in events[:-1]]
     assert values == sorted(values)
     plain = follow(client, job_id, **{"Last-Event-ID": "unknown"})

@@ -31,14 +31,14 @@ def test_open_server_on_the_network_warns_and_says_what_to_set(host: str) -> Non
     assert network[0] == OPEN[0]
     assert network[1].startswith(OPEN[1])
     assert all(advice in network[1] for advice in ("security.api_keys", "--host 127.0.0.1"))
-    assert "any page open on a machine that reaches it may generate and read (" in pages[1]
+    assert "any website that is open in a browser on a machine that reaches it may generate and read (" in pages[1]
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost"])
 def test_server_of_this_machine_says_so_and_that_pages_reach_it_all_the_same(host: str) -> None:
     network, pages = lines(host=host)
     assert network == LOCAL
-    assert "any page open on this machine may generate and read (" in pages[1]
+    assert "any website that is open in a browser on this machine may generate and read (" in pages[1]
 
 
 def test_server_with_keys_does_not_warn() -> None:
@@ -52,7 +52,7 @@ def test_server_with_keys_does_not_warn() -> None:
     ("origins", "expected"),
     [
         ((), "none but this server's own ("),
-        (("null",), "any page open on a machine that reaches it may generate and read ("),
+        (("null",), "any website that is open in a browser on a machine that reaches it may generate and read ("),
         (("http://a.example",), "pages of 1 origin(s) may generate, read and manage, and no others ("),
         (("*", "http://a.example"), "may generate and read, and pages of 1 origin(s) may also manage ("),
     ],

@@ -66,7 +66,7 @@ def test_server_whose_database_is_lost_says_so_at_its_start(tmp_path: Path) -> N
         file.unlink()
     with serving(tmp_path, DEMO_CONFIG, module=scripted_server.MODULE) as server:
         assert any(
-            "the job store is new, but generation.output_dir has images; unless `mflux-api generate` made" in line
+            "the job store is new, so the images that are in generation.output_dir are not listed" in line
             for line in server.lines
         )
         assert server.stop() == 0

@@ -19,7 +19,7 @@ _WORD = re.compile(r"[a-z]{2,}(?![a-z]*})")
 _WITHOUT_MEANING = ("STRANGERS", "WORDS", "NEGATIVES")
 # What captions put between their phrases, and what people write around a wish. The model may do without them.
 _BETWEEN = """
-    about across against all along also among an and any are around art artwork as at away background be been
+    about above across against all along also among an and any are around art artwork as at away background be been
     behind below beneath beside between both but by can canvas close color colored colorful colors colour coloured
     colours coming could create depict depicting distance distant do down draw drawing drawn each edge every few
     fill filled for foreground form from front full generate give given go going had has have having here how if
