@@ -195,7 +195,7 @@ async def test_new_store_beside_old_images_says_so(tmp_path: Path, caplog: pytes
         with SqliteRepository(tmp_path / name / DATABASE_NAME) as repository:
             async with a_store(repository, retention) as store:
                 await store.insert()
-            assert caplog.text.count("the job store is new, so the images that are in generation.output_dir") == expected
+            assert caplog.text.count("the job store is new, so the images that are in generation") == expected
             caplog.clear()
             async with a_store(repository, retention):
                 assert "the job store is new" not in caplog.text
