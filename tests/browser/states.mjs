@@ -3,6 +3,28 @@ import assert from "node:assert/strict";
 import { createInterface } from "node:readline";
 
 export default ({ page, url, key, live, final, sent, generate }) => ({
+  async mended() {
+    // The size follows the model, until one is set.
+    await page.selectOption("#model", "flux2-klein-4b");
+    assert.equal(await page.inputValue("#width"), "1024");
+    await page.selectOption("#model", "demo");
+    assert.equal(await page.inputValue("#width"), "256");
+    // A press counts that is the first one after a mistake was mended.
+    await page.fill("#prompt", "a red house");
+    await page.fill("#num_images", "9");
+    await page.click("#go");
+    await page.waitForSelector("#num_images-wrong:not(:empty)");
+    await page.fill("#num_images", "1");
+    const body = sent();
+    await page.click("#go");
+    assert.equal((await body).num_images, 1);
+    await final();
+    // All that can be done with an image is within reach on a phone.
+    await page.setViewportSize({ width: 390, height: 844 });
+    const edges = await page.locator(".actions .action").evaluateAll((all) => all.map((each) => each.getBoundingClientRect().right));
+    assert.ok(edges.length >= 6 && edges.every((edge) => edge <= 390), edges.join());
+  },
+
   async models() {
     const { models } = await (await fetch(`${url}/api/v1/models`)).json();
     const whole = models.find((each) => each.title === "flux2-klein-4b").size_gb.toFixed(1);

@@ -96,6 +96,7 @@ def tell(story: str, site: Site, stories: Path, folder: Path) -> None:
 
 
 STORIES = (
+    "mended",
     "generate",
     "thousand",
     "cancel",
