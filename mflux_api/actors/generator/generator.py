@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from typing import NoReturn, assert_never
 
+import attrs
 import trio
 
 from mflux_api.actors import messages as m
@@ -76,7 +77,6 @@ class Generator:
         self._current: _Work | None = None
         self._stop = trio.Event()
         self._show = trio.Event()
-        self._previewed: set[int] = set()
         self._info: p.Ready | None = None
         self._memory = p.Heartbeat(active_bytes=0, peak_bytes=0)
         self._executor: Executor | None = None
@@ -235,22 +235,21 @@ class Generator:
             while True:
                 work = self._current = await self._next_work()
                 self._stop, self._show = trio.Event(), trio.Event()
-                if isinstance(work, m.Run) and (work.previews or work.run_id in self._previewed):
+                if isinstance(work, m.Run) and work.previews:
                     self._show.set()
                 if isinstance(work, m.AwaitEngine):
                     work.reply.ok(self._state())
                 else:
                     await executor.execute(work, self._stop, self._show)
-                if isinstance(work, m.Run):
-                    self._previewed.discard(work.run_id)
                 self._current = None
 
     def _note_follower(self, run_id: int) -> None:
         """Have a run make previews, now or when it begins; one that is over needs none."""
         if isinstance(self._current, m.Run) and self._current.run_id == run_id:
             self._show.set()
-        elif any(isinstance(work, m.Run) and work.run_id == run_id for work in self._waiting):
-            self._previewed.add(run_id)
+        for place, work in enumerate(self._waiting):
+            if isinstance(work, m.Run) and work.run_id == run_id:
+                self._waiting[place] = attrs.evolve(work, previews=True)
 
     def _forgive(self) -> None:
         self._failures = 0

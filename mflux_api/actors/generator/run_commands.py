@@ -10,7 +10,7 @@ from mflux_api.ipc.paths import path_text
 
 
 def run_command(
-    work: m.Run, *, lora_paths: Sequence[Path] = (), previews: bool = False
+    work: m.Run, *, lora_paths: Sequence[Path] = (), previews: bool
 ) -> tuple[Run | Upscale, tuple[bytes, ...]]:
     """Return the command, and the blobs that go with it.
 

@@ -203,7 +203,8 @@ class JobRunner:
         nursery.start_soon(self._follow, attempt, reports)
         try:
             async with unwrapped_nursery() as asking:
-                asking.start_soon(_pass_on_followers, attempt, run)
+                if not run.previews:
+                    asking.start_soon(_pass_on_followers, attempt, run)
                 timings = await attempt.to.generator.ask(run)
                 asking.cancel_scope.cancel("the run is over")
             answered = True
@@ -299,8 +300,7 @@ class _Attempt:
 async def _pass_on_followers(attempt: _Attempt, run: m.Run) -> None:
     """Have the engine make previews when someone begins to follow them."""
     await attempt.previewed.wait()
-    if not run.previews:
-        attempt.to.generator.tell_latest(m.ShowPreviews(run_id=run.run_id), key=(m.ShowPreviews, run.run_id))
+    attempt.to.generator.tell_latest(m.ShowPreviews(run_id=run.run_id), key=(m.ShowPreviews, run.run_id))
 
 
 class Stopwatch:
