@@ -11,6 +11,7 @@ import pytest
 from mflux.models.flux2.variants import Flux2Klein
 
 from mflux_api.engine.device import Device
+from mflux_api.engine.sampling import decoding
 from mflux_api.engine.sampling.decoding import NotFiniteError, decode_mode, decode_packed, to_pixels
 from mflux_api.engine.sampling.pipeline import (
     DoneEvent,
@@ -266,6 +267,21 @@ def test_prompts_do_not_show_in_a_requests_repr() -> None:
 )
 def test_decode_mode_is_a_table(kind: Any, side: int, low_ram: bool, mode: str) -> None:
     assert decode_mode(Device(kind=kind, name="any"), side, side, low_ram) == mode
+
+
+@pytest.mark.parametrize(("side", "as_before"), [(512, "modules"), (528, "strips")])
+def test_vae_that_the_kernels_do_not_take_is_decoded_as_before(
+    tiny: Components, monkeypatch: pytest.MonkeyPatch, side: int, as_before: str
+) -> None:
+    device = Device(kind="cuda", name="any", fast_path=True)
+    assert decode_mode(device, side, side, low_ram=True) == "low_memory"
+    mode = decode_mode(device, side, side, low_ram=False)
+    assert mode == "kernels"
+    ways: list[str] = []
+    for way in ("modules", "strips"):
+        monkeypatch.setattr(decoding, f"_decode_{way}", lambda *_, way=way: ways.append(way))
+    decode_packed(tiny.vae, mx.zeros((1, 128, side // 16, side // 16)), mode, lambda: None)
+    assert ways == [as_before]
 
 
 def test_generating_reaches_for_no_network(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,6 +19,8 @@ DecodeMode = Literal["legacy", "low_memory", "full_precision", "kernels"]
 Pixels = npt.NDArray[np.uint8]
 
 _SMALL_PIXELS = 512 * 512
+_PIXELS_OF_CELL = 16 * 16
+"""Of a cell of packed latents."""
 
 
 class NotFiniteError(Exception):
@@ -34,14 +36,15 @@ def decode_mode(device: Device, width: int, height: int, low_ram: bool) -> Decod
     # 512 x 512 45.6 s and 1.3 GB on two cores, against 60.5 s, 5.0 GB (full_precision) and 61.1 s, 7.7 GB (legacy).
     if low_ram or device.kind == "cpu":
         return "low_memory"
-    small = width * height <= _SMALL_PIXELS
-    if device.kind == "cuda" and device.fast_path:
-        return "kernels"
     if device.kind == "cuda":
-        # H200: 22.6 against 34 ms at 512 x 512; at 1024 x 1024 11 ms more save 14 GB.
-        return "legacy" if small else "full_precision"
+        return "kernels" if device.fast_path else _mode_on_cuda(width * height)
     # A Mac at 1024 x 1024: 1.6 GB and 1.27 s against 7.3 GB and 0.96 s, beside steps of seconds.
-    return "full_precision" if small else "low_memory"
+    return "full_precision" if width * height <= _SMALL_PIXELS else "low_memory"
+
+
+def _mode_on_cuda(pixels: int) -> DecodeMode:
+    # H200: 22.6 against 34 ms at 512 x 512; at 1024 x 1024 11 ms more save 14 GB.
+    return "legacy" if pixels <= _SMALL_PIXELS else "full_precision"
 
 
 def decode_packed(
@@ -59,9 +62,11 @@ def decode_packed(
     latents = (vae.unpack_packed_latents(packed) / vae.scaling_factor) + vae.shift_factor
     if threads is not None and cpu_vae.is_known(vae):
         return cpu_vae.decode(vae, latents, threads, check)
-    if mode == "kernels" and cuda_vae.fits(vae):
-        return cuda_vae.decode(vae, latents, check)
-    if mode in ("legacy", "kernels"):
+    if mode == "kernels":
+        if cuda_vae.fits(vae):
+            return cuda_vae.decode(vae, latents, check)
+        mode = _mode_on_cuda(packed.shape[2] * packed.shape[3] * _PIXELS_OF_CELL)
+    if mode == "legacy":
         return _decode_modules(vae, latents, check)
     return _decode_strips(vae, latents, mode == "low_memory", check)
 
