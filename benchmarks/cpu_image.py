@@ -110,11 +110,16 @@ def compare(side: int, rounds: int, components: Any, exact: "Pipeline", fast: "P
 def describe_machine() -> dict[str, Any]:
     """Return what the figures depend on."""
     from mflux_api.engine import blas
+    from mflux_api.machine import usable_cores
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     names = [line for line in _cpu_lines() if line.startswith("model name")]
     processor = names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
-    return {"processor": processor, "cores": cores, "mlx_blas": blas.preload().name, "product_gflops": product_speed()}
+    return {
+        "processor": processor,
+        "cores": usable_cores(),
+        "mlx_blas": blas.preload().name,
+        "product_gflops": product_speed(),
+    }
 
 
 def _cpu_lines() -> list[str]:

@@ -1,5 +1,6 @@
-"""This machine: which device MLX is to use, its memory, what is left of it, and how often the system killed for it."""
+"""This machine: which device MLX is to use, its cores and its memory, and how often the system killed for that."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -12,16 +13,16 @@ Devices = Literal["auto", "cpu", "gpu"]
 DEVICES_VARIABLE = "MFLUX_API_DEVICES"
 """The environment variable that says what ``auto`` means."""
 
-FAST_PATH = "fast-path"
-"""What an engine child is started with that may compute in the project's own ways."""
-
-KERNELS = "kernels="
-"""What the folder for compiled kernels follows, where an engine child is started with one."""
-
 _CGROUPS = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 # A cgroup without a limit says "max", or in version 1 a number near 2**63.
 _NO_LIMIT = 1 << 60
+
+
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def total_bytes() -> int:

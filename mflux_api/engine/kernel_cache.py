@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from mflux_api.system.durable import make_folder, write_whole
 
 VARIABLE: Final = "MLX_PTX_CACHE_DIR"
@@ -72,18 +74,8 @@ class KernelCache:
         """Remove the folders of children that are gone."""
         for other in self.folder.glob(f"{_OWN}*"):
             process = other.name.removeprefix(_OWN)
-            if process.isdigit() and not _is_alive(int(process)) and _age(other) > _ABANDONED_SECONDS:
+            if process.isdigit() and not psutil.pid_exists(int(process)) and _age(other) > _ABANDONED_SECONDS:
                 shutil.rmtree(other, ignore_errors=True)
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _age(path: Path) -> float:

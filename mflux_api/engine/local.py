@@ -14,7 +14,7 @@ from mflux_api.engine.interface import EngineDied, Received
 from mflux_api.engine.protocol import Event, Heartbeat, NotReady, Ready, Run, Shutdown, Upscale
 from mflux_api.engine.start_advice import with_advice
 from mflux_api.ipc.child_process import Blob, ChildProcess
-from mflux_api.machine import FAST_PATH, KERNELS, Devices
+from mflux_api.machine import Devices
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +57,9 @@ class LocalEngine(ChildProcess):
         Raises:
             EngineDied: it cannot be started, or ended or stayed silent before the handshake.
         """
-        arguments = [options.devices, *([FAST_PATH] if options.fast_path else [])]
+        arguments = [options.devices, *([protocol.FAST_PATH] if options.fast_path else [])]
         if options.kernels is not None:
-            arguments.append(f"{KERNELS}{options.kernels}")
+            arguments.append(f"{protocol.KERNELS}{options.kernels}")
         engine = cls(await cls.launch([*options.command, *arguments], options.home), options)
         nursery.start_soon(engine.log_stderr, name=f"engine {engine.pid} stderr")
         try:

@@ -22,6 +22,12 @@ Sentence = Annotated[str, Meta(max_length=MAX_SENTENCE)]
 Details = Annotated[Mapping[Name, Name | None], Meta(max_length=MAX_ENTRIES)]
 
 
+FAST_PATH = "fast-path"
+"""An argument of a child that may compute in the project's own ways."""
+KERNELS = "kernels="
+"""In front of an argument: the folder for compiled kernels."""
+
+
 # --- commands: service → engine ------------------------------------------------------------------------------------
 
 

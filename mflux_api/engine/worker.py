@@ -14,6 +14,8 @@ from mflux_api.engine.control_thread import ControlThread
 from mflux_api.engine.kernel_cache import KernelCache
 from mflux_api.engine.protocol import (
     ENGINE_TYPES,
+    FAST_PATH,
+    KERNELS,
     Event,
     Loaded,
     LoadFailed,
@@ -34,7 +36,7 @@ from mflux_api.engine.run_images import WrongImages
 from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 from mflux_api.ipc.frames import ProtocolError
 from mflux_api.jobs.warnings import MAX_WARNINGS
-from mflux_api.machine import FAST_PATH, KERNELS, Devices
+from mflux_api.machine import Devices
 from mflux_api.system.network_variables import drop_unreadable
 
 if TYPE_CHECKING:
@@ -263,7 +265,7 @@ class Worker:
             if self._kernels is not None:
                 self._kernels.publish()
         except OSError as error:
-            print(f"compiled kernels are not kept: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
+            _say_not_kept(error)
             self._kernels = None
 
     def _memory(self) -> tuple[int, int]:
@@ -317,9 +319,13 @@ def _open_kernels(arguments: Sequence[str], device: "Device") -> KernelCache | N
     try:
         kernels.open()
     except OSError as error:
-        print(f"compiled kernels are not kept: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
+        _say_not_kept(error)
         return None
     return kernels
+
+
+def _say_not_kept(error: OSError) -> None:
+    print(f"compiled kernels are not kept: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
 
 
 def main() -> None:

@@ -7,7 +7,6 @@ strip with Python's long integers, which subtract a strip at a time. How it is c
 the same pixels make the same file on every machine.
 """
 
-import os
 import struct
 import zlib
 from collections import deque
@@ -15,6 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 
 from mflux_api.images.rgb import CHANNELS
+from mflux_api.machine import usable_cores
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 RECORD_KEY = "mflux_api"
@@ -75,7 +75,7 @@ def _pixels(rgb: memoryview, row: int, height: int) -> list[bytes]:
     edges = [height * band // bands for band in range(bands + 1)]
     # Filtered here one after the other, as long integers let no other thread run, and compressed as soon as they are.
     filtered = (_filtered(kind, rgb, row, *band) for band in pairwise(edges))
-    threads = min(bands, _MOST_THREADS, _cores())
+    threads = min(bands, _MOST_THREADS, usable_cores())
     if threads == 1:
         parts = [_compress(band, last=number == bands) for number, band in enumerate(filtered, 1)]
     else:
@@ -115,10 +115,6 @@ def _joined(one: int, other: int, size: int) -> int:
     low = (one & 0xFFFF) + (other & 0xFFFF) - 1
     high = (one >> 16) + (other >> 16) + size * ((one & 0xFFFF) - 1)
     return high % _ADLER_BASE << 16 | low % _ADLER_BASE
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _packer() -> "zlib._Compress":

@@ -68,7 +68,7 @@ def test_file_does_not_depend_on_how_many_cores_compressed_it(
     pixels = Image.effect_noise(size, 40).convert("RGB").tobytes()
     files = set()
     for cores in (1, 2, 16):
-        monkeypatch.setattr(png, "_cores", lambda cores=cores: cores)
+        monkeypatch.setattr(png, "usable_cores", lambda cores=cores: cores)
         files.add(encode_png(pixels, *size, parameters=""))
     (file,) = files
     chunks = dict.fromkeys([b"IDAT"], b"")

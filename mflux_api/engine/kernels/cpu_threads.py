@@ -7,7 +7,6 @@ block computes has the same bits on whichever core, and however many there are.
 
 import ctypes
 import functools
-import os
 import threading
 import time
 import weakref
@@ -17,6 +16,8 @@ from queue import SimpleQueue
 
 import numpy as np
 import numpy.typing as npt
+
+from mflux_api.machine import usable_cores
 
 Array = npt.NDArray[np.float32]
 Task = Callable[[], None]
@@ -44,7 +45,7 @@ class Threads:
         # Where numpy's products cannot be told to use one core, they use all of them by themselves.
         limited = limit_numpy_products()
         if count is None:
-            count = _cores() if limited else 1
+            count = usable_cores() if limited else 1
         self._queue: SimpleQueue[_Work | None] = SimpleQueue()
         self._helpers = [
             threading.Thread(target=_help, args=(self._queue,), name=f"numpy-{number}", daemon=True)
@@ -164,8 +165,3 @@ def limit_numpy_products() -> bool:
                 getattr(library, name)(1)
                 return True
     return False
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
