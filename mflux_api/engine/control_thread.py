@@ -14,6 +14,7 @@ from mflux_api.engine.protocol import (
     Heartbeat,
     LoadModel,
     Run,
+    SharedRun,
     ShowPreviews,
     Shutdown,
     UnloadModel,
@@ -29,7 +30,7 @@ class ControlThread(threading.Thread):
 
     def __init__(self, pipe: ChildPipe) -> None:
         super().__init__(name="control", daemon=True)
-        self.work: queue.SimpleQueue[tuple[LoadModel | UnloadModel | Run | Upscale, tuple[bytes, ...]]] = (
+        self.work: queue.SimpleQueue[tuple[LoadModel | UnloadModel | Run | SharedRun | Upscale, tuple[bytes, ...]]] = (
             queue.SimpleQueue()
         )
         """Commands for the main thread, each with its blobs."""
@@ -76,7 +77,7 @@ class ControlThread(threading.Thread):
                     # There is one load at a time: a cancel that came before this one was for another.
                     self.load_cancelled = False
                     self.work.put((command, blobs))
-                case ((UnloadModel() | Run() | Upscale() as command), blobs):
+                case ((UnloadModel() | Run() | SharedRun() | Upscale() as command), blobs):
                     self.work.put((command, blobs))
 
     def beat(self) -> None:

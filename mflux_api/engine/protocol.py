@@ -24,6 +24,8 @@ Details = Annotated[Mapping[Name, Name | None], Meta(max_length=MAX_ENTRIES)]
 
 FAST_PATH = "fast-path"
 """An argument of a child that may compute in the project's own ways."""
+MAX_SHARED_IMAGES = 4
+"""Images of runs that share their passes; one run alone may have as many."""
 KERNELS = "kernels="
 """In front of an argument: the folder for compiled kernels."""
 
@@ -118,6 +120,16 @@ class Run:
 
 
 @attrs.frozen(kw_only=True)
+class SharedRun:
+    """Several runs whose images share passes; each has events of its own, as it would have alone.
+
+    They start from noise alone and differ in prompts and seeds only. Where a pass of theirs fails, each is run alone.
+    """
+
+    runs: Annotated[tuple[Run, ...], Meta(min_length=2, max_length=MAX_SHARED_IMAGES)]
+
+
+@attrs.frozen(kw_only=True)
 class Upscale:
     """Upscale an image with a resident upscaler; its events are those of a :class:`Run` of one step.
 
@@ -157,7 +169,7 @@ class Shutdown:
     """Exit at once."""
 
 
-Command = LoadModel | CancelLoad | UnloadModel | Run | Upscale | ShowPreviews | Cancel | Shutdown
+Command = LoadModel | CancelLoad | UnloadModel | Run | SharedRun | Upscale | ShowPreviews | Cancel | Shutdown
 
 # --- events: engine → service --------------------------------------------------------------------------------------
 
@@ -265,6 +277,8 @@ class StepDone:
     steps: Positive
     images: Positive = 1
     """How many images the step was for, each of them now as far."""
+    batch: Positive = 1
+    """How many it computed, those of other runs with them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -402,6 +416,7 @@ _TYPES: tuple[type[Any], ...] = (
     CancelLoad,
     UnloadModel,
     Run,
+    SharedRun,
     Upscale,
     ShowPreviews,
     Cancel,

@@ -7,7 +7,7 @@ a compiler cannot be asked: while one may be at work, the time that it takes fro
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -26,20 +26,24 @@ _BUSY_SHARE = 0.1
 
 
 class Reporter:
-    """Speaks of the load or the run that the main thread has in hand."""
+    """Speaks of the load or the runs that the main thread has in hand."""
 
     def __init__(self, pipe: "ChildPipe", control: "ControlThread") -> None:
         self._pipe = pipe
         self._control = control
-        self._run_id: int | None = None
+        self._run_ids: tuple[int, ...] = ()
         self._last_sign = 0.0
         self.stage: Stage | None = None
         """Where the run is."""
 
-    def begin(self, run_id: int | None = None) -> None:
-        """Take the next piece of work: a run, or a load where there is no id."""
-        self._run_id, self.stage = run_id, None
+    def begin(self, run_ids: Sequence[int] = ()) -> None:
+        """Take the next piece of work: runs that share it, or a load where there is no id."""
+        self._run_ids, self.stage = tuple(run_ids), None
         self._last_sign = time.monotonic()
+
+    def forget(self, run_id: int) -> None:
+        """Say no more of one of several runs: it has ended."""
+        self._run_ids = tuple(each for each in self._run_ids if each != run_id)
 
     def read(self, component: str, done: int, total: int) -> None:
         """Report that so many bytes of a reading are done, at its begin and end and now and then between.
@@ -54,31 +58,29 @@ class Reporter:
         if 0 < done < total and time.monotonic() - self._last_sign < PROGRESS_SECONDS:
             return
         self._last_sign = time.monotonic()
-        self._pipe.write(LoadProgress(component=component, bytes_done=done, bytes_total=total, run_id=self._run_id))
-        if self._run_id is not None and self.stage is not None and done >= total:
-            self._pipe.write(StageChanged(run_id=self._run_id, stage=self.stage))
+        for run_id in self._run_ids or (None,):
+            self._pipe.write(LoadProgress(component=component, bytes_done=done, bytes_total=total, run_id=run_id))
+            if run_id is not None and self.stage is not None and done >= total:
+                self._pipe.write(StageChanged(run_id=run_id, stage=self.stage))
 
     def reading_lora(self, index: int | None) -> None:
         """Say which of the run's LoRAs is read now; ``None`` when all are."""
-        if self._run_id is not None:
-            self._pipe.write(ReadingLora(run_id=self._run_id, index=index))
+        # Runs that share a pass have the same ones.
+        if self._run_ids:
+            self._pipe.write(ReadingLora(run_id=self._run_ids[0], index=index))
 
     def should_stop(self) -> bool:
         """Whether the run is to end; in a long stage it also says that it goes on."""
-        if self._run_id is not None and time.monotonic() - self._last_sign >= STILL_RUNNING_SECONDS:
+        if self._run_ids and time.monotonic() - self._last_sign >= STILL_RUNNING_SECONDS:
             self._last_sign = time.monotonic()
-            self._pipe.write(StillRunning(run_id=self._run_id))
+            self._pipe.write(StillRunning(run_id=self._run_ids[0]))
         return self._cancelled()
-
-    def wants_previews(self) -> bool:
-        """Whether someone began to follow the run's previews."""
-        return self._run_id in self._control.previewed
 
     @contextmanager
     def compiling(self) -> Iterator[None]:
         """Say for the length of the block that the run goes on, for as long as this process computes."""
         over = threading.Event()
-        watch = threading.Thread(target=self._watch_cpu, args=(self._run_id, over), name="compiling", daemon=True)
+        watch = threading.Thread(target=self._watch_cpu, args=(self._run_ids[0], over), name="compiling", daemon=True)
         watch.start()
         try:
             yield
@@ -95,7 +97,9 @@ class Reporter:
             used = now
 
     def _cancelled(self) -> bool:
-        return self._control.load_cancelled if self._run_id is None else self._run_id in self._control.cancelled
+        if not self._run_ids:
+            return self._control.load_cancelled
+        return all(run_id in self._control.cancelled for run_id in self._run_ids)
 
 
 def _cpu_seconds() -> float:

@@ -6,7 +6,8 @@ Started as ``python -P -m mflux_api.engine.worker`` by :mod:`mflux_api.engine.lo
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, get_args
 
@@ -27,6 +28,7 @@ from mflux_api.engine.protocol import (
     RunDone,
     RunFailed,
     RunStopped,
+    SharedRun,
     Unloaded,
     UnloadModel,
     Upscale,
@@ -35,14 +37,15 @@ from mflux_api.engine.reporting import Reporter
 from mflux_api.engine.run_images import WrongImages
 from mflux_api.ipc.child_pipe import ChildPipe, take_standard_streams
 from mflux_api.ipc.frames import ProtocolError
-from mflux_api.jobs.warnings import MAX_WARNINGS
 from mflux_api.machine import Devices
 from mflux_api.system.network_variables import drop_unreadable
 
 if TYPE_CHECKING:
     from mflux_api.engine.device import Device
+    from mflux_api.engine.runs import Owners
     from mflux_api.engine.sampling.passes import Event as PassEvent
     from mflux_api.engine.sampling.pipeline import Pipeline
+    from mflux_api.engine.told import Told
     from mflux_api.engine.upscaling.upscaler import Upscaler
 
 Blobs = tuple[bytes, ...]
@@ -74,7 +77,7 @@ class Worker:
                 case UnloadModel(model=model), _:
                     self._unload(model)
                     self._pipe.write(Unloaded())
-                case ((Run() | Upscale() as command), blobs):
+                case ((Run() | SharedRun() | Upscale() as command), blobs):
                     self._run(command, blobs)
 
     def _load(self, command: LoadModel) -> None:
@@ -94,7 +97,7 @@ class Worker:
             end = LoadStopped(model=command.model)
         except CheckpointError as error:
             end = LoadFailed(model=command.model, code="GENERATION_FAILED", message=str(error))
-        except BaseException as error:  # noqa: BLE001 - see _end_of
+        except BaseException as error:  # noqa: BLE001 - see _ends_of
             code, message = _classify(error, "The model cannot be loaded")
             end = LoadFailed(model=command.model, code=code, message=message)
         else:
@@ -147,17 +150,33 @@ class Worker:
         self._control.memory = self._memory()
         self._control.beat()
 
-    def _run(self, command: Run | Upscale, blobs: Blobs) -> None:
+    def _run(self, command: Run | SharedRun | Upscale, blobs: Blobs) -> None:
         from mflux_api.engine import device as memory
+        from mflux_api.engine.told import Told
 
+        runs = command.runs if isinstance(command, SharedRun) else (command,)
+        self._control.previewed |= {run.run_id for run in runs if isinstance(run, Run) and run.previews}
+        open_runs = {run.run_id: Told(run.run_id, len(run.seeds)) for run in runs}
         # Its exception, and what that held, is gone before the memory is released and measured.
-        end = self._end_of(command, blobs)
-        self._control.cancelled.discard(command.run_id)
-        self._control.previewed.discard(command.run_id)
+        ends = self._ends_of(command, blobs, open_runs)
         memory.release()
         self._measure()
-        failed = RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=_UNSAYABLE)
-        self._answer(end, failed)
+        for end in ends:
+            self._end(end, open_runs)
+        for run in runs:
+            # What they shared failed, and it need not be for each of them.
+            if run.run_id in open_runs:
+                (end,) = self._ends_of(run, blobs, {run.run_id: open_runs[run.run_id]})
+                memory.release()
+                self._measure()
+                self._end(end, open_runs)
+
+    def _end(self, end: RunDone | RunStopped | RunFailed, open_runs: "dict[int, Told]") -> None:
+        """Tell the end of a run."""
+        del open_runs[end.run_id]
+        self._control.cancelled.discard(end.run_id)
+        self._control.previewed.discard(end.run_id)
+        self._answer(end, RunFailed(run_id=end.run_id, code="GENERATION_FAILED", message=_UNSAYABLE))
 
     def _answer(self, answer: Event, otherwise: Event) -> None:
         """Send the last frame of some work, or another where that one cannot be put into a frame."""
@@ -167,81 +186,103 @@ class Worker:
             print(f"an answer was not sent: {error}", file=sys.stderr)  # noqa: T201 - the parent's debug log
             self._pipe.write(otherwise)
 
-    def _end_of(self, command: Run | Upscale, blobs: Blobs) -> RunDone | RunStopped | RunFailed:
-        from mflux_api.engine.sampling.pipeline import LoraError, NotFiniteError, Stopped
-        from mflux_api.engine.weights.components import CheckpointError
+    def _ends_of(
+        self, command: Run | SharedRun | Upscale, blobs: Blobs, open_runs: "dict[int, Told]"
+    ) -> list[RunDone | RunStopped | RunFailed]:
+        """Run, and return the end of each run that has none yet; where what several share fails, they get none."""
+        from mflux_api.engine.sampling.pipeline import Stopped
 
         try:
-            return self._generate(command, blobs)
+            self._generate(command, blobs, open_runs)
         except Stopped:
-            return RunStopped(run_id=command.run_id)
-        except LoraError as error:
-            details: dict[str, str | None] = {
-                "field": "lora_files",
-                "value": None,
-                "limit": "whole LoRAs made for this model",
-            }
-            return RunFailed(run_id=command.run_id, code="INVALID_PARAMETER", message=str(error), details=details)
-        except WrongImages as error:
-            return RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=str(error))
-        except NotFiniteError:
-            message = (
-                f"The numbers of an image overflowed in '{command.model}' ({self._device.precision} on "
-                f"{self._device.kind}), so it was not saved; try another size or seed, the model in more bits, or "
-                'engine.devices = "cpu"; if all images fail, delete the model and download it again'
-            )
-            return RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=message)
-        except CheckpointError as error:
-            # A component that was freed and cannot be read again.
-            return RunFailed(run_id=command.run_id, code="GENERATION_FAILED", message=str(error))
+            return [RunStopped(run_id=run_id) for run_id in open_runs]
         except BaseException as error:  # noqa: BLE001 - what any library raises must reach the parent as a frame
             # All of it: a panic of a library in Rust (tokenizers, safetensors) is not an Exception.
-            code, message = _classify(error, "The engine failed while generating")
-            return RunFailed(run_id=command.run_id, code=code, message=message)
+            if isinstance(command, SharedRun):
+                print(f"runs go on alone: {error!r}", file=sys.stderr)  # noqa: T201 - the parent's debug log
+                return []
+            return [self._failure(command, error)]
+        return [told.done() for told in open_runs.values()]
 
-    def _generate(self, command: Run | Upscale, blobs: Blobs) -> RunDone:
-        from mflux_api.engine.runs import to_frame
-        from mflux_api.engine.sampling.passes import DoneEvent, StageEvent, StepEvent, WarningEvent
+    def _failure(self, command: Run | Upscale, error: BaseException) -> RunFailed:
+        from mflux_api.engine.sampling.pipeline import LoraError, NotFiniteError
+        from mflux_api.engine.weights.components import CheckpointError
 
-        self._reporter.begin(command.run_id)
-        seconds = [0.0, 0.0, 0.0]
-        warned: set[str] = set()
-        for first, events in self._passes(command, blobs):
+        code, details = "GENERATION_FAILED", dict[str, str | None]()
+        match error:
+            case LoraError():
+                code, message = "INVALID_PARAMETER", str(error)
+                details = {"field": "lora_files", "value": None, "limit": "whole LoRAs made for this model"}
+            case WrongImages() | CheckpointError():
+                # A component that was freed and cannot be read again, or images that are not what the frame says.
+                message = str(error)
+            case NotFiniteError():
+                message = (
+                    f"The numbers of an image overflowed in '{command.model}' ({self._device.precision} on "
+                    f"{self._device.kind}), so it was not saved; try another size or seed, the model in more bits, or "
+                    'engine.devices = "cpu"; if all images fail, delete the model and download it again'
+                )
+            case _:
+                code, message = _classify(error, "The engine failed while generating")
+        return RunFailed(run_id=command.run_id, code=code, message=message, details=details)
+
+    def _generate(self, command: Run | SharedRun | Upscale, blobs: Blobs, open_runs: "dict[int, Told]") -> None:
+        """Tell what comes of a command; runs that end before its last pass are taken out of ``open_runs``."""
+        from mflux_api.engine.runs import to_frames
+        from mflux_api.engine.sampling.passes import DoneEvent, StageEvent, StepEvent
+
+        self._reporter.begin(tuple(open_runs))
+        for owners, events in self._passes(command, blobs, open_runs):
             for event in events:
                 if isinstance(event, DoneEvent):
-                    laps = (event.encode_s, event.denoise_s, event.decode_s)
-                    seconds = [a + b for a, b in zip(seconds, laps, strict=True)]
+                    for run_id in open_runs.keys() & {owner.run_id for owner in owners}:
+                        open_runs[run_id].add_seconds(event)
                     continue
-                if isinstance(event, WarningEvent):
-                    # Each pass of a run says it.
-                    if event.message in warned or len(warned) == MAX_WARNINGS:
-                        continue
-                    warned.add(event.message)
                 if isinstance(event, StageEvent):
                     self._reporter.stage = event.stage
                 if isinstance(event, StepEvent):
                     self._control.memory = self._memory()
-                frame, pixels = to_frame(event, command.run_id, first)
-                self._pipe.write(frame, pixels)
-        encode, denoise, decode = seconds
-        return RunDone(run_id=command.run_id, encode_seconds=encode, denoise_seconds=denoise, decode_seconds=decode)
+                self._end_cancelled(open_runs)
+                for frame, pixels in to_frames(event, owners):
+                    if frame.run_id in open_runs and open_runs[frame.run_id].is_news(frame):
+                        self._pipe.write(frame, pixels)
+            for told in [told for told in open_runs.values() if told.is_whole][: len(open_runs) - 1]:
+                self._end(told.done(), open_runs)
 
-    def _passes(self, command: Run | Upscale, blobs: Blobs) -> "Iterator[tuple[int, Iterator[PassEvent]]]":
-        """Yield the position of each pass's first image, and its events."""
-        from mflux_api.engine.runs import pass_kind, passes, upscale_passes
+    def _end_cancelled(self, open_runs: "dict[int, Told]") -> None:
+        """Tell the ends of those runs that are not wanted any more while others, which share their pass, go on."""
+        for run_id in [run_id for run_id in open_runs if run_id in self._control.cancelled][: len(open_runs) - 1]:
+            self._end(RunStopped(run_id=run_id), open_runs)
+            self._reporter.forget(run_id)
+
+    def _passes(
+        self, command: Run | SharedRun | Upscale, blobs: Blobs, open_runs: "dict[int, Told]"
+    ) -> "Iterator[tuple[Owners, Iterator[PassEvent]]]":
+        """Yield each pass: whose its images are, and its events."""
+        from mflux_api.engine.runs import pass_kind, passes, shared_passes, upscale_passes
         from mflux_api.engine.sampling.pipeline import Pipeline
         from mflux_api.engine.upscaling.upscaler import Upscaler
 
         should_stop = self._reporter.should_stop
-        match command, self._resident.get(command.model):
-            case Run() as run, Pipeline() as pipeline:
-                for first, request in passes(run, blobs, pipeline):
-                    events = pipeline.run(request, should_stop, self._reporter.wants_previews)
-                    yield first, self._announced(pass_kind(run.model, request), events)
+        model = command.runs[0].model if isinstance(command, SharedRun) else command.model
+        match command, self._resident.get(model):
+            case ((Run() | SharedRun()), Pipeline() as pipeline):
+                if isinstance(command, Run):
+                    requests = passes(command, blobs, pipeline)
+                else:
+                    requests = shared_passes(command, pipeline, open_runs.__contains__)
+                for owners, request in requests:
+                    events = pipeline.run(
+                        request,
+                        should_stop,
+                        partial(_is_of, owners, self._control.previewed),
+                        partial(_is_of, owners, open_runs),
+                    )
+                    yield owners, self._announced(pass_kind(model, request), events)
             case Upscale() as upscale, Upscaler() as upscaler:
-                for first, image in upscale_passes(upscale, blobs):
+                for owners, image in upscale_passes(upscale, blobs):
                     kind = (upscale.model, image.image.size, image.resolution)
-                    yield first, self._announced(kind, upscaler.run(image, should_stop))
+                    yield owners, self._announced(kind, upscaler.run(image, should_stop))
             case _:
                 raise RuntimeError("no resident model of that name can do this")
 
@@ -272,6 +313,11 @@ class Worker:
         from mflux_api.engine import device as memory
 
         return memory.active_bytes(), memory.peak_bytes()
+
+
+def _is_of(owners: "Owners", runs: Container[int], index: int) -> bool:
+    """Whether an image of a pass belongs to one of some runs."""
+    return owners[index].run_id in runs
 
 
 def _classify(error: BaseException, what: str) -> tuple[str, str]:

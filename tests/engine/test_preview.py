@@ -11,6 +11,7 @@ from PIL import Image
 
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.decoding import Pixels, decode_mode, decode_packed, to_pixels
+from mflux_api.engine.sampling.passes import every_image
 from mflux_api.engine.sampling.pipeline import (
     Event,
     ImageEvent,
@@ -90,7 +91,10 @@ def test_fit_is_always_the_same_and_made_once(
 def test_previews_begin_at_the_step_at_which_someone_wants_them(pipeline: Pipeline) -> None:
     seen: list[Event] = []
     request = attrs.evolve(REQUEST, previews=False)
-    wanted = lambda: StepEvent(2, 3, images=2) in seen  # noqa: E731
+
+    def wanted(index: int) -> bool:
+        return StepEvent(2, 3, images=2) in seen
+
     consume(pipeline.run(request, never, wanted), seen)
     previews = [(event.step, event.index) for event in seen if isinstance(event, PreviewEvent)]
     assert previews == [(2, 0), (2, 1), (3, 0), (3, 1)]
@@ -101,9 +105,19 @@ def test_with_little_memory_previews_that_were_not_wanted_at_the_start_are_left_
 ) -> None:
     pipeline, request = Pipeline(tiny, device), attrs.evolve(REQUEST, previews=False, low_ram=True)
     begun: list[Event] = []
-    consume(pipeline.run(request, never, lambda: any(isinstance(each, StepEvent) for each in begun)), begun)
+
+    def has_begun(index: int) -> bool:
+        return any(isinstance(each, StepEvent) for each in begun)
+
+    consume(pipeline.run(request, never, has_begun), begun)
     assert not any(isinstance(event, PreviewEvent) for event in begun)
-    assert any(isinstance(event, PreviewEvent) for event in pipeline.run(request, never, lambda: True))
+    assert any(isinstance(event, PreviewEvent) for event in pipeline.run(request, never, every_image))
+
+
+def test_previews_are_made_of_the_images_that_someone_wants(pipeline: Pipeline) -> None:
+    seen: list[Event] = []
+    consume(pipeline.run(attrs.evolve(REQUEST, previews=False), never, lambda index: index == 1), seen)
+    assert [(event.step, event.index) for event in seen if isinstance(event, PreviewEvent)] == [(1, 1), (2, 1), (3, 1)]
 
 
 def test_last_preview_is_the_map_of_the_final_latents(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -156,7 +156,7 @@ def test_run_that_has_read_a_component_goes_back_to_its_stage(
     child: tuple[Reporter, Pipe, Control, Callable[[float], None]],
 ) -> None:
     reporter, pipe, _, _ = child
-    reporter.begin(7)
+    reporter.begin((7,))
     reporter.stage = "denoising"
     reporter.read("transformer", 0, 5)
     reporter.read("transformer", 5, 5)
@@ -174,13 +174,13 @@ def test_reading_stops_for_the_run_or_the_load_that_was_cancelled_and_for_no_oth
     control.cancelled.add(7)
     reporter.begin()
     reporter.read("vae", 0, 5)
-    reporter.begin(8)
+    reporter.begin((8,))
     reporter.read("vae", 0, 5)
-    reporter.begin(7)
+    reporter.begin((7,))
     with pytest.raises(Stopped):
         reporter.read("vae", 0, 5)
     control.load_cancelled = True
-    reporter.begin(8)
+    reporter.begin((8,))
     reporter.read("vae", 0, 5)
     reporter.begin()
     with pytest.raises(Stopped):
@@ -189,7 +189,7 @@ def test_reading_stops_for_the_run_or_the_load_that_was_cancelled_and_for_no_oth
 
 def test_long_stage_says_that_it_goes_on(child: tuple[Reporter, Pipe, Control, Callable[[float], None]]) -> None:
     reporter, pipe, _, sleep = child
-    reporter.begin(7)
+    reporter.begin((7,))
     for _ in range(100):
         assert not reporter.should_stop()
         sleep(0.2)
@@ -211,7 +211,7 @@ def test_compiler_is_believed_while_it_takes_time_from_the_cpu(busy: bool, monke
     monkeypatch.setattr(reporting, "_cpu_seconds", cpu_seconds)
     pipe = Pipe()
     reporter = Reporter(pipe, Control())  # type: ignore[arg-type]
-    reporter.begin(7)
+    reporter.begin((7,))
     with reporter.compiling():
         for _ in range(5):
             assert looked.acquire(timeout=10)
@@ -224,7 +224,7 @@ def test_compiler_is_not_believed_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(reporting, "_cpu_seconds", iter(range(10_000)).__next__)
     pipe = Pipe()
     reporter = Reporter(pipe, Control())  # type: ignore[arg-type]
-    reporter.begin(7)
+    reporter.begin((7,))
     reporter._watch_cpu(7, threading.Event())
     assert pipe.sent == []
 
@@ -243,7 +243,7 @@ class Child(worker.Worker):
 
 def test_first_pass_of_a_kind_on_a_gpu_is_said_to_compile_and_no_other() -> None:
     child = Child(Pipe())
-    child._reporter.begin(1)
+    child._reporter.begin((1,))
     kind = pass_kind("demo", PipelineRequest("a house", seeds=(1,), width=64, height=64, steps=2))
     assert child.stages(kind) == ["encoding", "denoising", "compiling", "decoding"]
     same = pass_kind("demo", PipelineRequest("a lake", seeds=(9,), width=64, height=64, steps=8))
@@ -261,7 +261,7 @@ def test_run_says_which_of_its_loras_it_reads_and_when_all_are_read(
     loras = tuple(Lora(file) for file in files)
     request = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=1, loras=loras)
     pipeline = Pipeline(tiny, device, reading_lora=reporter.reading_lora)
-    reporter.begin(run_id=4)
+    reporter.begin((4,))
     # The second run has them ready, and reads nothing.
     for _ in range(2):
         generate(pipeline, request)
@@ -275,7 +275,7 @@ def test_lora_that_cannot_be_read_is_the_last_that_is_said_to_be_read(
     (tmp_path / "b.safetensors").write_bytes(b"broken")
     loras = (Lora(peft(tmp_path / "a.safetensors", TINY)), Lora(tmp_path / "b.safetensors"))
     request = PipelineRequest(prompt="a red cat", seeds=(3,), width=64, height=48, steps=1, loras=loras)
-    reporter.begin(run_id=4)
+    reporter.begin((4,))
     with pytest.raises(LoraError, match=r"b\.safetensors"):
         generate(Pipeline(tiny, device, reading_lora=reporter.reading_lora), request)
     assert pipe.sent == [p.ReadingLora(run_id=4, index=index) for index in (0, 1)]

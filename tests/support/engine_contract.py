@@ -24,6 +24,7 @@ from mflux_api.engine.protocol import (
     RunDone,
     RunFailed,
     RunStopped,
+    SharedRun,
     StageChanged,
     StepDone,
     StillRunning,
@@ -117,6 +118,36 @@ class EngineContract:
         assert [len(blob) for image in images for blob in image.blobs] == [64 * 64 * 3] * 2
         assert images[0].blobs != images[1].blobs
         assert not any(frame.blobs for frame in frames if not isinstance(frame.event, ImageDone))
+
+    async def test_runs_that_share_a_pass_have_frames_of_their_own(self, engine: Engine, good: LoadModel) -> None:
+        await load(engine, good)
+        runs = (attrs.evolve(RUN, seeds=(7, 8)), attrs.evolve(RUN, run_id=2, prompt="a lake", seeds=(9,)))
+
+        await engine.send(SharedRun(runs=runs))
+        frames = [frame for _ in runs for frame in await until(engine, RunDone, RunFailed, RunStopped)]
+
+        assert {frame.event.run_id for frame in frames if isinstance(frame.event, RunDone)} == {1, 2}
+        for each in runs:
+            own = [frame.event for frame in frames if getattr(frame.event, "run_id", None) == each.run_id]
+            images = [event for event in own if isinstance(event, ImageDone)]
+            assert [(event.index, event.seed) for event in images] == list(enumerate(each.seeds))
+            steps = [event for event in own if isinstance(event, StepDone)]
+            assert [(event.image, event.images, event.step) for event in steps] == [
+                (0, len(each.seeds), step) for step in (1, 2)
+            ]
+            assert {event.batch for event in steps} == {3}
+            assert {event.stage for event in own if isinstance(event, StageChanged)} >= {"encoding", "denoising"}
+
+    async def test_cancel_stops_one_of_the_runs_that_share_a_pass(self, engine: Engine, good: LoadModel) -> None:
+        await load(engine, good)
+        runs = tuple(attrs.evolve(RUN, run_id=number, steps=30, seeds=(number,)) for number in (1, 2, 3))
+        await engine.send(SharedRun(runs=runs))
+        await until(engine, StepDone)
+        await engine.send(Cancel(run_id=2))
+        frames = [frame for _ in runs for frame in await until(engine, RunDone, RunFailed, RunStopped)]
+        ends = {frame.event.run_id: type(frame.event) for frame in frames if hasattr(frame.event, "run_id")}
+        assert ends == {1: RunDone, 2: RunStopped, 3: RunDone}
+        assert {frame.event.seed for frame in frames if isinstance(frame.event, ImageDone)} == {1, 3}
 
     async def test_previews_follow_each_step_where_they_are_asked_for(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)

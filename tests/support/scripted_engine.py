@@ -40,6 +40,7 @@ from mflux_api.engine.protocol import (
     RunFailed,
     RunStopped,
     RunWarning,
+    SharedRun,
     ShowPreviews,
     Shutdown,
     Stage,
@@ -256,6 +257,8 @@ class ScriptedEngine:
                         await self._load(command)
                     case Run():
                         await self._run(command, blobs)
+                    case SharedRun():
+                        await self._run_shared(command)
                     case UnloadModel(model=model):
                         await self._reach("unload")
                         self._models = self._models - {model}
@@ -336,6 +339,49 @@ class ScriptedEngine:
                 self.say(image, (rgb,))
         await self._reach("done", command)
         self.say(RunDone(run_id=command.run_id, encode_seconds=0.1, denoise_seconds=0.2, decode_seconds=0.3))
+
+    async def _run_shared(self, command: SharedRun) -> None:
+        """All runs in one pass; one that is cancelled leaves the others."""
+        self._stop = trio.Event()
+        wanted = {run.run_id: run for run in command.runs}
+        try:
+            await self._survive(deadly=any(self._script.deadly(run) for run in command.runs))
+            for stage in ("encoding", "denoising", "decoding"):
+                self._end_cancelled(wanted)
+                for run in wanted.values():
+                    self.say(StageChanged(run_id=run.run_id, stage=_stage(stage)))
+                await self._reach(stage)
+                for step in range(1, command.runs[0].steps + 1) if stage == "denoising" else ():
+                    await self._reach(f"step 0/{step}")
+                    if self._script.step_seconds:
+                        await trio.sleep(self._script.step_seconds)
+                    self._end_cancelled(wanted)
+                    self._say_shared_step(wanted, step)
+            for run in wanted.values():
+                for index, seed in enumerate(run.seeds):
+                    await self._reach(f"image {index}")
+                    rgb = pixels(seed, run.width, run.height)
+                    size = (run.width, run.height)
+                    image = ImageDone(run_id=run.run_id, index=index, seed=seed, width=size[0], height=size[1])
+                    self.say(image, (rgb,))
+                self.say(RunDone(run_id=run.run_id, encode_seconds=0.1, denoise_seconds=0.2, decode_seconds=0.3))
+        except _Failed as failed:
+            for run_id in wanted:
+                self.say(RunFailed(run_id=run_id, code=str(failed), message="scripted"))
+
+    def _end_cancelled(self, wanted: dict[int, Run]) -> None:
+        for run_id in [run_id for run_id in wanted if run_id in self._cancelled]:
+            del wanted[run_id]
+            self.say(RunStopped(run_id=run_id))
+
+    def _say_shared_step(self, wanted: dict[int, Run], step: int) -> None:
+        batch = sum(len(run.seeds) for run in wanted.values())
+        for run in wanted.values():
+            images = len(run.seeds)
+            self.say(StepDone(run_id=run.run_id, image=0, step=step, steps=run.steps, images=images, batch=batch or 1))
+            if run.previews or run.run_id in self.previewed:
+                for index in range(images):
+                    self.say(PreviewMade(run_id=run.run_id, index=index, step=step, width=8, height=8), (PREVIEW,))
 
     def _say_partial_images(self, command: Run, inputs: RunInputs, first: int, step: int, seeds: Sequence[int]) -> None:
         at = partial_steps(steps_to_run(command.steps, command.image_strength), command.partial_images)

@@ -5,6 +5,7 @@ What the child says of the work in hand is a sign of life; its heartbeat and fra
 
 import logging
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import assert_never
 
 import trio
@@ -13,8 +14,9 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.generator.options import GeneratorOptions
 from mflux_api.actors.generator.quarantine import ModelFiles, ReadLoras, Suspect
-from mflux_api.actors.generator.run_commands import run_command
+from mflux_api.actors.generator.run_commands import in_one_command, run_command
 from mflux_api.actors.generator.run_frames import RunFrames
+from mflux_api.actors.generator.work import RunAtWork, Runs, Work, fail_unanswered
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import Engine, EngineDied, EngineId, Received
 from mflux_api.errors import GenerationFailed, ServiceError, by_code
@@ -25,8 +27,6 @@ from mflux_api.storage.lora_folders import LoraFile
 from mflux_api.system.nurseries import unwrapped_nursery
 
 logger = logging.getLogger(__name__)
-
-Work = m.LoadModel | m.UnloadModel | m.Run
 
 
 class EngineStopped(EngineDied):
@@ -65,18 +65,17 @@ class Executor:
         self._options = options
         self._disk = disk
         self._step_done = step_done
-        self._run_id: int | None = None
+        self._open: dict[int, tuple[RunAtWork, RunFrames]] = {}
         self._loras: tuple[LoraFile, ...] = ()
         self.suspect: Suspect | None = None
         """What the child is reading, and would die over."""
 
-    async def execute(self, work: Work, stop: trio.Event, show: trio.Event) -> None:
-        """Do it, and answer; once ``stop`` is set the child is told to stop, and has its grace.
+    async def execute(self, work: Work, stop: trio.Event) -> None:
+        """Do it, and answer; where it is not wanted any more the child is told to stop, and has its grace.
 
         Args:
             work: what to do.
-            stop: set when it is not wanted any more.
-            show: set when someone follows a run's previews.
+            stop: set when a load is not wanted any more; each run has an event of its own.
 
         Raises:
             EngineDied: the child died, hung or broke the protocol; :class:`EngineStopped` when it ignored the stop.
@@ -88,23 +87,22 @@ class Executor:
                     await self._load(work, stop)
                 case m.UnloadModel():
                     await self._unload(work)
-                case m.Run():
-                    await self._run(work, stop, show)
+                case Runs():
+                    await self._run(work)
                 case _:
                     assert_never(work)
         except ProtocolError as error:
             # Nothing was sent: it is this request that cannot be said, and the engine is as good as before.
             logger.warning("a request cannot be passed to the engine: %s", error)
-            work.reply.fail(
-                GenerationFailed("The request cannot be passed to the engine; shorten its text, or use a smaller image")
-            )
+            told = "The request cannot be passed to the engine; shorten its text, or use a smaller image"
+            fail_unanswered(work, GenerationFailed(told))
         # Not where the child died: then it tells what it died over.
         self._rest()
 
     def note(self, event: p.Event) -> None:
         """Look at a frame as it arrives: after a death those that lie in the channel are not read any more."""
         match event:
-            case p.ReadingLora(run_id=run_id) if run_id != self._run_id:
+            case p.ReadingLora(run_id=run_id) if run_id not in self._open:
                 logger.debug("dropped a %s frame of another run", type(event).__name__)
             case p.ReadingLora(index=None):
                 self._options.quarantine.note_success(ReadLoras(frozenset(self._loras)))
@@ -114,7 +112,7 @@ class Executor:
 
     def _rest(self) -> None:
         """Nothing is read now: a death from here on is the engine's own."""
-        self._run_id, self._loras, self.suspect = None, (), None
+        self._open, self._loras, self.suspect = {}, (), None
 
     async def _load(self, work: m.LoadModel, stop: trio.Event) -> None:
         files = ModelFiles(self._id, work.command.model, work.command.path, work.command.bits)
@@ -162,50 +160,66 @@ class Executor:
         await self._next_frame(silence, lambda event: isinstance(event, p.Unloaded), f"no unload for {silence:g} s")
         work.reply.ok(None)
 
-    async def _run(self, work: m.Run, stop: trio.Event, show: trio.Event) -> None:
-        if (work.lease.engine, work.lease.incarnation) != (self._id, self._incarnation):
-            work.reply.fail(m.StaleLease())
+    async def _run(self, work: Runs) -> None:
+        runs = [each for each in work.runs if self._is_of_this_child(each.run)]
+        if not runs:
             return
+        first = runs[0].run
+        refused: ServiceError | None = None
         try:
-            self._loras = await self._disk.locate_loras(work.request.lora_files)
+            # Runs that share their passes have the same ones.
+            self._loras = await self._disk.locate_loras(first.request.lora_files)
+            refused = self._options.quarantine.lora_error(self._loras)
         except ServiceError as error:
-            work.reply.fail(error)
-            return
-        refused = self._options.quarantine.lora_error(self._loras)
+            refused = error
         if refused is not None:
-            work.reply.fail(refused)
+            fail_unanswered(work, refused)
             return
-        self._run_id = work.run_id
+        self._open = {each.run.run_id: (each, RunFrames(each.run.request)) for each in runs}
         lora_paths = [file.path for file in self._loras]
-        command, blobs = run_command(work, lora_paths=lora_paths, previews=self._options.previews and show.is_set())
-        await self._engine.send(command, blobs)
-        with work.events:
-            async with unwrapped_nursery() as nursery:
-                nursery.start_soon(self._stop_when_told, p.Cancel(run_id=work.run_id), stop, nursery)
-                if self._options.previews and not show.is_set():
-                    nursery.start_soon(self._show_when_told, p.ShowPreviews(run_id=work.run_id), show)
-                await self._follow_run(work, stop)
-                nursery.cancel_scope.cancel()
-        if not work.reply.answered:
+        commands = [
+            run_command(each.run, lora_paths=lora_paths, previews=self._options.previews and each.show.is_set())
+            for each in runs
+        ]
+        await self._engine.send(*in_one_command(commands))
+        async with AsyncExitStack() as stack:
+            for each in runs:
+                stack.enter_context(each.run.events)
+            nursery = await stack.enter_async_context(unwrapped_nursery())
+            for each in runs:
+                nursery.start_soon(self._stop_when_told, p.Cancel(run_id=each.run.run_id), each.stop, nursery)
+                if self._options.previews and not each.show.is_set():
+                    nursery.start_soon(self._show_when_told, p.ShowPreviews(run_id=each.run.run_id), each.show)
+            await self._follow_runs()
+            nursery.cancel_scope.cancel()
+        if self._open:
             raise EngineStopped(f"it did not stop a cancelled run within {self._options.cancel_grace:g} s")
 
-    async def _follow_run(self, work: m.Run, stop: trio.Event) -> None:
-        sent = RunFrames(work.request)
+    def _is_of_this_child(self, run: m.Run) -> bool:
+        is_valid = (run.lease.engine, run.lease.incarnation) == (self._id, self._incarnation)
+        if not is_valid:
+            run.reply.fail(m.StaleLease())
+        return is_valid
+
+    async def _follow_runs(self) -> None:
+        """Follow the runs until each has its answer."""
         bound, what = self._options.step_timeout, "no step"
-        while True:
+        while self._open:
             received = await self._next_frame(
-                bound, lambda event: getattr(event, "run_id", None) == work.run_id, f"{what} for {bound:g} s"
+                bound, lambda event: getattr(event, "run_id", None) in self._open, f"{what} for {bound:g} s"
             )
-            if not work.reply.wanted:
-                stop.set()
-            sent.check(received)
+            at_work, frames = self._open[getattr(received.event, "run_id")]  # noqa: B009 - it was looked for above
+            if not at_work.run.reply.wanted:
+                at_work.stop.set()
+            frames.check(received)
             # While a component is read no step can be done: then it is silence that counts.
             if isinstance(received.event, p.LoadProgress) and received.event.bytes_done < received.event.bytes_total:
                 bound, what = self._options.silence, "no word of a component that is read"
             else:
                 bound, what = self._options.step_timeout, "no step"
-            if self._handle(work, received):
-                return
+            if self._handle(at_work.run, received):
+                del self._open[at_work.run.run_id]
+                at_work.run.events.close()
 
     def _handle(self, work: m.Run, received: Received) -> bool:
         """Pass one frame of the current run on; return whether it was its last."""

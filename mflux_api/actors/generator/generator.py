@@ -14,9 +14,10 @@ import trio
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
-from mflux_api.actors.generator.executor import EngineStopped, Executor, Work
+from mflux_api.actors.generator.executor import EngineStopped, Executor
 from mflux_api.actors.generator.options import GeneratorOptions
 from mflux_api.actors.generator.quarantine import ReadLoras
+from mflux_api.actors.generator.work import RunAtWork, Runs, Work, fail_unanswered, unanswered
 from mflux_api.actors.mailbox import Address, Mailbox
 from mflux_api.engine import protocol as p
 from mflux_api.engine.interface import Engine, EngineDied, EngineId, EngineStarter, Received
@@ -44,7 +45,10 @@ NEARLY_FULL = 0.05
 _OWN_ENDS = ("killed by", "exited with")
 """How the reasons of deaths begin that a process came to by itself, unlike those of one that was killed for a hang."""
 
-_Work = Work | m.AwaitEngine
+TOGETHER_SECONDS = 0.1
+"""How long a run waits for those that it is to share its passes with: they have their leases by then."""
+
+_Question = m.LoadModel | m.UnloadModel | m.Run | m.AwaitEngine
 
 
 class Generator:
@@ -72,11 +76,10 @@ class Generator:
         self._reset()
 
     def _reset(self) -> None:
-        self._waiting: deque[_Work] = deque()
+        self._waiting: deque[_Question] = deque()
         self._arrived = trio.Event()
-        self._current: _Work | None = None
+        self._current: Work | m.AwaitEngine | None = None
         self._stop = trio.Event()
-        self._show = trio.Event()
         self._info: p.Ready | None = None
         self._memory = p.Heartbeat(active_bytes=0, peak_bytes=0)
         self._executor: Executor | None = None
@@ -100,8 +103,9 @@ class Generator:
                         self._refuse_if_degraded()
                         self._arrived.set()
                     case m.CancelRun():
-                        if isinstance(self._current, m.Run) and self._current.run_id == message.run_id:
-                            self._stop.set()
+                        at_work = self._at_work(message.run_id)
+                        if at_work is not None:
+                            at_work.stop.set()
                     case m.ShowPreviews():
                         self._note_follower(message.run_id)
                     case m.LoadAbandoned():
@@ -137,7 +141,7 @@ class Generator:
             out_of_memory = self._was_out_of_memory(died.reason, kills)
             self._info = None
             self._memory = p.Heartbeat(active_bytes=0, peak_bytes=0)
-            if isinstance(self._current, m.Run | m.LoadModel):
+            if isinstance(self._current, Runs | m.LoadModel):
                 # It came up and took work: whose death this was is that work's job or file, and never the engine's.
                 self._failures = 0
             elif not isinstance(died, EngineStopped):
@@ -155,7 +159,7 @@ class Generator:
         """Answer the work that was inside, and remember what the child was reading for it."""
         suspect = self._executor.suspect if self._executor is not None else None
         self._executor = None
-        if self._current is None or self._current.reply.answered:
+        if self._current is None or not unanswered(self._current):
             return
         refused: ServiceError | None = None
         if not died.reason.startswith(_OWN_ENDS):
@@ -166,7 +170,7 @@ class Generator:
         elif suspect is not None and not death.out_of_memory:
             # Memory that others had taken may be there the next time.
             self._options.quarantine.note_death(suspect)
-        self._current.reply.fail(death if refused is None or death.out_of_memory else refused)
+        fail_unanswered(self._current, death if refused is None or death.out_of_memory else refused)
 
     def _was_out_of_memory(self, reason: str, kills_before: int) -> bool:
         """Whether there is evidence that the child was ended for want of memory."""
@@ -234,22 +238,24 @@ class Generator:
             nursery.start_soon(pump)
             while True:
                 work = self._current = await self._next_work()
-                self._stop, self._show = trio.Event(), trio.Event()
-                if isinstance(work, m.Run) and work.previews:
-                    self._show.set()
+                self._stop = trio.Event()
                 if isinstance(work, m.AwaitEngine):
                     work.reply.ok(self._state())
                 else:
-                    await executor.execute(work, self._stop, self._show)
+                    await executor.execute(work, self._stop)
                 self._current = None
 
     def _note_follower(self, run_id: int) -> None:
         """Have a run make previews, now or when it begins; one that is over needs none."""
-        if isinstance(self._current, m.Run) and self._current.run_id == run_id:
-            self._show.set()
+        at_work = self._at_work(run_id)
+        if at_work is not None:
+            at_work.show.set()
         for place, work in enumerate(self._waiting):
             if isinstance(work, m.Run) and work.run_id == run_id:
                 self._waiting[place] = attrs.evolve(work, previews=True)
+
+    def _at_work(self, run_id: int) -> RunAtWork | None:
+        return self._current.get(run_id) if isinstance(self._current, Runs) else None
 
     def _forgive(self) -> None:
         self._failures = 0
@@ -262,15 +268,42 @@ class Generator:
             self._waiting.remove(work)
             work.reply.fail(m.LoadCancelled(work.command.model))
 
-    async def _next_work(self) -> _Work:
+    async def _next_work(self) -> Work | m.AwaitEngine:
         while True:
             while self._waiting:
                 work = self._waiting.popleft()
-                if work.reply.wanted:
+                if not work.reply.wanted:
+                    work.reply.abandon()
+                elif isinstance(work, m.Run):
+                    return Runs(tuple(RunAtWork(run) for run in await self._with_companions(work)))
+                else:
                     return work
-                work.reply.abandon()
             self._arrived = trio.Event()
             await self._arrived.wait()
+
+    async def _with_companions(self, run: m.Run) -> list[m.Run]:
+        """Return a run and those that share its passes and are here in time; taken out of what waits."""
+        if run.together is None:
+            return [run]
+        self._waiting.appendleft(run)
+        with trio.move_on_after(TOGETHER_SECONDS):
+            while len(self._here(run.together.id)) < run.together.runs:
+                self._arrived = trio.Event()
+                await self._arrived.wait()
+        runs = self._here(run.together.id)
+        for each in runs:
+            self._waiting.remove(each)
+        wanted = [each for each in runs if each.reply.wanted]
+        for each in runs:
+            if each not in wanted:
+                each.reply.abandon()
+        return wanted
+
+    def _here(self, together: int) -> list[m.Run]:
+        """Return the waiting runs that are together, in their order."""
+        runs = [each for each in self._waiting if isinstance(each, m.Run)]
+        placed = [(each.together.place, each) for each in runs if each.together and each.together.id == together]
+        return [each for _, each in sorted(placed, key=lambda pair: pair[0])]
 
     def _refuse_if_degraded(self) -> None:
         """Answer those who wait for a child that keeps dying: that may take for ever."""

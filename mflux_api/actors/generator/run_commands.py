@@ -4,15 +4,30 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mflux_api.actors import messages as m
-from mflux_api.engine.protocol import Run, Upscale
+from mflux_api.engine.protocol import Run, SharedRun, Upscale
 from mflux_api.engine.run_images import describe_inpainting, to_blobs
 from mflux_api.ipc.paths import path_text
 
+Said = tuple[Run | Upscale, tuple[bytes, ...]]
+"""A command, and the blobs that go with it."""
 
-def run_command(
-    work: m.Run, *, lora_paths: Sequence[Path] = (), previews: bool
-) -> tuple[Run | Upscale, tuple[bytes, ...]]:
-    """Return the command, and the blobs that go with it.
+
+def in_one_command(said: Sequence[Said]) -> tuple[Run | SharedRun | Upscale, tuple[bytes, ...]]:
+    """Return the command for runs that share their passes, or the one that there is.
+
+    Raises:
+        ValueError: one of several has images of its own, or upscales one.
+    """
+    if len(said) == 1:
+        return said[0]
+    runs = [run for run, blobs in said if isinstance(run, Run) and not blobs]
+    if len(runs) < len(said):
+        raise ValueError("a run with images shares its passes with no other")
+    return SharedRun(runs=tuple(runs)), ()
+
+
+def run_command(work: m.Run, *, lora_paths: Sequence[Path] = (), previews: bool) -> Said:
+    """Return the command for one run.
 
     Args:
         work: what the generator was asked for.

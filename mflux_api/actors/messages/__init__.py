@@ -61,6 +61,7 @@ from mflux_api.actors.messages.generator import (
     Run,
     ShowPreviews,
     StaleLease,
+    Together,
     UnloadModel,
 )
 from mflux_api.actors.messages.job_store import (
@@ -265,6 +266,7 @@ __all__ = [
     "Submit",
     "Subscribe",
     "Subscription",
+    "Together",
     "Transfer",
     "Unfinished",
     "UnloadModel",

@@ -69,6 +69,17 @@ class UnloadModel(Ask[None]):
 
 
 @attrs.frozen(kw_only=True)
+class Together:
+    """Runs that are to share their passes; one that does not come in time runs alone."""
+
+    id: int
+    runs: int
+    """How many there are."""
+    place: int
+    """The run's own among them."""
+
+
+@attrs.frozen(kw_only=True)
 class Run(Ask[Timings]):
     """Run a request on a leased model; the engine's events on the way go to ``events``."""
 
@@ -81,6 +92,8 @@ class Run(Ask[Timings]):
     inputs: RunInputs = attrs.field(factory=RunInputs, repr=False)
     previews: bool = False
     """Whether someone follows its previews already."""
+    together: Together | None = None
+    """The runs that it shares its passes with; ``None`` where it runs alone."""
 
 
 @attrs.frozen(kw_only=True)

@@ -145,8 +145,15 @@ class Entry:
     """Of the HTTP request that it came by; empty where it came otherwise, or before the last start."""
     previewed: trio.Event = attrs.field(factory=trio.Event)
     """Set once someone follows its previews."""
+    companions: object | None = None
+    """What it has in common with the jobs that it shares its passes with; ``None`` where it runs alone."""
     unwritten: ServiceError | None = None
     """Why the store does not have its end yet; it is asked again."""
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether an attempt at it ended in a death: it runs alone then, so that no other job meets the next."""
+        return bool(self.job.engine_deaths or self.job.service_deaths)
 
     def warn(self, warning: str) -> None:
         """Keep a warning of its run; an earlier attempt may have given it, too."""

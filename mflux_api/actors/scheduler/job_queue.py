@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 import attrs
 
@@ -19,6 +19,10 @@ from mflux_api.jobs.progress import ProgressTracker
 
 PLANNED = 32
 """Waiting jobs that are planned one by one for an ETA, where there are several engines."""
+
+
+LOOKED_AT = 32
+"""Waiting jobs among which companions are looked for."""
 
 
 SETTLED = 64
@@ -150,6 +154,16 @@ class JobQueue:
         entry.turn = self._order.serve(entry.number)
         return entry, _with_model(entry, engines) or engines[0]
 
+    def take_first(self, is_fit: Callable[[Entry], bool]) -> Entry | None:
+        """Take the first of those that are due next that is fit, whatever is before it; its caller has its turn."""
+        self._settle()
+        for entry in self._first(LOOKED_AT):
+            if entry.state is JobState.WAITING and is_fit(entry):
+                self._forget_waiting(entry)
+                entry.turn = self._order.serve(entry.number)
+                return entry
+        return None
+
     def _must_wait(self, place: Place, retries: Collection[Place], max_skips: int) -> bool:
         """Whether an entry may not run yet, because one before it was overtaken often enough."""
         counts = [self._waiting[retry[1]].overtaken for retry in retries if retry < place]
@@ -234,7 +248,8 @@ class JobQueue:
             limit: how many of those that wait are looked at; all by default.
         """
         plan = EnginePlan(engines, self._estimates)
-        return {entry.job.id: self._plan(entry, plan) for entry in (*self.at_work(), *self._first(limit))}
+        running = {entry.job.id: seconds for entry, seconds in self._running(plan)}
+        return running | {entry.job.id: self._plan(entry, plan) for entry in self._first(limit)}
 
     def eta(self, entry: Entry, engines: Sequence[m.EngineStatus]) -> float | None:
         """Return the seconds until the end of one job: with one engine what :meth:`etas` says of it.
@@ -244,8 +259,7 @@ class JobQueue:
         if entry.state is JobState.DOWNLOADING:
             return entry.tracker.latest.eta_seconds
         plan = EnginePlan(engines, self._estimates)
-        for running in self.at_work():
-            seconds = self._plan(running, plan)
+        for running, seconds in self._running(plan):
             if running is entry:
                 return seconds
         if entry.number not in self._waiting:
@@ -259,6 +273,16 @@ class JobQueue:
             planned[self._order.place(number)[0]] += 1
         plan.add_ahead(lambda device: self._order.seconds_ahead(entry.number, planned, device))
         return self._plan(entry, plan)
+
+    def _running(self, plan: EnginePlan) -> list[tuple[Entry, float | None]]:
+        """Plan the jobs at work, and return when each ends; those that share their passes end with the last of them."""
+        entries = self.at_work()
+        ends = [self._plan(entry, plan) for entry in entries]
+        last = {entry.companions: end for entry, end in zip(entries, ends, strict=True)}
+        return [
+            (entry, end if entry.companions is None else last[entry.companions])
+            for entry, end in zip(entries, ends, strict=True)
+        ]
 
     def _plan(self, entry: Entry, plan: EnginePlan) -> float | None:
         tracker = entry.tracker

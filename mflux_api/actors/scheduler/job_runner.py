@@ -99,6 +99,7 @@ class JobRunner:
         warn: Warn,
         previewed: trio.Event,
         engine_freed: Callable[[], None],
+        together: m.Together | None = None,
     ) -> Ran:
         """Generate the job's images on an engine, appending each to ``images`` once it is on disk.
 
@@ -113,6 +114,7 @@ class JobRunner:
             warn: told of every warning of the engine.
             previewed: set once someone follows its previews.
             engine_freed: called when the engine has no more to do for it; images may still be being saved then.
+            together: the jobs that it shares its passes with.
 
         Raises:
             EngineDied: the engine ended with the job inside.
@@ -130,7 +132,9 @@ class JobRunner:
                 async with unwrapped_nursery() as nursery:
                     async with self._leased(job, to, tracker, publish, nursery) as lease:
                         partials = PartialImages(job, self._decoding, self._encoders, show)
-                        attempt = _Attempt(job, lease, to, tracker, images, late, publish, partials, warn, previewed)
+                        attempt = _Attempt(
+                            job, lease, to, tracker, images, late, publish, partials, warn, previewed, together
+                        )
                         timings = await self._run(attempt, inputs, nursery)
                     engine_freed()
                 return Ran(timings=attrs.evolve(timings, total=trio.current_time() - started), device=lease.device)
@@ -198,6 +202,7 @@ class JobRunner:
             events=events,
             inputs=inputs,
             previews=attempt.previewed.is_set(),
+            together=attempt.together,
         )
         answered = False
         nursery.start_soon(self._follow, attempt, reports)
@@ -234,7 +239,7 @@ class JobRunner:
                         stopwatch.stage_began(compiling=stage == "compiling")
                         publish(tracker.stage(Stage(stage)))
                     case p.StepDone() as done:
-                        stopwatch.step_done(done.images)
+                        stopwatch.step_done(done)
                         publish(tracker.step(done.step, done.steps, image=done.image, images=done.images))
                     case p.RunWarning(message=message):
                         attempt.warn(message)
@@ -295,6 +300,7 @@ class _Attempt:
     partials: PartialImages
     warn: Warn
     previewed: trio.Event
+    together: m.Together | None
 
 
 async def _pass_on_followers(attempt: _Attempt, run: m.Run) -> None:
@@ -319,20 +325,22 @@ class Stopwatch:
         self._stats = stats
         self._image_began = self._last = trio.current_time()
         self._stepping = 0.0
-        self._compiling = False
+        self._compiling = self._shared = False
 
     def stage_began(self, *, compiling: bool = False) -> None:
         """The engine entered another stage."""
         self._last = trio.current_time()
         self._compiling = compiling
 
-    def step_done(self, images: int) -> None:
-        """A denoising step of so many images ended."""
+    def step_done(self, done: p.StepDone) -> None:
+        """A denoising step ended."""
         now = trio.current_time()
+        batch = max(done.images, done.batch)
+        self._shared = batch > done.images
         if not self._compiling:
             # The first step of its kind says nothing of the next one.
             seconds = now - self._last
-            self._estimates.add_step(self._request, self._device, seconds / images)
+            self._estimates.add_step(self._request, self._device, seconds / batch)
             width, height = self._request.size
             self._stats.tell_lossy(
                 m.StepMeasured(model=self._request.model, width=width, height=height, seconds=seconds)
@@ -350,7 +358,8 @@ class Stopwatch:
     def image_saved(self) -> None:
         """An image is on disk."""
         now = trio.current_time()
-        self._estimates.add_rest(self._request, self._device, now - self._image_began - self._stepping)
+        if not self._shared:
+            self._estimates.add_rest(self._request, self._device, now - self._image_began - self._stepping)
         self._image_began, self._stepping = now, 0.0
 
 

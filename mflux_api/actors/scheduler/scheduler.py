@@ -19,6 +19,7 @@ from mflux_api.actors.scheduler.draining import Draining
 from mflux_api.actors.scheduler.endings import Endings
 from mflux_api.actors.scheduler.engine_states import EngineStates
 from mflux_api.actors.scheduler.entries import OVER, Entry, JobEvent, JobState
+from mflux_api.actors.scheduler.gatherings import Gathering, Gatherings
 from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.actors.scheduler.job_runner import JobRunner, NoLease, SaveFailed
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
@@ -35,7 +36,7 @@ from mflux_api.system.nurseries import unwrapped_nursery
 logger = logging.getLogger(__name__)
 
 MAX_SAVING = 2
-"""Jobs of one engine that may still be saving when it is given the next: a slow disk must not collect pixels."""
+"""Passes of one engine that may still be saving when it is given the next: a slow disk must not collect pixels."""
 
 DISCARD_SECONDS = 5.0
 """For removing the images of an attempt that is over; then its engine goes to another job."""
@@ -78,7 +79,7 @@ class Scheduler:
         """Recover what the store has unfinished, then serve the mailbox until cancelled."""
         self._queue = JobQueue(self._job_runner.estimates)
         self._engines = EngineStates(self._loaders)
-        self._busy: dict[EngineId, Entry] = {}
+        self._busy: dict[EngineId, list[Entry]] = {}
         # The end of the newest attempt on each engine: jobs of one engine end in the order in which they ran.
         self._newest: dict[EngineId, trio.Event] = {}
         for engine, loader in self._loaders.items():
@@ -129,6 +130,7 @@ class Scheduler:
                 enqueue=self._enqueue,
                 dispatch=self._dispatch,
             )
+            self._gatherings = Gatherings(self._settings.batch_window_ms / 1000, self._queue, nursery)
             await nursery.start(self._recovery.run)
             status.started()
             self._dispatch()
@@ -215,17 +217,21 @@ class Scheduler:
             self._endings.fail_waiting_sync(unavailable)
 
     def _is_free(self, engine: EngineId) -> bool:
-        saving = sum(
-            entry.state is JobState.SAVING and entry.engine is not None and entry.engine.id == engine
+        saving = {
+            entry.companions or entry
             for entry in self._queue.at_work()
-        )
-        return engine not in self._busy and saving < MAX_SAVING
+            if entry.state is JobState.SAVING and entry.engine is not None and entry.engine.id == engine
+        }
+        return engine not in self._busy and len(saving) < MAX_SAVING
 
     def _free(self, engine: EngineId, entry: Entry) -> bool:
-        """Let another job have an engine; return whether it was this one's still."""
-        if self._busy.get(engine) is not entry:
+        """Take a job from its engine, which is free without any; return whether it had this one."""
+        entries = self._busy.get(engine, [])
+        if entry not in entries:
             return False
-        del self._busy[engine]
+        entries.remove(entry)
+        if not entries:
+            del self._busy[engine]
         return True
 
     # --- the queue ---
@@ -268,19 +274,28 @@ class Scheduler:
     def _dispatch(self) -> None:
         self._fail_sync_without_engine()
         while not self._draining.begun:
+            joined = self._gatherings.next()
+            if joined is not None:
+                companion, gathering = joined
+                self._give(companion, gathering.engine, gathering)
+                continue
             usable = self._engines.usable()
             free = [engine for engine in usable if self._is_free(engine.id)]
             chosen = self._queue.next(free, {engine.id for engine in usable}, self._settings.max_affinity_skips)
             if chosen is None:
                 return
             entry, engine = chosen
-            entry.engine, entry.failed_on, entry.began = engine, None, False
-            entry.on(JobEvent.DISPATCHED)
-            entry.scope = trio.CancelScope()
-            self._busy[engine.id] = entry
-            self._nursery.start_soon(self._work, entry, engine.id, entry.scope)
+            self._give(entry, engine, self._gatherings.begin(entry, engine))
 
-    async def _work(self, entry: Entry, engine: EngineId, scope: trio.CancelScope) -> None:
+    def _give(self, entry: Entry, engine: m.EngineStatus, gathering: Gathering | None) -> None:
+        """Give a job to an engine."""
+        entry.engine, entry.failed_on, entry.began, entry.companions = engine, None, False, gathering
+        entry.on(JobEvent.DISPATCHED)
+        entry.scope = trio.CancelScope()
+        self._busy.setdefault(engine.id, []).append(entry)
+        self._nursery.start_soon(self._work, entry, engine.id, entry.scope, gathering)
+
+    async def _work(self, entry: Entry, engine: EngineId, scope: trio.CancelScope, gathering: Gathering | None) -> None:
         before, over = self._newest.get(engine), trio.Event()
         self._newest[engine] = over
 
@@ -292,7 +307,7 @@ class Scheduler:
 
         try:
             with scope:
-                await self._attempt(entry, engine, engine_freed, before)
+                await self._attempt(entry, engine, engine_freed, before, gathering)
             if entry.state is JobState.HALTED:
                 await self._retries.requeue_halted(entry)
         finally:
@@ -301,12 +316,19 @@ class Scheduler:
                 with trio.CancelScope(shield=True):
                     await self._remove(entry, [])
             over.set()
-            entry.engine = None
+            if gathering is not None:
+                gathering.leave(entry)
+            entry.engine = entry.companions = None
             self._free(engine, entry)
         self._settled()
 
     async def _attempt(
-        self, entry: Entry, engine: EngineId, engine_freed: Callable[[], None], before: trio.Event | None
+        self,
+        entry: Entry,
+        engine: EngineId,
+        engine_freed: Callable[[], None],
+        before: trio.Event | None,
+        gathering: Gathering | None,
     ) -> None:
         start = partial(m.StartJob, job_id=entry.job.id)
         if not await self._retries.persist(entry, partial(self._endings.change, start)):
@@ -318,6 +340,8 @@ class Scheduler:
         entry.tracker.begin_attempt(entry.job.engine_deaths + 1)
         entry.images.clear()
         requeue = partial(m.Requeue, job_id=entry.job.id)
+        if gathering is not None:
+            await gathering.closed.wait()
         try:
             done = await self._job_runner.run(
                 await self._with_inputs(entry.job),
@@ -330,6 +354,7 @@ class Scheduler:
                 entry.warn,
                 entry.previewed,
                 engine_freed,
+                None if gathering is None else gathering.together(entry),
             )
         except EngineDied as died:
             logger.warning("job %s: the engine died (%s)", entry.job.id, died.reason)

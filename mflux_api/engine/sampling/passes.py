@@ -18,13 +18,18 @@ ShouldStop: TypeAlias = Callable[[], bool]
 """Asked throughout a pass whether it is to stop."""
 
 
-WantsPreviews: TypeAlias = Callable[[], bool]
-"""Asked at every step whether someone follows the previews."""
+OfImage: TypeAlias = Callable[[int], bool]
+"""Asked about an image of a pass, by its position."""
 
 
-def no_previews() -> bool:
-    """Return that no one does."""
+def no_image(index: int) -> bool:
+    """Return False for each image."""
     return False
+
+
+def every_image(index: int) -> bool:
+    """Return True for each image."""
+    return True
 
 
 class Stopped(Exception):
@@ -42,8 +47,17 @@ def _size(_: object, attribute: "attrs.Attribute[int]", value: int) -> None:
 
 
 @attrs.frozen
+class Prompted:
+    """Images of one prompt, one for each seed."""
+
+    prompt: str = attrs.field(repr=False)
+    seeds: tuple[int, ...]
+    negative_prompt: str | None = attrs.field(default=None, repr=False)
+
+
+@attrs.frozen
 class PipelineRequest:
-    """One pass: one prompt, one image per seed, all in one batch; under ``low_ram`` one image after the other.
+    """One pass: one image for each seed, all in one batch; under ``low_ram`` one image after the other.
 
     Raises:
         ValueError: it cannot be computed.
@@ -77,6 +91,18 @@ class PipelineRequest:
     """Report a small image of every image after every step, whether or not someone asks meanwhile."""
     partial_images: int = 0
     """Decode every image so often before it is finished; never under ``low_ram``, which has no place for the VAE."""
+    companions: tuple[Prompted, ...] = attrs.field(default=())
+    """Images of other prompts in the same batch, behind its own; everything else of the request is theirs, too."""
+
+    @property
+    def prompted(self) -> tuple[Prompted, ...]:
+        """All images of the pass in their order, by prompt."""
+        return (Prompted(self.prompt, self.seeds, self.negative_prompt), *self.companions)
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seed of each image of the pass."""
+        return tuple(seed for each in self.prompted for seed in each.seeds)
 
     @property
     def steps_run(self) -> int:
@@ -103,6 +129,11 @@ class PipelineRequest:
     def _check_references(self, _: "attrs.Attribute[tuple[RGBImage, ...]]", value: tuple[RGBImage, ...]) -> None:
         for image in value:
             check_sides(image)
+
+    @companions.validator
+    def _check_companions(self, _: "attrs.Attribute[tuple[Prompted, ...]]", value: tuple[Prompted, ...]) -> None:
+        if value and (self.low_ram or self.references or self.start is not None):
+            raise ValueError("images of several prompts share a batch only where they start from noise alone.")
 
     @seeds.validator
     def _check_seeds(self, _: "attrs.Attribute[tuple[int, ...]]", value: tuple[int, ...]) -> None:
@@ -137,6 +168,8 @@ class WarningEvent:
 
     message: str
     """What is left out, and why; holds no path."""
+    image: int | None = None
+    """The position of the first image of the prompt that it is about; ``None`` where it is about all."""
 
 
 @attrs.frozen

@@ -4,7 +4,7 @@ Without the fast path, for one seed at guidance 1, the image is the one of mflux
 ``Flux2KleinEdit``, bit for bit.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import suppress
 
 import attrs
@@ -25,16 +25,18 @@ from mflux_api.engine.sampling.passes import (
     DoneEvent,
     Event,
     ImageEvent,
+    OfImage,
     PartialImageEvent,
     PipelineRequest,
     PreviewEvent,
+    Prompted,
     ShouldStop,
     StageEvent,
     StepEvent,
     Stopped,
-    WantsPreviews,
     WarningEvent,
-    no_previews,
+    every_image,
+    no_image,
 )
 from mflux_api.engine.sampling.preview import SAMPLE_SIDE, PreviewDecoder, as_jpeg, fit
 from mflux_api.engine.sampling.prompt_cache import PromptCache
@@ -81,9 +83,15 @@ class _Pass:
     request: PipelineRequest
     check: Callable[[], None]
     """Raises :class:`Stopped` where the pass is to end."""
-    wants_previews: WantsPreviews
-    """Whether previews are made now."""
+    wants_previews: OfImage
+    """Whether previews of an image are made now."""
+    is_wanted: OfImage
+    """Whether an image is to be finished."""
     clock: WorkClock
+
+    def previewed(self, images: Iterable[int]) -> list[int]:
+        """Return those of some images whose previews are made now."""
+        return [index for index in images if self.wants_previews(index)]
 
     @property
     def together(self) -> int:
@@ -91,7 +99,7 @@ class _Pass:
 
         With little memory they take turns in each stage, so that each component is read once for all of them.
         """
-        return 1 if self.request.low_ram else len(self.request.seeds)
+        return 1 if self.request.low_ram else len(self.request.all_seeds)
 
 
 class Pipeline:
@@ -143,13 +151,21 @@ class Pipeline:
         return images_per_pass(self._device.kind, cost)
 
     def run(
-        self, request: PipelineRequest, should_stop: ShouldStop, wants_previews: WantsPreviews = no_previews
+        self,
+        request: PipelineRequest,
+        should_stop: ShouldStop,
+        wants_previews: OfImage = no_image,
+        is_wanted: OfImage = every_image,
     ) -> Generator[Event, None, None]:
         """Run one pass and yield its events: a StageEvent per stage, a StepEvent per step, an ImageEvent per seed.
 
         Previews and partial images, where they are asked for, follow their step, and a DoneEvent comes last.
-        ``should_stop`` is asked before and after every step, between the components, and between decode blocks;
-        ``wants_previews`` at every step, where the request itself asks for none.
+
+        Args:
+            request: what to generate.
+            should_stop: asked before and after every step, between the components, and between decode blocks.
+            wants_previews: asked at every step, where the request itself asks for no previews.
+            is_wanted: asked before an image is decoded; one that is not wanted any more has no ImageEvent.
 
         Raises:
             Stopped: ``should_stop`` returned true.
@@ -163,7 +179,8 @@ class Pipeline:
             if should_stop():
                 raise Stopped
 
-        current = _Pass(request, check, lambda: request.previews or wants_previews(), WorkClock())
+        previewed = every_image if request.previews else wants_previews
+        current = _Pass(request, check, previewed, is_wanted, WorkClock())
         for component in self._components.resident - {"text_encoder"}:
             self._release(component, request)
         check()
@@ -179,15 +196,14 @@ class Pipeline:
         # An adapter that does not fit is found first, unless the transformer's turn is yet to come.
         waits = request.low_ram or request.alternating_offload
         predict = None if waits else (yield from self._adapt(current))
-        texts = self._texts(request) if request.steps_run else []
-        for warning in self._prompts.explain_cuts(texts):
-            yield from current.clock.pausing(WarningEvent(warning))
-        embeddings = self._embed(current, texts) if texts else None
+        for warning in self._explain_cuts(request) if request.steps_run else []:
+            yield from current.clock.pausing(warning)
+        embeddings = self._embed(current) if request.steps_run else None
         self._release("text_encoder", request)
         conditioning = None if embeddings is None else self._condition(embeddings, current)
         references = None if conditioning is None else conditioning.references
         start = encode_start(lambda: self._components.vae, request, references, check, self._threads)
-        if current.wants_previews() and request.steps_run:
+        if request.steps_run and current.previewed(range(len(request.all_seeds))):
             # With little memory the VAE is not there later.
             self._fit_previews(request, check)
         self._release("vae", request)
@@ -208,8 +224,9 @@ class Pipeline:
         yield from current.clock.pausing(StageEvent("denoising"))
         predict = (yield from self._adapt(current)) if encoded.predict is None else encoded.predict
         grids: list[mx.array] = []
-        for first in range(0, len(request.seeds), current.together):
-            noise = draw_noise(request.seeds[first : first + current.together], request.width, request.height)
+        seeds = request.all_seeds
+        for first in range(0, len(seeds), current.together):
+            noise = draw_noise(seeds[first : first + current.together], request.width, request.height)
             latents = yield from self._denoise_batch(current, encoded, predict, noise, first)
             grids += mx.split(to_grid(latents, noise.rows, noise.columns), latents.shape[0])
         del encoded, predict
@@ -265,6 +282,8 @@ class Pipeline:
         """Decode what the images of a batch, from number ``first`` on, are coming to."""
         for index, grid in enumerate(mx.split(grids, grids.shape[0]), first):
             current.check()
+            if not current.is_wanted(index):
+                continue
             # One that cannot be seen yet may still become an image.
             with suppress(NotFiniteError):
                 pixels = self._pixels(current, grid)
@@ -284,10 +303,11 @@ class Pipeline:
         """Turn each image's latents into pixels."""
         request = current.request
         yield from current.clock.pausing(StageEvent("decoding"))
-        for index, (seed, grid) in enumerate(zip(request.seeds, grids, strict=True)):
+        for index, (seed, grid) in enumerate(zip(request.all_seeds, grids, strict=True)):
             current.check()
-            # One at a time: exact, and memory does not grow with the batch.
-            yield from current.clock.pausing(ImageEvent(index, seed, self._pixels(current, grid)))
+            if current.is_wanted(index):
+                # One at a time: exact, and memory does not grow with the batch.
+                yield from current.clock.pausing(ImageEvent(index, seed, self._pixels(current, grid)))
         self._release("vae", request)
         current.clock.lap()
 
@@ -310,21 +330,30 @@ class Pipeline:
             self._transformer.forget_weights()
         self._components.drop(component)
 
-    def _texts(self, request: PipelineRequest) -> list[str]:
+    def _texts(self, request: PipelineRequest, prompted: Prompted) -> list[str]:
         """Return the text of each branch of guidance."""
         branches = cfg_branches(request.guidance, embeds_guidance=self._components.info.embeds_guidance)
-        return branch_texts(request.prompt, request.negative_prompt, branches)
+        return branch_texts(prompted.prompt, prompted.negative_prompt, branches)
 
-    def _embed(self, current: _Pass, texts: Sequence[str]) -> mx.array:
+    def _explain_cuts(self, request: PipelineRequest) -> Iterator[WarningEvent]:
+        first = 0
+        for prompted in request.prompted:
+            for warning in self._prompts.explain_cuts(self._texts(request, prompted)):
+                yield WarningEvent(warning, first if request.companions else None)
+            first += len(prompted.seeds)
+
+    def _embed(self, current: _Pass) -> mx.array:
         """Return prompt embeddings [branches x together, tokens, width]: positive rows first, then negative ones."""
         request = current.request
-        if request.alternating_offload and not self._prompts.has_cached(texts):
+        texts = [self._texts(request, prompted) for prompted in request.prompted]
+        if request.alternating_offload and not self._prompts.has_cached([text for each in texts for text in each]):
             # The text encoder needs the transformer's place.
             self._unload("transformer")
         rows: list[mx.array] = []
-        for text in texts:
-            current.check()
-            rows += [self._prompts.encode(text)] * current.together
+        for branch in zip(*texts, strict=True):
+            for text, prompted in zip(branch, request.prompted, strict=True):
+                current.check()
+                rows += [self._prompts.encode(text)] * min(len(prompted.seeds), current.together)
         return rows[0] if len(rows) == 1 else mx.concatenate(rows, axis=0)
 
     def _condition(self, embeddings: mx.array, current: _Pass) -> Conditioning:
@@ -336,13 +365,14 @@ class Pipeline:
         return Conditioning(embeddings, request.guidance, references, self._components.info.embeds_guidance)
 
     def _previews(self, current: _Pass, grids: mx.array, first: int, step: int) -> Iterator[PreviewEvent]:
-        """Yield the preview of every image of a batch, from number ``first`` on, if someone wants them."""
+        """Yield the previews that someone wants of the images of a batch, from number ``first`` on."""
+        previewed = current.previewed(range(first, first + grids.shape[0]))
         # With little memory the VAE's place is the transformer's now, so what was not fitted before cannot be.
-        if not current.wants_previews() or (self._preview_decoder is None and current.request.low_ram):
+        if not previewed or (self._preview_decoder is None and current.request.low_ram):
             return
         decoder = self._fit_previews(current.request, current.check)
-        for index, grid in enumerate(mx.split(grids, grids.shape[0]), first):
-            pixels = decoder.pixels(grid)
+        for index in previewed:
+            pixels = decoder.pixels(grids[index - first : index - first + 1])
             height, width, _ = pixels.shape
             yield PreviewEvent(index, step, width, height, as_jpeg(pixels))
 
