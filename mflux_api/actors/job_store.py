@@ -33,6 +33,9 @@ UNREAD_SECONDS = 3600.0
 CHECKPOINT_JOBS = 10
 """Finished jobs after which the database's log is written into its file, however busy the store is."""
 
+QUIET_SECONDS = 0.2
+"""Without a message, after which that is done with fewer: not between a job and the next, which would wait for it."""
+
 CHECKPOINT_SECONDS = 1.0
 """After any other change of a job until the same: what only the log has is lost with the log."""
 
@@ -95,11 +98,12 @@ class JobStore:
                 nursery.start_soon(self._bound_images, self._retention, self._retention.max_image_bytes)
             while True:
                 message: m.StoreMessage | None = None
-                with trio.move_on_at(self._checkpoint_by):
+                quiet_at = trio.current_time() + QUIET_SECONDS if self._since_checkpoint else math.inf
+                with trio.move_on_at(min(self._checkpoint_by, quiet_at)):
                     message = await self._mailbox.receive()
                 if message is not None:
                     await self._try(message)
-                await self._checkpoint_now_and_then()
+                await self._checkpoint_now_and_then(quiet=message is None)
 
     async def _try(self, message: m.StoreMessage) -> None:
         try:
@@ -124,6 +128,7 @@ class JobStore:
                 message.reply.ok(await self._change(message.job_id, lambda job: jobs.start(job, _now())))
                 self._running.add(message.job_id)
                 self._checkpoint_soon()
+                await self._sync()
             case m.Requeue():
                 message.reply.ok(await self._change(message.job_id, _requeue(message)))
                 self._running.discard(message.job_id)
@@ -133,6 +138,7 @@ class JobStore:
                 self._running.discard(message.job_id)
                 self._images_changed.set()
                 self._since_checkpoint += 1
+                self._checkpoint_soon()
                 if message.job_id in self._unread:
                     self._unread[message.job_id] = trio.current_time() + UNREAD_SECONDS
                 await self._expire()
@@ -171,6 +177,13 @@ class JobStore:
 
     async def _call(self, function: Callable[[], T]) -> T:
         return await run_in_thread(function, limiter=self._thread)
+
+    async def _sync(self) -> None:
+        """Have the beginning of a job on the disk, which its run did not wait for."""
+        try:
+            await self._call(self._repository.sync)
+        except ServiceError as error:
+            logger.debug("that a job runs is not on the disk yet (%s); its end is asked for again", error.code)
 
     async def _answer_inputs(self, message: m.GetInputs, read: Callable[[], tuple[str, ...]]) -> None:
         """Read init images beside the store's own thread: they are up to 64 MB, and the store serves everybody."""
@@ -249,9 +262,8 @@ class JobStore:
     def _checkpoint_soon(self) -> None:
         self._checkpoint_by = min(self._checkpoint_by, trio.current_time() + CHECKPOINT_SECONDS)
 
-    async def _checkpoint_now_and_then(self) -> None:
-        """Have finished jobs in the main file: in quiet times at once, else after so many; others a little later."""
-        quiet = self._since_checkpoint and not self._mailbox.queued()
+    async def _checkpoint_now_and_then(self, *, quiet: bool) -> None:
+        """Have finished jobs in the main file: in quiet times soon, else after so many; others a little later."""
         if quiet or self._since_checkpoint >= CHECKPOINT_JOBS or trio.current_time() >= self._checkpoint_by:
             self._since_checkpoint, self._checkpoint_by = 0, math.inf
             await self._call(self._repository.checkpoint)

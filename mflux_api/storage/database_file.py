@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mflux_api.errors import ConfigError, DiskFull, InternalError
 from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate
-from mflux_api.system.durable import make_folder
+from mflux_api.system.durable import make_folder, sync_file
 from mflux_api.system.private_files import make_private_file, tighten
 
 BUSY_SECONDS = 5.0
@@ -93,17 +93,33 @@ class DatabaseFile:
         if self._open is not None:
             checkpoint(self._open)
 
+    def sync(self) -> None:
+        """Return when everything that was committed is on the disk.
+
+        Raises:
+            DiskFull: no space is left.
+            InternalError: the disk refuses it.
+        """
+        with translate_errors(), suppress(FileNotFoundError):
+            sync_file(self._log)
+
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self, *, synced: bool = True) -> Iterator[None]:
         """Commit what the block executes, or none of it.
+
+        Args:
+            synced: whether to wait until it is on the disk; otherwise it outlives the process, and a power cut only
+                after :meth:`sync` or the next transaction that is synced.
 
         Raises:
             DiskFull: no space is left.
             InternalError: the file cannot be written.
         """
         with translate_errors():
-            self.connection.execute("BEGIN IMMEDIATE")
+            if not synced:
+                self.connection.execute("PRAGMA synchronous = NORMAL")
             try:
+                self.connection.execute("BEGIN IMMEDIATE")
                 yield
                 self.connection.execute("COMMIT")
             except BaseException:
@@ -111,6 +127,9 @@ class DatabaseFile:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")
                 raise
+            finally:
+                if not synced:
+                    self.connection.execute("PRAGMA synchronous = FULL")
 
 
 def open_database(path: Path) -> sqlite3.Connection:

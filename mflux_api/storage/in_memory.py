@@ -146,6 +146,9 @@ class InMemoryRepository:
     def forget_abandoned(self) -> None:
         """Do nothing: there are no abandoned jobs."""
 
+    def sync(self) -> None:
+        """Do nothing: nothing outlives the process."""
+
     def checkpoint(self) -> None:
         """Do nothing: there is no file."""
 

@@ -87,7 +87,9 @@ class Repository(Protocol):
         """Return what was kept under an idempotency key (its digest)."""
 
     def replace(self, job: Job) -> None:
-        """Overwrite a job with its next state; counts it when it completed. Durable like :meth:`insert`.
+        """Overwrite a job with its next state; counts it when it completed.
+
+        Durable like :meth:`insert`, but for a job that begins to run: that is only after :meth:`sync`.
 
         Raises:
             KeyError: no job has this id.
@@ -140,6 +142,14 @@ class Repository(Protocol):
 
     def forget_abandoned(self) -> None:
         """Forget the abandoned jobs: nothing of them is left on disk."""
+
+    def sync(self) -> None:
+        """Return when everything that was kept is durable.
+
+        Raises:
+            DiskFull: no space is left.
+            InternalError: the disk refuses it.
+        """
 
     def checkpoint(self) -> None:
         """Bring what was kept to where a copy of the storage's main file has it, as far as that can be done now."""

@@ -138,7 +138,9 @@ class SqliteRepository:
         return None if row is None else IdempotencyRecord(body=row[0], job_id=row[1])
 
     def replace(self, job: Job) -> None:
-        """Overwrite a job with its next state; counts it when it completed. Durable like :meth:`insert`.
+        """Overwrite a job with its next state; counts it when it completed.
+
+        Durable like :meth:`insert`, but for a job that begins to run: that is only after :meth:`sync`.
 
         Raises:
             KeyError: no job has this id.
@@ -152,7 +154,7 @@ class SqliteRepository:
                 self._note_synchronous_run(job)
             self._held[job.id] = _Held(held.number, job)
             return
-        with self._file.transaction():
+        with self._file.transaction(synced=job.status is not Status.GENERATING):
             if held is not None:
                 self._put(held.number, job, finished=None)
                 self._file.connection.execute("DELETE FROM synchronous_runs WHERE id = ?", (job.id,))
@@ -291,6 +293,15 @@ class SqliteRepository:
             )
         self._abandoned = ()
 
+    def sync(self) -> None:
+        """Return when everything that was kept is on the disk.
+
+        Raises:
+            DiskFull: no space is left.
+            InternalError: the disk refuses it.
+        """
+        self._file.sync()
+
     def checkpoint(self) -> None:
         """Write the log into the file, so that a copy of the file alone has what was kept."""
         self._file.checkpoint()
@@ -351,7 +362,7 @@ class SqliteRepository:
         self._file.connection.execute(_PUT, to_row(number, job, finished, folder=self._folder))
 
     def _note_synchronous_run(self, job: Job) -> None:
-        with translate_errors():
+        with self._file.transaction(synced=False):
             self._file.connection.execute(
                 "INSERT OR REPLACE INTO synchronous_runs VALUES (?, ?, ?)",
                 (job.id, moment_text(job.created_at), job.request.num_images),
