@@ -68,6 +68,12 @@ class Estimates:
         images = request.num_images - image
         return max(0.0, pixels * ((request.steps_run * images - step) * rates.step + images * rates.rest))
 
+    def rest(self, request: ResolvedRequest, device: str | None) -> float | None:
+        """Return the seconds of one image outside its steps, or ``None`` while nothing is known of the model."""
+        pixels = _pixels(request)
+        rates = self.rates(request.model, len(request.init_images), pixels, device)
+        return None if rates is None else pixels * rates.rest
+
     def rates(self, model: str, init_images: int, pixels: int, device: str | None) -> Rates | None:
         """Return what a pixel costs in images of a size, or ``None`` while nothing is known of the model."""
         nearest = self._nearest(model, init_images, pixels, device)

@@ -21,6 +21,7 @@ from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.errors import ConfigError, DiskFull, InternalError, ServiceError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import Job, Status
+from mflux_api.storage import database_file
 from mflux_api.storage.database_file import open_database
 from mflux_api.storage.in_memory import InMemoryRepository
 from mflux_api.storage.migrations import APPLICATION_ID, MIGRATIONS, migrate
@@ -568,3 +569,21 @@ def test_undelivered_jobs_are_found_through_their_index(path: Path) -> None:
         plan = " ".join(str(row) for row in sql(path, f"EXPLAIN QUERY PLAN {query}"))
         assert "jobs_by_delivery" in plan
         assert "TEMP B-TREE" not in plan
+
+
+def test_beginning_of_a_run_is_written_at_once_and_synced_when_asked(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(database_file, "sync_file", lambda file: synced.append(file.name))
+    with SqliteRepository(path) as repository:
+        job = queued("0123456789ab")
+        repository.insert(job)
+        repository.replace(started(job))
+        # What outlives the process: another connection reads it.
+        assert sql(path, "SELECT status FROM jobs") == [(Status.GENERATING.value,)]
+        assert synced == []
+        repository.sync()
+        assert synced == [f"{path.name}-wal"]
+        # Every other commit waits for the disk again.
+        assert repository._file.connection.execute("PRAGMA synchronous").fetchone() == (2,)

@@ -33,8 +33,6 @@ from mflux_api.system.threads import run_in_thread
 logger = logging.getLogger(__name__)
 
 Publish = Callable[[Progress], None]
-Show = Callable[[PartialImage], None]
-Warn = Callable[[str], None]
 
 REMOVERS = 2
 """Threads that remove images: those that save may all be waiting for the disk."""
@@ -50,6 +48,26 @@ class SaveFailed(Exception):
 
 class NoLease(ActorGone):
     """The engine's actors, or the decoder, ended before the job had a lease."""
+
+
+SHORT_REST_SECONDS = 0.25
+"""A job that has so little to do after its last step lets the next one come to its engine."""
+
+
+@attrs.frozen(kw_only=True)
+class Callbacks:
+    """Who is told of an attempt."""
+
+    publish: Publish
+    """Told of every progress."""
+    show: Callable[[PartialImage], None]
+    """Given every partial image."""
+    warn: Callable[[str], None]
+    """Told of every warning of the engine."""
+    engine_leaving: Callable[[], None]
+    """Called when the engine will be free in a moment: what the next job needs before it can run may be done now."""
+    engine_freed: Callable[[], None]
+    """Called when the engine has no more to do for it; images may still be being saved then."""
 
 
 @attrs.frozen(kw_only=True)
@@ -94,11 +112,8 @@ class JobRunner:
         tracker: ProgressTracker,
         images: list[StoredImage],
         late: list[StoredImage],
-        publish: Publish,
-        show: Show,
-        warn: Warn,
         previewed: trio.Event,
-        engine_freed: Callable[[], None],
+        told: Callbacks,
         together: m.Together | None = None,
     ) -> Ran:
         """Generate the job's images on an engine, appending each to ``images`` once it is on disk.
@@ -109,11 +124,8 @@ class JobRunner:
             tracker: turns what happens into progress.
             images: gets what is saved.
             late: gets what was on disk only when the attempt was over; nothing will ever point to it.
-            publish: told of every progress.
-            show: given every partial image.
-            warn: told of every warning of the engine.
             previewed: set once someone follows its previews.
-            engine_freed: called when the engine has no more to do for it; images may still be being saved then.
+            told: who is told of it.
             together: the jobs that it shares its passes with.
 
         Raises:
@@ -126,17 +138,15 @@ class JobRunner:
         inputs = await self._inputs(job.request)
         to = self._engines[engine]
         while True:
-            publish(tracker.stage(Stage.LOADING))
+            told.publish(tracker.stage(Stage.LOADING))
             try:
                 # What follows the run goes on saving when the lease is back and the engine is free.
                 async with unwrapped_nursery() as nursery:
-                    async with self._leased(job, to, tracker, publish, nursery) as lease:
-                        partials = PartialImages(job, self._decoding, self._encoders, show)
-                        attempt = _Attempt(
-                            job, lease, to, tracker, images, late, publish, partials, warn, previewed, together
-                        )
+                    async with self._leased(job, to, tracker, told.publish, nursery) as lease:
+                        partials = PartialImages(job, self._decoding, self._encoders, told.show)
+                        attempt = _Attempt(job, lease, to, tracker, images, late, told, partials, previewed, together)
                         timings = await self._run(attempt, inputs, nursery)
-                    engine_freed()
+                    told.engine_freed()
                 return Ran(timings=attrs.evolve(timings, total=trio.current_time() - started), device=lease.device)
             except m.StaleLease:
                 logger.debug("job %s: the engine was replaced before the run began", job.id)
@@ -229,7 +239,7 @@ class JobRunner:
 
     async def _follow_reports(self, attempt: "_Attempt", reports: trio.MemoryReceiveChannel[Received]) -> None:
         stopwatch = Stopwatch(self.estimates, attempt.job.request, attempt.lease.device, self._stats)
-        tracker, publish = attempt.tracker, attempt.publish
+        tracker, publish = attempt.tracker, attempt.told.publish
         with reports:
             async for report in reports:
                 match report.event:
@@ -241,8 +251,9 @@ class JobRunner:
                     case p.StepDone() as done:
                         stopwatch.step_done(done)
                         publish(tracker.step(done.step, done.steps, image=done.image, images=done.images))
+                        self._note_last_step(attempt, done)
                     case p.RunWarning(message=message):
-                        attempt.warn(message)
+                        attempt.told.warn(message)
                     case p.PreviewMade(index=index):
                         # The first of its pass; of the others a follower could not say which they are.
                         if index == tracker.latest.image:
@@ -258,6 +269,15 @@ class JobRunner:
                         publish(tracker.image_saved(len(attempt.images)))
                     case other:
                         raise RuntimeError(f"the generator passed a {type(other).__name__} on")
+
+    def _note_last_step(self, attempt: "_Attempt", done: p.StepDone) -> None:
+        """Let the next job come where little is left of this one."""
+        request = attempt.job.request
+        if done.step < done.steps or done.image + done.images < request.num_images:
+            return
+        rest = self.estimates.rest(request, attempt.lease.device)
+        if rest is not None and rest * done.batch <= SHORT_REST_SECONDS:
+            attempt.told.engine_leaving()
 
     async def _save(self, attempt: "_Attempt", image: p.ImageDone, rgb: bytes) -> StoredImage:
         job = attempt.job
@@ -296,9 +316,8 @@ class _Attempt:
     tracker: ProgressTracker
     images: list[StoredImage]
     late: list[StoredImage]
-    publish: Publish
+    told: Callbacks
     partials: PartialImages
-    warn: Warn
     previewed: trio.Event
     together: m.Together | None
 
@@ -323,13 +342,17 @@ class Stopwatch:
         self._request = request
         self._device = device
         self._stats = stats
-        self._image_began = self._last = trio.current_time()
+        self._image_began: float | None = None
+        self._last = trio.current_time()
         self._stepping = 0.0
         self._compiling = self._shared = False
 
     def stage_began(self, *, compiling: bool = False) -> None:
         """The engine entered another stage."""
         self._last = trio.current_time()
+        if self._image_began is None:
+            # Until now it may have had another job.
+            self._image_began = self._last
         self._compiling = compiling
 
     def step_done(self, done: p.StepDone) -> None:
@@ -358,7 +381,7 @@ class Stopwatch:
     def image_saved(self) -> None:
         """An image is on disk."""
         now = trio.current_time()
-        if not self._shared:
+        if not self._shared and self._image_began is not None:
             self._estimates.add_rest(self._request, self._device, now - self._image_began - self._stepping)
         self._image_began, self._stepping = now, 0.0
 

@@ -5,7 +5,7 @@ nursery that does the asking; a running job's cancel scope is the job's.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import assert_never
 
@@ -21,7 +21,7 @@ from mflux_api.actors.scheduler.engine_states import EngineStates
 from mflux_api.actors.scheduler.entries import OVER, Entry, JobEvent, JobState
 from mflux_api.actors.scheduler.gatherings import Gathering, Gatherings
 from mflux_api.actors.scheduler.job_queue import JobQueue
-from mflux_api.actors.scheduler.job_runner import JobRunner, NoLease, SaveFailed
+from mflux_api.actors.scheduler.job_runner import Callbacks, JobRunner, NoLease, SaveFailed
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
 from mflux_api.actors.scheduler.recovery import Recovery
 from mflux_api.actors.scheduler.retries import Retries
@@ -222,7 +222,7 @@ class Scheduler:
             for entry in self._queue.at_work()
             if entry.state is JobState.SAVING and entry.engine is not None and entry.engine.id == engine
         }
-        return engine not in self._busy and len(saving) < MAX_SAVING
+        return all(entry.leaving for entry in self._busy.get(engine, ())) and len(saving) < MAX_SAVING
 
     def _free(self, engine: EngineId, entry: Entry) -> bool:
         """Take a job from its engine, which is free without any; return whether it had this one."""
@@ -289,7 +289,8 @@ class Scheduler:
 
     def _give(self, entry: Entry, engine: m.EngineStatus, gathering: Gathering | None) -> None:
         """Give a job to an engine."""
-        entry.engine, entry.failed_on, entry.began, entry.companions = engine, None, False, gathering
+        entry.engine, entry.failed_on, entry.companions = engine, None, gathering
+        entry.began = entry.leaving = False
         entry.on(JobEvent.DISPATCHED)
         entry.scope = trio.CancelScope()
         self._busy.setdefault(engine.id, []).append(entry)
@@ -299,15 +300,26 @@ class Scheduler:
         before, over = self._newest.get(engine), trio.Event()
         self._newest[engine] = over
 
+        def engine_leaving() -> None:
+            entry.leaving = True
+            self._dispatch()
+
         def engine_freed() -> None:
             if self._free(engine, entry):
                 if entry.state is JobState.RUNNING:
                     entry.on(JobEvent.ENGINE_FREED)
                 self._dispatch()
 
+        told = Callbacks(
+            publish=self._publish,
+            show=self._show,
+            warn=entry.warn,
+            engine_leaving=engine_leaving,
+            engine_freed=engine_freed,
+        )
         try:
             with scope:
-                await self._attempt(entry, engine, engine_freed, before, gathering)
+                await self._attempt(entry, engine, told, before, gathering)
             if entry.state is JobState.HALTED:
                 await self._retries.requeue_halted(entry)
         finally:
@@ -326,7 +338,7 @@ class Scheduler:
         self,
         entry: Entry,
         engine: EngineId,
-        engine_freed: Callable[[], None],
+        told: Callbacks,
         before: trio.Event | None,
         gathering: Gathering | None,
     ) -> None:
@@ -349,11 +361,8 @@ class Scheduler:
                 entry.tracker,
                 entry.images,
                 entry.late,
-                self._publish,
-                self._show,
-                entry.warn,
                 entry.previewed,
-                engine_freed,
+                told,
                 None if gathering is None else gathering.together(entry),
             )
         except EngineDied as died:
