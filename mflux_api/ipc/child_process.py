@@ -1,11 +1,14 @@
 """A child process that speaks frames over its standard input and output, seen from the service: start, talk, end."""
 
+import fcntl
 import logging
 import os
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 READ_SIZE = 1 << 20
 WRITE_SIZE = 1 << 20
+
+PIPE_SIZE = 1 << 20
+"""Bytes that a pipe holds, where the system lets us say so: an image takes three turns of the reader, and not fifty."""
 
 Blob = bytes | str
 """Raw bytes of a frame; a text must be ASCII, and is turned into bytes while it is sent."""
@@ -103,7 +109,7 @@ class ChildProcess:
             ChildDied: it cannot be started.
         """
         try:
-            return await trio.lowlevel.open_process(
+            process = await trio.lowlevel.open_process(
                 list(command),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -113,6 +119,9 @@ class ChildProcess:
             )
         except OSError as error:
             raise cls.died(f"it cannot be started ({error.strerror or type(error).__name__})") from None
+        for pipe in (process.stdin, process.stdout):
+            _widen(pipe)
+        return process
 
     @property
     def pid(self) -> int:
@@ -269,6 +278,13 @@ class ChildProcess:
     def _with_last_words(self, reason: str, *, killed: bool = False) -> str:
         words = self._last_words.quote(private=self._private, killed=killed)
         return f"{reason}: {words}" if words else reason
+
+
+def _widen(pipe: object) -> None:
+    """Let a pipe hold an image, on Linux; within what a user may have in pipes."""
+    if sys.platform == "linux" and isinstance(pipe, trio.lowlevel.FdStream):
+        with suppress(OSError):
+            fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, PIPE_SIZE)
 
 
 def _signal_name(number: int) -> str:

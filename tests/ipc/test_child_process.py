@@ -1,5 +1,6 @@
 """The end of a child process: every step of it has a bound."""
 
+import fcntl
 import sys
 import tracemalloc
 
@@ -9,7 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from mflux_api.images.child.protocol import RESULT_TYPES, FileMade, Ready
 from mflux_api.ipc import frames
-from mflux_api.ipc.child_process import ChildProcess
+from mflux_api.ipc.child_process import PIPE_SIZE, ChildProcess
 from mflux_api.ipc.frames import ProtocolError
 
 
@@ -88,3 +89,13 @@ async def test_large_blob_is_handed_over_without_a_copy() -> None:
     assert (frame, blobs) == (FileMade(), (blob,))
     assert peak < 1.7 * len(blob)
     await child.aclose(force=True)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a pipe's size is the system's")
+async def test_pipes_to_and_from_a_child_hold_an_image() -> None:
+    process = await ChildProcess.launch(["cat"])
+    for pipe in (process.stdin, process.stdout):
+        assert isinstance(pipe, trio.lowlevel.FdStream)
+        assert fcntl.fcntl(pipe.fileno(), fcntl.F_GETPIPE_SZ) == PIPE_SIZE
+    process.kill()
+    await process.wait()
