@@ -36,7 +36,8 @@ from mflux_api.system.nurseries import unwrapped_nursery
 logger = logging.getLogger(__name__)
 
 MAX_SAVING = 2
-"""Passes of one engine that may still be saving when it is given the next: a slow disk must not collect pixels."""
+"""Passes of one engine that may still be saving, or about to, when it is given the next: a slow disk must not collect
+pixels."""
 
 DISCARD_SECONDS = 5.0
 """For removing the images of an attempt that is over; then its engine goes to another job."""
@@ -220,7 +221,9 @@ class Scheduler:
         saving = {
             entry.companions or entry
             for entry in self._queue.at_work()
-            if entry.state is JobState.SAVING and entry.engine is not None and entry.engine.id == engine
+            if (entry.state is JobState.SAVING or entry.leaving)
+            and entry.engine is not None
+            and entry.engine.id == engine
         }
         return all(entry.leaving for entry in self._busy.get(engine, ())) and len(saving) < MAX_SAVING
 
