@@ -79,6 +79,7 @@ class Worker:
 
     def _load(self, command: LoadModel) -> None:
         from mflux_api.engine.sampling.passes import Stopped
+        from mflux_api.engine.sampling.pipeline import Pipeline
         from mflux_api.engine.weights.components import CheckpointError
 
         started = time.monotonic()
@@ -88,8 +89,12 @@ class Worker:
         try:
             if command.model not in self._resident:
                 self._resident[command.model] = self._open(command, warnings.append)
+            model = self._resident[command.model]
             if not command.component_offload:
-                self._resident[command.model].components.load_all()
+                model.components.load_all()
+            if command.unpack and isinstance(model, Pipeline):
+                model.unpack_weights()
+            weights_bytes = 0 if command.component_offload else model.components.resident_bytes
         except Stopped:
             end = LoadStopped(model=command.model)
         except CheckpointError as error:
@@ -104,6 +109,7 @@ class Worker:
                 model=command.model,
                 seconds=time.monotonic() - started,
                 active_bytes=active,
+                weights_bytes=weights_bytes,
                 warning="; ".join(warnings),
             )
             self._answer(loaded, LoadFailed(model=command.model, code="GENERATION_FAILED", message=_UNSAYABLE))

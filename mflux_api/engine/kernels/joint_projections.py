@@ -6,7 +6,9 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from mflux_api.engine.weights.quantization import DequantizedLinear
+from mflux_api.engine.weights.quantization import DequantizedLinear, UnpackedLinear
+
+_JOINED = (nn.Linear, DequantizedLinear, UnpackedLinear)
 
 
 class JointProjections:
@@ -22,7 +24,7 @@ class JointProjections:
 
     def _join(self, *layers: Any) -> None:
         kind = type(layers[0])
-        if kind not in (nn.Linear, DequantizedLinear) or any(type(layer) is not kind for layer in layers):
+        if kind not in _JOINED or any(type(layer) is not kind for layer in layers):
             return
         names = [name for name, _ in layers[0].items()]
         if "bias" in names or any(_bits(layer) != _bits(layers[0]) for layer in layers):

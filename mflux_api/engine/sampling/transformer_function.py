@@ -14,6 +14,7 @@ from mflux_api.engine.kernels.fused_transformer import FusedTransformer
 from mflux_api.engine.kernels.joint_projections import JointProjections
 from mflux_api.engine.lora.applying import Adapted, Lora, ReadingLora, no_reading
 from mflux_api.engine.weights.components import Components
+from mflux_api.engine.weights.quantization import unpack_layers
 
 Predict = Callable[..., mx.array]
 """The velocity from (tokens, position ids, embeddings, text ids, timestep), all of one batch; then from guidance and a
@@ -77,6 +78,12 @@ class TransformerFunction:
         self._adapted = None
         self._projections = None
         self.plain = self._compile()
+
+    def unpack_weights(self) -> None:
+        """Unpack quantized weights now, where each step would; the transformer's next reading has them packed again."""
+        # What was compiled with the packed ones would keep them in memory.
+        self.forget_weights()
+        unpack_layers(self._components.transformer, cuda_dequantize.dequantize if self._is_fused else mx.dequantize)
 
     def _compile(self) -> Predict:
         """Return the transformer as the device computes it best, compiled where stock mflux does and on no CPU."""

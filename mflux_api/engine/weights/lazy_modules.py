@@ -10,7 +10,7 @@ from mlx import nn
 
 from mflux_api.engine.checkpoint import CheckpointError
 from mflux_api.engine.device import detect_device
-from mflux_api.engine.weights.parameters import ExpectedTensor, check, fill
+from mflux_api.engine.weights.parameters import ExpectedTensor, check, fill, weights_bytes
 from mflux_api.engine.weights.quantization import quantize_layers, replace_quantized_layers
 from mflux_api.engine.weights.reading import Report, no_report
 
@@ -86,6 +86,11 @@ class LazyModules(Generic[Name]):
     def resident(self) -> frozenset[Name]:
         """The modules whose weights are in memory."""
         return frozenset(self._modules)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the weights that are in memory."""
+        return sum(weights_bytes(module) for module in self._modules.values())
 
     def load_all(self) -> None:
         """Read what is not in memory yet."""

@@ -158,6 +158,11 @@ def count(module: nn.Module) -> int:
     return sum(array.size for name, array in named_arrays(module) if name not in COMPUTED)
 
 
+def weights_bytes(module: nn.Module) -> int:
+    """Return how many bytes a module's weights take in memory."""
+    return sum(array.nbytes for name, array in named_arrays(module) if name not in COMPUTED)
+
+
 def _pattern(template: str) -> re.Pattern[str]:
     """Turn a template such as ``layers.{layer}.weight`` into a pattern with one named group per placeholder."""
     pieces = _PLACEHOLDER.split(template)
