@@ -120,7 +120,9 @@ class Worker:
 
     def _open(self, command: LoadModel, warn: Callable[[str], None]) -> "Pipeline | Upscaler":
         from mflux_api.engine.kernels.cuda_kernels import checked
+        from mflux_api.engine.kernels.pinned_reading import read_pinned
         from mflux_api.engine.sampling.pipeline import Pipeline
+        from mflux_api.engine.stored_tensors import read_by_mlx
         from mflux_api.engine.upscaling.seedvr2_components import UpscalerComponents, is_upscaler
         from mflux_api.engine.upscaling.upscaler import Upscaler
         from mflux_api.engine.weights.components import load_components
@@ -129,15 +131,17 @@ class Worker:
         folder = Path(command.path)
         if is_upscaler(folder):
             return Upscaler(UpscalerComponents(folder, report=self._reporter.read))
+        self._device = checked(self._device, warn)
+        # With kernels alone: it copies with one.
+        reader = read_pinned if self._device.kind == "cuda" and self._device.fast_path else read_by_mlx
         offload, report = command.component_offload, self._reporter.read
         if command.bits is None:
-            components = load_components(folder, component_offload=offload, report=report)
+            components = load_components(folder, component_offload=offload, report=report, tensor_reader=reader)
         else:
             entry = Path(command.entry)
             components = load_quantized(
-                folder, command.bits, entry, component_offload=offload, warn=warn, report=report
+                folder, command.bits, entry, component_offload=offload, warn=warn, report=report, tensor_reader=reader
             )
-        self._device = checked(self._device, warn)
         return Pipeline(components, self._device, reading_lora=self._reporter.reading_lora)
 
     def _unload(self, model: str) -> None:
