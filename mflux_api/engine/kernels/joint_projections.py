@@ -38,6 +38,11 @@ class JointProjections:
                 layer[name] = part
         self._joint[id(layers[0])] = layers, joint
 
+    @property
+    def layers(self) -> list[Any]:
+        """The joint layers."""
+        return [joint for _, joint in self._joint.values()]
+
     def __call__(self, rows: mx.array, *layers: Any) -> mx.array:
         """Return the outputs of all layers side by side; an adapter on one of them takes them apart."""
         joined, joint = self._joint.get(id(layers[0]), ((), None))

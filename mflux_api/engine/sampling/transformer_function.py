@@ -8,6 +8,7 @@ from mflux.utils.apple_silicon import AppleSiliconUtil
 
 from mflux_api.engine.device import Device
 from mflux_api.engine.kernels import cuda_dequantize
+from mflux_api.engine.kernels.compiling import CompiledFunction
 from mflux_api.engine.kernels.cpu_threads import Threads
 from mflux_api.engine.kernels.cpu_transformer import CPUTransformer
 from mflux_api.engine.kernels.fused_transformer import FusedTransformer
@@ -74,14 +75,12 @@ class TransformerFunction:
 
     def forget_weights(self) -> None:
         """Drop what keeps the transformer's weights alive, so that the component can be freed."""
-        # Adapters wrap its layers, and a compiled function holds the weights that it was traced with.
+        # Adapters wrap its layers, and those have parts of the joint ones.
         self._adapted = None
         self._projections = None
-        self.plain = self._compile()
 
     def unpack_weights(self) -> None:
         """Unpack quantized weights now, where each step would; the transformer's next reading has them packed again."""
-        # What was compiled with the packed ones would keep them in memory.
         self.forget_weights()
         unpack_layers(self._components.transformer, cuda_dequantize.dequantize if self._is_fused else mx.dequantize)
 
@@ -91,11 +90,23 @@ class TransformerFunction:
         compiled = self._device.is_gpu and not AppleSiliconUtil.is_m1_or_m2()
         if self._is_fused:
             cuda = self._device.kind == "cuda"
-            return FusedTransformer(lambda: self._components.transformer, self._joint, cuda=cuda, compiled=compiled)
+            return FusedTransformer(
+                lambda: self._components.transformer,
+                self._joint,
+                cuda=cuda,
+                compiled=compiled,
+                spoiled=self._read_again,
+            )
         predict = _as_function(self._components)
         if self._threads is not None:
             return CPUTransformer(lambda: self._components.transformer, predict, self._threads)
-        return mx.compile(predict) if compiled and not self._components.info.caches_references else predict
+        if not compiled or self._components.info.caches_references:
+            return predict
+        return CompiledFunction(predict, lambda: [self._components.transformer], self._read_again)
+
+    def _read_again(self) -> None:
+        self.forget_weights()
+        self._components.drop("transformer")
 
     @property
     def _is_fused(self) -> bool:
