@@ -90,11 +90,11 @@ def compare(side: int, rounds: int, components: Any, exact: "Pipeline", fast: "P
     )
     ratios = [one[2] / other[2] for one, other in laps]
     fast._threads = fast._transformer._threads = Threads(1)
-    fast._transformer.forget_weights()
+    fast._transformer.plain = fast._transformer._compile()
     with timed_products() as spent:
         alone = generate(fast, request)[2]
     fast._threads = fast._transformer._threads = Threads()
-    fast._transformer.forget_weights()
+    fast._transformer.plain = fast._transformer._compile()
     return {
         "side": side,
         "before": before,

@@ -19,8 +19,9 @@ from mflux_api.catalog.files import (
     WEIGHT_FILES,
     WEIGHT_INDEXES,
 )
-from mflux_api.catalog.safetensors_rules import CHECKPOINT, NotWhole, SafetensorsRuleError, read_file
+from mflux_api.catalog.safetensors_rules import CHECKPOINT, Header, NotWhole, SafetensorsRuleError, read_file
 from mflux_api.engine.device import LIBRARY_ERRORS, is_out_of_memory
+from mflux_api.engine.stored_tensors import StoredTensor, TensorFile
 from mflux_api.ipc.printable import printable, sentence
 from mflux_api.system.regular_files import FileTooLarge, NotRegularFile, open_regular
 
@@ -173,8 +174,8 @@ def _read_file(root: Path, name: str, most: int) -> bytes:
 class Weights:
     """The tensors of one component."""
 
-    tensors: dict[str, mx.array]
-    """By the name in the files; not yet read from disk (MLX loads lazily)."""
+    tensors: dict[str, StoredTensor]
+    """By the name in the files."""
     saved_by_mflux: bool
     """Whether it is mflux's saved layout (the module's own names and shapes, perhaps quantized) or diffusers'."""
 
@@ -188,13 +189,13 @@ def read_weights(root: Path, component: str) -> Weights:
         CheckpointError: files missing, truncated, corrupt or contradictory.
     """
     index, files = _weight_files(root, component)
-    tensors: dict[str, mx.array] = {}
+    tensors: dict[str, StoredTensor] = {}
     owners: dict[str, str] = {}
     saved = index.saved_by_mflux
     for name in files:
-        # Checked first: MLX would meet a missing end only while it computes.
-        saved |= _has_mflux_marks(_check_metadata(root, name))
-        for key, tensor in _read_safetensors(root, name).items():
+        header, stored = _open_tensors(root, name)
+        saved |= _has_mflux_marks(header.metadata)
+        for key, tensor in stored.items():
             if key in owners:
                 raise CheckpointError(f"{component}: {key} is in both {owners[key]} and {name}: keep one set of files.")
             owners[key] = name
@@ -205,14 +206,13 @@ def read_weights(root: Path, component: str) -> Weights:
     return Weights(tensors, saved)
 
 
-def read_tensors(root: Path, name: str) -> dict[str, mx.array]:
-    """Read every tensor of the safetensors file ``name``, a path relative to ``root``; not yet read from disk.
+def read_tensors(root: Path, name: str) -> dict[str, StoredTensor]:
+    """Return every tensor of the safetensors file ``name``, a path relative to ``root``.
 
     Raises:
         CheckpointError: the file is missing, truncated or corrupt.
     """
-    _check_metadata(root, name)
-    return _read_safetensors(root, name)
+    return _open_tensors(root, name)[1]
 
 
 @attrs.frozen
@@ -270,24 +270,17 @@ def _read_index(root: Path, component: str, index: str) -> _Index:
     return _Index(located, saved_by_mflux=read.metadata is not None and _has_mflux_marks(read.metadata))
 
 
-def _read_safetensors(root: Path, name: str) -> dict[str, mx.array]:
-    try:
-        loaded = mx.load(str(root / name))
-    except (RuntimeError, ValueError, OSError):
-        raise CheckpointError(f"{name} holds a tensor of a type that MLX cannot read.") from None
-    return loaded if isinstance(loaded, dict) else {}
-
-
-def _check_metadata(root: Path, name: str) -> Mapping[str, str]:
-    """Return the free-form part of a safetensors file's header, after checking that the file is whole.
+def _open_tensors(root: Path, name: str) -> tuple[Header, dict[str, StoredTensor]]:
+    """Return a file's header, after checking that the file is whole, and its tensors.
 
     Raises:
         CheckpointError: the file is missing, truncated or not a safetensors file.
     """
-    with _open_file(root, name) as file:
-        size = os.fstat(file.fileno()).st_size
+    # Checked first: MLX would meet a missing end only while it computes.
+    with _open_file(root, name) as opened:
+        file, size = TensorFile.of(root / name, opened), os.fstat(opened.fileno()).st_size
         try:
-            return read_file(file, size, CHECKPOINT).metadata
+            header = read_file(opened, size, CHECKPOINT)
         except NotWhole as error:
             what = "is not a safetensors file"
             if error.expected_bytes is not None:
@@ -295,3 +288,12 @@ def _check_metadata(root: Path, name: str) -> Mapping[str, str]:
             raise CheckpointError(f"{name} {what}: download it again.") from None
         except SafetensorsRuleError as error:
             raise CheckpointError(f"{name} cannot be used: {error}.") from None
+    try:
+        loaded = mx.load(str(root / name))
+    except (RuntimeError, ValueError, OSError):
+        raise CheckpointError(f"{name} holds a tensor of a type that MLX cannot read.") from None
+    if not isinstance(loaded, dict) or loaded.keys() != header.tensors.keys():
+        raise CheckpointError(f"{name} was changed while it was read: try again when it is whole.")
+    return header, {
+        key: StoredTensor(array, file, header.data_begin + header.tensors[key].begin) for key, array in loaded.items()
+    }

@@ -46,6 +46,8 @@ class LoadModel:
     """With ``bits``: the folder where the quantized weights are kept."""
     component_offload: bool = False
     """Read each component's weights only when a run needs them."""
+    unpack: bool = False
+    """Keep the transformer's quantized weights unpacked, where the device would unpack them at each step."""
 
 
 @attrs.frozen(kw_only=True)
@@ -233,6 +235,8 @@ class Loaded:
     model: str
     seconds: float
     active_bytes: int
+    weights_bytes: Natural = 0
+    """What its weights take now; 0 where components are read only when a run needs them."""
     warning: Sentence = attrs.field(default="", converter=sentence)
     """What an operator should know of it; holds no path."""
 

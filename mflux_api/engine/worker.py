@@ -82,6 +82,7 @@ class Worker:
 
     def _load(self, command: LoadModel) -> None:
         from mflux_api.engine.sampling.passes import Stopped
+        from mflux_api.engine.sampling.pipeline import Pipeline
         from mflux_api.engine.weights.components import CheckpointError
 
         started = time.monotonic()
@@ -91,8 +92,12 @@ class Worker:
         try:
             if command.model not in self._resident:
                 self._resident[command.model] = self._open(command, warnings.append)
+            model = self._resident[command.model]
             if not command.component_offload:
-                self._resident[command.model].components.load_all()
+                model.components.load_all()
+            if command.unpack and isinstance(model, Pipeline):
+                model.unpack_weights()
+            weights_bytes = 0 if command.component_offload else model.components.resident_bytes
         except Stopped:
             end = LoadStopped(model=command.model)
         except CheckpointError as error:
@@ -107,6 +112,7 @@ class Worker:
                 model=command.model,
                 seconds=time.monotonic() - started,
                 active_bytes=active,
+                weights_bytes=weights_bytes,
                 warning="; ".join(warnings),
             )
             self._answer(loaded, LoadFailed(model=command.model, code="GENERATION_FAILED", message=_UNSAYABLE))
@@ -117,7 +123,9 @@ class Worker:
 
     def _open(self, command: LoadModel, warn: Callable[[str], None]) -> "Pipeline | Upscaler":
         from mflux_api.engine.kernels.cuda_kernels import checked
+        from mflux_api.engine.kernels.pinned_reading import read_pinned
         from mflux_api.engine.sampling.pipeline import Pipeline
+        from mflux_api.engine.stored_tensors import read_by_mlx
         from mflux_api.engine.upscaling.seedvr2_components import UpscalerComponents, is_upscaler
         from mflux_api.engine.upscaling.upscaler import Upscaler
         from mflux_api.engine.weights.components import load_components
@@ -126,15 +134,17 @@ class Worker:
         folder = Path(command.path)
         if is_upscaler(folder):
             return Upscaler(UpscalerComponents(folder, report=self._reporter.read))
+        self._device = checked(self._device, warn)
+        # With kernels alone: it copies with one.
+        reader = read_pinned if self._device.kind == "cuda" and self._device.fast_path else read_by_mlx
         offload, report = command.component_offload, self._reporter.read
         if command.bits is None:
-            components = load_components(folder, component_offload=offload, report=report)
+            components = load_components(folder, component_offload=offload, report=report, tensor_reader=reader)
         else:
             entry = Path(command.entry)
             components = load_quantized(
-                folder, command.bits, entry, component_offload=offload, warn=warn, report=report
+                folder, command.bits, entry, component_offload=offload, warn=warn, report=report, tensor_reader=reader
             )
-        self._device = checked(self._device, warn)
         return Pipeline(components, self._device, reading_lora=self._reporter.reading_lora)
 
     def _unload(self, model: str) -> None:

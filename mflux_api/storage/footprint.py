@@ -7,7 +7,7 @@ The serving process never loads the model code, so it reads what the safetensors
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ class Footprint:
     alternating_offload: int | None = None
     """The VAE and the larger of the other two, for a model whose text encoder and transformer may take turns where
     there is no room for both (FLUX.2-dev); ``None`` for any other."""
+    unpacked: int | None = None
+    """All components with the transformer's quantized weights unpacked; ``None`` where it has none."""
 
     def bytes_for(self, *, low_ram: bool) -> int:
         """Return the bytes that a job needs."""
@@ -73,19 +75,27 @@ def measure(folder: Path, *, float_bytes: int, bits: int | None = None) -> Footp
         dev = _is_dev(folder)
         used_layers = _used_text_layers(folder, DEV_OUT_LAYERS if dev else KLEIN_OUT_LAYERS)
         sizes = {}
+        unpacked = 0
         for component in COMPONENTS:
             files = _weight_files(folder / component)
             if not files:
                 return None
-            sizes[component] = sum(
-                _tensor_bytes(name, tensor, float_bytes, bits)
+            tensors = {
+                name: tensor
                 for file in files
                 for name, tensor in _tensors(file)
                 if component != "text_encoder" or _is_used(name, used_layers, dev=dev)
-            )
+            }
+            sizes[component] = sum(_tensor_bytes(name, tensor, float_bytes, bits) for name, tensor in tensors.items())
+            if component == "transformer":
+                unpacked = sum(_unpacked_bytes(name, tensor, tensors, float_bytes) for name, tensor in tensors.items())
         whole = sum(sizes.values())
-        alternating_offload = whole - min(sizes["text_encoder"], sizes["transformer"]) if dev else None
-        return Footprint(whole=whole, component_offload=max(sizes.values()), alternating_offload=alternating_offload)
+        return Footprint(
+            whole=whole,
+            component_offload=max(sizes.values()),
+            alternating_offload=whole - min(sizes["text_encoder"], sizes["transformer"]) if dev else None,
+            unpacked=whole - sizes["transformer"] + unpacked if unpacked != sizes["transformer"] else None,
+        )
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, SafetensorsRuleError):
         return None
 
@@ -117,6 +127,15 @@ def _tensor_bytes(name: str, tensor: TensorPlace, float_bytes: int, bits: int | 
         return count * float_bytes
     # Two numbers, a scale and a bias, for every group.
     return count * bits // 8 + count // GROUP_SIZE * 2 * float_bytes
+
+
+def _unpacked_bytes(name: str, tensor: TensorPlace, tensors: Mapping[str, TensorPlace], float_bytes: int) -> int:
+    """Return what a tensor takes once quantized layers have whole numbers: those stand in the place of the scales."""
+    layer, _, part = name.rpartition(".")
+    count = int(math.prod(tensor.shape))
+    if f"{layer}.scales" in tensors:
+        return {"scales": count * GROUP_SIZE * float_bytes, "weight": 0, "biases": 0}.get(part, count * float_bytes)
+    return _tensor_bytes(name, tensor, float_bytes, None)
 
 
 def _is_dev(folder: Path) -> bool:

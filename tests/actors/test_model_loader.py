@@ -62,10 +62,15 @@ async def _locate(model: Model) -> Path | None:
 
 async def _measure(model: Model, float_bytes: int) -> Footprint | None:
     await trio.lowlevel.checkpoint()
-    assert float_bytes == 4
+    assert float_bytes in (2, 4)
     size = SIZES[model.base if model.bits else model.alias]
     alternating_offload = int(size * 6e8) if model.alias == "dev" else None
-    return Footprint(whole=int(size * 1e9), component_offload=int(size * 2e8), alternating_offload=alternating_offload)
+    return Footprint(
+        whole=int(size * 1e9),
+        component_offload=int(size * 2e8),
+        alternating_offload=alternating_offload,
+        unpacked=int(size * 2e9) if model.bits else None,
+    )
 
 
 class LoaderUnderTest:
@@ -95,6 +100,8 @@ class LoaderUnderTest:
         self.measured = 0
         self.deaths_at_rest = 0
         """How often the engine dies when its memory is to be measured."""
+        self.weights_bytes = 0
+        """What the engine says that a loaded model takes."""
         self.unloads: list[str] = []
         self.out_of_memory = 0
         """How many loads the engine refuses."""
@@ -161,7 +168,7 @@ class LoaderUnderTest:
         return frozenset(message.status.models)
 
     def resident(self) -> m.Resident:
-        return m.Resident(engine="0", incarnation=self.incarnation, seconds=2.5)
+        return m.Resident(engine="0", incarnation=self.incarnation, seconds=2.5, weights_bytes=self.weights_bytes)
 
     def loading(self) -> m.LoadModel:
         assert self.held is not None
@@ -702,6 +709,62 @@ async def test_a_quantized_model_is_loaded_with_its_bits_and_a_place_to_keep_it(
         assert loader.asked.entry == "/cache/quantized/flux2-klein-4b-3-bit"
         await _use(loader, "flux2-klein-4b")
         assert (loader.asked.bits, loader.asked.entry) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("device", "budget_gb", "expected"),
+    [("cuda", 4.0, True), ("cuda", 3.9, False), ("metal", 4.0, False), ("cpu", 4.0, False)],
+)
+async def test_quantized_weights_are_kept_unpacked_on_cuda_within_half_of_the_budget(
+    device: str, budget_gb: float, expected: bool
+) -> None:
+    """Whatever else is in memory: the same settings always decide the same."""
+    for others in ((), ("mine", "other")):
+        async with a_loader(memory=MemorySettings(budget_gb=budget_gb)) as (loader, _):
+            loader.ready = attrs.evolve(READY, device=device, precision="float32" if device == "cpu" else "bfloat16")
+            for other in others:
+                await _use(loader, other)
+            await _use(loader, "flux2-klein-4b-4-bit")
+            assert loader.asked.unpack is expected
+
+
+async def test_unpacked_model_counts_with_what_the_engine_says_that_it_takes() -> None:
+    async with a_loader(memory=MemorySettings(budget_gb=4.0)) as (loader, _):
+        loader.ready = attrs.evolve(READY, device="cuda", precision="bfloat16")
+        await _use(loader, "mine")
+        await _use(loader, "other")
+        await _use(loader, "flux2-klein-4b-4-bit")
+        assert loader.unloads == []
+        loader.weights_bytes = int(2.1e9)
+        loader.incarnation = 2
+        await _use(loader, "flux2-klein-4b-4-bit")
+        loader.weights_bytes = 0
+        await _use(loader, "mine")
+        await _use(loader, "other")
+        assert loader.unloads == ["flux2-klein-4b-4-bit"]
+
+
+async def test_low_ram_run_of_an_unpacked_model_is_packed_and_the_next_whole_one_is_not() -> None:
+    async with a_loader(memory=MemorySettings(budget_gb=4.0)) as (loader, _):
+        loader.ready = attrs.evolve(READY, device="cuda", precision="bfloat16")
+        await _use(loader, "flux2-klein-4b-4-bit", low_ram=True)
+        assert (loader.asked.component_offload, loader.asked.unpack) == (True, False)
+        await _use(loader, "flux2-klein-4b-4-bit")
+        assert (loader.asked.component_offload, loader.asked.unpack) == (False, True)
+        await _use(loader, "flux2-klein-4b-4-bit", low_ram=True)
+        await _use(loader, "flux2-klein-4b-4-bit")
+        assert (loader.asked.component_offload, loader.asked.unpack) == (False, True)
+        assert len(loader.loads) == 3
+
+
+async def test_unpacked_model_that_the_device_refuses_is_loaded_packed_before_others_have_to_go() -> None:
+    async with a_loader(memory=MemorySettings(budget_gb=4.0)) as (loader, _):
+        loader.ready = attrs.evolve(READY, device="cuda", precision="bfloat16")
+        await _use(loader, "mine")
+        loader.out_of_memory = 1
+        await _use(loader, "flux2-klein-4b-4-bit")
+        assert not loader.asked.unpack
+        assert loader.unloads == []
 
 
 _STEPS = st.tuples(st.sampled_from(["acquire", "release", "cancel", "die", "turns"]), st.integers(0, 5))

@@ -3,11 +3,14 @@
 import shutil
 from pathlib import Path
 
+import attrs
+import mlx.core as mx
 import pytest
 
 from mflux_api.engine.demo.random_checkpoint import write_random_checkpoint
 from mflux_api.engine.device import Device
 from mflux_api.engine.weights.components import load_components
+from mflux_api.engine.weights.quantization import replace_quantized_layers, unpack_layers
 from mflux_api.engine.weights.quantized_cache import load_quantized
 from mflux_api.storage.footprint import measure
 from tests.support.checkpoint_shapes import TINY
@@ -24,12 +27,16 @@ def test_expected_bytes_are_the_bytes_that_are_held(
     folder = write_random_checkpoint(tmp_path / "model", TINY, dtype="float32" if dtype == "float32" else "bfloat16")
     float_bytes = 2 if device.is_gpu else 4
     expected = measure(folder, float_bytes=float_bytes, bits=bits)
+    assert expected is not None
     if bits is None:
         assert held_bytes(load_components(folder)) == expected
     else:
         components = load_quantized(folder, bits, tmp_path / "q")
-        assert held_bytes(components) == expected
+        assert held_bytes(components) == attrs.evolve(expected, unpacked=None)
         assert measure(tmp_path / "q", float_bytes=float_bytes) == expected
+        replace_quantized_layers(components.transformer)
+        unpack_layers(components.transformer, mx.dequantize)
+        assert held_bytes(components).whole == expected.unpacked == components.resident_bytes
 
 
 def test_low_ram_takes_the_largest_component_alone(tiny_folder: Path) -> None:

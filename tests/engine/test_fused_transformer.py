@@ -13,7 +13,7 @@ from mflux_api.engine.kernels.cuda_operations import fits
 from mflux_api.engine.kernels.fused_transformer import FusedTransformer
 from mflux_api.engine.kernels.joint_projections import JointProjections
 from mflux_api.engine.sampling.denoising import new_cache
-from mflux_api.engine.weights.quantization import quantize_layers, replace_quantized_layers
+from mflux_api.engine.weights.quantization import quantize_layers, replace_quantized_layers, unpack_layers
 
 NEAR = 5e-5
 TEXT, IMAGE, REFERENCE = 7, 12, 6
@@ -179,3 +179,19 @@ def test_quantized_projections_are_joined_too(bits: int) -> None:
     after = [transformer.transformer_blocks[0].attn.to_k.scales, transformer.transformer_blocks[0].attn.to_k.weight]
     assert all(mx.array_equal(one, other).item() for one, other in zip(before, after, strict=True))
     assert difference(stock(transformer, arguments), expected) == 0.0
+
+
+@pytest.mark.parametrize("precision", [mx.float32, mx.bfloat16])
+def test_projections_unpacked_once_are_joined_and_give_the_same_bits(precision: mx.Dtype) -> None:
+    transformer = build(attention_head_dim=64, axes_dims_rope=(16, 16, 16, 16), joint_attention_dim=64)
+    transformer.set_dtype(precision)
+    quantize_layers(transformer, 4)
+    replace_quantized_layers(transformer)
+    image, text = tokens(IMAGE).astype(precision), tokens(TEXT, 1, 64).astype(precision)
+    arguments = (image, ids(IMAGE), text, ids(TEXT), mx.array(500.0))
+    packed = fused(transformer)(*arguments)
+    unpack_layers(transformer, mx.dequantize)
+    joint = JointProjections(transformer)
+    assert len(joint._joint) == 2 * len(transformer.transformer_blocks)
+    unpacked = FusedTransformer(lambda: transformer, lambda: joint, cuda=False, compiled=False)(*arguments)
+    assert mx.array_equal(unpacked, packed).item()

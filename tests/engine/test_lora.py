@@ -306,11 +306,12 @@ def test_lora_that_came_after_a_compiled_run_is_not_ignored(
     """A compiled function goes on with the layers that it met at its first call."""
     compiled: list[list[tuple[str, int]]] = []
 
-    def compile_once(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    def compile_once(function: Callable[..., mx.array], inputs: list[Any]) -> Callable[..., mx.array]:
         met: list[tuple[str, int]] = []
         compiled.append(met)
 
         def call(*arguments: mx.array) -> mx.array:
+            assert inputs == [tiny.transformer]
             met[:] = met or weights(tiny.transformer)
             assert met == weights(tiny.transformer), "this would be an old compiled function with other layers"
             return function(*arguments)

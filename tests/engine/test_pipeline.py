@@ -253,20 +253,23 @@ def test_prompts_do_not_show_in_a_requests_repr() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "side", "low_ram", "mode"),
+    ("kind", "fast_path", "side", "low_ram", "mode"),
     [
-        ("cpu", 64, False, "low_memory"),
-        ("cpu", 1024, True, "low_memory"),
-        ("cuda", 512, False, "legacy"),
-        ("cuda", 528, False, "full_precision"),
-        ("cuda", 512, True, "low_memory"),
-        ("metal", 512, False, "full_precision"),
-        ("metal", 528, False, "low_memory"),
-        ("metal", 512, True, "low_memory"),
+        ("cpu", True, 64, False, "low_memory"),
+        ("cpu", True, 1024, True, "low_memory"),
+        ("cuda", False, 512, False, "legacy"),
+        ("cuda", False, 528, False, "full_precision"),
+        ("cuda", False, 512, True, "low_memory"),
+        ("cuda", True, 2048, False, "kernels"),
+        ("cuda", True, 1024, True, "kernels"),
+        ("cuda", True, 1040, True, "low_memory"),
+        ("metal", True, 512, False, "full_precision"),
+        ("metal", True, 528, False, "low_memory"),
+        ("metal", True, 512, True, "low_memory"),
     ],
 )
-def test_decode_mode_is_a_table(kind: Any, side: int, low_ram: bool, mode: str) -> None:
-    assert decode_mode(Device(kind=kind, name="any"), side, side, low_ram) == mode
+def test_decode_mode_is_a_table(kind: Any, fast_path: bool, side: int, low_ram: bool, mode: str) -> None:
+    assert decode_mode(Device(kind=kind, name="any", fast_path=fast_path), side, side, low_ram) == mode
 
 
 @pytest.mark.parametrize(("side", "as_before"), [(512, "modules"), (528, "strips")])
@@ -274,7 +277,6 @@ def test_vae_that_the_kernels_do_not_take_is_decoded_as_before(
     tiny: Components, monkeypatch: pytest.MonkeyPatch, side: int, as_before: str
 ) -> None:
     device = Device(kind="cuda", name="any", fast_path=True)
-    assert decode_mode(device, side, side, low_ram=True) == "low_memory"
     mode = decode_mode(device, side, side, low_ram=False)
     assert mode == "kernels"
     ways: list[str] = []

@@ -11,6 +11,7 @@ from typing import Any
 
 import attrs
 import mlx.core as mx
+import numpy as np
 import pytest
 from mflux.models.common.config.model_config import ModelConfig
 from mflux.models.common.weights.saving.model_saver import ModelSaver
@@ -21,12 +22,19 @@ from mlx import nn
 from mflux_api.catalog.files import COMPONENTS
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.pipeline import Pipeline
-from mflux_api.engine.weights import quantized_cache
+from mflux_api.engine.weights import lazy_modules, quantized_cache
 from mflux_api.engine.weights.components import CheckpointError, Components, load_components
 from mflux_api.engine.weights.parameters import named_arrays
-from mflux_api.engine.weights.quantization import DequantizedLinear, quantize_layers, replace_quantized_layers
+from mflux_api.engine.weights.quantization import (
+    DequantizedLinear,
+    UnpackedLinear,
+    quantize_layers,
+    replace_quantized_layers,
+    unpack_layers,
+)
 from mflux_api.engine.weights.quantized_cache import MARKER, load_quantized
 from mflux_api.engine.weights.reading import Report, no_report
+from mflux_api.storage.footprint import measure
 from tests.support.pipeline_runs import REQUEST, generate
 from tests.support.stock_mflux import generate_stock, klein_config
 
@@ -273,6 +281,46 @@ def test_product_by_dequantized_weights_is_that_of_quantized_ones(bits: int, bia
     assert all(mx.array_equal(array, arrays[name]).item() for name, array in named_arrays(module))
     for place, x in inputs.items():
         assert mx.allclose(module.layers[place](x), before[place], rtol=1e-4, atol=1e-5).item()
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+@pytest.mark.parametrize("precision", [mx.float32, mx.bfloat16])
+def test_weights_unpacked_once_give_the_bits_of_those_unpacked_each_time(bits: int, precision: mx.Dtype) -> None:
+    module = nn.Sequential(nn.Linear(64, 96), nn.Linear(96, 128), nn.Sequential(nn.Linear(128, 32, bias=False)))
+    module.set_dtype(precision)
+    quantize_layers(module, bits)
+    replace_quantized_layers(module)
+    inputs = mx.random.normal((5, 64)).astype(precision)
+    before = module(inputs)
+    unpack_layers(module, mx.dequantize)
+    assert [type(layer) for layer in module.layers[:2]] == [UnpackedLinear, nn.Linear]
+    assert type(module.layers[2].layers[0]) is UnpackedLinear
+    assert {name.rpartition(".")[2] for name, _ in named_arrays(module)} == {"weight", "bias"}
+    assert all(array.dtype == precision for _, array in named_arrays(module))
+    assert mx.array_equal(module(inputs), before).item()
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_unpacked_transformer_makes_the_same_image_and_is_packed_again_after_a_run_with_little_memory(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int
+) -> None:
+    cuda = Device(kind="cuda", name="computed on a CPU")
+    monkeypatch.setattr(lazy_modules, "detect_device", lambda: cuda)
+    components = load_quantized(source, bits, tmp_path / "q")
+    pipeline = Pipeline(components, cuda)
+    before, packed_bytes = generate(pipeline, REQUEST), components.resident_bytes
+    expected = measure(tmp_path / "q", float_bytes=4)
+    assert expected is not None
+    assert packed_bytes == expected.whole
+    pipeline.unpack_weights()
+    assert components.resident_bytes == expected.unpacked
+    assert expected.unpacked > packed_bytes
+    low_ram = attrs.evolve(REQUEST, low_ram=True)
+    for request in (REQUEST, low_ram, low_ram, REQUEST):
+        assert np.array_equal(generate(pipeline, request), before)
+    assert isinstance(components.transformer.proj_out, DequantizedLinear)
+    components.load_all()
+    assert components.resident_bytes == packed_bytes
 
 
 def test_quantized_weights_cannot_be_quantized_again(source: Path, tmp_path: Path) -> None:

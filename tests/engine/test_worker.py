@@ -19,6 +19,7 @@ from mflux_api.engine import protocol as p
 from mflux_api.engine.local import LocalEngineOptions
 from mflux_api.ipc import frames
 from mflux_api.storage.checkpoints import EMBEDDED
+from mflux_api.storage.footprint import measure
 from tests.support.engine_child import death, running_engine
 from tests.support.engine_contract import RUN, load, rgb_images, run, until
 
@@ -101,6 +102,18 @@ async def test_what_memory_is_left_is_said_before_the_end_of_a_run() -> None:
         while not isinstance(events[-1], p.RunDone):
             events.append((await engine.receive()).event)
         assert isinstance(events[-2], p.Heartbeat)
+
+
+async def test_load_tells_what_its_weights_take_and_nothing_of_what_is_not_read() -> None:
+    command = p.LoadModel(model="demo", path=str(EMBEDDED))
+    async with running_engine() as engine:
+        unread = await load(engine, attrs.evolve(command, component_offload=True))
+        whole = await load(engine, attrs.evolve(command, unpack=True))
+        expected = measure(EMBEDDED, float_bytes=2 if engine.info.precision == "bfloat16" else 4)
+    assert isinstance(unread, p.Loaded)
+    assert isinstance(whole, p.Loaded)
+    assert expected is not None
+    assert (unread.weights_bytes, whole.weights_bytes) == (0, expected.whole)
 
 
 async def test_low_ram_run_says_how_far_it_reads_each_component_and_goes_back_to_its_stage() -> None:

@@ -23,7 +23,7 @@ from mflux_api.engine.kernels.row_operations import HeadNorms, Modulation, Porta
 from mflux_api.engine.sampling.decoding import decode_packed
 from mflux_api.engine.sampling.denoising import new_cache
 from mflux_api.engine.weights.building import build_vae
-from mflux_api.engine.weights.quantization import quantize_layers, replace_quantized_layers
+from mflux_api.engine.weights.quantization import quantize_layers, replace_quantized_layers, unpack_layers
 
 HEADS, WIDTH, MLP = 2, 256, 768
 ROUNDING = 1 / 128
@@ -166,6 +166,28 @@ def test_transformer_is_no_further_from_float32_than_mfluxs(bits: int | None, ba
     float32(model)
     exact = stock(mx.float32)
     assert distance(ours, exact) <= 1.3 * distance(theirs, exact)
+
+
+@pytest.mark.parametrize("bits", [3, 4, 6, 8])
+def test_weights_unpacked_once_give_the_bits_of_those_unpacked_each_step(bits: int) -> None:
+    model = bfloat16(transformer())
+    quantize_layers(model, bits)
+    replace_quantized_layers(model)
+    ids = mx.array([[[0, place // 6, place % 6, 0] for place in range(30)]])
+    words = mx.array([[[0, 0, 0, place] for place in range(9)]])
+    arguments = (random(1, 30, 128), ids, random(1, 9, 192), words, mx.array(600.0))
+
+    def velocity() -> mx.array:
+        joint = JointProjections(model)
+        made = FusedTransformer(lambda: model, lambda: joint, cuda=True, compiled=True)(*arguments)
+        mx.eval(made)
+        return made
+
+    cuda_dequantize.speed_up(model)
+    packed = velocity()
+    unpack_layers(model, cuda_dequantize.dequantize)
+    assert not any(isinstance(layer, nn.QuantizedLinear) for _, layer in model.named_modules())
+    assert mx.array_equal(velocity(), packed).item()
 
 
 def test_references_that_are_kept_after_the_first_step() -> None:

@@ -143,6 +143,7 @@ class Executor:
                             engine=self._id,
                             incarnation=self._incarnation,
                             seconds=loaded.seconds,
+                            weights_bytes=loaded.weights_bytes,
                             warning=loaded.warning,
                         )
                     )

@@ -32,6 +32,8 @@ class Resident:
     engine: EngineId
     incarnation: int
     seconds: float
+    weights_bytes: int = 0
+    """What its weights take; 0 where components are read only when a run needs them."""
     warning: str = ""
     """What an operator should know."""
 

@@ -59,7 +59,7 @@ async def load_while_wanted(
     return resident
 
 
-def load_command(model: Model, folder: Path, entry: Path | None, *, component_offload: bool) -> LoadModel:
+def load_command(model: Model, folder: Path, entry: Path | None, *, component_offload: bool, unpack: bool) -> LoadModel:
     """Return the command that loads a model.
 
     Args:
@@ -67,6 +67,7 @@ def load_command(model: Model, folder: Path, entry: Path | None, *, component_of
         folder: its checkpoint.
         entry: where its weights are kept that are quantized here; ``None`` for any other.
         component_offload: read each component only when a run needs it.
+        unpack: keep quantized weights unpacked.
     """
     return LoadModel(
         model=model.alias,
@@ -74,6 +75,7 @@ def load_command(model: Model, folder: Path, entry: Path | None, *, component_of
         bits=None if entry is None else _bits(model),
         entry="" if entry is None else str(entry),
         component_offload=component_offload,
+        unpack=unpack,
     )
 
 

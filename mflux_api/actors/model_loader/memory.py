@@ -5,6 +5,7 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
+import attrs
 import trio
 
 from mflux_api.actors import messages as m
@@ -12,7 +13,7 @@ from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.mailbox import ActorGone, Address
 from mflux_api.actors.model_loader.leases import Leases
 from mflux_api.actors.model_loader.loading import load_command, load_while_wanted
-from mflux_api.actors.model_loader.residency import GIGABYTE, MemoryBudget, ResidentModel, Residents
+from mflux_api.actors.model_loader.residency import GIGABYTE, MemoryBudget, ResidentModel, Residents, Room
 from mflux_api.catalog import Model
 from mflux_api.config import MemorySettings
 from mflux_api.engine.interface import EngineDied, EngineId
@@ -135,9 +136,7 @@ class EngineMemory:
         logger.info("model %s unloaded, %.2f GB", resident.alias, resident.size / GIGABYTE)
         self._stats.tell_lossy(m.ModelEvicted(engine=self._engine, model=resident.alias, reason=reason))
 
-    async def load(
-        self, request: m.Acquire, model: Model, folder: Path, size: int, *, alternating_offload: bool
-    ) -> float:
+    async def load(self, request: m.Acquire, model: Model, folder: Path, room: Room) -> float:
         """Load a model that there is room for, and return how many seconds it took.
 
         Raises:
@@ -148,8 +147,11 @@ class EngineMemory:
         """
         while True:
             try:
-                return await self._load_once(request, model, folder, size, alternating_offload=alternating_offload)
+                return await self._load_once(request, model, folder, room)
             except OutOfMemory as error:
+                if room.unpack:
+                    room = attrs.evolve(room, unpack=False)
+                    continue
                 # It should have fitted, but the device says no: perhaps without the others.
                 leased = self.leases.models
                 victim = self.residents.least_recently_used(leased)
@@ -157,15 +159,13 @@ class EngineMemory:
                     raise self._advice.error(model.alias, low_ram=request.low_ram) from error
                 await self.unload(victim, m.EvictionReason.ROOM)
 
-    async def _load_once(
-        self, request: m.Acquire, model: Model, folder: Path, size: int, *, alternating_offload: bool
-    ) -> float:
+    async def _load_once(self, request: m.Acquire, model: Model, folder: Path, room: Room) -> float:
         self.residents.drop(model.alias)
         self.loading = model.alias
         self._tell()
         try:
-            offload = request.low_ram or alternating_offload
-            command = load_command(model, folder, self._disk.quantized(model), component_offload=offload)
+            offload, entry = request.low_ram or room.alternating_offload, self._disk.quantized(model)
+            command = load_command(model, folder, entry, component_offload=offload, unpack=room.unpack)
             loaded = await load_while_wanted(self._generator, command, lambda: self._asking(request), self._change)
         finally:
             self.loading = None
@@ -174,6 +174,7 @@ class EngineMemory:
         if child is not None and (child.incarnation, child.info is None) > (loaded.incarnation, False):
             # It died over its own answer, and the word of that came first.
             raise EngineDied(child.reason or "the child that had the model is gone")
+        size = loaded.weights_bytes or room.size
         self.residents.put(
             ResidentModel(
                 alias=model.alias,
@@ -181,7 +182,7 @@ class EngineMemory:
                 size=size,
                 component_offload=request.low_ram,
                 used_at=trio.current_time(),
-                alternating_offload=alternating_offload,
+                alternating_offload=room.alternating_offload,
             )
         )
         self._tell()

@@ -212,11 +212,11 @@ class ModelLoader:
                     request.reply.abandon()
                     return
                 engine = measured
-            size, alternating_offload = self._memory.budget.require(demand, engine, self._memory.residents.size)
-            if not await self._memory.make_room(request, size, engine):
+            room = self._memory.budget.require(demand, engine, self._memory.residents.size)
+            if not await self._memory.make_room(request, room.size, engine):
                 request.reply.abandon()
                 return
-            seconds = await self._memory.load(request, model, folder, size, alternating_offload=alternating_offload)
+            seconds = await self._memory.load(request, model, folder, room)
         elif request.low_ram:
             # The run gives up each component after its use.
             resident.component_offload = True

@@ -15,6 +15,21 @@ GIGABYTE = 1e9
 DEVICE_SHARE = 0.85
 """How much of the device's memory the models may take by default; the rest is for images in the making."""
 
+UNPACKED_SHARE = 0.5
+"""How much of what the models may take one with unpacked weights may have, so that a second one has room, too."""
+
+
+@attrs.frozen
+class Room:
+    """The memory that a model is to have."""
+
+    size: int
+    """In bytes."""
+    alternating_offload: bool = False
+    """Its large components take turns in it."""
+    unpack: bool = False
+    """Its quantized weights are kept unpacked in it."""
+
 
 @attrs.define
 class ResidentModel:
@@ -74,9 +89,9 @@ class Residents:
 
 
 def needed_bytes(
-    model: Model, footprint: Footprint | None, limit: int | None, *, float_bytes: int, low_ram: bool
-) -> tuple[int, bool]:
-    """Return the bytes to make room for, and whether they are those of a model whose large components take turns.
+    model: Model, footprint: Footprint | None, limit: int | None, *, float_bytes: int, low_ram: bool, unpacks: bool
+) -> Room:
+    """Return what to make room for; it depends on the model and the limit, and never on what is in memory.
 
     Args:
         model: the model that is to be loaded.
@@ -84,12 +99,17 @@ def needed_bytes(
         limit: the bytes that models may take together; ``None`` where nothing is known.
         float_bytes: bytes of a number in the engine's precision.
         low_ram: whether one component at a time is enough.
+        unpacks: whether the engine unpacks quantized weights before each product, unless they are kept unpacked.
     """
     if footprint is None:
-        return int((model.size_gb or 0.0) * GIGABYTE * float_bytes / 2), False
-    if footprint.alternating_offload is not None and not low_ram and limit is not None and footprint.whole > limit:
-        return footprint.alternating_offload, True
-    return footprint.bytes_for(low_ram=low_ram), False
+        return Room(int((model.size_gb or 0.0) * GIGABYTE * float_bytes / 2))
+    if low_ram or limit is None:
+        return Room(footprint.bytes_for(low_ram=low_ram))
+    if footprint.alternating_offload is not None and footprint.whole > limit:
+        return Room(footprint.alternating_offload, alternating_offload=True)
+    if unpacks and footprint.unpacked is not None and footprint.unpacked <= limit * UNPACKED_SHARE:
+        return Room(footprint.unpacked, unpack=True)
+    return Room(footprint.whole)
 
 
 def budget(configured_gb: float | None, engine: Ready | None, free: int | None, resident: int) -> int | None:
@@ -142,23 +162,22 @@ class MemoryBudget:
     def is_short(self, demand: Demand, engine: m.EngineState, resident: int) -> bool:
         """Whether a model would get less room than it wants only because of what is free at the moment."""
         idle = attrs.evolve(engine, free_bytes=None)
-        size, _ = at_best = self._size(demand, idle, resident)
+        at_best = self._room(demand, idle, resident)
         now, at_most = self.limit(engine, resident), self.limit(idle, resident)
-        if now is None or (at_most is not None and size > at_most):
+        if now is None or (at_most is not None and at_best.size > at_most):
             return False
-        return size > now or self._size(demand, engine, resident) != at_best
+        return at_best.size > now or self._room(demand, engine, resident) != at_best
 
-    def require(self, demand: Demand, engine: m.EngineState, resident: int) -> tuple[int, bool]:
-        """Return the bytes to make room for, and whether the model's large components take turns in them.
+    def require(self, demand: Demand, engine: m.EngineState, resident: int) -> Room:
+        """Return what to make room for.
 
         Raises:
             OutOfMemory: the model cannot have that much, whatever else is evicted.
         """
-        size, alternating_offload = self._size(demand, engine, resident)
-        limit = self.limit(engine, resident)
-        if limit is None or size <= limit:
-            return size, alternating_offload
-        needed, available = round(size / GIGABYTE, 2), round(limit / GIGABYTE, 2)
+        room, limit = self._room(demand, engine, resident), self.limit(engine, resident)
+        if limit is None or room.size <= limit:
+            return room
+        needed, available = round(room.size / GIGABYTE, 2), round(limit / GIGABYTE, 2)
         raise self._advice.error(
             demand.model.alias,
             low_ram=demand.low_ram,
@@ -167,11 +186,12 @@ class MemoryBudget:
             available_gb=available,
         )
 
-    def _size(self, demand: Demand, engine: m.EngineState, resident: int) -> tuple[int, bool]:
+    def _room(self, demand: Demand, engine: m.EngineState, resident: int) -> Room:
         return needed_bytes(
             demand.model,
             demand.footprint,
             self.limit(engine, resident),
             float_bytes=float_bytes(engine),
             low_ram=demand.low_ram,
+            unpacks=engine.info is not None and engine.info.device == "cuda",
         )

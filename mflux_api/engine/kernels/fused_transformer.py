@@ -14,6 +14,7 @@ import mlx.core as mx
 from mflux.models.flux2.model.flux2_transformer.flux2_kv_cache import Flux2KVCache, StreamType
 
 from mflux_api.engine.kernels import cuda_operations
+from mflux_api.engine.kernels.compiling import CompiledFunction
 from mflux_api.engine.kernels.cuda_operations import CudaOperations
 from mflux_api.engine.kernels.joint_projections import JointProjections
 from mflux_api.engine.kernels.modulation import modulations_of
@@ -42,7 +43,13 @@ class FusedTransformer:
     """A function of arrays like mflux's transformer, for batches whose rows have one timestep."""
 
     def __init__(
-        self, transformer: Callable[[], Any], projections: Callable[[], JointProjections], *, cuda: bool, compiled: bool
+        self,
+        transformer: Callable[[], Any],
+        projections: Callable[[], JointProjections],
+        *,
+        cuda: bool,
+        compiled: bool,
+        spoiled: Callable[[], None] = lambda: None,
     ) -> None:
         """Prepare the function.
 
@@ -51,12 +58,15 @@ class FusedTransformer:
             projections: returns its joint projections.
             cuda: whether CUDA's kernels are used, where they fit.
             compiled: whether MLX compiles it, for each shape of its arrays.
+            spoiled: see :class:`CompiledFunction`.
         """
         self._transformer = transformer
         self._projections = projections
         self._cuda = cuda
         self._constants: _Constants | None = None
-        self._function: Callable[..., tuple[mx.array, KeyValues]] = mx.compile(self._run) if compiled else self._run
+        self._function: Callable[..., tuple[mx.array, KeyValues]] = self._run
+        if compiled:
+            self._function = CompiledFunction(self._run, self._weights, spoiled)
 
     def __call__(
         self,
@@ -79,6 +89,9 @@ class FusedTransformer:
         if cache is not None and extracted:
             _store(cache, keys_values)
         return velocity
+
+    def _weights(self) -> list[Any]:
+        return [self._transformer(), *self._projections().layers]
 
     def _prepare(self, ids: mx.array, embeddings: mx.array, text_ids: mx.array) -> _Constants:
         """Return what the arrays of a pass make, computed when they are others than before."""

@@ -6,7 +6,9 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
-from mflux_api.engine.weights.quantization import DequantizedLinear
+from mflux_api.engine.weights.quantization import DequantizedLinear, UnpackedLinear
+
+_JOINED = (nn.Linear, DequantizedLinear, UnpackedLinear)
 
 
 class JointProjections:
@@ -22,7 +24,7 @@ class JointProjections:
 
     def _join(self, *layers: Any) -> None:
         kind = type(layers[0])
-        if kind not in (nn.Linear, DequantizedLinear) or any(type(layer) is not kind for layer in layers):
+        if kind not in _JOINED or any(type(layer) is not kind for layer in layers):
             return
         names = [name for name, _ in layers[0].items()]
         if "bias" in names or any(_bits(layer) != _bits(layers[0]) for layer in layers):
@@ -35,6 +37,11 @@ class JointProjections:
             for layer, part in zip(layers, parts, strict=True):
                 layer[name] = part
         self._joint[id(layers[0])] = layers, joint
+
+    @property
+    def layers(self) -> list[Any]:
+        """The joint layers."""
+        return [joint for _, joint in self._joint.values()]
 
     def __call__(self, rows: mx.array, *layers: Any) -> mx.array:
         """Return the outputs of all layers side by side; an adapter on one of them takes them apart."""

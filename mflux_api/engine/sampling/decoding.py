@@ -19,6 +19,7 @@ DecodeMode = Literal["legacy", "low_memory", "full_precision", "kernels"]
 Pixels = npt.NDArray[np.uint8]
 
 _SMALL_PIXELS = 512 * 512
+_MEDIUM_PIXELS = 1024 * 1024
 _PIXELS_OF_CELL = 16 * 16
 """Of a cell of packed latents."""
 
@@ -34,8 +35,13 @@ def decode_mode(device: Device, width: int, height: int, low_ram: bool) -> Decod
     """
     # In float32, as on a CPU, low_memory rounds as well as the others, and its strips fit the processor's caches: at
     # 512 x 512 45.6 s and 1.3 GB on two cores, against 60.5 s, 5.0 GB (full_precision) and 61.1 s, 7.7 GB (legacy).
-    if low_ram or device.kind == "cpu":
+    if device.kind == "cpu":
         return "low_memory"
+    if low_ram:
+        # H200: strips take 1.6 s at 512 x 512. The kernels take 3.6 GB at 1024 x 1024, where Klein 4B's transformer,
+        # which has left by now, took 7.8.
+        kernels = device.kind == "cuda" and device.fast_path and width * height <= _MEDIUM_PIXELS
+        return "kernels" if kernels else "low_memory"
     if device.kind == "cuda":
         return "kernels" if device.fast_path else _mode_on_cuda(width * height)
     # A Mac at 1024 x 1024: 1.6 GB and 1.27 s against 7.3 GB and 0.96 s, beside steps of seconds.

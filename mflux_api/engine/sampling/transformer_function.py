@@ -8,12 +8,14 @@ from mflux.utils.apple_silicon import AppleSiliconUtil
 
 from mflux_api.engine.device import Device
 from mflux_api.engine.kernels import cuda_dequantize
+from mflux_api.engine.kernels.compiling import CompiledFunction
 from mflux_api.engine.kernels.cpu_threads import Threads
 from mflux_api.engine.kernels.cpu_transformer import CPUTransformer
 from mflux_api.engine.kernels.fused_transformer import FusedTransformer
 from mflux_api.engine.kernels.joint_projections import JointProjections
 from mflux_api.engine.lora.applying import Adapted, Lora, ReadingLora, no_reading
 from mflux_api.engine.weights.components import Components
+from mflux_api.engine.weights.quantization import unpack_layers
 
 Predict = Callable[..., mx.array]
 """The velocity from (tokens, position ids, embeddings, text ids, timestep), all of one batch; then from guidance and a
@@ -73,10 +75,14 @@ class TransformerFunction:
 
     def forget_weights(self) -> None:
         """Drop what keeps the transformer's weights alive, so that the component can be freed."""
-        # Adapters wrap its layers, and a compiled function holds the weights that it was traced with.
+        # Adapters wrap its layers, and those have parts of the joint ones.
         self._adapted = None
         self._projections = None
-        self.plain = self._compile()
+
+    def unpack_weights(self) -> None:
+        """Unpack quantized weights now, where each step would; the transformer's next reading has them packed again."""
+        self.forget_weights()
+        unpack_layers(self._components.transformer, cuda_dequantize.dequantize if self._is_fused else mx.dequantize)
 
     def _compile(self) -> Predict:
         """Return the transformer as the device computes it best, compiled where stock mflux does and on no CPU."""
@@ -84,11 +90,23 @@ class TransformerFunction:
         compiled = self._device.is_gpu and not AppleSiliconUtil.is_m1_or_m2()
         if self._is_fused:
             cuda = self._device.kind == "cuda"
-            return FusedTransformer(lambda: self._components.transformer, self._joint, cuda=cuda, compiled=compiled)
+            return FusedTransformer(
+                lambda: self._components.transformer,
+                self._joint,
+                cuda=cuda,
+                compiled=compiled,
+                spoiled=self._read_again,
+            )
         predict = _as_function(self._components)
         if self._threads is not None:
             return CPUTransformer(lambda: self._components.transformer, predict, self._threads)
-        return mx.compile(predict) if compiled and not self._components.info.caches_references else predict
+        if not compiled or self._components.info.caches_references:
+            return predict
+        return CompiledFunction(predict, lambda: [self._components.transformer], self._read_again)
+
+    def _read_again(self) -> None:
+        self.forget_weights()
+        self._components.drop("transformer")
 
     @property
     def _is_fused(self) -> bool:

@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-import mlx.core as mx
 from mflux.models.seedvr2.model.seedvr2_transformer.transformer import SeedVR2Transformer
 from mflux.models.seedvr2.model.seedvr2_vae.vae import SeedVR2VAE
 from mflux.models.seedvr2.weights.seedvr2_weight_mapping import SeedVR2WeightMapping
@@ -13,6 +12,7 @@ from mlx import nn
 
 from mflux_api.catalog.files import UPSCALER_FILES
 from mflux_api.engine.checkpoint import CheckpointError, blaming, read_tensors
+from mflux_api.engine.stored_tensors import StoredTensor
 from mflux_api.engine.weights.lazy_modules import LazyModules, OpenedModule, Reader
 from mflux_api.engine.weights.parameters import expected_tensors
 from mflux_api.engine.weights.reading import Report, no_report
@@ -81,8 +81,8 @@ def _open(path: Path, part: UpscalerPart) -> OpenedModule:
     return opened
 
 
-def _separate_streams(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
-    separate: dict[str, mx.array] = {}
+def _separate_streams(tensors: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    separate: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
         if _SHARED.match(name):
             separate |= {_SHARED.sub(rf"\1.{stream}.", name): tensor for stream in ("vid", "txt")}
@@ -90,7 +90,7 @@ def _separate_streams(tensors: Mapping[str, mx.array]) -> dict[str, mx.array]:
     return separate
 
 
-def _build_transformer(tensors: Mapping[str, mx.array]) -> nn.Module:
+def _build_transformer(tensors: Mapping[str, StoredTensor]) -> nn.Module:
     layers = max((int(found.group(1)) for name in tensors if (found := _BLOCK.match(name))), default=-1) + 1
     width = _shape("transformer", tensors, "vid_in.proj.weight")[0]
     head_dim = _shape("transformer", tensors, "blocks.0.attn.norm_q.vid.weight")[0]
@@ -110,13 +110,13 @@ def _build_transformer(tensors: Mapping[str, mx.array]) -> nn.Module:
     return transformer
 
 
-def _build_vae(tensors: Mapping[str, mx.array]) -> nn.Module:
+def _build_vae(tensors: Mapping[str, StoredTensor]) -> nn.Module:
     names = (f"encoder.down_blocks.{block}.resnets.0.conv1.weight" for block in range(_VAE_BLOCKS))
     vae: nn.Module = SeedVR2VAE(block_out_channels=tuple(_shape("vae", tensors, name)[0] for name in names))
     return vae
 
 
-def _shape(part: str, tensors: Mapping[str, mx.array], name: str) -> tuple[int, ...]:
+def _shape(part: str, tensors: Mapping[str, StoredTensor], name: str) -> tuple[int, ...]:
     if name not in tensors or tensors[name].ndim == 0:
         raise CheckpointError(f"{part}: {name} is missing.")
     return tuple(tensors[name].shape)

@@ -26,6 +26,7 @@ from mflux_api.catalog.files import (
 from mflux_api.engine.checkpoint import CheckpointError, JsonConfig, Weights, blaming, read_json, read_weights
 from mflux_api.engine.dev.conversation import load_conversation_tokenizer
 from mflux_api.engine.dev.text_encoder import MistralTextEncoder
+from mflux_api.engine.stored_tensors import TensorReader, read_by_mlx
 from mflux_api.engine.weights import dev_mapping as dev
 from mflux_api.engine.weights import mflux_layout
 from mflux_api.engine.weights.building import (
@@ -101,7 +102,12 @@ class Components(LazyModules[ComponentName]):
 
 
 def load_components(
-    path: Path, *, bits: int | None = None, component_offload: bool = False, report: Report = no_report
+    path: Path,
+    *,
+    bits: int | None = None,
+    component_offload: bool = False,
+    report: Report = no_report,
+    tensor_reader: TensorReader = read_by_mlx,
 ) -> Components:
     """Load the checkpoint folder ``path`` in ``ModelConfig.precision``: diffusers' layout or mflux's saved layout.
 
@@ -112,6 +118,7 @@ def load_components(
         bits: quantize to that many bits on the way (3, 4, 6 or 8).
         component_offload: check everything now and read each component's weights only when it is used.
         report: told how far the reading is, now and whenever a component is read again.
+        tensor_reader: reads the tensors, each time.
 
     Raises:
         CheckpointError: a file is missing or corrupt, a dimension is unsupported, a parameter is missing, unexpected or
@@ -152,7 +159,7 @@ def load_components(
             if component is None:
                 component = _open(path, name, read_weights(path, name), out_layers, bits)
                 component.check()
-            return component.fill(read)
+            return component.fill(read, tensor_reader)
 
         return read_component
 

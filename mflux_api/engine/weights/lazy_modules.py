@@ -10,7 +10,8 @@ from mlx import nn
 
 from mflux_api.engine.checkpoint import CheckpointError
 from mflux_api.engine.device import detect_device
-from mflux_api.engine.weights.parameters import ExpectedTensor, check, fill
+from mflux_api.engine.stored_tensors import StoredTensor, TensorReader, read_by_mlx
+from mflux_api.engine.weights.parameters import ExpectedTensor, check, fill, weights_bytes
 from mflux_api.engine.weights.quantization import quantize_layers, replace_quantized_layers
 from mflux_api.engine.weights.reading import Report, no_report
 
@@ -26,7 +27,7 @@ class OpenedModule:
     name: str
     module: nn.Module
     expected: Mapping[str, ExpectedTensor]
-    found: dict[str, mx.array]
+    found: dict[str, StoredTensor]
     bits: int | None = None
     """What to quantize to while reading; None to keep the weights as they are."""
 
@@ -46,17 +47,18 @@ class OpenedModule:
         loaded = (name for name, tensor in self.expected.items() if tensor.parameter is not None)
         return sum(self.found[name].nbytes for name in loaded if name in self.found)
 
-    def fill(self, read: Callable[[int], None]) -> nn.Module:
+    def fill(self, read: Callable[[int], None], tensor_reader: TensorReader = read_by_mlx) -> nn.Module:
         """Return the module with its weights, read now; call it once.
 
         Args:
             read: called with how many bytes are read, after each tensor.
+            tensor_reader: reads them.
 
         Raises:
             CheckpointError: the files cannot be read.
         """
         quantize = None if self.bits is None else quantize_layers(self.module, self.bits)
-        fill(self.name, self.module, self.expected, self.found, quantize=quantize, read=read)
+        fill(self.name, self.module, self.expected, self.found, tensor_reader, quantize=quantize, read=read)
         if detect_device().kind == "cuda":
             replace_quantized_layers(self.module)
         return self.module
@@ -86,6 +88,11 @@ class LazyModules(Generic[Name]):
     def resident(self) -> frozenset[Name]:
         """The modules whose weights are in memory."""
         return frozenset(self._modules)
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes of the weights that are in memory."""
+        return sum(weights_bytes(module) for module in self._modules.values())
 
     def load_all(self) -> None:
         """Read what is not in memory yet."""

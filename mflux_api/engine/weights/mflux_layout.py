@@ -7,11 +7,11 @@ the dimensions follow from the tensors' shapes.
 import re
 from collections.abc import Callable, Mapping
 
-import mlx.core as mx
 from mlx import nn
 
 from mflux_api.catalog.files import GROUP_SIZE
 from mflux_api.engine.checkpoint import CheckpointError, JsonConfig
+from mflux_api.engine.stored_tensors import StoredTensor
 from mflux_api.engine.weights.parameters import COMPUTED, ExpectedTensor, named_arrays
 
 _BITS = (2, 3, 4, 5, 6, 8)
@@ -19,7 +19,7 @@ _GROUP_SIZES = (32, 64, 128)
 _TEXT_LAYER = re.compile(r"layers\.(\d+)\.")
 
 
-def restructure(component: str, module: nn.Module, tensors: Mapping[str, mx.array]) -> None:
+def restructure(component: str, module: nn.Module, tensors: Mapping[str, StoredTensor]) -> None:
     """Put a quantized layer wherever the files hold one, with the bits and the group size that the shapes show.
 
     Raises:
@@ -47,7 +47,7 @@ def expected_saved(module: nn.Module) -> dict[str, ExpectedTensor]:
     }
 
 
-def without_unused_layers(tensors: Mapping[str, mx.array], used: int) -> dict[str, mx.array]:
+def without_unused_layers(tensors: Mapping[str, StoredTensor], used: int) -> dict[str, StoredTensor]:
     """Return the text encoder's tensors without its layers from ``used`` on, which are never read."""
     kept = {}
     for name, tensor in tensors.items():
@@ -57,7 +57,9 @@ def without_unused_layers(tensors: Mapping[str, mx.array], used: int) -> dict[st
     return kept
 
 
-def _precision(component: str, path: str, inputs: int, weight: mx.array | None, scales: mx.array) -> dict[str, int]:
+def _precision(
+    component: str, path: str, inputs: int, weight: StoredTensor | None, scales: StoredTensor
+) -> dict[str, int]:
     groups = scales.shape[-1] if scales.ndim == 2 else 0
     words = weight.shape[-1] if weight is not None and weight.ndim == 2 else 0
     for group_size in _GROUP_SIZES:
@@ -73,7 +75,7 @@ def _precision(component: str, path: str, inputs: int, weight: mx.array | None, 
 # --- dimensions without configuration files ---
 
 
-def transformer_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
+def transformer_config(tensors: Mapping[str, StoredTensor]) -> JsonConfig:
     """Derive diffusers' configuration of a transformer from the shapes of its tensors."""
     shapes = _Shapes("transformer", tensors)
     width = shapes.rows("x_embedder.weight")
@@ -94,7 +96,7 @@ def transformer_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
     )
 
 
-def text_encoder_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
+def text_encoder_config(tensors: Mapping[str, StoredTensor]) -> JsonConfig:
     """Derive transformers' configuration of a Qwen3 text encoder from the shapes of its tensors."""
     shapes = _Shapes("text_encoder", tensors)
     head = shapes.rows("layers.0.self_attn.q_norm.weight")
@@ -113,7 +115,7 @@ def text_encoder_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
     )
 
 
-def vae_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
+def vae_config(tensors: Mapping[str, StoredTensor]) -> JsonConfig:
     """Derive diffusers' configuration of a VAE from the shapes of its tensors."""
     shapes = _Shapes("vae", tensors)
     return JsonConfig(
@@ -127,7 +129,7 @@ def vae_config(tensors: Mapping[str, mx.array]) -> JsonConfig:
     )
 
 
-DIMENSIONS: Mapping[str, Callable[[Mapping[str, mx.array]], JsonConfig]] = {
+DIMENSIONS: Mapping[str, Callable[[Mapping[str, StoredTensor]], JsonConfig]] = {
     "transformer": transformer_config,
     "text_encoder": text_encoder_config,
     "vae": vae_config,
@@ -138,7 +140,7 @@ DIMENSIONS: Mapping[str, Callable[[Mapping[str, mx.array]], JsonConfig]] = {
 class _Shapes:
     """The dimensions that the shapes of one component's tensors show."""
 
-    def __init__(self, component: str, tensors: Mapping[str, mx.array]) -> None:
+    def __init__(self, component: str, tensors: Mapping[str, StoredTensor]) -> None:
         self._component = component
         self._tensors = tensors
 

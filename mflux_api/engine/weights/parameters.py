@@ -1,7 +1,9 @@
 """Comparing a module's parameters with a checkpoint's tensors, then filling the module."""
 
 import re
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import attrs
@@ -12,6 +14,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from mflux_api.engine.checkpoint import CheckpointError
 from mflux_api.engine.device import is_out_of_memory
+from mflux_api.engine.stored_tensors import StoredTensor, TensorReader, read_by_mlx
 from mflux_api.engine.weights.quantization import quantize_weight
 
 # Tensors that other libraries save with a component and that no module here has.
@@ -72,7 +75,7 @@ def with_unused_layers(expected: Mapping[str, ExpectedTensor], used: int, layers
     return {**expected, **unused}
 
 
-def check(component: str, expected: Mapping[str, ExpectedTensor], found: Mapping[str, mx.array]) -> None:
+def check(component: str, expected: Mapping[str, ExpectedTensor], found: Mapping[str, StoredTensor]) -> None:
     """Compare every name and shape; nothing is read from disk.
 
     Raises:
@@ -81,7 +84,7 @@ def check(component: str, expected: Mapping[str, ExpectedTensor], found: Mapping
     for name, tensor in expected.items():
         if name not in found:
             raise CheckpointError(f"{component}: {name} of shape {tensor.shape} is missing.")
-        shape = tuple(found[name].shape)
+        shape = found[name].shape
         if shape != tensor.shape:
             raise CheckpointError(f"{component}: {name} has shape {shape}, and the configuration needs {tensor.shape}.")
         if tensor.packed and found[name].dtype != mx.uint32:
@@ -91,7 +94,7 @@ def check(component: str, expected: Mapping[str, ExpectedTensor], found: Mapping
     for name in sorted(found):
         if name not in expected and not _KNOWN_EXTRAS.fullmatch(name):
             raise CheckpointError(
-                f"{component}: {name} of shape {tuple(found[name].shape)} is unexpected: the configuration has no such "
+                f"{component}: {name} of shape {found[name].shape} is unexpected: the configuration has no such "
                 "parameter."
             )
 
@@ -100,7 +103,8 @@ def fill(
     component: str,
     module: nn.Module,
     expected: Mapping[str, ExpectedTensor],
-    found: dict[str, mx.array],
+    found: dict[str, StoredTensor],
+    tensor_reader: TensorReader = read_by_mlx,
     *,
     quantize: Mapping[str, int] | None = None,
     read: Callable[[int], None] = lambda done: None,
@@ -111,33 +115,36 @@ def fill(
         component: the component's name, for messages.
         module: what gets the tensors.
         expected: the files' tensors by name, compared with ``found`` before.
-        found: the lazily loaded tensors; it is emptied.
+        found: the stored tensors; it is emptied.
+        tensor_reader: reads them, in the module's order.
         quantize: the weights to quantize on the way, with their bits; ``module`` has quantized layers in their place.
         read: called with how many bytes of the files are read, after each tensor; what it raises ends the reading.
 
     Raises:
         CheckpointError: the files cannot be read.
     """
+    needed = {name: tensor for name, tensor in expected.items() if tensor.parameter is not None}
+    stored = deque(found[name] for name in needed)
+    # Whoever holds a tensor that was computed with holds its bytes.
+    found.clear()
     arrays: list[tuple[str, mx.array]] = []
     done = 0
     try:
-        for name, tensor in expected.items():
-            raw = found.pop(name)
-            if tensor.parameter is None:
-                continue
-            # A transposed convolution would stay a strided view, to be copied again at every call.
-            array = raw if tensor.transform is None else mx.contiguous(tensor.transform(raw))
-            if not tensor.packed:
-                array = array.astype(ModelConfig.precision)
-            bits = (quantize or {}).get(tensor.parameter)
-            made = [(tensor.parameter, array)] if bits is None else quantize_weight(tensor.parameter, array, bits)
-            # One at a time, so that a file's bytes and their converted copy exist together for one tensor only.
-            mx.eval([each for _, each in made])
-            arrays += made
-            done += raw.nbytes
-            del raw, array
-            read(done)
-        found.clear()
+        with closing(tensor_reader(stored)) as reading:
+            for tensor in needed.values():
+                raw, parameter = next(reading), str(tensor.parameter)
+                # A transposed convolution would stay a strided view, to be copied again at every call.
+                array = raw if tensor.transform is None else mx.contiguous(tensor.transform(raw))
+                if not tensor.packed:
+                    array = array.astype(ModelConfig.precision)
+                bits = (quantize or {}).get(parameter)
+                made = [(parameter, array)] if bits is None else quantize_weight(parameter, array, bits)
+                # One at a time, so that a file's bytes and their converted copy exist together for one tensor only.
+                mx.eval([each for _, each in made])
+                arrays += made
+                done += raw.nbytes
+                del raw, array
+                read(done)
         module.update(tree_unflatten(arrays))
         mx.eval(module.parameters())
     except (RuntimeError, OSError) as error:
@@ -156,6 +163,11 @@ def named_arrays(module: nn.Module) -> list[tuple[str, mx.array]]:
 def count(module: nn.Module) -> int:
     """Return how many numbers the files of an unquantized module hold."""
     return sum(array.size for name, array in named_arrays(module) if name not in COMPUTED)
+
+
+def weights_bytes(module: nn.Module) -> int:
+    """Return how many bytes a module's weights take in memory."""
+    return sum(array.nbytes for name, array in named_arrays(module) if name not in COMPUTED)
 
 
 def _pattern(template: str) -> re.Pattern[str]:

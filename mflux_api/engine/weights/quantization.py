@@ -1,12 +1,16 @@
 """Quantizing a module's weights here, as mflux does: which layers, in groups of how many numbers, under which names."""
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import mlx.core as mx
 from mlx import nn
-from mlx.utils import tree_map
+from mlx.utils import tree_map, tree_unflatten
 
 from mflux_api.catalog.files import GROUP_SIZE
+
+Unpack: TypeAlias = Callable[..., mx.array]
+"""Dequantizes weights, called as ``mx.dequantize`` is."""
 
 
 class DequantizedLinear(nn.QuantizedLinear):
@@ -17,13 +21,25 @@ class DequantizedLinear(nn.QuantizedLinear):
     and this 0.4 to 1.0; and each kind of it is compiled for 20 to 42 s when it is first used.
     """
 
-    unpack: Callable[..., mx.array] = staticmethod(mx.dequantize)
+    unpack: Unpack = staticmethod(mx.dequantize)
     """How the weights are dequantized; an instance may have a faster way of its own."""
 
     def __call__(self, x: mx.array) -> mx.array:
         """Return ``x`` [..., inputs] times the weights, plus the bias where there is one."""
         weight = self.unpack(self.weight, self.scales, self.biases, group_size=self.group_size, bits=self.bits)
         product = x @ weight.T
+        return product + self.bias if "bias" in self else product
+
+
+class UnpackedLinear(nn.Linear):
+    """A layer whose weights were quantized: its product is a :class:`DequantizedLinear`'s, to the bit.
+
+    MLX's own linear layer adds the bias within the product, which rounds otherwise.
+    """
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Return ``x`` [..., inputs] times the weights, plus the bias where there is one."""
+        product = x @ self.weight.T
         return product + self.bias if "bias" in self else product
 
 
@@ -58,6 +74,19 @@ def replace_quantized_layers(module: nn.Module) -> None:
         return replaced
 
     module.update_modules(tree_map(replace, module.leaf_modules(), is_leaf=nn.Module.is_module))
+
+
+def unpack_layers(module: nn.Module, unpack: Unpack) -> None:
+    """Put an :class:`UnpackedLinear` in place of every :class:`DequantizedLinear`, with its weights as they are now."""
+    layers = [(path, layer) for path, layer in module.named_modules() if isinstance(layer, DequantizedLinear)]
+    while layers:
+        # One at a time, so that packed and unpacked weights exist together for one layer only.
+        path, layer = layers.pop()
+        weight = unpack(layer.weight, layer.scales, layer.biases, group_size=layer.group_size, bits=layer.bits)
+        mx.eval(weight)
+        unpacked = UnpackedLinear(weight.shape[1], weight.shape[0], bias="bias" in layer)
+        unpacked.update({"weight": weight, **({"bias": layer.bias} if "bias" in layer else {})})
+        module.update_modules(tree_unflatten([(path, unpacked)]))
 
 
 def quantize_weight(parameter: str, weight: mx.array, bits: int) -> list[tuple[str, mx.array]]:

@@ -38,6 +38,7 @@ from mflux_api.catalog.files import (
 )
 from mflux_api.engine.checkpoint import read_weights
 from mflux_api.engine.device import is_out_of_memory
+from mflux_api.engine.stored_tensors import TensorReader, read_by_mlx
 from mflux_api.engine.weights.components import CheckpointError, Components, load_components
 from mflux_api.engine.weights.parameters import COMPUTED, named_arrays
 from mflux_api.engine.weights.reading import Report, no_report
@@ -66,6 +67,7 @@ def load_quantized(
     component_offload: bool = False,
     warn: Warn = lambda text: None,
     report: Report = no_report,
+    tensor_reader: TensorReader = read_by_mlx,
 ) -> Components:
     """Load ``source`` in ``bits`` bits from ``entry``, making or repairing the entry first where that is needed.
 
@@ -78,6 +80,7 @@ def load_quantized(
         component_offload: check everything now and read each component's weights only when it is used.
         warn: called with a clause, without paths, for what an operator should know.
         report: told how far it is, now and whenever a component is read again.
+        tensor_reader: reads the tensors, each time.
 
     Raises:
         CheckpointError: ``source`` cannot be used, or there is neither a source nor an entry.
@@ -85,7 +88,9 @@ def load_quantized(
     made_from = _identity(source, bits)
 
     def load(folder: Path, bits: int | None = None) -> Components:
-        return load_components(folder, bits=bits, component_offload=component_offload, report=report)
+        return load_components(
+            folder, bits=bits, component_offload=component_offload, report=report, tensor_reader=tensor_reader
+        )
 
     components = _load_whole(entry, made_from, load, warn, report)
     if components is not None:
@@ -97,7 +102,7 @@ def load_quantized(
             # The process that held the lock may have made it.
             components = _load_whole(entry, made_from, load, warn, report)
             if components is None:
-                _make(source, bits, entry, made_from, report)
+                _make(source, bits, entry, made_from, report, tensor_reader)
                 components = load(entry)
             return components
     except (OSError, RuntimeError) as error:
@@ -126,13 +131,17 @@ def _load_whole(
         return None
 
 
-def _make(source: Path, bits: int, entry: Path, made_from: Mapping[str, Any], report: Report) -> None:
+def _make(
+    source: Path, bits: int, entry: Path, made_from: Mapping[str, Any], report: Report, tensor_reader: TensorReader
+) -> None:
     for leftover in entry.parent.glob(f".{entry.name}.*.partial"):
         shutil.rmtree(leftover, ignore_errors=True)
     partial = entry.parent / f".{entry.name}.{secrets.token_hex(6)}.partial"
     try:
         partial.mkdir()
-        components = load_components(source, bits=bits, component_offload=True, report=report)
+        components = load_components(
+            source, bits=bits, component_offload=True, report=report, tensor_reader=tensor_reader
+        )
         for name in COMPONENTS:
             # One after another: the memory never holds more than one component.
             _save_component(getattr(components, name), bits, partial / name, report)
