@@ -199,11 +199,19 @@ class Executor:
             if not work.reply.wanted:
                 stop.set()
             sent.check(received)
-            # While a component is read no step can be done: then it is silence that counts.
-            if isinstance(received.event, p.LoadProgress) and received.event.bytes_done < received.event.bytes_total:
-                bound, what = self._options.silence, "no word of a component that is read"
-            else:
-                bound, what = self._options.step_timeout, "no step"
+            # While a component is read or kernels are compiled no step can be done: then it is silence that counts.
+            match received.event:
+                case p.LoadProgress() as reading if reading.bytes_done < reading.bytes_total:
+                    bound, what = self._options.silence, "no word of a component that is read"
+                case p.StageChanged(stage="compiling"):
+                    # What follows is a step, too: it gets no less time than one that compiles nothing.
+                    bound = max(self._options.silence, self._options.step_timeout)
+                    what = "no word of kernels that are compiled"
+                case p.StillRunning():
+                    # Whatever it does, it goes on with that.
+                    pass
+                case _:
+                    bound, what = self._options.step_timeout, "no step"
             if self._handle(work, received):
                 return
 
