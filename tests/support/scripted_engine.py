@@ -118,6 +118,7 @@ class Script:
     """Names of the LoRA files that it dies over."""
     deadly_together: frozenset[str] = frozenset()
     """Names of LoRA files that it dies over when it has read all of them, and then while it reads the last."""
+    device: str = "cpu"
     memory_bytes: int = 0
     free_bytes: int | None = None
     """The memory of its machine, and what is left of it."""
@@ -183,7 +184,7 @@ class ScriptedEngine:
         """How it was closed: ``politely`` or ``by force``."""
         self.info = Ready(
             pid=number,
-            device="cpu",
+            device=script.device,
             device_name="scripted",
             precision="float32",
             blas="none",

@@ -4,6 +4,7 @@ What the child says of the work in hand is a sign of life; its heartbeat and fra
 """
 
 import logging
+import math
 from collections.abc import Callable
 from typing import assert_never
 
@@ -125,7 +126,7 @@ class Executor:
         self.suspect = files
         await self._engine.send(work.command)
         async with unwrapped_nursery() as nursery:
-            nursery.start_soon(self._stop_when_told, p.CancelLoad(), stop, nursery)
+            nursery.start_soon(self._stop_when_told, p.CancelLoad(), stop, self._options.cancel_grace, nursery)
             await self._follow_load(work)
             nursery.cancel_scope.cancel()
         if not work.reply.answered:
@@ -181,7 +182,8 @@ class Executor:
         await self._engine.send(command, blobs)
         with work.events:
             async with unwrapped_nursery() as nursery:
-                nursery.start_soon(self._stop_when_told, p.Cancel(run_id=work.run_id), stop, nursery)
+                grace = math.inf if work.is_warm_up else self._options.cancel_grace
+                nursery.start_soon(self._stop_when_told, p.Cancel(run_id=work.run_id), stop, grace, nursery)
                 if self._options.previews and not show.is_set():
                     nursery.start_soon(self._show_when_told, p.ShowPreviews(run_id=work.run_id), show)
                 await self._follow_run(work, stop)
@@ -255,13 +257,13 @@ class Executor:
                 logger.debug("dropped an unexpected %s frame", type(other).__name__)
         return False
 
-    async def _stop_when_told(self, command: p.Command, stop: trio.Event, nursery: trio.Nursery) -> None:
+    async def _stop_when_told(self, command: p.Command, stop: trio.Event, grace: float, nursery: trio.Nursery) -> None:
         await stop.wait()
         try:
             await self._engine.send(command)
         except EngineDied:
             logger.debug("the engine died before it could be told to stop")
-        await trio.sleep(self._options.cancel_grace)
+        await trio.sleep(grace)
         # Killing the child is all that is left; that costs no attempt, because no job waits for it.
         nursery.cancel_scope.cancel()
 

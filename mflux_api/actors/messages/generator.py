@@ -81,6 +81,8 @@ class Run(Ask[Timings]):
     inputs: RunInputs = attrs.field(factory=RunInputs, repr=False)
     previews: bool = False
     """Whether someone follows its previews already."""
+    is_warm_up: bool = False
+    """It is no job's: what it compiles is of use however late it stops, so its child is not killed for that."""
 
 
 @attrs.frozen(kw_only=True)

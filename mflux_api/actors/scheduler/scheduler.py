@@ -195,6 +195,7 @@ class Scheduler:
             engine_trouble=None if unavailable is None else unavailable.details["reason"],
             preloading=None if self._preloaded else self._preload,
             preload_problem=self._engines.preload_problem(),
+            warming_up=any(engine.warming_up for engine in self._engines.all()),
         )
 
     # --- engines ---
