@@ -76,7 +76,7 @@ class Scheduler:
 
     async def run(self, status: Started) -> None:
         """Recover what the store has unfinished, then serve the mailbox until cancelled."""
-        self._queue = JobQueue(self._job_runner.estimates)
+        self._queue = JobQueue(self._job_runner.estimates, self._settings.max_affinity_skips)
         self._engines = EngineStates(self._loaders)
         self._busy: dict[EngineId, Entry] = {}
         # The end of the newest attempt on each engine: jobs of one engine end in the order in which they ran.
@@ -419,6 +419,7 @@ class Scheduler:
         entry = self._queue.get(progress.id)
         if entry is None or entry.state in OVER:
             return
+        self._queue.note_progress(entry)
         timed = attrs.evolve(progress, eta_seconds=self._queue.eta(entry, self._engines.usable()))
         self._hub.tell_lossy(m.Publish(job_id=progress.id, event=timed, owner=entry.job.owner))
 
