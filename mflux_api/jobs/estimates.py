@@ -67,9 +67,13 @@ class Kind:
 @attrs.define
 class _Average:
     value: float | None = None
+    count: int = 0
 
     def add(self, measured: float) -> None:
-        self.value = measured if self.value is None else (1 - _WEIGHT) * self.value + _WEIGHT * measured
+        self.count += 1
+        # The first ones count alike: of a few steps none is worth more.
+        weight = max(_WEIGHT, 1 / self.count)
+        self.value = measured if self.value is None else (1 - weight) * self.value + weight * measured
 
 
 @attrs.define

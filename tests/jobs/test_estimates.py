@@ -114,6 +114,13 @@ def test_newer_measurements_weigh_more() -> None:
     assert estimates.remaining(LARGE, "cpu") == pytest.approx(4.0, rel=0.05)
 
 
+def test_first_measurements_weigh_as_much_as_each_other() -> None:
+    estimates = Estimates()
+    for seconds in (4.0, 1.0, 1.0):
+        estimates.add_step(LARGE, "cpu", seconds)
+    assert estimates.remaining(LARGE, "cpu") == pytest.approx(4 * 2.0)
+
+
 def test_edits_are_measured_apart_and_count_the_steps_that_run() -> None:
     edit = resolved_request(
         prompt="a", model="demo", width=64, height=64, steps=4, seed=0, init_images=("x",), image_strength=0.5
