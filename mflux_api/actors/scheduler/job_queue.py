@@ -2,35 +2,24 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 import attrs
-import trio
 
 from mflux_api.access.addresses import client_of
 from mflux_api.actors import messages as m
-from mflux_api.actors.scheduler.engine_plan import NOTHING_DONE, Done, EnginePlan
+from mflux_api.actors.scheduler.engine_plan import EnginePlan
 from mflux_api.actors.scheduler.entries import AT_WORK, QUEUED, Entry, JobState
+from mflux_api.actors.scheduler.job_plan import PLANNED, PLANNED_WITH_LOADS, ReadyFirst, plan_job
 from mflux_api.actors.scheduler.round_robin import Place, RoundRobin
 from mflux_api.actors.scheduler.tally import Tally
 from mflux_api.engine.interface import EngineId
 from mflux_api.jobs.estimates import Estimates
-from mflux_api.jobs.job import Job, Stage
+from mflux_api.jobs.job import Job
 from mflux_api.jobs.progress import ProgressTracker
-
-PLANNED = 32
-"""Waiting jobs that are planned one by one for an ETA, where there are several engines."""
-
-PLANNED_WITH_LOADS = 128
-"""The same where models are loaded between them: of one job to the next it matters more than how long they are."""
-
 
 SETTLED = 64
 """Changed entries that are brought up to date together, at 10 to 50 µs each."""
-
-
-_BEGUN = frozenset({Stage.DENOISING, Stage.DECODING, Stage.SAVING})
-"""Stages of a run that has begun its steps."""
 
 
 PRIORITY_NUMBERS = 1 << 40
@@ -257,7 +246,7 @@ class JobQueue:
             limit: how many of those that wait are looked at; all by default.
         """
         plan = self._new_plan(engines)
-        etas = {entry.job.id: self._plan(entry, plan) for entry in self.at_work()}
+        etas = {entry.job.id: plan_job(entry, plan) for entry in self.at_work()}
         return etas | {entry.job.id: seconds for entry, seconds in self._planned(plan, self._first(limit))}
 
     def eta(self, entry: Entry, engines: Sequence[m.EngineStatus]) -> float | None:
@@ -270,7 +259,7 @@ class JobQueue:
             return entry.tracker.latest.eta_seconds
         plan = self._new_plan(engines)
         for running in self.at_work():
-            seconds = self._plan(running, plan)
+            seconds = plan_job(running, plan)
             if running is entry:
                 return seconds
         if entry.number not in self._waiting:
@@ -295,13 +284,7 @@ class JobQueue:
             return None if seconds is None else seconds + loads
 
         plan.add_ahead(seconds_on)
-        return self._plan(entry, plan)
-
-    def note_progress(self, entry: Entry) -> None:
-        """Note what a running job's tracker says: from where it is now its ETA falls with the time."""
-        position = _position(entry)
-        if position != entry.position:
-            entry.position, entry.progressed_at = position, trio.current_time()
+        return plan_job(entry, plan)
 
     def _new_plan(self, engines: Sequence[m.EngineStatus]) -> EnginePlan:
         for engine in engines:
@@ -309,60 +292,14 @@ class JobQueue:
         return EnginePlan(engines, self._estimates, self._together)
 
     def _planned(self, plan: EnginePlan, entries: Sequence[Entry]) -> Iterator[tuple[Entry, float | None]]:
-        """Plan jobs that wait in the order in which engines will take them, and yield each with its ETA.
-
-        A job whose model is in memory goes before others, as :meth:`next` has it.
-        """
-        if not plan.has_loads(self._models):
-            yield from ((entry, self._plan(entry, plan)) for entry in entries)
-            return
-        left, overtaken = list(entries), Counter[int]()
-        if left:
-            # No other was overtaken more often so far.
-            overtaken[left[0].number] = self._order.overtaken(left[0].number)
-        while left:
-            models, place = plan.models_at_hand(), 0
-            if left[0].job.model not in models and overtaken[left[0].number] < self._max_skips:
-                ready = (i for i, each in enumerate(left[:PLANNED_WITH_LOADS]) if each.job.model in models)
-                place = next(ready, 0)
-            if place:
-                overtaken.update(each.number for each in left[:place])
-            entry = left.pop(place)
-            yield entry, self._plan(entry, plan)
-
-    def _plan(self, entry: Entry, plan: EnginePlan) -> float | None:
-        if entry.state is JobState.DOWNLOADING:
-            return entry.tracker.latest.eta_seconds
-        if entry.engine is None:
-            return plan.take(entry.job.request, None)
-        if entry.state is JobState.SAVING:
-            # The engine is free again.
-            seconds = plan.seconds(entry.job.request, entry.engine.id, _done(entry))
-            return None if seconds is None else round(seconds, 2)
-        return plan.take(entry.job.request, entry.engine.id, _done(entry))
+        """Plan jobs that wait in the order in which engines will take them, and yield each with its ETA."""
+        order: Iterable[Entry] = entries
+        if entries and plan.has_loads(self._models):
+            order = ReadyFirst(entries, self._order.overtaken(entries[0].number), self._max_skips).order(plan)
+        return ((entry, plan_job(entry, plan)) for entry in order)
 
     def _first(self, limit: int | None) -> list[Entry]:
         return [self._waiting[number] for number in itertools.islice(self._order, limit)]
-
-
-def _done(entry: Entry) -> Done:
-    """Return how far a job is that runs, and since when."""
-    if entry.progressed_at is None:
-        return NOTHING_DONE
-    return attrs.evolve(_position(entry), seconds=trio.current_time() - entry.progressed_at)
-
-
-def _position(entry: Entry) -> Done:
-    tracker, latest = entry.tracker, entry.tracker.latest
-    loaded = 1.0
-    if latest.stage is Stage.LOADING:
-        loaded = (latest.bytes_done or 0) / latest.bytes_total if latest.bytes_total else 0.0
-    return Done(
-        loaded=loaded,
-        begun=latest.stage in _BEGUN,
-        steps=tracker.steps_ahead,
-        images=tracker.images_saved,
-    )
 
 
 def _snapshot(entry: Entry, position: int | None, eta_seconds: float | None) -> m.JobSnapshot:
