@@ -60,6 +60,7 @@ audit:
 # The tables of docs/performance.md.
 bench:
     {{run}} python -m benchmarks.startup
+    {{run}} python -m benchmarks.eta
     {{run}} python -m benchmarks.cpu_image
     {{run}} python -m benchmarks.health_under_load
     {{run}} python -m benchmarks.hostile_images

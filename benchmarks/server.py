@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -47,5 +46,5 @@ def wait_until_healthy(port: int) -> None:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/health", timeout=1) as answer:
                 answer.read()
                 return
-        except (urllib.error.URLError, ConnectionError):
+        except OSError:
             time.sleep(0.005)

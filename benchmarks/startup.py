@@ -1,12 +1,14 @@
-"""How long a server takes until it answers, beside what importing its web stack alone takes in the same run.
+"""How long a server takes until it answers and until its engine is ready, beside what importing its web stack takes.
 
 Run: ``uv run --group dev python -m benchmarks.startup [rounds]``
 """
 
+import json
 import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 
 from benchmarks.server import running_server
 
@@ -27,8 +29,21 @@ def seconds_to_health(command: list[str]) -> float:
         return time.perf_counter() - started
 
 
+def seconds_to_engine(command: list[str]) -> float:
+    """Time from the start of a server until its engine child has imported everything and waits for work."""
+    started = time.perf_counter()
+    with running_server(command) as (port, _):
+        while True:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/system", timeout=30) as answer:
+                (engine,) = json.loads(answer.read())["engines"]
+            if engine["status"] == "ready":
+                return time.perf_counter() - started
+            # Each question takes time from the start that is measured.
+            time.sleep(0.05)
+
+
 def main() -> None:
-    """Print the medians and their ratio."""
+    """Print the medians and their ratios."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     commands = {
         "python -m mflux_api": [sys.executable, "-m", "mflux_api"],
@@ -37,8 +52,14 @@ def main() -> None:
     base = statistics.median(seconds_to_import() for _ in range(rounds))
     print(f"{'imports of the web stack alone':<34} {base:.2f} s")
     for name, command in commands.items():
-        median = statistics.median(seconds_to_health(command) for _ in range(rounds))
-        print(f"{name + ' serve, to health':<34} {median:.2f} s   +{median - base:.2f} s   {median / base:.2f} ×")
+        _report(f"{name} serve, to health", [seconds_to_health(command) for _ in range(rounds)], base)
+    command = commands["python -m mflux_api"]
+    _report("to an engine that is ready", [seconds_to_engine(command) for _ in range(rounds)], base)
+
+
+def _report(name: str, seconds: list[float], base: float) -> None:
+    median = statistics.median(seconds)
+    print(f"{name:<34} {median:.2f} s   +{median - base:.2f} s   {median / base:.2f} ×")
 
 
 if __name__ == "__main__":

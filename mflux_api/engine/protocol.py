@@ -404,7 +404,7 @@ Event = (
 
 def most_events(images: int, steps: int) -> int:
     """Return how many frames a run of so many images and steps can send: stages, steps, previews, images, warnings."""
-    return images * (2 * steps + 10 + MAX_PARTIAL_IMAGES) + 8 + MAX_WARNINGS
+    return images * (2 * steps + 13 + MAX_PARTIAL_IMAGES) + 8 + MAX_WARNINGS
 
 
 LOSSY_EVENTS = 32

@@ -66,7 +66,7 @@ class Worker:
         self._reporter = Reporter(pipe, control)
         self._resident: dict[str, Pipeline | Upscaler] = {}
         self._compiled: set[tuple[object, ...]] = set()
-        """The kinds of passes that ran; each begins with the model's name."""
+        """The kinds of passes that ran; MLX keeps their kernels in this process when the model leaves its memory."""
 
     def serve(self) -> NoReturn:
         """Work until the process ends."""
@@ -151,7 +151,6 @@ class Worker:
         from mflux_api.engine import device as memory
 
         self._resident.pop(model, None)
-        self._compiled = {kind for kind in self._compiled if kind[0] != model}
         memory.release()
         self._measure()
 
@@ -297,7 +296,7 @@ class Worker:
                 raise RuntimeError("no resident model of that name can do this")
 
     def _announced(self, kind: tuple[object, ...], events: "Iterator[PassEvent]") -> "Iterator[PassEvent]":
-        """Pass a pass's events on; where it is the first of its kind on a GPU, say that it compiles."""
+        """Pass a pass's events on; where it is the first of its kind on a GPU, say that each of its stages compiles."""
         from mflux_api.engine.sampling.passes import StageEvent
 
         if not self._device.is_gpu or kind in self._compiled:
@@ -306,7 +305,8 @@ class Worker:
         with self._reporter.compiling():
             for event in events:
                 yield event
-                if isinstance(event, StageEvent) and event.stage == "denoising":
+                # Told before the stage's work begins: text encoder, transformer and VAE have kernels of their own.
+                if isinstance(event, StageEvent):
                     yield StageEvent("compiling")
         self._compiled.add(kind)
         self._keep_kernels()

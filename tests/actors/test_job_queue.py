@@ -25,7 +25,8 @@ from hypothesis.stateful import (
 
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.entries import Entry, JobEvent, JobState
-from mflux_api.actors.scheduler.job_queue import PLANNED, SETTLED, JobQueue
+from mflux_api.actors.scheduler.job_plan import PLANNED
+from mflux_api.actors.scheduler.job_queue import SETTLED, JobQueue
 from mflux_api.actors.scheduler.ordered_sums import OrderedSums
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job

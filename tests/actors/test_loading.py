@@ -111,6 +111,68 @@ async def test_run_that_reads_a_component_is_bounded_by_silence_and_not_by_the_s
                 await bench.generate()
 
 
+@pytest.mark.parametrize("moment", ["encoding", "denoising", "decoding"])
+async def test_run_that_compiles_is_bounded_by_silence_and_not_by_the_step_timeout(
+    moment: str, autojump_clock: MockClock
+) -> None:
+    hold = Hold()
+    script = Script(at={moment: hold})
+    compiling = p.StageChanged(run_id=1, stage="compiling")
+    async with generator(script, GeneratorOptions(step_timeout=60, silence=120)) as bench:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bench.generate)
+            await hold.reached.wait()
+            script.current.say(compiling)
+            for _ in range(10):
+                await trio.sleep(100)
+                script.current.say(p.StillRunning(run_id=1))
+            hold.release.set()
+        assert compiling in [received.event for received in bench.events]
+        script.at[moment] = hold = Hold()
+
+        async def compile_for_ever() -> None:
+            await hold.reached.wait()
+            script.engines[0].say(attrs.evolve(compiling, run_id=2))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(compile_for_ever)
+            with pytest.raises(EngineDied, match="no word of kernels that are compiled for 120 s"):
+                await bench.generate()
+
+
+async def test_step_after_those_that_compiled_is_bounded_by_the_step_timeout_again(autojump_clock: MockClock) -> None:
+    hold = Hold()
+    script = Script(at={"denoising": hold, "step 0/2": Hang()}, step_seconds=1)
+    async with (
+        generator(script, GeneratorOptions(step_timeout=60, silence=120)) as bench,
+        trio.open_nursery() as nursery,
+    ):
+
+        async def compile_first_step() -> None:
+            await hold.reached.wait()
+            script.current.say(p.StageChanged(run_id=1, stage="compiling"))
+            hold.release.set()
+
+        nursery.start_soon(compile_first_step)
+        with pytest.raises(EngineDied, match="no step for 60 s"):
+            await bench.generate()
+
+
+async def test_first_step_of_a_kind_has_no_less_time_than_any_other(autojump_clock: MockClock) -> None:
+    hold = Hold()
+    script = Script(at={"denoising": hold})
+    async with (
+        generator(script, GeneratorOptions(step_timeout=300, silence=120)) as bench,
+        trio.open_nursery() as nursery,
+    ):
+        nursery.start_soon(bench.generate)
+        await hold.reached.wait()
+        script.current.say(p.StageChanged(run_id=1, stage="compiling"))
+        await trio.sleep(290)
+        hold.release.set()
+    assert len(script.engines) == 1
+
+
 async def test_load_that_is_not_wanted_any_more_is_stopped_and_the_engine_stays(autojump_clock: MockClock) -> None:
     hold = Hold()
     script = Script(at={"load": hold})

@@ -1,9 +1,9 @@
 """What the engine child says while it reads: how far it is, and that it stops when that is not wanted any more."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -22,6 +22,8 @@ from tests.support.checkpoint_shapes import TINY
 from tests.support.pipeline_runs import generate
 
 Told = list[tuple[str, int, int]]
+DeviceKind = Literal["cpu", "metal", "cuda"]
+STAGES: tuple[p.Stage, ...] = ("encoding", "denoising", "decoding")
 
 
 class Pipe:
@@ -36,6 +38,10 @@ class Control:
     def __init__(self) -> None:
         self.cancelled: set[int] = set()
         self.load_cancelled = False
+        self.memory = (0, 0)
+
+    def beat(self) -> None:
+        pass
 
 
 @pytest.fixture
@@ -232,24 +238,59 @@ def test_compiler_is_not_believed_for_ever(monkeypatch: pytest.MonkeyPatch) -> N
 class Child(worker.Worker):
     """A worker on a device that compiles."""
 
-    def __init__(self, pipe: Pipe) -> None:
-        gpu = Device(kind="cuda", name="a GPU")
-        super().__init__(pipe, Control(), gpu)  # type: ignore[arg-type]
+    def __init__(self, pipe: Pipe, kind: DeviceKind = "cuda") -> None:
+        super().__init__(pipe, Control(), Device(kind=kind, name="a device"))  # type: ignore[arg-type]
 
     def stages(self, kind: tuple[object, ...]) -> list[str]:
         events = self._announced(kind, iter([StageEvent("encoding"), StageEvent("denoising"), StageEvent("decoding")]))
         return [event.stage for event in events if isinstance(event, StageEvent)]
 
 
-def test_first_pass_of_a_kind_on_a_gpu_is_said_to_compile_and_no_other() -> None:
+def test_first_pass_of_a_kind_on_a_gpu_is_said_to_compile_in_each_stage_and_no_other() -> None:
     child = Child(Pipe())
     child._reporter.begin((1,))
     kind = pass_kind("demo", PipelineRequest("a house", seeds=(1,), width=64, height=64, steps=2))
-    assert child.stages(kind) == ["encoding", "denoising", "compiling", "decoding"]
+    assert child.stages(kind) == ["encoding", "compiling", "denoising", "compiling", "decoding", "compiling"]
     same = pass_kind("demo", PipelineRequest("a lake", seeds=(9,), width=64, height=64, steps=8))
     assert child.stages(same) == ["encoding", "denoising", "decoding"]
     other = pass_kind("demo", PipelineRequest("a lake", seeds=(9, 10), width=64, height=64, steps=8))
     assert "compiling" in child.stages(other)
+    # Kernels are of the process: it has them when the model comes back.
+    child._unload("demo")
+    assert "compiling" not in child.stages(kind)
+
+
+def test_stage_is_said_to_compile_before_its_work_begins() -> None:
+    """The first thing that is compiled may be the text encoder's or the decoder's."""
+    log: list[str] = []
+
+    def events() -> Iterator[StageEvent]:
+        for stage in STAGES:
+            yield StageEvent(stage)
+            log.append(f"{stage} begins")
+
+    child = Child(Pipe())
+    child._reporter.begin((1,))
+    for event in child._announced(("demo",), events()):
+        assert isinstance(event, StageEvent)
+        log.append(event.stage)
+    assert log == [word for stage in STAGES for word in (stage, "compiling", f"{stage} begins")]
+
+
+def test_pass_that_was_stopped_has_not_compiled_everything_and_the_next_one_says_so_again() -> None:
+    child = Child(Pipe())
+    child._reporter.begin((1,))
+    events = child._announced(("demo",), iter([StageEvent("encoding"), StageEvent("denoising")]))
+    next(events)
+    events.close()  # type: ignore[attr-defined]
+    assert "compiling" in child.stages(("demo",))
+
+
+@pytest.mark.parametrize("kind", ["cpu", "metal", "cuda"])
+def test_only_gpus_are_said_to_compile(kind: DeviceKind) -> None:
+    child = Child(Pipe(), kind)
+    child._reporter.begin((1,))
+    assert ("compiling" in child.stages(("demo",))) is (kind != "cpu")
 
 
 def test_run_says_which_of_its_loras_it_reads_and_when_all_are_read(

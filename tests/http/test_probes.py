@@ -83,6 +83,25 @@ async def test_server_that_loads_its_default_model_ahead_is_ready_when_it_has_it
         assert await is_ready(api)
 
 
+async def test_server_on_a_gpu_is_ready_when_its_default_model_is_warm(tmp_path: Path) -> None:
+    hold = Hold()
+    script = Script(device="cuda", at={"denoising": hold})
+    async with scripted_api(tmp_path, script, changed=preloading(tmp_path, "demo")) as api:
+        await hold.reached.wait()
+
+        async def warms_up() -> bool:
+            answer = await api.http.get("/readyz")
+            assert (answer.status_code, answer.json()["code"]) == (503, "ENGINE_UNAVAILABLE")
+            reason: str = answer.json()["details"]["reason"]
+            return reason == "it is being warmed up"
+
+        await eventually(warms_up)
+        assert (await api.http.get("/api/v1/health")).json()["status"] == "healthy"
+        hold.release.set()
+        await eventually(partial(is_ready, api))
+        assert (await api.http.get("/api/v1/jobs")).json()["jobs"] == []
+
+
 async def test_default_model_that_cannot_be_loaded_ahead_is_named_with_the_reason(tmp_path: Path) -> None:
     async with scripted_api(tmp_path, changed=preloading(tmp_path, "flux2-klein-4b")) as api:
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import errno
+import itertools
 import json
 import os
 import threading
@@ -249,3 +250,17 @@ async def test_all_else_of_a_stream_is_the_same_without_partial_images(tmp_path:
     async with scripted_api(tmp_path) as api:
         names = {event.name for event in await api.stream((await api.finished(partial_images=0)).id, "unknown")}
         assert names == {"progress", "complete"}
+
+
+async def test_what_is_compiled_is_shown_as_that_in_each_stage_of_the_first_job_alone(tmp_path: Path) -> None:
+    async with scripted_api(tmp_path, Script(compiles=True)) as api:
+        seen = []
+        for seed in (1, 2):
+            job = await api.finished(seed)
+            events = [
+                json.loads(event.data) for event in await api.stream(job.id, "unknown") if event.name == "progress"
+            ]
+            seen.append([stage for stage, _ in itertools.groupby(event["stage"] for event in events)])
+        first = ["encoding", "compiling", "denoising", "compiling", "denoising", "decoding", "compiling", "saving"]
+        assert [stage for stage in seen[0] if stage not in ("queued", "loading")] == first
+        assert "compiling" not in seen[1]

@@ -104,6 +104,10 @@ class Script:
 
     at: dict[str, Action] = attrs.field(factory=dict)
     step_seconds: float = 0.0
+    seconds: Callable[[str, LoadModel | Run], float] = lambda part, command: 0.0
+    """What a ``load``, ``encoding``, each ``step`` of an image, and each ``image`` behind its steps take."""
+    compiles: bool = False
+    """Tell the first run as one that compiles; its parts take the seconds of ``compiling`` more."""
     per_pass: int = 1
     """How many images of a run share their steps."""
     ignore_cancel: bool = False
@@ -119,6 +123,7 @@ class Script:
     """Names of the LoRA files that it dies over."""
     deadly_together: frozenset[str] = frozenset()
     """Names of LoRA files that it dies over when it has read all of them, and then while it reads the last."""
+    device: str = "cpu"
     memory_bytes: int = 0
     free_bytes: int | None = None
     """The memory of its machine, and what is left of it."""
@@ -173,6 +178,7 @@ class ScriptedEngine:
         self._loading = self._load_cancelled = False
         self._models: set[str] = set()
         self._scope = trio.CancelScope()
+        self._compiled = False
         self.previewed = set[int]()
         """The runs that were told to make previews."""
         self._death: str | None = None
@@ -184,7 +190,7 @@ class ScriptedEngine:
         """How it was closed: ``politely`` or ``by force``."""
         self.info = Ready(
             pid=number,
-            device="cpu",
+            device=script.device,
             device_name="scripted",
             precision="float32",
             blas="none",
@@ -285,10 +291,13 @@ class ScriptedEngine:
         if not Path(command.path).is_dir():  # noqa: ASYNC240
             self.say(LoadFailed(model=command.model, code="GENERATION_FAILED", message="no such folder"))
             return
+        began = trio.current_time()
         for done in (0, 1):
             self.say(LoadProgress(component="transformer", bytes_done=done, bytes_total=1))
+            if done == 0:
+                await self._take("load", command)
         self._models.add(command.model)
-        self.say(Loaded(model=command.model, seconds=0.5, active_bytes=1))
+        self.say(Loaded(model=command.model, seconds=(trio.current_time() - began) or 0.5, active_bytes=1))
 
     async def _run(self, command: Run, blobs: Sequence[bytes]) -> None:
         self._running, self._stop = command.run_id, trio.Event()
@@ -312,6 +321,7 @@ class ScriptedEngine:
         await self._survive(deadly=self._script.deadly(command))
         await self._reach("run", command)
         steps = steps_to_run(command.steps, command.image_strength)
+        compiling, self._compiled = self._script.compiles and not self._compiled, True
         for first in range(0, len(command.seeds), self._script.per_pass):
             seeds = command.seeds[first : first + self._script.per_pass]
             for stage in ("encoding", "denoising", "decoding"):
@@ -321,10 +331,18 @@ class ScriptedEngine:
                 if stage == "encoding" and command.lora_paths:
                     await self._read_loras(command)
                 await self._reach(stage, command)
+                if compiling:
+                    self.say(StageChanged(run_id=command.run_id, stage="compiling"))
+                    await self._take("compiling", command)
+                if stage == "encoding" and first == 0:
+                    # The engine keeps what it made of a prompt.
+                    await self._take("encoding", command)
                 for step in range(1, steps + 1) if stage == "denoising" else ():
                     await self._reach(f"step {first}/{step}", command)
                     if self._script.step_seconds:
                         await trio.sleep(self._script.step_seconds)
+                    for _ in seeds:
+                        await self._take("step", command)
                     done = StepDone(run_id=command.run_id, image=first, step=step, steps=steps, images=len(seeds))
                     self.say(done)
                     shown = command.previews or command.run_id in self.previewed
@@ -334,6 +352,7 @@ class ScriptedEngine:
                     self._say_partial_images(command, inputs, first, step, seeds)
             for index, seed in enumerate(seeds, first):
                 await self._reach(f"image {index}", command)
+                await self._take("image", command)
                 size, rgb = _image(command, inputs, seed)
                 image = ImageDone(run_id=command.run_id, index=index, seed=seed, width=size[0], height=size[1])
                 self.say(image, (rgb,))
@@ -401,6 +420,11 @@ class ScriptedEngine:
                 deadly=Path(path).name in self._script.deadly_loras or (bool(together) and together <= read)
             )
         self.say(ReadingLora(run_id=command.run_id, index=None))
+
+    async def _take(self, part: str, command: LoadModel | Run) -> None:
+        seconds = self._script.seconds(part, command)
+        if seconds:
+            await trio.sleep(seconds)
 
     async def _survive(self, *, deadly: bool) -> None:
         await trio.lowlevel.checkpoint()

@@ -4,6 +4,7 @@ What the child says of the work in hand is a sign of life; its heartbeat and fra
 """
 
 import logging
+import math
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import assert_never
@@ -123,7 +124,7 @@ class Executor:
         self.suspect = files
         await self._engine.send(work.command)
         async with unwrapped_nursery() as nursery:
-            nursery.start_soon(self._stop_when_told, p.CancelLoad(), stop, nursery)
+            nursery.start_soon(self._stop_when_told, p.CancelLoad(), stop, self._options.cancel_grace, nursery)
             await self._follow_load(work)
             nursery.cancel_scope.cancel()
         if not work.reply.answered:
@@ -188,7 +189,8 @@ class Executor:
                 stack.enter_context(each.run.events)
             nursery = await stack.enter_async_context(unwrapped_nursery())
             for each in runs:
-                nursery.start_soon(self._stop_when_told, p.Cancel(run_id=each.run.run_id), each.stop, nursery)
+                grace = math.inf if each.run.is_warm_up else self._options.cancel_grace
+                nursery.start_soon(self._stop_when_told, p.Cancel(run_id=each.run.run_id), each.stop, grace, nursery)
                 if self._options.previews and not each.show.is_set():
                     nursery.start_soon(self._show_when_told, p.ShowPreviews(run_id=each.run.run_id), each.show)
             await self._follow_runs()
@@ -213,11 +215,19 @@ class Executor:
             if not at_work.run.reply.wanted:
                 at_work.stop.set()
             frames.check(received)
-            # While a component is read no step can be done: then it is silence that counts.
-            if isinstance(received.event, p.LoadProgress) and received.event.bytes_done < received.event.bytes_total:
-                bound, what = self._options.silence, "no word of a component that is read"
-            else:
-                bound, what = self._options.step_timeout, "no step"
+            # While a component is read or kernels are compiled no step can be done: then it is silence that counts.
+            match received.event:
+                case p.LoadProgress() as reading if reading.bytes_done < reading.bytes_total:
+                    bound, what = self._options.silence, "no word of a component that is read"
+                case p.StageChanged(stage="compiling"):
+                    # What follows is a step, too: it gets no less time than one that compiles nothing.
+                    bound = max(self._options.silence, self._options.step_timeout)
+                    what = "no word of kernels that are compiled"
+                case p.StillRunning():
+                    # Whatever it does, it goes on with that.
+                    pass
+                case _:
+                    bound, what = self._options.step_timeout, "no step"
             if self._handle(at_work.run, received):
                 del self._open[at_work.run.run_id]
                 at_work.run.events.close()
@@ -262,13 +272,13 @@ class Executor:
                 logger.debug("dropped an unexpected %s frame", type(other).__name__)
         return False
 
-    async def _stop_when_told(self, command: p.Command, stop: trio.Event, nursery: trio.Nursery) -> None:
+    async def _stop_when_told(self, command: p.Command, stop: trio.Event, grace: float, nursery: trio.Nursery) -> None:
         await stop.wait()
         try:
             await self._engine.send(command)
         except EngineDied:
             logger.debug("the engine died before it could be told to stop")
-        await trio.sleep(self._options.cancel_grace)
+        await trio.sleep(grace)
         # Killing the child is all that is left; that costs no attempt, because no job waits for it.
         nursery.cancel_scope.cancel()
 

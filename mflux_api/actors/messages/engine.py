@@ -36,9 +36,11 @@ class EngineStatus:
     reason: str = ""
     """Why its last child died, or what keeps the engine from working; empty while it is sound."""
     preloaded: bool = False
-    """Whether the model that is loaded ahead was in its memory, whatever became of it since."""
+    """Whether the model that is loaded ahead was in its memory and warmed up, whatever became of it since."""
     preload_problem: str = ""
     """Why that model could not be loaded ahead; empty otherwise."""
+    warming_up: bool = False
+    """Whether that model is in memory, and a throw-away pass has its kernels compiled."""
 
 
 @attrs.frozen(kw_only=True)

@@ -96,6 +96,8 @@ class Run(Ask[Timings]):
     """Whether someone follows its previews already."""
     together: Together | None = None
     """The runs that it shares its passes with; ``None`` where it runs alone."""
+    is_warm_up: bool = False
+    """It is no job's: what it compiles is of use however late it stops, so its child is not killed for that."""
 
 
 @attrs.frozen(kw_only=True)

@@ -155,9 +155,11 @@ class SchedulerStatus:
     engine_trouble: str | None = None
     """Why no engine is left; ``None`` while there is one that could run a job."""
     preloading: str | None = None
-    """The model that is loaded ahead, until it was in the memory of an engine."""
+    """The model that is loaded ahead, until it was in the memory of an engine and warmed up."""
     preload_problem: str = ""
     """Why it could not be; empty otherwise."""
+    warming_up: bool = False
+    """Whether an engine has it in memory and warms it up."""
 
 
 @attrs.frozen(kw_only=True)

@@ -8,6 +8,8 @@ residency. The loader alone tells the scheduler how the engine is doing.
 import itertools
 import logging
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NoReturn, assert_never
 
 import trio
@@ -16,6 +18,7 @@ from mflux_api.actors import messages as m
 from mflux_api.actors.engine_disk import EngineDisk
 from mflux_api.actors.mailbox import ActorGone, Address, Mailbox
 from mflux_api.actors.model_loader.memory import EngineMemory
+from mflux_api.actors.model_loader.preload import Preload
 from mflux_api.actors.model_loader.residency import Demand, float_bytes
 from mflux_api.catalog import Catalog
 from mflux_api.config import MemorySettings
@@ -61,10 +64,8 @@ class ModelLoader:
         self._disk = disk
         self._advice = MemoryAdvice(catalog)
         self._start_timeout = start_timeout
-        self._preload = preload
         # Kept across restarts of this actor: what was loaded once made the service ready.
-        self._preloaded = False
-        self._preload_problem = ""
+        self._preload = None if preload is None else Preload(preload, catalog.get(preload), generator, tell=self._tell)
         self._ids = itertools.count(1)
         # What the scheduler was told of the child's device stays true while the next one starts.
         self._device: str | None = None
@@ -94,7 +95,7 @@ class ModelLoader:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._grant_in_order)
             if self._preload is not None:
-                nursery.start_soon(self._load_ahead, self._preload)
+                nursery.start_soon(self._preload.run, self._leased, self._engine_up)
             status.started()
             self._tell()
             while True:
@@ -106,6 +107,8 @@ class ModelLoader:
                         self._tell()
                     case m.Acquire():
                         self._waiting.append(message)
+                        if self._preload is not None:
+                            self._preload.make_way(message.model)
                     case m.Release():
                         self._release(message.request)
                     case m.Evict():
@@ -123,26 +126,21 @@ class ModelLoader:
         self._keep_only(child)
         self._tell()
 
-    async def _load_ahead(self, alias: str) -> None:
-        """Make a model resident before a job asks for it, in line with all others."""
-        while True:
-            request = m.Acquire(model=alias)
-            self._waiting.append(request)
+    @asynccontextmanager
+    async def _leased(self, alias: str) -> AsyncIterator[m.Lease]:
+        """Ask for a model as a job does, in line with all others, and hold it for the length of the block."""
+        request = m.Acquire(model=alias)
+        self._waiting.append(request)
+        self._wake()
+        try:
+            yield await request.reply.receive(self._mailbox.name)
+        finally:
+            self._release(request)
             self._wake()
-            try:
-                await request.reply.receive(self._mailbox.name)
-            except EngineUnavailable:
-                while self._child is None or self._child.info is None:
-                    await self._change()
-            except (ServiceError, EngineDied, ActorGone) as error:
-                logger.warning("model %s cannot be loaded ahead (%s)", alias, type(error).__name__)
-                self._preload_problem = error.message if isinstance(error, ServiceError) else "the engine ended over it"
-                self._tell()
-                return
-            else:
-                self._release(request)
-                self._wake()
-                return
+
+    async def _engine_up(self) -> None:
+        while self._child is None or self._child.info is None:
+            await self._change()
 
     def _release(self, request: m.Acquire) -> None:
         lease = self._memory.leases.give_back(request)
@@ -233,9 +231,8 @@ class ModelLoader:
             alternating_offload=resident.alternating_offload,
         )
         self._used(request.model)
-        if request.model == self._preload and not self._preloaded:
-            self._preloaded, self._preload_problem = True, ""
-            self._tell()
+        if self._preload is not None:
+            self._preload.note_lease(request.model)
         self._memory.leases.grant(request, lease)
 
     def _consider(self, request: m.Evict) -> None:
@@ -311,7 +308,7 @@ class ModelLoader:
 
     def _tell(self) -> None:
         """Tell the scheduler how the engine is doing, whatever changed."""
-        child = self._child
+        child, preload = self._child, self._preload
         if child is None or (child.info is None and not child.degraded):
             condition = m.EngineCondition.STARTING
         else:
@@ -324,8 +321,9 @@ class ModelLoader:
             models=tuple(resident.alias for resident in self._memory.residents),
             loading=self._memory.loading,
             reason=child.reason if child is not None else "",
-            preloaded=self._preloaded,
-            preload_problem=self._preload_problem,
+            preloaded=preload is not None and preload.done,
+            preload_problem="" if preload is None else preload.problem,
+            warming_up=preload is not None and preload.warming_up,
         )
         self._scheduler.tell_latest(m.EngineChanged(status=status), key=self._engine)
 

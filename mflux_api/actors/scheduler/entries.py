@@ -143,6 +143,10 @@ class Entry:
     """Set once the store has it, or has refused it."""
     answerable: trio.Event = attrs.field(factory=trio.Event)
     """Set once those who wait for its end can be answered: the store has it, or said that it cannot write it now."""
+    position: object = None
+    """How far it is in what its ETA is made of."""
+    progressed_at: float | None = None
+    """Since when, by Trio's clock."""
     request_id: str = ""
     """Of the HTTP request that it came by; empty where it came otherwise, or before the last start."""
     previewed: trio.Event = attrs.field(factory=trio.Event)

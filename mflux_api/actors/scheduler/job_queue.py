@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 import attrs
 
@@ -10,16 +10,13 @@ from mflux_api.access.addresses import client_of
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.engine_plan import EnginePlan
 from mflux_api.actors.scheduler.entries import AT_WORK, QUEUED, Entry, JobState
+from mflux_api.actors.scheduler.job_plan import PLANNED, PLANNED_WITH_LOADS, ReadyFirst, plan_job
 from mflux_api.actors.scheduler.round_robin import Place, RoundRobin
 from mflux_api.actors.scheduler.tally import Tally
 from mflux_api.engine.interface import EngineId
 from mflux_api.jobs.estimates import Estimates
 from mflux_api.jobs.job import Job
 from mflux_api.jobs.progress import ProgressTracker
-
-PLANNED = 32
-"""Waiting jobs that are planned one by one for an ETA, where there are several engines."""
-
 
 LOOKED_AT = 32
 """Waiting jobs among which companions are looked for."""
@@ -40,8 +37,19 @@ class JobQueue:
     the order is not gone through (:class:`RoundRobin`).
     """
 
-    def __init__(self, estimates: Estimates) -> None:
+    def __init__(self, estimates: Estimates, max_skips: int = 0) -> None:
+        """Take what ETAs are made of.
+
+        Args:
+            estimates: how long jobs and loads take.
+            max_skips: how often a job may be overtaken for the sake of what is in memory.
+        """
         self._estimates = estimates
+        self._max_skips = max_skips
+        self._models = Counter[str]()
+        """How many jobs wait for each model."""
+        self._together = set[frozenset[str]]()
+        """Pairs of models that were in one engine's memory together."""
         self._numbers = itertools.count()
         self._entries: dict[str, Entry] = {}
         self.tally = Tally()
@@ -94,6 +102,7 @@ class JobQueue:
     def enqueue(self, entry: Entry) -> int:
         """Put an entry at its place among the waiting and return that place, counted from 1."""
         self._waiting[entry.number] = self._changed[entry.number] = entry
+        self._models[entry.job.model] += 1
         self._order.add(entry.number, client_of(entry.job.owner), entry.turn, lane=entry.job.request.lane)
         if len(self._changed) >= SETTLED:
             # The next look at the queue must not pay for all that came since the last one.
@@ -114,6 +123,9 @@ class JobQueue:
         if self._waiting.pop(entry.number, None) is None:
             return False
         self._changed.pop(entry.number, None)
+        self._models[entry.job.model] -= 1
+        if not self._models[entry.job.model]:
+            del self._models[entry.job.model]
         self._leave(entry)
         return True
 
@@ -247,49 +259,67 @@ class JobQueue:
             engines: the engines that will run them.
             limit: how many of those that wait are looked at; all by default.
         """
-        plan = EnginePlan(engines, self._estimates)
-        running = {entry.job.id: seconds for entry, seconds in self._running(plan)}
-        return running | {entry.job.id: self._plan(entry, plan) for entry in self._first(limit)}
+        plan = self._new_plan(engines)
+        etas = {entry.job.id: seconds for entry, seconds in self._running(plan)}
+        return etas | {entry.job.id: seconds for entry, seconds in self._planned(plan, self._first(limit))}
 
     def eta(self, entry: Entry, engines: Sequence[m.EngineStatus]) -> float | None:
         """Return the seconds until the end of one job: with one engine what :meth:`etas` says of it.
 
-        With several engines the first of those that wait are planned one by one, and the others as their sum.
+        With several engines, or loads of other models ahead, the first of those that wait are planned one by one, and
+        the others as their sum.
         """
         if entry.state is JobState.DOWNLOADING:
             return entry.tracker.latest.eta_seconds
-        plan = EnginePlan(engines, self._estimates)
+        plan = self._new_plan(engines)
         for running, seconds in self._running(plan):
             if running is entry:
                 return seconds
         if entry.number not in self._waiting:
             return None
         self._settle()
-        planned = Counter[int]()
-        for number in itertools.islice(self._order, PLANNED if plan.several else 0):
-            if number == entry.number:
-                break
-            self._plan(self._waiting[number], plan)
-            planned[self._order.place(number)[0]] += 1
-        plan.add_ahead(lambda device: self._order.seconds_ahead(entry.number, planned, device))
-        return self._plan(entry, plan)
+        turns, first = Counter[int](), list[Entry]()
+        if plan.has_loads(self._models):
+            first = self._first(PLANNED_WITH_LOADS)
+        elif plan.several:
+            first = self._first(PLANNED)
+        loads_before = plan.load_seconds
+        for planned, seconds in self._planned(plan, first):
+            if planned is entry:
+                return seconds
+            turns[self._order.place(planned.number)[0]] += 1
+        # Those behind them need as many loads for each job.
+        ahead = self._order.position(entry.number) - 1 - len(first)
+        loads = (plan.load_seconds - loads_before) * ahead / len(first) if first else 0.0
+
+        def seconds_on(device: str | None) -> float | None:
+            seconds = self._order.seconds_ahead(entry.number, turns, device)
+            return None if seconds is None else seconds + loads
+
+        plan.add_ahead(seconds_on)
+        return plan_job(entry, plan)
 
     def _running(self, plan: EnginePlan) -> list[tuple[Entry, float | None]]:
         """Plan the jobs at work, and return when each ends; those that share their passes end with the last of them."""
         entries = self.at_work()
-        ends = [self._plan(entry, plan) for entry in entries]
+        ends = [plan_job(entry, plan) for entry in entries]
         last = {entry.companions: end for entry, end in zip(entries, ends, strict=True)}
         return [
             (entry, end if entry.companions is None else last[entry.companions])
             for entry, end in zip(entries, ends, strict=True)
         ]
 
-    def _plan(self, entry: Entry, plan: EnginePlan) -> float | None:
-        tracker = entry.tracker
-        if entry.state is JobState.DOWNLOADING:
-            return tracker.latest.eta_seconds
-        taken = entry.engine.id if entry.engine is not None else None
-        return plan.take(entry.job.request, taken, step=tracker.steps_ahead, image=tracker.images_saved)
+    def _new_plan(self, engines: Sequence[m.EngineStatus]) -> EnginePlan:
+        for engine in engines:
+            self._together |= {frozenset(pair) for pair in itertools.combinations(engine.models, 2)}
+        return EnginePlan(engines, self._estimates, self._together)
+
+    def _planned(self, plan: EnginePlan, entries: Sequence[Entry]) -> Iterator[tuple[Entry, float | None]]:
+        """Plan jobs that wait in the order in which engines will take them, and yield each with its ETA."""
+        order: Iterable[Entry] = entries
+        if entries and plan.has_loads(self._models):
+            order = ReadyFirst(entries, self._order.overtaken(entries[0].number), self._max_skips).order(plan)
+        return ((entry, plan_job(entry, plan)) for entry in order)
 
     def _first(self, limit: int | None) -> list[Entry]:
         return [self._waiting[number] for number in itertools.islice(self._order, limit)]

@@ -143,6 +143,8 @@ class JobRunner:
                 # What follows the run goes on saving when the lease is back and the engine is free.
                 async with unwrapped_nursery() as nursery:
                     async with self._leased(job, to, tracker, told.publish, nursery) as lease:
+                        if lease.load_seconds > 0 and not job.request.low_ram:
+                            self.estimates.add_load(job.model, lease.device, lease.load_seconds)
                         partials = PartialImages(job, self._decoding, self._encoders, told.show)
                         attempt = _Attempt(job, lease, to, tracker, images, late, told, partials, previewed, together)
                         timings = await self._run(attempt, inputs, nursery)
@@ -246,7 +248,7 @@ class JobRunner:
                     case p.LoadProgress() as progress:
                         publish(tracker.loading(progress.bytes_done, progress.bytes_total))
                     case p.StageChanged(stage=stage):
-                        stopwatch.stage_began(compiling=stage == "compiling")
+                        stopwatch.stage_began(stage)
                         publish(tracker.stage(Stage(stage)))
                     case p.StepDone() as done:
                         stopwatch.step_done(done)
@@ -329,7 +331,10 @@ async def _pass_on_followers(attempt: _Attempt, run: m.Run) -> None:
 
 
 class Stopwatch:
-    """Measures one run for the estimates: each step, and what an image takes besides."""
+    """Measures one run for the estimates: what comes before its first step, each step, and what each image takes else.
+
+    What was told to compile counts nowhere: the next run of its kind does not.
+    """
 
     def __init__(
         self,
@@ -342,18 +347,24 @@ class Stopwatch:
         self._request = request
         self._device = device
         self._stats = stats
-        self._image_began: float | None = None
         self._last = trio.current_time()
+        self._image_began: float | None = None
+        """When the image began that is saved next; ``None`` before the first step."""
         self._stepping = 0.0
+        """Seconds of its steps so far."""
         self._compiling = self._shared = False
 
-    def stage_began(self, *, compiling: bool = False) -> None:
+    def stage_began(self, stage: p.Stage) -> None:
         """The engine entered another stage."""
-        self._last = trio.current_time()
-        if self._image_began is None:
-            # Until now it may have had another job.
-            self._image_began = self._last
-        self._compiling = compiling
+        if stage == "compiling":
+            self._compiling = True
+            return
+        now = trio.current_time()
+        if stage == "denoising" and self._image_began is None:
+            if not self._compiling:
+                self._estimates.add_start(self._request, self._device, now - self._last)
+            self._image_began = now
+        self._last, self._compiling = now, False
 
     def step_done(self, done: p.StepDone) -> None:
         """A denoising step ended."""
@@ -361,7 +372,6 @@ class Stopwatch:
         batch = max(done.images, done.batch)
         self._shared = batch > done.images
         if not self._compiling:
-            # The first step of its kind says nothing of the next one.
             seconds = now - self._last
             self._estimates.add_step(self._request, self._device, seconds / batch)
             width, height = self._request.size
@@ -381,9 +391,9 @@ class Stopwatch:
     def image_saved(self) -> None:
         """An image is on disk."""
         now = trio.current_time()
-        if not self._shared and self._image_began is not None:
+        if self._image_began is not None and not (self._compiling or self._shared):
             self._estimates.add_rest(self._request, self._device, now - self._image_began - self._stepping)
-        self._image_began, self._stepping = now, 0.0
+        self._image_began, self._stepping, self._compiling = now, 0.0, False
 
 
 def _try_to(remove: Callable[[], None]) -> None:

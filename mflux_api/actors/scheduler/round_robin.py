@@ -237,6 +237,12 @@ class RoundRobin:
         turn, number = place
         return max(self._ready.most_overtaken_before(turn), self._by_turn[turn].ready.most_overtaken_before(number))
 
+    def overtaken(self, number: int) -> int:
+        """Return how often a job, or its caller, was overtaken since it became ready; 0 for one that is not."""
+        caller = self._caller_of[number]
+        own = caller.ready.overtaken(number) if number in caller.ready else 0
+        return max(own, self._ready.overtaken(caller.turn) if caller.turn in self._ready else 0)
+
     def overtake(self, place: Place) -> None:
         """Count an overtaking of the callers before a place, and of its own caller's jobs before it."""
         turn, number = place

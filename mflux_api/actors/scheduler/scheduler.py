@@ -20,6 +20,7 @@ from mflux_api.actors.scheduler.endings import Endings
 from mflux_api.actors.scheduler.engine_states import EngineStates
 from mflux_api.actors.scheduler.entries import OVER, Entry, JobEvent, JobState
 from mflux_api.actors.scheduler.gatherings import Gathering, Gatherings
+from mflux_api.actors.scheduler.job_plan import note_progress
 from mflux_api.actors.scheduler.job_queue import JobQueue
 from mflux_api.actors.scheduler.job_runner import Callbacks, JobRunner, NoLease, SaveFailed
 from mflux_api.actors.scheduler.model_on_disk import ModelOnDisk
@@ -43,7 +44,7 @@ DISCARD_SECONDS = 5.0
 """For removing the images of an attempt that is over; then its engine goes to another job."""
 
 _SLICE = 8
-"""Jobs that are looked at in one go: an ETA takes 0.1 ms of one core, or 1 ms where many callers have many kinds."""
+"""Jobs that are looked at in one go: an ETA takes 0.1 ms of one core, or 1 ms with many callers, or loads between."""
 
 
 class Scheduler:
@@ -78,7 +79,7 @@ class Scheduler:
 
     async def run(self, status: Started) -> None:
         """Recover what the store has unfinished, then serve the mailbox until cancelled."""
-        self._queue = JobQueue(self._job_runner.estimates)
+        self._queue = JobQueue(self._job_runner.estimates, self._settings.max_affinity_skips)
         self._engines = EngineStates(self._loaders)
         self._busy: dict[EngineId, list[Entry]] = {}
         # The end of the newest attempt on each engine: jobs of one engine end in the order in which they ran.
@@ -198,6 +199,7 @@ class Scheduler:
             engine_trouble=None if unavailable is None else unavailable.details["reason"],
             preloading=None if self._preloaded else self._preload,
             preload_problem=self._engines.preload_problem(),
+            warming_up=any(engine.warming_up for engine in self._engines.all()),
         )
 
     # --- engines ---
@@ -455,6 +457,7 @@ class Scheduler:
         entry = self._queue.get(progress.id)
         if entry is None or entry.state in OVER:
             return
+        note_progress(entry)
         timed = attrs.evolve(progress, eta_seconds=self._queue.eta(entry, self._engines.usable()))
         self._hub.tell_lossy(m.Publish(job_id=progress.id, event=timed, owner=entry.job.owner))
 

@@ -6,19 +6,18 @@ from collections import defaultdict
 import attrs
 
 from mflux_api.actors.scheduler.ordered_sums import OrderedSums
-from mflux_api.jobs.estimates import Estimates
+from mflux_api.jobs.estimates import Estimates, Kind
 from mflux_api.jobs.resolve import ResolvedRequest
 
 _BUCKETS_PER_OCTAVE = 4
-"""Sizes within a fifth of each other are estimated from the same measurement; each counts its own pixels."""
+"""Sizes within a fifth of each other are estimated as one; each counts its own pixels."""
 
 
 @attrs.frozen
-class _Kind:
+class _SizedKind:
     """Jobs whose seconds are the same multiple of their pixels, steps and images."""
 
-    model: str
-    references: int
+    kind: Kind
     bucket: int
 
     @property
@@ -28,6 +27,7 @@ class _Kind:
 
 @attrs.define
 class _Work:
+    jobs: OrderedSums = attrs.field(factory=OrderedSums)
     steps: OrderedSums = attrs.field(factory=OrderedSums)
     """Pixels of each step of each image."""
     images: OrderedSums = attrs.field(factory=OrderedSums)
@@ -39,15 +39,16 @@ class WorkAhead:
 
     def __init__(self, estimates: Estimates) -> None:
         self._estimates = estimates
-        self._work: defaultdict[_Kind, _Work] = defaultdict(_Work)
-        self._kinds: dict[int, _Kind] = {}
+        self._work: defaultdict[_SizedKind, _Work] = defaultdict(_Work)
+        self._kinds: dict[int, _SizedKind] = {}
 
     def add(self, number: int, request: ResolvedRequest) -> None:
         """Add a job that waits."""
         pixels = math.prod(request.size)
         bucket = round(math.log2(pixels) * _BUCKETS_PER_OCTAVE)
-        kind = self._kinds[number] = _Kind(request.model, len(request.init_images), bucket)
+        kind = self._kinds[number] = _SizedKind(Kind.of(request), bucket)
         work = self._work[kind]
+        work.jobs.add(number)
         work.steps.add(number, pixels * request.steps_run * request.num_images)
         work.images.add(number, pixels * request.num_images)
 
@@ -57,9 +58,10 @@ class WorkAhead:
         if kind is None:
             return
         work = self._work[kind]
+        work.jobs.remove(number)
         work.steps.remove(number)
         work.images.remove(number)
-        if not work.images:
+        if not work.jobs:
             del self._work[kind]
 
     def seconds_between(self, first: int | None, end: int | None, device: str | None) -> float | None:
@@ -74,14 +76,15 @@ class WorkAhead:
             ``None`` where nothing is known of one of them.
         """
         seconds = 0.0
-        for kind, work in self._work.items():
-            images = _between(work.images, first, end)
-            if not images:
+        for sized, work in self._work.items():
+            jobs = _between(work.jobs, first, end)
+            if not jobs:
                 continue
-            rates = self._estimates.rates(kind.model, kind.references, kind.pixels, device)
+            rates = self._estimates.rates(sized.kind, sized.pixels, device)
             if rates is None:
                 return None
-            seconds += _between(work.steps, first, end) * rates.step + images * rates.rest
+            steps, images = _between(work.steps, first, end), _between(work.images, first, end)
+            seconds += jobs * rates.start + (steps * rates.step + images * rates.rest) / sized.pixels
         return seconds
 
 

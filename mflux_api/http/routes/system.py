@@ -100,13 +100,18 @@ async def ready(gateway: Gateway) -> ProbeResponse:
 
     Raises:
         ShuttingDown: it is draining.
-        EngineUnavailable: no engine is left, or the default model is to be loaded ahead and never was.
+        EngineUnavailable: no engine is left, or the default model is to be loaded ahead and never was, or warms up.
     """
     load = await gateway.status()
     if load.draining:
         raise ShuttingDown("The service is shutting down and takes no new work")
     if load.degraded:
         raise EngineUnavailable.because(load.engine_trouble or "")
+    if load.preloading is not None and load.warming_up:
+        raise EngineUnavailable(
+            f"The default model '{load.preloading}' is in memory and being warmed up; try again in a minute",
+            {"reason": "it is being warmed up"},
+        )
     if load.preloading is not None:
         reason = load.preload_problem or "it is being loaded"
         raise EngineUnavailable(
