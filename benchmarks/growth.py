@@ -4,7 +4,7 @@ A server answers over HTTP, with everything that it does for a client. By defaul
 ``--klein FOLDER`` it has random weights in the shapes of FLUX.2 Klein 4B on a GPU, which are written where the folder
 has none (13.4 GB). Figures are medians; what a new size or number of images compiles is not in them.
 
-Run: ``uv run --group dev python -m benchmarks.growth [--klein FOLDER] [--quick] [--json FILE] [--markdown FILE]``
+Run: ``uv run --group dev python -m benchmarks.growth [--klein FOLDER] [--quick]``
 """
 
 import statistics
@@ -13,9 +13,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import attrs
 
@@ -23,6 +23,7 @@ from benchmarks.client import STEPS, Client, Sample
 from benchmarks.report import Report, Table, options_parser
 from benchmarks.server import demo_config, klein_config, serving
 
+T = TypeVar("T")
 STEP_COUNTS = (1, 2, 4, 8, 16)
 IMAGE_COUNTS = (1, 2, 3, 4)
 CALLER_COUNTS = (1, 2, 4, 8)
@@ -46,7 +47,7 @@ class Plan:
     """The fewest images of one of several callers."""
 
 
-CPU = Plan(sides=(256, 384, 512, 768), side=256, samples=5, rounds=3, images_each=3)
+CPU = Plan(sides=(256, 384, 512, 768), side=256, samples=5, rounds=3, images_each=2)
 GPU = Plan(sides=(512, 768, 1024, 1536), side=512, samples=9, rounds=3, images_each=6)
 
 
@@ -74,48 +75,67 @@ def summarize(samples: Sequence[Sample]) -> dict[str, Any]:
     }
 
 
+def in_turns(points: Sequence[int], times: int, measure: Callable[[int, int], T]) -> dict[int, list[T]]:
+    """Measure every point so many times, in turns: whatever else the machine does meets all of them."""
+    found: dict[int, list[T]] = {point: [] for point in points}
+    for number in range(times):
+        for point in points:
+            found[point].append(measure(point, number))
+    return found
+
+
 def by_size(client: Client, plan: Plan) -> list[dict[str, Any]]:
     """Return a row for each size; every request has a new prompt, as those of different people do."""
-    rows = []
     for side in plan.sides:
-        size = {"width": side, "height": side}
-        client.sample(**size)
-        samples = [client.sample(**size, prompt=f"house number {n} of {side}") for n in range(plan.samples)]
-        rows.append({"side": side, **summarize(samples)})
-    return rows
+        client.image(width=side, height=side)
+
+    def measure(side: int, number: int) -> Sample:
+        return client.sample(width=side, height=side, prompt=f"house number {number} of {side}")
+
+    found = in_turns(plan.sides, plan.samples, measure)
+    return [{"side": side, **summarize(samples)} for side, samples in found.items()]
 
 
 def by_steps(client: Client, plan: Plan) -> list[dict[str, Any]]:
     """Return a row for each number of steps."""
-    size = {"width": plan.side, "height": plan.side}
-    return [
-        {"steps": steps, **summarize([client.sample(**size, steps=steps, seed=n) for n in range(plan.samples)])}
-        for steps in STEP_COUNTS
-    ]
+
+    def measure(steps: int, number: int) -> Sample:
+        return client.sample(width=plan.side, height=plan.side, steps=steps, seed=number)
+
+    found = in_turns(STEP_COUNTS, plan.samples, measure)
+    return [{"steps": steps, **summarize(samples)} for steps, samples in found.items()]
 
 
 def by_images(client: Client, plan: Plan) -> list[dict[str, Any]]:
     """Return a row for each number of images in one request."""
-    rows = []
+    compile_passes(client, plan)
+
+    def measure(images: int, number: int) -> Sample:
+        return client.sample(width=plan.side, height=plan.side, num_images=images, seed=number)
+
+    found = in_turns(IMAGE_COUNTS, plan.samples, measure)
+    return [{"images": images, **summarize(samples)} for images, samples in found.items()]
+
+
+def compile_passes(client: Client, plan: Plan) -> None:
+    """Have everything compiled that as many images as may share a pass need."""
     for images in IMAGE_COUNTS:
-        fields = {"width": plan.side, "height": plan.side, "num_images": images}
-        client.sample(**fields)
-        rows.append({"images": images, **summarize([client.sample(**fields, seed=n) for n in range(plan.samples)])})
-    return rows
+        client.image(width=plan.side, height=plan.side, num_images=images)
 
 
 def by_callers(client: Client, plan: Plan) -> list[dict[str, Any]]:
     """Return a row for each number of callers at once, each of whom asks for the next image when it has one."""
-    for images in IMAGE_COUNTS:
-        # As many as callers may share a pass, with all that this compiles.
-        client.image(width=plan.side, height=plan.side, num_images=images)
-    rows = []
-    for callers in CALLER_COUNTS:
+    compile_passes(client, plan)
+
+    def measure(callers: int, number: int) -> tuple[float, list[float]]:
         each = max(plan.images_each, CALLER_COUNTS[-1] // callers)
-        laps = [_call_at_once(client, plan.side, callers, each) for _ in range(plan.rounds)]
-        waits = [seconds for _, waits in laps for seconds in waits]
-        rate = statistics.median(callers * each / whole * 60 for whole, _ in laps)
-        rows.append({"callers": callers, "images_a_minute": rate, "seconds": statistics.median(waits)})
+        return _call_at_once(client, plan.side, callers, each)
+
+    rows = []
+    for callers, laps in in_turns(CALLER_COUNTS, plan.rounds, measure).items():
+        rate = statistics.median(len(waits) / whole * 60 for whole, waits in laps)
+        seconds = statistics.median(seconds for _, waits in laps for seconds in waits)
+        rows.append({"callers": callers, "images_a_minute": rate, "seconds": seconds})
     return rows
 
 
@@ -141,18 +161,20 @@ def _call_at_once(client: Client, side: int, callers: int, each: int) -> tuple[f
 
 def by_queue(client: Client, plan: Plan) -> list[dict[str, Any]]:
     """Return a row for each number of jobs that were submitted together; ``engine_seconds`` is the engine's share."""
+
+    def measure(length: int, number: int) -> tuple[float, float]:
+        begun = time.perf_counter()
+        jobs = [client.submit(width=plan.side, height=plan.side, seed=seed) for seed in range(length)]
+        for job in jobs:
+            client.wait(job)
+        each = (time.perf_counter() - begun) / length
+        timings = [client.timings(job) for job in jobs]
+        return each, sum(one["encode"] + one["denoise"] + one["decode"] for one in timings) / length
+
     rows = []
-    for length in QUEUE_LENGTHS:
-        each, engine = list[float](), list[float]()
-        for _ in range(plan.rounds):
-            begun = time.perf_counter()
-            jobs = [client.submit(width=plan.side, height=plan.side, seed=seed) for seed in range(length)]
-            for job in jobs:
-                client.wait(job)
-            each.append((time.perf_counter() - begun) / length)
-            timings = [client.timings(job) for job in jobs]
-            engine.append(sum(one["encode"] + one["denoise"] + one["decode"] for one in timings) / length)
-        rows.append({"queued": length, "seconds": statistics.median(each), "engine_seconds": statistics.median(engine)})
+    for length, laps in in_turns(QUEUE_LENGTHS, plan.rounds, measure).items():
+        each, engine = sorted(laps)[(len(laps) - 1) // 2]
+        rows.append({"queued": length, "seconds": each, "engine_seconds": engine})
     return rows
 
 
