@@ -6,7 +6,7 @@ model is the demo, and mflux has what suits it there: float32, the BLAS that the
 ``--klein FOLDER`` it is random weights in the shapes of FLUX.2 Klein 4B on a GPU (written where the folder has none),
 and diffusers takes part where torch and diffusers are installed.
 
-Run: ``uv run --group dev python -m benchmarks.peers [--klein FOLDER] [--sides 256 512] [--json FILE]``
+Run: ``uv run --group dev python -m benchmarks.peers [--klein FOLDER] [--sides 256 512]``
 """
 
 import gc

@@ -95,8 +95,8 @@ def machine_line(machine: Mapping[str, Any]) -> str:
     hardware = [machine["processor"], f"{machine['cores']} cores", f"{machine['memory_gb']:.0f} GB"]
     versions = [f"Python {machine['python']}", f"MLX {machine['mlx']}", f"mflux {machine['mflux']}"]
     parts = [", ".join(hardware), machine["gpu"], machine["system"], ", ".join(versions)]
-    load = f"load {machine['load_before']} before"
-    return "; ".join(part for part in [*parts, f"commit {machine['commit']}", load] if part)
+    commit = machine["commit"] and f"commit {machine['commit']}"
+    return "; ".join(part for part in [*parts, commit, f"load {machine['load_before']} before"] if part)
 
 
 def _processor() -> str:

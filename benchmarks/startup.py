@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from benchmarks.report import Report, Table, options_parser
 from benchmarks.server import running_server
 
 BASELINE = "import trio, quart_trio, hypercorn.trio"
@@ -29,16 +30,22 @@ def seconds_to_health(command: list[str]) -> float:
 
 def main() -> None:
     """Print the medians and their ratio."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    parser = options_parser(__doc__)
+    parser.add_argument("rounds", type=int, nargs="?", default=5)
+    options = parser.parse_args()
+    report, rounds = Report("startup", options), options.rounds
     commands = {
         "python -m mflux_api": [sys.executable, "-m", "mflux_api"],
         "uv run mflux-api": ["uv", "run", "mflux-api"],
     }
     base = statistics.median(seconds_to_import() for _ in range(rounds))
-    print(f"{'imports of the web stack alone':<34} {base:.2f} s")
-    for name, command in commands.items():
-        median = statistics.median(seconds_to_health(command) for _ in range(rounds))
-        print(f"{name + ' serve, to health':<34} {median:.2f} s   +{median - base:.2f} s   {median / base:.2f} ×")
+    medians = {
+        name: statistics.median(seconds_to_health(command) for _ in range(rounds)) for name, command in commands.items()
+    }
+    rows = [("imports of the web stack alone", f"{base:.2f} s", "")]
+    rows += [(f"{name} serve, to health", f"{each:.2f} s", f"{each / base:.2f} ×") for name, each in medians.items()]
+    figures = {"imports_seconds": base, "health_seconds": medians}
+    report.publish(figures, Table(("", "seconds", "against the imports alone"), rows))
 
 
 if __name__ == "__main__":
