@@ -177,7 +177,7 @@ def main() -> None:
     options = parser.parse_args()
     results = read_results(options.results)
     options.images.mkdir(parents=True, exist_ok=True)
-    if options.images == IMAGES:
+    if options.images == IMAGES and options.format == "svg":
         for old in IMAGES.iterdir():
             old.unlink()
     for plot in (plot for result in results for plot in result.plots()):
