@@ -62,6 +62,8 @@ bench:
     {{run}} python -m benchmarks.startup
     {{run}} python -m benchmarks.eta
     {{run}} python -m benchmarks.cpu_image
+    {{run}} python -m benchmarks.growth
+    {{run}} python -m benchmarks.peers
     {{run}} python -m benchmarks.health_under_load
     {{run}} python -m benchmarks.hostile_images
     {{run}} python -m benchmarks.large_bodies
@@ -70,6 +72,10 @@ bench:
     {{run}} python -m benchmarks.quantized_load
     {{run}} python -m benchmarks.low_ram
     {{run}} python -m benchmarks.model_switches
+
+# The plots of docs/performance.md, from the results in benchmarks/results.
+plots *args:
+    {{run}} python -m benchmarks.plots {{args}}
 
 # What the documents have from the code: errors, models, files.
 docs:

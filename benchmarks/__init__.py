@@ -1,1 +1,4 @@
-"""Programs that print the tables in docs/performance.md; each compares two things in one run."""
+"""Programs that measure, and print the tables in docs/performance.md; each compares two things in one run.
+
+All of them take ``--json FILE`` and ``--markdown FILE`` (:mod:`benchmarks.report`).
+"""

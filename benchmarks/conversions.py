@@ -13,6 +13,7 @@ from io import BytesIO
 
 from PIL import Image
 
+from benchmarks.report import Report, Table, options_parser
 from benchmarks.server import running_server
 
 SIDE = 2048
@@ -21,6 +22,7 @@ CONVERSIONS = [f"?format=webp&quality={quality}" for quality in range(60, 84)]
 
 def main() -> None:
     """Print how long a PNG takes alone and beside the conversions, and how long those take."""
+    report = Report("conversions", options_parser(__doc__).parse_args())
     with running_server() as (port, _):
         path = f"/api/v1/jobs/{generate(port, large_image())}/images/0"
         alone = [seconds(port, path) for _ in range(5)]
@@ -33,9 +35,13 @@ def main() -> None:
             beside.append(seconds(port, path))
         whole = time.perf_counter() - started
         again = seconds(port, path + CONVERSIONS[-1])
-    print(f"PNG alone, slowest of {len(alone)}: {max(alone) * 1000:.0f} ms")
-    print(f"PNG beside {len(CONVERSIONS)} conversions, slowest of {len(beside)}: {max(beside) * 1000:.0f} ms")
-    print(f"all {len(CONVERSIONS)} conversions: {whole:.1f} s; one of them again: {again * 1000:.0f} ms")
+    rows = [
+        (f"PNG alone, {len(alone)} times", f"{max(alone) * 1000:.0f} ms"),
+        (f"PNG beside the {len(CONVERSIONS)} conversions, {len(beside)} times", f"{max(beside) * 1000:.0f} ms"),
+    ]
+    note = f"All {len(CONVERSIONS)} conversions: {whole:.1f} s; one of them again: {again * 1000:.0f} ms"
+    figures = {"alone_seconds": alone, "beside_seconds": beside, "conversions_seconds": whole, "again_seconds": again}
+    report.publish(figures, Table(("", "slowest"), rows), notes=[note])
 
 
 def large_image() -> dict[str, object]:

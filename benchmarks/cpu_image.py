@@ -3,19 +3,18 @@
 Both ways take turns on the same model in one run; the figures are medians. The prompt is cached, as from the second
 image on. The shares are those of one core that does all the work alone.
 
-Run: ``uv run --group dev python -m benchmarks.cpu_image [--json FILE] [--rounds N] [--sides 256 512]``
+Run: ``uv run --group dev python -m benchmarks.cpu_image [--rounds N] [--sides 256 512]``
 """
 
-import argparse
-import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.report import Report, Table, options_parser
 
 if TYPE_CHECKING:
     from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
@@ -107,38 +106,36 @@ def compare(side: int, rounds: int, components: Any, exact: "Pipeline", fast: "P
     }
 
 
-def describe_machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    from mflux_api.engine import blas
-    from mflux_api.machine import usable_cores
-
-    names = [line for line in _cpu_lines() if line.startswith("model name")]
-    processor = names[0].split(":")[1].strip() if names else platform.processor() or platform.machine()
-    return {
-        "processor": processor,
-        "cores": usable_cores(),
-        "mlx_blas": blas.preload().name,
-        "product_gflops": product_speed(),
-    }
-
-
-def _cpu_lines() -> list[str]:
-    path = Path("/proc/cpuinfo")
-    return path.read_text("utf-8").splitlines() if path.exists() else []
+def tables(rows: list[dict[str, Any]]) -> tuple[Table, Table]:
+    """Return the figures as tables."""
+    ways, alone = [], []
+    for row in rows:
+        size = f"{row['side']} × {row['side']}"
+        for name in ("before", "after"):
+            times = (f"{1000 * row[name][key]:.0f} ms" for key in ("denoise", "decode", "total"))
+            ratio = f"{row['ratio']:.1f} ×" if name == "after" else ""
+            levels = f"{row['levels']} level, {row['pixels_that_differ']:.4%}" if name == "after" else ""
+            ways.append((size, name, *times, ratio, levels))
+        seconds, products, work = (row["one_core"][key] for key in ("seconds", "products_seconds", "gflop"))
+        shares = (f"{1000 * seconds:.0f} ms", f"{products / seconds:.0%}", f"{work:.0f}", f"{work / products:.0f}")
+        alone.append((size, *shares))
+    return (
+        Table((f"{STEPS} steps", "", "denoise", "decode", "whole", "ratio", "differs"), ways),
+        Table(("one core", "whole", "in matrix products", "GFLOP", "GFLOP/s in them"), alone),
+    )
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser = options_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--sides", type=int, nargs="+", default=[256, 512])
-    arguments = parser.parse_args()
+    options = parser.parse_args()
     os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
     from mflux_api.engine import blas
 
     # Before anything imports mlx.
-    blas.preload()
+    mlx_blas = blas.preload().name
     import attrs
 
     from mflux_api.engine import demo
@@ -149,27 +146,10 @@ def main() -> None:
     device = select("cpu")
     components = load_components(Path(demo.__file__).parent / "weights")
     exact, fast = Pipeline(components, device), Pipeline(components, attrs.evolve(device, fast_path=True))
-    machine = describe_machine()
-    rows = [compare(side, arguments.rounds, components, exact, fast) for side in arguments.sides]
-    print(
-        f"{machine['processor']}, {machine['cores']} cores, MLX with {machine['mlx_blas']}; numpy's products "
-        f"{machine['product_gflops']:.0f} GFLOP/s a core\n\n"
-        f"| {STEPS} steps | | denoise | decode | whole | ratio | differs |\n|---|---|---|---|---|---|---|"
-    )
-    for row in rows:
-        for name in ("before", "after"):
-            denoise, decode, total = (f"{1000 * row[name][key]:.0f} ms" for key in ("denoise", "decode", "total"))
-            ratio = f"{row['ratio']:.1f} x" if name == "after" else ""
-            levels = f"{row['levels']} level, {row['pixels_that_differ']:.4%}" if name == "after" else ""
-            print(f"| {row['side']} x {row['side']} | {name} | {denoise} | {decode} | {total} | {ratio} | {levels} |")
-    print("\n| one core | whole | in matrix products | GFLOP | GFLOP/s in them |\n|---|---|---|---|---|")
-    for row in rows:
-        alone = row["one_core"]
-        seconds, products, work = alone["seconds"], alone["products_seconds"], alone["gflop"]
-        size = f"{row['side']} x {row['side']}"
-        print(f"| {size} | {1000 * seconds:.0f} ms | {products / seconds:.0%} | {work:.0f} | {work / products:.0f} |")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps({"machine": machine, "sizes": rows}, indent=2) + "\n", "utf-8")
+    report = Report("cpu_image", options, mlx_blas=mlx_blas, product_gflops=product_speed())
+    rows = [compare(side, options.rounds, components, exact, fast) for side in options.sides]
+    note = f"MLX with {mlx_blas}; numpy's products {report.machine['product_gflops']:.0f} GFLOP/s a core"
+    report.publish({"sizes": rows}, *tables(rows), notes=[note])
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ import httpx
 import psutil
 
 from benchmarks.health_under_load import p99
+from benchmarks.report import Report, Table, options_parser
 from tests.support import scripted_server
 from tests.support.floods import FLOODS, flooded
 from tests.support.server import Server, serving
@@ -33,18 +34,31 @@ PAUSE_SECONDS = 0.02
 
 def main() -> None:
     """Print a line for each flood."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 10.0
-    word = sys.argv[2] if len(sys.argv) > 2 else ""
-    print(f"{'':<30}{'quiet p99':>10}{'p99':>9}{'new p99':>9}{'computed':>9}{'files':>7}{'memory':>8}{'end':>8}")
-    for name in (each for each in FLOODS if word in each):
+    parser = options_parser(__doc__)
+    parser.add_argument("seconds", type=float, nargs="?", default=10.0)
+    parser.add_argument("word", nargs="?", default="")
+    options = parser.parse_args()
+    report, found = Report("floods", options), dict[str, dict[str, float]]()
+    for name in (each for each in FLOODS if options.word in each):
+        print(name, file=sys.stderr, flush=True)
         with (
             tempfile.TemporaryDirectory() as folder,
             serving(Path(folder), CONFIG, scripted_server.environ(), module=scripted_server.MODULE) as server,
         ):
-            print(f"{name:<30}{measure(server, name, seconds)}", flush=True)
+            found[name] = measure(server, name, options.seconds)
+        report.save({"floods": found})
+    heads = ("", "quiet p99", "p99", "new p99", "computed", "files", "memory", "end")
+    report.publish({"floods": found}, Table(heads, [(name, *cells(row)) for name, row in found.items()]))
 
 
-def measure(server: Server, name: str, seconds: float) -> str:
+def cells(row: dict[str, float]) -> tuple[str, ...]:
+    """Return the figures of one flood as the table has them."""
+    times = (f"{row[key]:.0f} ms" for key in ("quiet_p99_ms", "p99_ms", "new_p99_ms", "computed_p99_ms"))
+    end = f"{row['end_seconds']:.1f} s" + (f" (status {row['status']})" if row["status"] else "")
+    return (*times, f"{row['files_left']:+}", f"{row['memory_grown_mb']:+.0f} MB", end)
+
+
+def measure(server: Server, name: str, seconds: float) -> dict[str, float]:
     """Return what one flood does to a server, which ends in it."""
     process = psutil.Process(server.process.pid)
     quiet, _ = latencies(server, seconds / 2, new=False)
@@ -63,8 +77,16 @@ def measure(server: Server, name: str, seconds: float) -> str:
         server.process.send_signal(signal.SIGTERM)
         status = server.process.wait(60)
         ended = time.monotonic() - began
-    times = f"{p99(quiet):>7.0f} ms{p99(same):>6.0f} ms{p99(new):>6.0f} ms{p99(computed + computed_new):>6.0f} ms"
-    return f"{times}{left:>+7}{grown:>+5.0f} MB{ended:>6.1f} s" + (f" (status {status})" if status else "")
+    return {
+        "quiet_p99_ms": p99(quiet),
+        "p99_ms": p99(same),
+        "new_p99_ms": p99(new),
+        "computed_p99_ms": p99(computed + computed_new),
+        "files_left": left,
+        "memory_grown_mb": grown,
+        "end_seconds": ended,
+        "status": status,
+    }
 
 
 @contextlib.contextmanager

@@ -4,10 +4,9 @@ Everything is measured in one run, mflux's own way beside ours; where torch and 
 eager and compiled. Figures are medians of synchronized calls; a step that is queued behind others is the one of a run,
 which puts the next step together while one is computed.
 
-Run: ``python -m benchmarks.gpu_pass [--json FILE]`` on a machine with a GPU
+Run: ``python -m benchmarks.gpu_pass`` on a machine with a GPU
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -15,8 +14,9 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.report import Report, Table, options_parser
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -252,42 +252,48 @@ print(json.dumps(found))
 """
 
 
+def tables(found: dict[str, Any]) -> list[Table]:
+    """Return the figures as tables."""
+    steps, decoding = [], []
+    for row in found["steps"]:
+        name = f"{row['side']}², {row['bits']} bits, batch {row['batch']}"
+        stock = f"{row['stock_ms']:.1f} ms" if "stock_ms" in row else ""
+        apart = [f"{row[key]:.4f}" for key in ("largest_difference", "mean_difference", "deviation") if key in row]
+        steps.append((name, stock, f"{row['fused_ms']:.1f} ms", f"{row['fused_queued_ms']:.1f} ms", ", ".join(apart)))
+    for row in found["decoding"]:
+        memory = f"{row['legacy_peak_gb']:.1f}, {row['kernels_peak_gb']:.1f} GB"
+        levels = [row[f"{mode}_levels_from_float32"] for mode in ("legacy", "kernels")]
+        far = ", ".join(f"{each['mean']:.2f} (most {each['largest']:.1f})" for each in levels)
+        times = (f"{row[f'{mode}_ms']:.1f} ms" for mode in ("legacy", "kernels"))
+        decoding.append((f"{row['side']}²", *times, memory, far))
+    apart_head = "difference: largest, mean, of a deviation of"
+    made = [
+        Table(("step", "mflux, compiled", "fast path", "queued", apart_head), steps),
+        Table(("decoding", "mflux", "fast path", "memory", "levels from float32: mflux, fast path"), decoding),
+    ]
+    if (peer := found["torch"]) is not None:
+        rows = [
+            (f"{side}²", *(f"{peer[f'{way}_{side}_ms']:.1f} ms" for way in ("eager", "compiled"))) for side in SIDES
+        ]
+        made.append(Table(("diffusers' step", "eager", "compiled"), rows))
+    return made
+
+
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
-    arguments = parser.parse_args()
+    options = options_parser(__doc__).parse_args()
+    report = Report("gpu_pass", options)
     import mlx.core as mx
 
     from mflux_api.engine.device import select
 
     device = select("gpu")
-    steps = measure_steps()
+    found: dict[str, Any] = {"device": device.name, "mlx": version("mlx"), "steps": measure_steps()}
     mx.clear_cache()
-    mlx = version("mlx")
-    found: dict[str, Any] = {"device": device.name, "mlx": mlx, "steps": steps, "decoding": measure_decoding()}
+    found["decoding"] = measure_decoding()
     mx.clear_cache()
-    found["torch"] = peer = measure_torch()
-    print(f"{device.name}, MLX {version('mlx')}\n")
-    print("| step | mflux, compiled | fast path | queued | difference: largest, mean, of a deviation of |")
-    print("|---|---|---|---|---|")
-    for row in steps:
-        name = f"{row['side']}², {row['bits']} bits, batch {row['batch']}"
-        stock = f"{row['stock_ms']:.1f} ms" if "stock_ms" in row else ""
-        apart = [f"{row[key]:.4f}" for key in ("largest_difference", "mean_difference", "deviation") if key in row]
-        print(f"| {name} | {stock} | {row['fused_ms']:.1f} ms | {row['fused_queued_ms']:.1f} ms | {', '.join(apart)} |")
-    print("\n| decoding | mflux | fast path | memory | levels from float32: mflux, fast path |\n|---|---|---|---|---|")
-    for row in found["decoding"]:
-        memory = f"{row['legacy_peak_gb']:.1f}, {row['kernels_peak_gb']:.1f} GB"
-        levels = [row[f"{mode}_levels_from_float32"] for mode in ("legacy", "kernels")]
-        far = ", ".join(f"{each['mean']:.2f} (most {each['largest']:.1f})" for each in levels)
-        print(f"| {row['side']}² | {row['legacy_ms']:.1f} ms | {row['kernels_ms']:.1f} ms | {memory} | {far} |")
-    if peer is not None:
-        print("\n| diffusers' step | eager | compiled |\n|---|---|---|")
-        for side in SIDES:
-            print(f"| {side}² | {peer[f'eager_{side}_ms']:.1f} ms | {peer[f'compiled_{side}_ms']:.1f} ms |")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    found["torch"] = measure_torch()
+    report.publish(found, *tables(found), notes=[f"{device.name}, MLX {version('mlx')}"])
 
 
 if __name__ == "__main__":

@@ -2,112 +2,28 @@
 
 Two servers, one after the other, in one run: as mflux computes (``engine.fast_path = false``), and as we do.
 
-Run: ``python -m benchmarks.gpu_server [--json FILE] [--folder FOLDER]`` on a machine with a GPU; the
+Run: ``python -m benchmarks.gpu_server [--json FILE] [--markdown FILE] [--folder FOLDER]`` on a machine with a GPU; the
 weights take 13.4 GB.
 """
 
-import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.server import free_port, wait_until_healthy
+from benchmarks.client import Client
+from benchmarks.report import Report, Table, options_parser
+from benchmarks.server import klein_config, serving
 
-STEPS = 4
 QUEUED = 16
 CALLERS = 8
 SIDES = (512, 1024)
-
-
-class Client:
-    """Calls of one server."""
-
-    def __init__(self, port: int) -> None:
-        self._base = f"http://127.0.0.1:{port}"
-
-    def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """Return the object that is answered."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self._base + path, method=method, data=data, headers={"Content-Type": "application/json"}
-        )
-        with urllib.request.urlopen(request, timeout=600) as answer:
-            found: dict[str, Any] = json.loads(answer.read())
-            return found
-
-    def image(self, **fields: Any) -> float:
-        """Generate one, and return the seconds until it was here."""
-        body = {"prompt": "a red house by a lake", "model": "klein", "steps": STEPS, "width": 512, "height": 512}
-        begun = time.perf_counter()
-        self.ask("POST", "/sdapi/v1/txt2img", body | fields)
-        return time.perf_counter() - begun
-
-    def submit(self, **fields: Any) -> str:
-        """Submit a job and return its id."""
-        body = {"prompt": "a red house by a lake", "model": "klein", "steps": STEPS, "width": 512, "height": 512}
-        return str(self.ask("POST", "/api/v1/generate", body | fields)["job_id"])
-
-    def wait(self, job: str) -> dict[str, Any]:
-        """Return a job when it has ended."""
-        while True:
-            found = self.ask("GET", f"/api/v1/jobs/{job}?wait=30")
-            if found["status"] in ("completed", "failed", "cancelled"):
-                return found
-
-    def follow(self, job: str) -> float:
-        """Follow a job's previews, and return the seconds to its end."""
-        begun = time.perf_counter()
-        with urllib.request.urlopen(f"{self._base}/api/v1/jobs/{job}/stream?previews=jpeg", timeout=600) as stream:
-            for line in stream:
-                if line.startswith(b"event: complete"):
-                    break
-        return time.perf_counter() - begun
-
-
-@contextmanager
-def serving(folder: Path, weights: Path, *, fast_path: bool) -> Iterator[Client]:
-    """Run a server for the length of a block."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = f"""
-        [models]
-        default = "klein"
-        cache_dir = "{folder}/models"
-        [[models.custom]]
-        name = "klein"
-        base = "flux2-klein-4b"
-        path = "{weights}"
-        [[models.custom]]
-        name = "flux2-klein-4b"
-        base = "flux2-klein-4b"
-        path = "{weights}"
-        [engine]
-        devices = "gpu"
-        fast_path = {str(fast_path).lower()}
-    """
-    (folder / "config.toml").write_text(config, "utf-8")
-    port = free_port()
-    server = subprocess.Popen(
-        [sys.executable, "-P", "-m", "mflux_api", "serve", "--host", "127.0.0.1", "--port", str(port)],
-        cwd=folder,
-        env={name: value for name, value in os.environ.items() if name != "MLX_PTX_CACHE_DIR"},
-        stderr=(folder / "server.log").open("wb"),
-    )
-    try:
-        wait_until_healthy(port)
-        yield Client(port)
-    finally:
-        server.terminate()
-        server.wait()
 
 
 def measure(client: Client, *, whole: bool = True) -> dict[str, Any]:
@@ -161,31 +77,32 @@ def _many_callers(client: Client) -> float:
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--json", type=Path, help="also write the figures there")
+    parser = options_parser(__doc__)
     parser.add_argument("--folder", type=Path, help="where the weights are, or are written")
     parser.add_argument("--short", action="store_true", help="of mflux's way only single images")
-    arguments = parser.parse_args()
+    options = parser.parse_args()
+    report = Report("gpu_server", options)
     with tempfile.TemporaryDirectory() as temporary:
-        weights = arguments.folder or Path(temporary) / "klein"
+        weights = options.folder or Path(temporary) / "klein"
         if not (weights / "model_index.json").is_file():
-            subprocess.run([sys.executable, "-P", "-c", _WRITE.format(str(weights))], check=True)
+            subprocess.run([sys.executable, "-c", _WRITE.format(str(weights))], check=True)
         found: dict[str, Any] = {}
         for name, fast_path in (("fast path", True), ("mflux", False)):
-            with serving(Path(temporary) / name.replace(" ", "-"), weights, fast_path=fast_path) as client:
-                found[name] = measure(client, whole=fast_path or not arguments.short)
+            folder, config = Path(temporary) / name.replace(" ", "-"), klein_config(weights, fast_path=fast_path)
+            with serving(folder, config, "klein") as client:
+                found[name] = measure(client, whole=fast_path or not options.short)
                 found["system"] = client.ask("GET", "/api/v1/system")
             print(json.dumps({name: found[name]}), file=sys.stderr, flush=True)
+            report.save(found)
         # Everything is compiled now, in the folder of the first.
-        with serving(Path(temporary) / "fast-path", weights, fast_path=True) as client:
+        with serving(Path(temporary) / "fast-path", klein_config(weights), "klein") as client:
             found["second start, first image"] = client.image()
-    print("| | fast path | mflux |\n|---|---|---|")
-    for row, (label, value) in enumerate(_ROWS, 1):
-        cells = [value(found["fast path"]), "" if arguments.short and row > _SINGLE else value(found["mflux"])]
-        print(f"| {label} | " + " | ".join(cells) + " |")
-    print(f"\nThe first image of the second server: {found['second start, first image']:.1f} s")
-    if arguments.json is not None:
-        arguments.json.write_text(json.dumps(found, indent=2) + "\n", "utf-8")
+    rows = [
+        (label, value(found["fast path"]), "" if options.short and row > _SINGLE else value(found["mflux"]))
+        for row, (label, value) in enumerate(_ROWS, 1)
+    ]
+    note = f"The first image of the second server: {found['second start, first image']:.1f} s"
+    report.publish(found, Table(("", "fast path", "mflux"), rows), notes=[note])
 
 
 _WRITE = "from pathlib import Path; from benchmarks.klein_4b import write; write(Path({!r}))"

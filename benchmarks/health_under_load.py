@@ -6,9 +6,9 @@ Run: ``uv run --group dev python -m benchmarks.health_under_load [requests]``
 import http.client
 import json
 import statistics
-import sys
 import time
 
+from benchmarks.report import Report, Table, options_parser
 from benchmarks.server import running_server
 
 
@@ -30,7 +30,10 @@ def latencies(port: int, count: int) -> list[float]:
 
 def main() -> None:
     """Print median and p99, idle and busy, and their ratio."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
+    parser = options_parser(__doc__)
+    parser.add_argument("requests", type=int, nargs="?", default=2000)
+    options = parser.parse_args()
+    report, count = Report("health_under_load", options), options.requests
     with running_server() as (port, _):
         post(port, {"prompt": "warm up", "model": "demo", "width": 64, "height": 64, "steps": 1})
         time.sleep(8)
@@ -38,10 +41,20 @@ def main() -> None:
         post(port, {"prompt": "a lake", "model": "demo", "width": 512, "height": 512, "steps": 100})
         time.sleep(1)
         busy = latencies(port, count)
-    print(f"{'':<8}{'median':>10}{'p99':>10}{'worst':>10}")
-    for name, times in (("idle", idle), ("busy", busy)):
-        print(f"{name:<8}{statistics.median(times):>7.2f} ms{p99(times):>7.2f} ms{max(times):>7.2f} ms")
-    print(f"p99 busy / idle: {p99(busy) / p99(idle):.1f} ×")
+    figures = {"idle": summarize(idle), "busy": summarize(busy)}
+    note = f"p99 busy / idle: {p99(busy) / p99(idle):.1f} ×"
+    report.publish(figures, latency_table(figures), notes=[note])
+
+
+def summarize(times: list[float]) -> dict[str, float]:
+    """Return the median, the 99th percentile and the worst of some milliseconds."""
+    return {"median_ms": statistics.median(times), "p99_ms": p99(times), "worst_ms": max(times)}
+
+
+def latency_table(figures: dict[str, dict[str, float]]) -> Table:
+    """Return summaries by their names as a table."""
+    rows = [(name, *(f"{value:.2f} ms" for value in row.values())) for name, row in figures.items()]
+    return Table(("", "median", "p99", "worst"), rows)
 
 
 def p99(times: list[float]) -> float:

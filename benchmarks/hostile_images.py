@@ -12,8 +12,6 @@ import itertools
 import json
 import os
 import signal
-import statistics
-import sys
 import threading
 import time
 from collections import Counter
@@ -21,7 +19,8 @@ from collections.abc import Sequence
 
 import psutil
 
-from benchmarks.health_under_load import latencies, p99
+from benchmarks.health_under_load import latencies, latency_table, p99, summarize
+from benchmarks.report import Report, options_parser
 from benchmarks.server import running_server
 from tests.support.hostile_images import ACCEPTED, REFUSED
 
@@ -71,7 +70,10 @@ def megabytes(process: psutil.Process) -> float:
 
 def main() -> None:
     """Print p99 with and without the attack, memory, and how the server ended."""
-    seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
+    parser = options_parser(__doc__)
+    parser.add_argument("seconds", type=float, nargs="?", default=20.0)
+    options = parser.parse_args()
+    report, seconds = Report("hostile_images", options), options.seconds
     files = [make() for make in itertools.chain(REFUSED.values(), ACCEPTED.values())]
     fields = {"prompt": "a lake", "model": "demo", "width": 64, "height": 64, "steps": 1}
     bodies = [json.dumps(fields | {"init_images": [base64.b64encode(file).decode()]}).encode() for file in files]
@@ -109,12 +111,16 @@ def main() -> None:
         os.kill(pid, signal.SIGTERM)
         status = server.wait()
         ended = time.monotonic() - asked
-    print(f"{'':<8}{'median':>10}{'p99':>10}{'worst':>10}")
-    for name, times in (("idle", idle), ("attack", busy)):
-        print(f"{name:<8}{statistics.median(times):>7.2f} ms{p99(times):>7.2f} ms{max(times):>7.2f} ms")
-    print(f"p99 attack / idle: {p99(busy) / p99(idle):.1f} ×")
-    print(f"memory: {before:.0f} MB before, {during:.0f} at most, {after:.0f} ten seconds after")
-    print(f"answers: {dict(statuses)}; SIGTERM: status {status} after {ended:.1f} s")
+    latency = {"idle": summarize(idle), "attack": summarize(busy)}
+    memory = {"before": before, "during": during, "after": after}
+    figures = {"latency": latency, "memory_mb": memory, "answers": dict(statuses)}
+    figures["sigterm"] = {"status": status, "seconds": ended}
+    notes = (
+        f"p99 attack / idle: {p99(busy) / p99(idle):.1f} ×",
+        f"memory: {before:.0f} MB before, {during:.0f} at most, {after:.0f} ten seconds after",
+        f"answers: {dict(statuses)}; SIGTERM: status {status} after {ended:.1f} s",
+    )
+    report.publish(figures, latency_table(latency), notes=notes)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import trio
 
+from benchmarks.report import Report, Table, options_parser
 from mflux_api.errors import ServiceError
 from mflux_api.http.a1111.dialect import IMG2IMG_FIELDS
 from mflux_api.jobs.json_fields import read_object
@@ -29,14 +30,22 @@ BODIES = {
 }
 
 
-async def main() -> None:
+def main() -> None:
     """Print the longest pause of a task that sleeps a millisecond at a time."""
+    report = Report("large_bodies", options_parser(__doc__).parse_args())
+    idle, pauses = trio.run(measure)
+    rows = [(name, f"{pause * 1000:.1f} ms", f"{pause / idle:.0f} ×") for name, pause in pauses.items()]
+    report.publish({"idle_seconds": idle, "pause_seconds": pauses}, Table(("body", "longest pause", "idle"), rows))
+
+
+async def measure() -> tuple[float, dict[str, float]]:
+    """Return the longest pause beside a thread that sleeps, and beside the reading of each body."""
     idle = await longest_pause(time.sleep, 0.5)
-    print(f"{'':<24}{'longest pause':>14}{'idle':>8}")
+    pauses = {}
     for name, (frame, filling) in BODIES.items():
         body = frame % (filling * (SIZE // len(filling)))
-        pause = await longest_pause(read, bytearray(body))
-        print(f"{name:<24}{pause * 1000:>11.1f} ms{pause / idle:>6.0f} ×")
+        pauses[name] = await longest_pause(read, bytearray(body))
+    return idle, pauses
 
 
 def read(body: bytearray) -> None:
@@ -66,4 +75,4 @@ async def longest_pause(work: Callable[[T], None], argument: T) -> float:
 
 
 if __name__ == "__main__":
-    trio.run(main)
+    main()

@@ -5,12 +5,12 @@ The queue alone, in one thread, without a store or an engine: a ratio near 1 say
 Run: ``uv run --group dev python -m benchmarks.long_queue [CALLERS]``: so many callers (by default 1) have as many jobs
 """
 
-import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
+from benchmarks.report import Report, Table, options_parser
 from mflux_api.actors import messages as m
 from mflux_api.actors.scheduler.entries import Entry, JobEvent
 from mflux_api.actors.scheduler.job_queue import JobQueue
@@ -100,17 +100,20 @@ def measure(length: int, callers: int) -> dict[str, float]:
 
 def main() -> None:
     """Print the table."""
-    callers = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-    measured = {length: measure(length, callers) for length in LENGTHS}
+    parser = options_parser(__doc__)
+    parser.add_argument("callers", type=int, nargs="?", default=1)
+    options = parser.parse_args()
+    report = Report("long_queue", options)
+    measured = {length: measure(length, options.callers) for length in LENGTHS}
     short = measured[LENGTHS[0]]
-    heads = "".join(f" {f'{length:,} jobs':>14} {'ratio':>6}" for length in LENGTHS[1:])
-    print(f"{'':40} {f'{LENGTHS[0]:,} jobs':>12}{heads}")
+    heads = (head for length in LENGTHS[1:] for head in (f"{length:,}", "ratio"))
+    rows = []
     for kind, seconds in short.items():
-        row = f"{kind:40} {seconds * 1e6:9.1f} µs"
-        for length in LENGTHS[1:]:
-            longer = measured[length][kind]
-            row += f" {longer * 1e6:11.1f} µs {longer / seconds:6.2f}"
-        print(row)
+        longer = (measured[length][kind] for length in LENGTHS[1:])
+        cells = (cell for each in longer for cell in (f"{each * 1e6:.1f} µs", f"{each / seconds:.2f}"))
+        rows.append((kind, f"{seconds * 1e6:.1f} µs", *cells))
+    figures = {"callers": options.callers, "seconds": measured}
+    report.publish(figures, Table(("", f"{LENGTHS[0]:,} jobs", *heads), rows))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from benchmarks.checkpoints import BALANCED, measure, write
+from benchmarks.report import Report, Table, options_parser
 
 
 def generate(source: Path, target: Path, side: int, *, low_ram: bool) -> None:
@@ -56,7 +57,10 @@ def main() -> None:
     """Print both peaks, their ratio and the largest difference of two pixels."""
     import numpy as np
 
-    side = int(sys.argv[1]) if len(sys.argv) > 1 else 256
+    parser = options_parser(__doc__)
+    parser.add_argument("pixels", type=int, nargs="?", default=256)
+    options = parser.parse_args()
+    report, side = Report("low_ram", options), options.pixels
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "model"
         size = write(source, BALANCED)
@@ -65,12 +69,19 @@ def main() -> None:
             for name in ("whole", "low_ram")
         }
         whole, low = (np.load(Path(folder) / f"{name}.npy").astype(int) for name in ("whole", "low_ram"))
-    print(f"{size:.2f} GB checkpoint, {side}×{side}, 4 steps")
-    print(f"{'':<10}{'peak, arrays':>14}{'peak, process':>15}{'load and generate':>22}")
-    for name, run in runs.items():
-        print(f"{name:<10}{run['arrays']:>11.2f} GB{run['process']:>12.2f} GB{run['seconds']:>20.1f} s")
-    ratio = runs["low_ram"]["arrays"] / runs["whole"]["arrays"]
-    print(f"low_ram / whole: {ratio:.2f}; largest difference of two pixels: {abs(whole - low).max()} of 255")
+    rows = [
+        (name, f"{run['arrays']:.2f} GB", f"{run['process']:.2f} GB", f"{run['seconds']:.1f} s")
+        for name, run in runs.items()
+    ]
+    ratio, apart = runs["low_ram"]["arrays"] / runs["whole"]["arrays"], int(abs(whole - low).max())
+    note = f"low_ram / whole: {ratio:.2f}; largest difference of two pixels: {apart} of 255"
+    table = Table(
+        ("", "peak, arrays", "peak, process", "load and generate"),
+        rows,
+        f"{size:.2f} GB checkpoint, {side}×{side}, 4 steps:",
+    )
+    figures = {"checkpoint_gb": size, "side": side, "runs": runs, "largest_difference": apart}
+    report.publish(figures, table, notes=[note])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Run: ``uv run --group dev python -m benchmarks.model_switches [switches]``
 
 import http.client
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.checkpoints import MEDIUM, write
+from benchmarks.report import Report, Table, options_parser
 from benchmarks.server import running_server
 
 SIDE = 128
@@ -45,7 +45,10 @@ def generate(port: int, model: str) -> None:
 
 def main() -> None:
     """Print the memory after every switch; exit with 1 when it grew by more than is allowed."""
-    switches = int(sys.argv[1]) if len(sys.argv) > 1 else 10
+    parser = options_parser(__doc__)
+    parser.add_argument("switches", type=int, nargs="?", default=10)
+    options = parser.parse_args()
+    report, switches = Report("model_switches", options), options.switches
     after: list[int] = []
     with tempfile.TemporaryDirectory() as folder:
         sizes = [write(Path(folder) / name, MEDIUM, seed) for seed, name in enumerate("ab")]
@@ -61,10 +64,11 @@ def main() -> None:
                 generate(port, "ab"[number % 2])
                 time.sleep(1.5)
                 after.append(tree_bytes(psutil.Process(server)))
-                print(f"after switch {number + 1:>2}: {after[-1] / 1e6:8.1f} MB")
     early, late = after[FIRST - 1], after[-1]
     allowed = early * (1 + ALLOWED_SHARE) + ALLOWED_BYTES
-    print(f"after {len(after)} / after {FIRST}: {late / early:.3f} (allowed: {allowed / early:.3f})")
+    note = f"after {len(after)} / after {FIRST}: {late / early:.3f} (allowed: {allowed / early:.3f})"
+    rows = [(number, f"{memory / 1e6:.1f} MB") for number, memory in enumerate(after, 1)]
+    report.publish({"bytes_after": after, "allowed": allowed}, Table(("after switch", "memory"), rows), notes=[note])
     if late > allowed:
         raise SystemExit(1)
 

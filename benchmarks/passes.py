@@ -12,6 +12,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.report import Report, Table, options_parser
+
 if TYPE_CHECKING:
     from mflux_api.engine.demo.random_checkpoint import CheckpointShape
     from mflux_api.engine.sampling.pipeline import Pipeline, PipelineRequest
@@ -57,6 +59,7 @@ def write_lora(path: Path, shape: "CheckpointShape") -> Path:
 
 def main() -> None:
     """Print the table."""
+    report = Report("passes", options_parser(__doc__).parse_args())
     os.environ.setdefault("MLX_DISABLE_COMPILE", "1")
     from mflux_api.engine import blas
 
@@ -97,9 +100,9 @@ def main() -> None:
             for name, request in cases.items():
                 seconds[name].append(denoise_seconds(pipeline, request))
     base = min(seconds["one image"])
-    print(f"{device.name}: 4 steps at {SIDE} x {SIDE}, {base:.2f} s")
-    for name, times in seconds.items():
-        print(f"{name:20} {min(times) / base:5.2f} x")
+    rows = [(name, f"{min(times) / base:.2f} ×") for name, times in seconds.items()]
+    table = Table(("", "ratio"), rows, f"{device.name}: 4 steps at {SIDE} × {SIDE}, {base:.2f} s:")
+    report.publish({"device": device.name, "side": SIDE, "seconds": seconds}, table)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from benchmarks.checkpoints import LARGE, measure, write
+from benchmarks.report import Report, Table, options_parser
 
 ROUNDS = 3
 
@@ -47,7 +48,10 @@ def load(how: str, source: Path, entry: Path, bits: int) -> None:
 
 def main() -> None:
     """Print seconds, ratios and whether the bits agree."""
-    bits = int(sys.argv[1]) if len(sys.argv) > 1 else 4
+    parser = options_parser(__doc__)
+    parser.add_argument("bits", type=int, nargs="?", default=4)
+    options = parser.parse_args()
+    report, bits = Report("quantized_load", options), options.bits
     module = "benchmarks.quantized_load"
     with tempfile.TemporaryDirectory() as folder:
         source, entry = Path(folder) / "model", Path(folder) / "kept"
@@ -59,11 +63,15 @@ def main() -> None:
     slow = statistics.median(run["seconds"] for run in anew)
     fast = statistics.median(run["seconds"] for run in kept)
     same = len({run["digest"] for run in (first, *anew, *kept)}) == 1
-    print(f"{size:.2f} GB checkpoint, {bits} bits, {kept_size:.2f} GB kept")
-    print(f"{'quantized and kept, the first time':<36}{first['seconds']:6.2f} s   peak {first['peak']:.2f} GB")
-    print(f"{'quantized anew':<36}{slow:6.2f} s   peak {anew[0]['peak']:.2f} GB")
-    print(f"{'loaded from what is kept':<36}{fast:6.2f} s   peak {kept[0]['peak']:.2f} GB   {slow / fast:.1f} × faster")
-    print(f"same bits in all: {'yes' if same else 'NO'}")
+    rows = (
+        ("quantized and kept, the first time", f"{first['seconds']:.2f} s", f"{first['peak']:.2f} GB"),
+        ("quantized anew", f"{slow:.2f} s", f"{anew[0]['peak']:.2f} GB"),
+        ("loaded from what is kept", f"{fast:.2f} s, {slow / fast:.1f} × faster", f"{kept[0]['peak']:.2f} GB"),
+    )
+    title = f"{size:.2f} GB checkpoint, {bits} bits, {kept_size:.2f} GB kept:"
+    figures = {"checkpoint_gb": size, "bits": bits, "kept_gb": kept_size, "first": first, "anew": anew, "kept": kept}
+    note = f"same bits in all: {'yes' if same else 'NO'}"
+    report.publish(figures | {"same_bits": same}, Table(("", "seconds", "peak"), rows, title), notes=[note])
     if not same:
         raise SystemExit(1)
 

@@ -9,6 +9,10 @@ import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+
+from benchmarks.client import Client
+from benchmarks.report import ROOT
 
 
 def free_port() -> int:
@@ -37,6 +41,54 @@ def running_server(
             time.sleep(1.1)
             server.terminate()
             server.wait()
+
+
+def demo_config() -> str:
+    """Return the configuration of a server of the demo model, which computes on the CPU."""
+    return '[models]\ndefault = "demo"\n[engine]\ndevices = "cpu"\n'
+
+
+def klein_config(weights: Path, *, fast_path: bool = True) -> str:
+    """Return the configuration of a server of a folder in the shapes of FLUX.2 Klein 4B, which computes on a GPU."""
+    return f"""
+        [models]
+        default = "klein"
+        cache_dir = "models"
+        [[models.custom]]
+        name = "klein"
+        base = "flux2-klein-4b"
+        path = "{weights.resolve()}"
+        [[models.custom]]
+        name = "flux2-klein-4b"
+        base = "flux2-klein-4b"
+        path = "{weights.resolve()}"
+        [engine]
+        devices = "gpu"
+        fast_path = {str(fast_path).lower()}
+    """
+
+
+@contextmanager
+def serving(folder: Path, config: str, model: str) -> Iterator[Client]:
+    """Run a server in a folder for the length of a block; what it compiled is there for the next one."""
+    output = folder / "output"
+    output.mkdir(parents=True, exist_ok=True)
+    (folder / "config.toml").write_text(config, "utf-8")
+    environment = {name: value for name, value in os.environ.items() if name != "MLX_PTX_CACHE_DIR"}
+    python_path = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
+    port = free_port()
+    server = subprocess.Popen(
+        [sys.executable, "-P", "-m", "mflux_api", "serve", "--host", "127.0.0.1", "--port", str(port)],
+        cwd=folder,
+        env=environment | {"MFLUX_OUTPUT_DIR": str(output), "PYTHONPATH": python_path},
+        stderr=(folder / "server.log").open("wb"),
+    )
+    try:
+        wait_until_healthy(port)
+        yield Client(port, output, model)
+    finally:
+        server.terminate()
+        server.wait()
 
 
 def wait_until_healthy(port: int) -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.request
 
+from benchmarks.report import Report, Table, options_parser
 from benchmarks.server import running_server
 
 BASELINE = "import trio, quart_trio, hypercorn.trio"
@@ -44,22 +45,24 @@ def seconds_to_engine(command: list[str]) -> float:
 
 def main() -> None:
     """Print the medians and their ratios."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+    parser = options_parser(__doc__)
+    parser.add_argument("rounds", type=int, nargs="?", default=5)
+    options = parser.parse_args()
+    report, rounds = Report("startup", options), options.rounds
     commands = {
         "python -m mflux_api": [sys.executable, "-m", "mflux_api"],
         "uv run mflux-api": ["uv", "run", "mflux-api"],
     }
     base = statistics.median(seconds_to_import() for _ in range(rounds))
-    print(f"{'imports of the web stack alone':<34} {base:.2f} s")
-    for name, command in commands.items():
-        _report(f"{name} serve, to health", [seconds_to_health(command) for _ in range(rounds)], base)
-    command = commands["python -m mflux_api"]
-    _report("to an engine that is ready", [seconds_to_engine(command) for _ in range(rounds)], base)
-
-
-def _report(name: str, seconds: list[float], base: float) -> None:
-    median = statistics.median(seconds)
-    print(f"{name:<34} {median:.2f} s   +{median - base:.2f} s   {median / base:.2f} ×")
+    medians = {
+        name: statistics.median(seconds_to_health(command) for _ in range(rounds)) for name, command in commands.items()
+    }
+    engine = statistics.median(seconds_to_engine(commands["python -m mflux_api"]) for _ in range(rounds))
+    rows = [("imports of the web stack alone", f"{base:.2f} s", "")]
+    rows += [(f"{name} serve, to health", f"{each:.2f} s", f"{each / base:.2f} ×") for name, each in medians.items()]
+    rows.append(("the same, to an engine that is ready", f"{engine:.2f} s", f"{engine / base:.2f} ×"))
+    figures = {"imports_seconds": base, "health_seconds": medians, "engine_seconds": engine}
+    report.publish(figures, Table(("", "seconds", "against the imports alone"), rows))
 
 
 if __name__ == "__main__":
