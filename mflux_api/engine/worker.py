@@ -168,7 +168,7 @@ class Worker:
         open_runs = {run.run_id: Told(run.run_id, len(run.seeds)) for run in runs}
         # Its exception, and what that held, is gone before the memory is released and measured.
         ends = self._ends_of(command, blobs, open_runs)
-        memory.release()
+        memory.rest(self._device)
         self._measure()
         for end in ends:
             self._end(end, open_runs)
@@ -176,7 +176,7 @@ class Worker:
             # What they shared failed, and it need not be for each of them.
             if run.run_id in open_runs:
                 (end,) = self._ends_of(run, blobs, {run.run_id: open_runs[run.run_id]})
-                memory.release()
+                memory.rest(self._device)
                 self._measure()
                 self._end(end, open_runs)
 

@@ -226,7 +226,7 @@ def test_previews_show_the_protected_part_as_it_will_be(pipeline: Pipeline, monk
     seen: list[Any] = []
     pixels = PreviewDecoder.pixels
 
-    def watched(self: PreviewDecoder, packed: mx.array) -> Any:
+    def watched(self: PreviewDecoder, packed: Any) -> Any:
         seen.append(pixels(self, packed))
         return seen[-1]
 

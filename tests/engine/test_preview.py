@@ -63,7 +63,7 @@ def test_map_approximates_the_decoder(tiny: Components, device: Device) -> None:
     mode = decode_mode(device, SAMPLE_SIDE, SAMPLE_SIDE, low_ram=False)
     decoder = fit(tiny.vae, mode, lambda: None)
     grids = [encode_image(tiny.vae, rgb_image(96, 64, seed), lambda: None) for seed in range(6)]
-    previews = [decoder.pixels(packed) for packed in grids]
+    previews = [decoder.pixels(np.array(packed[0])) for packed in grids]
     wholes = [small(to_pixels(decode_packed(tiny.vae, packed, mode, lambda: None))) for packed in grids]
     assert {preview.shape for preview in previews} == {(8, 12, 3)}
     own = np.mean([likeness(one, other) for one, other in zip(previews, wholes, strict=True)])
@@ -137,7 +137,7 @@ def test_last_preview_is_the_map_of_the_final_latents(pipeline: Pipeline, monkey
     monkeypatch.setattr("mflux_api.engine.sampling.pipeline.decode_packed", watch)
     generate(pipeline, attrs.evolve(REQUEST, seeds=(3,)))
     assert pipeline._preview_decoder is not None
-    expected = pipeline._preview_decoder.pixels(grids[-1])
+    expected = pipeline._preview_decoder.pixels(np.array(grids[-1][0]))
     assert int(np.abs(seen[-1].astype(int) - expected).max()) <= 1
     assert int(np.abs(seen[0].astype(int) - expected).max()) > 1
 

@@ -17,6 +17,7 @@ import mlx.core as mx
 
 from mflux_api.engine.device import is_out_of_memory
 from mflux_api.engine.kernels.cuda_kernels import BLOCK, kernel, launched
+from mflux_api.engine.kernels.pinned_memory import pinned
 from mflux_api.engine.stored_tensors import StoredTensor, read_by_mlx
 from mflux_api.machine import usable_cores
 
@@ -24,7 +25,6 @@ SLOT_BYTES = 8 << 20
 SLOTS = 12
 """As many reads at once; pinning 96 MB takes 40 ms, and more of them gained nothing."""
 
-_PORTABLE = 1
 _BYTES_OF_THREAD = 64
 
 
@@ -74,32 +74,13 @@ def _chunks(tensor: StoredTensor, descriptor: int) -> list[_Chunk]:
 @contextmanager
 def _ring(chunks: Sequence[_Chunk]) -> Iterator["_Ring"]:
     slots = min(SLOTS, len(chunks))
-    with _pinned(slots * SLOT_BYTES) as address, ExitStack() as stack:
+    with pinned(slots * SLOT_BYTES) as address, ExitStack() as stack:
         # Neither a thread nor the device may be at the memory when it is given back.
         threads = ThreadPoolExecutor(min(SLOTS, usable_cores()), thread_name_prefix="pinned-reading")
         stack.callback(threads.shutdown, cancel_futures=True)
         ring = _Ring(chunks, address, slots, threads)
         stack.callback(ring.settle)
         yield ring
-
-
-@contextmanager
-def _pinned(size: int) -> Iterator[int]:
-    """Allocate host memory that the device reads, and yield its address, which is the same for both.
-
-    Raises:
-        OSError: there is none, or no driver.
-    """
-    # The driver allocates for the thread's context, which MLX sets where it computes.
-    mx.eval(mx.zeros((1,)) + 1)
-    driver, pointer = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
-    failed = driver.cuMemHostAlloc(ctypes.byref(pointer), ctypes.c_size_t(size), ctypes.c_uint(_PORTABLE))
-    if failed or pointer.value is None:
-        raise OSError("no pinned memory")
-    try:
-        yield pointer.value
-    finally:
-        driver.cuMemFreeHost(pointer)
 
 
 class _Ring:

@@ -2,7 +2,7 @@
 
 import functools
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -10,6 +10,7 @@ import mlx.core as mx
 from mflux.models.flux2.model.flux2_text_encoder.prompt_encoder import Flux2PromptEncoder
 from mflux.models.flux2.model.flux2_transformer.flux2_kv_cache import Flux2KVCache
 
+from mflux_api.engine.kernels.host_copies import HostCopy
 from mflux_api.engine.sampling.references import References
 from mflux_api.engine.sampling.transformer_function import Predict
 
@@ -124,6 +125,8 @@ class Step:
     """The latents one step on."""
     clean: mx.array
     """Where the flow ends if it goes straight on."""
+    shown: Mapping[int, HostCopy] = attrs.field(factory=dict)
+    """Of each image that someone follows, by its number in the pass, the clean latents [128, rows, columns]."""
     _finite: mx.array = attrs.field(init=False)
 
     @_finite.default
@@ -132,7 +135,7 @@ class Step:
 
     def queue(self) -> None:
         """Have it computed, and do not wait for it."""
-        mx.async_eval(self.latents, self._finite)
+        mx.async_eval(self.latents, self._finite, *(each.pending for each in self.shown.values()))
 
     @property
     def is_finite(self) -> bool:

@@ -14,6 +14,7 @@ from mflux.models.common.schedulers.flow_match_euler_discrete_scheduler import F
 from mflux_api.catalog.files import ComponentName
 from mflux_api.engine.device import Device
 from mflux_api.engine.kernels.cpu_threads import Threads
+from mflux_api.engine.kernels.host_copies import HostCopies, HostCopy, copy_of
 from mflux_api.engine.lora.applying import LoraError, ReadingLora, no_reading
 from mflux_api.engine.sampling.batching import PassCost, images_per_pass
 from mflux_api.engine.sampling.compositing import composite
@@ -119,6 +120,7 @@ class Pipeline:
         self._threads = Threads() if device.kind == "cpu" and device.fast_path else None
         """Who computes instead of mflux, on a CPU; they end with the pipeline."""
         self._transformer = TransformerFunction(components, device, reading_lora, self._threads)
+        self._copies = HostCopies() if device.kind == "cuda" and device.fast_path else None
         self._preview_decoder: PreviewDecoder | None = None
         # A GPU would wait while the next step is put together here; a CPU does both with the same cores.
         self._steps_ahead = 1 if device.is_gpu and device.fast_path else 0
@@ -269,17 +271,18 @@ class Pipeline:
                 if start is not None:
                     latents = start.protect(latents, noise.latents, sigmas[step + 1])
                     clean = start.protect(clean, noise.latents, sigmas[-1])
-                yield Step(step + 1 - skipped, timestep, before, latents, clean)
+                shown = self._shown(current, to_grid(clean, noise.rows, noise.columns), first)
+                yield Step(step + 1 - skipped, timestep, before, latents, clean, shown)
 
         for step in computed(steps(latents), self._steps_ahead):
             if not step.is_finite:
                 raise self._overflow(request, encoded.conditioning, noise.ids, step.before, step.timestep)
             latents, number = step.latents, step.number
             yield from clock.pausing(StepEvent(number, request.steps_run, first, images))
-            grids = to_grid(step.clean, noise.rows, noise.columns)
-            for preview in self._previews(current, grids, first, number):
+            for preview in self._previews(current, step, noise, first):
                 yield from clock.pausing(preview)
             if number in partials:
+                grids = to_grid(step.clean, noise.rows, noise.columns)
                 yield from self._partial_images(current, grids, first, partials.index(number), number)
             check()
         return latents
@@ -323,7 +326,8 @@ class Pipeline:
         """Return one image's latents [1, 128, rows, columns] as it is shown: decoded, and put into what is kept."""
         request = current.request
         mode = decode_mode(self._device, request.width, request.height, request.low_ram)
-        pixels = to_pixels(decode_packed(self._components.vae, grid, mode, current.check, self._threads))
+        decoded = decode_packed(self._components.vae, grid, mode, current.check, self._threads)
+        pixels = to_pixels(decoded, self._copies)
         if request.inpainting is None:
             return pixels
         return composite(pixels, request.inpainting, current.check)
@@ -372,17 +376,24 @@ class Pipeline:
             references = encode_references(self._components.vae, request.references, check, self._threads)
         return Conditioning(embeddings, request.guidance, references, self._components.info.embeds_guidance)
 
-    def _previews(self, current: _Pass, grids: mx.array, first: int, step: int) -> Iterator[PreviewEvent]:
-        """Yield the previews that someone wants of the images of a batch, from number ``first`` on."""
+    def _shown(self, current: _Pass, grids: mx.array, first: int) -> dict[int, HostCopy]:
+        """Return what the previews are made of that someone wants of a batch's images, from number ``first`` on."""
         previewed = current.previewed(range(first, first + grids.shape[0]))
         # With little memory the VAE's place is the transformer's now, so what was not fitted before cannot be.
-        if not previewed or (self._preview_decoder is None and current.request.low_ram):
-            return
-        decoder = self._fit_previews(current.request, current.check)
-        for index in previewed:
-            pixels = decoder.pixels(grids[index - first : index - first + 1])
+        if self._preview_decoder is None and current.request.low_ram:
+            return {}
+        return {index: copy_of(grids[index - first].astype(mx.float32), self._copies) for index in previewed}
+
+    def _previews(self, current: _Pass, step: Step, noise: Noise, first: int) -> Iterator[PreviewEvent]:
+        """Yield a step's previews of images from number ``first`` on; a GPU computes the next step meanwhile."""
+        shown = step.shown
+        if len(current.previewed(range(first, first + step.clean.shape[0]))) > len(shown):
+            # Someone came after the step was queued.
+            shown = self._shown(current, to_grid(step.clean, noise.rows, noise.columns), first)
+        for index, cells in shown.items():
+            pixels = self._fit_previews(current.request, current.check).pixels(cells.numpy())
             height, width, _ = pixels.shape
-            yield PreviewEvent(index, step, width, height, as_jpeg(pixels))
+            yield PreviewEvent(index, step.number, width, height, as_jpeg(pixels))
 
     def _fit_previews(self, request: PipelineRequest, check: Callable[[], None]) -> PreviewDecoder:
         if self._preview_decoder is None:

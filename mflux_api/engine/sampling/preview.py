@@ -53,8 +53,8 @@ class PreviewDecoder:
     """[33, 3]; the last row is the constant."""
     statistics: _Statistics
 
-    def pixels(self, packed: mx.array) -> Pixels:
-        """Return the first image of packed latents [B, 128, H/16, W/16] as RGB8 (H/8, W/8, 3)."""
+    def pixels(self, packed: npt.NDArray[np.generic]) -> Pixels:
+        """Return an image's packed latents [128, H/16, W/16] as RGB8 (H/8, W/8, 3)."""
         cells, rows, columns = _cells(self.statistics, packed)
         colours = (cells @ self.factors).reshape(rows, columns, 3)
         return np.ascontiguousarray(np.clip(np.rint(colours * 127.5 + 127.5), 0, 255).astype(np.uint8))
@@ -70,7 +70,7 @@ def fit(vae: nn.Module, mode: DecodeMode, check: Callable[[], None], threads: Th
     packed = encode_image(vae, _sample(), check, threads)
     decoded = np.array(decode_packed(vae, packed, mode, check, threads).astype(mx.float32))[0]
     statistics = _Statistics.from_vae(vae)
-    cells, rows, columns = _cells(statistics, packed)
+    cells, rows, columns = _cells(statistics, np.array(packed[0].astype(mx.float32)))
     blocks = decoded.reshape(3, rows, _PIXELS_PER_CELL, columns, _PIXELS_PER_CELL).mean(axis=(2, 4))
     colours = blocks.transpose(1, 2, 0).reshape(-1, 3).astype(np.float64)
     scale = float(np.trace(cells.T @ cells)) / cells.shape[1]
@@ -85,10 +85,9 @@ def as_jpeg(pixels: Pixels) -> bytes:
     return buffer.getvalue()
 
 
-def _cells(statistics: _Statistics, packed: mx.array) -> tuple[npt.NDArray[np.float64], int, int]:
+def _cells(statistics: _Statistics, packed: npt.NDArray[np.generic]) -> tuple[npt.NDArray[np.float64], int, int]:
     """Return the latents of each 8 x 8 pixels with a 1 at the end [cells, 33], and the grid's rows and columns."""
-    normed = np.array(packed[0].astype(mx.float32)).astype(np.float64)
-    latents = normed * statistics.deviation + statistics.mean
+    latents = packed.astype(np.float64) * statistics.deviation + statistics.mean
     channels, rows, columns = latents.shape
     # Flux2VAE._unpatchify_latents: each latent pixel of 16 is 2 x 2 of 8.
     patches = latents.reshape(channels // 4, 2, 2, rows, columns).transpose(3, 1, 4, 2, 0)

@@ -125,7 +125,7 @@ def fill(
     """
     needed = {name: tensor for name, tensor in expected.items() if tensor.parameter is not None}
     stored = deque(found[name] for name in needed)
-    # Whoever holds a tensor that was computed with holds its bytes.
+    # Who holds a tensor that was computed with holds its bytes, too.
     found.clear()
     arrays: list[tuple[str, mx.array]] = []
     done = 0
