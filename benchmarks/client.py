@@ -68,12 +68,11 @@ class Client:
             if found["status"] in ("completed", "failed", "cancelled"):
                 return found
 
-    def follow(self, job: str) -> float:
-        """Follow a job's previews, and return the seconds to its end."""
+    def follow(self, *, previews: bool, **fields: Any) -> float:
+        """Submit a job and follow it, with its previews or without; return the seconds to its end."""
         begun = time.perf_counter()
-        with urllib.request.urlopen(
-            f"{self._base}/api/v1/jobs/{job}/stream?previews=jpeg", timeout=_TIMEOUT_SECONDS
-        ) as stream:
+        path = f"/api/v1/jobs/{self.submit(**fields)}/stream" + "?previews=jpeg" * previews
+        with urllib.request.urlopen(self._base + path, timeout=_TIMEOUT_SECONDS) as stream:
             for line in stream:
                 if line.startswith(b"event: complete"):
                     break
