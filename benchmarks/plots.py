@@ -98,11 +98,11 @@ def _draw_lines(axes: "Axes", plot: Plot) -> None:
     # What is read is written beside its point; the engine's share is there to be seen, and is in the table.
     written = [row for row in plot.table().rows if ENGINE not in str(row[0])]
     values = {series.name: series.values for series in plot.series}
-    highest = max((str(row[0]) for row in written), key=lambda name: values[name][-1])
+    highest = [max(column) for column in zip(*(values[str(row[0])] for row in written), strict=True)]
     for name, *texts in written:
-        above = name == highest
-        for place, value, text in zip(plot.places, values[str(name)], texts, strict=True):
-            offset = (0, 7 if above else -14)
+        for place, value, top, text in zip(plot.places, values[str(name)], highest, texts, strict=True):
+            # The higher line of a place has its number above, and the others below.
+            offset = (0, 7 if value == top else -14)
             axes.annotate(str(text), (place, value), offset, textcoords="offset points", ha="center", fontsize=8)
     axes.set_ylim(0, 1.18 * max(max(series.values) for series in plot.series))
     axes.set_xticks(plot.places, plot.labels)

@@ -4,6 +4,7 @@ Started as ``python -P -m mflux_api.engine.worker`` by :mod:`mflux_api.engine.lo
 """
 
 import os
+import queue
 import sys
 import time
 from collections.abc import Callable, Container, Iterator, Sequence
@@ -50,6 +51,9 @@ if TYPE_CHECKING:
 
 Blobs = tuple[bytes, ...]
 
+IDLE_SECONDS = 0.05
+"""Between two runs of a queue there is less."""
+
 _UNSAYABLE = "The engine's answer cannot be passed to the service; the debug log has the details"
 
 
@@ -65,13 +69,15 @@ class Worker:
         self._device = device
         self._reporter = Reporter(pipe, control)
         self._resident: dict[str, Pipeline | Upscaler] = {}
+        self._is_unclean = False
+        """Whether a run may have left something that is not given back yet."""
         self._compiled: set[tuple[object, ...]] = set()
         """The kinds of passes that ran; MLX keeps their kernels in this process when the model leaves its memory."""
 
     def serve(self) -> NoReturn:
         """Work until the process ends."""
         while True:
-            match self._control.work.get():
+            match self._next_command():
                 case LoadModel() as command, _:
                     self._load(command)
                 case UnloadModel(model=model), _:
@@ -79,6 +85,37 @@ class Worker:
                     self._pipe.write(Unloaded())
                 case ((Run() | SharedRun() | Upscale() as command), blobs):
                     self._run(command, blobs)
+
+    def _next_command(self) -> tuple[LoadModel | UnloadModel | Run | SharedRun | Upscale, Blobs]:
+        """Wait for a command; a CUDA device cleans up only where none comes at once, or what comes is no run."""
+        if not self._is_unclean:
+            return self._control.work.get()
+        try:
+            command = self._control.work.get(timeout=IDLE_SECONDS)
+        except queue.Empty:
+            self._clean_up()
+            return self._control.work.get()
+        if isinstance(command[0], LoadModel | UnloadModel):
+            self._clean_up()
+        return command
+
+    def _clean_up(self) -> None:
+        """Give back what runs left, and tell what memory there is."""
+        from mflux_api.engine import device as memory
+
+        memory.release()
+        self._measure()
+        self._is_unclean = False
+
+    def _rest(self, ends: "Sequence[RunDone | RunStopped | RunFailed]") -> None:
+        """Clean up after a run.
+
+        A CUDA device is the child's alone: after a run that went well it does so when it has nothing else to do.
+        """
+        self._is_unclean = True
+        went_well = bool(ends) and not any(isinstance(end, RunFailed) for end in ends)
+        if self._device.kind != "cuda" or not went_well:
+            self._clean_up()
 
     def _load(self, command: LoadModel) -> None:
         from mflux_api.engine.sampling.passes import Stopped
@@ -160,7 +197,6 @@ class Worker:
         self._control.beat()
 
     def _run(self, command: Run | SharedRun | Upscale, blobs: Blobs) -> None:
-        from mflux_api.engine import device as memory
         from mflux_api.engine.told import Told
 
         runs = command.runs if isinstance(command, SharedRun) else (command,)
@@ -168,16 +204,14 @@ class Worker:
         open_runs = {run.run_id: Told(run.run_id, len(run.seeds)) for run in runs}
         # Its exception, and what that held, is gone before the memory is released and measured.
         ends = self._ends_of(command, blobs, open_runs)
-        memory.rest(self._device)
-        self._measure()
+        self._rest(ends)
         for end in ends:
             self._end(end, open_runs)
         for run in runs:
             # What they shared failed, and it need not be for each of them.
             if run.run_id in open_runs:
                 (end,) = self._ends_of(run, blobs, {run.run_id: open_runs[run.run_id]})
-                memory.rest(self._device)
-                self._measure()
+                self._rest([end])
                 self._end(end, open_runs)
 
     def _end(self, end: RunDone | RunStopped | RunFailed, open_runs: "dict[int, Told]") -> None:

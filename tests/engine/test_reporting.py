@@ -1,5 +1,6 @@
 """What the engine child says while it reads: how far it is, and that it stops when that is not wanted any more."""
 
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from mflux_api.engine.weights.components import Components, load_components
 from mflux_api.engine.weights.quantized_cache import load_quantized
 from tests.support.adapter_files import peft
 from tests.support.checkpoint_shapes import TINY
+from tests.support.engine_contract import RUN
 from tests.support.pipeline_runs import generate
 
 Told = list[tuple[str, int, int]]
@@ -38,6 +40,7 @@ class Control:
     def __init__(self) -> None:
         self.cancelled: set[int] = set()
         self.load_cancelled = False
+        self.work: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.memory = (0, 0)
 
     def beat(self) -> None:
@@ -291,6 +294,40 @@ def test_only_gpus_are_said_to_compile(kind: DeviceKind) -> None:
     child = Child(Pipe(), kind)
     child._reporter.begin((1,))
     assert ("compiling" in child.stages(("demo",))) is (kind != "cpu")
+
+
+@pytest.mark.parametrize(
+    ("kind", "end", "at_once"),
+    [
+        ("cuda", p.RunDone(run_id=1, encode_seconds=0, denoise_seconds=0, decode_seconds=0), False),
+        ("cuda", p.RunFailed(run_id=1, code="OOM_ERROR", message="Insufficient memory"), True),
+        ("metal", p.RunDone(run_id=1, encode_seconds=0, denoise_seconds=0, decode_seconds=0), True),
+    ],
+)
+def test_cuda_child_cleans_up_between_runs_only_where_there_is_time(
+    kind: Any, end: Any, at_once: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    control, cleaned = Control(), list[str]()
+    command = (p.UnloadModel(model="demo"), ())
+    run = (RUN, ())
+
+    def release() -> None:
+        cleaned.append("cleaned")
+        # What an idle child waits for comes after that.
+        control.work.put(command)
+
+    monkeypatch.setattr("mflux_api.engine.device.release", release)
+    monkeypatch.setattr(worker.Worker, "_measure", lambda self: None)
+    child = worker.Worker(Pipe(), control, Device(kind=kind, name="a GPU"))  # type: ignore[arg-type]
+    child._rest([end])
+    assert bool(cleaned) is at_once
+    if at_once:
+        return
+    control.work.put(run)
+    assert child._next_command() == run, "the next run did not wait for it"
+    assert cleaned == []
+    assert child._next_command() == command
+    assert cleaned == ["cleaned"]
 
 
 def test_run_says_which_of_its_loras_it_reads_and_when_all_are_read(
