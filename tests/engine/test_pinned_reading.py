@@ -51,7 +51,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         return copy
 
-    monkeypatch.setattr(pinned_reading, "_pinned", plain)
+    monkeypatch.setattr(pinned_reading, "pinned", plain)
     monkeypatch.setattr(pinned_reading, "kernel", copying)
     monkeypatch.setattr(pinned_reading, "SLOT_BYTES", SLOT)
     monkeypatch.setattr(pinned_reading, "SLOTS", 3)
@@ -107,7 +107,7 @@ def test_reading_that_is_given_up_ends_its_threads_before_the_memory_goes(
     assert not readers()
 
 
-@pytest.mark.parametrize("lacking", ["the same file", "_pinned", "kernel"])
+@pytest.mark.parametrize("lacking", ["the same file", "pinned", "kernel"])
 def test_what_cannot_be_read_so_is_read_by_mlx(
     memory: list[str],
     stored: deque[StoredTensor],
@@ -117,7 +117,7 @@ def test_what_cannot_be_read_so_is_read_by_mlx(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refuse(*_: object) -> Any:
-        raise OSError("none") if lacking == "_pinned" else RuntimeError("it cannot be compiled")
+        raise OSError("none") if lacking == "pinned" else RuntimeError("it cannot be compiled")
 
     if lacking == "the same file":
         os.utime(tmp_path / FILES[1], ns=(1, 1))

@@ -67,7 +67,6 @@ def doing(result: Any) -> Any:
 @pytest.mark.parametrize(
     ("what", "code"),
     [
-        (UNSAYABLE, "GENERATION_FAILED"),
         (frames.ProtocolError("an ImageDone frame is too large"), "GENERATION_FAILED"),
         (Panic("a library"), "GENERATION_FAILED"),
         (SystemExit(3), "GENERATION_FAILED"),
@@ -83,6 +82,14 @@ def test_run_that_ends_in_whatever_way_is_answered(boundary: Boundary, what: Any
     (failed,) = boundary.sent()
     assert isinstance(failed, p.RunFailed)
     assert (failed.run_id, failed.code) == (RUN.run_id, code)
+
+
+def test_end_that_cannot_be_said_is_another(boundary: Boundary) -> None:
+    boundary.worker._ends_of = doing([UNSAYABLE])  # type: ignore[method-assign]
+    boundary.worker._run(RUN, ())
+    (failed,) = boundary.sent()
+    assert isinstance(failed, p.RunFailed)
+    assert failed.code == "GENERATION_FAILED"
 
 
 def test_run_whose_images_are_not_what_it_says_is_told_in_a_sentence(boundary: Boundary) -> None:

@@ -131,6 +131,12 @@ def moments_of(num_images: int, steps: int) -> list[str]:
     return [*(moment for image in each for moment in image), "done"]
 
 
+@pytest.fixture(autouse=True)
+def _one_job_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the next job comes to its engine depends on the time that the last image takes, which the model does not."""
+    monkeypatch.setattr("mflux_api.actors.scheduler.job_runner.SHORT_REST_SECONDS", -1.0)
+
+
 class Jobs(RuleBasedStateMachine):
     """The model: a queue, one engine, and what a death costs."""
 

@@ -135,6 +135,8 @@ class Entry:
     """The engines that do not try its model again now, because they died over it."""
     began: bool = False
     """Whether the engine was seen loading its model during this attempt."""
+    passed: trio.Event = attrs.field(factory=trio.Event)
+    """Set when the next job of its engine may end: its attempt is over, or will not end it."""
     leaving: bool = False
     """Whether its engine is free in a moment: the next job may be given to it."""
     scope: trio.CancelScope = attrs.field(factory=trio.CancelScope)

@@ -82,7 +82,7 @@ class Scheduler:
         self._queue = JobQueue(self._job_runner.estimates, self._settings.max_affinity_skips)
         self._engines = EngineStates(self._loaders)
         self._busy: dict[EngineId, list[Entry]] = {}
-        # The end of the newest attempt on each engine: jobs of one engine end in the order in which they ran.
+        # Of the newest attempt on each engine: jobs of one engine end in the order in which they ran.
         self._newest: dict[EngineId, trio.Event] = {}
         for engine, loader in self._loaders.items():
             loader.tell_latest(m.ReportEngine(), key=(m.SCHEDULER, engine))
@@ -302,8 +302,8 @@ class Scheduler:
         self._nursery.start_soon(self._work, entry, engine.id, entry.scope, gathering)
 
     async def _work(self, entry: Entry, engine: EngineId, scope: trio.CancelScope, gathering: Gathering | None) -> None:
-        before, over = self._newest.get(engine), trio.Event()
-        self._newest[engine] = over
+        before = self._newest.get(engine)
+        passed = self._newest[engine] = entry.passed = trio.Event()
 
         def engine_leaving() -> None:
             entry.leaving = True
@@ -332,7 +332,7 @@ class Scheduler:
                 # The job ended while a file was being written.
                 with trio.CancelScope(shield=True):
                     await self._remove(entry, [])
-            over.set()
+            passed.set()
             if gathering is not None:
                 gathering.leave(entry)
             entry.engine = entry.companions = None
@@ -443,7 +443,7 @@ class Scheduler:
         engine = None if entry.engine is None else entry.engine.id
         if engine is not None and self._free(engine, entry):
             # It does not end in this attempt, so no job of the engine has to end behind it.
-            self._newest[engine].set()
+            entry.passed.set()
             self._dispatch()
 
     # --- telling ---
