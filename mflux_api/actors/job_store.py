@@ -13,7 +13,7 @@ import trio
 from mflux_api.access.visibility import ALL_JOBS, Visibility
 from mflux_api.actors import messages as m
 from mflux_api.actors.mailbox import Ask, Mailbox, MailboxFull
-from mflux_api.errors import InternalError, InvalidParameter, JobGone, ServiceError
+from mflux_api.errors import DiskFull, InternalError, InvalidParameter, JobGone, ServiceError
 from mflux_api.jobs import job as jobs
 from mflux_api.jobs.job import InvalidTransition, Job
 from mflux_api.storage.repository import Page, Repository, Tombstone
@@ -112,6 +112,9 @@ class JobStore:
             # A full disk, or an asker that lost a race: its problem, and the store goes on.
             if isinstance(message, Ask):
                 message.reply.fail(error)
+            if isinstance(error, DiskFull):
+                # The log begins anew when all of it is in the main file: that may be the room that the next try needs.
+                self._checkpoint_soon()
 
     async def _handle(self, message: m.StoreMessage) -> None:
         match message:

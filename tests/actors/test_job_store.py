@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
+from unittest.mock import Mock
 
 import attrs
 import pytest
@@ -15,7 +16,7 @@ from trio.testing import MockClock
 from mflux_api.actors import messages as m
 from mflux_api.actors.job_store import CHECKPOINT_JOBS, CHECKPOINT_SECONDS, QUIET_SECONDS, JobStore
 from mflux_api.actors.mailbox import Address, Ask, Mailbox, T
-from mflux_api.errors import InternalError, InvalidParameter, JobGone
+from mflux_api.errors import DiskFull, InternalError, InvalidParameter, JobGone
 from mflux_api.jobs.job import Failure, InvalidTransition, Job, Status, StoredImage, Timings
 from mflux_api.jobs.webhook import Delivery, DeliveryState, Webhook
 from mflux_api.storage.image_files import ImageFiles
@@ -188,6 +189,24 @@ async def test_accepted_job_is_in_the_main_file_within_a_second_also_while_the_s
         await store.insert()
         await trio.sleep(1.5 * CHECKPOINT_SECONDS)
         assert repository.checkpoints == 2
+
+
+async def test_log_that_fills_the_disk_is_written_into_the_main_file(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins anew then, and takes no more room; without that every job waited for ever."""
+    monkeypatch.setattr(trio.to_thread, "run_sync", run_inline)
+    repository = _Counted()
+    async with a_store(repository) as store:
+        job = await store.insert(begun=True)
+        await trio.sleep(2 * CHECKPOINT_SECONDS)
+        before = repository.checkpoints
+        with monkeypatch.context() as patched:
+            patched.setattr(repository, "replace", Mock(side_effect=DiskFull("No space left")))
+            with pytest.raises(DiskFull):
+                await store(m.Finish(job_id=job.id, outcome=DONE))
+        await trio.sleep(2 * CHECKPOINT_SECONDS)
+        assert repository.checkpoints == before + 1
 
 
 async def test_new_store_beside_old_images_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

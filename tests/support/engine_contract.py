@@ -140,7 +140,7 @@ class EngineContract:
 
     async def test_cancel_stops_one_of_the_runs_that_share_a_pass(self, engine: Engine, good: LoadModel) -> None:
         await load(engine, good)
-        runs = tuple(attrs.evolve(RUN, run_id=number, steps=30, seeds=(number,)) for number in (1, 2, 3))
+        runs = tuple(attrs.evolve(RUN, run_id=number, steps=12, seeds=(number,)) for number in (1, 2, 3))
         await engine.send(SharedRun(runs=runs))
         await until(engine, StepDone)
         await engine.send(Cancel(run_id=2))
