@@ -109,12 +109,12 @@ def test_one_that_is_not_finite_is_left_out_and_the_image_comes(
 ) -> None:
     calls = 0
 
-    def fail_first(decoded: Any, *more: Any) -> Pixels:
+    def fail_first(decoded: Any) -> Pixels:
         nonlocal calls
         calls += 1
         if calls == 1:
             raise NotFiniteError
-        return to_pixels(decoded, *more)
+        return to_pixels(decoded)
 
     monkeypatch.setattr("mflux_api.engine.sampling.pipeline.to_pixels", fail_first)
     events = list(pipeline.run(attrs.evolve(REQUEST, seeds=(3,)), never))

@@ -13,7 +13,6 @@ from mlx import nn
 from mflux_api.engine.device import Device
 from mflux_api.engine.kernels import cpu_vae, cuda_vae
 from mflux_api.engine.kernels.cpu_threads import Threads
-from mflux_api.engine.kernels.host_copies import HostCopies, copy_of
 
 DecodeMode = Literal["legacy", "low_memory", "full_precision", "kernels"]
 """One of mflux's, or CUDA's kernels where they fit."""
@@ -78,23 +77,19 @@ def decode_packed(
     return _decode_strips(vae, latents, mode == "low_memory", check)
 
 
-def to_pixels(decoded: mx.array, copies: HostCopies | None = None) -> Pixels:
+def to_pixels(decoded: mx.array) -> Pixels:
     """Return the first image of a decoded batch [B, 3, H, W] as RGB8 (H, W, 3), contiguous, rounded as in mflux.
-
-    Args:
-        decoded: values in about [-1, 1].
-        copies: how pixels come from a CUDA device.
 
     Raises:
         NotFiniteError: a value is infinite or not a number, which would become a black pixel.
     """
     finite = mx.isfinite(decoded[0]).all()
     image = mx.transpose(mx.clip(decoded / 2 + 0.5, 0, 1)[0], (1, 2, 0)).astype(mx.float32)
-    pixels = copy_of(mx.contiguous(mx.round(image * 255).astype(mx.uint8)), copies)
-    mx.eval(finite, pixels.pending)
+    pixels = mx.contiguous(mx.round(image * 255).astype(mx.uint8))
+    mx.eval(finite, pixels)
     if not finite.item():
         raise NotFiniteError
-    return pixels.numpy().astype(np.uint8, copy=False)
+    return np.array(pixels)
 
 
 def _decode_modules(vae: nn.Module, latents: mx.array, check: Callable[[], None]) -> mx.array:

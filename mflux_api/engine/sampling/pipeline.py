@@ -326,8 +326,7 @@ class Pipeline:
         """Return one image's latents [1, 128, rows, columns] as it is shown: decoded, and put into what is kept."""
         request = current.request
         mode = decode_mode(self._device, request.width, request.height, request.low_ram)
-        decoded = decode_packed(self._components.vae, grid, mode, current.check, self._threads)
-        pixels = to_pixels(decoded, self._copies)
+        pixels = to_pixels(decode_packed(self._components.vae, grid, mode, current.check, self._threads))
         if request.inpainting is None:
             return pixels
         return composite(pixels, request.inpainting, current.check)
