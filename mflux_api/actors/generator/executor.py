@@ -279,7 +279,7 @@ class Executor:
         except EngineDied:
             logger.debug("the engine died before it could be told to stop")
         await trio.sleep(grace)
-        # Killing the child is all that is left; that costs no attempt, because no job waits for it.
+        # Killing the child is all that is left; that costs an attempt of those jobs alone that share a run's passes.
         nursery.cancel_scope.cancel()
 
     async def _show_when_told(self, command: p.ShowPreviews, show: trio.Event) -> None:

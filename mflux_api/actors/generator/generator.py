@@ -290,12 +290,12 @@ class Generator:
             while len(self._here(run.together.id)) < run.together.runs:
                 self._arrived = trio.Event()
                 await self._arrived.wait()
-        runs = self._here(run.together.id)
-        for each in runs:
+        wanted = list[m.Run]()
+        for each in self._here(run.together.id):
             self._waiting.remove(each)
-        wanted = [each for each in runs if each.reply.wanted]
-        for each in runs:
-            if each not in wanted:
+            if each.reply.wanted:
+                wanted.append(each)
+            else:
                 each.reply.abandon()
         return wanted
 
