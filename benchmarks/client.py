@@ -36,9 +36,10 @@ class Sample:
 class Client:
     """Calls of one server."""
 
-    def __init__(self, port: int, output: Path, model: str) -> None:
-        self._base = f"http://127.0.0.1:{port}"
-        self._database = output / "mflux-api.sqlite3"
+    def __init__(self, url: str, model: str, database: Path | None = None) -> None:
+        """Take where it listens, the model of all jobs, and where it notes them, for :meth:`timings`."""
+        self._base = url.rstrip("/")
+        self._database = database
         self._fields = {"prompt": PROMPT, "model": model, "steps": STEPS, "width": 512, "height": 512}
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -3,20 +3,18 @@
 One job runs first, so that something is known. Each of the queue is asked for right after it was submitted, and once
 more when all are there.
 
-Run: ``uv run --group dev python -m benchmarks.eta [--model MODEL] [--url URL] [--json FILE]``
+Run: ``uv run --group dev python -m benchmarks.eta [--model MODEL] [--url URL]``
 """
 
-import argparse
-import json
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import attrs
 
+from benchmarks.client import Client
+from benchmarks.report import Report, Table, options_parser
 from benchmarks.server import running_server
 
 FIRST: dict[str, Any] = {"width": 256, "height": 256, "steps": 4}
@@ -67,57 +65,40 @@ class Row:
         }
 
 
-class Client:
-    """Calls of one server."""
-
-    def __init__(self, url: str, model: str) -> None:
-        self._url = url.rstrip("/")
-        self._model = model
-
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        data = None if body is None else json.dumps(body).encode()
-        head = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self._url + path, method=method, data=data, headers=head)
-        with urllib.request.urlopen(request, timeout=600) as answer:
-            found: dict[str, Any] = json.loads(answer.read())
-            return found
-
-    def submit(self, number: int, **fields: Any) -> str:
-        """Submit a job and return its id; each has a prompt of its own, which has to be read."""
-        body = {"prompt": f"a red house by {number} lakes", "model": self._model, "seed": 1, **fields}
-        return str(self._ask("POST", "/api/v1/generate", body)["job_id"])
-
-    def told(self, job_id: str) -> float | None:
-        """Return what a job is told now."""
-        found: float | None = self._ask("GET", f"/api/v1/jobs/{job_id}")["eta_seconds"]
-        return found
-
-    def wait(self, job_id: str) -> float:
-        """Wait for a job's end and return when it was.
-
-        Raises:
-            SystemExit: it failed.
-        """
-        while True:
-            found = self._ask("GET", f"/api/v1/jobs/{job_id}?wait=30")
-            if found["status"] == "completed":
-                return time.monotonic()
-            if found["status"] in ("failed", "cancelled"):
-                raise SystemExit(f"a job ended as {found['status']}: {found['error']}")
-
-
 def measure(client: Client) -> list[Row]:
     """Run the queue."""
-    client.wait(client.submit(0, **FIRST))
+    _wait(client, _submit(client, 0, FIRST))
     rows = list[Row]()
     for number, fields in enumerate(QUEUE, start=1):
-        job_id = client.submit(number, **fields)
-        rows.append(Row(fields, job_id, time.monotonic(), client.told(job_id)))
+        job_id = _submit(client, number, fields)
+        rows.append(Row(fields, job_id, time.monotonic(), _told(client, job_id)))
     for row in rows:
-        row.at_again, row.told_again = time.monotonic(), client.told(row.job_id)
+        row.at_again, row.told_again = time.monotonic(), _told(client, row.job_id)
     for row in rows:
-        row.ended = client.wait(row.job_id)
+        _wait(client, row.job_id)
+        row.ended = time.monotonic()
     return rows
+
+
+def _submit(client: Client, number: int, fields: dict[str, Any]) -> str:
+    """Submit a job; each has a prompt of its own, which has to be read."""
+    return client.submit(prompt=f"a red house by {number} lakes", seed=1, **fields)
+
+
+def _told(client: Client, job_id: str) -> float | None:
+    found: float | None = client.ask("GET", f"/api/v1/jobs/{job_id}")["eta_seconds"]
+    return found
+
+
+def _wait(client: Client, job_id: str) -> None:
+    """Wait for a job's end.
+
+    Raises:
+        SystemExit: it failed.
+    """
+    job = client.wait(job_id)
+    if job["status"] != "completed":
+        raise SystemExit(f"a job ended as {job['status']}: {job['error']}")
 
 
 @contextmanager
@@ -138,27 +119,27 @@ def _percent(share: float | None) -> str:
 
 
 def main() -> None:
-    """Print the table, and write it as JSON where that is asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """Print the table."""
+    parser = options_parser(__doc__)
     parser.add_argument("--model", default="demo", help="the model of all jobs")
     parser.add_argument("--url", help="a running server; by default one is started")
-    parser.add_argument("--json", type=Path, help="where to write the figures")
     options = parser.parse_args()
+    report = Report("eta", options)
     with _server(options.url) as url:
         rows = measure(Client(url, options.model))
-    print("| job | told | took | error | told when all were there | took | error |")
-    print("|---|---|---|---|---|---|---|")
-    for row in rows:
-        images = row.asked.get("num_images", 1)
-        name = f"{row.asked['width']} × {row.asked['height']}, {row.asked['steps']} steps" + f", {images} images" * (
-            images > 1
-        )
-        told, again = (f"{told:.1f} s" if told is not None else "" for told in (row.told, row.told_again))
-        took, later = row.ended - row.at, row.ended - row.at_again
-        errors = _percent(row.error()), _percent(row.error_again())
-        print(f"| {name} | {told} | {took:.1f} s | {errors[0]} | {again} | {later:.1f} s | {errors[1]} |")
-    if options.json is not None:
-        options.json.write_text(json.dumps([row.summary() for row in rows], indent=2), "utf-8")
+    table = Table(
+        ("job", "told", "took", "error", "told when all were there", "took", "error"), [_cells(row) for row in rows]
+    )
+    report.publish({"model": options.model, "jobs": [row.summary() for row in rows]}, table)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    images = row.asked.get("num_images", 1)
+    name = f"{row.asked['width']} × {row.asked['height']}, {row.asked['steps']} steps"
+    told, again = (f"{told:.1f} s" if told is not None else "" for told in (row.told, row.told_again))
+    took, later = (f"{row.ended - at:.1f} s" for at in (row.at, row.at_again))
+    name += f", {images} images" if images > 1 else ""
+    return name, told, took, _percent(row.error()), again, later, _percent(row.error_again())
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ def serving(folder: Path, config: str, model: str) -> Iterator[Client]:
     )
     try:
         wait_until_healthy(port)
-        yield Client(port, output, model)
+        yield Client(f"http://127.0.0.1:{port}", model, output / "mflux-api.sqlite3")
     finally:
         server.terminate()
         server.wait()

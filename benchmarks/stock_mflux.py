@@ -1,6 +1,7 @@
 """mflux's own ``Flux2Klein``, as its documents have it, on any checkpoint. Importing it imports MLX."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ KLEIN_VAE_WIDTHS = [128, 256, 512, 512]
 
 def load(folder: Path) -> Any:
     """Load a checkpoint as a ``Flux2Klein``, whose ``generate_image`` is mflux's."""
-    config = model_config(folder)
+    config = model_config(_values(folder, "transformer"), _values(folder, "text_encoder"))
     if _values(folder, "vae")["block_out_channels"] == KLEIN_VAE_WIDTHS:
         return Flux2Klein(model_path=str(folder), model_config=config)
     return _with_other_dimensions(folder, config)
@@ -51,9 +52,14 @@ def _with_other_dimensions(folder: Path, config: ModelConfig) -> Any:
     return model
 
 
-def model_config(folder: Path) -> ModelConfig:
-    """Return mflux's configuration of a Klein with the dimensions of a checkpoint."""
-    transformer, text = _values(folder, "transformer"), _values(folder, "text_encoder")
+def model_config(transformer: Mapping[str, Any], text: Mapping[str, Any], *, kv_cache: bool = False) -> ModelConfig:
+    """Return mflux's configuration of a Klein with the dimensions of a checkpoint.
+
+    Args:
+        transformer: the transformer's ``config.json``.
+        text: the text encoder's.
+        kv_cache: whether the model keeps its references' keys and values.
+    """
     text_keys = (
         "vocab_size",
         "hidden_size",
@@ -81,6 +87,7 @@ def model_config(folder: Path) -> ModelConfig:
         max_sequence_length=512,
         supports_guidance=True,
         requires_sigma_shift=True,
+        supports_kv_cache=kv_cache,
         transformer_overrides={key: transformer[key] for key in transformer_keys}
         | {"axes_dims_rope": tuple(transformer["axes_dims_rope"])},
         text_encoder_overrides={key: text[key] for key in text_keys},

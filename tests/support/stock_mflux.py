@@ -7,7 +7,8 @@ import numpy as np
 from mflux.models.common.config.model_config import ModelConfig
 from PIL import Image
 
-from mflux_api.engine.demo.byte_tokenizer import VOCABULARY_SIZE
+from benchmarks.stock_mflux import model_config
+from mflux_api.engine.demo import layout
 from mflux_api.engine.device import Device
 from mflux_api.engine.sampling.decoding import decode_mode
 from mflux_api.engine.sampling.pipeline import PipelineRequest
@@ -18,36 +19,8 @@ from tests.support.pipeline_runs import Pixels, pixels_of
 
 def klein_config(*, kv_cache: bool = False) -> ModelConfig:
     """Return Klein's configuration with the dimensions of the test checkpoint."""
-    return ModelConfig(
-        priority=0,
-        aliases=["test"],
-        model_name="test",
-        base_model=None,
-        controlnet_model=None,
-        custom_transformer_model=None,
-        num_train_steps=1000,
-        max_sequence_length=512,
-        supports_guidance=True,
-        requires_sigma_shift=True,
-        supports_kv_cache=kv_cache,
-        transformer_overrides={
-            "num_layers": STOCK.double_blocks,
-            "num_single_layers": STOCK.single_blocks,
-            "num_attention_heads": STOCK.heads,
-            "attention_head_dim": STOCK.head_dim,
-            "axes_dims_rope": STOCK.axes_dims_rope,
-            "joint_attention_dim": STOCK.joint_attention_dim,
-        },
-        text_encoder_overrides={
-            "vocab_size": VOCABULARY_SIZE,
-            "hidden_size": STOCK.text_width,
-            "num_hidden_layers": STOCK.text_layers,
-            "num_attention_heads": STOCK.text_heads,
-            "num_key_value_heads": STOCK.text_key_value_heads,
-            "intermediate_size": STOCK.text_mlp_width,
-            "head_dim": STOCK.text_head_dim,
-        },
-    )
+    transformer, text = layout.transformer_config(STOCK), layout.text_encoder_config(STOCK, "float32")
+    return model_config(transformer, text, kv_cache=kv_cache)
 
 
 def generate_stock(stock: Any, request: PipelineRequest, device: Device, images: list[Path] | None = None) -> Pixels:
